@@ -51,7 +51,7 @@ def kubeadm_command() -> None:
     show_default=True,
     help="The node's folder for the kubelet's pairs.",
 )
-@click.option("--kubernetes-version", "version", callback=_version, help="Such as v1.36.3; without it kubeadm decides.")
+@click.option("--kubernetes-version", "version", callback=_version, help="Such as v1.37.2; without it kubeadm decides.")
 @click.option(
     "--at",
     "folder",

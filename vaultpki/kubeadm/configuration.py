@@ -82,7 +82,7 @@ def kubernetes_version(text: str) -> str:
     found = _VERSION.fullmatch(text)
     if found is None or len(text) > 128:
         raise ArgumentError(
-            f"{names.quoted(text)} is not a Kubernetes version: write one such as v1.36.3, with three numbers"
+            f"{names.quoted(text)} is not a Kubernetes version: write one such as v1.37.2, with three numbers"
         )
     if (int(found[1]), int(found[2])) < (1, KUBEADM_FIRST):
         raise ArgumentError(

@@ -142,6 +142,8 @@ def by_itself(step: Transition, node: Participant) -> bool:
         return step.record.domain in report.seen
     if first is _restarts:
         return step.turn not in ("", node.name) or step.key in report.owed
+    if first is _hooks:
+        return step.record.domain in report.waiting
     return first is _leaf and any(leaf is not None for _, leaf in _leaves(node, report))
 
 
@@ -330,6 +332,9 @@ def _hooks(step: Transition, node: Participant, report: NodeReport) -> str:
     if step.path in TRUST_STEPS:
         confirmed = node.name in step.record.restarted
         owed = [step.key] if step.key in report.owed and not confirmed else []
+        if owed and step.record.domain in report.waiting:
+            # A person, or `kubeadm upgrade`, has restarted what it restarts: it then only looks at that.
+            return f"its hook for {owed[0]} waits for its turn: run `{command(step.to)}`"
     else:
         owed = [name for name in report.owed if name in node.certificates]
     return f"its hook for {owed[0]} has not succeeded: look at its agent's log" if owed else ""

@@ -259,7 +259,7 @@ def test_what_is_no_version_is_a_mistake_in_the_command(version: str, tmp_path: 
         version,
     ]
     ran = CliRunner().invoke(vaultpki, asked)
-    assert ran.exit_code == 2 and "is not a Kubernetes version: write one such as v1.36.3" in ran.stderr, ran.output
+    assert ran.exit_code == 2 and "is not a Kubernetes version: write one such as v1.37.2" in ran.stderr, ran.output
 
 
 @pytest.mark.parametrize("version", ["v1.30.14", "1.29.0", "v0.99.1", "v1.30.0-rc.1"])

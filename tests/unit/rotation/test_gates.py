@@ -401,6 +401,13 @@ def test_a_turn_ends_with_a_report_that_owes_nothing() -> None:
     assert next_turn(said, *others, turn="cp-1", restarted=("cp-1",)) == "cp-2"
 
 
+def test_a_hook_whose_components_were_restarted_by_somebody_else_waits_for_its_turn() -> None:
+    step = between(State.PUBLISHED, State.SWITCHED, member(report(owed=("etcd-ca",), waiting=("etcd",))))
+    assert reason(step) == "its hook for etcd-ca waits for its turn: run `vaultpki ca continue`"
+    step = between(State.PUBLISHED, State.SWITCHED, member(report(owed=("etcd-ca",))))
+    assert reason(step) == "its hook for etcd-ca has not succeeded: look at its agent's log"
+
+
 def seen(installed: bool = True, **changes: Any) -> NodeReport:
     """A report in which etcd was started after the bundle came, or before, and is not as it should be."""
     said = report()
