@@ -11,27 +11,37 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
 from vaultpki.kube import http_get, objects
 from vaultpki.kube.kubeconfig import KubeAccess
-from vaultpki.kube.objects import ROOT_COPY, SERVING_CA, KubeTrust
+from vaultpki.kube.objects import ROOT_COPY, SERVING_CA, TRUST_BUNDLES, KubeTrust, TrustBundle, entries, mapping
 from vaultpki.values import json_object
 from vaultpki.vault.sockets import connect
 
 _SECONDS: Final = 30.0
 LARGEST_PAGE: Final = 64 * 1024 * 1024
-_PAGE: Final = 500
+OBJECTS_A_PAGE: Final = 500
 _MOST_PAGES: Final = 2000
 _HTTPS: Final = 443
 _SYSTEM: Final = "/api/v1/namespaces/kube-system"
+_CERTIFICATES: Final = "/apis/certificates.k8s.io"
+# Off by default until 1.37, in which it is v1 (kubernetes pkg/features/kube_features.go).
+_BUNDLE_VERSIONS: Final = ("v1", "v1beta1", "v1alpha1")
+BUNDLES_A_PAGE: Final = 50
+"""How many ClusterTrustBundles, each of up to 1 MiB, are asked for at a time."""
+# More than any cluster has.
+_MOST_BUNDLE_TEXT: Final = 64 * 1024 * 1024
 _SERVING: Final = f"fieldSelector=metadata.name%3D{SERVING_CA}"
 
 
 def read_trust(access: KubeAccess) -> KubeTrust:
-    """Return the namespaces, their `kube-root-ca.crt`, the running pods that were given one, and `kubelet-serving-ca`.
+    """Return the namespaces, their `kube-root-ca.crt`, the running pods that were given one, and other copies of CAs.
+
+    These are `kubelet-serving-ca`, and the ClusterTrustBundles if the user may list them.
 
     Raises Unavailable, Untrusted, or VaultpkiError with what the kubeconfig's user lacks.
     """
@@ -40,26 +50,85 @@ def read_trust(access: KubeAccess) -> KubeTrust:
     def every(kind: str, more: str = "", *, under: str = "/api/v1") -> Iterator[object]:
         return listed(access, lambda target: _page(access, tls, kind, target), kind, more, under=under)
 
-    return KubeTrust(
+    found = KubeTrust(
         namespaces=tuple(objects.namespaces(every("namespaces"))),
         copies=tuple(objects.copies(every("configmaps", f"fieldSelector=metadata.name%3D{ROOT_COPY}"))),
         pods=tuple(objects.pods(every("pods"))),
         # Who may list ConfigMaps everywhere need not be allowed to get one.
         serving=tuple(objects.serving(every("configmaps", _SERVING, under=_SYSTEM))),
     )
+    bundles, unread = _trust_bundles(access, tls)
+    return replace(found, bundles=bundles, bundles_unread=unread)
+
+
+def _trust_bundles(access: KubeAccess, tls: ssl.SSLContext) -> tuple[tuple[TrustBundle, ...], str]:
+    """Return the ClusterTrustBundles, none if there is no such kind, and why they cannot be read."""
+
+    def ask(target: str) -> tuple[int, bytes]:
+        return request(access, tls, target, LARGEST_PAGE)
+
+    def page_at(target: str) -> Mapping[str, Any]:
+        status, body = ask(target)
+        if status == http.HTTPStatus.FORBIDDEN:
+            raise _MayNotList
+        return _answered(access, TRUST_BUNDLES, status, body)
+
+    under = trust_bundles_under(access, ask)
+    if under is None:
+        return (), ""
+    found, size = [], 0
+    try:
+        for each in objects.trust_bundles(listed(access, page_at, TRUST_BUNDLES, under=under, limit=BUNDLES_A_PAGE)):
+            size += len(each.pem)
+            if size > _MOST_BUNDLE_TEXT:
+                return (), f"they are longer than {_MOST_BUNDLE_TEXT // 1024 // 1024} MiB"
+            found.append(each)
+    except _MayNotList:
+        # Who has a role from before there was this kind can still look at everything else.
+        return (), f"the user of {access.file} may not list {TRUST_BUNDLES} of certificates.k8s.io"
+    return tuple(found), ""
+
+
+class _MayNotList(Exception):
+    """The kubeconfig's user may not list ClusterTrustBundles."""
+
+
+def trust_bundles_under(access: KubeAccess, ask: Callable[[str], tuple[int, bytes]]) -> str | None:
+    """Return the path before the list of ClusterTrustBundles, by the newest version that is served; None without one.
+
+    `ask` sends a GET and returns the status and the body. Raises Unavailable if the API server does not say.
+    """
+    for version in _BUNDLE_VERSIONS:
+        under = f"{_CERTIFICATES}/{version}"
+        status, body = ask(under)
+        if status == http.HTTPStatus.FORBIDDEN:
+            # Everybody may see what is served unless somebody has taken that away; the list itself says it then.
+            if ask(f"{under}/{TRUST_BUNDLES}?limit=1")[0] != http.HTTPStatus.NOT_FOUND:
+                return under
+        elif status != http.HTTPStatus.NOT_FOUND:
+            resources = _answered(access, "API resources", status, body).get("resources")
+            if any(mapping(one).get("name") == TRUST_BUNDLES for one in entries(resources)):
+                return under
+    return None
 
 
 def listed(
-    access: KubeAccess, page_at: Callable[[str], Mapping[str, Any]], kind: str, more: str = "", *, under: str
+    access: KubeAccess,
+    page_at: Callable[[str], Mapping[str, Any]],
+    kind: str,
+    more: str = "",
+    *,
+    under: str,
+    limit: int = OBJECTS_A_PAGE,
 ) -> Iterator[object]:
-    """Yield the objects of a kind; `under` is the path before it: all namespaces, or one.
+    """Yield the objects of a kind, up to `limit` a page; `under` is the path before it: all namespaces, or one.
 
     `page_at` reads one page of the list. Raises VaultpkiError for a list without end.
     """
     token: object = ""
     for _ in range(_MOST_PAGES):
         rest = f"continue={quote(str(token), safe='')}" if token else ""
-        query = "&".join(part for part in (f"limit={_PAGE}", more, rest) if part)
+        query = "&".join(part for part in (f"limit={limit}", more, rest) if part)
         page = page_at(f"{under}/{kind}?{query}")
         items, about = page.get("items"), page.get("metadata")
         yield from items if isinstance(items, list) else ()
@@ -80,7 +149,6 @@ def refuse_unknown_user(access: KubeAccess, status: int) -> None:
 
 def _page(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> dict[str, Any]:
     status, body = request(access, tls, target, LARGEST_PAGE)
-    refuse_unknown_user(access, status)
     if status == http.HTTPStatus.FORBIDDEN:
         raise VaultpkiError(
             f"the user of {access.file} may not list {kind} in all namespaces; name the kubeconfig of one who may list "
@@ -88,6 +156,12 @@ def _page(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> di
             "namespaces, configmaps and pods, such as admin.conf; if the API server has just started, try again in a "
             "minute"
         )
+    return _answered(access, kind, status, body)
+
+
+def _answered(access: KubeAccess, kind: str, status: int, body: bytes) -> dict[str, Any]:
+    """Return the JSON object in an answer to a list; raise VaultpkiError if it is another answer."""
+    refuse_unknown_user(access, status)
     value = json_object.parse(body) if status == http.HTTPStatus.OK else None
     if value is None:
         raise Unavailable(f"{access.server} answers {status} to a list of {kind}; check the address in {access.file}")

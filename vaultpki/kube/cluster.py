@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vaultpki.errors import SpecError
+from vaultpki.kube import objects
 from vaultpki.kube.objects import ROOT_COPY, SERVING_CA, entries, mapping, metadata, text
 from vaultpki.layout import KUBELET_PORT
 from vaultpki.values import yaml_tree
@@ -40,6 +41,7 @@ class Copied(enum.Enum):
     FRONT_PROXY = "front-proxy"
     KUBELETS = "kubelet"
     SERVER = "server"
+    BUNDLE = "bundle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,13 @@ def api_services(items: Iterable[object]) -> Iterator[CaCopy]:
         if isinstance(spec.get("service"), Mapping):
             skips = spec.get("insecureSkipTLSVerify") is True
             yield CaCopy(f"APIService {_name(item)}", Copied.SERVER, _decoded(spec.get("caBundle")), insecure=skips)
+
+
+def trust_bundles(items: Iterable[object]) -> Iterator[CaCopy]:
+    """Yield the CAs of each ClusterTrustBundle; only the controller manager's is known to be for the API server."""
+    for found in objects.trust_bundles(items):
+        copied = Copied.PODS if found.published else Copied.BUNDLE
+        yield CaCopy(f"ClusterTrustBundle {found.name}", copied, found.pem)
 
 
 def static_pods(items: Iterable[object], components: Iterable[str]) -> Iterator[PodFlags]:

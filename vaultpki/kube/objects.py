@@ -1,4 +1,6 @@
-"""Reads what an API server lists of ConfigMaps with CAs and of the pods that were given one; pure.
+"""Reads what an API server lists of ConfigMaps and ClusterTrustBundles with CAs, and of the pods that were given one.
+
+Pure.
 
 What is not of the form that Kubernetes writes is left out.
 """
@@ -19,6 +21,18 @@ ROOT_COPY: Final = "kube-root-ca.crt"
 SERVING_CA: Final = "kubelet-serving-ca"
 """The ConfigMap by which a metrics-server, and whatever else scrapes kubelets, trusts them; ours."""
 
+TRUST_BUNDLES: Final = "clustertrustbundles"
+"""The resource in the group `certificates.k8s.io`, served since Kubernetes 1.37 unless it is switched off."""
+
+API_SERVER_SIGNER: Final = "kubernetes.io/kube-apiserver-serving"
+"""The signer of the ClusterTrustBundle in which the controller manager publishes its `--root-ca-file`.
+
+kubernetes pkg/controller/certificates/clustertrustbundlepublisher: it deletes every other one of this signer.
+"""
+
+# What kube-apiserver takes (MaxTrustBundleSize in pkg/apis/certificates/types.go).
+_LARGEST_BUNDLE: Final = 1024 * 1024
+
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 
@@ -32,8 +46,22 @@ class RootCopy:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustBundle:
+    """A ClusterTrustBundle: its name, its signer, empty if it has none, and its PEM."""
+
+    name: str
+    signer: str
+    pem: str
+
+    @property
+    def published(self) -> bool:
+        """Whether it is the controller manager's, with the CAs by which the API server is recognised."""
+        return self.signer == API_SERVER_SIGNER
+
+
+@dataclass(frozen=True, slots=True)
 class PodStart:
-    """A running pod that was given `kube-root-ca.crt`: when it was made ready to run, and its first container began."""
+    """A running pod that was given the root: when it was made ready to run, and its first container began."""
 
     namespace: str
     name: str
@@ -45,13 +73,16 @@ class PodStart:
 class KubeTrust:
     """What a cluster's pods trust: its namespaces, their copies of the root, and the pods that read them.
 
-    `serving` are the files of `kubelet-serving-ca`; none if there is no such ConfigMap.
+    `serving` are the files of `kubelet-serving-ca`; none if there is no such ConfigMap. `bundles` are the
+    ClusterTrustBundles; none if the cluster does not have this kind. `bundles_unread` is why they could not be read.
     """
 
     namespaces: tuple[str, ...]
     copies: tuple[RootCopy, ...]
     pods: tuple[PodStart, ...]
     serving: tuple[str, ...] = ()
+    bundles: tuple[TrustBundle, ...] = ()
+    bundles_unread: str = ""
 
 
 def mapping(value: object) -> Mapping[str, Any]:
@@ -98,12 +129,22 @@ def serving(items: Iterable[object]) -> Iterator[str]:
             yield from (held for held in mapping(mapping(item).get("data")).values() if isinstance(held, str))
 
 
+def trust_bundles(items: Iterable[object]) -> Iterator[TrustBundle]:
+    """Yield what is in a list of ClusterTrustBundle objects."""
+    for item in items:
+        spec = mapping(mapping(item).get("spec"))
+        pem = spec.get("trustBundle")
+        held = pem[:_LARGEST_BUNDLE] if isinstance(pem, str) else ""
+        yield TrustBundle(text(metadata(item).get("name")), text(spec.get("signerName")), held)
+
+
 def pods(items: Iterable[object]) -> Iterator[PodStart]:
-    """Yield the running pods in a list of Pod objects that were given `kube-root-ca.crt`."""
+    """Yield the running pods in a list of Pod objects that were given the root: by the ConfigMap, or by the bundle."""
     for item in items:
         pod = mapping(item)
         about, status = mapping(pod.get("metadata")), mapping(pod.get("status"))
-        if status.get("phase") in _ENDED or ROOT_COPY not in json.dumps(pod.get("spec")):
+        spec = json.dumps(pod.get("spec"))
+        if status.get("phase") in _ENDED or not any(source in spec for source in (ROOT_COPY, API_SERVER_SIGNER)):
             continue
         containers = [*entries(status.get("containerStatuses")), *entries(status.get("initContainerStatuses"))]
         running = [mapping(mapping(mapping(one).get("state")).get("running")) for one in containers]

@@ -16,11 +16,20 @@ from urllib.parse import quote
 from vaultpki.errors import Unavailable, Untrusted
 from vaultpki.kube import cluster as kube_cluster
 from vaultpki.kube import objects
-from vaultpki.kube.api import LARGEST_PAGE, context, listed, refuse_unknown_user, request
+from vaultpki.kube.api import (
+    BUNDLES_A_PAGE,
+    LARGEST_PAGE,
+    OBJECTS_A_PAGE,
+    context,
+    listed,
+    refuse_unknown_user,
+    request,
+    trust_bundles_under,
+)
 from vaultpki.kube.cluster import CaCopy, LiveCluster
 from vaultpki.kube.flags import COMPONENTS
 from vaultpki.kube.kubeconfig import KubeAccess
-from vaultpki.kube.objects import ROOT_COPY, SERVING_CA
+from vaultpki.kube.objects import ROOT_COPY, SERVING_CA, TRUST_BUNDLES
 from vaultpki.values import json_object
 
 _T = TypeVar("_T")
@@ -79,6 +88,7 @@ def _copies(reader: _ClusterReader) -> Iterator[tuple[str, Callable[[], tuple[Ca
     yield "apiservices", reader.many("apiservices", "/apis/apiregistration.k8s.io/v1", kube_cluster.api_services)
     definitions = "customresourcedefinitions"
     yield definitions, reader.many(definitions, "/apis/apiextensions.k8s.io/v1", kube_cluster.conversions)
+    yield TRUST_BUNDLES, reader.trust_bundles
 
 
 class _ClusterReader:
@@ -100,8 +110,10 @@ class _ClusterReader:
             self.unread[name] = str(error)
         return None
 
-    def list(self, plural: str, more: str = "", *, under: str = "/api/v1") -> Iterator[object]:
-        for count, item in enumerate(listed(self._access, self._page, plural, more, under=under)):
+    def list(
+        self, plural: str, more: str = "", *, under: str = "/api/v1", limit: int = OBJECTS_A_PAGE
+    ) -> Iterator[object]:
+        for count, item in enumerate(listed(self._access, self._page, plural, more, under=under, limit=limit)):
             if count >= _MOST:
                 raise _Unread(f"there are more than {_MOST}")
             yield item
@@ -110,6 +122,13 @@ class _ClusterReader:
         self, plural: str, under: str, parse: Callable[[Iterable[object]], Iterator[CaCopy]]
     ) -> Callable[[], tuple[CaCopy, ...]]:
         return lambda: _bounded(parse(self.list(plural, under=under)))
+
+    def trust_bundles(self) -> tuple[CaCopy, ...]:
+        """Return the copies in ClusterTrustBundles; none if the API server does not have this kind."""
+        under = trust_bundles_under(self._access, self._asked)
+        if under is None:
+            return ()
+        return _bounded(kube_cluster.trust_bundles(self.list(TRUST_BUNDLES, under=under, limit=BUNDLES_A_PAGE)))
 
     def single(self, path: str, parse: Callable[[object], Iterator[CaCopy]]) -> Callable[[], tuple[CaCopy, ...]]:
         def read_one() -> tuple[CaCopy, ...]:

@@ -10,7 +10,7 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO, CaCopy, Copied, LiveCluster
 from vaultpki.kube.objects import ROOT_COPY, SERVING_CA
 from vaultpki.live.checks import days_left, found, not_checked
-from vaultpki.live.trust import Expected, certificates
+from vaultpki.live.trust import Expected, certificates, readable_certificates
 from vaultpki.model import Row
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import named
@@ -28,8 +28,12 @@ _DOMAINS = {Copied.CLIENTS: "kubernetes", Copied.FRONT_PROXY: "front-proxy", Cop
 def copy_checks(live: LiveCluster, expected: Expected, rows: Sequence[Row], now: datetime) -> Iterator[Check]:
     """Check every copy of a CA that the cluster shows, and that no namespace lacks its own."""
     for copy in live.copies:
-        refusal = "; ".join(dict.fromkeys(_problems(copy, expected, now)))
-        yield found(COPY_CHECK, _API, copy.place, refusal=refusal, accepted=_ends(copy, now))
+        held = _held(copy, expected)
+        if copy.copied is Copied.BUNDLE and not held:
+            # Whoever reads it asks nothing of the cluster's CAs.
+            continue
+        refusal = "; ".join(dict.fromkeys(_problems(copy, held, expected, now)))
+        yield found(COPY_CHECK, _API, copy.place, refusal=refusal, accepted=_ends(held, now))
     if ROOT_COPY not in live.unread and "namespaces" not in live.unread:
         there = {copy.place for copy in live.copies}
         for space in live.namespaces:
@@ -58,12 +62,26 @@ def _names_problem(allowed: tuple[str, ...] | None, rows: Sequence[Row]) -> str:
     return ""
 
 
-def _ends(copy: CaCopy, now: datetime) -> str:
-    held = certificates(copy.pem)
+def _held(copy: CaCopy, expected: Expected) -> Sequence[Facts]:
+    """Return the certificates in a copy: of a bundle for anybody only the cluster's CAs, and what has their names.
+
+    Such a bundle may well hold every public CA, and those are not ours to judge.
+    """
+    if copy.copied is not Copied.BUNDLE:
+        return certificates(copy.pem)
+    names = [ca_subject(expected.cluster, ca) for ca in (ROOT, *ISSUING_CAS)]
+    return [
+        facts
+        for facts in readable_certificates(copy.pem)
+        if facts in expected.roots or any(named(facts, name) for name in names)
+    ]
+
+
+def _ends(held: Sequence[Facts], now: datetime) -> str:
     return f"ends in {days_left(min(facts.not_after for facts in held), now)}" if held else ""
 
 
-def _problems(copy: CaCopy, expected: Expected, now: datetime) -> Iterator[str]:
+def _problems(copy: CaCopy, held: Sequence[Facts], expected: Expected, now: datetime) -> Iterator[str]:
     if copy.insecure:
         yield "says that the server is not to be checked at all"
         return
@@ -72,7 +90,6 @@ def _problems(copy: CaCopy, expected: Expected, now: datetime) -> Iterator[str]:
         if copy.copied is not Copied.SERVER or copy.service:
             yield "holds no CA, so nobody is trusted by it"
         return
-    held = certificates(copy.pem)
     if not held:
         yield "is not a PEM of certificates that can be read"
         return
@@ -81,7 +98,7 @@ def _problems(copy: CaCopy, expected: Expected, now: datetime) -> Iterator[str]:
             yield f"holds {_about(facts)}, which expired on {facts.not_after:%Y-%m-%d}"
         elif facts.not_before > now:
             yield f"holds {_about(facts)}, which is not valid yet"
-    if copy.copied is Copied.SERVER:
+    if copy.copied in (Copied.SERVER, Copied.BUNDLE):
         yield from _of_a_server(held, expected)
     elif copy.copied in _DOMAINS:
         yield from _of_clients(held, expected, _DOMAINS[copy.copied])
@@ -117,7 +134,7 @@ def _of_clients(held: Sequence[Facts], expected: Expected, domain: str) -> Itera
 
 
 def _of_a_server(held: Sequence[Facts], expected: Expected) -> Iterator[str]:
-    """Yield what is wrong with the CA of a server of the user's own: it may be any CA, and ours only as it is now."""
+    """Yield what is wrong with the CAs of a server of the user's own: any may be there, and ours only as it is now."""
     ours = [facts for facts in held if facts in expected.roots]
     if missing := [root for root in expected.roots if ours and root not in held]:
         yield from (f"lacks {_about(root)}" for root in missing)

@@ -6,7 +6,7 @@ What the cluster itself shows never decides it: only a certificate with the righ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -140,3 +140,9 @@ def certificates(text: str) -> tuple[Facts, ...]:
         except CertificateUnreadable:
             return ()
     return tuple(found)
+
+
+def readable_certificates(text: str) -> Iterator[Facts]:
+    """Yield the certificates in a text that can be read: one by others must not hide ours."""
+    for body in pem.whole_bodies(text, "CERTIFICATE"):
+        yield from certificates(f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")

@@ -3,7 +3,7 @@
 The root has the states of every CA. In `switched` each issuing CA has a second certificate for its key, signed by the
 new root: a renewal with the same key, whose record goes through the states that the root's goes through. In `published`
 and during the rollback the pods of the cluster count, which hold a root from their start, and in `switched` kubeconfigs
-outside of it.
+outside of it. A ClusterTrustBundle with a root of the cluster counts as `kube-root-ca.crt` does, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from vaultpki.errors import CertificateUnreadable
-from vaultpki.kube.objects import ROOT_COPY, KubeTrust, PodStart
+from vaultpki.kube.objects import ROOT_COPY, KubeTrust, PodStart, TrustBundle
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.redact import first_few
 from vaultpki.rotation.gates import Gate, Participant, Waiting
 from vaultpki.rotation.reasons import command
+from vaultpki.values import pem
 
 PODS: Final = "pods"
 """As `--restarted pods`: a person's word that every `kube-root-ca.crt` and every pod was looked after."""
@@ -28,11 +29,15 @@ OUTSIDE: Final = "outside"
 
 WORDS: Final = frozenset({PODS, OUTSIDE})
 
+TRUST_BUNDLE: Final = "ClusterTrustBundle"
+
 CONTROLLER_MANAGER: Final = "kube-controller-manager"
 """The component that reads the root when it starts, and gives it to the pods of every namespace."""
 
 # A file in a pod that runs already changes with the kubelet's next look at it, which comes once a minute and a half.
 _KUBELET: Final = timedelta(seconds=120)
+
+_PUBLISHED: Final = "the controller manager that leads publishes it; look at its log"
 
 _FOLLOWED: Final = frozenset(
     {State.SWITCHED, State.RETIRED, State.RETRUSTING, State.RETURNING, State.DONE, State.STEADY}
@@ -145,17 +150,18 @@ def _roots_of_pods(record: RotationRecord, to: State) -> tuple[bool, bool, str]:
 
 def _pods(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None) -> list[Waiting]:
     holds, pods_count, root = _roots_of_pods(record, to)
+    bundles = _bundles(record, to, found) if found is not None else []
     if not root:
-        return []
+        return bundles
     if found is not None:
         copies = _copies(found, root, holds=holds, which="new" if holds and to is State.SWITCHED else "old")
-        return copies or (_started_before(found) if pods_count else [])
+        return [*copies, *bundles] or (_started_before(found) if pods_count else [])
     if PODS in record.restarted or not pods_count:
         return []
     which = "the old" if to is State.RETURNING else "the new"
     how = (
-        f"pass `--kubeconfig FILE`, which looks at every {ROOT_COPY} and pod, or once every {ROOT_COPY} holds {which} "
-        f"root and every pod was restarted, `--restarted {PODS}`"
+        f"pass `--kubeconfig FILE`, which looks at every {ROOT_COPY}, {TRUST_BUNDLE} and pod, or once every "
+        f"{ROOT_COPY} and {TRUST_BUNDLE} holds {which} root and every pod was restarted, `--restarted {PODS}`"
     )
     return [Waiting(PODS, how)] if not own.waiting else [Waiting(PODS, "restart them once every node is ready")]
 
@@ -167,13 +173,41 @@ def _copies(found: KubeTrust, root: str, *, holds: bool, which: str) -> list[Wai
     )
     if not wrong:
         return []
-    what = f"does not hold the {which} root yet" if holds else f"still holds the {which} root"
+    return [Waiting(ROOT_COPY, f"{_fault(which, holds=holds)} in {_some(wrong, 'namespace')}: {_PUBLISHED}")]
+
+
+def _bundles(record: RotationRecord, to: State, found: KubeTrust) -> list[Waiting]:
+    """Return what is waited for of ClusterTrustBundles: of the controller manager's, and of others with a root."""
+    holds, _, root = _roots_of_pods(record, to)
+    if (record.state, to) == (State.SWITCHED, State.RETIRED) and record.new is not None:
+        # Anybody may have written one since; whoever reads it must not be left with the root that leaves.
+        holds, root = True, record.new.sha256
+    if not root:
+        return []
+    if found.bundles_unread:
+        yourself = f", look yourself, and say `--restarted {PODS}`" if _roots_of_pods(record, to)[1] else ""
+        why = f"cannot be looked at: {found.bundles_unread}; allow it, or leave out `--kubeconfig`{yourself}"
+        return [Waiting(TRUST_BUNDLE, why)]
+    roots = {ca.sha256 for ca in (record.old, record.new) if ca is not None}
+    fault = _fault("old" if root == record.old.sha256 else "new", holds=holds)
+
+    def wrong(bundle: TrustBundle) -> bool:
+        held = pem.fingerprints(bundle.pem)
+        return (root in held) != holds and (bundle.published or bool(held & roots))
+
+    bad = [bundle for bundle in found.bundles if wrong(bundle)]
     return [
-        Waiting(
-            ROOT_COPY,
-            f"{what} in {_some(wrong, 'namespace')}: the controller manager that leads publishes it; look at its log",
+        Waiting(TRUST_BUNDLE, f"{fault} in {first_few(sorted(names))}: {what_to_do}")
+        for published, what_to_do in (
+            (True, f"{_PUBLISHED}, and delete one that no controller manager keeps up"),
+            (False, f"add it, as every {ROOT_COPY} has it" if holds else "take it out"),
         )
+        if (names := [bundle.name for bundle in bad if bundle.published is published])
     ]
+
+
+def _fault(which: str, *, holds: bool) -> str:
+    return f"does not hold the {which} root yet" if holds else f"still holds the {which} root"
 
 
 def _started_before(found: KubeTrust) -> list[Waiting]:

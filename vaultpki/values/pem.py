@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from hashlib import sha256
 from typing import Final
 
 from vaultpki.errors import SpecError
@@ -41,6 +43,24 @@ def pem_bodies(text: str, label: str) -> list[str]:
             return []
         bodies.append(inner)
     return bodies
+
+
+def whole_bodies(text: str, label: str) -> Iterator[str]:
+    """Yield the stripped content of each complete PEM block with this label; what is damaged is left out."""
+    begin = f"-----BEGIN {label}-----"
+    for block in text.split(begin)[1:]:
+        yield from pem_bodies(begin + block, label)
+
+
+def fingerprints(text: str) -> frozenset[str]:
+    """Return the SHA-256 of each certificate in a text, in hexadecimal; what does not decode is left out."""
+    import base64
+
+    return frozenset(
+        sha256(base64.b64decode("".join(body.split()))).hexdigest()
+        for body in whole_bodies(text, "CERTIFICATE")
+        if decodes(body)
+    )
 
 
 def decodes(body: str) -> bool:

@@ -22,7 +22,7 @@ import trustme
 from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
 from vaultpki.kube import api as kube_api
 from vaultpki.kube import kubeconfig
-from vaultpki.kube.objects import PodStart, RootCopy
+from vaultpki.kube.objects import PodStart, RootCopy, TrustBundle
 
 CA = trustme.CA()
 SERVING = "namespaces/kube-system/configmaps"
@@ -34,8 +34,11 @@ class Api(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.lists: dict[str, list[dict[str, Any]]] = {"namespaces": [], "configmaps": [], "pods": [], SERVING: []}
+        self.lists: dict[str, list[Any]] = {"namespaces": [], "configmaps": [], "pods": [], SERVING: []}
+        # By version what the group of certificates has beside lists, as a kind's name; a number is a status.
+        self.group: dict[str, str | int] = {"v1": "certificatesigningrequests"}
         self.refuses = 0
+        self.refused: dict[str, int] = {}
         self.asked: list[str] = []
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         CA.issue_cert("127.0.0.1").configure_cert(tls)
@@ -55,11 +58,18 @@ class _Handler(BaseHTTPRequestHandler):
         known = self.connection.getpeercert() or self.headers.get("Authorization") == "Bearer s3cret"
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        items = server.lists.get(url.path.removeprefix("/prefix/api/v1/"))
-        status = server.refuses or (200 if known and items is not None else 401)
+        kind = url.path.removeprefix("/prefix/api/v1/").removeprefix("/prefix/apis/")
+        items = server.lists.get(kind)
+        status = server.refuses or server.refused.get(kind, 0) or (200 if known else 401)
         at = int(query.get("continue", "0"))
         more = str(at + 2) if items and at + 2 < len(items) else ""
-        body = json.dumps({"items": (items or [])[at : at + 2], "metadata": {"continue": more}}).encode()
+        value: dict[str, Any] = {"items": (items or [])[at : at + 2], "metadata": {"continue": more}}
+        if items is None:
+            group, _, version = kind.partition("/")
+            there = server.group.get(version, 404) if group == "certificates.k8s.io" else 404
+            status = there if known and isinstance(there, int) else status
+            value = {"resources": [{"name": there}]}
+        body = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -163,6 +173,80 @@ def test_all_pages_are_read_and_only_pods_that_read_a_root_count(api: Api, tmp_p
     assert found.serving == ("PEM", "MORE")
     assert sum("continue=" in path for path in api.asked) == 2 + 1 + 2
     assert all("s3cret" not in path for path in api.asked)
+
+
+BUNDLE: dict[str, Any] = {"metadata": {"name": "example.com:own:1"}, "spec": {"signerName": "example.com/own"}}
+
+
+def bundle(pem: object) -> dict[str, Any]:
+    return {**BUNDLE, "spec": {**BUNDLE["spec"], "trustBundle": pem}}
+
+
+def listed_at(version: str) -> str:
+    return f"certificates.k8s.io/{version}/clustertrustbundles"
+
+
+@pytest.mark.parametrize(
+    ("group", "version"),
+    [
+        ({"v1": "clustertrustbundles", "v1beta1": "clustertrustbundles"}, "v1"),
+        ({"v1": "certificatesigningrequests", "v1beta1": "clustertrustbundles"}, "v1beta1"),
+        ({"v1": "certificatesigningrequests", "v1beta1": "x", "v1alpha1": "clustertrustbundles"}, "v1alpha1"),
+        ({"v1": 403, "v1beta1": 403}, "v1beta1"),
+    ],
+)
+def test_trust_bundles_are_read_by_the_newest_version_that_is_served(
+    api: Api, tmp_path: Path, group: dict[str, str | int], version: str
+) -> None:
+    fill(api)
+    api.group = group
+    api.lists[listed_at(version)] = [bundle(f"PEM {number}") for number in range(3)]
+    found = kube_api.read_trust(access(api, tmp_path))
+    assert [each.pem for each in found.bundles] == ["PEM 0", "PEM 1", "PEM 2"] and found.bundles_unread == ""
+    assert found.bundles[0] == TrustBundle("example.com:own:1", "example.com/own", "PEM 0")
+    assert found.namespaces and found.copies
+
+
+@pytest.mark.parametrize("group", [{"v1": "certificatesigningrequests"}, {}, {"v1": 403}])
+def test_a_cluster_without_trust_bundles_shows_none(api: Api, tmp_path: Path, group: dict[str, str | int]) -> None:
+    fill(api)
+    api.group = group
+    found = kube_api.read_trust(access(api, tmp_path))
+    assert (found.bundles, found.bundles_unread) == ((), "") and found.copies
+
+
+def test_who_may_not_list_trust_bundles_reads_the_rest(api: Api, tmp_path: Path) -> None:
+    fill(api)
+    api.group = {"v1": "clustertrustbundles"}
+    api.lists[listed_at("v1")], api.refused[listed_at("v1")] = [bundle("PEM")], 403
+    found = kube_api.read_trust(access(api, tmp_path))
+    assert found.bundles == () and found.copies and found.pods
+    why = f"the user of {tmp_path / 'admin.conf'} may not list clustertrustbundles of certificates.k8s.io"
+    assert found.bundles_unread == why
+
+
+def test_trust_bundles_that_are_not_answered_end_the_look(api: Api, tmp_path: Path) -> None:
+    fill(api)
+    groups: tuple[dict[str, str | int], ...] = ({"v1": 500}, {"v1": "clustertrustbundles"})
+    for group in groups:
+        api.group = group
+        api.lists[listed_at("v1")], api.refused[listed_at("v1")] = [], 500
+        with pytest.raises(Unavailable, match="answers 500 to a list of"):
+            kube_api.read_trust(access(api, tmp_path))
+
+
+def test_hostile_trust_bundles_are_bounded_and_of_one_form(api: Api, tmp_path: Path) -> None:
+    fill(api)
+    api.group = {"v1": "clustertrustbundles"}
+    odd = [{}, [], "text", {"metadata": 1, "spec": []}, bundle(7), bundle(["PEM"]), bundle("A" * 2_000_000)]
+    odd.append({"metadata": {"name": "\x1b[31m" + "n" * 999}, "spec": {"signerName": {"a": 1}, "trustBundle": None}})
+    api.lists[listed_at("v1")] = odd
+    found = kube_api.read_trust(access(api, tmp_path)).bundles
+    assert [len(each.pem) for each in found] == [0, 0, 0, 0, 0, 0, 1024 * 1024, 0]
+    assert "\x1b" not in found[-1].name and len(found[-1].name) < 400 and found[-1].signer == ""
+    api.lists[listed_at("v1")] = [bundle("A" * 1024 * 1024)] * 65
+    flooded = kube_api.read_trust(access(api, tmp_path))
+    assert flooded.bundles == () and flooded.bundles_unread == "they are longer than 64 MiB" and flooded.copies
 
 
 @pytest.mark.parametrize(

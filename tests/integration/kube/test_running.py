@@ -149,6 +149,46 @@ def test_a_part_that_is_refused_is_missing_with_a_reason(
     assert list(found.unread) == [part] and says in found.unread[part]
 
 
+GROUP = "/apis/certificates.k8s.io"
+KINDS = {"resources": [{"name": "certificatesigningrequests"}, {"name": "clustertrustbundles"}]}
+BUNDLES: tuple[dict[str, Any], ...] = (
+    {"metadata": {"name": "a:b"}, "spec": {"signerName": "kubernetes.io/kube-apiserver-serving", "trustBundle": PEM}},
+    {"metadata": {"name": "own"}, "spec": {"trustBundle": PEM}},
+    {"metadata": {"name": "odd"}, "spec": {"trustBundle": 7}},
+)
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1", "v1alpha1"])
+def test_trust_bundles_are_copies_by_the_version_that_is_served(api: Api, tmp_path: Path, version: str) -> None:
+    api.values |= {f"{GROUP}/{version}": KINDS, f"{GROUP}/{version}/clustertrustbundles": items(*BUNDLES)}
+    found = read(api, tmp_path)
+    assert found.unread == {}
+    assert [(copy.place, copy.copied, copy.pem) for copy in found.copies if "Bundle" in copy.place] == [
+        ("ClusterTrustBundle a:b", Copied.PODS, PEM),
+        ("ClusterTrustBundle own", Copied.BUNDLE, PEM),
+        ("ClusterTrustBundle odd", Copied.BUNDLE, ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(403, "may not read it"), (500, "the API server answers 500"), (b"no json", "not a JSON")]
+)
+def test_trust_bundles_that_are_refused_are_missing_with_a_reason(
+    api: Api, tmp_path: Path, status: int | bytes, says: str
+) -> None:
+    api.values |= {f"{GROUP}/v1": KINDS, f"{GROUP}/v1/clustertrustbundles": status}
+    found = read(api, tmp_path)
+    assert list(found.unread) == ["clustertrustbundles"] and says in found.unread["clustertrustbundles"]
+    assert len(found.copies) == 5 and found.kubelets
+
+
+def test_a_group_that_is_not_shown_may_still_have_trust_bundles(api: Api, tmp_path: Path) -> None:
+    api.values |= {f"{GROUP}/v1": 403, f"{GROUP}/v1beta1": 403, f"{GROUP}/v1alpha1": 403}
+    assert read(api, tmp_path).unread == {}
+    api.values |= {f"{GROUP}/v1beta1/clustertrustbundles": items(*BUNDLES)}
+    assert len(read(api, tmp_path).copies) == 8
+
+
 def test_a_user_who_is_not_accepted_reads_one_sentence(api: Api, tmp_path: Path) -> None:
     api.values = dict.fromkeys(api.values, 401)
     with pytest.raises(VaultpkiError, match="does not accept the user of"):
@@ -182,5 +222,5 @@ def test_a_kubelet_that_floods_is_not_read(api: Api, tmp_path: Path) -> None:
 
 def test_nothing_is_asked_after_the_time(api: Api, tmp_path: Path) -> None:
     found = read(api, tmp_path, seconds=-1)
-    assert set(found.unread.values()) == {"the time of this command is over"} and len(found.unread) == 11
+    assert set(found.unread.values()) == {"the time of this command is over"} and len(found.unread) == 12
     assert api.methods == set()

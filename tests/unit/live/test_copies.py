@@ -54,6 +54,10 @@ KIND: Final = "ValidatingWebhookConfiguration"
 SCRAPED: Final = "kubelet-serving-ca in kube-system"
 CONVERSION: Final = "CustomResourceDefinition things.own: conversion webhook"
 CHAIN: Final = text(KUBERNETES, ROOT)
+TRUST: Final = "ClusterTrustBundle trust"
+SIGNER: Final = "kubernetes.io/kube-apiserver-serving"
+PUBLIC: Final = tuple(authority(f"public {number}") for number in range(30))
+DAMAGED: Final = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\nMII"
 
 
 def configmap(name: str, space: str, **data: str) -> dict[str, Any]:
@@ -132,6 +136,13 @@ def scraped(pem: str) -> Callable[[], LiveCluster]:
     return lambda: live(further=tuple(kube_cluster.serving_ca(found)))
 
 
+def bundle(pem: object, signer: str = "example.com/own", *, alone: bool = False) -> Callable[[], LiveCluster]:
+    """A cluster with a ClusterTrustBundle beside the right copies, or with it alone."""
+    found = {"metadata": {"name": "trust"}, "spec": {"signerName": signer, "trustBundle": pem}}
+    copies = tuple(kube_cluster.trust_bundles([found]))
+    return (lambda: replace(live(), namespaces=(), copies=copies)) if alone else lambda: live(further=copies)
+
+
 def wrong(found: LiveCluster, expected: Expected) -> list[Check]:
     return [check for check in copy_checks(found, expected, TABLE, NOW) if check.ok is not True]
 
@@ -153,6 +164,15 @@ RIGHT: Final[dict[str, tuple[Callable[[], LiveCluster], Expected]]] = {
     "a webhook outside with a public CA": (hooks("", service=None, url="https://hooks.example.com"), EXPECTED),
     "an APIService": (services(text(KUBERNETES)), EXPECTED),
     "a conversion webhook": (lambda: live(further=tuple(kube_cluster.conversions(definition(text(OWN))))), EXPECTED),
+    "the controller manager's bundle": (bundle(CHAIN, SIGNER), EXPECTED),
+    "a bundle of our root among public CAs, one of them ended": (
+        bundle(text(*PUBLIC, EXPIRED, ROOT) + DAMAGED),
+        EXPECTED,
+    ),
+    "a bundle of an issuing CA": (bundle(text(ISSUING["etcd"])), EXPECTED),
+    "a bundle that is not ours": (bundle(text(OWN, EXPIRED)), EXPECTED),
+    "a bundle that is no PEM": (bundle("hello"), EXPECTED),
+    "a bundle of another type": (bundle(["hello"]), EXPECTED),
     "a scraper's": (scraped(text(ISSUING["kubelet"])), EXPECTED),
 }
 
@@ -255,6 +275,32 @@ FAULTS: Final[dict[str, tuple[Callable[[], LiveCluster], Expected, str, str]]] =
         CONVERSION,
         "holds no CA",
     ),
+    "the controller manager's bundle without the root": (
+        bundle(text(KUBERNETES), SIGNER),
+        EXPECTED,
+        TRUST,
+        "lacks CN=prod root CA",
+    ),
+    "the controller manager's bundle with a stranger": (
+        bundle(CHAIN + text(OWN), SIGNER),
+        EXPECTED,
+        TRUST,
+        "which is not a CA of the API server",
+    ),
+    "the controller manager's bundle that is no PEM": (bundle("hello", SIGNER), EXPECTED, TRUST, "not a PEM"),
+    "bundle of the old root alone": (
+        bundle(text(*PUBLIC, ROOT), alone=True),
+        TWO_ROOTS,
+        TRUST,
+        "lacks CN=prod root CA",
+    ),
+    "bundle with a forged root": (
+        bundle(text(ROOT, FORGED)),
+        EXPECTED,
+        TRUST,
+        "has the name of the root CA and is not it",
+    ),
+    "bundle of a CA that has left": (bundle(text(OWN, NEW)), EXPECTED, TRUST, "does not have it any more"),
     "scraper's with the root": (scraped(text(ISSUING["kubelet"], ROOT)), EXPECTED, SCRAPED, "holds the root CA"),
     "scraper's of another domain": (scraped(text(KUBERNETES)), EXPECTED, SCRAPED, "not a CA of kubelet"),
 }
@@ -303,6 +349,27 @@ def test_a_kubeconfig_that_grows_is_not_read() -> None:
     bomb = "a: &a {b: 1}\n" + "".join(f"{key}: &{key} {{<<: [*a, *a]}}\n" for key in "cdefgh") + "clusters: [*h]\n"
     (found,) = kube_cluster.cluster_info(configmap("cluster-info", "kube-public", kubeconfig=bomb))
     assert found.pem == ""
+
+
+def test_a_bundle_of_both_roots_is_right() -> None:
+    found = copy_checks(bundle(text(OWN, SECOND, ROOT), alone=True)(), TWO_ROOTS, TABLE, NOW)
+    assert [check.ok for check in found if check.target == TRUST] == [True]
+
+
+def test_a_bundle_that_is_not_ours_is_no_check_and_a_public_ca_does_not_date_ours() -> None:
+    def shown(pem: str) -> list[Check]:
+        return [check for check in copy_checks(bundle(pem)(), EXPECTED, TABLE, NOW) if check.target == TRUST]
+
+    assert shown(text(OWN, EXPIRED)) == []
+    (ours,), (alone,) = shown(text(EXPIRED, *PUBLIC, ROOT)), shown(text(ROOT))
+    assert ours.ok and ours.detail == alone.detail
+
+
+def test_a_bundle_of_thousands_of_certificates_is_read_whole() -> None:
+    # As many as a ClusterTrustBundle of 1 MiB holds.
+    many = text(*PUBLIC) * (1024 * 1024 // len(text(*PUBLIC)) - 1) + text(FORGED)
+    (check,) = (check for check in wrong(bundle(many)(), EXPECTED) if check.target == TRUST)
+    assert "has the name of the root CA and is not it" in check.detail
 
 
 def test_copied_names_every_reader() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from helpers.root_certificates import NAME, NOW, Key
-from vaultpki.kube.objects import KubeTrust, PodStart, RootCopy
+from vaultpki.kube.objects import API_SERVER_SIGNER, KubeTrust, PodStart, RootCopy, TrustBundle
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation.gates import Gate, Participant, Waiting
 from vaultpki.rotation.root_gates import OUTSIDE, PODS, gate, next_companion, without_leaves, word_refused
@@ -29,6 +29,11 @@ def at(state: State, *words: str) -> RotationRecord:
 def cluster(pem: str, *pods: PodStart, changed: object = NOW) -> KubeTrust:
     copies = tuple(RootCopy(name, pem, changed) for name in ("default", "kube-system"))  # type: ignore[arg-type]
     return KubeTrust(("default", "kube-system"), copies, pods)
+
+
+def bundles(*found: TrustBundle, pem: str, unread: str = "") -> KubeTrust:
+    """A cluster whose other copies hold `pem`."""
+    return replace(cluster(pem), bundles=found, bundles_unread=unread)
 
 
 def names(found: Gate) -> list[str]:
@@ -53,6 +58,60 @@ def test_published_waits_for_every_copy_and_for_older_pods() -> None:
         PODS, "pods default/again, default/old started before kube-root-ca.crt changed: restart them"
     )
     assert names(gate(*step, cluster(both, changed=None))) == ["kube-root-ca.crt"]
+
+
+OWN, OTHER = Key("own").root(), Key("other").root()
+DAMAGED = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\nMII"
+BOTH = R1.pem + R2.pem
+
+
+def published(pem: str) -> TrustBundle:
+    return TrustBundle("kubernetes.io:kube-apiserver-serving:1", API_SERVER_SIGNER, pem)
+
+
+def own(pem: str, name: str = "own") -> TrustBundle:
+    return TrustBundle(name, "example.com/own", pem)
+
+
+def test_a_bundle_with_the_old_root_must_hold_the_new_one_before_the_old_one_leaves() -> None:
+    log = "the controller manager that leads publishes it; look at its log, and delete one that no controller manager "
+    log += "keeps up"
+    for state, to in ((State.PUBLISHED, State.SWITCHED), (State.SWITCHED, State.RETIRED)):
+        step = (at(state, OUTSIDE), to, OPEN, ALONE)
+        foreign = TrustBundle("public", "", OWN.pem + OTHER.pem + DAMAGED)
+        right = own(OWN.pem + DAMAGED + BOTH, "right")
+        assert gate(*step, bundles(published(BOTH), right, own(R2.pem), foreign, own("hello"), pem=BOTH)).open(NOW)
+        found = gate(*step, bundles(published(R1.pem), right, own(OWN.pem + R1.pem + DAMAGED), foreign, pem=BOTH))
+        assert [(each.node, each.reason) for each in found.waiting] == [
+            ("ClusterTrustBundle", f"does not hold the new root yet in kubernetes.io:kube-apiserver-serving:1: {log}"),
+            ("ClusterTrustBundle", "does not hold the new root yet in own: add it, as every kube-root-ca.crt has it"),
+        ]
+    # The controller manager's is for the API server, whatever it holds.
+    assert names(gate(at(State.PUBLISHED), State.SWITCHED, OPEN, ALONE, bundles(published(OWN.pem), pem=BOTH)))
+
+
+def test_the_old_root_leaves_every_bundle_and_comes_back_into_every_bundle_that_dropped_it() -> None:
+    step = (at(State.RETIRED), State.DONE, OPEN, ALONE)
+    assert gate(*step, bundles(published(R2.pem), own(R2.pem), own(OWN.pem), pem=R2.pem)).open(NOW)
+    (waits,) = gate(*step, bundles(*(own(BOTH, f"b-{number}") for number in range(9)), pem=R2.pem)).waiting
+    assert waits.reason == "still holds the old root in b-0, b-1, b-2, b-3, b-4 and 4 more: take it out"
+    back = (at(State.RETRUSTING, OUTSIDE), State.RETURNING, OPEN, ALONE)
+    assert gate(*back, bundles(own(BOTH), own(R1.pem), own(OWN.pem), pem=BOTH)).open(NOW)
+    (waits,) = gate(*back, bundles(own(R2.pem), pem=BOTH)).waiting
+    assert waits.reason == "does not hold the old root yet in own: add it, as every kube-root-ca.crt has it"
+
+
+def test_bundles_that_may_not_be_listed_are_one_sentence_beside_the_others() -> None:
+    why = "the user of reader.conf may not list clustertrustbundles of certificates.k8s.io"
+    found = gate(at(State.PUBLISHED), State.SWITCHED, OPEN, ALONE, bundles(pem=R1.pem, unread=why))
+    assert names(found) == ["kube-root-ca.crt", "ClusterTrustBundle"]
+    assert found.waiting[1].reason == (
+        f"cannot be looked at: {why}; allow it, or leave out `--kubeconfig`, look yourself, and say `--restarted pods`"
+    )
+    (waits,) = gate(at(State.RETIRED), State.DONE, OPEN, ALONE, bundles(pem=R2.pem, unread=why)).waiting
+    assert waits.reason == f"cannot be looked at: {why}; allow it, or leave out `--kubeconfig`"
+    # Where no bundle counts, nobody is told.
+    assert gate(at(State.RETURNING), State.STEADY, OPEN, {"etcd": OPEN}, bundles(pem=BOTH, unread=why)).open(NOW)
 
 
 def test_without_a_kubeconfig_a_person_says_so_and_not_before_the_nodes_are_ready() -> None:
