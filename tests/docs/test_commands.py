@@ -41,6 +41,9 @@ INSTEAD: dict[str, str | None] = {
 """Commands that run here in another form, each with its reason."""
 
 ELSEWHERE = {
+    "vaultpki report -f cluster.yaml --from-vault --kubeconfig operator/admin.conf -o fleet.html || test $? -eq 3": (
+        "there is no API server here; tests/conformance/live/test_live.py runs it"
+    ),
     "vaultpki demo --rotate": "tests/integration/demo/test_rotation.py runs it, and compares what it prints",
     "apt-get install --yes python3-venv openssl": "what tests run on has it, or needs root",
     "python3 -m venv /opt/vaultpki": "test_wheel.py runs it, into another folder",

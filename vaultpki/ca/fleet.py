@@ -16,6 +16,7 @@ from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, SpecError
 from vaultpki.identity import revoked_list
 from vaultpki.identity.nodes import NodeList, read_nodes
 from vaultpki.identity.revoked_list import Revoked
+from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.provision import ca_ends, rotation_records
@@ -40,10 +41,11 @@ class ClusterFacts:
     problems: tuple[str, ...]
 
 
-def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime) -> ClusterFacts:
+def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: KubeTrust | None = None) -> ClusterFacts:
     """Read a cluster. What cannot be read is a problem, but for the nodes, without which there is nothing to judge.
 
-    `now` is the server's time. The ends of CAs go by `today`, this machine's clock, as those of `plan` do.
+    `now` is the server's time. The ends of CAs go by `today`, this machine's clock, as those of `plan` do. `pods` is
+    what the Kubernetes cluster shows, None without `--kubeconfig`.
     """
     nodes = read_nodes(cluster, vault)
     revoked = revoked_list.read(cluster, vault)
@@ -51,7 +53,7 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime) -> Clus
     try:
         scene = read_scene(cluster, vault, now, strict=False, found=nodes)
         problems += [scene.unknown] if scene.unknown else []
-        cas = status.status(scene)
+        cas = status.status(scene, pods)
     except (SpecError, StateConflict, ForeignObject, Denied, Refused, BadAnswer) as error:
         problems.append(f"where the CAs stand is not known: {error}")
     return ClusterFacts(

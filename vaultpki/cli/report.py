@@ -22,34 +22,44 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Read the last reports of all nodes, the CAs, and where rotations stand; asks Vault.",
 )
+@path_option("--kubeconfig", metavar="FILE", help="Also check the copies of CAs in the running cluster; only reads.")
 @path_option("-o", "--output", required=True, help="The page to write.")
-def report_command(file: Path, allow_http: bool, directory: Path | None, from_vault: bool, output: Path) -> None:
+def report_command(
+    file: Path, allow_http: bool, directory: Path | None, from_vault: bool, kubeconfig: Path | None, output: Path
+) -> None:
     """Write one page about all certificates: what needs attention, the picture, the CAs, expiries, checks, rotations.
 
     The page loads nothing from a network, and works without scripts. With --dir it shows what `vaultpki verify` finds;
-    no server is asked. A file that is not a report of vaultpki is not replaced. Exit 3 if anything needs attention.
+    no server is asked. With --kubeconfig the cluster's API server is asked too, for its copies of CAs. A file that is
+    not a report of vaultpki is not replaced. Exit 3 if anything needs attention.
 
     \b
     Example:
       vaultpki report -f cluster.yaml --dir nodes -o report.html
       vaultpki report -f cluster.yaml --from-vault -o report.html
+      vaultpki report -f cluster.yaml --from-vault --kubeconfig admin.conf -o report.html
     """
     from vaultpki.cli import notices, own_file
     from vaultpki.show import report_page
 
     if (directory is not None) == from_vault:
         raise click.UsageError("choose one of --dir DIR, for files, and --from-vault, for the reports of all nodes")
-    found = _of_folder(file, directory) if directory is not None else _of_fleet(file, allow_http=allow_http)
+    if directory is not None:
+        found = _of_folder(file, directory, kubeconfig)
+    else:
+        found = _of_fleet(file, kubeconfig, allow_http=allow_http)
     own_file.write(output, report_page.html(found), marks={report_page.REPORT_MARK}, what="report")
     click.echo(f"wrote {output}")
     notices.tell((*found.notices, *found.known), f", and {output}", more=found.more)
 
 
-def _of_folder(file: Path, directory: Path) -> Report:
+def _of_folder(file: Path, directory: Path, kubeconfig: Path | None) -> Report:
     from datetime import UTC, datetime
 
     from vaultpki import certificates
     from vaultpki.config.cluster import load_cluster
+    from vaultpki.kube import kubeconfig as document
+    from vaultpki.live import cluster as live
     from vaultpki.show import check_summary, expiries, report_model
     from vaultpki.verify import folders, matrix
 
@@ -60,26 +70,40 @@ def _of_folder(file: Path, directory: Path) -> Report:
     table = certificates.rows(cluster)
     checks = matrix.verify(held, now=now, rows=table)
     again = f"vaultpki verify -f {file} --dir {directory}"
+    if kubeconfig is not None:
+        access = document.read(kubeconfig)
+        checks += live.verify_copies(cluster, access, held, None, now)
+        again += f" --live --kubeconfig {kubeconfig}"
     summary = check_summary.check_summary(checks, [row.name for row in table], again)
     return report_model.report(cluster, expiries.of_folders(cluster, held, directory, now), now, checks=summary)
 
 
-def _of_fleet(file: Path, *, allow_http: bool) -> Report:
+def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Report:
     from datetime import UTC, datetime
 
     from vaultpki.ca import fleet
     from vaultpki.findings.cluster import judge
     from vaultpki.identity import root_pin
+    from vaultpki.kube import api as kube_api
+    from vaultpki.kube import kubeconfig as document
+    from vaultpki.live import cluster as live
     from vaultpki.show import ca as ca_text
+    from vaultpki.show import check_summary, report_model, rotation_banner
     from vaultpki.show import fleet as fleet_text
-    from vaultpki.show import report_model, rotation_banner
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _), reading(vault) as counted:
-        read = fleet.read(cluster, counted, server_now(vault), datetime.now(UTC))
+        access = document.read(kubeconfig) if kubeconfig is not None else None
+        pods = kube_api.read_trust(access) if access is not None else None
+        read = fleet.read(cluster, counted, server_now(vault), datetime.now(UTC), pods)
+        checks = None
+        if access is not None:
+            made = live.verify_copies(cluster, access, (), counted, read.now)
+            again = f"vaultpki verify -f {file} --live --kubeconfig {kubeconfig}"
+            checks = check_summary.check_summary(made, (), again)
     found, now = fleet_text.inventory(read, judge(read)), read.now
     if not read.cas:
         # What nodes hold is worth a page all the same.
-        return report_model.report(cluster, found, now, rotation=tuple(read.problems))
+        return report_model.report(cluster, found, now, checks=checks, rotation=tuple(read.problems))
     active = ca_text.under_way(read.cas)
     if active is None or active.record is None:
         # After a rollback, processes may still hold the CA that it deleted.
@@ -89,8 +113,8 @@ def _of_fleet(file: Path, *, allow_http: bool) -> Report:
             if ca.record is not None and ca.gate is not None
             for line in ca_text.record_lines(ca.record, ca.gate, now, str(file))
         ]
-        return report_model.report(cluster, found, now, rotation=held)
+        return report_model.report(cluster, found, now, checks=checks, rotation=held)
     pin = root_pin.advice(cluster, active.record)
     lines = ca_text.record_lines(active.record, active.gate, now, str(file), pin=pin)
     banner = rotation_banner.banner(cluster.name, active.record, active.gate, now, str(file))
-    return report_model.report(cluster, found, now, rotation=lines, banner=banner)
+    return report_model.report(cluster, found, now, checks=checks, rotation=lines, banner=banner)

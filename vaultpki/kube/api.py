@@ -18,7 +18,15 @@ from urllib.parse import quote, urlsplit
 from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
 from vaultpki.kube import http_get, objects
 from vaultpki.kube.kubeconfig import KubeAccess
-from vaultpki.kube.objects import ROOT_COPY, SERVING_CA, TRUST_BUNDLES, KubeTrust, TrustBundle, entries, mapping
+from vaultpki.kube.objects import (
+    CLUSTER_TRUST_BUNDLES,
+    ROOT_COPY,
+    SERVING_CA,
+    ClusterTrustBundle,
+    KubeTrust,
+    entries,
+    mapping,
+)
 from vaultpki.values import json_object
 from vaultpki.vault.sockets import connect
 
@@ -61,7 +69,7 @@ def read_trust(access: KubeAccess) -> KubeTrust:
     return replace(found, bundles=bundles, bundles_unread=unread)
 
 
-def _trust_bundles(access: KubeAccess, tls: ssl.SSLContext) -> tuple[tuple[TrustBundle, ...], str]:
+def _trust_bundles(access: KubeAccess, tls: ssl.SSLContext) -> tuple[tuple[ClusterTrustBundle, ...], str]:
     """Return the ClusterTrustBundles, none if there is no such kind, and why they cannot be read."""
 
     def ask(target: str) -> tuple[int, bytes]:
@@ -71,21 +79,23 @@ def _trust_bundles(access: KubeAccess, tls: ssl.SSLContext) -> tuple[tuple[Trust
         status, body = ask(target)
         if status == http.HTTPStatus.FORBIDDEN:
             raise _MayNotList
-        return _answered(access, TRUST_BUNDLES, status, body)
+        return _answered(access, CLUSTER_TRUST_BUNDLES, status, body)
 
     under = trust_bundles_under(access, ask)
     if under is None:
         return (), ""
     found, size = [], 0
     try:
-        for each in objects.trust_bundles(listed(access, page_at, TRUST_BUNDLES, under=under, limit=BUNDLES_A_PAGE)):
+        for each in objects.trust_bundles(
+            listed(access, page_at, CLUSTER_TRUST_BUNDLES, under=under, limit=BUNDLES_A_PAGE)
+        ):
             size += len(each.pem)
             if size > _MOST_BUNDLE_TEXT:
                 return (), f"they are longer than {_MOST_BUNDLE_TEXT // 1024 // 1024} MiB"
             found.append(each)
     except _MayNotList:
         # Who has a role from before there was this kind can still look at everything else.
-        return (), f"the user of {access.file} may not list {TRUST_BUNDLES} of certificates.k8s.io"
+        return (), f"the user of {access.file} may not list {CLUSTER_TRUST_BUNDLES} of certificates.k8s.io"
     return tuple(found), ""
 
 
@@ -103,11 +113,11 @@ def trust_bundles_under(access: KubeAccess, ask: Callable[[str], tuple[int, byte
         status, body = ask(under)
         if status == http.HTTPStatus.FORBIDDEN:
             # Everybody may see what is served unless somebody has taken that away; the list itself says it then.
-            if ask(f"{under}/{TRUST_BUNDLES}?limit=1")[0] != http.HTTPStatus.NOT_FOUND:
+            if ask(f"{under}/{CLUSTER_TRUST_BUNDLES}?limit=1")[0] != http.HTTPStatus.NOT_FOUND:
                 return under
         elif status != http.HTTPStatus.NOT_FOUND:
             resources = _answered(access, "API resources", status, body).get("resources")
-            if any(mapping(one).get("name") == TRUST_BUNDLES for one in entries(resources)):
+            if any(mapping(one).get("name") == CLUSTER_TRUST_BUNDLES for one in entries(resources)):
                 return under
     return None
 

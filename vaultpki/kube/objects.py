@@ -21,7 +21,7 @@ ROOT_COPY: Final = "kube-root-ca.crt"
 SERVING_CA: Final = "kubelet-serving-ca"
 """The ConfigMap by which a metrics-server, and whatever else scrapes kubelets, trusts them; ours."""
 
-TRUST_BUNDLES: Final = "clustertrustbundles"
+CLUSTER_TRUST_BUNDLES: Final = "clustertrustbundles"
 """The resource in the group `certificates.k8s.io`, served since Kubernetes 1.37 unless it is switched off."""
 
 API_SERVER_SIGNER: Final = "kubernetes.io/kube-apiserver-serving"
@@ -46,7 +46,7 @@ class RootCopy:
 
 
 @dataclass(frozen=True, slots=True)
-class TrustBundle:
+class ClusterTrustBundle:
     """A ClusterTrustBundle: its name, its signer, empty if it has none, and its PEM."""
 
     name: str
@@ -81,7 +81,7 @@ class KubeTrust:
     copies: tuple[RootCopy, ...]
     pods: tuple[PodStart, ...]
     serving: tuple[str, ...] = ()
-    bundles: tuple[TrustBundle, ...] = ()
+    bundles: tuple[ClusterTrustBundle, ...] = ()
     bundles_unread: str = ""
 
 
@@ -129,13 +129,13 @@ def serving(items: Iterable[object]) -> Iterator[str]:
             yield from (held for held in mapping(mapping(item).get("data")).values() if isinstance(held, str))
 
 
-def trust_bundles(items: Iterable[object]) -> Iterator[TrustBundle]:
+def trust_bundles(items: Iterable[object]) -> Iterator[ClusterTrustBundle]:
     """Yield what is in a list of ClusterTrustBundle objects."""
     for item in items:
         spec = mapping(mapping(item).get("spec"))
         pem = spec.get("trustBundle")
         held = pem[:_LARGEST_BUNDLE] if isinstance(pem, str) else ""
-        yield TrustBundle(text(metadata(item).get("name")), text(spec.get("signerName")), held)
+        yield ClusterTrustBundle(text(metadata(item).get("name")), text(spec.get("signerName")), held)
 
 
 def pods(items: Iterable[object]) -> Iterator[PodStart]:

@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -29,7 +30,7 @@ from vaultpki.kube.api import (
 from vaultpki.kube.cluster import CaCopy, LiveCluster
 from vaultpki.kube.flags import COMPONENTS
 from vaultpki.kube.kubeconfig import KubeAccess
-from vaultpki.kube.objects import ROOT_COPY, SERVING_CA, TRUST_BUNDLES
+from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY, SERVING_CA
 from vaultpki.values import json_object
 
 _T = TypeVar("_T")
@@ -58,18 +59,28 @@ def read(access: KubeAccess, deadline: float) -> LiveCluster:
     """
     reader = _ClusterReader(access, context(access), deadline)
     nodes = reader.part("nodes", lambda: tuple(kube_cluster.nodes(reader.list("nodes"))))
-    namespaces = reader.part("namespaces", lambda: tuple(objects.namespaces(reader.list("namespaces"))))
     pods = reader.part(
         "static pods", lambda: tuple(kube_cluster.static_pods(reader.list("pods", under=_SYSTEM), COMPONENTS))
     )
+    found = _with_copies(reader)
+    kubelets = reader.kubelets(tuple(node.name for node in nodes or ()))
+    return replace(found, nodes=nodes or (), pods=pods or (), kubelets=kubelets, unread=dict(reader.unread))
+
+
+def read_copies(access: KubeAccess, deadline: float) -> LiveCluster:
+    """Return only the copies of CAs that the API server shows; otherwise as `read`."""
+    return _with_copies(_ClusterReader(access, context(access), deadline))
+
+
+def _with_copies(reader: _ClusterReader) -> LiveCluster:
+    namespaces = reader.part("namespaces", lambda: tuple(objects.namespaces(reader.list("namespaces"))))
     copies = [copy for name, read_part in _copies(reader) for copy in reader.part(name, read_part) or ()]
     allowed = reader.part(
         kube_cluster.AUTHENTICATION,
         lambda: kube_cluster.allowed_names(reader.object(f"{_SYSTEM}/configmaps/{kube_cluster.AUTHENTICATION}")),
     )
-    kubelets = reader.kubelets(tuple(node.name for node in nodes or ()))
     return LiveCluster(
-        nodes or (), namespaces or (), tuple(copies), pods or (), kubelets, allowed, unread=dict(reader.unread)
+        namespaces=namespaces or (), copies=tuple(copies), allowed_names=allowed, unread=dict(reader.unread)
     )
 
 
@@ -88,7 +99,7 @@ def _copies(reader: _ClusterReader) -> Iterator[tuple[str, Callable[[], tuple[Ca
     yield "apiservices", reader.many("apiservices", "/apis/apiregistration.k8s.io/v1", kube_cluster.api_services)
     definitions = "customresourcedefinitions"
     yield definitions, reader.many(definitions, "/apis/apiextensions.k8s.io/v1", kube_cluster.conversions)
-    yield TRUST_BUNDLES, reader.trust_bundles
+    yield CLUSTER_TRUST_BUNDLES, reader.trust_bundles
 
 
 class _ClusterReader:
@@ -97,18 +108,22 @@ class _ClusterReader:
     def __init__(self, access: KubeAccess, tls: ssl.SSLContext, deadline: float) -> None:
         self._access, self._tls, self._deadline = access, tls, deadline
         self.unread: dict[str, str] = {}
+        self._reached = False
 
     def part(self, name: str, read_part: Callable[[], _T]) -> _T | None:
         try:
-            return read_part()
+            found = read_part()
         except (Unavailable, Untrusted):
-            if name == "nodes":
-                # The first: the API server itself cannot be reached.
+            if not self._reached:
+                # The first part: the API server itself cannot be reached.
                 raise
             self.unread[name] = "the API server gave no answer"
+            return None
         except _Unread as error:
             self.unread[name] = str(error)
-        return None
+            found = None
+        self._reached = True
+        return found
 
     def list(
         self, plural: str, more: str = "", *, under: str = "/api/v1", limit: int = OBJECTS_A_PAGE
@@ -128,7 +143,7 @@ class _ClusterReader:
         under = trust_bundles_under(self._access, self._asked)
         if under is None:
             return ()
-        return _bounded(kube_cluster.trust_bundles(self.list(TRUST_BUNDLES, under=under, limit=BUNDLES_A_PAGE)))
+        return _bounded(kube_cluster.trust_bundles(self.list(CLUSTER_TRUST_BUNDLES, under=under, limit=BUNDLES_A_PAGE)))
 
     def single(self, path: str, parse: Callable[[object], Iterator[CaCopy]]) -> Callable[[], tuple[CaCopy, ...]]:
         def read_one() -> tuple[CaCopy, ...]:

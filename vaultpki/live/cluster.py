@@ -74,6 +74,21 @@ def verify(
     return tuple(checks), expected.source
 
 
+def verify_copies(
+    cluster: Cluster, access: KubeAccess, holders: Sequence[Holder], vault: Vault | None, now: datetime
+) -> tuple[Check, ...]:
+    """Check only the copies of CAs in the objects of the running cluster, as `verify` does.
+
+    Without `vault` the files of `holders` say what is right. Raises as `verify`.
+    """
+    live = kube_live.read_copies(access, time.monotonic() + TOTAL)
+    if vault is not None:
+        expected = live_trust.from_vault(cluster, vault, now)
+    else:
+        expected = _without_vault(cluster, access, holders, live, now, "")
+    return tuple(copy_checks(live, expected, certificates.rows(cluster), now))
+
+
 def is_local(address: str) -> bool:
     """Return whether an IP address belongs to this machine: only then a socket can be bound to it."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -101,16 +116,27 @@ def _expected(
         return expected, live_trust.fleet(cluster, server)
     except VaultpkiError as error:
         why = str(error)
-    expected_here = live_trust.from_files(cluster, holders, now)
-    if expected_here is None:
+    return _without_vault(cluster, access, holders, live, now, why), Fleet(unread=why)
+
+
+def _without_vault(
+    cluster: Cluster, access: KubeAccess, holders: Sequence[Holder], live: LiveCluster, now: datetime, why: str
+) -> Expected:
+    """Return which CAs are right by files or the root's SHA-256; `why` is why Vault does not say it, "" if not asked.
+
+    Raises ArgumentError if neither says it.
+    """
+    expected = live_trust.from_files(cluster, holders, now)
+    if expected is None:
         shown = (access.ca_pem, *(copy.pem for copy in live.copies))
-        expected_here = live_trust.from_pin(cluster, shown, now)
-    if expected_here is None:
+        expected = live_trust.from_pin(cluster, shown, now)
+    if expected is None:
+        asked = f", and Vault does not ({why}): reach the cluster's Vault, name" if why else ": name"
         raise ArgumentError(
-            f"{cluster.file}: nothing here says which root CA is right, and Vault does not ({why}): reach the "
-            "cluster's Vault, name the files of its nodes with --dir, or write ca.root_sha256 into the file"
+            f"{cluster.file}: nothing here says which root CA is right{asked} the files of its nodes with --dir, or "
+            "write ca.root_sha256 into the file"
         )
-    return expected_here, Fleet(unread=why)
+    return expected
 
 
 def _presented(made: Sequence[Endpoint], deadline: float) -> dict[str, Presented | str]:

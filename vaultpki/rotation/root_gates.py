@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from vaultpki.errors import CertificateUnreadable
-from vaultpki.kube.objects import ROOT_COPY, KubeTrust, PodStart, TrustBundle
+from vaultpki.kube.objects import ROOT_COPY, ClusterTrustBundle, KubeTrust, PodStart
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.redact import first_few
 from vaultpki.rotation.gates import Gate, Participant, Waiting
@@ -29,7 +29,7 @@ OUTSIDE: Final = "outside"
 
 WORDS: Final = frozenset({PODS, OUTSIDE})
 
-TRUST_BUNDLE: Final = "ClusterTrustBundle"
+CLUSTER_TRUST_BUNDLE: Final = "ClusterTrustBundle"
 
 CONTROLLER_MANAGER: Final = "kube-controller-manager"
 """The component that reads the root when it starts, and gives it to the pods of every namespace."""
@@ -160,8 +160,8 @@ def _pods(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None)
         return []
     which = "the old" if to is State.RETURNING else "the new"
     how = (
-        f"pass `--kubeconfig FILE`, which looks at every {ROOT_COPY}, {TRUST_BUNDLE} and pod, or once every "
-        f"{ROOT_COPY} and {TRUST_BUNDLE} holds {which} root and every pod was restarted, `--restarted {PODS}`"
+        f"pass `--kubeconfig FILE`, which looks at every {ROOT_COPY}, {CLUSTER_TRUST_BUNDLE} and pod, or once every "
+        f"{ROOT_COPY} and {CLUSTER_TRUST_BUNDLE} holds {which} root and every pod was restarted, `--restarted {PODS}`"
     )
     return [Waiting(PODS, how)] if not own.waiting else [Waiting(PODS, "restart them once every node is ready")]
 
@@ -187,17 +187,17 @@ def _bundles(record: RotationRecord, to: State, found: KubeTrust) -> list[Waitin
     if found.bundles_unread:
         yourself = f", look yourself, and say `--restarted {PODS}`" if _roots_of_pods(record, to)[1] else ""
         why = f"cannot be looked at: {found.bundles_unread}; allow it, or leave out `--kubeconfig`{yourself}"
-        return [Waiting(TRUST_BUNDLE, why)]
+        return [Waiting(CLUSTER_TRUST_BUNDLE, why)]
     roots = {ca.sha256 for ca in (record.old, record.new) if ca is not None}
     fault = _fault("old" if root == record.old.sha256 else "new", holds=holds)
 
-    def wrong(bundle: TrustBundle) -> bool:
+    def wrong(bundle: ClusterTrustBundle) -> bool:
         held = pem.fingerprints(bundle.pem)
         return (root in held) != holds and (bundle.published or bool(held & roots))
 
     bad = [bundle for bundle in found.bundles if wrong(bundle)]
     return [
-        Waiting(TRUST_BUNDLE, f"{fault} in {first_few(sorted(names))}: {what_to_do}")
+        Waiting(CLUSTER_TRUST_BUNDLE, f"{fault} in {first_few(sorted(names))}: {what_to_do}")
         for published, what_to_do in (
             (True, f"{_PUBLISHED}, and delete one that no controller manager keeps up"),
             (False, f"add it, as every {ROOT_COPY} has it" if holds else "take it out"),

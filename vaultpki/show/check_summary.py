@@ -15,12 +15,17 @@ _WORDS: Final = {
     "chain": "Chains: OpenSSL accepts what it must, and nothing else",
     "handshake": "Handshakes: live TLS, allowed and forbidden",
 }
+LIVE: Final = "live"
+"""The kind of checks of a running cluster. One that cannot be made from here needs nobody."""
+
+_LIVE_WORDS: Final = "Running cluster: copies of CAs in its objects"
 
 
 @dataclass(frozen=True, slots=True)
 class KindSummary:
     """The checks of one kind: what they are, how many there are, how many failed or could not be made."""
 
+    kind: str
     words: str
     total: int
     failed: int
@@ -100,8 +105,12 @@ def check_summary(checks: Sequence[Check], order: Sequence[str], command: str = 
     servers = tuple(name for name in order if any(server == name for _, server in meetings))
     bad = [check for check in checks if not check.ok]
     bad.sort(key=lambda check: check.got == "unchecked")
+    by_kind = {kind: [check for check in checks if check.kind == kind] for kind in (*_WORDS, LIVE)}
+    # Without files there is nothing to say of them.
+    words = {**(_WORDS if len(by_kind[LIVE]) < len(checks) or not checks else {})}
+    words |= {LIVE: _LIVE_WORDS} if by_kind[LIVE] else {}
     return CheckSummary(
-        kinds=tuple(_kind(words, [check for check in checks if check.kind == kind]) for kind, words in _WORDS.items()),
+        kinds=tuple(_kind(kind, said, by_kind[kind]) for kind, said in words.items()),
         servers=servers,
         access=tuple(
             (client, tuple(_meeting(meetings.get((client, server), ())) for server in servers)) for client in clients
@@ -111,9 +120,9 @@ def check_summary(checks: Sequence[Check], order: Sequence[str], command: str = 
     )
 
 
-def _kind(words: str, checks: Sequence[Check]) -> KindSummary:
+def _kind(kind: str, words: str, checks: Sequence[Check]) -> KindSummary:
     unmade = sum(check.got == "unchecked" for check in checks)
-    return KindSummary(words, len(checks), sum(not check.ok for check in checks) - unmade, unmade)
+    return KindSummary(kind, words, len(checks), sum(not check.ok for check in checks) - unmade, unmade)
 
 
 def _meeting(checks: Iterable[Check]) -> Meeting:

@@ -16,10 +16,11 @@ from vaultpki.graph import content
 from vaultpki.graph.content import STATES, ExpirySummary, Graph, Health, ca_title, ca_until, count
 from vaultpki.model import Cluster, Row
 from vaultpki.pki.ca_life import Level
+from vaultpki.redact import first_few
 from vaultpki.show import attention
 from vaultpki.show.attention import Notice
 from vaultpki.show.calendar import Calendar, calendar
-from vaultpki.show.check_summary import CheckSummary
+from vaultpki.show.check_summary import LIVE, CheckSummary
 from vaultpki.show.inventory import CaFound, HolderPair, HolderSummary, Inventory
 from vaultpki.show.rotation_banner import RotationBanner
 from vaultpki.values.durations import long_span
@@ -141,8 +142,8 @@ def report(
 ) -> Report:
     """Return the report of a cluster at the time `now`.
 
-    `checks` is what `verify` found in a folder; `rotation` are lines on a rotation, if Vault was asked, and
-    `banner` sums up one that is under way.
+    `checks` is what `verify` found in a folder or a running cluster; `rotation` are lines on a rotation, if Vault was
+    asked, and `banner` sums up one that is under way.
     """
     table = {row.name: row for row in rows(cluster)}
     ends: dict[str, list[datetime]] = {name: [] for name in table if any(pair.row == name for pair in found.pairs)}
@@ -299,6 +300,11 @@ def _check_notices(checks: CheckSummary | None) -> Iterator[Notice]:
     if checks.failed:
         said = f"{checks.failed:,} of {count(checks.total, 'check')} failed{again}"
         yield Notice("", (said,), Severity.CRITICAL, "checks")
-    if checks.unmade:
-        said = f"{checks.unmade:,} of {count(checks.total, 'check')} could not be made as this user: run as root"
+    beyond = sum(kind.unmade for kind in checks.kinds if kind.kind == LIVE)
+    if unmade := checks.unmade - beyond:
+        said = f"{unmade:,} of {count(checks.total, 'check')} could not be made as this user: run as root"
         yield Notice("", (said,), Severity.WARNING, "checks")
+    if beyond:
+        left = [each for each in checks.failures if each.kind == LIVE and each.unmade]
+        parts = first_few([f"{each.target} ({each.why})" for each in left])
+        yield Notice("", (f"not checked in the running cluster: {parts}",), Severity.INFO, "checks")

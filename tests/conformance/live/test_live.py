@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
+from html import unescape
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -38,7 +41,9 @@ from helpers.kube.live_faults import (
     strange_node,
     webhook,
 )
+from helpers.kube.trust_bundles import reader, serves_trust_bundles, trust_bundle
 from helpers.vault import servers
+from helpers.vault.applied_cluster import ROOT
 from helpers.vault.servers import wait_for
 from vaultpki.pki import x509
 
@@ -134,6 +139,12 @@ FAULTS: Final[dict[str, tuple[Fault, str, str, str]]] = {
         "copy of a CA",
         f"CustomResourceDefinition things.{GROUP}: conversion webhook",
         "expired on",
+    ),
+    "trust bundle with a forged root": (
+        objects(trust_bundle(made("root"))),
+        "copy of a CA",
+        f"ClusterTrustBundle {GROUP}",
+        "has the name of the root CA and is not it",
     ),
     "extra requestheader CA": (
         published("requestheader-client-ca-file", made("own")),
@@ -247,6 +258,61 @@ def test_nothing_is_wrong_with_a_right_cluster(live: LiveCluster) -> None:
     assert names >= {"copy of a CA", "front proxies", "bundles", "flags", "node"}
 
 
+def test_the_controller_managers_bundle_is_there_and_right(live: LiveCluster) -> None:
+    found = [check for check in live.verify()["checks"] if check["to"].startswith("ClusterTrustBundle ")]
+    published = [check for check in found if check["to"].startswith("ClusterTrustBundle kubernetes.io:kube-apiserver")]
+    assert found == published and len(published) == serves_trust_bundles(live.kube)
+    assert all(check["ok"] for check in published)
+
+
+def test_bundles_that_are_not_ours_are_no_check(live: LiveCluster) -> None:
+    if not serves_trust_bundles(live.kube):
+        pytest.skip("this Kubernetes has no ClusterTrustBundles")
+    with objects(trust_bundle(made("own")))(live):
+        assert not any(GROUP in check["to"] for check in live.verify()["checks"])
+    with objects(trust_bundle(lambda live: made("own")(live) + file_of("kubernetes-ca-chain.crt")(live)))(live):
+        (check,) = (check for check in live.verify()["checks"] if GROUP in check["to"])
+    assert check["ok"]
+
+
+def test_the_role_of_the_page_is_enough_and_bundles_alone_may_be_missing(live: LiveCluster) -> None:
+    kube, served = live.kube, serves_trust_bundles(live.kube)
+    for without, left in (("", []), ("clustertrustbundles", ["clustertrustbundles"] if served else [])):
+        with reader(kube, "verify-live", without=without) as conf:
+            ran = run(kube, kube.control_plane.machine, "--dir", live.agents, "--json", conf=conf)
+        checks = [check for check in json.loads(ran.stdout)["checks"] if check["kind"] == "live"]
+        assert [check["to"] for check in checks if check["ok"] is None] == left, ran.stdout
+        assert [check for check in checks if check["ok"] is False] == [] and ran.returncode == 0
+        assert {check["to"] for check in checks} >= {"kube-root-ca.crt in default", "kube-root-ca.crt in kube-system"}
+        assert all(check["detail"] == f"the user of {conf} may not read it" for check in checks if check["ok"] is None)
+
+
+def test_a_report_shows_copies_of_the_running_cluster(live: LiveCluster) -> None:
+    kube, page = live.kube, live.folder / "report.html"
+
+    def report(conf: Path) -> tuple[int, str, str]:
+        token = f"VAULT_TOKEN={kube.cluster.token('viewer')}"
+        words = ("report", "-f", kube.cluster.file, "--from-vault", "--kubeconfig", conf, "-o", page)
+        command = ("env", f"PYTHONPATH={ROOT}", token, sys.executable, "-m", "vaultpki", *words)
+        ran = kube.control_plane.machine.run(*command, expect=None)
+        return ran.returncode, ran.stderr, unescape(page.read_text())
+
+    code, said, text = report(kube.admin)
+    assert "checks failed" not in said and "copies of CAs in its objects" in text, said
+    fault, _, where, words = FAULTS["APIService with a forged root"]
+    if serves_trust_bundles(kube):
+        fault, _, where, words = FAULTS["trust bundle with a forged root"]
+    with fault(live):
+        code, said, text = report(kube.admin)
+    assert code == 3 and "checks failed: run `vaultpki verify -f " in said and f"<td>{where}</td>" in text
+    assert words in text
+    with reader(kube, "verify-live", without="clustertrustbundles") as conf:
+        _, said, _ = report(conf)
+    assert ("not checked in the running cluster: clustertrustbundles (the user of" in said) == serves_trust_bundles(
+        kube
+    )
+
+
 def test_it_only_reads(live: LiveCluster) -> None:
     since = live.kube.audit_position()
     live.verify("--dir", live.agents)
@@ -318,6 +384,8 @@ def test_the_page_shows_what_is_printed(live: LiveCluster) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_is_named(live: LiveCluster, name: str) -> None:
     fault, check, where, words = FAULTS[name]
+    if where.startswith("ClusterTrustBundle ") and not serves_trust_bundles(live.kube):
+        pytest.skip("this Kubernetes has no ClusterTrustBundles")
     with fault(live):
         wrong = live.wrong("--dir", live.agents)
     named = [each for each in wrong if each["name"] == check and where in (each["from"], each["to"])]

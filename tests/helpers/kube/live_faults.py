@@ -29,9 +29,16 @@ GROUP: Final = "fault.invalid"
 AUTHENTICATION: Final = "extension-apiserver-authentication"
 
 
-def run(kube: Kubernetes, machine: Machine, *arguments: str | Path, spec: Path | None = None, vault: str = "") -> Ran:
-    """`verify --live` on a machine of the cluster; `vault` is another address of Vault."""
-    words = ["verify", "-f", spec or kube.cluster.file, "--live", "--kubeconfig", kube.admin, *arguments]
+def run(
+    kube: Kubernetes,
+    machine: Machine,
+    *arguments: str | Path,
+    spec: Path | None = None,
+    vault: str = "",
+    conf: Path | None = None,
+) -> Ran:
+    """`verify --live` on a machine of the cluster; `vault` is another address of Vault, `conf` another kubeconfig."""
+    words = ["verify", "-f", spec or kube.cluster.file, "--live", "--kubeconfig", conf or kube.admin, *arguments]
     given = [f"PYTHONPATH={ROOT}", *([f"VAULT_ADDR={vault}"] if vault else [])]
     return machine.run("env", *given, sys.executable, "-m", "vaultpki", *words, expect=None, timeout=120)
 

@@ -22,7 +22,7 @@ import trustme
 from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
 from vaultpki.kube import api as kube_api
 from vaultpki.kube import kubeconfig
-from vaultpki.kube.objects import PodStart, RootCopy, TrustBundle
+from vaultpki.kube.objects import ClusterTrustBundle, PodStart, RootCopy
 
 CA = trustme.CA()
 SERVING = "namespaces/kube-system/configmaps"
@@ -203,7 +203,7 @@ def test_trust_bundles_are_read_by_the_newest_version_that_is_served(
     api.lists[listed_at(version)] = [bundle(f"PEM {number}") for number in range(3)]
     found = kube_api.read_trust(access(api, tmp_path))
     assert [each.pem for each in found.bundles] == ["PEM 0", "PEM 1", "PEM 2"] and found.bundles_unread == ""
-    assert found.bundles[0] == TrustBundle("example.com:own:1", "example.com/own", "PEM 0")
+    assert found.bundles[0] == ClusterTrustBundle("example.com:own:1", "example.com/own", "PEM 0")
     assert found.namespaces and found.copies
 
 

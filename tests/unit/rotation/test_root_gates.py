@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from helpers.root_certificates import NAME, NOW, Key
-from vaultpki.kube.objects import API_SERVER_SIGNER, KubeTrust, PodStart, RootCopy, TrustBundle
+from vaultpki.kube.objects import API_SERVER_SIGNER, ClusterTrustBundle, KubeTrust, PodStart, RootCopy
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation.gates import Gate, Participant, Waiting
 from vaultpki.rotation.root_gates import OUTSIDE, PODS, gate, next_companion, without_leaves, word_refused
@@ -31,7 +31,7 @@ def cluster(pem: str, *pods: PodStart, changed: object = NOW) -> KubeTrust:
     return KubeTrust(("default", "kube-system"), copies, pods)
 
 
-def bundles(*found: TrustBundle, pem: str, unread: str = "") -> KubeTrust:
+def bundles(*found: ClusterTrustBundle, pem: str, unread: str = "") -> KubeTrust:
     """A cluster whose other copies hold `pem`."""
     return replace(cluster(pem), bundles=found, bundles_unread=unread)
 
@@ -65,12 +65,12 @@ DAMAGED = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n-----BE
 BOTH = R1.pem + R2.pem
 
 
-def published(pem: str) -> TrustBundle:
-    return TrustBundle("kubernetes.io:kube-apiserver-serving:1", API_SERVER_SIGNER, pem)
+def published(pem: str) -> ClusterTrustBundle:
+    return ClusterTrustBundle("kubernetes.io:kube-apiserver-serving:1", API_SERVER_SIGNER, pem)
 
 
-def own(pem: str, name: str = "own") -> TrustBundle:
-    return TrustBundle(name, "example.com/own", pem)
+def own(pem: str, name: str = "own") -> ClusterTrustBundle:
+    return ClusterTrustBundle(name, "example.com/own", pem)
 
 
 def test_a_bundle_with_the_old_root_must_hold_the_new_one_before_the_old_one_leaves() -> None:
@@ -78,7 +78,7 @@ def test_a_bundle_with_the_old_root_must_hold_the_new_one_before_the_old_one_lea
     log += "keeps up"
     for state, to in ((State.PUBLISHED, State.SWITCHED), (State.SWITCHED, State.RETIRED)):
         step = (at(state, OUTSIDE), to, OPEN, ALONE)
-        foreign = TrustBundle("public", "", OWN.pem + OTHER.pem + DAMAGED)
+        foreign = ClusterTrustBundle("public", "", OWN.pem + OTHER.pem + DAMAGED)
         right = own(OWN.pem + DAMAGED + BOTH, "right")
         assert gate(*step, bundles(published(BOTH), right, own(R2.pem), foreign, own("hello"), pem=BOTH)).open(NOW)
         found = gate(*step, bundles(published(R1.pem), right, own(OWN.pem + R1.pem + DAMAGED), foreign, pem=BOTH))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vaultpki.show.check_summary import MOST_SHOWN, check_summary
+from vaultpki.show.check_summary import LIVE, MOST_SHOWN, check_summary
 from vaultpki.verify.held_files import DENIED
 from vaultpki.verify.on_disk import Check, CheckKind, tried
 
@@ -61,3 +61,17 @@ def test_failures_beyond_a_page_are_counted_only() -> None:
     kind: CheckKind = "file"
     found = check_summary([tried("a.crt", kind, f"w-{n}", "a", refusal="is missing") for n in range(350)], ORDER)
     assert len(found.failures) == MOST_SHOWN and found.hidden == 350 - MOST_SHOWN
+
+
+def test_checks_of_a_running_cluster_are_a_kind_of_their_own() -> None:
+    copy = tried("copy of a CA", "live", "API server", "ClusterTrustBundle own", refusal="lacks CN=prod root CA")
+    left = Check("copy of a CA", "live", "API server", "clustertrustbundles", "accept", "unchecked", None, "may not")
+    alone = check_summary([copy, left], ())
+    assert [(kind.kind, kind.total, kind.failed, kind.unmade) for kind in alone.kinds] == [(LIVE, 2, 1, 1)]
+    assert [(each.target, each.why) for each in alone.failures] == [
+        ("ClusterTrustBundle own", "lacks CN=prod root CA"),
+        ("clustertrustbundles", "may not"),
+    ]
+    beside = check_summary([shake("admin", "kubelet"), copy], ORDER)
+    assert [kind.kind for kind in beside.kinds] == ["file", "chain", "handshake", LIVE]
+    assert [kind.kind for kind in check_summary([], ORDER).kinds] == ["file", "chain", "handshake"]

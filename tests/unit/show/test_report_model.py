@@ -17,11 +17,11 @@ from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import Level
 from vaultpki.show import attention
 from vaultpki.show.attention import Notice
-from vaultpki.show.check_summary import check_summary
+from vaultpki.show.check_summary import LIVE, check_summary
 from vaultpki.show.inventory import HolderPair, HolderSummary, Inventory
 from vaultpki.show.report_model import report
 from vaultpki.verify.held_files import DENIED
-from vaultpki.verify.on_disk import tried
+from vaultpki.verify.on_disk import Check, tried
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,19 @@ def test_failed_checks_are_notices_with_a_command(cluster: Cluster) -> None:
     assert [(notice.sentences, notice.part) for notice in made.notices] == [
         (("1 of 2 checks failed: run `vaultpki verify -f x --dir y`",), "checks"),
         (("1 of 2 checks could not be made as this user: run as root",), "checks"),
+    ]
+
+
+def test_what_cannot_be_checked_in_a_running_cluster_needs_nobody(cluster: Cluster) -> None:
+    left = Check("copy of a CA", LIVE, "API server", "clustertrustbundles", "accept", "unchecked", None, "may not")
+    wrong = tried("copy of a CA", LIVE, "API server", "ClusterTrustBundle own", refusal="lacks CN=prod root CA")
+    made = report(cluster, well(cluster), NOW, checks=check_summary([left, left], []))
+    assert made.notices == () and [notice.sentences for notice in made.known] == [
+        ("not checked in the running cluster: clustertrustbundles (may not), clustertrustbundles (may not)",)
+    ]
+    made = report(cluster, well(cluster), NOW, checks=check_summary([left, wrong], [], "vaultpki verify -f x --live"))
+    assert [notice.sentences for notice in made.notices] == [
+        ("1 of 2 checks failed: run `vaultpki verify -f x --live`",)
     ]
 
 
