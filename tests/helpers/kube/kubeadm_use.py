@@ -17,6 +17,7 @@ from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
 from vaultpki.certificates import laid_out, pair_files
+from vaultpki.kubernetes_versions import PAIR_OF_KUBELET
 from vaultpki.layout import DIRECTORY, node_folders
 from vaultpki.model import Row
 from vaultpki.pki import x509
@@ -66,7 +67,11 @@ def lying(cluster: KubeadmCluster) -> dict[Holding, str]:
 
 
 def shown(cluster: KubeadmCluster) -> dict[Holding, str]:
-    """The SHA-256 of the certificate that each server shows in a new handshake."""
+    """The SHA-256 of the certificate that each server shows in a new handshake, to a caller by address.
+
+    To one by name where only such callers see what a kubelet of this version has read since its start.
+    """
+    by_name = cluster.programs.minor < PAIR_OF_KUBELET
     found = {}
     for node, row in held(cluster):
         if row.name in SERVERS:
@@ -76,7 +81,8 @@ def shown(cluster: KubeadmCluster) -> dict[Holding, str]:
                 # etcd complains in its log of whoever brings none.
                 context.load_cert_chain(file(node, row, 2))
             opened = node.machine.connect(node.address, SERVERS[row.name])
-            with opened, context.wrap_socket(opened) as session:
+            name = node.name if row.name == "kubelet" and by_name else None
+            with opened, context.wrap_socket(opened, server_hostname=name) as session:
                 found[node.name, row.name] = hashlib.sha256(session.getpeercert(binary_form=True) or b"").hexdigest()
     return found
 

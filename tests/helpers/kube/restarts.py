@@ -66,9 +66,8 @@ class Restarts:
         minor = self.kubernetes.programs.minor
         found: dict[str, list[str]] = {}
         for reader in readers.READERS:
-            start_only = reader.follows is None or reader.follows > minor
             components = found.setdefault(bundle(reader.ca).removesuffix(".crt"), [])
-            if start_only and reader.role in node.roles and reader.component not in components:
+            if reader.at_start(minor) and reader.role in node.roles and reader.component not in components:
                 components.append(reader.component)
         return {key: components for key, components in found.items() if components}
 
