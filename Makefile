@@ -62,7 +62,7 @@ KUBEADM := $(addprefix tests/conformance/kubeadm/test_kubeadm_,cluster.py shapes
 ON_VAULT := conformance or not (serverless or on_node or sample or exhaustive)
 # Files that ask the same clusters: one process starts each of them once.
 STANDING := $(addprefix tests/conformance/,live/test_live.py live/test_kube_root_copies.py verify/test_kube_allowed.py \
-	verify/test_kube_denied.py verify/test_kube_stolen_node.py)
+	verify/test_kube_denied.py verify/test_kube_settings_in_files.py verify/test_kube_stolen_node.py)
 # All others in one run, so that no worker waits for the end of a stage; the longest files first, so that none runs alone in
 # the end. Where a file needs no server, it has to stand before one that does, or pytest takes all that need it before.
 CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*.py)
