@@ -28,6 +28,14 @@ def programs(request: pytest.FixtureRequest) -> Programs:
     return Programs(kubernetes.absolute(), etcd.absolute())
 
 
+@pytest.fixture
+def etcd_binaries(request: pytest.FixtureRequest) -> Path:
+    """The folder with etcd and etcdctl."""
+    folder: Path | None = request.config.getoption("--etcd")
+    assert folder is not None, "this test needs --etcd; `make conformance` builds it"
+    return folder
+
+
 @pytest.fixture(scope="session")
 def stands(request: pytest.FixtureRequest) -> Callable[[], None]:
     """What tells others that a cluster stands: nothing else needs to run while it starts. See `--standing`."""

@@ -56,7 +56,7 @@ class FlagProblem:
 AUTHORIZATION_FILE: Final = "authorization-config"
 """The flag that names an AuthorizationConfiguration, from Kubernetes 1.29."""
 
-# docs/components.md has the same flags, as Kubernetes 1.34 to 1.37 and etcd 3.6 read them.
+# docs/components.md has the same flags, as Kubernetes 1.34 to 1.37 and etcd 3.6 and 3.7 read them.
 FLAGS: Final = (
     Flag("kube-apiserver", "client-ca-file", Expect.ISSUING, "kubernetes", "no client certificate is accepted"),
     Flag("kube-apiserver", "tls-cert-file", Expect.CERTIFICATE, "kube-apiserver"),
