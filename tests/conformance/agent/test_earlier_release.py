@@ -1,4 +1,4 @@
-"""An agent of an earlier release works on today's cluster while a CA is rotated or recovered. What it lacks is data of its release."""
+"""An agent of an earlier release works on today's cluster while a CA is rotated or recovered."""
 
 from __future__ import annotations
 
