@@ -138,9 +138,9 @@ def test_it_keeps_trust_after_a_recovery_and_takes_no_leaf_that_others_do_not_tr
     mine, other = joined(cluster, release, tmp_path), cluster.equip(OTHER)
     rotation = AgentsInRotation(cluster, (other,), cluster.client(), "kubernetes", (mine,))
 
-    def passes(*, force: bool = False) -> None:
+    def passes(*, force: bool = False, expect: int = 0) -> None:
         mine.age()
-        release.run(*(("renew", "--force") if force else ("agent", "--once")), "-c", mine.config)
+        release.run(*(("renew", "--force") if force else ("agent", "--once")), "-c", mine.config, expect=expect)
         rotation.all_trusted()
         rotation.pass_of(other, force=force)
 
@@ -161,7 +161,8 @@ def test_it_keeps_trust_after_a_recovery_and_takes_no_leaf_that_others_do_not_tr
     leaves = rotation.leaves(mine), rotation.leaves(other)
     assert [rotation.of(node) for node in (mine, other)] == [{new if name in moved else old} for name in (NODE, OTHER)]
     snapshot.restore()
-    passes()
+    # One that takes part has read a later record, says so, and changes nothing until it is corrected.
+    passes(expect=1 if release.takes_part else 0)
     vaultpki("ca", "recover", "kubernetes", "-f", cluster.file, "--yes", env=cluster.environment())
     # The word of whoever reports what it holds counts.
     heard = {OTHER, NODE} if release.takes_part else {OTHER}
