@@ -139,6 +139,7 @@ def test_options_named_alone_exist() -> None:
         "--service-account-signing-key-file",
         "--tls-curve-preferences",
         "--upload-certs",
+        "--version",
     }
     foreign |= {"--find-links", "--no-index", "--only-binary", "--require-hashes"}  # pip's
     others = (
