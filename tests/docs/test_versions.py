@@ -59,8 +59,6 @@ def test_every_version_is_a_column_of_what_differs() -> None:
 def test_what_is_built_beside_it_is_the_pages(product: str, module: str, folder: str) -> None:
     version = release(CONFORMANCE / folder / "go.mod", module)
     assert other(product) == version
-    if product == "etcd":
-        assert f"etcd {version}" in pages.part(PAGE, "Kubernetes")
 
 
 def test_what_is_installed_is_the_pages() -> None:
