@@ -84,7 +84,6 @@ BUILD = $(VAULT) && \
 	$(ETCD) && \
 	kubernetes=$$($(SETUP)/kubernetes) && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes"
-
 # The models of rotations are among the others, as far as `test` has not explored them: a good minute of one core.
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
@@ -92,7 +91,7 @@ conformance: $(VENV)/.dev
 	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST)" \
-		"touch \$$READY && $(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --timeout 2700 $$given $(PYTEST)" \
+		"$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) --server vault --also bao $$given $(PYTEST)"
 
 # What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.

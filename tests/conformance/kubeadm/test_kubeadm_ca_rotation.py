@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -38,12 +38,15 @@ PACE = 2
 
 
 @pytest.fixture(scope="module")
-def planes(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planes]:
+def planes(
+    stands: Callable[[], None], programs: Programs, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Planes]:
     folder = tmp_path_factory.mktemp("planes")
     with (
         servers.running("bao", folder / "server", None) as server,
         kubeadm_planes.standing(server, programs, folder / "kube") as made,
     ):
+        stands()
         yield made
 
 
