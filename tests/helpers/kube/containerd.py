@@ -18,6 +18,8 @@ from helpers.vault.servers import wait_for
 IMAGE = "conformance.invalid/busybox:1"
 APPLETS = ("cat", "echo", "env", "ls", "nc", "sh", "sleep", "true", "wget")
 START_SECONDS = 30.0
+# The native snapshotter copies every file, and three control planes have five large images each.
+IMPORT_SECONDS = 600
 
 _CONFIGURATION = """\
 version = 2
@@ -73,11 +75,12 @@ def start(machine: Machine, images: Sequence[Path] = (), sandbox: str = IMAGE) -
     runtime = machine.start("containerd", *own, "containerd", "--config", configuration, ending=signal.SIGKILL)
     archive = place / "image.tar"
     archive.write_bytes(image())
-    client = ("ctr", "--address", socket, "--namespace", "k8s.io", "--timeout", "60s", "images", "import")
+    client = ("ctr", "--address", socket, "--namespace", "k8s.io", "--timeout", f"{IMPORT_SECONDS}s", "images", "import")
 
     def imported(file: Path) -> bool:
         runtime.check()
-        return machine.run(*client, "--snapshotter", "native", file, expect=None).returncode == 0
+        ran = machine.run(*client, "--snapshotter", "native", file, expect=None, timeout=IMPORT_SECONDS)
+        return ran.returncode == 0
 
     for file in (archive, *images):
         wait_for(
