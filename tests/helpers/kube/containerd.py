@@ -75,7 +75,7 @@ def start(machine: Machine, images: Sequence[Path] = (), sandbox: str = IMAGE) -
     runtime = machine.start("containerd", *own, "containerd", "--config", configuration, ending=signal.SIGKILL)
     archive = place / "image.tar"
     archive.write_bytes(image())
-    client = ("ctr", "--address", socket, "--namespace", "k8s.io", "--timeout", f"{IMPORT_SECONDS}s", "images", "import")
+    client = ("ctr", "--address", socket, "--namespace", "k8s.io", f"--timeout={IMPORT_SECONDS}s", "images", "import")
 
     def imported(file: Path) -> bool:
         runtime.check()
