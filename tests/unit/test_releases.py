@@ -58,7 +58,7 @@ def test_every_release_but_one_that_is_just_made_has_its_commit() -> None:
     assert all(each["commit"] for each in releases("\n".join(lines[:-1])))
     if not UNRELEASED.fullmatch(lines[-1]) and (ROOT / ".git").exists():
         # An archive of a later commit would take itself for the release.
-        assert git("log", "-1", "--format=%H", "--", "RELEASES") == git("rev-parse", "HEAD") + "\n"
+        assert git("log", "-1", "--format=%H", "--", "RELEASES") == git("rev-parse", "HEAD")
 
 
 def test_one_command_releases(tmp_path: Path) -> None:
