@@ -87,7 +87,7 @@ BUILD = $(VAULT) && \
 # The models of rotations are among the others, as far as `test` has not explored them: a good minute of one core.
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
-	$(BUILD) && \
+	$(BUILD) && before=$$($(SETUP)/kubernetes before) && given="$$given --kubernetes-before $$before" && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST)" \

@@ -47,6 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--vault-binary", type=Path, help="HashiCorp Vault's binary, for --server vault")
     parser.addoption("--zlint", type=Path, help="zlint's binary, for the conformance tests")
     parser.addoption("--kubernetes", type=Path, help="the folder with kube-apiserver and the like, for the same")
+    parser.addoption(
+        "--kubernetes-before", type=Path, help="the same of the minor version before, for an upgrade from it"
+    )
     parser.addoption("--etcd", type=Path, help="the folder with etcd and etcdctl, for the same")
     parser.addoption("--standing", type=Path, help="a file to make once the cluster of a rotation stands")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def etcd_binaries(request: pytest.FixtureRequest) -> Path:
     folder: Path | None = request.config.getoption("--etcd")
     assert folder is not None, "this test needs --etcd; `make conformance` builds it"
     return folder
+
+
+@pytest.fixture(scope="session")
+def before(request: pytest.FixtureRequest, programs: Programs) -> Programs:
+    """The programs from which a cluster is upgraded: of the minor version before, or the same where none are given."""
+    given: Path | None = request.config.getoption("--kubernetes-before")
+    return replace(programs, kubernetes=given.absolute()) if given else programs
 
 
 @pytest.fixture(scope="session")

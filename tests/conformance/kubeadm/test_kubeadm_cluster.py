@@ -1,57 +1,67 @@
 """The real kubeadm makes a cluster by the commands of docs/kubeadm.md, on files of agents that joined through OpenBao.
 
-One cluster for the whole module, and the tests continue each other: the page, who gets in, renewals under load,
-upgrades, a reset. Half of the time is what clients take to look at their pairs again.
+One cluster for the whole module, and the tests continue each other: the page with Kubernetes of the minor version
+before, its upgrade to the newest while etcd's CA is rotated, who gets in, renewals under load, a reset. Half of the
+time is what clients take to look at their pairs again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import ssl
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import trustme
 
 from helpers import page_runner
-from helpers.kube import kubeadm_cluster, kubeadm_nodes, kubeadm_use
+from helpers.kube import kubeadm_cluster, kubeadm_nodes, kubeadm_planes, kubeadm_use
+from helpers.kube.ca_operator import STEP_SECONDS, Operator
 from helpers.kube.certificates_in_use import LOOK_SECONDS, MARGIN_SECONDS
 from helpers.kube.client_load import Load
 from helpers.kube.components import API_PORT, ETCD_PORT, KUBELET_PORT, Programs
-from helpers.kube.kubeadm_cluster import IGNORED, KubeadmCluster
+from helpers.kube.kubeadm_cluster import IGNORED, IGNORED_IN_UPGRADE, KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
 from helpers.pages import Command
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
+from vaultpki.host import static_pod
+from vaultpki.records.rotation import State
 
 # Its first renewals take six minutes beside other tests, and twice that on a machine half as fast.
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(1800)]
 
 POD = "load"
+POD_SECONDS = 60.0
 # The agent takes the old files away five seconds after the new ones are there, and that is what watchers notice.
 SECONDS_FOR_SERVERS = 20
-# Without an image of CoreDNS there is none to upgrade.
-CHECKS = f"--ignore-preflight-errors={IGNORED},CoreDNSUnsupportedPlugins,CoreDNSMigration"
+CHECKS = f"--ignore-preflight-errors={','.join(IGNORED_IN_UPGRADE)}"
+# What kubeadm writes, and the configuration that it is given to do so.
+KUBEADMS_OWN = ("/etc/kubernetes/manifests/", "/etc/kubernetes/tmp/", "/etc/kubernetes/kubeadm/upgrade.yaml")
+# In the rotation that an upgrade meets.
+SPREAD = 10
 
 
 @pytest.fixture(scope="module")
-def cluster(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeadmCluster]:
-    """The cluster as the page leaves it. After each of its commands no node has the key of a CA."""
+def made(before: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeadmCluster]:
+    """The cluster as the page makes it. After each of its commands no node has the key of a CA."""
     folder = tmp_path_factory.mktemp("kubeadm")
     with (
         servers.running("bao", folder / "server", None) as server,
-        kubeadm_cluster.machines(server, programs, folder / "kube") as made,
+        kubeadm_cluster.machines(server, before, folder / "kube") as cluster,
     ):
 
         def check(command: Command) -> None:
             if command.node is not None:
-                refuse_ca_keys(made, command.text)
+                refuse_ca_keys(cluster, command.text)
 
-        made.follow(check)
-        yield made
+        cluster.make(check)
+        yield cluster
 
 
 def refuse_ca_keys(cluster: KubeadmCluster, after: str) -> None:
@@ -68,60 +78,155 @@ def files(node: KubeadmNode) -> dict[str, str]:
             name = f"{top}/{path.relative_to(node.seen(top))}"
             # Of the product, what its links lead to has other names after each renewal.
             own = "/.vaultpki/" in name
-            if (
-                path.is_file()
-                and not own
-                and not name.startswith(("/etc/kubernetes/manifests/", "/etc/kubernetes/tmp/"))
-            ):
+            if path.is_file() and not own and not name.startswith(KUBEADMS_OWN):
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
-
-
-def run_pod(cluster: KubeadmCluster, name: str, node: str) -> None:
-    """A pod of busybox on this node, waited for until it runs."""
-    command = ["/bin/sh", "-c", "echo hello; sleep 100000"]
-    container = {"name": "only", "image": kubeadm_cluster.BUSYBOX, "imagePullPolicy": "Never", "command": command}
-    spec = {"nodeName": node, "hostNetwork": True, "terminationGracePeriodSeconds": 0, "containers": [container]}
-    kubernetes = cluster.kubernetes
-    kubernetes.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
-
-    def phase() -> str:
-        return kubernetes.kubectl(kubernetes.admin, "get", "pod", name, "-o", "jsonpath={.status.phase}").stdout
-
-    def why() -> str:
-        return kubernetes.kubectl(kubernetes.admin, "describe", "pod", name, expect=None).stdout
-
-    wait_for(lambda: phase() == "Running", 60, lambda: f"pod {name} does not run:\n{why()}", pause=0.3)
 
 
 # The page
 
 
-def test_the_page_prints_what_it_shows(cluster: KubeadmCluster) -> None:
-    page_runner.refuse_other_output(cluster.ran, cluster.folder)
+def test_the_page_prints_what_it_shows(made: KubeadmCluster) -> None:
+    page_runner.refuse_other_output(made.ran, made.folder)
 
 
-def test_kubeadm_made_no_certificate_and_no_token(cluster: KubeadmCluster) -> None:
+def test_kubeadm_made_no_certificate_and_no_token(made: KubeadmCluster) -> None:
     """Every certificate of kubeadm's names is the agent's, and nobody can join by a token."""
-    printed = "\n".join(ran.output for ran in cluster.ran)
+    printed = "\n".join(ran.output for ran in made.ran)
     assert "keyless certificate authority" in printed and 'Generating "sa" key' in printed
     assert not re.search(r'Generating "(?!sa")', printed)
-    for node in cluster.nodes.values():
+    for node in made.nodes.values():
         ran = node.vaultpki("status", "--json")
         assert '"ok": true' in ran.stdout, ran.stdout
-    kinds = [each["type"] for each in cluster.kubernetes.get("secrets", "-A")["items"]]
+    kinds = [each["type"] for each in made.kubernetes.get("secrets", "-A")["items"]]
     assert "bootstrap.kubernetes.io/token" not in kinds
 
 
-def test_no_credential_is_left_that_was_for_the_moment(cluster: KubeadmCluster) -> None:
-    for node in cluster.nodes.values():
+def test_no_credential_is_left_that_was_for_the_moment(made: KubeadmCluster) -> None:
+    for node in made.nodes.values():
         assert not [name for name in files(node) if re.search("admin.conf|bootstrap", name)]
 
 
-def test_nothing_signs_certificate_requests(cluster: KubeadmCluster) -> None:
-    manifest = cluster.nodes["cp-1"].seen("/etc/kubernetes/manifests/kube-controller-manager.yaml").read_text()
+def test_nothing_signs_certificate_requests(made: KubeadmCluster) -> None:
+    manifest = made.nodes["cp-1"].seen("/etc/kubernetes/manifests/kube-controller-manager.yaml").read_text()
     assert re.search(r"--cluster-signing-cert-file=$", manifest, re.MULTILINE)
     assert "--root-ca-file=/etc/kubernetes/pki/ca-chain.crt" in manifest
+
+
+# The upgrade
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """What lay on the nodes before and after, what kubeadm said and wrote without our configuration, and manifests.
+
+    Those are of members of etcd that an agent restarted although kubeadm had done it.
+    """
+
+    before: dict[str, dict[str, str]]
+    after: dict[str, dict[str, str]]
+    unconfigured: dict[str, str]
+    forgotten: dict[str, tuple[str, str]]
+    hooked: list[str]
+
+
+@pytest.fixture(scope="module")
+def upgrade(made: KubeadmCluster, programs: Programs) -> Upgrade:
+    """The page's upgrade, while nodes trust two CAs of etcd; then the rotation ends.
+
+    The upgrade makes the restarts that the rotation waits for. On two nodes `kubeadm upgrade node` runs without our
+    configuration first, as somebody does who forgets it.
+    """
+    operator = Operator(made.kubernetes)
+    unconfigured: dict[str, str] = {}
+    forgotten: dict[str, tuple[str, str]] = {}
+    for name, node in made.nodes.items():
+        made.kubernetes.run_pod(f"old-on-{name}", node=name, seconds=POD_SECONDS)
+        kubeadm_planes.configure(node, "poll: 5m", "poll: 10s")
+        node.resident()
+    operator.rotate("etcd", spread=SPREAD)
+    operator.advance("etcd", State.PUBLISHED)
+
+    def restarts() -> list[str]:
+        """The nodes that have both CAs. Without `ca continue` none has the turn to restart anything."""
+        return [name for name, reason in operator.waiting().items() if "restart" in reason]
+
+    wait_for(lambda: restarts() == ["cp-1", "cp-2"], STEP_SECONDS, lambda: str(operator.waiting()))
+    before = {name: files(node) for name, node in made.nodes.items()}
+
+    def forget(command: Command) -> None:
+        name = command.node
+        if name is not None and "kubeadm upgrade node" in command.text:
+            unconfigured[name] = made.run(f"kubeadm upgrade node {CHECKS}", name)
+            kubelet = ("config.yaml", "kubeadm-flags.env")
+            settings, flags = (made.nodes[name].seen(f"/var/lib/kubelet/{each}").read_text() for each in kubelet)
+            forgotten[name] = settings, flags
+            # kubeadm names its copies by the second, and fails where it made another one in the same second.
+            made.nodes[name].run("rm", "-r", "/etc/kubernetes/tmp")
+
+    made.upgrade(programs, forget)
+    after = {name: files(node) for name, node in made.nodes.items()}
+    operator.advance("etcd", State.SWITCHED)
+    manifests = (made.nodes[name].seen(f"{static_pod.MANIFEST_FOLDER}/etcd.yaml") for name in ("cp-1", "cp-2"))
+    hooked = [each.read_text() for each in manifests if static_pod.ANNOTATION in each.read_text()]
+    operator.rest("etcd")
+    for node in made.nodes.values():
+        node.machine.processes["agent"].stop()
+    return Upgrade(before, after, unconfigured, forgotten, hooked)
+
+
+@pytest.fixture(scope="module")
+def cluster(made: KubeadmCluster, upgrade: Upgrade) -> KubeadmCluster:
+    """The cluster after its upgrade."""
+    return made
+
+
+def test_an_upgrade_leaves_our_files_alone(cluster: KubeadmCluster, upgrade: Upgrade) -> None:
+    """Even without our configuration, when kubeadm means to renew certificates."""
+    page_runner.refuse_other_output(cluster.ran, cluster.folder)
+    assert upgrade.after == upgrade.before
+    said = upgrade.unconfigured["cp-2"]
+    assert "External CA detected, etcd-server certificate can't be renewed" in said
+    assert "[upgrade/kubeconfig] The kubeconfig files for this node were successfully upgraded!" in said
+    refuse_ca_keys(cluster, "the upgrade")
+
+
+def test_everything_is_of_the_new_version(cluster: KubeadmCluster, programs: Programs) -> None:
+    kubernetes = cluster.kubernetes
+    nodes = kubernetes.get("nodes")["items"]
+    kubelets = {node["metadata"]["name"]: node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes}
+    assert kubelets == dict.fromkeys(cluster.nodes, programs.version)
+    images = set(kubeadm_nodes.image_names(programs).values())
+    pods = kubernetes.get("pods", "-n", "kube-system")["items"]
+    running = {container["image"] for pod in pods for container in pod["spec"]["containers"]}
+    assert running <= images, running - images
+    assert len(running) == len(kubeadm_nodes.CONTROL_PLANE) + 2
+    for name in ("cp-1", "cp-2"):
+        at = f"--server=https://{cluster.nodes[name].address}:{API_PORT}"
+        said = kubernetes.kubectl(kubernetes.admin, at, "get", "--raw", "/version").stdout
+        assert json.loads(said)["gitVersion"] == programs.version
+
+
+def test_kubelets_do_not_rotate_their_certificates(cluster: KubeadmCluster, upgrade: Upgrade) -> None:
+    """Those of which kubeadm wrote that they do have the flag that says no, until it has our patches."""
+    for settings, flags in upgrade.forgotten.values():
+        assert "rotateCertificates: true" in settings and "--rotate-certificates=false" in flags
+    assert len(upgrade.forgotten) == 2
+    for node in cluster.nodes.values():
+        settings = node.seen("/var/lib/kubelet/config.yaml").read_text()
+        assert "rotateCertificates: false" in settings and "tlsCertFile: /var/lib/kubelet/pki/kubelet.crt" in settings
+
+
+def test_the_restarts_of_an_upgrade_count_for_a_rotation(cluster: KubeadmCluster, upgrade: Upgrade) -> None:
+    assert upgrade.hooked == []
+    assert Operator(cluster.kubernetes).record("etcd").state is State.DONE
+
+
+@pytest.mark.parametrize("node", ["cp-1", "cp-2", "w-1"])
+def test_pods_from_before_an_upgrade_go_on(cluster: KubeadmCluster, node: str) -> None:
+    kubernetes = cluster.kubernetes
+    assert kubernetes.kubectl(kubernetes.admin, "logs", f"old-on-{node}").stdout == "hello\n"
+    assert kubernetes.kubectl(kubernetes.admin, "exec", f"old-on-{node}", "--", "echo", "yes").stdout == "yes\n"
 
 
 # Who gets in
@@ -130,7 +235,7 @@ def test_nothing_signs_certificate_requests(cluster: KubeadmCluster) -> None:
 @pytest.mark.parametrize("node", ["cp-1", "cp-2", "w-1"])
 def test_a_pod_runs_and_logs_and_exec_work(cluster: KubeadmCluster, node: str) -> None:
     kubernetes = cluster.kubernetes
-    run_pod(cluster, f"on-{node}", node)
+    kubernetes.run_pod(f"on-{node}", node=node, seconds=POD_SECONDS)
     assert kubernetes.kubectl(kubernetes.admin, "logs", f"on-{node}").stdout == "hello\n"
     assert kubernetes.kubectl(kubernetes.admin, "exec", f"on-{node}", "--", "echo", "yes").stdout == "yes\n"
 
@@ -206,7 +311,7 @@ def test_verify_live_finds_nothing_wrong(cluster: KubeadmCluster, node: str | No
 @pytest.fixture(scope="module")
 def renewal(cluster: KubeadmCluster) -> tuple[Load, kubeadm_use.Audit, float, dict[str, float]]:
     """Every pair is renewed once under load: what failed, who came with what, and when each server followed."""
-    run_pod(cluster, POD, "w-1")
+    cluster.kubernetes.run_pod(POD, node="w-1", seconds=POD_SECONDS)
     load, audit = Load(cluster.kubernetes, [POD]), kubeadm_use.Audit(cluster)
     before = kubeadm_use.lying(cluster)
     followed: dict[str, float] = {}
@@ -285,34 +390,6 @@ def test_kubeadm_renews_nothing_and_cannot_read_expirations(cluster: KubeadmClus
 
 
 @pytest.mark.usefixtures("administrator")
-def test_an_upgrade_leaves_our_files_alone(cluster: KubeadmCluster) -> None:
-    """Even without our configuration, when kubeadm means to renew certificates and to have kubelets rotate theirs."""
-    before = {name: files(node) for name, node in cluster.nodes.items()}
-    said = cluster.run(f"kubeadm upgrade plan {cluster.programs.version} {CHECKS}", "cp-1")
-    assert "Running cluster health checks" in said
-    cluster.run(f"kubeadm upgrade apply {cluster.programs.version} --yes --etcd-upgrade=false {CHECKS}", "cp-1")
-    # It starts etcd again, since that has one more member than when its manifest was written.
-    said = cluster.run(f"kubeadm upgrade node {CHECKS}", "cp-2")
-    assert "External CA detected, etcd-server certificate can't be renewed" in said
-    assert "[upgrade/kubeconfig] The kubeconfig files for this node were successfully upgraded!" in said
-    cluster.run(f"kubeadm upgrade node {CHECKS}", "w-1")
-    settings = cluster.nodes["w-1"].seen("/var/lib/kubelet/config.yaml").read_text()
-    flags = cluster.nodes["w-1"].seen("/var/lib/kubelet/kubeadm-flags.env").read_text()
-    assert "rotateCertificates: true" in settings and "--rotate-certificates=false" in flags
-    for name in cluster.nodes:
-        cluster.run(f"vaultpki kubeadm config -f cluster.yaml {name} --upgrade -o upgrade-{name}")
-        cluster.run(f"scp -rp upgrade-{name} root@{name}:/etc/kubernetes/upgrade")
-        # kubeadm names its copies by the second, and fails where it made another one in the same second.
-        cluster.nodes[name].run("rm", "-r", "/etc/kubernetes/tmp")
-        cluster.run("kubeadm upgrade node phase kubelet-config --config /etc/kubernetes/upgrade/kubeadm.yaml", name)
-        settings = cluster.nodes[name].seen("/var/lib/kubelet/config.yaml").read_text()
-        assert "rotateCertificates: false" in settings and "tlsCertFile: /var/lib/kubelet/pki/kubelet.crt" in settings
-        cluster.nodes[name].run("rm", "-r", "/etc/kubernetes/upgrade")
-    assert {name: files(node) for name, node in cluster.nodes.items()} == before
-    refuse_ca_keys(cluster, "upgrades")
-
-
-@pytest.mark.usefixtures("administrator")
 @pytest.mark.parametrize("name", ["w-1", "cp-2"])
 def test_a_node_joins_again_after_a_reset(cluster: KubeadmCluster, name: str) -> None:
     """kubeadm deletes the node's certificates; its agent brings them back."""
@@ -328,6 +405,6 @@ def test_a_node_joins_again_after_a_reset(cluster: KubeadmCluster, name: str) ->
         cluster.run("scp -p operator/admin.conf root@cp-2:/etc/kubernetes/")
     cluster.run("kubeadm join --config /etc/kubernetes/kubeadm/kubeadm.yaml", name)
     assert files(node).keys() == before.keys()
-    run_pod(cluster, f"again-on-{name}", name)
+    kubernetes.run_pod(f"again-on-{name}", node=name, seconds=POD_SECONDS)
     assert kubernetes.kubectl(kubernetes.admin, "logs", f"again-on-{name}").stdout == "hello\n"
     refuse_ca_keys(cluster, "a reset and a join")

@@ -72,17 +72,24 @@ def start(machine: Machine, images: Sequence[Path] = (), sandbox: str = IMAGE) -
     # In a process namespace of its own, which takes shims and pods along at its end; the kubelet's mounts reach it.
     own = ("unshare", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc")
     # unshare(1) waits for its child with SIGTERM blocked.
-    runtime = machine.start("containerd", *own, "containerd", "--config", configuration, ending=signal.SIGKILL)
+    machine.start("containerd", *own, "containerd", "--config", configuration, ending=signal.SIGKILL)
     archive = place / "image.tar"
     archive.write_bytes(image())
-    client = ("ctr", "--address", socket, "--namespace", "k8s.io", f"--timeout={IMPORT_SECONDS}s", "images", "import")
+    load(machine, (archive, *images))
+
+
+def load(machine: Machine, images: Sequence[Path]) -> None:
+    """Imports archives of images into the machine's containerd, which may just have been started."""
+    runtime = machine.processes["containerd"]
+    where = ("--address", socket_of(machine), "--namespace", "k8s.io")
+    client = ("ctr", *where, f"--timeout={IMPORT_SECONDS}s", "images", "import")
 
     def imported(file: Path) -> bool:
         runtime.check()
         ran = machine.run(*client, "--snapshotter", "native", file, expect=None, timeout=IMPORT_SECONDS)
         return ran.returncode == 0
 
-    for file in (archive, *images):
+    for file in images:
         wait_for(
             functools.partial(imported, file),
             START_SECONDS,

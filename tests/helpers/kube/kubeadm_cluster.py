@@ -31,6 +31,8 @@ from vaultpki.config.cluster import load_cluster
 from vaultpki.model import NodeRole
 
 PAGE = "kubeadm"
+UPGRADE = "Upgrade Kubernetes"
+"""The part of the page that follows later, once there is a newer version."""
 COMERS: Mapping[str, str] = types.MappingProxyType({"w-1": "198.51.100.41"})
 """The pooled node: its name is the page's, and no certificate tells its address."""
 
@@ -38,6 +40,8 @@ BUSYBOX = containerd.IMAGE
 
 # Of kubeadm's checks of the host, the only one that fails here: control groups are of version 1.
 IGNORED = "SystemVerification"
+# Without an image of CoreDNS there is none to upgrade.
+IGNORED_IN_UPGRADE = (IGNORED, "CoreDNSUnsupportedPlugins", "CoreDNSMigration")
 
 # What this machine is not: it has control groups of version 1, no say over limits, and a disk that may be full.
 _KUBELET: dict[str, Any] = {
@@ -57,6 +61,14 @@ _KUBE_PROXY: dict[str, Any] = {
     # The host's own connection tracking is not a test's to change.
     "conntrack": {"maxPerCore": 0, "min": 0, "tcpCloseWaitTimeout": "0s", "tcpEstablishedTimeout": "0s"},
 }
+# kubeadm gives an API server a minute, from the start of the kubelet on, and an upgrade of etcd five of them.
+_TIMEOUTS = (
+    "controlPlaneComponentHealthCheck",
+    "kubeletHealthCheck",
+    "kubernetesAPICall",
+    "etcdAPICall",
+    "upgradeManifests",
+)
 _AUDIT = "/var/log/kubernetes"
 _AUDIT_POLICY = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n"
 
@@ -115,9 +127,33 @@ class KubeadmCluster:
         assert expect is None or done.returncode == expect, f"{text}: exit {done.returncode}\n{done.stdout}"
         return done.stdout
 
-    def follow(self, after: Callable[[Command], None]) -> None:
-        """Run the page; `after` is called after each command."""
-        for block in pages.blocks(pages.text(PAGE)):
+    def make(self, after: Callable[[Command], None]) -> None:
+        """Make the cluster, by the page; `after` is called after each command."""
+        self._follow(pages.text(PAGE).partition(f"\n## {UPGRADE}\n")[0], after=after)
+
+    def upgrade(self, programs: Programs, before: Callable[[Command], None]) -> None:
+        """Upgrade the cluster to these programs, by the page; `before` is called before each command."""
+        archives = kubeadm_nodes.images(programs, self.folder)
+        for node in self.nodes.values():
+            containerd.load(node.machine, kubeadm_nodes.needed(node, archives))
+            node.install(programs, "kubeadm")
+        self.programs = programs
+
+        def replaced(command: Command) -> None:
+            if command.node is not None and command.text == "systemctl restart kubelet":
+                self.nodes[command.node].install(programs, "kubelet", "kubectl")
+            before(command)
+
+        self._follow(pages.part(PAGE, UPGRADE), before=replaced)
+
+    def _follow(
+        self,
+        source: str,
+        before: Callable[[Command], None] = lambda _: None,
+        after: Callable[[Command], None] = lambda _: None,
+    ) -> None:
+        version = self.programs.version
+        for block in pages.blocks(source):
             if block.file is not None:
                 (self.folder / block.file).write_text(
                     block.text.replace(page_runner.ADDRESSES[0], self.cluster.server.address)
@@ -125,9 +161,11 @@ class KubeadmCluster:
             for command in block.commands():
                 if " wait " in command.text and "node --all" in command.text:
                     self._await_nodes(command.text.partition(" wait ")[0])
-                self.ran.append(Ran(command, self.run(command.text, command.node)))
-                if written := re.search(r"vaultpki kubeadm config .*-o (\S+)", command.text):
-                    adapt(self.folder / written[1], self.programs.version)
+                before(command)
+                text = re.sub(r"(--kubernetes-version) v\S+", rf"\1 {version}", command.text)
+                self.ran.append(Ran(command, self.run(text, command.node)))
+                if written := re.search(r"vaultpki kubeadm config .*-o (\S+)", text):
+                    adapt(self.folder / written[1], version)
                 after(command)
 
     def _await_nodes(self, kubectl: str) -> None:
@@ -147,18 +185,26 @@ def adapt(folder: Path, version: str) -> None:
     file = folder / "kubeadm.yaml"
     documents = list(yaml.safe_load_all(file.read_text()))
     for document in documents:
+        if document["kind"] != "ClusterConfiguration":
+            document["timeouts"] = dict.fromkeys(_TIMEOUTS, "15m")
         if document["kind"] in ("InitConfiguration", "JoinConfiguration"):
             document["nodeRegistration"].setdefault("ignorePreflightErrors", []).append(IGNORED)
         if document["kind"] == "ClusterConfiguration":
             # No image of CoreDNS can be pulled, and nobody here asks for names.
             document["dns"] = {"disabled": True}
             document["kubernetesVersion"] = version
+            if "local" in document["etcd"]:
+                # Nothing has to outlive this machine, whose disk may let others wait for seconds.
+                document["etcd"]["local"]["extraArgs"] = [{"name": "unsafe-no-fsync", "value": "true"}]
             server = document["apiServer"]
             for name, value in (("policy-file", f"{_AUDIT}/policy.yaml"), ("log-path", f"{_AUDIT}/audit.log")):
                 server["extraArgs"].append({"name": f"audit-{name}", "value": value})
             server["extraVolumes"] = [{"name": "audit", "hostPath": _AUDIT, "mountPath": _AUDIT}]
             documents.append(_KUBE_PROXY)
             break
+        if document["kind"] == "UpgradeConfiguration":
+            for command in ("apply", "node"):
+                document[command]["ignorePreflightErrors"] = list(IGNORED_IN_UPGRADE)
     file.write_text(yaml.safe_dump_all(documents, sort_keys=False))
 
 

@@ -65,7 +65,6 @@ class KubeadmNode:
     name: str
     roles: frozenset[NodeRole]
     machine: Machine
-    programs: Programs
 
     @property
     def address(self) -> str:
@@ -73,7 +72,7 @@ class KubeadmNode:
 
     @property
     def tools(self) -> Path:
-        """The folder with the stand-ins for what this machine lacks."""
+        """The folder with the node's programs, and with the stand-ins for what this machine lacks."""
         return self.machine.folder / "bin"
 
     @property
@@ -83,8 +82,14 @@ class KubeadmNode:
 
     def run(self, *command: str | Path, expect: int | None = 0, stdin: str = "", timeout: float = 900) -> Ran:
         """A command on the machine, which finds Kubernetes' programs as on a node."""
-        path = f"PATH={self.tools}:{self.programs.kubernetes}:{environment(self.machine.folder)['PATH']}"
+        path = f"PATH={self.tools}:{environment(self.machine.folder)['PATH']}"
         return self.machine.run("env", path, *command, expect=expect, stdin=stdin, timeout=timeout)
+
+    def install(self, programs: Programs, *names: str) -> None:
+        """Puts these programs on the node, in place of other versions, as its package manager would."""
+        for name in names:
+            (self.tools / name).unlink(missing_ok=True)
+            (self.tools / name).symlink_to(programs.path(name))
 
     def kubeadm(self, *arguments: str | Path, expect: int | None = 0, timeout: float = 900) -> Ran:
         return self.run("kubeadm", *arguments, expect=expect, timeout=timeout)
@@ -112,14 +117,14 @@ def nodes(
     with lan(folder / "machines", addresses) as network:
         made = {}
         for name, machine in network.machines.items():
-            node = made[name] = KubeadmNode(name, roles[name], machine, programs)
+            node = made[name] = KubeadmNode(name, roles[name], machine)
             _own_folders(node, network.hosts)
             _tools(node)
-            needed = archives if NodeRole.CONTROL_PLANE in roles[name] else archives[-2:]
-            containerd.start(machine, needed, sandbox=sandbox(programs))
+            node.install(programs, "kubeadm", "kubelet", "kubectl")
+            containerd.start(machine, needed(node, archives), sandbox=sandbox(programs))
             machine.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1", "net.ipv6.conf.default.forwarding=1")
             service = node.tools / "kubelet-service"
-            path = f"PATH={node.tools}:{programs.kubernetes}:{environment(machine.folder)['PATH']}"
+            path = f"PATH={node.tools}:{environment(machine.folder)['PATH']}"
             machine.start("kubelet", "env", path, "sh", service)
         yield network, made
 
@@ -155,8 +160,15 @@ def sandbox(programs: Programs) -> str:
     return image_names(programs)["pause"]
 
 
+def needed(node: KubeadmNode, archives: list[Path]) -> list[Path]:
+    """Those of `images` that a node runs."""
+    return archives if NodeRole.CONTROL_PLANE in node.roles else archives[-2:]
+
+
 def images(programs: Programs, folder: Path) -> list[Path]:
     """Archives of what `make conformance` builds, by the names that kubeadm asks for; the last two are for workers."""
+    folder = folder / programs.version
+    folder.mkdir(exist_ok=True)
     names = image_names(programs)
     made = []
     for name in ("etcd", *CONTROL_PLANE, "kube-proxy"):
