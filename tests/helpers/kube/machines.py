@@ -128,7 +128,7 @@ class Machine:
         """What to put before a command of the host, with the host's files, so that it has this machine's network."""
         return ["/usr/bin/nsenter", "--target", str(self.holder.pid), "--net", "--"]
 
-    def run(self, *command: str | Path, expect: int | None = 0, stdin: str = "", timeout: float = 60) -> Ran:
+    def run(self, *command: str | Path, expect: int | None = 0, stdin: str = "", timeout: float = 300) -> Ran:
         """A command to its end; fails where it ends with another code than `expect`, unless that is None."""
         ran = subprocess.run(
             [*self.inside, *map(str, command)],

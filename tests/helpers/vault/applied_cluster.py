@@ -38,7 +38,7 @@ def vaultpki(
     expect: int | AbstractSet[int] = 0,
     umask: int = 0o022,
     python: str = sys.executable,
-    timeout: float = 90,
+    timeout: float = 240,
     behind: Sequence[str] = (),
     root: str = "",
 ) -> Ran:
