@@ -14,7 +14,7 @@ from helpers import pages
 from helpers.packages import bills, built, clean_root
 from helpers.pages import CHECKOUT
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.timeout(2 * built.BUILD_SECONDS)]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from helpers.packages import built, clean_root
 from helpers.packages.clean_root import CleanRoot
 from helpers.vault.servers import Server
 
-pytestmark = [pytest.mark.conformance, pytest.mark.on_node]
+pytestmark = [pytest.mark.conformance, pytest.mark.on_node, pytest.mark.timeout(2 * built.BUILD_SECONDS)]
 
 # Stands in for systemd, which no chroot can run: it writes down what the maintainer scripts ask of it.
 _RECORDER = '#!/bin/sh\necho "$@" >>/root/systemctl\n'

@@ -19,7 +19,7 @@ from helpers.packages.clean_root import CleanRoot
 from helpers.vault import servers
 from helpers.vault.servers import Server
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.timeout(2 * built.BUILD_SECONDS)]
 
 EARLIER = "fd8b50c4d8f61a220611a162368061315c5aa864"
 """The last commit whose package was for one Debian release only, with its libraries in the folder of that Python."""

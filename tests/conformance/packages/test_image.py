@@ -30,7 +30,7 @@ from helpers.vault.servers import wait_for
 from vaultpki import __version__
 from vaultpki.host.systemd import recipe
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.timeout(2 * built.BUILD_SECONDS)]
 
 NAMESPACE = "kube-system"
 MANIFESTS = "/etc/kubernetes/manifests"

@@ -54,7 +54,7 @@ def _downloaded() -> bytes:
         ).stdout
 
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.timeout(2 * built.BUILD_SECONDS)]
 
 ELSEWHERE = {
     "make dist": "each of its scripts runs in this folder",

@@ -46,7 +46,7 @@ from vaultpki.vault.transport import Transport
 pytestmark = pytest.mark.conformance
 
 AGENTS = int(os.environ.get("POLLS_AGENTS", "100"))
-AT_ONCE = 64
+AT_ONCE = 32
 POLL = 300
 SPEC = """\
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}

@@ -15,6 +15,9 @@ import pytest
 
 from helpers.pages import CHECKOUT
 
+BUILD_SECONDS = 1500
+"""The limit of one script, which downloads a Debian and compiles for it; a test that may build needs more."""
+
 
 def make(
     script: str, folder: Path, *arguments: str, checkout: Path = CHECKOUT, behind: Sequence[str | Path] = ()
@@ -28,7 +31,7 @@ def make(
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=600,
+        timeout=BUILD_SECONDS,
     )
     assert ran.returncode == 0, f"packages/{script}:\n{ran.stdout}"
 
