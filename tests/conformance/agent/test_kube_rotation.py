@@ -214,11 +214,12 @@ def test_every_pair_was_renewed_three_times(outcome: Outcome) -> None:
 
 
 def test_no_request_failed_for_a_reason_of_tls(outcome: Outcome) -> None:
-    """Nor for any other but that etcd was away; one in a thousand may, since others work on this machine too."""
+    """Nor for any other but that etcd was away; one in a thousand may, and some be late: others work here too."""
     load, cut = outcome.loaded.load, outcome.cut
     assert [failure for failure in load.failures if failure.of_tls] == []
     others = [failure for failure in load.failures if not cut.begin - 1 < failure.at < cut.end + 5]
-    assert len(others) <= load.worked.total() / 1000, others
+    assert len([each for each in others if not each.late]) <= load.worked.total() / 1000, others
+    assert len(others) <= load.worked.total() / 100, others
 
 
 def test_there_was_load(outcome: Outcome) -> None:
@@ -284,7 +285,9 @@ def test_no_restart_was_needed_and_none_happened(outcome: Outcome) -> None:
     node = only_node(kubernetes)
     assert all(hooks.advice(row.name, node.roles) is None for row in TABLE)
     assert {reader.ca for reader in readers.READERS} == set(readers.CA_OF_BUNDLE.values())
-    told = [line for line in pages.text("components").splitlines() if line.startswith("|") and "**restart**" in line]
+    lines = [line for line in pages.text("components").splitlines() if line.startswith("|")]
+    # What an older version needs is another matter: its agents say so.
+    told = [line for line in lines if "**restart**" in line and "from Kubernetes 1." not in line]
     assert told and all("CA" in line or "cafile" in line for line in told)
     assert "restart" not in outcome.agent and "hooks:" not in node.node.config.read_text()
     assert kubernetes.running() == outcome.processes

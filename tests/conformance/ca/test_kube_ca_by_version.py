@@ -114,7 +114,7 @@ def test_hardly_a_request_failed_at_all(outcome: Outcome) -> None:
     load = outcome.operator.load
     away = [(restart.begin - 1, restart.end + 5) for restart in outcome.restarts]
     others = [each for each in load.failures if not any(begin < each.at < end for begin, end in away)]
-    assert len(others) <= load.worked.total() / 1000, others
+    assert len([each for each in others if not each.late]) <= load.worked.total() / 1000, others
     assert len(load.failures) <= load.worked.total() / 100, load.failures
     assert all(load.worked[f"list as {who}"] > 100 for who in OPERATORS), load.worked
     assert load.worked["write"] > 200 and load.worked["exec"] > 20 and load.worked["logs"] > 50, load.worked

@@ -33,6 +33,7 @@ _TLS = re.compile(
 _ENDED = re.compile(
     r"connection reset|connection refused|context canceled|broken pipe|\bEOF\b|timed out|handshake timeout"
 )
+_LATE = re.compile("timed out|deadline exceeded|TLS handshake timeout")
 
 OPERATORS = ("admin", "super-admin")
 CONFIG_MAP = "/api/v1/namespaces/default/configmaps/load"
@@ -52,6 +53,11 @@ class Failure:
     def of_tls(self) -> bool:
         """Whether it failed because one end did not take the other for who it is."""
         return of_tls(self.text)
+
+    @property
+    def late(self) -> bool:
+        """Whether no answer came in the time that the client waits: that says more of the machine than of a server."""
+        return bool(_LATE.search(self.text)) and not self.of_tls
 
 
 def of_tls(text: str) -> bool:
