@@ -63,6 +63,8 @@ def test_a_restart_may_end_some_connections() -> None:
         ("x509: certificate signed by unknown authority", True),
         ('"msg":"request stats","time spent":"401.074211ms"', False),
         ("request #401 took long", False),
+        ('"peer":"Peer{AuthInfo: \'tls\'}","error":"desc = etcdserver: leader changed"', False),
+        ('"peer":"Peer{AuthInfo: \'tls\'}","error":"desc = tls: bad certificate"', True),
         ("UID in precondition: 7616afc8-26ee-401d-a401-401eb1776b53", False),
         ("UID in precondition: 7616afc8-26ee-4012-a240-401-70a6eb1776b5", False),
     ],
