@@ -7,16 +7,14 @@ program is run only if it is the one that the process was started with, and no o
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from typing import Any, Final
 
 from vaultpki import kubernetes_versions
 from vaultpki.errors import StoreError
-from vaultpki.host import boot_time, command, hook_files, setting_files, static_pod
+from vaultpki.host import boot_time, command, hook_files, printed, setting_files, static_pod
 from vaultpki.host.processes import Process
 
-_SECONDS: Final = 10.0
 _LARGEST: Final = 64 * 1024
 
 
@@ -67,16 +65,6 @@ def _ask(program: str) -> str:
     """Return the version that a program prints; "" if others could change it, or if it prints none."""
     try:
         hook_files.refuse((program, "--version"), path=command.PATH)
-        ran = subprocess.run(
-            [program, "--version"],
-            env={"PATH": command.PATH, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=_SECONDS,
-        )
-    except (OSError, ValueError, StoreError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, StoreError):
         return ""
-    return kubernetes_versions.said(ran.stdout[:_LARGEST]) if ran.returncode == 0 else ""
+    return kubernetes_versions.said(printed.by([program, "--version"])[:_LARGEST])

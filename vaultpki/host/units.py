@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from typing import Final
 
-from vaultpki.host import command
+from vaultpki.host import command, printed
 from vaultpki.model import Hook
 
-_SECONDS: Final = 10.0
 # Commands of systemctl whose arguments are units.
 _ON_UNITS: Final = frozenset(
     f"{may}{verb}" for may in ("", "try-", "reload-or-", "try-reload-or-") for verb in ("restart", "reload")
@@ -47,17 +45,4 @@ def _units(hook: Hook) -> Iterator[str]:
 
 def _load_state(program: str, unit: str) -> str:
     """Return systemd's LoadState of a unit (org.freedesktop.systemd1(5)); empty if it does not answer."""
-    try:
-        ran = subprocess.run(
-            [program, "show", "--property=LoadState", "--value", "--", unit],
-            env={"PATH": command.PATH, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=_SECONDS,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return ran.stdout.strip() if ran.returncode == 0 else ""
+    return printed.by([program, "show", "--property=LoadState", "--value", "--", unit]).strip()

@@ -107,8 +107,9 @@ def check_summary(checks: Sequence[Check], order: Sequence[str], command: str = 
     bad.sort(key=lambda check: check.got == "unchecked")
     by_kind = {kind: [check for check in checks if check.kind == kind] for kind in (*_WORDS, LIVE)}
     # Without files there is nothing to say of them.
-    words = {**(_WORDS if len(by_kind[LIVE]) < len(checks) or not checks else {})}
-    words |= {LIVE: _LIVE_WORDS} if by_kind[LIVE] else {}
+    words = dict(_WORDS) if len(by_kind[LIVE]) < len(checks) or not checks else {}
+    if by_kind[LIVE]:
+        words[LIVE] = _LIVE_WORDS
     return CheckSummary(
         kinds=tuple(_kind(kind, said, by_kind[kind]) for kind, said in words.items()),
         servers=servers,

@@ -23,9 +23,8 @@ from helpers.kube.client_load import OPERATORS
 from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.operator_under_load import OperatorUnderLoad
-from helpers.kube.restarts import Restart
+from helpers.kube.restarts import Restart, unexplained
 from helpers.vault import servers
-from helpers.vault.servers import wait_for
 from vaultpki.records.rotation import State
 
 pytestmark = pytest.mark.conformance
@@ -112,9 +111,8 @@ def test_nobody_was_refused(outcome: Outcome) -> None:
 def test_hardly_a_request_failed_at_all(outcome: Outcome) -> None:
     """But those on the connections that an API server or a kubelet ended as it was restarted."""
     load = outcome.operator.load
-    away = [(restart.begin - 1, restart.end + 5) for restart in outcome.restarts]
-    others = [each for each in load.failures if not any(begin < each.at < end for begin, end in away)]
-    assert len([each for each in others if not each.late]) <= load.worked.total() / 1000, others
+    others = unexplained(outcome.restarts, load.failures)
+    assert len(others) <= load.worked.total() / 1000, others
     assert len(load.failures) <= load.worked.total() / 100, load.failures
     assert all(load.worked[f"list as {who}"] > 100 for who in OPERATORS), load.worked
     assert load.worked["write"] > 200 and load.worked["exec"] > 20 and load.worked["logs"] > 50, load.worked
@@ -145,13 +143,4 @@ def test_whoever_reads_the_bundle_only_at_start_was_restarted(outcome: Outcome) 
 def test_every_listener_refuses_a_leaf_of_the_ca_that_left(outcome: Outcome) -> None:
     kubernetes = outcome.operator.kubernetes
     assert {at: heard.status for at, heard in outcome.let_in.items()} == dict.fromkeys(outcome.let_in, 200)
-    # kube-apiserver only ever adds to what it publishes for the two that ask it for their client CAs.
-    kubernetes.kubectl(
-        kubernetes.admin, "delete", "configmap", "-n", "kube-system", "extension-apiserver-authentication"
-    )
-
-    def let_in() -> dict[str, Heard]:
-        found = cas_in_use.at_kubernetes(kubernetes, outcome.old)
-        return {at: heard for at, heard in found.items() if heard.status != 401}
-
-    wait_for(lambda: not let_in(), STEP_SECONDS, lambda: str(let_in()), pause=1)
+    cas_in_use.await_refusal(kubernetes, outcome.old, STEP_SECONDS)

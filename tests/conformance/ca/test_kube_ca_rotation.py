@@ -24,7 +24,7 @@ from helpers.kube.client_load import OPERATORS
 from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.operator_under_load import OperatorUnderLoad
-from helpers.kube.restarts import Restart
+from helpers.kube.restarts import Restart, unexplained
 from helpers.vault import handmade_rotation, servers
 from helpers.vault.servers import wait_for
 from vaultpki.records.rotation import RotationRecord, State
@@ -128,9 +128,8 @@ def test_no_request_failed_for_a_reason_of_tls_and_nobody_was_unauthorized(outco
 def test_hardly_a_request_failed_at_all(outcome: Outcome) -> None:
     """But those on the connections that an API server or a member of etcd ended as it was restarted."""
     load = outcome.operator.load
-    away = [(restart.begin - 1, restart.end + 5) for restart in outcome.restarts]
-    others = [each for each in load.failures if not any(begin < each.at < end for begin, end in away)]
-    assert len([each for each in others if not each.late]) <= load.worked.total() / 1000, others
+    others = unexplained(outcome.restarts, load.failures)
+    assert len(others) <= load.worked.total() / 1000, others
     assert len(load.failures) <= load.worked.total() / 100, load.failures
 
 
@@ -177,16 +176,7 @@ def test_every_listener_refuses_the_leaves_of_the_ca_that_left(outcome: Outcome)
     assert {at: heard.status for at, heard in outcome.let_in.items()} == dict.fromkeys(outcome.let_in, 200)
     refused = cas_in_use.at_etcd(kubernetes, outcome.old_etcd)
     assert {at: "unknown_ca" in heard.alert for at, heard in refused.items()} == dict.fromkeys(refused, True)
-    # kube-apiserver only ever adds to what it publishes for the two that ask it for their client CAs.
-    kubernetes.kubectl(
-        kubernetes.admin, "delete", "configmap", "-n", "kube-system", "extension-apiserver-authentication"
-    )
-
-    def let_in() -> dict[str, Heard]:
-        found = cas_in_use.at_kubernetes(kubernetes, outcome.new_kubernetes)
-        return {at: heard for at, heard in found.items() if heard.status != 401}
-
-    wait_for(lambda: not let_in(), STEP_SECONDS, lambda: str(let_in()), pause=1)
+    cas_in_use.await_refusal(kubernetes, outcome.new_kubernetes, STEP_SECONDS)
     assert refused.keys() | cas_in_use.at_kubernetes(kubernetes, outcome.new_kubernetes).keys() == outcome.let_in.keys()
 
 

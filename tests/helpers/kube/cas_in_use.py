@@ -73,3 +73,16 @@ def all_let_in(kubernetes: Kubernetes, pem: Path) -> dict[str, Heard]:
 
     wait_for(let_in, SECONDS, lambda: str({at: (heard.status, heard.alert) for at, heard in found.items()}))
     return found
+
+
+def await_refusal(kubernetes: Kubernetes, pem: Path, seconds: float) -> None:
+    """Until everyone who trusts the clients of the kubernetes CA answers 401 to this pair."""
+    # kube-apiserver only ever adds to what it publishes for the two that ask it for their client CAs.
+    kubernetes.kubectl(
+        kubernetes.admin, "delete", "configmap", "-n", "kube-system", "extension-apiserver-authentication"
+    )
+
+    def let_in() -> dict[str, Heard]:
+        return {at: heard for at, heard in at_kubernetes(kubernetes, pem).items() if heard.status != 401}
+
+    wait_for(lambda: not let_in(), seconds, lambda: str(let_in()), pause=1)

@@ -9,12 +9,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import pages
 from helpers.kube.access_matrix import METRICS_PORTS
+from helpers.kube.client_load import Failure
 from helpers.kube.components import API_PORT, ETCD_PORT, KUBELET_PORT
 from helpers.kube.kube_cluster import KubeNode, Kubernetes
 from helpers.vault.servers import wait_for
@@ -47,6 +48,12 @@ class Restart:
     component: str
     begin: float
     end: float
+
+
+def unexplained(restarts: Iterable[Restart], failures: Iterable[Failure]) -> list[Failure]:
+    """Those of the failures that neither a restart explains, which ends connections, nor a machine that is late."""
+    away = [(restart.begin - 1, restart.end + 5) for restart in restarts]
+    return [each for each in failures if not each.late and not any(begin < each.at < end for begin, end in away)]
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vaultpki.host import boot_time, component_version
+from vaultpki.host import boot_time, component_version, printed
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.processes import Process
 
@@ -104,7 +104,7 @@ def test_what_says_no_version_has_none(machine: Machine, output: str, code: int)
 def test_a_program_that_hangs_is_killed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     program = Path(machine.program())
     program.write_text("#!/bin/sh\nexec sleep 600\n")
-    monkeypatch.setattr(component_version, "_SECONDS", 0.2)
+    monkeypatch.setattr(printed, "_SECONDS", 0.2)
     assert machine.said(str(program)) == ""
 
 
