@@ -110,7 +110,7 @@ def _ours(process: Process, files: Collection[str], processes: str) -> bool:
     seen = [_same_file(f"{processes}/{process.pid}/root", path) for path in wanted or files]
     if any(seen):
         # Without a name of a file, nodes that share their files are told apart by their networks.
-        return told is True or process.component in _NAMING or _same_network(process.pid, processes)
+        return told is True or bool(wanted) or _same_network(process.pid, processes)
     # What it sees under these names is another node's. Without the right to look, or a name, its network tells.
     return (not named or None in seen) and _same_network(process.pid, processes)
 

@@ -147,6 +147,8 @@ def test_without_the_right_to_look_the_network_tells(proc: Proc, bundle: Path) -
 def test_one_whose_files_are_not_on_its_command_line_counts_by_its_network(proc: Proc, bundle: Path) -> None:
     proc.add(7, "etcd", "--config-file=/etc/etcd.yaml", root=Path("/"), network="here")
     proc.add(8, "etcd", network="a-container's")
+    # It sees the same files under the same names, and yet names none of them.
+    proc.add(10, "etcd", "--config-file=/etc/etcd.yaml", root=Path("/"), network="a-container's")
     proc.add(9, "kube-scheduler", "--kubeconfig=/etc/kubernetes/scheduler.conf", network="here")
 
     assert proc.find("etcd", bundle) == [7]
