@@ -45,8 +45,8 @@ docs: $(VENV)/.dev
 # The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. The integration suite runs on that Vault,
 # as far as a server can make a difference; the files of both servers go before independent checkers and under real
 # clusters, which only root can make.
-# Twenty-four and seventeen minutes, mostly of waiting, beside all others once both clusters stand: CAs, and leaves, are
-# rotated under load. Beside them etcd's CA on kubeadm's three control planes.
+# Three rows of clusters at a time, since each cluster has time limits of its own. Twenty-four and seventeen minutes, mostly
+# of waiting: CAs, and leaves, are rotated under load. Beside them etcd's CA on kubeadm's three control planes.
 CA_ROTATION := tests/conformance/ca/test_kube_ca_rotation.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
 KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
@@ -56,24 +56,26 @@ CA_CUTS := tests/integration/ca/test_rotation_killed.py tests/integration/ca/tes
 # What is run with each version of Kubernetes beside the files of STANDING (docs/versions.md): one rotation, which is no part of
 # `conformance`, and kubeadm's configuration and clusters.
 ONE_ROTATION := tests/conformance/ca/test_kube_ca_by_version.py
-KUBEADM := $(addprefix tests/conformance/kubeadm/test_kubeadm_,cluster.py shapes.py config.py)
+KUBEADM := tests/conformance/kubeadm/test_kubeadm_cluster.py
+KUBEADM_SHAPES := $(addprefix tests/conformance/kubeadm/test_kubeadm_,shapes.py config.py)
 # All but what `test` has had whole: what needs no server, what is the node's own doing whatever server there is, and
 # samples of what is done in full here.
 ON_VAULT := conformance or not (serverless or on_node or sample or exhaustive)
 # Files that ask the same clusters: one process starts each of them once.
 STANDING := $(addprefix tests/conformance/,live/test_live.py live/test_kube_root_copies.py verify/test_kube_allowed.py \
 	verify/test_kube_denied.py verify/test_kube_settings_in_files.py verify/test_kube_stolen_node.py)
+# A cluster that grows, and servers with faults: others that must not be late.
+PROMPT := $(addprefix tests/conformance/,provision/test_kube_growing.py vault/test_polls_under_faults.py)
 # All others in one run, so that no worker waits for the end of a stage; the longest files first, so that none runs alone in
 # the end. Where a file needs no server, it has to stand before one that does, or pytest takes all that need it before.
 CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*.py)
-FIRST := $(addprefix tests/conformance/,kubeadm/test_kubeadm_cluster.py provision/test_kube_growing.py \
-	vault/test_polls_under_faults.py kubeadm/test_kubeadm_shapes.py packages/test_debian_upgrade.py \
+FIRST := $(addprefix tests/conformance/,packages/test_debian_upgrade.py \
 	packages/test_image.py pages/test_site_in_browser.py show/test_report_in_browser.py packages/test_install_page.py \
-	packages/test_wheel.py packages/test_bills.py kubeadm/test_kubeadm_config.py graph/test_pictures.py)
+	packages/test_wheel.py packages/test_bills.py graph/test_pictures.py)
 FIRST := $(FIRST) $(addprefix tests/integration/,verify/test_forbidden_paths.py identity/test_least_privilege.py)
 OTHERS := $(wildcard tests/models/test_*.py tests/docs/test_*.py tests/integration/test_*.py tests/integration/*/test_*.py)
-OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(CA_ROTATION) $(ROTATION) $(KUBEADM_CA_ROTATION) $(CA_PAGE) \
-	$(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
+OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(KUBEADM) $(KUBEADM_SHAPES) $(CA_ROTATION) $(ROTATION) \
+	$(KUBEADM_CA_ROTATION) $(CA_PAGE) $(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
 
 # Builds the programs, and names them in the variable `given` of the same shell.
 VAULT = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault)
@@ -88,11 +90,14 @@ BUILD = $(VAULT) && \
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && before=$$($(SETUP)/kubernetes before) && given="$$given --kubernetes-before $$before" && \
-	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST)" \
+	both="--server vault --also bao $$given" && \
+	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
+		$(BIN)/python -m pytest $(PROMPT) $(KUBEADM_SHAPES) --timeout 900 $$both $(PYTEST)" \
 		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) --server vault --also bao $$given $(PYTEST)"
+		"$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
+		$(BIN)/python -m pytest $(KUBEADM) --timeout 1800 $$both $(PYTEST)" \
+		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) $$both $(PYTEST)"
 
 # What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.
 # Through OpenBao alone: `conformance` has HashiCorp Vault. The figures go into tests/conformance/RESULTS.md.
@@ -101,7 +106,7 @@ kubernetes: $(VENV)/.dev
 	$(ETCD) && kubernetes=$$($(SETUP)/kubernetes $(VERSION)) && given="--etcd $$etcd --kubernetes $$kubernetes" && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(ONE_ROTATION) -s --standing \$$READY --timeout 3000 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(KUBEADM) --timeout 900 -n 2 $(PARALLEL) $$given $(PYTEST)"
+		$(BIN)/python -m pytest $(KUBEADM) $(KUBEADM_SHAPES) --timeout 900 -n 2 $(PARALLEL) $$given $(PYTEST)"
 
 # An hour and more.
 lifecycle: $(VENV)/.dev
