@@ -97,7 +97,7 @@ conformance: $(VENV)/.dev
 		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(KUBEADM) --timeout 1800 $$both $(PYTEST)" \
-		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 5 $(PARALLEL) $$both $(PYTEST)"
+		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 3 $(PARALLEL) $$both $(PYTEST)"
 
 # What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.
 # Through OpenBao alone: `conformance` has HashiCorp Vault. The figures go into tests/conformance/RESULTS.md.

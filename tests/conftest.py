@@ -54,6 +54,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--standing", type=Path, help="a file to make once the cluster of a rotation stands")
 
 
+class FailuresAtOnce:
+    """Names each failure as it happens: pytest does so at the end, which a run that is interrupted does not reach."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            why = getattr(getattr(report.longrepr, "reprcrash", None), "message", "").partition("\n")[0]
+            self.terminal.ensure_newline()
+            self.terminal.write_line(f"{report.nodeid} ({report.when}): {why}", red=True)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    # A worker of several has none that anybody sees.
+    if terminal is not None and not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(FailuresAtOnce(terminal))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server_kind" in metafunc.fixturenames:
         contained = metafunc.definition.get_closest_marker("container") is not None
