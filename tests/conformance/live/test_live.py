@@ -373,7 +373,8 @@ def _without_numbers(lines: Iterable[str]) -> list[str]:
 
 
 def test_the_page_shows_what_is_printed(live: LiveCluster) -> None:
-    shown, fault = (block for block in pages.blocks(pages.text("verify-live")) if block.language != "json")
+    blocks = {block.language: block for block in pages.blocks(pages.text("verify-live"))}
+    shown, fault = blocks["console"], blocks["text"]
     (command,) = shown.commands()
     assert command.text == "vaultpki verify -f cluster.yaml --live --kubeconfig operator/admin.conf"
     assert _without_numbers(live.printed()) == _without_numbers(command.shown)
