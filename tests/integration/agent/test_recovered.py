@@ -50,9 +50,9 @@ def faults(node: NodeFolder) -> dict[str, str]:
         (State.SWITCHED, 1, False),
         (State.SWITCHED, 2, True),
         pytest.param(State.SWITCHED, 0, True, marks=IN_FULL),
-        pytest.param(State.SWITCHED, 1, True, marks=IN_FULL),
-        pytest.param(State.SWITCHED, 2, False, marks=IN_FULL),
-        pytest.param(State.RETIRED, 2, False, marks=IN_FULL),
+        pytest.param(State.SWITCHED, 1, True, marks=pytest.mark.exhaustive),
+        pytest.param(State.SWITCHED, 2, False, marks=pytest.mark.exhaustive),
+        pytest.param(State.RETIRED, 2, False, marks=pytest.mark.exhaustive),
         pytest.param(State.RETIRED, 2, True, marks=IN_FULL),
     ],
 )

@@ -53,9 +53,9 @@ ON = (State.SWITCHED, State.RETIRED, State.DONE)
     [
         (State.SWITCHED, State.PUBLISHED, True, True),
         pytest.param(State.RETIRED, State.PUBLISHED, True, True, marks=pytest.mark.conformance),
-        pytest.param(State.RETIRED, State.PUBLISHED, False, False, marks=pytest.mark.conformance),
+        pytest.param(State.RETIRED, State.PUBLISHED, False, False, marks=pytest.mark.exhaustive),
         pytest.param(State.RETIRED, State.SWITCHED, False, False, marks=pytest.mark.conformance),
-        pytest.param(State.RETIRED, State.SWITCHED, True, True, marks=pytest.mark.conformance),
+        pytest.param(State.RETIRED, State.SWITCHED, True, True, marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_server_that_was_set_back_goes_on_with_both_roots(

@@ -41,6 +41,8 @@ def certificate(days: float = 20, state: str = "ok") -> CertificateReport:
 
 def report(**further: Any) -> NodeReport:
     made = NodeReport(NOW - timedelta(seconds=30), "0.2.0", certificates={"kubelet": certificate()}, poll=300)
+    # With its hour nobody is silent while the views are made, however slow the machine is.
+    made = replace(made, look=3600)
     return replace(made, **further)
 
 
