@@ -144,8 +144,13 @@ def test_a_new_ca_before_the_end_is_taken_in_time(server: Server, clusters: Clus
     assert x509.issuer_of(leaf(node, "kubelet"), [new]) == new
 
 
-@pytest.mark.conformance
-@pytest.mark.parametrize("behaviour", ["truncate", "err"])
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        pytest.param("truncate", marks=pytest.mark.conformance),
+        pytest.param("err", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_cluster_that_nobody_looks_after(server: Server, clusters: ClusterFactory, behaviour: str) -> None:
     """Every CA of a node ends. With `err`, as release 0.1.0 made them, leaves end before; still there is no storm."""
     life = 120
