@@ -72,7 +72,7 @@ CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*
 FIRST := $(addprefix tests/conformance/,packages/test_debian_upgrade.py \
 	packages/test_image.py pages/test_site_in_browser.py show/test_report_in_browser.py packages/test_install_page.py \
 	packages/test_wheel.py packages/test_bills.py graph/test_pictures.py)
-FIRST := $(FIRST) $(addprefix tests/integration/,verify/test_forbidden_paths.py identity/test_least_privilege.py)
+FIRST := tests/models/test_fleet_year.py tests/models/test_models.py $(FIRST) $(addprefix tests/integration/,verify/test_forbidden_paths.py identity/test_least_privilege.py)
 OTHERS := $(wildcard tests/models/test_*.py tests/docs/test_*.py tests/integration/test_*.py tests/integration/*/test_*.py)
 OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(KUBEADM) $(KUBEADM_SHAPES) $(CA_ROTATION) $(ROTATION) \
 	$(KUBEADM_CA_ROTATION) $(CA_PAGE) $(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
@@ -97,7 +97,7 @@ conformance: $(VENV)/.dev
 		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(KUBEADM) --timeout 1800 $$both $(PYTEST)" \
-		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 3 $(PARALLEL) $$both $(PYTEST)"
+		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $$both $(PYTEST)"
 
 # What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.
 # Through OpenBao alone: `conformance` has HashiCorp Vault. The figures go into tests/conformance/RESULTS.md.
