@@ -40,9 +40,9 @@ def certificate(days: float = 20, state: str = "ok") -> CertificateReport:
 
 
 def report(**further: Any) -> NodeReport:
-    made = NodeReport(NOW - timedelta(seconds=30), "0.2.0", certificates={"kubelet": certificate()}, poll=300)
-    # With its hour nobody is silent while the views are made, however slow the machine is.
-    made = replace(made, look=3600)
+    # With a look each hour nobody is silent while the views are made, however slow the machine is.
+    since = NOW - timedelta(seconds=30)
+    made = NodeReport(since, "0.2.0", certificates={"kubelet": certificate()}, poll=300, look=3600)
     return replace(made, **further)
 
 
