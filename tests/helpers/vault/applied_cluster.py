@@ -28,6 +28,8 @@ from vaultpki.vault import Settings, Vault
 ROOT = Path(__file__).parents[3]
 
 Ran = subprocess.CompletedProcess[str]
+ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""Behind this a command sees no process of another test: `doctor` takes the components that it sees for its node's."""
 # Variables that nothing reads before vaultpki itself does.
 _READ_LATER = ("VAULT_", "BAO_")
 

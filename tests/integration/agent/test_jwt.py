@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from helpers.faults.forbidden_requests import wire
-from helpers.vault.applied_cluster import NodeFolder, Ran
+from helpers.vault.applied_cluster import ALONE, NodeFolder, Ran
 from helpers.vault.jwt_issuer import Issuer, showing
 from helpers.vault.plan_commands import AuditedCluster, changes, everything, fails, vaultpki
 from helpers.vault.servers import Answer, Server
@@ -200,7 +200,7 @@ def test_doctor_says_whose_token_it_is(cluster: Vouched) -> None:
         in (checks["login"]["detail"])
     )
     put(node, cluster.issuer.token("c-there"))
-    ran = vaultpki("doctor", "-c", node.config, "--json", env={})
+    ran = vaultpki("doctor", "-c", node.config, "--json", env={}, behind=ALONE)
     assert {"check": "login", "verdict": "ok", "detail": ""} in json.loads(ran.stdout)["checks"]
 
 

@@ -259,7 +259,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert ran.returncode == 0, ran
     refused(ran, "full", str(folder))
@@ -322,7 +322,7 @@ def test_a_signal_in_the_middle_leaves_no_server(moment: str, tmp_path: Path) ->
     ) as process:
         wait_for(lambda: MOMENTS[moment](folder) or process.poll() is not None, 20, lambda: f"it never was {moment}")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=240)
     # Before Python has anything of ours it ends in its own way.
     early = moment == "at once" and "KeyboardInterrupt" in said and "vaultpki" not in said
     assert process.returncode in (0, 130, -signal.SIGINT) or early, said
