@@ -20,12 +20,13 @@ from vaultpki.kubeadm import files
 from vaultpki.model import AgentConfig, Auth, Cluster, FileOptions, Hook
 from vaultpki.values import hosts, names, yaml_text
 
-# yaml.org/type (bool, int, float, null, timestamp, merge, value), which PyYAML follows in part only.
+# yaml.org/type (bool, int, float, null, timestamp, merge, value), which PyYAML follows in part only. There a number may
+# have several dots, as an address has: no parser takes one for a number.
 _YAML_1_1: Final = (
     r"y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF",
     r"~|null|Null|NULL|",
     r"[-+]?0b[0-1_]+|[-+]?0[0-7_]+|[-+]?(0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+|[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+",
-    r"[-+]?([0-9][0-9_]*)?\.[0-9.]*([eE][-+][0-9]+)?|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+\.[0-9_]*",
+    r"[-+]?([0-9][0-9_]*)?\.[0-9_]*([eE][-+][0-9]+)?|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+\.[0-9_]*",
     r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
     r"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:.*",
     r"<<|=",
@@ -100,7 +101,24 @@ ODD = [
         "?",
         "...",
     ),
-    *("1", "0", "007", "1e3", "1e+3", "0o17", "0x1f", "0b11", "1_000", "1.5", ".5", "5.", "1.5e-3", ".inf", "-.inf"),
+    *(
+        "1",
+        "0",
+        "007",
+        "1e3",
+        "1e+3",
+        "0o17",
+        "0x1f",
+        "0b11",
+        "1_000",
+        "1.5",
+        ".5",
+        "5.",
+        ".",
+        "1.5e-3",
+        ".inf",
+        "-.inf",
+    ),
     *(
         ".nan",
         "12:30",
