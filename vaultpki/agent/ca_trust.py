@@ -18,6 +18,7 @@ from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
 from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry
 from vaultpki.pki.facts import Facts, Trust
+from vaultpki.pki.foreign_cas import with_foreign
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import acceptable, default_signs
 from vaultpki.records.gaps import Gap, gaps
@@ -28,11 +29,15 @@ _CLOCK_STEP: Final = 5.0
 
 
 def trust_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> dict[str, Trust]:
-    """Return the trust in each CA. Raises CertificateRefused if the root mount shows no root that this node trusts."""
+    """Return the trust in each CA, with the foreign CAs that agent.yaml lets in.
+
+    Raises CertificateRefused if the root mount shows no root that this node trusts.
+    """
     vanished = {sha256: datetime.fromtimestamp(since, UTC) for sha256, since in state.vanished.items()}
     views = wanted.rotations.views(state.revisions, vanished, state.clock_offset)
     above = roots_of(config, wanted, state, now)
-    return follow(wanted.issuers, wanted.trusted, views, above, now, cluster=config.cluster)
+    own = follow(wanted.issuers, wanted.trusted, views, above, now, cluster=config.cluster)
+    return with_foreign(own, wanted.foreign, config.also_trust, above.parked)
 
 
 def roots_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> Roots:
