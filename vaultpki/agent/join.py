@@ -25,6 +25,7 @@ from vaultpki.node.credential import approle_login, enrolling, login, own_record
 from vaultpki.node.secret_id import Asked, JoinStep, SecretIdFiles, digest
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.trust import named
+from vaultpki.records.foreign_cas import MOST_PINS
 from vaultpki.records.join_file import Join
 from vaultpki.values import names
 from vaultpki.vault import Settings, Vault
@@ -122,8 +123,8 @@ def _configuration(plan: JoinPlan) -> AgentConfig:
 
 def _pins(join: Join, old: AgentConfig) -> dict[str, tuple[str, ...]]:
     """Return the SHA-256 of foreign CAs that the join file brings, and those that the owner of the node wrote."""
-    both = ((ca, (*old.also_trust.get(ca, ()), *join.also_trust.get(ca, ()))) for ca in ISSUING_CAS)
-    return {ca: tuple(dict.fromkeys(pins)) for ca, pins in both if pins}
+    both = ((ca, (*join.also_trust.get(ca, ()), *old.also_trust.get(ca, ()))) for ca in ISSUING_CAS)
+    return {ca: tuple(dict.fromkeys(pins))[:MOST_PINS] for ca, pins in both if pins}
 
 
 def join_settings(join: Join, *, allow_http: bool) -> Settings:

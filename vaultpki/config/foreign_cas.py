@@ -12,28 +12,28 @@ from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.config import kinds
-from vaultpki.config.fields import Field, FieldValue, ListOf, Record
+from vaultpki.config.fields import FieldValue, ListOf, MapOf, Text
+from vaultpki.errors import SpecError
 from vaultpki.model import ForeignCa
-from vaultpki.records.foreign_cas import MOST, MOST_BYTES
+from vaultpki.records.foreign_cas import MOST, MOST_BYTES, MOST_PINS
 from vaultpki.values import pem
+from vaultpki.values.names import quoted
 
-FILES: Final = Record(
-    {
-        ca: Field(
-            ListOf(kinds.FILE_PATH, 1, MOST),
-            f"PEM files with CAs that the bundles of {ca} hold too, relative to this file's folder",
+
+def _domain(text: str) -> str:
+    if text not in ISSUING_CAS:
+        raise SpecError(
+            f"{quoted(text)} is no CA with bundles: write {', '.join(ISSUING_CAS[:-1])} or {ISSUING_CAS[-1]}"
         )
-        for ca in ISSUING_CAS
-    }
-)
+    return text
+
+
+_DOMAIN: Final = Text(_domain, "an issuing CA", f"^({'|'.join(ISSUING_CAS)})$")
+
+FILES: Final = MapOf(_DOMAIN, ListOf(kinds.FILE_PATH, 1, MOST))
 """The value of `also_trust` in cluster.yaml."""
 
-PINS: Final = Record(
-    {
-        ca: Field(ListOf(kinds.SHA256, 1, 2 * MOST), f"SHA-256 of foreign CAs that this node accepts for {ca}")
-        for ca in ISSUING_CAS
-    }
-)
+PINS: Final = MapOf(_DOMAIN, ListOf(kinds.SHA256, 1, MOST_PINS))
 """The value of `also_trust` in agent.yaml."""
 
 ReadFile = Callable[[FieldValue, Callable[[str], list[bytes]]], list[bytes]]

@@ -19,6 +19,9 @@ FIELD: Final = "also_trust"
 MOST: Final = 8
 """The largest number of foreign CAs of one domain."""
 
+MOST_PINS: Final = 2 * MOST
+"""The largest number of SHA-256 of one domain in agent.yaml: of those that are there and those that follow them."""
+
 MOST_BYTES: Final = 16 * 1024
 """The largest size of all foreign CAs of one domain as PEM, in bytes: a bundle is read up to 64 KiB."""
 
