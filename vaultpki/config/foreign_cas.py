@@ -22,9 +22,7 @@ from vaultpki.values.names import quoted
 
 def _domain(text: str) -> str:
     if text not in ISSUING_CAS:
-        raise SpecError(
-            f"{quoted(text)} is no CA with bundles: write {', '.join(ISSUING_CAS[:-1])} or {ISSUING_CAS[-1]}"
-        )
+        raise SpecError(f"{quoted(text)} is not an issuing CA: write one of {', '.join(ISSUING_CAS)}")
     return text
 
 

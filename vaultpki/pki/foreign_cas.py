@@ -125,8 +125,7 @@ def refuse_own(cluster: Cluster, own: Iterable[Facts]) -> None:
                 cluster,
                 each,
                 f"the file holds {facts.subject_text}, which has the key of a CA of this cluster "
-                f"({keys[facts.public_key].subject_text}); bundles hold what they need of those, and one that held another "
-                "would let in its clients: leave it out",
+                f"({keys[facts.public_key].subject_text}): bundles hold what they need of those; leave it out",
             )
 
 
