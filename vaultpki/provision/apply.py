@@ -14,7 +14,7 @@ from vaultpki.identity.applied import APPLIED, of_cluster
 from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
-from vaultpki.provision import ca_ends, foreign_cas, layout_change, leftovers, nodes_apart, quorum
+from vaultpki.provision import ca_ends, dangers, foreign_cas, layout_change, leftovers, quorum
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
 from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named, of_storage
@@ -55,7 +55,7 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     return seen, replace(
         todo,
         changes=(*todo.changes, *_corrected(cluster, seen, todo)),
-        dangers=(*todo.dangers, *(nodes_apart.find(cluster, vault, records) if there else ())),
+        dangers=(*todo.dangers, *(dangers.nodes_apart(cluster, vault, records) if there else ())),
         rotations=rotations_needed(cluster, seen.cas, records),
         active=active,
         expires=ca_ends.of(cluster, seen.cas, now, {record.domain for record in active}),

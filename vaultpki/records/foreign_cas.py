@@ -30,9 +30,9 @@ ForeignPems = Mapping[str, tuple[str, ...]]
 
 
 def to_json(cas: Iterable[ForeignCa]) -> dict[str, dict[str, list[str]]]:
-    """Return the part as it is stored, by its name; empty for no foreign CA."""
+    """Return the part as it is stored, by its name; empty for no foreign CA. The order of files does not matter."""
     found: dict[str, list[str]] = {}
-    for each in cas:
+    for each in sorted(cas, key=lambda each: (ISSUING_CAS.index(each.ca), each.sha256)):
         found.setdefault(each.ca, []).append(each.pem)
     return {FIELD: found} if found else {}
 
