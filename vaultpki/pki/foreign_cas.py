@@ -6,7 +6,7 @@ nothing else: no leaf of theirs is installed here, no gate counts them, and none
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
@@ -62,6 +62,14 @@ def why_not(facts: Facts, pins: Collection[str], own: Collection[bytes]) -> str 
         (facts.fingerprint not in pins, NOT_PINNED),
     )
     return next((why for fails, why in checks if fails), None)
+
+
+def ignored_sentence(ca: str, each: UntrustedCa) -> str:
+    """Return the sentence about a CA that is offered to the bundles of `ca` in vain, with what to do."""
+    what = f"{each.subject_text} (SHA-256 {each.fingerprint}) is offered to the bundles of {ca} and is not trusted here"
+    if each.reason == NOT_PINNED:
+        return f"{what}: {each.reason}; if you know this CA, write it there, or enroll the node again"
+    return f"{what}: {each.reason}; take it out of `ca.also_trust` in cluster.yaml, and run `vaultpki apply`"
 
 
 def not_a_ca(facts: Facts) -> str | None:
@@ -153,14 +161,15 @@ def refused(cluster: Cluster, each: ForeignCa, problem: str) -> SpecError:
     return SpecError(f"{each.source}: {problem}", file=cluster.file, line=line, field=where)
 
 
-def unused(pins: Mapping[str, Sequence[str]], offered: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Return the SHA-256 in agent.yaml, by domain, for which the record has no certificate any more."""
-    found = {}
+def unused(pins: Mapping[str, Sequence[str]], offered: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield a sentence for each domain with SHA-256 in agent.yaml for which the record offers no certificate."""
     for ca in ISSUING_CAS:
         shown = {facts.fingerprint for pem in offered.get(ca, ()) if (facts := _one(pem)) is not None}
-        if left := tuple(pin for pin in pins.get(ca, ()) if pin not in shown):
-            found[ca] = left
-    return found
+        if left := [pin for pin in pins.get(ca, ()) if pin not in shown]:
+            yield (
+                f"`also_trust` of agent.yaml has {', '.join(left)} for {ca}, and the cluster does not offer that CA: if "
+                "it was removed, take it out there too, so that nobody can bring it back"
+            )
 
 
 def _one(pem: str) -> Facts | None:
