@@ -174,9 +174,7 @@ def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
         why = f": {owed.error}" if owed.error else ""
         times = "1 attempt" if owed.attempts == 1 else f"{owed.attempts} attempts"
         if key in status.by_hand:
-            yield printable(
-                f"hook of {key} waits for a person: run `vaultpki agent --once` on one node after the other"
-            )
+            yield printable(f"hook of {key} waits for a person, who restarts one node after the other")
         else:
             yield printable(f"hook of {key} still owed after {times}{why}")
     yield from map(printable, dict.fromkeys(status.readers.values()))

@@ -214,8 +214,8 @@ CATALOGUE: Final = (
     _warning(
         "foreign-ca",
         NodeState.FAILING,
-        "The node does not take a CA of `ca.also_trust` into its bundles, or a component that reads it only at its start "
-        "waits for a person.",
+        "The node does not take a CA of `ca.also_trust` into its bundles, or a component that reads them only at its "
+        "start waits for a person.",
         "vaultpki agent --once",
         "node",
         own=True,

@@ -49,8 +49,5 @@ def of_report(report: NodeReport, named: Mapping[str, Collection[Facts]]) -> Ite
 def _restarts(keys: Collection[str]) -> Iterator[Said]:
     names = [CA_OF_BUNDLE[key] for key in keys if key in CA_OF_BUNDLE]
     if names:
-        yield (
-            f"the foreign CAs of {' and '.join(names)} changed, and components that read them only when they start wait "
-            "for a person: run `vaultpki agent --once` on one node after the other",
-            True,
-        )
+        what = f"the foreign CAs of {' and '.join(names)} changed, and components read them only when they start"
+        yield f"{what}: run `vaultpki agent --once` on one node after the other", True

@@ -73,7 +73,7 @@ def foreign_ca_entries(cluster: Cluster, left: MutableMapping[Key, Change]) -> I
         for sign, cas in (("+", each.added), ("-", each.removed)):
             for facts in cas:
                 yield Entry(
-                    sign, f"foreign CA of {each.ca}", _described(facts, sources.get((each.ca, facts.fingerprint)))
+                    sign, f"foreign CA of {each.ca}", _described(facts, sources.get((each.ca, facts.fingerprint), ""))
                 )
 
 
