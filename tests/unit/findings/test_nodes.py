@@ -293,6 +293,10 @@ def seen(name: str, state: PairState, days: float, *, wrong: bool) -> Certificat
 GOOD = Status(
     "cp-1", "ok", (seen("kubelet", PairState.OK, 15, wrong=False),), {}, {}, True, None, trust="5b0c", roles=("etcd",)
 )
+RESTART = (
+    "the foreign CAs of etcd changed, and components read them only when they start: run `vaultpki agent --once` on "
+    "one node after the other"
+)
 FILES: dict[str, tuple[Status, str, str]] = {
     "ok": (GOOD, "ok", ""),
     "expired": (
@@ -366,7 +370,7 @@ HELD = {"etcd": BundleReport(frozenset({"a" * 64}), NOW - DAY)}
                 "by_hand": ("etcd-ca",),
             },
             "failing",
-            "run `vaultpki agent --once` on one node after the other",
+            RESTART,
         ),
     ],
 )
