@@ -61,7 +61,9 @@ def refusal(
 
 
 def status(node: NodeFolder, *, expect: int = 0) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(vaultpki("status", "-c", node.config, "--json", expect=expect).stdout)
+    found: dict[str, Any] = json.loads(
+        vaultpki("status", "-c", node.config, "--offline", "--json", expect=expect).stdout
+    )
     return found
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from helpers.ca_certificates import BEGUN, ca, root
 from helpers.foreign_ca import ForeignCa
-from vaultpki.pki import ca_life, foreign_cas, signed, succession
+from vaultpki.pki import ca_life, foreign_cas, succession
 from vaultpki.pki.ca_life import Level
 from vaultpki.pki.facts import Facts, Trust
-from vaultpki.pki.trust import trust_below
+from vaultpki.pki.trust import trust_below, why_untrusted
 from vaultpki.records.foreign_cas import MOST, MOST_BYTES
 
 NOW = BEGUN + timedelta(days=30)
@@ -62,7 +62,7 @@ def test_it_signs_nothing_and_is_no_ca_of_ours_whatever_its_name() -> None:
     # Held in a bundle it is not taken for one of ours at the next pass.
     again = trust_below([found.bundle.encode()], [ROOT], NOW, name="prod kubernetes CA")
     assert again.issuing == (OWN,) and succession.acceptable(found, NAMESAKE.facts) == (OWN,)
-    assert signed.trust.why_untrusted(NAMESAKE.facts, ROOT, "prod kubernetes CA")
+    assert why_untrusted(NAMESAKE.facts, ROOT, "prod kubernetes CA")
 
 
 def test_a_ca_of_the_cluster_is_none_even_with_a_pin() -> None:
