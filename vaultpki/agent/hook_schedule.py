@@ -21,6 +21,7 @@ from vaultpki.host import command, hook_files, hook_runner, hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.node.assignment import Assignment
+from vaultpki.node.state import AgentState
 from vaultpki.records.rotation import Method, State
 
 # The states of an issuing CA that goes along with the root in which its bundle has both certificates of its key.
@@ -141,7 +142,7 @@ def follow(
         runner.submit(jobs)
         waiting = [key for key in owed if key not in runner.busy]
     context.found.retry_at.extend(owed[key].not_before for key in waiting if owed[key].not_before > now)
-    own = {key: each.own if done.get(key) == live[key] else state.hooked_own.get(key) for key, each in held.items()}
+    own = {key: each.own if done.get(key) == live[key] else _hooked_own(state, key) for key, each in held.items()}
     context.state.value = replace(
         state,
         hooked=done,
@@ -168,10 +169,16 @@ def _by_hand(
         key
         for key in keys
         if key in held
-        and state.hooked_own.get(key) == held[key].own
+        and _hooked_own(state, key) == held[key].own
         and read_at_start(context, wanted, key)
         and not _turns_are_given(wanted.rotations, readers.CA_OF_BUNDLE[key], state.revisions)
     )
+
+
+def _hooked_own(state: AgentState, key: str) -> str | None:
+    """Return the digest of the cluster's own CAs in the bundle that the hooks last ran for; None if it is not known."""
+    # An agent that knew no foreign CA kept no other digest, and its bundles held no other CA.
+    return state.hooked_own.get(key, state.hooked.get(key))
 
 
 def _turns_are_given(rotations: Rotations, ca: str, revisions: Mapping[str, int]) -> bool:
