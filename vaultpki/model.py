@@ -226,17 +226,33 @@ class VaultAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignCa:
+    """A CA that is not the cluster's and that the bundles of the domain `ca` hold too: one certificate.
+
+    `pem` is in the form of `Facts.pem`, `sha256` of its DER in lower-case hex. `source` is the file as cluster.yaml
+    names it, and `place` line and field there.
+    """
+
+    ca: str
+    pem: str
+    sha256: str
+    source: str = field(default="", compare=False)
+    place: tuple[int, str] = field(default=(1, ""), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Authority:
     """The CAs: TTLs in seconds, and the key type of all of them.
 
     `root_sha256` is the SHA-256 of the only root certificate that is accepted, in lower-case hex; None accepts the one
-    on the root's mount.
+    on the root's mount. `also_trust` are the foreign CAs, by domain in the order of the table.
     """
 
     root_ttl: int
     issuing_ttl: int
     key: KeyType = KeyType.EC_P256
     root_sha256: str | None = None
+    also_trust: tuple[ForeignCa, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +355,7 @@ class AgentConfig:
 
     `folders` are the paths of KUBELET and KUBECONFIGS in the layout kubeadm, and empty in the other. `namespace` is the
     Vault namespace of the cluster; None is the root namespace. `source` is a digest of the file's bytes, empty if the
-    value was not read from a file.
+    value was not read from a file. `also_trust` are the SHA-256 of the foreign CAs that this node accepts, by domain.
     """
 
     cluster: str
@@ -363,6 +379,7 @@ class AgentConfig:
     namespace: str | None = None
     layout: Layout = Layout.DOCUMENT
     folders: Mapping[str, str] = field(default_factory=dict)
+    also_trust: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     file: str = "agent.yaml"
     source: str = field(default="", compare=False, repr=False)
 

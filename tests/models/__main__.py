@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 
+from models import adoption_settings
 from models.explore import LIMIT, Found
 from models.settings import tries
 
@@ -18,7 +19,9 @@ def main() -> int:
     words = [each for each in sys.argv[1:] if not each.isdigit()]
     limit = limits[-1] if limits else LIMIT
     code = 0
-    for one in tries():
+    # Those of three machines take minutes, and are made only if a word asks for them.
+    further = adoption_settings.large() if words else ()
+    for one in (*tries(), *adoption_settings.tries(), *further):
         if words and not any(word in one.title for word in words):
             continue
         began = time.monotonic()

@@ -26,6 +26,18 @@ class Found(NamedTuple):
         return self.problem is None and self.stuck is None
 
 
+class Try(NamedTuple):
+    """One exploration, and whether all must hold in it."""
+
+    title: str
+    holds: bool
+    run: Callable[[int], Found]
+
+
+Goal = tuple[str, Callable[[Any], bool], Callable[[Any], bool]]
+"""What it means if it is out of reach, the states that are it, and of which states it must be reachable."""
+
+
 def explore(
     first: Any,
     successors: Callable[[Any], Iterable[tuple[Label, Any]]],
@@ -33,11 +45,20 @@ def explore(
     good: Callable[[Any], bool] | None = None,
     home: tuple[Callable[[Any], bool], Callable[[Any], bool]] | None = None,
     limit: int = LIMIT,
+    *,
+    goals: tuple[Goal, ...] = (),
+    canonical: Callable[[Any], Any] = lambda w: w,
 ) -> Found:
     """Breadth first: the shortest trace to a bad state; else states from which no `good` one can be reached any more.
 
-    `home` is a second kind of good states, and of which states it must be reachable.
+    `home` is a second kind of good states, and of which states it must be reachable; `goals` are further ones.
+    `canonical` returns one state for all that are alike.
     """
+    if good:
+        goals = (("I5: no way home", good, lambda w: True), *goals)
+    if home:
+        goals = (*goals[:1], ("I3: no way home", *home), *goals[1:])
+    first = canonical(first)
     number = {first: 0}
     order = [first]
     came: list[tuple[int, Label]] = [(-1, "")]
@@ -48,25 +69,26 @@ def explore(
         said = bad(state)
         if said:
             return Found(len(order), said, path(came, at), None, True)
-        for label, after in successors(state):
+        for label, found in successors(state):
+            after = canonical(found)
             k = number.get(after)
             if k is None:
                 k = number[after] = len(order)
                 order.append(after)
                 came.append((at, label))
-            if good:
+            if goals:
                 edges.append((at, k))
         at += 1
     complete = at >= len(order)
     stuck = None
-    if complete and good:
+    if complete and goals:
         into: list[list[int]] = [[] for _ in order]
         for a, b in edges:
             into[b].append(a)
-        for name, target, applies in (("I5", good, lambda w: True), *((("I3", *home),) if home else ())):
+        for name, target, applies in goals:
             i = _without_way(order, into, target, applies)
             if i is not None:
-                stuck = f"{name}: no way home after: " + "; ".join(path(came, i))
+                stuck = f"{name} after: " + "; ".join(path(came, i))
                 break
     return Found(len(order), None, [], stuck, complete)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
-from models.explore import Found
+from models.explore import Found, Try
 from models.root_rotation import ROOT_RULES, holders, root_model
 from models.rotation import Settings
 from models.rotation_space import run, walk
@@ -96,14 +95,6 @@ NEEDED = (
     ("whole", "etcd, two operators"),
 )
 """Rules, each with a setting in which something breaks without it."""
-
-
-class Try(NamedTuple):
-    """One exploration, and whether all must hold in it."""
-
-    title: str
-    holds: bool
-    run: Callable[[int], Found]
 
 
 def _rotation(s: Settings) -> Callable[[int], Found]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pytest
 
-from models.explore import LIMIT
+from models.explore import LIMIT, Try
 from models.root_rotation import ROOT_RULES
 from models.rotation_tables import RULES
-from models.settings import NEEDED, ROOT_NEEDED, Try, tries
+from models.settings import NEEDED, ROOT_NEEDED, tries
 
 EVERY = {one.title: one for one in tries()}
 LONG = (

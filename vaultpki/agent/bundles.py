@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Final
 
 from vaultpki import assets
@@ -33,7 +34,7 @@ from vaultpki.layout import TrustBundle, bundle_of, shown, trust_bundles
 from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.pki import x509
-from vaultpki.pki.facts import Trust
+from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.trust import trust_below
 from vaultpki.places import PKI, KubeconfigFile, Layout
 from vaultpki.readers import CA_OF_BUNDLE as HOOKED
@@ -244,12 +245,19 @@ def installed(folders: Folders, places: Iterable[TrustBundle]) -> dict[str, froz
     return {ca: next(iter(held)) for ca, held in found.items() if len(held) == 1 and all(held)}
 
 
-def installed_roots(folders: Folders, places: Iterable[TrustBundle], trusted: frozenset[str]) -> frozenset[str]:
+def installed_roots(
+    folders: Folders,
+    places: Iterable[TrustBundle],
+    trusted: frozenset[str],
+    foreign: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> frozenset[str]:
     """Return the SHA-256 of the roots in the installed bundles that hold roots; `trusted` if this node has none such.
 
-    Empty if one of them cannot be read or differs from another.
+    `foreign` are the SHA-256 of foreign CAs by domain, which do not count, unless they are `trusted` roots. Empty if
+    one of the bundles cannot be read or differs from another.
     """
-    found = {_held(folders, each) for each in places if each.chain} or {trusted}
+    chains = [each for each in places if each.chain]
+    found = {_held(folders, each) - (frozenset(foreign.get(each.ca, ())) - trusted) for each in chains} or {trusted}
     return next(iter(found)) if len(found) == 1 else frozenset()
 
 
@@ -266,15 +274,22 @@ def _held(folders: Folders, bundle: TrustBundle) -> frozenset[str]:
 class BundleDigest:
     """Digests of one CA's installed bundles: `read` of what the components read that its hooks restart, in any order.
 
-    `whole` is of both bundles, as vaultpki 0.1 has it in its reports and in its state.
+    `whole` is of both bundles, as vaultpki 0.1 has it in its reports and in its state. `own` is `read` without foreign
+    CAs.
     """
 
     read: str
     whole: str
+    own: str = ""
 
 
-def digests(folders: Folders, layout: Layout) -> dict[str, BundleDigest]:
-    """Return the digests of the installed bundles of each CA, by the key that hooks have for them."""
+def digests(
+    folders: Folders, layout: Layout, foreign: Mapping[str, Collection[Facts]] = MappingProxyType({})
+) -> dict[str, BundleDigest]:
+    """Return the digests of the installed bundles of each CA, by the key that hooks have for them.
+
+    `foreign` are the foreign CAs that the bundles hold, by CA.
+    """
     found = {}
     for key, ca in HOOKED.items():
         place, chain = bundle_of(layout, ca), bundle_of(layout, ca, chain=True)
@@ -286,7 +301,10 @@ def digests(folders: Folders, layout: Layout) -> dict[str, BundleDigest]:
         read = both if reads_roots(key) else issuing
         if read:
             whole = both if layout is Layout.DOCUMENT else _in_any_order(both)
-            found[key] = BundleDigest(_digest(_in_any_order(read)), _digest(whole))
+            own = read
+            for facts in foreign.get(ca, ()):
+                own = own.replace(facts.pem.encode(), b"")
+            found[key] = BundleDigest(_digest(_in_any_order(read)), _digest(whole), _digest(_in_any_order(own)))
     return found
 
 

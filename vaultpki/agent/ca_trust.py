@@ -15,9 +15,10 @@ from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import pins
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
-from vaultpki.pki import x509
-from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry
+from vaultpki.pki import foreign_cas, x509
+from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry, foreign_life
 from vaultpki.pki.facts import Facts, Trust
+from vaultpki.pki.foreign_cas import with_foreign
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import acceptable, default_signs
 from vaultpki.records.gaps import Gap, gaps
@@ -28,11 +29,15 @@ _CLOCK_STEP: Final = 5.0
 
 
 def trust_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> dict[str, Trust]:
-    """Return the trust in each CA. Raises CertificateRefused if the root mount shows no root that this node trusts."""
+    """Return the trust in each CA, with the foreign CAs that agent.yaml lets in.
+
+    Raises CertificateRefused if the root mount shows no root that this node trusts.
+    """
     vanished = {sha256: datetime.fromtimestamp(since, UTC) for sha256, since in state.vanished.items()}
     views = wanted.rotations.views(state.revisions, vanished, state.clock_offset)
     above = roots_of(config, wanted, state, now)
-    return follow(wanted.issuers, wanted.trusted, views, above, now, cluster=config.cluster)
+    own = follow(wanted.issuers, wanted.trusted, views, above, now, cluster=config.cluster)
+    return with_foreign(own, wanted.foreign, config.also_trust, above.parked)
 
 
 def roots_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> Roots:
@@ -108,6 +113,12 @@ def complaints(
             yield f"{domain} rotation", _unnamed_cas_kept(domain, kept)
 
 
+def foreign_complaints(trust: Mapping[str, Trust]) -> Iterator[str]:
+    """Yield a sentence for each foreign CA that the cluster's record offers and this node does not take."""
+    for ca, known in trust.items():
+        yield from (foreign_cas.ignored_sentence(ca, each) for each in known.foreign_ignored)
+
+
 def _refused(record: RotationRecord) -> VaultpkiError:
     names = " or ".join(ca.name for ca in (record.old, record.new) if ca is not None)
     return VaultpkiError(
@@ -138,6 +149,7 @@ class CaOnNode:
     `behind` is whether the record is older than before, cannot be read, or is not followed since it is too far ahead;
     `not_followed` is its revision then, and `revision` the highest that was read. `certificates` are those that are
     trusted. `gap` says that the node and the server do not have the same record, and what to do; None if they have.
+    `foreign` are the foreign CAs that its bundles hold too.
     """
 
     domain: str
@@ -147,6 +159,7 @@ class CaOnNode:
     certificates: tuple[Facts, ...]
     not_followed: int | None = None
     gap: Gap | None = None
+    foreign: tuple[Facts, ...] = ()
 
 
 def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) -> tuple[CaOnNode, ...]:
@@ -166,13 +179,14 @@ def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) 
                 _trusted(domain, trust),
                 rotations.not_followed.get(domain),
                 apart.get(domain),
+                trust[domain].foreign if domain in trust else (),
             )
         )
     return tuple(found)
 
 
 def lives(wanted: Assignment, trust: Mapping[str, Trust]) -> tuple[CaLife, ...]:
-    """Return the lives of the root and of the CAs of this node's certificates, the root first.
+    """Return the lives of the root and of the CAs of this node's certificates, the root first; foreign CAs last.
 
     Of several CAs of one domain the one counts that signs.
     """
@@ -187,7 +201,7 @@ def lives(wanted: Assignment, trust: Mapping[str, Trust]) -> tuple[CaLife, ...]:
         elif domain in ttls and domain in trust:
             known = trust[domain].signers or sorted(trust[domain].issuing, key=lambda facts: facts.not_after)[-1:]
             found += [CaLife(domain, False, one.not_before, one.not_after, ttls[domain]) for one in known[:1]]
-    return tuple(found)
+    return (*found, *(foreign_life(ca, one) for ca, known in trust.items() for one in known.foreign))
 
 
 def ends(wanted: Assignment, trust: Mapping[str, Trust], now: datetime) -> tuple[CaExpiry, ...]:

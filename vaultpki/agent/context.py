@@ -115,7 +115,8 @@ class Outcome:
     postponed step may be tried, as Unix time. `reached` is whether Vault answered; None if nobody asked. `urgent`
     is when the first certificate expires that Vault may still renew, and `lives` are those of the root and of the CAs
     of this node's certificates. `awaited` are the components by `CA/COMPONENT` that a rotation still waits for here.
-    `rest` is what the next pass of a resident agent gets.
+    `rest` is what the next pass of a resident agent gets. `foreign` are sentences about foreign CAs that the cluster's
+    record offers and this node does not take.
     """
 
     renewed: tuple[str, ...] = ()
@@ -132,3 +133,4 @@ class Outcome:
     lives: tuple[CaLife, ...] = ()
     awaited: Mapping[str, ReaderSeen] = field(default_factory=dict)
     rest: AtRest | None = None
+    foreign: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Final
 
 from vaultpki import readers
@@ -20,6 +21,7 @@ from vaultpki.host import command, hook_files, hook_runner, hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.node.assignment import Assignment
+from vaultpki.node.state import AgentState
 from vaultpki.records.rotation import Method, State
 
 # The states of an issuing CA that goes along with the root in which its bundle has both certificates of its key.
@@ -90,11 +92,16 @@ def note_trust(context: Context, held: Mapping[str, BundleDigest]) -> None:
     context.state.value = replace(state, trust=trust, trust_since=since, hooked=hooked)
 
 
-def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> None:
+def follow(
+    context: Context,
+    live: Mapping[str, str],
+    wanted: Assignment,
+    held: Mapping[str, BundleDigest] = MappingProxyType({}),
+) -> None:
     """Run the hooks of what changed, and record in the state what ran and what is owed.
 
-    `live` are the digests of the function of that name. With a runner hooks run in the background, and the next pass
-    takes their results; without one they have run when this returns.
+    `live` are the digests of the function of that name, and `held` those of the bundles by key. With a runner hooks run
+    in the background, and the next pass takes their results; without one they have run when this returns.
     """
     state, runner, now, config = context.state.value, context.runner, context.clock, context.config
     enough = {key: digest for key, digest in live.items() if _enough(context, wanted, key)}
@@ -117,8 +124,11 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
     done |= {key: state.hooked[key] for key in frozen if key in state.hooked}
     known = {key: each for key, each in config.hooks.items() if key not in frozen}
     owed = hooks.pending(hooks.owed(live, done, known), owed, now)
-    waits = waiting_for_turn(context, wanted, owed)
-    for key in sorted(waits):
+    by_hand = _by_hand(context, wanted, owed, held)
+    context.found.events.extend(_requests(context, wanted, by_hand))
+    turns = waiting_for_turn(context, wanted, owed)
+    waits = turns | by_hand
+    for key in sorted(turns):
         text = f"the hooks of {key} wait for this node's turn in the rotation of the CA of {readers.CA_OF_BUNDLE[key]}"
         context.found.events.append(Event("turn", text, fields={"hook": key}))
     # A person who mended a hook and runs the agent once need not wait for the pause between two tries of the daemon.
@@ -132,9 +142,58 @@ def follow(context: Context, live: Mapping[str, str], wanted: Assignment) -> Non
         runner.submit(jobs)
         waiting = [key for key in owed if key not in runner.busy]
     context.found.retry_at.extend(owed[key].not_before for key in waiting if owed[key].not_before > now)
-    context.state.value = replace(state, hooked=done, owed=owed | frozen)
+    own = {key: each.own if done.get(key) == live[key] else _hooked_own(state, key) for key, each in held.items()}
+    context.state.value = replace(
+        state,
+        hooked=done,
+        owed=owed | frozen,
+        hooked_own={key: digest for key, digest in own.items() if digest is not None},
+        by_hand=tuple(sorted(by_hand & owed.keys())),
+    )
     if runner is None and jobs:
         readers_seen.note(context, wanted)
+
+
+def _by_hand(
+    context: Context, wanted: Assignment, keys: Iterable[str], held: Mapping[str, BundleDigest]
+) -> frozenset[str]:
+    """Return those of `keys` whose hooks wait for a person, since only the foreign CAs of their bundles have changed.
+
+    No record gives turns for that, and every member of etcd would restart at once. A person who runs the agent once, on
+    one node after the other, is the turn. While a rotation gives turns, those count.
+    """
+    if context.runner is None and not context.options.share:
+        return frozenset()
+    state = context.state.value
+    return frozenset(
+        key
+        for key in keys
+        if key in held
+        and _hooked_own(state, key) == held[key].own
+        and read_at_start(context, wanted, key)
+        and not _turns_are_given(wanted.rotations, readers.CA_OF_BUNDLE[key], state.revisions)
+    )
+
+
+def _hooked_own(state: AgentState, key: str) -> str | None:
+    """Return the digest of the cluster's own CAs in the bundle that the hooks last ran for; None if it is not known."""
+    # An agent that knew no foreign CA kept no other digest, and its bundles held no other CA.
+    return state.hooked_own.get(key, state.hooked.get(key))
+
+
+def _turns_are_given(rotations: Rotations, ca: str, revisions: Mapping[str, int]) -> bool:
+    record = rotations.records.get(ca)
+    return _gives_turns(rotations, ROOT, revisions) or (record is not None and (record.active or record.lingers))
+
+
+def _requests(context: Context, wanted: Assignment, keys: Iterable[str]) -> Iterable[Event]:
+    for key in sorted(keys):
+        names = [component for _, component in read_at_start(context, wanted, key)]
+        text = (
+            f"the foreign CAs of {readers.CA_OF_BUNDLE[key]} changed, which {' and '.join(names)} reads only at its "
+            f"start: the hooks of {key} wait for a person; run `vaultpki agent --once` on one node after the other"
+        )
+        yield Event("by-hand", text, "warning", {"hook": key})
 
 
 def _frozen(context: Context, live: Mapping[str, str]) -> dict[str, hooks.Owed]:
@@ -148,7 +207,24 @@ def _frozen(context: Context, live: Mapping[str, str]) -> dict[str, hooks.Owed]:
 
 def _enough(context: Context, wanted: Assignment, key: str) -> bool:
     """Return whether what the readers of a changed bundle hold is enough, so that nothing is to be restarted now."""
-    return _holds_more(context, wanted, key) or _only_renewed(context, wanted, key)
+    return (
+        (key in context.state.value.by_hand and _started_with_all(context, wanted, key))
+        or _holds_more(context, wanted, key)
+        or _only_renewed(context, wanted, key)
+    )
+
+
+def _started_with_all(context: Context, wanted: Assignment, key: str) -> bool:
+    """Return whether every component that reads the bundle only at its start holds just what is in it now."""
+    state = context.state.value
+    pairs = [
+        (state.readers.get(f"{ca}/{component}"), state.bundles.get(ca))
+        for ca, component in read_at_start(context, wanted, key, roots=True)
+    ]
+    return bool(pairs) and all(
+        seen is not None and bundle is not None and seen.running and set(seen.sha256) == set(bundle.sha256)
+        for seen, bundle in pairs
+    )
 
 
 def _holds_more(context: Context, wanted: Assignment, key: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Final
 
 from vaultpki.agent import join_hooks
 from vaultpki.agent.join_checks import JoinPlan
-from vaultpki.certificates import ROOT, ca_subject
+from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.config.agent import dump_agent
 from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
@@ -25,6 +25,7 @@ from vaultpki.node.credential import approle_login, enrolling, login, own_record
 from vaultpki.node.secret_id import Asked, JoinStep, SecretIdFiles, digest
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.trust import named
+from vaultpki.records.foreign_cas import MOST_PINS
 from vaultpki.records.join_file import Join
 from vaultpki.values import names
 from vaultpki.vault import Settings, Vault
@@ -101,6 +102,7 @@ def _configuration(plan: JoinPlan) -> AgentConfig:
         namespace=join.namespace,
         layout=join.layout,
         folders=plan.folders,
+        also_trust=join.also_trust,
         file=plan.file,
     )
     if old is None:
@@ -115,7 +117,14 @@ def _configuration(plan: JoinPlan) -> AgentConfig:
         windows=old.windows,
         metrics=old.metrics,
         metrics_hosts=old.metrics_hosts,
+        also_trust=_pins(join, old),
     )
+
+
+def _pins(join: Join, old: AgentConfig) -> dict[str, tuple[str, ...]]:
+    """Return the SHA-256 of foreign CAs that the join file brings, and those that the owner of the node wrote."""
+    both = ((ca, (*join.also_trust.get(ca, ()), *old.also_trust.get(ca, ()))) for ca in ISSUING_CAS)
+    return {ca: tuple(dict.fromkeys(pins))[:MOST_PINS] for ca, pins in both if pins}
 
 
 def join_settings(join: Join, *, allow_http: bool) -> Settings:

@@ -44,6 +44,7 @@ from vaultpki.node.assignment import Assignment
 from vaultpki.node.at_rest import AtRest
 from vaultpki.node.secret_id import SECRET_ID
 from vaultpki.node.state import AgentState
+from vaultpki.pki import foreign_cas
 from vaultpki.pki.facts import Trust
 from vaultpki.vault import Vault
 
@@ -53,7 +54,7 @@ def reconcile(context: Context) -> Outcome:
     wanted, trust, items, contact = _assigned_pairs(context)
     found, config = context.found, context.config
     found.failures.update(ca_trust.complaints(wanted, trust, context.state.value))
-    untrusted = _report_untrusted_cas(context, wanted, trust)
+    untrusted = [*_report_untrusted_cas(context, wanted, trust), *_report_ignored_cas(context, trust)]
     # New trust first: a leaf of a new issuing CA must not come before its readers know the CA. Old trust last: a CA
     # must not go before its leaves.
     during = bundles.with_outgoing(config, context.folders, wanted, trust, items, context.now)
@@ -73,7 +74,7 @@ def reconcile(context: Context) -> Outcome:
     found.events.extend(Event("rewritten", text, "warning") for text in context.folders.rewritten)
     report.note_installed(context, wanted, items)
     readers_seen.note(context, wanted)
-    held = bundles.digests(context.folders, config.layout)
+    held = bundles.digests(context.folders, config.layout, {ca: known.foreign for ca, known in trust.items()})
     hook_schedule.note_trust(context, held)
     live = hook_schedule.live(items, held)
     vault = contact.vault if contact.away is None else None
@@ -82,10 +83,10 @@ def reconcile(context: Context) -> Outcome:
         _roll_credential(context, vault)
         if context.runner is None:
             # A hook may take long, and may end this process.
-            before = report.build(context, wanted, items, untrusted)
+            before = report.build(context, wanted, items, untrusted, trust)
             report.send(context, vault, before)
-    hook_schedule.follow(context, live, wanted)
-    last = report.build(context, wanted, items, untrusted)
+    hook_schedule.follow(context, live, wanted, held)
+    last = report.build(context, wanted, items, untrusted, trust)
     if vault is None:
         report.send_if_awaited(context, contact, wanted, last)
     elif (before is None and not contact.polled) or report.is_news(context, last):
@@ -114,6 +115,7 @@ def reconcile(context: Context) -> Outcome:
             default=None,
         ),
         lives=ca_trust.lives(wanted, trust),
+        foreign=tuple(ca_trust.foreign_complaints(trust)),
         awaited=readers_seen.awaited(context, wanted),
         rest=_at_rest(context, contact, wanted),
     )
@@ -297,6 +299,17 @@ def _report_untrusted_cas(context: Context, wanted: Assignment, trust: Mapping[s
         sentences.append(ca_found.sentence(ca))
         fields: dict[str, Value] = {"ca": ca, "sha256": ca_found.fingerprint, "reason": ca_found.reason}
         context.found.events.append(Event("stranger", f"{sentences[-1]}; remove it from the mount", "warning", fields))
+    return sentences
+
+
+def _report_ignored_cas(context: Context, trust: Mapping[str, Trust]) -> list[str]:
+    """Add an event for each foreign CA that the cluster's record offers in vain; return the sentences."""
+    sentences = []
+    for ca, known in trust.items():
+        for each in known.foreign_ignored:
+            sentences.append(foreign_cas.ignored_sentence(ca, each))
+            fields: dict[str, Value] = {"ca": ca, "sha256": each.fingerprint, "reason": each.reason}
+            context.found.events.append(Event("foreign-ca", sentences[-1], "warning", fields))
     return sentences
 
 

@@ -22,6 +22,7 @@ from vaultpki.node import state as node_state
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.secret_id import SecretIdFiles
 from vaultpki.node.state import ReaderSeen, Since
+from vaultpki.pki.facts import Trust
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
 from vaultpki.records.rotation import DOMAINS
@@ -33,7 +34,8 @@ def note_installed(context: Context, wanted: Assignment, items: Collection[PairS
     state = context.state.value
     needed = bundles.needed(context.config, wanted)
     held = bundles.installed(context.folders, needed)
-    roots = bundles.installed_roots(context.folders, needed, frozenset(_pins(context, wanted)))
+    pins = frozenset(_pins(context, wanted))
+    roots = bundles.installed_roots(context.folders, needed, pins, context.config.also_trust)
     held |= {ROOT: roots} if roots else {}
     leaves = {
         item.want.name: (item.leaf.fingerprint, *(facts.fingerprint for facts in item.served))
@@ -59,9 +61,16 @@ def _pins(context: Context, wanted: Assignment) -> tuple[str, ...]:
 
 
 def build(
-    context: Context, wanted: Assignment, items: Collection[PairStatus], untrusted: Collection[str]
+    context: Context,
+    wanted: Assignment,
+    items: Collection[PairStatus],
+    untrusted: Collection[str],
+    trust: Mapping[str, Trust],
 ) -> NodeReport:
-    """Return the report of this moment. Its times are Vault's, as far as its clock is known."""
+    """Return the report of this moment. Its times are Vault's, as far as its clock is known.
+
+    A foreign CA is no CA of a bundle there, since the gates of rotations count those.
+    """
     from vaultpki import __version__
 
     state, files = context.state.value, SecretIdFiles(context.config.state)
@@ -70,12 +79,18 @@ def build(
         return datetime.fromtimestamp(clock, UTC) + timedelta(seconds=state.clock_offset)
 
     installed = {name: when(each.since) for name, each in state.leaves.items()}
+    foreign = {ca: frozenset(facts.fingerprint for facts in known.foreign) for ca, known in trust.items()}
+    held = {ca: foreign[ca].intersection(one.sha256) for ca, one in state.bundles.items() if ca in foreign}
+    ignored = {ca: frozenset(each.fingerprint for each in known.foreign_ignored) for ca, known in trust.items()}
     return NodeReport(
         time=when(context.clock),
         agent=__version__,
         seen=wanted.rotations.seen(state.revisions),
         certificates={item.want.name: _certificate(item, installed.get(item.want.name)) for item in items},
-        bundles={ca: BundleReport(frozenset(one.sha256), when(one.since)) for ca, one in state.bundles.items()},
+        bundles={
+            ca: BundleReport(frozenset(one.sha256) - held.get(ca, frozenset()), when(one.since))
+            for ca, one in state.bundles.items()
+        },
         readers={
             name: _reader(seen, state.bundles.get(name.partition("/")[0]), when) for name, seen in state.readers.items()
         },
@@ -93,6 +108,9 @@ def build(
         lost=files.lost(context.clock),
         in_use=files.in_use() if context.config.auth.method == "approle" else (),
         kubernetes=node_state.kubernetes(state),
+        foreign={ca: found for ca, found in held.items() if found},
+        foreign_ignored={ca: found for ca, found in ignored.items() if found},
+        by_hand=state.by_hand,
     )
 
 

@@ -19,7 +19,7 @@ from vaultpki.host.hooks import Owed
 from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import assignment, credential
 from vaultpki.node import state as memory
-from vaultpki.pki import renewal, x509
+from vaultpki.pki import ca_life, foreign_cas, renewal, x509
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.renewal import Assessment, PairState, Reason
@@ -62,7 +62,9 @@ class Status:
     `answered` when it last had the answer; None if never. `readers` are the components, by `CA/COMPONENT`, that were
     not started again since their bundle changed, or are not healthy, with a sentence about each. `notes` say what was
     not looked at, where that is no fault. `bundles` are sentences about trust bundles that are not as they should be.
-    `kubernetes` are the versions of Kubernetes that components of the node run with, where they are known.
+    `kubernetes` are the versions of Kubernetes that components of the node run with, where they are known. `foreign`
+    are sentences about foreign CAs that are offered and not taken, and `unused` are those about SHA-256 in agent.yaml
+    for which none is offered. `by_hand` are the keys of hooks that wait for a person.
     """
 
     node: str | None
@@ -84,6 +86,9 @@ class Status:
     notes: tuple[str, ...] = ()
     bundles: tuple[str, ...] = ()
     kubernetes: Mapping[str, str] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
 
 
 def of_node(
@@ -113,6 +118,7 @@ def of_node(
         asked=_moment(known.asked),
         readers=readers_seen.behind(known),
         kubernetes=memory.kubernetes(known),
+        by_hand=known.by_hand,
     )
     try:
         spec = assignment.read_copy(config)
@@ -128,6 +134,8 @@ def of_node(
             cas, ends = ca_trust.statuses(spec, trust, known), ca_trust.ends(spec, trust, now)
             seen, found, odd = _inspect(config, spec, trust, known, now, named)
             status = replace(status, seen=seen, cas=cas, ends=ends, bundles=odd)
+            unused = tuple(foreign_cas.unused(config.also_trust, spec.foreign))
+            status = replace(status, foreign=tuple(ca_trust.foreign_complaints(trust)), unused=unused)
     except StoreError as error:
         found = {"state": str(error)}
         # A user who may not read the copy has hardly read the state.
@@ -176,7 +184,7 @@ def of_folder(path: str, now: datetime, further: Mapping[str, str] = MappingProx
 
 def to_json(status: Status) -> dict[str, Any]:
     """Return what `status --json` prints."""
-    ends = {end.ca: end for end in status.ends}
+    ends = {end.ca: end for end in ca_life.own(status.ends)}
     return {
         "node": status.node,
         "agent": {
@@ -211,15 +219,8 @@ def to_json(status: Status) -> dict[str, Any]:
                 # Null for a CA of which this node holds no certificate.
                 "not_after": stamp(ends[one.domain].not_after) if one.domain in ends else None,
                 "level": ends[one.domain].level.value if one.domain in ends else None,
-                "certificates": [
-                    {
-                        "subject": facts.subject_text,
-                        "sha256": facts.fingerprint,
-                        "not_before": stamp(facts.not_before),
-                        "not_after": stamp(facts.not_after),
-                    }
-                    for facts in one.certificates
-                ],
+                "certificates": [_ca_to_json(facts) for facts in one.certificates],
+                "also_trusted": [_ca_to_json(facts) for facts in one.foreign],
             }
             for one in status.cas
         ],
@@ -233,6 +234,15 @@ def to_json(status: Status) -> dict[str, Any]:
             "asked": stamp(status.asked) if status.asked else None,
             "answered": stamp(status.answered) if status.answered else None,
         },
+    }
+
+
+def _ca_to_json(facts: Facts) -> dict[str, str]:
+    return {
+        "subject": facts.subject_text,
+        "sha256": facts.fingerprint,
+        "not_before": stamp(facts.not_before),
+        "not_after": stamp(facts.not_after),
     }
 
 

@@ -71,6 +71,18 @@ def spec_option(function: _F) -> _F:
     return file(allow_http_option(function))
 
 
+def load_spec(file: Path, *, allow_http: bool) -> Cluster:
+    """Return the cluster that a cluster.yaml describes; raises SpecError as `load_cluster`, and for a foreign CA."""
+    from vaultpki.config.cluster import load_cluster
+
+    cluster = load_cluster(file, allow_http=allow_http)
+    if cluster.authority.also_trust:
+        from vaultpki.pki import foreign_cas
+
+        foreign_cas.read(cluster)
+    return cluster
+
+
 @contextmanager
 def opened(
     file: Path, *, allow_http: bool, patience: float | None = None, applied: bool = False
@@ -79,10 +91,9 @@ def opened(
 
     With `applied` a server that has nothing of the cluster is refused.
     """
-    from vaultpki.config.cluster import load_cluster
     from vaultpki.vault import explained
 
-    cluster = load_cluster(file, allow_http=allow_http)
+    cluster = load_spec(file, allow_http=allow_http)
     vault, where = open_vault(cluster, allow_http=allow_http, patience=patience)
     with explained(vault, needed_policy(cluster)):
         if applied:

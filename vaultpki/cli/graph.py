@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from vaultpki.cli.common import opened, path_option, server_now, spec_option
+from vaultpki.cli.common import load_spec, opened, path_option, server_now, spec_option
 from vaultpki.cli.progress import reading
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ def graph_command(
     from datetime import UTC, datetime
 
     from vaultpki.cli import notices, own_file
-    from vaultpki.config.cluster import load_cluster
     from vaultpki.graph import content, svg
     from vaultpki.graph import text as graph_text
 
@@ -73,7 +72,7 @@ def graph_command(
     if directory is None and not from_vault:
         found = None
         # No server is asked, so none is refused.
-        graph = content.graph(load_cluster(file, allow_http=True), now)
+        graph = content.graph(load_spec(file, allow_http=True), now)
     else:
         cluster, found, now = _read(file, directory, now, allow_http=allow_http)
         graph = content.graph(
@@ -98,12 +97,11 @@ def _read(
     file: Path, directory: Path | None, today: datetime, *, allow_http: bool
 ) -> tuple[Cluster, Inventory, datetime]:
     """Return the cluster and what was found of it, in a folder or in Vault, and at what time."""
-    from vaultpki.config.cluster import load_cluster
 
     if directory is not None:
         from vaultpki.show import expiries
 
-        cluster = load_cluster(file, allow_http=True)
+        cluster = load_spec(file, allow_http=True)
         return cluster, expiries.of_folder(cluster, directory, today), today
     from vaultpki.ca import fleet
     from vaultpki.findings.cluster import judge

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vaultpki.cli.common import path_option, spec_option
+from vaultpki.cli.common import load_spec, path_option, spec_option
 
 
 def _version(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -80,12 +80,11 @@ def config_command(
       vaultpki kubeadm config -f cluster.yaml cp-2 --join -o cp-2
       vaultpki kubeadm config -f cluster.yaml --pool autoscaled -o autoscaled
     """
-    from vaultpki.config.cluster import load_cluster
     from vaultpki.kubeadm import files
 
     if (node is None) == (pool is None):
         raise click.UsageError("name either one node or --pool")
-    cluster = load_cluster(file, allow_http=allow_http)
+    cluster = load_spec(file, allow_http=allow_http)
     who = files.holder(cluster, node, pool)
     settings = files.ConfigOptions(**options)
     what = files.mode(cluster, who, mode)

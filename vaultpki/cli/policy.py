@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vaultpki.cli.common import print_json, spec_option
+from vaultpki.cli.common import load_spec, print_json, spec_option
 
 
 @click.command("policy")
@@ -26,8 +26,7 @@ def policy_command(who: str, file: Path, allow_http: bool) -> None:
     Example:
       vaultpki policy -f cluster.yaml applier | bao policy write prod-applier -
     """
-    from vaultpki.config.cluster import load_cluster
     from vaultpki.identity import access
 
-    rules = access.policy_of(load_cluster(file, allow_http=allow_http), who)
+    rules = access.policy_of(load_spec(file, allow_http=allow_http), who)
     print_json({"path": rules})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import opened, path_option, server_now, spec_option
+from vaultpki.cli.common import load_spec, opened, path_option, server_now, spec_option
 from vaultpki.cli.progress import reading
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ def _of_folder(file: Path, directory: Path, kubeconfig: Path | None) -> Report:
     from datetime import UTC, datetime
 
     from vaultpki import certificates
-    from vaultpki.config.cluster import load_cluster
     from vaultpki.kube import kubeconfig as document
     from vaultpki.live import cluster as live
     from vaultpki.show import check_summary, expiries, report_model
@@ -65,7 +64,7 @@ def _of_folder(file: Path, directory: Path, kubeconfig: Path | None) -> Report:
 
     now = datetime.now(UTC)
     # No server is asked, so none is refused.
-    cluster = load_cluster(file, allow_http=True)
+    cluster = load_spec(file, allow_http=True)
     held = folders.find(cluster, directory)
     table = certificates.rows(cluster)
     checks = matrix.verify(held, now=now, rows=table)

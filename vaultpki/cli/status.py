@@ -165,10 +165,18 @@ def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
     for what, text in status.faults.items():
         yield printable(text if text.startswith(f"{what}: ") else f"{what}: {text}")
     yield from node_table.end_lines(status.ends)
+    for ca in status.cas:
+        for facts in ca.foreign:
+            yield printable(f"{ca.domain} also trusts {facts.subject_text}, until {stamp(facts.not_after)}")
+    yield from map(printable, status.foreign)
+    yield from map(printable, status.unused)
     for key, owed in status.owed.items():
         why = f": {owed.error}" if owed.error else ""
         times = "1 attempt" if owed.attempts == 1 else f"{owed.attempts} attempts"
-        yield printable(f"hook of {key} still owed after {times}{why}")
+        if key in status.by_hand:
+            yield printable(f"hook of {key} waits for a person, who restarts one node after the other")
+        else:
+            yield printable(f"hook of {key} still owed after {times}{why}")
     yield from map(printable, dict.fromkeys(status.readers.values()))
     yield from map(printable, status.bundles)
     if status.reachable is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, needed_policy, open_vault, path_option, spec_option
+from vaultpki.cli.common import json_option, load_spec, needed_policy, open_vault, path_option, spec_option
 from vaultpki.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ def verify_command(
     from datetime import UTC, datetime
 
     from vaultpki import certificates
-    from vaultpki.config.cluster import load_cluster
     from vaultpki.errors import Attention
     from vaultpki.show import verify as verify_text
     from vaultpki.verify import folders, matrix
@@ -71,7 +70,7 @@ def verify_command(
         )
     if running != (kubeconfig is not None):
         raise click.UsageError("--live and --kubeconfig FILE belong together")
-    cluster = load_cluster(file, allow_http=allow_http or not ask_vault)
+    cluster = load_spec(file, allow_http=allow_http or not ask_vault)
     now = datetime.now(UTC)
     checks: tuple[Check, ...] = ()
     report: list[str] = []

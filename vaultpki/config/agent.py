@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vaultpki import layout
-from vaultpki.config import kinds, windows
+from vaultpki.config import foreign_cas, kinds, windows
 from vaultpki.config.fields import (
     Choice,
     Field,
@@ -162,6 +162,9 @@ AGENT: Final = Record(
         ),
         "state": Field(kinds.ABSOLUTE_PATH, "The agent's own folder", default="/var/lib/vaultpki"),
         "owner": Field(_OWNER, "Owner of the files"),
+        "also_trust": Field(
+            foreign_cas.PINS, "Foreign CAs that this node accepts: their SHA-256, by issuing CA", default={}
+        ),
         "certificates": Field(
             MapOf(
                 kinds.LABEL,
@@ -242,6 +245,7 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
         namespace=spec["vault"].get("namespace"),
         layout=spec.get("layout"),
         folders=folders,
+        also_trust=foreign_cas.pins(spec["also_trust"]),
         file=str(path),
         source=sha256(text.encode()).hexdigest(),
     )
@@ -292,6 +296,7 @@ def dump_agent(config: AgentConfig) -> str:
         "folders": dict(config.folders),
         "state": config.state,
         "owner": config.owner,
+        "also_trust": {ca: list(pins) for ca, pins in config.also_trust.items()},
         "certificates": {
             name: _given({"owner": each.owner, "mode": None if each.mode is None else f"0{each.mode:03o}"})
             for name, each in config.certificates.items()

@@ -99,10 +99,12 @@ def _of_view(view: View, now: float) -> Iterator[Metric]:
     about = "1 for the state: ok, due, revoked, expired, missing or broken; unknown if the files could not be read."
     states = [({"name": one.name, "state": unknown or one.state}, 1) for one in view.certificates]
     yield _metric("certificate_state", about, states)
-    ends = [({"ca": one.ca}, one.not_after.timestamp()) for one in view.ends]
+    # A foreign CA has the domain of another one; its end is a finding.
+    own = [one for one in view.ends if not one.foreign]
+    ends = [({"ca": one.ca}, one.not_after.timestamp()) for one in own]
     yield _metric("ca_not_after_timestamp_seconds", "When the CA expires.", ends)
     about = "When the end of the CA reaches a level: notice, warning or critical."
-    begins = [({"ca": one.ca, "level": level.value}, one.begins(level)) for one in view.ends for level in _LEVELS]
+    begins = [({"ca": one.ca, "level": level.value}, one.begins(level)) for one in own for level in _LEVELS]
     yield _metric("ca_level_timestamp_seconds", about, [(labels, when.timestamp()) for labels, when in begins])
     about = "1 for the state of the CA's rotation; none if it was never rotated."
     rotations = [({"ca": one.domain, "state": one.state}, 1) for one in view.cas]

@@ -124,6 +124,8 @@ class DaemonMetrics:
             poll=config.poll,
             components=tuple(sorted(name for name, seen in known.readers.items() if seen.running)),
             hook_keys=tuple(config.hooks),
+            foreign=outcome.foreign,
+            by_hand=known.by_hand,
         )
 
     def _stale_after(self, config: AgentConfig) -> float:

@@ -14,7 +14,7 @@ from vaultpki.redact import first_few, stamp
 from vaultpki.values.durations import short_span
 
 # Events that every pass repeats as long as their cause is there.
-_STANDING: Final = frozenset({"config", "stranger", "kubeconfig", "turn"})
+_STANDING: Final = frozenset({"config", "stranger", "foreign-ca", "kubeconfig", "turn", "by-hand"})
 # Seconds until what stays wrong is said again.
 _AGAIN: Final = 86400.0
 _MOST_NAMES: Final = 20

@@ -62,6 +62,8 @@ def _status(view: View, now: float) -> Status:
         cas=tuple(CaOnNode(ca.domain, ca.state, 0, ca.behind, (), gap=ca.gap) for ca in view.cas),
         ends=tuple(expiry(one, moment) for one in view.ends),
         readers={name: name for name in view.readers},
+        foreign=view.foreign,
+        by_hand=view.by_hand,
     )
 
 

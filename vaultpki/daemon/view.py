@@ -85,7 +85,8 @@ class View:
     of the CAs that sign this node's certificates. `readers` are the components by `CA/COMPONENT` that were not started
     again since their bundle changed, or are not healthy; `components` are all that run here. `hook_keys` are those
     of all hooks in agent.yaml. `faults` are what failed, as sentences by what it is, and `poll` is how many seconds
-    pass between two passes.
+    pass between two passes. `foreign` are sentences about foreign CAs that are offered and not taken, and `by_hand`
+    the keys of hooks that wait for a person.
     """
 
     node: str
@@ -109,3 +110,5 @@ class View:
     poll: int = 0
     components: tuple[str, ...] = ()
     hook_keys: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()

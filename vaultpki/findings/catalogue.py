@@ -212,6 +212,16 @@ CATALOGUE: Final = (
         vault=True,
     ),
     _warning(
+        "foreign-ca",
+        NodeState.FAILING,
+        "The node does not take a CA of `ca.also_trust` into its bundles, or a component that reads them only at its "
+        "start waits for a person.",
+        "vaultpki agent --once",
+        "node",
+        own=True,
+        vault=True,
+    ),
+    _warning(
         "vault-away",
         NodeState.FAILING,
         "Vault does not answer. Nothing is renewed until it does.",

@@ -16,6 +16,7 @@ from vaultpki.certificates import rows
 from vaultpki.findings import nodes
 from vaultpki.findings.finding import Finding, found, named_command, of_ends, to_json
 from vaultpki.findings.nodes import NodeRow
+from vaultpki.pki import foreign_cas
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.redact import printable, stamp
@@ -57,8 +58,9 @@ def judge(read: ClusterFacts) -> Judgement:
     cluster, now, file = read.cluster, read.now, read.cluster.file
     ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
     # Not by name: an identity that does not belong to a node may have the name of one.
+    foreign = foreign_cas.read(cluster)
     pairs: list[tuple[NodeRow, str]] = [
-        (nodes.of_member(each, ttls, now, read.revoked, read.revisions, file=file), each.stored)
+        (nodes.of_member(each, ttls, now, read.revoked, read.revisions, file=file, foreign=foreign), each.stored)
         for each in read.nodes.members
     ]
     pairs += [(nodes.of_unfit(each, file=file), "") for each in read.nodes.unfit]

@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki import kubernetes_versions, readers
-from vaultpki.findings.catalogue import ORDER, NodeState
+from vaultpki.findings import foreign_cas
+from vaultpki.findings.catalogue import ORDER, NodeState, Severity
 from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, named_command, of_ends, some
 from vaultpki.findings.finding import to_json as finding_json
 from vaultpki.pki import renewal
@@ -146,11 +148,13 @@ def of_member(
     revisions: Mapping[str, int] | None = None,
     *,
     file: str = "",
+    foreign: Mapping[str, Collection[Facts]] = MappingProxyType({}),
 ) -> NodeRow:
     """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, for earlier agents.
 
     `revoked` is what the mounts of the CAs show as revoked: a node's own word is not enough. `revisions` are those of
-    the rotation records by domain, None if nobody has read them. `file` is the cluster.yaml that commands name.
+    the rotation records by domain, None if nobody has read them. `file` is the cluster.yaml that commands name,
+    and `foreign` are the foreign CAs in it, by domain.
     """
     report, finds = member.report, _Finder(member.name, member.pool, file)
     if report is None:
@@ -167,6 +171,7 @@ def of_member(
         *_by_state(states, finds),
         *_agent(report, now, [gap.domain for gap in apart], finds),
         *(finds.gap(gap) for gap in apart),
+        *_foreign(foreign_cas.of_report(report, foreign), finds),
     ]
     return NodeRow(
         node=member.name,
@@ -201,11 +206,19 @@ class _Finder:
     file: str
 
     def __call__(
-        self, name: str, text: str, names: Collection[str] = (), *, state: NodeState | None = None, ca: str = ""
+        self,
+        name: str,
+        text: str,
+        names: Collection[str] = (),
+        *,
+        state: NodeState | None = None,
+        severity: Severity | None = None,
+        ca: str = "",
     ) -> Finding:
         some_names = " ".join(list(names)[:_MOST_NAMES])
         pool = self.pool or ""
-        return found(name, text, state=state, file=self.file, node=self.node, pool=pool, names=some_names, ca=ca)
+        places = {"node": self.node, "pool": pool, "names": some_names, "ca": ca}
+        return found(name, text, state=state, severity=severity, file=self.file, **places)
 
     def gap(self, gap: gaps.Gap) -> Finding:
         """Return that node and server do not have the same record."""
@@ -299,9 +312,16 @@ def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Fi
     if failures:
         yield finds("failed", f"failed: {some(failures)}")
     waits = {key for key, ca in CA_OF_BUNDLE.items() if ca in report.waiting}
-    yield from _hooks([key for key in report.failed if key not in waits], report.owed, finds)
+    owed = [key for key in report.owed if key not in report.by_hand]
+    yield from _hooks([key for key in report.failed if key not in waits], owed, finds)
     untried = {CA_OF_BUNDLE[key] for key in report.owed if key in CA_OF_BUNDLE and key not in report.failed}
     yield from _behind(_readers(report), {*report.waiting, *untried}, finds)
+
+
+def _foreign(said: Iterable[foreign_cas.Said], finds: _Finder) -> Iterator[Finding]:
+    for text, needs in said:
+        state, severity = (None, None) if needs else (NodeState.OK, Severity.INFO)
+        yield finds("foreign-ca", text, state=state, severity=severity)
 
 
 def _hooks(failed: Collection[str], owed: Collection[str], finds: _Finder) -> Iterator[Finding]:
@@ -368,7 +388,9 @@ def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iter
         yield finds("failed", "; ".join(faults), state=NodeState.UNKNOWN if unknown else NodeState.FAILING)
     elif status.agent == "backing-off" and not status.faults:
         yield finds("failed", "the agent waits before it tries again")
-    yield from _hooks([key for key, owed in status.owed.items() if owed.attempts], status.owed, finds)
+    owed = {key: each for key, each in status.owed.items() if key not in status.by_hand}
+    yield from _hooks([key for key, each in owed.items() if each.attempts], owed, finds)
+    yield from _foreign(foreign_cas.of_status(status), finds)
     yield from of_ends(status.ends)
     if status.reachable is False:
         yield finds("vault-away", "Vault does not answer")

@@ -33,7 +33,7 @@ from vaultpki.identity.ending import (
 )
 from vaultpki.layout import own_server
 from vaultpki.model import Cluster, Node, Pool
-from vaultpki.records import published
+from vaultpki.records import foreign_cas, published
 from vaultpki.records.join_file import Join
 from vaultpki.records.paths import LEAVING
 from vaultpki.values import hosts, names
@@ -366,6 +366,7 @@ def _join(
         expires=expires,
         namespace=where.namespace,
         layout=cluster.layout,
+        also_trust=foreign_cas.pins(cluster.authority.also_trust),
     )
 
 

@@ -34,9 +34,11 @@ from vaultpki.issue.signing import FileOwner
 from vaultpki.layout import TRUST_BUNDLES
 from vaultpki.model import Certificate, Cluster
 from vaultpki.pki.facts import Facts, Trust
+from vaultpki.pki.foreign_cas import with_foreign
 from vaultpki.pki.roots import successors
 from vaultpki.pki.succession import default_signs
 from vaultpki.places import PKI, Layout
+from vaultpki.records.foreign_cas import pins
 from vaultpki.vault import Vault
 
 MANIFESTS: Final = "manifests"
@@ -84,6 +86,10 @@ def issue(
         held = {ca: [text] for ca, text in installed_bundles(store, Layout.DOCUMENT).items()}
         above = roots_below(issuers, place.root_sha256, record, now, cluster=cluster.name, held=held, views=views)
         trust = follow(issuers, held, views, above, now, cluster=cluster.name)
+        # What a person's own cluster.yaml names needs no further pin.
+        named = cluster.authority.also_trust
+        offered = {ca: [each.pem for each in named if each.ca == ca] for ca in trust}
+        trust = with_foreign(trust, offered, pins(named), above.parked)
         signing_ca = trust[want.ca]
         default = issuers.defaults.get(want.ca)
         if signing_ca.signers and not default_signs(signing_ca, default, signing_ca.signers):

@@ -35,7 +35,7 @@ from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
 from vaultpki.vault import Vault
 from vaultpki.verify import folders
-from vaultpki.verify.on_disk import Check, Holder, read_bundle
+from vaultpki.verify.on_disk import Check, Holder
 
 TOTAL: Final = 600.0
 """How many seconds the whole may take: what is not reached by then is not checked."""
@@ -198,7 +198,7 @@ def _words(holders: Sequence[Holder], fleet: Fleet) -> Iterator[BundleWord]:
     """Yield what each node holds, by its files and by its report."""
     for holder in holders:
         if holder.certificates:
-            issuing = {ca: frozenset(each.fingerprint for each in read_bundle(holder.bundle(ca))) for ca in ISSUING_CAS}
+            issuing = {ca: frozenset(each.fingerprint for each in holder.own_cas(ca)) for ca in ISSUING_CAS}
             held_cas = {ca: found for ca, found in issuing.items() if found}
             roots = [facts for facts in holder.authorities() if facts.issuer_text == facts.subject_text]
             yield BundleWord(holder.name, "files", held_cas, frozenset(facts.fingerprint for facts in roots))

@@ -142,7 +142,8 @@ def _client_ca_problems(listener: Endpoint, shown: Presented, expected: Expected
         return "asks for client certificates and names no CA, so any public CA may do"
     own = {name: _subjects(name, expected) for name in listener.cas}
     accepted = set(shown.client_cas)
-    others = sorted(accepted - {each for names in own.values() for each in names})
+    foreign = {facts.subject_text for name in listener.cas for facts in expected.foreign.get(name, ())}
+    others = sorted(accepted - foreign - {each for names in own.values() for each in names})
     problems = [_foreign_client_ca(subject, listener.cas, expected) for subject in others]
     for domain, names in own.items():
         if listener.name == _TOLERANT and domain == FRONT_PROXY and not names & accepted:

@@ -15,13 +15,13 @@ from vaultpki.errors import CertificateUnreadable, StateConflict, VaultpkiError
 from vaultpki.identity import anchor, nodes
 from vaultpki.issue import issuers, rotations
 from vaultpki.model import Cluster
-from vaultpki.pki import x509
+from vaultpki.pki import foreign_cas, x509
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import in_date, is_root, why_untrusted
 from vaultpki.records.node_report import NodeReport
 from vaultpki.values import pem
 from vaultpki.vault import Vault
-from vaultpki.verify.on_disk import Holder, read_bundle
+from vaultpki.verify.on_disk import Holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,15 @@ class Expected:
     """The CAs that count now: the roots, and the issuing CAs by domain.
 
     A domain of which `issuing` has none is not known: an issuing CA of it counts by its root and its name. `source`
-    says in a few words where this is from.
+    says in a few words where this is from. `foreign` are the foreign CAs of cluster.yaml by domain: they may be in its
+    bundles, and sign nothing of the cluster.
     """
 
     cluster: str
     roots: tuple[Facts, ...]
     issuing: Mapping[str, tuple[Facts, ...]]
     source: str
+    foreign: Mapping[str, tuple[Facts, ...]] = field(default_factory=dict)
 
     def why_wrong(self, facts: Facts, domain: str) -> str | None:
         """Return why it is not an issuing CA of this domain now, as the rest of a sentence; None if it is one."""
@@ -45,6 +47,10 @@ class Expected:
         if domain in self.issuing and facts not in self.issuing[domain]:
             return f"{self.source} does not have it any more"
         return None
+
+    def may_hold(self, facts: Facts, domain: str) -> bool:
+        """Return whether it is a foreign CA that bundles of this domain may hold."""
+        return facts in self.foreign.get(domain, ())
 
     def of(self, domain: str) -> tuple[Facts, ...]:
         """Return the issuing CAs of a domain, none if they are not known."""
@@ -69,7 +75,9 @@ def from_vault(cluster: Cluster, vault: Vault, now: datetime) -> Expected:
     shown = issuers.fetch_issuers(vault, cluster.prefix, found.named())
     above = issuers.roots_below(shown, pin, found.records.get(ROOT), now, cluster=cluster.name)
     trust = issuers.follow(shown, {}, found.views({}, {}), above, now, cluster=cluster.name)
-    return Expected(cluster.name, above.trusted, {ca: trust[ca].issuing for ca in ISSUING_CAS}, "Vault")
+    return Expected(
+        cluster.name, above.trusted, {ca: trust[ca].issuing for ca in ISSUING_CAS}, "Vault", foreign_cas.read(cluster)
+    )
 
 
 def fleet(cluster: Cluster, vault: Vault) -> Fleet:
@@ -107,14 +115,20 @@ def from_files(cluster: Cluster, holders: Sequence[Holder], now: datetime) -> Ex
             dict.fromkeys(
                 facts
                 for holder in holders
-                for facts in read_bundle(holder.bundle(ca))
+                for facts in holder.own_cas(ca)
                 if in_date(facts, now)
                 and any(why_untrusted(facts, root, ca_subject(cluster.name, ca)) is None for root in roots)
             )
         )
         for ca in ISSUING_CAS
     }
-    return Expected(cluster.name, tuple(roots), {ca: found for ca, found in issuing.items() if found}, "--dir")
+    return Expected(
+        cluster.name,
+        tuple(roots),
+        {ca: found for ca, found in issuing.items() if found},
+        "--dir",
+        foreign_cas.read(cluster),
+    )
 
 
 def from_pin(cluster: Cluster, shown: Iterable[str], now: datetime) -> Expected | None:
@@ -123,7 +137,7 @@ def from_pin(cluster: Cluster, shown: Iterable[str], now: datetime) -> Expected 
     for text in shown if pin is not None else ():
         for facts in certificates(text):
             if facts.fingerprint == pin and is_root(facts, ca_subject(cluster.name, ROOT), now):
-                return Expected(cluster.name, (facts,), {}, "ca.root_sha256")
+                return Expected(cluster.name, (facts,), {}, "ca.root_sha256", foreign_cas.read(cluster))
     return None
 
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
@@ -39,7 +39,8 @@ class Assignment:
     `endpoint` is the URL of the API server, `server` that of the kube-apiserver that plain kubeconfigs name. `issuers`
     is what the CA mounts showed, `trusted` whom the node then trusted, as PEM by CA. `look` is after how many seconds
     the whole of it is asked for again at the latest; 0 where each poll asks for it. `mark` is of the record of changes
-    as Vault was asked for it all; None in a copy, and while something changes.
+    as Vault was asked for it all; None in a copy, and while something changes. `foreign` are the certificates of
+    foreign CAs that the cluster's record offers, as text by domain: see `pki.foreign_cas`.
     """
 
     fetched: float
@@ -53,6 +54,7 @@ class Assignment:
     rotations: Rotations
     look: int = 0
     mark: Mark | None = None
+    foreign: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def fresh(self, now: float, age: float) -> bool:
         """Return whether it is younger than `age` seconds. A copy from the future means that a clock was set back."""
@@ -217,6 +219,7 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
         trusted={ca: _texts(trusted[ca]) for ca in ISSUING_CAS},
         rotations=replace(read_rotations(value.get("rotation", {}), config.prefix), not_followed=_not_followed(value)),
         look=int(value.get("look", 0)),
+        foreign=cluster.also_trust,
     )
 
 

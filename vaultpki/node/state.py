@@ -40,6 +40,8 @@ _LATER: Final = (
     "unsafe",
     "unanswered",
     "postponed",
+    "hooked_own",
+    "by_hand",
 )
 # Vaultpki 0.1 reads no state without these, and inspects everything where they say nothing.
 _ONCE: Final = {
@@ -133,6 +135,8 @@ class AgentState:
     numbers of installed certificates that Vault showed as revoked, by their names, `exposed` those of certificates
     whose key others could read, and `unsafe` the paths that others could write to. `unanswered` are the times of
     signings since the last one that was answered, and `postponed` are renewals that came late and wait for their turn.
+    `hooked_own` are digests as `hooked`, of what the bundles hold of the cluster's own CAs, and `by_hand` the keys of
+    hooks that wait for a person: the foreign CAs of their bundles have changed.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -160,6 +164,8 @@ class AgentState:
     unsafe: tuple[str, ...] = ()
     unanswered: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     postponed: Mapping[str, PostponedRenewal] = field(default_factory=dict)
+    hooked_own: Mapping[str, str] = field(default_factory=dict)
+    by_hand: tuple[str, ...] = ()
 
 
 def kubernetes(state: AgentState) -> dict[str, str]:
@@ -288,6 +294,8 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         unsafe=tuple(map(str, value.get("unsafe", ()))),
         unanswered={str(name): tuple(map(_number, times)) for name, times in value.get("unanswered", {}).items()},
         postponed={str(name): _postponed(each) for name, each in value.get("postponed", {}).items()},
+        hooked_own={str(key): str(digest) for key, digest in value.get("hooked_own", {}).items()},
+        by_hand=tuple(map(str, value.get("by_hand", ()))),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from vaultpki.pki.facts import Facts
 from vaultpki.redact import stamp
 
 _DAY: Final = 86400
@@ -45,7 +46,8 @@ _TTLS: Final[Mapping[Level, float]] = {Level.NOTICE: 2.0, Level.WARNING: 1.5, Le
 class CaLife:
     """The life of one CA, called by its domain: root, etcd, ...
 
-    `longest_ttl` is the longest TTL of its leaves in seconds, of those that the caller knows.
+    `longest_ttl` is the longest TTL of its leaves in seconds, of those that the caller knows. `foreign` is the subject
+    of a CA that is not the cluster's and that the bundles of `ca` hold too; empty for the cluster's own.
     """
 
     ca: str
@@ -53,6 +55,7 @@ class CaLife:
     not_before: datetime
     not_after: datetime
     longest_ttl: int
+    foreign: str = ""
 
     def begins(self, level: Level) -> datetime:
         """Return when a level begins; that of NONE is the beginning of the life, that of EXPIRED its end."""
@@ -76,27 +79,48 @@ class CaLife:
 
 @dataclass(frozen=True, slots=True)
 class CaExpiry:
-    """How urgent the end of one CA is at one moment. `sentence` says what happens and the command against it."""
+    """How urgent the end of one CA is at one moment. `sentence` says what happens and the command against it.
+
+    `foreign` is as in CaLife.
+    """
 
     ca: str
     not_after: datetime
     level: Level
     sentence: str
+    foreign: str = ""
+
+
+def own(ends: Iterable[CaExpiry]) -> tuple[CaExpiry, ...]:
+    """Return the ends of the cluster's own CAs, of which there is one for each domain."""
+    return tuple(end for end in ends if not end.foreign)
+
+
+def foreign_life(ca: str, facts: Facts) -> CaLife:
+    """Return the life of a foreign CA in the bundles of `ca`; no leaf of it is known."""
+    return CaLife(ca, False, facts.not_before, facts.not_after, 0, facts.subject_text)
 
 
 def expiry(life: CaLife, now: datetime, *, rotating: bool = False) -> CaExpiry:
     """Return how urgent the end of a CA is at `now`; `rotating` if its rotation is under way."""
     command = "continue its rotation with `vaultpki ca continue`" if rotating else f"run `vaultpki ca rotate {life.ca}`"
-    return CaExpiry(life.ca, life.not_after, life.level(now), _sentence(life, now, command))
+    return CaExpiry(life.ca, life.not_after, life.level(now), _sentence(life, now, command), life.foreign)
 
 
 def to_json(end: CaExpiry) -> dict[str, str]:
     """Return it as programs read it."""
-    return {"ca": end.ca, "not_after": stamp(end.not_after), "level": end.level.value, "message": end.sentence}
+    found = {"ca": end.ca, "not_after": stamp(end.not_after), "level": end.level.value, "message": end.sentence}
+    return {**found, **({"foreign": end.foreign} if end.foreign else {})}
 
 
 def _sentence(life: CaLife, now: datetime, command: str) -> str:
     end = f"{life.not_after:%Y-%m-%d %H:%M}Z"
+    if life.foreign:
+        when = f"expired on {end}" if life.not_after <= now else f"expires on {end}, in {_words(life.not_after - now)}"
+        return (
+            f"{life.ca} also trusts {life.foreign}, which {when}, and its certificates are refused then; take it out "
+            "of `ca.also_trust` in cluster.yaml, or name its successor there, and run `vaultpki apply`"
+        )
     if life.not_after <= now:
         if life.root:
             # Nodes are pinned to it, and it can vouch for no successor any more.

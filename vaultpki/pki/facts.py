@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from vaultpki.model import KeyType, Subject, Usage
+from vaultpki.values.pem import of_der
 
 _SERVER_AUTH = "1.3.6.1.5.5.7.3.1"
 _CLIENT_AUTH = "1.3.6.1.5.5.7.3.2"
@@ -67,9 +67,7 @@ class Facts:
 
     @property
     def pem(self) -> str:
-        text = base64.b64encode(self.der).decode()
-        lines = (text[start : start + 64] for start in range(0, len(text), 64))
-        return "\n".join(("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""))
+        return of_der(self.der)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +100,8 @@ class Trust:
 
     `further_roots` are trusted as `root` is: while the root is rotated there are two. `crosses` are certificates by
     which one of them vouches for another, served behind the CAs of that one; None leaves what is served as it is.
+    `foreign` are CAs that are not the cluster's and that the bundles hold too; they count nowhere else.
+    `foreign_ignored` are those that the cluster's record offers and this node does not take.
 
     `issuing` is what bundles hold, expired ones included, so that a bundle changes only when the cluster's records do;
     `live` are those in date, whose leaves are valid. `untrusted` is what else the mount shows. `signers` are those of
@@ -121,6 +121,8 @@ class Trust:
     serving: Facts | None = None
     further_roots: tuple[Facts, ...] = ()
     crosses: tuple[Facts, ...] | None = ()
+    foreign: tuple[Facts, ...] = ()
+    foreign_ignored: tuple[UntrustedCa, ...] = ()
 
     @property
     def roots(self) -> tuple[Facts, ...]:
@@ -129,12 +131,15 @@ class Trust:
 
     @property
     def bundle(self) -> str:
-        """The content of `X-ca.crt`: the issuing certificates. The root would let in the clients of every other CA."""
-        return "".join(facts.pem for facts in self.issuing)
+        """The content of `X-ca.crt`: the issuing certificates, then those of foreign CAs.
+
+        The root would let in the clients of every other CA.
+        """
+        return "".join(facts.pem for facts in (*self.issuing, *self.foreign))
 
     @property
     def chain_bundle(self) -> str:
-        """The content of `X-ca-chain.crt`: the issuing certificates and the roots."""
+        """The content of `X-ca-chain.crt`: what the other bundle has, and the roots."""
         return self.bundle + "".join(facts.pem for facts in self.roots)
 
 

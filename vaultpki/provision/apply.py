@@ -14,7 +14,7 @@ from vaultpki.identity.applied import APPLIED, of_cluster
 from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
-from vaultpki.provision import ca_ends, layout_change, leftovers, nodes_apart, quorum
+from vaultpki.provision import ca_ends, dangers, foreign_cas, layout_change, leftovers, quorum
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
 from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named, of_storage
@@ -43,8 +43,10 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     Of `where` count the addresses, CA and namespace by which nodes find Vault if cluster.yaml does not say it. Raises
     ForeignObject if an object of others is in the place of ours, SpecError for another layout while nodes take part.
     """
+    now = datetime.now(UTC)
     seen = observe(cluster, vault, where)
     refuse_foreign(cluster, seen)
+    foreign_cas.refuse_unfit(cluster, seen, now)
     layout_change.refuse(cluster, vault, seen)
     records = seen.found.rotations
     active = tuple(record for record in records.values() if record.active)
@@ -53,10 +55,10 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     return seen, replace(
         todo,
         changes=(*todo.changes, *_corrected(cluster, seen, todo)),
-        dangers=(*todo.dangers, *(nodes_apart.find(cluster, vault, records) if there else ())),
+        dangers=(*todo.dangers, *(dangers.nodes_apart(cluster, vault, records) if there else ())),
         rotations=rotations_needed(cluster, seen.cas, records),
         active=active,
-        expires=ca_ends.of(cluster, seen.cas, datetime.now(UTC), {record.domain for record in active}),
+        expires=ca_ends.of(cluster, seen.cas, now, {record.domain for record in active}),
     )
 
 

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from vaultpki.certificates import ISSUING_CAS, ROOT, rows
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.model import Cluster
-from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry
+from vaultpki.pki import foreign_cas
+from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry, foreign_life
 from vaultpki.provision.ca_facts import CaFacts, read_ca
 from vaultpki.provision.rotation_records import existing
 from vaultpki.vault import Vault, text
@@ -17,7 +18,10 @@ from vaultpki.vault import Vault, text
 def of(
     cluster: Cluster, found: Mapping[str, CaFacts], now: datetime, rotating: Collection[str] = ()
 ) -> tuple[CaExpiry, ...]:
-    """Return the end of each CA that exists, in the order of the table; `rotating` are those under rotation."""
+    """Return the end of each CA that exists, in the order of the table; `rotating` are those under rotation.
+
+    The foreign CAs of cluster.yaml come last.
+    """
     ends = []
     for ca in (ROOT, *ISSUING_CAS):
         if ca in found:
@@ -25,7 +29,8 @@ def of(
             begins = facts.not_after - timedelta(seconds=facts.life)
             life = CaLife(ca, ca == ROOT, begins, facts.not_after, longest_ttl(cluster, ca))
             ends.append(expiry(life, now, rotating=ca in rotating))
-    return tuple(ends)
+    foreign = foreign_cas.read(cluster).items()
+    return (*ends, *(expiry(foreign_life(ca, facts), now) for ca, cas in foreign for facts in cas))
 
 
 def longest_ttl(cluster: Cluster, ca: str) -> int:

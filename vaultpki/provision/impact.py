@@ -10,10 +10,12 @@ from vaultpki.certificates import ROOT, rows, stored
 from vaultpki.identity.access import approle_pools, fits_pattern, node_certificates, takes, unmatched
 from vaultpki.layout import own_server
 from vaultpki.model import Cluster, Node, NodeRole, Pool, Row
+from vaultpki.provision import foreign_cas
 from vaultpki.provision.causes import RecordChange, record_changes
 from vaultpki.provision.differences import certificate_differences
 from vaultpki.provision.plan import Change, Colour, Impact
 from vaultpki.provision.quorum import NO_CONTROL_PLANE, NO_ETCD, SMALLER_QUORUM
+from vaultpki.readers import READERS
 from vaultpki.records.server_facts import Key
 from vaultpki.redact import escaped, first_few
 from vaultpki.values.durations import format_duration
@@ -28,10 +30,12 @@ NOT_RENEWED: Final = "not-renewed"
 LOSES_ACCESS: Final = "loses-access"
 REJOINS: Final = "rejoins"
 NOT_STORED: Final = "not-stored"
+TRUSTS: Final = "trusts"
+DISTRUSTS: Final = "distrusts"
 
 # Fields of a certificate in a record that are not in the certificate itself: a change needs no new certificate.
 _BESIDE: Final = frozenset({"file", "kubeconfig", "reload", "role"})
-_GRAVE: Final = frozenset({LOSES_ACCESS, SMALLER_QUORUM, NO_ETCD, NO_CONTROL_PLANE})
+_GRAVE: Final = frozenset({LOSES_ACCESS, DISTRUSTS, SMALLER_QUORUM, NO_ETCD, NO_CONTROL_PLANE})
 _WHEN: Final = "within its agent's `poll` (5m by default) or in its next window"
 # What one node does, and what several do.
 _VERBS: Final[Mapping[str, tuple[str, str]]] = {
@@ -259,6 +263,10 @@ def _everybody(context: _PlanScope) -> Iterator[Impact]:
         names, roles = _changed_templates(*fields["templates"])
         what = f"each writes or removes its file of the {_templates_named(names)} {_WHEN}"
         yield from _concerned(_taking_part(context), roles, REWRITES, what)
+    for foreign in foreign_cas.changes_of(cluster, record) if record and fields else ():
+        concerned = frozenset(each.role for each in READERS if each.ca == foreign.ca)
+        for takes_away, what in foreign_cas.sentences(cluster, foreign):
+            yield from _concerned(_taking_part(context), concerned, DISTRUSTS if takes_away else TRUSTS, what)
     for (kind, name), change in context.changes.items():
         if kind == "issuer" and change.action == "create":
             ca = name.rpartition("/")[2]

@@ -16,7 +16,7 @@ from vaultpki.identity import anchor
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
-from vaultpki.provision import foreign_issuers
+from vaultpki.provision import dangers as found_dangers
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
 from vaultpki.provision.desired import MADE_BY, STORE_OPTIONS, desired, marker
 from vaultpki.provision.plan import Danger, Observed
@@ -89,7 +89,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         made[ca] = max(made.get(ca, 0), life)
     facts = replace(_facts(cluster, vault, where, capabilities, found), accessors=accessors, ca_lives=made)
     wanted = desired(cluster, facts)
-    dangers = tuple(foreign_issuers.find(cluster, found.cas))
+    dangers = tuple(found_dangers.issuers(cluster, found.cas))
     lost = _lost(cluster, found, {danger.name for danger in dangers})
     for mount in lost:
         # No apply changes it: nodes install leaves only of the CA that the record names.

@@ -44,14 +44,17 @@ def basis_of(cluster: Cluster, addresses: tuple[str, ...], namespace: str) -> Ba
     ]
     templates = [(each.name, each.file, each.roles) for each in cluster.templates]
     vault = (cluster.vault.addresses, cluster.vault.namespace, cluster.vault.ca_pem is not None)
-    others = {each.name: getattr(cluster, each.name) for each in fields(cluster) if each.name not in _APART}
+    # Foreign CAs are files, and have the places of their names.
+    cluster_yaml = replace(cluster, authority=replace(cluster.authority, also_trust=()))
+    others = {each.name: getattr(cluster_yaml, each.name) for each in fields(cluster) if each.name not in _APART}
+    foreign = [(each.ca, each.source) for each in cluster.authority.also_trust]
     return Basis(
         release=__version__,
         cluster=cluster.name,
         prefix=cluster.prefix,
         addresses=addresses,
         namespace=namespace,
-        spec=_digest([others, pools, templates, vault]),
+        spec=_digest([others, pools, templates, vault, foreign]),
         files={name: _digest(content) for name, content in _files(cluster)},
     )
 
@@ -66,6 +69,9 @@ def _files(cluster: Cluster) -> list[tuple[str, Any]]:
             found.append((f"the public_keys_file of pool {pool.name}", pool.jwt.public_keys))
         if pool.jwt and pool.jwt.jwks_ca_pem is not None:
             found.append((f"the jwks_ca_file of pool {pool.name}", pool.jwt.jwks_ca_pem))
+    for source in dict.fromkeys(each.source for each in cluster.authority.also_trust):
+        held = sorted({each.sha256 for each in cluster.authority.also_trust if each.source == source})
+        found.append((f"{source} of ca.also_trust", held))
     return [*found, *((f"the template {each.name}", each.text) for each in cluster.templates)]
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import SpecError
 from vaultpki.places import Layout
+from vaultpki.records import foreign_cas
 from vaultpki.redact import stamp
 from vaultpki.values import hosts, input_file, json_object, names, pem
 from vaultpki.values.json_object import JsonObject
@@ -27,6 +30,7 @@ class Join:
     """A join file. `pool` is None for a listed node, `ca_pem` if the system's CAs verify Vault.
 
     `namespace` is the Vault namespace of the cluster; None is the root namespace. `layout` is that of the node's files.
+    `also_trust` are the SHA-256 of the foreign CAs that the node accepts, by domain.
     """
 
     cluster: str
@@ -41,6 +45,7 @@ class Join:
     wrap_token: str = field(repr=False)
     expires: datetime
     layout: Layout = Layout.DOCUMENT
+    also_trust: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def dump_join(join: Join) -> str:
@@ -50,6 +55,9 @@ def dump_join(join: Join) -> str:
     del content["layout"]
     if join.layout is not Layout.DOCUMENT:
         content["layout"] = join.layout.value
+    # A vaultpki that does not know foreign CAs refuses a file that names some: it could not take them over.
+    if not join.also_trust:
+        del content[foreign_cas.FIELD]
     return json.dumps(content, indent=2) + "\n"
 
 
@@ -101,7 +109,20 @@ def parse(raw: bytes, file: str) -> Join:
         wrap_token=read.word("wrap_token", names.token),
         expires=read.time("expires"),
         layout=layout,
+        also_trust=_pins(read),
     )
+
+
+def _pins(read: JsonObject) -> dict[str, tuple[str, ...]]:
+    value = read.value.get(foreign_cas.FIELD, {})
+    if not isinstance(value, dict) or not value.keys() <= {*ISSUING_CAS}:
+        raise read.wrong(foreign_cas.FIELD)
+    for pins in value.values():
+        if not isinstance(pins, list) or not 0 < len(pins) <= foreign_cas.MOST:
+            raise read.wrong(foreign_cas.FIELD)
+        if not all(names.fits(pin, names.sha256) for pin in pins) or len(set(pins)) != len(pins):
+            raise read.wrong(foreign_cas.FIELD)
+    return {ca: tuple(map(names.sha256, pins)) for ca, pins in value.items()}
 
 
 def owner(path: Path) -> tuple[str, str, str] | None:

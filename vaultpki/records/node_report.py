@@ -111,7 +111,9 @@ class NodeReport:
     many secret ids may live that nobody has, since the answers were lost. `in_use` are the accessors of those that the
     node has, the current one first; empty if it does not know each of them, and in reports of earlier versions.
     `kubernetes` are the versions of Kubernetes that components run with, by component; without those that the agent
-    cannot see, and empty in reports of earlier versions.
+    cannot see, and empty in reports of earlier versions. `foreign` are the SHA-256 of the foreign CAs in the bundles,
+    by CA; `bundles` do not have those. `foreign_ignored` are those of the ones that the cluster's record offers and the
+    node does not take. `by_hand` are those of `owed` that wait for a person.
     """
 
     time: datetime
@@ -133,6 +135,9 @@ class NodeReport:
     lost: int = 0
     in_use: tuple[str, ...] = ()
     kubernetes: Mapping[str, str] = field(default_factory=dict)
+    foreign: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    foreign_ignored: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    by_hand: tuple[str, ...] = ()
 
     @property
     def next_within(self) -> int:
@@ -164,7 +169,14 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         **({"lost_credentials": report.lost} if report.lost else {}),
         **({"credentials_in_use": list(report.in_use)} if report.in_use else {}),
         **({"kubernetes": dict(report.kubernetes)} if report.kubernetes else {}),
+        **({"foreign_cas": _sorted(report.foreign)} if report.foreign else {}),
+        **({"foreign_cas_ignored": _sorted(report.foreign_ignored)} if report.foreign_ignored else {}),
+        **({"by_hand": list(report.by_hand)} if report.by_hand else {}),
     }
+
+
+def _sorted(found: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
+    return {ca: sorted(each) for ca, each in found.items()}
 
 
 def _plain(entries: Mapping[str, CertificateReport | BundleReport | ReaderReport]) -> dict[str, dict[str, Any]]:
@@ -215,6 +227,9 @@ def read(value: object) -> NodeReport | None:
             for component, version in _mapping(report.get("kubernetes")).items()
             if component in _COMPONENTS and kubernetes_versions.is_version(version)
         },
+        foreign=_hashes_by_ca(report.get("foreign_cas")),
+        foreign_ignored=_hashes_by_ca(report.get("foreign_cas_ignored")),
+        by_hand=_texts(report.get("by_hand")),
     )
 
 
@@ -284,6 +299,11 @@ def _reader(entry: Mapping[str, Any]) -> ReaderReport | None:
         healthy=entry.get("healthy") is True,
         problem=_text(entry.get("problem")),
     )
+
+
+def _hashes_by_ca(value: object) -> dict[str, frozenset[str]]:
+    found = {ca: frozenset(_hashes(_mapping(value).get(ca))) for ca in DOMAINS}
+    return {ca: each for ca, each in found.items() if each}
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, in_layout
@@ -29,6 +29,7 @@ from vaultpki.model import (
     UserTemplate,
 )
 from vaultpki.places import Layout
+from vaultpki.records import foreign_cas
 from vaultpki.values import file_names, hosts, names, row_rules
 from vaultpki.values.json_object import JsonObject
 
@@ -55,13 +56,14 @@ _MOST_SECONDS = 100 * 365 * 86400 - 1
 
 @dataclass(frozen=True, slots=True)
 class ClusterRecord:
-    """The part of the cluster that every node needs."""
+    """The part of the cluster that every node needs. `also_trust` are certificates of foreign CAs, by domain."""
 
     cluster: str
     endpoint: str
     root_sha256: str
     templates: tuple[UserTemplate, ...] = ()
     layout: Layout = Layout.DOCUMENT
+    also_trust: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def cluster_record(cluster: Cluster, addresses: tuple[str, ...], ca_pem: str | None, root_sha256: str) -> Json:
@@ -76,6 +78,7 @@ def cluster_record(cluster: Cluster, addresses: tuple[str, ...], ca_pem: str | N
             t.name: {"file": t.file, "text": t.text, "roles": sorted(role.value for role in t.roles)}
             for t in cluster.templates
         },
+        **foreign_cas.to_json(cluster.authority.also_trust),
     }
 
 
@@ -169,6 +172,7 @@ def read_cluster(record: Mapping[str, Any], *, where: str, cluster: str | None =
         root_sha256=read.word("root_sha256", names.sha256),
         templates=tuple(templates),
         layout=layout,
+        also_trust=foreign_cas.read(read),
     )
 
 

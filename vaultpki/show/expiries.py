@@ -191,10 +191,14 @@ def _roles(who: Node | Pool | None) -> tuple[str, ...]:
 def _cas(cluster: Cluster, held: Iterable[Folder], now: datetime) -> Iterator[CaFound]:
     """Yield the CAs in the chain bundles of these folders, roots first; those of one domain by their end."""
     found: dict[str, tuple[str, Facts]] = {}
+    foreign: dict[tuple[str, str], Facts] = {}
+    named = {(each.ca, each.sha256) for each in cluster.authority.also_trust}
     for folder in held:
         for ca in ISSUING_CAS:
             for facts in read_bundle(folder.bundle(ca, chain=True)):
-                if facts.is_ca:
+                if (ca, facts.fingerprint) in named:
+                    foreign[ca, facts.fingerprint] = facts
+                elif facts.is_ca:
                     domain = ROOT if facts.issuer_text == facts.subject_text else ca
                     found.setdefault(facts.fingerprint, (domain, facts))
     order = (ROOT, *ISSUING_CAS)
@@ -210,6 +214,7 @@ def _cas(cluster: Cluster, held: Iterable[Folder], now: datetime) -> Iterator[Ca
             facts.key.value if facts.key else "",
             facts.subject_key_id or "",
         )
+    yield from (CaFound.of_foreign(ca, facts, now) for (ca, _), facts in foreign.items())
 
 
 def _life(cluster: Cluster, ca: str, facts: Facts) -> CaLife:

@@ -12,6 +12,8 @@ from vaultpki.findings.nodes import NodeRow
 from vaultpki.graph.content import ExpirySummary, count
 from vaultpki.identity.nodes import Member
 from vaultpki.model import Cluster
+from vaultpki.pki import foreign_cas
+from vaultpki.pki.ca_life import own
 from vaultpki.show import attention
 from vaultpki.show.attention import Notice
 from vaultpki.show.inventory import FAULTS, CaFound, HolderPair, HolderSummary, Inventory
@@ -34,7 +36,7 @@ def inventory(read: ClusterFacts, judged: Judgement) -> Inventory:
     return Inventory(
         pairs=tuple(pairs),
         holders=tuple(holders),
-        ends={end.ca: ExpirySummary(end.not_after, due=end.level.attention) for end in read.ends},
+        ends={end.ca: ExpirySummary(end.not_after, due=end.level.attention) for end in own(read.ends)},
         source=f"reports of {count(reported, 'node')}",
         cas=tuple(_cas(read)),
         notices=attention.worst_first(_notices(judged)),
@@ -65,9 +67,11 @@ def _pairs(cluster: Cluster, member: Member, row: NodeRow) -> Iterator[HolderPai
 
 def _cas(read: ClusterFacts) -> Iterator[CaFound]:
     """Yield each CA: its end, and what `ca status` knows of it."""
-    ends = {end.ca: CaFound(end.ca, end.ca, "", end.not_after, end.level, end.sentence) for end in read.ends}
+    ends = {end.ca: CaFound(end.ca, end.ca, "", end.not_after, end.level, end.sentence) for end in own(read.ends)}
     if not read.cas:
         yield from ends.values()
     for ca in read.cas:
         found = ends.get(ca.domain) or CaFound(ca.domain, ca.name, "", ca.not_after)
         yield replace(found, name=ca.name, sha256=ca.sha256, key=ca.key, problem=ca.problem)
+    for domain, cas in foreign_cas.read(read.cluster).items():
+        yield from (CaFound.of_foreign(domain, facts, read.now) for facts in cas)

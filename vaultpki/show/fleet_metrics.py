@@ -14,6 +14,7 @@ from prometheus_client import Metric, generate_latest, registry
 from vaultpki.ca.fleet import ClusterFacts
 from vaultpki.findings.catalogue import CATALOGUE, NodeState, Severity
 from vaultpki.findings.cluster import Judgement
+from vaultpki.pki.ca_life import own
 from vaultpki.redact import printable
 
 METRICS_MARK: Final = "# Written by `vaultpki nodes --metrics`."
@@ -68,9 +69,9 @@ def _of_cluster(judged: Judgement) -> Iterator[Metric]:
 
 
 def _of_cas(read: ClusterFacts) -> Iterator[Metric]:
-    ends = [({"ca": end.ca}, end.not_after.timestamp()) for end in read.ends]
+    ends = [({"ca": end.ca}, end.not_after.timestamp()) for end in own(read.ends)]
     yield _metric("ca_not_after_timestamp_seconds", "When the CA expires.", ends)
-    levels = [({"ca": end.ca, "level": end.level.value}, 1) for end in read.ends]
+    levels = [({"ca": end.ca, "level": end.level.value}, 1) for end in own(read.ends)]
     yield _metric("ca_level", "1 for how near its end is: none, notice, warning, critical or expired.", levels)
     rotations = [
         ({"ca": ca.domain, "state": ca.record.state.value}, ca.record.since.timestamp())

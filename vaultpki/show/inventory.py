@@ -10,7 +10,8 @@ from typing import Final
 
 from vaultpki.findings.nodes import NodeRow
 from vaultpki.graph.content import ExpirySummary, Health
-from vaultpki.pki.ca_life import Level
+from vaultpki.pki.ca_life import Level, expiry, foreign_life
+from vaultpki.pki.facts import Facts
 from vaultpki.show.attention import Notice
 
 FAULTS: Final[Mapping[str, Health]] = {
@@ -68,7 +69,7 @@ class CaFound:
     """A CA's certificate. `ca` is its domain, `name` what people call it, `sha256` its fingerprint in hex.
 
     `key` is the kind of its key and `key_id` its id in hex, both empty if not known. `sentence` says how urgent its end
-    is. `problem` is why it cannot sign, or empty.
+    is. `problem` is why it cannot sign, or empty. `foreign` is a CA that is not the cluster's.
     """
 
     ca: str
@@ -80,6 +81,15 @@ class CaFound:
     key: str = ""
     key_id: str = ""
     problem: str = ""
+    foreign: bool = False
+
+    @staticmethod
+    def of_foreign(ca: str, facts: Facts, now: datetime) -> CaFound:
+        """Return a foreign CA in the bundles of `ca`."""
+        end = expiry(foreign_life(ca, facts), now)
+        key = facts.key.value if facts.key else ""
+        name = facts.subject_text
+        return CaFound(ca, name, facts.fingerprint, facts.not_after, end.level, end.sentence, key, foreign=True)
 
 
 @dataclass(frozen=True, slots=True)

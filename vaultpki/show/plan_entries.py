@@ -23,7 +23,7 @@ from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import Key
 from vaultpki.redact import escaped
 from vaultpki.show.line import Entry
-from vaultpki.show.plan_templates import template_entries
+from vaultpki.show.plan_record import foreign_ca_entries, template_entries
 from vaultpki.values.durations import format_duration
 
 ACTION_SIGNS: Final[Mapping[Action, str]] = {"create": "+", "update": "~", "delete": "-"}
@@ -53,7 +53,7 @@ _Left = dict[Key, Change]
 def entries(cluster: Cluster, changes: Sequence[Change]) -> list[Entry]:
     """Return the entries of a plan; every change is in one of them, by itself or within its cause."""
     left = {change.key: change for change in without_notice(changes)}
-    templates = [*template_entries(cluster, left)]
+    templates = [*template_entries(cluster, left), *foreign_ca_entries(cluster, left)]
     new = [*_new_cluster(cluster, left), *_new_cas(cluster, left)]
     new_holders = [*_new_holders(cluster, left)]
     updated, unexplained = causes.folded(cluster, tuple(left.values()))

@@ -265,6 +265,7 @@ def _opened(blocks: Sequence[HolderBlock]) -> Iterator[HolderBlock]:
 
 def _ca(ca: CaFound, found: Inventory, cluster: str, now: datetime) -> CaLine:
     signed = [pair for pair in found.pairs if (pair.signer == ca.key_id if ca.key_id else pair.ca == ca.ca)]
+    signed = [] if ca.foreign else signed
     ends = [pair.not_after for pair in signed if pair.not_after is not None]
     first = min(ends, default=None)
     health = Health.VALID
@@ -278,7 +279,7 @@ def _ca(ca: CaFound, found: Inventory, cluster: str, now: datetime) -> CaLine:
         health = Health.DUE
     return CaLine(
         ca=ca.ca,
-        title=ca_title(ca.ca, cluster),
+        title=f"foreign CA of {ca.ca}" if ca.foreign else ca_title(ca.ca, cluster),
         name=ca.name,
         sha256=ca.sha256,
         key=ca.key,
@@ -288,7 +289,7 @@ def _ca(ca: CaFound, found: Inventory, cluster: str, now: datetime) -> CaLine:
         sentence=ca.problem or (ca.sentence if ca.level is not Level.NONE else ""),
         pairs=len(ends),
         first=f"{first:%Y-%m-%d}" if first else "",
-        rotation=found.rotations.get(ca.ca, ""),
+        rotation="" if ca.foreign else found.rotations.get(ca.ca, ""),
     )
 
 

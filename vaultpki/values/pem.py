@@ -45,6 +45,15 @@ def pem_bodies(text: str, label: str) -> list[str]:
     return bodies
 
 
+def of_der(der: bytes) -> str:
+    """Return a certificate, as DER, in the one form of PEM that vaultpki writes."""
+    import base64
+
+    text = base64.b64encode(der).decode()
+    lines = (text[start : start + 64] for start in range(0, len(text), 64))
+    return "\n".join(("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""))
+
+
 def whole_bodies(text: str, label: str) -> Iterator[str]:
     """Yield the stripped content of each complete PEM block with this label; what is damaged is left out."""
     begin = f"-----BEGIN {label}-----"

@@ -15,6 +15,7 @@ from vaultpki.errors import ArgumentError, SpecError, VaultpkiError
 from vaultpki.identity.access import holder_of
 from vaultpki.layout import DIRECTORY, node_folders
 from vaultpki.model import NODE, AgentConfig, Cluster, Row
+from vaultpki.pki import foreign_cas
 from vaultpki.places import KUBECONFIGS, KUBELET, Layout, inner_folders
 from vaultpki.verify.forbidden_signing import certificates_of
 from vaultpki.verify.held_files import DENIED
@@ -165,7 +166,8 @@ def _one(cluster: Cluster, folder: Path) -> Holder:
     operators = tuple(row for row in certificates.rows(cluster) if row.operator and row.name in present)
     if len(operators) == len(present):
         wants = tuple(certificates.resolve(row, cluster, None) for row in operators)
-        return Holder(OPERATOR, folder, wants, cluster.name, embedded=cluster.layout is Layout.KUBEADM)
+        embedded, foreign = cluster.layout is Layout.KUBEADM, foreign_cas.read(cluster)
+        return Holder(OPERATOR, folder, wants, cluster.name, embedded=embedded, foreign=foreign)
     absolute = folder.absolute()
     for name in (absolute.parent.name if absolute.name == "pki" else absolute.name, *_named_inside(cluster, folder)):
         if holder := _node(cluster, name, folder):
@@ -189,6 +191,7 @@ def _node(cluster: Cluster, name: str, folder: Path) -> Holder | None:
         _modes(folder),
         layout=cluster.layout,
         places=_places(cluster, folder),
+        foreign=foreign_cas.read(cluster),
     )
 
 

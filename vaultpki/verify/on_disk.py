@@ -58,7 +58,7 @@ class Holder:
     `cluster` is the name in its CAs' subjects. `places` are further folders by name. `embedded` says that kubeconfigs
     hold the pair itself. `modes` gives the mode of a certificate's secret files, by the
     certificate's name, if it is not 0600. `found` are checks that failed, or could not be made, during the search for
-    holders.
+    holders. `foreign` are the foreign CAs that its bundles should hold too, by CA.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Holder:
     layout: Layout = Layout.DOCUMENT
     places: Mapping[str, Path] = field(default_factory=dict)
     embedded: bool = False
+    foreign: Mapping[str, tuple[Facts, ...]] = field(default_factory=dict)
 
     def at(self, folder: str) -> Path:
         """Return the path of one of the folders by its name."""
@@ -81,8 +82,13 @@ class Holder:
         return self.at(found.folder) / found.file
 
     def authorities(self) -> frozenset[Facts]:
-        """Return the certificates in the holder's bundles that hold roots too."""
-        return frozenset(facts for ca in ISSUING_CAS for facts in read_bundle(self.bundle(ca, chain=True)))
+        """Return the cluster's own certificates in the holder's bundles that hold roots too."""
+        return frozenset(facts for ca in ISSUING_CAS for facts in self.own_cas(ca, chain=True))
+
+    def own_cas(self, ca: str, folder: str = PKI, *, chain: bool = False) -> tuple[Facts, ...]:
+        """Return the certificates in a bundle that are not those of foreign CAs, whatever names those have."""
+        foreign = self.foreign.get(ca, ())
+        return tuple(facts for facts in read_bundle(self.bundle(ca, folder, chain=chain)) if facts not in foreign)
 
     def bundle_name(self, ca: str) -> str:
         """Return the name of the issuing-only bundle of a CA in messages."""
@@ -198,10 +204,10 @@ def pair_checks(
             crt_problems.append(str(error))
         else:
             beside = holder.bundle(row.ca, certificate.folder)
-            held = read_bundle(beside)
+            held = holder.own_cas(row.ca, certificate.folder)
             issuing = tuple(facts for facts in held if _issuing_problem(facts, holder, row.ca) is None)
             crt_problems += leaf_problems(leaf, certificate, now)
-            if not chain_fits(leaf, issuers, issuing, read_bundle(holder.bundle(row.ca, chain=True))):
+            if not chain_fits(leaf, issuers, issuing, holder.own_cas(row.ca, chain=True)):
                 crt_problems.append(f"is not the certificate followed by its issuing CA from {beside.name}")
     if key is not None:
         try:
@@ -292,15 +298,16 @@ def _bundle_problems(holder: Holder, which: TrustBundle, path: Path, now: dateti
     except CertificateUnreadable as error:
         yield str(error)
         return
+    first = held[0]
     if len(set(held)) != len(held):
         yield "holds a certificate twice"
     if data.decode("ascii", "replace") != "".join(facts.pem for facts in held):
         yield "is not the plain form that the agent writes: something else stands in it, or its lines end otherwise"
+    yield from _foreign_problems(holder, ca, held)
+    held = tuple(facts for facts in held if facts not in holder.foreign.get(ca, ()))
     roots = [facts for facts in held if x509.issuer_of(facts, (facts,))]
     issuing = [facts for facts in held if facts not in roots]
-    signers = roots or [
-        facts for facts in read_bundle(holder.bundle(ca, chain=True)) if x509.issuer_of(facts, (facts,))
-    ]
+    signers = roots or [facts for facts in holder.own_cas(ca, chain=True) if x509.issuer_of(facts, (facts,))]
     for facts in issuing:
         if problem := _issuing_problem(facts, holder, ca):
             yield f"holds {facts.subject_text}, which is not an issuing CA of {ca}: {problem}"
@@ -316,8 +323,17 @@ def _bundle_problems(holder: Holder, which: TrustBundle, path: Path, now: dateti
     if not root and roots:
         # Any certificate below the root would be accepted: a node's certificate would have full access to etcd.
         yield "holds the root CA, so clients of every other CA would be accepted"
-    if holder.layout is Layout.KUBEADM and held[0] not in (_signers(holder, ca) or held):
+    if holder.layout is Layout.KUBEADM and first not in (_signers(holder, ca) or held):
         yield "does not begin with the CA that signed the certificates here, which kubeadm compares"
+
+
+def _foreign_problems(holder: Holder, ca: str, held: Sequence[Facts]) -> Iterator[str]:
+    for facts in holder.foreign.get(ca, ()):
+        if facts not in held:
+            yield (
+                f"lacks {facts.subject_text}, which cluster.yaml has below ca.also_trust: its SHA-256 "
+                f"{facts.fingerprint} is not in agent.yaml there, or nobody has written the files since"
+            )
 
 
 def _signers(holder: Holder, ca: str) -> set[Facts]:

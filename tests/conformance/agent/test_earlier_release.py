@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from helpers.foreign_ca import ForeignCa
 from helpers.node import earlier_release, enrolled_nodes
 from helpers.node.agents_in_rotation import AgentsInRotation
 from helpers.node.earlier_release import Release
 from helpers.vault import applied_cluster
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
+from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, Ran, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.snapshots import Snapshot
 from vaultpki.certificates import bundle
@@ -125,6 +126,17 @@ def test_it_keeps_working_through_a_rotation(older: OlderAgent) -> None:
     assert older.leaf[1] == new and older.trusted == {old, new}
     (status,) = {one["state"] for one in json.loads(older.run("status", "--json").stdout)["certificates"]}
     assert status == "ok"
+
+
+def test_it_goes_on_without_a_foreign_ca(older: OlderAgent) -> None:
+    """0.1.0 ignores that part of the record, and no SHA-256 is on the node of a later one."""
+    before, old = older.trusted, ForeignCa()
+    (older.cluster.folder / "old-ca.crt").write_text(old.pem)
+    older.cluster.write(f"{ONE_WORKER}ca: {{also_trust: {{kubernetes: [old-ca.crt]}}}}\n")
+    older.cluster.apply()
+    older.run("agent", "--once")
+    older.run("renew", "--force")
+    assert older.trusted == before and old.sha256 not in before
 
 
 @pytest.mark.parametrize("moved", [(NODE,), (OTHER,), (NODE, OTHER)], ids=["itself", "the-other", "both"])

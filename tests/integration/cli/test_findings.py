@@ -137,6 +137,7 @@ ELSEWHERE: Final = {
     "no-live-credential": "show/test_report_of_fleet.py",
     "not-read": "identity/test_lock.py",
     "files-alone": "agent/test_node_folders.py",
+    "foreign-ca": "agent/test_foreign_cas.py",
 }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from helpers.example_agent import agent_config
+from helpers.foreign_ca import ForeignCa
 from helpers.root_certificates import NAME, Key
 from vaultpki import readers
 from vaultpki.agent import bundles, hook_schedule
@@ -20,14 +23,20 @@ from vaultpki.host import hooks
 from vaultpki.layout import bundle_of
 from vaultpki.model import Hook
 from vaultpki.node.state import AgentState, StateFile
+from vaultpki.pki.facts import Facts
 from vaultpki.places import PKI, Layout, inner_folders
 
 FIRST, SECOND, ROOT, NEXT = (Key(f"{NAME} {number}").root().pem.encode() for number in range(4))
 
+FOREIGN = ForeignCa()
+NONE: Final[Mapping[str, Collection[Facts]]] = {}
+
 CONFIG = agent_config(root_sha256="5f" * 32)
 
 
-def written(folder: Path, layout: Layout, issuing: bytes, roots: bytes) -> dict[str, BundleDigest]:
+def written(
+    folder: Path, layout: Layout, issuing: bytes, roots: bytes, foreign: Mapping[str, Collection[Facts]] = NONE
+) -> dict[str, BundleDigest]:
     """Install the bundles of every CA, of these certificates, and return their digests."""
     paths = {PKI: str(folder / "pki"), **inner_folders(str(folder / "pki"))}
     with Folders.open(paths) as folders:
@@ -39,7 +48,7 @@ def written(folder: Path, layout: Layout, issuing: bytes, roots: bytes) -> dict[
                 files.setdefault(place.folder, {})[place.file] = File(data, 0o644, -1, -1)
         for name, each in files.items():
             folders.install(name, BUNDLES, each)
-        return bundles.digests(folders, layout)
+        return bundles.digests(folders, layout, foreign)
 
 
 def former(data: bytes) -> str:
@@ -85,6 +94,18 @@ def test_an_upgrade_owes_no_hook(tmp_path: Path, layout: Layout) -> None:
     ran = noted(tmp_path, other, AgentState(hooked={key: each.whole for key, each in held.items()})).hooked
     every = dict.fromkeys(readers.CA_OF_BUNDLE, (Hook("command", argv=("true",)),))
     assert set(hooks.owed(hook_schedule.live((), other), ran, every)) == set(readers.CA_OF_BUNDLE)
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_a_foreign_ca_is_no_change_of_our_own(tmp_path: Path, layout: Layout) -> None:
+    """By that the hooks know which restart a person gives the turn for."""
+    foreign = dict.fromkeys(ISSUING_CAS, (FOREIGN.facts,))
+    before = written(tmp_path, layout, FIRST, ROOT)
+    after = written(tmp_path, layout, FIRST + FOREIGN.pem.encode(), ROOT, foreign)
+    assert changed(before, after) == set(readers.CA_OF_BUNDLE)
+    assert all(before[key].own == after[key].own == before[key].read for key in before)
+    both = written(tmp_path, layout, FIRST + SECOND + FOREIGN.pem.encode(), ROOT, foreign)
+    assert all(both[key].own != after[key].own for key in both)
 
 
 def test_the_word_for_a_nodes_cas_is_that_of_earlier_releases(tmp_path: Path) -> None:

@@ -271,6 +271,7 @@ def test_starter_loads_and_uncommented_too(tmp_path: Path) -> None:
     assert (cluster.name, cluster.vault.namespace, cluster.authority.root_sha256) == ("prod", None, None)
     (tmp_path / "vault-ca.crt").write_text(PEM)
     (tmp_path / "issuer-ca.crt").write_text(PEM)
+    (tmp_path / "old-ca.crt").write_text(PEM)
     (tmp_path / "audit.yaml.tmpl").write_text("x\n")
     # As it says itself: these two characters, and nothing else.
     whole = re.sub(r"^#:", "", starter(), flags=re.MULTILINE)
@@ -287,7 +288,7 @@ BLOCKS = re.findall(r"(?m)(?:^#:.*\n)+", starter())
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.sub(r"\W.*", "", block[2:].strip(), flags=re.DOTALL))
 def test_each_block_of_the_starter_can_be_uncommented(tmp_path: Path, block: str) -> None:
-    for name in ("vault-ca.crt", "issuer-ca.crt"):
+    for name in ("vault-ca.crt", "issuer-ca.crt", "old-ca.crt"):
         (tmp_path / name).write_text(PEM)
     (tmp_path / "audit.yaml.tmpl").write_text("x\n")
     assert "remove these two characters in all lines of a block" in starter() and starter().count(block) == 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from helpers.foreign_ca import ForeignCa
 from vaultpki.agent.status import CertificateStatus, Status
 from vaultpki.findings import nodes
 from vaultpki.findings.catalogue import NodeState
@@ -292,6 +293,10 @@ def seen(name: str, state: PairState, days: float, *, wrong: bool) -> Certificat
 GOOD = Status(
     "cp-1", "ok", (seen("kubelet", PairState.OK, 15, wrong=False),), {}, {}, True, None, trust="5b0c", roles=("etcd",)
 )
+RESTART = (
+    "the foreign CAs of etcd changed, and components read them only when they start: run `vaultpki agent --once` on "
+    "one node after the other"
+)
 FILES: dict[str, tuple[Status, str, str]] = {
     "ok": (GOOD, "ok", ""),
     "expired": (
@@ -320,6 +325,13 @@ FILES: dict[str, tuple[Status, str, str]] = {
     "hook": (replace(GOOD, owed={"kubelet": Owed(1.0, attempts=2)}), "failing", "hooks failed: kubelet"),
     "away": (replace(GOOD, reachable=False, error="x"), "failing", "Vault does not answer"),
     "CA": (replace(GOOD, ends=(CaExpiry("etcd", NOW, Level.CRITICAL, "..."),)), "failing", "..."),
+    "foreign": (replace(GOOD, foreign=("CN=old is offered",)), "failing", "CN=old is offered"),
+    "unused pin": (replace(GOOD, unused=("it has a pin",)), "ok", ""),
+    "restart by hand": (
+        replace(GOOD, owed={"etcd-ca": Owed(1.0)}, by_hand=("etcd-ca",)),
+        "failing",
+        RESTART,
+    ),
     "unknown": (replace(GOOD, agent=None, seen=(), faults={"agent.yaml": "denied"}), "unknown", "denied"),
     "empty": (replace(GOOD, agent=None, seen=()), "broken", "there is no certificate here"),
 }
@@ -333,6 +345,47 @@ def test_a_node_by_its_files(case: str) -> None:
     # Both ways to say that a person must look agree.
     assert found.state.attention is found.attention
     assert found.node == "cp-1" and (found.life_left == 0.5 if case == "ok" else True)
+
+
+OLD = ForeignCa()
+NAMED = {"etcd": (OLD.facts,)}
+BY_HAND = {"owed": ("etcd-ca",), "by_hand": ("etcd-ca",)}
+HELD = {"etcd": BundleReport(frozenset({"a" * 64}), NOW - DAY)}
+
+
+@pytest.mark.parametrize(
+    ("further", "state", "said"),
+    [
+        ({"bundles": HELD, "foreign": {"etcd": frozenset({OLD.sha256})}}, "ok", ""),
+        ({"bundles": HELD, "foreign_ignored": {"etcd": frozenset({OLD.sha256})}}, "failing", "enroll the node again"),
+        # It has not read the record yet, or its agent is of an earlier release.
+        ({"bundles": HELD}, "ok", "it has not reported yet whether it takes CN=kubernetes"),
+        # It has no such bundle.
+        ({}, "ok", ""),
+        (
+            {
+                "bundles": HELD,
+                "foreign": {"etcd": frozenset({OLD.sha256})},
+                "owed": ("etcd-ca",),
+                "by_hand": ("etcd-ca",),
+            },
+            "failing",
+            RESTART,
+        ),
+    ],
+)
+def test_a_node_and_a_foreign_ca(further: dict[str, Any], state: str, said: str) -> None:
+    stored = node_report.to_json(report(**further))
+    member = Member("cp-1", "listed", NODE, 1, node_report.read(json.loads(json.dumps(stored))), "x")
+    found = of_member(member, {"kubelet": 30 * 86400}, NOW, NOTHING_REVOKED, foreign=NAMED)
+    assert found.state.value == state and found.attention is (state == "failing")
+    texts = [finding.text for finding in found.findings]
+    assert any(said in text for text in texts) if said else texts == []
+    assert {finding.name for finding in found.findings} <= {"foreign-ca"}
+
+
+def test_a_report_without_foreign_cas_is_that_of_before() -> None:
+    assert not {"foreign_cas", "foreign_cas_ignored", "by_hand"} & node_report.to_json(report()).keys()
 
 
 def test_no_node_at_all() -> None:

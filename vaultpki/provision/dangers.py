@@ -1,18 +1,27 @@
-"""Finds issuers on a cluster's CA mounts that do not belong there."""
+"""Finds what no apply changes and a person must look at: issuers that do not belong on a CA's mount, nodes apart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
-from vaultpki.model import Cluster
+from vaultpki.errors import BadAnswer, Denied
+from vaultpki.identity import reports
+from vaultpki.model import Cluster, Node, NodeRole
 from vaultpki.pki import trust
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.plan import Danger
 from vaultpki.provision.read_back import CaMount
+from vaultpki.records import gaps
+from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
+from vaultpki.vault import Vault
+
+# Every node reads the records, so a few tell it; `ca status` reads the reports of all.
+_ASKED: Final = 5
 
 
-def find(cluster: Cluster, cas: Mapping[str, CaMount]) -> Iterator[Danger]:
+def issuers(cluster: Cluster, cas: Mapping[str, CaMount]) -> Iterator[Danger]:
     """Find every issuer that does not belong on its mount; `cas` are by mount. Dates are not checked."""
     mount_of_root = cas.get(cluster.mount(ROOT), CaMount())
     pems = [mount_of_root.pem, mount_of_root.certificates.get(mount_of_root.other, "")]
@@ -28,6 +37,30 @@ def find(cluster: Cluster, cas: Mapping[str, CaMount]) -> Iterator[Danger]:
                 f"it has {ca.count} issuers, and nodes read only {MOST_ISSUERS} of them: delete those that nobody needs"
             )
             yield Danger(f"mount {mount}", why)
+
+
+def nodes_apart(cluster: Cluster, vault: Vault, records: Mapping[str, RotationRecord]) -> tuple[Danger, ...]:
+    """Return where listed nodes do not have the rotation records that the server has, by a few of their reports.
+
+    At most five nodes are asked, those of the control plane first.
+
+    Reads nothing else, and nothing that the token may not read.
+    """
+    revisions = {domain: record.revision for domain, record in records.items()}
+    asked = sorted(cluster.nodes, key=lambda node: NodeRole.CONTROL_PLANE not in node.roles)[:_ASKED]
+
+    def look(node: Node) -> list[Danger]:
+        try:
+            held = reports.cas_of_rows(cluster, node)
+            report = reports.read(cluster, vault, reports.place_of(node, node.name), held).report
+        except (BadAnswer, Denied):
+            return []
+        return [
+            Danger(f"config {cluster.mount('config')}/{ROTATION_FOLDER}/{gap.domain}", f"{node.name} {gap.text}")
+            for gap in (gaps.of_report(report, revisions) if report is not None else ())
+        ]
+
+    return tuple(danger for found in vault.map(look, asked) for danger in found)
 
 
 def _read(pem: str) -> Facts | None:

@@ -1,4 +1,4 @@
-"""Shows the templates of cluster.yaml in a plan: which file is rendered to what, and the lines that change; pure."""
+"""Shows what the cluster's record has in a plan: templates with the lines that change, and foreign CAs; pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from difflib import unified_diff
 from typing import Final
 
 from vaultpki.model import Cluster
+from vaultpki.pki.facts import Facts
+from vaultpki.provision import foreign_cas
 from vaultpki.provision.differences import differences
 from vaultpki.provision.plan import Change
+from vaultpki.records.foreign_cas import FIELD
 from vaultpki.records.server_facts import Key
 from vaultpki.redact import escaped
 from vaultpki.show.line import Entry
@@ -49,6 +52,37 @@ def template_entries(cluster: Cluster, left: MutableMapping[Key, Change]) -> Ite
             yield Entry(
                 "~", f"template {_label(name)}", (where, *parts, *_changed_lines(before["text"], after["text"]))
             )
+
+
+def foreign_ca_entries(cluster: Cluster, left: MutableMapping[Key, Change]) -> Iterator[Entry]:
+    """Return the foreign CAs that are new or removed, and take them out of the changes that are `left`."""
+    key = ("config", f"{cluster.mount('config')}/cluster")
+    change = left.get(key)
+    if change is None or FIELD not in change.fields or change.action == "delete":
+        return
+    found = [*foreign_cas.changes_of(cluster, change)]
+    if not found or any(each.unreadable or not (each.added or each.removed) for each in found):
+        # Somebody else wrote it; it is shown field by field.
+        return
+    if others := {name: pair for name, pair in change.fields.items() if name != FIELD}:
+        left[key] = replace(change, fields=others)
+    else:
+        del left[key]
+    sources = {(each.ca, each.sha256): each.source for each in cluster.authority.also_trust}
+    for each in found:
+        for sign, cas in (("+", each.added), ("-", each.removed)):
+            for facts in cas:
+                yield Entry(
+                    sign, f"foreign CA of {each.ca}", _described(facts, sources.get((each.ca, facts.fingerprint), ""))
+                )
+
+
+def _described(facts: Facts, source: str) -> tuple[str, ...]:
+    ends = f"until {facts.not_after:%Y-%m-%d}"
+    return (
+        f"{escaped(facts.subject_text)}, {ends}" + (f", from {escaped(source)}" if source else ""),
+        f"SHA-256 {facts.fingerprint}",
+    )
 
 
 def _are_templates(side: object) -> bool:

@@ -1,0 +1,125 @@
+"""Foreign CAs in a plan: which are refused, which are added and removed, and what that means for nodes; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from vaultpki import readers
+from vaultpki.certificates import ISSUING_CAS, ca_subject
+from vaultpki.model import Cluster, NodeRole
+from vaultpki.pki import foreign_cas
+from vaultpki.pki.facts import Facts
+from vaultpki.pki.trust import named
+from vaultpki.provision.plan import Change
+from vaultpki.records.foreign_cas import FIELD
+from vaultpki.records.rotation import DOMAINS
+from vaultpki.redact import escaped
+
+if TYPE_CHECKING:
+    from vaultpki.provision.observe import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignChange:
+    """What changes in the foreign CAs of one domain: the certificates that are offered anew, and those no more.
+
+    `unreadable` says that the record had something else, which no vaultpki wrote.
+    """
+
+    ca: str
+    added: tuple[Facts, ...]
+    removed: tuple[Facts, ...]
+    unreadable: bool = False
+
+
+def refuse_unfit(cluster: Cluster, seen: Observation, now: datetime) -> None:
+    """Raise SpecError if a foreign CA of cluster.yaml is one of the cluster's own, or is new and not in date."""
+    if not cluster.authority.also_trust:
+        return
+    foreign_cas.refuse_own(cluster, _own(cluster, seen))
+    record = seen.observed.objects.get(("config", f"{cluster.mount('config')}/cluster"), {})
+    foreign_cas.refuse_expired(cluster, _pems(record.get(FIELD)), now)
+
+
+def changes_of(cluster: Cluster, change: Change) -> Iterator[ForeignChange]:
+    """Yield what a change of the cluster's record does to foreign CAs, by domain in the order of the table."""
+    if change.key != ("config", f"{cluster.mount('config')}/cluster") or FIELD not in change.fields:
+        return
+    old, new = change.fields[FIELD]
+    before, after = _pems(old), _pems(new)
+    for ca in ISSUING_CAS:
+        had, has = before.get(ca, ()), after.get(ca, ())
+        if had == has:
+            continue
+        sides = [[facts for pem in pems for facts in _readable(pem)] for pems in (had, has)]
+        yield ForeignChange(
+            ca,
+            tuple(facts for facts in sides[1] if facts not in sides[0]),
+            tuple(facts for facts in sides[0] if facts not in sides[1]),
+            unreadable=len(sides[0]) != len(had),
+        )
+
+
+def sentences(cluster: Cluster, change: ForeignChange) -> Iterator[tuple[bool, str]]:
+    """Yield what a change means on each node, and whether it takes trust away."""
+    restarts = _restarts(cluster, change.ca)
+    if change.added:
+        what = f"takes {_named(change.added)} into the bundles of {change.ca}: {_MEANS[change.ca]}"
+        without = "a node without it goes on without that CA, and `vaultpki nodes` names it"
+        yield False, f"each whose agent.yaml has its SHA-256 {what}; {without}{restarts}"
+    if change.removed:
+        what = f"takes {_named(change.removed)} out of the bundles of {change.ca}"
+        yield True, f"each {what}, and whoever has a certificate of it is refused{restarts}"
+
+
+# What a CA in the bundles of a domain is good for (facts about components, as in `readers`).
+_MEANS: Final[Mapping[str, str]] = {
+    "kubernetes": "who has a client certificate of it is the user, and has the groups, that it names, and a server "
+    "certificate of it passes for kube-apiserver",
+    "kubelet": "a server certificate of it passes for a kubelet",
+    "etcd": "who has a client certificate of it may read and write all of etcd, and a server certificate of it passes "
+    "for etcd",
+    "front-proxy": "who has a client certificate of it may act as any user at kube-apiserver",
+}
+
+
+def _restarts(cluster: Cluster, ca: str) -> str:
+    """Return which components read the bundle only when they start, as the end of a sentence; "" if none does."""
+    names = [each.component for each in readers.start_only(ca, frozenset(NodeRole), cluster.layout)]
+    if not names:
+        return ""
+    verb = "reads its bundle only when it starts" if len(names) == 1 else "read their bundles only when they start"
+    return (
+        f"; {' and '.join(names)} {verb}, and hooks do not restart it by themselves for this: run "
+        "`vaultpki agent --once` on one node after the other"
+    )
+
+
+def _named(cas: tuple[Facts, ...]) -> str:
+    return ", ".join(f"{escaped(facts.subject_text)} (SHA-256 {facts.fingerprint})" for facts in cas)
+
+
+def _own(cluster: Cluster, seen: Observation) -> Iterator[Facts]:
+    for ca in DOMAINS:
+        mount = seen.found.cas.get(cluster.mount(ca))
+        for pem in (mount.pem, *mount.certificates.values()) if mount is not None else ():
+            # What else is on a mount may well be a foreign CA that somebody imported there.
+            yield from (facts for facts in _readable(pem) if named(facts, ca_subject(cluster.name, ca)))
+
+
+def _pems(value: Any) -> Mapping[str, tuple[str, ...]]:
+    """Return what a record offers, by domain; what no vaultpki writes is left out."""
+    found = value if isinstance(value, Mapping) else {}
+    lists = {ca: found.get(ca) for ca in ISSUING_CAS}
+    return {
+        ca: tuple(pem for pem in pems if isinstance(pem, str)) for ca, pems in lists.items() if isinstance(pems, list)
+    }
+
+
+def _readable(pem: str) -> tuple[Facts, ...]:
+    from vaultpki.pki import x509
+
+    return x509.readable(pem)[:1]

@@ -1,0 +1,119 @@
+"""Holds the states in which a live kubeadm cluster is taken over: what each means, and which comes next.
+
+The old CAs are kubeadm's own, the new ones Vault's, and all domains go together. The states and the ways back were
+explored exhaustively by tests/models/adoption.py, whose tables these are; no other transition is safe.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+
+class AdoptionState(enum.Enum):
+    """Where an adoption stands. In PREPARED nodes enrol, and all is as kubeadm made it."""
+
+    PREPARED = "prepared"
+    PUBLISHED = "published"
+    SWITCHED = "switched"
+    CLOSED = "closed"
+    RETIRED = "retired"
+    DONE = "done"
+    RETRUSTING = "re-trusting"
+    RETURNING = "returning"
+
+
+class Side(enum.Flag):
+    """The CAs of a cluster that is taken over."""
+
+    OLD = enum.auto()
+    NEW = enum.auto()
+    BOTH = OLD | NEW
+
+
+Step = tuple[AdoptionState, AdoptionState]
+"""A change from one state to another."""
+
+_S = AdoptionState
+
+FORWARD: Final = {
+    _S.PREPARED: _S.PUBLISHED,
+    _S.PUBLISHED: _S.SWITCHED,
+    _S.SWITCHED: _S.CLOSED,
+    _S.CLOSED: _S.RETIRED,
+    _S.RETIRED: _S.DONE,
+    _S.RETURNING: _S.SWITCHED,
+    _S.RETRUSTING: _S.SWITCHED,
+}
+"""The state that `adopt continue` leads to."""
+
+BACK: Final = {
+    _S.PUBLISHED: _S.PREPARED,
+    _S.SWITCHED: _S.RETURNING,
+    _S.CLOSED: _S.RETURNING,
+    _S.RETURNING: _S.PREPARED,
+    _S.RETIRED: _S.RETRUSTING,
+    _S.RETRUSTING: _S.RETURNING,
+}
+"""The state that `adopt abort` leads to."""
+
+TRUST: Final = {
+    _S.PREPARED: Side.OLD,
+    _S.PUBLISHED: Side.BOTH,
+    _S.SWITCHED: Side.BOTH,
+    _S.CLOSED: Side.BOTH,
+    _S.RETIRED: Side.NEW,
+    _S.DONE: Side.NEW,
+    _S.RETRUSTING: Side.BOTH,
+    _S.RETURNING: Side.BOTH,
+}
+"""The CAs that bundles, cluster-info and the pods' copies hold."""
+
+LEAF: Final = {
+    _S.PREPARED: Side.OLD,
+    _S.PUBLISHED: Side.OLD,
+    _S.SWITCHED: Side.NEW,
+    _S.CLOSED: Side.NEW,
+    _S.RETIRED: Side.NEW,
+    _S.DONE: Side.NEW,
+    _S.RETRUSTING: Side.NEW,
+    _S.RETURNING: Side.OLD,
+}
+"""The CA whose certificates nodes install, whichever the mount's default is."""
+
+SIGNER_ON: Final = frozenset({_S.PREPARED, _S.PUBLISHED, _S.SWITCHED, _S.RETURNING})
+"""The states in which controller managers sign CSRs with the old CA."""
+
+KEYS_ASIDE: Final = frozenset({_S.SWITCHED, _S.CLOSED, _S.RETIRED, _S.RETRUSTING})
+"""The states in which the keys of the old CAs do not lie where kubeadm would make certificates with them."""
+
+FREE_STEPS: Final = frozenset(
+    {
+        (_S.PREPARED, _S.PUBLISHED),
+        (_S.PUBLISHED, _S.PREPARED),
+        (_S.SWITCHED, _S.RETURNING),
+        (_S.CLOSED, _S.RETURNING),
+        (_S.RETIRED, _S.RETRUSTING),
+        (_S.RETURNING, _S.SWITCHED),
+    }
+)
+"""The steps that wait for nobody: they take nobody's trust away, and install nothing that is not trusted."""
+
+TRUST_STEPS: Final[dict[Step, Side]] = {
+    (_S.PUBLISHED, _S.SWITCHED): Side.BOTH,
+    (_S.RETRUSTING, _S.SWITCHED): Side.BOTH,
+    (_S.RETRUSTING, _S.RETURNING): Side.BOTH,
+    (_S.RETIRED, _S.DONE): Side.NEW,
+}
+"""The steps before which every node, on its disk and in its processes, must trust exactly these CAs."""
+
+LEAF_STEPS: Final[dict[Step, Side]] = {
+    (_S.SWITCHED, _S.CLOSED): Side.NEW,
+    (_S.CLOSED, _S.RETIRED): Side.NEW,
+    (_S.RETIRED, _S.DONE): Side.NEW,
+    (_S.RETURNING, _S.PREPARED): Side.OLD,
+}
+"""The steps before which every node must hold and show certificates of this CA alone."""
+
+LAST_STEP: Final[Step] = (_S.CLOSED, _S.RETIRED)
+"""The step after which no certificate of the old CA is let in: nodes and CSRs are listed once no signer is left."""
