@@ -50,6 +50,7 @@ ORDER: Final = (
     "daemon",
     "verify",
     "live",
+    "adopt",
     "graph",
     "show",
     "demo",

@@ -29,7 +29,7 @@ _LONGEST: Final = 300
 _MOST: Final = 1000
 _LONGEST_PEM: Final = 256 * 1024
 # kubernetes pkg/kubelet/types/pod_update.go
-_MIRROR: Final = "kubernetes.io/config.mirror"
+MIRROR: Final = "kubernetes.io/config.mirror"
 
 
 class Copied(enum.Enum):
@@ -202,7 +202,7 @@ def static_pods(items: Iterable[object], components: Iterable[str]) -> Iterator[
     known = set(components)
     for item in items:
         about, spec = metadata(item), mapping(mapping(item).get("spec"))
-        if _MIRROR not in mapping(about.get("annotations")):
+        if MIRROR not in mapping(about.get("annotations")):
             continue
         for container in map(mapping, entries(spec.get("containers"))[:_MOST]):
             # The kubelet runs `command`, and `args` after it (pod v1 API).
