@@ -102,13 +102,14 @@ class EtcdMember:
 class ClusterInventory:
     """All that was read: the cluster, machines' disks, and what listeners presented, at the time `now`.
 
-    `cas` are the cluster's CAs by domain; that of etcd is known only from a disk. `foreign` are machines whose files are
-    of another cluster. `resolved` are addresses of host names of etcd.
+    `cas` are the cluster's CAs by domain; that of etcd is known only from a disk. `foreign` are machines whose files
+    are of another cluster. `static` are the static pods by the API server, and by manifests where that shows none.
     """
 
     server: str
     now: datetime
     whole: WholeCluster
+    static: tuple[StaticPod, ...] = ()
     machines: tuple[Machine, ...] = ()
     foreign: tuple[Machine, ...] = ()
     listeners: tuple[ListenerSeen, ...] = ()

@@ -9,7 +9,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from vaultpki.adopt.found import ROWS, Machine, MachineKubeconfig
 from vaultpki.kube import details, kubeconfig
@@ -54,8 +54,8 @@ def there(root: str = "/") -> bool:
 def read(root: str, directory: str = "") -> Machine:
     """Return what the disk below `root` holds.
 
-    `directory` is the folder of the certificates as the cluster says it; without it the manifests decide, else kubeadm's
-    default. What cannot be read is missing, with a reason.
+    `directory` is the folder of the certificates as the cluster says it; the machine's manifest of kube-apiserver comes
+    first, and kubeadm's default last. What cannot be read is missing, with a reason.
     """
     disk = _Disk(root)
     kubelet = yaml_tree.plain_mapping(disk.text(f"{_KUBELET}/config.yaml") or "", "config.yaml")

@@ -47,6 +47,11 @@ class NodeObject:
     control_plane: bool
     port: int
 
+    @property
+    def called(self) -> frozenset[str]:
+        """All its addresses and host names."""
+        return frozenset(address for _, address in self.addresses)
+
     def of_type(self, *types: str) -> tuple[str, ...]:
         """Return its addresses of these types."""
         return tuple(address for kind, address in self.addresses if kind in types)

@@ -115,7 +115,7 @@ def read(access: KubeAccess, deadline: float) -> WholeCluster:
 
 
 def directory(static: tuple[StaticPod, ...], settings: KubeadmSettings | None) -> str:
-    """Return the folder of the certificates by the flags of kube-apiserver, else by kubeadm; "" where neither says it."""
+    """Return the folder of the certificates by the flags of kube-apiserver, else by kubeadm; "" if neither says it."""
     for pod in static:
         if pod.component == "kube-apiserver" and (file := pod.flags.get("client-ca-file")):
             return file.rpartition("/")[0]
