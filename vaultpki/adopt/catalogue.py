@@ -82,7 +82,7 @@ OBSTACLES: Final = (
     ),
     _critical(
         "several-cas",
-        "the cluster trusts more than one CA for its clients: another exchange of CAs is under way or was left half-way",
+        "the cluster trusts more than one CA for its clients: another exchange of CAs is under way or unfinished",
         "end that exchange first, so that one CA is left in each file",
     ),
     _critical(
@@ -132,8 +132,8 @@ OBSTACLES: Final = (
         "embedded-kubeconfig",
         "a kubeconfig holds its CA and its client certificate itself, so who reads it follows neither a new CA nor a "
         "renewal",
-        "have it name files (certificate-authority, client-certificate, client-key), and restart its reader; a pod that "
-        "mounts it as a single file gets the new one only when the pod is started again",
+        "have it name files (certificate-authority, client-certificate, client-key), and restart its reader; a pod "
+        "that mounts it as a single file gets the new one only when the pod is started again",
     ),
     _warning(
         "signer-of-the-bundle",

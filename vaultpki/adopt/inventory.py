@@ -151,9 +151,9 @@ def _places(
     for pod in static:
         if pod.component == "kube-apiserver":
             host = pod.flags.get("advertise-address") or next(iter(addresses.get(pod.node, ())), "")
-            port = pod.flags.get("secure-port", "")
+            given = pod.flags.get("secure-port", "")
             if host:
-                place = (pod.node, "kube-apiserver", host, int(port) if port.isdecimal() else API_PORT)
+                place = (pod.node, "kube-apiserver", host, int(given) if given.isdecimal() else API_PORT)
                 at.add(place[2:])
                 yield place
         elif pod.component == "etcd":

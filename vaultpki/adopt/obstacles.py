@@ -1,4 +1,4 @@
-"""Says what is in the way of a take-over: small checks of an inventory and its draft, in the catalogue's order; pure."""
+"""Says what is in the way of a take-over: small checks of an inventory and its draft; pure."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def _components(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
     by_node = {address: node.name for node in found.whole.nodes for address in node.called}
     planes = {node.name for node in found.whole.nodes if node.control_plane}
     for address in found.whole.endpoints:
-        node = by_node.get(address, "")
-        if address not in at and node not in planes and (node, "kube-apiserver") not in there:
+        on = by_node.get(address, "")
+        if address not in at and on not in planes and (on, "kube-apiserver") not in there:
             yield _one("not-a-static-pod", f"a kube-apiserver answers at {address}, and it is none of these", address)
     for component, host in found.whole.leaders.items():
         if (host, component) not in there and host not in planes:
@@ -100,8 +100,8 @@ def _versions(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
         if number is not None and number not in TRIED:
             (old if number < KUBEADM_FIRST else untried).setdefault(version, []).append(what)
     for name, held in (("old-kubeadm", old), ("untried-version", untried)):
-        for version, what in held.items():
-            yield _one(name, f"{version} is the version of {first_few(what, _NAMED)}", *what)
+        for version, those in held.items():
+            yield _one(name, f"{version} is the version of {first_few(those, _NAMED)}", *those)
 
 
 def _etcd(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
