@@ -57,13 +57,17 @@ class ClusterDraft:
     """The drafted cluster.yaml: its text, and the checked cluster; None with the `problem` that the check found.
 
     `left_out` are names that it does not carry. `shared` are names of one node that its row gives to every node.
+    `nodes` are the drafted nodes, also where the check has found a problem. `base` is the cluster without changes to
+    rows, None with a problem.
     """
 
     text: str
+    nodes: tuple[Mapping[str, Any], ...]
     cluster: Cluster | None
     problem: str = ""
     left_out: tuple[LeftOut, ...] = ()
     shared: tuple[LeftOut, ...] = ()
+    base: Cluster | None = None
 
     def extra(self, row: str) -> tuple[str, ...]:
         """Return the names and addresses that the draft adds to a row."""
@@ -84,9 +88,10 @@ def draft(found: ClusterInventory, path: Path, name: str | None = None) -> Clust
         text = _text(head, document)
         cluster = read_cluster(text, path)
     except SpecError as error:
-        return ClusterDraft(text, None, str(error), parts.left_out)
+        return ClusterDraft(text, tuple(document["nodes"]), None, str(error), parts.left_out)
     missing = tuple(_missing(found, cluster, {(each.node, each.row, each.name) for each in left_out}))
-    return ClusterDraft(text, cluster, "", (*parts.left_out, *left_out, *missing), shared)
+    every = (*parts.left_out, *left_out, *missing)
+    return ClusterDraft(text, tuple(document["nodes"]), cluster, "", every, shared, base)
 
 
 def counted(found: ClusterInventory, row: str) -> Iterator[InUse]:
@@ -243,6 +248,13 @@ def _extra(
             if row == "kubelet" and not pattern:
                 shared.append(LeftOut(each.node, row, name, "each kubelet's certificate has it"))
     return extra, tuple(left_out), tuple(shared)
+
+
+def further(each: InUse, draft: ClusterDraft) -> tuple[str, ...]:
+    """Return the names in a certificate that its row does not have without the draft's own changes to the row."""
+    if draft.base is None or each.row not in SERVERS:
+        return ()
+    return _beyond(each, each.row, draft.base)
 
 
 def _reached(base: Cluster) -> dict[str, frozenset[str]]:

@@ -80,7 +80,8 @@ def _machines(
     """Return the machines of the cluster, and those whose CA is another cluster's."""
     known = {facts.fingerprint for facts in _by_copies(whole).get("kubernetes", ())}
     known |= {facts.fingerprint for facts in readable_certificates(access.ca_pem)}
-    own, foreign = [], []
+    own: list[Machine] = []
+    foreign: list[Machine] = []
     for root in roots:
         found = machine.read(root, folder)
         held = {facts.fingerprint for facts in found.cas.get("kubernetes", ())}

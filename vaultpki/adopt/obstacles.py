@@ -69,7 +69,7 @@ def _components(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
         gone = [name for name in CONTROL_PLANE if (node.name, name) not in there]
         if node.control_plane and gone:
             yield _one("not-a-static-pod", f"{node.name} is a control plane without {' and '.join(gone)}", node.name)
-    at = {pod.flags.get("advertise-address", ""): pod.node for pod in found.static if pod.component == "kube-apiserver"}
+    at = {pod.flags.get("advertise-address", "") for pod in found.static if pod.component == "kube-apiserver"}
     by_node = {address: node.name for node in found.whole.nodes for address in node.called}
     planes = {node.name for node in found.whole.nodes if node.control_plane}
     for address in found.whole.endpoints:
