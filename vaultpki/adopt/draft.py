@@ -375,13 +375,23 @@ def _text(head: str, document: Mapping[str, Any]) -> str:
     for key, value in document.items():
         if key == "nodes":
             parts.append("nodes:\n")
-            parts += [f"- {yaml_text.dump(node, inline=True)}" for node in value]
+            parts += [f"- {_inline(node)}\n" for node in value]
         elif key == "certificates":
             parts.append("certificates:\n")
-            parts += [f"  {row}: {yaml_text.dump(each, inline=True)}" for row, each in value.items()]
+            parts += [f"  {row}: {_inline(each)}\n" for row, each in value.items()]
         else:
             parts.append(yaml_text.dump({key: value}))
     return "".join(parts)
+
+
+def _inline(value: object) -> str:
+    """Return a value as YAML in one line, also where it has lists in it."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_inline(each)}' for key, each in value.items())}}}"
+    # A scalar is written as in a list, where it is quoted if it must be.
+    held = value if isinstance(value, list) else [value]
+    text = yaml_text.dump(held, inline=True).strip()
+    return text if isinstance(value, list) else text[1:-1]
 
 
 def default_key(found: ClusterInventory) -> KeyType | None:

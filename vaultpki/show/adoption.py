@@ -235,7 +235,7 @@ def _kubelets(found: ClusterInventory) -> Iterator[str]:
 def _seen(each: InUse | None, found: ClusterInventory) -> str:
     if each is None:
         return "not seen"
-    signer = f"of the CA {each.ca}" if each.ca else "of its own"
+    signer = f"of the CA {each.ca}" if each.ca else f"of {each.facts.issuer_text}"
     return f"{signer}, {_ends(each.facts, found)}"
 
 

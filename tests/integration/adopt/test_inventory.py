@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from helpers.kube import answering_api
 from helpers.kube.answering_api import Api
-from helpers.kube.kubeadm_objects import SYSTEM, TOKEN_SECRET, KubeadmObjects, Shape, encoded, leaf
+from helpers.kube.kubeadm_objects import KubeadmObjects, encoded, leaf
 from helpers.vault.applied_cluster import Ran, vaultpki
 
 
