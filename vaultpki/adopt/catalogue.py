@@ -71,6 +71,13 @@ OBSTACLES: Final = (
         "machine out of the cluster",
     ),
     _critical(
+        "unlabelled-control-plane",
+        "a node shows a static pod of the control plane without the label of one; any kubelet may show such a pod, so "
+        "it does not count",
+        "if it is a control plane, give it the label: `kubectl label node NAME node-role.kubernetes.io/control-plane=`; "
+        "else find out who runs this there",
+    ),
+    _critical(
         "old-kubeadm",
         f"a version is older than Kubernetes 1.{KUBEADM_FIRST}, whose kubeadm does not read today's configuration",
         f"upgrade the cluster with kubeadm, minor version by minor version, to 1.{TRIED[0]} or newer",

@@ -140,7 +140,7 @@ class _Parts:
             roles = [NodeRole.WORKER.value]
             if node.name in members:
                 roles.insert(0, NodeRole.ETCD.value)
-            if node.control_plane or "kube-apiserver" in flags:
+            if node.control_plane:
                 roles.insert(0, NodeRole.CONTROL_PLANE.value)
             first = flags.get("kube-apiserver", {}).get("advertise-address", "")
             member = members.get(node.name)

@@ -65,6 +65,9 @@ def _components(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
     if "static pods" in found.whole.unread and not found.static:
         return
     there = {(pod.node, pod.component) for pod in found.static}
+    for pod in found.whole.static:
+        if pod not in found.static:
+            yield _one("unlabelled-control-plane", f"{pod.node} shows {pod.component}", pod.node)
     for node in found.whole.nodes:
         gone = [name for name in CONTROL_PLANE if (node.name, name) not in there]
         if node.control_plane and gone:
@@ -191,11 +194,13 @@ def _tokens(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
 
 def _kubeconfigs(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
     for machine in found.machines:
+        paths: dict[tuple[str, ...], list[str]] = {}
         for each in machine.kubeconfigs:
-            held = each.parts.embedded if each.parts is not None else ()
-            if held:
-                text = f"{each.path} on {machine.node} holds its {' and its '.join(held)}"
-                yield _one("embedded-kubeconfig", text, machine.node)
+            if each.parts is not None and each.parts.embedded:
+                paths.setdefault(each.parts.embedded, []).append(each.path)
+        for held, files in paths.items():
+            text = f"on {machine.node}, with the {' and the '.join(held)} inside: {', '.join(files)}"
+            yield _one("embedded-kubeconfig", text, machine.node)
     seen = {machine.node for machine in found.machines}
     for pod in found.static:
         path = pod.flags.get("kubeconfig", "")

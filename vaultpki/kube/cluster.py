@@ -102,7 +102,7 @@ def nodes(items: Iterable[object]) -> Iterator[LiveNode]:
         addresses = [
             address
             for one in map(mapping, entries(status.get("addresses"))[:_MOST])
-            if one.get("type") == "InternalIP" and (address := _address(one.get("address")))
+            if one.get("type") == "InternalIP" and (address := kubelet_address(one.get("address")))
         ]
         if name := _name(item):
             yield LiveNode(name, tuple(addresses), port if type(port) is int and 0 < port < 65536 else KUBELET_PORT)
@@ -225,8 +225,8 @@ def _server(place: str, client: Mapping[str, Any]) -> CaCopy:
     )
 
 
-def _address(value: object) -> str:
-    """Return an address at which a kubelet can be: none of this machine, of a link or of no machine."""
+def kubelet_address(value: object) -> str:
+    """Return an address at which a kubelet can be, "" for one of this machine, of a link or of no machine."""
     try:
         found = ipaddress.ip_address(value if isinstance(value, str) else "")
     except ValueError:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vaultpki.kube import details, objects
-from vaultpki.kube.cluster import LiveCluster, LiveNode
+from vaultpki.kube.cluster import LiveCluster
 from vaultpki.kube.details import (
     BootstrapToken,
     KubeadmSettings,
@@ -33,7 +33,7 @@ _TOKENS: Final = "fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken"
 class WholeCluster:
     """What the API server shows of a cluster. `live` has the copies of CAs and the kubelets' configurations.
 
-    `settings` are kubeadm's, None without them; `defaults` is the configuration of kubelets that join. `keys_token` is
+    `static` are also those of nodes that are no control plane. `settings` are kubeadm's, None without them; `defaults` is the configuration of kubelets that join. `keys_token` is
     the id of the token with which the Secret `kubeadm-certs` ends, None without that Secret. `leaders` are host names
     by component. `endpoints` are the addresses of the API servers. `readers` are pods that a new CA does not reach, and
     `pods` those that were given the root. `unread` says by the name of a part why it could not be read.
@@ -89,10 +89,8 @@ def read(access: KubeAccess, deadline: float) -> WholeCluster:
     endpoints = reader.part("API servers", lambda: details.endpoint_addresses(reader.object(_SLICE)))
     live = with_copies(reader)
     kubelets = reader.kubelets(tuple(node.name for node in nodes))
-    listed = tuple(LiveNode(node.name, node.of_type("InternalIP"), node.port) for node in nodes)
     return WholeCluster(
         live=LiveCluster(
-            nodes=listed,
             namespaces=live.namespaces,
             copies=live.copies,
             kubelets=kubelets,
@@ -114,7 +112,7 @@ def read(access: KubeAccess, deadline: float) -> WholeCluster:
     )
 
 
-def directory(static: tuple[StaticPod, ...], settings: KubeadmSettings | None) -> str:
+def directory(static: Sequence[StaticPod], settings: KubeadmSettings | None) -> str:
     """Return the folder of the certificates by the flags of kube-apiserver, else by kubeadm; "" if neither says it."""
     for pod in static:
         if pod.component == "kube-apiserver" and (file := pod.flags.get("client-ca-file")):
