@@ -74,8 +74,8 @@ OBSTACLES: Final = (
         "unlabelled-control-plane",
         "a node shows a static pod of the control plane without the label of one; any kubelet may show such a pod, so "
         "it does not count",
-        "if it is a control plane, give it the label: `kubectl label node NAME node-role.kubernetes.io/control-plane=`; "
-        "else find out who runs this there",
+        "if it is a control plane, give it the label by `kubectl label node NAME "
+        "node-role.kubernetes.io/control-plane=`; else find out who runs this there",
     ),
     _critical(
         "old-kubeadm",

@@ -69,7 +69,7 @@ class ClusterDraft:
     shared: tuple[LeftOut, ...] = ()
     base: Cluster | None = None
 
-    def extra(self, row: str) -> tuple[str, ...]:
+    def added(self, row: str) -> tuple[str, ...]:
         """Return the names and addresses that the draft adds to a row."""
         override = self.cluster.overrides.get(row) if self.cluster is not None else None
         return (*override.extra_names, *override.extra_addresses) if override is not None else ()

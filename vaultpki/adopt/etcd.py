@@ -71,10 +71,9 @@ def external(
     for number, (scheme, host, _) in enumerate(servers(static), 1):
         leaf = leaf_of(host)
         addresses = (host,) if hosts.is_address(host) else resolved(host)
-        node = next(
-            (one.name for one in nodes if host == one.name or set(addresses) & {a for _, a in one.addresses}), ""
-        )
         called = [leaf.subject.common_name, *leaf.subject.dns] if leaf is not None else []
+        # A node writes its addresses itself: only etcd's own certificate says that it is the same machine.
+        node = next((one.name for one in nodes if one.name in called and set(addresses) & one.called), "")
         called += [] if hosts.is_address(host) else [host]
         fitting = (each for each in called if names.fits(each, hosts.node_name) and each != "localhost")
         name = node or next((each for each in fitting if each not in taken), f"etcd-{number}")

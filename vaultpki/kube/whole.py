@@ -33,10 +33,11 @@ _TOKENS: Final = "fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken"
 class WholeCluster:
     """What the API server shows of a cluster. `live` has the copies of CAs and the kubelets' configurations.
 
-    `static` are also those of nodes that are no control plane. `settings` are kubeadm's, None without them; `defaults` is the configuration of kubelets that join. `keys_token` is
-    the id of the token with which the Secret `kubeadm-certs` ends, None without that Secret. `leaders` are host names
-    by component. `endpoints` are the addresses of the API servers. `readers` are pods that a new CA does not reach, and
-    `pods` those that were given the root. `unread` says by the name of a part why it could not be read.
+    `static` are also those of nodes that are no control plane. `settings` are kubeadm's, None without them; `defaults`
+    is the configuration of kubelets that join. `keys_token` is the id of the token with which the Secret
+    `kubeadm-certs` ends, None without that Secret. `leaders` are host names by component. `endpoints` are the addresses
+    of the API servers. `readers` are pods that a new CA does not reach, and `pods` those that were given the root.
+    `unread` says by the name of a part why it could not be read.
     """
 
     live: LiveCluster
@@ -66,7 +67,9 @@ def read(access: KubeAccess, deadline: float) -> WholeCluster:
     )
     settings = reader.part("kubeadm-config", lambda: details.kubeadm_settings(_config(reader, "kubeadm-config")))
     defaults = reader.part("kubelet-config", lambda: details.kubelet_defaults(_config(reader, "kubelet-config")))
-    readers, pods = reader.part("pods", lambda: _pods(reader, _directories(static or (), settings))) or ((), ())
+    planes = {node.name for node in nodes if node.control_plane}
+    folders = _directories([pod for pod in static or () if pod.node in planes], settings)
+    readers, pods = reader.part("pods", lambda: _pods(reader, folders)) or ((), ())
     requests = reader.part(
         "certificatesigningrequests",
         lambda: tuple(
@@ -120,7 +123,7 @@ def directory(static: Sequence[StaticPod], settings: KubeadmSettings | None) -> 
     return settings.directory if settings is not None else ""
 
 
-def _directories(static: tuple[StaticPod, ...], settings: KubeadmSettings | None) -> tuple[str, ...]:
+def _directories(static: Sequence[StaticPod], settings: KubeadmSettings | None) -> tuple[str, ...]:
     found = directory(static, settings)
     return tuple(dict.fromkeys(("/etc/kubernetes", *([found] if found else []))))
 

@@ -207,7 +207,7 @@ class KubeadmObjects:
         if not shape.plane(name):
             return
         first = own[:1]
-        host = shape.endpoint.rpartition(":")[0] or shape.endpoint
+        host = (shape.endpoint.rpartition(":")[0] or shape.endpoint).strip("[]")
         more = [each for each in (*shape.sans, host) if each]
         names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
         yield (
