@@ -32,6 +32,7 @@ from vaultpki.certificates import (
     TABLE,
     pair_files,
 )
+from vaultpki.adopt.catalogue import OBSTACLES
 from vaultpki.cli import vaultpki
 from vaultpki.config.cluster import load_cluster
 from vaultpki.config.cluster_schema import schema
@@ -238,6 +239,11 @@ def _findings() -> str:
     return _table(("finding", "severity", "meaning", "next command"), rows)
 
 
+def _obstacles() -> str:
+    rows = ((f"`{kind.name}`", kind.severity.value, kind.means, kind.cure) for kind in OBSTACLES)
+    return _table(("obstacle", "severity", "meaning", "cure"), rows)
+
+
 def _shown_command(kind: FindingKind) -> str:
     return kind.command.format(node="NODE", names="NAME...", ca="CA", file="cluster.yaml", pool="")
 
@@ -285,6 +291,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "commands": _commands,
     "certificates": _certificates,
     "findings": _findings,
+    "obstacles": _obstacles,
     "limits": _limits,
     "metrics": lambda: _families(example_metrics.agent()),
     "fleet-metrics": _fleet_metrics,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
+from helpers import page_runner, pages
 from helpers.kube import answering_api
 from helpers.kube.answering_api import Api
 from helpers.kube.kubeadm_objects import SYSTEM, TOKEN_SECRET, KubeadmObjects, Shape, encoded, leaf
@@ -187,3 +191,33 @@ def test_an_api_server_that_is_away_is_one_sentence(tmp_path: Path) -> None:
 def test_options_that_do_not_fit(tmp_path: Path, words: tuple[str, ...], expect: int, says: str) -> None:
     ran = inventory(tmp_path / "admin.conf", *words, expect=expect)
     assert says in ran.stderr and ran.stdout == ""
+
+
+def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
+    (command,) = (each for block in pages.blocks(pages.text("adopt")) for each in block.commands())
+    objects = KubeadmObjects(Shape())
+    root = objects.disk(tmp_path / "cp-1", "cp-1")
+    with running(objects, tmp_path) as (api, config):
+        replaced = {"/etc/kubernetes/admin.conf": str(config), "cluster.yaml": str(tmp_path / "cluster.yaml")}
+        words = [replaced.get(word, word) for word in shlex.split(command.text)[1:]]
+        ran = vaultpki(*words, "--machine", root)
+        printed = ran.stdout.replace(f"127.0.0.1:{api.server_address[1]}", "198.51.100.11:6443")
+    lines = printed.replace(f"{tmp_path}/cluster.yaml", "cluster.yaml").splitlines()
+    assert page_runner.found_in_order(list(command.shown), lines) is None, printed
+
+
+def test_the_role_on_the_page_is_enough(tmp_path: Path) -> None:
+    """Each path that is asked for is of a kind that the role has, but for the Secrets that it leaves out."""
+    (role,) = (yaml.safe_load(block.text) for block in pages.blocks(pages.text("adopt")) if block.language == "yaml")
+    kinds = {kind for rule in role["rules"] for kind in rule["resources"]}
+    objects = KubeadmObjects(Shape())
+    with running(objects, tmp_path) as (api, config):
+        inventory(config)
+        paths = [path.partition("?")[0] for path in api.asked]
+    for path in paths:
+        parts = re.sub(r"/namespaces/[^/]+(?=/)", "", path).split("/")
+        kind = parts[3] if parts[1] == "api" else (parts[4:5] or ["discovery of the group"])[0]
+        if path.endswith("/proxy/configz"):
+            kind = "nodes/proxy"
+        assert kind in kinds | {"secrets", "discovery of the group"}, path
+    assert kinds - {"clustertrustbundles"} <= {part for path in paths for part in (*path.split("/"), "nodes/proxy")}
