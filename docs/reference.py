@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import example_metrics
 import example_report
 from vaultpki import __version__, assets
+from vaultpki.adopt.catalogue import OBSTACLES
 from vaultpki.certificates import (
     API_ADDRESSES,
     API_NAMES,
@@ -32,7 +33,6 @@ from vaultpki.certificates import (
     TABLE,
     pair_files,
 )
-from vaultpki.adopt.catalogue import OBSTACLES
 from vaultpki.cli import vaultpki
 from vaultpki.config.cluster import load_cluster
 from vaultpki.config.cluster_schema import schema

@@ -52,13 +52,33 @@ class LeftOut:
     why: str
 
 
+class GivenNames:
+    """The names and addresses that a cluster gives its servers' certificates, in lower case."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._nodes = {node.name: node for node in cluster.nodes}
+
+    def names(self, row: str, node: str) -> frozenset[str]:
+        """Return those of a row on a node, none if it has no such certificate; those of every node for an empty name."""
+        found = certificates.row_named(self._cluster, row)
+        one = self._nodes.get(node)
+        holders = self._cluster.nodes if not node else (one,) if one is not None else ()
+        subjects = (
+            certificates.resolve(found, self._cluster, each).subject
+            for each in holders
+            if each.roles & found.node_roles
+        )
+        return frozenset(name.lower() for subject in subjects for name in subject.dns + subject.ips)
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterDraft:
     """The drafted cluster.yaml: its text, and the checked cluster; None with the `problem` that the check found.
 
     `left_out` are names that it does not carry. `shared` are names of one node that its row gives to every node.
-    `nodes` are the drafted nodes, also where the check has found a problem. `base` is the cluster without changes to
-    rows, None with a problem.
+    `nodes` are the drafted nodes, also where the check has found a problem. `base` are the names without
+    changes to rows, None with a problem.
     """
 
     text: str
@@ -67,7 +87,7 @@ class ClusterDraft:
     problem: str = ""
     left_out: tuple[LeftOut, ...] = ()
     shared: tuple[LeftOut, ...] = ()
-    base: Cluster | None = None
+    base: GivenNames | None = None
 
     def added(self, row: str) -> tuple[str, ...]:
         """Return the names and addresses that the draft adds to a row."""
@@ -83,7 +103,8 @@ def draft(found: ClusterInventory, path: Path, name: str | None = None) -> Clust
     text = _text(head, document)
     try:
         base = read_cluster(text, path)
-        extra, left_out, shared = _extra(found, base)
+        given = GivenNames(base)
+        extra, left_out, shared = _extra(found, base, given)
         document = _with_extra(found, document, extra)
         text = _text(head, document)
         cluster = read_cluster(text, path)
@@ -91,7 +112,7 @@ def draft(found: ClusterInventory, path: Path, name: str | None = None) -> Clust
         return ClusterDraft(text, tuple(document["nodes"]), None, str(error), parts.left_out)
     missing = tuple(_missing(found, cluster, {(each.node, each.row, each.name) for each in left_out}))
     every = (*parts.left_out, *left_out, *missing)
-    return ClusterDraft(text, tuple(document["nodes"]), cluster, "", every, shared, base)
+    return ClusterDraft(text, tuple(document["nodes"]), cluster, "", every, shared, given)
 
 
 def counted(found: ClusterInventory, row: str) -> Iterator[InUse]:
@@ -214,7 +235,7 @@ def _domain(found: ClusterInventory) -> str:
 
 
 def _extra(
-    found: ClusterInventory, base: Cluster
+    found: ClusterInventory, base: Cluster, given: GivenNames
 ) -> tuple[dict[str, dict[str, list[str]]], tuple[LeftOut, ...], tuple[LeftOut, ...]]:
     """Return what rows need beside the base, by row and key; what cannot be carried, and what becomes shared.
 
@@ -229,7 +250,7 @@ def _extra(
         if value not in held:
             held.append(value)
 
-    every = [(row, each, name) for row in SERVERS for each in counted(found, row) for name in _beyond(each, row, base)]
+    every = [(row, each, name) for row in SERVERS for each in counted(found, row) for name in _beyond(each, row, given)]
     reached = _reached(base)
     for row, each, name in every:
         problem = _unfit(name)
@@ -265,37 +286,23 @@ def _reached(base: Cluster) -> dict[str, frozenset[str]]:
     return {node.name: every for node in base.nodes if node not in planes}
 
 
-def _beyond(each: InUse, row: str, base: Cluster) -> tuple[str, ...]:
-    """Return the names in a certificate that the base does not give the row on its node."""
-    given = _given(each, row, base)
-    subject = each.facts.subject
-    return tuple(name for name in (*subject.dns, *subject.ips) if _normal(name) not in given)
-
-
-def _given(each: InUse, row: str, cluster: Cluster) -> frozenset[str]:
-    """Return the names that a cluster gives a row on the certificate's node; on any node if that is not known."""
-    holders = [node for node in cluster.nodes if each.node in ("", node.name)]
-    found = certificates.row_named(cluster, row)
-    holders = [node for node in holders if node.roles & found.node_roles]
-    subjects = [certificates.resolve(found, cluster, node).subject for node in holders]
-    return frozenset(_normal(name) for subject in subjects for name in subject.dns + subject.ips)
+def _beyond(each: InUse, row: str, given: GivenNames) -> tuple[str, ...]:
+    """Return the names in a certificate that a cluster does not give the row on its node."""
+    have, subject = given.names(row, each.node), each.facts.subject
+    return tuple(name for name in (*subject.dns, *subject.ips) if name.lower() not in have)
 
 
 def _missing(found: ClusterInventory, cluster: Cluster, known: set[tuple[str, str, str]]) -> Iterator[LeftOut]:
     """Yield what today's certificates name and those of the draft would not, beside what is known: by the model."""
+    given = GivenNames(cluster)
     for row in SERVERS:
         for each in counted(found, row):
-            given = _given(each, row, cluster)
-            if not given and each.node:
+            if each.node and not given.names(row, each.node):
                 yield LeftOut(each.node, row, each.node, f"the draft gives this node no {row}")
                 continue
-            for name in (*each.facts.subject.dns, *each.facts.subject.ips):
-                if _normal(name) not in given and (each.node, row, name) not in known:
+            for name in _beyond(each, row, given):
+                if (each.node, row, name) not in known:
                     yield LeftOut(each.node, row, name, "the draft does not have it")
-
-
-def _normal(name: str) -> str:
-    return name.lower()
 
 
 def _unfit(name: str) -> str:

@@ -140,9 +140,11 @@ def _several_cas(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]
             if others:
                 text = f"{machine.node} holds a CA of {ca} that kube-apiserver does not publish"
                 yield _one("other-cas", text, machine.node)
+    names = {node.name for node in found.whole.nodes}
     for machine in found.foreign:
         text = f"the files below {machine.root} are of another cluster's CA, so they were not counted"
-        yield _one("other-cas", text, machine.node or machine.root)
+        # An operator's machine may be a node of another cluster.
+        yield _one("other-cas" if machine.node in names else "not-read", text, machine.node or machine.root)
     for ca, held in found.cas.items():
         for facts in held:
             if facts.not_after - found.now < _SOON:
@@ -282,27 +284,31 @@ def _why(each: LeftOut) -> str:
 def _unseen(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
     """Yield the rows of nodes whose names were not seen, with the reason."""
     reasons: dict[tuple[str, str], list[str]] = {}
+    signed = {(each.node, each.row) for each in found.certificates if each.ca}
+    shown = {(each.node, each.row) for each in found.certificates}
+    silent = {(each.node, each.row): each.why for each in found.listeners if each.why}
     for node in draft.cluster.nodes if draft.cluster is not None else ():
         for row in SERVERS:
-            if not node.roles & ROWS[row].node_roles or any(each.node == node.name for each in counted(found, row)):
-                continue
-            if why := _not_seen(found, node, row):
-                reasons.setdefault((row, why), []).append(node.name)
+            at = (node.name, row)
+            if node.roles & ROWS[row].node_roles and at not in signed:
+                why = _why_not_seen(found, at, shown=at in shown, silent=silent.get(at, ""))
+                if why:
+                    reasons.setdefault((row, why), []).append(node.name)
     for (row, why), nodes in reasons.items():
         yield _one("names-not-seen", f"{row} of {first_few(nodes, _NAMED)}: {why}", *nodes)
 
 
-def _not_seen(found: ClusterInventory, node: Node, row: str) -> str:
-    shown = [each for each in found.certificates if each.row == row and each.node == node.name]
-    if row == "kubelet" and (shown or not kubelets.asks_for_serving(found, node.name)):
+def _why_not_seen(found: ClusterInventory, at: tuple[str, str], *, shown: bool, silent: str) -> str:
+    """Return why the names of a node's row do not count; "" if nothing can be missing."""
+    node, row = at
+    if row == "kubelet" and (shown or not kubelets.asks_for_serving(found, node)):
         # A kubelet that asks nobody has signed its certificate itself, and nobody can be calling it by its names.
         return ""
     if shown and row.startswith("etcd-") and not found.cas.get("etcd"):
         return "the CA of etcd is not known here; its file is on the control planes"
     if shown:
         return "no CA of the cluster has signed what it presents"
-    why = next((each.why for each in found.listeners if each.row == row and each.node == node.name and each.why), "")
-    return why or "nothing was found at its address"
+    return silent or "nothing was found at its address"
 
 
 def _nodes(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:

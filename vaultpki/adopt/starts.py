@@ -82,11 +82,14 @@ def volume_of_kubeadm(volume: PodVolume, directory: str) -> bool:
 def only(found: ClusterInventory, draft: ClusterDraft) -> Iterator[StartReader]:
     """Yield what reads a CA only when it starts, by the version that runs on each node."""
     held: dict[tuple[str, str, str], list[str]] = {}
+    kubelets = {node.name: {"kubelet": node.version} for node in found.whole.nodes}
+    pods: dict[str, dict[str, str]] = {}
+    for pod in found.static:
+        pods.setdefault(pod.node, {})[pod.component] = tagged(pod.image)
     for node in draft.cluster.nodes if draft.cluster is not None else ():
-        texts = {"kubelet": next((each.version for each in found.whole.nodes if each.name == node.name), "")}
-        texts |= {pod.component: tagged(pod.image) for pod in found.static if pod.node == node.name}
+        versions = minors(kubelets.get(node.name, {}) | pods.get(node.name, {}))
         for ca in ISSUING_CAS:
-            for reader in start_only(ca, node.roles, Layout.KUBEADM, minors(texts)):
+            for reader in start_only(ca, node.roles, Layout.KUBEADM, versions):
                 held.setdefault((ca, reader.component, reader.setting), []).append(node.name)
     for (ca, component, setting), nodes in held.items():
         yield StartReader(ca, component, setting, tuple(nodes))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vaultpki.cli import new_file
-from vaultpki.cli.common import json_option, path_option, print_json
+from vaultpki.cli.common import json_option, path_option, print_json, screen
 
 
 @click.group("adopt")
@@ -83,7 +83,7 @@ def inventory_command(
     if as_json:
         print_json(adoption_json.document(found, made, every, written))
     else:
-        for line in adoption.lines(found, made, every):
+        for line in adoption.lines(found, made, every, screen().width):
             click.echo(line)
         click.echo(_next(written, made.problem))
     if obstacles.attention(every):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from vaultpki.adopt import kubelets, obstacles, starts
@@ -23,11 +24,18 @@ from vaultpki.show.table import Column
 _WIDE: Final = 4096
 # Rows of a table that are shown; the rest is counted, and --json has all of them.
 _MOST: Final = 100
+# Cells of a column on a narrow terminal.
+_LEAST: Final = 12
 _NAMED: Final = 8
 
 
-def lines(found: ClusterInventory, draft: ClusterDraft, every: Sequence[Obstacle]) -> Iterator[str]:
-    """Yield the inventory: what is there, and then what is in the way, the heaviest first."""
+def lines(
+    found: ClusterInventory, draft: ClusterDraft, every: Sequence[Obstacle], width: int | None = None
+) -> Iterator[str]:
+    """Yield the inventory: what is there, and then what is in the way, the heaviest first.
+
+    Rows of tables are cut to `width`; None for any width, as in a file.
+    """
     yield _title(found)
     for name, part in (
         ("Nodes", _nodes(found, draft)),
@@ -41,7 +49,7 @@ def lines(found: ClusterInventory, draft: ClusterDraft, every: Sequence[Obstacle
         ("Bootstrap tokens", _tokens(found)),
         ("What reads a CA only when it starts", _starts(found, draft)),
     ):
-        held = list(part)
+        held = [line for each in part for line in ((each,) if isinstance(each, str) else each.lines(width))]
         if held:
             yield ""
             yield f"{name}:"
@@ -61,33 +69,45 @@ def _title(found: ClusterInventory) -> str:
     return printable(f"{named} {version} at {found.server}: {nodes}, certificates in {found.directory}")
 
 
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    held = list(rows)
-    if held:
-        yield from table.lines([Column(title, most=_WIDE) for title in titles], held[:_MOST])
-    if len(held) > _MOST:
-        yield f"and {len(held) - _MOST} more; --json has all of them"
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of one table below these titles."""
+
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def lines(self, width: int | None) -> Iterator[str]:
+        """Yield the table; the first column, which names a row, is cut last."""
+        columns = [Column(title, most=_WIDE, least=_LEAST if number else 0) for number, title in enumerate(self.titles)]
+        if self.rows:
+            yield from table.lines(columns, self.rows[:_MOST], width=width)
+        if len(self.rows) > _MOST:
+            yield f"and {len(self.rows) - _MOST} more; --json has all of them"
 
 
-def _nodes(found: ClusterInventory, draft: ClusterDraft) -> Iterator[str]:
+# A section is made of tables and lines.
+_Section = Iterator[_Rows | str]
+
+
+def _nodes(found: ClusterInventory, draft: ClusterDraft) -> _Section:
     roles = {node["name"]: node["roles"] for node in draft.nodes}
     rows = []
     for node in found.whole.nodes:
         ready = {"True": "yes", "False": "no"}.get(node.ready, "silent")
         addresses = ", ".join(f"{address} ({kind})" for kind, address in node.addresses)
         rows.append((node.name, ", ".join(roles.get(node.name, [])), node.version or "-", ready, addresses))
-    yield from _table(("NODE", "ROLES", "KUBELET", "READY", "ADDRESSES"), rows)
+    yield _Rows(("NODE", "ROLES", "KUBELET", "READY", "ADDRESSES"), rows)
 
 
-def _members(found: ClusterInventory) -> Iterator[str]:
+def _members(found: ClusterInventory) -> _Section:
     rows = [
         (each.name, each.node, "static pod" if each.stacked else "outside of kubeadm", ", ".join(each.hosts))
         for each in found.members
     ]
-    yield from _table(("MEMBER", "NODE", "RUN AS", "CALLED AT"), rows)
+    yield _Rows(("MEMBER", "NODE", "RUN AS", "CALLED AT"), rows)
 
 
-def _static(found: ClusterInventory) -> Iterator[str]:
+def _static(found: ClusterInventory) -> _Section:
     rows = []
     for pod in found.static:
         own = [f"--{name}={value}" for name, value in pod.flags.items() if not starts.by_kubeadm(pod.component, name)]
@@ -95,16 +115,16 @@ def _static(found: ClusterInventory) -> Iterator[str]:
         rows.append(
             (pod.node, pod.component, tagged(pod.image) or "-", " ".join(own) or "-", ", ".join(volumes) or "-")
         )
-    yield from _table(("NODE", "COMPONENT", "VERSION", "FLAGS BESIDE KUBEADM'S", "VOLUMES BESIDE KUBEADM'S"), rows)
+    yield _Rows(("NODE", "COMPONENT", "VERSION", "FLAGS BESIDE KUBEADM'S", "VOLUMES BESIDE KUBEADM'S"), rows)
 
 
-def _cas(found: ClusterInventory) -> Iterator[str]:
+def _cas(found: ClusterInventory) -> _Section:
     rows = []
     for ca, held in found.cas.items():
         for facts in held:
             keys = [machine.node for machine in found.machines if any(_of(ca, path) for path in machine.ca_keys)]
             rows.append((ca, facts.subject_text, _key(facts), _ends(facts, found), ", ".join(keys) or "-"))
-    yield from _table(("CA", "SUBJECT", "KEY", "ENDS IN", "ITS KEY IS SEEN ON"), rows)
+    yield _Rows(("CA", "SUBJECT", "KEY", "ENDS IN", "ITS KEY IS SEEN ON"), rows)
     if "etcd" not in found.cas and found.members:
         yield "The CA of etcd lies on the control planes only, and none of their disks was read."
 
@@ -125,7 +145,7 @@ def _ends(facts: Facts, found: ClusterInventory) -> str:
     return "expired" if facts.not_after <= found.now else days_left(facts.not_after, found.now)
 
 
-def _certificates(found: ClusterInventory, draft: ClusterDraft) -> Iterator[str]:
+def _certificates(found: ClusterInventory, draft: ClusterDraft) -> _Section:
     rows = [
         (
             each.node or "-",
@@ -138,7 +158,7 @@ def _certificates(found: ClusterInventory, draft: ClusterDraft) -> Iterator[str]
         )
         for each in sorted(found.certificates, key=lambda each: (each.node, each.row))
     ]
-    yield from _table(("NODE", "CERTIFICATE", "FOUND AT", "CA", "KEY", "ENDS IN", "NAMES BESIDE THE TABLE'S"), rows)
+    yield _Rows(("NODE", "CERTIFICATE", "FOUND AT", "CA", "KEY", "ENDS IN", "NAMES BESIDE THE TABLE'S"), rows)
     silent: dict[str, list[str]] = {}
     for seen in found.listeners:
         if seen.leaf is None:
@@ -147,7 +167,7 @@ def _certificates(found: ClusterInventory, draft: ClusterDraft) -> Iterator[str]
         yield printable(f"not seen: {first_few(places, _NAMED)}: {why}")
 
 
-def _places(found: ClusterInventory) -> Iterator[str]:
+def _places(found: ClusterInventory) -> _Section:
     rows: list[tuple[str, str, str]] = []
     alike: dict[str, list[CaCopy]] = {}
     for copy in found.whole.live.copies:
@@ -168,7 +188,7 @@ def _places(found: ClusterInventory) -> Iterator[str]:
                 named = f"names {config.parts.ca_file}" if config.parts.ca_file else ""
                 held_text = _held(config.parts.ca_pem, found) if config.parts.ca_pem else named or "no CA"
                 rows.append((f"{config.path} on {machine.node}", "who uses it", held_text))
-    yield from _table(("PLACE", "READ BY", "HOLDS"), rows)
+    yield _Rows(("PLACE", "READ BY", "HOLDS"), rows)
 
 
 def _pem(held: Iterable[Facts]) -> str:
@@ -196,7 +216,7 @@ def _held(pem: str, found: ClusterInventory) -> str:
     return ", ".join(counted) or "no CA"
 
 
-def _signers(found: ClusterInventory) -> Iterator[str]:
+def _signers(found: ClusterInventory) -> _Section:
     rows = []
     for pod in found.static:
         if pod.component == "kube-controller-manager":
@@ -206,7 +226,7 @@ def _signers(found: ClusterInventory) -> Iterator[str]:
             rows.append(
                 (pod.node, leads, words or "signs nothing", pod.flags.get("cluster-signing-duration", "1 year"))
             )
-    yield from _table(("CONTROLLER MANAGER OF", "LEADS", "SIGNS WITH", "FOR AT MOST"), rows)
+    yield _Rows(("CONTROLLER MANAGER OF", "LEADS", "SIGNS WITH", "FOR AT MOST"), rows)
     kinds: dict[tuple[str, str], int] = {}
     for each in found.whole.requests:
         kinds[each.signer, each.state] = kinds.get((each.signer, each.state), 0) + 1
@@ -214,7 +234,7 @@ def _signers(found: ClusterInventory) -> Iterator[str]:
         yield printable(f"{count} CSR{'' if count == 1 else 's'} of {signer} {state}")
 
 
-def _kubelets(found: ClusterInventory) -> Iterator[str]:
+def _kubelets(found: ClusterInventory) -> _Section:
     words = {True: "yes", False: "no", None: "not known"}
     rows = [
         (
@@ -229,7 +249,7 @@ def _kubelets(found: ClusterInventory) -> Iterator[str]:
         for each in kubelets.seen(found)
     ]
     titles = ("NODE", "rotateCertificates", "serverTLSBootstrap", "clientCAFile", "TOLD BY", "CLIENT", "SERVING")
-    yield from _table(titles, rows)
+    yield _Rows(titles, rows)
 
 
 def _seen(each: InUse | None, found: ClusterInventory) -> str:
@@ -239,19 +259,19 @@ def _seen(each: InUse | None, found: ClusterInventory) -> str:
     return f"{signer}, {_ends(each.facts, found)}"
 
 
-def _tokens(found: ClusterInventory) -> Iterator[str]:
+def _tokens(found: ClusterInventory) -> _Section:
     rows = [
         (each.id, f"{each.expires:%Y-%m-%d %H:%M}Z" if each.expires is not None else "never")
         for each in found.whole.tokens
     ]
-    yield from _table(("ID", "EXPIRES"), rows)
+    yield _Rows(("ID", "EXPIRES"), rows)
 
 
-def _starts(found: ClusterInventory, draft: ClusterDraft) -> Iterator[str]:
+def _starts(found: ClusterInventory, draft: ClusterDraft) -> _Section:
     rows = [
         (each.ca, each.component, each.setting, first_few(each.nodes, _NAMED)) for each in starts.only(found, draft)
     ]
-    yield from _table(("CA", "COMPONENT", "READS IT BY", "ON"), rows)
+    yield _Rows(("CA", "COMPONENT", "READS IT BY", "ON"), rows)
     count = len(found.whole.pods)
     if count:
         spaces = list(dict.fromkeys(pod.namespace for pod in found.whole.pods))
