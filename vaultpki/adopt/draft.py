@@ -60,7 +60,7 @@ class GivenNames:
         self._nodes = {node.name: node for node in cluster.nodes}
 
     def names(self, row: str, node: str) -> frozenset[str]:
-        """Return those of a row on a node, none if it has no such certificate; those of every node for an empty name."""
+        """Return those of a row on a node, those of every node for an empty name; none without such a row."""
         found = certificates.row_named(self._cluster, row)
         one = self._nodes.get(node)
         holders = self._cluster.nodes if not node else (one,) if one is not None else ()

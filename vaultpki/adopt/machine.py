@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from vaultpki.adopt.found import ROWS, Machine, MachineKubeconfig
+from vaultpki.host.static_pod import MANIFEST_FOLDER
 from vaultpki.kube import details, kubeconfig
 from vaultpki.kube.details import StaticPod
 from vaultpki.kube.flags import COMPONENTS
@@ -23,7 +24,6 @@ from vaultpki.places import ETCD, KUBECONFIGS, KUBELET, PKI, inner_folders
 from vaultpki.values import input_file, yaml_tree
 
 KUBERNETES: Final = "/etc/kubernetes"
-MANIFESTS: Final = f"{KUBERNETES}/manifests"
 _KUBELET: Final = "/var/lib/kubelet"
 
 _LARGEST: Final = 1024 * 1024
@@ -46,7 +46,7 @@ _NODE_USER: Final = "system:node:"
 def there(root: str = "/") -> bool:
     """Return whether this is the root folder of a machine of a kubeadm cluster."""
     return os.path.isdir(f"{root.rstrip('/')}{KUBERNETES}") and (
-        os.path.isdir(f"{root.rstrip('/')}{MANIFESTS}")
+        os.path.isdir(f"{root.rstrip('/')}{MANIFEST_FOLDER}")
         or os.path.exists(f"{root.rstrip('/')}{KUBERNETES}/kubelet.conf")
     )
 
@@ -59,7 +59,7 @@ def read(root: str, directory: str = "") -> Machine:
     """
     disk = _Disk(root)
     kubelet = yaml_tree.plain_mapping(disk.text(f"{_KUBELET}/config.yaml") or "", "config.yaml")
-    static = tuple(_manifests(disk, str(kubelet.get("staticPodPath") or MANIFESTS)))
+    static = tuple(_manifests(disk, str(kubelet.get("staticPodPath") or MANIFEST_FOLDER)))
     flags = next((pod.flags for pod in static if pod.component == "kube-apiserver"), {})
     folder = posixpath.dirname(flags.get("client-ca-file", "")) or directory or DIRECTORY
     kubeconfigs = tuple(_kubeconfigs(disk))

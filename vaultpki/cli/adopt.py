@@ -53,11 +53,12 @@ def inventory_command(
     """
     from datetime import UTC, datetime
 
-    from vaultpki.adopt import inventory, machine, obstacles
+    from vaultpki.adopt import as_json as document_of
+    from vaultpki.adopt import inventory, machine, obstacles, text
     from vaultpki.adopt.draft import draft
     from vaultpki.errors import ArgumentError, Attention, SpecError
+    from vaultpki.host.static_pod import MANIFEST_FOLDER
     from vaultpki.kube import kubeconfig as document
-    from vaultpki.show import adoption, adoption_json
     from vaultpki.values import names
 
     if name is not None:
@@ -70,7 +71,7 @@ def inventory_command(
     for root in roots:
         if not machine.there(str(root)):
             raise ArgumentError(
-                f"--machine {root}: below it is neither {machine.MANIFESTS} nor {machine.KUBERNETES}/kubelet.conf; "
+                f"--machine {root}: below it is neither {MANIFEST_FOLDER} nor {machine.KUBERNETES}/kubelet.conf; "
                 "name the root folder of a machine of the cluster"
             )
     here = tuple(map(str, roots)) or (("/",) if machine.there() else ())
@@ -81,9 +82,9 @@ def inventory_command(
     if written is not None:
         new_file.write(written, made.text, force=force)
     if as_json:
-        print_json(adoption_json.document(found, made, every, written))
+        print_json(document_of.document(found, made, every, written))
     else:
-        for line in adoption.lines(found, made, every, screen().width):
+        for line in text.lines(found, made, every, screen().width):
             click.echo(line)
         click.echo(_next(written, made.problem))
     if obstacles.attention(every):
