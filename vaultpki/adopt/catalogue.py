@@ -181,6 +181,12 @@ OBSTACLES: Final = (
         "upgrade the cluster to one of them, or the vaultpki that you use",
     ),
     _warning(
+        "leader-elsewhere",
+        "the leader of a component has a host name that is no control plane's: another one may run outside, or a "
+        "machine has another host name than its node",
+        "compare `hostname` on each control plane; if none has this name, find who runs the component, and end that",
+    ),
+    _warning(
         "node-silent",
         "a node's kubelet does not report, so it would miss every step and be locked out at the end",
         "bring it back, or delete the node with `kubectl delete node`",

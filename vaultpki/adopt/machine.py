@@ -137,7 +137,10 @@ def _kubeconfigs(disk: _Disk) -> Iterator[MachineKubeconfig]:
     for path in paths:
         if disk.exists(path):
             text = disk.text(path)
-            yield MachineKubeconfig(path, kubeconfig.parts(text) if text else None)
+            parts = kubeconfig.parts(text) if text else None
+            if text is not None and parts is None:
+                disk.unread[path] = "it is not a kubeconfig that can be read"
+            yield MachineKubeconfig(path, parts)
 
 
 class _Disk:

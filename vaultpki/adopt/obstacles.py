@@ -80,8 +80,13 @@ def _components(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
         if address not in at and on not in planes and (on, "kube-apiserver") not in there:
             yield _one("not-a-static-pod", f"a kube-apiserver answers at {address}, and it is none of these", address)
     for component, host in found.whole.leaders.items():
-        if (host, component) not in there and host not in planes:
-            yield _one("not-a-static-pod", f"{component} on {host} leads, and no static pod runs it there", host)
+        if not any(_same_host(host, node) for node, name in there if name == component):
+            yield _one("leader-elsewhere", f"{component} on {host} leads, and no control plane is called so", host)
+
+
+def _same_host(host: str, node: str) -> bool:
+    """Return whether a host name may be that of a node: one of them may have a domain."""
+    return host == node or host.startswith(f"{node}.") or node.startswith(f"{host}.")
 
 
 def versions(found: ClusterInventory) -> dict[str, str]:
@@ -159,7 +164,7 @@ def _requests(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
     ]
     if stuck:
         who = list(dict.fromkeys(each.user for each in stuck))
-        yield _one("requests-stuck", f"{len(stuck)} approved CSRs were not issued, of {first_few(who, _NAMED)}", *who)
+        yield _one("requests-stuck", f"approved and not issued: {len(stuck)}, of {first_few(who, _NAMED)}", *who)
     known = found.cas.get("kubernetes", ())
     for each in found.whole.requests:
         held = next(iter(readable_certificates(each.pem)), None) if each.pem else None

@@ -146,7 +146,7 @@ CASES: Final[dict[str, tuple[Change, str, str]]] = {
         lambda _, values: values["/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler"].update(
             spec={"holderIdentity": "hosted_1"}
         ),
-        "not-a-static-pod",
+        "leader-elsewhere",
         "kube-scheduler on hosted leads",
     ),
     "a pod of a worker's": (forged, "unlabelled-control-plane", "w-1 shows kube-apiserver"),
@@ -177,7 +177,7 @@ CASES: Final[dict[str, tuple[Change, str, str]]] = {
         "kubelet-locked-out",
         "the kubelet of w-1 is called at w-1.int, which its certificate would not name",
     ),
-    "stuck": (stuck, "requests-stuck", "1 approved CSRs were not issued, of system:node:w-1"),
+    "stuck": (stuck, "requests-stuck", "approved and not issued: 1, of system:node:w-1"),
     "strange signer": (signed_by_others, "foreign-signer", "odd of system:node:w-1 was signed by CN=stranger"),
     "webhook": (webhook, "copies-by-hand", "webhook one.example.com holds the CA of kubernetes"),
     "keys": (
