@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import example_metrics
 import example_report
 from vaultpki import __version__, assets
+from vaultpki.adopt.catalogue import OBSTACLES
 from vaultpki.certificates import (
     API_ADDRESSES,
     API_NAMES,
@@ -238,6 +239,11 @@ def _findings() -> str:
     return _table(("finding", "severity", "meaning", "next command"), rows)
 
 
+def _obstacles() -> str:
+    rows = ((f"`{kind.name}`", kind.severity.value, kind.means, kind.cure) for kind in OBSTACLES)
+    return _table(("obstacle", "severity", "meaning", "cure"), rows)
+
+
 def _shown_command(kind: FindingKind) -> str:
     return kind.command.format(node="NODE", names="NAME...", ca="CA", file="cluster.yaml", pool="")
 
@@ -285,6 +291,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "commands": _commands,
     "certificates": _certificates,
     "findings": _findings,
+    "obstacles": _obstacles,
     "limits": _limits,
     "metrics": lambda: _families(example_metrics.agent()),
     "fleet-metrics": _fleet_metrics,

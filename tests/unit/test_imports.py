@@ -52,6 +52,7 @@ ORDER: Final = (
     "live",
     "graph",
     "show",
+    "adopt",
     "demo",
     "cli",
     "__main__",
@@ -237,7 +238,21 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["plan", "apply", "ca", "agent", "verify", "issue", "enroll", "nodes", "status", "graph", "report", "completion"],
+    [
+        "plan",
+        "apply",
+        "ca",
+        "adopt",
+        "agent",
+        "verify",
+        "issue",
+        "enroll",
+        "nodes",
+        "status",
+        "graph",
+        "report",
+        "completion",
+    ],
 )
 def test_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     names = loaded(f"from vaultpki.cli import vaultpki; vaultpki.main([{command!r}, '--help'], standalone_mode=False)")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
+from vaultpki.cli import new_file
 from vaultpki.cli.common import print_json
 
 
@@ -21,21 +21,11 @@ def init_command(output: str, force: bool) -> None:
       vaultpki init -o cluster.yaml
     """
     from vaultpki.assets import starter
-    from vaultpki.errors import StoreError
 
     if output == "-":
         click.echo(starter(), nl=False)
         return
-    try:
-        # A link here could lead to any file that this user may write.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_TRUNC if force else os.O_EXCL)
-        with os.fdopen(os.open(output, flags, 0o644), "w", encoding="utf-8") as stream:
-            stream.write(starter())
-    except FileExistsError:
-        raise StoreError(f"{output!r} exists already: choose another name with -o, or pass --force") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a usable path"
-        raise StoreError(f"{output!r} cannot be written ({reason}): choose another path with -o") from None
+    new_file.write(output, starter(), force=force)
     click.echo(f"Wrote {Path(output)}: edit it for your cluster, then run `vaultpki plan -f {Path(output)}`.")
 
 

@@ -28,10 +28,13 @@ def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
     `allow_http` allows plain http to other hosts than loopback in `vault.addresses`. Reads the CA files, key files and
     templates that the file names. Raises SpecError with file, line and field for the first problem.
     """
+    return read_cluster(yaml_tree.read_text(path, _MOST_BYTES), path, allow_http=allow_http)
+
+
+def read_cluster(text: str, path: Path, *, allow_http: bool = False) -> Cluster:
+    """Return the cluster that a text describes, as `load_cluster` does; `path` is where its file is, or will be."""
     file = yaml_tree.shown(path)
-    root = yaml_tree.parse(
-        yaml_tree.read_text(path, _MOST_BYTES), file, start="`vaultpki init` writes one to start from"
-    )
+    root = yaml_tree.parse(text, file, start="`vaultpki init` writes one to start from")
     spec = CLUSTER.read(root, Place(file, 1, ""))
     nodes = _nodes(spec)
     pools = _pools(spec, nodes, path)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +24,8 @@ from vaultpki.redact import printable
 _LARGEST: Final = 1024 * 1024
 _MOST_NAMES: Final = 100
 _LONGEST_NAME: Final = 200
+
+_AT_ONCE: Final = 16
 
 _CHAIN = re.compile(r"^Certificate chain\n(.*?)^---\n", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+^-----END CERTIFICATE-----\n", re.MULTILINE)
@@ -67,6 +72,25 @@ def ask(address: str, port: int, name: str, seconds: float) -> Presented:
         return Presented(tuple(x509.read_certificates(block)[0] for block in blocks), asked)
     except CertificateUnreadable as error:
         return Presented((), asked, str(error))
+
+
+def ask_each(places: Mapping[str, tuple[str, int, str]], seconds: float, deadline: float) -> dict[str, Presented | str]:
+    """Return what each listener presents by its label, or why that is not known.
+
+    `places` are address, port and server name, as for `ask`, by label. Each has `seconds`; none is asked after
+    `deadline` (monotonic seconds). Raises ToolMissing without `openssl`.
+    """
+
+    def one(place: tuple[str, int, str]) -> Presented | str:
+        if time.monotonic() >= deadline:
+            return "the time of this command is over"
+        try:
+            return ask(*place, seconds)
+        except NotReached as error:
+            return str(error)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return dict(zip(places, pool.map(one, places.values()), strict=True))
 
 
 def _names(text: str) -> tuple[str, ...] | None:

@@ -30,6 +30,10 @@ from vaultpki.kube.objects import (
 from vaultpki.values import json_object
 from vaultpki.vault.sockets import connect
 
+JSON: Final = "application/json"
+METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+"""The form of an answer without an object's content (kubernetes apimachinery, meta/v1, PartialObjectMetadata)."""
+
 _SECONDS: Final = 30.0
 LARGEST_PAGE: Final = 64 * 1024 * 1024
 OBJECTS_A_PAGE: Final = 500
@@ -178,8 +182,10 @@ def _answered(access: KubeAccess, kind: str, status: int, body: bytes) -> dict[s
     return value
 
 
-def request(access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int) -> tuple[int, bytes]:
-    """Send one GET on a connection of its own; return the status and the body.
+def request(
+    access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int, *, accept: str = JSON
+) -> tuple[int, bytes]:
+    """Send one GET on a connection of its own; return the status and the body. `accept` is the form to ask for.
 
     Raises Untrusted, or Unavailable, also if the answer has more than `largest` bytes.
     """
@@ -196,7 +202,7 @@ def request(access: KubeAccess, tls: ssl.SSLContext, target: str, largest: int) 
         why = "it does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
         raise Unavailable(f"{access.server} cannot be reached ({why}); check the address in {access.file}") from None
     try:
-        extra = {"Accept": "application/json", **({"Authorization": f"Bearer {access.token}"} if access.token else {})}
+        extra = {"Accept": accept, **({"Authorization": f"Bearer {access.token}"} if access.token else {})}
         return http_get.get(channel, url.netloc, f"{url.path.rstrip('/')}{target}", extra, deadline, largest)
     except (OSError, ValueError, http.client.HTTPException):
         raise Unavailable(f"{access.server} gave no whole answer in time; try again") from None

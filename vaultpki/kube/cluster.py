@@ -29,7 +29,7 @@ _LONGEST: Final = 300
 _MOST: Final = 1000
 _LONGEST_PEM: Final = 256 * 1024
 # kubernetes pkg/kubelet/types/pod_update.go
-_MIRROR: Final = "kubernetes.io/config.mirror"
+MIRROR: Final = "kubernetes.io/config.mirror"
 
 
 class Copied(enum.Enum):
@@ -102,7 +102,7 @@ def nodes(items: Iterable[object]) -> Iterator[LiveNode]:
         addresses = [
             address
             for one in map(mapping, entries(status.get("addresses"))[:_MOST])
-            if one.get("type") == "InternalIP" and (address := _address(one.get("address")))
+            if one.get("type") == "InternalIP" and (address := kubelet_address(one.get("address")))
         ]
         if name := _name(item):
             yield LiveNode(name, tuple(addresses), port if type(port) is int and 0 < port < 65536 else KUBELET_PORT)
@@ -202,7 +202,7 @@ def static_pods(items: Iterable[object], components: Iterable[str]) -> Iterator[
     known = set(components)
     for item in items:
         about, spec = metadata(item), mapping(mapping(item).get("spec"))
-        if _MIRROR not in mapping(about.get("annotations")):
+        if MIRROR not in mapping(about.get("annotations")):
             continue
         for container in map(mapping, entries(spec.get("containers"))[:_MOST]):
             # The kubelet runs `command`, and `args` after it (pod v1 API).
@@ -225,8 +225,8 @@ def _server(place: str, client: Mapping[str, Any]) -> CaCopy:
     )
 
 
-def _address(value: object) -> str:
-    """Return an address at which a kubelet can be: none of this machine, of a link or of no machine."""
+def kubelet_address(value: object) -> str:
+    """Return an address at which a kubelet can be, "" for one of this machine, of a link or of no machine."""
     try:
         found = ipaddress.ip_address(value if isinstance(value, str) else "")
     except ValueError:

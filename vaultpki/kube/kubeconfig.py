@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vaultpki.errors import SpecError, StoreError
-from vaultpki.values import input_file
+from vaultpki.redact import printable
+from vaultpki.values import input_file, yaml_tree
 from vaultpki.values.yaml_tree import read_text
 
 _LARGEST_KEY_FILE = 1024 * 1024
@@ -71,6 +72,70 @@ def read(path: Path) -> KubeAccess:
         certificate_pem=certificate,
         key_pem=key,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class KubeconfigParts:
+    """What a kubeconfig on a node says without its secrets: the server, its CA, and the client's certificate.
+
+    `ca_pem` and `certificate_pem` are what the file itself holds, `ca_file` and `certificate_file` what it names.
+    """
+
+    server: str = ""
+    ca_pem: str = ""
+    ca_file: str = ""
+    certificate_pem: str = ""
+    certificate_file: str = ""
+
+    @property
+    def embedded(self) -> tuple[str, ...]:
+        """What the file holds itself, so that its reader does not follow a renewal: CA, client certificate, or both."""
+        held = (("CA", self.ca_pem), ("client certificate", self.certificate_pem))
+        return tuple(what for what, pem in held if pem)
+
+
+def parts(text: str) -> KubeconfigParts | None:
+    """Return the parts of the current context of a kubeconfig, else of its first entries; None if it is none.
+
+    Keys and tokens are not kept. Pure.
+    """
+    whole = yaml_tree.plain_mapping(text, "kubeconfig")
+    if whole.get("kind") != "Config":
+        return None
+    named = {kind: _by_name(whole, plural, kind) for plural, kind in _ENTRIES}
+    context = named["context"].get(str(whole.get("current-context")), {})
+    cluster = named["cluster"].get(str(context.get("cluster")), next(iter(named["cluster"].values()), {}))
+    user = named["user"].get(str(context.get("user")), next(iter(named["user"].values()), {}))
+    return KubeconfigParts(
+        server=_plain(cluster.get("server")),
+        ca_pem=_pem(cluster.get("certificate-authority-data")),
+        ca_file=_plain(cluster.get("certificate-authority")),
+        certificate_pem=_pem(user.get("client-certificate-data")),
+        certificate_file=_plain(user.get("client-certificate")),
+    )
+
+
+_ENTRIES = (("contexts", "context"), ("clusters", "cluster"), ("users", "user"))
+
+
+def _by_name(whole: Mapping[str, Any], plural: str, kind: str) -> dict[str, Mapping[str, Any]]:
+    entries = whole.get(plural)
+    return {
+        str(entry.get("name")): inner
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict) and isinstance(inner := entry.get(kind), dict)
+    }
+
+
+def _plain(value: object) -> str:
+    return printable(value[:300]) if isinstance(value, str) else ""
+
+
+def _pem(value: object) -> str:
+    try:
+        return base64.b64decode(value, validate=True).decode("ascii", "replace") if isinstance(value, str) else ""
+    except (binascii.Error, ValueError):
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

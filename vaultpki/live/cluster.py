@@ -19,7 +19,7 @@ from vaultpki import certificates
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import ArgumentError, VaultpkiError
 from vaultpki.host import openssl, presented
-from vaultpki.host.presented import NotReached, Presented
+from vaultpki.host.presented import Presented
 from vaultpki.kube import running as kube_live
 from vaultpki.kube.cluster import LiveCluster
 from vaultpki.kube.kubeconfig import KubeAccess
@@ -64,7 +64,8 @@ def verify(
     expected, fleet = _expected(cluster, access, holders, vault, live, now)
     known = read_contents(holders, fleet.reports)
     made, left_out = listeners(cluster, live.nodes, access.server, is_local)
-    shown = _presented(made, deadline)
+    asked = {each.label: (each.address, each.port, dns_name(each.address)) for each in made}
+    shown = presented.ask_each(asked, _SECONDS, deadline)
     checks = [*node_checks(cluster, live.nodes), *left_out]
     checks += _listener_checks(cluster, expected, made, shown, known, holders, now, deadline)
     checks += copy_checks(live, expected, certificates.rows(cluster), now)
@@ -137,21 +138,6 @@ def _without_vault(
             "write ca.root_sha256 into the file"
         )
     return expected
-
-
-def _presented(made: Sequence[Endpoint], deadline: float) -> dict[str, Presented | str]:
-    """Return what each listener presents by its label, or why that is not known."""
-
-    def ask(listener: Endpoint) -> Presented | str:
-        if time.monotonic() >= deadline:
-            return "the time of this command is over"
-        try:
-            return presented.ask(listener.address, listener.port, dns_name(listener.address), _SECONDS)
-        except NotReached as error:
-            return str(error)
-
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return dict(zip((each.label for each in made), pool.map(ask, made), strict=True))
 
 
 def _listener_checks(

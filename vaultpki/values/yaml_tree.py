@@ -167,6 +167,26 @@ def parse(text: str, file: str, *, start: str) -> Mapping:
     return root
 
 
+def plain_mapping(text: str, file: str) -> dict[str, Any]:
+    """Return the mapping of a document by other programs as dicts, lists and text; empty if it is anything else.
+
+    Scalars of every kind stay text.
+    """
+    try:
+        found = _plain(parse(text, file, start="another program writes it"))
+    except SpecError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _plain(node: Node) -> object:
+    if isinstance(node, Mapping):
+        return {key: _plain(value) for key, (_, value) in node.items.items()}
+    if isinstance(node, Sequence):
+        return [_plain(each) for each in node.items]
+    return node.value
+
+
 class _Builder:
     """Builds the tree from parser events, and refuses deep nesting before it could exhaust Python's stack."""
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
+from helpers.kube import answering_api
+from helpers.kube.answering_api import Api
 from vaultpki.errors import Unavailable, VaultpkiError
 from vaultpki.kube import kubeconfig
 from vaultpki.kube import running as kube_live
@@ -22,42 +21,6 @@ from vaultpki.kube.cluster import Copied, LiveCluster
 
 CA = trustme.CA()
 PEM = "-----BEGIN CERTIFICATE-----\n"
-
-
-class Api(ThreadingHTTPServer):
-    """An API server that answers paths with values, and others with 404; a number is a status."""
-
-    daemon_threads = True
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.values = dict(values)
-        self.methods: set[str] = set()
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        CA.issue_cert("127.0.0.1").configure_cert(tls)
-        self.socket = tls.wrap_socket(self.socket, server_side=True)
-
-    def handle_error(self, *_: object) -> None:
-        pass
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def handle_one_request(self) -> None:
-        super().handle_one_request()
-        if getattr(self, "command", None) and isinstance(self.server, Api):
-            self.server.methods.add(self.command)
-
-    def do_GET(self) -> None:
-        assert isinstance(self.server, Api)
-        value = self.server.values.get(self.path.partition("?")[0], 404)
-        body = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.send_response(value if isinstance(value, int) else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 def items(*found: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,13 +51,8 @@ def values() -> dict[str, Any]:
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    server = Api(values())
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering_api.serving(values(), CA.issue_cert("127.0.0.1").configure_cert) as server:
+        yield server
 
 
 def read(api: Api, folder: Path, *, seconds: float = 60) -> LiveCluster:

@@ -1,0 +1,66 @@
+"""An API server that answers paths with values over TLS, for what reads a cluster by GET requests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Api(ThreadingHTTPServer):
+    """An API server that answers paths with values, and others with 404; a number is a status.
+
+    `configure` gives it its pair. It notes the methods, and what was asked for in which form.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, values: Mapping[str, Any], configure: Callable[[ssl.SSLContext], None]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.values = dict(values)
+        self.methods: set[str] = set()
+        self.asked: dict[str, str] = {}
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        configure(tls)
+        self.socket = tls.wrap_socket(self.socket, server_side=True)
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def handle_one_request(self) -> None:
+        super().handle_one_request()
+        if getattr(self, "command", None) and isinstance(self.server, Api):
+            self.server.methods.add(self.command)
+
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Api)
+        self.server.asked[self.path] = self.headers.get("Accept", "")
+        value = self.server.values.get(self.path.partition("?")[0], 404)
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.send_response(value if isinstance(value, int) else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving(values: Mapping[str, Any], configure: Callable[[ssl.SSLContext], None]) -> Iterator[Api]:
+    """A running API server."""
+    server = Api(values, configure)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

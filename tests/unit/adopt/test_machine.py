@@ -1,0 +1,73 @@
+"""What is read from a machine's disk: links stay below its root, keys are not kept, what cannot be read is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.kube.kubeadm_objects import KubeadmObjects, Shape
+from vaultpki.adopt import machine
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return KubeadmObjects(Shape()).disk(tmp_path / "root", "cp-1")
+
+
+def test_a_control_plane_is_read_whole(root: Path) -> None:
+    assert machine.there(str(root)) and not machine.there(str(root / "etc"))
+    found = machine.read(str(root))
+    assert (found.node, found.directory, found.unread) == ("cp-1", "/etc/kubernetes/pki", {})
+    rows = {row for row, _, _ in found.leaves}
+    assert {
+        "kube-apiserver",
+        "etcd-server",
+        "etcd-peer",
+        "kubelet",
+        "kubelet-client",
+        "admin",
+        "kube-scheduler",
+    } <= rows
+    assert {ca: len(held) for ca, held in found.cas.items()} == {"kubernetes": 1, "front-proxy": 1, "etcd": 1}
+    assert len(found.ca_keys) == 3
+    assert {pod.component for pod in found.static} >= {"etcd", "kube-apiserver"}
+    assert "PRIVATE KEY" not in repr(found)
+
+
+def test_links_are_followed_below_the_root_alone(root: Path, tmp_path: Path) -> None:
+    """The kubelet's own link is absolute; another one must not lead out of the machine's disk."""
+    link = "var/lib/kubelet/pki/kubelet-client-current.pem"
+    assert (root / link).readlink().is_absolute()
+    outside = tmp_path / "outside.pem"
+    outside.write_text(KubeadmObjects(Shape()).ca.pem)
+    ca = root / "etc/kubernetes/pki/front-proxy-ca.crt"
+    ca.unlink()
+    ca.symlink_to(f"../../../../../../../..{outside}")
+    found = machine.read(str(root))
+    assert "front-proxy" not in found.cas and "kubelet-client" in {row for row, _, _ in found.leaves}
+
+
+def test_links_in_a_circle_and_odd_files_are_named(root: Path) -> None:
+    pki = root / "etc/kubernetes/pki"
+    (pki / "apiserver.crt").unlink()
+    (pki / "apiserver.crt").symlink_to("apiserver.crt")
+    (pki / "front-proxy-client.crt").write_text("no certificate")
+    (root / "etc/kubernetes/admin.conf").write_text("kind: Other\n")
+    (root / "etc/kubernetes/manifests/odd.yaml").write_text("a: &b 1\nc: *b\n")
+    found = machine.read(str(root))
+    assert found.unread == {
+        "/etc/kubernetes/pki/apiserver.crt": "it has too many links",
+        "/etc/kubernetes/pki/front-proxy-client.crt": "no certificate in it can be read",
+        "/etc/kubernetes/admin.conf": "it is not a kubeconfig that can be read",
+        "/etc/kubernetes/manifests/odd.yaml": "it is not YAML of one pod, or has anchors or tags",
+    }
+
+
+def test_a_worker_has_its_name_from_its_kubelet(tmp_path: Path) -> None:
+    root = KubeadmObjects(Shape(serving_by_csr=True)).disk(tmp_path, "w-1")
+    found = machine.read(str(root))
+    assert (found.node, found.ca_keys) == ("w-1", ())
+    assert [path for row, path, _ in found.leaves if row == "kubelet"] == [
+        "/var/lib/kubelet/pki/kubelet-server-current.pem"
+    ]

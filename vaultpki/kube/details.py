@@ -1,0 +1,367 @@
+"""Reads from a cluster's objects what a take-over must know of nodes, static pods, requests and tokens; pure.
+
+Whoever answers may write anything. What is not of the form that Kubernetes writes is left out, and nothing is longer
+than a bound. Of a token only its id and its end are kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from vaultpki.kube.cluster import MIRROR
+from vaultpki.kube.flags import flags_of
+from vaultpki.kube.objects import entries, mapping, metadata, text
+from vaultpki.redact import hide, moment, printable
+from vaultpki.values import yaml_tree
+
+_MOST: Final = 1000
+_LONGEST: Final = 300
+_LONGEST_PEM: Final = 64 * 1024
+_LONGEST_YAML: Final = 256 * 1024
+
+CONTROL_PLANE_LABEL: Final = "node-role.kubernetes.io/control-plane"
+"""The label that kubeadm gives its control-plane nodes (cmd/kubeadm/app/constants/constants.go)."""
+
+# cluster-bootstrap/token/api/types.go.
+_TOKEN_TYPE: Final = "bootstrap.kubernetes.io/token"  # noqa: S105 - the type of a Secret
+_TOKEN_NAME: Final = re.compile(r"bootstrap-token-([a-z0-9]{6})")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeObject:
+    """A Node object: `addresses` are pairs of type and address, in its order; `version` is its kubelet's.
+
+    `ready` is the status of its condition Ready: True, False, or Unknown where its kubelet is silent; "" without one.
+    """
+
+    name: str
+    addresses: tuple[tuple[str, str], ...]
+    version: str
+    ready: str
+    control_plane: bool
+    port: int
+
+    @property
+    def called(self) -> frozenset[str]:
+        """All its addresses and host names."""
+        return frozenset(address for _, address in self.addresses)
+
+    def of_type(self, *types: str) -> tuple[str, ...]:
+        """Return its addresses of these types."""
+        return tuple(address for kind, address in self.addresses if kind in types)
+
+
+@dataclass(frozen=True, slots=True)
+class PodVolume:
+    """A volume from the host in a static pod: its path there, the path in the container, and its type.
+
+    `single` is whether it is one file, which the pod reads until its own end however often the file is replaced.
+    """
+
+    path: str
+    mount: str
+    kind: str
+    single: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StaticPod:
+    """A static pod of a component: its node, the arguments, the volumes from the host, the image, and its start."""
+
+    node: str
+    component: str
+    arguments: tuple[str, ...]
+    volumes: tuple[PodVolume, ...] = ()
+    image: str = ""
+    started: datetime | None = None
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """Its flags by name."""
+        return flags_of(self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class SigningRequest:
+    """A CertificateSigningRequest: who asked which signer when, how it ended, and the PEM that was issued.
+
+    `state` is pending, approved (and not yet issued), issued, denied or failed.
+    """
+
+    name: str
+    signer: str
+    user: str
+    made: datetime | None
+    state: str
+    pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapToken:
+    """A bootstrap token: its id, which is no secret, and its end; None if it has none."""
+
+    id: str
+    expires: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class KubeadmSettings:
+    """What kubeadm keeps of its configuration in the ConfigMap `kubeadm-config`; empty where it does not say.
+
+    `names` are those that a person asked for, by the row of the certificate.
+    """
+
+    api: str = ""
+    version: str = ""
+    cluster: str = ""
+    endpoint: str = ""
+    directory: str = ""
+    key: str = ""
+    service_cidr: str = ""
+    dns_domain: str = ""
+    external_etcd: tuple[str, ...] = ()
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PodReader:
+    """A running pod that reads a CA in a way that a new one does not reach before the pod starts again.
+
+    `what` says in a few words what it reads.
+    """
+
+    namespace: str
+    name: str
+    owner: str
+    what: str
+
+
+def node_objects(items: Iterable[object], port: int) -> Iterator[NodeObject]:
+    """Yield what is in a list of Node objects; `port` is a kubelet's that does not name its own."""
+    for item in items:
+        name, status = text(metadata(item).get("name")), mapping(mapping(item).get("status"))
+        if not name:
+            continue
+        own = mapping(mapping(status.get("daemonEndpoints")).get("kubeletEndpoint")).get("Port")
+        conditions = [mapping(one) for one in entries(status.get("conditions"))[:_MOST]]
+        yield NodeObject(
+            name=name,
+            addresses=tuple(
+                (text(one.get("type")), text(one.get("address")))
+                for one in map(mapping, entries(status.get("addresses"))[:_MOST])
+                if text(one.get("address"))
+            ),
+            version=text(mapping(status.get("nodeInfo")).get("kubeletVersion")),
+            ready=next((text(one.get("status")) for one in conditions if one.get("type") == "Ready"), ""),
+            control_plane=CONTROL_PLANE_LABEL in mapping(metadata(item).get("labels")),
+            port=own if type(own) is int and 0 < own < 65536 else port,
+        )
+
+
+def static_pods(items: Iterable[object], components: Iterable[str]) -> Iterator[StaticPod]:
+    """Yield the static pods in a list of Pod objects that run one of these components, with volumes from the host."""
+    for item in items:
+        if MIRROR in mapping(metadata(item).get("annotations")):
+            yield from components_of(item, components)
+
+
+def components_of(pod: object, components: Iterable[str]) -> Iterator[StaticPod]:
+    """Yield the components in a pod, as in the manifest of a static pod; the node is the one that the pod names."""
+    known = set(components)
+    spec, status = mapping(mapping(pod).get("spec")), mapping(mapping(pod).get("status"))
+    paths = dict(_host_paths(spec))
+    for container in map(mapping, entries(spec.get("containers"))[:_MOST]):
+        # The kubelet runs `command`, and `args` after it (pod v1 API).
+        words = [*entries(container.get("command"))[:_MOST], *entries(container.get("args"))[:_MOST]]
+        texts = [printable(hide(word[:_LONGEST])) for word in words if isinstance(word, str)]
+        name = texts[0].rpartition("/")[2] if texts else ""
+        if name in known:
+            yield StaticPod(
+                node=text(spec.get("nodeName")),
+                component=name,
+                arguments=tuple(texts[1:]),
+                volumes=tuple(_volumes(container, paths)),
+                image=text(container.get("image")),
+                started=_started(status, text(container.get("name"))),
+            )
+
+
+def _host_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
+    for volume in map(mapping, entries(spec.get("volumes"))[:_MOST]):
+        host = mapping(volume.get("hostPath"))
+        if path := text(host.get("path")):
+            yield text(volume.get("name")), (path, text(host.get("type")))
+
+
+def _volumes(container: Mapping[str, Any], paths: Mapping[str, tuple[str, str]]) -> Iterator[PodVolume]:
+    for mount in map(mapping, entries(container.get("volumeMounts"))[:_MOST]):
+        if found := paths.get(text(mount.get("name"))):
+            path, kind = found
+            below = text(mount.get("subPath"))
+            # A path of the type File is mounted alone; so is whatever a subPath names.
+            single = kind in ("File", "FileOrCreate") or bool(below)
+            yield PodVolume(f"{path}/{below}" if below else path, text(mount.get("mountPath")), kind, single)
+
+
+def _started(status: Mapping[str, Any], container: str) -> datetime | None:
+    for one in map(mapping, entries(status.get("containerStatuses"))[:_MOST]):
+        if one.get("name") == container:
+            return moment(mapping(mapping(one.get("state")).get("running")).get("startedAt"))
+    return None
+
+
+def signing_requests(items: Iterable[object]) -> Iterator[SigningRequest]:
+    """Yield what is in a list of CertificateSigningRequest objects."""
+    for item in items:
+        spec, status = mapping(mapping(item).get("spec")), mapping(mapping(item).get("status"))
+        kinds = {mapping(one).get("type") for one in entries(status.get("conditions"))[:_MOST]}
+        pem = _decoded(status.get("certificate"))
+        state = "pending"
+        for kind, word in (("Approved", "approved"), ("Denied", "denied"), ("Failed", "failed")):
+            state = word if kind in kinds else state
+        yield SigningRequest(
+            name=text(metadata(item).get("name")),
+            signer=text(spec.get("signerName")),
+            user=text(spec.get("username")),
+            made=moment(metadata(item).get("creationTimestamp")),
+            state="issued" if pem else state,
+            pem=pem,
+        )
+
+
+def bootstrap_tokens(items: Iterable[object]) -> Iterator[BootstrapToken]:
+    """Yield the bootstrap tokens in a list of Secret objects, without their secrets."""
+    for item in items:
+        found = _TOKEN_NAME.fullmatch(text(metadata(item).get("name")))
+        if found and mapping(item).get("type") == _TOKEN_TYPE:
+            ends = _decoded(mapping(mapping(item).get("data")).get("expiration"))
+            yield BootstrapToken(found[1], moment(ends))
+
+
+def kubeadm_settings(item: object) -> KubeadmSettings | None:
+    """Return what the ConfigMap `kubeadm-config` says; None if it has no ClusterConfiguration."""
+    whole = mapping(mapping(item).get("data")).get("ClusterConfiguration")
+    document = _yaml(whole)
+    if document.get("kind") != "ClusterConfiguration":
+        return None
+    networking, etcd = mapping(document.get("networking")), mapping(document.get("etcd"))
+    local = mapping(etcd.get("local"))
+    asked = {
+        "kube-apiserver": mapping(document.get("apiServer")).get("certSANs"),
+        "etcd-server": local.get("serverCertSANs"),
+        "etcd-peer": local.get("peerCertSANs"),
+    }
+    return KubeadmSettings(
+        api=text(document.get("apiVersion")),
+        version=text(document.get("kubernetesVersion")),
+        cluster=text(document.get("clusterName")),
+        endpoint=text(document.get("controlPlaneEndpoint")),
+        directory=text(document.get("certificatesDir")),
+        key=text(document.get("encryptionAlgorithm")),
+        service_cidr=text(networking.get("serviceSubnet")),
+        dns_domain=text(networking.get("dnsDomain")),
+        external_etcd=_texts(mapping(etcd.get("external")).get("endpoints")),
+        names={row: found for row, sans in asked.items() if (found := _texts(sans))},
+    )
+
+
+def kubelet_defaults(item: object) -> dict[str, Any]:
+    """Return the KubeletConfiguration that kubeadm gives joining nodes, by the ConfigMap `kubelet-config`."""
+    whole = mapping(mapping(item).get("data")).get("kubelet")
+    return _yaml(whole)
+
+
+def token_of_keys(item: object) -> str | None:
+    """Return the id of the token with which the Secret `kubeadm-certs` ends, "" if of none; None without the Secret.
+
+    `item` is its metadata: kubeadm makes a token its owner (cmd/kubeadm/app/phases/copycerts/copycerts.go).
+    """
+    if not mapping(item):
+        return None
+    owners = [text(mapping(one).get("name")) for one in entries(metadata(item).get("ownerReferences"))[:_MOST]]
+    return next((found[1] for owner in owners if (found := _TOKEN_NAME.fullmatch(owner))), "")
+
+
+def lease_holder(item: object) -> str:
+    """Return the host name in a Lease of a component's leader; "" without one.
+
+    client-go's elections use the host name, an underscore and a UUID.
+    """
+    return text(mapping(mapping(item).get("spec")).get("holderIdentity")).rpartition("_")[0]
+
+
+def endpoint_addresses(item: object) -> tuple[str, ...]:
+    """Return the addresses in an EndpointSlice, such as those of the API servers."""
+    each = map(mapping, entries(mapping(item).get("endpoints"))[:_MOST])
+    return tuple(dict.fromkeys(address for one in each for address in _texts(one.get("addresses"))))
+
+
+def hard_readers(items: Iterable[object], directories: Iterable[str]) -> Iterator[PodReader]:
+    """Yield the running pods that read a CA in a way that a new one does not reach: a single file, or host folders.
+
+    `directories` are folders on hosts with the cluster's certificates. Static pods are left out, and pods that have
+    ended. A ConfigMap or Secret that is mounted by `subPath` stays as it was when the pod began (Kubernetes' page on
+    ConfigMaps, "Mounted ConfigMaps are updated automatically").
+    """
+    below = tuple(directories)
+    for item in items:
+        about, spec = metadata(item), mapping(mapping(item).get("spec"))
+        ended = mapping(mapping(item).get("status")).get("phase") in ("Succeeded", "Failed")
+        if ended or MIRROR in mapping(about.get("annotations")):
+            continue
+        paths, copies = dict(_host_paths(spec)), set(_ca_volumes(spec))
+        for what in dict.fromkeys(_hard_mounts(spec, paths, copies, below)):
+            owners = entries(about.get("ownerReferences"))
+            owner = mapping(owners[0]) if owners else {}
+            shown = f"{text(owner.get('kind'))} {text(owner.get('name'))}" if owner else ""
+            yield PodReader(text(about.get("namespace")), text(about.get("name")), shown, what)
+
+
+def _ca_volumes(spec: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of volumes with the ConfigMap `kube-root-ca.crt`."""
+    for volume in map(mapping, entries(spec.get("volumes"))[:_MOST]):
+        sources = [volume, *map(mapping, entries(mapping(volume.get("projected")).get("sources"))[:_MOST])]
+        if any(mapping(one.get("configMap")).get("name") == "kube-root-ca.crt" for one in sources):
+            yield text(volume.get("name"))
+
+
+def _hard_mounts(
+    spec: Mapping[str, Any], paths: Mapping[str, tuple[str, str]], copies: set[str], below: tuple[str, ...]
+) -> Iterator[str]:
+    containers = [*entries(spec.get("containers")), *entries(spec.get("initContainers"))]
+    for container in map(mapping, containers[:_MOST]):
+        for mount in map(mapping, entries(container.get("volumeMounts"))[:_MOST]):
+            name, part = text(mount.get("name")), text(mount.get("subPath"))
+            if name in copies and part:
+                yield "one file of kube-root-ca.crt, by subPath"
+            path, _ = paths.get(name, ("", ""))
+            if any(path == one or path.startswith(f"{one}/") for one in below):
+                yield f"{path}{f'/{part}' if part else ''} of its node"
+        for one in map(mapping, entries(container.get("env"))[:_MOST]):
+            source = mapping(mapping(one.get("valueFrom")).get("configMapKeyRef"))
+            if source.get("name") == "kube-root-ca.crt":
+                yield "kube-root-ca.crt in a variable of its environment"
+
+
+def _decoded(value: object) -> str:
+    if not isinstance(value, str):
+        return ""
+    try:
+        return base64.b64decode(value[: 2 * _LONGEST_PEM], validate=True).decode("ascii", "replace")
+    except (binascii.Error, ValueError):
+        return ""
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(filter(None, map(text, entries(value)[:_MOST])))
+
+
+def _yaml(source: object) -> dict[str, Any]:
+    """Return a YAML mapping that kubeadm writes, all scalars as text; empty for anything else."""
+    return yaml_tree.plain_mapping(source[:_LONGEST_YAML], "kubeadm-config") if isinstance(source, str) else {}
