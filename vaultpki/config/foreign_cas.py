@@ -68,9 +68,8 @@ def _of_domain(ca: str, found: FieldValue, content: ReadFile) -> Iterator[Foreig
             if len(seen) > MOST_CAS:
                 raise item.refuse(f"with this file {ca} has more than {MOST_CAS} foreign CAs: leave some out")
             if size > MOST_FOREIGN_BYTES:
-                raise item.refuse(
-                    f"with this file the foreign CAs of {ca} are larger than {MOST_FOREIGN_BYTES // 1024} KiB: leave some out"
-                )
+                most = f"{MOST_FOREIGN_BYTES // 1024} KiB"
+                raise item.refuse(f"with this file the foreign CAs of {ca} are larger than {most}: leave some out")
             yield made
 
 
