@@ -142,12 +142,12 @@ def follow(
         runner.submit(jobs)
         waiting = [key for key in owed if key not in runner.busy]
     context.found.retry_at.extend(owed[key].not_before for key in waiting if owed[key].not_before > now)
-    own = {key: each.own if done.get(key) == live[key] else _hooked_own(state, key) for key, each in held.items()}
+    owns = {key: each.own if done.get(key) == live[key] else _hooked_own(state, key) for key, each in held.items()}
     context.state.value = replace(
         state,
         hooked=done,
         owed=owed | frozen,
-        hooked_own={key: digest for key, digest in own.items() if digest is not None},
+        hooked_own={key: own for key, own in owns.items() if own is not None and own != done.get(key)},
         by_hand=tuple(sorted(by_hand & owed.keys())),
     )
     if runner is None and jobs:
@@ -177,7 +177,7 @@ def _by_hand(
 
 def _hooked_own(state: AgentState, key: str) -> str | None:
     """Return the digest of the cluster's own CAs in the bundle that the hooks last ran for; None if it is not known."""
-    # An agent that knew no foreign CA kept no other digest, and its bundles held no other CA.
+    # Without foreign CAs it is the same digest, and is not kept twice.
     return state.hooked_own.get(key, state.hooked.get(key))
 
 

@@ -15,7 +15,7 @@ from vaultpki.config import kinds
 from vaultpki.config.fields import FieldValue, ListOf, MapOf, Text
 from vaultpki.errors import SpecError
 from vaultpki.model import ForeignCa
-from vaultpki.records.foreign_cas import MOST, MOST_BYTES, MOST_PINS
+from vaultpki.records.foreign_cas import MOST_CAS, MOST_FOREIGN_BYTES, MOST_PINS
 from vaultpki.values import pem
 from vaultpki.values.names import quoted
 
@@ -28,7 +28,7 @@ def _domain(text: str) -> str:
 
 _DOMAIN: Final = Text(_domain, "an issuing CA", f"^({'|'.join(ISSUING_CAS)})$")
 
-FILES: Final = MapOf(_DOMAIN, ListOf(kinds.FILE_PATH, 1, MOST))
+FILES: Final = MapOf(_DOMAIN, ListOf(kinds.FILE_PATH, 1, MOST_CAS))
 """The value of `also_trust` in cluster.yaml."""
 
 PINS: Final = MapOf(_DOMAIN, ListOf(kinds.SHA256, 1, MOST_PINS))
@@ -65,12 +65,11 @@ def _of_domain(ca: str, found: FieldValue, content: ReadFile) -> Iterator[Foreig
                 where = "twice in it" if first is item else f"also in {first.value}, line {first.place.line}"
                 raise item.refuse(f"the certificate with the SHA-256 {made.sha256} is {where}: keep one of them")
             seen[made.sha256] = item
-            if len(seen) > MOST:
-                raise item.refuse(f"with this file {ca} has more than {MOST} foreign CAs: leave some out")
-            if size > MOST_BYTES:
-                raise item.refuse(
-                    f"with this file the foreign CAs of {ca} are larger than {MOST_BYTES // 1024} KiB: leave some out"
-                )
+            if len(seen) > MOST_CAS:
+                raise item.refuse(f"with this file {ca} has more than {MOST_CAS} foreign CAs: leave some out")
+            if size > MOST_FOREIGN_BYTES:
+                most = f"{MOST_FOREIGN_BYTES // 1024} KiB"
+                raise item.refuse(f"with this file the foreign CAs of {ca} are larger than {most}: leave some out")
             yield made
 
 

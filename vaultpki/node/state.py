@@ -135,8 +135,8 @@ class AgentState:
     numbers of installed certificates that Vault showed as revoked, by their names, `exposed` those of certificates
     whose key others could read, and `unsafe` the paths that others could write to. `unanswered` are the times of
     signings since the last one that was answered, and `postponed` are renewals that came late and wait for their turn.
-    `hooked_own` are digests as `hooked`, of what the bundles hold of the cluster's own CAs, and `by_hand` the keys of
-    hooks that wait for a person: the foreign CAs of their bundles have changed.
+    `hooked_own` are digests as `hooked`, of what the bundles hold of the cluster's own CAs, where they differ from
+    those; `by_hand` are the keys of hooks that wait for a person, since only foreign CAs of their bundles have changed.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)

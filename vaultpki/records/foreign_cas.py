@@ -16,13 +16,13 @@ from vaultpki.values.json_object import JsonObject
 FIELD: Final = "also_trust"
 """The name of the part in the record, and of the key in cluster.yaml, agent.yaml and join files."""
 
-MOST: Final = 8
+MOST_CAS: Final = 8
 """The largest number of foreign CAs of one domain."""
 
-MOST_PINS: Final = 2 * MOST
+MOST_PINS: Final = 2 * MOST_CAS
 """The largest number of SHA-256 of one domain in agent.yaml: of those that are there and those that follow them."""
 
-MOST_BYTES: Final = 16 * 1024
+MOST_FOREIGN_BYTES: Final = 16 * 1024
 """The largest size of all foreign CAs of one domain as PEM, in bytes: a bundle is read up to 64 KiB."""
 
 ForeignPems = Mapping[str, tuple[str, ...]]
@@ -58,9 +58,9 @@ def read(record: JsonObject) -> dict[str, tuple[str, ...]]:
     found = {}
     for ca in ISSUING_CAS:
         pems = value.get(ca, [])
-        if not isinstance(pems, list) or len(pems) > MOST or not all(isinstance(pem, str) for pem in pems):
+        if not isinstance(pems, list) or len(pems) > MOST_CAS or not all(isinstance(pem, str) for pem in pems):
             raise record.wrong(FIELD)
-        if sum(map(len, pems)) > MOST_BYTES:
+        if sum(map(len, pems)) > MOST_FOREIGN_BYTES:
             raise record.wrong(FIELD)
         if pems:
             found[ca] = tuple(pems)

@@ -118,7 +118,7 @@ def _pins(read: JsonObject) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict) or not value.keys() <= {*ISSUING_CAS}:
         raise read.wrong(foreign_cas.FIELD)
     for pins in value.values():
-        if not isinstance(pins, list) or not 0 < len(pins) <= foreign_cas.MOST:
+        if not isinstance(pins, list) or not 0 < len(pins) <= foreign_cas.MOST_CAS:
             raise read.wrong(foreign_cas.FIELD)
         if not all(names.fits(pin, names.sha256) for pin in pins) or len(set(pins)) != len(pins):
             raise read.wrong(foreign_cas.FIELD)

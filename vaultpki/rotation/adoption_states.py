@@ -36,7 +36,7 @@ Step = tuple[AdoptionState, AdoptionState]
 
 _S = AdoptionState
 
-FORWARD: Final = {
+ONWARD: Final = {
     _S.PREPARED: _S.PUBLISHED,
     _S.PUBLISHED: _S.SWITCHED,
     _S.SWITCHED: _S.CLOSED,
@@ -47,7 +47,7 @@ FORWARD: Final = {
 }
 """The state that `adopt continue` leads to."""
 
-BACK: Final = {
+HOMEWARD: Final = {
     _S.PUBLISHED: _S.PREPARED,
     _S.SWITCHED: _S.RETURNING,
     _S.CLOSED: _S.RETURNING,
@@ -57,7 +57,7 @@ BACK: Final = {
 }
 """The state that `adopt abort` leads to."""
 
-TRUST: Final = {
+TRUSTED: Final = {
     _S.PREPARED: Side.OLD,
     _S.PUBLISHED: Side.BOTH,
     _S.SWITCHED: Side.BOTH,
@@ -69,7 +69,7 @@ TRUST: Final = {
 }
 """The CAs that bundles, cluster-info and the pods' copies hold."""
 
-LEAF: Final = {
+LEAVES_OF: Final = {
     _S.PREPARED: Side.OLD,
     _S.PUBLISHED: Side.OLD,
     _S.SWITCHED: Side.NEW,
@@ -99,7 +99,7 @@ FREE_STEPS: Final = frozenset(
 )
 """The steps that wait for nobody: they take nobody's trust away, and install nothing that is not trusted."""
 
-TRUST_STEPS: Final[dict[Step, Side]] = {
+STEPS_BY_TRUST: Final[dict[Step, Side]] = {
     (_S.PUBLISHED, _S.SWITCHED): Side.BOTH,
     (_S.RETRUSTING, _S.SWITCHED): Side.BOTH,
     (_S.RETRUSTING, _S.RETURNING): Side.BOTH,
@@ -107,7 +107,7 @@ TRUST_STEPS: Final[dict[Step, Side]] = {
 }
 """The steps before which every node, on its disk and in its processes, must trust exactly these CAs."""
 
-LEAF_STEPS: Final[dict[Step, Side]] = {
+STEPS_BY_LEAVES: Final[dict[Step, Side]] = {
     (_S.SWITCHED, _S.CLOSED): Side.NEW,
     (_S.CLOSED, _S.RETIRED): Side.NEW,
     (_S.RETIRED, _S.DONE): Side.NEW,

@@ -19,7 +19,7 @@ from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki import foreign_cas
 from vaultpki.records import join_file, published
-from vaultpki.records.foreign_cas import MOST
+from vaultpki.records.foreign_cas import MOST_CAS
 from vaultpki.records.join_file import Join
 
 OLD, OTHER = ForeignCa(), ForeignCa("other")
@@ -69,7 +69,7 @@ def test_certificates_alone_are_taken_from_files(tmp_path: Path) -> None:
         ("    etcd: [a.crt]\n", "x" * 300_000, "6: ca.also_trust.etcd[0]", "larger than 256 KiB"),
         (
             "    etcd: [a.crt]\n",
-            "".join(ForeignCa(f"{number}").pem for number in range(MOST + 1)),
+            "".join(ForeignCa(f"{number}").pem for number in range(MOST_CAS + 1)),
             "6: ca.also_trust.etcd[0]",
             "with this file etcd has more than 8 foreign CAs",
         ),

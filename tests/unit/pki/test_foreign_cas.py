@@ -13,7 +13,7 @@ from vaultpki.pki import ca_life, foreign_cas, succession
 from vaultpki.pki.ca_life import Level
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.trust import trust_below, why_untrusted
-from vaultpki.records.foreign_cas import MOST, MOST_BYTES
+from vaultpki.records.foreign_cas import MOST_CAS, MOST_FOREIGN_BYTES
 
 NOW = BEGUN + timedelta(days=30)
 ROOT = root("prod")
@@ -102,8 +102,8 @@ def test_a_bundle_of_many_can_still_be_read() -> None:
     from vaultpki.pki.keys import LARGEST_PEM
     from vaultpki.pki.succession import MOST_KEPT
 
-    assert MOST * len(OLD.pem) < MOST_BYTES
-    assert MOST_KEPT * len(OWN.pem) + MOST_BYTES < LARGEST_PEM
+    assert MOST_CAS * len(OLD.pem) < MOST_FOREIGN_BYTES
+    assert MOST_KEPT * len(OWN.pem) + MOST_FOREIGN_BYTES < LARGEST_PEM
 
 
 def test_every_sentence_says_what_to_do() -> None:

@@ -21,39 +21,39 @@ def step(letters: str) -> tuple[AdoptionState, AdoptionState]:
 
 def test_states_and_what_comes_next() -> None:
     assert set(STATES.values()) == set(AdoptionState)
-    assert {STATES[a]: STATES[b] for a, b in model.FORWARD.items()} == code.FORWARD
-    assert {STATES[a]: STATES[b] for a, b in model.BACK.items()} == code.BACK
+    assert {STATES[a]: STATES[b] for a, b in model.FORWARD.items()} == code.ONWARD
+    assert {STATES[a]: STATES[b] for a, b in model.BACK.items()} == code.HOMEWARD
     assert onward(Settings("mw")) == model.FORWARD
     # Done has no next state, prepared no way back, and from every other one there is a way to both.
-    assert set(AdoptionState) - set(code.FORWARD) == {AdoptionState.DONE}
-    assert set(AdoptionState) - set(code.BACK) == {AdoptionState.DONE, AdoptionState.PREPARED}
+    assert set(AdoptionState) - set(code.ONWARD) == {AdoptionState.DONE}
+    assert set(AdoptionState) - set(code.HOMEWARD) == {AdoptionState.DONE, AdoptionState.PREPARED}
 
 
 @pytest.mark.parametrize("letter", model.STATES)
 def test_whom_nodes_trust_and_whose_leaves_they_take(letter: str) -> None:
     state = STATES[letter]
-    assert code.TRUST[state] is SIDES[model.TRUST[letter]]
-    assert code.LEAF[state] is SIDES[model.LEAF[letter]]
-    assert code.LEAF[state] in code.TRUST[state]
+    assert code.TRUSTED[state] is SIDES[model.TRUST[letter]]
+    assert code.LEAVES_OF[state] is SIDES[model.LEAF[letter]]
+    assert code.LEAVES_OF[state] in code.TRUSTED[state]
     assert (state in code.SIGNER_ON) is (letter in model.SIGNER) is signs(letter, Settings("mw"))
     assert (state in code.KEYS_ASIDE) is (letter in model.ASIDE)
 
 
 def test_what_steps_wait_for() -> None:
     assert {step(each) for each in model.FREE} == code.FREE_STEPS
-    for found, table in ((code.TRUST_STEPS, model.TRUST_STEPS), (code.LEAF_STEPS, model.LEAF_STEPS)):
+    for found, table in ((code.STEPS_BY_TRUST, model.TRUST_STEPS), (code.STEPS_BY_LEAVES, model.LEAF_STEPS)):
         assert found == {step(each): SIDES[side] for each, side in table.items() if each not in SHORT}
     assert step(next(each for each in model.LAST if each not in SHORT)) == code.LAST_STEP
     # Each step is free, or waits for something.
-    every = {(a, b) for table in (code.FORWARD, code.BACK) for a, b in table.items()}
-    assert every == code.FREE_STEPS | code.TRUST_STEPS.keys() | code.LEAF_STEPS.keys()
-    assert not code.FREE_STEPS & (code.TRUST_STEPS.keys() | code.LEAF_STEPS.keys())
+    every = {(a, b) for table in (code.ONWARD, code.HOMEWARD) for a, b in table.items()}
+    assert every == code.FREE_STEPS | code.STEPS_BY_TRUST.keys() | code.STEPS_BY_LEAVES.keys()
+    assert not code.FREE_STEPS & (code.STEPS_BY_TRUST.keys() | code.STEPS_BY_LEAVES.keys())
 
 
 def test_no_step_takes_trust_away_from_leaves_in_use() -> None:
     """Who drops a CA has waited until nobody shows a leaf of it, and who takes leaves until everybody trusts them."""
-    for a, b in {(a, b) for table in (code.FORWARD, code.BACK) for a, b in table.items()} - code.FREE_STEPS:
-        if code.TRUST[a] & ~code.TRUST[b]:
-            assert code.LEAF_STEPS[a, b] is code.TRUST[b]
-        if code.LEAF[a] is not code.LEAF[b]:
-            assert code.LEAF[b] in code.TRUST_STEPS[a, b]
+    for a, b in {(a, b) for table in (code.ONWARD, code.HOMEWARD) for a, b in table.items()} - code.FREE_STEPS:
+        if code.TRUSTED[a] & ~code.TRUSTED[b]:
+            assert code.STEPS_BY_LEAVES[a, b] is code.TRUSTED[b]
+        if code.LEAVES_OF[a] is not code.LEAVES_OF[b]:
+            assert code.LEAVES_OF[b] in code.STEPS_BY_TRUST[a, b]
