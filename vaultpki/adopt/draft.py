@@ -168,15 +168,24 @@ class _Parts:
             addresses = [first, *node.of_type("InternalIP"), *(member.addresses if member is not None else ())]
             at = called_at(node, self._found)
             addresses += [at] if hosts.is_address(at) else []
-            yield {"name": node.name, "roles": roles, "addresses": self._usable(node.name, addresses)}
+            yield from self._node(node.name, roles, addresses)
 
     def _outside(self) -> Iterator[dict[str, Any]]:
         """Yield the members of etcd on machines without a Node object."""
         known = {node.name for node in self._found.whole.nodes}
         for member in self._found.members:
             if not member.stacked and member.node not in known:
-                addresses = self._usable(member.node, member.addresses)
-                yield {"name": member.node, "roles": [NodeRole.ETCD.value], "addresses": addresses}
+                yield from self._node(member.node, [NodeRole.ETCD.value], member.addresses)
+
+    def _node(self, name: str, roles: list[str], addresses: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Yield the node; none if it has no address, which the draft cannot do without."""
+        usable = self._usable(name, addresses)
+        if usable:
+            yield {"name": name, "roles": roles, "addresses": usable}
+        else:
+            row = "kubelet" if NodeRole.WORKER.value in roles else "etcd-server"
+            why = f"no address of {name} is known that a certificate can have, so the draft leaves the node out"
+            self.left_out += (LeftOut(name, row, name, why),)
 
     def _usable(self, node: str, addresses: Iterable[str]) -> list[str]:
         found = []

@@ -27,6 +27,8 @@ _MOST: Final = 100
 # Cells of a column on a narrow terminal.
 _LEAST: Final = 12
 _NAMED: Final = 8
+# Obstacles of one kind that are shown.
+_ALIKE: Final = 20
 
 
 def lines(
@@ -286,14 +288,10 @@ def _obstacles(every: Sequence[Obstacle]) -> Iterator[str]:
         yield "Nothing is in the way."
         return
     yield "In the way, the heaviest first:"
-    last = ""
-    for each in every:
-        if each.kind.name != last and last:
-            yield f"  cure: {_cure(last, every)}"
-        last = each.kind.name
-        yield printable(f"{each.severity.value} {each.kind.name}: {each.text}")
-    yield f"  cure: {_cure(last, every)}"
-
-
-def _cure(name: str, every: Sequence[Obstacle]) -> str:
-    return next(each.kind.cure for each in every if each.kind.name == name)
+    for kind in dict.fromkeys(each.kind for each in every):
+        held = [each for each in every if each.kind == kind]
+        for each in held[:_ALIKE]:
+            yield printable(f"{kind.severity.value} {kind.name}: {each.text}")
+        if len(held) > _ALIKE:
+            yield f"and {len(held) - _ALIKE} more of {kind.name}; --json has all of them"
+        yield f"  cure: {kind.cure}"

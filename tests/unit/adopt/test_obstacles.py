@@ -22,7 +22,7 @@ from helpers.kube.kubeadm_objects import (
     token,
     user_pod,
 )
-from vaultpki.adopt import kubelets, obstacles, starts
+from vaultpki.adopt import kubelets, obstacles, starts, text
 from vaultpki.adopt.catalogue import OBSTACLES
 from vaultpki.findings.catalogue import Severity
 
@@ -333,3 +333,16 @@ def test_what_was_not_read_is_said_once_for_each_reason() -> None:
 
 def test_no_secret_of_a_token_is_kept() -> None:
     assert "0123456789abcdef" not in repr(taken(ONE))
+
+
+def test_many_of_a_kind_are_counted() -> None:
+    def change(_: KubeadmObjects, values: Values) -> None:
+        names = [f"node-{number}" for number in range(30)]
+        silent = [{"metadata": {"name": name}, "status": {"addresses": []}} for name in names]
+        values["/api/v1/nodes"]["items"] += silent
+
+    found = taken(ONE, change=lambda values: change(ONE, values))
+    made, every = judged(found)
+    printed = list(text.lines(found, made, every))
+    assert sum(line.startswith("warning node-silent: ") for line in printed) == 20
+    assert "and 10 more of node-silent; --json has all of them" in printed
