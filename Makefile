@@ -57,7 +57,7 @@ CA_CUTS := tests/integration/ca/test_rotation_killed.py tests/integration/ca/tes
 # `conformance`, and kubeadm's configuration and clusters.
 ONE_ROTATION := tests/conformance/ca/test_kube_ca_by_version.py
 KUBEADM := tests/conformance/kubeadm/test_kubeadm_cluster.py
-KUBEADM_SHAPES := $(addprefix tests/conformance/kubeadm/test_kubeadm_,shapes.py config.py)
+KUBEADM_SHAPES := $(addprefix tests/conformance/kubeadm/test_,kubeadm_shapes.py kubeadm_config.py kube_adopt_inventory.py)
 # All but what `test` has had whole: what needs no server, what is the node's own doing whatever server there is, and
 # samples of what is done in full here.
 ON_VAULT := conformance or not (serverless or on_node or sample or exhaustive)
