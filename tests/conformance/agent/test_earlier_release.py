@@ -129,7 +129,7 @@ def test_it_keeps_working_through_a_rotation(older: OlderAgent) -> None:
 
 
 def test_it_goes_on_without_a_foreign_ca(older: OlderAgent) -> None:
-    """0.1.0 ignores that part of the record, and no SHA-256 is on the node of a later one."""
+    """It ignores that part of the record."""
     before, old = older.trusted, ForeignCa()
     (older.cluster.folder / "old-ca.crt").write_text(old.pem)
     older.cluster.write(f"{ONE_WORKER}ca: {{also_trust: {{kubernetes: [old-ca.crt]}}}}\n")
