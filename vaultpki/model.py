@@ -226,17 +226,45 @@ class VaultAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class OutsideRoot:
+    """A root CA that vaultpki did not make, as PEM, and who signs the issuing CAs below it.
+
+    `anchor` is the certificate that nodes are pinned to; empty if it is to be read from the signer. `others` are the
+    further CAs of its chain, most of them between the anchor and the issuing CAs. `mount` and `issuer` name the signer
+    on the same server; both are empty if people carry requests to it.
+    """
+
+    anchor: str = ""
+    others: tuple[str, ...] = ()
+    mount: str = ""
+    issuer: str = ""
+
+    @property
+    def certificates(self) -> tuple[str, ...]:
+        """The whole chain as PEM, the anchor first; empty as long as the anchor is not known."""
+        return (self.anchor, *self.others) if self.anchor else ()
+
+    @property
+    def by_people(self) -> bool:
+        """Whether people carry requests to the signer."""
+        return not self.mount
+
+
+@dataclass(frozen=True, slots=True)
 class Authority:
     """The CAs: TTLs in seconds, and the key type of all of them.
 
     `root_sha256` is the SHA-256 of the only root certificate that is accepted, in lower-case hex; None accepts the one
-    on the root's mount.
+    on the root's mount. With an `outside` root it is that of its anchor, and `root_ttl` means nothing. `subject` are
+    the further attributes of the issuing CAs' names, by the parameters of the PKI engine (`organization`).
     """
 
     root_ttl: int
     issuing_ttl: int
     key: KeyType = KeyType.EC_P256
     root_sha256: str | None = None
+    outside: OutsideRoot | None = None
+    subject: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,7 +283,8 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """cluster.yaml and agent.yaml as the pages show them, and the files that they name."""
-    trustme.CA().cert_pem.write_to_path(tmp_path / "vault-ca.crt")
+    for name in ("vault-ca.crt", "corp-root.pem"):
+        trustme.CA().cert_pem.write_to_path(tmp_path / name)
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     (tmp_path / "issuer-keys.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     (tmp_path / "audit.yaml.tmpl").write_text(pages.file("cluster-yaml", "audit.yaml.tmpl"))

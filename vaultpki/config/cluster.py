@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vaultpki import certificates
-from vaultpki.config import consistency, jwt, limits, templates
+from vaultpki.config import consistency, jwt, limits, outside_root, templates
 from vaultpki.config.cluster_schema import CLUSTER
 from vaultpki.config.fields import FieldValue
 from vaultpki.model import ApiServer, Authority, Cluster, Node, NodeRole, Override, Pool, Row, VaultAddress
@@ -43,12 +43,7 @@ def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
         api_server=_api_server(spec, nodes),
         nodes=nodes,
         pools=pools,
-        authority=Authority(
-            spec["ca"].get("root_ttl"),
-            spec["ca"].get("issuing_ttl"),
-            spec["ca"].get("key"),
-            spec["ca"].get("root_sha256"),
-        ),
+        authority=_authority(spec["ca"], path),
         ttl=spec["defaults"].get("ttl"),
         key=spec["defaults"].get("key"),
         overrides={name: _override(found) for name, found in named.items() if name in row_rules.OF_TABLE},
@@ -62,6 +57,12 @@ def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
     consistency.check(cluster, spec)
     limits.check(cluster, spec)
     return cluster
+
+
+def _authority(found: FieldValue, path: Path) -> Authority:
+    outside, pin = outside_root.read(found, lambda named, check: _file_content(named, path, check))
+    ttls = found.get("root_ttl"), found.get("issuing_ttl")
+    return Authority(*ttls, found.get("key"), pin, outside, outside_root.subject(found))
 
 
 def _vault(spec: FieldValue, path: Path, allow_http: bool) -> VaultAddress:

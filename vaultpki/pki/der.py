@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from itertools import islice
 from typing import Final
+
+from vaultpki.values.der import elements
 
 _UTF8_STRING: Final = 0x0C
 _PRINTABLE_STRING: Final = 0x13
@@ -15,20 +16,6 @@ _INTEGER: Final = 0x02
 
 # X.680 section 41.4. Go accepts `*` and `&` too, which no name of ours has (encoding/asn1, isPrintable).
 _PRINTABLE: Final = re.compile(rb"[A-Za-z0-9 '()+,./:=?-]*")
-
-
-def elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the tag and the content of each element; raises ValueError or IndexError for anything but DER."""
-    at = 0
-    while at < len(der):
-        tag, length, at = der[at], der[at + 1], at + 2
-        if length & 0x80:
-            size = length & 0x7F
-            length, at = int.from_bytes(der[at : at + size], "big"), at + size
-        if len(der) - at < length:
-            raise ValueError("cut short")
-        yield tag, der[at : at + length]
-        at += length
 
 
 def refuse_odd(certificate: bytes) -> None:
