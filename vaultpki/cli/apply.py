@@ -11,7 +11,7 @@ import click
 
 from vaultpki.cli.common import json_option, opened, path_option, spec_option, terminal
 from vaultpki.cli.progress import progress, reading
-from vaultpki.errors import VaultpkiError
+from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import escaped
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_f
             # With --yes the plan was not shown.
             _show(plan_text.attention_lines(cluster, done))
         click.echo(f"Done: {len(done.changes)} changes, {vault.sent.writes} writes to {vault.address}.")
+    if done.waiting:
+        raise Attention(plan_text.waiting_sentence(cluster.file, done.waiting))
 
 
 @click.command("destroy")

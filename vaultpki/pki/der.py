@@ -6,7 +6,9 @@ import re
 from itertools import islice
 from typing import Final
 
-from vaultpki.values.der import elements
+from vaultpki.values import der
+
+elements: Final = der.elements
 
 _UTF8_STRING: Final = 0x0C
 _PRINTABLE_STRING: Final = 0x13

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
+from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
 from vaultpki.identity import change_notice, reports
 from vaultpki.identity.applied import APPLIED, of_cluster
@@ -56,6 +57,7 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
         dangers=(*todo.dangers, *(nodes_apart.find(cluster, vault, records) if there else ())),
         rotations=rotations_needed(cluster, seen.cas, records),
         active=active,
+        waiting=tuple(ca for ca in ISSUING_CAS if ca in seen.facts.waiting),
         expires=ca_ends.of(cluster, seen.cas, datetime.now(UTC), {record.domain for record in active}),
     )
 

@@ -74,6 +74,8 @@ def rotations_needed(
         )
         for ca in (ROOT, *ISSUING_CAS)
         if ca in found and ca not in active
+        # The end of a root from outside is not ours to choose.
+        if ca != ROOT or cluster.authority.outside is None
     )
     return tuple(rotation for rotation in rotations if rotation.fields)
 
@@ -98,6 +100,9 @@ def _differing(
     facts, wanted = found[ca], requested_ttl(cluster, ca)
     life = wanted if _same(facts.life, wanted) or _up_to_root(ca, found, wanted) else facts.life
     subject = ca_subject(cluster.name, ca, number(record.leaf.name) if record is not None else 1)
+    if cluster.authority.outside is not None:
+        # Who signs it decides how long it lives.
+        life = wanted
     pairs: dict[str, tuple[Any, Any]] = {
         "common_name": (facts.common_name, subject),
         "key": (facts.key.value if facts.key else "another key", cluster.authority.key.value),

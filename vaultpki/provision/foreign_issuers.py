@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
@@ -17,9 +18,15 @@ def find(cluster: Cluster, cas: Mapping[str, CaMount]) -> Iterator[Danger]:
     mount_of_root = cas.get(cluster.mount(ROOT), CaMount())
     pems = [mount_of_root.pem, mount_of_root.certificates.get(mount_of_root.other, "")]
     roots = tuple(facts for facts in map(_read, filter(None, pems)) if facts is not None)
+    outside = cluster.authority.outside
+    chain = [facts for facts in map(_read, outside.certificates if outside else ()) if facts is not None]
     for mount, ca in cas.items():
         for name, pem in ca.certificates.items():
-            why = _problem(cluster, mount, _read(pem), roots)
+            why = (
+                _problem(cluster, mount, _read(pem), roots)
+                if outside is None
+                else _problem_outside(cluster, mount, _read(pem), chain)
+            )
             if why:
                 yield Danger(f"issuer {mount}/issuer/{name}", f"foreign and dangerous: {why}")
     for mount, ca in cas.items():
@@ -34,6 +41,21 @@ def _read(pem: str) -> Facts | None:
     from vaultpki.pki import x509
 
     return next(iter(x509.readable(pem)), None)
+
+
+def _problem_outside(cluster: Cluster, mount: str, facts: Facts | None, chain: Sequence[Facts]) -> str | None:
+    """Return why it does not belong on its mount if the root is from outside; `chain` are the CAs of root_file."""
+    ca = mount.rpartition("/")[2]
+    name = ca_subject(cluster.name, ca)
+    if facts is None:
+        return "its certificate cannot be read"
+    if ca == ROOT:
+        return None if facts in chain else "it is none of the CAs of the root from outside"
+    if not any(trust.signed_by(facts, signer) for signer in chain):
+        return "none of the CAs of the root from outside signed it"
+    if not re.fullmatch(rf"{re.escape(name)}(?: (?:[2-9]|[1-9][0-9]+))?", facts.subject.common_name):
+        return f"its common name is not {name}"
+    return trust.no_signer(facts)
 
 
 def _problem(cluster: Cluster, mount: str, facts: Facts | None, roots: Sequence[Facts]) -> str | None:

@@ -47,10 +47,10 @@ _OURS = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")
 class CaMount:
     """What is on the mount of one CA.
 
-    `issuer` and `pem` are the id and the certificate of the CA's own issuer, empty if it has none. `certificates`
-    are those of its issuers by name, at most MOST_ISSUERS beside its own, empty if one could not be read. `count` is
-    how many issuers the mount has, `keys` the names of its keys. `other` is the name of the other CA of a rotation,
-    and `issuers` are as in `own_issuers`.
+    `issuer` and `pem` are the id and the certificate of the CA's own issuer, empty if it has none; `keyless` says that
+    it has no key. `certificates` are those of its issuers by name, at most MOST_ISSUERS beside its own, empty if one
+    could not be read. `count` is how many issuers the mount has, `keys` the names of its keys. `other` is the name of
+    the other CA of a rotation, and `issuers` are as in `own_issuers`.
     """
 
     issuer: str = ""
@@ -60,6 +60,7 @@ class CaMount:
     keys: frozenset[str] = frozenset()
     other: str = ""
     issuers: Mapping[str, bool] = field(default_factory=dict)
+    keyless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +293,7 @@ def _ca_mount(
         frozenset(str(key.get("key_name")) for key in keys.values()),
         names.get(other, ""),
         own_issuers(mount.rpartition("/")[2], answers[f"{mount}/issuers"]),
+        keyless=bool(own) and not found[own].get("key_id"),
     )
 
 
