@@ -5,7 +5,7 @@ The entries for `ca csr`, `ca import`, `plan` and the reading of `ca.root_file`;
 - `outside_files.read_sent(files: Sequence[SentFile]) -> Sent` reads PEM, DER and PKCS#7 and raises nothing.
   `SentFile(name: str, data: bytes)`. `Sent.certificates: tuple[SentCertificate(facts, file), ...]`, `.odd`, `.others`,
   `.problems`, `.pem` (clean PEM), `.adding(certificates: Sequence[Facts], source: str) -> Sent`.
-- `outside.pinned(sent: Sent, sha256: str | None) -> Facts` chooses the anchor in `ca.root_file`; SpecError if it cannot.
+- `outside.pinned(sent: Sent, sha256: str | None) -> Facts` chooses the anchor in `ca.root_file`, or raises SpecError.
 - `outside_request.waiting_request(domain, csr, *, ttl, longest_ttl, names=NO_NAMES) -> WaitingRequest` reads a CSR in
   PEM; CertificateUnreadable. `installed_request(domain, ca: Facts, names=NO_NAMES) -> WaitingRequest` stands for an
   issuing CA that is installed, when only the CAs above it are renewed.
@@ -99,8 +99,8 @@ class AcceptedCa:
 class Judgement:
     """What is to be made of all files together.
 
-    If a file is refused, nothing is accepted. A domain is either accepted, once; or refused, for each certificate of its
-    key or name; or `unanswered`.
+    If a file is refused, nothing is accepted. A domain is either accepted, once; or refused, for each certificate of
+    its key or name; or `unanswered`.
     """
 
     accepted: tuple[AcceptedCa, ...] = ()
@@ -148,7 +148,8 @@ def judge(
             accepted.append(_accepted(best))
             ignored += [_other_answer(each, best) for each in tried if each is not best]
         elif tried or odd:
-            refused += [_refused(each) for each in sorted(tried, key=lambda each: -each.passed)]
+            furthest = sorted(tried, key=lambda each: -each.passed)
+            refused += [_refused(each, each.problem) for each in furthest if each.problem]
             refused += [_of_odd(each, request.domain) for each in odd]
         else:
             unanswered.append(request.domain)
@@ -233,10 +234,9 @@ def _accepted(tried: _Tried) -> AcceptedCa:
     return AcceptedCa(signed.request, signed.ca, signed.way.above, tried.sent.file, told)
 
 
-def _refused(tried: _Tried) -> Refusal:
-    domain, file, found = tried.signed.request.domain, tried.sent.file, tried.problem
-    assert found is not None
-    return Refusal(domain, file, found.reason, f"{file}: {found.sentence}", found.ask)
+def _refused(tried: _Tried, found: Problem) -> Refusal:
+    file = tried.sent.file
+    return Refusal(tried.signed.request.domain, file, found.reason, f"{file}: {found.sentence}", found.ask)
 
 
 def _of_file(file: str, reason: str, rest: str) -> Refusal:
@@ -270,5 +270,6 @@ def _stranger(sent: SentCertificate) -> IgnoredPart:
 def _no_answer(sent: Sent, requests: Sequence[WaitingRequest]) -> Iterator[Refusal]:
     waiting = first_few([request.domain for request in requests])
     why = f"has no certificate of a waiting request ({waiting})" if requests else "is not needed: no request waits"
-    for file in dict.fromkeys(each.file for each in (*sent.certificates, *sent.odd)):
+    files = [*(each.file for each in sent.certificates), *(each.file for each in sent.odd)]
+    for file in dict.fromkeys(files):
         yield _of_file(file, "no-answer", why)

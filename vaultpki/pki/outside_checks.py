@@ -55,7 +55,7 @@ _HASHES: Final = "Ask the signer for a chain that is signed with SHA-256, SHA-38
 
 ASKS: Final = {
     "not-a-ca": _UNFIT.format("basic constraints CA:TRUE"),
-    "another-key": "Ask the signer to sign the request that waits now: an older one was signed, or files were mixed up.",
+    "another-key": "Ask the signer to sign the request that waits: an older one was signed, or files were mixed up.",
     "subject-encoded": _SUBJECT.format("byte for byte, without encoding it again"),
     "subject-differs": _SUBJECT.format("as it is, without adding or leaving out anything"),
     "expired": "Ask the signer to sign the request again.",
@@ -76,7 +76,7 @@ ASKS: Final = {
     "key-encoded": "Ask the signer for a chain whose keys are in the usual encoding (RFC 3279, RFC 5480).",
     "weak-signature": _HASHES,
     "signature-kind": _HASHES,
-    "pss-parameters": "Ask the signer for PKCS #1 v1.5, or for PSS with MGF1 of the same hash and a salt as long as it.",
+    "pss-parameters": "Ask the signer for PKCS #1 v1.5, or for PSS with MGF1 of the same hash and as long a salt.",
     "chain-incomplete": "Ask the signer for the certificates of all CAs above this one, up to the self-signed root.",
     "signature-wrong": "Ask the signer for the certificate of the CA that signed; there are two of that name.",
     "issuer-encoded": "Ask the signer for the certificate of that CA that has its subject in the same encoding.",
@@ -95,7 +95,7 @@ ASKS: Final = {
     "above-critical-extension": _ABOVE.format("it has no critical extension that Go and OpenSSL do not know"),
     "above-constraints-kind": _ABOVE.format("its name constraints are DNS names and addresses only, or absent"),
     "above-constraints": "Ask the signer for a CA without name constraints, or for one that permits these names.",
-    "outlives-signer": "Ask the signer for a certificate that ends before its own chain, or to renew the CAs above first.",
+    "outlives-signer": "Ask the signer for a certificate that ends before its chain, or to renew the CAs above first.",
     "too-short": "Ask the signer for a longer life, or write a shorter ttl for the certificates in cluster.yaml.",
 }
 """What to ask the signer for, by the reason of each check, in the order of the checks."""
