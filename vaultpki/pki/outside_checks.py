@@ -88,10 +88,10 @@ ASKS: Final = {
     "above-expired": "Ask the signer to sign below a CA that is valid, or for the renewed certificate of that one.",
     "above-not-yet-valid": "Wait until then, or ask the signer to sign below a CA that is valid already.",
     "above-path-length": _ABOVE.format("its path length counts every CA below it, or is absent"),
-    "above-no-cert-sign": _ABOVE.format("its key usage has certificate sign"),
     "above-extended-key-usage": _ABOVE.format(
         "its extended key usage is absent, or has server and client authentication"
     ),
+    "above-no-cert-sign": _ABOVE.format("its key usage has certificate sign"),
     "above-critical-extension": _ABOVE.format("it has no critical extension that Go and OpenSSL do not know"),
     "above-constraints-kind": _ABOVE.format("its name constraints are DNS names and addresses only, or absent"),
     "above-constraints": "Ask the signer for a CA without name constraints, or for one that permits these names.",
