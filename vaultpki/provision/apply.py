@@ -207,6 +207,11 @@ def _settled(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, begu
     return change_notice.settle(cluster, vault, found, _digests(cluster, seen))
 
 
+def follows_import(change: Change) -> bool:
+    """Return whether an import of CAs brings a change about by itself: settings of their issuers and mounts."""
+    return is_notice(change) or (change.action == "update" and change.kind in ("issuer", "mount"))
+
+
 def _endless(todo: Plan) -> BadAnswer:
     return BadAnswer(
         "changes come back after every apply"

@@ -1,0 +1,177 @@
+"""Takes what the signer of a root from outside sent back: all checks before the first write, then CA by CA.
+
+Servers import nearly every certificate without a word, with any key, so what they did is looked at afterwards, and
+undone if it is not what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vaultpki.ca.announced import announced
+from vaultpki.ca.scene import read_scene
+from vaultpki.ca.waiting import Outside, WaitingCa, chain_of, outside_root
+from vaultpki.errors import BadAnswer, ChangedMeanwhile, StoreError
+from vaultpki.model import Cluster
+from vaultpki.provision import authorities
+from vaultpki.redact import first_few, printable
+from vaultpki.values import input_file
+from vaultpki.vault import Request, Vault, member
+
+if TYPE_CHECKING:
+    from vaultpki.pki.facts import Facts
+    from vaultpki.pki.outside import AcceptedCa, Judgement
+    from vaultpki.pki.outside_files import Sent
+    from vaultpki.pki.outside_request import WaitingRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is to be made of the files: the judgement, and the domains whose certificates are installed already."""
+
+    judgement: Judgement
+    installed: tuple[str, ...] = ()
+
+    @property
+    def nothing_new(self) -> bool:
+        """Whether nothing is left to install, and nothing is wrong."""
+        return bool(self.installed) and not self.judgement.accepted and not self.judgement.refused
+
+
+def read_files(paths: Sequence[Path]) -> Sent:
+    """Read the files that a person names; StoreError for one that cannot be read."""
+    from vaultpki.pki.outside_files import MOST_SENT_BYTES, SentFile, read_sent
+
+    files = []
+    for path in paths:
+        try:
+            # One byte more than is possible, so that its own sentence says that it is too large.
+            files.append(SentFile(str(path), input_file.read(path, MOST_SENT_BYTES + 1)[0]))
+        except input_file.TooLarge:
+            files.append(SentFile(str(path), b" " * (MOST_SENT_BYTES + 1)))
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "this is not a file"
+            raise StoreError(f"{printable(str(path))}: it cannot be read ({why})") from None
+    return read_sent(files)
+
+
+def judge(
+    cluster: Cluster,
+    sent: Sent,
+    requests: Sequence[WaitingRequest],
+    now: datetime,
+    installed: Outside | None = None,
+) -> Found:
+    """Judge all files together; `now` is the server's time, `installed` what is on the server already.
+
+    Whatever of the chain is not in `ca.root_file` is refused too: nodes read the chain from there.
+    """
+    from vaultpki.pki import outside
+
+    there = installed.installed if installed is not None else {}
+    known = [each for each in sent.certificates if each.facts.fingerprint in there]
+    rest = replace(sent, certificates=tuple(each for each in sent.certificates if each not in known))
+    domains = tuple(dict.fromkeys(there[each.facts.fingerprint] for each in known))
+    anchor, *others = chain_of(cluster, outside_root(cluster))
+    judgement = outside.judge(rest, requests, anchor, others, now)
+    if known and not rest.problems and not _answers(judgement):
+        # The same files a second time.
+        judgement = replace(judgement, refused=())
+    return Found(_only_from_root_file(cluster, judgement, {anchor, *others}), domains)
+
+
+def _answers(judgement: Judgement) -> bool:
+    return bool(judgement.accepted) or any(each.reason != "no-answer" for each in judgement.refused)
+
+
+def _only_from_root_file(cluster: Cluster, judgement: Judgement, chain: set[Facts]) -> Judgement:
+    """Refuse a CA whose chain has certificates that root_file lacks."""
+    from vaultpki.pki.outside import Refusal
+
+    refused = []
+    for each in judgement.accepted:
+        lacking = [printable(facts.subject_text) for facts in each.chain if facts not in chain]
+        if lacking:
+            sentence = (
+                f"{each.file}: above the certificate for {each.request.domain} is {first_few(lacking)}, which "
+                f"ca.root_file of {cluster.file} does not have"
+            )
+            ask = "Add that certificate to the file, so that every node gets it, and run this again."
+            refused.append(Refusal(each.request.domain, each.file, "not-in-root-file", sentence, ask))
+    if not refused:
+        return judgement
+    wrong = {each.domain for each in refused}
+    kept = tuple(each for each in judgement.accepted if each.request.domain not in wrong)
+    return replace(judgement, accepted=kept, refused=(*judgement.refused, *refused))
+
+
+def install(cluster: Cluster, vault: Vault, waiting: WaitingCa, accepted: AcceptedCa, now: datetime) -> None:
+    """Install one checked CA and name it; in a rotation its record then has its issuer, and nobody trusts it yet.
+
+    Raises BadAnswer, and leaves nothing new behind, if the server did anything else.
+    """
+    mount = cluster.mount(waiting.domain)
+    issuer = _import(vault, mount, waiting.key, accepted.certificate.pem)
+    authorities.name_issuer(vault, mount, issuer, waiting.name)
+    if waiting.record is None or waiting.record.new is None:
+        return
+    with announced(cluster, vault) as notice:
+        scene = read_scene(cluster, vault, now, notice=notice)
+        record = scene.records[waiting.domain].record
+        if record is None or record.new is None or record.new.name != waiting.name:
+            raise ChangedMeanwhile(
+                f"another operator has changed the rotation of {waiting.domain} meanwhile; look at "
+                f"`vaultpki ca status -f {cluster.file}`",
+                status=409,
+            )
+        new = replace(record.new, issuer=issuer, key=waiting.key, sha256=accepted.certificate.fingerprint)
+        if new != record.new:
+            scene.writing(record.changed(new=new))
+
+
+def _import(vault: Vault, mount: str, key: str, pem: str) -> str:
+    """Install a certificate on its mount, and return the id of its issuer, which is the only new one and has our key.
+
+    The default issuer stays, unless there was none.
+    """
+    before, default = _issuers(vault, mount)
+    if _follows_latest(vault, mount):
+        # Else the new CA would sign at once.
+        body = {"default_follows_latest_issuer": False, **({"default": default} if default else {})}
+        vault.write(f"{mount}/config/issuers", body)
+    # The CA alone: a chain would make further issuers of this mount.
+    imported = vault.api.secrets.pki.set_signed_intermediate(pem, mount_point=mount).data
+    ids = [str(id_) for name in ("imported_issuers", "existing_issuers") for id_ in imported.get(name) or ()]
+    after, now_default = _issuers(vault, mount)
+    new = after - before
+    why = ""
+    if len(ids) != 1 or not new <= set(ids):
+        why = "made other issuers than the one that was imported"
+    elif member(imported, "mapping").get(ids[0]) != key and ids[0] in new:
+        why = "has another key for it than the one that was requested"
+    elif default and now_default != default:
+        why = "made it the default issuer at once"
+    if not why:
+        return ids[0]
+    for id_ in sorted(new):
+        authorities.delete_issuer(vault, mount, id_)
+    if default and now_default != default:
+        authorities.make_default(vault, mount, default)
+    raise BadAnswer(f"{mount} {why}, and it was not kept; check any proxy in between, and run this again")
+
+
+def _issuers(vault: Vault, mount: str) -> tuple[frozenset[str], str]:
+    """Return the ids of a mount's issuers, and that of the default one, empty if there is none."""
+    listed = vault.api.secrets.pki.list_issuers(mount_point=mount)
+    default = next((id_ for id_, each in listed.key_info.items() if each.get("is_default") is True), "")
+    return frozenset(listed.keys), default
+
+
+def _follows_latest(vault: Vault, mount: str) -> bool:
+    # hvac has no method for a mount's defaults.
+    found = vault.call(Request("GET", f"{mount}/config/issuers")).data
+    return found.get("default_follows_latest_issuer") is True
