@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.ca.waiting import WaitingCa, domain_of, request_of
+from vaultpki.ca.waiting import WaitingCa, domain_of
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.disk.generations import File
 from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.errors import ArgumentError, CertificateUnreadable, StoreError
+from vaultpki.identity.outside_signer import request_of
 from vaultpki.model import Cluster
 from vaultpki.values import input_file
 

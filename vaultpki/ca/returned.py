@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from vaultpki.ca.announced import announced
 from vaultpki.ca.scene import read_scene
-from vaultpki.ca.waiting import Outside, WaitingCa, chain_of, outside_root
+from vaultpki.ca.waiting import Outside, WaitingCa, outside_root
 from vaultpki.errors import BadAnswer, ChangedMeanwhile, StoreError
+from vaultpki.identity.outside_signer import chain_of
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
 from vaultpki.redact import first_few, printable

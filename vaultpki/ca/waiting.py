@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vaultpki.ca.facts import longest_ttl
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
-from vaultpki.errors import ArgumentError, CertificateUnreadable, SpecError, StateConflict
+from vaultpki.errors import ArgumentError, StateConflict
+from vaultpki.identity.outside_signer import request_of
 from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import read_records
@@ -79,35 +79,6 @@ def find(cluster: Cluster, vault: Vault) -> Outside:
     pems = ((ca, str(answer.data.get("certificate") or "")) for (ca, _), answer in zip(issuers, shown, strict=True))
     installed = {facts.fingerprint: ca for ca, pem in pems for facts in _readable(pem)}
     return Outside(tuple(each for each in found.values() if each is not None), installed)
-
-
-def request_of(cluster: Cluster, domain: str, csr: str) -> WaitingRequest:
-    """Read a signing request in PEM as that of an issuing CA of this cluster."""
-    from vaultpki.pki.name_constraints import cluster_names
-    from vaultpki.pki.outside_request import waiting_request
-
-    return waiting_request(
-        domain,
-        csr,
-        ttl=cluster.authority.issuing_ttl,
-        longest_ttl=longest_ttl(cluster, domain),
-        names=cluster_names(cluster, domain),
-    )
-
-
-def chain_of(cluster: Cluster, outside: OutsideRoot) -> tuple[Facts, ...]:
-    """Return the certificates of a root from outside, the anchor first; SpecError for one that no program accepts."""
-    from vaultpki.pki import x509
-
-    try:
-        return tuple(x509.read_certificates(pem.encode())[0] for pem in outside.certificates)
-    except CertificateUnreadable:
-        raise SpecError(
-            "the file has a certificate that Go does not accept: it is not of version 3, or its serial number is not "
-            "positive; ask whoever keeps that CA for another certificate",
-            file=cluster.file,
-            field="ca.root_file",
-        ) from None
 
 
 def _readable(pem: str) -> Sequence[Facts]:

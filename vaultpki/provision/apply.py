@@ -10,7 +10,7 @@ from functools import partial
 
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
-from vaultpki.identity import change_notice, reports
+from vaultpki.identity import change_notice, outside_signer, reports
 from vaultpki.identity.applied import APPLIED, of_cluster
 from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.token_rights import refuse_weak_token
@@ -20,7 +20,17 @@ from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
 from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named, of_storage
 from vaultpki.provision.observe import Observation, observe, refuse_foreign
-from vaultpki.provision.plan import Change, Impact, Plan, followed, is_notice, notice_change, plan, without_notice
+from vaultpki.provision.plan import (
+    Change,
+    Danger,
+    Impact,
+    Plan,
+    followed,
+    is_notice,
+    notice_change,
+    plan,
+    without_notice,
+)
 from vaultpki.provision.read_back import CaMount
 from vaultpki.records import report_paths
 from vaultpki.records.changes import CHANGES
@@ -49,17 +59,32 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     layout_change.refuse(cluster, vault, seen)
     records = seen.found.rotations
     active = tuple(record for record in records.values() if record.active)
-    todo = plan(seen.wanted, seen.observed)
+    waiting = tuple(ca for ca in ISSUING_CAS if ca in seen.facts.waiting)
+    todo = replace(plan(seen.wanted, seen.observed), waiting=waiting)
     there = ("mount", cluster.mount("config")) in seen.observed.objects
     return seen, replace(
         todo,
         changes=(*todo.changes, *_corrected(cluster, seen, todo)),
-        dangers=(*todo.dangers, *(nodes_apart.find(cluster, vault, records) if there else ())),
+        dangers=(
+            *todo.dangers,
+            *_of_signer(cluster, vault, todo),
+            *(nodes_apart.find(cluster, vault, records) if there else ()),
+        ),
         rotations=rotations_needed(cluster, seen.cas, records),
         active=active,
-        waiting=tuple(ca for ca in ISSUING_CAS if ca in seen.facts.waiting),
         expires=ca_ends.of(cluster, seen.cas, datetime.now(UTC), {record.domain for record in active}),
     )
+
+
+def _of_signer(cluster: Cluster, vault: Vault, todo: Plan) -> tuple[Danger, ...]:
+    """Return what is in the way of a signer outside, as long as there is something to sign."""
+    if cluster.authority.outside is None:
+        return ()
+    keys = {change.key for change in todo.changes if change.action == "create"}
+    missing = [ca for ca in ISSUING_CAS if ("issuer", cluster.mount(ca)) in keys or ca in todo.waiting]
+    outside = cluster.authority.outside
+    name = "the root from outside" if outside.by_people else f"signer {outside.mount}/issuer/{outside.issuer}"
+    return tuple(Danger(name, why) for why in outside_signer.problems(cluster, vault, missing))
 
 
 def _corrected(cluster: Cluster, seen: Observation, todo: Plan) -> tuple[Change, ...]:
@@ -250,4 +275,7 @@ def _rights(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> di
         patched = change.kind == "issuer" and change.action == "update"
         need = "delete" if change.action == "delete" else "patch" if patched else "update"
         needs[change_path(cluster, vault, change, seen)] = need
+        outside = cluster.authority.outside
+        if change.kind == "issuer" and change.action == "create" and outside is not None and not outside.by_people:
+            needs[outside_signer.signing_path(outside)] = "update"
     return needs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer
-from vaultpki.identity import above
+from vaultpki.identity import above, outside_signer
 from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.provision.read_back import own_issuer
 from vaultpki.provision.signed_before import fingerprints, signed_before
@@ -160,9 +160,30 @@ class NewCa:
 
 def _install(cluster: Cluster, vault: Vault, mount: str, new: NewCa) -> str:
     """Have the root sign a CA, check it, and install it on its mount; returns the id of its issuer."""
-    own = {"exclude_cn_from_sans": True}
     pki = vault.sending(once=True, warnings=_NO_AIA).api.secrets.pki
-    request = pki.generate_intermediate(new.way, new.subject, {**new.key, **own}, mount_point=mount).data
+    if cluster.authority.outside is None:
+        own = {"exclude_cn_from_sans": True}
+        request = pki.generate_intermediate(new.way, new.subject, {**new.key, **own}, mount_point=mount).data
+        certificate = _signed_by_root(cluster, vault, mount, new, text(request, "csr"))
+    else:
+        request = _request(cluster, vault, mount, new)
+        domain, csr = mount.rpartition("/")[2], text(request, "csr")
+        certificate = outside_signer.sign(cluster, vault, domain, csr, new.subject, new.ttl)
+    # The CA alone: a chain would add the root as a second issuer of this mount.
+    imported = pki.set_signed_intermediate(certificate, mount_point=mount).data
+    issuers = imported.get("imported_issuers") or imported.get("existing_issuers")
+    if not isinstance(issuers, list) or not issuers:
+        raise BadAnswer(f"{mount} imported its signed CA, but names no issuer; run this again")
+    # Both servers also import a CA of another key, which they do not have (set-signed's `mapping` is empty then).
+    if member(imported, "mapping").get(str(issuers[0])) != (request.get("key_id") or new.key.get("key_ref")):
+        delete_issuer(vault, mount, str(issuers[0]))
+        raise BadAnswer(f"the root signed another key than that of {mount}; check any proxy in between, apply again")
+    return str(issuers[0])
+
+
+def _signed_by_root(cluster: Cluster, vault: Vault, mount: str, new: NewCa, csr: str) -> str:
+    """Have the cluster's own root sign a CA, or find the one that it has signed; check it, and return it as PEM."""
+    own = {"exclude_cn_from_sans": True}
     parameters = {
         **own,
         "ttl": new.ttl,
@@ -172,7 +193,6 @@ def _install(cluster: Cluster, vault: Vault, mount: str, new: NewCa) -> str:
         "format": "pem",
     }
     root = vault.sending(once=True, warnings=_PATHLEN + _CUT_SHORT).api.secrets.pki
-    csr = text(request, "csr")
     certificate = None
     if new.way == "existing":
         # An earlier run may have had it signed, and never got the answer.
@@ -184,16 +204,7 @@ def _install(cluster: Cluster, vault: Vault, mount: str, new: NewCa) -> str:
         certificate = text(signed, "certificate")
         check_life(mount, signed, {"ttl": new.ttl})
     _check_issuing(mount, certificate, new.subject)
-    # The CA alone: a chain would add the root as a second issuer of this mount.
-    imported = pki.set_signed_intermediate(certificate, mount_point=mount).data
-    issuers = imported.get("imported_issuers") or imported.get("existing_issuers")
-    if not isinstance(issuers, list) or not issuers:
-        raise BadAnswer(f"{mount} imported its signed CA, but names no issuer; run this again")
-    # Both servers also import a CA of another key, which they do not have (set-signed's `mapping` is empty then).
-    if member(imported, "mapping").get(str(issuers[0])) != (request.get("key_id") or new.key.get("key_ref")):
-        delete_issuer(vault, mount, str(issuers[0]))
-        raise BadAnswer(f"the root signed another key than that of {mount}; check any proxy in between, apply again")
-    return str(issuers[0])
+    return certificate
 
 
 def _default(vault: Vault, mount: str) -> Facts:

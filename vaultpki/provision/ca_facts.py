@@ -51,11 +51,12 @@ def lives(cluster: Cluster, found: Mapping[str, CaFacts], maxima: Mapping[str, i
 
     The value of cluster.yaml or of the mount is preferred if it differs from the certificate by clock slack only.
     """
+    # A signer outside need not backdate, and does not by as much as ours.
+    own = 0 if cluster.authority.outside is None else ISSUING_BACKDATE
+    whole = {ca: facts.life + own for ca, facts in found.items()}
     return {
-        ca: next(
-            (near for near in (requested_ttl(cluster, ca), maxima.get(ca, 0)) if _same(near, facts.life)), facts.life
-        )
-        for ca, facts in found.items()
+        ca: next((near for near in (requested_ttl(cluster, ca), maxima.get(ca, 0)) if _same(near, life)), life)
+        for ca, life in whole.items()
     }
 
 

@@ -31,7 +31,7 @@ def test_apply_makes_keys_and_says_what_is_missing(clusters: ClusterFactory, sig
     for ca in CAS:
         assert len(there[f"vaultpki/CLUSTER/{ca}/keys"]) == 1
         assert len(there[f"vaultpki/CLUSTER/{ca}/issuers"]) == 0
-    assert there["vaultpki/CLUSTER/root/keys"] == {}
+    assert there["vaultpki/CLUSTER/root/keys"] == []
     assert set(there["auth/vaultpki/CLUSTER/listed/role"]) == {"cp-1", "worker-1"}
     assert cluster.root_sha256 == signer.root_sha256
     root = cluster.read(f"{cluster.prefix}/root/issuer/root-1")
