@@ -12,10 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaultpki.ca.announced import announced
-from vaultpki.ca.scene import read_scene
 from vaultpki.ca.waiting import Outside, WaitingCa, outside_root
-from vaultpki.errors import BadAnswer, ChangedMeanwhile, StoreError
+from vaultpki.errors import BadAnswer, StoreError
 from vaultpki.identity.outside_signer import chain_of
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
@@ -110,28 +108,14 @@ def _only_from_root_file(cluster: Cluster, judgement: Judgement, chain: set[Fact
     return replace(judgement, accepted=kept, refused=(*judgement.refused, *refused))
 
 
-def install(cluster: Cluster, vault: Vault, waiting: WaitingCa, accepted: AcceptedCa, now: datetime) -> None:
-    """Install one checked CA and name it; in a rotation its record then has its issuer, and nobody trusts it yet.
+def install(cluster: Cluster, vault: Vault, waiting: WaitingCa, accepted: AcceptedCa) -> None:
+    """Install one checked CA and name it; in a rotation nobody trusts it yet, since the record does not name it.
 
     Raises BadAnswer, and leaves nothing new behind, if the server did anything else.
     """
     mount = cluster.mount(waiting.domain)
     issuer = _import(vault, mount, waiting.key, accepted.certificate.pem)
     authorities.name_issuer(vault, mount, issuer, waiting.name)
-    if waiting.record is None or waiting.record.new is None:
-        return
-    with announced(cluster, vault) as notice:
-        scene = read_scene(cluster, vault, now, notice=notice)
-        record = scene.records[waiting.domain].record
-        if record is None or record.new is None or record.new.name != waiting.name:
-            raise ChangedMeanwhile(
-                f"another operator has changed the rotation of {waiting.domain} meanwhile; look at "
-                f"`vaultpki ca status -f {cluster.file}`",
-                status=409,
-            )
-        new = replace(record.new, issuer=issuer, key=waiting.key, sha256=accepted.certificate.fingerprint)
-        if new != record.new:
-            scene.writing(record.changed(new=new))
 
 
 def _import(vault: Vault, mount: str, key: str, pem: str) -> str:

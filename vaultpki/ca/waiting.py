@@ -99,9 +99,11 @@ def _waiting(
 ) -> WaitingCa | None:
     """Return the CA of a mount that waits: the first one, or the next one of a rotation; None if none does."""
     if record is not None:
-        if record.state is not State.PREPARED or record.new is None or record.new.issuer in issuers.keys:
+        if record.state is not State.PREPARED or record.new is None:
             return None
         name, key = record.new.name, record.new.key
+        if any(each.get("issuer_name") == name for each in issuers.key_info.values()):
+            return None
         if key not in keys.keys:
             raise StateConflict(
                 f"the rotation of {ca} has not made its key yet; run `vaultpki ca continue -f {cluster.file}` first"

@@ -101,7 +101,7 @@ def import_command(
         plan = _agreed(cluster, vault, where, yes=yes or as_json)
         by_domain = {each.domain: each for each in there.waiting}
         for each in found.judgement.accepted:
-            returned.install(cluster, vault, by_domain[each.request.domain], each, now)
+            returned.install(cluster, vault, by_domain[each.request.domain], each)
         _tell(found, as_json=as_json, dry_run=False)
         return _go_on(cluster, vault, where, plan, [*by_domain.values()], found, as_json=as_json)
 
@@ -228,7 +228,7 @@ def _go_on(
         done = cli_apply.carry_out(cluster, vault, where, counter, first=None, saved=False, silent=as_json)
     if not as_json:
         click.echo(f"Done: {len(done.changes)} changes, {vault.sent.writes} writes to {vault.address}.")
-    imported = {each.request.domain for each in found.judgement.accepted}
+    imported = {*(each.request.domain for each in found.judgement.accepted), *found.installed}
     if any(each.record is not None and each.domain in imported for each in waiting):
         step = commands.advance(cluster, vault, server_now(vault))
         if not as_json:

@@ -6,6 +6,7 @@ continued by the next one. Deletions name the ids of the record, or of what carr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -51,7 +52,8 @@ class MountIssuer:
 class RotationMount:
     """What is on the mount of one CA. `keys` are the names of its keys by id; `default` and `default_key` are ids.
 
-    `follows` says that each new issuer becomes the default. `root` is the cluster's root CA.
+    `follows` says that each new issuer becomes the default. `root` is the cluster's root CA; if it is `outside`, that
+    is its anchor, and `between` are the further CAs of its chain.
     """
 
     path: str
@@ -61,10 +63,24 @@ class RotationMount:
     default: str = ""
     default_key: str = ""
     follows: bool = False
+    outside: bool = False
+    between: tuple[Facts, ...] = ()
 
     def issuer(self, id_: str) -> MountIssuer | None:
         """Return the issuer with this id; None if there is none."""
         return next((each for each in self.issuers if id_ and each.id == id_), None)
+
+    def takes(self, facts: Facts, name: str) -> bool:
+        """Return whether a certificate is an issuing CA called `name` below the root; dates are not checked.
+
+        Of one below a root from outside the name may have further attributes: `ca import` has compared it with its
+        request, and so have nodes with their own rules.
+        """
+        if not self.outside:
+            return trust.why_untrusted(facts, self.root, name) is None
+        signed = any(trust.signed_by(facts, signer) for signer in (self.root, *self.between))
+        named = re.fullmatch(rf"{re.escape(name)}(?: (?:[2-9]|[1-9][0-9]+))?", facts.subject.common_name)
+        return signed and named is not None and trust.no_signer(facts) is None
 
     def key_named(self, name: str) -> str:
         """Return the id of the key with this name; empty if there is none."""
@@ -107,7 +123,7 @@ def issuer_of(cluster: str, record: RotationRecord, mount: RotationMount, ca: Ca
         for each in mount.issuers
         if key and each.key == key and each.name in ("", ca.name) and (other is None or each.id != other.issuer)
         if each.facts is not None and each.sha256 not in record.also and each.facts.subject.common_name == wanted
-        if trust.why_untrusted(each.facts, mount.root, wanted) is None
+        if mount.takes(each.facts, wanted)
     ]
     # Of several, which operators at once have left, the one that one of them named.
     return min(candidates, key=lambda each: (not each.name, each.id), default=None)
