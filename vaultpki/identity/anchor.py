@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, SpecError, StateConflict
-from vaultpki.identity import root_pin
+from vaultpki.identity import outside_signer, root_pin
 from vaultpki.model import Cluster
 from vaultpki.pki.roots import successors
 from vaultpki.pki.trust import in_date, is_root
@@ -53,6 +53,7 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:
     Raises StateConflict if the cluster was not applied, and ForeignObject if the root's mount has no root CA of this
     cluster, or another one than `ca.root_sha256` in cluster.yaml.
     """
+    cluster = outside_signer.complete(cluster, vault)
     namespace = _namespace(cluster, vault)
     path = f"{cluster.mount('config')}/data/cluster"
     record = vault.stored(cluster.mount("config"), "cluster").get("data")
