@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaultpki.ca.waiting import Outside, WaitingCa, outside_root
+from vaultpki.ca.waiting import OutsideCas, WaitingCa, outside_root
 from vaultpki.errors import BadAnswer, StoreError
 from vaultpki.identity.outside_signer import chain_of
 from vaultpki.model import Cluster
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ReturnedFiles:
     """What is to be made of the files: the judgement, and the domains whose certificates are installed already."""
 
     judgement: Judgement
@@ -63,8 +63,8 @@ def judge(
     sent: Sent,
     requests: Sequence[WaitingRequest],
     now: datetime,
-    installed: Outside | None = None,
-) -> Found:
+    installed: OutsideCas | None = None,
+) -> ReturnedFiles:
     """Judge all files together; `now` is the server's time, `installed` what is on the server already.
 
     Whatever of the chain is not in `ca.root_file` is refused too: nodes read the chain from there.
@@ -80,7 +80,7 @@ def judge(
     if known and not rest.problems and not _answers(judgement):
         # The same files a second time.
         judgement = replace(judgement, refused=())
-    return Found(_only_from_root_file(cluster, judgement, {anchor, *others}), domains)
+    return ReturnedFiles(_only_from_root_file(cluster, judgement, {anchor, *others}), domains)
 
 
 def _answers(judgement: Judgement) -> bool:

@@ -68,6 +68,8 @@ def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
     )
     if record is None:
         missing = f"{mount.path} has no CA {ca_subject(cluster.name, domain)}; run `vaultpki apply -f {cluster.file}`"
+        if (outside := cluster.authority.outside) is not None and outside.by_people:
+            missing += ", which says what its signer outside must sign"
         return found if issuer is not None else replace(found, problem=behind or missing)
     to = next_state(record)
     return replace(

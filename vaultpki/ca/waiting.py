@@ -36,7 +36,7 @@ class WaitingCa:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class OutsideCas:
     """What there is on the server of issuing CAs below a root from outside.
 
     `installed` are the SHA-256 of the certificates on their mounts, with the domain of each.
@@ -62,7 +62,7 @@ def outside_root(cluster: Cluster) -> OutsideRoot:
     return outside
 
 
-def find(cluster: Cluster, vault: Vault) -> Outside:
+def find(cluster: Cluster, vault: Vault) -> OutsideCas:
     """Return which CAs wait, and which are installed; changes nothing on the server.
 
     Raises StateConflict if the cluster was not applied.
@@ -78,7 +78,7 @@ def find(cluster: Cluster, vault: Vault) -> Outside:
     shown = vault.map(vault.call, [read(id_, mount_point=cluster.mount(ca)) for ca, id_ in issuers])
     pems = ((ca, str(answer.data.get("certificate") or "")) for (ca, _), answer in zip(issuers, shown, strict=True))
     installed = {facts.fingerprint: ca for ca, pem in pems for facts in _readable(pem)}
-    return Outside(tuple(each for each in found.values() if each is not None), installed)
+    return OutsideCas(tuple(each for each in found.values() if each is not None), installed)
 
 
 def _readable(pem: str) -> Sequence[Facts]:

@@ -14,10 +14,8 @@ from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
-    from vaultpki.ca.returned import Found
-    from vaultpki.ca.waiting import WaitingCa
+    from vaultpki.ca.returned import ReturnedFiles
     from vaultpki.model import Cluster
-    from vaultpki.provision.plan import Plan
     from vaultpki.records.server_facts import ServerFacts
     from vaultpki.vault import Vault
 
@@ -98,12 +96,13 @@ def import_command(
         found = returned.judge(cluster, sent, [each.request for each in there.waiting], now, there)
         if dry_run or not _fit(found):
             return _tell(found, as_json=as_json, dry_run=dry_run)
-        plan = _agreed(cluster, vault, where, yes=yes or as_json)
+        _refuse_further_changes(cluster, vault, where, yes=yes or as_json)
         by_domain = {each.domain: each for each in there.waiting}
         for each in found.judgement.accepted:
             returned.install(cluster, vault, by_domain[each.request.domain], each)
         _tell(found, as_json=as_json, dry_run=False)
-        return _go_on(cluster, vault, where, plan, [*by_domain.values()], found, as_json=as_json)
+        rotated = {domain for domain, each in by_domain.items() if each.record is not None}
+        return _go_on(cluster, vault, where, rotated, found, as_json=as_json)
 
 
 def _without_server(file: Path, files: tuple[Path, ...], requests: Path, *, allow_http: bool, as_json: bool) -> int:
@@ -120,11 +119,11 @@ def _without_server(file: Path, files: tuple[Path, ...], requests: Path, *, allo
     return _tell(found, as_json=as_json, dry_run=True)
 
 
-def _fit(found: Found) -> bool:
+def _fit(found: ReturnedFiles) -> bool:
     return found.judgement.ok or found.nothing_new
 
 
-def _tell(found: Found, *, as_json: bool, dry_run: bool) -> int:
+def _tell(found: ReturnedFiles, *, as_json: bool, dry_run: bool) -> int:
     """Print what is to be made of the files; return the exit code. Raises VaultpkiError if something is refused."""
     judgement = found.judgement
     if as_json:
@@ -143,7 +142,7 @@ def _tell(found: Found, *, as_json: bool, dry_run: bool) -> int:
     return 0
 
 
-def _lines(found: Found) -> Iterator[str]:
+def _lines(found: ReturnedFiles) -> Iterator[str]:
     for accepted in found.judgement.accepted:
         ends = f"{accepted.certificate.not_after:%Y-%m-%d}"
         yield f"+ CA {accepted.request.domain}: {accepted.request.subject_text}, until {ends}, from {accepted.file}"
@@ -157,7 +156,7 @@ def _lines(found: Found) -> Iterator[str]:
         yield f"    {refused.ask}"
 
 
-def _document(found: Found) -> dict[str, Any]:
+def _document(found: ReturnedFiles) -> dict[str, Any]:
     judgement = found.judgement
     return {
         "accepted": [
@@ -187,15 +186,15 @@ def _document(found: Found) -> dict[str, Any]:
     }
 
 
-def _agreed(cluster: Cluster, vault: Vault, where: ServerFacts, *, yes: bool) -> Plan:
-    """Return the plan, to whose changes a person has agreed if it has other ones than an import brings about."""
+def _refuse_further_changes(cluster: Cluster, vault: Vault, where: ServerFacts, *, yes: bool) -> None:
+    """Ask a person if cluster.yaml asks for other changes than an import brings about; VaultpkiError for a no."""
     from vaultpki.provision import apply
     from vaultpki.show import plan as plan_text
 
     _, plan = apply.observe_and_plan(cluster, vault, where)
     further = [each for each in plan.changes if not apply.follows_import(each)]
     if not further or yes:
-        return plan
+        return
     for line in plan_text.lines(cluster, plan):
         click.secho(line.text, fg=line.colour)
     if not terminal():
@@ -205,20 +204,12 @@ def _agreed(cluster: Cluster, vault: Vault, where: ServerFacts, *, yes: bool) ->
         )
     if not click.confirm(f"Apply these {len(further)} changes to {vault.address} too?"):
         raise VaultpkiError("nothing was changed")
-    return plan
 
 
 def _go_on(
-    cluster: Cluster,
-    vault: Vault,
-    where: ServerFacts,
-    plan: Plan,
-    waiting: list[WaitingCa],
-    found: Found,
-    *,
-    as_json: bool,
+    cluster: Cluster, vault: Vault, where: ServerFacts, rotated: set[str], found: ReturnedFiles, *, as_json: bool
 ) -> int:
-    """Continue the apply, or the rotation that waited; return the exit code."""
+    """Continue the apply, and the rotation that waited; `rotated` are the domains with one. Returns the exit code."""
     from vaultpki.ca import commands
     from vaultpki.cli import apply as cli_apply
     from vaultpki.show import ca as ca_text
@@ -229,7 +220,7 @@ def _go_on(
     if not as_json:
         click.echo(f"Done: {len(done.changes)} changes, {vault.sent.writes} writes to {vault.address}.")
     imported = {*(each.request.domain for each in found.judgement.accepted), *found.installed}
-    if any(each.record is not None and each.domain in imported for each in waiting):
+    if rotated & imported:
         step = commands.advance(cluster, vault, server_now(vault))
         if not as_json:
             for line in ca_text.record_lines(step.record, step.gate, server_now(vault), cluster.file):

@@ -21,7 +21,7 @@ from vaultpki.values.yaml_tree import Place
 EXTERNAL: Final = "external"
 """The word for a root whose signer people carry requests to."""
 
-MOST_CERTIFICATES: Final = 6
+MOST_IN_CHAIN: Final = 6
 """The largest number of certificates in `root_file`: nodes read eight from the root's mount."""
 
 _MOST_VALUES: Final = 8
@@ -140,9 +140,9 @@ def _in_order(named: FieldValue, text: str, pin: str | None, found: FieldValue) 
     The anchor is the one that `root_sha256` names, else the only one that names itself as its issuer.
     """
     bodies = dict.fromkeys("".join(body.split()) for body in pem.pem_bodies(text, "CERTIFICATE"))
-    if len(bodies) > MOST_CERTIFICATES:
+    if len(bodies) > MOST_IN_CHAIN:
         raise named.refuse(
-            f"the file has {len(bodies)} certificates, and at most {MOST_CERTIFICATES} are possible: keep the root and "
+            f"the file has {len(bodies)} certificates, and at most {MOST_IN_CHAIN} are possible: keep the root and "
             "the CAs between it and the issuing CAs of this cluster"
         )
     chain = [_read(number, body, named) for number, body in enumerate(bodies, 1)]

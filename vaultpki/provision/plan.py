@@ -11,7 +11,7 @@ from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki import ca_life
 from vaultpki.pki.ca_life import CaExpiry
-from vaultpki.provision.desired import ENGINE_CONFIG
+from vaultpki.provision.desired import CHAIN, ENGINE_CONFIG
 from vaultpki.records.changes import CHANGES, Changes
 from vaultpki.records.changes import to_json as changes_to_json
 from vaultpki.records.followed import is_followed
@@ -197,7 +197,7 @@ def followed(cluster: Cluster, change: Change) -> bool:
     if change.kind == "mount":
         return change.action != "update" and change.name in {*map(cluster.mount, DOMAINS)}
     if change.kind == "issuer":
-        return change.action != "update" or "default" in change.fields
+        return change.action != "update" or bool({"default", CHAIN} & change.fields.keys())
     return is_followed(cluster, change.key)
 
 

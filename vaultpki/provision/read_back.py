@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
-from vaultpki.identity import change_notice
+from vaultpki.identity import above, change_notice
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.change_notice import StoredChanges
@@ -143,11 +143,16 @@ def read_back(
 def own_issuers(ca: str, listed: Answer) -> dict[str, bool]:
     """Return the ids of a CA's issuers in its mount's list, each with whether it is the default.
 
-    They are known by their names. One of others counts only as the default: a plan warns of it by itself.
+    They are known by their names; so are the CAs of a root from outside. One of others counts only as the default: a
+    plan warns of it by itself.
     """
     found = {id_: about.get("is_default") is True for id_, about in listed.key_info.items()}
     names = {id_: str(about.get("issuer_name") or "") for id_, about in listed.key_info.items()}
-    return {id_: default for id_, default in found.items() if default or names[id_].startswith(f"{ca}-")}
+    return {
+        id_: default
+        for id_, default in found.items()
+        if default or names[id_].startswith(f"{ca}-") or (ca == ROOT and above.is_name(names[id_]))
+    }
 
 
 def _lists(cluster: Cluster, vault: Vault, cas: Iterable[str], auths: Iterable[str], *, store: bool) -> list[Request]:
