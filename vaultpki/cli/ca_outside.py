@@ -96,7 +96,8 @@ def import_command(
         found = returned.judge(cluster, sent, [each.request for each in there.waiting], now, there)
         if dry_run or not _fit(found):
             return _tell(found, as_json=as_json, dry_run=dry_run)
-        _refuse_further_changes(cluster, vault, where, yes=yes or as_json)
+        if not yes:
+            _refuse_further_changes(cluster, vault, where, ask=terminal() and not as_json)
         by_domain = {each.domain: each for each in there.waiting}
         for each in found.judgement.accepted:
             returned.install(cluster, vault, by_domain[each.request.domain], each)
@@ -186,22 +187,22 @@ def _document(found: ReturnedFiles) -> dict[str, Any]:
     }
 
 
-def _refuse_further_changes(cluster: Cluster, vault: Vault, where: ServerFacts, *, yes: bool) -> None:
+def _refuse_further_changes(cluster: Cluster, vault: Vault, where: ServerFacts, *, ask: bool) -> None:
     """Ask a person if cluster.yaml asks for other changes than an import brings about; VaultpkiError for a no."""
     from vaultpki.provision import apply
     from vaultpki.show import plan as plan_text
 
     _, plan = apply.observe_and_plan(cluster, vault, where)
     further = [each for each in plan.changes if not apply.follows_import(each)]
-    if not further or yes:
+    if not further:
         return
-    for line in plan_text.lines(cluster, plan):
-        click.secho(line.text, fg=line.colour)
-    if not terminal():
+    if not ask:
         raise VaultpkiError(
             f"{cluster.file} asks for {len(further)} further changes at {vault.address}, and there is no terminal to "
             f"ask on; run `vaultpki apply -f {cluster.file}` first, or pass --yes"
         )
+    for line in plan_text.lines(cluster, plan):
+        click.secho(line.text, fg=line.colour)
     if not click.confirm(f"Apply these {len(further)} changes to {vault.address} too?"):
         raise VaultpkiError("nothing was changed")
 

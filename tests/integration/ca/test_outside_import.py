@@ -78,8 +78,27 @@ def test_from_the_request_to_a_working_cluster(cluster: AppliedCluster, signer: 
     chain.write_text(signer.chain)
     leaf = cluster.folder / "operator" / "admin.crt"
     openssl("verify", "-CAfile", chain, "-untrusted", leaf, leaf)
+    join = cluster.folder / "worker-1.json"
+    vaultpki("enroll", "-f", cluster.file, "worker-1", "-o", join, env=cluster.environment())
+    assert json.loads(join.read_text())["root_sha256"] == signer.root_sha256
     again = ca(cluster, "import", *files)
     assert again.stdout.count("is installed already") == 4
+    whole(cluster)
+    vaultpki("destroy", "-f", cluster.file, "--confirm", cluster.name, env=cluster.environment())
+    mounts = cluster.server.api("GET", "sys/mounts").data
+    assert not any(path.startswith(f"{cluster.prefix}/") for path in mounts)
+
+
+def test_changes_that_cluster_yaml_asks_for_too_are_not_made_unseen(
+    cluster: AppliedCluster, signer: OutsideSigner
+) -> None:
+    files = signed(cluster, signer)
+    cluster.file.write_text(cluster.file.read_text() + "defaults: {ttl: 20d}\n")
+    before = listing(cluster.server, cluster.name)
+    for words in ((), ("--json",)):
+        assert "further changes" in ca(cluster, "import", *words, *files, expect=1).stderr
+    assert listing(cluster.server, cluster.name) == before
+    ca(cluster, "import", "--yes", *files)
     whole(cluster)
 
 
