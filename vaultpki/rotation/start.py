@@ -107,5 +107,5 @@ def _current(cluster: Cluster, domain: str, before: RotationRecord | None, mount
 def _fit(cluster: str, domain: str, mount: RotationMount, issuer: MountIssuer) -> bool:
     facts = issuer.facts
     if domain == ROOT:
-        return facts is not None and bool(issuer.key)
+        return facts is not None and (mount.outside or bool(issuer.key))
     return facts is not None and mount.takes(facts, ca_subject(cluster, domain))
