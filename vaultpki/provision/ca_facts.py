@@ -51,13 +51,15 @@ def lives(cluster: Cluster, found: Mapping[str, CaFacts], maxima: Mapping[str, i
 
     The value of cluster.yaml or of the mount is preferred if it differs from the certificate by clock slack only.
     """
-    # A signer outside need not backdate, and does not by as much as ours.
-    own = 0 if cluster.authority.outside is None else ISSUING_BACKDATE
-    whole = {ca: facts.life + own for ca, facts in found.items()}
-    return {
-        ca: next((near for near in (requested_ttl(cluster, ca), maxima.get(ca, 0)) if _same(near, life)), life)
-        for ca, life in whole.items()
-    }
+    outside = cluster.authority.outside
+    # A signer that people carry requests to need not backdate.
+    more = ISSUING_BACKDATE if outside is not None and outside.by_people else 0
+    made = {}
+    for ca, facts in found.items():
+        lengths = (facts.life, facts.life + more)
+        wanted = (requested_ttl(cluster, ca), maxima.get(ca, 0))
+        made[ca] = next((near for near in wanted if any(_same(near, each) for each in lengths)), lengths[-1])
+    return made
 
 
 def rotations_needed(
