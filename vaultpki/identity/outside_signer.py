@@ -140,6 +140,8 @@ def sign(cluster: Cluster, vault: Vault, domain: str, csr: str, common_name: str
     refusal = rules.why_no_signer(signer, others, anchor, request, now)
     if refusal is not None:
         raise StateConflict(f"{refusal.sentence}. {refusal.ask}")
+    if young := _too_young(signer, now):
+        raise StateConflict(young)
     first = min((signer, anchor, *others), key=lambda facts: facts.not_after)
     life = min(ttl, int((first.not_after - now).total_seconds()) - _BEFORE_SIGNER)
     body = {**parameters(cluster, common_name), "csr": csr, "ttl": f"{life}s"}
@@ -176,6 +178,8 @@ def problems(cluster: Cluster, vault: Vault, missing: Sequence[str]) -> Iterator
         refusal = _refusal(cluster, domain, signer, between, anchor, now)
         if refusal is not None:
             yield f"{refusal.sentence}. {refusal.ask}"
+    if young := _too_young(signer, now):
+        yield young
     first = min((signer, anchor, *between), key=lambda facts: facts.not_after)
     if first.not_after < now + timedelta(seconds=cluster.authority.issuing_ttl):
         yield (
@@ -187,6 +191,20 @@ def problems(cluster: Cluster, vault: Vault, missing: Sequence[str]) -> Iterator
             f"the token may not update {lacking[0]}; `vaultpki policy -f {cluster.file} applier` has that path, which "
             "whoever keeps that mount must grant"
         )
+
+
+def _too_young(signer: Facts, now: datetime) -> str:
+    """Return when a signer can sign a CA that is backdated, as a sentence; "" if it can now.
+
+    Vault answers 400 for a certificate that begins before its signer; OpenBao signs it.
+    """
+    usable = signer.not_before + timedelta(seconds=ISSUING_BACKDATE)
+    if usable <= now:
+        return ""
+    return (
+        f"{printable(signer.subject_text)} is valid from {stamp(signer.not_before)} on, and issuing CAs begin "
+        f"{ISSUING_BACKDATE // 60} minutes before they are signed: wait until {stamp(usable)}"
+    )
 
 
 def _refusal(

@@ -35,7 +35,8 @@ class CorpMount:
     def between(self, name: str, **further: object) -> None:
         """A CA below the root, on the same mount."""
         csr = self.api("POST", "intermediate/generate/internal", {"common_name": name, "key_type": "ec"})["csr"]
-        body: dict[str, object] = {"common_name": name, "csr": csr, "ttl": "40000h", **further}
+        life = {"ttl": "40000h", "not_before_duration": "1h"}
+        body: dict[str, object] = {"common_name": name, "csr": csr, **life, **further}
         pem = self.api("POST", "issuer/corp-root/sign-intermediate", body)["certificate"]
         (id_,) = self.api("POST", "intermediate/set-signed", {"certificate": pem})["imported_issuers"]
         self.api("POST", f"issuer/{id_}", {"issuer_name": name})
@@ -46,7 +47,8 @@ def corp(server: Server) -> Iterator[CorpMount]:
     mount = CorpMount(server, f"corp-{secrets.token_hex(4)}")
     body: dict[str, object] = {"type": "pki", "config": {"max_lease_ttl": "87600h"}}
     assert server.api("POST", f"sys/mounts/{mount.path}", body).status == 204
-    mount.api("POST", "root/generate/internal", {"common_name": "Corp", "issuer_name": "corp-root", "ttl": "80000h"})
+    root = {"common_name": "Corp", "issuer_name": "corp-root", "ttl": "80000h", "not_before_duration": "2h"}
+    mount.api("POST", "root/generate/internal", root)
     yield mount
     assert server.api("DELETE", f"sys/mounts/{mount.path}").status == 204
 
@@ -136,6 +138,9 @@ def test_plan_says_what_is_in_the_way(corp: CorpMount, clusters: ClusterFactory,
         assert any(hint in each["reason"] for each in plan(cluster)["dangers"]), (issuer, plan(cluster)["dangers"])
         ran = cluster.apply(expect=1)
         assert hint in ran.stderr
+    corp.between("corp-new", max_path_length=1, not_before_duration="1m")
+    cluster = clusters.written(spec(corp, "corp-new"))
+    assert any("minutes before they are signed" in each["reason"] for each in plan(cluster)["dangers"])
     cluster = clusters.written(spec(corp, "nobody"))
     ran = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect=1)
     assert "there is no issuer nobody" in ran.stderr
