@@ -35,7 +35,7 @@ NAMES: Final = LeafNames(
 )
 """What a kube-apiserver, an etcd member and the nodes of a pool are called."""
 
-PARAMETERS: Final = {"ttl": int(5 * YEAR.total_seconds()), "longest_ttl": 30 * 86400, "names": NAMES}
+PARAMETERS: Final[Mapping[str, Any]] = {"ttl": int(5 * YEAR.total_seconds()), "longest_ttl": 30 * 86400, "names": NAMES}
 
 BEGIN, END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 

@@ -224,7 +224,8 @@ def _der(data: bytes) -> Iterator[bytes]:
 
 def _elements(data: bytes) -> list[tuple[int, bytes]]:
     """Return the elements that follow each other in a file, or none if it is no DER."""
-    found, at = [], 0
+    found: list[tuple[int, bytes]] = []
+    at = 0
     # A mail program adds a newline; 0x0A may also be the last byte of a signature.
     while at < len(data) and (data[at] == _SEQUENCE or data[at:].strip()):
         if len(found) >= _MOST_PARTS:

@@ -55,9 +55,9 @@ class Signer:
             "signer.crt",
         )
 
-    def run(self, *words: str, **more: str) -> str:
+    def run(self, *words: str) -> str:
         done = subprocess.run(
-            ["openssl", *words], cwd=self.folder, capture_output=True, text=True, timeout=60, check=False, **more
+            ["openssl", *words], cwd=self.folder, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -78,7 +78,7 @@ def commands(found: SignerTerms, program: str) -> list[str]:
     """The command in the comment of the extensions file, as a shell reads it."""
     text = re.sub(r"(?m)^# ?", "", found.openssl).replace("\\\n", " ")
     (line,) = re.findall(rf"(?m)^ +openssl ({program} .*)$", text)
-    return line.split()
+    return str(line).split()
 
 
 def asked(folder: Path, subject: c.Name = SHORT) -> tuple[WaitingRequest, SignerTerms]:
