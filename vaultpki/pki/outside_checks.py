@@ -211,8 +211,8 @@ def _dates(signed: SignedCa) -> CheckResults:
 
 def _path_length(signed: SignedCa) -> CheckResults:
     found = signed.ca.path_length
-    words = "no path length" if found is None else f"path length {found}"
-    yield "path-length", found != 0, f"has {words} instead of 0, so it could make further CAs"
+    words = "no path length" if found is None else f"path length {found} instead of 0"
+    yield "path-length", found != 0, f"has {words}, so it could make further CAs"
 
 
 def _extensions(signed: SignedCa) -> CheckResults:
