@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from vaultpki.pki import der, x509
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.name_constraints import LeafNames
-from vaultpki.pki.outside import Judgement, judge
+from vaultpki.pki.outside import Verdict, judge
 from vaultpki.pki.outside_files import SentFile, read_sent
 from vaultpki.pki.outside_request import WaitingRequest, waiting_request
 
@@ -35,7 +35,7 @@ NAMES: Final = LeafNames(
 )
 """What a kube-apiserver, an etcd member and the nodes of a pool are called."""
 
-PARAMETERS: Final = {"ttl": int(5 * YEAR.total_seconds()), "longest_ttl": 30 * 86400, "names": NAMES}
+PARAMETERS: Final[Mapping[str, Any]] = {"ttl": int(5 * YEAR.total_seconds()), "longest_ttl": 30 * 86400, "names": NAMES}
 
 BEGIN, END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
@@ -188,7 +188,7 @@ def judged(
     known: Sequence[bytes] = (),
     requests: Sequence[WaitingRequest] | None = None,
     now: datetime = NOW,
-) -> Judgement:
+) -> Verdict:
     """The judgement on these files, called 1.pem, 2.pem and so on."""
     sent = read_sent([SentFile(f"{number}.pem", data) for number, data in enumerate(files, 1)])
     waiting = [own_request()] if requests is None else requests

@@ -10,7 +10,7 @@ The entries for `ca csr`, `ca import`, `plan` and the reading of `ca.root_file`;
   PEM; CertificateUnreadable. `installed_request(domain, ca: Facts, names=NO_NAMES) -> WaitingRequest` stands for an
   issuing CA that is installed, when only the CAs above it are renewed.
 - `outside.judge(sent, requests: Sequence[WaitingRequest], anchor: Facts, known: Sequence[Facts], now: datetime)
-  -> Judgement`, where `known` are the further certificates of `ca.root_file`. `Judgement.accepted:
+  -> Verdict`, where `known` are the further certificates of `ca.root_file`. `Verdict.accepted:
   tuple[AcceptedCa(request, certificate, chain, file, remarks), ...]`, `.refused: tuple[Refusal(domain, file, reason,
   sentence, ask), ...]`, `.unanswered: tuple[str, ...]`, `.ignored: tuple[IgnoredPart(file, reason, sentence), ...]`,
   `.ok: bool`.
@@ -32,7 +32,7 @@ from typing import Final
 
 from vaultpki.errors import SpecError
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.outside_checks import ASKS, Problem, Signed, problem, remarks
+from vaultpki.pki.outside_checks import ASKS, FailedCheck, SignedCa, problem, remarks
 from vaultpki.pki.outside_files import OddCertificate, Sent, SentCertificate
 from vaultpki.pki.outside_path import self_signed, ways_through, ways_up
 from vaultpki.pki.outside_request import WaitingRequest
@@ -96,7 +96,7 @@ class AcceptedCa:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Verdict:
     """What is to be made of all files together.
 
     If a file is refused, nothing is accepted. A domain is either accepted, once; or refused, for each certificate of
@@ -119,14 +119,14 @@ class _Tried:
     """One certificate for one request: the way up that got furthest, and the check that it failed there."""
 
     sent: SentCertificate
-    signed: Signed
+    signed: SignedCa
     passed: int
-    problem: Problem | None
+    problem: FailedCheck | None
 
 
 def judge(
     sent: Sent, requests: Sequence[WaitingRequest], anchor: Facts, known: Sequence[Facts], now: datetime
-) -> Judgement:
+) -> Verdict:
     """Return what is accepted, refused and ignored.
 
     `anchor` is the certificate that nodes are pinned to, `known` the further ones of `ca.root_file`, and `now` the
@@ -160,7 +160,7 @@ def judge(
         refused = list(_no_answer(sent, requests))
     if any(not each.domain for each in refused):
         accepted = []
-    return Judgement(tuple(accepted), tuple(refused), tuple(unanswered), tuple(ignored))
+    return Verdict(tuple(accepted), tuple(refused), tuple(unanswered), tuple(ignored))
 
 
 def why_no_signer(
@@ -173,7 +173,7 @@ def why_no_signer(
     """
     failed = []
     for way in ways_through(signer, known, anchor):
-        found = problem(Signed(signer, way, request, now, planned=True))
+        found = problem(SignedCa(signer, way, request, now, planned=True))
         if found is None:
             return None
         failed.append(found)
@@ -214,7 +214,7 @@ def _answers(sent: Sent, request: WaitingRequest) -> Sequence[SentCertificate]:
 def _try(sent: SentCertificate, request: WaitingRequest, anchor: Facts, pool: Sequence[Facts], now: datetime) -> _Tried:
     tried = []
     for way in ways_up(sent.facts, pool, anchor):
-        signed = Signed(sent.facts, way, request, now)
+        signed = SignedCa(sent.facts, way, request, now)
         failed = problem(signed)
         if failed is None:
             return _Tried(sent, signed, 0, None)
@@ -234,7 +234,7 @@ def _accepted(tried: _Tried) -> AcceptedCa:
     return AcceptedCa(signed.request, signed.ca, signed.way.above, tried.sent.file, told)
 
 
-def _refused(tried: _Tried, found: Problem) -> Refusal:
+def _refused(tried: _Tried, found: FailedCheck) -> Refusal:
     file = tried.sent.file
     return Refusal(tried.signed.request.domain, file, found.reason, f"{file}: {found.sentence}", found.ask)
 

@@ -102,7 +102,7 @@ ASKS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class FailedCheck:
     """The first check that failed: its named reason, its sentence, and what to ask the signer for."""
 
     reason: str
@@ -115,7 +115,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class SignedCa:
     """An issuing CA with one way up from it, and the request that it answers.
 
     If it is only `planned`, there is no certificate yet, `ca` is its signer, and `way` begins with that.
@@ -137,19 +137,19 @@ CheckResults = Iterator[tuple[str, object, str]]
 """The reason, whether the check fails, and the rest of a sentence that begins with `the certificate for DOMAIN`."""
 
 
-def problem(signed: Signed) -> tuple[int, Problem] | None:
+def problem(signed: SignedCa) -> tuple[int, FailedCheck] | None:
     """Return the first check that fails, and how many passed before it; None if all pass."""
     passed = 0
-    for group in PLANNED_CHECKS if signed.planned else CHECKS:
+    for group in PLANNED_CHECKS if signed.planned else ANSWER_CHECKS:
         for reason, fails, rest in group(signed):
             if fails:
                 article = "a" if signed.planned else "the"
-                return passed, Problem(reason, f"{article} certificate for {signed.request.domain} {rest}")
+                return passed, FailedCheck(reason, f"{article} certificate for {signed.request.domain} {rest}")
             passed += 1
     return None
 
 
-def remarks(signed: Signed) -> Iterator[tuple[str, str]]:
+def remarks(signed: SignedCa) -> Iterator[tuple[str, str]]:
     """Yield the reason and a sentence for everything that is no fault and that people should know."""
     request, ca = signed.request, signed.ca
     if ca.not_after < signed.now + timedelta(seconds=request.ttl) - timedelta(days=1):
@@ -172,16 +172,16 @@ def remarks(signed: Signed) -> Iterator[tuple[str, str]]:
             )
 
 
-def _is_ca(signed: Signed) -> CheckResults:
+def _is_ca(signed: SignedCa) -> CheckResults:
     yield "not-a-ca", not signed.ca.is_ca, "is not for a CA"
 
 
-def _key(signed: Signed) -> CheckResults:
+def _key(signed: SignedCa) -> CheckResults:
     other = signed.ca.public_key != signed.request.public_key
     yield "another-key", other, f"is for another key than the request: {_name(signed.ca)}"
 
 
-def _subject(signed: Signed) -> CheckResults:
+def _subject(signed: SignedCa) -> CheckResults:
     ca, request = signed.ca, signed.request
     differs = der.certificate_parts(ca.der).subject != request.subject
     same_text = printable(ca.subject_text) == request.subject_text
@@ -193,7 +193,7 @@ def _subject(signed: Signed) -> CheckResults:
     yield "subject-differs", differs, f"has the subject {_name(ca)}, and the request has {request.subject_text}"
 
 
-def _dates(signed: Signed) -> CheckResults:
+def _dates(signed: SignedCa) -> CheckResults:
     ca, now = signed.ca, signed.now
     usable = ca.not_before + timedelta(seconds=signed.request.leaf_backdate)
     yield "expired", ca.not_after <= now, f"expired at {_time(ca.not_after)}"
@@ -209,13 +209,13 @@ def _dates(signed: Signed) -> CheckResults:
     )
 
 
-def _path_length(signed: Signed) -> CheckResults:
+def _path_length(signed: SignedCa) -> CheckResults:
     found = signed.ca.path_length
-    words = "no path length" if found is None else f"path length {found}"
-    yield "path-length", found != 0, f"has {words} instead of 0, so it could make further CAs"
+    words = "no path length" if found is None else f"path length {found} instead of 0"
+    yield "path-length", found != 0, f"has {words}, so it could make further CAs"
 
 
-def _extensions(signed: Signed) -> CheckResults:
+def _extensions(signed: SignedCa) -> CheckResults:
     ca = signed.ca
     yield "no-cert-sign", "key_cert_sign" not in ca.key_usage, "may not sign certificates: its key usage lacks it"
     yield "no-crl-sign", "crl_sign" not in ca.key_usage, "may not sign CRLs: its key usage lacks it"
@@ -228,7 +228,7 @@ def _extensions(signed: Signed) -> CheckResults:
     )
 
 
-def _limits(signed: Signed) -> CheckResults:
+def _limits(signed: SignedCa) -> CheckResults:
     ca = signed.ca
     unknown = sorted(ca.critical - _KNOWN_OWN - {_EXTENDED_KEY_USAGE, _NAME_CONSTRAINTS})
     yield "extended-key-usage", _EXTENDED_KEY_USAGE in ca.extensions, "has an extended key usage"
@@ -237,7 +237,7 @@ def _limits(signed: Signed) -> CheckResults:
     yield "wants-policy", wants_policy(ca), "demands certificate policies of everything below it"
 
 
-def _keys_and_hashes(signed: Signed) -> CheckResults:
+def _keys_and_hashes(signed: SignedCa) -> CheckResults:
     for each in signed.chain:
         where = _where(signed, each)
         key = ca_key(each)
@@ -250,7 +250,7 @@ def _keys_and_hashes(signed: Signed) -> CheckResults:
         yield "pss-parameters", below and pss_problem(each), f"{where} RSASSA-PSS parameters that Go does not know"
 
 
-def _complete(signed: Signed) -> CheckResults:
+def _complete(signed: SignedCa) -> CheckResults:
     way = signed.way
     last = signed.chain[-1]
     before = signed.chain[-2] if len(signed.chain) > 1 else last
@@ -292,7 +292,7 @@ def _complete(signed: Signed) -> CheckResults:
         )
 
 
-def _above(signed: Signed) -> CheckResults:
+def _above(signed: SignedCa) -> CheckResults:
     now = signed.now
     for below, ca in enumerate(signed.way.above, 1):
         is_above = f"is below {_name(ca)}, which"
@@ -316,7 +316,7 @@ def _above(signed: Signed) -> CheckResults:
         yield "wants-policy", wants_policy(ca), f"{is_above} demands certificate policies of everything below it"
 
 
-def _constraints(signed: Signed) -> CheckResults:
+def _constraints(signed: SignedCa) -> CheckResults:
     for ca in signed.way.above:
         constraints = constraints_of(ca)
         if constraints is None:
@@ -332,7 +332,7 @@ def _constraints(signed: Signed) -> CheckResults:
         yield "above-constraints", names, f"{is_above} forbid names of this cluster: {first_few(names)}"
 
 
-def _ends(signed: Signed) -> CheckResults:
+def _ends(signed: SignedCa) -> CheckResults:
     ca, first = signed.ca, min(signed.way.above, key=lambda facts: facts.not_after, default=signed.ca)
     yield (
         "outlives-signer",
@@ -342,22 +342,22 @@ def _ends(signed: Signed) -> CheckResults:
     yield "too-short", ca.not_after <= _least(signed), f"ends at {_time(ca.not_after)}; {_for_leaves(signed)}"
 
 
-def _life_left(signed: Signed) -> CheckResults:
+def _life_left(signed: SignedCa) -> CheckResults:
     first = min(signed.way.above, key=lambda facts: facts.not_after)
     ends = f"ends with {_name(first)} at {_time(first.not_after)}"
     yield "too-short", first.not_after <= _least(signed), f"{ends}; {_for_leaves(signed)}"
 
 
-def _least(signed: Signed) -> datetime:
+def _least(signed: SignedCa) -> datetime:
     # As a CA that our own root signs (`ca.facts.life`): half of it is left for its successor.
     return signed.now + 2 * timedelta(seconds=signed.request.longest_ttl)
 
 
-def _for_leaves(signed: Signed) -> str:
+def _for_leaves(signed: SignedCa) -> str:
     return f"for leaves of {_life(signed.request.longest_ttl)} it must end after {_time(_least(signed))}"
 
 
-CHECKS: Final[tuple[Callable[[Signed], CheckResults], ...]] = (
+ANSWER_CHECKS: Final[tuple[Callable[[SignedCa], CheckResults], ...]] = (
     _is_ca,
     _key,
     _subject,
@@ -381,7 +381,7 @@ def _name(facts: Facts) -> str:
     return printable(facts.subject_text) or "a CA without a name"
 
 
-def _where(signed: Signed, facts: Facts) -> str:
+def _where(signed: SignedCa, facts: Facts) -> str:
     own = facts == signed.ca and not signed.planned
     return "has" if own else f"is below {_name(facts)}, which has"
 

@@ -31,6 +31,9 @@ MOST_SENT_BYTES: Final = 256 * 1024
 MOST_SENT_CERTIFICATES: Final = 64
 """The largest number of different certificates in all files; each may have to be tried as the signer of each."""
 
+# Of a DER file, each of which is copied once.
+_MOST_PARTS: Final = 4 * MOST_SENT_CERTIFICATES
+
 _BEGIN: Final = b"-----BEGIN "
 _DASHES: Final = b"-----"
 _LABEL: Final = re.compile(rb"[A-Z0-9 #]{1,40}")
@@ -213,18 +216,27 @@ def _der(data: bytes) -> Iterator[bytes]:
     if data.startswith(_INDEFINITE):
         yield data
         return
-    # A newline behind the DER is what a mail program adds.
-    elements = _elements(data) or _elements(data.rstrip(b"\r\n"))
+    elements = _elements(data)
     if not elements or any(tag != _SEQUENCE for tag, _ in elements):
         raise _Faulty("unreadable", "is empty" if not data.strip() else "is neither PEM nor DER nor PKCS#7")
     yield from (der.element(*each) for each in elements)
 
 
 def _elements(data: bytes) -> list[tuple[int, bytes]]:
-    try:
-        return list(der.elements(data))
-    except (ValueError, IndexError):
-        return []
+    """Return the elements that follow each other in a file, or none if it is no DER."""
+    found: list[tuple[int, bytes]] = []
+    at = 0
+    # A mail program adds a newline; 0x0A may also be the last byte of a signature.
+    while at < len(data) and (data[at] == _SEQUENCE or data[at:].strip()):
+        if len(found) >= _MOST_PARTS:
+            raise _Faulty("too-many", f"has more than {_MOST_PARTS} parts")
+        try:
+            first = next(der.elements(data[at:]))
+        except (ValueError, IndexError):
+            return []
+        found.append(first)
+        at += len(der.element(*first))
+    return found
 
 
 def _first(data: bytes) -> bytes:

@@ -117,8 +117,8 @@ def _openssl(request: WaitingRequest, stem: str) -> str:
 #     -days {request.days} -sha256 -extfile {stem}.ext -out {stem}.crt
 # The certificate begins at the moment of the signing; it can be imported {usable} minutes later.
 #
-# With the database of `openssl ca`. The usual policy_match refuses a name without country and organization, and the
-# usual sections usr_cert and v3_ca make other extensions than these, so both are named; -preserveDN keeps the name:
+# With the database of `openssl ca`. Its usual policy_match refuses a name without country and organization, and its
+# usual extensions usr_cert and v3_ca are others than these, so the command names its own; -preserveDN keeps the name:
 #   openssl ca -in {stem}.csr -days {request.days} -md sha256 -policy policy_anything -preserveDN -notext \\
 #     -extfile {stem}.ext -out {stem}.crt
 # Send back {stem}.crt, and the certificates of all CAs above it.

@@ -258,7 +258,7 @@ WRONG: Mapping[str, Wrong] = {
 }
 
 
-def judge_wrong(wrong: Wrong) -> outside.Judgement:
+def judge_wrong(wrong: Wrong) -> outside.Verdict:
     kinds = wrong.kinds or {}
     made = chain(wrong.changes, kinds)
     made["another"] = chain({}, {"root": "p384"})["root"]
