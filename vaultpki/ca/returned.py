@@ -23,22 +23,22 @@ from vaultpki.vault import Request, Vault, member
 
 if TYPE_CHECKING:
     from vaultpki.pki.facts import Facts
-    from vaultpki.pki.outside import AcceptedCa, Judgement
+    from vaultpki.pki.outside import AcceptedCa, Verdict
     from vaultpki.pki.outside_files import Sent
     from vaultpki.pki.outside_request import WaitingRequest
 
 
 @dataclass(frozen=True, slots=True)
 class ReturnedFiles:
-    """What is to be made of the files: the judgement, and the domains whose certificates are installed already."""
+    """What is to be made of the files: the verdict, and the domains whose certificates are installed already."""
 
-    judgement: Judgement
+    verdict: Verdict
     installed: tuple[str, ...] = ()
 
     @property
     def nothing_new(self) -> bool:
         """Whether nothing is left to install, and nothing is wrong."""
-        return bool(self.installed) and not self.judgement.accepted and not self.judgement.refused
+        return bool(self.installed) and not self.verdict.accepted and not self.verdict.refused
 
 
 def read_files(paths: Sequence[Path]) -> Sent:
@@ -76,23 +76,23 @@ def judge(
     rest = replace(sent, certificates=tuple(each for each in sent.certificates if each not in known))
     domains = tuple(dict.fromkeys(there[each.facts.fingerprint] for each in known))
     anchor, *others = chain_of(cluster, outside_root(cluster))
-    judgement = outside.judge(rest, requests, anchor, others, now)
-    if known and not rest.problems and not _answers(judgement):
+    verdict = outside.judge(rest, requests, anchor, others, now)
+    if known and not rest.problems and not _answers(verdict):
         # The same files a second time.
-        judgement = replace(judgement, refused=())
-    return ReturnedFiles(_only_from_root_file(cluster, judgement, {anchor, *others}), domains)
+        verdict = replace(verdict, refused=())
+    return ReturnedFiles(_only_from_root_file(cluster, verdict, {anchor, *others}), domains)
 
 
-def _answers(judgement: Judgement) -> bool:
-    return bool(judgement.accepted) or any(each.reason != "no-answer" for each in judgement.refused)
+def _answers(verdict: Verdict) -> bool:
+    return bool(verdict.accepted) or any(each.reason != "no-answer" for each in verdict.refused)
 
 
-def _only_from_root_file(cluster: Cluster, judgement: Judgement, chain: set[Facts]) -> Judgement:
+def _only_from_root_file(cluster: Cluster, verdict: Verdict, chain: set[Facts]) -> Verdict:
     """Refuse a CA whose chain has certificates that root_file lacks."""
     from vaultpki.pki.outside import Refusal
 
     refused = []
-    for each in judgement.accepted:
+    for each in verdict.accepted:
         lacking = [printable(facts.subject_text) for facts in each.chain if facts not in chain]
         if lacking:
             sentence = (
@@ -102,10 +102,10 @@ def _only_from_root_file(cluster: Cluster, judgement: Judgement, chain: set[Fact
             ask = "Add that certificate to the file, so that every node gets it, and run this again."
             refused.append(Refusal(each.request.domain, each.file, "not-in-root-file", sentence, ask))
     if not refused:
-        return judgement
+        return verdict
     wrong = {each.domain for each in refused}
-    kept = tuple(each for each in judgement.accepted if each.request.domain not in wrong)
-    return replace(judgement, accepted=kept, refused=(*judgement.refused, *refused))
+    kept = tuple(each for each in verdict.accepted if each.request.domain not in wrong)
+    return replace(verdict, accepted=kept, refused=(*verdict.refused, *refused))
 
 
 def install(cluster: Cluster, vault: Vault, waiting: WaitingCa, accepted: AcceptedCa) -> None:

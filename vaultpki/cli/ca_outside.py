@@ -99,7 +99,7 @@ def import_command(
         if not yes:
             _refuse_further_changes(cluster, vault, where, ask=terminal() and not as_json)
         by_domain = {each.domain: each for each in there.waiting}
-        for each in found.judgement.accepted:
+        for each in found.verdict.accepted:
             returned.install(cluster, vault, by_domain[each.request.domain], each)
         _tell(found, as_json=as_json, dry_run=False)
         rotated = {domain for domain, each in by_domain.items() if each.record is not None}
@@ -121,44 +121,44 @@ def _without_server(file: Path, files: tuple[Path, ...], requests: Path, *, allo
 
 
 def _fit(found: ReturnedFiles) -> bool:
-    return found.judgement.ok or found.nothing_new
+    return found.verdict.ok or found.nothing_new
 
 
 def _tell(found: ReturnedFiles, *, as_json: bool, dry_run: bool) -> int:
     """Print what is to be made of the files; return the exit code. Raises VaultpkiError if something is refused."""
-    judgement = found.judgement
+    verdict = found.verdict
     if as_json:
         print_json(_document(found))
     else:
         for line in _lines(found):
             click.echo(printable(line))
-    if judgement.refused:
-        count = len(judgement.refused)
+    if verdict.refused:
+        count = len(verdict.refused)
         raise VaultpkiError(
             f"{count} {'certificate or file was' if count == 1 else 'certificates or files were'} refused, and nothing "
             "was changed; see above"
         )
-    if dry_run and judgement.unanswered:
-        raise Attention(f"no certificate is there for {', '.join(judgement.unanswered)}; all others can be imported")
+    if dry_run and verdict.unanswered:
+        raise Attention(f"no certificate is there for {', '.join(verdict.unanswered)}; all others can be imported")
     return 0
 
 
 def _lines(found: ReturnedFiles) -> Iterator[str]:
-    for accepted in found.judgement.accepted:
+    for accepted in found.verdict.accepted:
         ends = f"{accepted.certificate.not_after:%Y-%m-%d}"
         yield f"+ CA {accepted.request.domain}: {accepted.request.subject_text}, until {ends}, from {accepted.file}"
         yield from (f"    {remark}" for remark in accepted.remarks)
     for domain in found.installed:
         yield f"  CA {domain}: its certificate is installed already"
-    for ignored in found.judgement.ignored:
+    for ignored in found.verdict.ignored:
         yield f"? {ignored.sentence}"
-    for refused in found.judgement.refused:
+    for refused in found.verdict.refused:
         yield f"! {refused.sentence}"
         yield f"    {refused.ask}"
 
 
 def _document(found: ReturnedFiles) -> dict[str, Any]:
-    judgement = found.judgement
+    verdict = found.verdict
     return {
         "accepted": [
             {
@@ -167,7 +167,7 @@ def _document(found: ReturnedFiles) -> dict[str, Any]:
                 "sha256": each.certificate.fingerprint,
                 "remarks": list(each.remarks),
             }
-            for each in judgement.accepted
+            for each in verdict.accepted
         ],
         "installed": list(found.installed),
         "refused": [
@@ -178,12 +178,10 @@ def _document(found: ReturnedFiles) -> dict[str, Any]:
                 "sentence": each.sentence,
                 "ask": each.ask,
             }
-            for each in judgement.refused
+            for each in verdict.refused
         ],
-        "unanswered": list(judgement.unanswered),
-        "ignored": [
-            {"file": each.file, "reason": each.reason, "sentence": each.sentence} for each in judgement.ignored
-        ],
+        "unanswered": list(verdict.unanswered),
+        "ignored": [{"file": each.file, "reason": each.reason, "sentence": each.sentence} for each in verdict.ignored],
     }
 
 
@@ -220,7 +218,7 @@ def _go_on(
         done = cli_apply.carry_out(cluster, vault, where, counter, first=None, saved=False, silent=as_json)
     if not as_json:
         click.echo(f"Done: {len(done.changes)} changes, {vault.sent.writes} writes to {vault.address}.")
-    imported = {*(each.request.domain for each in found.judgement.accepted), *found.installed}
+    imported = {*(each.request.domain for each in found.verdict.accepted), *found.installed}
     if rotated & imported:
         step = commands.advance(cluster, vault, server_now(vault))
         if not as_json:

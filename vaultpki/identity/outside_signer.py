@@ -149,11 +149,11 @@ def sign(cluster: Cluster, vault: Vault, domain: str, csr: str, common_name: str
     answer = vault.call(Request("POST", signing_path(found), body, once=True, warnings=_INTENDED))
     pem = text(answer.data, "certificate")
     sent = read_sent([SentFile(signing_path(found), pem.encode())])
-    judgement = rules.judge(sent, [request], anchor, (signer, *others), now)
-    if not judgement.ok:
-        why = first_few([each.sentence for each in judgement.refused])
+    verdict = rules.judge(sent, [request], anchor, (signer, *others), now)
+    if not verdict.ok:
+        why = first_few([each.sentence for each in verdict.refused])
         raise BadAnswer(f"what the signer made is not what was asked for, and was not installed: {why}")
-    return judgement.accepted[0].certificate.pem
+    return verdict.accepted[0].certificate.pem
 
 
 def problems(cluster: Cluster, vault: Vault, missing: Sequence[str]) -> Iterator[str]:

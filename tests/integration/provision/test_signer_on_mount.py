@@ -47,7 +47,12 @@ def corp(server: Server) -> Iterator[CorpMount]:
     mount = CorpMount(server, f"corp-{secrets.token_hex(4)}")
     body: dict[str, object] = {"type": "pki", "config": {"max_lease_ttl": "87600h"}}
     assert server.api("POST", f"sys/mounts/{mount.path}", body).status == 204
-    root = {"common_name": "Corp", "issuer_name": "corp-root", "ttl": "80000h", "not_before_duration": "2h"}
+    root: dict[str, object] = {
+        "common_name": "Corp",
+        "issuer_name": "corp-root",
+        "ttl": "80000h",
+        "not_before_duration": "2h",
+    }
     mount.api("POST", "root/generate/internal", root)
     yield mount
     assert server.api("DELETE", f"sys/mounts/{mount.path}").status == 204
