@@ -16,8 +16,9 @@ from vaultpki.identity import anchor, nodes
 from vaultpki.issue import issuers, rotations
 from vaultpki.model import Cluster
 from vaultpki.pki import x509
+from vaultpki.pki.chains import why_untrusted
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.trust import in_date, is_root, why_untrusted
+from vaultpki.pki.trust import in_date, is_root
 from vaultpki.records.node_report import NodeReport
 from vaultpki.values import pem
 from vaultpki.vault import Vault

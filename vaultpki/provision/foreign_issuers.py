@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.model import Cluster
 from vaultpki.pki import trust
+from vaultpki.pki.chains import why_untrusted
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.plan import Danger
 from vaultpki.provision.read_back import CaMount
@@ -42,7 +43,7 @@ def _problem(cluster: Cluster, mount: str, facts: Facts | None, roots: Sequence[
     if facts is None:
         return "its certificate cannot be read"
     if ca != ROOT:
-        whys = [trust.why_untrusted(facts, root, name) for root in roots]
+        whys = [why_untrusted(facts, root, name) for root in roots]
         if not whys:
             return "the cluster has no root CA that signed it"
         return None if None in whys else whys[0]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vaultpki.certificates import ca_subject
-from vaultpki.pki import trust
+from vaultpki.pki.chains import why_untrusted
 from vaultpki.pki.facts import Facts
 from vaultpki.records.rotation import CaRef, Method, RotationRecord
 from vaultpki.rotation.states import FULL, NO_SIGNING, Presence, number, server_state
@@ -107,7 +107,7 @@ def issuer_of(cluster: str, record: RotationRecord, mount: RotationMount, ca: Ca
         for each in mount.issuers
         if key and each.key == key and each.name in ("", ca.name) and (other is None or each.id != other.issuer)
         if each.facts is not None and each.sha256 not in record.also and each.facts.subject.common_name == wanted
-        if trust.why_untrusted(each.facts, mount.root, wanted) is None
+        if why_untrusted(each.facts, mount.root, wanted) is None
     ]
     # Of several, which operators at once have left, the one that one of them named.
     return min(candidates, key=lambda each: (not each.name, each.id), default=None)
