@@ -63,7 +63,7 @@ class Ca:
         ca: bool = True,
         signs: bool = True,
         extensions: Sequence[Extension] = (),
-        hashed: hashes.HashAlgorithm | None = None,
+        hashed: hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None = None,
     ) -> Facts:
         """The certificate of a public key, signed by this CA; a CA's without `ca=False`."""
         usage: dict[str, Any] = dict.fromkeys((*_BITS, *_LAST_BITS), False) | {"digital_signature": not ca}

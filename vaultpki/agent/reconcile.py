@@ -113,7 +113,7 @@ def reconcile(context: Context) -> Outcome:
             ),
             default=None,
         ),
-        lives=ca_trust.lives(wanted, trust),
+        lives=ca_trust.lives(wanted, trust, cluster=config.cluster),
         awaited=readers_seen.awaited(context, wanted),
         rest=_at_rest(context, contact, wanted),
     )

@@ -13,12 +13,12 @@ from vaultpki.certificates import BUNDLES, ISSUING_CAS, MOST_ISSUERS, ROOT, ca_s
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import BadAnswer, CertificateUnreadable, Denied, Refused, StoreError
 from vaultpki.layout import bundle_of
-from vaultpki.pki import roots
+from vaultpki.pki import chains, roots
 from vaultpki.pki.chains import trust_below, with_chains
 from vaultpki.pki.facts import Facts, Trust, UntrustedCa
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import RotationView, trust_during_rotation
-from vaultpki.pki.trust import usability
+from vaultpki.pki.trust import signed_by, usability
 from vaultpki.places import Layout
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.vault import Answer, Vault, shown_certificate, shown_request
@@ -269,9 +269,11 @@ def untrusted_cas(
     `record` is that of the root's rotation. At most MOST_ISSUERS for each CA: a hostile server can put any number of
     certificates into one issuer.
     """
-    chains = {facts for known in trust.values() for facts in (*known.between, *known.tops)}
-    name = ca_subject(cluster, ROOT)
-    strange = roots.untrusted_roots(above, shown_roots(issuers), record, name=name, chains=chains)
+    shown, name = shown_roots(issuers), ca_subject(cluster, ROOT)
+    # What stands above a pinned intermediate is in no chain of ours, and is expected beside it.
+    over = chains.above([root for root in above.trusted if not signed_by(root, root)], shown)
+    known_cas = {facts for known in trust.values() for facts in (*known.between, *known.tops)}.union(over)
+    strange = roots.untrusted_roots(above, shown, record, name=name, chains=known_cas)
     for facts in strange[:MOST_ISSUERS]:
         yield ROOT, UntrustedCa(facts.subject_text, facts.fingerprint, "it is not the pinned root CA")
     for ca, known in trust.items():

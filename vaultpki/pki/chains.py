@@ -8,7 +8,7 @@ and it is never an issuing CA of a domain: those have a path length of 0, and on
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -120,6 +120,35 @@ def with_chains(known: Trust, shown: Sequence[Facts], kept: Sequence[Facts], *, 
         if all(chain_up(facts, known.roots, middle) for facts in known.issuing):
             break
     return replace(known, between=middle, tops=tops(known.roots, shown) or tops(known.roots, kept))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a bundle for clients holds, by its place in a chain: issuing CAs, CAs between, and the ends of the chains.
+
+    `roots` are self-signed, or CAs that none of the others signed. `outside` says that they were not made for this
+    cluster; else there is nothing between.
+    """
+
+    issuing: tuple[Facts, ...]
+    between: tuple[Facts, ...]
+    roots: tuple[Facts, ...]
+    outside: bool
+
+
+def parts(held: Sequence[Facts], *, root_name: str) -> Parts:
+    """Split what a bundle for clients holds; `root_name` is the name of a root that was made for this cluster.
+
+    It judges no chain: a certificate that is no CA counts as an issuing one.
+    """
+    roots = tuple(facts for facts in held if signed_by(facts, facts))
+    if any(named(facts, root_name) for facts in roots):
+        return Parts(tuple(facts for facts in held if facts not in roots), (), roots, outside=False)
+    upper = [facts for facts in held if facts not in roots and no_ca_above(facts) is None]
+    roots = roots or tuple(facts for facts in upper if not any(_signed(facts, each) for each in upper))
+    middle = tuple(facts for facts in upper if facts not in roots)
+    issuing = tuple(facts for facts in held if facts not in (*middle, *roots))
+    return Parts(issuing, middle, roots, outside=bool(roots))
 
 
 def trust_below(

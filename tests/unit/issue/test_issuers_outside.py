@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509 as c
@@ -57,7 +58,7 @@ def test_what_belongs_to_the_chain_is_not_reported_and_everything_else_is() -> N
     assert [(ca, each.fingerprint) for ca, each in found] == [(ROOT, other.fingerprint), ("etcd", other.fingerprint)]
 
 
-UNFIT = {
+UNFIT: dict[str, dict[str, Any]] = {
     "an anchor that may not sign": {"signs": False},
     "a path length of 0": {"path_length": 0},
     "that has ended": {"ends": NOW},
@@ -66,7 +67,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("options", UNFIT.values(), ids=UNFIT)
-def test_an_anchor_that_cannot_be_one_is_refused(options: dict[str, object]) -> None:
+def test_an_anchor_that_cannot_be_one_is_refused(options: dict[str, Any]) -> None:
     for signer in (None, CORP.root):
         bad = Ca("Corp CA", signer, **options).facts
         with pytest.raises(CertificateRefused) as error:
