@@ -17,7 +17,7 @@ from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, SpecError, StateConflict
 from vaultpki.identity import root_pin
 from vaultpki.model import Cluster
-from vaultpki.pki.roots import successors
+from vaultpki.pki.roots import successors, unfit
 from vaultpki.pki.trust import is_root
 from vaultpki.records import published
 from vaultpki.records import rotation as rotation_record
@@ -190,6 +190,9 @@ def _root_sha256(cluster: Cluster, vault: Vault, listed: Answer, now: datetime) 
     pinned = cluster.authority.root_sha256
     if pinned is not None and pinned in after:
         return next((sha256 for sha256, others in after.items() if pinned in others), pinned)
+    if any(each.fingerprint == pinned and not unfit(each, now, name=subject) for each in found.values()):
+        # A CA of a PKI outside, which cluster.yaml names: it has another name, and may be signed by another CA.
+        return str(pinned)
     if not roots:
         raise ForeignObject(
             f"{mount} shows no root CA of this cluster: none of its issuers is a self-signed CA named {subject} that "
