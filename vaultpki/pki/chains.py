@@ -32,7 +32,8 @@ def between(shown: Iterable[Facts], roots: Sequence[Facts], *, root_name: str = 
 
     It begins at the roots, so a signature by a key that none of them vouches for costs one look at a name. Cross
     certificates are left out, which have the key of one of the roots, or the `root_name` of a root that was made for
-    this cluster: they vouch for a root, and `roots.successors` judges that.
+    this cluster: they vouch for a root, and `roots.successors` judges that. Below such a root nothing stands between:
+    it signs the issuing CAs itself.
     """
     keys = {root.public_key for root in roots}
     left = [
@@ -42,7 +43,7 @@ def between(shown: Iterable[Facts], roots: Sequence[Facts], *, root_name: str = 
         if len(facts.der) <= LARGEST and no_ca_above(facts) is None
     ]
     found: list[Facts] = []
-    upper = list(roots)
+    upper = [root for root in roots if not (root_name and named(root, root_name))]
     for _ in range(MOST_BETWEEN):
         upper = [facts for facts in left if any(_signed(facts, each) for each in upper)]
         left = [facts for facts in left if facts not in upper]

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import Certificate, load_der_x509_certificate
 
 from helpers.corporate_certificates import Ca, name
 from helpers.node import handmade_files
@@ -38,7 +39,6 @@ class OutsideFiles:
 
 def made(folder: Path, *, pin: str = "root", root: Ca | None = None) -> OutsideFiles:
     """Good files; `pin` is the anchor, which is `root`, `upper` or `lower`."""
-    dates = {"begins": _BEGUN, "ends": _ENDS}
     top = root or Ca("Corp Root", begins=_BEGUN, ends=_ENDS)
     upper = Ca("Corp Policy CA", top, begins=_BEGUN, ends=_ENDS)
     lower = Ca("Corp Platform CA", upper, begins=_BEGUN, ends=_ENDS)
@@ -47,7 +47,9 @@ def made(folder: Path, *, pin: str = "root", root: Ca | None = None) -> OutsideF
     issuing, trust = dict[str, Authority](), dict[str, Trust]()
     for ca in ISSUING_CAS:
         key = ec.generate_private_key(ec.SECP256R1())
-        facts: Facts = lower.certify(key.public_key(), name(ca_subject("prod", ca), O="Corp"), **dates)
+        facts: Facts = lower.certify(
+            key.public_key(), name(ca_subject("prod", ca), O="Corp"), begins=_BEGUN, ends=_ENDS
+        )
         issuing[ca] = Authority(_loaded(facts), key)
         trust[ca] = trust_below(
             [facts.pem.encode()],
@@ -64,5 +66,5 @@ def made(folder: Path, *, pin: str = "root", root: Ca | None = None) -> OutsideF
     return found
 
 
-def _loaded(facts: Facts) -> handmade_files.x509.Certificate:
-    return handmade_files.x509.load_der_x509_certificate(facts.der)
+def _loaded(facts: Facts) -> Certificate:
+    return load_der_x509_certificate(facts.der)

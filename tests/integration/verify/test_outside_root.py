@@ -20,7 +20,7 @@ from typing import Final
 import pytest
 
 from helpers.corporate_certificates import Ca
-from helpers.node import outside_files
+from helpers.node import handmade_files, outside_files
 from helpers.node.handmade_files import NOW, put
 from helpers.node.outside_files import OutsideFiles
 from vaultpki import certificates
@@ -117,8 +117,8 @@ def test_a_server_that_serves_a_ca_between_is_named(spoilt: OutsideFiles) -> Non
 
 
 def test_nothing_of_it_is_said_below_a_root_of_ours(tmp_path: Path) -> None:
-    files = outside_files.handmade_files.made(tmp_path)
-    plain = OutsideFiles(files, *[Ca("x")] * 3, {})
+    files, unused = handmade_files.made(tmp_path), Ca("Corp Root")
+    plain = OutsideFiles(files, unused, unused, unused, {})
     assert list(library_checks(sound(plain, "worker-1"), NOW)) == []
 
 
@@ -193,7 +193,7 @@ def python(port: int, bundle: Path, flags: int) -> bool:
 def openssl(port: int, bundle: Path, *options: str) -> bool:
     return ran(
         *("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-verify_return_error", "-x509_strict", "-quiet"),
-        *("-no-CApath", "-no-CAstore", "-verify_hostname", "localhost", "-CAfile", bundle, *options),
+        *("-no-CApath", "-no-CAstore", "-verify_hostname", "localhost", "-CAfile", str(bundle), *options),
     )
 
 

@@ -214,6 +214,14 @@ def test_a_cross_certificate_is_no_ca_between() -> None:
     assert trusted(link, issuing=(of_newer,), parked=(newer.facts,)).issuing == ()
 
 
+def test_below_a_root_that_was_made_for_the_cluster_nothing_stands_between() -> None:
+    own = Ca("", subject=name(OWN))
+    middle = Ca("Corp Platform CA", own)
+    issuing = Ca("", middle, subject=name(CORP.name), path_length=0).facts
+    trust = trusted(middle.facts, pin=own.facts, issuing=(issuing,))
+    assert trust.issuing == trust.between == () and "was not signed by" in trust.untrusted[0].reason
+
+
 def test_dates_count_for_what_is_new_and_nothing_that_is_held_is_lost() -> None:
     late = Ca("Corp Platform CA", CORP.upper, ends=NOW - DAY)
     issuing = Ca("", late, subject=name(CORP.name), path_length=0).facts
