@@ -276,8 +276,10 @@ def _held(folders: Folders, bundle: TrustBundle, pins: Collection[str] = ()) -> 
         held = x509.read_certificates(data)
         if not bundle.chain:
             return frozenset(facts.fingerprint for facts in held)
-        roots = [facts for facts in held if facts.fingerprint in pins or x509.signed_by(facts, facts)]
-        return frozenset(facts.fingerprint for facts in roots if facts not in tops(roots, roots))
+        pinned = [facts for facts in held if facts.fingerprint in pins]
+        ends = [facts for facts in held if facts not in pinned and x509.signed_by(facts, facts)]
+        roots = [*pinned, *(facts for facts in ends if facts not in tops(pinned, ends))]
+        return frozenset(facts.fingerprint for facts in roots)
     return frozenset()
 
 

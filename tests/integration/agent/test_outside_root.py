@@ -43,6 +43,10 @@ def test_the_files_of_a_node_have_the_chain(outside: OutsideRoot) -> None:
     for name, ca in (("kube-apiserver", "kubernetes"), ("etcdserver", "etcd"), ("kubelet", "kubelet")):
         leaf, *behind = held(node, f"{name}.crt")
         assert (*behind,) == held(node, bundle(ca)) and x509.signed_by(leaf, behind[0])
+    # What the gates of a rotation read of a node: the anchor alone is a root of this cluster.
+    report = outside.cluster.read(outside.cluster.report_path("cp-1"))["data"]
+    assert report["pins"] == [outside.pin.facts.fingerprint]
+    assert report["bundles"]["root"]["sha256"] == [outside.pin.facts.fingerprint]
     # A second pass has nothing to do and nothing to say.
     before = node.snapshot()
     ran = node.run()
