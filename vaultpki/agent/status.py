@@ -125,7 +125,8 @@ def of_node(
             asked = _moment(max(spec.fetched, known.asked))
             status = replace(status, roles=roles, answered=_moment(spec.fetched), asked=asked)
             trust = ca_trust.trust_of(config, spec, known, now)
-            cas, ends = ca_trust.statuses(spec, trust, known), ca_trust.ends(spec, trust, now)
+            cas = ca_trust.statuses(spec, trust, known)
+            ends = ca_trust.ends(spec, trust, now, cluster=config.cluster)
             seen, found, odd = _inspect(config, spec, trust, known, now, named)
             status = replace(status, seen=seen, cas=cas, ends=ends, bundles=odd)
     except StoreError as error:

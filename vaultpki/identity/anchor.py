@@ -17,12 +17,11 @@ from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, SpecError, StateConflict
 from vaultpki.identity import outside_signer, root_pin
 from vaultpki.model import Cluster
-from vaultpki.pki.roots import successors
-from vaultpki.pki.trust import in_date, is_root
+from vaultpki.pki.roots import successors, unfit
+from vaultpki.pki.trust import is_root
 from vaultpki.records import published
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord, State
-from vaultpki.redact import stamp
 from vaultpki.values import names
 from vaultpki.vault import HEALTH, Answer, Capabilities, Vault, shown_certificate, shown_request
 
@@ -232,11 +231,8 @@ def _outside(cluster: Cluster, found: Mapping[str, Facts], now: datetime) -> str
             f"{mount} does not show the root CA that {cluster.file} names ({wanted}); run `vaultpki plan -f "
             f"{cluster.file}`, and find out who changed it"
         )
-    if not in_date(shown, now):
-        raise ForeignObject(
-            f"the root CA that {cluster.file} names ({wanted}) is not in date: it is valid from "
-            f"{stamp(shown.not_before)} to {stamp(shown.not_after)}"
-        )
+    if why := unfit(shown, now, name=ca_subject(cluster.name, ROOT)):
+        raise ForeignObject(f"{why}; its SHA-256, {wanted}, is in {cluster.file}")
     return wanted
 
 

@@ -14,6 +14,7 @@ from vaultpki.certificates import ISSUING_BACKDATE, ISSUING_CAS, ca_subject, row
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
 from vaultpki.identity.token_rights import missing_right
 from vaultpki.model import Cluster, OutsideRoot
+from vaultpki.pki.trust import self_signed
 from vaultpki.records.server_facts import Fields
 from vaultpki.redact import first_few, printable, stamp
 from vaultpki.vault import Request, Vault, shown_request, text
@@ -82,11 +83,9 @@ def complete(cluster: Cluster, vault: Vault) -> Cluster:
     outside = cluster.authority.outside
     if outside is None or outside.by_people or outside.anchor:
         return cluster
-    from vaultpki.pki import x509
-
     chain = _shown(cluster, vault, outside)
     pin = cluster.authority.root_sha256
-    anchors = [facts for facts in chain if (facts.fingerprint == pin if pin else x509.signed_by(facts, facts))]
+    anchors = [facts for facts in chain if (facts.fingerprint == pin if pin else self_signed(facts))]
     if len(anchors) != 1:
         why = "no certificate of that SHA-256" if pin else f"{len(anchors)} certificates that signed themselves"
         raise SpecError(

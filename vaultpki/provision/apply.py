@@ -8,13 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
-from vaultpki.certificates import ISSUING_CAS
+from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
 from vaultpki.identity import change_notice, outside_signer, reports
 from vaultpki.identity.applied import APPLIED, of_cluster
 from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
+from vaultpki.pki.ca_life import CaLife
 from vaultpki.provision import ca_ends, layout_change, leftovers, nodes_apart, quorum
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
@@ -72,7 +73,9 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
         ),
         rotations=rotations_needed(cluster, seen.cas, records),
         active=active,
-        expires=ca_ends.of(cluster, seen.cas, datetime.now(UTC), {record.domain for record in active}),
+        expires=ca_ends.of(
+            cluster, seen.cas, datetime.now(UTC), {record.domain for record in active}, _lives_above(cluster, seen)
+        ),
     )
 
 
@@ -85,6 +88,13 @@ def _of_signer(cluster: Cluster, vault: Vault, todo: Plan) -> tuple[Danger, ...]
     outside = cluster.authority.outside
     name = "the root from outside" if outside.by_people else f"signer {outside.mount}/issuer/{outside.issuer}"
     return tuple(Danger(name, why) for why in outside_signer.problems(cluster, vault, missing))
+
+
+def _lives_above(cluster: Cluster, seen: Observation) -> tuple[CaLife, ...]:
+    mounts = seen.found.cas
+    pems = {ca: mounts[mount].pem for ca in (ROOT, *ISSUING_CAS) if (mount := cluster.mount(ca)) in mounts}
+    shown = mounts[cluster.mount(ROOT)].certificates.values() if ROOT in pems else ()
+    return ca_ends.lives_above(cluster, pems, shown)
 
 
 def _corrected(cluster: Cluster, seen: Observation, todo: Plan) -> tuple[Change, ...]:

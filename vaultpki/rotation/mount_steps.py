@@ -6,13 +6,13 @@ continued by the next one. Deletions name the ids of the record, or of what carr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vaultpki.certificates import ca_subject
-from vaultpki.pki import trust
+from vaultpki.pki import chains
+from vaultpki.pki.chains import why_untrusted
 from vaultpki.pki.facts import Facts
 from vaultpki.records.rotation import CaRef, Method, RotationRecord
 from vaultpki.rotation.states import FULL, NO_SIGNING, Presence, number, server_state
@@ -52,8 +52,9 @@ class MountIssuer:
 class RotationMount:
     """What is on the mount of one CA. `keys` are the names of its keys by id; `default` and `default_key` are ids.
 
-    `follows` says that each new issuer becomes the default. `root` is the cluster's root CA; if it is `outside`, that
-    is its anchor, and `between` are the further CAs of its chain.
+    `follows` says that each new issuer becomes the default. `root` is the cluster's root CA. If that is from outside it
+    is the anchor, `above` are the further CAs of its chain, and `root_name` is the name of a root that is made for the
+    cluster, which this one is not; otherwise both are empty.
     """
 
     path: str
@@ -63,24 +64,22 @@ class RotationMount:
     default: str = ""
     default_key: str = ""
     follows: bool = False
-    outside: bool = False
-    between: tuple[Facts, ...] = ()
+    above: tuple[Facts, ...] = ()
+    root_name: str = ""
 
     def issuer(self, id_: str) -> MountIssuer | None:
         """Return the issuer with this id; None if there is none."""
         return next((each for each in self.issuers if id_ and each.id == id_), None)
 
     def takes(self, facts: Facts, name: str) -> bool:
-        """Return whether a certificate is an issuing CA called `name` below the root; dates are not checked.
+        """Return whether a certificate is an issuing CA called `name` below the root; dates are not checked."""
+        between = chains.between(self.above, (self.root,), root_name=self.root_name)
+        return why_untrusted(facts, self.root, name, between, root_name=self.root_name) is None
 
-        Of one below a root from outside the name may have further attributes: `ca import` has compared it with its
-        request, and so have nodes with their own rules.
-        """
-        if not self.outside:
-            return trust.why_untrusted(facts, self.root, name) is None
-        signed = any(trust.signed_by(facts, signer) for signer in (self.root, *self.between))
-        named = re.fullmatch(rf"{re.escape(name)}(?: (?:[2-9]|[1-9][0-9]+))?", facts.subject.common_name)
-        return signed and named is not None and trust.no_signer(facts) is None
+    @property
+    def outside(self) -> bool:
+        """Return whether the root is from outside."""
+        return bool(self.root_name)
 
     def key_named(self, name: str) -> str:
         """Return the id of the key with this name; empty if there is none."""
