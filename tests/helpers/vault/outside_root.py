@@ -1,4 +1,4 @@
-"""Puts a cluster that was applied below a PKI outside: by the API of the server, as a person would without vaultpki."""
+"""Makes a cluster below a PKI outside, as its owner does it: `apply`, `ca csr`, a signer in memory, `ca import`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from helpers.corporate_certificates import Ca
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
-from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
+from vaultpki.certificates import ISSUING_CAS, ROOT
 
 BEGUN = timedelta(minutes=20)
 
@@ -24,23 +25,7 @@ class OutsideRoot:
     pin: Ca
 
     def equip(self, name: str, **options: Any) -> NodeFolder:
-        node = self.cluster.equip(name, **options)
-        own = self.cluster.root_sha256
-        node.configure(own, self.pin.facts.fingerprint)
-        return node
-
-    def signed(self, ca: str, signer: Ca, **options: Any) -> str:
-        """An issuing CA with its key and another certificate, and the default of its mount; return its issuer id."""
-        mount = f"{self.cluster.prefix}/{ca}"
-        key = self.api("GET", f"{mount}/issuer/default")["key_id"]
-        asked = {"key_ref": key, "common_name": ca_subject(self.cluster.name, ca), "exclude_cn_from_sans": True}
-        csr = self.api("POST", f"{mount}/intermediate/generate/existing", asked)["csr"]
-        now = datetime.now(UTC).replace(microsecond=0)
-        options = {"begins": now - BEGUN, "ends": now + timedelta(days=700), **options}
-        made = self.api("POST", f"{mount}/intermediate/set-signed", {"certificate": signer.sign(csr, **options)})
-        (issuer,) = made["imported_issuers"]
-        self.api("POST", f"{mount}/config/issuers", {"default": issuer})
-        return str(issuer)
+        return self.cluster.equip(name, **options)
 
     def shown(self, *cas: Ca) -> list[str]:
         """Imports certificates without their keys on the mount of the root; return the issuer ids."""
@@ -58,19 +43,26 @@ class OutsideRoot:
         return found
 
 
-def put_outside(cluster: AppliedCluster, *, pin: str = "root", **options: Any) -> OutsideRoot:
-    """The root of this cluster is replaced by one outside, with two CAs between; `pin` is the anchor of its nodes."""
+def put_outside(clusters: ClusterFactory, spec: str, *, pin: str = "root", **options: Any) -> OutsideRoot:
+    """A cluster below a root outside, by the commands that make one; `pin` is the anchor of its nodes.
+
+    `options` are of the certificate of the CA that signs the issuing CAs.
+    """
     now = datetime.now(UTC).replace(microsecond=0)
     ends: dict[str, Any] = {"begins": now - timedelta(days=1), "ends": now + timedelta(days=3000)}
     root = Ca("Corp Root", **ends)
     upper = Ca("Corp Policy CA", root, **ends)
     lower = Ca("Corp Platform CA", upper, **{**ends, **options})
-    made = OutsideRoot(cluster, root, upper, lower, {"root": root, "upper": upper, "lower": lower}[pin])
-    for ca in ISSUING_CAS:
-        before = made.api("GET", f"{cluster.prefix}/{ca}/issuer/default")["issuer_id"]
-        made.signed(ca, lower)
-        made.forget(ca, before)
-    before = made.api("GET", f"{cluster.prefix}/{ROOT}/issuer/default")["issuer_id"]
-    made.shown(root, upper, lower)
-    made.forget(ROOT, before)
-    return made
+    anchor = {"root": root, "upper": upper, "lower": lower}[pin]
+    above = f"ca: {{root: external, root_file: corp.pem, root_sha256: {anchor.facts.fingerprint}, issuing_ttl: 2y}}\n"
+    cluster = clusters.written(spec + above, {"corp.pem": root.pem + upper.pem + lower.pem})
+    cluster.apply(expect=3)
+    requests = cluster.folder / "requests"
+    vaultpki("ca", "csr", "-f", cluster.file, "-o", requests, env=cluster.environment())
+    answers = [csr.with_suffix(".crt") for csr in sorted(requests.glob("*.csr"))]
+    assert len(answers) == len(ISSUING_CAS)
+    for answer in answers:
+        csr = answer.with_suffix(".csr").read_text()
+        answer.write_text(lower.sign(csr, begins=now - BEGUN, ends=now + timedelta(days=700)))
+    vaultpki("ca", "import", "-f", cluster.file, *answers, env=cluster.environment())
+    return OutsideRoot(cluster, root, upper, lower, anchor)

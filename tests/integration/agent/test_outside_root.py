@@ -24,7 +24,7 @@ def held(node: NodeFolder, file: str) -> tuple[Facts, ...]:
 
 @pytest.fixture
 def outside(clusters: ClusterFactory, request: pytest.FixtureRequest) -> OutsideRoot:
-    return put_outside(clusters.applied(SPEC), pin=getattr(request, "param", "root"))
+    return put_outside(clusters, SPEC, pin=getattr(request, "param", "root"))
 
 
 @pytest.mark.parametrize("outside", ["root", "upper", "lower"], indirect=True)
