@@ -149,8 +149,9 @@ def _sentence_outside(life: CaLife, now: datetime, end: str) -> str:
     name = printable(life.outside)
     anchor = ", to which the nodes are pinned," if life.root else ", which stands above the CAs of this cluster,"
     # The certificate of the anchor is pinned: another one for its key is another pin.
-    then = "ask its owner for what follows it" if life.root else "have its owner renew it with the same key"
-    act = f"{then}; `vaultpki ca import` takes what comes back"
+    act = "ask its owner what follows it: each node must be pinned to that"
+    if not life.root:
+        act = "have its owner renew it with the same key; put that into ca.root_file, and run `vaultpki apply`"
     if life.not_after <= now:
         return f"{name}{anchor} expired on {end}, and clients that check the whole chain refuse everything below; {act}"
     left = _words(life.not_after - now)

@@ -9,7 +9,7 @@ from typing import Any
 from helpers.corporate_certificates import Ca
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ISSUING_CAS
 
 BEGUN = timedelta(minutes=20)
 
@@ -27,11 +27,9 @@ class OutsideRoot:
     def equip(self, name: str, **options: Any) -> NodeFolder:
         return self.cluster.equip(name, **options)
 
-    def shown(self, *cas: Ca) -> list[str]:
-        """Imports certificates without their keys on the mount of the root; return the issuer ids."""
-        pem = "".join(each.pem for each in cas)
-        made = self.api("POST", f"{self.cluster.prefix}/{ROOT}/issuers/import/cert", {"pem_bundle": pem})
-        return list(made["imported_issuers"])
+    def write_chain(self, *cas: Ca) -> None:
+        """The file that cluster.yaml names as ca.root_file."""
+        (self.cluster.folder / "corp.pem").write_text("".join(each.pem for each in cas))
 
     def forget(self, ca: str, issuer: str) -> None:
         assert self.cluster.server.api("DELETE", f"{self.cluster.prefix}/{ca}/issuer/{issuer}").status in (200, 204)
