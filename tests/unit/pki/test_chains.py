@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as Use
 
 from helpers.corporate_certificates import NOW, Ca, Corporate, name
-from vaultpki.pki import chains
+from helpers.outside_signers import chain, facts, sha1
+from vaultpki.pki import chains, roots
 from vaultpki.pki.chains import MOST_BETWEEN, above, between, chain_up, tops, trust_below, with_chains
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.trust import signed_by
@@ -69,6 +70,22 @@ NO_TOPS: dict[str, Facts] = {
 def test_no_other_root_comes_above_a_pinned_intermediate(shown: Facts) -> None:
     trust = trusted(LOWER, shown, pin=UPPER)
     assert trust.tops == () and trust.between == (LOWER,) and shown.pem not in trust.chain_bundle
+
+
+@pytest.mark.parametrize("pin", ["root", "upper"])
+def test_a_root_that_signed_itself_with_sha_1_is_a_root_like_others(pin: str) -> None:
+    made = {each: facts(der) for each, der in chain({"root": {"rebuilt": sha1}}, {"root": "rsa2048"}).items()}
+    root, upper, lower, own = (made[each] for each in ("root", "upper", "lower", "own"))
+    assert root.signature == "sha1" and roots.unfit(made[pin], NOW, name=OWN) is None
+    shown, pems = (root, upper, lower), [own.pem.encode()]
+    trust = trust_below(pems, (made[pin],), NOW, name=CORP.name, shown=shown, root_name=OWN)
+    assert trust.issuing == (own,) and trust.untrusted == ()
+    assert set(trust.chain_bundle.split("-----END")) == set("".join(f.pem for f in (own, *shown)).split("-----END"))
+    held = chains.parts((own, lower, upper, root), root_name=OWN)
+    assert (held.issuing, held.between, held.roots) == ((own,), (lower, upper), (root,))
+    # Below the root the hash counts.
+    weak = chain({"upper": {"rebuilt": sha1}}, {"root": "rsa2048"})
+    assert between([facts(weak["upper"])], [facts(weak["root"])], root_name=OWN) == ()
 
 
 def test_a_key_that_was_made_to_fit_a_signature_makes_no_root() -> None:
