@@ -17,7 +17,6 @@ SMALL = (
     "keys: two: all rules",
     "keys: two: without signword",
     "keys: two: without started",
-    "keys: two, from sa.key: without last",
     "keys: two, by turns: without turns",
     "keys: one, and one that joins: without own",
     "keys: two, records unreadable: without word",

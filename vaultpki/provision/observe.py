@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ROOT, issuing_cas
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
 from vaultpki.identity import anchor
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
@@ -129,7 +129,7 @@ def _lost(cluster: Cluster, found: ServerObjects, foreign: Collection[str]) -> d
     `foreign` are the names of issuers that are not a CA of ours.
     """
     dangers = {}
-    for ca in ISSUING_CAS:
+    for ca in issuing_cas(cluster):
         mount, record = cluster.mount(ca), found.rotations.get(ca)
         there = found.cas.get(mount, CaMount())
         if record is not None and mount in found.cas and not there.issuer:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from vaultpki.certificates import NODE_ADDRESSES, ROOT, node_rows, resolve, rows
+from vaultpki.certificates import NODE_ADDRESSES, ROOT, all_rows, node_rows, resolve, rows
 from vaultpki.identity.access import WRITTEN
 from vaultpki.model import NODE, Cluster, KeyType, Node, Pool, Row, Usage
 from vaultpki.places import Layout
@@ -185,7 +185,7 @@ def _ended_identities(cluster: Cluster, left: _Left) -> Iterator[Entry]:
 
 
 def _new_certificates(cluster: Cluster, left: _Left) -> Iterator[Entry]:
-    known = {f"{cluster.mount(row.ca)}/{row.name}": row for row in rows(cluster)}
+    known = {f"{cluster.mount(row.ca)}/{row.name}": row for row in all_rows(cluster)}
     for change in _take(left, "create", [(kind, name) for kind, name in left if kind == "role" and name in known]):
         row = known[change.name]
         usage = {Usage.BOTH: "client and server"}.get(row.usage, row.usage.value)
@@ -270,7 +270,7 @@ def _note(cluster: Cluster, change: Change) -> tuple[str, ...]:
 def _usual_name(cluster: Cluster, change: Change) -> str:
     """Return what a person calls an object: a role by its certificate, a record by its node or pool."""
     store, (mount, _, last) = cluster.mount("config"), change.name.rpartition("/")
-    if change.kind == "role" and any(change.name == f"{cluster.mount(row.ca)}/{row.name}" for row in rows(cluster)):
+    if change.kind == "role" and any(change.name == f"{cluster.mount(row.ca)}/{row.name}" for row in all_rows(cluster)):
         return f"certificate {last}"
     if change.key == ("config", f"{store}/cluster"):
         return f"cluster {cluster.name}"
