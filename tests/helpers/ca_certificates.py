@@ -16,8 +16,9 @@ BEGUN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 
 @cache
-def _key(name: str) -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
+def key_of(name: str) -> ec.EllipticCurvePrivateKey:
+    """The key of this name, made once."""
+    return ec.generate_privatekey_of(ec.SECP256R1())
 
 
 @cache
@@ -25,7 +26,7 @@ def ca(
     subject: str, *, key: str, signer: str = "", serial: int = 1, years: int = 5, path_length: int | None = 0
 ) -> Facts:
     """A CA with this CN and the key of this name, signed by the key `signer` (named as its CN), by default its own."""
-    own, above = _key(key), _key(signer or key)
+    own, above = key_of(key), key_of(signer or key)
     names = [
         certificates.Name([certificates.NameAttribute(certificates.NameOID.COMMON_NAME, each)])
         for each in (subject, signer or subject)
@@ -41,13 +42,13 @@ def ca(
         certificates.CertificateBuilder()
         .subject_name(names[0])
         .issuer_name(names[1])
-        .public_key(own.public_key())
+        .publickey_of(own.publickey_of())
         .serial_number(serial)
         .not_valid_before(BEGUN)
         .not_valid_after(BEGUN + timedelta(days=365 * years))
         .add_extension(certificates.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(certificates.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
-        .add_extension(certificates.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
+        .add_extension(certificates.SubjectKeyIdentifier.from_publickey_of(own.publickey_of()), critical=False)
         .sign(above, hashes.SHA256())
     )
     return x509.read_certificates(made.public_bytes(serialization.Encoding.PEM))[0]
