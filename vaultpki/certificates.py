@@ -324,6 +324,11 @@ def issuing_cas(cluster: Cluster) -> tuple[str, ...]:
     return (*ISSUING_CAS, SERVICE_ACCOUNT) if cluster.service_account_keys else ISSUING_CAS
 
 
+def all_cas(cluster: Cluster) -> tuple[str, ...]:
+    """Return the CAs of this cluster, the root first."""
+    return (ROOT, *issuing_cas(cluster))
+
+
 def rows(cluster: Cluster) -> tuple[Row, ...]:
     """Return the table of this cluster for TLS: rows with overrides and the layout applied, then the user's own."""
     return tuple(_overridden(row, cluster) for row in laid_out(cluster.layout) + cluster.rows)

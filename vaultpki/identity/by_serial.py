@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from vaultpki.certificates import MOST_ISSUERS, ROOT, all_rows, issuing_cas, stored
+from vaultpki.certificates import MOST_ISSUERS, ROOT, all_cas, all_rows, issuing_cas, stored
 from vaultpki.errors import ArgumentError, BadAnswer, Refused
 from vaultpki.identity import nodes, revocation
 from vaultpki.identity.access import holder_of
@@ -75,7 +75,7 @@ def find(cluster: Cluster, vault: Vault, serial: int) -> ServerCertificate:
         return _on_mount(cluster, vault, ca, serial)
 
     # The certificate of an issuing CA is on its own mount and on the root's, which signed it.
-    for found in vault.map(look, (ROOT, *issuing_cas(cluster))):
+    for found in vault.map(look, all_cas(cluster)):
         if isinstance(found, ServerCertificate):
             return found
     raise ArgumentError(
@@ -217,7 +217,7 @@ def _domain(cluster: Cluster, facts: Facts) -> str:
     """Return the CA whose certificate it is; empty if its common name is that of no CA of the cluster."""
     name = facts.subject.common_name
     head = re.escape(f"{cluster.name} ")
-    return next((ca for ca in (ROOT, *issuing_cas(cluster)) if re.fullmatch(rf"{head}{ca} CA( \d+)?", name)), "")
+    return next((ca for ca in all_cas(cluster) if re.fullmatch(rf"{head}{ca} CA( \d+)?", name)), "")
 
 
 def _on_mount(cluster: Cluster, vault: Vault, ca: str, serial: int) -> ServerCertificate | None:

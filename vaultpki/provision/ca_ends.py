@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
-from vaultpki.certificates import ROOT, all_rows, issuing_cas
+from vaultpki.certificates import ROOT, all_cas, all_rows
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki import foreign_cas
@@ -23,7 +23,7 @@ def of(
     The foreign CAs of cluster.yaml come last.
     """
     ends = []
-    for ca in (ROOT, *issuing_cas(cluster)):
+    for ca in all_cas(cluster):
         if ca in found:
             facts = found[ca]
             begins = facts.not_after - timedelta(seconds=facts.life)
@@ -49,7 +49,7 @@ def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[CaExpiry, ...]:
             # Without a default issuer both servers answer 400. `plan` says what is wrong with a mount.
             return ca, None
 
-    found = dict(vault.map(one, (ROOT, *issuing_cas(cluster))))
+    found = dict(vault.map(one, all_cas(cluster)))
     return of(cluster, {ca: facts for ca, facts in found.items() if facts is not None}, now, _rotating(cluster, vault))
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from vaultpki.certificates import (
     LEAF_BACKDATE,
     ROOT,
+    all_cas,
     all_rows,
     ca_subject,
     issuing_cas,
@@ -50,7 +51,7 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
     wanted: dict[Key, Fields] = {}
     holders: tuple[Node | Pool, ...] = (*cluster.nodes, *cluster.pools)
     certificates = {who: node_certificates(cluster, who) for who in holders}
-    for ca in (ROOT, *issuing_cas(cluster)):
+    for ca in all_cas(cluster):
         wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca, facts)
     wanted["mount", cluster.mount("config")] = {"type": "kv", "version": "2", **STORE_OPTIONS}
     for mount, kind in auth_mounts(cluster).items():
@@ -60,7 +61,7 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
             "token_type": "default-service",
             **(access.approle_mount(certificates) if kind == "approle" else {}),
         }
-    for ca in (ROOT, *issuing_cas(cluster)):
+    for ca in all_cas(cluster):
         wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca, facts.rotations.get(ca))
         for name, fields in _engine_config(cluster, ca, facts).items():
             wanted["config", f"{cluster.mount(ca)}/config/{name}"] = fields

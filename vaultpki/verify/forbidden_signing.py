@@ -14,9 +14,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from vaultpki.certificates import (
-    ROOT,
+    all_cas,
     all_rows,
-    issuing_cas,
     node_rows,
     pool_role,
     resolve,
@@ -139,7 +138,7 @@ def _other_ways_to_sign(cluster: Cluster, own: tuple[Allowed, ...]) -> Iterator[
     """Yield the node's own request at every other path that signs or issues, on every mount."""
     for mine in own:
         role = mine.certificate.role
-        for ca in (ROOT, *issuing_cas(cluster)):
+        for ca in all_cas(cluster):
             mount = cluster.mount(ca)
             issuers = [f"{mount}/issuer/{ref}" for ref in ("default", f"{ca}-1")]
             paths = [f"{mount}/issue/{role}", f"{mount}/sign-verbatim/{role}", f"{mount}/sign-verbatim"]
