@@ -142,7 +142,7 @@ def _certificate(row: Row) -> tuple[str, ...]:
 
 
 def _files(stem: str, row: Row) -> tuple[str, str]:
-    """The two files that people look for: the certificate, or the union of all for keys that sign tokens, and the key."""
+    """The two files that people look for: the certificate, or those of all keys that sign tokens, and the key."""
     crt, key, _ = pair_files(stem)
     return crt if row.usage.tls else f"{stem}.pub", key
 

@@ -18,7 +18,7 @@ BEGUN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 @cache
 def key_of(name: str) -> ec.EllipticCurvePrivateKey:
     """The key of this name, made once."""
-    return ec.generate_privatekey_of(ec.SECP256R1())
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 @cache
@@ -42,13 +42,13 @@ def ca(
         certificates.CertificateBuilder()
         .subject_name(names[0])
         .issuer_name(names[1])
-        .publickey_of(own.publickey_of())
+        .public_key(own.public_key())
         .serial_number(serial)
         .not_valid_before(BEGUN)
         .not_valid_after(BEGUN + timedelta(days=365 * years))
         .add_extension(certificates.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(certificates.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
-        .add_extension(certificates.SubjectKeyIdentifier.from_publickey_of(own.publickey_of()), critical=False)
+        .add_extension(certificates.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
         .sign(above, hashes.SHA256())
     )
     return x509.read_certificates(made.public_bytes(serialization.Encoding.PEM))[0]

@@ -128,10 +128,11 @@ def test_an_answer_without_exactly_that_usage_is_refused(looser: dict[str, objec
 
 def test_a_second_apply_changes_nothing_and_plan_sees_a_loosened_role(clusters: ClusterFactory) -> None:
     cluster = clusters.applied(SPEC)
-    vaultpki("plan", "-f", cluster.file, env=cluster.environment())
+    plan = vaultpki("plan", "-f", cluster.file, env=cluster.environment())
+    assert "ext_key_usage_oids" not in plan.stdout and "0 to update" not in plan.stdout
     role = f"{cluster.prefix}/{ROLE}"
     assert cluster.server.api("POST", role, {**cluster.read(role), "ext_key_usage_oids": []}).status in (200, 204)
-    plan = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect=4)
+    plan = vaultpki("plan", "-f", cluster.file, env=cluster.environment())
     assert "ext_key_usage_oids" in plan.stdout
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, TABLE, bundle, chain_bundle, laid_out, pair_files
 from vaultpki.disk import generations
+from vaultpki.places import Layout
 from vaultpki.values import file_names
 from vaultpki.values.file_names import FileUse
 
