@@ -98,14 +98,19 @@ def nodes(items: Iterable[object]) -> Iterator[LiveNode]:
     """Yield the nodes in a list of Node objects."""
     for item in items:
         status = mapping(mapping(item).get("status"))
-        port = mapping(mapping(status.get("daemonEndpoints")).get("kubeletEndpoint")).get("Port")
         addresses = [
             address
             for one in map(mapping, entries(status.get("addresses"))[:_MOST])
             if one.get("type") == "InternalIP" and (address := kubelet_address(one.get("address")))
         ]
         if name := _name(item):
-            yield LiveNode(name, tuple(addresses), port if type(port) is int and 0 < port < 65536 else KUBELET_PORT)
+            yield LiveNode(name, tuple(addresses), kubelet_port(status))
+
+
+def kubelet_port(status: Mapping[str, Any]) -> int:
+    """Return the port of a node's kubelet by the status of its Node object; the usual one where that names none."""
+    port = mapping(mapping(status.get("daemonEndpoints")).get("kubeletEndpoint")).get("Port")
+    return port if type(port) is int and 0 < port < 65536 else KUBELET_PORT
 
 
 def root_copies(items: Iterable[object]) -> Iterator[CaCopy]:
@@ -199,18 +204,25 @@ def trust_bundles(items: Iterable[object]) -> Iterator[CaCopy]:
 
 def static_pods(items: Iterable[object], components: Iterable[str]) -> Iterator[PodFlags]:
     """Yield the static pods in a list of Pod objects that run one of these components."""
-    known = set(components)
     for item in items:
         about, spec = metadata(item), mapping(mapping(item).get("spec"))
-        if MIRROR not in mapping(about.get("annotations")):
-            continue
-        for container in map(mapping, entries(spec.get("containers"))[:_MOST]):
-            # The kubelet runs `command`, and `args` after it (pod v1 API).
-            words = [*entries(container.get("command"))[:_MOST], *entries(container.get("args"))[:_MOST]]
-            texts = [word[:_LONGEST] for word in words if isinstance(word, str)]
-            name = texts[0].rpartition("/")[2] if texts else ""
-            if name in known:
-                yield PodFlags(text(spec.get("nodeName")), name, tuple(texts[1:]))
+        if MIRROR in mapping(about.get("annotations")):
+            for _, name, arguments in containers_of(spec, components):
+                yield PodFlags(text(spec.get("nodeName")), name, arguments)
+
+
+def containers_of(
+    spec: Mapping[str, Any], components: Iterable[str]
+) -> Iterator[tuple[Mapping[str, Any], str, tuple[str, ...]]]:
+    """Yield each container of a pod's spec that runs one of these components, with its name and its arguments."""
+    known = set(components)
+    for container in map(mapping, entries(spec.get("containers"))[:_MOST]):
+        # The kubelet runs `command`, and `args` after it (pod v1 API).
+        words = [*entries(container.get("command"))[:_MOST], *entries(container.get("args"))[:_MOST]]
+        texts = [word[:_LONGEST] for word in words if isinstance(word, str)]
+        name = texts[0].rpartition("/")[2] if texts else ""
+        if name in known:
+            yield container, name, tuple(texts[1:])
 
 
 def kubelet_configuration(value: object) -> Mapping[str, Any] | None:

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from vaultpki.kube.cluster import MIRROR
+from vaultpki.kube.cluster import MIRROR, containers_of, kubelet_port
 from vaultpki.kube.flags import flags_of
 from vaultpki.kube.objects import entries, mapping, metadata, text
 from vaultpki.redact import hide, moment, printable
 from vaultpki.values import yaml_tree
 
 _MOST: Final = 1000
-_LONGEST: Final = 300
 _LONGEST_PEM: Final = 64 * 1024
 _LONGEST_YAML: Final = 256 * 1024
 
@@ -142,13 +141,12 @@ class PodReader:
     what: str
 
 
-def node_objects(items: Iterable[object], port: int) -> Iterator[NodeObject]:
-    """Yield what is in a list of Node objects; `port` is a kubelet's that does not name its own."""
+def node_objects(items: Iterable[object]) -> Iterator[NodeObject]:
+    """Yield what is in a list of Node objects."""
     for item in items:
         name, status = text(metadata(item).get("name")), mapping(mapping(item).get("status"))
         if not name:
             continue
-        own = mapping(mapping(status.get("daemonEndpoints")).get("kubeletEndpoint")).get("Port")
         conditions = [mapping(one) for one in entries(status.get("conditions"))[:_MOST]]
         yield NodeObject(
             name=name,
@@ -160,7 +158,7 @@ def node_objects(items: Iterable[object], port: int) -> Iterator[NodeObject]:
             version=text(mapping(status.get("nodeInfo")).get("kubeletVersion")),
             ready=next((text(one.get("status")) for one in conditions if one.get("type") == "Ready"), ""),
             control_plane=CONTROL_PLANE_LABEL in mapping(metadata(item).get("labels")),
-            port=own if type(own) is int and 0 < own < 65536 else port,
+            port=kubelet_port(status),
         )
 
 
@@ -173,23 +171,17 @@ def static_pods(items: Iterable[object], components: Iterable[str]) -> Iterator[
 
 def components_of(pod: object, components: Iterable[str]) -> Iterator[StaticPod]:
     """Yield the components in a pod, as in the manifest of a static pod; the node is the one that the pod names."""
-    known = set(components)
     spec, status = mapping(mapping(pod).get("spec")), mapping(mapping(pod).get("status"))
     paths = dict(_host_paths(spec))
-    for container in map(mapping, entries(spec.get("containers"))[:_MOST]):
-        # The kubelet runs `command`, and `args` after it (pod v1 API).
-        words = [*entries(container.get("command"))[:_MOST], *entries(container.get("args"))[:_MOST]]
-        texts = [printable(hide(word[:_LONGEST])) for word in words if isinstance(word, str)]
-        name = texts[0].rpartition("/")[2] if texts else ""
-        if name in known:
-            yield StaticPod(
-                node=text(spec.get("nodeName")),
-                component=name,
-                arguments=tuple(texts[1:]),
-                volumes=tuple(_volumes(container, paths)),
-                image=text(container.get("image")),
-                started=_started(status, text(container.get("name"))),
-            )
+    for container, name, arguments in containers_of(spec, components):
+        yield StaticPod(
+            node=text(spec.get("nodeName")),
+            component=name,
+            arguments=tuple(printable(hide(word)) for word in arguments),
+            volumes=tuple(_volumes(container, paths)),
+            image=text(container.get("image")),
+            started=_started(status, text(container.get("name"))),
+        )
 
 
 def _host_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:

@@ -21,7 +21,6 @@ from vaultpki.kube.kubeconfig import KubeAccess
 from vaultpki.kube.objects import PodStart
 from vaultpki.kube.reader import SYSTEM, ClusterReader
 from vaultpki.kube.running import with_copies
-from vaultpki.layout import KUBELET_PORT
 
 _ELECTED: Final = ("kube-controller-manager", "kube-scheduler")
 _SLICE: Final = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
@@ -61,7 +60,7 @@ def read(access: KubeAccess, deadline: float) -> WholeCluster:
     Raises Unavailable or Untrusted if it cannot be talked to at all, and VaultpkiError if it does not accept the user.
     """
     reader = ClusterReader(access, deadline)
-    nodes = reader.part("nodes", lambda: tuple(details.node_objects(reader.list("nodes"), KUBELET_PORT))) or ()
+    nodes = reader.part("nodes", lambda: tuple(details.node_objects(reader.list("nodes")))) or ()
     static = reader.part(
         "static pods", lambda: tuple(details.static_pods(reader.list("pods", under=SYSTEM), COMPONENTS))
     )

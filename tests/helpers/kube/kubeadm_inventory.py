@@ -54,7 +54,7 @@ def whole(values: Mapping[str, Any], unread: Mapping[str, str] | None = None) ->
     }
     return WholeCluster(
         live=LiveCluster(copies=tuple(copies), kubelets=kubelets),
-        nodes=tuple(details.node_objects(listed("/api/v1/nodes"), 10250)),
+        nodes=tuple(details.node_objects(listed("/api/v1/nodes"))),
         static=tuple(details.static_pods(listed(f"{SYSTEM}/pods"), COMPONENTS)),
         settings=details.kubeadm_settings(single(f"{SYSTEM}/configmaps/kubeadm-config")),
         defaults=details.kubelet_defaults(single(f"{SYSTEM}/configmaps/kubelet-config")),
