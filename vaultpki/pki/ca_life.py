@@ -115,7 +115,7 @@ def expiry(life: CaLife, now: datetime, *, rotating: bool = False) -> CaExpiry:
 def of_root(root: Facts, longest_ttl: int, *, root_name: str) -> CaLife:
     """Return the life of the pinned root; one that has not the name of a root of this cluster is from outside."""
     outside = "" if named(root, root_name) else root.subject_text
-    return CaLife(ROOT, True, root.not_before, root.not_after, longest_ttl, outside)
+    return CaLife(ROOT, True, root.not_before, root.not_after, longest_ttl, outside=outside)
 
 
 def lives_above(above: Iterable[Facts], issuing: Iterable[Facts], longest_ttl: int) -> tuple[CaLife, ...]:

@@ -63,8 +63,8 @@ def element(tag: int, content: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """Parts of a certificate or a signing request as DER, byte for byte; `issuer` is empty in a request.
+class DerParts:
+    """DerParts of a certificate or a signing request as DER, byte for byte; `issuer` is empty in a request.
 
     Go compares names by these bytes, not by what they say (crypto/x509, Certificate.isValid). `algorithms` are the
     identifiers of the signature's algorithm, which a certificate has twice.
@@ -76,22 +76,22 @@ class Parts:
     algorithms: tuple[bytes, ...] = ()
 
 
-def certificate_parts(certificate: bytes) -> Parts:
+def certificate_parts(certificate: bytes) -> DerParts:
     """Return the parts of a certificate of any version; raises ValueError or IndexError for anything else."""
     _, whole = next(elements(certificate))
     (_, signed), algorithm, *_ = elements(whole)
     fields = list(elements(signed))
     # Version 1 has no such field (RFC 5280, 4.1).
     _, inner, issuer, _, subject, public_key = fields[fields[0][0] == _VERSION_3[0] :][:6]
-    return Parts(element(*subject), element(*public_key), element(*issuer), (element(*inner), element(*algorithm)))
+    return DerParts(element(*subject), element(*public_key), element(*issuer), (element(*inner), element(*algorithm)))
 
 
-def request_parts(request: bytes) -> Parts:
+def request_parts(request: bytes) -> DerParts:
     """Return the parts of a PKCS#10 request (RFC 2986); raises ValueError or IndexError for anything else."""
     _, whole = next(elements(request))
     (_, info), *_ = elements(whole)
     _, subject, public_key, *_ = elements(info)
-    return Parts(element(*subject), element(*public_key))
+    return DerParts(element(*subject), element(*public_key))
 
 
 def leaves(der: bytes) -> Iterator[tuple[int, bytes]]:

@@ -35,7 +35,7 @@ def of(
             facts = found[ca]
             begins = facts.not_after - timedelta(seconds=facts.life)
             outside = facts.common_name if ca == ROOT and not _own_root(cluster, facts) else ""
-            life = CaLife(ca, ca == ROOT, begins, facts.not_after, longest_ttl(cluster, ca), outside)
+            life = CaLife(ca, ca == ROOT, begins, facts.not_after, longest_ttl(cluster, ca), outside=outside)
             ends.append(expiry(life, now, rotating=ca in rotating))
     foreign = foreign_cas.read(cluster).items()
     return (
