@@ -84,8 +84,9 @@ def complete(cluster: Cluster, vault: Vault) -> Cluster:
     if outside is None or outside.by_people or outside.anchor:
         return cluster
     chain = _shown(cluster, vault, outside)
-    pin = cluster.authority.root_sha256
-    anchors = [facts for facts in chain if (facts.fingerprint == pin if pin else self_signed(facts))]
+    authority = cluster.authority
+    pin = [each for each in (authority.root_sha256, *authority.other_roots) if each]
+    anchors = [facts for facts in chain if (facts.fingerprint in pin if pin else self_signed(facts))]
     if len(anchors) != 1:
         why = "no certificate of that SHA-256" if pin else f"{len(anchors)} certificates that signed themselves"
         raise SpecError(
@@ -96,7 +97,8 @@ def complete(cluster: Cluster, vault: Vault) -> Cluster:
         )
     others = tuple(facts.pem for facts in chain if facts != anchors[0])
     known = replace(outside, anchor=anchors[0].pem, others=others)
-    return replace(cluster, authority=replace(cluster.authority, outside=known, root_sha256=anchors[0].fingerprint))
+    pins = anchors[0].fingerprint, tuple(each for each in pin if each != anchors[0].fingerprint)
+    return replace(cluster, authority=replace(authority, outside=known, root_sha256=pins[0], other_roots=pins[1]))
 
 
 def request_of(cluster: Cluster, domain: str, csr: str) -> WaitingRequest:
