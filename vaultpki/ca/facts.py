@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from vaultpki.certificates import ROOT, ca_subject, resolve, rows
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
+from vaultpki.identity import above as above_names
 from vaultpki.identity.anchor import refuse_unvouched_root
 from vaultpki.identity.nodes import Member, NodeList
 from vaultpki.identity.outside_signer import chain_of
@@ -33,8 +34,19 @@ _MOST_ON_MOUNT: Final = 100
 _SERIAL: Final = re.compile(r"[0-9a-fA-F]{1,2}(?:[:-][0-9a-fA-F]{1,2}){0,63}")
 
 
-def read_mount(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> RotationMount:
-    """Return what is on the mount of a CA. Raises ForeignObject if it has more issuers than anybody can want."""
+def read_mount(
+    cluster: Cluster,
+    vault: Vault,
+    domain: str,
+    root: Facts,
+    *,
+    incoming: tuple[Facts, ...] = (),
+    above: tuple[Facts, ...] = (),
+) -> RotationMount:
+    """Return what is on the mount of a CA. Raises ForeignObject if it has more issuers than anybody can want.
+
+    `incoming` and `above` are as in the mount, the latter beside those of cluster.yaml.
+    """
     mount = cluster.mount(domain)
     requests = [
         vault.prepare.secrets.pki.list_issuers(mount_point=mount),
@@ -57,9 +69,22 @@ def read_mount(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> Rota
         default=next((id_ for id_, each in issuers.key_info.items() if each.get("is_default")), ""),
         default_key=next((id_ for id_, each in keys.key_info.items() if each.get("is_default")), ""),
         follows=config.data.get("default_follows_latest_issuer") is True,
-        above=_above(cluster),
-        root_name=ca_subject(cluster.name, ROOT) if cluster.authority.outside is not None else "",
+        above=tuple(dict.fromkeys((*_above(cluster), *above))),
+        root_name=ca_subject(cluster.name, ROOT),
+        incoming=incoming if domain == ROOT else (),
     )
+
+
+def read_above(cluster: Cluster, vault: Vault) -> tuple[Facts, ...]:
+    """Return the CAs of chains of roots from outside on the root's mount, as far as they can be read."""
+    from vaultpki.pki import x509
+
+    mount, pki = cluster.mount(ROOT), vault.prepare.secrets.pki
+    listed = vault.api.secrets.pki.list_issuers(mount_point=mount).key_info
+    ids = [id_ for id_, each in listed.items() if above_names.is_name(str(each.get("issuer_name") or ""))]
+    answers = vault.map(vault.call, [pki.read_issuer(id_, mount_point=mount) for id_ in ids])
+    pems = (str(answer.data.get("certificate") or "") for answer in answers if answer.found)
+    return tuple(facts for pem in pems for facts in x509.readable(pem)[:1])
 
 
 def _above(cluster: Cluster) -> tuple[Facts, ...]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import ArgumentError, StateConflict
-from vaultpki.identity.outside_signer import request_of
+from vaultpki.identity.outside_signer import request_of, with_subject_of
 from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import read_records
-from vaultpki.records.rotation import RotationRecord, State
+from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation.states import number
 from vaultpki.vault import Answer, Json, Request, Vault
 
@@ -99,7 +99,8 @@ def _waiting(
 ) -> WaitingCa | None:
     """Return the CA of a mount that waits: the first one, or the next one of a rotation; None if none does."""
     if record is not None:
-        if record.state is not State.PREPARED or record.new is None:
+        along = record.state is State.PUBLISHED and record.method is Method.SAME_KEY
+        if record.new is None or not (record.state is State.PREPARED or (along and not record.new.sha256)):
             return None
         name, key = record.new.name, record.new.key
         if any(each.get("issuer_name") == name for each in issuers.key_info.values()):
@@ -120,8 +121,17 @@ def _waiting(
             )
         key = min(named)
     subject = ca_subject(cluster.name, ca, number(name))
+    if record is not None and record.method is Method.SAME_KEY:
+        cluster = _named_as(cluster, vault, ca, record)
     csr = authorities.signing_request(cluster, vault, cluster.mount(ca), subject, key)
     return WaitingCa(ca, name, key, request_of(cluster, ca, csr), record)
+
+
+def _named_as(cluster: Cluster, vault: Vault, ca: str, record: RotationRecord) -> Cluster:
+    """Return the cluster with the further names of the CA that is renewed: its leaves name it byte for byte."""
+    answer = vault.api.secrets.pki.read_issuer(record.old.issuer, mount_point=cluster.mount(ca))
+    found = _readable(str(answer.data.get("certificate") or "")) if answer.found else ()
+    return with_subject_of(cluster, found[0]) if found else cluster
 
 
 def _is_own(issuer: Json, name: str, keys: set[str]) -> bool:

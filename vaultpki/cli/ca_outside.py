@@ -14,6 +14,7 @@ from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
+    from vaultpki.ca.crossing import WantedCross
     from vaultpki.ca.returned import ReturnedFiles
     from vaultpki.model import Cluster
     from vaultpki.records.server_facts import ServerFacts
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 @path_option("-o", "--output", required=True, help="The folder for the requests; it is made if it is missing.")
 @json_option
 def csr_command(file: Path, allow_http: bool, output: Path, as_json: bool) -> None:
-    """Write the request of each issuing CA that waits for a signer outside, and beside it what the signer must grant.
+    """Write the request of each CA that waits for a signer outside, and beside it what the signer must grant.
 
     For each one DIR gets NAME.csr, NAME.ext with the extensions for OpenSSL, and NAME.txt with the same in words, for a
-    form. A file of another origin is never overwritten. Changes nothing in Vault.
+    form. While a root from outside is replaced, it is the new root, for which the old one must vouch. A file of another
+    origin is never overwritten. Changes nothing in Vault.
 
     \b
     Example:
@@ -36,13 +38,17 @@ def csr_command(file: Path, allow_http: bool, output: Path, as_json: bool) -> No
     """
     from dataclasses import asdict
 
-    from vaultpki.ca import request_files
+    from vaultpki.ca import crossing, request_files
     from vaultpki.ca import waiting as ca_waiting
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
-        ca_waiting.outside_root(cluster)
-        found = ca_waiting.find(cluster, vault)
-        made = request_files.write(cluster, found.waiting, output) if found.waiting else ()
+        cross = crossing.find(cluster, vault, server_now(vault))
+        if cross is not None:
+            made: tuple[request_files.RequestFiles, ...] = (crossing.write(cluster, cross, output),)
+        else:
+            ca_waiting.outside_root(cluster)
+            found = ca_waiting.find(cluster, vault)
+            made = request_files.write(cluster, found.waiting, output) if found.waiting else ()
     if as_json:
         print_json({"folder": str(output), "requests": [asdict(each) for each in made]})
         return
@@ -81,7 +87,7 @@ def import_command(
       vaultpki ca import -f cluster.yaml --dry-run --csr requests answer.p7b
       vaultpki ca import -f cluster.yaml answer.p7b
     """
-    from vaultpki.ca import returned
+    from vaultpki.ca import crossing, returned
     from vaultpki.ca import waiting as ca_waiting
 
     if requests is not None and not dry_run:
@@ -89,6 +95,8 @@ def import_command(
     if requests is not None:
         return _without_server(file, files, requests, allow_http=allow_http, as_json=as_json)
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, where):
+        if (cross := crossing.find(cluster, vault, server_now(vault))) is not None:
+            return _import_cross(cluster, vault, cross, files, dry_run=dry_run, as_json=as_json)
         ca_waiting.outside_root(cluster)
         sent = returned.read_files(files)
         there = ca_waiting.find(cluster, vault)
@@ -104,6 +112,35 @@ def import_command(
         _tell(found, as_json=as_json, dry_run=False)
         rotated = {domain for domain, each in by_domain.items() if each.record is not None}
         return _go_on(cluster, vault, where, rotated, found, as_json=as_json)
+
+
+def _import_cross(
+    cluster: Cluster, vault: Vault, wanted: WantedCross, files: tuple[Path, ...], *, dry_run: bool, as_json: bool
+) -> int:
+    """Check and install the certificate by which the old root vouches for the new one, and take the next step."""
+    from vaultpki.ca import commands, crossing, returned
+    from vaultpki.show import ca as ca_text
+
+    sent = returned.read_files(files)
+    verdict = crossing.judge(sent, wanted, server_now(vault))
+    problems = [f"! {each.file} {each.problem}" for each in sent.problems]
+    if as_json:
+        accepted = verdict.accepted
+        refused = [{"file": file, "reason": each.reason, "sentence": each.sentence} for file, each in verdict.refused]
+        print_json({"cross": None if accepted is None else accepted[1].fingerprint, "refused": refused})
+    else:
+        for line in (*problems, *verdict.lines(wanted)):
+            click.echo(printable(line))
+    if verdict.accepted is None or problems:
+        raise VaultpkiError("the cross certificate was refused, and nothing was changed; see above")
+    if dry_run:
+        return 0
+    crossing.install(cluster, vault, verdict.accepted[1])
+    step = commands.advance(cluster, vault, server_now(vault))
+    if not as_json:
+        for line in ca_text.record_lines(step.record, step.gate, server_now(vault), cluster.file):
+            click.echo(line)
+    return 0
 
 
 def _without_server(file: Path, files: tuple[Path, ...], requests: Path, *, allow_http: bool, as_json: bool) -> int:

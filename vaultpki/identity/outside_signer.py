@@ -101,6 +101,16 @@ def complete(cluster: Cluster, vault: Vault) -> Cluster:
     return replace(cluster, authority=replace(authority, outside=known, root_sha256=pins[0], other_roots=pins[1]))
 
 
+def with_subject_of(cluster: Cluster, ca: Facts) -> Cluster:
+    """Return the cluster whose issuing CAs have the further names of this one, which is renewed with its key.
+
+    Leaves name their CA byte for byte, so its name stays until it has another key.
+    """
+    from vaultpki.pki.outside_request import further_names
+
+    return replace(cluster, authority=replace(cluster.authority, subject=further_names(ca)))
+
+
 def request_of(cluster: Cluster, domain: str, csr: str) -> WaitingRequest:
     """Read a signing request in PEM as that of an issuing CA of this cluster."""
     from vaultpki.pki.name_constraints import cluster_names

@@ -19,6 +19,16 @@ from vaultpki.redact import printable
 from vaultpki.values.pem import pem_bodies
 
 _DAY: Final = 86400
+_OID: Final = certificates.NameOID
+_PARAMETERS: Final = (
+    ("organization", _OID.ORGANIZATION_NAME),
+    ("ou", _OID.ORGANIZATIONAL_UNIT_NAME),
+    ("country", _OID.COUNTRY_NAME),
+    ("province", _OID.STATE_OR_PROVINCE_NAME),
+    ("locality", _OID.LOCALITY_NAME),
+    ("street_address", _OID.STREET_ADDRESS),
+    ("postal_code", _OID.POSTAL_CODE),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,13 @@ def installed_request(domain: str, ca: Facts, names: LeafNames = NO_NAMES) -> Wa
     subject = der.certificate_parts(ca.der).subject
     text, common_name = printable(ca.subject_text), ca.subject.common_name
     return WaitingRequest(domain, "", subject, text, common_name, ca.public_key, 0, 0, names)
+
+
+def further_names(ca: Facts) -> dict[str, tuple[str, ...]]:
+    """Return what a CA's subject has beside the CN, by the parameters of the PKI engine, as Vault makes it of them."""
+    subject = certificates.load_der_x509_certificate(ca.der).subject
+    found = {name: [str(each.value) for each in subject.get_attributes_for_oid(oid)] for name, oid in _PARAMETERS}
+    return {name: tuple(values) for name, values in found.items() if values}
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,17 +86,23 @@ def install_chain(vault: Vault, mount: str, outside: OutsideRoot) -> str:
     The anchor comes first and is the default, since the mount has none. What is there already stays.
     """
     for pem in outside.certificates:
-        # hvac has no method to import a certificate without a key.
-        request = Request("POST", f"{mount}/issuers/import/cert", {"pem_bundle": pem}, warnings=_NO_AIA + _MUTE)
-        data = vault.call(request).data
-        ids = [*(data.get("imported_issuers") or ()), *(data.get("existing_issuers") or ())]
-        if len(ids) != 1:
-            raise BadAnswer(f"{mount} imported one CA, and names {len(ids)} issuers; apply again")
+        id_ = import_keyless(vault, mount, pem)
         name = own_issuer(mount) if pem == outside.anchor else above.name(pem)
-        _patch_issuer(vault, mount, str(ids[0]), {"issuer_name": name, "usage": READ_ONLY})
+        _patch_issuer(vault, mount, id_, {"issuer_name": name, "usage": READ_ONLY})
         if pem == outside.anchor:
-            make_default(vault, mount, str(ids[0]))
+            make_default(vault, mount, id_)
     return above.sha256(outside.anchor)
+
+
+def import_keyless(vault: Vault, mount: str, pem: str) -> str:
+    """Import a certificate without a key, and return the id of its issuer; the same one again if it is there."""
+    # hvac has no method for it.
+    request = Request("POST", f"{mount}/issuers/import/cert", {"pem_bundle": pem}, warnings=_NO_AIA + _MUTE)
+    data = vault.call(request).data
+    ids = [*(data.get("imported_issuers") or ()), *(data.get("existing_issuers") or ())]
+    if len(ids) != 1:
+        raise BadAnswer(f"{mount} imported one CA, and names {len(ids)} issuers; run this again")
+    return str(ids[0])
 
 
 def make_waiting_key(cluster: Cluster, vault: Vault, mount: str) -> None:
@@ -186,6 +192,7 @@ def _signed_by_root(cluster: Cluster, vault: Vault, mount: str, new: NewCa, csr:
     own = {"exclude_cn_from_sans": True}
     parameters = {
         **own,
+        **{name: list(values) for name, values in cluster.authority.subject.items()},
         "ttl": new.ttl,
         "max_path_length": 0,
         "not_before_duration": ISSUING_BACKDATE,
@@ -203,7 +210,7 @@ def _signed_by_root(cluster: Cluster, vault: Vault, mount: str, new: NewCa, csr:
         signed = root.sign_intermediate(csr, new.subject, parameters, mount_point=cluster.mount(ROOT)).data
         certificate = text(signed, "certificate")
         check_life(mount, signed, {"ttl": new.ttl})
-    _check_issuing(mount, certificate, new.subject)
+    _check_issuing(mount, certificate, new.subject, named=bool(cluster.authority.subject))
     return certificate
 
 
@@ -215,12 +222,12 @@ def _default(vault: Vault, mount: str) -> Facts:
     return x509.read_certificates(text(answer, "certificate").encode())[0]
 
 
-def _check_issuing(mount: str, certificate: str, subject: str) -> None:
+def _check_issuing(mount: str, certificate: str, subject: str, *, named: bool) -> None:
     """Raise BadAnswer if what the root signed is not an issuing CA of exactly this name."""
     from vaultpki.pki import trust, x509
 
     facts = x509.read_certificates(certificate.encode())[0]
-    why = trust.no_issuing_ca(facts, subject)
+    why = trust.no_issuing_ca(facts, subject, outside=named)
     if why is None and facts.subject.common_name != subject:
         why = f"its name is not CN={subject}"
     if why:

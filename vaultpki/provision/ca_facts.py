@@ -63,11 +63,16 @@ def lives(cluster: Cluster, found: Mapping[str, CaFacts], maxima: Mapping[str, i
 
 
 def rotations_needed(
-    cluster: Cluster, found: Mapping[str, CaFacts], records: Mapping[str, RotationRecord] | None = None
+    cluster: Cluster,
+    found: Mapping[str, CaFacts],
+    records: Mapping[str, RotationRecord] | None = None,
+    *,
+    moves: tuple[str, str] | None = None,
 ) -> tuple[Rotation, ...]:
     """Return, CA by CA, where cluster.yaml differs from the existing CAs.
 
-    `records` are those of CAs that were rotated; one that is being rotated is left out.
+    `records` are those of CAs that were rotated; one that is being rotated is left out. `moves` are the root that is
+    there and the other one that cluster.yaml asks for, in words, if that is to come.
     """
     known = records or {}
     active = {ca for ca, record in known.items() if record.active}
@@ -80,7 +85,10 @@ def rotations_needed(
         # The end of a root from outside is not ours to choose.
         if ca != ROOT or cluster.authority.outside is None
     )
-    return tuple(rotation for rotation in rotations if rotation.fields)
+    needed = tuple(rotation for rotation in rotations if rotation.fields)
+    if moves is None or ROOT not in found or ROOT in active:
+        return needed
+    return Rotation(ROOT, {"root": moves}, found[ROOT].not_after), *(each for each in needed if each.ca != ROOT)
 
 
 def requested_ttl(cluster: Cluster, ca: str) -> int:

@@ -10,7 +10,7 @@ from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, Denied
 from vaultpki.identity import reports
 from vaultpki.model import Cluster, Node, NodeRole
-from vaultpki.pki import chains, trust
+from vaultpki.pki import chains, der, trust
 from vaultpki.pki.chains import why_untrusted
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.plan import Danger
@@ -90,6 +90,8 @@ def _above(cluster: Cluster, shown: tuple[Facts, ...], roots: tuple[Facts, ...])
     issuing = [facts for facts in shown if trust.no_signer(facts) is None]
     outside = [facts for facts in anchors if not trust.named(facts, root_name)]
     found = {*chains.above(issuing, middle), *chains.tops(anchors, shown), *outside}
+    # While the root is rotated, those of a new one have signed nothing yet, and those of an old one nothing any more.
+    found.update(each for root in roots if root in outside for each in chains.between(shown, (root,)))
     if cluster.authority.outside is not None:
         # Also before they have signed anything.
         found.update(facts for facts in map(_read, cluster.authority.outside.certificates) if facts is not None)
@@ -117,4 +119,10 @@ def _problem(cluster: Cluster, mount: str, facts: Facts | None, above: _Above) -
     # A cross certificate has the key of the root for which it vouches.
     if facts not in above.roots and facts.public_key not in {root.public_key for root in above.roots}:
         return "it is not the cluster's root CA"
-    return trust.no_root(facts) if trust.named(facts, name) else f"its name is not CN={name} alone"
+    if trust.named(facts, name) or any(_same_name(facts, root) for root in above.roots if not trust.named(root, name)):
+        return trust.no_root(facts)
+    return f"its name is not CN={name} alone"
+
+
+def _same_name(one: Facts, other: Facts) -> bool:
+    return der.certificate_parts(one.der).subject == der.certificate_parts(other.der).subject

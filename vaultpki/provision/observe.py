@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
-from vaultpki.identity import above, anchor
+from vaultpki.identity import above, anchor, root_in_force
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
@@ -34,6 +34,8 @@ class Observation:
 
     `wanted` is what should be there. `cas` are the facts of the existing CAs by name, `neighbours` the prefixes of
     other clusters. `ending` are the nodes whose identity an apply ends, or whose end by an earlier one is unfinished.
+    `cluster` has the root that the server has; `moves` are that one and the one that cluster.yaml asks for, in words,
+    if these differ.
     """
 
     found: ServerObjects
@@ -43,6 +45,8 @@ class Observation:
     cas: Mapping[str, CaFacts]
     neighbours: frozenset[str]
     ending: tuple[str, ...]
+    cluster: Cluster
+    moves: tuple[str, str] | None = None
 
 
 def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
@@ -75,6 +79,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     ours = re.compile(rf"{re.escape(cluster.prefix)}/({'|'.join(WRITTEN)}|(node|pool)/[^/]+)")
     present = [name for _, name in own_mounts]
     found = read_back(cluster, vault, present, accessors, [name for name in policies.keys if ours.fullmatch(name)])
+    target, cluster = cluster, _in_force(cluster, found)
     ending = _ending(cluster, found)
     objects = {**own_mounts, **own_auths, **found.objects, **ending}
     store = ("mount", cluster.mount("config"))
@@ -119,7 +124,26 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         cas,
         _neighbours(cluster, mounts.entries),
         tuple(sorted({name.rpartition("/")[2] for _, name in ending})),
+        cluster,
+        None if target is cluster else (_kind(cluster), _kind(target)),
     )
+
+
+def _in_force(cluster: Cluster, found: ServerObjects) -> Cluster:
+    """Return the cluster with the root that the server has: another one in cluster.yaml is a rotation of the root."""
+    from vaultpki.pki import x509
+
+    mount = found.cas.get(cluster.mount(ROOT), CaMount())
+    root = x509.readable(mount.pem)[:1] if mount.issuer else ()
+    if not root or (root_in_force.is_ours(cluster, root[0]) and mount.keyless):
+        return cluster
+    others = [pem for name, pem in mount.certificates.items() if above.is_name(name)]
+    return root_in_force.in_force(cluster, root[0], others)
+
+
+def _kind(cluster: Cluster) -> str:
+    outside = cluster.authority.outside
+    return f"from outside ({above.sha256(outside.anchor)})" if outside is not None else "of vaultpki"
 
 
 def _waiting(cluster: Cluster, found: ServerObjects) -> frozenset[str]:
@@ -134,6 +158,11 @@ def _waiting(cluster: Cluster, found: ServerObjects) -> frozenset[str]:
 def _add_outside(cluster: Cluster, found: ServerObjects, facts: ServerFacts, objects: dict[Key, Fields]) -> None:
     """Add what is there of a root from outside: the CAs of its chain, and keys that wait for a signer."""
     outside, root = cluster.authority.outside, cluster.mount(ROOT)
+    if ROOT in found.rotations:
+        # Of the other root: its rotation puts them there, and takes them away.
+        for name in found.cas.get(root, CaMount()).certificates:
+            if above.is_name(name):
+                objects.pop(("issuer", f"{root}/issuer/{name}"), None)
     if outside is None:
         return
     there = found.cas.get(root, CaMount()).certificates
@@ -149,18 +178,16 @@ def _add_outside(cluster: Cluster, found: ServerObjects, facts: ServerFacts, obj
 
 
 def _refuse_other_kind_of_root(cluster: Cluster, seen: Observation) -> None:
-    """Raise StateConflict if the root is from outside and cluster.yaml wants one of ours, or the other way round."""
+    """Raise StateConflict if the issuer called as our root has its name and no key: nobody could sign by it."""
     mount, facts = cluster.mount(ROOT), seen.cas.get(ROOT)
     if facts is None or not seen.found.cas[mount].issuer:
         return
-    is_ours = facts.common_name.startswith(ca_subject(cluster.name, ROOT)) or not seen.found.cas[mount].keyless
-    if is_ours is (cluster.authority.outside is None):
-        return
-    had, wants = ("ours", "from outside") if is_ours else ("from outside", "ours")
-    raise StateConflict(
-        f"the root CA at {mount} is {had}, and {cluster.file} asks for one {wants} (ca.root): to move a cluster from "
-        "one to the other is a rotation of the root, which this release does not make; nothing was changed"
-    )
+    ours = facts.common_name.startswith(ca_subject(cluster.name, ROOT))
+    if ours and cluster.authority.outside is not None:
+        raise StateConflict(
+            f"the root CA at {mount} is ours by its name, and has no key, and {cluster.file} asks for one from outside "
+            "(ca.root); nothing was changed"
+        )
 
 
 def _same(one: str, other: str) -> bool:

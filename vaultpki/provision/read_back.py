@@ -307,8 +307,11 @@ def _crosses(rotation: RotationRecord | None, issuers: Mapping[str, Json]) -> li
     if rotation is None or rotation.domain != ROOT:
         return []
     keys = {ca.key for ca in (rotation.old, rotation.new) if ca is not None and ca.key}
+    own = f"{rotation.new.name}-by-{rotation.old.name}" if rotation.new is not None else ""
     return [
-        id_ for id_, each in issuers.items() if "-by-" in str(each.get("issuer_name")) and each.get("key_id") in keys
+        id_
+        for id_, each in issuers.items()
+        if "-by-" in str(each.get("issuer_name")) and (each.get("key_id") in keys or each.get("issuer_name") == own)
     ]
 
 

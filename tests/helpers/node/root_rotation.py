@@ -157,8 +157,8 @@ class RootRotation:
         return shown(self.cluster, "root")
 
     def keys(self) -> set[str]:
-        listed = self.cluster.server.api("LIST", f"{self.cluster.prefix}/root/keys").data["key_info"].values()
-        return {each["key_name"] for each in listed}
+        answer = self.cluster.server.api("LIST", f"{self.cluster.prefix}/root/keys")
+        return {each["key_name"] for each in answer.data["key_info"].values()} if answer.status == 200 else set()
 
     def default(self, ca: str) -> str:
         listed = self.cluster.server.api("LIST", f"{self.cluster.prefix}/{ca}/issuers").data["key_info"].values()
@@ -181,7 +181,7 @@ class RootRotation:
         """Neither plan nor apply has anything to do, and no apply undoes anything."""
         plan = self.cluster.plan()
         found = (plan["changes"], plan["unmanaged"], plan["dangers"], plan["rotation_needed"])
-        assert found == ([], [], [], [])
+        assert found == ([], [], [], []), found
         before = self._mounts()
         self.cluster.settled()
         assert self._mounts() == before
