@@ -137,13 +137,14 @@ class BundleParts:
     outside: bool
 
 
-def parts(held: Sequence[Facts], *, root_name: str) -> BundleParts:
+def parts(held: Sequence[Facts], *, root_name: str, ours: bool = False) -> BundleParts:
     """Split what a bundle for clients holds; `root_name` is the name of a root that was made for this cluster.
 
-    It judges no chain: a certificate that is no CA counts as an issuing one.
+    `ours` says that the cluster has such a root, though this bundle may not hold it. It judges no chain: a certificate
+    that is no CA counts as an issuing one.
     """
     roots = tuple(facts for facts in held if self_signed(facts))
-    if any(named(facts, root_name) for facts in roots):
+    if ours or any(named(facts, root_name) for facts in roots):
         return BundleParts(tuple(facts for facts in held if facts not in roots), (), roots, outside=False)
     upper = [facts for facts in held if facts not in roots and no_ca_above(facts) is None]
     roots = roots or tuple(facts for facts in upper if not any(_signed(facts, each) for each in upper))

@@ -65,8 +65,10 @@ def _bundle_problems(holder: Holder, which: TrustBundle, path: Path, now: dateti
         yield "is not the plain form that the agent writes: something else stands in it, or its lines end otherwise"
     yield from _foreign_problems(holder, ca, held)
     own = [facts for facts in held if facts not in holder.foreign.get(ca, ())]
-    here = holder.split(own)
-    above = here if here.roots else holder.parts(ca)
+    whole = holder.parts(ca)
+    # A bundle of issuing CAs alone does not tell whether the root above is from outside.
+    here = holder.split(own, ours=bool(whole.roots) and not whole.outside)
+    above = here if here.roots else whole
     yield from _part_problems(holder, ca, here, above, now)
     if not any(facts.not_before <= now < facts.not_after for facts in here.issuing):
         yield "holds no issuing CA that is in date"

@@ -100,9 +100,9 @@ class Holder:
         """Return the parts of the chains of the cluster's own CAs in the bundle of a CA that holds roots too."""
         return self.split(self.own_cas(ca, chain=True))
 
-    def split(self, held: Sequence[Facts]) -> BundleParts:
-        """Return the parts of the chains in such a bundle."""
-        return parts(held, root_name=ca_subject(self.cluster, ROOT))
+    def split(self, held: Sequence[Facts], *, ours: bool = False) -> BundleParts:
+        """Return the parts of the chains in such a bundle; `ours` says that the root was made for this cluster."""
+        return parts(held, root_name=ca_subject(self.cluster, ROOT), ours=ours)
 
     def bundle_name(self, ca: str, *, chain: bool = False) -> str:
         """Return the name of a bundle of a CA in messages, by default of the issuing-only one."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from helpers.vault.applied_cluster import AppliedCluster, vaultpki
+
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
 nodes:
@@ -82,6 +84,18 @@ class OutsideSigner:
     @property
     def root_sha256(self) -> str:
         return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.pem(self.names[0]))).hexdigest()
+
+    def apply(self, cluster: AppliedCluster) -> None:
+        """Make a new cluster below these CAs: `apply` stops, and what came back lets it go on."""
+        (cluster.folder / "corp-root.pem").write_text(self.chain)
+        cluster.apply(expect=3)
+        requests = cluster.folder / "requests"
+        vaultpki("ca", "csr", "-f", cluster.file, "-o", requests, env=cluster.environment())
+        vaultpki("ca", "import", "-f", cluster.file, *self.sign_all(requests), env=cluster.environment())
+
+    def sign_all(self, requests: Path) -> list[Path]:
+        """Sign what `ca csr` wrote to this folder, as it asks for it."""
+        return [self.sign(csr, csr.with_suffix(".ext").read_text()) for csr in sorted(requests.glob("*.csr"))]
 
     def sign(
         self, csr: Path, extensions: str = ISSUING, *, days: int = 365, begun: timedelta = timedelta(minutes=15)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from helpers.node import enrolled_nodes
+from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.outside_root import OutsideRoot, put_outside
@@ -51,6 +55,20 @@ def test_the_files_of_a_node_have_the_chain(outside: OutsideRoot) -> None:
     before = node.snapshot()
     ran = node.run()
     assert node.snapshot() == before and "not trusted" not in ran.stderr
+    vaultpki("status", "-c", node.config)
+
+
+@pytest.mark.parametrize("outside", ["root", "lower"], indirect=True)
+def test_a_node_joins_by_its_join_file(outside: OutsideRoot, tmp_path: Path) -> None:
+    """The root has a name of its owner's: the issuing CAs say which cluster it is."""
+    node, enroller = NodeFolder("cp-1", tmp_path / "cp-1"), Enroller(outside.cluster, outside.cluster.token())
+    node.folder.mkdir()
+    file = enroller.join_file("cp-1", tmp_path / "join.json")
+    renamed = enrolled_nodes.edited(file, tmp_path / "renamed.json", cluster="another")
+    said = enrolled_nodes.join(node, renamed, expect=1).stderr
+    assert "the join file is for cluster another" in said, said
+    vaultpki("doctor", "--join", file, expect={0, 3})
+    enrolled_nodes.join(node, file)
     vaultpki("status", "-c", node.config)
 
 

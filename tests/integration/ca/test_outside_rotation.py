@@ -31,7 +31,7 @@ def imported(clusters: ClusterFactory, folder: Path) -> tuple[AppliedCluster, Ou
 def signed(cluster: AppliedCluster, signer: OutsideSigner, folder: str) -> list[Path]:
     place = cluster.folder / folder
     ca(cluster, "csr", "-o", place)
-    return [signer.sign(csr, csr.with_suffix(".ext").read_text()) for csr in sorted(place.glob("*.csr"))]
+    return signer.sign_all(place)
 
 
 def state(cluster: AppliedCluster) -> str:
