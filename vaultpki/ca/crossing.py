@@ -144,7 +144,7 @@ def install(cluster: Cluster, vault: Vault, cross: Facts) -> None:
     """Install the cross certificate beside the root; the next step of the rotation names it. The default stays."""
     mount, pki = cluster.mount(ROOT), vault.api.secrets.pki
     before = _default(pki.list_issuers(mount_point=mount).key_info)
-    vault.write(f"{mount}/config/issuers", {"default": before, "default_follows_latest_issuer": False})
+    authorities.make_default(vault, mount, before)
     authorities.import_keyless(vault, mount, cross.pem)
     if _default(pki.list_issuers(mount_point=mount).key_info) != before:
         authorities.make_default(vault, mount, before)

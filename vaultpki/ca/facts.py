@@ -130,6 +130,7 @@ def _issuer(id_: str, answer: Answer, keys: Mapping[str, object]) -> MountIssuer
         usage=frozenset(str(data.get("usage") or "").split(",")),
         revoked=data.get("revoked") is True,
         facts=facts,
+        chain=tuple(map(str, data.get("manual_chain") or ())),
     )
 
 

@@ -276,6 +276,15 @@ def name_issuer(vault: Vault, mount: str, issuer: str, name: str) -> None:
     _patch_issuer(vault, mount, issuer, fields)
 
 
+def chain_alone(vault: Vault, mount: str, issuer: str) -> None:
+    """Make a root its own whole chain, which the server then does not build.
+
+    Of a root with a cross certificate, beside an older one, OpenBao builds a chain that it then refuses (500), and the
+    root signs nothing.
+    """
+    _patch_issuer(vault, mount, issuer, {"manual_chain": [issuer]})
+
+
 def _patch_issuer(vault: Vault, mount: str, issuer: str, fields: Fields) -> None:
     # Not hvac's update_issuer: it sends a POST, which resets every field that is not in it.
     vault.call(Request("PATCH", f"{mount}/issuer/{issuer}", fields))

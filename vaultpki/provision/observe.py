@@ -199,7 +199,12 @@ def _others(cluster: Cluster, found: ServerObjects) -> dict[str, CaFacts]:
     mounts = {ca: found.cas[mount] for ca in found.rotations if (mount := cluster.mount(ca)) in found.cas}
     pems = {ca: mount.certificates.get(mount.other, "") for ca, mount in mounts.items()}
     read = {ca: read_ca(ca, pem) for ca, pem in pems.items() if pem}
-    return {ca: facts for ca, facts in read.items() if facts is not None}
+    # How long a root from outside lives, no mount decides.
+    return {
+        ca: facts
+        for ca, facts in read.items()
+        if facts is not None and (ca != ROOT or facts.common_name.startswith(ca_subject(cluster.name, ROOT)))
+    }
 
 
 def _lost(cluster: Cluster, found: ServerObjects, foreign: Collection[str]) -> dict[str, Danger]:

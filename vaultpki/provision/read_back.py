@@ -306,12 +306,15 @@ def _crosses(rotation: RotationRecord | None, issuers: Mapping[str, Json]) -> li
     """Return the ids of certificates by which a root vouches for its successor, whose keys the record names."""
     if rotation is None or rotation.domain != ROOT:
         return []
-    keys = {ca.key for ca in (rotation.old, rotation.new) if ca is not None and ca.key}
-    own = f"{rotation.new.name}-by-{rotation.old.name}" if rotation.new is not None else ""
+    cas = [ca for ca in (rotation.old, rotation.new) if ca is not None]
+    keys = {ca.key for ca in cas if ca.key}
+    # A root from outside has no key there.
+    heads = tuple(f"{ca.name}-by-" for ca in cas if not ca.key)
+    names = {id_: str(each.get("issuer_name")) for id_, each in issuers.items()}
     return [
         id_
-        for id_, each in issuers.items()
-        if "-by-" in str(each.get("issuer_name")) and (each.get("key_id") in keys or each.get("issuer_name") == own)
+        for id_, name in names.items()
+        if "-by-" in name and (issuers[id_].get("key_id") in keys or name.startswith(heads))
     ]
 
 
