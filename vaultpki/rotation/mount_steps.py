@@ -26,7 +26,7 @@ SIGNS: Final = "issuing-certificates"
 class MountIssuer:
     """One issuer on a CA's mount. `key` is the id of its key, empty if the mount does not have it.
 
-    `facts` is None if its certificate cannot be read. `chain` are the ids of the chain that somebody set, most often none.
+    `facts` is None if its certificate cannot be read. `chain` are the ids of a chain that somebody set.
     """
 
     id: str

@@ -108,3 +108,158 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     rotation.passes()
     assert all(rotation.roots(node) == {third.fingerprint} for node in rotation.nodes.values())
     assert {name: chain[0] for name, chain in rotation.chains()} == leaves
+
+
+def test_no_cross_certificate_but_a_list_in_agent_yaml(move: RootMove) -> None:
+    """Outside to ours: the owner of each node writes the new root, and the gate names the nodes that lack it."""
+    rotation, cluster = move.rotation, move.rotation.cluster
+    (first,) = rotation.certificates().values()
+    move.asks_outside(first.fingerprint)
+    move.published()
+    move.switched()
+    rotation.moved(State.RETIRED)
+    rotation.moved(State.DONE)
+    outside = move.signer.root_sha256
+    move.asks(f"root_sha256: {outside}")
+    rotation.begin()
+    third = rotation.certificates()["root-3"]
+    nodes = list(rotation.nodes.values())
+
+    def waits() -> set[str]:
+        rotation.passes()
+        rotation.now += rotation.minutes(7)
+        step = rotation.advance()
+        assert step.gate is not None and not step.moved
+        return {each.node for each in step.gate.waiting}
+
+    assert waits() == {"signer outside", "cp-1", "worker-1", "cluster.yaml"}
+    move.asks(f"root_sha256: [{outside}, {third.fingerprint}]")
+    for node, rest in zip(nodes, ({"signer outside", "worker-1"}, set[str]()), strict=True):
+        assert rotation.record.state is State.PREPARED
+        node.configure(f"root_sha256: {first.fingerprint}", f"root_sha256: [{first.fingerprint}, {third.fingerprint}]")
+        if rest:
+            assert waits() == rest
+            # A record alone brings nothing in.
+            assert rotation.roots(node) == {outside}
+    rotation.moved(State.PUBLISHED)
+    rotation.settled()
+    rotation.passes()
+    assert all(rotation.roots(node) == {outside, third.fingerprint} for node in nodes)
+    rotation.moved(State.SWITCHED)
+    cluster.apply()
+    rotation.settled()
+    rotation.moved(State.RETIRED)
+    rotation.moved(State.DONE)
+    rotation.passes()
+    assert all(rotation.roots(node) == {third.fingerprint} for node in nodes)
+    assert set(rotation.certificates()) == {"root-3"}
+
+
+BACK = {
+    State.PREPARED: (),
+    State.PUBLISHED: (State.PUBLISHED,),
+    State.SWITCHED: (State.PUBLISHED, State.SWITCHED),
+    State.RETIRED: (State.PUBLISHED, State.SWITCHED, State.RETIRED),
+}
+TO = {State.SWITCHED: State.RETURNING, State.RETIRED: State.RETRUSTING, State.RETRUSTING: State.RETURNING}
+
+
+def back(rotation: RootRotation, folder: Path) -> None:
+    rotation.passes()
+    while rotation.record.state is not State.STEADY:
+        rotation.moved(TO.get(rotation.record.state, State.STEADY), back=True)
+        rotation.passes()
+        everybody_verifies(rotation, folder)
+
+
+@pytest.mark.parametrize("imported", [False, True])
+@pytest.mark.parametrize("state", BACK)
+def test_the_way_back_from_outside(move: RootMove, tmp_path: Path, state: State, imported: bool) -> None:
+    rotation = move.rotation
+    if imported is (state in (State.PREPARED, State.PUBLISHED)):
+        pytest.skip("nothing is imported before the root has switched, and everything is after that")
+    (first,) = rotation.certificates().values()
+    issuing = {ca: rotation.default(ca) for ca in CAS}
+    move.asks_outside(first.fingerprint)
+    rotation.begin()
+    for each in BACK[state]:
+        rotation.moved(each)
+        if each is State.SWITCHED and imported:
+            move.run("import", *move.signed("requests")[: 2 if state is State.SWITCHED else 4])
+    back(rotation, tmp_path)
+    assert set(rotation.certificates()) == {"root-1"} and rotation.keys() == {"root-1"}
+    assert {ca: rotation.default(ca) for ca in CAS} == issuing
+    assert all(rotation.roots(node) == {first.fingerprint} for node in rotation.nodes.values())
+    move.asks(f"root_sha256: {first.fingerprint}")
+    rotation.settled()
+    if state is State.PUBLISHED:
+        # Its key was given up: only the nodes' owners bring it back.
+        move.asks_outside(first.fingerprint)
+        rotation.begin()
+        rotation.moved(State.PUBLISHED)
+        rotation.passes()
+        assert all(rotation.roots(node) == {first.fingerprint} for node in rotation.nodes.values())
+        for node in rotation.nodes.values():
+            pins = f"root_sha256: [{first.fingerprint}, {move.signer.root_sha256}]"
+            node.configure(f"root_sha256: {first.fingerprint}", pins)
+        rotation.moved(State.SWITCHED)
+
+
+@pytest.mark.parametrize("state", BACK)
+def test_the_way_back_to_outside(move: RootMove, tmp_path: Path, state: State) -> None:
+    rotation = move.rotation
+    (first,) = rotation.certificates().values()
+    move.asks_outside(first.fingerprint)
+    move.published()
+    move.switched()
+    rotation.moved(State.RETIRED)
+    rotation.moved(State.DONE)
+    before, issuing = set(rotation.certificates()), {ca: rotation.default(ca) for ca in CAS}
+    move.asks(f"root_sha256: {move.signer.root_sha256}")
+    rotation.begin()
+    for each in BACK[state]:
+        if each is State.PUBLISHED:
+            move.run("import", move.crossed("crossing", "-sha256"))
+        rotation.moved(each)
+    back(rotation, tmp_path)
+    assert set(rotation.certificates()) == before and rotation.keys() == set()
+    assert {ca: rotation.default(ca) for ca in CAS} == issuing
+    assert all(rotation.roots(node) == {move.signer.root_sha256} for node in rotation.nodes.values())
+    move.asks_outside()
+    rotation.settled()
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_from_one_outside_to_another(move: RootMove, tmp_path: Path, listed: bool) -> None:
+    rotation = move.rotation
+    (first,) = rotation.certificates().values()
+    move.asks_outside(first.fingerprint)
+    move.published()
+    move.switched()
+    rotation.moved(State.RETIRED)
+    rotation.moved(State.DONE)
+    other = OutsideSigner.made(tmp_path / "other")
+    move.asks_outside(move.signer.root_sha256, signer=other)
+    rotation.begin()
+    if listed:
+        for node in rotation.nodes.values():
+            node.configure(
+                f"root_sha256: {first.fingerprint}", f"root_sha256: [{first.fingerprint}, {other.root_sha256}]"
+            )
+        rotation.passes()
+    else:
+        move.run("import", move.crossed("crossing", "-sha256"))
+    rotation.moved(State.PUBLISHED)
+    rotation.settled()
+    rotation.moved(State.SWITCHED)
+    move.run("import", *move.signed("second", other))
+    rotation.settled()
+    rotation.passes()
+    everybody_verifies(rotation, tmp_path)
+    rotation.moved(State.RETIRED)
+    rotation.moved(State.DONE)
+    move.asks_outside(signer=other)
+    rotation.settled()
+    rotation.passes()
+    assert all(rotation.roots(node) == {other.root_sha256} for node in rotation.nodes.values())
+    assert set(rotation.certificates()) == ({"root-3"} if listed else {"root-3", "root-3-by-root-2"})
