@@ -132,6 +132,7 @@ def test_no_cross_certificate_but_a_list_in_agent_yaml(move: RootMove) -> None:
         assert step.gate is not None and not step.moved
         return {each.node for each in step.gate.waiting}
 
+    rotation.crossed = False
     assert waits() == {"signer outside", "cp-1", "worker-1", "cluster.yaml"}
     move.asks(f"root_sha256: [{outside}, {third.fingerprint}]")
     for node, rest in zip(nodes, ({"signer outside", "worker-1"}, set[str]()), strict=True):
@@ -241,6 +242,7 @@ def test_from_one_outside_to_another(move: RootMove, tmp_path: Path, listed: boo
     other = OutsideSigner.made(tmp_path / "other")
     move.asks_outside(move.signer.root_sha256, signer=other)
     rotation.begin()
+    rotation.crossed = not listed
     if listed:
         for node in rotation.nodes.values():
             node.configure(
