@@ -34,7 +34,7 @@ class Observation:
 
     `wanted` is what should be there. `cas` are the facts of the existing CAs by name, `neighbours` the prefixes of
     other clusters. `ending` are the nodes whose identity an apply ends, or whose end by an earlier one is unfinished.
-    `cluster` has the root that the server has; `moves` are that one and the one that cluster.yaml asks for, in words,
+    `cluster` has the root that the server has, `target` the one of cluster.yaml; `moves` are that one and the one that cluster.yaml asks for, in words,
     if these differ.
     """
 
@@ -46,6 +46,7 @@ class Observation:
     neighbours: frozenset[str]
     ending: tuple[str, ...]
     cluster: Cluster
+    target: Cluster
     moves: tuple[str, str] | None = None
 
 
@@ -125,6 +126,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         _neighbours(cluster, mounts.entries),
         tuple(sorted({name.rpartition("/")[2] for _, name in ending})),
         cluster,
+        target,
         None if target is cluster else (_kind(cluster), _kind(target)),
     )
 
@@ -310,7 +312,7 @@ def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
             f"{cluster.name} is pinned to it; name it root-1 again, restore it from a backup, or give the cluster "
             "up with `vaultpki destroy` and apply again"
         )
-    refuse_other_root(cluster, seen)
+    refuse_other_root(seen.target, seen)
 
 
 def _role_ids(cluster: Cluster, vault: Vault, found: ServerObjects) -> dict[str, str]:
