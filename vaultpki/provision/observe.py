@@ -34,8 +34,8 @@ class Observation:
 
     `wanted` is what should be there. `cas` are the facts of the existing CAs by name, `neighbours` the prefixes of
     other clusters. `ending` are the nodes whose identity an apply ends, or whose end by an earlier one is unfinished.
-    `cluster` has the root that the server has, `target` the one of cluster.yaml; `moves` are that one and the one that cluster.yaml asks for, in words,
-    if these differ.
+    `cluster` has the root that the server has, `target` the one of cluster.yaml; `moves` are that one and the one that
+    cluster.yaml asks for, in words, if these differ.
     """
 
     found: ServerObjects
