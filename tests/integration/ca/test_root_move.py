@@ -11,8 +11,9 @@ from helpers.node.root_move import RootMove
 from helpers.node.root_rotation import RootRotation, everybody_verifies
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.outside_signer import OutsideSigner
+from helpers.vault.snapshots import Snapshot
 from vaultpki.pki import x509
-from vaultpki.records.rotation import State
+from vaultpki.records.rotation import DOMAINS, State
 
 CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 
@@ -265,3 +266,47 @@ def test_from_one_outside_to_another(move: RootMove, tmp_path: Path, listed: boo
     rotation.passes()
     assert all(rotation.roots(node) == {other.root_sha256} for node in rotation.nodes.values())
     assert set(rotation.certificates()) == ({"root-3"} if listed else {"root-3", "root-3-by-root-2"})
+
+
+def recovered(move: RootMove) -> State:
+    assert "read a newer record" in move.run("recover", "root", "--yes").stdout
+    return move.rotation.record.state
+
+
+def test_a_server_that_was_set_back_on_the_way_out(move: RootMove, tmp_path: Path) -> None:
+    rotation = move.rotation
+    (first,) = rotation.certificates().values()
+    move.asks_outside(first.fingerprint)
+    move.published()
+    rotation.passes()
+    snapshot = Snapshot.of(rotation.cluster, DOMAINS)
+    move.switched()
+    rotation.passes()
+    snapshot.restore()
+    for node in rotation.nodes.values():
+        assert "root rotation" in rotation.pass_of(node).failures and len(rotation.roots(node)) == 2
+    everybody_verifies(rotation, tmp_path)
+    assert recovered(move) is State.PUBLISHED
+    rotation.passes()
+    everybody_verifies(rotation, tmp_path)
+    rotation.moved(State.SWITCHED)
+    move.run("import", *move.signed("again"))
+    rotation.moved(State.RETIRED)
+    rotation.moved(State.DONE)
+    rotation.passes()
+    assert all(rotation.roots(node) == {move.signer.root_sha256} for node in rotation.nodes.values())
+
+
+def test_a_lost_record_on_the_way_out(move: RootMove, tmp_path: Path) -> None:
+    rotation, cluster = move.rotation, move.rotation.cluster
+    (first,) = rotation.certificates().values()
+    move.asks_outside(first.fingerprint)
+    move.published()
+    move.switched()
+    rotation.passes()
+    assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/rotation/root").status == 204
+    rotation.passes()
+    assert recovered(move) is State.RETRUSTING
+    back(rotation, tmp_path)
+    assert set(rotation.certificates()) == {"root-1"}
+    assert all(rotation.roots(node) == {first.fingerprint} for node in rotation.nodes.values())
