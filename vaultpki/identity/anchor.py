@@ -67,6 +67,16 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:
     return Anchors(addresses, ca_pem, pin, namespace, published.drift(record, wanted, where=path))
 
 
+def every_pin(cluster: Cluster, first: str) -> tuple[str, ...]:
+    """Return the SHA-256 of the root that join files name, and those of a list in cluster.yaml.
+
+    Whoever wrote that list needs no other word for these roots, as the owner of a node by the list in agent.yaml.
+    """
+    authority = cluster.authority
+    listed = (authority.root_sha256, *authority.other_roots) if authority.other_roots else ()
+    return tuple(dict.fromkeys((first, *(pin for pin in listed if pin))))
+
+
 def refuse_missing(cluster: Cluster, vault: Vault) -> None:
     """Raise StateConflict if the server has nothing of this cluster: it was never applied there, or was destroyed.
 

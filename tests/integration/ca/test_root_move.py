@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from helpers.node.root_rotation import RootRotation, everybody_verifies
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.outside_signer import OutsideSigner
 from helpers.vault.snapshots import Snapshot
+from vaultpki.identity import anchor
 from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts
 from vaultpki.records.rotation import DOMAINS, State
 
 CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
@@ -22,6 +25,16 @@ CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 def move(clusters: ClusterFactory, tmp_path: Path) -> Iterator[RootMove]:
     with RootRotation.standing(clusters) as made:
         yield RootMove.of(made, OutsideSigner.made(tmp_path / "offline", ["Corp Policy CA"]))
+
+
+def joins_by(rotation: RootRotation, pin: Facts, *roots: Facts) -> None:
+    """Join files name this root, and an operator's new folder holds all of these."""
+    cluster = rotation.cluster
+    assert anchor.find(cluster.model, rotation.vault, datetime.now(UTC)).root_sha256 == pin.fingerprint
+    folder = cluster.folder / f"operator-{len(list(cluster.folder.glob('operator-*')))}"
+    cluster.issue("admin", folder)
+    held = x509.read_certificates((folder / "kubernetes-ca-chain.crt").read_bytes())
+    assert {facts for facts in held if x509.signed_by(facts, facts)} == set(roots)
 
 
 def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
@@ -44,8 +57,10 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     rotation.passes()
     assert all(rotation.roots(node) == {first.fingerprint, root.fingerprint} for node in rotation.nodes.values())
     everybody_verifies(rotation, tmp_path, first)
+    joins_by(rotation, first, first, root)
 
     rotation.moved(State.SWITCHED)
+    joins_by(rotation, first, first, root)
     assert rotation.default("root") == "root-2"
     assert {ca: rotation.default(ca) for ca in CAS} == {ca: f"{ca}-1" for ca in CAS}
     step = rotation.advance()
@@ -75,6 +90,7 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     assert {name for name in rotation.certificates() if not name.startswith("above-")} == {"root-2", "root-2-by-root-1"}
     assert rotation.keys() == set() and cluster.root_sha256 == root.fingerprint
     move.asks_outside()
+    joins_by(rotation, root, root)
     rotation.settled()
     rotation.passes()
     assert {name: chain[0] for name, chain in rotation.chains()} == leaves
@@ -94,7 +110,9 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     assert rotation.advance().record.state is State.PUBLISHED
     rotation.settled()
     third = rotation.certificates()["root-3"]
+    joins_by(rotation, root, root, third)
     rotation.moved(State.SWITCHED)
+    joins_by(rotation, root, root, third)
     assert {ca: rotation.default(ca) for ca in CAS} == {ca: f"{ca}-1r3" for ca in CAS}
     # The mount of a root that signs has a maximum again.
     cluster.apply()
@@ -147,7 +165,10 @@ def test_no_cross_certificate_but_a_list_in_agent_yaml(move: RootMove) -> None:
     rotation.settled()
     rotation.passes()
     assert all(rotation.roots(node) == {outside, third.fingerprint} for node in nodes)
+    root = next(facts for facts in rotation.certificates().values() if facts.fingerprint == outside)
+    joins_by(rotation, root, root, third)
     rotation.moved(State.SWITCHED)
+    joins_by(rotation, root, root, third)
     cluster.apply()
     rotation.settled()
     rotation.moved(State.RETIRED)
