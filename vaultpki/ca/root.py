@@ -140,8 +140,8 @@ def gate(
         for ca in filter(scene.active, ISSUING_CAS):
             own = replace(scene.record(ca), turn=record.turn, restarted=record.restarted, excused=record.excused)
             companions[ca] = _of_nodes(scene, own, to, keeps)
-    own, crossed = _of_nodes(scene, record, to, keeps), _crossed(scene, record, mount)
-    return root_gates.gate(record, to, own, companions, pods, crossed=crossed)
+    nodes, crossed = _of_nodes(scene, record, to, keeps), _crossed(scene, record, mount)
+    return root_gates.gate(record, to, nodes, companions, pods, crossed=crossed)
 
 
 def _crossed(scene: Scene, record: RotationRecord, mount: RotationMount) -> bool:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, SpecError, StateConflict
-from vaultpki.identity import above, outside_signer, root_pin
+from vaultpki.identity import outside_signer, root_pin
 from vaultpki.model import Cluster
 from vaultpki.pki.roots import successors, unfit
 from vaultpki.pki.trust import is_root, named
-from vaultpki.records import published
+from vaultpki.records import above, published
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord, State
 from vaultpki.values import names

@@ -234,8 +234,7 @@ def why_untrusted(
     if now is not None and not chain_up(facts, (root,), between, now):
         late = next((each for each in chain_up(facts, (root,), between) if not in_date(each, now)), root)
         return f"{late.subject_text}, which stands above it, is not in date"
-    # Renewed below a root of ours, a CA keeps the names that it had below one from outside.
-    return no_issuing_ca(facts, name, outside=bool(root_name))
+    return no_issuing_ca(facts, name, outside=outside)
 
 
 def _signed(facts: Facts, issuer: Facts) -> bool:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer
-from vaultpki.identity import above, outside_signer
+from vaultpki.identity import outside_signer
 from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.provision.read_back import own_issuer
 from vaultpki.provision.signed_before import fingerprints, signed_before
+from vaultpki.records import above
 from vaultpki.records.server_facts import Fields
 from vaultpki.rotation.states import CUT_SHORT, FULL, READ_ONLY
 from vaultpki.vault import Json, Request, Vault, check_named, member, text
@@ -227,8 +228,8 @@ def _check_issuing(mount: str, certificate: str, subject: str, *, named: bool) -
     from vaultpki.pki import trust, x509
 
     facts = x509.read_certificates(certificate.encode())[0]
-    why = trust.no_issuing_ca(facts, subject, outside=named)
-    if why is None and facts.subject.common_name != subject:
+    why = trust.no_issuing_ca(facts, subject)
+    if why is None and (facts.subject.common_name != subject or (facts.further_names and not named)):
         why = f"its name is not CN={subject}"
     if why:
         raise BadAnswer(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
-from vaultpki.identity import above, anchor, root_in_force
+from vaultpki.identity import anchor, root_in_force
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
@@ -21,6 +21,7 @@ from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
 from vaultpki.provision.desired import CHAIN, MADE_BY, STORE_OPTIONS, desired, marker
 from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
+from vaultpki.records import above
 from vaultpki.records.paths import LEAVING, is_record
 from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
-from vaultpki.identity import above, change_notice
+from vaultpki.identity import change_notice
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.change_notice import StoredChanges
@@ -18,6 +18,7 @@ from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.rotation_records import existing
+from vaultpki.records import above
 from vaultpki.records.changes import CHANGES
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord

@@ -12,10 +12,11 @@ from vaultpki.ca.status import CaStatus
 from vaultpki.certificates import ROOT
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import first_few, printable, stamp
+from vaultpki.rotation import root_words
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.reasons import TRUST_STEPS
 from vaultpki.rotation.states import next_state
-from vaultpki.show import root_words, table
+from vaultpki.show import table
 from vaultpki.values.durations import format_duration
 
 MOST_LINES: Final = 20

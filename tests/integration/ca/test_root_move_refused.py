@@ -205,8 +205,8 @@ def test_to_an_issuer_of_this_server_and_back(ours: tuple[AuditedCluster, str, s
     folder = cluster.folder / "crossing"
     ca(cluster, "csr", "-o", folder)
     (csr,) = folder.glob("*.csr")
-    body = {"csr": csr.read_text(), "common_name": f"{cluster.name} root CA 3", "max_path_length": 1, "ttl": "70000h"}
-    answer = api("POST", f"{mount}/issuer/corp/sign-intermediate", body | {"exclude_cn_from_sans": True})
+    asked = {"csr": csr.read_text(), "common_name": f"{cluster.name} root CA 3", "max_path_length": 1, "ttl": "70000h"}
+    answer = api("POST", f"{mount}/issuer/corp/sign-intermediate", {**asked, "exclude_cn_from_sans": True})
     (folder / "answer.crt").write_text(answer.data["certificate"])
     ca(cluster, "import", folder / "answer.crt")
     for words in (("--restarted", "pods"), ("--restarted", "outside"), ()):
