@@ -229,7 +229,9 @@ def _old_deleted(
 
 
 def _new_deleted(cluster: str, record: RotationRecord, mount: RotationMount) -> Iterator[Write]:
-    for each in _of_new_key(cluster, record, mount):
+    new = record.new.sha256 if record.new is not None else ""
+    # The root itself last: a root from outside is how the cross certificate is known.
+    for each in sorted(_of_new_key(cluster, record, mount), key=lambda one: one.sha256 == new):
         if each.id not in (mount.default, record.old.issuer):
             yield Write("delete-issuer", target=each.id)
     key = key_of(record, mount, record.new) if record.new is not None else ""
