@@ -161,6 +161,17 @@ def vouched(cluster: Cluster, root: Facts, shown: Collection[Facts], now: dateti
     return frozenset(facts.fingerprint for facts in found)
 
 
+def accepted_for(cluster: Cluster, root: Facts, shown: Collection[Facts], now: datetime) -> frozenset[str]:
+    """Return the SHA-256 that cluster.yaml may name in place of that of `root`, since `root` vouches for them.
+
+    Only from one root of ours to another: anybody's root can vouch for one from outside, whose certificate is public,
+    so cluster.yaml names both of them then.
+    """
+    name = ca_subject(cluster.name, ROOT)
+    ours = {facts.fingerprint for facts in shown if named(facts, name)}
+    return vouched(cluster, root, shown, now) & ours if named(root, name) else frozenset()
+
+
 def refuse_unvouched_root(cluster: Cluster, vault: Vault, root: Facts, listed: Answer, now: datetime) -> None:
     """Raise ForeignObject unless `root`, the default issuer of its mount, is what `ca.root_sha256` names.
 
@@ -171,7 +182,7 @@ def refuse_unvouched_root(cluster: Cluster, vault: Vault, root: Facts, listed: A
     if wanted is None or root.fingerprint in (wanted, *cluster.authority.other_roots):
         return
     shown = _certificates(cluster, vault, listed.keys).values()
-    accepted = set(vouched(cluster, root, shown, now))
+    accepted = set(accepted_for(cluster, root, tuple(shown), now))
     for facts in shown:
         if facts.fingerprint == wanted and root.fingerprint in vouched(cluster, facts, shown, now):
             accepted.add(wanted)

@@ -246,13 +246,13 @@ def _pinned_root(cluster: Cluster, found: ServerObjects) -> str:
 
 
 def _successors(cluster: Cluster, found: ServerObjects) -> frozenset[str]:
-    """Return the roots that the pinned root vouches for; without a rotation there are none."""
+    """Return the roots of ours that the pinned root vouches for; without a rotation there are none."""
     from vaultpki.pki import x509
 
     root = x509.readable(_pinned_root(cluster, found)) if ROOT in found.rotations else ()
     pems = found.cas[cluster.mount(ROOT)].certificates.values() if root else ()
     shown = [facts for pem in pems for facts in x509.readable(pem)[:1]]
-    return anchor.vouched(cluster, root[0], shown, datetime.now(UTC)) if root else frozenset()
+    return anchor.accepted_for(cluster, root[0], shown, datetime.now(UTC)) if root else frozenset()
 
 
 def refuse_other_root(cluster: Cluster, seen: Observation) -> None:

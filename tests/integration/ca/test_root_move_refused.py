@@ -110,6 +110,11 @@ def test_wrong_cross_certificates(ours: tuple[AuditedCluster, str, str], tmp_pat
     for _ in range(2):
         ca(cluster, "continue", "--restarted", "pods") if state(cluster) == "published" else ca(cluster, "continue")
     assert state(cluster) == "switched"
+    # That the old root vouches for one from outside proves nothing of the old one: anybody's could.
+    asks(cluster, spec, outside(cluster, signer))
+    ran = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect=1)
+    assert f"[{signer.root_sha256}, {first}]" in ran.stderr.replace("\n", " "), ran
+    asks(cluster, spec, outside(cluster, signer, first))
     requests = tmp_path / "requests"
     ca(cluster, "csr", "-o", requests)
     files = [signer.sign(csr, csr.with_suffix(".ext").read_text(), days=1825) for csr in sorted(requests.glob("*.csr"))]
