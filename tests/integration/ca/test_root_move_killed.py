@@ -98,7 +98,7 @@ def issuers(operator: RootOperator) -> list[dict[str, str]]:
     ("way", "cuts"),
     [
         pytest.param(State.PUBLISHED, [7, 9], id="sample", marks=pytest.mark.sample),
-        pytest.param(State.PUBLISHED, range(1, 24), id="published", marks=pytest.mark.conformance),
+        pytest.param(State.PUBLISHED, range(1, 21), id="published", marks=pytest.mark.conformance),
         pytest.param(State.SWITCHED, range(12, 90, 3), id="switched", marks=pytest.mark.conformance),
         pytest.param(State.RETIRED, range(30, 110, 5), id="retired", marks=pytest.mark.conformance),
     ],
