@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from helpers.node.root_move import RootMove
 from helpers.node.root_rotation import RootRotation, everybody_verifies
+from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.outside_signer import OutsideSigner
 from helpers.vault.snapshots import Snapshot
@@ -25,6 +27,15 @@ CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 def move(clusters: ClusterFactory, tmp_path: Path) -> Iterator[RootMove]:
     with RootRotation.standing(clusters) as made:
         yield RootMove.of(made, OutsideSigner.made(tmp_path / "offline", ["Corp Policy CA"]))
+
+
+def verified(rotation: RootRotation) -> None:
+    """`vaultpki verify` finds nothing wrong with the files of the nodes."""
+    ran = vaultpki(
+        "verify", "-f", rotation.cluster.file, "--dir", rotation.cluster.folder / "nodes", "--json", expect={0, 1}
+    )
+    wrong = [each for each in json.loads(ran.stdout)["checks"] if not each["ok"]]
+    assert not wrong and len(json.loads(ran.stdout)["checks"]) > 50, wrong
 
 
 def joins_by(rotation: RootRotation, pin: Facts, *roots: Facts) -> None:
@@ -58,6 +69,7 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     assert all(rotation.roots(node) == {first.fingerprint, root.fingerprint} for node in rotation.nodes.values())
     everybody_verifies(rotation, tmp_path, first)
     joins_by(rotation, first, first, root)
+    verified(rotation)
 
     rotation.moved(State.SWITCHED)
     joins_by(rotation, first, first, root)
@@ -77,6 +89,7 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     rotation.passes()
     # The issuing CA, the CA between, the cross certificate, and the issuing CA of the old root.
     assert all(chain[3] == cross and len(chain) == 5 for _, chain in rotation.chains())
+    verified(rotation)
     everybody_verifies(rotation, tmp_path, first, root)
 
     rotation.moved(State.RETIRED)
@@ -119,6 +132,7 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     rotation.settled()
     rotation.passes()
     everybody_verifies(rotation, tmp_path, third)
+    verified(rotation)
     rotation.moved(State.RETIRED)
     rotation.moved(State.DONE)
     assert set(rotation.certificates()) == {"root-3", "root-3-by-root-2"} and rotation.keys() == {"root-3"}
