@@ -71,6 +71,7 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> WantedCross | None:
     if record.new.key:
         name = ca_subject(cluster.name, ROOT, number(record.new.name))
         body = {"key_ref": record.new.key, "common_name": name, "exclude_cn_from_sans": True, "format": "pem"}
+        # hvac has no method for it.
         asked = Request("POST", f"{mount.path}/intermediate/cross-sign", body, warnings=_QUIET)
         csr = text(vault.call(asked).data, "csr")
     # A chain has the CAs above an intermediate that is pinned too; such a root is not vouched for.
@@ -80,7 +81,7 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> WantedCross | None:
 
 
 def write(cluster: Cluster, wanted: WantedCross, folder: Path) -> RequestFiles:
-    """Write what the old root must sign, and beside it what to grant. Raises StoreError for a file of another origin."""
+    """Write what the old root must sign, and what to grant. Raises StoreError for a file of another origin."""
     place, stem = PlainFolder(str(folder)), f"{cluster.name}-{wanted.name}"
     source = f"{stem}.csr" if wanted.csr else f"{stem}-self-signed.pem"
     certificate = f"{stem}-self-signed.pem"
@@ -117,7 +118,8 @@ class CrossVerdict:
         """Yield it for a person."""
         if self.accepted is not None:
             file, facts = self.accepted
-            yield f"+ {printable(wanted.old.subject_text)} vouches for {wanted.name}, until {facts.not_after:%Y-%m-%d}, from {file}"
+            who, until = printable(wanted.old.subject_text), f"{facts.not_after:%Y-%m-%d}"
+            yield f"+ {who} vouches for {wanted.name}, until {until}, from {file}"
             return
         for file, failed in self.refused:
             yield f"! {file}: {failed.sentence}"
@@ -144,7 +146,7 @@ def install(cluster: Cluster, vault: Vault, cross: Facts) -> None:
     """Install the cross certificate beside the root; the next step of the rotation names it. The default stays."""
     mount, pki = cluster.mount(ROOT), vault.api.secrets.pki
     before = _default(pki.list_issuers(mount_point=mount).key_info)
-    vault.write(f"{mount}/config/issuers", {"default": before, "default_follows_latest_issuer": False})
+    authorities.make_default(vault, mount, before)
     authorities.import_keyless(vault, mount, cross.pem)
     if _default(pki.list_issuers(mount_point=mount).key_info) != before:
         authorities.make_default(vault, mount, before)
@@ -160,9 +162,9 @@ def _sentence(wanted: WantedCross, source: str) -> str:
     return (
         f"{what} by {printable(wanted.old.subject_text)} itself, not by a CA below it: its subject "
         f"({printable(wanted.new.subject_text)}) byte for byte, basic constraints CA:TRUE (critical) with path length "
-        f"{wanted.between + 1} or none, key usage certificate sign and CRL sign (critical), its subject key identifier, "
-        "no extended key usage, no name constraints, no other critical extension, signed with SHA-256, SHA-384, SHA-512 "
-        f"or Ed25519, valid for {wanted.days} days."
+        f"{wanted.between + 1} or none, key usage certificate sign and CRL sign (critical), its subject key "
+        "identifier, no extended key usage, no name constraints, no other critical extension, signed with SHA-256, "
+        f"SHA-384, SHA-512 or Ed25519, valid for {wanted.days} days."
     )
 
 

@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 
 from vaultpki.certificates import ROOT, ca_subject, resolve, rows
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
-from vaultpki.identity import above as above_names
 from vaultpki.identity.anchor import refuse_unvouched_root
 from vaultpki.identity.nodes import Member, NodeList
 from vaultpki.identity.outside_signer import chain_of
@@ -24,6 +23,7 @@ from vaultpki.pki.facts import Facts
 from vaultpki.provision.ca_facts import BEFORE_ROOT
 from vaultpki.provision.impact import named
 from vaultpki.readers import READERS, once_start_only, readers_of, start_only
+from vaultpki.records import above as above_names
 from vaultpki.records import node_report
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation.gates import OperatorLeaf, Participant
@@ -130,6 +130,7 @@ def _issuer(id_: str, answer: Answer, keys: Mapping[str, object]) -> MountIssuer
         usage=frozenset(str(data.get("usage") or "").split(",")),
         revoked=data.get("revoked") is True,
         facts=facts,
+        chain=tuple(map(str, data.get("manual_chain") or ())),
     )
 
 

@@ -113,6 +113,7 @@ def _make(scene: Scene, record: RotationRecord, mount: RotationMount, write: Wri
         ),
         "name": lambda: authorities.name_issuer(vault, path, target, ca.name),
         "name-cross": name_cross,
+        "chain": lambda: authorities.chain_alone(vault, path, target),
         "usage": lambda: authorities.update_issuer(vault, path, target, {"usage": write.usage}),
         "default": lambda: authorities.make_default(vault, path, target),
         "default-key": lambda: authorities.make_default_key(vault, path, target),

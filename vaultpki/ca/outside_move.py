@@ -1,7 +1,7 @@
 """Decides what a rotation of the root needs where one of the two roots is from outside, before anything is published.
 
-Nodes take the new root by the word of the old one, a cross certificate, or by its SHA-256 in their agent.yaml. A root of
-ours signs the cross certificate here; one from outside is not here, so people carry it (`ca csr`, `ca import`).
+Nodes take the new root by the word of the old one, a cross certificate, or by its SHA-256 in their agent.yaml. A root
+of ours signs the cross certificate here; one from outside is not here, so people carry it (`ca csr`, `ca import`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def refuse_other_root(scene: Scene) -> None:
     """Raise StateConflict for the rotation of an issuing CA while cluster.yaml asks for another root."""
     if scene.moves:
         raise StateConflict(
-            f"{scene.target.file} asks for another root than the one that signs, so nobody would sign the new CA: rotate "
-            f"the root first (`vaultpki ca rotate root -f {scene.target.file}`), or write `ca.root` as it was"
+            f"{scene.target.file} asks for another root than the one that signs, so nobody would sign the new CA: "
+            f"rotate the root first (`vaultpki ca rotate root -f {scene.target.file}`), or write `ca.root` as it was"
         )
 
 
@@ -37,8 +37,8 @@ def refuse_beginning(scene: Scene) -> None:
         if ours:
             return
         raise StateConflict(
-            f"the root in force is from outside, and {target.file} names the same one: write the new root there (another "
-            "`ca.root_file`, or no `ca.root` for a root that vaultpki makes), and run this again"
+            f"the root in force is from outside, and {target.file} names the same one: write the new root there "
+            "(another `ca.root_file`, or no `ca.root` for a root that vaultpki makes), and run this again"
         )
     chain = chain_of(target)
     if not chain:
@@ -56,8 +56,8 @@ def refuse_beginning(scene: Scene) -> None:
     issuers = len(scene.mount(ROOT).issuers)
     if issuers + len(chain) + 1 > MOST_ISSUERS:
         raise StateConflict(
-            f"{target.mount(ROOT)} would have {issuers + len(chain) + 1} issuers, and nodes read {MOST_ISSUERS}: keep in "
-            "ca.root_file only the root and the CAs that sign"
+            f"{target.mount(ROOT)} would have {issuers + len(chain) + 1} issuers, and nodes read {MOST_ISSUERS}: keep "
+            "in ca.root_file only the root and the CAs that sign"
         )
     _refuse_other_names(scene)
 
@@ -72,8 +72,8 @@ def refuse_other_target(scene: Scene, record: RotationRecord) -> None:
         return
     leads = f"the root from outside with the SHA-256 {new.sha256}" if outside else f"{new.name}, which vaultpki makes"
     raise StateConflict(
-        f"this rotation leads to {leads}, and {scene.target.file} asks for another root: write `ca.root` as it was when "
-        "it began, or go back with `vaultpki ca abort`"
+        f"this rotation leads to {leads}, and {scene.target.file} asks for another root: write `ca.root` as it was "
+        "when it began, or go back with `vaultpki ca abort`"
     )
 
 
@@ -99,8 +99,8 @@ def _for_old(scene: Scene, record: RotationRecord, new: CaRef) -> Waiting:
     file = scene.target.file
     return Waiting(
         "signer outside",
-        f"has not vouched for {new.name} yet: `vaultpki ca csr -f {file} -o DIR` writes what {record.old.name} must sign, "
-        f"and `vaultpki ca import -f {file} FILE` takes it; or without that, as follows",
+        f"has not vouched for {new.name} yet: `vaultpki ca csr -f {file} -o DIR` writes what {record.old.name} must "
+        f"sign, and `vaultpki ca import -f {file} FILE` takes it; or without that, as follows",
     )
 
 
@@ -166,8 +166,8 @@ def _refuse_other_names(scene: Scene) -> None:
         names = outside_signer.with_subject_of(scene.target, found.facts).authority.subject
         if names != scene.target.authority.subject:
             raise StateConflict(
-                f"the CA {ca} is {printable(found.facts.subject_text)}, and keeps that name with its key: the policy of "
-                "the signer allows what ca.subject says, so write the same there until the rotation is done"
+                f"the CA {ca} is {printable(found.facts.subject_text)}, and keeps that name with its key: the policy "
+                "of the signer allows what ca.subject says, so write the same there until the rotation is done"
             )
 
 

@@ -83,7 +83,7 @@ def confirmed(
     own = _of_nodes(scene, record, to)
     for name in said.restarted:
         if name in WORDS:
-            why = root_gates.word_refused(record, to, name, own)
+            why = root_gates.word_refused(record, to, name, own, crossed=_crossed(scene, record, mount))
         elif name not in nodes:
             why = f"{name} takes no part in the rotation of the root; look at its name"
         else:
@@ -140,7 +140,12 @@ def gate(
         for ca in filter(scene.active, ISSUING_CAS):
             own = replace(scene.record(ca), turn=record.turn, restarted=record.restarted, excused=record.excused)
             companions[ca] = _of_nodes(scene, own, to, keeps)
-    return root_gates.gate(record, to, _of_nodes(scene, record, to, keeps), companions, pods)
+    nodes, crossed = _of_nodes(scene, record, to, keeps), _crossed(scene, record, mount)
+    return root_gates.gate(record, to, nodes, companions, pods, crossed=crossed)
+
+
+def _crossed(scene: Scene, record: RotationRecord, mount: RotationMount) -> bool:
+    return root_steps.cross_issuer(scene.cluster.name, record, mount) is not None
 
 
 def _of_nodes(scene: Scene, record: RotationRecord, to: State, keeps: str = "") -> Gate:

@@ -67,7 +67,7 @@ class Scene:
         return root_in_force.differs(self.target, self.root)
 
     def mount(self, domain: str, root: Facts | None = None) -> RotationMount:
-        """Read the mount of a CA; `root` is another root than the one that signs now, below which CAs are looked for."""
+        """Read the mount of a CA; below `root` CAs are looked for, by default below the one that signs now."""
         incoming = chain_of(self.target) if domain == ROOT else ()
         return read_mount(self.cluster, self.vault, domain, root or self.root, incoming=incoming, above=self.above)
 

@@ -127,8 +127,8 @@ AGENT: Final = Record(
         ),
         "root_sha256": Field(
             kinds.ROOT_SHA256,
-            "SHA-256 of the cluster's root certificate, in hex; a list also names a root to come, for which the other one "
-            "need not vouch",
+            "SHA-256 of the cluster's root certificate, in hex; a list also names a root to come, for which the other "
+            "one need not vouch",
             required=True,
         ),
         "auth": Field(

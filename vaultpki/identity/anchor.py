@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, SpecError, StateConflict
-from vaultpki.identity import above, outside_signer, root_pin
+from vaultpki.identity import outside_signer, root_pin
 from vaultpki.model import Cluster
 from vaultpki.pki.roots import successors, unfit
 from vaultpki.pki.trust import is_root, named
-from vaultpki.records import published
+from vaultpki.records import above, published
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord, State
 from vaultpki.values import names
@@ -65,6 +65,16 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:
     pin = _root_sha256(cluster, vault, listed, now)
     wanted = published.cluster_record(cluster, addresses, ca_pem, pin)
     return Anchors(addresses, ca_pem, pin, namespace, published.drift(record, wanted, where=path))
+
+
+def every_pin(cluster: Cluster, first: str) -> tuple[str, ...]:
+    """Return the SHA-256 of the root that join files name, and those of a list in cluster.yaml.
+
+    Whoever wrote that list needs no other word for these roots, as the owner of a node by the list in agent.yaml.
+    """
+    authority = cluster.authority
+    listed = (authority.root_sha256, *authority.other_roots) if authority.other_roots else ()
+    return tuple(dict.fromkeys((first, *(pin for pin in listed if pin))))
 
 
 def refuse_missing(cluster: Cluster, vault: Vault) -> None:
@@ -151,6 +161,17 @@ def vouched(cluster: Cluster, root: Facts, shown: Collection[Facts], now: dateti
     return frozenset(facts.fingerprint for facts in found)
 
 
+def accepted_for(cluster: Cluster, root: Facts, shown: Collection[Facts], now: datetime) -> frozenset[str]:
+    """Return the SHA-256 that cluster.yaml may name in place of that of `root`, since `root` vouches for them.
+
+    Only from one root of ours to another: anybody's root can vouch for one from outside, whose certificate is public,
+    so cluster.yaml names both of them then.
+    """
+    name = ca_subject(cluster.name, ROOT)
+    ours = {facts.fingerprint for facts in shown if named(facts, name)}
+    return vouched(cluster, root, shown, now) & ours if named(root, name) else frozenset()
+
+
 def refuse_unvouched_root(cluster: Cluster, vault: Vault, root: Facts, listed: Answer, now: datetime) -> None:
     """Raise ForeignObject unless `root`, the default issuer of its mount, is what `ca.root_sha256` names.
 
@@ -161,7 +182,7 @@ def refuse_unvouched_root(cluster: Cluster, vault: Vault, root: Facts, listed: A
     if wanted is None or root.fingerprint in (wanted, *cluster.authority.other_roots):
         return
     shown = _certificates(cluster, vault, listed.keys).values()
-    accepted = set(vouched(cluster, root, shown, now))
+    accepted = set(accepted_for(cluster, root, tuple(shown), now))
     for facts in shown:
         if facts.fingerprint == wanted and root.fingerprint in vouched(cluster, facts, shown, now):
             accepted.add(wanted)

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ROOT, ca_subject
-from vaultpki.identity import above
 from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.pki.trust import named
+from vaultpki.records import above
 
 if TYPE_CHECKING:
     from vaultpki.pki.facts import Facts

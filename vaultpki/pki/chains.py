@@ -127,8 +127,8 @@ def with_chains(known: Trust, shown: Sequence[Facts], kept: Sequence[Facts], *, 
 class BundleParts:
     """What a bundle for clients holds, by its place in a chain: issuing CAs, CAs between, and the ends of the chains.
 
-    `roots` are self-signed, or CAs that none of the others signed. `outside` says that they were not made for this
-    cluster; else there is nothing between.
+    `roots` are self-signed, or CAs that none of the others signed. `outside` says that none of them was made for this
+    cluster.
     """
 
     issuing: tuple[Facts, ...]
@@ -145,7 +145,11 @@ def parts(held: Sequence[Facts], *, root_name: str, ours: bool = False) -> Bundl
     """
     roots = tuple(facts for facts in held if self_signed(facts))
     if ours or any(named(facts, root_name) for facts in roots):
-        return BundleParts(tuple(facts for facts in held if facts not in roots), (), roots, outside=False)
+        # Beside a root of ours, CAs of one from outside stand there while the one takes the place of the other.
+        rest = [facts for facts in held if facts not in roots]
+        upper = [facts for facts in rest if no_ca_above(facts) is None]
+        middle = above([facts for facts in rest if facts not in upper], upper)
+        return BundleParts(tuple(facts for facts in rest if facts not in middle), middle, roots, outside=False)
     upper = [facts for facts in held if facts not in roots and no_ca_above(facts) is None]
     roots = roots or tuple(facts for facts in upper if not any(_signed(facts, each) for each in upper))
     middle = tuple(facts for facts in upper if facts not in roots)
@@ -235,8 +239,7 @@ def why_untrusted(
     if now is not None and not chain_up(facts, (root,), between, now):
         late = next((each for each in chain_up(facts, (root,), between) if not in_date(each, now)), root)
         return f"{late.subject_text}, which stands above it, is not in date"
-    # Renewed below a root of ours, a CA keeps the names that it had below one from outside.
-    return no_issuing_ca(facts, name, outside=bool(root_name))
+    return no_issuing_ca(facts, name, outside=outside)
 
 
 def _signed(facts: Facts, issuer: Facts) -> bool:

@@ -94,12 +94,12 @@ def named_by_owner(facts: Facts, name: str) -> bool:
 def no_issuing_ca(facts: Facts, name: str, *, outside: bool = False) -> str | None:
     """Return why it is not an issuing CA called `name`, as the rest of a sentence about it; None if it is one.
 
-    With `outside`, below a root of somebody else, its subject may have the attributes of its owner beside the CN.
+    Its subject may have the attributes of its owner beside the CN: below a root of somebody else, with `outside`, and
+    below one of ours too if it was renewed with its key.
     """
-    if outside and not named_by_owner(facts, name):
-        return f"its common name is not {name}, or its subject has names that no CA of ours has"
-    if not outside and not named(facts, name):
-        return f"its name is not CN={name} alone"
+    if not named_by_owner(facts, name):
+        own = f"its common name is not {name}, or its subject has names that no CA of ours has"
+        return own if outside else f"its name is not CN={name} alone"
     return no_signer(facts)
 
 

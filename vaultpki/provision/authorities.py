@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer
-from vaultpki.identity import above, outside_signer
+from vaultpki.identity import outside_signer
 from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.provision.read_back import own_issuer
 from vaultpki.provision.signed_before import fingerprints, signed_before
+from vaultpki.records import above
 from vaultpki.records.server_facts import Fields
 from vaultpki.rotation.states import CUT_SHORT, FULL, READ_ONLY
 from vaultpki.vault import Json, Request, Vault, check_named, member, text
@@ -227,8 +228,8 @@ def _check_issuing(mount: str, certificate: str, subject: str, *, named: bool) -
     from vaultpki.pki import trust, x509
 
     facts = x509.read_certificates(certificate.encode())[0]
-    why = trust.no_issuing_ca(facts, subject, outside=named)
-    if why is None and facts.subject.common_name != subject:
+    why = trust.no_issuing_ca(facts, subject)
+    if why is None and (facts.subject.common_name != subject or (facts.further_names and not named)):
         why = f"its name is not CN={subject}"
     if why:
         raise BadAnswer(
@@ -274,6 +275,15 @@ def name_issuer(vault: Vault, mount: str, issuer: str, name: str) -> None:
     """Give a CA that was just installed its name and what every issuer of ours has."""
     fields = {"issuer_name": name, "leaf_not_after_behavior": CUT_SHORT, "usage": FULL, **{url: [] for url in _URLS}}
     _patch_issuer(vault, mount, issuer, fields)
+
+
+def chain_alone(vault: Vault, mount: str, issuer: str) -> None:
+    """Make a root its own whole chain, which the server then does not build.
+
+    Of a root with a cross certificate, beside an older one, OpenBao builds a chain that it then refuses (500), and the
+    root signs nothing.
+    """
+    _patch_issuer(vault, mount, issuer, {"manual_chain": [issuer]})
 
 
 def _patch_issuer(vault: Vault, mount: str, issuer: str, fields: Fields) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ROOT, ca_subject, pool_role, resolve, rows, stored
-from vaultpki.identity import above, access
+from vaultpki.identity import access
 from vaultpki.identity.access import CertificatesByHolder, auth_mounts, jwt_roles, node_certificates
 from vaultpki.layout import own_server
 from vaultpki.model import NODE, Certificate, Cluster, Node, Pool, Row
-from vaultpki.records import published
+from vaultpki.records import above, published
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
 from vaultpki.rotation.states import CUT_SHORT, FULL, READ_ONLY, number

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
-from vaultpki.identity import above, anchor, root_in_force
+from vaultpki.identity import anchor, root_in_force
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
@@ -21,6 +21,7 @@ from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
 from vaultpki.provision.desired import CHAIN, MADE_BY, STORE_OPTIONS, desired, marker
 from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
+from vaultpki.records import above
 from vaultpki.records.paths import LEAVING, is_record
 from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
@@ -34,8 +35,8 @@ class Observation:
 
     `wanted` is what should be there. `cas` are the facts of the existing CAs by name, `neighbours` the prefixes of
     other clusters. `ending` are the nodes whose identity an apply ends, or whose end by an earlier one is unfinished.
-    `cluster` has the root that the server has; `moves` are that one and the one that cluster.yaml asks for, in words,
-    if these differ.
+    `cluster` has the root that the server has, `target` the one of cluster.yaml; `moves` are that one and the one that
+    cluster.yaml asks for, in words, if these differ.
     """
 
     found: ServerObjects
@@ -46,6 +47,7 @@ class Observation:
     neighbours: frozenset[str]
     ending: tuple[str, ...]
     cluster: Cluster
+    target: Cluster
     moves: tuple[str, str] | None = None
 
 
@@ -125,6 +127,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         _neighbours(cluster, mounts.entries),
         tuple(sorted({name.rpartition("/")[2] for _, name in ending})),
         cluster,
+        target,
         None if target is cluster else (_kind(cluster), _kind(target)),
     )
 
@@ -199,7 +202,12 @@ def _others(cluster: Cluster, found: ServerObjects) -> dict[str, CaFacts]:
     mounts = {ca: found.cas[mount] for ca in found.rotations if (mount := cluster.mount(ca)) in found.cas}
     pems = {ca: mount.certificates.get(mount.other, "") for ca, mount in mounts.items()}
     read = {ca: read_ca(ca, pem) for ca, pem in pems.items() if pem}
-    return {ca: facts for ca, facts in read.items() if facts is not None}
+    # How long a root from outside lives, no mount decides.
+    return {
+        ca: facts
+        for ca, facts in read.items()
+        if facts is not None and (ca != ROOT or facts.common_name.startswith(ca_subject(cluster.name, ROOT)))
+    }
 
 
 def _lost(cluster: Cluster, found: ServerObjects, foreign: Collection[str]) -> dict[str, Danger]:
@@ -238,13 +246,13 @@ def _pinned_root(cluster: Cluster, found: ServerObjects) -> str:
 
 
 def _successors(cluster: Cluster, found: ServerObjects) -> frozenset[str]:
-    """Return the roots that the pinned root vouches for; without a rotation there are none."""
+    """Return the roots of ours that the pinned root vouches for; without a rotation there are none."""
     from vaultpki.pki import x509
 
     root = x509.readable(_pinned_root(cluster, found)) if ROOT in found.rotations else ()
     pems = found.cas[cluster.mount(ROOT)].certificates.values() if root else ()
     shown = [facts for pem in pems for facts in x509.readable(pem)[:1]]
-    return anchor.vouched(cluster, root[0], shown, datetime.now(UTC)) if root else frozenset()
+    return anchor.accepted_for(cluster, root[0], shown, datetime.now(UTC)) if root else frozenset()
 
 
 def refuse_other_root(cluster: Cluster, seen: Observation) -> None:
@@ -305,7 +313,7 @@ def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
             f"{cluster.name} is pinned to it; name it root-1 again, restore it from a backup, or give the cluster "
             "up with `vaultpki destroy` and apply again"
         )
-    refuse_other_root(cluster, seen)
+    refuse_other_root(seen.target, seen)
 
 
 def _role_ids(cluster: Cluster, vault: Vault, found: ServerObjects) -> dict[str, str]:

@@ -26,7 +26,7 @@ SIGNS: Final = "issuing-certificates"
 class MountIssuer:
     """One issuer on a CA's mount. `key` is the id of its key, empty if the mount does not have it.
 
-    `facts` is None if its certificate cannot be read.
+    `facts` is None if its certificate cannot be read. `chain` are the ids of a chain that somebody set.
     """
 
     id: str
@@ -35,6 +35,7 @@ class MountIssuer:
     usage: frozenset[str]
     revoked: bool = False
     facts: Facts | None = None
+    chain: tuple[str, ...] = ()
 
     @property
     def signs(self) -> bool:

@@ -16,9 +16,9 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.certificates import ROOT, ca_subject
-from vaultpki.identity import above
 from vaultpki.pki import chains, der, trust
 from vaultpki.pki.facts import Facts
+from vaultpki.records import above
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount, Write, key_of, key_writes
 from vaultpki.rotation.states import FULL, NO_SIGNING, READ_ONLY, number
@@ -95,6 +95,8 @@ def _writes(cluster: str, record: RotationRecord, mount: RotationMount, now: dat
             yield from _chain(record, mount, record.new)
         if not outside and (record.state not in _NO_CERTIFICATE or carried):
             yield from _root(record, mount, record.new, new)
+            if new is not None and new.name and not new.chain and (carried or _has_older_cross(record, mount)):
+                yield Write("chain", target=new.id)
         yield from _cross(record, mount, record.new, old, new, cross)
     for each, signs in ((old, record.state in _OLD_SIGNS), (new, record.state is not State.PREPARED)):
         wanted = FULL if each is not None and _is_ours(cluster, each) else READ_ONLY
@@ -124,6 +126,10 @@ def _root(record: RotationRecord, mount: RotationMount, new: CaRef, found: Mount
             yield Write("sign-root", new)
     elif found.name != new.name:
         yield Write("name", new, found.id)
+
+
+def _has_older_cross(record: RotationRecord, mount: RotationMount) -> bool:
+    return any("-by-" in each.name and each.name != cross_name(record) for each in mount.issuers)
 
 
 def _chain(record: RotationRecord, mount: RotationMount, new: CaRef) -> Iterator[Write]:
@@ -209,10 +215,10 @@ def _old_deleted(
         return
     if old is not None:
         yield Write("delete-issuer", target=old.id)
-        for each in mount.issuers:
-            # By which an earlier root vouched for one from outside.
-            if not old.key and each.id != old.id and _same_key(each, old):
-                yield Write("delete-issuer", target=each.id)
+    for each in mount.issuers:
+        # By which an earlier root vouched for one from outside.
+        if not each.key and each.name.startswith(f"{record.old.name}-by-"):
+            yield Write("delete-issuer", target=each.id)
     key = record.old.key if record.old.key in mount.keys else ""
     for each in mount.issuers:
         # The cross certificate of an earlier rotation, without which its key can go too.
@@ -223,7 +229,9 @@ def _old_deleted(
 
 
 def _new_deleted(cluster: str, record: RotationRecord, mount: RotationMount) -> Iterator[Write]:
-    for each in _of_new_key(cluster, record, mount):
+    new = record.new.sha256 if record.new is not None else ""
+    # The root itself last: a root from outside is how the cross certificate is known.
+    for each in sorted(_of_new_key(cluster, record, mount), key=lambda one: one.sha256 == new):
         if each.id not in (mount.default, record.old.issuer):
             yield Write("delete-issuer", target=each.id)
     key = key_of(record, mount, record.new) if record.new is not None else ""
@@ -269,10 +277,6 @@ def _of_outside(record: RotationRecord, mount: RotationMount) -> list[MountIssue
         if each.facts is not None and each.facts.public_key == facts.public_key
         if der.certificate_parts(each.facts.der).subject == name
     ]
-
-
-def _same_key(one: MountIssuer, other: MountIssuer) -> bool:
-    return one.facts is not None and other.facts is not None and one.facts.public_key == other.facts.public_key
 
 
 def _is_ours(cluster: str, issuer: MountIssuer) -> bool:

@@ -1,4 +1,4 @@
-"""A cluster whose root is moved outside and back, with real passes of its agents; its signer is a folder and OpenSSL."""
+"""A cluster whose root is moved outside and back, with real passes of its agents; the signer is OpenSSL in a folder."""
 
 from __future__ import annotations
 

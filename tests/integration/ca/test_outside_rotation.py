@@ -68,7 +68,7 @@ def test_it_waits_for_the_import_and_goes_on(clusters: ClusterFactory, tmp_path:
 def test_an_abort_before_anything_is_signed(clusters: ClusterFactory, tmp_path: Path) -> None:
     cluster, signer = imported(clusters, tmp_path)
     ran = ca(cluster, "rotate", "root", expect=1)
-    assert "is from outside, and this release does not rotate such a root" in ran.stderr
+    assert "is from outside, and" in ran.stderr and "names the same one" in ran.stderr
     ca(cluster, "rotate", "etcd")
     (late,) = signed(cluster, signer, "second")
     ca(cluster, "abort")

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from cryptography import x509 as c
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.on_node
 CN: Final = "prod etcd CA"
 ROOT_NAME: Final = "prod root CA"
 NOW: Final = datetime.now(UTC).replace(microsecond=0)
-DATES: Final = {"begins": NOW - timedelta(days=1), "ends": NOW + timedelta(days=900)}
+DATES: Final[dict[str, Any]] = {"begins": NOW - timedelta(days=1), "ends": NOW + timedelta(days=900)}
 
 
 class Rotation:
@@ -83,7 +83,7 @@ class Rotation:
         }
 
 
-KINDS: Final = {
+KINDS: Final[dict[str, dict[str, bool]]] = {
     "ours to ours": {},
     "ours to outside": {"new_outside": True},
     "ours to outside with a CA between": {"new_outside": True, "between": True},
