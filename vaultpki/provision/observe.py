@@ -16,10 +16,9 @@ from vaultpki.identity import above, anchor
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
-from vaultpki.provision import above_cas
 from vaultpki.provision import dangers as found_dangers
-from vaultpki.provision.above_cas import AboveCas
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
+from vaultpki.provision.dangers import CasAbove
 from vaultpki.provision.desired import CHAIN, MADE_BY, STORE_OPTIONS, desired, marker
 from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
@@ -90,7 +89,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     for ca, life in lives(cluster, _others(cluster, found), maxima).items():
         # As long as a mount has two CAs, it keeps the TTLs of the longer one.
         made[ca] = max(made.get(ca, 0), life)
-    chain = above_cas.find(cluster, found.cas, datetime.now(UTC))
+    chain = found_dangers.cas_above(cluster, found.cas, datetime.now(UTC))
     facts = replace(
         _facts(cluster, vault, where, capabilities, found),
         accessors=accessors,
@@ -117,7 +116,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         Observed(
             shared(objects, wanted),
             found.applied.objects | own_auths.keys() | ending.keys() | going,
-            (*dangers, *lost.values(), *chain.why),
+            (*dangers, *lost.values(), *chain.dangers),
         ),
         facts,
         wanted,
@@ -154,7 +153,7 @@ def _add_outside(cluster: Cluster, found: ServerObjects, facts: ServerFacts, obj
             objects["key", cluster.mount(ca)] = {"key_name": name}
 
 
-def _add_leaving(cluster: Cluster, chain: AboveCas, objects: dict[Key, Fields]) -> frozenset[Key]:
+def _add_leaving(cluster: Cluster, chain: CasAbove, objects: dict[Key, Fields]) -> frozenset[Key]:
     """Add the CAs above that an apply deletes, and take out those that stay; returns the keys of the former."""
     head = f"{cluster.mount(ROOT)}/issuer"
     for name in chain.staying:
