@@ -108,6 +108,29 @@ def request_of(cluster: Cluster, domain: str, csr: str) -> WaitingRequest:
     return waiting_request(domain, csr, ttl=ttl, longest_ttl=_longest_ttl(cluster, domain), names=names)
 
 
+def of_installed(asked: WaitingRequest, ca: Facts) -> WaitingRequest:
+    """Return a request with the key and the name of an issuing CA that is installed, and all else as it is `asked`."""
+    from vaultpki.pki.outside_request import installed_request
+
+    own = installed_request(asked.domain, ca)
+    return replace(
+        asked,
+        subject=own.subject,
+        subject_text=own.subject_text,
+        common_name=own.common_name,
+        public_key=own.public_key,
+    )
+
+
+def renewal_of(cluster: Cluster, domain: str, ca: Facts) -> WaitingRequest:
+    """Return an issuing CA that is installed as a request for another certificate for its key."""
+    from vaultpki.pki.name_constraints import cluster_names
+    from vaultpki.pki.outside_request import installed_request
+
+    own = installed_request(domain, ca, cluster_names(cluster, domain))
+    return replace(own, ttl=cluster.authority.issuing_ttl, longest_ttl=_longest_ttl(cluster, domain))
+
+
 def chain_of(cluster: Cluster, outside: OutsideRoot) -> tuple[Facts, ...]:
     """Return the certificates of a root from outside, the anchor first; SpecError for one that no program accepts."""
     from vaultpki.pki import x509
