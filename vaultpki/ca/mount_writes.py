@@ -11,10 +11,11 @@ from vaultpki.ca.facts import life, read_mount
 from vaultpki.ca.scene import Scene
 from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.errors import BadAnswer, Refused, StateConflict
+from vaultpki.identity import outside_signer
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import other_operator, read_record
-from vaultpki.records.rotation import RotationRecord
+from vaultpki.records.rotation import Method, RotationRecord
 from vaultpki.rotation import mount_steps, root_steps
 from vaultpki.rotation.mount_steps import RotationMount, Write, key_of
 from vaultpki.rotation.states import NO_SIGNING, number
@@ -78,7 +79,11 @@ def _make(scene: Scene, record: RotationRecord, mount: RotationMount, write: Wri
             )
         subject = ca_subject(cluster.name, record.domain, number(ca.name))
         seconds = life(cluster, record.domain, mount.root, now)
-        authorities.sign_successor(cluster, vault, path, subject, key_of(record, mount, ca), seconds)
+        before = mount.issuer(record.old.issuer) if record.method is Method.SAME_KEY else None
+        keeping = cluster
+        if outside is not None and before is not None and before.facts is not None:
+            keeping = outside_signer.keeping_name(cluster, before.facts)
+        authorities.sign_successor(keeping, vault, path, subject, key_of(record, mount, ca), seconds)
 
     def name_cross() -> None:
         fields = {"issuer_name": root_steps.cross_name(record), "usage": NO_SIGNING}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity import above
-from vaultpki.identity.outside_signer import of_installed, request_of
+from vaultpki.identity.outside_signer import keeping_name, request_of
 from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import read_records
@@ -83,15 +83,15 @@ def find(cluster: Cluster, vault: Vault) -> OutsideCas:
     asked = [request for ca in ISSUING_CAS for request in _lists(cluster, vault, ca)]
     answers = vault.map(vault.call, asked)
     lists = dict(zip(ISSUING_CAS, zip(answers[::2], answers[1::2], strict=True), strict=True))
-    found = {ca: _waiting(cluster, vault, ca, records[ca].record, *lists[ca]) for ca in ISSUING_CAS}
     shown = {(ca, id_): facts for ca in ISSUING_CAS for id_, facts in _shown(cluster, vault, ca, lists[ca][0]).items()}
     own = {ca: _own_id(ca, lists[ca][0], records[ca].record) for ca in ISSUING_CAS}
     signing = {ca: shown[ca, id_] for ca, id_ in own.items() if (ca, id_) in shown}
+    found = {ca: _waiting(cluster, vault, ca, records[ca].record, *lists[ca], signing.get(ca)) for ca in ISSUING_CAS}
     listed = vault.api.secrets.pki.list_issuers(mount_point=cluster.mount(ROOT))
     names = {id_: str(about.get("issuer_name") or "") for id_, about in listed.key_info.items()}
     over = _shown(cluster, vault, ROOT, listed)
     return OutsideCas(
-        tuple(_keeping_name(each, signing) for each in found.values() if each is not None),
+        tuple(each for each in found.values() if each is not None),
         {facts.fingerprint: ca for (ca, _), facts in shown.items()},
         # One without its name is not installed yet.
         frozenset(facts.fingerprint for id_, facts in over.items() if names[id_] == above.name(facts.pem)),
@@ -118,14 +118,6 @@ def _own_id(ca: str, listed: Answer, record: RotationRecord | None) -> str:
     return next(iter(named), "")
 
 
-def _keeping_name(waiting: WaitingCa, signing: Mapping[str, Facts]) -> WaitingCa:
-    """Return one that waits for another certificate for its key with the name that it has, whatever is asked now."""
-    record, ca = waiting.record, signing.get(waiting.domain)
-    if record is None or record.method is not Method.SAME_KEY or ca is None:
-        return waiting
-    return replace(waiting, request=of_installed(waiting.request, ca))
-
-
 def _lists(cluster: Cluster, vault: Vault, ca: str) -> Iterator[Request]:
     mount = cluster.mount(ca)
     yield vault.prepare.secrets.pki.list_issuers(mount_point=mount)
@@ -134,9 +126,18 @@ def _lists(cluster: Cluster, vault: Vault, ca: str) -> Iterator[Request]:
 
 
 def _waiting(
-    cluster: Cluster, vault: Vault, ca: str, record: RotationRecord | None, issuers: Answer, keys: Answer
+    cluster: Cluster,
+    vault: Vault,
+    ca: str,
+    record: RotationRecord | None,
+    issuers: Answer,
+    keys: Answer,
+    signing: Facts | None,
 ) -> WaitingCa | None:
-    """Return the CA of a mount that waits: the first one, or the next one of a rotation; None if none does."""
+    """Return the CA of a mount that waits: the first one, or the next one of a rotation; None if none does.
+
+    `signing` is the certificate of the CA whose leaves are installed.
+    """
     if record is not None:
         if record.state is not State.PREPARED or record.new is None:
             return None
@@ -158,6 +159,8 @@ def _waiting(
                 "first"
             )
         key = min(named)
+    if record is not None and record.method is Method.SAME_KEY and signing is not None:
+        cluster = keeping_name(cluster, signing)
     subject = ca_subject(cluster.name, ca, number(name))
     csr = authorities.signing_request(cluster, vault, cluster.mount(ca), subject, key)
     return WaitingCa(ca, name, key, request_of(cluster, ca, csr), record)

@@ -108,18 +108,11 @@ def request_of(cluster: Cluster, domain: str, csr: str) -> WaitingRequest:
     return waiting_request(domain, csr, ttl=ttl, longest_ttl=_longest_ttl(cluster, domain), names=names)
 
 
-def of_installed(asked: WaitingRequest, ca: Facts) -> WaitingRequest:
-    """Return a request with the key and the name of an issuing CA that is installed, and all else as it is `asked`."""
-    from vaultpki.pki.outside_request import installed_request
+def keeping_name(cluster: Cluster, ca: Facts) -> Cluster:
+    """Return the cluster with the `ca.subject` that an issuing CA has, whose name a renewal with its key must keep."""
+    from vaultpki.pki.outside_request import subject_values
 
-    own = installed_request(asked.domain, ca)
-    return replace(
-        asked,
-        subject=own.subject,
-        subject_text=own.subject_text,
-        common_name=own.common_name,
-        public_key=own.public_key,
-    )
+    return replace(cluster, authority=replace(cluster.authority, subject=subject_values(ca)))
 
 
 def renewal_of(cluster: Cluster, domain: str, ca: Facts) -> WaitingRequest:
