@@ -12,6 +12,7 @@ from datetime import datetime
 from vaultpki.pki import der
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.outside_path import Ends, ways_up
+from vaultpki.pki.trust import in_date
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def changes(
 
     `lower` are the certificates that need a way up to the root through `anchor`, by names for people.
     """
-    kept = {name: facts for name, facts in {**named, **extra}.items() if facts.not_after > now}
+    kept = {name: facts for name, facts in {**named, **extra}.items() if in_date(facts, now)}
     left_out = {
         name
         for name, facts in named.items()
