@@ -272,7 +272,11 @@ def reload(cluster: Cluster, domain: str) -> int:
 
 def life(cluster: Cluster, domain: str, root: Facts, now: datetime) -> int:
     """Return how many seconds a new CA can live below the root; raise StateConflict if leaves need more."""
-    first = min((root, *_above(cluster)), key=lambda facts: facts.not_after)
+    by_key: dict[bytes, Facts] = {}
+    for facts in sorted((root, *_above(cluster)), key=lambda facts: facts.not_after):
+        # A CA above is renewed by another certificate for its key.
+        by_key[facts.public_key] = facts
+    first = min(by_key.values(), key=lambda facts: facts.not_after)
     left = int((first.not_after - now).total_seconds()) - BEFORE_ROOT
     if left <= 2 * longest_ttl(cluster, domain) and cluster.authority.outside is not None:
         raise StateConflict(

@@ -36,7 +36,29 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
             f"a node is called {serving_copy.WORD}, which `--restarted` means something else by; rename it first"
         )
     outside_move.refuse_other_root(scene)
+    outside = scene.cluster.authority.outside
+    if outside is not None and outside.by_people and method is Method.SAME_KEY:
+        # Its signer may have renewed what is above as well; `ca import` judges all of it together.
+        return
+    if outside is not None and method is Method.SAME_KEY:
+        _refuse_other_name(scene, domain)
     life(scene.cluster, domain, scene.root, scene.now)
+
+
+def _refuse_other_name(scene: Scene, domain: str) -> None:
+    """Raise StateConflict if `ca.subject` asks for another name than the CA has: the signer may be sent that alone."""
+    from vaultpki.pki.outside_request import subject_values, subject_words
+
+    mount = scene.mount(domain)
+    issuer = mount.issuer(mount.default)
+    has = subject_words(subject_values(issuer.facts)) if issuer is not None and issuer.facts is not None else ""
+    wanted = subject_words(scene.cluster.authority.subject)
+    if has != wanted:
+        raise StateConflict(
+            f"the CA of {domain} has {printable(has) or 'nothing'} beside its CN, and ca.subject of "
+            f"{scene.cluster.file} asks for {printable(wanted) or 'nothing'}: a renewal with the same key keeps the "
+            "name; leave out `--same-key`, or write the old ca.subject until it is done"
+        )
 
 
 def signer(cluster: Cluster, record: RotationRecord, mount: RotationMount) -> MountIssuer | None:

@@ -86,11 +86,11 @@ def _make(scene: Scene, record: RotationRecord, mount: RotationMount, write: Wri
             )
         subject = ca_subject(cluster.name, record.domain, number(ca.name))
         seconds = life(cluster, record.domain, mount.root, now)
-        named = cluster
-        before = mount.issuer(record.old.issuer)
-        if record.method is Method.SAME_KEY and before is not None and before.facts is not None:
-            named = outside_signer.with_subject_of(cluster, before.facts)
-        authorities.sign_successor(named, vault, path, subject, key_of(record, mount, ca), seconds)
+        before = mount.issuer(record.old.issuer) if record.method is Method.SAME_KEY else None
+        keeping = cluster
+        if before is not None and before.facts is not None:
+            keeping = outside_signer.keeping_name(cluster, before.facts)
+        authorities.sign_successor(keeping, vault, path, subject, key_of(record, mount, ca), seconds)
 
     def sign_cross() -> None:
         if root_steps.new_is_outside(record):

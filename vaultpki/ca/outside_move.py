@@ -163,7 +163,7 @@ def _refuse_other_names(scene: Scene) -> None:
         found = mount.issuer(mount.default)
         if found is None or found.facts is None:
             continue
-        names = outside_signer.with_subject_of(scene.target, found.facts).authority.subject
+        names = outside_signer.keeping_name(scene.target, found.facts).authority.subject
         if names != scene.target.authority.subject:
             raise StateConflict(
                 f"the CA {ca} is {printable(found.facts.subject_text)}, and keeps that name with its key: the policy "

@@ -82,6 +82,9 @@ def import_command(
     written; nothing is installed if a certificate is refused. Can be killed and run again at any time. Exit 3 if a CA
     still waits.
 
+    Another certificate for the key of a CA that is there renews it, without a request: a CA above at once, an issuing
+    CA by a rotation with the same key, one after the other.
+
     \b
     Example:
       vaultpki ca import -f cluster.yaml --dry-run --csr requests answer.p7b
@@ -89,6 +92,7 @@ def import_command(
     """
     from vaultpki.ca import crossing, returned
     from vaultpki.ca import waiting as ca_waiting
+    from vaultpki.records.rotation import State
 
     if requests is not None and not dry_run:
         raise click.UsageError("--csr is for --dry-run: without it the server says what it waits for")
@@ -102,16 +106,14 @@ def import_command(
         there = ca_waiting.find(cluster, vault)
         now = server_now(vault)
         found = returned.judge(cluster, sent, [each.request for each in there.waiting], now, there)
-        if dry_run or not _fit(found):
-            return _tell(found, as_json=as_json, dry_run=dry_run)
+        if dry_run or not found.fit:
+            return _tell(cluster, found, as_json=as_json, dry_run=dry_run)
         if not yes:
             _refuse_further_changes(cluster, vault, where, ask=terminal() and not as_json)
-        by_domain = {each.domain: each for each in there.waiting}
-        for each in found.verdict.accepted:
-            returned.install(cluster, vault, by_domain[each.request.domain], each)
-        _tell(found, as_json=as_json, dry_run=False)
-        rotated = {domain for domain, each in by_domain.items() if each.record is not None}
-        return _go_on(cluster, vault, where, rotated, found, as_json=as_json)
+        returned.install_all(cluster, vault, there, found, now)
+        _tell(cluster, found, as_json=as_json, dry_run=False)
+        prepared = frozenset(ca for ca, record in there.records.items() if record.state is State.PREPARED)
+        return _go_on(cluster, vault, where, prepared | found.renewed, found, as_json=as_json)
 
 
 def _import_cross(
@@ -154,20 +156,16 @@ def _without_server(file: Path, files: tuple[Path, ...], requests: Path, *, allo
     ca_waiting.outside_root(cluster)
     waiting = request_files.read(cluster, requests)
     found = returned.judge(cluster, returned.read_files(files), waiting, datetime.now(UTC))
-    return _tell(found, as_json=as_json, dry_run=True)
+    return _tell(cluster, found, as_json=as_json, dry_run=True)
 
 
-def _fit(found: ReturnedFiles) -> bool:
-    return found.verdict.ok or found.nothing_new
-
-
-def _tell(found: ReturnedFiles, *, as_json: bool, dry_run: bool) -> int:
+def _tell(cluster: Cluster, found: ReturnedFiles, *, as_json: bool, dry_run: bool) -> int:
     """Print what is to be made of the files; return the exit code. Raises VaultpkiError if something is refused."""
     verdict = found.verdict
     if as_json:
         print_json(_document(found))
     else:
-        for line in _lines(found):
+        for line in _lines(cluster, found):
             click.echo(printable(line))
     if verdict.refused:
         count = len(verdict.refused)
@@ -180,13 +178,23 @@ def _tell(found: ReturnedFiles, *, as_json: bool, dry_run: bool) -> int:
     return 0
 
 
-def _lines(found: ReturnedFiles) -> Iterator[str]:
+def _lines(cluster: Cluster, found: ReturnedFiles) -> Iterator[str]:
+    for above in found.above:
+        facts, older = above.certificate, above.older
+        yield f"+ CA {facts.subject_text}, until {facts.not_after:%Y-%m-%d}, from {above.file}"
+        yield f"    in place of the one that ends on {older.not_after:%Y-%m-%d}; certificates of nodes stay as they are"
+        yield f"    ca.root_file of {cluster.file} still has that one: put the new one in its place there, and run"
+        yield f"    `vaultpki apply -f {cluster.file}`"
     for accepted in found.verdict.accepted:
-        ends = f"{accepted.certificate.not_after:%Y-%m-%d}"
-        yield f"+ CA {accepted.request.domain}: {accepted.request.subject_text}, until {ends}, from {accepted.file}"
+        domain, ends = accepted.request.domain, f"{accepted.certificate.not_after:%Y-%m-%d}"
+        yield f"+ CA {domain}: {accepted.request.subject_text}, until {ends}, from {accepted.file}"
         yield from (f"    {remark}" for remark in accepted.remarks)
-    for domain in found.installed:
-        yield f"  CA {domain}: its certificate is installed already"
+        if domain in found.held:
+            yield f"    it waits until the rotation of {found.behind} is done: one CA is renewed at a time"
+        elif domain in found.renewed:
+            yield "    another certificate for the key that it has: certificates of nodes stay as they are"
+    for name in found.installed:
+        yield f"  CA {name}: its certificate is installed already"
     for ignored in found.verdict.ignored:
         yield f"? {ignored.sentence}"
     for refused in found.verdict.refused:
@@ -207,6 +215,12 @@ def _document(found: ReturnedFiles) -> dict[str, Any]:
             for each in verdict.accepted
         ],
         "installed": list(found.installed),
+        "above": [
+            {"subject": each.certificate.subject_text, "file": each.file, "sha256": each.certificate.fingerprint}
+            for each in found.above
+        ],
+        "renewed": sorted(found.renewed),
+        "held": list(found.held),
         "refused": [
             {
                 "domain": each.domain,
@@ -243,7 +257,7 @@ def _refuse_further_changes(cluster: Cluster, vault: Vault, where: ServerFacts, 
 
 
 def _go_on(
-    cluster: Cluster, vault: Vault, where: ServerFacts, rotated: set[str], found: ReturnedFiles, *, as_json: bool
+    cluster: Cluster, vault: Vault, where: ServerFacts, rotated: frozenset[str], found: ReturnedFiles, *, as_json: bool
 ) -> int:
     """Continue the apply, and the rotation that waited; `rotated` are the domains with one. Returns the exit code."""
     from vaultpki.ca import commands
@@ -255,7 +269,7 @@ def _go_on(
         done = cli_apply.carry_out(cluster, vault, where, counter, first=None, saved=False, silent=as_json)
     if not as_json:
         click.echo(f"Done: {len(done.changes)} changes, {vault.sent.writes} writes to {vault.address}.")
-    imported = {*(each.request.domain for each in found.verdict.accepted), *found.installed}
+    imported = {*(each.request.domain for each in found.verdict.accepted), *found.installed} - {*found.held}
     if rotated & imported:
         step = commands.advance(cluster, vault, server_now(vault))
         if not as_json:
@@ -263,4 +277,11 @@ def _go_on(
                 click.echo(line)
     if done.waiting:
         raise Attention(plan_text.waiting_sentence(cluster.file, done.waiting))
+    if found.held:
+        one = len(found.held) == 1
+        raise Attention(
+            f"the CA{'' if one else 's'} {', '.join(found.held)} wait{'s' if one else ''}, since one CA is renewed at "
+            f"a time: once `vaultpki ca continue -f {cluster.file}` has ended the rotation of {found.behind}, run the "
+            "same `vaultpki ca import` again"
+        )
     return 0

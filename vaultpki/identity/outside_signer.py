@@ -101,16 +101,6 @@ def complete(cluster: Cluster, vault: Vault) -> Cluster:
     return replace(cluster, authority=replace(authority, outside=known, root_sha256=pins[0], other_roots=pins[1]))
 
 
-def with_subject_of(cluster: Cluster, ca: Facts) -> Cluster:
-    """Return the cluster whose issuing CAs have the further names of this one, which is renewed with its key.
-
-    Leaves name their CA byte for byte, so its name stays until it has another key.
-    """
-    from vaultpki.pki.outside_request import further_names
-
-    return replace(cluster, authority=replace(cluster.authority, subject=further_names(ca)))
-
-
 def request_of(cluster: Cluster, domain: str, csr: str) -> WaitingRequest:
     """Read a signing request in PEM as that of an issuing CA of this cluster."""
     from vaultpki.pki.name_constraints import cluster_names
@@ -118,6 +108,25 @@ def request_of(cluster: Cluster, domain: str, csr: str) -> WaitingRequest:
 
     ttl, names = cluster.authority.issuing_ttl, cluster_names(cluster, domain)
     return waiting_request(domain, csr, ttl=ttl, longest_ttl=_longest_ttl(cluster, domain), names=names)
+
+
+def keeping_name(cluster: Cluster, ca: Facts) -> Cluster:
+    """Return the cluster with the `ca.subject` that an issuing CA has, whose name a renewal with its key must keep.
+
+    Leaves name their CA byte for byte.
+    """
+    from vaultpki.pki.outside_request import subject_values
+
+    return replace(cluster, authority=replace(cluster.authority, subject=subject_values(ca)))
+
+
+def renewal_of(cluster: Cluster, domain: str, ca: Facts) -> WaitingRequest:
+    """Return an issuing CA that is installed as a request for another certificate for its key."""
+    from vaultpki.pki.name_constraints import cluster_names
+    from vaultpki.pki.outside_request import installed_request
+
+    own = installed_request(domain, ca, cluster_names(cluster, domain))
+    return replace(own, ttl=cluster.authority.issuing_ttl, longest_ttl=_longest_ttl(cluster, domain))
 
 
 def chain_of(cluster: Cluster, outside: OutsideRoot) -> tuple[Facts, ...]:

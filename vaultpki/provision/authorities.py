@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -81,18 +82,28 @@ def make_issuing(cluster: Cluster, vault: Vault, mount: str, wanted: Fields, key
     _patch_issuer(vault, mount, issuer, {name: wanted[name] for name in _PATCHED})
 
 
-def install_chain(vault: Vault, mount: str, outside: OutsideRoot) -> str:
+def install_chain(vault: Vault, mount: str, outside: OutsideRoot, left_out: Collection[str] = ()) -> str:
     """Install the CAs of a root from outside on the root's mount, without keys, and return the SHA-256 of the anchor.
 
-    The anchor comes first and is the default, since the mount has none. What is there already stays.
+    The anchor comes first and is the default, since the mount has none. What is there already stays. Those are not
+    installed whose issuers would have a name in `left_out`.
     """
-    for pem in outside.certificates:
-        id_ = import_keyless(vault, mount, pem)
-        name = own_issuer(mount) if pem == outside.anchor else above.name(pem)
-        _patch_issuer(vault, mount, id_, {"issuer_name": name, "usage": READ_ONLY})
-        if pem == outside.anchor:
-            make_default(vault, mount, id_)
+    make_default(vault, mount, _install_above(vault, mount, outside.anchor, own_issuer(mount)))
+    for pem in outside.others:
+        if above.name(pem) not in left_out:
+            install_above(vault, mount, pem)
     return above.sha256(outside.anchor)
+
+
+def install_above(vault: Vault, mount: str, pem: str) -> None:
+    """Install a CA of the chain other than the anchor on the root's mount, under its name, for nodes to read."""
+    _install_above(vault, mount, pem, above.name(pem))
+
+
+def _install_above(vault: Vault, mount: str, pem: str, name: str) -> str:
+    id_ = import_keyless(vault, mount, pem)
+    _patch_issuer(vault, mount, id_, {"issuer_name": name, "usage": READ_ONLY})
+    return id_
 
 
 def import_keyless(vault: Vault, mount: str, pem: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -25,17 +25,20 @@ class CaFacts:
     """A CA as its certificate describes it.
 
     `life` is the TTL in seconds that it was requested with. `key` is None for a key of another type than ours.
+    `subject` is what its name has besides the CN, by the parameters of the PKI engine.
     """
 
     common_name: str
     key: KeyType | None
     life: int
     not_after: datetime
+    subject: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_ca(ca: str, pem: str) -> CaFacts | None:
     """Read the certificate of the CA named `ca` (root, etcd, ...); None unless `pem` is one CA certificate."""
     from vaultpki.pki import x509
+    from vaultpki.pki.outside_request import subject_values
 
     found = x509.readable(pem)
     if len(found) != 1 or not found[0].is_ca:
@@ -43,7 +46,8 @@ def read_ca(ca: str, pem: str) -> CaFacts | None:
     (facts,) = found
     life = facts.not_after - facts.not_before
     backdate = ROOT_BACKDATE if ca == ROOT else ISSUING_BACKDATE
-    return CaFacts(facts.subject.common_name, facts.key, int(life.total_seconds()) - backdate, facts.not_after)
+    seconds = int(life.total_seconds()) - backdate
+    return CaFacts(facts.subject.common_name, facts.key, seconds, facts.not_after, subject_values(facts))
 
 
 def lives(cluster: Cluster, found: Mapping[str, CaFacts], maxima: Mapping[str, int]) -> dict[str, int]:
@@ -111,11 +115,16 @@ def _differing(
     facts, wanted = found[ca], requested_ttl(cluster, ca)
     life = wanted if _same(facts.life, wanted) or _up_to_root(ca, found, wanted) else facts.life
     subject = ca_subject(cluster.name, ca, number(record.leaf.name) if record is not None else 1)
+    names = ("", "")
     if cluster.authority.outside is not None:
+        from vaultpki.pki.outside_request import subject_words
+
         # Who signs it decides how long it lives.
         life = wanted
+        names = subject_words(facts.subject), subject_words(cluster.authority.subject)
     pairs: dict[str, tuple[Any, Any]] = {
         "common_name": (facts.common_name, subject),
+        "subject": names,
         "key": (facts.key.value if facts.key else "another key", cluster.authority.key.value),
         "ttl": (life, wanted),
     }

@@ -18,6 +18,7 @@ from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
 from vaultpki.provision import dangers as found_dangers
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
+from vaultpki.provision.dangers import CasAbove
 from vaultpki.provision.desired import CHAIN, MADE_BY, STORE_OPTIONS, desired, marker
 from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
@@ -95,13 +96,16 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     for ca, life in lives(cluster, _others(cluster, found), maxima).items():
         # As long as a mount has two CAs, it keeps the TTLs of the longer one.
         made[ca] = max(made.get(ca, 0), life)
+    chain = found_dangers.cas_above(cluster, found.cas, datetime.now(UTC))
     facts = replace(
         _facts(cluster, vault, where, capabilities, found),
         accessors=accessors,
         ca_lives=made,
         waiting=_waiting(cluster, found),
+        left_out=chain.left_out,
     )
     _add_outside(cluster, found, facts, objects)
+    going = _add_leaving(cluster, chain, objects)
     wanted = desired(cluster, facts)
     dangers = tuple(found_dangers.issuers(cluster, found.cas))
     lost = _lost(cluster, found, {danger.name for danger in dangers})
@@ -118,8 +122,8 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         # An auth mount has our description, and need not be in the record to be ours.
         Observed(
             shared(objects, wanted),
-            found.applied.objects | own_auths.keys() | ending.keys(),
-            (*dangers, *lost.values()),
+            found.applied.objects | own_auths.keys() | ending.keys() | going,
+            (*dangers, *lost.values(), *chain.dangers),
         ),
         facts,
         wanted,
@@ -169,7 +173,8 @@ def _add_outside(cluster: Cluster, found: ServerObjects, facts: ServerFacts, obj
     if outside is None:
         return
     there = found.cas.get(root, CaMount()).certificates
-    right = [name for name, text in above.names(cluster).items() if name in there and _same(there[name], text)]
+    wanted = {name: text for name, text in above.names(cluster).items() if name not in facts.left_out}
+    right = [name for name, text in wanted.items() if name in there and _same(there[name], text)]
     if ("issuer", root) in objects:
         objects["issuer", root][CHAIN] = sorted(right)
     for name in right:
@@ -178,6 +183,18 @@ def _add_outside(cluster: Cluster, found: ServerObjects, facts: ServerFacts, obj
         name = f"{ca}-1"
         if name in found.cas.get(cluster.mount(ca), CaMount()).keys:
             objects["key", cluster.mount(ca)] = {"key_name": name}
+
+
+def _add_leaving(cluster: Cluster, chain: CasAbove, objects: dict[Key, Fields]) -> frozenset[Key]:
+    """Add the CAs above that an apply deletes, and take out those that stay; returns the keys of the former."""
+    head = f"{cluster.mount(ROOT)}/issuer"
+    for name in chain.staying:
+        objects.pop(("issuer", f"{head}/{name}"), None)
+    going: dict[Key, Fields] = {
+        ("issuer", f"{head}/{name}"): {"subject": subject} for name, subject in chain.leaving.items()
+    }
+    objects.update(going)
+    return frozenset(going)
 
 
 def _refuse_other_kind_of_root(cluster: Cluster, seen: Observation) -> None:

@@ -23,10 +23,11 @@ from vaultpki import certificates
 from vaultpki.certificates import chain_bundle
 from vaultpki.pki.facts import Trust
 from vaultpki.show import expiries
+from vaultpki.show.verify import of_files
 from vaultpki.verify import folders
 from vaultpki.verify.bundles_on_disk import bundle_checks
 from vaultpki.verify.client_libraries import library_checks
-from vaultpki.verify.matrix import Check
+from vaultpki.verify.matrix import Check, to_json
 from vaultpki.verify.on_disk import PairOnDisk, pair_checks
 
 pytestmark = pytest.mark.on_node
@@ -80,6 +81,15 @@ def test_good_files_pass_every_check(tmp_path: Path, pin: str) -> None:
             (f"{ca}-ca-chain.crt", strict, whole),
         ):
             assert (f"{bundle}, as {kind} check it", got) in said
+    for_any, for_whole = to_json(checks)["libraries"]
+    assert {"Go", "GnuTLS", "Java", "Python from 3.13"} <= set(for_any["libraries"])
+    assert {"OpenSSL", "Node", "Python before 3.13"} == set(for_whole["libraries"])
+    assert for_any["refused"] == () and {"etcd-ca.crt", "etcd-ca-chain.crt"} <= set(for_any["accepted"])
+    assert "etcd-ca.crt" in for_whole["refused"]
+    assert ("etcd-ca-chain.crt" in for_whole["accepted"]) is (pin != "lower")
+    text = of_files(checks, 1)
+    assert "OpenSSL, Node, Python before 3.13: the self-signed root and every CA between" in text
+    assert f"too little: {'etcd-ca.crt' if pin != 'lower' else 'etcd-ca-chain.crt'}" in text
 
 
 def changed(files: OutsideFiles, change: Callable[[Trust], Trust]) -> str:
@@ -115,6 +125,8 @@ def test_nothing_of_it_is_said_below_a_root_of_ours(tmp_path: Path) -> None:
     files, unused = handmade_files.made(tmp_path), Ca("Corp Root")
     plain = OutsideFiles(files, unused, unused, unused, {})
     assert list(library_checks(sound(plain, "worker-1"), NOW)) == []
+    checks = files.verify_node("worker-1")
+    assert "libraries" not in to_json(checks) and "Clients below" not in of_files(checks, 1)
 
 
 def test_a_ca_between_that_ends_before_ours_is_told(tmp_path: Path) -> None:
