@@ -74,8 +74,7 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> WantedCross | None:
         # hvac has no method for it.
         asked = Request("POST", f"{mount.path}/intermediate/cross-sign", body, warnings=_QUIET)
         csr = text(vault.call(asked).data, "csr")
-    # A chain has the CAs above an intermediate that is pinned too; such a root is not vouched for.
-    between = len(chain) - 1 if chain else 0
+    between = root_vouching.depth(new, chain)
     days = int((min(new.not_after, old.not_after) - now).total_seconds()) // _DAY
     return WantedCross(record.new.name, old, new, csr, between, max(days, 1))
 

@@ -14,7 +14,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.identity import outside_signer, root_in_force
 from vaultpki.pki import root_vouching
 from vaultpki.pki.facts import Facts
-from vaultpki.records.rotation import CaRef, RotationRecord, State
+from vaultpki.records.rotation import CaRef, RotationRecord
 from vaultpki.redact import printable
 from vaultpki.rotation import root_steps
 from vaultpki.rotation.gates import Gate, Participant, Waiting
@@ -51,7 +51,7 @@ def refuse_beginning(scene: Scene) -> None:
         )
     for problem in outside_signer.problems(target, scene.vault, ISSUING_CAS):
         raise StateConflict(problem)
-    if problem := root_vouching.why_not(scene.root, chain[0], _between(chain)):
+    if problem := root_vouching.why_not(scene.root, chain[0], chain[1:]):
         _refuse_unlisted(scene, chain[0], problem)
     issuers = len(scene.mount(ROOT).issuers)
     if issuers + len(chain) + 1 > MOST_ISSUERS:
@@ -169,28 +169,3 @@ def _refuse_other_names(scene: Scene) -> None:
                 f"the CA {ca} is {printable(found.facts.subject_text)}, and keeps that name with its key: the policy "
                 "of the signer allows what ca.subject says, so write the same there until the rotation is done"
             )
-
-
-def _between(chain: tuple[Facts, ...]) -> tuple[Facts, ...]:
-    """Return the CAs below the anchor; those above an intermediate that is pinned do not count."""
-    return tuple(
-        facts for facts in chain[1:] if facts in root_steps.chain_of(chain[0], chain) and not _top(facts, chain)
-    )
-
-
-def _top(facts: Facts, chain: tuple[Facts, ...]) -> bool:
-    from vaultpki.pki import x509
-
-    return x509.signed_by(chain[0], facts) and facts != chain[0]
-
-
-def crosses_wanted(scene: Scene) -> RotationRecord | None:
-    """Return the record of the root if people must still bring a cross certificate for its new root; else None."""
-    stored = scene.records[ROOT].record
-    if stored is None or stored.state is not State.PREPARED or stored.new is None:
-        return None
-    mount = scene.mount(ROOT)
-    old = mount.issuer(stored.old.issuer)
-    theirs = old is not None and old.facts is not None and not root_in_force.is_ours(scene.target, old.facts)
-    done = root_steps.cross_issuer(scene.cluster.name, stored, mount) is not None
-    return stored if theirs and not done else None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from vaultpki.pki import der
+from vaultpki.pki import chains, der
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.outside_checks import FailedCheck
 from vaultpki.pki.outside_path import ca_key, key_signed, self_signed
@@ -48,13 +48,19 @@ class CrossCheck(FailedCheck):
         return CROSS_ASKS[self.reason]
 
 
+def depth(root: Facts, shown: Sequence[Facts]) -> int:
+    """Return how many CAs of `shown` stand one below the other between a root and issuing CAs."""
+    middle = chains.between(shown, (root,))
+    return max((len(chains.chain_up(facts, (root,), middle)) for facts in middle), default=0)
+
+
 def why_not(old: Facts, new: Facts, between: Sequence[Facts]) -> str:
     """Return why `old` cannot vouch for `new`, or nodes would not take its word, as a sentence; "" if it can.
 
-    `between` are the CAs between the new root and the issuing CAs. The cross certificate has the new root's own path
-    length, key usage and extensions.
+    `between` are CAs between the new root and the issuing CAs, one below the other or side by side. The cross
+    certificate has the new root's own path length, key usage and extensions.
     """
-    below = len(between) + 1
+    below = depth(new, between) + 1
     mine, theirs = printable(old.subject_text), printable(new.subject_text)
     many = f"{below} CA{'s' if below > 1 else ''}"
     if not self_signed(new):

@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from helpers.corporate_certificates import NOW, Ca, name
 from vaultpki.errors import CertificateRefused
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.root_vouching import CROSS_ASKS, cross_problem, why_not
+from vaultpki.pki.root_vouching import CROSS_ASKS, cross_problem, depth, why_not
 from vaultpki.pki.roots import Roots, crosses, follow, key_id, successors, untrusted_roots
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 
@@ -177,9 +177,17 @@ def test_path_lengths_are_looked_at_before_anything_begins() -> None:
     assert why_not(R1, X, ()) == "" and why_not(R1, X, (policy,)) == ""
     assert "path length 1, and" in why_not(Ca("", subject=name(NAME), path_length=1).facts, X, ())
     assert why_not(Ca("", subject=name(NAME), path_length=2).facts, X, ()) == ""
-    short = Ca("Corp Root", path_length=1).facts
-    assert why_not(R1, short, ()) == ""
-    assert "has path length 1, and 2 CAs would stand below it" in why_not(R1, short, (policy,))
+    short = Ca("Corp Root", path_length=1)
+    lower = Ca("Corp Policy CA", short).facts
+    assert why_not(R1, short.facts, ()) == ""
+    assert "has path length 1, and 2 CAs would stand below it" in why_not(R1, short.facts, (lower,))
+    # Side by side they need no more.
+    beside = Ca("Corp Web CA", CORP).facts
+    assert depth(X, (policy, beside)) == 1 and depth(X, ()) == 0
+    two = Ca("Corp Root", path_length=2)
+    apart = Ca("Corp Platform CA", Ca("Corp Policy CA", two))
+    assert why_not(R1, two.facts, (Ca("Corp A", two).facts, Ca("Corp B", two).facts)) == ""
+    assert depth(two.facts, (apart.facts,)) == 0
     assert "is not self-signed" in why_not(R1, policy, ())
     narrow = Ca("Corp Root", extensions=[(c.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)]).facts
     assert "it has an extended key usage" in why_not(R1, narrow, ())
