@@ -48,6 +48,7 @@ docs: $(VENV)/.dev
 # Three rows of clusters at a time, since each cluster has time limits of its own. Twenty-four and seventeen minutes, mostly
 # of waiting: CAs, and leaves, are rotated under load. Beside them etcd's CA on kubeadm's three control planes.
 CA_ROTATION := tests/conformance/ca/test_kube_ca_rotation.py
+ROOT_OUTSIDE := tests/conformance/ca/test_kube_root_outside.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
 KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
 # The life of a CA at its full length: the page's whole session, and a cut after every write.
@@ -74,7 +75,7 @@ FIRST := $(addprefix tests/,models/test_fleet_year.py models/test_models.py \
 	show/test_report_in_browser.py packages/test_install_page.py packages/test_wheel.py packages/test_bills.py \
 	graph/test_pictures.py) integration/verify/test_forbidden_paths.py integration/identity/test_least_privilege.py)
 OTHERS := $(wildcard tests/models/test_*.py tests/docs/test_*.py tests/integration/test_*.py tests/integration/*/test_*.py)
-OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(KUBEADM) $(KUBEADM_SHAPES) $(CA_ROTATION) $(ROTATION) \
+OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(KUBEADM) $(KUBEADM_SHAPES) $(CA_ROTATION) $(ROOT_OUTSIDE) $(ROTATION) \
 	$(KUBEADM_CA_ROTATION) $(CA_PAGE) $(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
 
 # Builds the programs, and names them in the variable `given` of the same shell.
@@ -92,6 +93,7 @@ conformance: $(VENV)/.dev
 	$(BUILD) && before=$$($(SETUP)/kubernetes before) && given="$$given --kubernetes-before $$before" && \
 	both="--server vault --also bao $$given" && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
+		$(BIN)/python -m pytest $(ROOT_OUTSIDE) --timeout 1800 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(PROMPT) $(KUBEADM_SHAPES) --timeout 900 $$both $(PYTEST)" \
 		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST)" \

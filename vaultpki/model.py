@@ -241,11 +241,38 @@ class ForeignCa:
 
 
 @dataclass(frozen=True, slots=True)
+class OutsideRoot:
+    """A root CA that vaultpki did not make, as PEM, and who signs the issuing CAs below it.
+
+    `anchor` is the certificate that nodes are pinned to; empty if it is to be read from the signer. `others` are the
+    further CAs of its chain, most of them between the anchor and the issuing CAs. `mount` and `issuer` name the signer
+    on the same server; both are empty if people carry requests to it.
+    """
+
+    anchor: str = ""
+    others: tuple[str, ...] = ()
+    mount: str = ""
+    issuer: str = ""
+
+    @property
+    def certificates(self) -> tuple[str, ...]:
+        """The whole chain as PEM, the anchor first; empty as long as the anchor is not known."""
+        return (self.anchor, *self.others) if self.anchor else ()
+
+    @property
+    def by_people(self) -> bool:
+        """Whether people carry requests to the signer."""
+        return not self.mount
+
+
+@dataclass(frozen=True, slots=True)
 class Authority:
     """The CAs: TTLs in seconds, and the key type of all of them.
 
     `root_sha256` is the SHA-256 of the only root certificate that is accepted, in lower-case hex; None accepts the one
-    on the root's mount. `also_trust` are the foreign CAs, by domain in the order of the table.
+    on the root's mount. `also_trust` are the foreign CAs, by domain in the order of the table. With an `outside` root
+    `root_sha256` is that of its anchor, and `root_ttl` means nothing. `subject` are the further attributes of the
+    issuing CAs' names, by the parameters of the PKI engine (`organization`).
     """
 
     root_ttl: int
@@ -253,6 +280,8 @@ class Authority:
     key: KeyType = KeyType.EC_P256
     root_sha256: str | None = None
     also_trust: tuple[ForeignCa, ...] = ()
+    outside: OutsideRoot | None = None
+    subject: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

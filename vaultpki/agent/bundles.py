@@ -16,7 +16,7 @@ from typing import Final
 
 from vaultpki import assets
 from vaultpki.agent.pairs import PairStatus, owner_of
-from vaultpki.certificates import BUNDLES, ca_subject, pair_files
+from vaultpki.certificates import BUNDLES, ROOT, ca_subject, pair_files
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, TemplateError, VaultpkiError
@@ -34,8 +34,9 @@ from vaultpki.layout import TrustBundle, bundle_of, shown, trust_bundles
 from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.pki import x509
+from vaultpki.pki.chains import tops, trust_below, with_chains
 from vaultpki.pki.facts import Facts, Trust
-from vaultpki.pki.trust import trust_below
+from vaultpki.pki.trust import self_signed
 from vaultpki.places import PKI, KubeconfigFile, Layout
 from vaultpki.readers import CA_OF_BUNDLE as HOOKED
 from vaultpki.readers import reads_roots
@@ -74,12 +75,24 @@ def with_outgoing(
         # A folder that cannot be read cannot be written either, so its bundle stays as it is.
         with contextlib.suppress(CertificateRefused, CertificateUnreadable, StoreError):
             held = x509.read_certificates(folders.read(place.folder, BUNDLES, [place.file])[place.file].data or b"")
+            below = {facts.fingerprint for facts in (*known.issuing, *held)}
+            above = tuple(_above(config, folders, ca))
             signers = [facts for facts in held if facts not in known.issuing and x509.signed_by(leaf, facts)]
             issuing = [facts.pem.encode() for facts in (*known.issuing, *signers)]
-            name = ca_subject(config.cluster, ca)
-            built = trust_below(issuing, known.roots, now, name=name)
-            wide[ca] = replace(known, issuing=built.issuing)
+            name, root_name = ca_subject(config.cluster, ca), ca_subject(config.cluster, ROOT)
+            shown = (*known.between, *known.tops)
+            built = trust_below(
+                issuing, known.roots, now, name=name, shown=(*shown, *above), root_name=root_name, held=below
+            )
+            wide[ca] = with_chains(replace(known, issuing=built.issuing), shown, above, root_name=root_name)
     return wide
+
+
+def _above(config: AgentConfig, folders: Folders, ca: str) -> Iterator[Facts]:
+    """Yield the certificates in the installed bundle of a CA that holds those above it too, where it can be read."""
+    place = bundle_of(config.layout, ca, chain=True)
+    with contextlib.suppress(CertificateUnreadable, StoreError):
+        yield from x509.read_certificates(folders.read(place.folder, BUNDLES, [place.file])[place.file].data or b"")
 
 
 def in_order(config: AgentConfig, trust: Mapping[str, Trust], items: Iterable[PairStatus]) -> Mapping[str, Trust]:
@@ -257,16 +270,29 @@ def installed_roots(
     one of the bundles cannot be read or differs from another.
     """
     chains = [each for each in places if each.chain]
-    found = {_held(folders, each) - (frozenset(foreign.get(each.ca, ())) - trusted) for each in chains} or {trusted}
+    found = {_held(folders, each, trusted, frozenset(foreign.get(each.ca, ())) - trusted) for each in chains} or {
+        trusted
+    }
     return next(iter(found)) if len(found) == 1 else frozenset()
 
 
-def _held(folders: Folders, bundle: TrustBundle) -> frozenset[str]:
-    """Return the SHA-256 of an installed bundle's certificates, of one with roots only those; empty if it is unread."""
+def _held(
+    folders: Folders, bundle: TrustBundle, pins: Collection[str] = (), foreign: Collection[str] = ()
+) -> frozenset[str]:
+    """Return the SHA-256 of an installed bundle's certificates, of one with roots only those; empty if it is unread.
+
+    A root is self-signed, or one of `pins`, which may be an intermediate of a PKI outside. The root that signed a pin
+    is none of this cluster's, and no certificate of `foreign` counts.
+    """
     with contextlib.suppress(CertificateUnreadable, StoreError):
         data = folders.read(bundle.folder, BUNDLES, [bundle.file])[bundle.file].data or b""
-        held = x509.read_certificates(data)
-        return frozenset(facts.fingerprint for facts in held if not bundle.chain or x509.signed_by(facts, facts))
+        held = [facts for facts in x509.read_certificates(data) if facts.fingerprint not in foreign]
+        if not bundle.chain:
+            return frozenset(facts.fingerprint for facts in held)
+        pinned = [facts for facts in held if facts.fingerprint in pins]
+        ends = [facts for facts in held if facts not in pinned and self_signed(facts)]
+        roots = [*pinned, *(facts for facts in ends if facts not in tops(pinned, ends))]
+        return frozenset(facts.fingerprint for facts in roots)
     return frozenset()
 
 

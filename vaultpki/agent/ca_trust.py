@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from vaultpki.certificates import ROOT
+from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.errors import CertificateUnreadable, SigningPaused, VaultpkiError
 from vaultpki.issue.issuers import follow
 from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import pins
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
-from vaultpki.pki import foreign_cas, x509
-from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry, foreign_life
+from vaultpki.pki import chains, foreign_cas, x509
+from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry, foreign_life, lives_above, of_root
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.foreign_cas import with_foreign
 from vaultpki.pki.roots import Roots
@@ -185,29 +185,33 @@ def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) 
     return tuple(found)
 
 
-def lives(wanted: Assignment, trust: Mapping[str, Trust]) -> tuple[CaLife, ...]:
+def lives(wanted: Assignment, trust: Mapping[str, Trust], *, cluster: str) -> tuple[CaLife, ...]:
     """Return the lives of the root and of the CAs of this node's certificates, the root first; foreign CAs last.
 
-    Of several CAs of one domain the one counts that signs.
+    Of several CAs of one domain the one counts that signs. CAs of a PKI outside come last, of those above these CAs
+    that end before one of them.
     """
     ttls: dict[str, int] = {}
     for want in wanted.certificates:
         ttls[want.ca] = max(ttls.get(want.ca, 0), want.ttl)
-    found = []
+    found, longest = list[CaLife](), max(ttls.values(), default=0)
+    signers, above = list[Facts](), set[Facts]()
     for domain in DOMAINS:
         if domain == ROOT and trust:
-            root = next(iter(trust.values())).root
-            found.append(CaLife(ROOT, True, root.not_before, root.not_after, max(ttls.values(), default=0)))
+            found.append(of_root(next(iter(trust.values())).root, longest, root_name=ca_subject(cluster, ROOT)))
         elif domain in ttls and domain in trust:
             known = trust[domain].signers or sorted(trust[domain].issuing, key=lambda facts: facts.not_after)[-1:]
             found += [CaLife(domain, False, one.not_before, one.not_after, ttls[domain]) for one in known[:1]]
-    return (*found, *(foreign_life(ca, one) for ca, known in trust.items() for one in known.foreign))
+            signers += known[:1]
+            above |= {*chains.above(known[:1], trust[domain].between), *trust[domain].tops}
+    foreign = (foreign_life(ca, one) for ca, known in trust.items() for one in known.foreign)
+    return (*found, *lives_above(above, signers, longest), *foreign)
 
 
-def ends(wanted: Assignment, trust: Mapping[str, Trust], now: datetime) -> tuple[CaExpiry, ...]:
+def ends(wanted: Assignment, trust: Mapping[str, Trust], now: datetime, *, cluster: str) -> tuple[CaExpiry, ...]:
     """Return how urgent the ends of these CAs are."""
     active = {domain for domain, record in wanted.rotations.records.items() if record.active}
-    return tuple(expiry(life, now, rotating=life.ca in active) for life in lives(wanted, trust))
+    return tuple(expiry(life, now, rotating=life.ca in active) for life in lives(wanted, trust, cluster=cluster))
 
 
 def in_place_of(trust: Trust, issuer: Facts | None) -> Trust:

@@ -114,7 +114,7 @@ def reconcile(context: Context) -> Outcome:
             ),
             default=None,
         ),
-        lives=ca_trust.lives(wanted, trust),
+        lives=ca_trust.lives(wanted, trust, cluster=config.cluster),
         foreign=tuple(ca_trust.foreign_complaints(trust)),
         awaited=readers_seen.awaited(context, wanted),
         rest=_at_rest(context, contact, wanted),
@@ -227,7 +227,7 @@ def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Conta
         vault.prefer_active()
         held = {ca: [pem] for ca, pem in installed_bundles(context.folders, config.layout).items()}
         held[ROOT] = list(installed_roots(context.folders, config.layout))
-        before = {**copy.trusted, ROOT: copy.issuers.roots} if copy is not None else {}
+        before = {**copy.trusted, ROOT: (*copy.issuers.roots, *copy.issuers.kept)} if copy is not None else {}
         for ca, pems in before.items():
             held.setdefault(ca, []).extend(pems)
         known = ca_trust.known_revisions(context.state.value, _roots(context))

@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from vaultpki.certificates import ROOT, resolve, rows
+from vaultpki.certificates import ROOT, ca_subject, resolve, rows
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
 from vaultpki.identity.anchor import refuse_unvouched_root
 from vaultpki.identity.nodes import Member, NodeList
+from vaultpki.identity.outside_signer import chain_of
 from vaultpki.kubernetes_versions import minors
 from vaultpki.layout import trust_bundles
 from vaultpki.model import Cluster, NodeRole
@@ -56,7 +57,15 @@ def read_mount(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> Rota
         default=next((id_ for id_, each in issuers.key_info.items() if each.get("is_default")), ""),
         default_key=next((id_ for id_, each in keys.key_info.items() if each.get("is_default")), ""),
         follows=config.data.get("default_follows_latest_issuer") is True,
+        above=_above(cluster),
+        root_name=ca_subject(cluster.name, ROOT) if cluster.authority.outside is not None else "",
     )
+
+
+def _above(cluster: Cluster) -> tuple[Facts, ...]:
+    """Return the CAs of a root from outside other than its anchor; none if the root is ours."""
+    outside = cluster.authority.outside
+    return chain_of(cluster, outside)[1:] if outside is not None else ()
 
 
 def read_root(cluster: Cluster, vault: Vault, now: datetime, *, known: Facts | None = None) -> Facts:
@@ -237,7 +246,13 @@ def reload(cluster: Cluster, domain: str) -> int:
 
 def life(cluster: Cluster, domain: str, root: Facts, now: datetime) -> int:
     """Return how many seconds a new CA can live below the root; raise StateConflict if leaves need more."""
-    left = int((root.not_after - now).total_seconds()) - BEFORE_ROOT
+    first = min((root, *_above(cluster)), key=lambda facts: facts.not_after)
+    left = int((first.not_after - now).total_seconds()) - BEFORE_ROOT
+    if left <= 2 * longest_ttl(cluster, domain) and cluster.authority.outside is not None:
+        raise StateConflict(
+            f"{printable(first.subject_text)} ends at {stamp(first.not_after)}, too early for a new CA of {domain} and "
+            "its certificates; have whoever keeps it renew it with its key, and put that into ca.root_file"
+        )
     if left <= 2 * longest_ttl(cluster, domain):
         raise StateConflict(
             f"the root CA ends at {stamp(root.not_after)}, too early for a new CA of {domain} and its certificates; "

@@ -15,7 +15,7 @@ from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import printable
 from vaultpki.rotation import gates, mount_steps, recovery, serving_copy
 from vaultpki.rotation.confirmations import Confirmations
-from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant
+from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant, Waiting
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.states import FORWARD, next_state
@@ -107,6 +107,8 @@ def gate(
     if not record.active:
         return lingering(scene, record, keeps) or Gate(opens=record.since)
     cluster, domain, nodes = scene.cluster, record.domain, scene.nodes(record.domain)
+    if record.state is State.PREPARED and to is State.PUBLISHED and unsigned(cluster, record, mount):
+        return Gate(waiting=(_for_signer(cluster, record),))
     keys = recovery.key_ids(record, mount, nodes)
     step = Transition(
         record, to, scene.now, reload(cluster, domain), longest_ttl(cluster, domain), keys, scene.root.not_after, keeps
@@ -115,6 +117,23 @@ def gate(
     if whole or not found.waiting:
         found = gates.gate(step, nodes, _operators(scene, record, to, mount))
     return serving_copy.gate(record, to, found, pods)
+
+
+def unsigned(cluster: Cluster, record: RotationRecord, mount: RotationMount) -> bool:
+    """Return whether people must still have the new CA signed by a signer outside."""
+    outside = cluster.authority.outside
+    if outside is None or not outside.by_people or record.new is None:
+        return False
+    return mount_steps.issuer_of(cluster.name, record, mount, record.new) is None
+
+
+def _for_signer(cluster: Cluster, record: RotationRecord) -> Waiting:
+    name = record.new.name if record.new is not None else record.domain
+    reason = (
+        f"has not signed {name} yet: `vaultpki ca csr -f {cluster.file} -o DIR` writes the request, and `vaultpki ca "
+        f"import -f {cluster.file} FILE...` takes what comes back"
+    )
+    return Waiting("signer outside", reason)
 
 
 def lingering(scene: Scene, record: RotationRecord, keeps: str = "") -> Gate | None:

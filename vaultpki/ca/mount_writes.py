@@ -10,7 +10,7 @@ from vaultpki.ca import root_signing
 from vaultpki.ca.facts import life, read_mount
 from vaultpki.ca.scene import Scene
 from vaultpki.certificates import ROOT, ca_subject
-from vaultpki.errors import BadAnswer, Refused
+from vaultpki.errors import BadAnswer, Refused, StateConflict
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import other_operator, read_record
@@ -70,6 +70,12 @@ def _make(scene: Scene, record: RotationRecord, mount: RotationMount, write: Wri
     path, ca, target = mount.path, write.ca or record.old, write.target
 
     def sign() -> None:
+        outside = cluster.authority.outside
+        if outside is not None and outside.by_people:
+            raise StateConflict(
+                f"the CA {ca.name} is gone from {path}, and only its signer outside can make it again; restore it from "
+                "a backup of Vault, or go back with `vaultpki ca abort`"
+            )
         subject = ca_subject(cluster.name, record.domain, number(ca.name))
         seconds = life(cluster, record.domain, mount.root, now)
         authorities.sign_successor(cluster, vault, path, subject, key_of(record, mount, ca), seconds)

@@ -27,7 +27,11 @@ from vaultpki.vault import member
 
 
 def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
-    """Raise ArgumentError if the root has no such rotation, StateConflict if a node's name means something else."""
+    """Raise ArgumentError if the root has no such rotation, StateConflict if it is not ours or a name means another."""
+    if scene.cluster.authority.outside is not None:
+        raise StateConflict(
+            f"the root of {scene.cluster.name} is from outside, and this release does not rotate such a root"
+        )
     if method is Method.SAME_KEY:
         raise ArgumentError(
             "the root is trusted by its certificate, so another one for the same key is a new root all the same; leave "

@@ -228,7 +228,9 @@ def _pass_emergency_gates(scene: Scene, domain: str) -> Scene:
     record = scene.record(domain)
     while record.method is Method.EMERGENCY and record.state in (State.PREPARED, State.PUBLISHED):
         to = next_state(record)
-        if to is None:
+        mount = read_mount(scene.cluster, scene.vault, domain, scene.root)
+        if to is None or (record.state is State.PREPARED and issuing.unsigned(scene.cluster, record, mount)):
+            # To distrust the old CA before there is a new one would be an outage as long as the signer takes.
             break
         scene, _, _ = reconcile_mount(scene.writing(record.moved(to, scene.now)), domain)
         record = scene.record(domain)

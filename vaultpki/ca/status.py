@@ -9,7 +9,7 @@ from vaultpki.ca import issuing, set_back
 from vaultpki.ca.facts import read_mount
 from vaultpki.ca.run import kind_of
 from vaultpki.ca.scene import Scene, read_old_root
-from vaultpki.certificates import ca_subject
+from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.records import gaps
 from vaultpki.records.rotation import DOMAINS, RotationRecord, State
@@ -68,6 +68,9 @@ def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
     )
     if record is None:
         missing = f"{mount.path} has no CA {ca_subject(cluster.name, domain)}; run `vaultpki apply -f {cluster.file}`"
+        outside = cluster.authority.outside
+        if domain != ROOT and outside is not None and outside.by_people:
+            missing += ", which says what its signer outside must sign"
         return found if issuer is not None else replace(found, problem=behind or missing)
     to = next_state(record)
     return replace(

@@ -11,7 +11,7 @@ import click
 
 from vaultpki.cli.common import json_option, opened, path_option, spec_option, terminal
 from vaultpki.cli.progress import progress, reading
-from vaultpki.errors import VaultpkiError
+from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import escaped
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_f
             if first.changes and not click.confirm(f"Apply these {len(first.changes)} changes to {vault.address}?"):
                 raise VaultpkiError("nothing was changed")
         with progress("Applying") as counter:
-            done = _carry_out(cluster, vault, where, counter, first=first, saved=saved is not None, silent=as_json)
+            done = carry_out(cluster, vault, where, counter, first=first, saved=saved is not None, silent=as_json)
         asked = asked_server.read(cluster, vault) if as_json else None
     if as_json:
         _print_json(done, asked, vault)
@@ -137,6 +137,8 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_f
             # With --yes the plan was not shown.
             _show(plan_text.attention_lines(cluster, done))
         click.echo(f"Done: {len(done.changes)} changes, {vault.sent.writes} writes to {vault.address}.")
+    if done.waiting:
+        raise Attention(plan_text.waiting_sentence(cluster.file, done.waiting))
 
 
 @click.command("destroy")
@@ -175,7 +177,7 @@ def destroy_command(file: Path, allow_http: bool, confirm: str | None) -> None:
     click.echo(f"Done: nothing of {cluster.name} is left at {vault.address}.")
 
 
-def _carry_out(
+def carry_out(
     cluster: Cluster,
     vault: Vault,
     where: ServerFacts,
@@ -191,12 +193,12 @@ def _carry_out(
     from vaultpki.cli.stage_log import StageLog
     from vaultpki.provision import apply
 
-    carry_out = partial(apply.apply, cluster, vault, where, first=first, strict=saved)
+    run = partial(apply.apply, cluster, vault, where, first=first, strict=saved)
     if silent:
-        return carry_out(progress=lambda change: None, step=lambda change, total: counter.step(total))
+        return run(progress=lambda change: None, step=lambda change, total: counter.step(total))
     log = StageLog(cluster, counter, lambda: _head(cluster, vault), first)
     with log.until_it_stops(saved=saved):
-        return carry_out(progress=log.stage_made, step=log.step, begin=log.begin)
+        return run(progress=log.stage_made, step=log.step, begin=log.begin)
 
 
 def _head(cluster: Cluster, vault: Vault) -> list[Line]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vaultpki.cli.ca_outside import csr_command, import_command
 from vaultpki.cli.ca_recover import recover_command
 from vaultpki.cli.common import json_option, opened, print_json, screen, server_now, spec_option, terminal
 from vaultpki.cli.progress import reading
@@ -255,6 +256,8 @@ def abort_command(
 
 
 ca_command.add_command(recover_command)
+ca_command.add_command(csr_command)
+ca_command.add_command(import_command)
 
 
 def _pods(kubeconfig: Path | None) -> KubeTrust | None:

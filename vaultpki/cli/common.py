@@ -96,6 +96,10 @@ def opened(
     cluster = load_spec(file, allow_http=allow_http)
     vault, where = open_vault(cluster, allow_http=allow_http, patience=patience)
     with explained(vault, needed_policy(cluster)):
+        if cluster.authority.outside is not None:
+            from vaultpki.identity import outside_signer
+
+            cluster = outside_signer.complete(cluster, vault)
         if applied:
             from vaultpki.identity import anchor
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vaultpki import certificates
-from vaultpki.config import consistency, foreign_cas, jwt, limits, templates
+from vaultpki.config import consistency, foreign_cas, jwt, limits, outside_root, templates
 from vaultpki.config.cluster_schema import CLUSTER
 from vaultpki.config.fields import FieldValue
 from vaultpki.model import ApiServer, Authority, Cluster, ForeignCa, Node, NodeRole, Override, Pool, Row, VaultAddress
@@ -66,7 +66,9 @@ def _authority(found: FieldValue, path: Path) -> Authority:
     also: tuple[ForeignCa, ...] = ()
     if found.has("also_trust"):
         also = foreign_cas.read(found["also_trust"], lambda item, check: _file_content(item, path, check))
-    return Authority(found.get("root_ttl"), found.get("issuing_ttl"), found.get("key"), found.get("root_sha256"), also)
+    outside, pin = outside_root.read(found, lambda named, check: _file_content(named, path, check))
+    ttls = found.get("root_ttl"), found.get("issuing_ttl")
+    return Authority(*ttls, found.get("key"), pin, also, outside, outside_root.subject(found))
 
 
 def _vault(spec: FieldValue, path: Path, allow_http: bool) -> VaultAddress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, TABLE
-from vaultpki.config import foreign_cas, jwt, kinds
+from vaultpki.config import foreign_cas, jwt, kinds, outside_root
 from vaultpki.config.fields import Boolean, Choice, Field, ListOf, MapOf, Record, Schema, Version, duration
 from vaultpki.model import KeyType, NodeRole, Row, Usage
 from vaultpki.places import Layout
@@ -104,6 +104,7 @@ CA: Final = Record(
             kinds.SHA256,
             "SHA-256 of the root CA's certificate, as `apply` prints it; a server with another root is refused",
         ),
+        **outside_root.KEYS,
         "also_trust": Field(
             foreign_cas.FILES, "CAs that are not the cluster's and that bundles hold too, by issuing CA: files"
         ),

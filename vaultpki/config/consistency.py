@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from vaultpki import certificates
+from vaultpki.config import outside_root
 from vaultpki.config.fields import FieldValue
 from vaultpki.errors import SpecError
 from vaultpki.model import NODE, Cluster, Node, NodeRole, Pool, Row
@@ -103,7 +104,10 @@ def _authority(cluster: Cluster, spec: FieldValue) -> None:
             raise spec["ca"][key].refuse(
                 f"{format_duration(seconds)} is too short for a CA: write at least {format_duration(SHORTEST_CA)}"
             )
-    if issuing >= root:
+    outside = cluster.authority.outside
+    if outside is not None:
+        outside_root.check(cluster, spec["ca"])
+    elif issuing >= root:
         key = "issuing_ttl" if spec["ca"]["issuing_ttl"].given else "root_ttl"
         raise spec["ca"][key].refuse(
             f"an issuing CA must expire before the root, and {format_duration(issuing)} is not shorter than "

@@ -206,7 +206,9 @@ def domain_title(domain: Domain) -> str:
 
 def ca_title(ca: str, cluster: str) -> str:
     """Return what a CA is called on its border."""
-    return f"{ROOT} CA of {cluster}" if ca == ROOT else f"CA {ca}"
+    if ca == ROOT:
+        return f"{ROOT} CA of {cluster}"
+    return f"CA {ca}" if ca in ISSUING_CAS else ca
 
 
 def sentence(arrow: Arrow) -> str:

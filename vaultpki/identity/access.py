@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from vaultpki import assets
 from vaultpki.certificates import node_rows, resolve, rows
+from vaultpki.identity import outside_signer
 from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool
 from vaultpki.records import report_paths
 from vaultpki.records.server_facts import Fields, ServerFacts
@@ -107,7 +108,9 @@ def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByH
 def policy_of(cluster: Cluster, who: str) -> Fields:
     """Return the rules for one of `POLICIES`: whoever runs commands with an operator's token."""
     rules = policy(f"{who}.json", {"prefix": cluster.prefix})
-    if who == "operator":
+    if who == "applier":
+        rules |= outside_signer.rule(cluster)
+    elif who == "operator":
         rules |= _sign_rules(resolve(row, cluster, None) for row in rows(cluster) if row.operator)
     elif who == "enroller":
         _bind_approles(cluster, rules)

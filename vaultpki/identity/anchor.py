@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, SpecError, StateConflict
-from vaultpki.identity import root_pin
+from vaultpki.identity import outside_signer, root_pin
 from vaultpki.model import Cluster
-from vaultpki.pki.roots import successors
+from vaultpki.pki.roots import successors, unfit
 from vaultpki.pki.trust import is_root
 from vaultpki.records import published
 from vaultpki.records import rotation as rotation_record
@@ -52,6 +52,7 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:
     Raises StateConflict if the cluster was not applied, and ForeignObject if the root's mount has no root CA of this
     cluster, or another one than `ca.root_sha256` in cluster.yaml.
     """
+    cluster = outside_signer.complete(cluster, vault)
     namespace = _namespace(cluster, vault)
     path = f"{cluster.mount('config')}/data/cluster"
     record = vault.stored(cluster.mount("config"), "cluster").get("data")
@@ -116,6 +117,15 @@ def refuse_other_root(
     wanted, mount = cluster.authority.root_sha256, cluster.mount(ROOT)
     if wanted is None or wanted == shown or wanted in accepted:
         return
+    if cluster.authority.outside is not None:
+        if shown is None:
+            # An apply puts it there.
+            return
+        raise ForeignObject(
+            f"the root CA at {mount} has the SHA-256 {shown}, and that of {cluster.file}, which is from outside, has "
+            f"{wanted}: this is another Vault, or somebody changed one of the two; another root is a rotation of the "
+            "root, which this release does not make for a root from outside"
+        )
     if shown is None:
         raise ForeignObject(
             f"there is no root CA at {mount}, and a new one would be another root than ca.root_sha256 in "
@@ -185,6 +195,8 @@ def _root_sha256(cluster: Cluster, vault: Vault, listed: Answer, now: datetime) 
     """
     subject, mount = ca_subject(cluster.name, ROOT), cluster.mount(ROOT)
     found = _certificates(cluster, vault, listed.keys)
+    if cluster.authority.outside is not None:
+        return _outside(cluster, found, now)
     roots = {id_: facts for id_, facts in found.items() if is_root(facts, subject, now)}
     after = {facts.fingerprint: vouched(cluster, facts, found.values(), now) for facts in roots.values()}
     pinned = cluster.authority.root_sha256
@@ -208,6 +220,20 @@ def _root_sha256(cluster: Cluster, vault: Vault, listed: Answer, now: datetime) 
     if pinned is not None:
         refuse_other_root(cluster, chosen[0], record=_root_record(cluster, vault))
     return chosen[0]
+
+
+def _outside(cluster: Cluster, found: Mapping[str, Facts], now: datetime) -> str:
+    """Return the SHA-256 of the anchor of a root from outside, which the root's mount must show and be in date."""
+    wanted, mount = str(cluster.authority.root_sha256), cluster.mount(ROOT)
+    shown = next((facts for facts in found.values() if facts.fingerprint == wanted), None)
+    if shown is None:
+        raise ForeignObject(
+            f"{mount} does not show the root CA that {cluster.file} names ({wanted}); run `vaultpki plan -f "
+            f"{cluster.file}`, and find out who changed it"
+        )
+    if why := unfit(shown, now, name=ca_subject(cluster.name, ROOT)):
+        raise ForeignObject(f"{why}; its SHA-256, {wanted}, is in {cluster.file}")
+    return wanted
 
 
 def _root_record(cluster: Cluster, vault: Vault) -> RotationRecord | None:

@@ -14,8 +14,10 @@ from vaultpki.identity import nodes, revocation
 from vaultpki.identity.access import holder_of
 from vaultpki.identity.revocation import Chosen, StoredCertificate, Target
 from vaultpki.model import Cluster, Row
-from vaultpki.pki import x509
+from vaultpki.pki import chains, x509
+from vaultpki.pki.chains import chain_up
 from vaultpki.pki.facts import Facts, serial_text
+from vaultpki.pki.trust import self_signed
 from vaultpki.redact import first_few, stamp
 from vaultpki.values.names import quoted
 from vaultpki.vault import Vault, text
@@ -124,8 +126,10 @@ def with_holder(cluster: Cluster, vault: Vault, found: ServerCertificate) -> Ser
     above = _signers(vault, found.mount)
     chain = [signer] if (signer := x509.issuer_of(facts, above)) is not None and signer != facts else []
     if chain and ca != ROOT:
-        root = x509.issuer_of(chain[0], _signers(vault, cluster.mount(ROOT)))
-        chain += [root] if root is not None else []
+        shown = _signers(vault, cluster.mount(ROOT))
+        ends = [each for each in shown if self_signed(each)]
+        # Below a PKI outside there are CAs between, which may be on either mount.
+        chain += chain_up(chain[0], ends, [*shown, *above]) or chains.above(chain, shown)
     if facts.is_ca:
         return replace(found, chain=tuple(chain))
     reported = {

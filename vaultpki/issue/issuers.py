@@ -7,19 +7,24 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
+from typing import Final
 
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, MOST_ISSUERS, ROOT, ca_subject
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import BadAnswer, CertificateUnreadable, Denied, Refused, StoreError
 from vaultpki.layout import bundle_of
-from vaultpki.pki import roots
+from vaultpki.pki import chains, roots
+from vaultpki.pki.chains import trust_below, with_chains
 from vaultpki.pki.facts import Facts, Trust, UntrustedCa
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import RotationView, trust_during_rotation
-from vaultpki.pki.trust import trust_below, usability
+from vaultpki.pki.trust import self_signed, usability
 from vaultpki.places import Layout
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.vault import Answer, Vault, shown_certificate, shown_request
+
+# Of certificates that were shown before: five bundles of a cluster below a PKI outside have about twenty.
+_MOST_KEPT: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,8 @@ class Issuers:
 
     `defaults` are the SHA-256 of the default issuers by CA, "" for a mount that has none; a CA is missing if its mount
     does not say. `unshown` says, as the rest of a sentence, why a mount shows no issuer. `by_id` are the certificates
-    that were just read, by CA and issuer id.
+    that were just read, by CA and issuer id. `kept` are certificates that were shown before, among which CAs above the
+    issuing ones may be.
     """
 
     issuing: Mapping[str, tuple[str, ...]]
@@ -36,6 +42,7 @@ class Issuers:
     defaults: Mapping[str, str] = field(default_factory=dict)
     unshown: Mapping[str, str] = field(default_factory=dict)
     by_id: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
 
 def fetch_issuers(
@@ -143,11 +150,20 @@ def shown_roots(issuers: Issuers) -> tuple[Facts, ...]:
     return tuple(certificates(issuers.roots))
 
 
-def trusts(issuers: Issuers, above: Roots, now: datetime, *, cluster: str) -> dict[str, Trust]:
-    """Build each CA's trust: issuing CAs that a trusted root signed and that have the name of this CA of `cluster`.
+def trusts(
+    issuers: Issuers,
+    above: Roots,
+    now: datetime,
+    *,
+    cluster: str,
+    held: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> dict[str, Trust]:
+    """Build each CA's trust: issuing CAs below a trusted root that have the name of this CA of `cluster`.
 
-    Everything else that a mount shows is untrusted.
+    Everything else that a mount shows is untrusted. `held` are the SHA-256 of issuing CAs, by CA, that are trusted
+    already and stay when a CA above them expires.
     """
+    shown = (*_shown(issuers, above), *_kept(issuers, above))
     return {
         ca: trust_below(
             [pem.encode() for pem in issuers.issuing[ca]],
@@ -155,6 +171,9 @@ def trusts(issuers: Issuers, above: Roots, now: datetime, *, cluster: str) -> di
             now,
             name=ca_subject(cluster, ca),
             parked=above.parked,
+            shown=shown,
+            root_name=ca_subject(cluster, ROOT),
+            held=held.get(ca, ()),
         )
         for ca in ISSUING_CAS
     }
@@ -172,12 +191,15 @@ def follow(
     """Build each CA's trust from what the mounts show and what was trusted before (`held`, PEM by CA), by `views`.
 
     The word on a CA needs no `shown`, `held` and `default`: they are filled in here. The same rules apply to `held` as
-    to what is shown, and what they refuse of it is not reported as untrusted.
+    to what is shown, and what they refuse of it is not reported as untrusted. `held` of the root may have CAs above.
     """
-    shown = trusts(issuers, above, now, cluster=cluster)
+    issuers = replace(issuers, kept=(*issuers.kept, *held.get(ROOT, ())))
     before = replace(issuers, issuing={ca: tuple(held.get(ca, ())) for ca in ISSUING_CAS})
-    known = trusts(before, above, now, cluster=cluster)
+    already = {ca: {facts.fingerprint for facts in certificates(before.issuing[ca])} for ca in ISSUING_CAS}
+    shown = trusts(issuers, above, now, cluster=cluster, held=already)
+    known = trusts(before, above, now, cluster=cluster, held=already)
     crosses = _served_crosses(issuers, above, views.get(ROOT, RotationView()), cluster)
+    upper = _shown(issuers, above), _kept(issuers, above)
     found = {}
     for ca, trust in shown.items():
         fit = {*trust.issuing, *known[ca].issuing}
@@ -188,8 +210,25 @@ def follow(
             held=frozenset(facts.fingerprint for facts in known[ca].issuing),
             default=issuers.defaults.get(ca),
         )
-        found[ca] = trust_during_rotation(replace(trust, issuing=issuing, crosses=crosses), view, now)
+        during = trust_during_rotation(replace(trust, issuing=issuing, crosses=crosses), view, now)
+        found[ca] = with_chains(during, *upper, root_name=ca_subject(cluster, ROOT))
     return found
+
+
+def _shown(issuers: Issuers, above: Roots) -> tuple[Facts, ...]:
+    """Return the certificates on all mounts, among which CAs above are looked for: an import may put them on any."""
+    pems = (*issuers.roots, *(pem for ca in ISSUING_CAS for pem in issuers.issuing.get(ca, ())))
+    return _not_given_up(pems, above)
+
+
+def _kept(issuers: Issuers, above: Roots) -> tuple[Facts, ...]:
+    return _not_given_up(tuple(dict.fromkeys(issuers.kept))[:_MOST_KEPT], above)
+
+
+def _not_given_up(pems: Iterable[str], above: Roots) -> tuple[Facts, ...]:
+    # The key of a root that was given up may be a thief's, and a parked one is not trusted now.
+    refused = {*above.given_up, *map(roots.key_id, above.parked)}
+    return tuple(facts for facts in certificates(dict.fromkeys(pems)) if roots.key_id(facts) not in refused)
 
 
 def _served_crosses(issuers: Issuers, above: Roots, view: RotationView, cluster: str) -> tuple[Facts, ...] | None:
@@ -230,9 +269,12 @@ def untrusted_cas(
     `record` is that of the root's rotation. At most MOST_ISSUERS for each CA: a hostile server can put any number of
     certificates into one issuer.
     """
-    for facts in roots.untrusted_roots(above, shown_roots(issuers), record, name=ca_subject(cluster, ROOT))[
-        :MOST_ISSUERS
-    ]:
+    shown, name = shown_roots(issuers), ca_subject(cluster, ROOT)
+    # What stands above a pinned intermediate is in no chain of ours, and is expected beside it.
+    over = chains.above([root for root in above.trusted if not self_signed(root)], shown)
+    known_cas = {facts for known in trust.values() for facts in (*known.between, *known.tops)}.union(over)
+    strange = roots.untrusted_roots(above, shown, record, name=name, chains=known_cas)
+    for facts in strange[:MOST_ISSUERS]:
         yield ROOT, UntrustedCa(facts.subject_text, facts.fingerprint, "it is not the pinned root CA")
     for ca, known in trust.items():
         for each in known.untrusted[:MOST_ISSUERS]:

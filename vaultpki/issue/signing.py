@@ -69,7 +69,7 @@ def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed
     pem = pki.sign_certificate(want.role, csr, common_name, parameters, mount_point=want.mount).data.get("certificate")
     if not isinstance(pem, str):
         raise BadAnswer(f"the response has no certificate for {want.name}; check the address and any proxy in between")
-    leaf = check_signed(pem.encode(), key, want, trust.signers, trust.roots, now)
+    leaf = check_signed(pem.encode(), key, want, trust.signers, trust.roots, now, between=trust.between)
     issuer = x509.issuer_of(leaf, trust.signers)
     assert issuer is not None  # noqa: S101 - for mypy: check_signed has found it
     return Signed(want, leaf, contents(want, keys.key_pem(key), leaf, chain(trust, issuer)))

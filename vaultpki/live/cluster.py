@@ -69,7 +69,7 @@ def verify(
     checks = [*node_checks(cluster, live.nodes), *left_out]
     checks += _listener_checks(cluster, expected, made, shown, known, holders, now, deadline)
     checks += copy_checks(live, expected, certificates.rows(cluster), now)
-    checks += bundle_checks(tuple(_words(holders, fleet)), expected)
+    checks += bundle_checks(tuple(_words(holders, fleet, expected)), expected)
     checks += _unreported(fleet)
     checks += flag_checks(cluster, live, _directories(holders))
     return tuple(checks), expected.source
@@ -180,13 +180,15 @@ def _cas_presented(
             yield from ((domain, facts) for domain in ISSUING_CAS if expected.why_wrong(facts, domain) is None)
 
 
-def _words(holders: Sequence[Holder], fleet: Fleet) -> Iterator[BundleWord]:
-    """Yield what each node holds, by its files and by its report."""
+def _words(holders: Sequence[Holder], fleet: Fleet, expected: Expected) -> Iterator[BundleWord]:
+    """Yield what each node holds, by its files and by its report; a pinned intermediate counts as a root there."""
     for holder in holders:
         if holder.certificates:
             issuing = {ca: frozenset(each.fingerprint for each in holder.own_cas(ca)) for ca in ISSUING_CAS}
             held_cas = {ca: found for ca, found in issuing.items() if found}
-            roots = [facts for facts in holder.authorities() if facts.issuer_text == facts.subject_text]
+            ends = [facts for facts in holder.authorities() if facts.issuer_text == facts.subject_text]
+            pins = [facts for facts in holder.authorities() if facts in expected.roots]
+            roots = {*pins, *(facts for facts in ends if facts not in expected.above)}
             yield BundleWord(holder.name, "files", held_cas, frozenset(facts.fingerprint for facts in roots))
     for name, report in fleet.reports.items():
         told = {ca: bundle.sha256 for ca, bundle in report.bundles.items()}

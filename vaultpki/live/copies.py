@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
+from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO, CaCopy, Copied, LiveCluster
 from vaultpki.kube.objects import ROOT_COPY, SERVING_CA
 from vaultpki.live.checks import days_left, found, not_checked
 from vaultpki.live.trust import Expected, certificates, readable_certificates
 from vaultpki.model import Row
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.trust import named
 from vaultpki.redact import printable
 from vaultpki.verify.on_disk import Check
 
@@ -69,11 +68,10 @@ def _held(copy: CaCopy, expected: Expected) -> Sequence[Facts]:
     """
     if copy.copied is not Copied.BUNDLE:
         return certificates(copy.pem)
-    names = [ca_subject(expected.cluster, ca) for ca in (ROOT, *ISSUING_CAS)]
     return [
         facts
         for facts in readable_certificates(copy.pem)
-        if facts in expected.roots or any(named(facts, name) for name in names)
+        if facts in expected.roots or any(expected.named(facts, ca) for ca in (ROOT, *ISSUING_CAS))
     ]
 
 
@@ -109,14 +107,14 @@ def _problems(copy: CaCopy, held: Sequence[Facts], expected: Expected, now: date
 def _of_the_root(held: Sequence[Facts], expected: Expected, *, pods: bool) -> Iterator[str]:
     """Yield what is wrong with a copy by which the API server is recognised."""
     for facts in held:
-        if facts in expected.roots or expected.may_hold(facts, "kubernetes"):
+        if facts in (*expected.roots, *expected.above) or expected.may_hold(facts, "kubernetes"):
             continue
         if why := expected.why_wrong(facts, "kubernetes"):
             yield f"holds {_about(facts)}, which is not a CA of the API server: {why}"
     if not pods and expected.of("kubernetes") and set(expected.of("kubernetes")) <= set(held):
         return
     if pods or any(facts in expected.roots for facts in held) or not expected.of("kubernetes"):
-        for root in expected.roots:
+        for root in (*expected.over("kubernetes"), *expected.roots):
             if root not in held:
                 yield f"lacks {_about(root)}"
         return
@@ -128,7 +126,11 @@ def _of_clients(held: Sequence[Facts], expected: Expected, domain: str) -> Itera
     for facts in held:
         if facts in expected.roots:
             yield "holds the root CA, so certificates of every other CA are accepted"
-        elif not expected.may_hold(facts, domain) and (why := expected.why_wrong(facts, domain)):
+        elif expected.may_hold(facts, domain):
+            continue
+        elif facts in expected.above:
+            yield f"holds {_about(facts)}, which stands above the CAs of this cluster, so every CA below it is accepted"
+        elif why := expected.why_wrong(facts, domain):
             yield f"holds {_about(facts)}, which is not a CA of {domain}: {why}"
     for facts in expected.of(domain):
         if facts not in held:
@@ -141,7 +143,7 @@ def _of_a_server(held: Sequence[Facts], expected: Expected) -> Iterator[str]:
     if missing := [root for root in expected.roots if ours and root not in held]:
         yield from (f"lacks {_about(root)}" for root in missing)
     for facts in held:
-        domain = next((ca for ca in (ROOT, *ISSUING_CAS) if named(facts, ca_subject(expected.cluster, ca))), None)
+        domain = next((ca for ca in (ROOT, *ISSUING_CAS) if expected.named(facts, ca)), None)
         if facts in ours or domain is None or expected.may_hold(facts, domain):
             continue
         if domain == ROOT:

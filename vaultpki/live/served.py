@@ -96,6 +96,8 @@ def _chain_problem(chain: Sequence[Facts], want: Certificate, expected: Expected
     if issuer.not_after <= now:
         return f"its CA expired on {issuer.not_after:%Y-%m-%d}"
     for further in behind[1:]:
+        if further in expected.above:
+            return f"{further.subject_text} is served too, and GnuTLS with the issuing CA alone refuses that"
         if not x509.signed_by(issuer, further) or x509.issuer_of(further, expected.roots) is None:
             return f"{further.subject_text} is served too, which no root of the cluster signed"
     return ""

@@ -15,9 +15,11 @@ from vaultpki.errors import CertificateUnreadable, StateConflict, VaultpkiError
 from vaultpki.identity import anchor, nodes
 from vaultpki.issue import issuers, rotations
 from vaultpki.model import Cluster
-from vaultpki.pki import foreign_cas, x509
+from vaultpki.pki import chains, foreign_cas, x509
+from vaultpki.pki.chains import between, why_untrusted
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.trust import in_date, is_root, why_untrusted
+from vaultpki.pki.roots import unfit
+from vaultpki.pki.trust import in_date, is_root, named, named_by_owner
 from vaultpki.records.node_report import NodeReport
 from vaultpki.values import pem
 from vaultpki.vault import Vault
@@ -28,7 +30,8 @@ from vaultpki.verify.on_disk import Holder
 class Expected:
     """The CAs that count now: the roots, and the issuing CAs by domain.
 
-    A domain of which `issuing` has none is not known: an issuing CA of it counts by its root and its name. `source`
+    `above` are further CAs of a PKI outside in the chains: those between, and a root above a pinned intermediate. A
+    domain of which `issuing` has none is not known: an issuing CA of it counts by its root and its name. `source`
     says in a few words where this is from. `foreign` are the foreign CAs of cluster.yaml by domain: they may be in its
     bundles, and sign nothing of the cluster.
     """
@@ -37,11 +40,12 @@ class Expected:
     roots: tuple[Facts, ...]
     issuing: Mapping[str, tuple[Facts, ...]]
     source: str
+    above: tuple[Facts, ...] = ()
     foreign: Mapping[str, tuple[Facts, ...]] = field(default_factory=dict)
 
     def why_wrong(self, facts: Facts, domain: str) -> str | None:
         """Return why it is not an issuing CA of this domain now, as the rest of a sentence; None if it is one."""
-        whys = [why_untrusted(facts, root, ca_subject(self.cluster, domain)) for root in self.roots]
+        whys = [_why_untrusted(facts, root, self.above, self.cluster, domain) for root in self.roots]
         if None not in whys:
             return whys[0]
         if domain in self.issuing and facts not in self.issuing[domain]:
@@ -55,6 +59,15 @@ class Expected:
     def of(self, domain: str) -> tuple[Facts, ...]:
         """Return the issuing CAs of a domain, none if they are not known."""
         return self.issuing.get(domain, ())
+
+    def over(self, domain: str) -> tuple[Facts, ...]:
+        """Return the CAs above those of a domain that a bundle for its clients holds beside the roots."""
+        return (*chains.above(self.of(domain), self.above), *chains.tops(self.roots, self.above))
+
+    def named(self, facts: Facts, ca: str) -> bool:
+        """Return whether a certificate has the name of this CA; below a root outside with attributes of its owner."""
+        ours = any(named(root, ca_subject(self.cluster, ROOT)) for root in self.roots)
+        return (named if ours else named_by_owner)(facts, ca_subject(self.cluster, ca))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +88,9 @@ def from_vault(cluster: Cluster, vault: Vault, now: datetime) -> Expected:
     shown = issuers.fetch_issuers(vault, cluster.prefix, found.named())
     above = issuers.roots_below(shown, pin, found.records.get(ROOT), now, cluster=cluster.name)
     trust = issuers.follow(shown, {}, found.views({}, {}), above, now, cluster=cluster.name)
-    return Expected(
-        cluster.name, above.trusted, {ca: trust[ca].issuing for ca in ISSUING_CAS}, "Vault", foreign_cas.read(cluster)
-    )
+    issuing = {ca: trust[ca].issuing for ca in ISSUING_CAS}
+    over = dict.fromkeys(facts for known in trust.values() for facts in (*known.between, *known.tops))
+    return Expected(cluster.name, above.trusted, issuing, "Vault", tuple(over), foreign_cas.read(cluster))
 
 
 def fleet(cluster: Cluster, vault: Vault) -> Fleet:
@@ -96,20 +109,28 @@ def from_files(cluster: Cluster, holders: Sequence[Holder], now: datetime) -> Ex
 
     Raises StateConflict if cluster.yaml names another root than they hold.
     """
-    name = ca_subject(cluster.name, ROOT)
+    pin = cluster.authority.root_sha256
     by_roots: Counter[frozenset[Facts]] = Counter()
     for holder in holders:
-        if roots := frozenset(facts for facts in holder.authorities() if is_root(facts, name, now)):
+        if roots := frozenset(_roots(cluster, holder, now)):
             by_roots[roots] += 1
     if not by_roots:
         return None
     ((roots, _),) = by_roots.most_common(1)
-    pin = cluster.authority.root_sha256
     if pin is not None and all(facts.fingerprint != pin for facts in roots):
         raise StateConflict(
             f"the files of --dir hold another root CA than ca.root_sha256 in {cluster.file}: name the files of this "
             "cluster, reach its Vault if the root is being rotated, or find out who changed them"
         )
+    over = tuple(
+        dict.fromkeys(
+            facts
+            for holder in holders
+            for ca in ISSUING_CAS
+            for facts in (*holder.parts(ca).between, *holder.parts(ca).roots)
+            if facts not in roots
+        )
+    )
     issuing = {
         ca: tuple(
             dict.fromkeys(
@@ -117,27 +138,40 @@ def from_files(cluster: Cluster, holders: Sequence[Holder], now: datetime) -> Ex
                 for holder in holders
                 for facts in holder.own_cas(ca)
                 if in_date(facts, now)
-                and any(why_untrusted(facts, root, ca_subject(cluster.name, ca)) is None for root in roots)
+                and any(_why_untrusted(facts, root, over, cluster.name, ca) is None for root in roots)
             )
         )
         for ca in ISSUING_CAS
     }
-    return Expected(
-        cluster.name,
-        tuple(roots),
-        {ca: found for ca, found in issuing.items() if found},
-        "--dir",
-        foreign_cas.read(cluster),
-    )
+    known = {ca: found for ca, found in issuing.items() if found}
+    return Expected(cluster.name, tuple(roots), known, "--dir", over, foreign_cas.read(cluster))
+
+
+def _roots(cluster: Cluster, holder: Holder, now: datetime) -> Iterator[Facts]:
+    """Yield the roots that a holder trusts: those of this cluster, or the anchor outside that cluster.yaml names."""
+    name, pin = ca_subject(cluster.name, ROOT), cluster.authority.root_sha256
+    held = holder.authorities()
+    outside = [facts for facts in held if facts.fingerprint == pin and not named(facts, name)]
+    for facts in held:
+        if is_root(facts, name, now) or (facts in outside and unfit(facts, now, name=name) is None):
+            yield facts
+
+
+def _why_untrusted(facts: Facts, root: Facts, above: Sequence[Facts], cluster: str, domain: str) -> str | None:
+    root_name = ca_subject(cluster, ROOT)
+    middle = between(above, (root,), root_name=root_name)
+    return why_untrusted(facts, root, ca_subject(cluster, domain), middle, root_name=root_name)
 
 
 def from_pin(cluster: Cluster, shown: Iterable[str], now: datetime) -> Expected | None:
     """Return the root that cluster.yaml names, if one of these texts holds it; None without one."""
-    pin = cluster.authority.root_sha256
+    pin, name = cluster.authority.root_sha256, ca_subject(cluster.name, ROOT)
     for text in shown if pin is not None else ():
-        for facts in certificates(text):
-            if facts.fingerprint == pin and is_root(facts, ca_subject(cluster.name, ROOT), now):
-                return Expected(cluster.name, (facts,), {}, "ca.root_sha256", foreign_cas.read(cluster))
+        beside = certificates(text)
+        for facts in beside:
+            if facts.fingerprint == pin and unfit(facts, now, name=name) is None:
+                over = () if named(facts, name) else (*between(beside, (facts,)), *chains.tops((facts,), beside))
+                return Expected(cluster.name, (facts,), {}, "ca.root_sha256", over, foreign_cas.read(cluster))
     return None
 
 

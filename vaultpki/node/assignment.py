@@ -149,11 +149,14 @@ def fetch(
         "not_followed": dict(rotations.not_followed),
         "look": look,
     }
+    # Only below a root outside.
+    if kept := list(dict.fromkeys(facts.pem for known in trust.values() for facts in (*known.between, *known.tops))):
+        value["above"] = kept
     holding = _read(config, value, f"the records of {store}/data")
     # A machine image brings only agent.yaml and the issuer's token.
     private_folder(config.state)
     write_private(f"{config.state}/{COPY}", json.dumps(value).encode())
-    return replace(holding, mark=mark, issuers=shown)
+    return replace(holding, mark=mark, issuers=replace(shown, kept=holding.issuers.kept))
 
 
 def _changes(vault: Vault, store: str) -> tuple[int, Mark | None]:
@@ -215,6 +218,7 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
             _texts(value["roots"], least=1),
             {str(ca): str(sha256) for ca, sha256 in value.get("defaults", {}).items()},
             {str(ca): str(why) for ca, why in value.get("unshown", {}).items()},
+            kept=_texts(value.get("above", ())),
         ),
         trusted={ca: _texts(trusted[ca]) for ca in ISSUING_CAS},
         rotations=replace(read_rotations(value.get("rotation", {}), config.prefix), not_followed=_not_followed(value)),

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from vaultpki.certificates import ROOT
 from vaultpki.pki.facts import Facts
-from vaultpki.redact import stamp
+from vaultpki.pki.trust import named
+from vaultpki.redact import printable, stamp
 
 _DAY: Final = 86400
 
@@ -47,7 +49,9 @@ class CaLife:
     """The life of one CA, called by its domain: root, etcd, ...
 
     `longest_ttl` is the longest TTL of its leaves in seconds, of those that the caller knows. `foreign` is the subject
-    of a CA that is not the cluster's and that the bundles of `ca` hold too; empty for the cluster's own.
+    of a CA that is not the cluster's and that the bundles of `ca` hold too. `outside` is the subject of a CA of a PKI
+    outside, which its owner renews; one above ours that is not the pinned anchor is called by its subject. Both are
+    empty for the cluster's own.
     """
 
     ca: str
@@ -56,6 +60,7 @@ class CaLife:
     not_after: datetime
     longest_ttl: int
     foreign: str = ""
+    outside: str = ""
 
     def begins(self, level: Level) -> datetime:
         """Return when a level begins; that of NONE is the beginning of the life, that of EXPIRED its end."""
@@ -107,6 +112,32 @@ def expiry(life: CaLife, now: datetime, *, rotating: bool = False) -> CaExpiry:
     return CaExpiry(life.ca, life.not_after, life.level(now), _sentence(life, now, command), life.foreign)
 
 
+def of_root(root: Facts, longest_ttl: int, *, root_name: str) -> CaLife:
+    """Return the life of the pinned root; one that has not the name of a root of this cluster is from outside."""
+    outside = "" if named(root, root_name) else root.subject_text
+    return CaLife(ROOT, True, root.not_before, root.not_after, longest_ttl, outside=outside)
+
+
+def lives_above(above: Iterable[Facts], issuing: Iterable[Facts], longest_ttl: int) -> tuple[CaLife, ...]:
+    """Return the lives of the CAs of a PKI outside that end before one of the issuing CAs below them.
+
+    `above` are those between an issuing CA and the pinned anchor, and a root above that. Of certificates for one key
+    the last one counts: a CA is renewed by another certificate for it.
+    """
+    last = max((facts.not_after for facts in issuing), default=None)
+    by_key: dict[tuple[str, bytes], Facts] = {}
+    for facts in sorted(above, key=lambda facts: facts.not_after):
+        by_key[facts.subject_text, facts.public_key] = facts
+    ends: dict[str, Facts] = {}
+    for facts in sorted(by_key.values(), key=lambda facts: facts.not_after):
+        if last is not None and facts.not_after < last:
+            ends.setdefault(facts.subject_text, facts)
+    return tuple(
+        CaLife(name, False, facts.not_before, facts.not_after, longest_ttl, outside=name)
+        for name, facts in ends.items()
+    )
+
+
 def to_json(end: CaExpiry) -> dict[str, str]:
     """Return it as programs read it."""
     found = {"ca": end.ca, "not_after": stamp(end.not_after), "level": end.level.value, "message": end.sentence}
@@ -121,6 +152,8 @@ def _sentence(life: CaLife, now: datetime, command: str) -> str:
             f"{life.ca} also trusts {life.foreign}, which {when}, and its certificates are refused then; take it out "
             "of `ca.also_trust` in cluster.yaml, or name its successor there, and run `vaultpki apply`"
         )
+    if life.outside:
+        return _sentence_outside(life, now, end)
     if life.not_after <= now:
         if life.root:
             # Nodes are pinned to it, and it can vouch for no successor any more.
@@ -133,6 +166,19 @@ def _sentence(life: CaLife, now: datetime, command: str) -> str:
     if life.shortens > now:
         shorter = f"from {life.shortens:%Y-%m-%d} on new certificates end with it"
     return f"{life.ca} CA: it expires on {end}, in {left}; {shorter}; {command}"
+
+
+def _sentence_outside(life: CaLife, now: datetime, end: str) -> str:
+    name = printable(life.outside)
+    anchor = ", to which the nodes are pinned," if life.root else ", which stands above the CAs of this cluster,"
+    # The certificate of the anchor is pinned: another one for its key is another pin.
+    act = "ask its owner what follows it: each node must be pinned to that"
+    if not life.root:
+        act = "have its owner renew it with the same key; put that into ca.root_file, and run `vaultpki apply`"
+    if life.not_after <= now:
+        return f"{name}{anchor} expired on {end}, and clients that check the whole chain refuse everything below; {act}"
+    left = _words(life.not_after - now)
+    return f"{name}{anchor} expires on {end}, in {left}, and everything below it then; {act}"
 
 
 def _words(left: timedelta) -> str:

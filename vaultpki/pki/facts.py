@@ -21,6 +21,10 @@ EKU: Final[Mapping[Usage, frozenset[str]]] = {
 """The extended key usages, as dotted OIDs, that make each usage exactly (RFC 5280 section 4.2.1.12)."""
 
 
+BADLY_ENCODED: Final = " in another encoding than UTF8String"
+"""The end of each of `Facts.further_names` whose value is neither a UTF8String nor a PrintableString."""
+
+
 def serial_text(serial: int) -> str:
     """Return a serial number as Vault writes it: pairs of hex digits, with colons."""
     digits = f"{serial:x}"
@@ -98,6 +102,10 @@ class Replacement:
 class Trust:
     """The trust in one CA: the pinned root, and the issuing certificates below it, newest first.
 
+    `root` is what the owner of the cluster names as anchor: a self-signed CA, or an intermediate of a PKI outside.
+    `between` are the CAs in the chains from `issuing` to it. `tops` are the self-signed CAs that signed an intermediate
+    that is pinned. Both stand in the bundle for clients only, and no leaf may be of them.
+
     `further_roots` are trusted as `root` is: while the root is rotated there are two. `crosses` are certificates by
     which one of them vouches for another, served behind the CAs of that one; None leaves what is served as it is.
     `foreign` are CAs that are not the cluster's and that the bundles hold too; they count nowhere else.
@@ -121,6 +129,8 @@ class Trust:
     serving: Facts | None = None
     further_roots: tuple[Facts, ...] = ()
     crosses: tuple[Facts, ...] | None = ()
+    between: tuple[Facts, ...] = ()
+    tops: tuple[Facts, ...] = ()
     foreign: tuple[Facts, ...] = ()
     foreign_ignored: tuple[UntrustedCa, ...] = ()
 
@@ -139,8 +149,8 @@ class Trust:
 
     @property
     def chain_bundle(self) -> str:
-        """The content of `X-ca-chain.crt`: what the other bundle has, and the roots."""
-        return self.bundle + "".join(facts.pem for facts in self.roots)
+        """The content of `X-ca-chain.crt`: what the other bundle has, the CAs above the cluster's, and the roots."""
+        return self.bundle + "".join(facts.pem for facts in (*self.between, *self.roots, *self.tops))
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ def with_foreign(
     `offered` are certificates as text, and `pins` their SHA-256, by domain. `further` are CAs of the cluster that the
     trust does not show, such as a root that was put aside.
     """
-    known = [facts for each in trust.values() for facts in (*each.roots, *each.issuing)]
+    known = [facts for each in trust.values() for facts in (*each.roots, *each.issuing, *each.between, *each.tops)]
     own = {facts.public_key for facts in (*known, *further)}
     found = {}
     for ca, each in trust.items():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
@@ -69,6 +71,25 @@ def key_type(public: object) -> KeyType | None:
     if isinstance(public, rsa.RSAPublicKey):
         return next((kind for kind in KeyType if kind.rsa and kind.vault_bits == public.key_size), None)
     return None
+
+
+@lru_cache(maxsize=64)
+def fit_above(public_key: bytes) -> bool:
+    """Return whether a CA that is not ours may have this key (DER of the SubjectPublicKeyInfo) and stand above ours.
+
+    RSA of 2048 to 8192 bits, P-256, P-384, P-521 or Ed25519. For an RSA key with a small exponent a second key can be
+    found that verifies the same signature (Blake-Wilson and Menezes, Unknown key-share attacks, 1999), and Go takes
+    none above 2^31 - 1.
+    """
+    try:
+        public = serialization.load_der_public_key(public_key)
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    if isinstance(public, rsa.RSAPublicKey):
+        return 2048 <= public.key_size <= 8192 and 65537 <= public.public_numbers().e < 2**31
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        return public.curve.name in ("secp256r1", "secp384r1", "secp521r1")
+    return isinstance(public, ed25519.Ed25519PublicKey)
 
 
 def request(key: PrivateKey, subject: Subject) -> str:

@@ -1,5 +1,7 @@
 """Decides which root CAs a node trusts: the one it is pinned to, and a successor that this one vouches for; pure.
 
+The pin names the anchor of the cluster: the root that was made for it, or a CA of a PKI outside, self-signed or not.
+
 A root vouches for its successor by a cross certificate: one for the successor's name and key that it signed itself. The
 record `rotation/root` says when a successor counts and when the old root does not any more. It cannot bring in a root
 that no trusted one vouches for, and it cannot take one away below which alone a domain has CAs that can be used.
@@ -14,14 +16,14 @@ given up, and the next rotation makes another key. A node that joins anew rememb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
 from vaultpki.errors import CertificateRefused
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.trust import in_date, named, no_root, signed_by
+from vaultpki.pki.trust import in_date, named, no_ca_above, no_root, signed_by
 from vaultpki.records.rotation import RotationRecord, State
 
 
@@ -81,8 +83,8 @@ def follow(
         found = _roots(own, (*own.trusted, *found.trusted), own.parked)
     if not any(facts in shown for facts in found.trusted):
         raise _differs(found.trusted[0].fingerprint, shown)
-    if all(unfit(facts, now) for facts in found.trusted):
-        raise CertificateRefused(str(unfit(found.trusted[0], now)), reason="root-unfit")
+    if all(unfit(facts, now, name=name) for facts in found.trusted):
+        raise CertificateRefused(str(unfit(found.trusted[0], now, name=name)), reason="root-unfit")
     return found
 
 
@@ -98,9 +100,12 @@ def crosses(roots: Roots, shown: Sequence[Facts], *, name: str) -> tuple[Facts, 
 
 
 def untrusted_roots(
-    above: Roots, shown: Sequence[Facts], record: RotationRecord | None, *, name: str
+    above: Roots, shown: Sequence[Facts], record: RotationRecord | None, *, name: str, chains: Collection[Facts] = ()
 ) -> tuple[Facts, ...]:
-    """Return the certificates on the root's mount that belong to no root of the node and to no rotation of it."""
+    """Return the certificates on the root's mount that belong to no root of the node and to no rotation of it.
+
+    `chains` are the CAs in the chains above its issuing CAs, which may be shown there too.
+    """
     mine = (*above.trusted, *above.parked)
     vouched = {facts.public_key for facts in shown if _is_cross(facts, name) and any(signed_by(facts, m) for m in mine)}
     keys = {facts.public_key for facts in mine} | vouched
@@ -110,19 +115,26 @@ def untrusted_roots(
     return tuple(
         facts
         for facts in dict.fromkeys(shown)
-        if facts not in mine and facts.fingerprint not in known
+        if facts not in mine and facts not in chains and facts.fingerprint not in known
         if facts.public_key not in keys or not named(facts, name)
     )
 
 
-def unfit(root: Facts, now: datetime) -> str | None:
-    """Return the sentence that says why it cannot be a root CA at `now`; None if it can."""
+def unfit(root: Facts, now: datetime, *, name: str) -> str | None:
+    """Return the sentence that says why it cannot be a root CA at `now`; None if it can.
+
+    One that has not the `name` of a root of this cluster is a CA outside, which its owner has named as anchor by its
+    SHA-256: self-signed or not, and made by the rules of somebody else.
+    """
     if root.not_before > now:
         return (
             f"the root CA {root.subject_text} is not valid before {root.not_before:%Y-%m-%d %H:%M}Z, and this "
             f"machine's clock says {now:%Y-%m-%d %H:%M}Z; correct the clock"
         )
-    problem = no_root(root) or (None if signed_by(root, root) else "it is not self-signed")
+    if named(root, name):
+        problem = no_root(root) or (None if signed_by(root, root) else "it is not self-signed")
+    else:
+        problem = no_ca_above(root, signature=False)
     if problem:
         return f"the root CA {root.subject_text} cannot be trusted: {problem}"
     if not in_date(root, now):
@@ -147,7 +159,7 @@ def successors(roots: Sequence[Facts], shown: Sequence[Facts], now: datetime, *,
         for facts in shown
         if facts not in roots
         and named(facts, name)
-        and unfit(facts, now) is None
+        and unfit(facts, now, name=name) is None
         and any(_vouched(facts, voucher) for voucher in vouchers)
     )
 

@@ -9,6 +9,7 @@ from vaultpki.certificates import LEAF_BACKDATE, SKEW
 from vaultpki.errors import CertificateRefused
 from vaultpki.model import Certificate
 from vaultpki.pki import trust, x509
+from vaultpki.pki.chains import chain_up
 from vaultpki.pki.facts import EKU, Facts, same_names
 from vaultpki.pki.keys import PrivateKey, public_der
 
@@ -21,14 +22,15 @@ def check_signed(
     roots: Sequence[Facts],
     now: datetime,
     *,
+    between: Sequence[Facts] = (),
     slack: int = SKEW,
 ) -> Facts:
     """Return the first certificate of `chain_pem` if it is exactly what was asked for.
 
-    `issuers` are the live issuing certificates of its CA, `roots` the trusted roots; further certificates in
-    `chain_pem` must be among these. `slack` is the seconds by which clocks may differ. A shorter life than asked for
-    passes: the caller compares. Raises CertificateRefused with the first check that fails, CertificateUnreadable if it
-    is not a chain.
+    `issuers` are the live issuing certificates of its CA, `roots` the trusted roots, and `between` the CAs between
+    them; further certificates in `chain_pem` must be among these. `slack` is the seconds by which clocks may differ. A
+    shorter life than asked for passes: the caller compares. Raises CertificateRefused with the first check that fails,
+    CertificateUnreadable if it is not a chain.
     """
     leaf, *others = x509.read_certificates(chain_pem)
     for reason, problem in _problems(leaf, public_der(key), want, now, timedelta(seconds=slack)):
@@ -36,14 +38,13 @@ def check_signed(
     issuer = x509.issuer_of(leaf, issuers)
     if issuer is None:
         raise _refused(want, "not-our-ca", f"was not signed by a live issuing CA of {want.ca}")
-    above = x509.issuer_of(issuer, roots)
-    if not trust.in_date(issuer, now) or above is None or trust.no_root(above):
+    if not trust.in_date(issuer, now) or not chain_up(issuer, roots, between):
         raise _refused(want, "not-our-ca", "was signed by a CA that is out of date or not below the pinned root")
     if why := trust.no_signer(issuer):
         raise _refused(want, "not-our-ca", f"was signed by {issuer.subject_text}, which may not sign: {why}")
     if leaf.not_after > issuer.not_after:
         raise _refused(want, "outlives-issuer", "expires later than the CA that signed it")
-    if any(other not in roots and other not in issuers for other in others):
+    if any(other not in (*issuers, *between, *roots) for other in others):
         raise _refused(want, "foreign-chain", "came with a CA that is not the cluster's")
     return leaf
 

@@ -6,15 +6,14 @@ Most of these are what Go's crypto/x509, which Kubernetes and etcd use, requires
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Final
 
 from vaultpki.certificates import SKEW
-from vaultpki.errors import CertificateUnreadable
 from vaultpki.model import Subject, Usage
-from vaultpki.pki.facts import Facts, Trust, UntrustedCa
+from vaultpki.pki.facts import BADLY_ENCODED, EKU, Facts
 
 SANE_SIGNATURES: Final = frozenset({"sha256", "sha384", "sha512", "ed25519"})
 """The signature hashes, or ed25519, that a certificate of ours may have."""
@@ -25,56 +24,14 @@ _SUBJECT_ALTERNATIVE_NAME: Final = "2.5.29.17"
 _BASIC_CONSTRAINTS: Final = "2.5.29.19"
 _NAME_CONSTRAINTS: Final = "2.5.29.30"
 _EXTENDED_KEY_USAGE: Final = "2.5.29.37"
+_CERTIFICATE_POLICIES: Final = "2.5.29.32"
+_ANY_USE: Final = "2.5.29.37.0"
 
-_NOT_SIGNED: Final = "it was not signed by the cluster's root CA"
+_OF_ITS_OWNER: Final = re.compile(r"(?:O|OU|C|ST|L|STREET|DC|2\.5\.4\.(?:5|17|97))=.*", re.DOTALL)
+"""The attributes beside the CN that those who sign for others demand, as RFC 4514 writes them."""
 
 LEAF_CRITICAL: Final = frozenset({_BASIC_CONSTRAINTS, _KEY_USAGE, _EXTENDED_KEY_USAGE, _SUBJECT_ALTERNATIVE_NAME})
 """The extensions that a leaf of ours may mark critical; RFC 5280 section 4.2 lets anybody reject the rest."""
-
-
-def trust_below(
-    issuing_pems: Sequence[bytes], roots: Sequence[Facts], now: datetime, *, name: str, parked: Sequence[Facts] = ()
-) -> Trust:
-    """Build the trust in one CA from what its mount shows: issuing CAs with the CN `name`, signed by one of `roots`.
-
-    `name` is what `certificates.ca_subject` gives; the CN of a later key has a number after it. If no issuing CA is in
-    date, none is live. Everything else is reported as untrusted and raises nothing: whoever may write to the mount must
-    not be able to stop a node. A CA below a root of `parked` is not trusted, and is not reported as untrusted.
-    """
-    from vaultpki.pki import x509
-
-    fit: set[Facts] = set()
-    untrusted: dict[str, UntrustedCa] = {}
-    for pem in issuing_pems:
-        try:
-            found = x509.read_certificates(pem)
-        except CertificateUnreadable:
-            unreadable = sha256(pem).hexdigest()
-            untrusted[unreadable] = UntrustedCa("a certificate", unreadable, "it cannot be read")
-            continue
-        for facts in found:
-            whys = [why_untrusted(facts, root, name) for root in roots]
-            if None in whys:
-                fit.add(facts)
-            elif all(why_untrusted(facts, root, name) for root in parked):
-                # The word of the root that signed it, if one did.
-                why = next((str(why) for why in whys if why != _NOT_SIGNED), _NOT_SIGNED)
-                untrusted[facts.fingerprint] = UntrustedCa(facts.subject_text, facts.fingerprint, why)
-    ordered = tuple(sorted(fit, key=lambda facts: (facts.not_before, facts.serial), reverse=True))
-    live = tuple(facts for facts in ordered if in_date(facts, now))
-    return Trust(roots[0], ordered, live, tuple(untrusted.values()), signers=live, further_roots=tuple(roots[1:]))
-
-
-def why_untrusted(facts: Facts, root: Facts, name: str) -> str | None:
-    """Return why it is not an issuing CA called `name` below this root, as the rest of a sentence; None if it is one.
-
-    Dates are not checked.
-    """
-    if facts == root:
-        return "it is the root CA, which belongs on its own mount alone"
-    if not signed_by(facts, root):
-        return _NOT_SIGNED
-    return no_issuing_ca(facts, name)
 
 
 def is_root(facts: Facts, common_name: str, now: datetime) -> bool:
@@ -87,6 +44,17 @@ def signed_by(facts: Facts, issuer: Facts) -> bool:
     from vaultpki.pki import x509
 
     return x509.signed_by(facts, issuer)
+
+
+def self_signed(facts: Facts) -> bool:
+    """Return whether it names itself as its issuer and its own key signed it, whatever the hash.
+
+    The signature of a root that is known by its SHA-256 proves nothing, so an old one with SHA-1 does no harm. It is
+    for roots from outside; `signed_by` is stricter, and right for those that are made for a cluster.
+    """
+    from vaultpki.pki import outside_path
+
+    return outside_path.self_signed(facts)
 
 
 def in_date(facts: Facts, now: datetime) -> bool:
@@ -116,9 +84,21 @@ def named(facts: Facts, name: str) -> bool:
     return whole and re.fullmatch(pattern, facts.subject.common_name) is not None
 
 
-def no_issuing_ca(facts: Facts, name: str) -> str | None:
-    """Return why it is not an issuing CA called `name`, as the rest of a sentence about it; None if it is one."""
-    if not named(facts, name):
+def named_by_owner(facts: Facts, name: str) -> bool:
+    """Return whether its subject is this CN, or that of a later key, with attributes such as O, OU and C or none."""
+    bare = replace(facts, further_names=(), subject=Subject(facts.subject.common_name))
+    fit = all(_OF_ITS_OWNER.fullmatch(each) and not each.endswith(BADLY_ENCODED) for each in facts.further_names)
+    return fit and not facts.subject.dns and not facts.subject.ips and named(bare, name)
+
+
+def no_issuing_ca(facts: Facts, name: str, *, outside: bool = False) -> str | None:
+    """Return why it is not an issuing CA called `name`, as the rest of a sentence about it; None if it is one.
+
+    With `outside`, below a root of somebody else, its subject may have the attributes of its owner beside the CN.
+    """
+    if outside and not named_by_owner(facts, name):
+        return f"its common name is not {name}, or its subject has names that no CA of ours has"
+    if not outside and not named(facts, name):
         return f"its name is not CN={name} alone"
     return no_signer(facts)
 
@@ -131,6 +111,30 @@ def no_signer(facts: Facts) -> str | None:
 def no_root(facts: Facts) -> str | None:
     """Return why it cannot be a root CA above issuing CAs; None if it can."""
     return _problem(facts, "its path length is 0, so it may not sign CAs", facts.path_length == 0)
+
+
+def no_ca_above(facts: Facts, *, signature: bool = True) -> str | None:
+    """Return why it may not stand above an issuing CA in a chain, as a CA of somebody else; None if it may.
+
+    Its name, dates and signer are not checked. `signature` is whether the hash of its signature counts: it does not
+    where its SHA-256 is pinned. Name constraints and policies are its owner's business, and judged by TLS clients.
+    """
+    from vaultpki.pki import keys
+
+    known = {_BASIC_CONSTRAINTS, _KEY_USAGE, _NAME_CONSTRAINTS, _EXTENDED_KEY_USAGE, _CERTIFICATE_POLICIES}
+    unknown = facts.critical - known
+    narrow = _EXTENDED_KEY_USAGE in facts.extensions and not (
+        _ANY_USE in facts.usages or facts.usages >= EKU[Usage.BOTH]
+    )
+    checks = (
+        (not facts.is_ca or "key_cert_sign" not in facts.key_usage, "it is not a CA that may sign certificates"),
+        (facts.path_length == 0, "its path length is 0, so it may not sign CAs"),
+        (narrow, "its extended key usage lacks that of servers or that of clients"),
+        (unknown, f"it has a critical extension that not every TLS library knows ({min(unknown, default='')})"),
+        (not keys.fit_above(facts.public_key), "its key is of a kind or size that is not taken"),
+        (signature and facts.signature not in SANE_SIGNATURES, f"its signature is weak ({facts.signature})"),
+    )
+    return next((problem for fails, problem in checks if fails), None)
 
 
 def _problem(facts: Facts, path_length: str, wrong_path_length: bool) -> str | None:

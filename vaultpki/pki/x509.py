@@ -17,12 +17,13 @@ from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.model import Subject
 from vaultpki.pki import der, keys
-from vaultpki.pki.facts import Facts, Pair
+from vaultpki.pki.facts import BADLY_ENCODED, Facts, Pair
 
 _E = TypeVar("_E", bound=x509.ExtensionType)
 
-# Enough for a node's own certificates and its CAs, old and new; a `verify` of many nodes needs no more at a time.
-_REMEMBERED: Final = 64
+# Enough for a node's own certificates and its CAs, old and new, with those of a PKI outside above them; a `verify` of
+# many nodes needs no more at a time.
+_REMEMBERED: Final = 128
 
 _BLOCK = re.compile(
     rb"\s*-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----[ \t]*(?:\r?\n|\Z)"
@@ -151,7 +152,7 @@ def _read_names(certificate: x509.Certificate) -> tuple[Subject, tuple[str, ...]
     encodings = der.well_encoded(certificate.subject.public_bytes())
     for attribute, well_encoded in zip(certificate.subject, encodings, strict=True):
         if not well_encoded:
-            further.append(f"{attribute.rfc4514_string()} in another encoding than UTF8String")
+            further.append(f"{attribute.rfc4514_string()}{BADLY_ENCODED}")
         elif attribute.oid == NameOID.COMMON_NAME and not common:
             common.append(str(attribute.value))
         elif attribute.oid == NameOID.ORGANIZATION_NAME:

@@ -8,18 +8,30 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
+from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
-from vaultpki.identity import change_notice, reports
+from vaultpki.identity import change_notice, outside_signer, reports
 from vaultpki.identity.applied import APPLIED, of_cluster
 from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
+from vaultpki.pki.ca_life import CaLife
 from vaultpki.provision import ca_ends, dangers, foreign_cas, layout_change, leftovers, quorum
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
 from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named, of_storage
 from vaultpki.provision.observe import Observation, observe, refuse_foreign
-from vaultpki.provision.plan import Change, Impact, Plan, followed, is_notice, notice_change, plan, without_notice
+from vaultpki.provision.plan import (
+    Change,
+    Danger,
+    Impact,
+    Plan,
+    followed,
+    is_notice,
+    notice_change,
+    plan,
+    without_notice,
+)
 from vaultpki.provision.read_back import CaMount
 from vaultpki.records import report_paths
 from vaultpki.records.changes import CHANGES
@@ -50,16 +62,39 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     layout_change.refuse(cluster, vault, seen)
     records = seen.found.rotations
     active = tuple(record for record in records.values() if record.active)
-    todo = plan(seen.wanted, seen.observed)
+    waiting = tuple(ca for ca in ISSUING_CAS if ca in seen.facts.waiting)
+    todo = replace(plan(seen.wanted, seen.observed), waiting=waiting)
     there = ("mount", cluster.mount("config")) in seen.observed.objects
     return seen, replace(
         todo,
         changes=(*todo.changes, *_corrected(cluster, seen, todo)),
-        dangers=(*todo.dangers, *(dangers.nodes_apart(cluster, vault, records) if there else ())),
+        dangers=(
+            *todo.dangers,
+            *_of_signer(cluster, vault, todo),
+            *(dangers.nodes_apart(cluster, vault, records) if there else ()),
+        ),
         rotations=rotations_needed(cluster, seen.cas, records),
         active=active,
-        expires=ca_ends.of(cluster, seen.cas, now, {record.domain for record in active}),
+        expires=ca_ends.of(cluster, seen.cas, now, {record.domain for record in active}, _lives_above(cluster, seen)),
     )
+
+
+def _of_signer(cluster: Cluster, vault: Vault, todo: Plan) -> tuple[Danger, ...]:
+    """Return what is in the way of a signer outside, as long as there is something to sign."""
+    if cluster.authority.outside is None:
+        return ()
+    keys = {change.key for change in todo.changes if change.action == "create"}
+    missing = [ca for ca in ISSUING_CAS if ("issuer", cluster.mount(ca)) in keys or ca in todo.waiting]
+    outside = cluster.authority.outside
+    name = "the root from outside" if outside.by_people else f"signer {outside.mount}/issuer/{outside.issuer}"
+    return tuple(Danger(name, why) for why in outside_signer.problems(cluster, vault, missing))
+
+
+def _lives_above(cluster: Cluster, seen: Observation) -> tuple[CaLife, ...]:
+    mounts = seen.found.cas
+    pems = {ca: mounts[mount].pem for ca in (ROOT, *ISSUING_CAS) if (mount := cluster.mount(ca)) in mounts}
+    shown = mounts[cluster.mount(ROOT)].certificates.values() if ROOT in pems else ()
+    return ca_ends.lives_above(cluster, pems, shown)
 
 
 def _corrected(cluster: Cluster, seen: Observation, todo: Plan) -> tuple[Change, ...]:
@@ -207,6 +242,11 @@ def _settled(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, begu
     return change_notice.settle(cluster, vault, found, _digests(cluster, seen))
 
 
+def follows_import(change: Change) -> bool:
+    """Return whether an import of CAs brings a change about by itself: settings of their issuers and mounts."""
+    return is_notice(change) or (change.action == "update" and change.kind in ("issuer", "mount"))
+
+
 def _endless(todo: Plan) -> BadAnswer:
     return BadAnswer(
         "changes come back after every apply"
@@ -245,4 +285,7 @@ def _rights(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> di
         patched = change.kind == "issuer" and change.action == "update"
         need = "delete" if change.action == "delete" else "patch" if patched else "update"
         needs[change_path(cluster, vault, change, seen)] = need
+        outside = cluster.authority.outside
+        if change.kind == "issuer" and change.action == "create" and outside is not None and not outside.by_people:
+            needs[outside_signer.signing_path(outside)] = "update"
     return needs

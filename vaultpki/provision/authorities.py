@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer
-from vaultpki.model import Cluster
+from vaultpki.identity import above, outside_signer
+from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.provision.read_back import own_issuer
 from vaultpki.provision.signed_before import fingerprints, signed_before
 from vaultpki.records.server_facts import Fields
-from vaultpki.rotation.states import CUT_SHORT, FULL
+from vaultpki.rotation.states import CUT_SHORT, FULL, READ_ONLY
 from vaultpki.vault import Json, Request, Vault, check_named, member, text
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ _NO_AIA = ("authority information access", "AIA configuration")
 _PATHLEN = ("Max path length of the signed certificate is zero",)
 # OpenBao warns that a mount's maximum shortens a CA's life, Vault does not; `_check_life` looks at what was granted.
 _CUT_SHORT = ("is longer than permitted maxTTL",)
+# Of a root from outside; every other default issuer has a key, or `rotation` says that it lacks one.
+_KEYLESS = ("default issuer has no key",)
+# Of a CA that may sign no CRLs: nothing is signed there.
+_MUTE = ("crl-signing", "CRL")
 _NO_DEFAULT = ("this was configured as the default issuer", "this was configured as the default key")
 
 # The fields of an issuer that a PATCH sets; the others are set when it is made, or on its mount.
@@ -75,6 +80,53 @@ def make_issuing(cluster: Cluster, vault: Vault, mount: str, wanted: Fields, key
     _patch_issuer(vault, mount, issuer, {name: wanted[name] for name in _PATCHED})
 
 
+def install_chain(vault: Vault, mount: str, outside: OutsideRoot) -> str:
+    """Install the CAs of a root from outside on the root's mount, without keys, and return the SHA-256 of the anchor.
+
+    The anchor comes first and is the default, since the mount has none. What is there already stays.
+    """
+    for pem in outside.certificates:
+        # hvac has no method to import a certificate without a key.
+        request = Request("POST", f"{mount}/issuers/import/cert", {"pem_bundle": pem}, warnings=_NO_AIA + _MUTE)
+        data = vault.call(request).data
+        ids = [*(data.get("imported_issuers") or ()), *(data.get("existing_issuers") or ())]
+        if len(ids) != 1:
+            raise BadAnswer(f"{mount} imported one CA, and names {len(ids)} issuers; apply again")
+        name = own_issuer(mount) if pem == outside.anchor else above.name(pem)
+        _patch_issuer(vault, mount, str(ids[0]), {"issuer_name": name, "usage": READ_ONLY})
+        if pem == outside.anchor:
+            make_default(vault, mount, str(ids[0]))
+    return above.sha256(outside.anchor)
+
+
+def make_waiting_key(cluster: Cluster, vault: Vault, mount: str) -> None:
+    """Make the key of an issuing CA that a signer outside is to sign, if the mount does not have it."""
+    key = cluster.authority.key
+    named = {"key_name": own_issuer(mount), "key_type": key.vault_type, "key_bits": key.vault_bits}
+    _request(cluster, vault, mount, NewCa(ca_subject(cluster.name, mount.rpartition("/")[2]), 0, "internal", named))
+
+
+def signing_request(cluster: Cluster, vault: Vault, mount: str, subject: str, key: str) -> str:
+    """Return a signing request in PEM for a key that the mount has, by its id or name; nothing is changed.
+
+    The signature of a request may differ from time to time; its subject and its key do not.
+    """
+    return text(_request(cluster, vault, mount, NewCa(subject, 0, "existing", {"key_ref": key})), "csr")
+
+
+def _request(cluster: Cluster, vault: Vault, mount: str, new: NewCa) -> Json:
+    """Have a mount make the signing request of an issuing CA, with what signers outside want to see."""
+    pki = vault.sending(once=new.way == "internal", warnings=_NO_AIA).api.secrets.pki
+    parameters = {
+        **new.key,
+        **{name: list(values) for name, values in cluster.authority.subject.items()},
+        "exclude_cn_from_sans": True,
+        "add_basic_constraints": True,
+    }
+    made: Json = pki.generate_intermediate(new.way, new.subject, parameters, mount_point=mount).data
+    return made
+
+
 def sign_successor(cluster: Cluster, vault: Vault, mount: str, subject: str, key: str, ttl: int) -> str:
     """Sign a CA for a key that the mount has, and return the id of its issuer, which has no name yet.
 
@@ -108,9 +160,30 @@ class NewCa:
 
 def _install(cluster: Cluster, vault: Vault, mount: str, new: NewCa) -> str:
     """Have the root sign a CA, check it, and install it on its mount; returns the id of its issuer."""
-    own = {"exclude_cn_from_sans": True}
     pki = vault.sending(once=True, warnings=_NO_AIA).api.secrets.pki
-    request = pki.generate_intermediate(new.way, new.subject, {**new.key, **own}, mount_point=mount).data
+    if cluster.authority.outside is None:
+        own = {"exclude_cn_from_sans": True}
+        request = pki.generate_intermediate(new.way, new.subject, {**new.key, **own}, mount_point=mount).data
+        certificate = _signed_by_root(cluster, vault, mount, new, text(request, "csr"))
+    else:
+        request = _request(cluster, vault, mount, new)
+        domain, csr = mount.rpartition("/")[2], text(request, "csr")
+        certificate = outside_signer.sign(cluster, vault, domain, csr, new.subject, new.ttl)
+    # The CA alone: a chain would add the root as a second issuer of this mount.
+    imported = pki.set_signed_intermediate(certificate, mount_point=mount).data
+    issuers = imported.get("imported_issuers") or imported.get("existing_issuers")
+    if not isinstance(issuers, list) or not issuers:
+        raise BadAnswer(f"{mount} imported its signed CA, but names no issuer; run this again")
+    # Both servers also import a CA of another key, which they do not have (set-signed's `mapping` is empty then).
+    if member(imported, "mapping").get(str(issuers[0])) != (request.get("key_id") or new.key.get("key_ref")):
+        delete_issuer(vault, mount, str(issuers[0]))
+        raise BadAnswer(f"the root signed another key than that of {mount}; check any proxy in between, apply again")
+    return str(issuers[0])
+
+
+def _signed_by_root(cluster: Cluster, vault: Vault, mount: str, new: NewCa, csr: str) -> str:
+    """Have the cluster's own root sign a CA, or find the one that it has signed; check it, and return it as PEM."""
+    own = {"exclude_cn_from_sans": True}
     parameters = {
         **own,
         "ttl": new.ttl,
@@ -120,7 +193,6 @@ def _install(cluster: Cluster, vault: Vault, mount: str, new: NewCa) -> str:
         "format": "pem",
     }
     root = vault.sending(once=True, warnings=_PATHLEN + _CUT_SHORT).api.secrets.pki
-    csr = text(request, "csr")
     certificate = None
     if new.way == "existing":
         # An earlier run may have had it signed, and never got the answer.
@@ -132,16 +204,7 @@ def _install(cluster: Cluster, vault: Vault, mount: str, new: NewCa) -> str:
         certificate = text(signed, "certificate")
         check_life(mount, signed, {"ttl": new.ttl})
     _check_issuing(mount, certificate, new.subject)
-    # The CA alone: a chain would add the root as a second issuer of this mount.
-    imported = pki.set_signed_intermediate(certificate, mount_point=mount).data
-    issuers = imported.get("imported_issuers") or imported.get("existing_issuers")
-    if not isinstance(issuers, list) or not issuers:
-        raise BadAnswer(f"{mount} imported its signed CA, but names no issuer; run this again")
-    # Both servers also import a CA of another key, which they do not have (set-signed's `mapping` is empty then).
-    if member(imported, "mapping").get(str(issuers[0])) != (request.get("key_id") or new.key.get("key_ref")):
-        delete_issuer(vault, mount, str(issuers[0]))
-        raise BadAnswer(f"the root signed another key than that of {mount}; check any proxy in between, apply again")
-    return str(issuers[0])
+    return certificate
 
 
 def _default(vault: Vault, mount: str) -> Facts:
@@ -181,7 +244,8 @@ def update_issuer(vault: Vault, mount: str, issuer: str, fields: Fields) -> None
 
 def make_default(vault: Vault, mount: str, issuer: str) -> None:
     """Make an issuer the one that signs, and keep later ones from taking its place by themselves."""
-    vault.write(f"{mount}/config/issuers", {"default": issuer, "default_follows_latest_issuer": False})
+    body = {"default": issuer, "default_follows_latest_issuer": False}
+    vault.write(f"{mount}/config/issuers", body, warnings=_KEYLESS)
 
 
 def make_default_key(vault: Vault, mount: str, key: str) -> None:

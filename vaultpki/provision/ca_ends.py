@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, rows
+from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT, ca_subject, rows
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.model import Cluster
-from vaultpki.pki import foreign_cas
+from vaultpki.pki import ca_life, chains, foreign_cas
 from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry, foreign_life
+from vaultpki.pki.facts import Facts
+from vaultpki.pki.trust import named
 from vaultpki.provision.ca_facts import CaFacts, read_ca
 from vaultpki.provision.rotation_records import existing
-from vaultpki.vault import Vault, text
+from vaultpki.vault import Vault, shown_certificate, shown_request, text
 
 
 def of(
-    cluster: Cluster, found: Mapping[str, CaFacts], now: datetime, rotating: Collection[str] = ()
+    cluster: Cluster,
+    found: Mapping[str, CaFacts],
+    now: datetime,
+    rotating: Collection[str] = (),
+    above: Iterable[CaLife] = (),
 ) -> tuple[CaExpiry, ...]:
     """Return the end of each CA that exists, in the order of the table; `rotating` are those under rotation.
 
-    The foreign CAs of cluster.yaml come last.
+    `above` are the CAs of a PKI outside, as `lives_above` returns them, which follow; the foreign CAs of cluster.yaml
+    come last.
     """
     ends = []
     for ca in (ROOT, *ISSUING_CAS):
         if ca in found:
             facts = found[ca]
             begins = facts.not_after - timedelta(seconds=facts.life)
-            life = CaLife(ca, ca == ROOT, begins, facts.not_after, longest_ttl(cluster, ca))
+            outside = facts.common_name if ca == ROOT and not _own_root(cluster, facts) else ""
+            life = CaLife(ca, ca == ROOT, begins, facts.not_after, longest_ttl(cluster, ca), outside=outside)
             ends.append(expiry(life, now, rotating=ca in rotating))
     foreign = foreign_cas.read(cluster).items()
-    return (*ends, *(expiry(foreign_life(ca, facts), now) for ca, cas in foreign for facts in cas))
+    return (
+        *ends,
+        *(expiry(life, now) for life in above),
+        *(expiry(foreign_life(ca, facts), now) for ca, cas in foreign for facts in cas),
+    )
+
+
+def lives_above(cluster: Cluster, pems: Mapping[str, str], shown: Iterable[str]) -> tuple[CaLife, ...]:
+    """Return the lives of the CAs of a PKI outside that end before one of the issuing CAs below them.
+
+    `pems` are the certificates of the root and of the issuing CAs by their names, `shown` those on the root's mount.
+    Nothing is trusted for it: whoever shows a CA above ours gets a warning at most.
+    """
+    issuing = [facts for ca in ISSUING_CAS for facts in _readable(pems.get(ca, ""))]
+    known = {facts for pem in shown for facts in _readable(pem)}
+    root_name = ca_subject(cluster.name, ROOT)
+    mine = {facts for facts in known if named(facts, root_name) or facts in _readable(pems.get(ROOT, ""))}
+    return ca_life.lives_above(chains.above(issuing, tuple(known - mine)), issuing, longest_ttl(cluster, ROOT))
+
+
+def _own_root(cluster: Cluster, facts: CaFacts) -> bool:
+    """Return whether it has the common name of a root that was made for this cluster."""
+    name = ca_subject(cluster.name, ROOT)
+    return facts.common_name == name or facts.common_name.startswith(f"{name} ")
 
 
 def longest_ttl(cluster: Cluster, ca: str) -> int:
@@ -41,16 +72,38 @@ def longest_ttl(cluster: Cluster, ca: str) -> int:
 def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[CaExpiry, ...]:
     """Read the CA that each mount signs with, and return their ends; a mount that shows none is left out."""
 
-    def one(ca: str) -> tuple[str, CaFacts | None]:
+    def one(ca: str) -> tuple[str, str]:
         try:
             answer = vault.api.secrets.pki.read_certificate("ca", mount_point=cluster.mount(ca))
-            return ca, read_ca(ca, text(answer.data, "certificate")) if answer.found else None
+            return ca, text(answer.data, "certificate") if answer.found else ""
         except (BadAnswer, Denied, Refused):
             # Without a default issuer both servers answer 400. `plan` says what is wrong with a mount.
-            return ca, None
+            return ca, ""
 
-    found = dict(vault.map(one, (ROOT, *ISSUING_CAS)))
-    return of(cluster, {ca: facts for ca, facts in found.items() if facts is not None}, now, _rotating(cluster, vault))
+    pems = dict(vault.map(one, (ROOT, *ISSUING_CAS)))
+    read_cas = {ca: read_ca(ca, pem) for ca, pem in pems.items()}
+    found = {ca: facts for ca, facts in read_cas.items() if facts is not None}
+    root, above = found.get(ROOT), tuple[CaLife, ...]()
+    if any(ca in found for ca in ISSUING_CAS) and (root is None or not _own_root(cluster, root)):
+        above = lives_above(cluster, pems, _shown(cluster, vault))
+    return of(cluster, found, now, _rotating(cluster, vault), above)
+
+
+def _shown(cluster: Cluster, vault: Vault) -> tuple[str, ...]:
+    """Read what the root's mount shows, as far as it can be read."""
+    mount = cluster.mount(ROOT)
+    try:
+        listed = vault.api.secrets.pki.list_issuers(mount_point=mount).keys[:MOST_ISSUERS]
+        answers = vault.many([shown_request(mount, issuer) for issuer in listed])
+        return tuple(shown_certificate(mount, *each) for each in zip(listed, answers, strict=True))
+    except (BadAnswer, Denied, Refused):
+        return ()
+
+
+def _readable(pem: str) -> tuple[Facts, ...]:
+    from vaultpki.pki import x509
+
+    return x509.readable(pem)
 
 
 def _rotating(cluster: Cluster, vault: Vault) -> frozenset[str]:

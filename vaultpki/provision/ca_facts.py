@@ -51,12 +51,15 @@ def lives(cluster: Cluster, found: Mapping[str, CaFacts], maxima: Mapping[str, i
 
     The value of cluster.yaml or of the mount is preferred if it differs from the certificate by clock slack only.
     """
-    return {
-        ca: next(
-            (near for near in (requested_ttl(cluster, ca), maxima.get(ca, 0)) if _same(near, facts.life)), facts.life
-        )
-        for ca, facts in found.items()
-    }
+    outside = cluster.authority.outside
+    # A signer that people carry requests to need not backdate.
+    more = ISSUING_BACKDATE if outside is not None and outside.by_people else 0
+    made = {}
+    for ca, facts in found.items():
+        lengths = (facts.life, facts.life + more)
+        wanted = (requested_ttl(cluster, ca), maxima.get(ca, 0))
+        made[ca] = next((near for near in wanted if any(_same(near, each) for each in lengths)), lengths[-1])
+    return made
 
 
 def rotations_needed(
@@ -74,6 +77,8 @@ def rotations_needed(
         )
         for ca in (ROOT, *ISSUING_CAS)
         if ca in found and ca not in active
+        # The end of a root from outside is not ours to choose.
+        if ca != ROOT or cluster.authority.outside is None
     )
     return tuple(rotation for rotation in rotations if rotation.fields)
 
@@ -98,6 +103,9 @@ def _differing(
     facts, wanted = found[ca], requested_ttl(cluster, ca)
     life = wanted if _same(facts.life, wanted) or _up_to_root(ca, found, wanted) else facts.life
     subject = ca_subject(cluster.name, ca, number(record.leaf.name) if record is not None else 1)
+    if cluster.authority.outside is not None:
+        # Who signs it decides how long it lives.
+        life = wanted
     pairs: dict[str, tuple[Any, Any]] = {
         "common_name": (facts.common_name, subject),
         "key": (facts.key.value if facts.key else "another key", cluster.authority.key.value),

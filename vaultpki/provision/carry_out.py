@@ -37,6 +37,8 @@ from vaultpki.records.paths import is_record
 from vaultpki.records.server_facts import Fields, Key, ServerFacts, shared
 from vaultpki.vault import Json, Vault
 
+# Of a role whose CA a signer outside has not signed yet.
+_NO_CA_YET = ("no default issuing certificate",)
 _KV_UPGRADE = ("Upgrading mount from version",)
 
 
@@ -86,6 +88,10 @@ def change_path(cluster: Cluster, vault: Vault, change: Change, seen: Observatio
     kind, name = change.key
     if _is_store_options(change):
         return f"{name}/config"
+    if kind == "key":
+        return f"{name}/intermediate/generate/internal"
+    if kind == "issuer" and name == cluster.mount(ROOT) and cluster.authority.outside is not None:
+        return f"{name}/issuers/import/cert"
     if kind == "issuer" and change.action == "create":
         return f"{name}/root/generate/internal" if name == cluster.mount(ROOT) else f"{name}/intermediate/set-signed"
     if kind == "issuer":
@@ -139,6 +145,8 @@ def _make(run: _Run, change: Change) -> str:
         vault.call(delete_request(cluster, vault, change.key))
     elif change.kind == "issuer":
         return _make_issuer(run, change, wanted)
+    elif change.kind == "key":
+        authorities.make_waiting_key(cluster, vault, change.name)
     elif change.kind in ("mount", "auth") and not _is_store_options(change):
         write_mount(cluster, vault, change.key, wanted, create=change.action == "create")
     else:
@@ -148,6 +156,8 @@ def _make(run: _Run, change: Change) -> str:
 
 def _make_issuer(run: _Run, change: Change, wanted: Fields) -> str:
     ca = run.seen.found.cas.get(change.name, CaMount())
+    if change.name == run.cluster.mount(ROOT) and run.cluster.authority.outside is not None:
+        return authorities.install_chain(run.vault, change.name, run.cluster.authority.outside)
     if change.action == "update":
         _refuse_rotated(run, change.name)
         changed = {field: wanted[field] for field in change.fields}
@@ -184,7 +194,8 @@ def _write(run: _Run, change: Change, wanted: Fields) -> None:
         api.secrets.pki.set_crl_configuration(extra_params={**wanted}, mount_point=mount)
     else:
         # hvac's methods for these send fields that we do not set, or lists as one string.
-        run.vault.write(path, _body(run, change, wanted))
+        warnings = _NO_CA_YET if change.kind == "role" and run.facts.waiting else ()
+        run.vault.write(path, _body(run, change, wanted), warnings=warnings)
 
 
 def _body(run: _Run, change: Change, wanted: Fields) -> Json:

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ROOT, ca_subject, pool_role, resolve, rows, stored
-from vaultpki.identity import access
+from vaultpki.identity import above, access
 from vaultpki.identity.access import CertificatesByHolder, auth_mounts, jwt_roles, node_certificates
 from vaultpki.layout import own_server
 from vaultpki.model import NODE, Certificate, Cluster, Node, Pool, Row
 from vaultpki.records import published
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
-from vaultpki.rotation.states import CUT_SHORT, FULL, number
+from vaultpki.rotation.states import CUT_SHORT, FULL, READ_ONLY, number
 
 _DAY = 86400
 _HOUR = 3600
@@ -30,6 +30,9 @@ STORE_OPTIONS: Final[Mapping[str, Any]] = {"cas_required": False, "delete_versio
 
 MADE_BY: Final = "made by vaultpki for cluster "
 """The start of the description of every mount of ours, whatever the cluster."""
+
+CHAIN: Final = "chain"
+"""The field of a root from outside with the names of the issuers that hold the other CAs of its chain."""
 
 ENGINE_CONFIG: Final = ("urls", "crl", "auto-tidy", "acme")
 """What is configured below `config/` of every CA's mount."""
@@ -51,7 +54,10 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
             **(access.approle_mount(certificates) if kind == "approle" else {}),
         }
     for ca in (ROOT, *ISSUING_CAS):
-        wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca, facts.rotations.get(ca))
+        if ca in facts.waiting:
+            wanted["key", cluster.mount(ca)] = _waiting_key(cluster, ca)
+        else:
+            wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca, facts.rotations.get(ca))
         for name, fields in _engine_config(cluster, ca, facts).items():
             wanted["config", f"{cluster.mount(ca)}/config/{name}"] = fields
     for role, fields in _roles(cluster, facts).items():
@@ -78,6 +84,9 @@ def marker(cluster: Cluster) -> str:
 
 def _pki_mount(cluster: Cluster, ca: str, facts: ServerFacts) -> Fields:
     # A mount keeps the TTLs of the CA it has: another TTL in cluster.yaml needs a rotation.
+    if ca == ROOT and cluster.authority.outside is not None:
+        # Nothing is ever signed there.
+        return {"type": "pki"}
     root = facts.ca_lives.get(ROOT, cluster.authority.root_ttl)
     issuing = {each: facts.ca_lives.get(each, cluster.authority.issuing_ttl) for each in ISSUING_CAS}
     if ca == ROOT:
@@ -88,6 +97,15 @@ def _pki_mount(cluster: Cluster, ca: str, facts: ServerFacts) -> Fields:
 def _issuer(cluster: Cluster, ca: str, rotation: RotationRecord | None) -> Fields:
     """Return the issuer of a CA: of one that was rotated, the one whose leaves its record has installed."""
     name = f"{ca}-1" if rotation is None else rotation.leaf.name
+    outside = cluster.authority.outside
+    if ca == ROOT and outside is not None:
+        return {
+            "issuer_name": name,
+            "usage": READ_ONLY,
+            CHAIN: sorted(above.name(text) for text in outside.others),
+            # What agents and commands take for the root.
+            "default": True,
+        }
     return {
         "common_name": ca_subject(cluster.name, ca, number(name)),
         "key": cluster.authority.key.value,
@@ -103,6 +121,15 @@ def _issuer(cluster: Cluster, ca: str, rotation: RotationRecord | None) -> Field
         "default": True,
         # A server that stopped while it made the first key of a mount has not set it.
         "default_key": True,
+    }
+
+
+def _waiting_key(cluster: Cluster, ca: str) -> Fields:
+    """Return the key of an issuing CA that a signer outside has not signed yet."""
+    return {
+        "key_name": f"{ca}-1",
+        "common_name": ca_subject(cluster.name, ca),
+        "key": cluster.authority.key.value,
     }
 
 

@@ -12,7 +12,7 @@ from vaultpki.certificates import ISSUING_CAS, ca_subject
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki import foreign_cas
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.trust import named
+from vaultpki.pki.trust import named, named_by_owner
 from vaultpki.provision.plan import Change
 from vaultpki.records.foreign_cas import FIELD
 from vaultpki.records.rotation import DOMAINS
@@ -103,11 +103,15 @@ def _named(cas: tuple[Facts, ...]) -> str:
 
 
 def _own(cluster: Cluster, seen: Observation) -> Iterator[Facts]:
+    outside = cluster.authority.outside
+    # A CA above the cluster's would let every CA below it into that bundle.
+    yield from (facts for pem in (outside.certificates if outside is not None else ()) for facts in _readable(pem))
+    is_own = named if outside is None else named_by_owner
     for ca in DOMAINS:
         mount = seen.found.cas.get(cluster.mount(ca))
         for pem in (mount.pem, *mount.certificates.values()) if mount is not None else ():
             # What else is on a mount may well be a foreign CA that somebody imported there.
-            yield from (facts for facts in _readable(pem) if named(facts, ca_subject(cluster.name, ca)))
+            yield from (facts for facts in _readable(pem) if is_own(facts, ca_subject(cluster.name, ca)))
 
 
 def _pems(value: Any) -> Mapping[str, tuple[str, ...]]:

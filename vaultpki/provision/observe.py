@@ -10,20 +10,21 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
-from vaultpki.identity import anchor
+from vaultpki.identity import above, anchor
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
 from vaultpki.provision import dangers as found_dangers
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
-from vaultpki.provision.desired import MADE_BY, STORE_OPTIONS, desired, marker
+from vaultpki.provision.desired import CHAIN, MADE_BY, STORE_OPTIONS, desired, marker
 from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
 from vaultpki.records.paths import LEAVING, is_record
 from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
+from vaultpki.values import pem
 from vaultpki.vault import HEALTH, Capabilities, Json, Vault, member
 
 
@@ -87,7 +88,13 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     for ca, life in lives(cluster, _others(cluster, found), maxima).items():
         # As long as a mount has two CAs, it keeps the TTLs of the longer one.
         made[ca] = max(made.get(ca, 0), life)
-    facts = replace(_facts(cluster, vault, where, capabilities, found), accessors=accessors, ca_lives=made)
+    facts = replace(
+        _facts(cluster, vault, where, capabilities, found),
+        accessors=accessors,
+        ca_lives=made,
+        waiting=_waiting(cluster, found),
+    )
+    _add_outside(cluster, found, facts, objects)
     wanted = desired(cluster, facts)
     dangers = tuple(found_dangers.issuers(cluster, found.cas))
     lost = _lost(cluster, found, {danger.name for danger in dangers})
@@ -113,6 +120,51 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         _neighbours(cluster, mounts.entries),
         tuple(sorted({name.rpartition("/")[2] for _, name in ending})),
     )
+
+
+def _waiting(cluster: Cluster, found: ServerObjects) -> frozenset[str]:
+    """Return the issuing CAs that a person must still have signed; one that was there and is lost is none of them."""
+    outside = cluster.authority.outside
+    if outside is None or not outside.by_people:
+        return frozenset()
+    there = {ca for ca in ISSUING_CAS if found.cas.get(cluster.mount(ca), CaMount()).issuer}
+    return frozenset(ISSUING_CAS) - there - found.rotations.keys()
+
+
+def _add_outside(cluster: Cluster, found: ServerObjects, facts: ServerFacts, objects: dict[Key, Fields]) -> None:
+    """Add what is there of a root from outside: the CAs of its chain, and keys that wait for a signer."""
+    outside, root = cluster.authority.outside, cluster.mount(ROOT)
+    if outside is None:
+        return
+    there = found.cas.get(root, CaMount()).certificates
+    right = [name for name, text in above.names(cluster).items() if name in there and _same(there[name], text)]
+    if ("issuer", root) in objects:
+        objects["issuer", root][CHAIN] = sorted(right)
+    for name in right:
+        objects.pop(("issuer", f"{root}/issuer/{name}"), None)
+    for ca in facts.waiting:
+        name = f"{ca}-1"
+        if name in found.cas.get(cluster.mount(ca), CaMount()).keys:
+            objects["key", cluster.mount(ca)] = {"key_name": name}
+
+
+def _refuse_other_kind_of_root(cluster: Cluster, seen: Observation) -> None:
+    """Raise StateConflict if the root is from outside and cluster.yaml wants one of ours, or the other way round."""
+    mount, facts = cluster.mount(ROOT), seen.cas.get(ROOT)
+    if facts is None or not seen.found.cas[mount].issuer:
+        return
+    is_ours = facts.common_name.startswith(ca_subject(cluster.name, ROOT)) or not seen.found.cas[mount].keyless
+    if is_ours is (cluster.authority.outside is None):
+        return
+    had, wants = ("ours", "from outside") if is_ours else ("from outside", "ours")
+    raise StateConflict(
+        f"the root CA at {mount} is {had}, and {cluster.file} asks for one {wants} (ca.root): to move a cluster from "
+        "one to the other is a rotation of the root, which this release does not make; nothing was changed"
+    )
+
+
+def _same(one: str, other: str) -> bool:
+    return pem.fingerprints(one) == pem.fingerprints(other)
 
 
 def _others(cluster: Cluster, found: ServerObjects) -> dict[str, CaFacts]:
@@ -217,6 +269,7 @@ def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
                 f"the policy {key[1]} was not made by vaultpki, and somebody may hold it; "
                 f"delete it (`bao policy delete {key[1]}`) and apply again"
             )
+    _refuse_other_kind_of_root(cluster, seen)
     root = cluster.mount(ROOT)
     pinned = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("root_sha256")
     if pinned and ("issuer", root) not in objects:

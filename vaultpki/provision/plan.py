@@ -11,7 +11,7 @@ from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki import ca_life
 from vaultpki.pki.ca_life import CaExpiry
-from vaultpki.provision.desired import ENGINE_CONFIG
+from vaultpki.provision.desired import CHAIN, ENGINE_CONFIG
 from vaultpki.records.changes import CHANGES, Changes
 from vaultpki.records.changes import to_json as changes_to_json
 from vaultpki.records.followed import is_followed
@@ -121,7 +121,8 @@ class Plan:
 
     `dangers` are those of the latter that a person must look at, since no apply changes them. `rotations` and `impact`
     are shown with the changes and change nothing; so are `active`, the records of CAs that are being rotated, and
-    `expires`, the ends of all CAs that exist. `root_sha256` is set by an apply that is done.
+    `expires`, the ends of all CAs that exist. `waiting` are the issuing CAs for which the signer of a root from outside
+    has sent nothing yet. `root_sha256` is set by an apply that is done.
     """
 
     changes: tuple[Change, ...]
@@ -132,11 +133,12 @@ class Plan:
     root_sha256: str = ""
     expires: tuple[CaExpiry, ...] = ()
     active: tuple[RotationRecord, ...] = ()
+    waiting: tuple[str, ...] = ()
 
     @property
     def attention(self) -> bool:
         """Return whether something needs a person, since no apply changes it."""
-        return bool(self.rotations or self.dangers) or any(end.level.attention for end in self.expires)
+        return bool(self.rotations or self.dangers or self.waiting) or any(end.level.attention for end in self.expires)
 
 
 def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
@@ -169,7 +171,7 @@ def stage(change: Change) -> str:
         return "cleanup" if change.kind in ("config", "policy") else "removals"
     if change.kind in ("mount", "auth"):
         return "root mount" if change.name.endswith("/root") else "mounts"
-    if change.kind == "issuer":
+    if change.kind in ("issuer", "key"):
         return "root CA" if change.name.endswith("/root") else "issuing CAs"
     folder, _, last = change.name.rpartition("/")
     if change.kind == "config" and folder.endswith("/config") and last in ENGINE_CONFIG:
@@ -195,7 +197,7 @@ def followed(cluster: Cluster, change: Change) -> bool:
     if change.kind == "mount":
         return change.action != "update" and change.name in {*map(cluster.mount, DOMAINS)}
     if change.kind == "issuer":
-        return change.action != "update" or "default" in change.fields
+        return change.action != "update" or bool({"default", CHAIN} & change.fields.keys())
     return is_followed(cluster, change.key)
 
 
@@ -244,6 +246,7 @@ def to_json(plan: Plan, *, reads: int, writes: int) -> dict[str, Any]:
         "dangers": [asdict(danger) for danger in plan.dangers],
         "requests": {"reads": reads, "writes": writes},
         **({"rotations": rotations} if rotations else {}),
+        **({"waiting": list(plan.waiting)} if plan.waiting else {}),
     }
 
 
@@ -255,7 +258,7 @@ def _difference(key: Key, wanted: Fields, found: Fields | None) -> dict[str, tup
     if found is None:
         return {name: (None, value) for name, value in wanted.items()}
     names = dict.fromkeys([*wanted, *(found if key[0] in ("policy", "config") else ())])
-    if key[0] == "issuer":
+    if key[0] in ("issuer", "key"):
         names = dict.fromkeys(name for name in names if name not in _AT_CREATION)
     pairs = {name: (found.get(name), wanted.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if not _same(name, *pair)}

@@ -64,6 +64,8 @@ def _files(cluster: Cluster) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     if cluster.vault.ca_pem is not None:
         found.append(("vault.ca_file", cluster.vault.ca_pem))
+    if cluster.authority.outside is not None:
+        found.append(("the chain of ca.root", list(cluster.authority.outside.certificates)))
     for pool in cluster.pools:
         if pool.jwt and pool.jwt.public_keys:
             found.append((f"the public_keys_file of pool {pool.name}", pool.jwt.public_keys))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
-from vaultpki.identity import change_notice
+from vaultpki.identity import above, change_notice
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.change_notice import StoredChanges
@@ -47,10 +47,10 @@ _OURS = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")
 class CaMount:
     """What is on the mount of one CA.
 
-    `issuer` and `pem` are the id and the certificate of the CA's own issuer, empty if it has none. `certificates`
-    are those of its issuers by name, at most MOST_ISSUERS beside its own, empty if one could not be read. `count` is
-    how many issuers the mount has, `keys` the names of its keys. `other` is the name of the other CA of a rotation,
-    and `issuers` are as in `own_issuers`.
+    `issuer` and `pem` are the id and the certificate of the CA's own issuer, empty if it has none; `keyless` says that
+    it has no key. `certificates` are those of its issuers by name, at most MOST_ISSUERS beside its own, empty if one
+    could not be read. `count` is how many issuers the mount has, `keys` the names of its keys. `other` is the name of
+    the other CA of a rotation, and `issuers` are as in `own_issuers`.
     """
 
     issuer: str = ""
@@ -60,6 +60,7 @@ class CaMount:
     keys: frozenset[str] = frozenset()
     other: str = ""
     issuers: Mapping[str, bool] = field(default_factory=dict)
+    keyless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +143,16 @@ def read_back(
 def own_issuers(ca: str, listed: Answer) -> dict[str, bool]:
     """Return the ids of a CA's issuers in its mount's list, each with whether it is the default.
 
-    They are known by their names. One of others counts only as the default: a plan warns of it by itself.
+    They are known by their names; so are the CAs of a root from outside. One of others counts only as the default: a
+    plan warns of it by itself.
     """
     found = {id_: about.get("is_default") is True for id_, about in listed.key_info.items()}
     names = {id_: str(about.get("issuer_name") or "") for id_, about in listed.key_info.items()}
-    return {id_: default for id_, default in found.items() if default or names[id_].startswith(f"{ca}-")}
+    return {
+        id_: default
+        for id_, default in found.items()
+        if default or names[id_].startswith(f"{ca}-") or (ca == ROOT and above.is_name(names[id_]))
+    }
 
 
 def _lists(cluster: Cluster, vault: Vault, cas: Iterable[str], auths: Iterable[str], *, store: bool) -> list[Request]:
@@ -292,6 +298,7 @@ def _ca_mount(
         frozenset(str(key.get("key_name")) for key in keys.values()),
         names.get(other, ""),
         own_issuers(mount.rpartition("/")[2], answers[f"{mount}/issuers"]),
+        keyless=bool(own) and not found[own].get("key_id"),
     )
 
 

@@ -22,7 +22,8 @@ class ServerFacts:
     `addresses`, `ca_pem` and `namespace` (as in a URL's path, empty for none) are where nodes find Vault. `accessors`
     are those of the auth mounts by the last part of their paths, `role_ids` those of the listed AppRoles by node.
     `openbao` is as in `Capabilities`. `ca_lives` are the seconds for which each existing CA was made. `rotations` are
-    the records of CAs by domain, of those that have one.
+    the records of CAs by domain, of those that have one. `waiting` are the issuing CAs for which the signer of a root
+    from outside has sent nothing yet.
     """
 
     addresses: tuple[str, ...] = ()
@@ -34,6 +35,7 @@ class ServerFacts:
     openbao: bool = False
     ca_lives: Mapping[str, int] = field(default_factory=dict)
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
+    waiting: frozenset[str] = frozenset()
 
     def accessor(self, mount: str) -> str:
         return self.accessors.get(mount, UNKNOWN)

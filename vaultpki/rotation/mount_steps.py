@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vaultpki.certificates import ca_subject
-from vaultpki.pki import trust
+from vaultpki.pki import chains
+from vaultpki.pki.chains import why_untrusted
 from vaultpki.pki.facts import Facts
 from vaultpki.records.rotation import CaRef, Method, RotationRecord
 from vaultpki.rotation.states import FULL, NO_SIGNING, Presence, number, server_state
@@ -51,7 +52,9 @@ class MountIssuer:
 class RotationMount:
     """What is on the mount of one CA. `keys` are the names of its keys by id; `default` and `default_key` are ids.
 
-    `follows` says that each new issuer becomes the default. `root` is the cluster's root CA.
+    `follows` says that each new issuer becomes the default. `root` is the cluster's root CA. If that is from outside it
+    is the anchor, `above` are the further CAs of its chain, and `root_name` is the name of a root that is made for the
+    cluster, which this one is not; otherwise both are empty.
     """
 
     path: str
@@ -61,10 +64,22 @@ class RotationMount:
     default: str = ""
     default_key: str = ""
     follows: bool = False
+    above: tuple[Facts, ...] = ()
+    root_name: str = ""
 
     def issuer(self, id_: str) -> MountIssuer | None:
         """Return the issuer with this id; None if there is none."""
         return next((each for each in self.issuers if id_ and each.id == id_), None)
+
+    def takes(self, facts: Facts, name: str) -> bool:
+        """Return whether a certificate is an issuing CA called `name` below the root; dates are not checked."""
+        between = chains.between(self.above, (self.root,), root_name=self.root_name)
+        return why_untrusted(facts, self.root, name, between, root_name=self.root_name) is None
+
+    @property
+    def outside(self) -> bool:
+        """Return whether the root is from outside."""
+        return bool(self.root_name)
 
     def key_named(self, name: str) -> str:
         """Return the id of the key with this name; empty if there is none."""
@@ -107,7 +122,7 @@ def issuer_of(cluster: str, record: RotationRecord, mount: RotationMount, ca: Ca
         for each in mount.issuers
         if key and each.key == key and each.name in ("", ca.name) and (other is None or each.id != other.issuer)
         if each.facts is not None and each.sha256 not in record.also and each.facts.subject.common_name == wanted
-        if trust.why_untrusted(each.facts, mount.root, wanted) is None
+        if mount.takes(each.facts, wanted)
     ]
     # Of several, which operators at once have left, the one that one of them named.
     return min(candidates, key=lambda each: (not each.name, each.id), default=None)

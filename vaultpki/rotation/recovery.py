@@ -18,7 +18,6 @@ from typing import Final
 
 from vaultpki.certificates import ca_subject
 from vaultpki.errors import StateConflict
-from vaultpki.pki import trust
 from vaultpki.records.node_report import CertificateReport, Seen
 from vaultpki.records.rotation import BEYOND, MOST_AHEAD, CaRef, Kept, Method, RotationRecord, State
 from vaultpki.rotation.gates import Participant
@@ -78,9 +77,7 @@ def lost(cluster: str, domain: str, mount: RotationMount) -> bool:
     """Return whether a mount has a CA that only a rotation makes; without a record that one is lost."""
     name = ca_subject(cluster, domain)
     return any(
-        each.name != f"{domain}-1"
-        and each.facts is not None
-        and trust.why_untrusted(each.facts, mount.root, name) is None
+        each.name != f"{domain}-1" and each.facts is not None and mount.takes(each.facts, name)
         for each in _ours(domain, mount)
     )
 

@@ -12,7 +12,6 @@ from typing import Final
 from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.errors import StateConflict
 from vaultpki.model import Cluster
-from vaultpki.pki import trust
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
@@ -108,5 +107,5 @@ def _current(cluster: Cluster, domain: str, before: RotationRecord | None, mount
 def _fit(cluster: str, domain: str, mount: RotationMount, issuer: MountIssuer) -> bool:
     facts = issuer.facts
     if domain == ROOT:
-        return facts is not None and bool(issuer.key)
-    return facts is not None and trust.why_untrusted(facts, mount.root, ca_subject(cluster, domain)) is None
+        return facts is not None and (mount.outside or bool(issuer.key))
+    return facts is not None and mount.takes(facts, ca_subject(cluster, domain))

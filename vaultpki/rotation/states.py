@@ -45,6 +45,10 @@ NO_SIGNING: Final = "crl-signing,ocsp-signing,read-only"
 """The usage of an issuer that signs no certificate any more."""
 
 
+READ_ONLY: Final = "read-only"
+"""The usage of an issuer without a key: a CA of a root from outside, which nodes read."""
+
+
 class Presence(enum.Enum):
     """What the server must hold of one CA: nothing, its key alone, or its issuer with this usage."""
 

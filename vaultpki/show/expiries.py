@@ -12,7 +12,7 @@ from typing import Final
 from vaultpki.agent import node_folders, status
 from vaultpki.agent.node_folders import NodeFolder
 from vaultpki.agent.status import Status
-from vaultpki.certificates import ISSUING_CAS, ROOT, rows
+from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
 from vaultpki.errors import StoreError
 from vaultpki.findings import nodes
 from vaultpki.findings.catalogue import Severity
@@ -22,7 +22,7 @@ from vaultpki.graph.content import ExpirySummary, count
 from vaultpki.identity.access import holder_of
 from vaultpki.model import Cluster, Node, Pool, Row
 from vaultpki.pki import ca_life, renewal
-from vaultpki.pki.ca_life import CaExpiry, CaLife
+from vaultpki.pki.ca_life import CaExpiry, CaLife, Level
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import ca_ends
 from vaultpki.show import attention
@@ -189,36 +189,46 @@ def _roles(who: Node | Pool | None) -> tuple[str, ...]:
 
 
 def _cas(cluster: Cluster, held: Iterable[Folder], now: datetime) -> Iterator[CaFound]:
-    """Yield the CAs in the chain bundles of these folders, roots first; those of one domain by their end."""
+    """Yield the CAs in the chain bundles of these folders, the upper ones first; those of one domain by their end."""
     found: dict[str, tuple[str, Facts]] = {}
     foreign: dict[tuple[str, str], Facts] = {}
     named = {(each.ca, each.sha256) for each in cluster.authority.also_trust}
+    between, issuing = set[Facts](), set[Facts]()
     for folder in held:
         for ca in ISSUING_CAS:
+            parts = folder.parts(ca)
+            between.update(parts.between)
+            issuing.update(parts.issuing)
+            for domain, some in ((ROOT, parts.roots), ("", parts.between), (ca, parts.issuing)):
+                found |= {facts.fingerprint: (domain, facts) for facts in some if facts.fingerprint not in found}
             for facts in read_bundle(folder.bundle(ca, chain=True)):
                 if (ca, facts.fingerprint) in named:
                     foreign[ca, facts.fingerprint] = facts
-                elif facts.is_ca:
-                    domain = ROOT if facts.issuer_text == facts.subject_text else ca
-                    found.setdefault(facts.fingerprint, (domain, facts))
-    order = (ROOT, *ISSUING_CAS)
+    # A CA above that ends after ours asks for nothing.
+    early = {life.ca: life for life in ca_life.lives_above(between, issuing, ca_ends.longest_ttl(cluster, ROOT))}
+    order = (ROOT, "", *ISSUING_CAS)
     for domain, facts in sorted(found.values(), key=lambda each: (order.index(each[0]), each[1].not_after)):
-        end = ca_life.expiry(_life(cluster, domain, facts), now)
-        yield CaFound(
-            domain,
-            facts.subject_text,
-            facts.fingerprint,
-            facts.not_after,
-            end.level,
-            end.sentence,
-            facts.key.value if facts.key else "",
-            facts.subject_key_id or "",
-        )
+        life = _life(cluster, domain, facts) if domain else early.get(facts.subject_text)
+        end = ca_life.expiry(life, now) if life is not None else None
+        if facts.is_ca:
+            yield CaFound(
+                domain or facts.subject_text,
+                facts.subject_text,
+                facts.fingerprint,
+                facts.not_after,
+                end.level if end is not None else Level.NONE,
+                end.sentence if end is not None else "",
+                facts.key.value if facts.key else "",
+                facts.subject_key_id or "",
+            )
     yield from (CaFound.of_foreign(ca, facts, now) for (ca, _), facts in foreign.items())
 
 
 def _life(cluster: Cluster, ca: str, facts: Facts) -> CaLife:
-    return CaLife(ca, ca == ROOT, facts.not_before, facts.not_after, ca_ends.longest_ttl(cluster, ca))
+    longest = ca_ends.longest_ttl(cluster, ca)
+    if ca == ROOT:
+        return ca_life.of_root(facts, longest, root_name=ca_subject(cluster.name, ROOT))
+    return CaLife(ca, False, facts.not_before, facts.not_after, longest)
 
 
 def _end(cluster: Cluster, ca: str, found: Iterable[Facts], now: datetime) -> ExpirySummary:

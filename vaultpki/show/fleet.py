@@ -70,6 +70,9 @@ def _cas(read: ClusterFacts) -> Iterator[CaFound]:
     ends = {end.ca: CaFound(end.ca, end.ca, "", end.not_after, end.level, end.sentence) for end in own(read.ends)}
     if not read.cas:
         yield from ends.values()
+    else:
+        known = {ca.domain for ca in read.cas}
+        yield from (end for name, end in ends.items() if name not in known)
     for ca in read.cas:
         found = ends.get(ca.domain) or CaFound(ca.domain, ca.name, "", ca.not_after)
         yield replace(found, name=ca.name, sha256=ca.sha256, key=ca.key, problem=ca.problem)

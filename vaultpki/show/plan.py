@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from vaultpki.identity import root_pin
@@ -59,6 +59,8 @@ def attention_lines(cluster: Cluster, plan: Plan, *, width: int = WIDTH) -> list
     shown: list[Line] = []
     for danger in plan.dangers:
         shown += wrapped(f"! {escaped(danger.name)}: {escaped(danger.reason)}", "red", width)
+    if plan.waiting:
+        shown += wrapped(f"! {waiting_sentence(cluster.file, plan.waiting)}", "yellow", width)
     for rotation in plan.rotations:
         shown += wrapped(f"! {rotation_sentence(cluster.file, rotation)}", "yellow", width)
     for end in plan.expires:
@@ -66,6 +68,16 @@ def attention_lines(cluster: Cluster, plan: Plan, *, width: int = WIDTH) -> list
             colour: Colour | None = _LEVELS.get(end.level, "red")
             shown += wrapped(f"{'!' if end.level.attention else '?'} {end.sentence}", colour, width)
     return shown
+
+
+def waiting_sentence(file: str, waiting: Sequence[str]) -> str:
+    """Return which issuing CAs a signer outside has not signed yet, and the two commands that come next."""
+    one, spec = len(waiting) == 1, escaped(file)
+    return (
+        f"the issuing CA{'' if one else 's'} {named(waiting)} wait{'s' if one else ''} for a certificate of the signer "
+        f"outside: `vaultpki ca csr -f {spec} -o DIR` writes {'its request' if one else 'their requests'}, and "
+        f"`vaultpki ca import -f {spec} FILE...` takes what comes back"
+    )
 
 
 def change_lines(change: Change) -> list[Line]:

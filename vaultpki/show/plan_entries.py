@@ -103,10 +103,22 @@ def _new_cluster(cluster: Cluster, left: _Left) -> Iterator[Entry]:
 
 
 def _new_cas(cluster: Cluster, left: _Left) -> Iterator[Entry]:
+    outside = cluster.authority.outside
+    for change in _take(left, "create", [("key", cluster.mount(ca)) for ca in DOMAINS]):
+        name, key = (change.fields[field][1] for field in ("common_name", "key"))
+        about = f'"{name}", key {key}; the signer outside makes its CA'
+        yield Entry("+", f"key of the CA {change.name.rpartition('/')[2]}", (about,))
     for change in _take(left, "create", [("issuer", cluster.mount(ca)) for ca in DOMAINS]):
         ca = change.name.rpartition("/")[2]
+        if ca == ROOT and outside is not None:
+            between = f" and {len(outside.others)} further CAs" if len(outside.others) > 1 else ""
+            between = " and 1 further CA" if len(outside.others) == 1 else between
+            yield Entry("+", f"CA {ca}", (f"from outside, without its key: {cluster.authority.root_sha256}{between}",))
+            continue
         name, ttl, key = (change.fields[field][1] for field in _SHOWN["issuer"])
         signed = "" if ca == ROOT else ", signed by the root"
+        if outside is not None:
+            signed = f", signed by {outside.mount}/issuer/{outside.issuer}"
         yield Entry("+", f"CA {ca}", (f'"{name}", life {format_duration(ttl)}, key {key}{signed}',))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from vaultpki.certificates import ROOT, rows
+from vaultpki.certificates import ISSUING_CAS, rows
 from vaultpki.findings.catalogue import NodeState, Severity
 from vaultpki.findings.finding import some
 from vaultpki.findings.nodes import ago
@@ -173,8 +173,8 @@ def report(
         more=len(pressing[_MOST:]),
         known=tuple(each for each in notices if not each.attention)[:_MOST],
         counts=Counter(dict.fromkeys(STATES, 0) | Counter(line.health for _, line in lines)),
-        roots=tuple(ca for ca in cas if ca.ca == ROOT),
-        issuing=tuple(ca for ca in cas if ca.ca != ROOT),
+        roots=tuple(ca for ca in cas if ca.ca not in ISSUING_CAS),
+        issuing=tuple(ca for ca in cas if ca.ca in ISSUING_CAS),
         calendar=weeks,
         first=tuple(lines[number][1] for _, number in soonest[:_FIRST]),
         holders=tuple(_opened(blocks)),

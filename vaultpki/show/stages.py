@@ -33,6 +33,7 @@ _WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "auth": ("auth mount", "auth mounts"),
     "policy": ("policy", "policies"),
     "issuer": ("CA", "CAs"),
+    "key": ("key", "keys"),
     "approle": ("AppRole", "AppRoles"),
     "config": ("setting", "settings"),
     "nodes": ("record of a node", "records of nodes"),

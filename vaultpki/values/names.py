@@ -197,6 +197,52 @@ def organization(text: str) -> str:
     return filled_name(text, "organization")
 
 
+def signer_mount(text: str) -> str:
+    """Return the path of another PKI mount, without slashes at its ends; names have letters, digits and `.`, `_`, `-`.
+
+    A policy names this path literally, so it may contain nothing that a policy reads as a pattern.
+    """
+    inner = text.strip("/")
+    parts = inner.split("/")
+    if not all(re.fullmatch(_NAMESPACE_PART, part) for part in parts) or len(inner) > LONGEST_PREFIX:
+        raise SpecError(
+            f"{quoted(text)} is not the path of a mount: write names of letters, digits, hyphens, dots and underscores "
+            f"with one slash between them, at most {LONGEST_PREFIX} characters, such as pki-corp"
+        )
+    if parts[0] in ("sys", "auth", "identity", "cubbyhole"):
+        raise SpecError(f"{quoted(text)} begins with {parts[0]}, which is Vault's own: write the path of a PKI mount")
+    return inner
+
+
+def signer(text: str) -> str:
+    """Return the name or the id of an issuer; `default` is refused, since it may be another one tomorrow."""
+    if not re.fullmatch(_NAMESPACE_PART, text):
+        raise SpecError(f"{quoted(text)} is not the name of an issuer: write its name, or its id")
+    if text == "default":
+        raise SpecError("the default issuer may be another one tomorrow: write the name or the id of the issuer itself")
+    return text
+
+
+def subject_value(text: str) -> str:
+    """Return a value of a CA's subject: 1 to 64 printable characters (RFC 5280 appendix A.1), no blank at its ends."""
+    if not 0 < len(text) <= LONGEST_COMMON_NAME or not text.isprintable() or text.strip() != text:
+        raise SpecError(
+            f"{quoted(text)} cannot be in the name of a CA: write 1 to {LONGEST_COMMON_NAME} printable characters "
+            "without blanks at the ends (RFC 5280)"
+        )
+    # Both servers split such a text, and then the name of the CA is another one.
+    if "," in text or '"' in text:
+        raise SpecError(f"{quoted(text)} has a comma or a quote, at which Vault splits a value: leave it out")
+    return text
+
+
+def country(text: str) -> str:
+    """Return a country of a CA's subject: two upper-case letters (ISO 3166-1)."""
+    if not re.fullmatch("[A-Z]{2}", text):
+        raise SpecError(f"{quoted(text)} is not a country: write its two upper-case letters, such as DE")
+    return text
+
+
 def stem(text: str) -> str:
     """Return a file name without extension."""
     if text.endswith((".crt", ".key", ".pem", ".conf")):

@@ -19,13 +19,15 @@ from vaultpki.host import openssl
 from vaultpki.layout import client_cas
 from vaultpki.model import Row
 from vaultpki.pki.facts import Facts
+from vaultpki.pki.trust import self_signed
 from vaultpki.verify import handshake
+from vaultpki.verify.bundles_on_disk import bundle_checks
+from vaultpki.verify.client_libraries import library_checks
 from vaultpki.verify.held_files import DENIED
 from vaultpki.verify.on_disk import (
     Check,
     Holder,
     PairOnDisk,
-    bundle_checks,
     pair_checks,
     read_bundle,
     to_json,
@@ -90,10 +92,15 @@ def _chains(holders: Sequence[Holder], sound: Sequence[PairOnDisk], now: datetim
         untrusted.write_text("".join(sorted(facts.pem for facts in issuing)))
         for roots, names in by_roots.items():
             trusted.write_text("".join(sorted(facts.pem for facts in roots)))
+            # Where the root above a pinned intermediate is not known, that is the end of each chain.
+            whole = all(self_signed(facts) for facts in roots)
+            ends = ["-untrusted", str(untrusted), *([] if whole else ["-partial_chain"])]
             pairs = {pair.crt: pair for pair in sound if pair.holder.name in names}
 
-            def judge(options: Sequence[str], files: Sequence[Path]) -> Mapping[Path, str]:
-                return openssl.verify(files, [*options, "-untrusted", str(untrusted)], trusted=trusted, now=now)
+            def judge(
+                options: Sequence[str], files: Sequence[Path], ends: Sequence[str] = tuple(ends)
+            ) -> Mapping[Path, str]:
+                return openssl.verify(files, [*options, *ends], trusted=trusted, now=now)
 
             for purpose, words in _PURPOSES:
                 for crt, refusal in judge(["-purpose", purpose], list(pairs)).items():
@@ -108,6 +115,7 @@ def _chains(holders: Sequence[Holder], sound: Sequence[PairOnDisk], now: datetim
                     refusal = said or ("has no DNS SAN" if by_cn else "")
                     yield _chain(pairs[crt], f"the root, as {name}", name != _WRONG_NAME, refusal)
     yield from _own_ca_only(sound, now)
+    yield from library_checks(sound, now)
 
 
 def _chain(pair: PairOnDisk, target: str, good: bool, refusal: str) -> Check:
@@ -128,9 +136,8 @@ def _names(pairs: Sequence[PairOnDisk]) -> Iterator[tuple[str, str, list[Path]]]
 
 
 def _authorities(holder: Holder) -> tuple[frozenset[Facts], frozenset[Facts]]:
-    held = frozenset(facts for facts in holder.authorities() if facts.is_ca)
-    roots = frozenset(facts for facts in held if facts.issuer_text == facts.subject_text)
-    return roots, held - roots
+    whole = holder.split([facts for facts in holder.authorities() if facts.is_ca])
+    return frozenset(whole.roots), frozenset((*whole.issuing, *whole.between))
 
 
 def _own_ca_only(sound: Sequence[PairOnDisk], now: datetime) -> Iterator[Check]:

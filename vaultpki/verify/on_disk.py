@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,14 +12,20 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, SKEW, ca_subject, pair_files
+from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ROOT, SKEW, ca_subject, pair_files
 from vaultpki.errors import CertificateUnreadable
-from vaultpki.layout import TRUST_BUNDLES, TrustBundle, bundle_of, client_cas, shown
+from vaultpki.layout import bundle_of, shown
 from vaultpki.model import Certificate, Row
 from vaultpki.pki import keys, x509
+from vaultpki.pki.chains import BundleParts, parts
 from vaultpki.pki.facts import EKU, Facts, same_names
-from vaultpki.pki.trust import LEAF_CRITICAL, SANE_SIGNATURES, fit_key_usage, no_issuing_ca, no_root
-from vaultpki.places import ETCD, PKI, Layout
+from vaultpki.pki.trust import (
+    LEAF_CRITICAL,
+    SANE_SIGNATURES,
+    fit_key_usage,
+    no_issuing_ca,
+)
+from vaultpki.places import PKI, Layout
 from vaultpki.verify import held_files
 from vaultpki.verify.held_files import DENIED
 
@@ -90,9 +95,17 @@ class Holder:
         foreign = self.foreign.get(ca, ())
         return tuple(facts for facts in read_bundle(self.bundle(ca, folder, chain=chain)) if facts not in foreign)
 
-    def bundle_name(self, ca: str) -> str:
-        """Return the name of the issuing-only bundle of a CA in messages."""
-        found = bundle_of(self.layout, ca)
+    def parts(self, ca: str) -> BundleParts:
+        """Return the parts of the chains of the cluster's own CAs in the bundle of a CA that holds roots too."""
+        return self.split(self.own_cas(ca, chain=True))
+
+    def split(self, held: Sequence[Facts], *, ours: bool = False) -> BundleParts:
+        """Return the parts of the chains in such a bundle; `ours` says that the root was made for this cluster."""
+        return parts(held, root_name=ca_subject(self.cluster, ROOT), ours=ours)
+
+    def bundle_name(self, ca: str, *, chain: bool = False) -> str:
+        """Return the name of a bundle of a CA in messages, by default of the issuing-only one."""
+        found = bundle_of(self.layout, ca, chain=chain)
         return shown(found.folder, found.file)
 
 
@@ -152,18 +165,6 @@ def to_json(checks: Sequence[Check]) -> dict[str, Any]:
     }
 
 
-def needed_cas(holder: Holder, rows: Mapping[str, Row]) -> tuple[str, ...]:
-    """Return the CAs whose bundles the holder needs: its own, its clients' and those of the servers it connects to."""
-    needed: set[str] = set()
-    for row in (rows[certificate.name] for certificate in holder.certificates):
-        needed.add(row.ca)
-        if row.usage.server:
-            needed.update(client_cas(row, tuple(rows.values())))
-        if row.usage.client:
-            needed.update(other.ca for other in rows.values() if other.usage.server and other.source == row.target)
-    return tuple(ca for ca in ISSUING_CAS if ca in needed)
-
-
 def read_bundle(path: Path) -> tuple[Facts, ...]:
     """Read the certificates of a bundle; none if the file is missing or is not a bundle."""
     data, _ = held_files.read(path, None)
@@ -171,19 +172,6 @@ def read_bundle(path: Path) -> tuple[Facts, ...]:
         return x509.read_certificates(data) if data is not None else ()
     except CertificateUnreadable:
         return ()
-
-
-def bundle_checks(holder: Holder, rows: Mapping[str, Row], now: datetime) -> Iterator[Check]:
-    """Check the bundles of every CA that the holder needs, and of any other that is in its folders."""
-    needed = needed_cas(holder, rows)
-    read_in = {PKI, ETCD, *(certificate.folder for certificate in holder.certificates)}
-    paths = {each: holder.at(each.folder) / each.file for each in TRUST_BUNDLES[holder.layout]}
-    owned = held_files.odd_owners(paths.values())
-    for each, path in paths.items():
-        if (each.ca in needed and each.folder in read_in) or os.path.lexists(path):
-            problems = [*_bundle_problems(holder, each, path, now), *filter(None, [owned.get(path)])]
-            refusal = "; ".join(problems)
-            yield tried(f"bundle of {each.ca}", "file", holder.name, shown(each.folder, each.file), refusal=refusal)
 
 
 def pair_checks(
@@ -205,9 +193,10 @@ def pair_checks(
         else:
             beside = holder.bundle(row.ca, certificate.folder)
             held = holder.own_cas(row.ca, certificate.folder)
-            issuing = tuple(facts for facts in held if _issuing_problem(facts, holder, row.ca) is None)
+            above = holder.parts(row.ca)
+            issuing = tuple(facts for facts in held if issuing_problem(facts, holder, row.ca, above) is None)
             crt_problems += leaf_problems(leaf, certificate, now)
-            if not chain_fits(leaf, issuers, issuing, holder.own_cas(row.ca, chain=True)):
+            if not chain_fits(leaf, issuers, issuing, above.roots):
                 crt_problems.append(f"is not the certificate followed by its issuing CA from {beside.name}")
     if key is not None:
         try:
@@ -238,12 +227,19 @@ def pair_checks(
     return PairOnDisk(holder, certificate, row, leaf, no_key), checks
 
 
-def chain_fits(leaf: Facts, behind: Sequence[Facts], issuing: Sequence[Facts], chain: Sequence[Facts]) -> bool:
-    """Return whether the chain after the leaf is its issuing CA, with at most one cross certificate of a root."""
+def chain_fits(leaf: Facts, behind: Sequence[Facts], issuing: Sequence[Facts], roots: Sequence[Facts]) -> bool:
+    """Return whether the chain after the leaf is its issuing CA, with at most one cross certificate of a root.
+
+    A CA between is not served: GnuTLS then refuses, with the issuing CA alone, what it takes without, which needs the
+    issuer of the last served certificate in its bundle (tried with GnuTLS 3.7).
+    """
     if not behind or behind[0] not in issuing or not x509.signed_by(leaf, behind[0]):
         return False
-    roots = [facts for facts in chain if x509.signed_by(facts, facts)]
-    return all(x509.signed_by(behind[0], cross) and x509.issuer_of(cross, roots) for cross in behind[1:])
+    keys = {root.public_key for root in roots}
+    return all(
+        x509.signed_by(behind[0], cross) and cross.public_key in keys and x509.issuer_of(cross, roots)
+        for cross in behind[1:]
+    )
 
 
 def leaf_problems(leaf: Facts, want: Certificate, now: datetime) -> Iterator[str]:
@@ -283,63 +279,9 @@ def _listed(value: str | tuple[str, ...]) -> str:
     return json.dumps(value) if isinstance(value, str) else ", ".join(map(json.dumps, value)) or "none"
 
 
-def _issuing_problem(facts: Facts, holder: Holder, ca: str) -> str | None:
-    return no_issuing_ca(facts, ca_subject(holder.cluster, ca))
-
-
-def _bundle_problems(holder: Holder, which: TrustBundle, path: Path, now: datetime) -> Iterator[str]:
-    ca, root = which.ca, which.chain
-    data, problems = held_files.read(path, _PUBLIC)
-    yield from problems
-    if data is None:
-        return
-    try:
-        held = x509.read_certificates(data)
-    except CertificateUnreadable as error:
-        yield str(error)
-        return
-    first = held[0]
-    if len(set(held)) != len(held):
-        yield "holds a certificate twice"
-    if data.decode("ascii", "replace") != "".join(facts.pem for facts in held):
-        yield "is not the plain form that the agent writes: something else stands in it, or its lines end otherwise"
-    yield from _foreign_problems(holder, ca, held)
-    held = tuple(facts for facts in held if facts not in holder.foreign.get(ca, ()))
-    roots = [facts for facts in held if x509.issuer_of(facts, (facts,))]
-    issuing = [facts for facts in held if facts not in roots]
-    signers = roots or [facts for facts in holder.own_cas(ca, chain=True) if x509.issuer_of(facts, (facts,))]
-    for facts in issuing:
-        if problem := _issuing_problem(facts, holder, ca):
-            yield f"holds {facts.subject_text}, which is not an issuing CA of {ca}: {problem}"
-    for facts in roots:
-        if problem := no_root(facts):
-            yield f"holds {facts.subject_text}, which is not a root CA: {problem}"
-    if not any(facts.not_before <= now < facts.not_after for facts in issuing):
-        yield "holds no issuing CA that is in date"
-    if root and not roots:
-        yield "lacks the root CA"
-    if signers and any(x509.issuer_of(facts, signers) is None for facts in issuing):
-        yield "holds an issuing CA that its root did not sign"
-    if not root and roots:
-        # Any certificate below the root would be accepted: a node's certificate would have full access to etcd.
-        yield "holds the root CA, so clients of every other CA would be accepted"
-    if holder.layout is Layout.KUBEADM and first not in (_signers(holder, ca) or held):
-        yield "does not begin with the CA that signed the certificates here, which kubeadm compares"
-
-
-def _foreign_problems(holder: Holder, ca: str, held: Sequence[Facts]) -> Iterator[str]:
-    for facts in holder.foreign.get(ca, ()):
-        if facts not in held:
-            yield (
-                f"lacks {facts.subject_text}, which cluster.yaml has below ca.also_trust: its SHA-256 "
-                f"{facts.fingerprint} is not in agent.yaml there, or nobody has written the files since"
-            )
-
-
-def _signers(holder: Holder, ca: str) -> set[Facts]:
-    """Return the issuing CAs behind the holder's leaves of a CA."""
-    paths = (holder.at(each.folder) / pair_files(each.stem)[0] for each in holder.certificates if each.ca == ca)
-    return {facts for path in paths for facts in read_bundle(path)[1:2]}
+def issuing_problem(facts: Facts, holder: Holder, ca: str, above: BundleParts) -> str | None:
+    """Return why it is not an issuing CA of the holder's cluster below those CAs, as the rest of a sentence."""
+    return no_issuing_ca(facts, ca_subject(holder.cluster, ca), outside=above.outside)
 
 
 def _embedded_problems(path: Path, contents: Mapping[str, bytes | None]) -> list[str]:

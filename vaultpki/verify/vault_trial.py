@@ -77,7 +77,8 @@ class Keys:
 
         def judge(pem: str, want: Certificate) -> Facts:
             known = trust[want.ca]
-            return check_signed(pem.encode(), self.key(want.key), want, known.live, known.roots, now)
+            key = self.key(want.key)
+            return check_signed(pem.encode(), key, want, known.live, known.roots, now, between=known.between)
 
         return judge
 

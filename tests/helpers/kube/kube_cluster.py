@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -310,15 +310,17 @@ def cluster(
     spec: str = ONE,
     name: str | None = None,
     comers: Mapping[str, tuple[str, str]] = types.MappingProxyType({}),
+    apply: Callable[[AppliedCluster], object] = AppliedCluster.apply,
 ) -> Iterator[Kubernetes]:
     """A Kubernetes as `spec` (the rest of cluster.yaml) says, ready for work; all of it ends on the way out.
 
     The manifests are applied. Logs lie in `folder`, in a folder for each node. `comers` are nodes of the spec's pools
-    (see `COMERS`); where there are some, every machine finds all nodes by name, and the API server.
+    (see `COMERS`); where there are some, every machine finds all nodes by name, and the API server. `apply` has the
+    server made what cluster.yaml says, where that takes more than one command.
     """
     applied = AppliedCluster(server, folder / "cluster", name or f"k{secrets.token_hex(4)}")
     applied.write(spec)
-    applied.apply()
+    apply(applied)
     enroller = enrolled_nodes.Enroller(applied, applied.token())
     roles = {node.name: node.roles for node in applied.model.nodes}
     addresses = {node.name: node.addresses[0] for node in applied.model.nodes}

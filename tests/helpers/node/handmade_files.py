@@ -178,11 +178,12 @@ def put(path: Path, data: bytes, mode: int) -> None:
     path.chmod(mode)
 
 
-def made(folder: Path) -> HandmadeFiles:
+def made(folder: Path, issuing: dict[str, Authority] | None = None) -> HandmadeFiles:
     file = folder / "cluster.yaml"
     file.write_text(SPEC)
     root = authority("root")
-    files = HandmadeFiles(load_cluster(file), file, folder, root, {ca: authority(ca, root) for ca in ISSUING_CAS})
+    issuing = issuing or {ca: authority(ca, root) for ca in ISSUING_CAS}
+    files = HandmadeFiles(load_cluster(file), file, folder, root, issuing)
     for node in ("cp-1", "worker-1", "w-7"):
         files.pki(node).mkdir(parents=True)
     for holder in folders.find(files.cluster, folder):

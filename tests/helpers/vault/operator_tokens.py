@@ -24,11 +24,14 @@ def token(server: Server, prefix: str, who: Who, *, spec: Path | None = None, na
 
     It is made once for a cluster; its policy is written again when cluster.yaml, which is `spec`, has changed it.
     """
-    if who in _OF_SPEC:
+    if who == "applier" and spec is not None:
+        # With a root from outside it has the path of a signer.
+        rules = access.policy_of(load_cluster(spec), who) if "root:" in spec.read_text() else _of_prefix(who, prefix)
+    elif who in _OF_SPEC:
         assert spec is not None, f"the policy of the {who} depends on cluster.yaml"
         rules = access.policy_of(load_cluster(spec), who)
     else:
-        rules = access.policy(f"{who}.json", {"prefix": prefix})
+        rules = _of_prefix(who, prefix)
     key = (server.address, server.token, namespace, prefix, who)
     known, made = _made.get(key, ({}, ""))
     within, name = f"{namespace}/" if namespace else "", f"{OF_TESTS}/{prefix}/{who}"
@@ -43,6 +46,10 @@ def token(server: Server, prefix: str, who: Who, *, spec: Path | None = None, na
         made = answer.body["auth"]["client_token"]
     _made[key] = rules, made
     return made
+
+
+def _of_prefix(who: Who, prefix: str) -> dict[str, Any]:
+    return access.policy(f"{who}.json", {"prefix": prefix})
 
 
 def refuse_root(environment: dict[str, str], why: str = "") -> None:

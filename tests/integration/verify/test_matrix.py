@@ -25,8 +25,9 @@ from vaultpki.cli.verify import verify_command
 from vaultpki.errors import ArgumentError, Attention, SpecError, ToolMissing
 from vaultpki.model import Usage
 from vaultpki.verify import folders, handshake
+from vaultpki.verify.bundles_on_disk import bundle_checks
 from vaultpki.verify.matrix import Check, to_json, verify
-from vaultpki.verify.on_disk import bundle_checks, pair_checks
+from vaultpki.verify.on_disk import pair_checks
 
 # Root without its right to read everything, and anybody else as they are.
 NO_OVERRIDE = () if os.geteuid() else ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")

@@ -20,7 +20,8 @@ from helpers.node.handmade_files import NOW, HandmadeFiles, authority, build, ke
 from vaultpki import certificates
 from vaultpki.model import Usage
 from vaultpki.verify import folders
-from vaultpki.verify.on_disk import Check, bundle_checks, pair_checks
+from vaultpki.verify.bundles_on_disk import bundle_checks
+from vaultpki.verify.on_disk import Check, pair_checks
 
 # What is changed, in the folder of cp-1; which file the check must name, and with which words.
 Change = Callable[[HandmadeFiles, Path], Any]

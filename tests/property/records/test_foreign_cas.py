@@ -13,8 +13,8 @@ from helpers.foreign_ca import ForeignCa
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import SpecError
 from vaultpki.pki import x509
+from vaultpki.pki.chains import trust_below
 from vaultpki.pki.foreign_cas import with_foreign
-from vaultpki.pki.trust import trust_below
 from vaultpki.records import foreign_cas
 from vaultpki.values.json_object import JsonObject
 

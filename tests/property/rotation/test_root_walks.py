@@ -18,10 +18,10 @@ from helpers.root_certificates import NAME, NOW, Key
 from vaultpki.certificates import ROOT
 from vaultpki.kube.objects import KubeTrust, PodStart, RootCopy
 from vaultpki.pki import x509
+from vaultpki.pki.chains import trust_below
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.roots import Roots, crosses, follow
 from vaultpki.pki.succession import RotationView, chain, trust_during_rotation
-from vaultpki.pki.trust import trust_below
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation import gates, root_gates

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from helpers import corporate_certificates as corporate
 from helpers.example_agent import agent_config
-from vaultpki.agent.ca_trust import complaints, known_revisions, remembered, statuses, trust_of, wrong_default
+from vaultpki.agent.ca_trust import complaints, known_revisions, lives, remembered, statuses, trust_of, wrong_default
 from vaultpki.certificates import ISSUING_CAS, ca_subject
 from vaultpki.errors import SpecError
 from vaultpki.issue.issuers import Issuers
@@ -250,3 +251,28 @@ def test_each_ca_has_its_status() -> None:
     assert (found["kubelet"].state, found["kubelet"].revision, found["kubelet"].behind) == (None, 0, True)
     assert [facts.fingerprint for facts in found["root"].certificates] == [ROOT.sha256]
     assert {facts.fingerprint for facts in found["etcd"].certificates} == {OLD.sha256, NEW.sha256}
+
+
+def test_below_a_pki_outside_the_copy_is_enough_and_early_ends_above_are_watched() -> None:
+    corp = corporate.Corporate()
+    soon = corp.lower.again(corp.upper, ends=corporate.NOW + timedelta(days=90))
+    issuing = {
+        ca: corporate.Ca("", soon, subject=corporate.name(f"prod {ca} CA"), path_length=0).facts for ca in ISSUING_CAS
+    }
+    shown = Issuers(
+        {ca: (facts.pem,) for ca, facts in issuing.items()},
+        (corp.root.pem,),
+        {ca: facts.fingerprint for ca, facts in issuing.items()},
+        # As the copy of the last answer has them.
+        kept=(corp.upper.pem, soon.pem),
+    )
+    trusted = {ca: (facts.pem,) for ca, facts in issuing.items()}
+    said = replace(answer(OLD), issuers=shown, trusted=trusted, certificates=(PEER,))
+    config = agent_config(root_sha256=corp.root.facts.fingerprint)
+    trust = trust_of(config, said, AgentState(), corporate.NOW)
+    assert all(known.signers == (issuing[ca],) for ca, known in trust.items())
+    assert trust["etcd"].between == (soon.facts, corp.upper.facts)
+    root, etcd, above = lives(said, trust, cluster="prod")
+    assert (root.ca, root.outside) == ("root", corp.root.facts.subject_text)
+    assert (etcd.ca, etcd.outside) == ("etcd", "")
+    assert (above.ca, above.not_after) == (soon.facts.subject_text, soon.facts.not_after)

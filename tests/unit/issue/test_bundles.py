@@ -12,8 +12,8 @@ from vaultpki.disk.folders import Folders
 from vaultpki.issue.bundles_and_kubeconfigs import Site, bundle_files, keep_bundles
 from vaultpki.issue.signing import FileOwner
 from vaultpki.layout import TRUST_BUNDLES
+from vaultpki.pki.chains import trust_below
 from vaultpki.pki.facts import Trust
-from vaultpki.pki.trust import trust_below
 from vaultpki.places import PKI, Layout
 
 ROOT = Key(NAME)

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from vaultpki.pki.ca_life import CaLife, Level, expiry, to_json
+from helpers.corporate_certificates import Ca, Corporate, name
+from vaultpki.pki.ca_life import CaLife, Level, expiry, lives_above, of_root, to_json
 
 DAY = 86400
 END = datetime(2031, 11, 25, 12, tzinfo=UTC)
@@ -98,3 +99,31 @@ def test_the_form_for_programs() -> None:
         "level": "none",
         "message": found["message"],
     }
+
+
+def test_a_ca_outside_counts_if_it_ends_before_ours_and_is_called_by_its_subject() -> None:
+    corp = Corporate()
+    issuing = corp.issuing.facts
+    early = corp.lower.again(corp.upper, ends=issuing.not_after - timedelta(days=1)).facts
+    assert lives_above((corp.lower.facts, corp.upper.facts), (issuing,), 3600) == ()
+    (life,) = lives_above((early, corp.upper.facts), (issuing,), 3600)
+    assert life.ca == life.outside == early.subject_text and life.not_after == early.not_after
+    # Another certificate for the same key takes its place, and a key of its own does not.
+    assert lives_above((early, corp.lower.facts, corp.upper.facts), (issuing,), 3600) == ()
+    other = Ca("Corp Platform CA", corp.upper).facts
+    assert len(lives_above((early, other), (issuing,), 3600)) == 1
+    end = expiry(life, early.not_after - timedelta(days=10))
+    assert end.level is Level.CRITICAL
+    assert end.sentence.startswith(f"{early.subject_text}, which stands above the CAs of this cluster, expires on ")
+    assert "have its owner renew it with the same key" in end.sentence and "ca rotate" not in end.sentence
+    assert "expired on" in expiry(life, early.not_after).sentence
+
+
+def test_an_anchor_outside_is_no_root_that_a_command_rotates() -> None:
+    corp = Corporate()
+    life = of_root(corp.root.facts, 3600, root_name="prod root CA")
+    assert (life.ca, life.root, life.outside) == ("root", True, corp.root.facts.subject_text)
+    sentence = expiry(life, life.not_after - timedelta(days=100)).sentence
+    assert "to which the nodes are pinned" in sentence and "ca rotate" not in sentence
+    mine = Ca("", subject=name("prod root CA")).facts
+    assert of_root(mine, 3600, root_name="prod root CA").outside == ""

@@ -11,8 +11,8 @@ from helpers.ca_certificates import BEGUN, ca, root
 from helpers.foreign_ca import ForeignCa
 from vaultpki.pki import ca_life, foreign_cas, succession
 from vaultpki.pki.ca_life import Level
+from vaultpki.pki.chains import trust_below, why_untrusted
 from vaultpki.pki.facts import Facts, Trust
-from vaultpki.pki.trust import trust_below, why_untrusted
 from vaultpki.records.foreign_cas import MOST_CAS, MOST_FOREIGN_BYTES
 
 NOW = BEGUN + timedelta(days=30)

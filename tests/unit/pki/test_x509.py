@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, SpecError
 from vaultpki.model import Certificate, KeyType, Subject, Usage
 from vaultpki.pki import der, keys, roots, x509
+from vaultpki.pki.chains import trust_below
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.signed import check_signed
-from vaultpki.pki.trust import trust_below
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)

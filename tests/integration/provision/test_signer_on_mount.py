@@ -1,0 +1,151 @@
+"""An issuer on another mount of the same server signs: through one path, by the printed policy, or says why not."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.vault.applied_cluster import AppliedCluster, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.outside_signer import SPEC
+from helpers.vault.servers import Server
+from vaultpki.pki import x509
+
+CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class CorpMount:
+    """A PKI mount of somebody else, with a root and a CA below it."""
+
+    server: Server
+    path: str
+
+    def api(self, method: str, path: str, body: dict[str, object] | None = None) -> dict[str, Any]:
+        answer = self.server.api(method, f"{self.path}/{path}", body)
+        assert answer.status in (200, 204), (path, answer)
+        return answer.data if answer.status == 200 else {}
+
+    def between(self, name: str, **further: object) -> None:
+        """A CA below the root, on the same mount."""
+        csr = self.api("POST", "intermediate/generate/internal", {"common_name": name, "key_type": "ec"})["csr"]
+        life = {"ttl": "40000h", "not_before_duration": "1h"}
+        body: dict[str, object] = {"common_name": name, "csr": csr, **life, **further}
+        pem = self.api("POST", "issuer/corp-root/sign-intermediate", body)["certificate"]
+        (id_,) = self.api("POST", "intermediate/set-signed", {"certificate": pem})["imported_issuers"]
+        self.api("POST", f"issuer/{id_}", {"issuer_name": name})
+
+
+@pytest.fixture
+def corp(server: Server) -> Iterator[CorpMount]:
+    mount = CorpMount(server, f"corp-{secrets.token_hex(4)}")
+    body: dict[str, object] = {"type": "pki", "config": {"max_lease_ttl": "87600h"}}
+    assert server.api("POST", f"sys/mounts/{mount.path}", body).status == 204
+    root: dict[str, object] = {
+        "common_name": "Corp",
+        "issuer_name": "corp-root",
+        "ttl": "80000h",
+        "not_before_duration": "2h",
+    }
+    mount.api("POST", "root/generate/internal", root)
+    yield mount
+    assert server.api("DELETE", f"sys/mounts/{mount.path}").status == 204
+
+
+def spec(corp: CorpMount, issuer: str, further: str = "") -> str:
+    signer = f"root: {{mount: {corp.path}, issuer: {issuer}}}, issuing_ttl: 1y{further}"
+    return SPEC[: SPEC.index("ca: {")] + f"ca: {{{signer}}}\n"
+
+
+def everything(corp: CorpMount) -> dict[str, Any]:
+    """What the mount holds, but for the certificates that it has signed."""
+    issuers = corp.api("LIST", "issuers")["key_info"]
+    found = {id_: corp.api("GET", f"issuer/{id_}") for id_ in issuers}
+    return {"issuers": found, "keys": corp.api("LIST", "keys"), "config": corp.api("GET", "config/issuers")}
+
+
+def plan(cluster: AppliedCluster) -> dict[str, Any]:
+    ran = vaultpki("plan", "-f", cluster.file, "--json", env=cluster.environment())
+    made: dict[str, Any] = json.loads(ran.stdout)
+    return made
+
+
+def test_it_signs_without_a_person(corp: CorpMount, clusters: ClusterFactory) -> None:
+    corp.between("corp-kubernetes", max_path_length=1)
+    cluster = clusters.written(spec(corp, "corp-kubernetes", ", subject: {O: Corp, C: DE}"))
+    before = everything(corp)
+    cluster.apply()
+    root = x509.read_certificates(corp.api("GET", "issuer/corp-root")["certificate"].encode())[0]
+    signer = x509.read_certificates(corp.api("GET", "issuer/corp-kubernetes")["certificate"].encode())[0]
+    assert cluster.root_sha256 == root.fingerprint
+    for name in CAS:
+        issuer = cluster.read(f"{cluster.prefix}/{name}/issuer/{name}-1")
+        facts = x509.read_certificates(issuer["certificate"].encode())[0]
+        assert x509.signed_by(facts, signer) and facts.path_length == 0 and issuer["key_id"]
+        assert facts.subject_text == f"CN={cluster.name} {name} CA,O=Corp,C=DE"
+    assert len(cluster.server.api("LIST", f"{cluster.prefix}/root/issuers").data["keys"]) == 2
+    assert everything(corp) == before
+    since = cluster.server.audit_position()
+    cluster.apply()
+    assert cluster.server.writes(since) == []
+
+
+def test_the_printed_policy_lets_nothing_else_be_signed(corp: CorpMount, clusters: ClusterFactory) -> None:
+    cluster = clusters.written(spec(corp, "corp-root"))
+    cluster.apply()
+    mount = f"{cluster.prefix}/etcd"
+    csr = cluster.server.api("POST", f"{mount}/intermediate/generate/internal", {"common_name": "x"}).data["csr"]
+    right = {
+        "csr": csr,
+        "common_name": f"{cluster.name} etcd CA 2",
+        "exclude_cn_from_sans": "true",
+        "max_path_length": "0",
+        "not_before_duration": "600s",
+        "use_csr_values": "false",
+        "format": "pem",
+        "ttl": "9000h",
+    }
+    path, token = f"{corp.path}/issuer/corp-root/sign-intermediate", cluster.token()
+    assert cluster.server.api("POST", path, right, token=token).status == 200
+    wrong: list[dict[str, object]] = [
+        {"common_name": "another CA"},
+        {"common_name": ""},
+        {"max_path_length": "1"},
+        {"max_path_length": ""},
+        {"max_path_length": "-1"},
+        {"use_csr_values": "true"},
+        {"use_csr_values": ""},
+        {"permitted_dns_domains": "x"},
+        {"not_after": "2099-01-01T00:00:00Z"},
+        {"organization": "Other"},
+        {"alt_names": "x.example.com"},
+    ]
+    for each in wrong:
+        assert cluster.server.api("POST", path, {**right, **each}, token=token).status == 403, each
+    for name in ("max_path_length", "use_csr_values", "common_name"):
+        less = {key: value for key, value in right.items() if key != name}
+        assert cluster.server.api("POST", path, less, token=token).status == 403, name
+    for other in ("root/sign-intermediate", "issuer/corp-root/sign-verbatim", "issuer/default/sign-intermediate"):
+        assert cluster.server.api("POST", f"{corp.path}/{other}", right, token=token).status == 403, other
+
+
+def test_plan_says_what_is_in_the_way(corp: CorpMount, clusters: ClusterFactory, tmp_path: Path) -> None:
+    corp.between("corp-leaves", max_path_length=0)
+    corp.between("corp-narrow", max_path_length=1, permitted_dns_domains="corp.example")
+    for issuer, hint in (("corp-leaves", "path length 0"), ("corp-narrow", "name constraints")):
+        cluster = clusters.written(spec(corp, issuer))
+        assert any(hint in each["reason"] for each in plan(cluster)["dangers"]), (issuer, plan(cluster)["dangers"])
+        ran = cluster.apply(expect=1)
+        assert hint in ran.stderr
+    corp.between("corp-new", max_path_length=1, not_before_duration="1m")
+    cluster = clusters.written(spec(corp, "corp-new"))
+    assert any("minutes before they are signed" in each["reason"] for each in plan(cluster)["dangers"])
+    cluster = clusters.written(spec(corp, "nobody"))
+    ran = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect=1)
+    assert "there is no issuer nobody" in ran.stderr

@@ -1,0 +1,132 @@
+"""`ca.root`, `ca.root_file` and `ca.subject`: what is read, and each refusal with file, line and field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.ca_certificates import ca, root
+from helpers.example_cluster import BASE, check_refused, load
+from vaultpki.model import OutsideRoot
+
+ANCHOR = ca("Corp Root", key="Corp Root", years=20, path_length=None)
+BETWEEN = ca("Corp Policy CA", key="Corp Policy CA", signer="Corp Root", years=10, path_length=1)
+LOWER = ca("Corp Kubernetes CA", key="Corp Kubernetes CA", signer="Corp Policy CA", years=8, path_length=1)
+STRANGER = root("other")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    files = {
+        "chain.pem": LOWER.pem + ANCHOR.pem + BETWEEN.pem,
+        "twice.pem": ANCHOR.pem + BETWEEN.pem + ANCHOR.pem,
+        "rootless.pem": LOWER.pem + BETWEEN.pem,
+        "two-roots.pem": ANCHOR.pem + STRANGER.pem,
+        "stranger.pem": ANCHOR.pem + ca("x", key="x", signer="other root CA").pem,
+        "key.pem": ANCHOR.pem + "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n",
+        "empty.pem": "",
+        "broken.pem": "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
+        "many.pem": "".join(ca(f"c{n}", key=f"c{n}", signer="Corp Root").pem for n in range(6)) + ANCHOR.pem,
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def spec(text: str) -> str:
+    return f"{BASE}ca:\n  {text}\n"
+
+
+def test_without_these_keys_the_root_is_ours(folder: Path) -> None:
+    authority = load(folder, BASE).authority
+    assert (authority.outside, authority.subject, authority.root_sha256) == (None, {}, None)
+
+
+def test_the_self_signed_certificate_is_the_anchor_and_the_pin(folder: Path) -> None:
+    authority = load(folder, spec("root: external\n  root_file: chain.pem")).authority
+    assert authority.outside == OutsideRoot(ANCHOR.pem, (LOWER.pem, BETWEEN.pem))
+    assert authority.root_sha256 == ANCHOR.fingerprint
+    assert authority.outside.by_people
+
+
+def test_a_certificate_that_is_there_twice_counts_once(folder: Path) -> None:
+    outside = load(folder, spec("root: external\n  root_file: twice.pem")).authority.outside
+    assert outside is not None and outside.certificates == (ANCHOR.pem, BETWEEN.pem)
+
+
+@pytest.mark.parametrize("file", ["chain.pem", "rootless.pem"])
+def test_the_pin_may_be_an_intermediate(folder: Path, file: str) -> None:
+    text = f"root: external\n  root_file: {file}\n  root_sha256: {BETWEEN.fingerprint}"
+    authority = load(folder, spec(text)).authority
+    assert authority.outside is not None and authority.outside.anchor == BETWEEN.pem
+    assert authority.root_sha256 == BETWEEN.fingerprint
+
+
+def test_a_signer_on_the_same_server(folder: Path) -> None:
+    text = "root: {mount: /pki/corp/, issuer: corp-2026}"
+    assert load(folder, spec(text)).authority.outside == OutsideRoot(mount="pki/corp", issuer="corp-2026")
+    outside = load(folder, spec(f"{text}\n  root_file: chain.pem")).authority.outside
+    assert outside is not None and (outside.anchor, outside.by_people) == (ANCHOR.pem, False)
+
+
+def test_a_subject_by_the_names_of_the_engine(folder: Path) -> None:
+    text = 'root: {mount: m, issuer: i}\n  subject: {O: Example & Sons, OU: [A, B], C: DE, ST: Bayern, L: "Köln"}'
+    assert load(folder, spec(text)).authority.subject == {
+        "organization": ("Example & Sons",),
+        "ou": ("A", "B"),
+        "country": ("DE",),
+        "province": ("Bayern",),
+        "locality": ("Köln",),
+    }
+
+
+EXTERNAL = "root: external\n  "
+REFUSED: dict[str, tuple[str, int, str, str]] = {
+    "another word": ("root: own", 6, "ca.root", "write external, or {mount"),
+    "a list": ("root: [external]", 6, "ca.root", "this is a list"),
+    "no file": ("root: external", 6, "ca.root", "root_file"),
+    "a file without a root": ("root_file: chain.pem", 6, "ca.root_file", "root: external"),
+    "a subject without a root": ("subject: {O: x}", 6, "ca.subject", "root: external"),
+    "no such file": (f"{EXTERNAL}root_file: no.pem", 7, "ca.root_file", "no such file"),
+    "a key in the file": (f"{EXTERNAL}root_file: key.pem", 7, "ca.root_file", "private key"),
+    "nothing in the file": (f"{EXTERNAL}root_file: empty.pem", 7, "ca.root_file", "no whole PEM certificate"),
+    "a broken certificate": (f"{EXTERNAL}root_file: broken.pem", 7, "ca.root_file", "certificate 1"),
+    "no self-signed one": (f"{EXTERNAL}root_file: rootless.pem", 7, "ca.root_file", "ca.root_sha256"),
+    "two roots": (f"{EXTERNAL}root_file: two-roots.pem", 7, "ca.root_file", "2 certificates that signed"),
+    "a stranger": (f"{EXTERNAL}root_file: stranger.pem", 7, "ca.root_file", "certificate 2"),
+    "too many": (f"{EXTERNAL}root_file: many.pem", 7, "ca.root_file", "at most 6"),
+    "another pin": (
+        f"{EXTERNAL}root_file: chain.pem\n  root_sha256: {STRANGER.fingerprint}",
+        8,
+        "ca.root_sha256",
+        "no certificate of chain.pem",
+    ),
+    "a life of the root": (f"{EXTERNAL}root_file: chain.pem\n  root_ttl: 20y", 8, "ca.root_ttl", "its own end"),
+    "a leaf longer than the CAs": (
+        f"{EXTERNAL}root_file: chain.pem\n  issuing_ttl: 10d",
+        8,
+        "ca.issuing_ttl",
+        "its CA only 10d",
+    ),
+    "no issuer": ("root: {mount: pki-corp}", 6, "ca.root.issuer", "is missing"),
+    "no mount": ("root: {issuer: x}", 6, "ca.root.mount", "is missing"),
+    "an unknown key": ("root: {mount: m, issuer: i, role: r}", 6, "ca.root.role", "mount, issuer"),
+    "the default issuer": ("root: {mount: pki-corp, issuer: default}", 6, "ca.root.issuer", "tomorrow"),
+    "a glob in the mount": ('root: {mount: "pki-*", issuer: i}', 6, "ca.root.mount", "not the path of a mount"),
+    "dots in the mount": ("root: {mount: a/../b, issuer: i}", 6, "ca.root.mount", "not the path of a mount"),
+    "Vault's own mount": ("root: {mount: sys/x, issuer: i}", 6, "ca.root.mount", "Vault's own"),
+    "a mount of the cluster": ("root: {mount: vaultpki/prod/root, issuer: i}", 6, "ca.root.mount", "own"),
+    "a pattern in the issuer": ('root: {mount: m, issuer: "+"}', 6, "ca.root.issuer", "not the name"),
+    "a common name": ("root: {mount: m, issuer: i}\n  subject: {CN: x}", 7, "ca.subject.CN", "O, OU, C"),
+    "a comma": ('root: {mount: m, issuer: i}\n  subject: {O: "A, Inc"}', 7, "ca.subject.O", "comma"),
+    "a blank at the end": ('root: {mount: m, issuer: i}\n  subject: {O: "A "}', 7, "ca.subject.O", "blanks"),
+    "a long value": (f"root: {{mount: m, issuer: i}}\n  subject: {{O: {'a' * 65}}}", 7, "ca.subject.O", "1 to 64"),
+    "a country in words": ("root: {mount: m, issuer: i}\n  subject: {C: Germany}", 7, "ca.subject.C", "two upper-case"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(folder: Path, name: str) -> None:
+    text, line, field, hint = REFUSED[name]
+    check_refused(folder, spec(text), line, field, hint)

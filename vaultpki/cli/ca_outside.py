@@ -1,0 +1,229 @@
+"""`vaultpki ca csr` and `vaultpki ca import`: issuing CAs below a root from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaultpki.cli.common import json_option, opened, path_option, print_json, server_now, spec_option, terminal
+from vaultpki.cli.progress import progress
+from vaultpki.errors import Attention, VaultpkiError
+from vaultpki.redact import printable
+
+if TYPE_CHECKING:
+    from vaultpki.ca.returned import ReturnedFiles
+    from vaultpki.model import Cluster
+    from vaultpki.records.server_facts import ServerFacts
+    from vaultpki.vault import Vault
+
+
+@click.command("csr")
+@spec_option
+@path_option("-o", "--output", required=True, help="The folder for the requests; it is made if it is missing.")
+@json_option
+def csr_command(file: Path, allow_http: bool, output: Path, as_json: bool) -> None:
+    """Write the request of each issuing CA that waits for a signer outside, and beside it what the signer must grant.
+
+    For each one DIR gets NAME.csr, NAME.ext with the extensions for OpenSSL, and NAME.txt with the same in words, for a
+    form. A file of another origin is never overwritten. Changes nothing in Vault.
+
+    \b
+    Example:
+      vaultpki ca csr -f cluster.yaml -o requests
+    """
+    from dataclasses import asdict
+
+    from vaultpki.ca import request_files
+    from vaultpki.ca import waiting as ca_waiting
+
+    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
+        ca_waiting.outside_root(cluster)
+        found = ca_waiting.find(cluster, vault)
+        made = request_files.write(cluster, found.waiting, output) if found.waiting else ()
+    if as_json:
+        print_json({"folder": str(output), "requests": [asdict(each) for each in made]})
+        return
+    for line in request_files.shown(made, output):
+        click.echo(printable(line))
+    if made:
+        click.echo(f"Send them to the signer; `vaultpki ca import -f {cluster.file} FILE...` takes what comes back.")
+    else:
+        click.echo("No issuing CA waits for a signer.")
+
+
+@click.command("import")
+@spec_option
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Only check the files; nothing is changed.")
+@path_option("--csr", "requests", help="With --dry-run: the folder of `ca csr`, so that no server is asked.")
+@click.option("--yes", is_flag=True, help="Do not ask, if cluster.yaml asks for further changes.")
+@json_option
+def import_command(
+    file: Path,
+    allow_http: bool,
+    files: tuple[Path, ...],
+    dry_run: bool,
+    requests: Path | None,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Check and install what a signer outside sent back, and go on where `apply`, or a rotation, has stopped.
+
+    Takes PEM, DER and PKCS#7, in any order, with the chain or without. Everything is checked before anything is
+    written; nothing is installed if a certificate is refused. Can be killed and run again at any time. Exit 3 if a CA
+    still waits.
+
+    \b
+    Example:
+      vaultpki ca import -f cluster.yaml --dry-run --csr requests answer.p7b
+      vaultpki ca import -f cluster.yaml answer.p7b
+    """
+    from vaultpki.ca import returned
+    from vaultpki.ca import waiting as ca_waiting
+
+    if requests is not None and not dry_run:
+        raise click.UsageError("--csr is for --dry-run: without it the server says what it waits for")
+    if requests is not None:
+        return _without_server(file, files, requests, allow_http=allow_http, as_json=as_json)
+    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, where):
+        ca_waiting.outside_root(cluster)
+        sent = returned.read_files(files)
+        there = ca_waiting.find(cluster, vault)
+        now = server_now(vault)
+        found = returned.judge(cluster, sent, [each.request for each in there.waiting], now, there)
+        if dry_run or not _fit(found):
+            return _tell(found, as_json=as_json, dry_run=dry_run)
+        if not yes:
+            _refuse_further_changes(cluster, vault, where, ask=terminal() and not as_json)
+        by_domain = {each.domain: each for each in there.waiting}
+        for each in found.verdict.accepted:
+            returned.install(cluster, vault, by_domain[each.request.domain], each)
+        _tell(found, as_json=as_json, dry_run=False)
+        rotated = {domain for domain, each in by_domain.items() if each.record is not None}
+        return _go_on(cluster, vault, where, rotated, found, as_json=as_json)
+
+
+def _without_server(file: Path, files: tuple[Path, ...], requests: Path, *, allow_http: bool, as_json: bool) -> int:
+    from datetime import UTC, datetime
+
+    from vaultpki.ca import request_files, returned
+    from vaultpki.ca import waiting as ca_waiting
+    from vaultpki.config.cluster import load_cluster
+
+    cluster = load_cluster(file, allow_http=allow_http)
+    ca_waiting.outside_root(cluster)
+    waiting = request_files.read(cluster, requests)
+    found = returned.judge(cluster, returned.read_files(files), waiting, datetime.now(UTC))
+    return _tell(found, as_json=as_json, dry_run=True)
+
+
+def _fit(found: ReturnedFiles) -> bool:
+    return found.verdict.ok or found.nothing_new
+
+
+def _tell(found: ReturnedFiles, *, as_json: bool, dry_run: bool) -> int:
+    """Print what is to be made of the files; return the exit code. Raises VaultpkiError if something is refused."""
+    verdict = found.verdict
+    if as_json:
+        print_json(_document(found))
+    else:
+        for line in _lines(found):
+            click.echo(printable(line))
+    if verdict.refused:
+        count = len(verdict.refused)
+        raise VaultpkiError(
+            f"{count} {'certificate or file was' if count == 1 else 'certificates or files were'} refused, and nothing "
+            "was changed; see above"
+        )
+    if dry_run and verdict.unanswered:
+        raise Attention(f"no certificate is there for {', '.join(verdict.unanswered)}; all others can be imported")
+    return 0
+
+
+def _lines(found: ReturnedFiles) -> Iterator[str]:
+    for accepted in found.verdict.accepted:
+        ends = f"{accepted.certificate.not_after:%Y-%m-%d}"
+        yield f"+ CA {accepted.request.domain}: {accepted.request.subject_text}, until {ends}, from {accepted.file}"
+        yield from (f"    {remark}" for remark in accepted.remarks)
+    for domain in found.installed:
+        yield f"  CA {domain}: its certificate is installed already"
+    for ignored in found.verdict.ignored:
+        yield f"? {ignored.sentence}"
+    for refused in found.verdict.refused:
+        yield f"! {refused.sentence}"
+        yield f"    {refused.ask}"
+
+
+def _document(found: ReturnedFiles) -> dict[str, Any]:
+    verdict = found.verdict
+    return {
+        "accepted": [
+            {
+                "domain": each.request.domain,
+                "file": each.file,
+                "sha256": each.certificate.fingerprint,
+                "remarks": list(each.remarks),
+            }
+            for each in verdict.accepted
+        ],
+        "installed": list(found.installed),
+        "refused": [
+            {
+                "domain": each.domain,
+                "file": each.file,
+                "reason": each.reason,
+                "sentence": each.sentence,
+                "ask": each.ask,
+            }
+            for each in verdict.refused
+        ],
+        "unanswered": list(verdict.unanswered),
+        "ignored": [{"file": each.file, "reason": each.reason, "sentence": each.sentence} for each in verdict.ignored],
+    }
+
+
+def _refuse_further_changes(cluster: Cluster, vault: Vault, where: ServerFacts, *, ask: bool) -> None:
+    """Ask a person if cluster.yaml asks for other changes than an import brings about; VaultpkiError for a no."""
+    from vaultpki.provision import apply
+    from vaultpki.show import plan as plan_text
+
+    _, plan = apply.observe_and_plan(cluster, vault, where)
+    further = [each for each in plan.changes if not apply.follows_import(each)]
+    if not further:
+        return
+    if not ask:
+        raise VaultpkiError(
+            f"{cluster.file} asks for {len(further)} further changes at {vault.address}, and there is no terminal to "
+            f"ask on; run `vaultpki apply -f {cluster.file}` first, or pass --yes"
+        )
+    for line in plan_text.lines(cluster, plan):
+        click.secho(line.text, fg=line.colour)
+    if not click.confirm(f"Apply these {len(further)} changes to {vault.address} too?"):
+        raise VaultpkiError("nothing was changed")
+
+
+def _go_on(
+    cluster: Cluster, vault: Vault, where: ServerFacts, rotated: set[str], found: ReturnedFiles, *, as_json: bool
+) -> int:
+    """Continue the apply, and the rotation that waited; `rotated` are the domains with one. Returns the exit code."""
+    from vaultpki.ca import commands
+    from vaultpki.cli import apply as cli_apply
+    from vaultpki.show import ca as ca_text
+    from vaultpki.show import plan as plan_text
+
+    with progress("Applying") as counter:
+        done = cli_apply.carry_out(cluster, vault, where, counter, first=None, saved=False, silent=as_json)
+    if not as_json:
+        click.echo(f"Done: {len(done.changes)} changes, {vault.sent.writes} writes to {vault.address}.")
+    imported = {*(each.request.domain for each in found.verdict.accepted), *found.installed}
+    if rotated & imported:
+        step = commands.advance(cluster, vault, server_now(vault))
+        if not as_json:
+            for line in ca_text.record_lines(step.record, step.gate, server_now(vault), cluster.file):
+                click.echo(line)
+    if done.waiting:
+        raise Attention(plan_text.waiting_sentence(cluster.file, done.waiting))
+    return 0

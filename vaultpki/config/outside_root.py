@@ -1,0 +1,197 @@
+"""Reads what cluster.yaml says of a root CA from outside: who signs the issuing CAs, up to which root, by which name.
+
+Certificates are put in order by their names alone here. What else must be right about them, `plan` and `ca import` say:
+that depends on the time, and on what they are to sign.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from vaultpki.config import kinds
+from vaultpki.config.fields import Field, FieldValue, Kind, ListOf, Record, Schema
+from vaultpki.model import Cluster, OutsideRoot
+from vaultpki.values import der, names, pem, yaml_tree
+from vaultpki.values.yaml_tree import Place
+
+EXTERNAL: Final = "external"
+"""The word for a root whose signer people carry requests to."""
+
+MOST_IN_CHAIN: Final = 6
+"""The largest number of certificates in `root_file`: nodes read eight from the root's mount."""
+
+_MOST_VALUES: Final = 8
+
+SUBJECT: Final[Mapping[str, str]] = {
+    "O": "organization",
+    "OU": "ou",
+    "C": "country",
+    "ST": "province",
+    "L": "locality",
+    "street": "street_address",
+    "postal_code": "postal_code",
+}
+"""The keys of `ca.subject`, with the parameter of the PKI engine (api-docs/secret/pki) for each."""
+
+_SIGNER: Final = Record(
+    {
+        "mount": Field(kinds.SIGNER_MOUNT, "The PKI mount of the signer, on the same server", required=True),
+        "issuer": Field(kinds.SIGNER, "The name or the id of the issuer there that signs", required=True),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Root(Kind):
+    """The word `external`, or the mount and the issuer of a signer."""
+
+    expected: str = "external, or {mount: PATH, issuer: NAME}"
+
+    def read(self, node: yaml_tree.Node, place: Place) -> FieldValue:
+        if isinstance(node, yaml_tree.Mapping):
+            return _SIGNER.read(node, place)
+        word = self.scalar(node, place).value
+        if word != EXTERNAL:
+            raise place.refuse(f"{names.quoted(word)} is no root from outside: write {self.expected}")
+        return FieldValue(word, place)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [{"const": EXTERNAL}, _SIGNER.schema()]}
+
+
+_VALUES: Final = ListOf(kinds.SUBJECT_VALUE, 1, _MOST_VALUES, single=True)
+
+KEYS: Final[Mapping[str, Field]] = {
+    "root": Field(
+        _Root(), "A root CA from outside: external, or the mount and the issuer on this server that sign; default: ours"
+    ),
+    "root_file": Field(
+        kinds.FILE_PATH, "PEM file with that root and all CAs between, relative to this file's folder; for root only"
+    ),
+    "subject": Field(
+        Record(
+            {
+                key: Field(
+                    ListOf(kinds.COUNTRY, 1, _MOST_VALUES, single=True) if key == "C" else _VALUES,
+                    f"{parameter.replace('_', ' ').capitalize()} in the names of the issuing CAs; one value or a list",
+                )
+                for key, parameter in SUBJECT.items()
+            }
+        ),
+        "What the names of the issuing CAs have besides the CN; for root only",
+    ),
+}
+"""The keys below `ca` that are about a root from outside."""
+
+
+def read(
+    found: FieldValue, file: Callable[[FieldValue, Callable[[str], str]], str]
+) -> tuple[OutsideRoot | None, str | None]:
+    """Return the root from outside, None if the root is ours, and the SHA-256 that nodes are pinned to.
+
+    `found` is the value of `ca`, and `file` returns the checked text of the file that a value names. Raises SpecError.
+    """
+    pin: str | None = found.get("root_sha256")
+    if not found.has("root"):
+        for key in ("root_file", "subject"):
+            if found.has(key):
+                raise found[key].refuse(
+                    f"this is for a root from outside: write `root: external` too, or leave {key} out"
+                )
+        return None, pin
+    root = found["root"]
+    mount, issuer = ("", "") if root.value == EXTERNAL else (root.get("mount"), root.get("issuer"))
+    if found["root_ttl"].given:
+        raise found["root_ttl"].refuse("a root from outside has its own end, which nobody here decides: leave it out")
+    if not found.has("root_file"):
+        if root.value == EXTERNAL:
+            raise root.refuse(
+                "the certificate of the root is missing: write root_file, which names a PEM file with it and all CAs "
+                "between"
+            )
+        return OutsideRoot(mount=mount, issuer=issuer), pin
+    named = found["root_file"]
+    chain = _in_order(named, file(named, pem.pem_certificates), pin, found)
+    anchor, *others = chain
+    return OutsideRoot(anchor[1], tuple(text for _, text in others), mount, issuer), anchor[0]
+
+
+def subject(found: FieldValue) -> dict[str, tuple[str, ...]]:
+    """Return the further attributes of the issuing CAs' names, by the parameters of the PKI engine."""
+    return {SUBJECT[key]: each.plain() for key, each in found["subject"].value.items()} if found.has("subject") else {}
+
+
+def check(cluster: Cluster, found: FieldValue) -> None:
+    """Raise SpecError if the signer is on a mount of the cluster itself; `found` is the value of `ca`."""
+    outside = cluster.authority.outside
+    if outside is not None and f"{outside.mount}/".startswith(f"{cluster.prefix}/"):
+        raise found["root"]["mount"].refuse(
+            f"{outside.mount} is below {cluster.prefix}, which is the cluster's own: name the mount of another CA"
+        )
+
+
+def _in_order(named: FieldValue, text: str, pin: str | None, found: FieldValue) -> list[tuple[str, str]]:
+    """Return each certificate of the file once, as its SHA-256 and its PEM, the anchor first.
+
+    The anchor is the one that `root_sha256` names, else the only one that names itself as its issuer.
+    """
+    bodies = dict.fromkeys("".join(body.split()) for body in pem.pem_bodies(text, "CERTIFICATE"))
+    if len(bodies) > MOST_IN_CHAIN:
+        raise named.refuse(
+            f"the file has {len(bodies)} certificates, and at most {MOST_IN_CHAIN} are possible: keep the root and "
+            "the CAs between it and the issuing CAs of this cluster"
+        )
+    chain = [_read(number, body, named) for number, body in enumerate(bodies, 1)]
+    own = [each for each in chain if each[2] == each[3]]
+    if pin is not None:
+        anchors = [each for each in chain if each[0] == pin]
+        if not anchors:
+            raise found["root_sha256"].refuse(
+                f"no certificate of {named.value} has this SHA-256: write that of the root in it, or leave the key out"
+            )
+    elif len(own) == 1:
+        anchors = own
+    else:
+        what = f"{len(own)} certificates that signed themselves" if own else "no certificate that signed itself"
+        raise named.refuse(
+            f"the file has {what}, so the root is unknown: write the SHA-256 of the certificate that nodes are to be "
+            "pinned to as ca.root_sha256"
+        )
+    anchor = anchors[0]
+    below, above = _linked(chain, anchor, up=False), _linked(chain, anchor, up=True)
+    for number, each in enumerate(chain, 1):
+        if each is not anchor and each not in below and each not in above:
+            raise named.refuse(
+                f"certificate {number} of the file is neither below nor above the root, by its names: keep the root "
+                "and the CAs between it and the issuing CAs of this cluster"
+            )
+    return [each[:2] for each in (anchor, *(each for each in chain if each is not anchor))]
+
+
+_Read = tuple[str, str, bytes, bytes]
+
+
+def _read(number: int, body: str, named: FieldValue) -> _Read:
+    """Return the SHA-256 of a certificate, its PEM, its issuer's name and its own."""
+    data = base64.b64decode(body)
+    try:
+        issuer, own = der.names_of(data)
+    except (ValueError, IndexError):
+        raise named.refuse(f"certificate {number} of the file cannot be read: copy it again") from None
+    lines = "\n".join(body[at : at + 64] for at in range(0, len(body), 64))
+    return sha256(data).hexdigest(), f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n", issuer, own
+
+
+def _linked(chain: list[_Read], anchor: _Read, *, up: bool) -> list[_Read]:
+    """Return those that are below the anchor, or with `up` above it, by their names."""
+    found, names_found = list[_Read](), {anchor[2] if up else anchor[3]}
+    for _ in chain:
+        for each in chain:
+            if each is not anchor and each not in found and (each[3] if up else each[2]) in names_found:
+                found.append(each)
+                names_found.add(each[2] if up else each[3])
+    return found

@@ -1,0 +1,275 @@
+"""Decides which certificates of an outside signer are the issuing CAs that wait, and which are refused, and why; pure.
+
+The entries for `ca csr`, `ca import`, `plan` and the reading of `ca.root_file`; the time is an argument everywhere:
+
+- `outside_files.read_sent(files: Sequence[SentFile]) -> Sent` reads PEM, DER and PKCS#7 and raises nothing.
+  `SentFile(name: str, data: bytes)`. `Sent.certificates: tuple[SentCertificate(facts, file), ...]`, `.odd`, `.others`,
+  `.problems`, `.pem` (clean PEM), `.adding(certificates: Sequence[Facts], source: str) -> Sent`.
+- `outside.pinned(sent: Sent, sha256: str | None) -> Facts` chooses the anchor in `ca.root_file`, or raises SpecError.
+- `outside_request.waiting_request(domain, csr, *, ttl, longest_ttl, names=NO_NAMES) -> WaitingRequest` reads a CSR in
+  PEM; CertificateUnreadable. `installed_request(domain, ca: Facts, names=NO_NAMES) -> WaitingRequest` stands for an
+  issuing CA that is installed, when only the CAs above it are renewed.
+- `outside.judge(sent, requests: Sequence[WaitingRequest], anchor: Facts, known: Sequence[Facts], now: datetime)
+  -> Verdict`, where `known` are the further certificates of `ca.root_file`. `Verdict.accepted:
+  tuple[AcceptedCa(request, certificate, chain, file, remarks), ...]`, `.refused: tuple[Refusal(domain, file, reason,
+  sentence, ask), ...]`, `.unanswered: tuple[str, ...]`, `.ignored: tuple[IgnoredPart(file, reason, sentence), ...]`,
+  `.ok: bool`.
+- `outside_request.terms(request, stem: str) -> SignerTerms(sentence, openssl, form)` is what the signer must grant.
+- `name_constraints.cluster_names(cluster, ca: str | None = None) -> LeafNames(dns, patterns, ips)`,
+  `constraints_of(facts) -> NameConstraints | None`, `forbidden(constraints, names) -> tuple[str, ...]`.
+- `outside.why_no_signer(signer, known, anchor, request, now) -> Refusal | None` says before anything is sent why the
+  CAs above cannot have this issuing CA below them.
+
+Reasons of files are `outside.FILE_ASKS`, those of certificates `outside_checks.ASKS`, each with what to ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from vaultpki.errors import SpecError
+from vaultpki.pki.facts import Facts
+from vaultpki.pki.outside_checks import ASKS, FailedCheck, SignedCa, problem, remarks
+from vaultpki.pki.outside_files import OddCertificate, Sent, SentCertificate
+from vaultpki.pki.outside_path import self_signed, ways_through, ways_up
+from vaultpki.pki.outside_request import WaitingRequest
+from vaultpki.redact import first_few, printable
+
+_AGAIN: Final = "Ask the signer for the certificate again, as PEM, DER or PKCS#7."
+_KEPT: Final = "Tell the signer that this key left its place, delete the file, and ask for certificates alone."
+_VERSION_3: Final = "Ask the signer for certificates of version 3 with a positive serial number and known extensions."
+
+FILE_ASKS: Final = {
+    "too-many": "Name fewer files: those with the signed certificates and the CAs above them.",
+    "too-large": "Name files with the signed certificates and the CAs above them only.",
+    "unreadable": _AGAIN,
+    "private-key": _KEPT,
+    "no-certificate": "Name the certificate that the signer made of the request.",
+    "version-1": _VERSION_3,
+    "serial-number": _VERSION_3,
+    "odd-certificate": _VERSION_3,
+    "no-answer": ASKS["another-key"],
+}
+"""What to do, by the reason for which a file is refused, or a certificate that no program of a cluster accepts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a file or a certificate is refused.
+
+    `domain` is empty for a whole file. `reason` is the short name of the check that failed, `sentence` says what is
+    wrong, and `ask` is a further sentence that says what to ask the signer for.
+    """
+
+    domain: str
+    file: str
+    reason: str
+    sentence: str
+    ask: str
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoredPart:
+    """A certificate, or other content of a file, that is not used, and why. A warning, no fault."""
+
+    file: str
+    reason: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedCa:
+    """An issuing CA that passed every check.
+
+    `chain` are the CAs above it, its signer first and the self-signed root last; the anchor is one of them. `remarks`
+    are sentences of what people should know. `certificate.pem` is what the server is given, alone.
+    """
+
+    request: WaitingRequest
+    certificate: Facts
+    chain: tuple[Facts, ...]
+    file: str
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be made of all files together.
+
+    If a file is refused, nothing is accepted. A domain is either accepted, once; or refused, for each certificate of
+    its key or name; or `unanswered`.
+    """
+
+    accepted: tuple[AcceptedCa, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    unanswered: tuple[str, ...] = ()
+    ignored: tuple[IgnoredPart, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether something is accepted, and nothing is refused."""
+        return bool(self.accepted) and not self.refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """One certificate for one request: the way up that got furthest, and the check that it failed there."""
+
+    sent: SentCertificate
+    signed: SignedCa
+    passed: int
+    problem: FailedCheck | None
+
+
+def judge(
+    sent: Sent, requests: Sequence[WaitingRequest], anchor: Facts, known: Sequence[Facts], now: datetime
+) -> Verdict:
+    """Return what is accepted, refused and ignored.
+
+    `anchor` is the certificate that nodes are pinned to, `known` the further ones of `ca.root_file`, and `now` the
+    server's time.
+    """
+    pool = (*known, *(each.facts for each in sent.certificates))
+    accepted: list[AcceptedCa] = []
+    refused = [_of_file(each.file, each.reason, each.problem) for each in sent.problems]
+    unanswered: list[str] = []
+    ignored = [IgnoredPart(each.file, "other-content", f"{each.file}: {each.what} is ignored") for each in sent.others]
+    used = {anchor, *known}
+    for request in requests:
+        odd = [each for each in sent.odd if each.public_key == request.public_key]
+        tried = [_try(each, request, anchor, pool, now) for each in _answers(sent, request)]
+        used |= {facts for each in tried for facts in each.signed.chain}
+        passing = [each for each in tried if each.problem is None]
+        if passing:
+            best = max(passing, key=_preference)
+            accepted.append(_accepted(best))
+            ignored += [_other_answer(each, best) for each in tried if each is not best]
+        elif tried or odd:
+            furthest = sorted(tried, key=lambda each: -each.passed)
+            refused += [_refused(each, each.problem) for each in furthest if each.problem]
+            refused += [_of_odd(each, request.domain) for each in odd]
+        else:
+            unanswered.append(request.domain)
+    answered = {request.public_key for request in requests}
+    ignored += [_ignored_odd(each) for each in sent.odd if each.public_key not in answered]
+    ignored += [_stranger(each) for each in sent.certificates if each.facts not in used]
+    if not accepted and not refused:
+        refused = list(_no_answer(sent, requests))
+    if any(not each.domain for each in refused):
+        accepted = []
+    return Verdict(tuple(accepted), tuple(refused), tuple(unanswered), tuple(ignored))
+
+
+def why_no_signer(
+    signer: Facts, known: Sequence[Facts], anchor: Facts, request: WaitingRequest, now: datetime
+) -> Refusal | None:
+    """Return why a CA, or one above it, cannot have the requested issuing CA below it; None if nothing is in the way.
+
+    `known` are the certificates between it and the root. Only what can be known before anything is signed is checked:
+    keys and hashes, the chain, and dates, path lengths, usages and name constraints above.
+    """
+    failed = []
+    for way in ways_through(signer, known, anchor):
+        found = problem(SignedCa(signer, way, request, now, planned=True))
+        if found is None:
+            return None
+        failed.append(found)
+    _, first = max(failed, key=lambda each: each[0])
+    return Refusal(request.domain, "", first.reason, first.sentence, first.ask)
+
+
+def pinned(sent: Sent, sha256: str | None) -> Facts:
+    """Return the certificate of `ca.root_file` that nodes are pinned to.
+
+    `sha256` is `ca.root_sha256` in lower-case hex; without it the file must have exactly one self-signed CA. Raises
+    SpecError if the file cannot be used, or does not have such a certificate.
+    """
+    for problem_of_file in sent.problems:
+        raise SpecError(f"the file {problem_of_file.problem}: {FILE_ASKS[problem_of_file.reason]}")
+    every = tuple(each.facts for each in sent.certificates)
+    found = [facts for facts in every if (facts.fingerprint == sha256 if sha256 else self_signed(facts))]
+    if sha256 and not found:
+        raise SpecError("the file has no certificate with the SHA-256 of ca.root_sha256: add it, or correct that")
+    if len(found) != 1:
+        names = first_few([printable(facts.subject_text) for facts in found])
+        what = f"{len(found)} self-signed certificates ({names})" if found else "no self-signed certificate"
+        raise SpecError(f"the file has {what}: write the SHA-256 of the one that nodes trust as ca.root_sha256")
+    return found[0]
+
+
+def _answers(sent: Sent, request: WaitingRequest) -> Sequence[SentCertificate]:
+    """Return the certificates of a request's key; if there is none, those that have its name, which are refused."""
+    mine = [each for each in sent.certificates if each.facts.public_key == request.public_key]
+    names = {request.subject_text, f"CN={request.common_name}"}
+    return mine or [
+        each
+        for each in sent.certificates
+        if printable(each.facts.subject_text) in names or each.facts.subject.common_name == request.common_name != ""
+    ]
+
+
+def _try(sent: SentCertificate, request: WaitingRequest, anchor: Facts, pool: Sequence[Facts], now: datetime) -> _Tried:
+    tried = []
+    for way in ways_up(sent.facts, pool, anchor):
+        signed = SignedCa(sent.facts, way, request, now)
+        failed = problem(signed)
+        if failed is None:
+            return _Tried(sent, signed, 0, None)
+        tried.append(_Tried(sent, signed, *failed))
+    # The first of those that got furthest: ways that end better come first.
+    return max(tried, key=lambda each: each.passed)
+
+
+def _preference(tried: _Tried) -> tuple[object, ...]:
+    facts = tried.sent.facts
+    return facts.not_after, facts.not_before, facts.fingerprint
+
+
+def _accepted(tried: _Tried) -> AcceptedCa:
+    signed = tried.signed
+    told = tuple(sentence for _, sentence in remarks(signed))
+    return AcceptedCa(signed.request, signed.ca, signed.way.above, tried.sent.file, told)
+
+
+def _refused(tried: _Tried, found: FailedCheck) -> Refusal:
+    file = tried.sent.file
+    return Refusal(tried.signed.request.domain, file, found.reason, f"{file}: {found.sentence}", found.ask)
+
+
+def _of_file(file: str, reason: str, rest: str) -> Refusal:
+    return Refusal("", file, reason, f"{file} {rest}", FILE_ASKS[reason])
+
+
+def _of_odd(odd: OddCertificate, domain: str) -> Refusal:
+    sentence = f"{odd.file}: the certificate for {domain} {odd.problem}"
+    return Refusal(domain, odd.file, odd.reason, sentence, FILE_ASKS[odd.reason])
+
+
+def _other_answer(tried: _Tried, best: _Tried) -> IgnoredPart:
+    domain = best.signed.request.domain
+    why = tried.problem.sentence if tried.problem else f"the one in {best.sent.file} ends later, or is as good"
+    sentence = f"{tried.sent.file}: a further certificate for {domain} is ignored: {why}"
+    return IgnoredPart(tried.sent.file, "other-answer", sentence)
+
+
+def _ignored_odd(odd: OddCertificate) -> IgnoredPart:
+    sentence = f"{odd.file}: {odd.subject_text or 'a certificate without a name'} is ignored: it {odd.problem}"
+    return IgnoredPart(odd.file, odd.reason, sentence)
+
+
+def _stranger(sent: SentCertificate) -> IgnoredPart:
+    subject = printable(sent.facts.subject_text) or "a certificate without a name"
+    return IgnoredPart(
+        sent.file, "stranger", f"{sent.file}: {subject} is ignored: it belongs to no chain of this cluster"
+    )
+
+
+def _no_answer(sent: Sent, requests: Sequence[WaitingRequest]) -> Iterator[Refusal]:
+    waiting = first_few([request.domain for request in requests])
+    why = f"has no certificate of a waiting request ({waiting})" if requests else "is not needed: no request waits"
+    files = [*(each.file for each in sent.certificates), *(each.file for each in sent.odd)]
+    for file in dict.fromkeys(files):
+        yield _of_file(file, "no-answer", why)
