@@ -17,7 +17,7 @@ from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.errors import BadAnswer, StateConflict, StoreError
 from vaultpki.identity import root_in_force
 from vaultpki.model import Cluster
-from vaultpki.pki import root_vouching
+from vaultpki.outside import root_vouching
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import read_record
@@ -28,8 +28,8 @@ from vaultpki.rotation.states import number
 from vaultpki.vault import Request, Vault, text
 
 if TYPE_CHECKING:
-    from vaultpki.pki.outside_checks import FailedCheck
-    from vaultpki.pki.outside_files import Sent
+    from vaultpki.outside.checks import FailedCheck
+    from vaultpki.outside.files import Sent
 
 _DAY: Final = 86400
 _QUIET: Final = ("authority information access", "AIA configuration", "crl-signing", "CRL")

@@ -47,7 +47,7 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
 
 def _refuse_other_name(scene: Scene, domain: str) -> None:
     """Raise StateConflict if `ca.subject` asks for another name than the CA has: the signer may be sent that alone."""
-    from vaultpki.pki.outside_request import subject_values, subject_words
+    from vaultpki.outside.request import subject_values, subject_words
 
     mount = scene.mount(domain)
     issuer = mount.issuer(mount.default)

@@ -12,7 +12,7 @@ from vaultpki.ca.scene import Scene, chain_of
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
 from vaultpki.errors import StateConflict
 from vaultpki.identity import outside_signer, root_in_force
-from vaultpki.pki import root_vouching
+from vaultpki.outside import root_vouching
 from vaultpki.pki.facts import Facts
 from vaultpki.records.rotation import CaRef, RotationRecord
 from vaultpki.redact import printable

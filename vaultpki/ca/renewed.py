@@ -18,10 +18,10 @@ from vaultpki.redact import printable, stamp
 
 if TYPE_CHECKING:
     from vaultpki.ca.waiting import OutsideCas
+    from vaultpki.outside.files import Sent
+    from vaultpki.outside.request import WaitingRequest
+    from vaultpki.outside.verdicts import AcceptedCa, IgnoredPart, Refusal
     from vaultpki.pki.facts import Facts
-    from vaultpki.pki.outside import AcceptedCa, IgnoredPart, Refusal
-    from vaultpki.pki.outside_files import Sent
-    from vaultpki.pki.outside_request import WaitingRequest
 
 _OLDER_ASK: Final = "Name the newest certificate, or ask the signer to sign that CA again."
 _ANCHOR_ASK: Final = (
@@ -59,7 +59,7 @@ def requests(cluster: Cluster, sent: Sent, there: OutsideCas) -> Iterator[Waitin
 
 def candidates(sent: Sent, others: Sequence[Facts]) -> tuple[RenewedAbove, ...]:
     """Return the certificates that may renew CAs above; `others` are those of `ca.root_file` but the anchor."""
-    from vaultpki.pki.outside_chain import is_renewal
+    from vaultpki.outside.chain import is_renewal
 
     return tuple(
         RenewedAbove(each.facts, older, each.file)
@@ -78,9 +78,9 @@ def judge_above(
     now: datetime,
 ) -> AboveVerdict:
     """Judge the CAs above as every CA is judged, by the issuing CAs below them; `lower` are those by domain."""
-    from vaultpki.pki.outside import IgnoredPart, Refusal
-    from vaultpki.pki.outside_checks import SignedCa, problem
-    from vaultpki.pki.outside_path import ways_up
+    from vaultpki.outside.checks import SignedCa, problem
+    from vaultpki.outside.verdicts import IgnoredPart, Refusal
+    from vaultpki.pki.ways_up import ways_up
 
     new = {each.certificate: each for each in found}
     pool = [*(facts for facts in others if facts not in {each.older for each in found}), *new]
@@ -111,7 +111,7 @@ def judge_above(
 
 def older(accepted: Sequence[AcceptedCa], there: OutsideCas) -> Iterator[Refusal]:
     """Yield why certificates are refused that renew a CA, and were made before the one that it has."""
-    from vaultpki.pki.outside import Refusal
+    from vaultpki.outside.verdicts import Refusal
 
     waiting = {each.domain for each in there.waiting}
     for each in accepted:
@@ -127,7 +127,7 @@ def older(accepted: Sequence[AcceptedCa], there: OutsideCas) -> Iterator[Refusal
 
 def of_anchor(sent: Sent, anchor: Facts) -> Iterator[Refusal]:
     """Yield why another certificate for the key of the anchor is of no use: nodes are pinned to the certificate."""
-    from vaultpki.pki.outside import Refusal
+    from vaultpki.outside.verdicts import Refusal
 
     for each in sent.certificates:
         if each.facts.public_key == anchor.public_key and each.facts != anchor:

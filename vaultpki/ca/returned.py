@@ -26,10 +26,10 @@ from vaultpki.values import input_file
 from vaultpki.vault import Request, Vault, member
 
 if TYPE_CHECKING:
+    from vaultpki.outside.files import Sent
+    from vaultpki.outside.request import WaitingRequest
+    from vaultpki.outside.verdicts import AcceptedCa, Verdict
     from vaultpki.pki.facts import Facts
-    from vaultpki.pki.outside import AcceptedCa, Verdict
-    from vaultpki.pki.outside_files import Sent
-    from vaultpki.pki.outside_request import WaitingRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class ReturnedFiles:
 
 def read_files(paths: Sequence[Path]) -> Sent:
     """Read the files that a person names; StoreError for one that cannot be read."""
-    from vaultpki.pki.outside_files import MOST_SENT_BYTES, SentFile, read_sent
+    from vaultpki.outside.files import MOST_SENT_BYTES, SentFile, read_sent
 
     files = []
     for path in paths:
@@ -88,7 +88,7 @@ def judge(
     A certificate for the key of a CA that is installed renews it. Whatever else of the chain is not in `ca.root_file`
     is refused: nodes read the chain from there.
     """
-    from vaultpki.pki import outside
+    from vaultpki.outside import verdicts
 
     there = installed if installed is not None else OutsideCas()
     known = [each for each in sent.certificates if each.facts.fingerprint in there.installed]
@@ -97,7 +97,7 @@ def judge(
     asked = [*requests, *renewed.requests(cluster, rest, there)]
     found = renewed.candidates(rest, others)
     chain = (*others, *(each.certificate for each in found))
-    verdict = _only_from_root_file(cluster, outside.judge(rest, asked, anchor, chain, now), {anchor, *chain})
+    verdict = _only_from_root_file(cluster, verdicts.judge(rest, asked, anchor, chain, now), {anchor, *chain})
     own = {each.request.domain: each.certificate for each in verdict.accepted}
     over = renewed.judge_above(cluster, found, {**there.signing, **own}, anchor, others, now)
     refused = (*renewed.older(verdict.accepted, there), *over.refused)
@@ -137,7 +137,7 @@ def _answers(verdict: Verdict) -> bool:
 
 def _only_from_root_file(cluster: Cluster, verdict: Verdict, chain: set[Facts]) -> Verdict:
     """Refuse a CA whose chain has certificates that root_file lacks."""
-    from vaultpki.pki.outside import Refusal
+    from vaultpki.outside.verdicts import Refusal
 
     refused = []
     for each in verdict.accepted:

@@ -18,8 +18,8 @@ from vaultpki.rotation.states import number
 from vaultpki.vault import Answer, Json, Request, Vault
 
 if TYPE_CHECKING:
+    from vaultpki.outside.request import WaitingRequest
     from vaultpki.pki.facts import Facts
-    from vaultpki.pki.outside_request import WaitingRequest
 
 
 @dataclass(frozen=True, slots=True)

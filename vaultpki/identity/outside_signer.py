@@ -20,9 +20,9 @@ from vaultpki.redact import first_few, printable, stamp
 from vaultpki.vault import Request, Vault, shown_request, text
 
 if TYPE_CHECKING:
+    from vaultpki.outside.request import WaitingRequest
+    from vaultpki.outside.verdicts import Refusal
     from vaultpki.pki.facts import Facts
-    from vaultpki.pki.outside import Refusal
-    from vaultpki.pki.outside_request import WaitingRequest
 
 # Of what signers' mounts warn: that they have no URLs of their own, and that issuing CAs can make no further CAs.
 _INTENDED: Final = (
@@ -103,8 +103,8 @@ def complete(cluster: Cluster, vault: Vault) -> Cluster:
 
 def request_of(cluster: Cluster, domain: str, csr: str) -> WaitingRequest:
     """Read a signing request in PEM as that of an issuing CA of this cluster."""
-    from vaultpki.pki.name_constraints import cluster_names
-    from vaultpki.pki.outside_request import waiting_request
+    from vaultpki.outside.name_constraints import cluster_names
+    from vaultpki.outside.request import waiting_request
 
     ttl, names = cluster.authority.issuing_ttl, cluster_names(cluster, domain)
     return waiting_request(domain, csr, ttl=ttl, longest_ttl=_longest_ttl(cluster, domain), names=names)
@@ -115,15 +115,15 @@ def keeping_name(cluster: Cluster, ca: Facts) -> Cluster:
 
     Leaves name their CA byte for byte.
     """
-    from vaultpki.pki.outside_request import subject_values
+    from vaultpki.outside.request import subject_values
 
     return replace(cluster, authority=replace(cluster.authority, subject=subject_values(ca)))
 
 
 def renewal_of(cluster: Cluster, domain: str, ca: Facts) -> WaitingRequest:
     """Return an issuing CA that is installed as a request for another certificate for its key."""
-    from vaultpki.pki.name_constraints import cluster_names
-    from vaultpki.pki.outside_request import installed_request
+    from vaultpki.outside.name_constraints import cluster_names
+    from vaultpki.outside.request import installed_request
 
     own = installed_request(domain, ca, cluster_names(cluster, domain))
     return replace(own, ttl=cluster.authority.issuing_ttl, longest_ttl=_longest_ttl(cluster, domain))
@@ -150,8 +150,8 @@ def sign(cluster: Cluster, vault: Vault, domain: str, csr: str, common_name: str
     `ttl` is the life in seconds, which is cut where the chain above ends. Raises StateConflict, before anything is
     signed, if the signer cannot have such a CA below it, and BadAnswer if what it signed is not right.
     """
-    from vaultpki.pki import outside as rules
-    from vaultpki.pki.outside_files import SentFile, read_sent
+    from vaultpki.outside import verdicts as rules
+    from vaultpki.outside.files import SentFile, read_sent
 
     found = cluster.authority.outside
     assert found is not None  # noqa: S101 - for mypy: whoever calls this has looked
@@ -230,9 +230,9 @@ def _too_young(signer: Facts, now: datetime) -> str:
 def _refusal(
     cluster: Cluster, domain: str, signer: Facts, others: Sequence[Facts], anchor: Facts, now: datetime
 ) -> Refusal | None:
-    from vaultpki.pki.name_constraints import cluster_names
-    from vaultpki.pki.outside import why_no_signer
-    from vaultpki.pki.outside_request import WaitingRequest
+    from vaultpki.outside.name_constraints import cluster_names
+    from vaultpki.outside.request import WaitingRequest
+    from vaultpki.outside.verdicts import why_no_signer
 
     name, ttl = ca_subject(cluster.name, domain), cluster.authority.issuing_ttl
     longest, names = _longest_ttl(cluster, domain), cluster_names(cluster, domain)

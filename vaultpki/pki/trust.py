@@ -52,9 +52,9 @@ def self_signed(facts: Facts) -> bool:
     The signature of a root that is known by its SHA-256 proves nothing, so an old one with SHA-1 does no harm. It is
     for roots from outside; `signed_by` is stricter, and right for those that are made for a cluster.
     """
-    from vaultpki.pki import outside_path
+    from vaultpki.pki import ways_up
 
-    return outside_path.self_signed(facts)
+    return ways_up.self_signed(facts)
 
 
 def in_date(facts: Facts, now: datetime) -> bool:

@@ -37,8 +37,8 @@ class CaFacts:
 
 def read_ca(ca: str, pem: str) -> CaFacts | None:
     """Read the certificate of the CA named `ca` (root, etcd, ...); None unless `pem` is one CA certificate."""
+    from vaultpki.outside.request import subject_values
     from vaultpki.pki import x509
-    from vaultpki.pki.outside_request import subject_values
 
     found = x509.readable(pem)
     if len(found) != 1 or not found[0].is_ca:
@@ -117,7 +117,7 @@ def _differing(
     subject = ca_subject(cluster.name, ca, number(record.leaf.name) if record is not None else 1)
     names = ("", "")
     if cluster.authority.outside is not None:
-        from vaultpki.pki.outside_request import subject_words
+        from vaultpki.outside.request import subject_words
 
         # Who signs it decides how long it lives.
         life = wanted

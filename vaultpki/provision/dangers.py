@@ -74,9 +74,9 @@ def cas_above(cluster: Cluster, cas: Mapping[str, CaMount], now: datetime) -> Ca
     extra = {name: facts for name, facts in _all_read(there).items() if name not in wanted}
     if anchor is None or not (extra or any(facts.not_after <= now for facts in wanted.values())):
         return CasAbove()
-    from vaultpki.pki import outside_chain
+    from vaultpki.outside import chain
 
-    found = outside_chain.changes(wanted, extra, _lower(cluster, cas, anchor, now), anchor, now)
+    found = chain.changes(wanted, extra, _lower(cluster, cas, anchor, now), anchor, now)
     file = "ca.root_file" if outside.by_people else "the chain of ca.root"
     dangers = [Danger(file, _has_expired(cluster, wanted[name])) for name in sorted(found.left_out)]
     for name, older in (found.renewed or {}).items():

@@ -13,8 +13,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from helpers.corporate_certificates import NOW, Ca, name
 from vaultpki.errors import CertificateRefused
+from vaultpki.outside.root_vouching import CROSS_ASKS, cross_problem, depth, why_not
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.root_vouching import CROSS_ASKS, cross_problem, depth, why_not
 from vaultpki.pki.roots import Roots, crosses, follow, key_id, successors, untrusted_roots
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 

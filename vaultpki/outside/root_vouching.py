@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
+from vaultpki.outside.checks import FailedCheck
 from vaultpki.pki import chains, der
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.outside_checks import FailedCheck
-from vaultpki.pki.outside_path import ca_key, key_signed, self_signed
 from vaultpki.pki.trust import SANE_SIGNATURES, no_root
+from vaultpki.pki.ways_up import ca_key, key_signed, self_signed
 from vaultpki.redact import printable
 
 CROSS_ASKS: Final = {

@@ -11,8 +11,8 @@ from datetime import datetime
 
 from vaultpki.pki import der
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.outside_path import Ends, ways_up
 from vaultpki.pki.trust import in_date
+from vaultpki.pki.ways_up import Ends, ways_up
 
 
 @dataclass(frozen=True, slots=True)

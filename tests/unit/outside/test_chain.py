@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from helpers.corporate_certificates import NOW, Ca, Corporate
+from vaultpki.outside.chain import ChainChanges, changes, is_renewal
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.outside_chain import ChainChanges, changes, is_renewal
 
 DAY = timedelta(days=1)
 CORP = Corporate()
