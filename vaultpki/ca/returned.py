@@ -114,12 +114,31 @@ def judge(
     wrong = {each.domain for each in refused}
     verdict = replace(
         verdict,
-        accepted=tuple(each for each in verdict.accepted if each.request.domain not in wrong),
+        accepted=tuple(_remarked(each, there) for each in verdict.accepted if each.request.domain not in wrong),
         refused=(*verdict.refused, *refused),
         ignored=(*verdict.ignored, *over.ignored),
     )
     missing = tuple(each for each in over.renewed if each.certificate.fingerprint not in there.above)
     return _in_turn(ReturnedFiles(verdict, tuple(domains), missing), requests, there)
+
+
+def _remarked(accepted: AcceptedCa, there: OutsideCas) -> AcceptedCa:
+    """Say of a CA that takes the place of another one that clients need to know a further CA above."""
+    from vaultpki.pki import chains
+
+    domain = accepted.request.domain
+    if domain not in there.signing:
+        return accepted
+    before = chains.above([there.signing[domain]], accepted.chain)
+    new = [printable(facts.subject_text) for facts in accepted.chain if facts not in before]
+    if not new:
+        return accepted
+    sentence = (
+        f"{first_few(new)} is not above the CA in use: once nodes have it in the chain bundle of {domain}, restart who "
+        "reads that only at a start (kube-controller-manager, pods), and renew copies elsewhere (webhooks, "
+        "APIServices, kubeconfigs), before you continue the rotation"
+    )
+    return replace(accepted, remarks=(*accepted.remarks, sentence))
 
 
 def _in_turn(found: ReturnedFiles, requests: Sequence[WaitingRequest], there: OutsideCas) -> ReturnedFiles:

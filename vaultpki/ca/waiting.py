@@ -57,6 +57,15 @@ class OutsideCas:
         return next((domain for domain, record in self.records.items() if record.active), "")
 
 
+def waits_for_import(record: RotationRecord) -> bool:
+    """Return whether a rotation stands where a certificate of a signer outside lets it go on.
+
+    While the root moves outside the issuing CAs go along in published, each with its key.
+    """
+    along = record.state is State.PUBLISHED and record.method is Method.SAME_KEY
+    return record.state is State.PREPARED or (along and record.new is not None and not record.new.sha256)
+
+
 def outside_root(cluster: Cluster) -> OutsideRoot:
     """Return the root from outside whose signer people carry requests to; ArgumentError if there is none."""
     outside = cluster.authority.outside
@@ -139,8 +148,7 @@ def _waiting(
     `signing` is the certificate of the CA whose leaves are installed.
     """
     if record is not None:
-        along = record.state is State.PUBLISHED and record.method is Method.SAME_KEY
-        if record.new is None or not (record.state is State.PREPARED or (along and not record.new.sha256)):
+        if record.new is None or not waits_for_import(record):
             return None
         name, key = record.new.name, record.new.key
         if any(each.get("issuer_name") == name for each in issuers.key_info.values()):

@@ -92,7 +92,7 @@ def import_command(
     """
     from vaultpki.ca import crossing, returned
     from vaultpki.ca import waiting as ca_waiting
-    from vaultpki.records.rotation import State
+    from vaultpki.ca.waiting import waits_for_import
 
     if requests is not None and not dry_run:
         raise click.UsageError("--csr is for --dry-run: without it the server says what it waits for")
@@ -112,8 +112,8 @@ def import_command(
             _refuse_further_changes(cluster, vault, where, ask=terminal() and not as_json)
         returned.install_all(cluster, vault, there, found, now)
         _tell(cluster, found, as_json=as_json, dry_run=False)
-        prepared = frozenset(ca for ca, record in there.records.items() if record.state is State.PREPARED)
-        return _go_on(cluster, vault, where, prepared | found.renewed, found, as_json=as_json)
+        stopped = frozenset(ca for ca, record in there.records.items() if waits_for_import(record))
+        return _go_on(cluster, vault, where, stopped | found.renewed, found, as_json=as_json)
 
 
 def _import_cross(

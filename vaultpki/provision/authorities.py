@@ -255,7 +255,7 @@ def update_issuer(vault: Vault, mount: str, issuer: str, fields: Fields) -> None
     if patch:
         _patch_issuer(vault, mount, issuer, patch)
     if "default" in fields:
-        vault.write(f"{mount}/config/issuers", {"default": issuer})
+        vault.write(f"{mount}/config/issuers", {"default": issuer}, warnings=_KEYLESS)
     if "default_key" in fields:
         key = vault.api.secrets.pki.read_issuer(issuer, mount_point=mount).data.get("key_id")
         make_default_key(vault, mount, str(key))
