@@ -272,7 +272,8 @@ class Authority:
     `root_sha256` is the SHA-256 of the only root certificate that is accepted, in lower-case hex; None accepts the one
     on the root's mount. `also_trust` are the foreign CAs, by domain in the order of the table. With an `outside` root
     `root_sha256` is that of its anchor, and `root_ttl` means nothing. `subject` are the further attributes of the
-    issuing CAs' names, by the parameters of the PKI engine (`organization`).
+    issuing CAs' names, by the parameters of the PKI engine (`organization`). `other_roots` are the further SHA-256 of a
+    list, while the root is rotated: a server that shows one of these roots is accepted too.
     """
 
     root_ttl: int
@@ -282,6 +283,7 @@ class Authority:
     also_trust: tuple[ForeignCa, ...] = ()
     outside: OutsideRoot | None = None
     subject: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    other_roots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,6 +387,8 @@ class AgentConfig:
     `folders` are the paths of KUBELET and KUBECONFIGS in the layout kubeadm, and empty in the other. `namespace` is the
     Vault namespace of the cluster; None is the root namespace. `source` is a digest of the file's bytes, empty if the
     value was not read from a file. `also_trust` are the SHA-256 of the foreign CAs that this node accepts, by domain.
+    `further_roots` are the SHA-256 of roots that its owner names beside `root_sha256`: each counts once a rotation of
+    the root names it.
     """
 
     cluster: str
@@ -408,6 +412,7 @@ class AgentConfig:
     namespace: str | None = None
     layout: Layout = Layout.DOCUMENT
     folders: Mapping[str, str] = field(default_factory=dict)
+    further_roots: tuple[str, ...] = ()
     also_trust: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     file: str = "agent.yaml"
     source: str = field(default="", compare=False, repr=False)

@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
+from vaultpki.outside.files import SentFile, read_sent
+from vaultpki.outside.name_constraints import LeafNames
+from vaultpki.outside.request import WaitingRequest, waiting_request
+from vaultpki.outside.verdicts import Verdict, judge
 from vaultpki.pki import der, x509
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.name_constraints import LeafNames
-from vaultpki.pki.outside import Verdict, judge
-from vaultpki.pki.outside_files import SentFile, read_sent
-from vaultpki.pki.outside_request import WaitingRequest, waiting_request
 
 NOW: Final = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 DAY: Final = timedelta(days=1)

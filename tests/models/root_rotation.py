@@ -95,7 +95,14 @@ ROOT_WAITS = {
 f = frozenset
 
 
-def root_model(rules: frozenset[str], *, away: bool, later: bool) -> Found:
+def root_model(rules: frozenset[str], *, away: bool, later: bool, carried: bool = False, listed: bool = False) -> Found:
+    """Explore the rotation of the root.
+
+    With `carried` people bring the re-signed issuing CA while the root has switched. With `listed` there is no cross
+    certificate: the owners of all nodes have named the new root before it is published.
+    """
+    rules = rules - {"send-cross", "keep-cross"} if listed else rules
+    cross = frozenset[str]() if listed else frozenset({"X"})
     first_node = RootNode(
         f({"R1"}), f({"I1"}), f({"I1", "R1"}), "i", f({"I1"}), (f({"R1"}), f({"I1", "R1"}), f({"I1"})), True
     )
@@ -133,6 +140,9 @@ def root_model(rules: frozenset[str], *, away: bool, later: bool) -> Found:
             return False
         if "again" in asks and not ("R1" in w.outside and all("R1" in n.report[0] & n.report[1] for n in known)):
             return False
+        if step == "SR" and w.default != "I2":
+            # The signer outside has not signed the issuing CA yet (`ca.issuing.waits_for_signer`).
+            return False
         if "sent" in asks and not all("I2" in n.report[2] for n in known):
             return False
         left = frozenset[str]().union(*(n.report[0] | n.report[1] for n in known), w.manager, w.copy)
@@ -142,8 +152,8 @@ def root_model(rules: frozenset[str], *, away: bool, later: bool) -> Found:
         """Return the certificates that there are in a state, and the default."""
         gone = {"R1", "I1"} | (set() if "keep-cross" in rules else {"X"})
         return {
-            "U": ((w.there | {"R2", "X"}) - {"I2"}, "I1"),
-            "S": (w.there | {"I2"}, "I2"),
+            "U": ((w.there | {"R2"} | cross) - {"I2"}, "I1"),
+            "S": (w.there, w.default) if carried else (w.there | {"I2"}, "I2"),
             "0": (w.there - {"R2", "X"}, "I1"),
             "D": (w.there - gone, "I2"),
         }.get(to, (w.there, w.default))
@@ -154,6 +164,8 @@ def root_model(rules: frozenset[str], *, away: bool, later: bool) -> Found:
             if to and gate(w, to):
                 there, default = changes(w, to)
                 yield f"{word}: {ROOT_STATES[to]}", record(w, to, there=there, default=default)
+        if carried and w.phase == "S" and w.default == "I1":
+            yield "the re-signed issuing CA is imported", w._replace(there=w.there | {"I2"}, default="I2")
         if w.phase == "D" and later:
             yield (
                 "a later rotation puts an issuing CA under the new root in force",
@@ -161,10 +173,10 @@ def root_model(rules: frozenset[str], *, away: bool, later: bool) -> Found:
             )
         for i, n in enumerate(w.nodes):
             pins = set(n.pins) - ({"R2"} if w.phase == "0" and "R1" in n.pins else set())
-            if w.phase in "UST" and "R1" in pins and {"X", "R2"} <= w.there:
+            if w.phase in "UST" and "R1" in pins and {"R2", *cross} <= w.there:
                 pins.add("R2")
             if w.phase in "RDN":
-                if "R1" in pins and {"X", "R2"} <= w.there:
+                if "R1" in pins and {"R2", *cross} <= w.there:
                     pins.add("R2")
                 if "R2" in pins:
                     pins.discard("R1")
@@ -178,7 +190,7 @@ def root_model(rules: frozenset[str], *, away: bool, later: bool) -> Found:
                 issuing.discard("I1")
             sent = {w.default} if w.default in issuing else set(n.sent)
             if "send-cross" in rules and w.phase in "ST" and w.default == "I2":
-                sent |= {"X"}
+                sent |= {"X"} | ({"I1"} & issuing)
             leaf = KEY[w.default] if w.default in issuing else n.leaf
             for each in {f(sent), n.sent}:
                 new = n._replace(pins=f(pins), strict=f(issuing), chain=f(issuing | roots), leaf=leaf, sent=each)

@@ -175,6 +175,17 @@ def _roots() -> Iterator[Try]:
     every = frozenset(ROOT_RULES)
     yield Try("root: all rules", True, lambda limit: root_model(every, away=False, later=True))
     yield Try("root: all rules, one node away", True, lambda limit: root_model(every, away=True, later=True))
+    yield Try("root outside: all rules", True, lambda limit: root_model(every, away=False, later=True, carried=True))
+    yield Try(
+        "root outside, by owners: all rules",
+        True,
+        lambda limit: root_model(every, away=False, later=True, carried=True, listed=True),
+    )
+    yield Try(
+        "root outside, by owners: without outside",
+        False,
+        lambda limit: root_model(every - {"outside"}, away=False, later=False, carried=True, listed=True),
+    )
     for rules, later in ROOT_NEEDED:
         title = f"root: without {' and '.join(rules)}{', with a later issuing CA' if later else ''}"
         yield Try(title, False, _root(every - set(rules), later=later))

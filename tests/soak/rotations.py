@@ -1,7 +1,8 @@
 """Hours of CA rotations in a real cluster under load: `make soak-rotations`, on each server in turn.
 
-Every issuing CA, a renewal with the same key, an abort from each state, the root and its aborts, and at the end an
-emergency, whose outage is measured. All the while operators list, watch, write and run commands in pods, and beside
+Every issuing CA, a renewal with the same key, an abort from each state, the root and its aborts, the root that moves
+outside and back, and at the end an emergency, whose outage is measured. All the while operators list, watch, write and
+run commands in pods, and beside
 each pod clients in Python and in Node.js use the files of that pod alone. Ends with 1, and says why, where a request
 failed for a reason of TLS or was answered with 401 outside of the emergency, where a component complained of TLS,
 where the outage was too long, or where a listener went on taking leaves of a CA that left; prints its figures as
@@ -34,7 +35,7 @@ from helpers.kube.operator_under_load import OperatorUnderLoad
 from helpers.kube.pod_clients import PodClients
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
-from soak import control_planes
+from soak import control_planes, outside
 from soak.phases import Phase, report
 from soak.printed import brief, say
 from vaultpki.kube.objects import SERVING_CA
@@ -117,6 +118,8 @@ class Run:
     def _answer(self, waiting: Mapping[str, str]) -> list[str]:
         """Does what only a person can do; the words that say so to the next step."""
         words: list[str] = []
+        if outside.WAITS_FOR in waiting:
+            outside.carry(self)
         for pod in self.pods.pods if "pods" in waiting else ():
             if f"default/{pod}" in waiting["pods"]:
                 self.pods.restart(pod)
@@ -256,6 +259,7 @@ PHASES: Mapping[str, Callable[[Run], None]] = {
     **{f"abort-{at.value}": functools.partial(Run.aborted, domain="etcd", at=at) for at in ABORTS},
     "root": functools.partial(Run.rotated, domain="root"),
     **{f"root-abort-{at.value}": functools.partial(Run.aborted, domain="root", at=at) for at in ABORTS},
+    **outside.PHASES,
     "emergency": functools.partial(Run.emergency, domain="kubernetes"),
 }
 """What a run consists of, in this order unless another one is asked for."""

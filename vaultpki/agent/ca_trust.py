@@ -121,10 +121,14 @@ def foreign_complaints(trust: Mapping[str, Trust]) -> Iterator[str]:
 
 def _refused(record: RotationRecord) -> VaultpkiError:
     names = " or ".join(ca.name for ca in (record.old, record.new) if ca is not None)
+    new = record.new
+    how = "`vaultpki ca abort` and another `vaultpki ca rotate root` make a new one"
+    if new is not None and new.sha256 and not new.key:
+        # One from outside keeps its key.
+        how = f"if it is right, write {new.sha256} into root_sha256 of agent.yaml, beside the other one, as a list"
     return VaultpkiError(
         f"the record of the rotation of the root names a root CA that this node does not accept ({names}): it gave "
-        "that one up before, or no root that it trusts vouches for it; run `vaultpki ca status`; `vaultpki ca abort` "
-        "and another `vaultpki ca rotate root` make a new one"
+        f"that one up before, or no root that it trusts vouches for it; run `vaultpki ca status`; {how}"
     )
 
 

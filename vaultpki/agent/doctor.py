@@ -153,7 +153,8 @@ def _cluster(vault: Vault, who: AgentConfig | Join, state: str, now: datetime) -
     """Read the cluster's CAs, which needs no token: the namespace, the prefix and the pin are right then."""
     issuers = fetch_issuers(vault, who.prefix)
     # A node may have learnt of another root since it joined.
-    above = roots_below(issuers, who.root_sha256, None, now, cluster=who.cluster, known=pins.load(state))
+    named = pins.every_pin(who) if isinstance(who, AgentConfig) else who.root_sha256
+    above = roots_below(issuers, named, None, now, cluster=who.cluster, known=pins.load(state))
     found = trusts(issuers, above, now, cluster=who.cluster)
     missing = sorted(ca for ca, trust in found.items() if not trust.live)
     if missing:

@@ -118,6 +118,8 @@ def _configuration(plan: JoinPlan) -> AgentConfig:
         metrics=old.metrics,
         metrics_hosts=old.metrics_hosts,
         also_trust=_pins(join, old),
+        # What the owner wrote of a root to come.
+        further_roots=tuple(pin for pin in old.further_roots if pin != join.root_sha256),
     )
 
 

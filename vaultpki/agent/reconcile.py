@@ -267,8 +267,8 @@ def _remember_answer(context: Context, answer: Assignment, clock_offset: float) 
 
 def _roots(context: Context) -> tuple[str, ...]:
     """The SHA-256 of the roots that this node has had, the pin first."""
-    pin = context.config.root_sha256
-    return (pin, *pins.every(context.config.state, pin))
+    named = pins.every_pin(context.config)
+    return (*named, *pins.every(context.config.state, *named))
 
 
 def _trust(context: Context, wanted: Assignment) -> dict[str, Trust]:

@@ -18,6 +18,7 @@ from vaultpki.host import boot_time
 from vaultpki.host.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.node import credential
+from vaultpki.node import pins as pins_of_node
 from vaultpki.node import state as node_state
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.secret_id import SecretIdFiles
@@ -98,6 +99,7 @@ def build(
         failed=tuple(sorted(key for key, each in state.owed.items() if each.attempts)),
         waiting=hook_schedule.waiting(context, wanted),
         pins=_pins(context, wanted),
+        written_pins=pins_of_node.written(context.config),
         failures=tuple(sorted(context.found.failures)),
         untrusted=tuple(untrusted),
         # Without a runner nothing says when the agent runs again.

@@ -23,6 +23,7 @@ from vaultpki.pki.facts import Facts
 from vaultpki.provision.ca_facts import BEFORE_ROOT
 from vaultpki.provision.impact import named
 from vaultpki.readers import READERS, once_start_only, readers_of, start_only
+from vaultpki.records import above as above_names
 from vaultpki.records import node_report
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation.gates import OperatorLeaf, Participant
@@ -33,8 +34,19 @@ _MOST_ON_MOUNT: Final = 100
 _SERIAL: Final = re.compile(r"[0-9a-fA-F]{1,2}(?:[:-][0-9a-fA-F]{1,2}){0,63}")
 
 
-def read_mount(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> RotationMount:
-    """Return what is on the mount of a CA. Raises ForeignObject if it has more issuers than anybody can want."""
+def read_mount(
+    cluster: Cluster,
+    vault: Vault,
+    domain: str,
+    root: Facts,
+    *,
+    incoming: tuple[Facts, ...] = (),
+    above: tuple[Facts, ...] = (),
+) -> RotationMount:
+    """Return what is on the mount of a CA. Raises ForeignObject if it has more issuers than anybody can want.
+
+    `incoming` and `above` are as in the mount, the latter beside those of cluster.yaml.
+    """
     mount = cluster.mount(domain)
     requests = [
         vault.prepare.secrets.pki.list_issuers(mount_point=mount),
@@ -57,9 +69,22 @@ def read_mount(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> Rota
         default=next((id_ for id_, each in issuers.key_info.items() if each.get("is_default")), ""),
         default_key=next((id_ for id_, each in keys.key_info.items() if each.get("is_default")), ""),
         follows=config.data.get("default_follows_latest_issuer") is True,
-        above=_above(cluster),
-        root_name=ca_subject(cluster.name, ROOT) if cluster.authority.outside is not None else "",
+        above=tuple(dict.fromkeys((*_above(cluster), *above))),
+        root_name=ca_subject(cluster.name, ROOT),
+        incoming=incoming if domain == ROOT else (),
     )
+
+
+def read_above(cluster: Cluster, vault: Vault) -> tuple[Facts, ...]:
+    """Return the CAs of chains of roots from outside on the root's mount, as far as they can be read."""
+    from vaultpki.pki import x509
+
+    mount, pki = cluster.mount(ROOT), vault.prepare.secrets.pki
+    listed = vault.api.secrets.pki.list_issuers(mount_point=mount).key_info
+    ids = [id_ for id_, each in listed.items() if above_names.is_name(str(each.get("issuer_name") or ""))]
+    answers = vault.map(vault.call, [pki.read_issuer(id_, mount_point=mount) for id_ in ids])
+    pems = (str(answer.data.get("certificate") or "") for answer in answers if answer.found)
+    return tuple(facts for pem in pems for facts in x509.readable(pem)[:1])
 
 
 def _above(cluster: Cluster) -> tuple[Facts, ...]:
@@ -105,6 +130,7 @@ def _issuer(id_: str, answer: Answer, keys: Mapping[str, object]) -> MountIssuer
         usage=frozenset(str(data.get("usage") or "").split(",")),
         revoked=data.get("revoked") is True,
         facts=facts,
+        chain=tuple(map(str, data.get("manual_chain") or ())),
     )
 
 
@@ -246,7 +272,11 @@ def reload(cluster: Cluster, domain: str) -> int:
 
 def life(cluster: Cluster, domain: str, root: Facts, now: datetime) -> int:
     """Return how many seconds a new CA can live below the root; raise StateConflict if leaves need more."""
-    first = min((root, *_above(cluster)), key=lambda facts: facts.not_after)
+    by_key: dict[bytes, Facts] = {}
+    for facts in sorted((root, *_above(cluster)), key=lambda facts: facts.not_after):
+        # A CA above is renewed by another certificate for its key.
+        by_key[facts.public_key] = facts
+    first = min(by_key.values(), key=lambda facts: facts.not_after)
     left = int((first.not_after - now).total_seconds()) - BEFORE_ROOT
     if left <= 2 * longest_ttl(cluster, domain) and cluster.authority.outside is not None:
         raise StateConflict(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from vaultpki.ca import outside_move
 from vaultpki.ca.facts import life, longest_ttl, read_operator_leaves, reload
 from vaultpki.ca.scene import Scene
 from vaultpki.certificates import rows
@@ -34,7 +35,30 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
         raise StateConflict(
             f"a node is called {serving_copy.WORD}, which `--restarted` means something else by; rename it first"
         )
+    outside_move.refuse_other_root(scene)
+    outside = scene.cluster.authority.outside
+    if outside is not None and outside.by_people and method is Method.SAME_KEY:
+        # Its signer may have renewed what is above as well; `ca import` judges all of it together.
+        return
+    if outside is not None and method is Method.SAME_KEY:
+        _refuse_other_name(scene, domain)
     life(scene.cluster, domain, scene.root, scene.now)
+
+
+def _refuse_other_name(scene: Scene, domain: str) -> None:
+    """Raise StateConflict if `ca.subject` asks for another name than the CA has: the signer may be sent that alone."""
+    from vaultpki.outside.request import subject_values, subject_words
+
+    mount = scene.mount(domain)
+    issuer = mount.issuer(mount.default)
+    has = subject_words(subject_values(issuer.facts)) if issuer is not None and issuer.facts is not None else ""
+    wanted = subject_words(scene.cluster.authority.subject)
+    if has != wanted:
+        raise StateConflict(
+            f"the CA of {domain} has {printable(has) or 'nothing'} beside its CN, and ca.subject of "
+            f"{scene.cluster.file} asks for {printable(wanted) or 'nothing'}: a renewal with the same key keeps the "
+            "name; leave out `--same-key`, or write the old ca.subject until it is done"
+        )
 
 
 def signer(cluster: Cluster, record: RotationRecord, mount: RotationMount) -> MountIssuer | None:
@@ -108,7 +132,7 @@ def gate(
         return lingering(scene, record, keeps) or Gate(opens=record.since)
     cluster, domain, nodes = scene.cluster, record.domain, scene.nodes(record.domain)
     if record.state is State.PREPARED and to is State.PUBLISHED and unsigned(cluster, record, mount):
-        return Gate(waiting=(_for_signer(cluster, record),))
+        return Gate(waiting=(for_signer(cluster, record),))
     keys = recovery.key_ids(record, mount, nodes)
     step = Transition(
         record, to, scene.now, reload(cluster, domain), longest_ttl(cluster, domain), keys, scene.root.not_after, keeps
@@ -127,7 +151,15 @@ def unsigned(cluster: Cluster, record: RotationRecord, mount: RotationMount) -> 
     return mount_steps.issuer_of(cluster.name, record, mount, record.new) is None
 
 
-def _for_signer(cluster: Cluster, record: RotationRecord) -> Waiting:
+def waits_for_signer(scene: Scene, record: RotationRecord) -> bool:
+    """Return whether people must still have a CA signed that goes along with the root, below that one."""
+    outside = scene.cluster.authority.outside
+    begun = record.state is State.PUBLISHED and record.method is Method.SAME_KEY
+    return begun and outside is not None and outside.by_people and record.new is not None and not record.new.sha256
+
+
+def for_signer(cluster: Cluster, record: RotationRecord) -> Waiting:
+    """Return that a signer outside has not signed the new CA of a record yet."""
     name = record.new.name if record.new is not None else record.domain
     reason = (
         f"has not signed {name} yet: `vaultpki ca csr -f {cluster.file} -o DIR` writes the request, and `vaultpki ca "

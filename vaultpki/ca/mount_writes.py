@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
-from vaultpki.ca import root_signing
-from vaultpki.ca.facts import life, read_mount
+from vaultpki.ca import issuing, root_signing
+from vaultpki.ca.facts import life
 from vaultpki.ca.scene import Scene
 from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.errors import BadAnswer, Refused, StateConflict
-from vaultpki.model import Cluster
+from vaultpki.identity import outside_signer
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import other_operator, read_record
-from vaultpki.records.rotation import RotationRecord
+from vaultpki.records.rotation import Method, RotationRecord
 from vaultpki.rotation import mount_steps, root_steps
 from vaultpki.rotation.mount_steps import RotationMount, Write, key_of
-from vaultpki.rotation.states import NO_SIGNING, number
+from vaultpki.rotation.states import READ_ONLY, number
 
 # More than any state takes from any other, with what an interrupted run has left.
 _MOST: Final = 40
@@ -33,8 +33,8 @@ def reconcile_mount(scene: Scene, domain: str) -> tuple[Scene, RotationMount, in
     """
     cluster, vault, writes = scene.cluster, scene.vault, 0
     while True:
-        record, mount = scene.record(domain), read_mount(cluster, vault, domain, scene.root)
-        write = _next(cluster, record, mount, scene.now)
+        record, mount = scene.record(domain), scene.mount(domain)
+        write = _next(scene, record, mount)
         if write is None:
             return scene, mount, writes
         scene.notice.begin()
@@ -54,10 +54,18 @@ def reconcile_mount(scene: Scene, domain: str) -> tuple[Scene, RotationMount, in
                 raise
 
 
-def _next(cluster: Cluster, record: RotationRecord, mount: RotationMount, now: datetime) -> Write | None:
+def _next(scene: Scene, record: RotationRecord, mount: RotationMount) -> Write | None:
+    cluster, now = scene.cluster, scene.now
     if record.domain == ROOT:
         return root_steps.next_write(cluster.name, record, mount, now)
     write = mount_steps.next_write(cluster.name, record, mount)
+    if (
+        write is not None
+        and write.kind == "sign"
+        and write.ca is record.new
+        and issuing.waits_for_signer(scene, record)
+    ):
+        return None
     late = record.active and record.since + _LATE < now
     if write is not None and write.kind == "default" and write.ca is not None and late:
         # Gates count from the moment when the other CA signed for the last time.
@@ -78,19 +86,34 @@ def _make(scene: Scene, record: RotationRecord, mount: RotationMount, write: Wri
             )
         subject = ca_subject(cluster.name, record.domain, number(ca.name))
         seconds = life(cluster, record.domain, mount.root, now)
-        authorities.sign_successor(cluster, vault, path, subject, key_of(record, mount, ca), seconds)
+        before = mount.issuer(record.old.issuer) if record.method is Method.SAME_KEY else None
+        keeping = cluster
+        if before is not None and before.facts is not None:
+            keeping = outside_signer.keeping_name(cluster, before.facts)
+        authorities.sign_successor(keeping, vault, path, subject, key_of(record, mount, ca), seconds)
+
+    def sign_cross() -> None:
+        if root_steps.new_is_outside(record):
+            root_signing.cross_outside(vault, mount, ca, target)
+        else:
+            root_signing.sign_cross(cluster, vault, mount, ca, target, now)
 
     def name_cross() -> None:
-        fields = {"issuer_name": root_steps.cross_name(record), "usage": NO_SIGNING}
+        fields = {"issuer_name": root_steps.cross_name(record), "usage": write.usage}
         authorities.update_issuer(vault, path, target, fields)
 
     kinds: dict[str, Callable[[], object]] = {
         "make-key": lambda: authorities.make_key(cluster, vault, path, ca.name),
         "sign": sign,
         "sign-root": lambda: root_signing.sign_root(cluster, vault, path, ca),
-        "sign-cross": lambda: root_signing.sign_cross(cluster, vault, mount, ca, target, now),
+        "sign-cross": sign_cross,
+        "import-root": lambda: root_signing.import_root(vault, mount, target),
+        "name-outside": lambda: authorities.update_issuer(
+            vault, path, target, {"issuer_name": ca.name, "usage": READ_ONLY}
+        ),
         "name": lambda: authorities.name_issuer(vault, path, target, ca.name),
         "name-cross": name_cross,
+        "chain": lambda: authorities.chain_alone(vault, path, target),
         "usage": lambda: authorities.update_issuer(vault, path, target, {"usage": write.usage}),
         "default": lambda: authorities.make_default(vault, path, target),
         "default-key": lambda: authorities.make_default_key(vault, path, target),

@@ -12,7 +12,6 @@ from typing import Final
 
 from vaultpki.ca import set_back
 from vaultpki.ca.announced import announced
-from vaultpki.ca.facts import read_mount
 from vaultpki.ca.run import reconcile
 from vaultpki.ca.scene import Scene, read_scene
 from vaultpki.certificates import ISSUING_CAS, ROOT
@@ -86,7 +85,7 @@ def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str],
     if domain == ROOT:
         records = _with_companions(scene, without)
     else:
-        mount = read_mount(cluster, vault, domain, scene.root)
+        mount = scene.mount(domain)
         nodes = scene.nodes(domain)
         made = recovery.recovered(cluster.name, domain, record, mount, nodes, without, scene.now)
         others = [each.record for name, each in scene.records.items() if name != domain]
@@ -119,7 +118,7 @@ def _recover(scene: Scene, proposal: Proposal) -> RotationRecord:
 
 def _with_companions(scene: Scene, aside: Sequence[str]) -> dict[str, RotationRecord]:
     """Return the records with which the root, and each issuing CA that nodes have read more of, go on."""
-    mount = read_mount(scene.cluster, scene.vault, ROOT, scene.root)
+    mount = scene.mount(ROOT)
     companions = {ca: scene.records[ca].record for ca in ISSUING_CAS}
     record, name = scene.records[ROOT].record, scene.cluster.name
     root = root_recovery.recovered(name, record, mount, scene.nodes(ROOT), companions, aside, scene.now)
@@ -135,7 +134,7 @@ def _renewed(scene: Scene, ca: str, root: RotationRecord, aside: Sequence[str]) 
     own, nodes = scene.records[ca].record, scene.nodes(ca)
     revision = recovery.next_revision(ca, own, nodes, aside)
     if own is None:
-        mount = read_mount(scene.cluster, scene.vault, ca, scene.root)
+        mount = scene.mount(ca)
         own = recovery.rebuilt(scene.cluster.name, ca, mount, nodes, scene.now)
     state = State.RETRUSTING if own.active and root.state is State.RETRUSTING else own.state
     return replace(own.moved(state, scene.now), revision=revision)
@@ -147,7 +146,7 @@ def _make_default(scene: Scene, record: RotationRecord) -> None:
     An agent of an earlier release takes the record for plain re-trusting, and would take a leaf of the new one.
     """
     cluster, vault = scene.cluster, scene.vault
-    mount = read_mount(cluster, vault, record.domain, scene.root)
+    mount = scene.mount(record.domain)
     issuer = issuer_of(cluster.name, record, mount, record.old)
     if issuer is None or mount.default == issuer.id:
         return
@@ -164,7 +163,7 @@ def _named(claims: Collection[Claim]) -> list[str]:
 def _claims(scene: Scene, domain: str, without: Collection[str]) -> tuple[Claim, ...]:
     """Return what listed nodes say, and of pooled ones those that say that they have read a newer record."""
     record, nodes = scene.records[domain].record, scene.nodes(domain)
-    names = {} if domain == ROOT else _names(read_mount(scene.cluster, scene.vault, domain, scene.root), record)
+    names = {} if domain == ROOT else _names(scene.mount(domain), record)
     known = {
         node.name: recovery.seen_of(domain, node).highest
         for node in recovery.counted(nodes, without)

@@ -17,7 +17,7 @@ from vaultpki.model import Cluster
 from vaultpki.values import input_file
 
 if TYPE_CHECKING:
-    from vaultpki.pki.outside_request import WaitingRequest
+    from vaultpki.outside.request import WaitingRequest
 
 _MOST_BYTES: Final = 64 * 1024
 
@@ -40,7 +40,7 @@ def write(cluster: Cluster, waiting: Sequence[WaitingCa], folder: Path) -> tuple
     A request for the same key and name stays as it is. Raises StoreError, before anything is written, if a file of one
     of these names is anything else.
     """
-    from vaultpki.pki.outside_request import terms
+    from vaultpki.outside.request import terms
 
     place = PlainFolder(str(folder))
     made, files = [], []
@@ -98,7 +98,7 @@ def shown(made: Sequence[RequestFiles], folder: Path) -> Iterator[str]:
 
 def _same_request(place: PlainFolder, name: str, request: WaitingRequest) -> bool:
     """Return whether the file is a request for the same key and name; StoreError if it is something else."""
-    from vaultpki.pki.outside_request import waiting_request
+    from vaultpki.outside.request import waiting_request
 
     stored = place.read(name)
     if stored.data is None:

@@ -12,38 +12,56 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vaultpki.ca import commands, renewed
+from vaultpki.ca.renewed import RenewedAbove
 from vaultpki.ca.waiting import OutsideCas, WaitingCa, outside_root
+from vaultpki.certificates import ROOT
 from vaultpki.errors import BadAnswer, StoreError
 from vaultpki.identity.outside_signer import chain_of
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
+from vaultpki.records.rotation import SPREAD, Method
 from vaultpki.redact import first_few, printable
 from vaultpki.values import input_file
 from vaultpki.vault import Request, Vault, member
 
 if TYPE_CHECKING:
+    from vaultpki.outside.files import Sent
+    from vaultpki.outside.request import WaitingRequest
+    from vaultpki.outside.verdicts import AcceptedCa, Verdict
     from vaultpki.pki.facts import Facts
-    from vaultpki.pki.outside import AcceptedCa, Verdict
-    from vaultpki.pki.outside_files import Sent
-    from vaultpki.pki.outside_request import WaitingRequest
 
 
 @dataclass(frozen=True, slots=True)
 class ReturnedFiles:
-    """What is to be made of the files: the verdict, and the domains whose certificates are installed already."""
+    """What is to be made of the files.
+
+    `installed` are the domains whose certificates are installed already, and the subjects of such CAs above. `above`
+    are CAs above that were renewed. Of the accepted CAs those of `renewed` have another certificate for their key,
+    which installs itself by a rotation; those of `held` are renewed when that of `behind` is done.
+    """
 
     verdict: Verdict
     installed: tuple[str, ...] = ()
+    above: tuple[RenewedAbove, ...] = ()
+    renewed: frozenset[str] = frozenset()
+    held: tuple[str, ...] = ()
+    behind: str = ""
 
     @property
     def nothing_new(self) -> bool:
         """Whether nothing is left to install, and nothing is wrong."""
         return bool(self.installed) and not self.verdict.accepted and not self.verdict.refused
 
+    @property
+    def fit(self) -> bool:
+        """Whether something can be installed, or all is, and nothing is refused."""
+        return (bool(self.verdict.accepted or self.above) and not self.verdict.refused) or self.nothing_new
+
 
 def read_files(paths: Sequence[Path]) -> Sent:
     """Read the files that a person names; StoreError for one that cannot be read."""
-    from vaultpki.pki.outside_files import MOST_SENT_BYTES, SentFile, read_sent
+    from vaultpki.outside.files import MOST_SENT_BYTES, SentFile, read_sent
 
     files = []
     for path in paths:
@@ -67,20 +85,69 @@ def judge(
 ) -> ReturnedFiles:
     """Judge all files together; `now` is the server's time, `installed` what is on the server already.
 
-    Whatever of the chain is not in `ca.root_file` is refused too: nodes read the chain from there.
+    A certificate for the key of a CA that is installed renews it. Whatever else of the chain is not in `ca.root_file`
+    is refused: nodes read the chain from there.
     """
-    from vaultpki.pki import outside
+    from vaultpki.outside import verdicts
 
-    there = installed.installed if installed is not None else {}
-    known = [each for each in sent.certificates if each.facts.fingerprint in there]
+    there = installed if installed is not None else OutsideCas()
+    known = [each for each in sent.certificates if each.facts.fingerprint in there.installed]
     rest = replace(sent, certificates=tuple(each for each in sent.certificates if each not in known))
-    domains = tuple(dict.fromkeys(there[each.facts.fingerprint] for each in known))
     anchor, *others = chain_of(cluster, outside_root(cluster))
-    verdict = outside.judge(rest, requests, anchor, others, now)
-    if known and not rest.problems and not _answers(verdict):
-        # The same files a second time.
-        verdict = replace(verdict, refused=())
-    return ReturnedFiles(_only_from_root_file(cluster, verdict, {anchor, *others}), domains)
+    asked = [*requests, *renewed.requests(cluster, rest, there)]
+    found = renewed.candidates(rest, others)
+    chain = (*others, *(each.certificate for each in found))
+    verdict = _only_from_root_file(cluster, verdicts.judge(rest, asked, anchor, chain, now), {anchor, *chain})
+    own = {each.request.domain: each.certificate for each in verdict.accepted}
+    over = renewed.judge_above(cluster, found, {**there.signing, **own}, anchor, others, now)
+    refused = (*renewed.older(verdict.accepted, there), *over.refused)
+    domains = dict.fromkeys(there.installed[each.facts.fingerprint] for each in known)
+    above = [each for each in rest.certificates if each.facts.fingerprint in there.above]
+    if not rest.problems and not _answers(verdict):
+        # The same files a second time, or a chain alone.
+        if domains or over.renewed or over.refused or above:
+            verdict = replace(verdict, refused=())
+        elif twin := tuple(renewed.of_anchor(rest, anchor)):
+            verdict = replace(verdict, refused=twin)
+        if not domains:
+            domains = dict.fromkeys(printable(each.facts.subject_text) for each in above)
+    wrong = {each.domain for each in refused}
+    verdict = replace(
+        verdict,
+        accepted=tuple(_remarked(each, there) for each in verdict.accepted if each.request.domain not in wrong),
+        refused=(*verdict.refused, *refused),
+        ignored=(*verdict.ignored, *over.ignored),
+    )
+    missing = tuple(each for each in over.renewed if each.certificate.fingerprint not in there.above)
+    return _in_turn(ReturnedFiles(verdict, tuple(domains), missing), requests, there)
+
+
+def _remarked(accepted: AcceptedCa, there: OutsideCas) -> AcceptedCa:
+    """Say of a CA that takes the place of another one that clients need to know a further CA above."""
+    from vaultpki.pki import chains
+
+    domain = accepted.request.domain
+    if domain not in there.signing:
+        return accepted
+    before = chains.above([there.signing[domain]], accepted.chain)
+    new = [printable(facts.subject_text) for facts in accepted.chain if facts not in before]
+    if not new:
+        return accepted
+    sentence = (
+        f"{first_few(new)} is not above the CA in use: once nodes have it in the chain bundle of {domain}, restart who "
+        "reads that only at a start (kube-controller-manager, pods), and renew copies elsewhere (webhooks, "
+        "APIServices, kubeconfigs), before you continue the rotation"
+    )
+    return replace(accepted, remarks=(*accepted.remarks, sentence))
+
+
+def _in_turn(found: ReturnedFiles, requests: Sequence[WaitingRequest], there: OutsideCas) -> ReturnedFiles:
+    """Return it with the CAs that are renewed, and those of them that wait: one CA is rotated at a time."""
+    waiting = {each.domain for each in requests}
+    domains = [each.request.domain for each in found.verdict.accepted if each.request.domain not in waiting]
+    behind = there.rotated or (domains[0] if domains else "")
+    held = tuple(domain for domain in domains if there.rotated or domain != behind)
+    return replace(found, renewed=frozenset(domains), held=held, behind=behind if held else "")
 
 
 def _answers(verdict: Verdict) -> bool:
@@ -89,7 +156,7 @@ def _answers(verdict: Verdict) -> bool:
 
 def _only_from_root_file(cluster: Cluster, verdict: Verdict, chain: set[Facts]) -> Verdict:
     """Refuse a CA whose chain has certificates that root_file lacks."""
-    from vaultpki.pki.outside import Refusal
+    from vaultpki.outside.verdicts import Refusal
 
     refused = []
     for each in verdict.accepted:
@@ -106,6 +173,25 @@ def _only_from_root_file(cluster: Cluster, verdict: Verdict, chain: set[Facts]) 
     wrong = {each.domain for each in refused}
     kept = tuple(each for each in verdict.accepted if each.request.domain not in wrong)
     return replace(verdict, accepted=kept, refused=(*verdict.refused, *refused))
+
+
+def install_all(cluster: Cluster, vault: Vault, there: OutsideCas, found: ReturnedFiles, now: datetime) -> None:
+    """Install all that was accepted and need not wait; `there` is what was judged by, `now` the server's time.
+
+    CAs above come first, so that nodes have the chain before anything is below it.
+    """
+    for above in found.above:
+        authorities.install_above(vault, cluster.mount(ROOT), above.certificate.pem)
+    waiting = {each.domain: each for each in there.waiting}
+    for accepted in found.verdict.accepted:
+        domain = accepted.request.domain
+        if domain in waiting:
+            install(cluster, vault, waiting[domain], accepted)
+        elif domain not in found.held:
+            record = commands.rotate(cluster, vault, domain, Method.SAME_KEY, SPREAD, now).record
+            new = record.new if record.new is not None else record.old
+            begun = WaitingCa(domain, new.name, new.key or record.old.key, accepted.request, record)
+            install(cluster, vault, begun, accepted)
 
 
 def install(cluster: Cluster, vault: Vault, waiting: WaitingCa, accepted: AcceptedCa) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vaultpki.ca.facts import longest_ttl, read_mount, read_root, reload
+from vaultpki.ca import issuing, outside_move
+from vaultpki.ca.facts import longest_ttl, read_root, reload
 from vaultpki.ca.mount_writes import reconcile_mount
 from vaultpki.ca.scene import Scene, read_old_root
 from vaultpki.certificates import ISSUING_CAS, ROOT
@@ -28,10 +29,6 @@ from vaultpki.vault import member
 
 def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
     """Raise ArgumentError if the root has no such rotation, StateConflict if it is not ours or a name means another."""
-    if scene.cluster.authority.outside is not None:
-        raise StateConflict(
-            f"the root of {scene.cluster.name} is from outside, and this release does not rotate such a root"
-        )
     if method is Method.SAME_KEY:
         raise ArgumentError(
             "the root is trusted by its certificate, so another one for the same key is a new root all the same; leave "
@@ -47,6 +44,7 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
         raise StateConflict(
             f"a node is called {min(taken)}, which `--restarted` means something else by; rename it first"
         )
+    outside_move.refuse_beginning(scene)
 
 
 def signer(cluster: Cluster, record: RotationRecord, mount: RotationMount) -> MountIssuer | None:
@@ -71,7 +69,10 @@ def step_to(scene: Scene, record: RotationRecord, mount: RotationMount, *, back:
             f"the certificates under the old root are being deleted{which}, from which there is no rollback; go on "
             f"with `vaultpki ca continue -f {scene.cluster.file}`"
         )
-    return next_state(record, back=back)
+    to = next_state(record, back=back)
+    if to is not None and not back and record.state is not State.RETURNING:
+        outside_move.refuse_other_target(scene, record)
+    return to
 
 
 def confirmed(
@@ -82,7 +83,7 @@ def confirmed(
     own = _of_nodes(scene, record, to)
     for name in said.restarted:
         if name in WORDS:
-            why = root_gates.word_refused(record, to, name, own)
+            why = root_gates.word_refused(record, to, name, own, crossed=_crossed(scene, record, mount))
         elif name not in nodes:
             why = f"{name} takes no part in the rotation of the root; look at its name"
         else:
@@ -129,12 +130,22 @@ def gate(
     """
     if record.closing:
         return Gate(opens=record.since)
+    if (record.state, to) == (State.PREPARED, State.PUBLISHED):
+        return outside_move.gate(scene, record, mount)
+    unsigned = [ca for ca in ISSUING_CAS if scene.active(ca) and issuing.waits_for_signer(scene, scene.record(ca))]
+    if (record.state, to) == (State.SWITCHED, State.RETIRED) and unsigned:
+        return Gate(waiting=tuple(issuing.for_signer(scene.target, scene.record(ca)) for ca in unsigned))
     companions = {}
     if (record.state, to) in WITH_COMPANIONS:
         for ca in filter(scene.active, ISSUING_CAS):
             own = replace(scene.record(ca), turn=record.turn, restarted=record.restarted, excused=record.excused)
             companions[ca] = _of_nodes(scene, own, to, keeps)
-    return root_gates.gate(record, to, _of_nodes(scene, record, to, keeps), companions, pods)
+    nodes, crossed = _of_nodes(scene, record, to, keeps), _crossed(scene, record, mount)
+    return root_gates.gate(record, to, nodes, companions, pods, crossed=crossed)
+
+
+def _crossed(scene: Scene, record: RotationRecord, mount: RotationMount) -> bool:
+    return root_steps.cross_issuer(scene.cluster.name, record, mount) is not None
 
 
 def _of_nodes(scene: Scene, record: RotationRecord, to: State, keeps: str = "") -> Gate:
@@ -159,7 +170,7 @@ def moved(scene: Scene, record: RotationRecord, to: State) -> tuple[Scene, Rotat
 def along(scene: Scene) -> Scene:
     """Bring the issuing CAs, and the cluster's own record of its root, to where the root's record is."""
     # The default issuer may be another root now.
-    scene = replace(scene, root=read_root(scene.cluster, scene.vault, scene.now, known=scene.root))
+    scene = scene.with_root(read_root(scene.target, scene.vault, scene.now, known=scene.root))
     correct_pin(scene)
     return _followed(scene, scene.record(ROOT))
 
@@ -197,11 +208,11 @@ def _followed(scene: Scene, record: RotationRecord) -> Scene:
 
 def _begun(scene: Scene, record: RotationRecord, ca: str) -> RotationRecord:
     """Return the record with which an issuing CA begins its renewal under the new root."""
-    cluster, vault = scene.cluster, scene.vault
+    cluster = scene.cluster
     old = read_old_root(scene)
     if old is None:
-        raise StateConflict(root_steps.problem(cluster.name, record, read_mount(cluster, vault, ROOT, scene.root)))
-    mount = read_mount(cluster, vault, ca, old)
+        raise StateConflict(root_steps.problem(cluster.name, record, scene.mount(ROOT)))
+    mount = scene.mount(ca, old)
     before = scene.records[ca].record
     begun = start.first_record(cluster, ca, Method.SAME_KEY, record.spread, before, mount, scene.nodes(ca), scene.now)
     return replace(begun, state=State.PUBLISHED, excused=record.excused)

@@ -8,6 +8,7 @@ from typing import Final
 from vaultpki.certificates import ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer, StateConflict
 from vaultpki.model import Cluster
+from vaultpki.pki import der
 from vaultpki.provision import authorities
 from vaultpki.provision.signed_before import fingerprints, signed_before
 from vaultpki.records.rotation import CaRef
@@ -95,6 +96,39 @@ def sign_cross(cluster: Cluster, vault: Vault, mount: RotationMount, ca: CaRef, 
         for id_ in ids:
             authorities.delete_issuer(vault, path, str(id_))
         raise BadAnswer(f"{path} has no key for the cross certificate; check any proxy in between, and run this again")
+
+
+def import_root(vault: Vault, mount: RotationMount, sha256: str) -> None:
+    """Put a CA of the chain of a root from outside on the root's mount, without a key; the default issuer stays."""
+    facts = next(each for each in mount.incoming if each.fingerprint == sha256)
+    authorities.import_keyless(vault, mount.path, facts.pem)
+
+
+def cross_outside(vault: Vault, mount: RotationMount, ca: CaRef, old: str) -> None:
+    """Have the old root sign the certificate of a root from outside, and install that beside both.
+
+    `sign-self-issued` keeps the bytes of its subject, its dates and its path length, and does not look whether the
+    certificate was signed by its own key: `can_be_crossed` has. `sign-intermediate` would encode the subject anew.
+    """
+    from vaultpki.pki import x509
+
+    path, signer = mount.path, mount.issuer(old)
+    new = next(each.facts for each in mount.issuers if each.sha256 == ca.sha256)
+    if signer is None or signer.facts is None or new is None:
+        raise BadAnswer(f"{path} does not show the certificate of {old}; check any proxy in between")
+    body = {"certificate": new.pem}
+    request = Request("POST", f"{path}/issuer/{old}/sign-self-issued", body, once=True, warnings=_NO_AIA)
+    pem = text(vault.call(request).data, "certificate")
+    cross = x509.read_certificates(pem.encode())[0]
+    same = (cross.public_key, cross.path_length, cross.subject_key_id) == (
+        new.public_key,
+        new.path_length,
+        new.subject_key_id,
+    )
+    subjects = {der.certificate_parts(each.der).subject for each in (cross, new)}
+    if not same or len(subjects) > 1 or not x509.signed_by(cross, signer.facts):
+        raise BadAnswer(f"{path} signed another certificate than was asked for; check any proxy in between")
+    authorities.import_keyless(vault, path, pem)
 
 
 def _allow(vault: Vault, path: str, ttl: int) -> None:

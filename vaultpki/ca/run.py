@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from vaultpki.ca import issuing, root, set_back
-from vaultpki.ca.facts import read_mount
 from vaultpki.ca.mount_writes import reconcile_mount
 from vaultpki.ca.scene import Scene, refuse_active
 from vaultpki.certificates import ROOT
@@ -113,7 +112,7 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     refuse_active(cluster, scene.records)
     kind_of(domain).refuse_beginning(scene, domain, method)
     if stored.record is None:
-        mount = read_mount(cluster, vault, domain, scene.root)
+        mount = scene.mount(domain)
     else:
         scene, mount, _ = reconcile_mount(scene, domain)
     known, nodes = scene.records[domain].record, scene.nodes(domain)
@@ -228,7 +227,7 @@ def _pass_emergency_gates(scene: Scene, domain: str) -> Scene:
     record = scene.record(domain)
     while record.method is Method.EMERGENCY and record.state in (State.PREPARED, State.PUBLISHED):
         to = next_state(record)
-        mount = read_mount(scene.cluster, scene.vault, domain, scene.root)
+        mount = scene.mount(domain)
         if to is None or (record.state is State.PREPARED and issuing.unsigned(scene.cluster, record, mount)):
             # To distrust the old CA before there is a new one would be an outage as long as the signer takes.
             break

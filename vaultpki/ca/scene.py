@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from vaultpki.ca.facts import participants, read_mount, read_root, refuse_unknown
+from vaultpki.ca.facts import participants, read_above, read_mount, read_root, refuse_unknown
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import SpecError, StateConflict
+from vaultpki.identity import outside_signer, root_in_force
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import Member, NodeList, read_nodes
 from vaultpki.model import Cluster
@@ -17,6 +18,7 @@ from vaultpki.provision.rotation_records import StoredRecord, read_records, writ
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.rotation import root_gates
 from vaultpki.rotation.gates import Participant
+from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.vault import Vault
 
 
@@ -24,6 +26,8 @@ from vaultpki.vault import Vault
 class Scene:
     """A cluster as a command found it: the root that signs now, the records by domain, who takes part, and the time.
 
+    `cluster` has the root that signs now, and `target` the one that cluster.yaml asks for. `above` are the CAs of
+    chains of roots from outside on the root's mount, if these differ or the root is rotated.
     `counted` are by domain those that its gates count, made once: a fleet is large. `now` is the server's time.
     `notice` is begun before each write, since nodes follow all of them. `unknown` says who can log in and is not in
     cluster.yaml, where that stops nothing.
@@ -38,6 +42,8 @@ class Scene:
     now: datetime
     notice: ChangeNotice
     unknown: str = ""
+    target: Cluster = field(kw_only=True)
+    above: tuple[Facts, ...] = ()
 
     def nodes(self, domain: str) -> tuple[Participant, ...]:
         """Return those that the gates of a domain count."""
@@ -54,6 +60,22 @@ class Scene:
         """Return whether a domain's CA is being rotated."""
         found = self.records[domain].record
         return found is not None and found.active
+
+    @property
+    def moves(self) -> bool:
+        """Whether cluster.yaml asks for another root than the one that signs now."""
+        return root_in_force.differs(self.target, self.root)
+
+    def mount(self, domain: str, root: Facts | None = None) -> RotationMount:
+        """Read the mount of a CA; below `root` CAs are looked for, by default below the one that signs now."""
+        incoming = chain_of(self.target) if domain == ROOT else ()
+        return read_mount(self.cluster, self.vault, domain, root or self.root, incoming=incoming, above=self.above)
+
+    def with_root(self, root: Facts) -> Scene:
+        """Return the scene with the root that signs now."""
+        above = read_above(self.target, self.vault) if self.active(ROOT) or self.above else self.above
+        cluster = root_in_force.in_force(self.target, root, [facts.pem for facts in above])
+        return replace(self, root=root, cluster=cluster, above=above)
 
     def having(self, stored: StoredRecord) -> Scene:
         """Return the scene with another record of one domain."""
@@ -95,7 +117,18 @@ def read_scene(
     counted = {ca: participants(cluster, found.members, ca) for ca in ISSUING_CAS}
     counted[ROOT] = root_gates.without_leaves(counted["kubernetes"])
     notice = notice or ChangeNotice(cluster, vault)
-    return Scene(cluster, vault, root, records, found.members, counted, now, notice, unknown)
+    rotated = records[ROOT].record is not None and records[ROOT].record.active
+    above = read_above(cluster, vault) if rotated or root_in_force.differs(cluster, root) else ()
+    forced = root_in_force.in_force(cluster, root, [facts.pem for facts in above])
+    return Scene(
+        forced, vault, root, records, found.members, counted, now, notice, unknown, target=cluster, above=above
+    )
+
+
+def chain_of(cluster: Cluster) -> tuple[Facts, ...]:
+    """Return the certificates of a root from outside, the anchor first; none for a root of ours."""
+    outside = cluster.authority.outside
+    return outside_signer.chain_of(cluster, outside) if outside is not None else ()
 
 
 def read_old_root(scene: Scene) -> Facts | None:
@@ -103,7 +136,7 @@ def read_old_root(scene: Scene) -> Facts | None:
     if not scene.active(ROOT):
         return None
     record = scene.record(ROOT)
-    issuer = read_mount(scene.cluster, scene.vault, ROOT, scene.root).issuer(record.old.issuer)
+    issuer = scene.mount(ROOT).issuer(record.old.issuer)
     return issuer.facts if issuer is not None else None
 
 

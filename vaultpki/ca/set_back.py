@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from vaultpki.ca.facts import read_mount
 from vaultpki.ca.scene import Scene
 from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.errors import ArgumentError, Attention
@@ -105,7 +104,7 @@ def lost_mount(scene: Scene, domain: str) -> RotationMount | None:
     """Return the mount of a CA that was rotated and has no record; None for any other, and for the root."""
     if domain not in ISSUING_CAS or scene.records[domain].record is not None:
         return None
-    mount = read_mount(scene.cluster, scene.vault, domain, scene.root)
+    mount = scene.mount(domain)
     return mount if recovery.lost(scene.cluster.name, domain, mount) else None
 
 

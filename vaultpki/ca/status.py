@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from vaultpki.ca import issuing, set_back
-from vaultpki.ca.facts import read_mount
 from vaultpki.ca.run import kind_of
 from vaultpki.ca.scene import Scene, read_old_root
 from vaultpki.certificates import ROOT, ca_subject
@@ -50,7 +49,7 @@ def status(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
 
 def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
     record, cluster, kind = scene.records[domain].record, scene.cluster, kind_of(domain)
-    mount = read_mount(cluster, scene.vault, domain, scene.root)
+    mount = scene.mount(domain)
     behind = set_back.why(scene, domain, record.excused if record is not None else ())
     if behind:
         behind += f"; {set_back.what_to_do(cluster, set_back.with_root(scene, domain))}"

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import ArgumentError, StateConflict
-from vaultpki.identity.outside_signer import request_of
+from vaultpki.identity.outside_signer import keeping_name, request_of
 from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import read_records
-from vaultpki.records.rotation import RotationRecord, State
+from vaultpki.records import above
+from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation.states import number
 from vaultpki.vault import Answer, Json, Request, Vault
 
 if TYPE_CHECKING:
+    from vaultpki.outside.request import WaitingRequest
     from vaultpki.pki.facts import Facts
-    from vaultpki.pki.outside_request import WaitingRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,30 @@ class WaitingCa:
 class OutsideCas:
     """What there is on the server of issuing CAs below a root from outside.
 
-    `installed` are the SHA-256 of the certificates on their mounts, with the domain of each.
+    `installed` are the SHA-256 of the certificates on their mounts, with the domain of each; `above` those of the CAs
+    above on the root's mount. `signing` are the certificates of the CAs whose leaves are installed, and `records` the
+    records of those that were rotated, both by domain.
     """
 
     waiting: tuple[WaitingCa, ...] = ()
     installed: Mapping[str, str] = field(default_factory=dict)
+    above: frozenset[str] = frozenset()
+    signing: Mapping[str, Facts] = field(default_factory=dict)
+    records: Mapping[str, RotationRecord] = field(default_factory=dict)
+
+    @property
+    def rotated(self) -> str:
+        """The CA that is being rotated; "" if none is."""
+        return next((domain for domain, record in self.records.items() if record.active), "")
+
+
+def waits_for_import(record: RotationRecord) -> bool:
+    """Return whether a rotation stands where a certificate of a signer outside lets it go on.
+
+    While the root moves outside the issuing CAs go along in published, each with its key.
+    """
+    along = record.state is State.PUBLISHED and record.method is Method.SAME_KEY
+    return record.state is State.PREPARED or (along and record.new is not None and not record.new.sha256)
 
 
 def outside_root(cluster: Cluster) -> OutsideRoot:
@@ -72,19 +92,39 @@ def find(cluster: Cluster, vault: Vault) -> OutsideCas:
     asked = [request for ca in ISSUING_CAS for request in _lists(cluster, vault, ca)]
     answers = vault.map(vault.call, asked)
     lists = dict(zip(ISSUING_CAS, zip(answers[::2], answers[1::2], strict=True), strict=True))
-    found = {ca: _waiting(cluster, vault, ca, records[ca].record, *lists[ca]) for ca in ISSUING_CAS}
-    read = vault.prepare.secrets.pki.read_issuer
-    issuers = [(ca, id_) for ca in ISSUING_CAS for id_ in lists[ca][0].keys]
-    shown = vault.map(vault.call, [read(id_, mount_point=cluster.mount(ca)) for ca, id_ in issuers])
-    pems = ((ca, str(answer.data.get("certificate") or "")) for (ca, _), answer in zip(issuers, shown, strict=True))
-    installed = {facts.fingerprint: ca for ca, pem in pems for facts in _readable(pem)}
-    return OutsideCas(tuple(each for each in found.values() if each is not None), installed)
+    shown = {(ca, id_): facts for ca in ISSUING_CAS for id_, facts in _shown(cluster, vault, ca, lists[ca][0]).items()}
+    own = {ca: _own_id(ca, lists[ca][0], records[ca].record) for ca in ISSUING_CAS}
+    signing = {ca: shown[ca, id_] for ca, id_ in own.items() if (ca, id_) in shown}
+    found = {ca: _waiting(cluster, vault, ca, records[ca].record, *lists[ca], signing.get(ca)) for ca in ISSUING_CAS}
+    listed = vault.api.secrets.pki.list_issuers(mount_point=cluster.mount(ROOT))
+    names = {id_: str(about.get("issuer_name") or "") for id_, about in listed.key_info.items()}
+    over = _shown(cluster, vault, ROOT, listed)
+    return OutsideCas(
+        tuple(each for each in found.values() if each is not None),
+        {facts.fingerprint: ca for (ca, _), facts in shown.items()},
+        # One without its name is not installed yet.
+        frozenset(facts.fingerprint for id_, facts in over.items() if names[id_] == above.name(facts.pem)),
+        signing,
+        {ca: each.record for ca, each in records.items() if each.record is not None},
+    )
 
 
-def _readable(pem: str) -> Sequence[Facts]:
+def _shown(cluster: Cluster, vault: Vault, ca: str, listed: Answer) -> dict[str, Facts]:
+    """Return the certificates on a mount by the ids of their issuers; one that cannot be read is left out."""
     from vaultpki.pki import x509
 
-    return x509.readable(pem)[:1]
+    read = vault.prepare.secrets.pki.read_issuer
+    answers = vault.map(vault.call, [read(id_, mount_point=cluster.mount(ca)) for id_ in listed.keys])
+    pems = {id_: str(answer.data.get("certificate") or "") for id_, answer in zip(listed.keys, answers, strict=True)}
+    return {id_: facts for id_, pem in pems.items() for facts in x509.readable(pem)[:1]}
+
+
+def _own_id(ca: str, listed: Answer, record: RotationRecord | None) -> str:
+    """Return the id of the issuer whose leaves are installed; "" if there is none."""
+    if record is not None:
+        return record.leaf.issuer
+    named = [id_ for id_, about in listed.key_info.items() if about.get("issuer_name") == f"{ca}-1"]
+    return next(iter(named), "")
 
 
 def _lists(cluster: Cluster, vault: Vault, ca: str) -> Iterator[Request]:
@@ -95,11 +135,20 @@ def _lists(cluster: Cluster, vault: Vault, ca: str) -> Iterator[Request]:
 
 
 def _waiting(
-    cluster: Cluster, vault: Vault, ca: str, record: RotationRecord | None, issuers: Answer, keys: Answer
+    cluster: Cluster,
+    vault: Vault,
+    ca: str,
+    record: RotationRecord | None,
+    issuers: Answer,
+    keys: Answer,
+    signing: Facts | None,
 ) -> WaitingCa | None:
-    """Return the CA of a mount that waits: the first one, or the next one of a rotation; None if none does."""
+    """Return the CA of a mount that waits: the first one, or the next one of a rotation; None if none does.
+
+    `signing` is the certificate of the CA whose leaves are installed.
+    """
     if record is not None:
-        if record.state is not State.PREPARED or record.new is None:
+        if record.new is None or not waits_for_import(record):
             return None
         name, key = record.new.name, record.new.key
         if any(each.get("issuer_name") == name for each in issuers.key_info.values()):
@@ -119,6 +168,8 @@ def _waiting(
                 "first"
             )
         key = min(named)
+    if record is not None and record.method is Method.SAME_KEY and signing is not None:
+        cluster = keeping_name(cluster, signing)
     subject = ca_subject(cluster.name, ca, number(name))
     csr = authorities.signing_request(cluster, vault, cluster.mount(ca), subject, key)
     return WaitingCa(ca, name, key, request_of(cluster, ca, csr), record)

@@ -14,6 +14,7 @@ from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
+    from vaultpki.ca.crossing import WantedCross
     from vaultpki.ca.returned import ReturnedFiles
     from vaultpki.model import Cluster
     from vaultpki.records.server_facts import ServerFacts
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 @path_option("-o", "--output", required=True, help="The folder for the requests; it is made if it is missing.")
 @json_option
 def csr_command(file: Path, allow_http: bool, output: Path, as_json: bool) -> None:
-    """Write the request of each issuing CA that waits for a signer outside, and beside it what the signer must grant.
+    """Write the request of each CA that waits for a signer outside, and beside it what the signer must grant.
 
     For each one DIR gets NAME.csr, NAME.ext with the extensions for OpenSSL, and NAME.txt with the same in words, for a
-    form. A file of another origin is never overwritten. Changes nothing in Vault.
+    form. While a root from outside is replaced, it is the new root, for which the old one must vouch. A file of another
+    origin is never overwritten. Changes nothing in Vault.
 
     \b
     Example:
@@ -36,13 +38,17 @@ def csr_command(file: Path, allow_http: bool, output: Path, as_json: bool) -> No
     """
     from dataclasses import asdict
 
-    from vaultpki.ca import request_files
+    from vaultpki.ca import crossing, request_files
     from vaultpki.ca import waiting as ca_waiting
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
-        ca_waiting.outside_root(cluster)
-        found = ca_waiting.find(cluster, vault)
-        made = request_files.write(cluster, found.waiting, output) if found.waiting else ()
+        cross = crossing.find(cluster, vault, server_now(vault))
+        if cross is not None:
+            made: tuple[request_files.RequestFiles, ...] = (crossing.write(cluster, cross, output),)
+        else:
+            ca_waiting.outside_root(cluster)
+            found = ca_waiting.find(cluster, vault)
+            made = request_files.write(cluster, found.waiting, output) if found.waiting else ()
     if as_json:
         print_json({"folder": str(output), "requests": [asdict(each) for each in made]})
         return
@@ -76,34 +82,67 @@ def import_command(
     written; nothing is installed if a certificate is refused. Can be killed and run again at any time. Exit 3 if a CA
     still waits.
 
+    Another certificate for the key of a CA that is there renews it, without a request: a CA above at once, an issuing
+    CA by a rotation with the same key, one after the other.
+
     \b
     Example:
       vaultpki ca import -f cluster.yaml --dry-run --csr requests answer.p7b
       vaultpki ca import -f cluster.yaml answer.p7b
     """
-    from vaultpki.ca import returned
+    from vaultpki.ca import crossing, returned
     from vaultpki.ca import waiting as ca_waiting
+    from vaultpki.ca.waiting import waits_for_import
 
     if requests is not None and not dry_run:
         raise click.UsageError("--csr is for --dry-run: without it the server says what it waits for")
     if requests is not None:
         return _without_server(file, files, requests, allow_http=allow_http, as_json=as_json)
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, where):
+        if (cross := crossing.find(cluster, vault, server_now(vault))) is not None:
+            return _import_cross(cluster, vault, cross, files, dry_run=dry_run, as_json=as_json)
         ca_waiting.outside_root(cluster)
         sent = returned.read_files(files)
         there = ca_waiting.find(cluster, vault)
         now = server_now(vault)
         found = returned.judge(cluster, sent, [each.request for each in there.waiting], now, there)
-        if dry_run or not _fit(found):
-            return _tell(found, as_json=as_json, dry_run=dry_run)
+        if dry_run or not found.fit:
+            return _tell(cluster, found, as_json=as_json, dry_run=dry_run)
         if not yes:
             _refuse_further_changes(cluster, vault, where, ask=terminal() and not as_json)
-        by_domain = {each.domain: each for each in there.waiting}
-        for each in found.verdict.accepted:
-            returned.install(cluster, vault, by_domain[each.request.domain], each)
-        _tell(found, as_json=as_json, dry_run=False)
-        rotated = {domain for domain, each in by_domain.items() if each.record is not None}
-        return _go_on(cluster, vault, where, rotated, found, as_json=as_json)
+        returned.install_all(cluster, vault, there, found, now)
+        _tell(cluster, found, as_json=as_json, dry_run=False)
+        stopped = frozenset(ca for ca, record in there.records.items() if waits_for_import(record))
+        return _go_on(cluster, vault, where, stopped | found.renewed, found, as_json=as_json)
+
+
+def _import_cross(
+    cluster: Cluster, vault: Vault, wanted: WantedCross, files: tuple[Path, ...], *, dry_run: bool, as_json: bool
+) -> int:
+    """Check and install the certificate by which the old root vouches for the new one, and take the next step."""
+    from vaultpki.ca import commands, crossing, returned
+    from vaultpki.show import ca as ca_text
+
+    sent = returned.read_files(files)
+    verdict = crossing.judge(sent, wanted, server_now(vault))
+    problems = [f"! {each.file} {each.problem}" for each in sent.problems]
+    if as_json:
+        accepted = verdict.accepted
+        refused = [{"file": file, "reason": each.reason, "sentence": each.sentence} for file, each in verdict.refused]
+        print_json({"cross": None if accepted is None else accepted[1].fingerprint, "refused": refused})
+    else:
+        for line in (*problems, *verdict.lines(wanted)):
+            click.echo(printable(line))
+    if verdict.accepted is None or problems:
+        raise VaultpkiError("the cross certificate was refused, and nothing was changed; see above")
+    if dry_run:
+        return 0
+    crossing.install(cluster, vault, verdict.accepted[1])
+    step = commands.advance(cluster, vault, server_now(vault))
+    if not as_json:
+        for line in ca_text.record_lines(step.record, step.gate, server_now(vault), cluster.file):
+            click.echo(line)
+    return 0
 
 
 def _without_server(file: Path, files: tuple[Path, ...], requests: Path, *, allow_http: bool, as_json: bool) -> int:
@@ -117,20 +156,16 @@ def _without_server(file: Path, files: tuple[Path, ...], requests: Path, *, allo
     ca_waiting.outside_root(cluster)
     waiting = request_files.read(cluster, requests)
     found = returned.judge(cluster, returned.read_files(files), waiting, datetime.now(UTC))
-    return _tell(found, as_json=as_json, dry_run=True)
+    return _tell(cluster, found, as_json=as_json, dry_run=True)
 
 
-def _fit(found: ReturnedFiles) -> bool:
-    return found.verdict.ok or found.nothing_new
-
-
-def _tell(found: ReturnedFiles, *, as_json: bool, dry_run: bool) -> int:
+def _tell(cluster: Cluster, found: ReturnedFiles, *, as_json: bool, dry_run: bool) -> int:
     """Print what is to be made of the files; return the exit code. Raises VaultpkiError if something is refused."""
     verdict = found.verdict
     if as_json:
         print_json(_document(found))
     else:
-        for line in _lines(found):
+        for line in _lines(cluster, found):
             click.echo(printable(line))
     if verdict.refused:
         count = len(verdict.refused)
@@ -143,13 +178,23 @@ def _tell(found: ReturnedFiles, *, as_json: bool, dry_run: bool) -> int:
     return 0
 
 
-def _lines(found: ReturnedFiles) -> Iterator[str]:
+def _lines(cluster: Cluster, found: ReturnedFiles) -> Iterator[str]:
+    for above in found.above:
+        facts, older = above.certificate, above.older
+        yield f"+ CA {facts.subject_text}, until {facts.not_after:%Y-%m-%d}, from {above.file}"
+        yield f"    in place of the one that ends on {older.not_after:%Y-%m-%d}; certificates of nodes stay as they are"
+        yield f"    ca.root_file of {cluster.file} still has that one: put the new one in its place there, and run"
+        yield f"    `vaultpki apply -f {cluster.file}`"
     for accepted in found.verdict.accepted:
-        ends = f"{accepted.certificate.not_after:%Y-%m-%d}"
-        yield f"+ CA {accepted.request.domain}: {accepted.request.subject_text}, until {ends}, from {accepted.file}"
+        domain, ends = accepted.request.domain, f"{accepted.certificate.not_after:%Y-%m-%d}"
+        yield f"+ CA {domain}: {accepted.request.subject_text}, until {ends}, from {accepted.file}"
         yield from (f"    {remark}" for remark in accepted.remarks)
-    for domain in found.installed:
-        yield f"  CA {domain}: its certificate is installed already"
+        if domain in found.held:
+            yield f"    it waits until the rotation of {found.behind} is done: one CA is renewed at a time"
+        elif domain in found.renewed:
+            yield "    another certificate for the key that it has: certificates of nodes stay as they are"
+    for name in found.installed:
+        yield f"  CA {name}: its certificate is installed already"
     for ignored in found.verdict.ignored:
         yield f"? {ignored.sentence}"
     for refused in found.verdict.refused:
@@ -170,6 +215,12 @@ def _document(found: ReturnedFiles) -> dict[str, Any]:
             for each in verdict.accepted
         ],
         "installed": list(found.installed),
+        "above": [
+            {"subject": each.certificate.subject_text, "file": each.file, "sha256": each.certificate.fingerprint}
+            for each in found.above
+        ],
+        "renewed": sorted(found.renewed),
+        "held": list(found.held),
         "refused": [
             {
                 "domain": each.domain,
@@ -206,7 +257,7 @@ def _refuse_further_changes(cluster: Cluster, vault: Vault, where: ServerFacts, 
 
 
 def _go_on(
-    cluster: Cluster, vault: Vault, where: ServerFacts, rotated: set[str], found: ReturnedFiles, *, as_json: bool
+    cluster: Cluster, vault: Vault, where: ServerFacts, rotated: frozenset[str], found: ReturnedFiles, *, as_json: bool
 ) -> int:
     """Continue the apply, and the rotation that waited; `rotated` are the domains with one. Returns the exit code."""
     from vaultpki.ca import commands
@@ -218,7 +269,7 @@ def _go_on(
         done = cli_apply.carry_out(cluster, vault, where, counter, first=None, saved=False, silent=as_json)
     if not as_json:
         click.echo(f"Done: {len(done.changes)} changes, {vault.sent.writes} writes to {vault.address}.")
-    imported = {*(each.request.domain for each in found.verdict.accepted), *found.installed}
+    imported = {*(each.request.domain for each in found.verdict.accepted), *found.installed} - {*found.held}
     if rotated & imported:
         step = commands.advance(cluster, vault, server_now(vault))
         if not as_json:
@@ -226,4 +277,11 @@ def _go_on(
                 click.echo(line)
     if done.waiting:
         raise Attention(plan_text.waiting_sentence(cluster.file, done.waiting))
+    if found.held:
+        one = len(found.held) == 1
+        raise Attention(
+            f"the CA{'' if one else 's'} {', '.join(found.held)} wait{'s' if one else ''}, since one CA is renewed at "
+            f"a time: once `vaultpki ca continue -f {cluster.file}` has ended the rotation of {found.behind}, run the "
+            "same `vaultpki ca import` again"
+        )
     return 0

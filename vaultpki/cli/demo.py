@@ -15,6 +15,7 @@ from vaultpki.show import table
 from vaultpki.show.table import Column
 
 if TYPE_CHECKING:
+    from vaultpki.demo.outside import OutsideDemo
     from vaultpki.demo.rotation import Attempt, CaRotation
     from vaultpki.demo.run import AppliedExample, DemoResult
 
@@ -34,19 +35,27 @@ _Entry = tuple[tuple[str, ...], tuple[str, ...]]
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The server's port; a free one by default.")
 @click.option("--serve", is_flag=True, help="Keep the server until Ctrl-C, and print how to reach it.")
 @click.option("--rotate", is_flag=True, help="Rotate the CA of etcd, and show at each state who is let in.")
-def demo_command(directory: Path, port: int, serve: bool, rotate: bool) -> int:
+@click.option("--outside", is_flag=True, help="Have a corporate root sign the CAs: by OpenSSL, in a folder of its own.")
+def demo_command(directory: Path, port: int, serve: bool, rotate: bool, outside: bool) -> int:
     """Start an embedded OpenBao, apply an example cluster, and issue and verify every certificate of the table.
 
     With --rotate three nodes replace the CA of etcd instead: after each step TLS handshakes with the files that their
     agents installed show who is let in and who is not. Exit 3 if anything is not as it should be.
 
+    With --outside the root is not made in OpenBao: the folder DIR/offline has a root and an intermediate CA of OpenSSL,
+    and the requests of the issuing CAs are carried there and back.
+
     \b
     Example:
       vaultpki demo --dir /tmp/demo --serve
       vaultpki demo --rotate
+      vaultpki demo --outside
     """
     import signal
     import time
+
+    if rotate and outside:
+        raise click.UsageError("--rotate and --outside are two demos; choose one")
 
     from vaultpki.demo import run
 
@@ -62,6 +71,14 @@ def demo_command(directory: Path, port: int, serve: bool, rotate: bool) -> int:
 
             course = stack.enter_context(rotation(directory.absolute(), port=port))
             example, bad = course.example, _show_rotation(course, began)
+        elif outside:
+            from vaultpki.demo import outside as demo_outside
+
+            with progress("Making the demo") as counter:
+                counter.begin()
+                made = stack.enter_context(demo_outside.demo(directory.absolute(), port=port, step=counter.step))
+            _show_outside(made)
+            example, bad = made.result.example, _show(made.result, time.monotonic() - began)
         else:
             with progress("Making the demo") as counter:
                 # The server and what apply does take half of the time.
@@ -129,6 +146,31 @@ def _painted(text: str, colour: str | None) -> str:
     return click.style(text, fg=colour) if colour else text
 
 
+def _show_outside(made: OutsideDemo) -> None:
+    """Print how the requests went to the signer and came back, as the commands that a person would run."""
+    root, signer = (facts.subject_text for facts in made.above)
+    click.secho("The machine without network is the folder offline, with two CAs of OpenSSL", bold=True)
+    click.echo(f"  {root}\n  {signer}, which signs")
+    click.secho("vaultpki apply", bold=True)
+    click.echo("  makes the keys of the issuing CAs in OpenBao, and all that needs no CA; exit code 3")
+    click.secho("vaultpki ca csr -o requests", bold=True)
+    for request in made.requests:
+        click.echo(f"  requests/{request.csr}, and what the signer must grant")
+    click.secho("openssl ca, in the folder offline", bold=True)
+    for facts in made.signed:
+        click.echo(f"  {facts.subject_text}, until {facts.not_after:%Y-%m-%d}")
+    click.secho("vaultpki ca import requests/*.crt", bold=True)
+    click.echo("  every certificate was checked before the first was installed; apply has gone on\n")
+
+
+def _show_needs(shown: DemoResult) -> None:
+    from vaultpki.show.verify import of_libraries
+    from vaultpki.verify.client_libraries import needs
+
+    if found := needs(shown.checks):
+        click.echo("\n" + "\n".join(of_libraries(found)))
+
+
 def _show(shown: DemoResult, seconds: float) -> int:
     from vaultpki.certificates import pair_files, rows
     from vaultpki.pki.x509 import read_certificates
@@ -151,6 +193,7 @@ def _show(shown: DemoResult, seconds: float) -> int:
     _table((("From", "To", "Subject"), ("", "Until (UTC)", "Certificate")), clients)
     click.secho("\nServer certificates for servers", bold=True)
     _table((("Server", "Subject"), ("Until (UTC)", "Certificate")), servers)
+    _show_needs(shown)
     bad = [check for check in shown.checks if not check.ok]
     for check in bad:
         click.secho(f"wrong: {check.kind} {check.name}: {check.detail}", fg="red")

@@ -125,7 +125,12 @@ AGENT: Final = Record(
             "Where Vault is",
             required=True,
         ),
-        "root_sha256": Field(kinds.SHA256, "SHA-256 of the cluster's root certificate, in hex", required=True),
+        "root_sha256": Field(
+            kinds.ROOT_SHA256,
+            "SHA-256 of the cluster's root certificate, in hex; a list also names a root to come, for which the other "
+            "one need not vouch",
+            required=True,
+        ),
         "auth": Field(
             Record(
                 {
@@ -220,6 +225,7 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
         if not parse_duration(least) <= spec.get(key) <= parse_duration(most):
             raise spec[key].refuse(f"{format_duration(spec.get(key))} is out of range: write {least} to {most}")
     metrics, listed = spec.get("metrics") or (None, ())
+    roots = spec["root_sha256"].plain()
     return AgentConfig(
         cluster=spec.get("cluster"),
         prefix=spec.get("prefix") or f"vaultpki/{spec.get('cluster')}",
@@ -227,7 +233,8 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
         pool=spec.get("pool"),
         addresses=spec["vault"].get("addresses"),
         ca_file=spec["vault"].get("ca_file"),
-        root_sha256=spec.get("root_sha256"),
+        root_sha256=roots[0],
+        further_roots=roots[1:],
         auth=auth,
         directory=directory,
         state=state,
@@ -289,7 +296,7 @@ def dump_agent(config: AgentConfig) -> str:
         "vault": _given(
             {"addresses": list(config.addresses), "ca_file": config.ca_file, "namespace": config.namespace}
         ),
-        "root_sha256": config.root_sha256,
+        "root_sha256": [config.root_sha256, *config.further_roots] if config.further_roots else config.root_sha256,
         "auth": _given({"method": config.auth.method, "role_id": config.auth.role_id, "path": config.auth.path}),
         "directory": config.directory,
         "layout": None if config.layout is Layout.DOCUMENT else config.layout.value,

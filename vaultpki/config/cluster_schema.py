@@ -101,8 +101,9 @@ CA: Final = Record(
         "issuing_ttl": Field(duration("5y"), "Life of the issuing CAs; longer than every certificate's", default="5y"),
         "key": Field(_CA_KEY, "Key of every CA", default="ec-p256"),
         "root_sha256": Field(
-            kinds.SHA256,
-            "SHA-256 of the root CA's certificate, as `apply` prints it; a server with another root is refused",
+            kinds.ROOT_SHA256,
+            "SHA-256 of the root CA's certificate, as `apply` prints it; a server with another root is refused. A list "
+            "while the root is rotated: of the old and of the new one",
         ),
         **outside_root.KEYS,
         "also_trust": Field(

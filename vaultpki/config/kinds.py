@@ -30,6 +30,7 @@ VAULT_ADDRESSES: Final = ListOf(
 )
 NAMESPACE: Final = Text(names.vault_namespace, "a namespace", r"^/?[A-Za-z0-9_][A-Za-z0-9._/-]*$", ("team1/prod",))
 SHA256: Final = Text(names.sha256, "64 hex digits", "^[0-9A-Fa-f:]{64,95}$")
+ROOT_SHA256: Final = ListOf(SHA256, 1, 4, single=True)
 SIGNER_MOUNT: Final = Text(names.signer_mount, "the path of a mount", r"^[A-Za-z0-9_][A-Za-z0-9._/-]*$", ("pki-corp",))
 SIGNER: Final = Text(names.signer, "the name of an issuer", r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", ("corp-2026",))
 SUBJECT_VALUE: Final = Text(names.subject_value, "text of at most 64 characters", None, ("Example Corp",))

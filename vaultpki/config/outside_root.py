@@ -90,19 +90,19 @@ KEYS: Final[Mapping[str, Field]] = {
 
 def read(
     found: FieldValue, file: Callable[[FieldValue, Callable[[str], str]], str]
-) -> tuple[OutsideRoot | None, str | None]:
-    """Return the root from outside, None if the root is ours, and the SHA-256 that nodes are pinned to.
+) -> tuple[OutsideRoot | None, tuple[str, ...]]:
+    """Return the root from outside, None if the root is ours, and each SHA-256 of `ca.root_sha256`, that of it first.
 
     `found` is the value of `ca`, and `file` returns the checked text of the file that a value names. Raises SpecError.
     """
-    pin: str | None = found.get("root_sha256")
+    pins: tuple[str, ...] = found["root_sha256"].plain() if found.has("root_sha256") else ()
     if not found.has("root"):
         for key in ("root_file", "subject"):
             if found.has(key):
                 raise found[key].refuse(
                     f"this is for a root from outside: write `root: external` too, or leave {key} out"
                 )
-        return None, pin
+        return None, pins
     root = found["root"]
     mount, issuer = ("", "") if root.value == EXTERNAL else (root.get("mount"), root.get("issuer"))
     if found["root_ttl"].given:
@@ -113,11 +113,12 @@ def read(
                 "the certificate of the root is missing: write root_file, which names a PEM file with it and all CAs "
                 "between"
             )
-        return OutsideRoot(mount=mount, issuer=issuer), pin
+        return OutsideRoot(mount=mount, issuer=issuer), pins
     named = found["root_file"]
-    chain = _in_order(named, file(named, pem.pem_certificates), pin, found)
+    chain = _in_order(named, file(named, pem.pem_certificates), pins, found)
     anchor, *others = chain
-    return OutsideRoot(anchor[1], tuple(text for _, text in others), mount, issuer), anchor[0]
+    rest = tuple(pin for pin in pins if pin != anchor[0])
+    return OutsideRoot(anchor[1], tuple(text for _, text in others), mount, issuer), (anchor[0], *rest)
 
 
 def subject(found: FieldValue) -> dict[str, tuple[str, ...]]:
@@ -134,7 +135,7 @@ def check(cluster: Cluster, found: FieldValue) -> None:
         )
 
 
-def _in_order(named: FieldValue, text: str, pin: str | None, found: FieldValue) -> list[tuple[str, str]]:
+def _in_order(named: FieldValue, text: str, pins: tuple[str, ...], found: FieldValue) -> list[tuple[str, str]]:
     """Return each certificate of the file once, as its SHA-256 and its PEM, the anchor first.
 
     The anchor is the one that `root_sha256` names, else the only one that names itself as its issuer.
@@ -147,12 +148,16 @@ def _in_order(named: FieldValue, text: str, pin: str | None, found: FieldValue) 
         )
     chain = [_read(number, body, named) for number, body in enumerate(bodies, 1)]
     own = [each for each in chain if each[2] == each[3]]
-    if pin is not None:
-        anchors = [each for each in chain if each[0] == pin]
-        if not anchors:
-            raise found["root_sha256"].refuse(
-                f"no certificate of {named.value} has this SHA-256: write that of the root in it, or leave the key out"
+    if pins:
+        anchors = [each for each in chain if each[0] in pins]
+        if len(anchors) != 1:
+            which = "this" if len(pins) == 1 else "one of these"
+            many = f"{len(anchors)} certificates of {named.value} have {which} SHA-256: name one of them alone"
+            none = (
+                f"no certificate of {named.value} has {which} SHA-256: write that of the root in it, or leave the key "
+                "out; while the root is rotated write those of both roots, as a list"
             )
+            raise found["root_sha256"].refuse(many if anchors else none)
     elif len(own) == 1:
         anchors = own
     else:

@@ -34,7 +34,7 @@ from vaultpki.verify.on_disk import Check
 
 # Written first, so that a folder is known as a demo's before it has anything else.
 _MARK: Final = ".vaultpki-demo"
-_OURS: Final = ("cluster.yaml", "vault-ca.crt", "nodes", "operator", "server")
+_OURS: Final = ("cluster.yaml", "vault-ca.crt", "nodes", "operator", "server", "offline", "requests", "corp-ca.crt")
 
 _EXAMPLE: Final = """\
 cluster: demo
@@ -73,10 +73,13 @@ class DemoResult:
 
 
 @contextmanager
-def applied(directory: Path, example: str, *, port: int = 0) -> Iterator[AppliedExample]:
+def applied(
+    directory: Path, example: str, *, port: int = 0, before: Callable[[Path], None] = lambda directory: None
+) -> Iterator[AppliedExample]:
     """Start a server and apply an example to it, in `directory`; the server stops when the block ends.
 
-    `example` is a cluster.yaml in which `{address}` stands for that of the server.
+    `example` is a cluster.yaml in which `{address}` stands for that of the server. `before` is called with the
+    directory before that, and makes further files that the example names.
     Raises StoreError if the directory has other files, and everything that the commands raise.
     """
     # Only root and this user can replace it or a folder above it, so paths below it are safe.
@@ -86,6 +89,7 @@ def applied(directory: Path, example: str, *, port: int = 0) -> Iterator[Applied
             _prepare(directory, folder)
         try:
             with openbao.start(directory / "server", port=port) as server:
+                before(directory)
                 yield _apply(directory, server, example)
         finally:
             # Its storage was memory, so nothing of its folder is of use, the root token included.
@@ -102,7 +106,7 @@ def demo(directory: Path, *, port: int = 0, step: Callable[[int], None] = lambda
     `step` is called after each piece of the work with how many there are. Raises as `applied`.
     """
     with applied(directory, _EXAMPLE, port=port) as example:
-        yield _run(example, step)
+        yield issue_and_verify(example, step)
 
 
 def _apply(directory: Path, server: openbao.Embedded, example: str) -> AppliedExample:
@@ -119,7 +123,8 @@ def _apply(directory: Path, server: openbao.Embedded, example: str) -> AppliedEx
     return AppliedExample(cluster, directory, server, token_file, vault, done.root_sha256, len(done.changes))
 
 
-def _run(example: AppliedExample, step: Callable[[int], None]) -> DemoResult:
+def issue_and_verify(example: AppliedExample, step: Callable[[int], None]) -> DemoResult:
+    """Run the pass of every node, issue the operators' certificates, and verify all of it; `step` is as in `demo`."""
     cluster, directory = example.cluster, example.directory
     operators = [row for row in rows(cluster) if row.operator]
     total = len(cluster.nodes) + len(operators) + 2

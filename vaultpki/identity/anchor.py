@@ -18,8 +18,8 @@ from vaultpki.errors import BadAnswer, Denied, ForeignObject, SpecError, StateCo
 from vaultpki.identity import outside_signer, root_pin
 from vaultpki.model import Cluster
 from vaultpki.pki.roots import successors, unfit
-from vaultpki.pki.trust import is_root
-from vaultpki.records import published
+from vaultpki.pki.trust import is_root, named
+from vaultpki.records import above, published
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord, State
 from vaultpki.values import names
@@ -65,6 +65,16 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:
     pin = _root_sha256(cluster, vault, listed, now)
     wanted = published.cluster_record(cluster, addresses, ca_pem, pin)
     return Anchors(addresses, ca_pem, pin, namespace, published.drift(record, wanted, where=path))
+
+
+def every_pin(cluster: Cluster, first: str) -> tuple[str, ...]:
+    """Return the SHA-256 of the root that join files name, and those of a list in cluster.yaml.
+
+    Whoever wrote that list needs no other word for these roots, as the owner of a node by the list in agent.yaml.
+    """
+    authority = cluster.authority
+    listed = (authority.root_sha256, *authority.other_roots) if authority.other_roots else ()
+    return tuple(dict.fromkeys((first, *(pin for pin in listed if pin))))
 
 
 def refuse_missing(cluster: Cluster, vault: Vault) -> None:
@@ -115,7 +125,7 @@ def refuse_other_root(
     tells of a rotation that has ended, after which that line must be changed; it makes no other root pass.
     """
     wanted, mount = cluster.authority.root_sha256, cluster.mount(ROOT)
-    if wanted is None or wanted == shown or wanted in accepted:
+    if wanted is None or wanted == shown or wanted in accepted or shown in cluster.authority.other_roots:
         return
     if cluster.authority.outside is not None:
         if shown is None:
@@ -123,8 +133,9 @@ def refuse_other_root(
             return
         raise ForeignObject(
             f"the root CA at {mount} has the SHA-256 {shown}, and that of {cluster.file}, which is from outside, has "
-            f"{wanted}: this is another Vault, or somebody changed one of the two; another root is a rotation of the "
-            "root, which this release does not make for a root from outside"
+            f"{wanted}: this is another Vault, or somebody changed one of the two; if the one is to take the place of "
+            f"the other, write both below `ca`, `root_sha256: [{wanted}, {shown}]`, and rotate the root (`vaultpki ca "
+            "rotate root`)"
         )
     if shown is None:
         raise ForeignObject(
@@ -150,6 +161,17 @@ def vouched(cluster: Cluster, root: Facts, shown: Collection[Facts], now: dateti
     return frozenset(facts.fingerprint for facts in found)
 
 
+def accepted_for(cluster: Cluster, root: Facts, shown: Collection[Facts], now: datetime) -> frozenset[str]:
+    """Return the SHA-256 that cluster.yaml may name in place of that of `root`, since `root` vouches for them.
+
+    Only from one root of ours to another: anybody's root can vouch for one from outside, whose certificate is public,
+    so cluster.yaml names both of them then.
+    """
+    name = ca_subject(cluster.name, ROOT)
+    ours = {facts.fingerprint for facts in shown if named(facts, name)}
+    return vouched(cluster, root, shown, now) & ours if named(root, name) else frozenset()
+
+
 def refuse_unvouched_root(cluster: Cluster, vault: Vault, root: Facts, listed: Answer, now: datetime) -> None:
     """Raise ForeignObject unless `root`, the default issuer of its mount, is what `ca.root_sha256` names.
 
@@ -157,10 +179,10 @@ def refuse_unvouched_root(cluster: Cluster, vault: Vault, root: Facts, listed: A
     certificates on the mount, whose issuers are `listed`. No record is believed for that.
     """
     wanted = cluster.authority.root_sha256
-    if wanted is None or wanted == root.fingerprint:
+    if wanted is None or root.fingerprint in (wanted, *cluster.authority.other_roots):
         return
     shown = _certificates(cluster, vault, listed.keys).values()
-    accepted = set(vouched(cluster, root, shown, now))
+    accepted = set(accepted_for(cluster, root, tuple(shown), now))
     for facts in shown:
         if facts.fingerprint == wanted and root.fingerprint in vouched(cluster, facts, shown, now):
             accepted.add(wanted)
@@ -195,6 +217,8 @@ def _root_sha256(cluster: Cluster, vault: Vault, listed: Answer, now: datetime) 
     """
     subject, mount = ca_subject(cluster.name, ROOT), cluster.mount(ROOT)
     found = _certificates(cluster, vault, listed.keys)
+    if leaving := _leaving(cluster, listed, found, now):
+        return leaving
     if cluster.authority.outside is not None:
         return _outside(cluster, found, now)
     roots = {id_: facts for id_, facts in found.items() if is_root(facts, subject, now)}
@@ -220,6 +244,34 @@ def _root_sha256(cluster: Cluster, vault: Vault, listed: Answer, now: datetime) 
     if pinned is not None:
         refuse_other_root(cluster, chosen[0], record=_root_record(cluster, vault))
     return chosen[0]
+
+
+def _leaving(cluster: Cluster, listed: Answer, found: Mapping[str, Facts], now: datetime) -> str:
+    """Return the SHA-256 of the root that another one is to replace, of which one is from outside; "" if none is.
+
+    It is one that cluster.yaml names beside the new one. If cluster.yaml names none and asks for a root of ours, it is
+    the default issuer, or what vouches for that.
+    """
+    authority, name = cluster.authority, ca_subject(cluster.name, ROOT)
+    pins = [pin for pin in (authority.root_sha256, *authority.other_roots) if pin]
+    wanted = above.sha256(authority.outside.anchor) if authority.outside is not None else ""
+    shown = {facts.fingerprint: facts for facts in found.values() if unfit(facts, now, name=name) is None}
+    if authority.outside is not None or pins:
+        others = [pin for pin in pins if pin in shown and pin != wanted]
+        ours = [pin for pin in others if named(shown[pin], name)]
+        # Of roots of ours alone the rest of this module decides.
+        return next((pin for pin in others if pin not in ours), next(iter(ours if wanted else ()), ""))
+    default = next((facts for id_, facts in found.items() if listed.key_info.get(id_, {}).get("is_default")), None)
+    if default is None or default.fingerprint not in shown:
+        return ""
+    if not named(default, name):
+        return default.fingerprint
+    before = [
+        facts.fingerprint
+        for facts in shown.values()
+        if not named(facts, name) and default.fingerprint in vouched(cluster, facts, found.values(), now)
+    ]
+    return before[0] if len(before) == 1 else ""
 
 
 def _outside(cluster: Cluster, found: Mapping[str, Facts], now: datetime) -> str:

@@ -20,9 +20,9 @@ from vaultpki.redact import first_few, printable, stamp
 from vaultpki.vault import Request, Vault, shown_request, text
 
 if TYPE_CHECKING:
+    from vaultpki.outside.request import WaitingRequest
+    from vaultpki.outside.verdicts import Refusal
     from vaultpki.pki.facts import Facts
-    from vaultpki.pki.outside import Refusal
-    from vaultpki.pki.outside_request import WaitingRequest
 
 # Of what signers' mounts warn: that they have no URLs of their own, and that issuing CAs can make no further CAs.
 _INTENDED: Final = (
@@ -84,8 +84,9 @@ def complete(cluster: Cluster, vault: Vault) -> Cluster:
     if outside is None or outside.by_people or outside.anchor:
         return cluster
     chain = _shown(cluster, vault, outside)
-    pin = cluster.authority.root_sha256
-    anchors = [facts for facts in chain if (facts.fingerprint == pin if pin else self_signed(facts))]
+    authority = cluster.authority
+    pin = [each for each in (authority.root_sha256, *authority.other_roots) if each]
+    anchors = [facts for facts in chain if (facts.fingerprint in pin if pin else self_signed(facts))]
     if len(anchors) != 1:
         why = "no certificate of that SHA-256" if pin else f"{len(anchors)} certificates that signed themselves"
         raise SpecError(
@@ -96,16 +97,36 @@ def complete(cluster: Cluster, vault: Vault) -> Cluster:
         )
     others = tuple(facts.pem for facts in chain if facts != anchors[0])
     known = replace(outside, anchor=anchors[0].pem, others=others)
-    return replace(cluster, authority=replace(cluster.authority, outside=known, root_sha256=anchors[0].fingerprint))
+    pins = anchors[0].fingerprint, tuple(each for each in pin if each != anchors[0].fingerprint)
+    return replace(cluster, authority=replace(authority, outside=known, root_sha256=pins[0], other_roots=pins[1]))
 
 
 def request_of(cluster: Cluster, domain: str, csr: str) -> WaitingRequest:
     """Read a signing request in PEM as that of an issuing CA of this cluster."""
-    from vaultpki.pki.name_constraints import cluster_names
-    from vaultpki.pki.outside_request import waiting_request
+    from vaultpki.outside.name_constraints import cluster_names
+    from vaultpki.outside.request import waiting_request
 
     ttl, names = cluster.authority.issuing_ttl, cluster_names(cluster, domain)
     return waiting_request(domain, csr, ttl=ttl, longest_ttl=_longest_ttl(cluster, domain), names=names)
+
+
+def keeping_name(cluster: Cluster, ca: Facts) -> Cluster:
+    """Return the cluster with the `ca.subject` that an issuing CA has, whose name a renewal with its key must keep.
+
+    Leaves name their CA byte for byte.
+    """
+    from vaultpki.outside.request import subject_values
+
+    return replace(cluster, authority=replace(cluster.authority, subject=subject_values(ca)))
+
+
+def renewal_of(cluster: Cluster, domain: str, ca: Facts) -> WaitingRequest:
+    """Return an issuing CA that is installed as a request for another certificate for its key."""
+    from vaultpki.outside.name_constraints import cluster_names
+    from vaultpki.outside.request import installed_request
+
+    own = installed_request(domain, ca, cluster_names(cluster, domain))
+    return replace(own, ttl=cluster.authority.issuing_ttl, longest_ttl=_longest_ttl(cluster, domain))
 
 
 def chain_of(cluster: Cluster, outside: OutsideRoot) -> tuple[Facts, ...]:
@@ -129,8 +150,8 @@ def sign(cluster: Cluster, vault: Vault, domain: str, csr: str, common_name: str
     `ttl` is the life in seconds, which is cut where the chain above ends. Raises StateConflict, before anything is
     signed, if the signer cannot have such a CA below it, and BadAnswer if what it signed is not right.
     """
-    from vaultpki.pki import outside as rules
-    from vaultpki.pki.outside_files import SentFile, read_sent
+    from vaultpki.outside import verdicts as rules
+    from vaultpki.outside.files import SentFile, read_sent
 
     found = cluster.authority.outside
     assert found is not None  # noqa: S101 - for mypy: whoever calls this has looked
@@ -209,9 +230,9 @@ def _too_young(signer: Facts, now: datetime) -> str:
 def _refusal(
     cluster: Cluster, domain: str, signer: Facts, others: Sequence[Facts], anchor: Facts, now: datetime
 ) -> Refusal | None:
-    from vaultpki.pki.name_constraints import cluster_names
-    from vaultpki.pki.outside import why_no_signer
-    from vaultpki.pki.outside_request import WaitingRequest
+    from vaultpki.outside.name_constraints import cluster_names
+    from vaultpki.outside.request import WaitingRequest
+    from vaultpki.outside.verdicts import why_no_signer
 
     name, ttl = ca_subject(cluster.name, domain), cluster.authority.issuing_ttl
     longest, names = _longest_ttl(cluster, domain), cluster_names(cluster, domain)

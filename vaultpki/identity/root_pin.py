@@ -20,6 +20,8 @@ def advice(cluster: Cluster, record: RotationRecord | None) -> str:
     if pin is None or record is None or record.domain != ROOT or record.new is None:
         return ""
     old, new, file = record.old, record.new, cluster.file
+    if cluster.authority.other_roots:
+        return _of_list(cluster, record)
     if not record.active:
         other = replaced_by(record, pin)
         if not other:
@@ -39,6 +41,22 @@ def advice(cluster: Cluster, record: RotationRecord | None) -> str:
             f"`root_sha256: {old.sha256}` there again"
         )
     return ""
+
+
+def _of_list(cluster: Cluster, record: RotationRecord) -> str:
+    """Return what to do with a list, which names the old and the new root."""
+    authority, file = cluster.authority, cluster.file
+    pins = {authority.root_sha256, *authority.other_roots}
+    old, new = record.old, record.new
+    if new is None or not {old.sha256, new.sha256} <= pins:
+        return ""
+    if record.active:
+        return (
+            f"{file} names {old.name} and {new.name} (ca.root_sha256): leave it so until the rotation is done, and "
+            f"then write `root_sha256: {new.sha256}` there; after `vaultpki ca abort` write `ca` as it was before"
+        )
+    stays, gone = (new, old) if record.state is State.DONE else (old, new)
+    return f"{file} still names {gone.name}, which is gone: write `root_sha256: {stays.sha256}` there, below `ca`"
 
 
 def replaced_by(record: RotationRecord | None, pin: str) -> str:

@@ -121,7 +121,7 @@ def _chosen(listed: Answer, named: Collection[str]) -> tuple[str, ...]:
 
 def roots_below(
     issuers: Issuers,
-    root_sha256: str,
+    root_sha256: str | tuple[str, ...],
     record: RotationRecord | None,
     now: datetime,
     *,
@@ -133,6 +133,7 @@ def roots_below(
 ) -> Roots:
     """Return the roots of one with this pin; `record` is that of the root's rotation, `known` what it has learnt.
 
+    Of several pins the owner has written the further ones beside the first, as in `roots.follow`.
     `behind` is as in `roots.follow`, `held` and `views` as in `follow`: a root is dropped or parked only if every
     domain keeps a CA that can be used. Raises as `roots.follow`.
     """
@@ -142,7 +143,9 @@ def roots_below(
         return all(usability(then[ca].issuing, now) >= usability(first[ca].issuing, now) for ca in ISSUING_CAS)
 
     name = ca_subject(cluster, ROOT)
-    return roots.follow(root_sha256, known, shown_roots(issuers), record, now, name=name, behind=behind, keeps=keeps)
+    pin, *further = (root_sha256,) if isinstance(root_sha256, str) else root_sha256
+    shown = shown_roots(issuers)
+    return roots.follow(pin, known, shown, record, now, name=name, behind=behind, keeps=keeps, further=further)
 
 
 def shown_roots(issuers: Issuers) -> tuple[Facts, ...]:
@@ -198,7 +201,7 @@ def follow(
     already = {ca: {facts.fingerprint for facts in certificates(before.issuing[ca])} for ca in ISSUING_CAS}
     shown = trusts(issuers, above, now, cluster=cluster, held=already)
     known = trusts(before, above, now, cluster=cluster, held=already)
-    crosses = _served_crosses(issuers, above, views.get(ROOT, RotationView()), cluster)
+    crosses = _served_crosses(issuers, above, views.get(ROOT, RotationView()))
     upper = _shown(issuers, above), _kept(issuers, above)
     found = {}
     for ca, trust in shown.items():
@@ -231,13 +234,13 @@ def _not_given_up(pems: Iterable[str], above: Roots) -> tuple[Facts, ...]:
     return tuple(facts for facts in certificates(dict.fromkeys(pems)) if roots.key_id(facts) not in refused)
 
 
-def _served_crosses(issuers: Issuers, above: Roots, view: RotationView, cluster: str) -> tuple[Facts, ...] | None:
+def _served_crosses(issuers: Issuers, above: Roots, view: RotationView) -> tuple[Facts, ...] | None:
     """Return the cross certificates that are served: clients that hold the old root alone verify the new one's CAs."""
     if view.frozen:
         return None
     if view.record is None or view.record.state not in (State.SWITCHED, State.RETRUSTING):
         return ()
-    return roots.crosses(above, shown_roots(issuers), name=ca_subject(cluster, ROOT))
+    return roots.crosses(above, shown_roots(issuers))
 
 
 def installed_bundles(folders: Folders, layout: Layout) -> dict[str, str]:
@@ -273,6 +276,10 @@ def untrusted_cas(
     # What stands above a pinned intermediate is in no chain of ours, and is expected beside it.
     over = chains.above([root for root in above.trusted if not self_signed(root)], shown)
     known_cas = {facts for known in trust.values() for facts in (*known.between, *known.tops)}.union(over)
+    # The CAs of a new root from outside are there before this node takes it, those of an old one a little longer.
+    sides = {ca.sha256 for ca in (record.old, record.new) if ca is not None} if record is not None else set()
+    for facts in (each for each in shown if each.fingerprint in sides):
+        known_cas |= {*chains.between(shown, (facts,), root_name=name), *chains.tops((facts,), shown)}
     strange = roots.untrusted_roots(above, shown, record, name=name, chains=known_cas)
     for facts in strange[:MOST_ISSUERS]:
         yield ROOT, UntrustedCa(facts.subject_text, facts.fingerprint, "it is not the pinned root CA")

@@ -84,7 +84,8 @@ def issue(
         store.claim(_owner(cluster, place.root_sha256, store, issuers, now))
         store.sweep()
         held = {ca: [text] for ca, text in installed_bundles(store, Layout.DOCUMENT).items()}
-        above = roots_below(issuers, place.root_sha256, record, now, cluster=cluster.name, held=held, views=views)
+        pinned = anchor.every_pin(cluster, place.root_sha256)
+        above = roots_below(issuers, pinned, record, now, cluster=cluster.name, held=held, views=views)
         trust = follow(issuers, held, views, above, now, cluster=cluster.name)
         # What a person's own cluster.yaml names needs no further pin.
         named = cluster.authority.also_trust

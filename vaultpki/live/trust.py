@@ -65,9 +65,8 @@ class Expected:
         return (*chains.above(self.of(domain), self.above), *chains.tops(self.roots, self.above))
 
     def named(self, facts: Facts, ca: str) -> bool:
-        """Return whether a certificate has the name of this CA; below a root outside with attributes of its owner."""
-        ours = any(named(root, ca_subject(self.cluster, ROOT)) for root in self.roots)
-        return (named if ours else named_by_owner)(facts, ca_subject(self.cluster, ca))
+        """Return whether a certificate has the name of this CA, with attributes of its owner or none."""
+        return named_by_owner(facts, ca_subject(self.cluster, ca))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The root CAs that this node trusts, in STATE/pins.json, from the first rotation of the root on.
 
     {"version": 1, "trusted": {SHA-256: PEM}, "parked": {SHA-256: PEM}, "former": [SHA-256],
-     "given_up": [SHA-256 of a public key]}
+     "given_up": [SHA-256 of a public key], "ignored": [SHA-256]}
 
 agent.yaml names the root with which the node joined. What the node has learnt since is here, and counts as long as it
 goes back to that root; a node without this file has that root alone. A join empties it but for `former`, since the
@@ -36,8 +36,10 @@ def load(state: str) -> Roots | None:
         value = _value(state)
         if value is None:
             return None
-        given_up = _hashes(value.get("given_up", []))
-        return Roots(tuple(_read(value["trusted"])), tuple(_read(value["parked"])), _hashes(value["former"]), given_up)
+        given_up, former = _hashes(value.get("given_up", [])), _hashes(value["former"])
+        # Earlier versions knew one SHA-256 in agent.yaml, and no root that was given up came back by it.
+        ignored = _hashes(value["ignored"]) if "ignored" in value else former
+        return Roots(tuple(_read(value["trusted"])), tuple(_read(value["parked"])), former, given_up, ignored)
     except (CertificateUnreadable, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -64,6 +66,7 @@ def _write(state: str, roots: Roots) -> None:
         "parked": {facts.fingerprint: facts.pem for facts in roots.parked},
         "former": sorted(roots.former),
         "given_up": sorted(roots.given_up),
+        "ignored": sorted(roots.ignored),
     }
     private_folder(state)
     write_private(f"{state}/{PINS_FILE}", json.dumps(value).encode())
@@ -85,11 +88,12 @@ def follow(
     """
     known = load(config.state)
     if known is None:
-        own = [facts for facts in certificates(held.get(ROOT, ())) if facts.fingerprint == config.root_sha256]
+        own = [facts for facts in certificates(held.get(ROOT, ())) if facts.fingerprint in every_pin(config)]
+        own.sort(key=lambda facts: every_pin(config).index(facts.fingerprint))
         known = Roots(tuple(own[:1])) if own else None
     return roots_below(
         issuers,
-        config.root_sha256,
+        every_pin(config),
         rotations.records.get(ROOT),
         now,
         cluster=config.cluster,
@@ -100,16 +104,28 @@ def follow(
     )
 
 
+def every_pin(config: AgentConfig) -> tuple[str, ...]:
+    """Return each SHA-256 of a root in agent.yaml."""
+    return (config.root_sha256, *config.further_roots)
+
+
+def written(config: AgentConfig) -> tuple[str, ...]:
+    """Return those SHA-256 of a list in agent.yaml that bring in a root; none of one SHA-256 alone."""
+    known = load(config.state)
+    ignored = known.ignored if known is not None else frozenset[str]()
+    return tuple(sha256 for sha256 in every_pin(config) if sha256 not in ignored) if config.further_roots else ()
+
+
 def holder(config: AgentConfig) -> owner_mark.DirectoryOwner:
     """Return the owner that this agent.yaml describes, with all roots that it has had."""
     owner = owner_mark.holder_of(config)
-    return replace(owner, others=every(config.state, config.root_sha256))
+    return replace(owner, others=every(config.state, *every_pin(config)))
 
 
-def every(state: str, root_sha256: str) -> frozenset[str]:
-    """Return the SHA-256 of every root of the node, if the one with this SHA-256 is or was one of them."""
+def every(state: str, *pins: str) -> frozenset[str]:
+    """Return the SHA-256 of every root of the node, if one with these SHA-256 is or was one of them."""
     known = _every(state)
-    return known if root_sha256 in known else frozenset()
+    return known if known.intersection(pins) else frozenset()
 
 
 def _every(state: str) -> frozenset[str]:

@@ -112,23 +112,38 @@ def tops(roots: Sequence[Facts], shown: Iterable[Facts]) -> tuple[Facts, ...]:
 def with_chains(known: Trust, shown: Sequence[Facts], kept: Sequence[Facts], *, root_name: str) -> Trust:
     """Return the trust with the CAs above its issuing CAs, among those that the server shows now.
 
-    Those of `kept`, which were there before, come to them only where a chain or its end would be missing: a CA above
-    that a server does not show any more is missing in no file, and one that was replaced leaves the files.
+    A root from outside that has no issuing CA below it yet comes with all CAs between: whoever reads a bundle only when
+    it starts must have them before the first leaf is below them. Those of `kept`, which were there before, come only
+    where a chain or its end would be missing: a CA above that a server does not show any more is missing in no file,
+    and one that was replaced leaves the files.
     """
     middle: tuple[Facts, ...] = ()
     for candidates in (shown, (*shown, *kept)):
         middle = above(known.issuing, between(candidates, known.roots, root_name=root_name))
         if all(chain_up(facts, known.roots, middle) for facts in known.issuing):
             break
+    idle = _idle(known, shown, middle, root_name) or _idle(known, kept, middle, root_name)
+    middle = (*middle, *idle)
     return replace(known, between=middle, tops=tops(known.roots, shown) or tops(known.roots, kept))
+
+
+def _idle(known: Trust, shown: Iterable[Facts], middle: Sequence[Facts], root_name: str) -> tuple[Facts, ...]:
+    """Return the CAs between below those roots from outside that have no issuing CA, the lower ones first."""
+    used = {facts for issuing in known.issuing for facts in chain_up(issuing, known.roots, middle)}
+    roots = {root for root in known.roots if root not in used and not named(root, root_name)}
+    if not roots:
+        return ()
+    found = between(shown, known.roots, root_name=root_name)
+    lower = [facts for facts in reversed(found) if facts not in middle]
+    return tuple(facts for facts in lower if roots & {*chain_up(facts, known.roots, found)})
 
 
 @dataclass(frozen=True, slots=True)
 class BundleParts:
     """What a bundle for clients holds, by its place in a chain: issuing CAs, CAs between, and the ends of the chains.
 
-    `roots` are self-signed, or CAs that none of the others signed. `outside` says that they were not made for this
-    cluster; else there is nothing between.
+    `roots` are self-signed, or CAs that none of the others signed. `outside` says that none of them was made for this
+    cluster.
     """
 
     issuing: tuple[Facts, ...]
@@ -145,7 +160,14 @@ def parts(held: Sequence[Facts], *, root_name: str, ours: bool = False) -> Bundl
     """
     roots = tuple(facts for facts in held if self_signed(facts))
     if ours or any(named(facts, root_name) for facts in roots):
-        return BundleParts(tuple(facts for facts in held if facts not in roots), (), roots, outside=False)
+        # Beside a root of ours, CAs of one from outside stand there while the one takes the place of the other.
+        rest = [facts for facts in held if facts not in roots]
+        upper = [facts for facts in rest if no_ca_above(facts) is None]
+        foreign = [root for root in roots if not named(root, root_name)]
+        middle = above([facts for facts in rest if facts not in upper], upper)
+        # They are there before an issuing CA is below them.
+        middle = (*middle, *(facts for facts in upper if facts not in middle and chain_up(facts, foreign, upper)))
+        return BundleParts(tuple(facts for facts in rest if facts not in middle), middle, roots, outside=False)
     upper = [facts for facts in held if facts not in roots and no_ca_above(facts) is None]
     roots = roots or tuple(facts for facts in upper if not any(_signed(facts, each) for each in upper))
     middle = tuple(facts for facts in upper if facts not in roots)

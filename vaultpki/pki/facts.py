@@ -113,7 +113,8 @@ class Trust:
 
     `issuing` is what bundles hold, expired ones included, so that a bundle changes only when the cluster's records do;
     `live` are those in date, whose leaves are valid. `untrusted` is what else the mount shows. `signers` are those of
-    `live` whose leaves are installed, and `serving` is the one that is then served behind them, if a rotation names it.
+    `live` whose leaves are installed, and `serving` is the one that is then served behind them, if a rotation names it;
+    `replaced` is the one that it replaces.
     Leaves of `outgoing`, CAs by their SHA-256, are replaced. With `frozen` each leaf stays with the CA that signed it;
     with `kept`, after a recovery, a node that has none also waits.
     """
@@ -127,6 +128,7 @@ class Trust:
     frozen: bool = False
     kept: bool = False
     serving: Facts | None = None
+    replaced: Facts | None = None
     further_roots: tuple[Facts, ...] = ()
     crosses: tuple[Facts, ...] | None = ()
     between: tuple[Facts, ...] = ()

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
+from vaultpki.pki.chains import chain_up
 from vaultpki.pki.facts import Facts, Replacement, Trust
-from vaultpki.pki.trust import in_date, signed_by, usability
+from vaultpki.pki.trust import in_date, usability
 from vaultpki.records.rotation import RotationRecord
 
 MOST_KEPT: Final = 32
@@ -65,6 +66,7 @@ def trust_during_rotation(known: Trust, view: RotationView, now: datetime) -> Tr
         frozen=view.still,
         kept=view.kept and not view.frozen,
         serving=next((facts for facts in signers if facts.fingerprint == named), None),
+        replaced=next((facts for facts in live if facts.fingerprint == _replaced(view)), None),
     )
 
 
@@ -94,9 +96,18 @@ def served(trust: Trust, issuer: Facts) -> Facts:
 
 
 def chain(trust: Trust, issuer: Facts) -> tuple[Facts, ...]:
-    """Return what to serve behind a leaf of `issuer`: its CA, and while the root is rotated the cross certificate."""
-    first = served(trust, issuer)
-    return (first, *(cross for cross in trust.crosses or () if signed_by(first, cross)))
+    """Return what to serve behind a leaf of `issuer`.
+
+    That is its CA. While the root is rotated come the CAs between it and the new root, the cross certificate, and last
+    the CA's certificate of the old root: GnuTLS finds the end of a chain by the last certificate that is served, which
+    must be in the client's bundle, or its signer; with the new root alone, which nobody has before the old one is
+    retired, it may fail. Everybody else makes a chain of what comes first, whichever root or CA is trusted (tried with
+    GnuTLS 3.7, OpenSSL 3.0, Python 3.11, curl, Node 20 and Go).
+    """
+    first, old = served(trust, issuer), trust.replaced
+    over = next((up for cross in trust.crosses or () if (up := chain_up(first, (cross,), trust.between))), ())
+    before = (old,) if over and old is not None and old != first and old.public_key == first.public_key else ()
+    return (first, *over, *before)
 
 
 def chain_differs(trust: Trust, issuer: Facts, found: Sequence[Facts]) -> bool:
@@ -134,6 +145,11 @@ def _signers(known: Trust, live: tuple[Facts, ...], view: RotationView) -> tuple
         keys = {facts.public_key for facts in live if view.still or facts.fingerprint in view.shown}
     fit = (facts for facts in live if facts.public_key in keys)
     return tuple(sorted(fit, key=lambda facts: facts.fingerprint != first))
+
+
+def _replaced(view: RotationView) -> str:
+    record = view.record
+    return record.old.sha256 if record is not None and record.leaf is record.new and not view.still else ""
 
 
 def _outgoing(live: tuple[Facts, ...], signers: tuple[Facts, ...], view: RotationView) -> dict[str, Replacement]:

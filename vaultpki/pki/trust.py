@@ -52,9 +52,9 @@ def self_signed(facts: Facts) -> bool:
     The signature of a root that is known by its SHA-256 proves nothing, so an old one with SHA-1 does no harm. It is
     for roots from outside; `signed_by` is stricter, and right for those that are made for a cluster.
     """
-    from vaultpki.pki import outside_path
+    from vaultpki.pki import ways_up
 
-    return outside_path.self_signed(facts)
+    return ways_up.self_signed(facts)
 
 
 def in_date(facts: Facts, now: datetime) -> bool:
@@ -94,12 +94,12 @@ def named_by_owner(facts: Facts, name: str) -> bool:
 def no_issuing_ca(facts: Facts, name: str, *, outside: bool = False) -> str | None:
     """Return why it is not an issuing CA called `name`, as the rest of a sentence about it; None if it is one.
 
-    With `outside`, below a root of somebody else, its subject may have the attributes of its owner beside the CN.
+    Its subject may have the attributes of its owner beside the CN: below a root of somebody else, with `outside`, and
+    below one of ours too if it was renewed with its key.
     """
-    if outside and not named_by_owner(facts, name):
-        return f"its common name is not {name}, or its subject has names that no CA of ours has"
-    if not outside and not named(facts, name):
-        return f"its name is not CN={name} alone"
+    if not named_by_owner(facts, name):
+        own = f"its common name is not {name}, or its subject has names that no CA of ours has"
+        return own if outside else f"its name is not CN={name} alone"
     return no_signer(facts)
 
 

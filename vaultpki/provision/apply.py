@@ -57,6 +57,7 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     """
     now = datetime.now(UTC)
     seen = observe(cluster, vault, where)
+    cluster = seen.cluster
     refuse_foreign(cluster, seen)
     foreign_cas.refuse_unfit(cluster, seen, now)
     layout_change.refuse(cluster, vault, seen)
@@ -73,7 +74,7 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
             *_of_signer(cluster, vault, todo),
             *(dangers.nodes_apart(cluster, vault, records) if there else ()),
         ),
-        rotations=rotations_needed(cluster, seen.cas, records),
+        rotations=rotations_needed(cluster, seen.cas, records, moves=seen.moves),
         active=active,
         expires=ca_ends.of(cluster, seen.cas, now, {record.domain for record in active}, _lives_above(cluster, seen)),
     )
@@ -162,6 +163,7 @@ def apply(
     while True:
         try:
             seen, todo = observe_and_plan(cluster, vault, where)
+            cluster = seen.cluster
             rest = without_notice(todo.changes)
             if first is not None and rounds == 0:
                 _refuse_other(first, rest)

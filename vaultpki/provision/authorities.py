@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer
-from vaultpki.identity import above, outside_signer
+from vaultpki.identity import outside_signer
 from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.provision.read_back import own_issuer
 from vaultpki.provision.signed_before import fingerprints, signed_before
+from vaultpki.records import above
 from vaultpki.records.server_facts import Fields
 from vaultpki.rotation.states import CUT_SHORT, FULL, READ_ONLY
 from vaultpki.vault import Json, Request, Vault, check_named, member, text
@@ -80,23 +82,39 @@ def make_issuing(cluster: Cluster, vault: Vault, mount: str, wanted: Fields, key
     _patch_issuer(vault, mount, issuer, {name: wanted[name] for name in _PATCHED})
 
 
-def install_chain(vault: Vault, mount: str, outside: OutsideRoot) -> str:
+def install_chain(vault: Vault, mount: str, outside: OutsideRoot, left_out: Collection[str] = ()) -> str:
     """Install the CAs of a root from outside on the root's mount, without keys, and return the SHA-256 of the anchor.
 
-    The anchor comes first and is the default, since the mount has none. What is there already stays.
+    The anchor comes first and is the default, since the mount has none. What is there already stays. Those are not
+    installed whose issuers would have a name in `left_out`.
     """
-    for pem in outside.certificates:
-        # hvac has no method to import a certificate without a key.
-        request = Request("POST", f"{mount}/issuers/import/cert", {"pem_bundle": pem}, warnings=_NO_AIA + _MUTE)
-        data = vault.call(request).data
-        ids = [*(data.get("imported_issuers") or ()), *(data.get("existing_issuers") or ())]
-        if len(ids) != 1:
-            raise BadAnswer(f"{mount} imported one CA, and names {len(ids)} issuers; apply again")
-        name = own_issuer(mount) if pem == outside.anchor else above.name(pem)
-        _patch_issuer(vault, mount, str(ids[0]), {"issuer_name": name, "usage": READ_ONLY})
-        if pem == outside.anchor:
-            make_default(vault, mount, str(ids[0]))
+    make_default(vault, mount, _install_above(vault, mount, outside.anchor, own_issuer(mount)))
+    for pem in outside.others:
+        if above.name(pem) not in left_out:
+            install_above(vault, mount, pem)
     return above.sha256(outside.anchor)
+
+
+def install_above(vault: Vault, mount: str, pem: str) -> None:
+    """Install a CA of the chain other than the anchor on the root's mount, under its name, for nodes to read."""
+    _install_above(vault, mount, pem, above.name(pem))
+
+
+def _install_above(vault: Vault, mount: str, pem: str, name: str) -> str:
+    id_ = import_keyless(vault, mount, pem)
+    _patch_issuer(vault, mount, id_, {"issuer_name": name, "usage": READ_ONLY})
+    return id_
+
+
+def import_keyless(vault: Vault, mount: str, pem: str) -> str:
+    """Import a certificate without a key, and return the id of its issuer; the same one again if it is there."""
+    # hvac has no method for it.
+    request = Request("POST", f"{mount}/issuers/import/cert", {"pem_bundle": pem}, warnings=_NO_AIA + _MUTE)
+    data = vault.call(request).data
+    ids = [*(data.get("imported_issuers") or ()), *(data.get("existing_issuers") or ())]
+    if len(ids) != 1:
+        raise BadAnswer(f"{mount} imported one CA, and names {len(ids)} issuers; run this again")
+    return str(ids[0])
 
 
 def make_waiting_key(cluster: Cluster, vault: Vault, mount: str) -> None:
@@ -186,6 +204,7 @@ def _signed_by_root(cluster: Cluster, vault: Vault, mount: str, new: NewCa, csr:
     own = {"exclude_cn_from_sans": True}
     parameters = {
         **own,
+        **{name: list(values) for name, values in cluster.authority.subject.items()},
         "ttl": new.ttl,
         "max_path_length": 0,
         "not_before_duration": ISSUING_BACKDATE,
@@ -203,7 +222,7 @@ def _signed_by_root(cluster: Cluster, vault: Vault, mount: str, new: NewCa, csr:
         signed = root.sign_intermediate(csr, new.subject, parameters, mount_point=cluster.mount(ROOT)).data
         certificate = text(signed, "certificate")
         check_life(mount, signed, {"ttl": new.ttl})
-    _check_issuing(mount, certificate, new.subject)
+    _check_issuing(mount, certificate, new.subject, named=bool(cluster.authority.subject))
     return certificate
 
 
@@ -215,13 +234,13 @@ def _default(vault: Vault, mount: str) -> Facts:
     return x509.read_certificates(text(answer, "certificate").encode())[0]
 
 
-def _check_issuing(mount: str, certificate: str, subject: str) -> None:
+def _check_issuing(mount: str, certificate: str, subject: str, *, named: bool) -> None:
     """Raise BadAnswer if what the root signed is not an issuing CA of exactly this name."""
     from vaultpki.pki import trust, x509
 
     facts = x509.read_certificates(certificate.encode())[0]
     why = trust.no_issuing_ca(facts, subject)
-    if why is None and facts.subject.common_name != subject:
+    if why is None and (facts.subject.common_name != subject or (facts.further_names and not named)):
         why = f"its name is not CN={subject}"
     if why:
         raise BadAnswer(
@@ -236,7 +255,7 @@ def update_issuer(vault: Vault, mount: str, issuer: str, fields: Fields) -> None
     if patch:
         _patch_issuer(vault, mount, issuer, patch)
     if "default" in fields:
-        vault.write(f"{mount}/config/issuers", {"default": issuer})
+        vault.write(f"{mount}/config/issuers", {"default": issuer}, warnings=_KEYLESS)
     if "default_key" in fields:
         key = vault.api.secrets.pki.read_issuer(issuer, mount_point=mount).data.get("key_id")
         make_default_key(vault, mount, str(key))
@@ -267,6 +286,15 @@ def name_issuer(vault: Vault, mount: str, issuer: str, name: str) -> None:
     """Give a CA that was just installed its name and what every issuer of ours has."""
     fields = {"issuer_name": name, "leaf_not_after_behavior": CUT_SHORT, "usage": FULL, **{url: [] for url in _URLS}}
     _patch_issuer(vault, mount, issuer, fields)
+
+
+def chain_alone(vault: Vault, mount: str, issuer: str) -> None:
+    """Make a root its own whole chain, which the server then does not build.
+
+    Of a root with a cross certificate, beside an older one, OpenBao builds a chain that it then refuses (500), and the
+    root signs nothing.
+    """
+    _patch_issuer(vault, mount, issuer, {"manual_chain": [issuer]})
 
 
 def _patch_issuer(vault: Vault, mount: str, issuer: str, fields: Fields) -> None:

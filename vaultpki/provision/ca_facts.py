@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -25,16 +25,19 @@ class CaFacts:
     """A CA as its certificate describes it.
 
     `life` is the TTL in seconds that it was requested with. `key` is None for a key of another type than ours.
+    `subject` is what its name has besides the CN, by the parameters of the PKI engine.
     """
 
     common_name: str
     key: KeyType | None
     life: int
     not_after: datetime
+    subject: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_ca(ca: str, pem: str) -> CaFacts | None:
     """Read the certificate of the CA named `ca` (root, etcd, ...); None unless `pem` is one CA certificate."""
+    from vaultpki.outside.request import subject_values
     from vaultpki.pki import x509
 
     found = x509.readable(pem)
@@ -43,7 +46,8 @@ def read_ca(ca: str, pem: str) -> CaFacts | None:
     (facts,) = found
     life = facts.not_after - facts.not_before
     backdate = ROOT_BACKDATE if ca == ROOT else ISSUING_BACKDATE
-    return CaFacts(facts.subject.common_name, facts.key, int(life.total_seconds()) - backdate, facts.not_after)
+    seconds = int(life.total_seconds()) - backdate
+    return CaFacts(facts.subject.common_name, facts.key, seconds, facts.not_after, subject_values(facts))
 
 
 def lives(cluster: Cluster, found: Mapping[str, CaFacts], maxima: Mapping[str, int]) -> dict[str, int]:
@@ -63,11 +67,16 @@ def lives(cluster: Cluster, found: Mapping[str, CaFacts], maxima: Mapping[str, i
 
 
 def rotations_needed(
-    cluster: Cluster, found: Mapping[str, CaFacts], records: Mapping[str, RotationRecord] | None = None
+    cluster: Cluster,
+    found: Mapping[str, CaFacts],
+    records: Mapping[str, RotationRecord] | None = None,
+    *,
+    moves: tuple[str, str] | None = None,
 ) -> tuple[Rotation, ...]:
     """Return, CA by CA, where cluster.yaml differs from the existing CAs.
 
-    `records` are those of CAs that were rotated; one that is being rotated is left out.
+    `records` are those of CAs that were rotated; one that is being rotated is left out. `moves` are the root that is
+    there and the other one that cluster.yaml asks for, in words, if that is to come.
     """
     known = records or {}
     active = {ca for ca, record in known.items() if record.active}
@@ -80,7 +89,10 @@ def rotations_needed(
         # The end of a root from outside is not ours to choose.
         if ca != ROOT or cluster.authority.outside is None
     )
-    return tuple(rotation for rotation in rotations if rotation.fields)
+    needed = tuple(rotation for rotation in rotations if rotation.fields)
+    if moves is None or ROOT not in found or ROOT in active:
+        return needed
+    return Rotation(ROOT, {"root": moves}, found[ROOT].not_after), *(each for each in needed if each.ca != ROOT)
 
 
 def requested_ttl(cluster: Cluster, ca: str) -> int:
@@ -103,11 +115,16 @@ def _differing(
     facts, wanted = found[ca], requested_ttl(cluster, ca)
     life = wanted if _same(facts.life, wanted) or _up_to_root(ca, found, wanted) else facts.life
     subject = ca_subject(cluster.name, ca, number(record.leaf.name) if record is not None else 1)
+    names = ("", "")
     if cluster.authority.outside is not None:
+        from vaultpki.outside.request import subject_words
+
         # Who signs it decides how long it lives.
         life = wanted
+        names = subject_words(facts.subject), subject_words(cluster.authority.subject)
     pairs: dict[str, tuple[Any, Any]] = {
         "common_name": (facts.common_name, subject),
+        "subject": names,
         "key": (facts.key.value if facts.key else "another key", cluster.authority.key.value),
         "ttl": (life, wanted),
     }

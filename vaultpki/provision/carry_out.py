@@ -90,14 +90,14 @@ def change_path(cluster: Cluster, vault: Vault, change: Change, seen: Observatio
         return f"{name}/config"
     if kind == "key":
         return f"{name}/intermediate/generate/internal"
+    if change.action == "delete":
+        return delete_request(cluster, vault, change.key).path
     if kind == "issuer" and name == cluster.mount(ROOT) and cluster.authority.outside is not None:
         return f"{name}/issuers/import/cert"
     if kind == "issuer" and change.action == "create":
         return f"{name}/root/generate/internal" if name == cluster.mount(ROOT) else f"{name}/intermediate/set-signed"
     if kind == "issuer":
         return f"{name}/issuer/{seen.found.cas[name].issuer}"
-    if change.action == "delete":
-        return delete_request(cluster, vault, change.key).path
     path = object_path(cluster, vault, change.key)
     return f"{path}/tune" if kind in ("mount", "auth") and change.action == "update" else path
 
@@ -157,7 +157,7 @@ def _make(run: _Run, change: Change) -> str:
 def _make_issuer(run: _Run, change: Change, wanted: Fields) -> str:
     ca = run.seen.found.cas.get(change.name, CaMount())
     if change.name == run.cluster.mount(ROOT) and run.cluster.authority.outside is not None:
-        return authorities.install_chain(run.vault, change.name, run.cluster.authority.outside)
+        return authorities.install_chain(run.vault, change.name, run.cluster.authority.outside, run.facts.left_out)
     if change.action == "update":
         _refuse_rotated(run, change.name)
         changed = {field: wanted[field] for field in change.fields}

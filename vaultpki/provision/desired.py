@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ROOT, ca_subject, pool_role, resolve, rows, stored
-from vaultpki.identity import above, access
+from vaultpki.identity import access
 from vaultpki.identity.access import CertificatesByHolder, auth_mounts, jwt_roles, node_certificates
 from vaultpki.layout import own_server
 from vaultpki.model import NODE, Certificate, Cluster, Node, Pool, Row
-from vaultpki.records import published
-from vaultpki.records.rotation import RotationRecord
+from vaultpki.records import above, published
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
 from vaultpki.rotation.states import CUT_SHORT, FULL, READ_ONLY, number
 
@@ -57,7 +56,7 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
         if ca in facts.waiting:
             wanted["key", cluster.mount(ca)] = _waiting_key(cluster, ca)
         else:
-            wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca, facts.rotations.get(ca))
+            wanted["issuer", cluster.mount(ca)] = _issuer(cluster, ca, facts)
         for name, fields in _engine_config(cluster, ca, facts).items():
             wanted["config", f"{cluster.mount(ca)}/config/{name}"] = fields
     for role, fields in _roles(cluster, facts).items():
@@ -94,15 +93,16 @@ def _pki_mount(cluster: Cluster, ca: str, facts: ServerFacts) -> Fields:
     return {"type": "pki", "default_ttl": min(cluster.ttl, issuing[ca]), "max_ttl": issuing[ca]}
 
 
-def _issuer(cluster: Cluster, ca: str, rotation: RotationRecord | None) -> Fields:
+def _issuer(cluster: Cluster, ca: str, facts: ServerFacts) -> Fields:
     """Return the issuer of a CA: of one that was rotated, the one whose leaves its record has installed."""
+    rotation = facts.rotations.get(ca)
     name = f"{ca}-1" if rotation is None else rotation.leaf.name
     outside = cluster.authority.outside
     if ca == ROOT and outside is not None:
         return {
             "issuer_name": name,
             "usage": READ_ONLY,
-            CHAIN: sorted(above.name(text) for text in outside.others),
+            CHAIN: sorted(above.names(cluster).keys() - facts.left_out),
             # What agents and commands take for the root.
             "default": True,
         }

@@ -12,15 +12,17 @@ from datetime import UTC, datetime
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
-from vaultpki.identity import above, anchor
+from vaultpki.identity import anchor, root_in_force
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
 from vaultpki.provision import dangers as found_dangers
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
+from vaultpki.provision.dangers import CasAbove
 from vaultpki.provision.desired import CHAIN, MADE_BY, STORE_OPTIONS, desired, marker
 from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
+from vaultpki.records import above
 from vaultpki.records.paths import LEAVING, is_record
 from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
@@ -34,6 +36,8 @@ class Observation:
 
     `wanted` is what should be there. `cas` are the facts of the existing CAs by name, `neighbours` the prefixes of
     other clusters. `ending` are the nodes whose identity an apply ends, or whose end by an earlier one is unfinished.
+    `cluster` has the root that the server has, `target` the one of cluster.yaml; `moves` are that one and the one that
+    cluster.yaml asks for, in words, if these differ.
     """
 
     found: ServerObjects
@@ -43,6 +47,9 @@ class Observation:
     cas: Mapping[str, CaFacts]
     neighbours: frozenset[str]
     ending: tuple[str, ...]
+    cluster: Cluster
+    target: Cluster
+    moves: tuple[str, str] | None = None
 
 
 def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
@@ -75,6 +82,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     ours = re.compile(rf"{re.escape(cluster.prefix)}/({'|'.join(WRITTEN)}|(node|pool)/[^/]+)")
     present = [name for _, name in own_mounts]
     found = read_back(cluster, vault, present, accessors, [name for name in policies.keys if ours.fullmatch(name)])
+    target, cluster = cluster, _in_force(cluster, found)
     ending = _ending(cluster, found)
     objects = {**own_mounts, **own_auths, **found.objects, **ending}
     store = ("mount", cluster.mount("config"))
@@ -88,13 +96,16 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     for ca, life in lives(cluster, _others(cluster, found), maxima).items():
         # As long as a mount has two CAs, it keeps the TTLs of the longer one.
         made[ca] = max(made.get(ca, 0), life)
+    chain = found_dangers.cas_above(cluster, found.cas, datetime.now(UTC))
     facts = replace(
         _facts(cluster, vault, where, capabilities, found),
         accessors=accessors,
         ca_lives=made,
         waiting=_waiting(cluster, found),
+        left_out=chain.left_out,
     )
     _add_outside(cluster, found, facts, objects)
+    going = _add_leaving(cluster, chain, objects)
     wanted = desired(cluster, facts)
     dangers = tuple(found_dangers.issuers(cluster, found.cas))
     lost = _lost(cluster, found, {danger.name for danger in dangers})
@@ -111,15 +122,35 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         # An auth mount has our description, and need not be in the record to be ours.
         Observed(
             shared(objects, wanted),
-            found.applied.objects | own_auths.keys() | ending.keys(),
-            (*dangers, *lost.values()),
+            found.applied.objects | own_auths.keys() | ending.keys() | going,
+            (*dangers, *lost.values(), *chain.dangers),
         ),
         facts,
         wanted,
         cas,
         _neighbours(cluster, mounts.entries),
         tuple(sorted({name.rpartition("/")[2] for _, name in ending})),
+        cluster,
+        target,
+        None if target is cluster else (_kind(cluster), _kind(target)),
     )
+
+
+def _in_force(cluster: Cluster, found: ServerObjects) -> Cluster:
+    """Return the cluster with the root that the server has: another one in cluster.yaml is a rotation of the root."""
+    from vaultpki.pki import x509
+
+    mount = found.cas.get(cluster.mount(ROOT), CaMount())
+    root = x509.readable(mount.pem)[:1] if mount.issuer else ()
+    if not root or (root_in_force.is_ours(cluster, root[0]) and mount.keyless):
+        return cluster
+    others = [pem for name, pem in mount.certificates.items() if above.is_name(name)]
+    return root_in_force.in_force(cluster, root[0], others)
+
+
+def _kind(cluster: Cluster) -> str:
+    outside = cluster.authority.outside
+    return f"from outside ({above.sha256(outside.anchor)})" if outside is not None else "of vaultpki"
 
 
 def _waiting(cluster: Cluster, found: ServerObjects) -> frozenset[str]:
@@ -134,10 +165,16 @@ def _waiting(cluster: Cluster, found: ServerObjects) -> frozenset[str]:
 def _add_outside(cluster: Cluster, found: ServerObjects, facts: ServerFacts, objects: dict[Key, Fields]) -> None:
     """Add what is there of a root from outside: the CAs of its chain, and keys that wait for a signer."""
     outside, root = cluster.authority.outside, cluster.mount(ROOT)
+    if ROOT in found.rotations:
+        # Of the other root: its rotation puts them there, and takes them away.
+        for name in found.cas.get(root, CaMount()).certificates:
+            if above.is_name(name):
+                objects.pop(("issuer", f"{root}/issuer/{name}"), None)
     if outside is None:
         return
     there = found.cas.get(root, CaMount()).certificates
-    right = [name for name, text in above.names(cluster).items() if name in there and _same(there[name], text)]
+    wanted = {name: text for name, text in above.names(cluster).items() if name not in facts.left_out}
+    right = [name for name, text in wanted.items() if name in there and _same(there[name], text)]
     if ("issuer", root) in objects:
         objects["issuer", root][CHAIN] = sorted(right)
     for name in right:
@@ -148,19 +185,29 @@ def _add_outside(cluster: Cluster, found: ServerObjects, facts: ServerFacts, obj
             objects["key", cluster.mount(ca)] = {"key_name": name}
 
 
+def _add_leaving(cluster: Cluster, chain: CasAbove, objects: dict[Key, Fields]) -> frozenset[Key]:
+    """Add the CAs above that an apply deletes, and take out those that stay; returns the keys of the former."""
+    head = f"{cluster.mount(ROOT)}/issuer"
+    for name in chain.staying:
+        objects.pop(("issuer", f"{head}/{name}"), None)
+    going: dict[Key, Fields] = {
+        ("issuer", f"{head}/{name}"): {"subject": subject} for name, subject in chain.leaving.items()
+    }
+    objects.update(going)
+    return frozenset(going)
+
+
 def _refuse_other_kind_of_root(cluster: Cluster, seen: Observation) -> None:
-    """Raise StateConflict if the root is from outside and cluster.yaml wants one of ours, or the other way round."""
+    """Raise StateConflict if the issuer called as our root has its name and no key: nobody could sign by it."""
     mount, facts = cluster.mount(ROOT), seen.cas.get(ROOT)
     if facts is None or not seen.found.cas[mount].issuer:
         return
-    is_ours = facts.common_name.startswith(ca_subject(cluster.name, ROOT)) or not seen.found.cas[mount].keyless
-    if is_ours is (cluster.authority.outside is None):
-        return
-    had, wants = ("ours", "from outside") if is_ours else ("from outside", "ours")
-    raise StateConflict(
-        f"the root CA at {mount} is {had}, and {cluster.file} asks for one {wants} (ca.root): to move a cluster from "
-        "one to the other is a rotation of the root, which this release does not make; nothing was changed"
-    )
+    ours = facts.common_name.startswith(ca_subject(cluster.name, ROOT))
+    if ours and cluster.authority.outside is not None:
+        raise StateConflict(
+            f"the root CA at {mount} is ours by its name, and has no key, and {cluster.file} asks for one from outside "
+            "(ca.root); nothing was changed"
+        )
 
 
 def _same(one: str, other: str) -> bool:
@@ -172,7 +219,12 @@ def _others(cluster: Cluster, found: ServerObjects) -> dict[str, CaFacts]:
     mounts = {ca: found.cas[mount] for ca in found.rotations if (mount := cluster.mount(ca)) in found.cas}
     pems = {ca: mount.certificates.get(mount.other, "") for ca, mount in mounts.items()}
     read = {ca: read_ca(ca, pem) for ca, pem in pems.items() if pem}
-    return {ca: facts for ca, facts in read.items() if facts is not None}
+    # How long a root from outside lives, no mount decides.
+    return {
+        ca: facts
+        for ca, facts in read.items()
+        if facts is not None and (ca != ROOT or facts.common_name.startswith(ca_subject(cluster.name, ROOT)))
+    }
 
 
 def _lost(cluster: Cluster, found: ServerObjects, foreign: Collection[str]) -> dict[str, Danger]:
@@ -211,13 +263,13 @@ def _pinned_root(cluster: Cluster, found: ServerObjects) -> str:
 
 
 def _successors(cluster: Cluster, found: ServerObjects) -> frozenset[str]:
-    """Return the roots that the pinned root vouches for; without a rotation there are none."""
+    """Return the roots of ours that the pinned root vouches for; without a rotation there are none."""
     from vaultpki.pki import x509
 
     root = x509.readable(_pinned_root(cluster, found)) if ROOT in found.rotations else ()
     pems = found.cas[cluster.mount(ROOT)].certificates.values() if root else ()
     shown = [facts for pem in pems for facts in x509.readable(pem)[:1]]
-    return anchor.vouched(cluster, root[0], shown, datetime.now(UTC)) if root else frozenset()
+    return anchor.accepted_for(cluster, root[0], shown, datetime.now(UTC)) if root else frozenset()
 
 
 def refuse_other_root(cluster: Cluster, seen: Observation) -> None:
@@ -278,7 +330,7 @@ def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
             f"{cluster.name} is pinned to it; name it root-1 again, restore it from a backup, or give the cluster "
             "up with `vaultpki destroy` and apply again"
         )
-    refuse_other_root(cluster, seen)
+    refuse_other_root(seen.target, seen)
 
 
 def _role_ids(cluster: Cluster, vault: Vault, found: ServerObjects) -> dict[str, str]:

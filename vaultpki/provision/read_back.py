@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
-from vaultpki.identity import above, change_notice
+from vaultpki.identity import change_notice
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.change_notice import StoredChanges
@@ -18,6 +18,7 @@ from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.rotation_records import existing
+from vaultpki.records import above
 from vaultpki.records.changes import CHANGES
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
@@ -306,9 +307,15 @@ def _crosses(rotation: RotationRecord | None, issuers: Mapping[str, Json]) -> li
     """Return the ids of certificates by which a root vouches for its successor, whose keys the record names."""
     if rotation is None or rotation.domain != ROOT:
         return []
-    keys = {ca.key for ca in (rotation.old, rotation.new) if ca is not None and ca.key}
+    cas = [ca for ca in (rotation.old, rotation.new) if ca is not None]
+    keys = {ca.key for ca in cas if ca.key}
+    # A root from outside has no key there.
+    heads = tuple(f"{ca.name}-by-" for ca in cas if not ca.key)
+    names = {id_: str(each.get("issuer_name")) for id_, each in issuers.items()}
     return [
-        id_ for id_, each in issuers.items() if "-by-" in str(each.get("issuer_name")) and each.get("key_id") in keys
+        id_
+        for id_, name in names.items()
+        if "-by-" in name and (issuers[id_].get("key_id") in keys or name.startswith(heads))
     ]
 
 

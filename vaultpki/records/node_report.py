@@ -102,18 +102,18 @@ class NodeReport:
     """A node's report. Times are the server's.
 
     `seen` has the rotation records by domain; a domain without a record has revision 0. `bundles` are by CA; `readers`
-    by `CA/COMPONENT`. `owed` are the keys of hooks that have not run, `failed` those of
-    them that were tried, `waiting` the domains whose turn to restart this node awaits. `pins` are the SHA-256 of the
-    roots that it accepts. `poll` is how many seconds pass between two polls; 0 if the agent does not stay, or is of
-    an earlier version. `look` is how many seconds pass at most between two reports of a node at rest; 0 if the agent
-    writes one at each poll, as earlier versions do. `trust` names the CAs in the node's bundles. `not_followed` are
-    the revisions of records, by domain, that are too far ahead of what the node has read to be followed. `lost` is how
-    many secret ids may live that nobody has, since the answers were lost. `in_use` are the accessors of those that the
-    node has, the current one first; empty if it does not know each of them, and in reports of earlier versions.
-    `kubernetes` are the versions of Kubernetes that components run with, by component; without those that the agent
-    cannot see, and empty in reports of earlier versions. `foreign` are the SHA-256 of the foreign CAs in the bundles,
-    by CA; `bundles` do not have those. `foreign_ignored` are those of the ones that the cluster's record offers and the
-    node does not take. `by_hand` are those of `owed` that wait for a person.
+    by `CA/COMPONENT`. `owed` are the keys of hooks that have not run, `failed` those of them that were tried, `waiting`
+    the domains whose turn to restart this node awaits. `pins` are the SHA-256 of the roots that it accepts,
+    `written_pins` those of a list in its agent.yaml. `poll` is how many seconds pass between two polls; 0 if the agent
+    does not stay, or is of an earlier version. `look` is how many seconds pass at most between two reports of a node at
+    rest; 0 if the agent writes one at each poll, as earlier versions do. `trust` names the CAs in the node's bundles.
+    `not_followed` are the revisions of records, by domain, that are too far ahead of what the node has read to be
+    followed. `lost` is how many secret ids may live that nobody has, since the answers were lost. `in_use` are the
+    accessors of those that the node has, the current one first; empty if it does not know each of them, and in reports
+    of earlier versions. `kubernetes` are the versions of Kubernetes that components run with, by component; without
+    those that the agent cannot see, and empty in reports of earlier versions. `foreign` are the SHA-256 of the foreign
+    CAs in the bundles, by CA; `bundles` do not have those. `foreign_ignored` are those of the ones that the cluster's
+    record offers and the node does not take. `by_hand` are those of `owed` that wait for a person.
     """
 
     time: datetime
@@ -138,6 +138,7 @@ class NodeReport:
     foreign: Mapping[str, frozenset[str]] = field(default_factory=dict)
     foreign_ignored: Mapping[str, frozenset[str]] = field(default_factory=dict)
     by_hand: tuple[str, ...] = ()
+    written_pins: tuple[str, ...] = ()
 
     @property
     def next_within(self) -> int:
@@ -172,6 +173,7 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         **({"foreign_cas": _sorted(report.foreign)} if report.foreign else {}),
         **({"foreign_cas_ignored": _sorted(report.foreign_ignored)} if report.foreign_ignored else {}),
         **({"by_hand": list(report.by_hand)} if report.by_hand else {}),
+        **({"written_pins": list(report.written_pins)} if report.written_pins else {}),
     }
 
 
@@ -230,6 +232,7 @@ def read(value: object) -> NodeReport | None:
         foreign=_hashes_by_ca(report.get("foreign_cas")),
         foreign_ignored=_hashes_by_ca(report.get("foreign_cas_ignored")),
         by_hand=_texts(report.get("by_hand")),
+        written_pins=_hashes(report.get("written_pins")),
     )
 
 

@@ -23,7 +23,8 @@ class ServerFacts:
     are those of the auth mounts by the last part of their paths, `role_ids` those of the listed AppRoles by node.
     `openbao` is as in `Capabilities`. `ca_lives` are the seconds for which each existing CA was made. `rotations` are
     the records of CAs by domain, of those that have one. `waiting` are the issuing CAs for which the signer of a root
-    from outside has sent nothing yet.
+    from outside has sent nothing yet. `left_out` are the CAs of `ca.root_file` that have expired and are not wanted on
+    the root's mount, by the names of their issuers.
     """
 
     addresses: tuple[str, ...] = ()
@@ -36,6 +37,7 @@ class ServerFacts:
     ca_lives: Mapping[str, int] = field(default_factory=dict)
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
     waiting: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
 
     def accessor(self, mount: str) -> str:
         return self.accessors.get(mount, UNKNOWN)

@@ -14,6 +14,7 @@ from vaultpki.certificates import ca_subject
 from vaultpki.pki import chains
 from vaultpki.pki.chains import why_untrusted
 from vaultpki.pki.facts import Facts
+from vaultpki.pki.trust import named
 from vaultpki.records.rotation import CaRef, Method, RotationRecord
 from vaultpki.rotation.states import FULL, NO_SIGNING, Presence, number, server_state
 
@@ -25,7 +26,7 @@ SIGNS: Final = "issuing-certificates"
 class MountIssuer:
     """One issuer on a CA's mount. `key` is the id of its key, empty if the mount does not have it.
 
-    `facts` is None if its certificate cannot be read.
+    `facts` is None if its certificate cannot be read. `chain` are the ids of a chain that somebody set.
     """
 
     id: str
@@ -34,6 +35,7 @@ class MountIssuer:
     usage: frozenset[str]
     revoked: bool = False
     facts: Facts | None = None
+    chain: tuple[str, ...] = ()
 
     @property
     def signs(self) -> bool:
@@ -52,9 +54,10 @@ class MountIssuer:
 class RotationMount:
     """What is on the mount of one CA. `keys` are the names of its keys by id; `default` and `default_key` are ids.
 
-    `follows` says that each new issuer becomes the default. `root` is the cluster's root CA. If that is from outside it
-    is the anchor, `above` are the further CAs of its chain, and `root_name` is the name of a root that is made for the
-    cluster, which this one is not; otherwise both are empty.
+    `follows` says that each new issuer becomes the default. `root` is the cluster's root CA; if that is from outside it
+    is the anchor, and `above` are further CAs of chains. `root_name` is the name of a root that is made for the
+    cluster. On the root's mount `incoming` are the certificates of the root from outside that cluster.yaml names, the
+    anchor first; none if it asks for a root of ours.
     """
 
     path: str
@@ -66,6 +69,7 @@ class RotationMount:
     follows: bool = False
     above: tuple[Facts, ...] = ()
     root_name: str = ""
+    incoming: tuple[Facts, ...] = ()
 
     def issuer(self, id_: str) -> MountIssuer | None:
         """Return the issuer with this id; None if there is none."""
@@ -79,7 +83,7 @@ class RotationMount:
     @property
     def outside(self) -> bool:
         """Return whether the root is from outside."""
-        return bool(self.root_name)
+        return bool(self.root_name) and not named(self.root, self.root_name)
 
     def key_named(self, name: str) -> str:
         """Return the id of the key with this name; empty if there is none."""

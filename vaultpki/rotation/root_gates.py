@@ -85,16 +85,24 @@ def without_leaves(nodes: Iterable[Participant]) -> tuple[Participant, ...]:
     )
 
 
-def gate(record: RotationRecord, to: State, own: Gate, companions: Mapping[str, Gate], pods: KubeTrust | None) -> Gate:
+def gate(
+    record: RotationRecord,
+    to: State,
+    own: Gate,
+    companions: Mapping[str, Gate],
+    pods: KubeTrust | None,
+    *,
+    crossed: bool = True,
+) -> Gate:
     """Return the whole gate of the root: its own, those of the issuing CAs that go along, pods and kubeconfigs outside.
 
     `own` is the gate of the nodes, `companions` those of the issuing CAs by their names. `pods` is what the cluster
-    shows, None without `--kubeconfig`.
+    shows, None without `--kubeconfig`. `crossed` is whether there is a cross certificate, which is served.
     """
     gates = (own, *companions.values())
     waiting = [*own.waiting, *_together(own, companions)]
     waiting += _pods(record, to, own, pods)
-    waiting += _outside(record, to)
+    waiting += _outside(record, to, crossed=crossed)
     opens = [each.opens for each in gates if each.opens is not None]
     whole = len(opens) == len(gates) and not waiting
     return Gate(
@@ -116,9 +124,9 @@ def _together(own: Gate, companions: Mapping[str, Gate]) -> list[Waiting]:
     ]
 
 
-def word_refused(record: RotationRecord, to: State, word: str, own: Gate) -> str:
+def word_refused(record: RotationRecord, to: State, word: str, own: Gate, *, crossed: bool = True) -> str:
     """Return why a person's word about pods or kubeconfigs outside does not count now, as a sentence; "" if it does."""
-    if word == OUTSIDE and not _needs_outside(record, to):
+    if word == OUTSIDE and not _needs_outside(record, to, crossed=crossed):
         return f"root is {record.state.value}, which waits for no kubeconfig outside; leave out `--restarted {OUTSIDE}`"
     if word == PODS and not _roots_of_pods(record, to)[1]:
         return f"root is {record.state.value}, which waits for no pod; leave out `--restarted {PODS}`"
@@ -227,13 +235,16 @@ def _before(pod: PodStart, changed: datetime | None) -> bool:
     return pod.started < changed and pod.first_container < changed + _KUBELET
 
 
-def _needs_outside(record: RotationRecord, to: State) -> bool:
+def _needs_outside(record: RotationRecord, to: State, *, crossed: bool) -> bool:
+    if not crossed and (record.state, to) == (State.PUBLISHED, State.SWITCHED):
+        # Nothing that is served then leads to the old root.
+        return True
     # From retired they may have dropped the old root, and from SWITCHED a way back waits for nobody.
     return (record.state, to) == (State.SWITCHED, State.RETIRED) or record.state is State.RETRUSTING
 
 
-def _outside(record: RotationRecord, to: State) -> list[Waiting]:
-    if not _needs_outside(record, to) or OUTSIDE in record.restarted:
+def _outside(record: RotationRecord, to: State, *, crossed: bool) -> list[Waiting]:
+    if not _needs_outside(record, to, crossed=crossed) or OUTSIDE in record.restarted:
         return []
     which = "old" if record.state is State.RETRUSTING else "new"
     return [

@@ -78,6 +78,9 @@ def _rebuilt(cluster: str, mount: RotationMount, now: datetime) -> RotationRecor
 
 def _own_root(cluster: str, issuer: MountIssuer) -> bool:
     facts, (kind, _, count) = issuer.facts, issuer.name.rpartition("-")
-    if facts is None or kind != ROOT or not count.isdigit() or trust.no_root(facts) is not None:
+    if facts is None or kind != ROOT or not count.isdigit():
         return False
-    return facts.subject.common_name == ca_subject(cluster, ROOT, int(count))
+    if not trust.named(facts, ca_subject(cluster, ROOT)):
+        # One from outside has no key there.
+        return not issuer.key and trust.no_ca_above(facts, signature=False) is None
+    return trust.no_root(facts) is None and facts.subject.common_name == ca_subject(cluster, ROOT, int(count))

@@ -47,12 +47,17 @@ def first_record(
         revision=(before.revision if before is not None else 0) + 1,
         since=now,
         old=old,
-        new=CaRef(name, key=old.key if method is Method.SAME_KEY else ""),
+        new=CaRef(name, key=old.key if method is Method.SAME_KEY else "", sha256=_incoming(mount)),
         method=method,
         highest=highest,
         also=tuple(sorted(also - {old.sha256})),
         spread=0 if method is Method.EMERGENCY else spread,
     )
+
+
+def _incoming(mount: RotationMount) -> str:
+    """Return the SHA-256 of the root from outside that is to come; "" for a CA that is made here."""
+    return mount.incoming[0].fingerprint if mount.incoming else ""
 
 
 def withdrawn(begun: RotationRecord, before: RotationRecord | None, now: datetime) -> RotationRecord:

@@ -12,6 +12,7 @@ from vaultpki.ca.status import CaStatus
 from vaultpki.certificates import ROOT
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import first_few, printable, stamp
+from vaultpki.rotation import root_words
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.reasons import TRUST_STEPS
 from vaultpki.rotation.states import next_state
@@ -50,15 +51,6 @@ _IS_SAME_KEY: Final = {
     State.DONE: "{new} signs, and nodes trust it alone; {old} is deleted, and its key is that of {new}",
     State.RETURNING: "{old} signs again; nodes serve it behind their certificates",
 }
-_IS_ROOT: Final = {
-    State.PREPARED: "{new} has a key and no certificate yet; nothing has changed for nodes",
-    State.PUBLISHED: "nodes learn to trust {new}, for which {old} vouches; the issuing CAs are still of {old}",
-    State.SWITCHED: "the issuing CAs are of {new}, with their keys; nodes serve that, and the word of {old} for {new}",
-    State.RETIRED: "nodes drop {old}, which signs no more, and trust {new} alone",
-    State.DONE: "nodes trust {new} alone; {old} and its key are deleted",
-    State.RETRUSTING: "nodes learn to trust {old} again beside {new}; the issuing CAs are still of {new}",
-    State.RETURNING: "the issuing CAs are of {old} again; nodes trust both, and serve that",
-}
 _BUNDLES_CHANGE: Final = frozenset(state for state, _ in TRUST_STEPS) - {State.RETURNING, State.STEADY}
 # The same after a recovery.
 _IS_KEPT: Final = (
@@ -78,11 +70,6 @@ _DOES: Final = {
 _DOES_AGAIN: Final = "goes forward again: {new} signs already, and nodes replace what they have left of {old} {spread}"
 _DOES_AGAIN_ROOT: Final = "goes forward again: the issuing CAs are of {new} already, and nodes go on serving that"
 _DOES_AGAIN_SAME_KEY: Final = "goes forward again: {new} signs already, and nodes go on serving it"
-_DOES_ROOT: Final = {
-    State.PUBLISHED: "makes {new}, for which {old} vouches, and nodes learn to trust it",
-    State.SWITCHED: "has {new} sign the issuing CAs, with their keys; nodes serve that behind their certificates",
-    State.RETURNING: "makes the issuing CAs of {old} those that sign again; nodes serve them behind their certificates",
-}
 _DOES_SAME_KEY: Final = {
     State.SWITCHED: "makes {new} the CA that signs; nodes serve it behind their certificates",
     State.DONE: "deletes {old}; after that there is no rollback",
@@ -385,7 +372,7 @@ def _filled(record: RotationRecord, state: State, words: dict[State, str], same_
     if words is _IS and record.kept is not None and state is record.state:
         text = _IS_KEPT
     elif record.domain == ROOT:
-        text = (_IS_ROOT if words is _IS else _DOES_ROOT).get(state, text)
+        text = (root_words.holds if words is _IS else root_words.does)(record).get(state, text)
     elif record.method is Method.SAME_KEY:
         text = same_key.get(state, text)
     return _with_names(record, text)

@@ -117,6 +117,10 @@ def _ca_word(name: str, value: Any) -> str:
     if name == "ttl":
         # To the minute: Vault reads its clock twice for a certificate.
         return f"a life of {format_duration(max(60, round(value / 60) * 60))}"
+    if name == "root":
+        return f"a root {escaped(str(value))}"
+    if name == "subject":
+        return f"a name with {escaped(value)}" if value else "a name with the CN alone"
     return f'"{escaped(value)}"' if name == "common_name" else escaped(str(value))
 
 

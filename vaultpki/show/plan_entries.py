@@ -57,7 +57,7 @@ def entries(cluster: Cluster, changes: Sequence[Change]) -> list[Entry]:
     new = [*_new_cluster(cluster, left), *_new_cas(cluster, left)]
     new_holders = [*_new_holders(cluster, left)]
     updated, unexplained = causes.folded(cluster, tuple(left.values()))
-    removed = [*_removed(cluster, left), *_ended_identities(cluster, left)]
+    removed = [*_removed(cluster, left), *_ended_identities(cluster, left), *_left_chain(cluster, left)]
     left = {change.key: change for change in unexplained if change.key in left}
     certificates = [*_new_certificates(cluster, left), *_changed_certificates(cluster, updated)]
     notice = [_notice(change) for change in changes if is_notice(change)]
@@ -194,6 +194,15 @@ def _ended_identities(cluster: Cluster, left: _Left) -> Iterator[Entry]:
     for reason, names in why.items():
         what = "1 identity" if len(names) == 1 else f"{len(names)} identities"
         yield Entry("-", f"{what} of pooled nodes", (f"{named(sorted(names))} ({reason})",))
+
+
+def _left_chain(cluster: Cluster, left: _Left) -> Iterator[Entry]:
+    """CAs above the issuing ones that nothing needs any more."""
+    head = f"{cluster.mount(ROOT)}/issuer/"
+    for change in _take(left, "delete", [("issuer", name) for kind, name in left if name.startswith(head)]):
+        subject, _ = change.fields.get("subject", ("", None))
+        why = "it has expired, or ca.root has it no more; nothing is below it"
+        yield Entry("-", f"CA {escaped(str(subject))}", (why,))
 
 
 def _new_certificates(cluster: Cluster, left: _Left) -> Iterator[Entry]:

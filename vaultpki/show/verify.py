@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.redact import first_few, printable
 from vaultpki.show import table
 from vaultpki.show.table import Column
+from vaultpki.verify.client_libraries import needs
 
 if TYPE_CHECKING:
+    from vaultpki.verify.client_libraries import LibraryNeed
     from vaultpki.verify.on_disk import Check
 
 # Paths are never cut.
@@ -19,6 +22,8 @@ _LISTENERS: Final = tuple(Column(title, most=4096) for title in ("LISTENER", "EN
 _SHOWN: Final = 3
 # Listeners, and what one reason is for, that are named; the rest is counted.
 _NAMED: Final = 20
+# Columns of a line of text.
+_WIDTH: Final = 96
 
 
 def of_vault(checks: tuple[Check, ...]) -> str:
@@ -55,6 +60,7 @@ def of_files(checks: tuple[Check, ...], holders: int) -> str:
         if check.kind == "file":
             unread.setdefault((check.source, check.detail), []).append(check.target)
     lines += [printable(f"not checked: {', '.join(names)} of {who} {why}") for (who, why), names in unread.items()]
+    lines += of_libraries(needs(checks))
     handshakes = [check for check in checks if check.kind == "handshake"]
     let_in, kept_out = (sum(check.got == got for check in checks) for got in ("accept", "refuse"))
     well = "all else as it should be." if unmade else "all as they should be."
@@ -65,6 +71,20 @@ def of_files(checks: tuple[Check, ...], holders: int) -> str:
         + (f"{len(failed)} not as they should be." if failed else well)
     )
     return "\n".join(lines)
+
+
+def of_libraries(found: Sequence[LibraryNeed]) -> Iterator[str]:
+    """Yield what clients of each TLS library need in their bundle below a root outside; nothing below one of ours."""
+    if found:
+        yield "Clients below this root, by the library that checks a server's certificate:"
+    for each in found:
+        yield f"  {', '.join(each.libraries)}: {each.wants}"
+        for word, files in (("enough", each.accepted), ("too little", each.refused)):
+            text = f"    {word}: {first_few(files, _NAMED)}"
+            yield from textwrap.wrap(text, _WIDTH, subsequent_indent="      ", break_long_words=False) if files else ()
+    if found:
+        yield "  GnuTLS needs besides that servers send nothing above their issuing CA, and Python from 3.13"
+        yield "  that every CA has key identifiers and critical basic constraints; the checks look at both."
 
 
 def of_live(checks: tuple[Check, ...], source: str) -> str:

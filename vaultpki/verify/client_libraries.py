@@ -23,15 +23,61 @@ from vaultpki.verify.on_disk import Check, PairOnDisk, read_bundle, tried
 class _Libraries:
     """Libraries that take a chain to end at the same CAs: at any CA of their bundle, or at a self-signed one alone."""
 
-    names: str
+    names: tuple[str, ...]
     options: tuple[str, ...]
     any_ca: bool
+    wants: str
+
+    @property
+    def text(self) -> str:
+        return f"{', '.join(self.names[:-1])} and {self.names[-1]}"
 
 
 _KINDS: Final = (
-    _Libraries("Go, curl, GnuTLS, NSS, Java and Python from 3.13", ("-partial_chain",), any_ca=True),
-    _Libraries("OpenSSL, Node and Python before 3.13", (), any_ca=False),
+    _Libraries(
+        ("Go", "curl", "GnuTLS", "NSS", "Java", "Python from 3.13"),
+        ("-partial_chain",),
+        any_ca=True,
+        wants="any CA of the chain",
+    ),
+    _Libraries(
+        ("OpenSSL", "Node", "Python before 3.13"),
+        (),
+        any_ca=False,
+        wants="the self-signed root and every CA between",
+    ),
 )
+_AS: Final = ", as {} check it"
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryNeed:
+    """What clients with these libraries need in their bundle, in words, and how it is on a cluster's own files.
+
+    `accepted` are the files with which they accept every server of their CA, `refused` all others.
+    """
+
+    libraries: tuple[str, ...]
+    wants: str
+    accepted: tuple[str, ...]
+    refused: tuple[str, ...]
+
+
+def needs(checks: Sequence[Check]) -> tuple[LibraryNeed, ...]:
+    """Return what clients need below a root outside, from what `library_checks` found; nothing below a root of ours."""
+    found = []
+    for kind in _KINDS:
+        end = _AS.format(kind.text)
+        said: dict[str, bool] = {}
+        for check in checks:
+            if check.kind == "chain" and check.target.endswith(end):
+                bundle = check.target.removesuffix(end)
+                said[bundle] = said.get(bundle, True) and check.got == "accept"
+        if said:
+            accepted = tuple(sorted(name for name, good in said.items() if good))
+            refused = tuple(sorted(name for name, good in said.items() if not good))
+            found.append(LibraryNeed(kind.names, kind.wants, accepted, refused))
+    return tuple(found)
 
 
 def library_checks(sound: Sequence[PairOnDisk], now: datetime) -> Iterator[Check]:
@@ -51,7 +97,7 @@ def library_checks(sound: Sequence[PairOnDisk], now: datetime) -> Iterator[Check
                     options = ["-purpose", "sslserver", *kind.options]
                     said = openssl.verify([pair.crt for pair in pairs], options, trusted=path, now=now)
                     for pair in pairs:
-                        target = f"{pair.holder.bundle_name(ca, chain=chain)}, as {kind.names} check it"
+                        target = pair.holder.bundle_name(ca, chain=chain) + _AS.format(kind.text)
                         good = kind.any_ca or whole
                         yield tried(
                             pair.certificate.name, "chain", pair.label, target, good=good, refusal=said[pair.crt]

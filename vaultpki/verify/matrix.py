@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from ssl import SSLContext
-from typing import Final
+from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, TABLE
 from vaultpki.host import openssl
@@ -20,9 +21,9 @@ from vaultpki.layout import client_cas
 from vaultpki.model import Row
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import self_signed
-from vaultpki.verify import handshake
+from vaultpki.verify import handshake, on_disk
 from vaultpki.verify.bundles_on_disk import bundle_checks
-from vaultpki.verify.client_libraries import library_checks
+from vaultpki.verify.client_libraries import library_checks, needs
 from vaultpki.verify.held_files import DENIED
 from vaultpki.verify.on_disk import (
     Check,
@@ -30,7 +31,6 @@ from vaultpki.verify.on_disk import (
     PairOnDisk,
     pair_checks,
     read_bundle,
-    to_json,
     tried,
 )
 
@@ -72,6 +72,12 @@ def verify(
     checks.extend(_chains(holders, sound, now))
     checks.extend(_handshakes(sound, rows, step))
     return tuple(checks)
+
+
+def to_json(checks: Sequence[Check]) -> dict[str, Any]:
+    """Return the checks as `verify --json` prints them; below a root outside, too, what TLS libraries need there."""
+    libraries = [asdict(need) for need in needs(checks)]
+    return {**on_disk.to_json(checks), **({"libraries": libraries} if libraries else {})}
 
 
 def _chains(holders: Sequence[Holder], sound: Sequence[PairOnDisk], now: datetime) -> Iterator[Check]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -228,18 +229,29 @@ def pair_checks(
 
 
 def chain_fits(leaf: Facts, behind: Sequence[Facts], issuing: Sequence[Facts], roots: Sequence[Facts]) -> bool:
-    """Return whether the chain after the leaf is its issuing CA, with at most one cross certificate of a root.
+    """Return whether the chain after the leaf is its issuing CA, or what is served while the root is rotated.
 
-    A CA between is not served: GnuTLS then refuses, with the issuing CA alone, what it takes without, which needs the
-    issuer of the last served certificate in its bundle (tried with GnuTLS 3.7).
+    That is the issuing CA, the CAs between it and the new root, the cross certificate of that, and the issuing CA's
+    certificate of the old root; see `succession.chain`. Otherwise a CA between is not served: GnuTLS then refuses, with
+    the issuing CA alone, what it takes without, which needs the issuer of the last served certificate in its bundle
+    (tried with GnuTLS 3.7).
     """
     if not behind or behind[0] not in issuing or not x509.signed_by(leaf, behind[0]):
         return False
     keys = {root.public_key for root in roots}
-    return all(
-        x509.signed_by(behind[0], cross) and cross.public_key in keys and x509.issuer_of(cross, roots)
-        for cross in behind[1:]
-    )
+    upper = list(behind[1:])
+    if len(upper) > 1 and upper[-1] in issuing and x509.signed_by(leaf, upper[-1]):
+        del upper[-1]
+    if not upper:
+        return True
+    *middle, cross = upper
+    linked = all(x509.signed_by(one, signer) for one, signer in pairwise([behind[0], *upper]))
+    vouches = cross.public_key in keys and cross not in roots and bool(x509.issuer_of(cross, roots))
+    return linked and vouches and not keys & _keys(middle)
+
+
+def _keys(cas: Iterable[Facts]) -> set[bytes]:
+    return {facts.public_key for facts in cas}
 
 
 def leaf_problems(leaf: Facts, want: Certificate, now: datetime) -> Iterator[str]:

@@ -23,7 +23,7 @@ from vaultpki.errors import (
     SpecError,
     Unavailable,
 )
-from vaultpki.identity import ending, enrol, token_rights
+from vaultpki.identity import anchor, ending, enrol, token_rights
 from vaultpki.identity.access import pooled_approle
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.issue.rotations import fetch_rotations, read_rotations
@@ -116,7 +116,8 @@ def verify_vault(
         node = vault.as_token(token)
         issuers = fetch_issuers(node, cluster.prefix)
         record = read_rotations(fetch_rotations(node, cluster.prefix), cluster.prefix).records.get(ROOT)
-        above = roots_below(issuers, where.root_sha256, record, now, cluster=cluster.name)
+        pins = anchor.every_pin(cluster, where.root_sha256)
+        above = roots_below(issuers, pins, record, now, cluster=cluster.name)
         trust = trusts(issuers, above, now, cluster=cluster.name)
         keys = Keys()
         trial = _Trial(name, node, keys.judge(trust, now))

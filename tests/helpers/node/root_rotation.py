@@ -47,7 +47,10 @@ hooks:
 
 @dataclass(slots=True)
 class RootRotation:
-    """The cluster, its nodes, and what an operator does. Hooks that restarted something are told in `restarts`."""
+    """The cluster, its nodes, and what an operator does. Hooks that restarted something are told in `restarts`.
+
+    `crossed` is whether the old root vouches for the new one, not the nodes' owners alone.
+    """
 
     cluster: AuditedCluster
     nodes: dict[str, NodeFolder]
@@ -55,6 +58,7 @@ class RootRotation:
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     pods: KubeTrust | None = None
     restarts: Path = Path("/dev/null")
+    crossed: bool = True
 
     @classmethod
     @contextmanager
@@ -119,7 +123,7 @@ class RootRotation:
     def words(self, to: State) -> tuple[str, ...]:
         """What a person says before this step."""
         return {
-            (State.PUBLISHED, State.SWITCHED): ("pods",),
+            (State.PUBLISHED, State.SWITCHED): ("pods",) if self.crossed else ("pods", "outside"),
             (State.SWITCHED, State.RETIRED): ("outside",),
             (State.RETRUSTING, State.SWITCHED): ("pods", "outside"),
             (State.RETRUSTING, State.RETURNING): ("pods", "outside"),
@@ -157,8 +161,8 @@ class RootRotation:
         return shown(self.cluster, "root")
 
     def keys(self) -> set[str]:
-        listed = self.cluster.server.api("LIST", f"{self.cluster.prefix}/root/keys").data["key_info"].values()
-        return {each["key_name"] for each in listed}
+        answer = self.cluster.server.api("LIST", f"{self.cluster.prefix}/root/keys")
+        return {each["key_name"] for each in answer.data["key_info"].values()} if answer.status == 200 else set()
 
     def default(self, ca: str) -> str:
         listed = self.cluster.server.api("LIST", f"{self.cluster.prefix}/{ca}/issuers").data["key_info"].values()
@@ -181,7 +185,7 @@ class RootRotation:
         """Neither plan nor apply has anything to do, and no apply undoes anything."""
         plan = self.cluster.plan()
         found = (plan["changes"], plan["unmanaged"], plan["dangers"], plan["rotation_needed"])
-        assert found == ([], [], [], [])
+        assert found == ([], [], [], []), found
         before = self._mounts()
         self.cluster.settled()
         assert self._mounts() == before

@@ -25,6 +25,13 @@ _CA = "basicConstraints=critical,CA:TRUE{}\nkeyUsage=critical,keyCertSign,cRLSig
 ISSUING = _CA.format(",pathlen:0") + "authorityKeyIdentifier=keyid:always\n"
 
 
+KEYS = {
+    "p384": ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"),
+    "rsa4096": ("-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:4096"),
+    "ed25519": ("-algorithm", "ED25519"),
+}
+"""The kinds of keys that signers have, as words of `openssl genpkey`."""
+
 _DATABASE = """\
 [ca]
 default_ca = own
@@ -32,7 +39,7 @@ default_ca = own
 database = {folder}/index.txt
 serial = {folder}/serial
 new_certs_dir = {folder}
-default_md = sha256
+default_md = sha512
 policy = anything
 [anything]
 countryName = optional
@@ -58,19 +65,21 @@ class OutsideSigner:
     names: tuple[str, ...]
 
     @classmethod
-    def made(cls, folder: Path, between: Sequence[str] = (), *, extra: str = "", days: int = 3650) -> OutsideSigner:
-        """A root and the CAs below it; `extra` are further extensions of the one that signs."""
+    def made(
+        cls, folder: Path, between: Sequence[str] = (), *, extra: str = "", days: int = 3650, kind: str = "p384"
+    ) -> OutsideSigner:
+        """A root and the CAs below it; `extra` are further extensions of the one that signs, `kind` is that of keys."""
         folder.mkdir(parents=True)
         names = ("Corp Root", *between)
         for number, name in enumerate(names):
             key, csr, crt = (folder / f"{name}.{ending}" for ending in ("key", "csr", "crt"))
-            openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384", "-out", key)
+            openssl("genpkey", *KEYS[kind], "-out", key)
             openssl("req", "-new", "-key", key, "-subj", f"/O=Corp/CN={name}", "-out", csr)
             (folder / f"{name}.ext").write_text(_CA.format("") + (extra if number == len(names) - 1 else ""))
             signed = ("-CA", folder / f"{names[number - 1]}.crt", "-CAkey", folder / f"{names[number - 1]}.key")
             above = ("-signkey", key) if number == 0 else (*signed, "-CAcreateserial")
             ext = ("-extfile", folder / f"{name}.ext")
-            openssl("x509", "-req", "-in", csr, *above, "-days", str(days), "-sha384", *ext, "-out", crt)
+            openssl("x509", "-req", "-in", csr, *above, "-days", str(days), "-sha512", *ext, "-out", crt)
         return cls(folder, names)
 
     def pem(self, name: str) -> str:

@@ -68,10 +68,45 @@ def test_it_waits_for_the_import_and_goes_on(clusters: ClusterFactory, tmp_path:
 def test_an_abort_before_anything_is_signed(clusters: ClusterFactory, tmp_path: Path) -> None:
     cluster, signer = imported(clusters, tmp_path)
     ran = ca(cluster, "rotate", "root", expect=1)
-    assert "is from outside, and this release does not rotate such a root" in ran.stderr
+    assert "is from outside, and" in ran.stderr and "names the same one" in ran.stderr
     ca(cluster, "rotate", "etcd")
     (late,) = signed(cluster, signer, "second")
     ca(cluster, "abort")
     assert names(cluster, "issuers") == {"etcd-1"} and names(cluster, "keys") == {"etcd-1"}
     ran = ca(cluster, "import", late, expect=1)
     assert "no request waits" in ran.stdout
+
+
+def asked_subjects(cluster: AppliedCluster) -> dict[str, dict[str, str]]:
+    """What `plan` says of names of CAs that differ from cluster.yaml."""
+    ran = vaultpki("plan", "-f", cluster.file, "--json", env=cluster.environment())
+    return {each["ca"]: each["fields"]["subject"] for each in json.loads(ran.stdout)["rotation_needed"]}
+
+
+def test_another_subject_waits_for_the_next_rotation(clusters: ClusterFactory, tmp_path: Path) -> None:
+    cluster, signer = imported(clusters, tmp_path)
+    assert asked_subjects(cluster) == {}
+    text = cluster.file.read_text()
+    cluster.file.write_text(text.replace("subject: {O: Corp}", "subject: {O: Corp Two, C: DE}"))
+    change = {"from": "O=Corp", "to": "O=Corp Two, C=DE"}
+    assert asked_subjects(cluster) == dict.fromkeys(("kubernetes", "kubelet", "etcd", "front-proxy"), change)
+    shown = " ".join(vaultpki("plan", "-f", cluster.file, env=cluster.environment()).stdout.split())
+    assert "etcd CA: a name with O=Corp until" in shown and "asks a name with O=Corp Two, C=DE: it needs" in shown
+    assert "`vaultpki ca rotate etcd`" in shown and "Nothing to change." in shown
+    since = cluster.server.audit_position()
+    cluster.apply()
+    assert cluster.server.writes(since) == []
+    # A renewal with the same key keeps the name, or leaves would lose their issuer.
+    ca(cluster, "rotate", "etcd", "--same-key")
+    (file,) = signed(cluster, signer, "renewal")
+    assert file.name == f"{cluster.name}-etcd-1r2.crt"
+    ca(cluster, "import", file)
+    assert state(cluster) == "published"
+    ca(cluster, "abort")
+    assert asked_subjects(cluster).keys() == {"kubernetes", "kubelet", "etcd", "front-proxy"}
+    ca(cluster, "rotate", "etcd")
+    (file,) = signed(cluster, signer, "second")
+    ca(cluster, "import", file)
+    while state(cluster):
+        ca(cluster, "continue")
+    assert asked_subjects(cluster).keys() == {"kubernetes", "kubelet", "front-proxy"}

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from helpers.vault.applied_cluster import vaultpki
+from helpers.corporate_certificates import Ca
+from helpers.vault.applied_cluster import AppliedCluster, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.outside_root import put_outside
 from helpers.vault.outside_signer import SPEC, OutsideSigner
 from helpers.vault.server_contents import listing
+from vaultpki.pki import x509
 
 CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 
@@ -41,3 +46,63 @@ def test_apply_makes_keys_and_says_what_is_missing(clusters: ClusterFactory, sig
     assert cluster.server.writes(since) == []
     assert again.stderr == ran.stderr
     assert listing(cluster.server, cluster.name) == there
+
+
+def above(cluster: AppliedCluster) -> set[str]:
+    """The subjects' SHA-256 of the CAs on the root's mount."""
+    listed = cluster.server.api("LIST", f"{cluster.prefix}/root/issuers").data["keys"]
+    pems = [cluster.read(f"{cluster.prefix}/root/issuer/{each}")["certificate"] for each in listed]
+    return {x509.fingerprint(pem.encode()) for pem in pems}
+
+
+def planned(cluster: AppliedCluster) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(vaultpki("plan", "-f", cluster.file, "--json", env=cluster.environment()).stdout)
+    return found
+
+
+def test_a_ca_that_leaves_root_file_stays_while_something_is_below_it(clusters: ClusterFactory) -> None:
+    outside = put_outside(clusters, SPEC[: SPEC.index("ca: {")])
+    cluster, (root, upper, lower) = outside.cluster, (outside.root, outside.upper, outside.lower)
+    other = Ca("Corp Web CA", upper, begins=upper.facts.not_before, ends=upper.facts.not_after)
+    outside.write_chain(root, upper, lower, other)
+    cluster.apply()
+    assert other.facts.fingerprint in above(cluster)
+    # Nothing is below this one.
+    outside.write_chain(root, upper, lower)
+    (change,) = (each for each in planned(cluster)["changes"] if each["kind"] == "issuer")
+    assert (change["action"], change["fields"]["subject"]["from"]) == ("delete", other.facts.subject_text)
+    assert f"- CA {other.facts.subject_text}" in vaultpki(
+        "plan", "-f", cluster.file, env=cluster.environment()
+    ).stdout.replace("\n      ", " ")
+    cluster.apply()
+    assert above(cluster) == {each.facts.fingerprint for each in (root, upper, lower)}
+    # All issuing CAs are below these two.
+    outside.write_chain(root)
+    found = planned(cluster)
+    assert not found["changes"], found["changes"]
+    told = {each["reason"] for each in found["dangers"] if each["name"].endswith(tuple("0123456789abcdef"))}
+    for ca in (upper, lower):
+        (one,) = (each for each in told if f"does not name {ca.facts.subject_text} any more" in each)
+        assert "below it: kubernetes, kubelet, etcd" in one, one
+    cluster.apply()
+    assert above(cluster) == {each.facts.fingerprint for each in (root, upper, lower)}
+    # A renewed one takes the place of the old one in one step.
+    renewed = lower.again(upper, begins=lower.facts.not_before, ends=lower.facts.not_after + timedelta(days=9))
+    outside.write_chain(root, upper, renewed)
+    cluster.apply()
+    assert above(cluster) == {each.facts.fingerprint for each in (root, upper, renewed)}
+    since = cluster.server.audit_position()
+    cluster.apply()
+    assert cluster.server.writes(since) == []
+
+
+def test_an_expired_ca_of_root_file_is_not_installed(clusters: ClusterFactory) -> None:
+    outside = put_outside(clusters, SPEC[: SPEC.index("ca: {")])
+    cluster, (root, upper, lower) = outside.cluster, (outside.root, outside.upper, outside.lower)
+    old = lower.again(upper, begins=lower.facts.not_before, ends=datetime.now(UTC) - timedelta(hours=1))
+    outside.write_chain(root, upper, old, lower)
+    assert f"{lower.facts.subject_text} that expired on" in str(planned(cluster)["dangers"])
+    since = cluster.server.audit_position()
+    cluster.apply()
+    assert cluster.server.writes(since) == []
+    assert above(cluster) == {each.facts.fingerprint for each in (root, upper, lower)}

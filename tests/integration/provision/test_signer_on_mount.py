@@ -96,6 +96,30 @@ def test_it_signs_without_a_person(corp: CorpMount, clusters: ClusterFactory) ->
     assert cluster.server.writes(since) == []
 
 
+def test_a_renewal_with_the_same_key_keeps_the_name_that_ca_subject_had(
+    corp: CorpMount, clusters: ClusterFactory
+) -> None:
+    corp.between("corp-kubernetes", max_path_length=1)
+    text = spec(corp, "corp-kubernetes", ", subject: {O: Corp, C: DE}")
+    cluster = clusters.written(text[: text.index("nodes:")] + text[text.index("ca: {") :])
+    cluster.apply()
+    cluster.file.write_text(cluster.file.read_text().replace("O: Corp", "O: Corp Two"))
+    (change,) = (each["fields"]["subject"] for each in plan(cluster)["rotation_needed"] if each["ca"] == "etcd")
+    assert change == {"from": "O=Corp, C=DE", "to": "O=Corp Two, C=DE"}
+    env = cluster.environment()
+    ran = vaultpki("ca", "rotate", "etcd", "--same-key", "-f", cluster.file, env=env, expect=1)
+    assert "has O=Corp, C=DE beside its CN" in ran.stderr and "keeps the name" in ran.stderr
+    cluster.file.write_text(cluster.file.read_text().replace("O: Corp Two", "O: Corp"))
+    env = cluster.environment()
+    vaultpki("ca", "rotate", "etcd", "--same-key", "-f", cluster.file, env=env)
+    vaultpki("ca", "continue", "-f", cluster.file, env=env)
+    names = [
+        x509.read_certificates(cluster.read(f"{cluster.prefix}/etcd/issuer/{name}")["certificate"].encode())[0]
+        for name in ("etcd-1", "etcd-1r2")
+    ]
+    assert names[0].subject_text == names[1].subject_text and names[0].public_key == names[1].public_key
+
+
 def test_the_printed_policy_lets_nothing_else_be_signed(corp: CorpMount, clusters: ClusterFactory) -> None:
     cluster = clusters.written(spec(corp, "corp-root"))
     cluster.apply()

@@ -5,13 +5,8 @@ Real clients make handshakes with a server that serves such a certificate: OpenS
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import socket
-import ssl
-import subprocess
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,20 +18,21 @@ from helpers.corporate_certificates import Ca
 from helpers.node import handmade_files, outside_files
 from helpers.node.handmade_files import NOW, put
 from helpers.node.outside_files import OutsideFiles
+from helpers.tls_clients import CLIENTS, go_client, listening
 from vaultpki import certificates
 from vaultpki.certificates import chain_bundle
 from vaultpki.pki.facts import Trust
 from vaultpki.show import expiries
+from vaultpki.show.verify import of_files
 from vaultpki.verify import folders
 from vaultpki.verify.bundles_on_disk import bundle_checks
 from vaultpki.verify.client_libraries import library_checks
-from vaultpki.verify.matrix import Check
+from vaultpki.verify.matrix import Check, to_json
 from vaultpki.verify.on_disk import PairOnDisk, pair_checks
 
 pytestmark = pytest.mark.on_node
 
 NODE: Final = "cp-1"
-SECONDS: Final = 60
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +81,15 @@ def test_good_files_pass_every_check(tmp_path: Path, pin: str) -> None:
             (f"{ca}-ca-chain.crt", strict, whole),
         ):
             assert (f"{bundle}, as {kind} check it", got) in said
+    for_any, for_whole = to_json(checks)["libraries"]
+    assert {"Go", "GnuTLS", "Java", "Python from 3.13"} <= set(for_any["libraries"])
+    assert {"OpenSSL", "Node", "Python before 3.13"} == set(for_whole["libraries"])
+    assert for_any["refused"] == () and {"etcd-ca.crt", "etcd-ca-chain.crt"} <= set(for_any["accepted"])
+    assert "etcd-ca.crt" in for_whole["refused"]
+    assert ("etcd-ca-chain.crt" in for_whole["accepted"]) is (pin != "lower")
+    text = of_files(checks, 1)
+    assert "OpenSSL, Node, Python before 3.13: the self-signed root and every CA between" in text
+    assert f"too little: {'etcd-ca.crt' if pin != 'lower' else 'etcd-ca-chain.crt'}" in text
 
 
 def changed(files: OutsideFiles, change: Callable[[Trust], Trust]) -> str:
@@ -120,6 +125,8 @@ def test_nothing_of_it_is_said_below_a_root_of_ours(tmp_path: Path) -> None:
     files, unused = handmade_files.made(tmp_path), Ca("Corp Root")
     plain = OutsideFiles(files, unused, unused, unused, {})
     assert list(library_checks(sound(plain, "worker-1"), NOW)) == []
+    checks = files.verify_node("worker-1")
+    assert "libraries" not in to_json(checks) and "Clients below" not in of_files(checks, 1)
 
 
 def test_a_ca_between_that_ends_before_ours_is_told(tmp_path: Path) -> None:
@@ -138,107 +145,6 @@ def test_a_ca_between_that_ends_before_ours_is_told(tmp_path: Path) -> None:
 
 
 # --- real clients --------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def listening(crt: Path, key: Path) -> Iterator[int]:
-    """A TLS server on a port of this machine."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(crt, key)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        stop = threading.Event()
-
-        def answer() -> None:
-            while not stop.is_set():
-                with contextlib.suppress(OSError):
-                    listener.settimeout(0.5)
-                    one, _ = listener.accept()
-                    one.settimeout(SECONDS)
-                    with contextlib.closing(one), context.wrap_socket(one, server_side=True) as tls:
-                        tls.recv(4096)
-                        tls.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
-                        # OpenSSL and GnuTLS call it an error if the other side just goes.
-                        tls.unwrap()
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            stop.set()
-            thread.join()
-
-
-def ran(*words: str | Path, text: str = "GET / HTTP/1.0\r\n\r\n", folder: Path | None = None) -> bool:
-    done = subprocess.run(
-        list(map(str, words)), input=text, text=True, capture_output=True, timeout=SECONDS, check=False, cwd=folder
-    )
-    return done.returncode == 0
-
-
-def python(port: int, bundle: Path, flags: int) -> bool:
-    context = ssl.create_default_context(cafile=str(bundle))
-    context.verify_flags |= flags
-    try:
-        with (
-            socket.create_connection(("127.0.0.1", port), SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname="localhost") as tls,
-        ):
-            tls.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            return tls.recv(1) == b"H"
-    except ssl.SSLCertVerificationError:
-        return False
-
-
-def openssl(port: int, bundle: Path, *options: str) -> bool:
-    return ran(
-        *("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-verify_return_error", "-x509_strict", "-quiet"),
-        *("-no-CApath", "-no-CAstore", "-verify_hostname", "localhost", "-CAfile", str(bundle), *options),
-    )
-
-
-NODE_JS = """
-const tls = require('tls'), fs = require('fs'), [port, ca] = process.argv.slice(1);
-const one = tls.connect({host: '127.0.0.1', port: +port, servername: 'localhost', ca: fs.readFileSync(ca)},
-  () => process.exit(one.authorized ? 0 : 1));
-one.on('error', () => process.exit(1));
-"""
-GO = """package main
-import ("crypto/tls"; "crypto/x509"; "os")
-func main() {
-  pem, _ := os.ReadFile(os.Args[2])
-  pool := x509.NewCertPool()
-  pool.AppendCertsFromPEM(pem)
-  one, err := tls.Dial("tcp", "127.0.0.1:"+os.Args[1], &tls.Config{RootCAs: pool, ServerName: "localhost"})
-  if err != nil { os.Exit(1) }
-  one.Write([]byte("GET / HTTP/1.0\\r\\n\\r\\n"))
-  one.Close()
-}
-"""
-
-STRICT: Final = ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
-# Whether the bundle with issuing CAs alone is enough; that with the chain is enough for everybody.
-CLIENTS: Final[dict[str, tuple[str, bool, Callable[[int, Path], bool]]]] = {
-    "openssl": ("openssl", False, openssl),
-    "openssl -partial_chain": ("openssl", True, lambda port, path: openssl(port, path, "-partial_chain")),
-    "Python before 3.13": ("openssl", False, lambda port, path: python(port, path, 0)),
-    "Python from 3.13": ("openssl", True, lambda port, path: python(port, path, STRICT)),
-    "curl": (
-        "curl",
-        True,
-        lambda port, path: ran(
-            *("curl", "-sS", "--cacert", path, "--resolve", f"localhost:{port}:127.0.0.1", f"https://localhost:{port}/")
-        ),
-    ),
-    "GnuTLS": (
-        "gnutls-cli",
-        True,
-        lambda port, path: ran(
-            *("gnutls-cli", "--x509cafile", path, "--verify-hostname", "localhost", "-p", str(port), "127.0.0.1")
-        ),
-    ),
-    "Node": ("node", False, lambda port, path: ran("node", "-e", NODE_JS, str(port), path)),
-}
 
 
 def server_files(files: OutsideFiles) -> tuple[Path, Path]:
@@ -277,14 +183,12 @@ def test_gnutls_refuses_a_served_ca_between_with_the_issuing_ca_alone(tmp_path: 
 
 @pytest.mark.conformance
 def test_go_accepts_both_bundles(tmp_path: Path) -> None:
-    go = shutil.which("go") or "/usr/local/go/bin/go"
-    if not Path(go).exists():
+    go = go_client(tmp_path)
+    if go is None:
         pytest.skip("Go is not installed")
-    (tmp_path / "main.go").write_text(GO)
-    subprocess.run([go, "build", "-o", "client", "main.go"], cwd=tmp_path, check=True, timeout=600)
     files = outside_files.made(tmp_path)
     pki = files.files.pki(NODE)
     with listening(*server_files(files)) as port:
         for bundle, accepted in ((chain_bundle("etcd"), True), (certificates.bundle("etcd"), True)):
-            assert ran(tmp_path / "client", str(port), pki / bundle) is accepted
-        assert not ran(tmp_path / "client", str(port), pki / certificates.bundle("kubernetes"))
+            assert go(port, pki / bundle) is accepted
+        assert not go(port, pki / certificates.bundle("kubernetes"))

@@ -30,9 +30,9 @@ from helpers.outside_signers import (
     unknown_extension,
     usage,
 )
-from vaultpki.pki.outside import Verdict, judge
-from vaultpki.pki.outside_checks import ASKS
-from vaultpki.pki.outside_files import SentFile, read_sent
+from vaultpki.outside.checks import ASKS
+from vaultpki.outside.files import SentFile, read_sent
+from vaultpki.outside.verdicts import Verdict, judge
 
 SERVERS = [(c.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)]
 CORP = [(c.NameConstraints([c.DNSName("corp.example")], None), True)]

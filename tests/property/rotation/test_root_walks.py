@@ -97,7 +97,7 @@ class SimulatedCluster:
         found = {facts.fingerprint for facts in known.issuing}
         serve = self.record.state in (State.SWITCHED, State.RETRUSTING) and self.skipped != "cross"
         trust = trust_during_rotation(
-            replace(known, crosses=crosses(one.roots, self.shown, name=NAME) if serve else ()),
+            replace(known, crosses=crosses(one.roots, self.shown) if serve else ()),
             RotationView(self.own, shown=found, held={facts.fingerprint for facts in one.strict}),
             NOW,
         )

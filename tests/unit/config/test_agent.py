@@ -108,6 +108,7 @@ def test_least(tmp_path: Path) -> None:
         },
         {"namespace": "team1/prod"},
         {"namespace": "root", "ca_file": None},
+        {"further_roots": ("ab" * 32, "cd" * 32)},
         {"hooks": {"etcd-ca": (Hook("static_pod", name="/etc/my pods/etcd.yaml"),)}, "hook_timeout": 3600},
         {"metrics": "[::1]:9910", "metrics_hosts": ("node-1.example.com", "10.0.0.11", "fd00::11")},
         {"certificates": {"a": FileOptions(None, 0o600), "b": FileOptions("x:y", None), "c": FileOptions()}},

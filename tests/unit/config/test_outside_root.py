@@ -8,6 +8,7 @@ import pytest
 
 from helpers.ca_certificates import ca, root
 from helpers.example_cluster import BASE, check_refused, load
+from vaultpki.errors import SpecError
 from vaultpki.model import OutsideRoot
 
 ANCHOR = ca("Corp Root", key="Corp Root", years=20, path_length=None)
@@ -130,3 +131,27 @@ REFUSED: dict[str, tuple[str, int, str, str]] = {
 def test_refused(folder: Path, name: str) -> None:
     text, line, field, hint = REFUSED[name]
     check_refused(folder, spec(text), line, field, hint)
+
+
+def test_a_list_names_the_root_that_leaves_too(folder: Path) -> None:
+    leaving = "ab" * 32
+    for pins in (f"[{ANCHOR.fingerprint}, {leaving}]", f"[{leaving}, {ANCHOR.fingerprint}]"):
+        authority = load(folder, spec(f"root: external\n  root_file: chain.pem\n  root_sha256: {pins}")).authority
+        assert (authority.root_sha256, authority.other_roots) == (ANCHOR.fingerprint, (leaving,))
+        assert authority.outside is not None and authority.outside.anchor == ANCHOR.pem
+    ours = load(folder, spec(f"root_sha256: [{leaving}, {'cd' * 32}]")).authority
+    assert (ours.outside, ours.root_sha256, ours.other_roots) == (None, leaving, ("cd" * 32,))
+
+
+@pytest.mark.parametrize(
+    ("pins", "why"),
+    [
+        (f"[{'ab' * 32}]", "while the root is rotated write those of both roots, as a list"),
+        (f"[{'ab' * 32}, {'cd' * 32}]", "no certificate of chain.pem has one of these SHA-256"),
+        (f"[{ANCHOR.fingerprint}, {BETWEEN.fingerprint}]", "2 certificates of chain.pem have one of these SHA-256"),
+    ],
+)
+def test_a_list_that_names_no_anchor_or_two(folder: Path, pins: str, why: str) -> None:
+    text = spec(f"root: external\n  root_file: chain.pem\n  root_sha256: {pins}")
+    with pytest.raises(SpecError, match=why):
+        load(folder, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,8 +13,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Use
 
 from helpers.corporate_certificates import NOW, Ca, Corporate, name
 from helpers.outside_signers import chain, facts, sha1
-from vaultpki.pki import chains, roots
-from vaultpki.pki.chains import MOST_BETWEEN, above, between, chain_up, tops, trust_below, with_chains
+from vaultpki.pki import chains, roots, x509
+from vaultpki.pki.chains import MOST_BETWEEN, above, between, chain_up, parts, tops, trust_below, with_chains
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.trust import signed_by
 
@@ -289,9 +290,26 @@ def test_the_owner_of_a_root_outside_may_add_its_names_to_the_subject(subject: c
     assert (trust.issuing == (issuing,)) is fits
     own = Ca("", subject=name(OWN))
     mine = Ca("", own, subject=subject, path_length=0).facts
-    assert (trusted(pin=own.facts, issuing=(mine,)).issuing == (mine,)) is (fits and len(list(subject)) == 1)
+    # Renewed below a root of ours it keeps its name.
+    assert (trusted(pin=own.facts, issuing=(mine,)).issuing == (mine,)) is fits
 
 
 def test_the_cas_above_are_in_the_order_of_the_chain() -> None:
     assert above((ISSUING,), (UPPER, LOWER)) == (LOWER, UPPER)
     assert above((), (UPPER, LOWER)) == ()
+
+
+def test_a_root_that_comes_from_outside_brings_the_cas_between_before_anything_is_below_them() -> None:
+    """Who reads a bundle only at a start, such as a pod, has all that it needs once the root is published."""
+    own = Ca("", subject=name(OWN), ends=ROOT.not_after)
+    mine = Ca("", own, subject=name(CORP.name), path_length=0).facts
+    first = trusted(pin=own.facts, issuing=(mine,))
+    published = with_chains(replace(first, further_roots=(ROOT,)), (UPPER, LOWER), (), root_name=OWN)
+    assert published.between == (LOWER, UPPER)
+    held = x509.read_certificates(published.chain_bundle.encode())
+    assert held == (mine, LOWER, UPPER, own.facts, ROOT)
+    split = parts(held, root_name=OWN)
+    assert (split.issuing, set(split.between), split.roots) == ((mine,), {UPPER, LOWER}, (own.facts, ROOT))
+    # One that the server hides meanwhile stays; once the root is given up again all of them go.
+    assert with_chains(published, (), (UPPER, LOWER), root_name=OWN).between == (LOWER, UPPER)
+    assert with_chains(first, (UPPER, LOWER), (UPPER, LOWER), root_name=OWN).between == ()

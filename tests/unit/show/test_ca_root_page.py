@@ -12,7 +12,7 @@ from vaultpki.rotation.gates import Gate
 from vaultpki.show import ca as ca_text
 
 SHOWN = [line for block in pages.blocks(pages.text("ca-root")) for each in block.commands() for line in each.shown]
-OLD, NEW = CaRef("root-1", sha256="ab" * 32), CaRef("root-2", sha256="cd" * 32)
+OLD, NEW = CaRef("root-1", key="key-1", sha256="ab" * 32), CaRef("root-2", key="key-2", sha256="cd" * 32)
 
 
 def since(state: State) -> datetime:

@@ -13,9 +13,9 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
 from helpers.outside_signers import csr, key, name
-from vaultpki.pki.outside import Verdict, judge
-from vaultpki.pki.outside_files import SentFile, read_sent
-from vaultpki.pki.outside_request import SignerTerms, WaitingRequest, terms, waiting_request
+from vaultpki.outside.files import SentFile, read_sent
+from vaultpki.outside.request import SignerTerms, WaitingRequest, terms, waiting_request
+from vaultpki.outside.verdicts import Verdict, judge
 
 DELIVERED = Path("/etc/ssl/openssl.cnf")
 

@@ -1,26 +1,25 @@
 """Decides which certificates of an outside signer are the issuing CAs that wait, and which are refused, and why; pure.
 
-The entries for `ca csr`, `ca import`, `plan` and the reading of `ca.root_file`; the time is an argument everywhere:
+The entries for `ca csr`, `ca import` and `plan`; the time is an argument everywhere:
 
-- `outside_files.read_sent(files: Sequence[SentFile]) -> Sent` reads PEM, DER and PKCS#7 and raises nothing.
+- `files.read_sent(files: Sequence[SentFile]) -> Sent` reads PEM, DER and PKCS#7 and raises nothing.
   `SentFile(name: str, data: bytes)`. `Sent.certificates: tuple[SentCertificate(facts, file), ...]`, `.odd`, `.others`,
   `.problems`, `.pem` (clean PEM), `.adding(certificates: Sequence[Facts], source: str) -> Sent`.
-- `outside.pinned(sent: Sent, sha256: str | None) -> Facts` chooses the anchor in `ca.root_file`, or raises SpecError.
-- `outside_request.waiting_request(domain, csr, *, ttl, longest_ttl, names=NO_NAMES) -> WaitingRequest` reads a CSR in
+- `request.waiting_request(domain, csr, *, ttl, longest_ttl, names=NO_NAMES) -> WaitingRequest` reads a CSR in
   PEM; CertificateUnreadable. `installed_request(domain, ca: Facts, names=NO_NAMES) -> WaitingRequest` stands for an
   issuing CA that is installed, when only the CAs above it are renewed.
-- `outside.judge(sent, requests: Sequence[WaitingRequest], anchor: Facts, known: Sequence[Facts], now: datetime)
+- `judge(sent, requests: Sequence[WaitingRequest], anchor: Facts, known: Sequence[Facts], now: datetime)
   -> Verdict`, where `known` are the further certificates of `ca.root_file`. `Verdict.accepted:
   tuple[AcceptedCa(request, certificate, chain, file, remarks), ...]`, `.refused: tuple[Refusal(domain, file, reason,
   sentence, ask), ...]`, `.unanswered: tuple[str, ...]`, `.ignored: tuple[IgnoredPart(file, reason, sentence), ...]`,
   `.ok: bool`.
-- `outside_request.terms(request, stem: str) -> SignerTerms(sentence, openssl, form)` is what the signer must grant.
+- `request.terms(request, stem: str) -> SignerTerms(sentence, openssl, form)` is what the signer must grant.
 - `name_constraints.cluster_names(cluster, ca: str | None = None) -> LeafNames(dns, patterns, ips)`,
   `constraints_of(facts) -> NameConstraints | None`, `forbidden(constraints, names) -> tuple[str, ...]`.
-- `outside.why_no_signer(signer, known, anchor, request, now) -> Refusal | None` says before anything is sent why the
+- `why_no_signer(signer, known, anchor, request, now) -> Refusal | None` says before anything is sent why the
   CAs above cannot have this issuing CA below them.
 
-Reasons of files are `outside.FILE_ASKS`, those of certificates `outside_checks.ASKS`, each with what to ask for.
+Reasons of files are `FILE_ASKS`, those of certificates `checks.ASKS`, each with what to ask for.
 """
 
 from __future__ import annotations
@@ -30,12 +29,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from vaultpki.errors import SpecError
+from vaultpki.outside.checks import ASKS, FailedCheck, SignedCa, problem, remarks
+from vaultpki.outside.files import OddCertificate, Sent, SentCertificate
+from vaultpki.outside.request import WaitingRequest
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.outside_checks import ASKS, FailedCheck, SignedCa, problem, remarks
-from vaultpki.pki.outside_files import OddCertificate, Sent, SentCertificate
-from vaultpki.pki.outside_path import self_signed, ways_through, ways_up
-from vaultpki.pki.outside_request import WaitingRequest
+from vaultpki.pki.ways_up import ways_through, ways_up
 from vaultpki.redact import first_few, printable
 
 _AGAIN: Final = "Ask the signer for the certificate again, as PEM, DER or PKCS#7."
@@ -179,25 +177,6 @@ def why_no_signer(
         failed.append(found)
     _, first = max(failed, key=lambda each: each[0])
     return Refusal(request.domain, "", first.reason, first.sentence, first.ask)
-
-
-def pinned(sent: Sent, sha256: str | None) -> Facts:
-    """Return the certificate of `ca.root_file` that nodes are pinned to.
-
-    `sha256` is `ca.root_sha256` in lower-case hex; without it the file must have exactly one self-signed CA. Raises
-    SpecError if the file cannot be used, or does not have such a certificate.
-    """
-    for problem_of_file in sent.problems:
-        raise SpecError(f"the file {problem_of_file.problem}: {FILE_ASKS[problem_of_file.reason]}")
-    every = tuple(each.facts for each in sent.certificates)
-    found = [facts for facts in every if (facts.fingerprint == sha256 if sha256 else self_signed(facts))]
-    if sha256 and not found:
-        raise SpecError("the file has no certificate with the SHA-256 of ca.root_sha256: add it, or correct that")
-    if len(found) != 1:
-        names = first_few([printable(facts.subject_text) for facts in found])
-        what = f"{len(found)} self-signed certificates ({names})" if found else "no self-signed certificate"
-        raise SpecError(f"the file has {what}: write the SHA-256 of the one that nodes trust as ca.root_sha256")
-    return found[0]
 
 
 def _answers(sent: Sent, request: WaitingRequest) -> Sequence[SentCertificate]:

@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
+from vaultpki.outside.name_constraints import constraints_of, forbidden
+from vaultpki.outside.request import WaitingRequest
 from vaultpki.pki import der
 from vaultpki.pki.facts import EKU, Facts
-from vaultpki.pki.name_constraints import constraints_of, forbidden
-from vaultpki.pki.outside_path import Ends, WayUp, ca_key, pss_problem, self_signed, signer_serial, wants_policy
-from vaultpki.pki.outside_request import WaitingRequest
 from vaultpki.pki.trust import SANE_SIGNATURES
+from vaultpki.pki.ways_up import Ends, WayUp, ca_key, pss_problem, self_signed, signer_serial, wants_policy
 from vaultpki.redact import first_few, printable
 
 # Object identifiers of extensions (RFC 5280, section 4.2.1).

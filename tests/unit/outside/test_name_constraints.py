@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from helpers.example_cluster import load
 from helpers.outside_signers import NOW, Level, Options, facts, key, name, pem, usage
 from vaultpki.assets import starter
-from vaultpki.pki.name_constraints import LeafNames, NameConstraints, cluster_names, constraints_of, forbidden
+from vaultpki.outside.name_constraints import LeafNames, NameConstraints, cluster_names, constraints_of, forbidden
 
 DNS = c.DNSName
 

@@ -34,10 +34,10 @@ from helpers.outside_signers import (
     unknown_extension,
     version_1,
 )
-from vaultpki.errors import CertificateUnreadable, SpecError
-from vaultpki.pki import outside
-from vaultpki.pki.outside_files import MOST_SENT_BYTES, MOST_SENT_CERTIFICATES, SentFile, read_sent
-from vaultpki.pki.outside_request import installed_request, waiting_request
+from vaultpki.errors import CertificateUnreadable
+from vaultpki.outside import verdicts
+from vaultpki.outside.files import MOST_SENT_BYTES, MOST_SENT_CERTIFICATES, SentFile, read_sent
+from vaultpki.outside.request import installed_request, waiting_request
 
 MADE = chain()
 STRANGER = chain({"root": {"serial": 77}}, {"root": "p384"})["root"]
@@ -252,7 +252,7 @@ def test_too_many_certificates_are_refused() -> None:
 def test_a_name_cannot_write_to_the_terminal() -> None:
     evil = chain({"own": {"subject": name("prod etcd CA\x1b[2J\n", _ASN1Type.UTF8String)}})["own"]
     sent = read_sent([SentFile("a\x1b[31m.pem", pem(evil, MADE["lower"]))])
-    found = outside.judge(sent, [own_request()], facts(MADE["root"]), [], NOW)
+    found = verdicts.judge(sent, [own_request()], facts(MADE["root"]), [], NOW)
     assert all(each.sentence.isprintable() for each in found.refused) and found.refused
 
 
@@ -319,18 +319,18 @@ def test_a_chain_alone_is_renewed_below_installed_cas(changes: Mapping[str, Mapp
     made = chain(changes)
     installed = facts(MADE["own"])
     sent = read_sent([SentFile("chain.pem", pem(made["lower"], made["upper"]))]).adding([installed], "etcd")
-    found = outside.judge(sent, [installed_request("etcd", installed, NAMES)], facts(made["root"]), [], NOW)
+    found = verdicts.judge(sent, [installed_request("etcd", installed, NAMES)], facts(made["root"]), [], NOW)
     assert found.ok and found.accepted[0].chain[0].der == made["lower"] and found.accepted[0].remarks == ()
-    later = outside.judge(sent, [installed_request("etcd", installed)], facts(made["root"]), [], NOW + 9 * YEAR)
+    later = verdicts.judge(sent, [installed_request("etcd", installed)], facts(made["root"]), [], NOW + 9 * YEAR)
     assert [each.reason for each in later.refused] == ["expired"]
 
 
 def test_a_signer_is_asked_about_before_anything_is_sent() -> None:
     root, upper, lower = (facts(MADE[each]) for each in ("root", "upper", "lower"))
     request = own_request()
-    assert outside.why_no_signer(root, [], root, request, NOW) is None
-    assert outside.why_no_signer(lower, [upper], root, request, NOW) is None
-    assert outside.why_no_signer(upper, [], root, request, NOW) is None
+    assert verdicts.why_no_signer(root, [], root, request, NOW) is None
+    assert verdicts.why_no_signer(lower, [upper], root, request, NOW) is None
+    assert verdicts.why_no_signer(upper, [], root, request, NOW) is None
     (narrow, bounded) = (
         facts(chain({"lower": change})["lower"])
         for change in (
@@ -347,26 +347,12 @@ def test_a_signer_is_asked_about_before_anything_is_sent() -> None:
         (bounded, "above-path-length", "path length 0, and 1 CA stands below it"),
         (facts(MADE["own"]), "above-path-length", "path length 0"),
     ):
-        refusal = outside.why_no_signer(signer, [upper, lower], root, request, NOW)
+        refusal = verdicts.why_no_signer(signer, [upper, lower], root, request, NOW)
         assert refusal is not None and refusal.reason == reason and says in refusal.sentence, refusal
-    late = outside.why_no_signer(lower, [upper], root, request, NOW + timedelta(days=3650 - 60))
+    late = verdicts.why_no_signer(lower, [upper], root, request, NOW + timedelta(days=3650 - 60))
     assert late is not None and late.reason == "too-short"
-    missing = outside.why_no_signer(lower, [], root, request, NOW)
+    missing = verdicts.why_no_signer(lower, [], root, request, NOW)
     assert missing is not None and missing.reason == "chain-incomplete"
-
-
-def test_the_anchor_is_chosen_from_the_root_file() -> None:
-    whole = read_sent([SentFile("root.pem", pem(MADE["lower"], MADE["upper"], MADE["root"]))])
-    assert outside.pinned(whole, None).der == MADE["root"]
-    assert outside.pinned(whole, facts(MADE["upper"]).fingerprint).der == MADE["upper"]
-    with pytest.raises(SpecError, match=r"no certificate with the SHA-256 of ca\.root_sha256"):
-        outside.pinned(whole, "00" * 32)
-    with pytest.raises(SpecError, match="no self-signed certificate"):
-        outside.pinned(read_sent([SentFile("root.pem", pem(MADE["lower"]))]), None)
-    with pytest.raises(SpecError, match="2 self-signed certificates"):
-        outside.pinned(read_sent([SentFile("root.pem", pem(MADE["root"], STRANGER))]), None)
-    with pytest.raises(SpecError, match="contains a private key"):
-        outside.pinned(read_sent([SentFile("root.pem", openssl("genpkey", "-algorithm", "ED25519"))]), None)
 
 
 def test_only_a_request_that_its_key_signed_waits() -> None:

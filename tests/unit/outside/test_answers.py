@@ -36,7 +36,7 @@ from helpers.outside_signers import (
     usage,
     version_1,
 )
-from vaultpki.pki import outside, outside_checks
+from vaultpki.outside import checks, verdicts
 
 MINUTE = timedelta(minutes=1)
 LATER = "where Python since 3.13 checks the whole chain, it fails"
@@ -258,7 +258,7 @@ WRONG: Mapping[str, Wrong] = {
 }
 
 
-def judge_wrong(wrong: Wrong) -> outside.Verdict:
+def judge_wrong(wrong: Wrong) -> verdicts.Verdict:
     kinds = wrong.kinds or {}
     made = chain(wrong.changes, kinds)
     made["another"] = chain({}, {"root": "p384"})["root"]
@@ -272,7 +272,7 @@ def test_a_wrong_answer_is_refused_with_its_reason(what: str) -> None:
     assert found.accepted == () and not found.ok
     refusal = found.refused[0]
     assert (refusal.reason, wrong.says in refusal.sentence) == (wrong.reason, True), refusal.sentence
-    whole = {**outside.FILE_ASKS, **outside_checks.ASKS}
+    whole = {**verdicts.FILE_ASKS, **checks.ASKS}
     assert refusal.ask == whole[wrong.reason]
 
 
@@ -286,7 +286,7 @@ def test_every_reason_has_a_wrong_answer_here() -> None:
     shown = {wrong.reason for wrong in WRONG.values()}
     # Tried below, and where files are read.
     elsewhere = {"chain-too-long", "odd-certificate"}
-    assert shown | elsewhere == {*outside.FILE_ASKS, *outside_checks.ASKS}
+    assert shown | elsewhere == {*verdicts.FILE_ASKS, *checks.ASKS}
     assert len(WRONG) > 70
 
 
