@@ -62,8 +62,11 @@ class CasAbove:
     dangers: tuple[Danger, ...] = ()
 
 
-def cas_above(cluster: Cluster, cas: Mapping[str, CaMount], now: datetime) -> CasAbove:
-    """Return what becomes of the CAs above; `cas` is what is on each CA's mount."""
+def cas_above(cluster: Cluster, cas: Mapping[str, CaMount], now: datetime, *, rotating: bool = False) -> CasAbove:
+    """Return what becomes of the CAs above; `cas` is what is on each CA's mount.
+
+    With `rotating`, while the root is rotated, all stay: those of the root that leaves are the rotation's to delete.
+    """
     outside = cluster.authority.outside
     pems = cas.get(cluster.mount(ROOT), CaMount()).certificates
     # Whoever else put an issuer there gave it another name.
@@ -74,6 +77,8 @@ def cas_above(cluster: Cluster, cas: Mapping[str, CaMount], now: datetime) -> Ca
     extra = {name: facts for name, facts in _all_read(there).items() if name not in wanted}
     if anchor is None or not (extra or any(facts.not_after <= now for facts in wanted.values())):
         return CasAbove()
+    if rotating:
+        return CasAbove(staying=tuple(extra))
     from vaultpki.outside import chain
 
     found = chain.changes(wanted, extra, _lower(cluster, cas, anchor, now), anchor, now)

@@ -96,7 +96,8 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     for ca, life in lives(cluster, _others(cluster, found), maxima).items():
         # As long as a mount has two CAs, it keeps the TTLs of the longer one.
         made[ca] = max(made.get(ca, 0), life)
-    chain = found_dangers.cas_above(cluster, found.cas, datetime.now(UTC))
+    moving = ROOT in found.rotations and found.rotations[ROOT].active
+    chain = found_dangers.cas_above(cluster, found.cas, datetime.now(UTC), rotating=moving)
     facts = replace(
         _facts(cluster, vault, where, capabilities, found),
         accessors=accessors,
