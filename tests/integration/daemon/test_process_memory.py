@@ -42,5 +42,6 @@ def test_memory_is_flat(clusters: ClusterFactory, passes: int) -> None:
     sizes = [int(line) for line in driven.stdout.splitlines()]
     assert len(sizes) == passes
     middle, last = fmean(sizes[passes // 3 : 2 * passes // 3]), fmean(sizes[2 * passes // 3 :])
-    assert last <= 1.03 * middle, (sizes[0], middle, last, sizes[::20])
+    # Of one code 0.8 and 3.1 percent were seen, on a machine at rest and on one with thirty processes at a time.
+    assert last <= (1.03 if passes > 150 else 1.05) * middle, (sizes[0], middle, last, sizes[::20])
     print(f"{sizes[0]} KiB after the first pass, {middle:.0f} in the middle third, {last:.0f} in the last")
