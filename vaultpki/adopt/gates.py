@@ -76,7 +76,7 @@ def gate(step: AdoptionStep, seen: ClusterSeen) -> Gate:
     record = step.record
     if step.path in FREE_STEPS:
         return Gate(opens=record.since, turn=turn(record, seen.machines))
-    waiting = [*_unread(step, seen), *_cluster(step, seen)]
+    waiting = [*unread(step, seen), *_cluster(step, seen)]
     opens = record.since
     if record.state in _JOINS and record.joins_closed is not None:
         opens = max(opens, record.joins_closed + timedelta(seconds=JOIN))
@@ -165,15 +165,16 @@ def joins_open(record: AdoptionRecord) -> bool:
     return record.state in _JOINS | {_S.DONE} and record.joins_closed is None
 
 
-def _ailing(machine: AdoptedMachine) -> bool:
-    return machine.report is not None and not all(each.healthy for each in machine.report.components.values())
-
-
-def _unread(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
+def unread(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
+    """Yield the parts of the cluster that a gate must know of and that could not be read."""
     needed = _NEEDED + (_NEEDED_FOR_TRUST if step.trust is not None else ())
     for part in needed:
         if part in seen.unread:
             yield Waiting(part, f"cannot be looked at: {seen.unread[part]}")
+
+
+def _ailing(machine: AdoptedMachine) -> bool:
+    return machine.report is not None and not all(each.healthy for each in machine.report.components.values())
 
 
 def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:

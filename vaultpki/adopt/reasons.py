@@ -15,7 +15,7 @@ from vaultpki.adopt.evidence import HELD, AdoptedMachine
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
 from vaultpki.redact import printable, stamp
-from vaultpki.rotation.adoption_states import LAST_STEP, STEPS_BY_LEAVES, STEPS_BY_TRUST, Side
+from vaultpki.rotation.adoption_states import LAST_STEP, LEAVES_OF, STEPS_BY_LEAVES, STEPS_BY_TRUST, TRUSTED, Side
 
 SETTLE: Final = 360
 """Seconds for which a gate waits after the last change on a machine: the slowest reader looks every five minutes.
@@ -42,12 +42,17 @@ class AdoptionStep:
     @property
     def trust(self) -> Side | None:
         """The CAs that every machine must trust before it; None if it does not ask."""
-        return STEPS_BY_TRUST.get(self.path)
+        return TRUSTED[self.to] if self.resting else STEPS_BY_TRUST.get(self.path)
 
     @property
     def leaves(self) -> Side | None:
         """The CA whose certificates every machine must hold and show before it; None if it does not ask."""
-        return STEPS_BY_LEAVES.get(self.path)
+        return LEAVES_OF[self.to] if self.resting else STEPS_BY_LEAVES.get(self.path)
+
+    @property
+    def resting(self) -> bool:
+        """Whether there is no step: the state is one of the two ends, and must be whole."""
+        return self.to is self.record.state
 
 
 def reason(step: AdoptionStep, machine: AdoptedMachine) -> str:
