@@ -51,10 +51,9 @@ class Sides:
         return side_of(pem.fingerprints(copied), _hashes(self.old.get("kubernetes", ())), {self.root.fingerprint})
 
     def signer(self, leaf: Facts) -> Side | None:
-        """Return whose certificate this is, by the key that has signed it; None if it is neither's."""
+        """Return whose certificate this is, by its signature; None if it is neither's."""
         for side, cas in ((Side.OLD, self.old), (Side.NEW, self.new)):
-            keys = {each.subject_key_id for held in cas.values() for each in held}
-            if leaf.authority_key_id and leaf.authority_key_id in keys:
+            if any(trust.signed_by(leaf, each) for held in cas.values() for each in held):
                 return side
         return None
 

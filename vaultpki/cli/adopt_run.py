@@ -17,9 +17,6 @@ from vaultpki.redact import printable
 if TYPE_CHECKING:
     from vaultpki.adopt.drive import Ask, Outcome, Said
     from vaultpki.adopt.look import Look
-    from vaultpki.kube.kubeconfig import KubeAccess
-    from vaultpki.model import Cluster
-    from vaultpki.vault import Vault
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -71,7 +68,7 @@ def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_
     from vaultpki.adopt import drive
     from vaultpki.adopt.draft import draft
 
-    with _looking(file, kubeconfig, allow_http=allow_http) as (_, _, look_again):
+    with _looking(file, kubeconfig, allow_http=allow_http) as look_again:
         look = look_again()
         made = drive.start(look, draft(look.found, file), _ask(yes=yes, as_json=as_json))
     return _tell(made, kubeconfig, as_json=as_json)
@@ -93,7 +90,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path, as_json: bool
     from vaultpki.adopt import drive
     from vaultpki.rotation.gates import Gate
 
-    with _looking(file, kubeconfig, allow_http=allow_http) as (_, _, look_again):
+    with _looking(file, kubeconfig, allow_http=allow_http, writes=False) as look_again:
         look = look_again()
     if look.stored.record is None:
         note = f"`vaultpki adopt start -f {file} --kubeconfig {kubeconfig}` begins"
@@ -174,23 +171,26 @@ COMMANDS: Final = (start_command, status_command, continue_command, abort_comman
 
 
 @contextmanager
-def _looking(file: Path, kubeconfig: Path, *, allow_http: bool) -> Iterator[tuple[Cluster, Vault, Callable[[], Look]]]:
-    """Open the server and the cluster, and give what looks at both anew."""
+def _looking(file: Path, kubeconfig: Path, *, allow_http: bool, writes: bool = True) -> Iterator[Callable[[], Look]]:
+    """Open the server and the cluster, and give what looks at both anew; `writes` is whether agents are told."""
+    from contextlib import nullcontext
+
     from vaultpki.adopt import drive
     from vaultpki.adopt import look as looks
     from vaultpki.ca.announced import announced
+    from vaultpki.identity.change_notice import ChangeNotice
     from vaultpki.kube import kubeconfig as document
 
-    access: KubeAccess = document.read(kubeconfig)
+    access = document.read(kubeconfig)
     with (
         opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _),
-        announced(cluster, vault) as notice,
+        announced(cluster, vault) if writes else nullcontext(ChangeNotice(cluster, vault)) as notice,
     ):
 
         def look_again() -> Look:
             return drive.with_settings(looks.look(cluster, vault, access, server_now(vault), notice))
 
-        yield cluster, vault, look_again
+        yield look_again
 
 
 def _go(
@@ -210,7 +210,7 @@ def _go(
     ask = _ask(yes=yes, as_json=as_json)
 
     def once(words: Said) -> Outcome:
-        with _looking(file, kubeconfig, allow_http=allow_http) as (_, _, look_again):
+        with _looking(file, kubeconfig, allow_http=allow_http) as look_again:
             return drive.advance(look_again, words, ask, back=back)
 
     done = _wait(once, said, back=back, quiet=as_json) if wait else once(said)
