@@ -196,7 +196,6 @@ def _settle(look: Look, look_again: Callable[[], Look], ask: Ask) -> tuple[Look,
         elif gates.joins_open(look.record) and not {gates.TOKENS, gates.KEYS_SECRET} & look.seen.unread.keys():
             # Every token that there was is gone, and cluster-info is right: who joins from now on reads that.
             look = look.writing(look.record.changed(joins_closed=look.now))
-            look = replace(look, now=look.now)
         else:
             return look, False
     raise ChangedMeanwhile(

@@ -22,12 +22,13 @@ HELD: Final = {Side.OLD: Held.OLD, Side.BOTH: Held.BOTH, Side.NEW: Held.NEW}
 class Served:
     """A certificate that a listener of a machine presented: of which row, where, and the CA that has signed it.
 
-    `side` is None if neither the old nor the new CA has.
+    `side` is None if neither the old nor the new CA has. `own` is whether a kubelet has made it itself.
     """
 
     row: str
     place: str
     side: Side | None
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,11 +248,16 @@ def _with_evidence(
         rotates=kubelet if isinstance(kubelet, bool) else None,
         started={pod.component: pod.started for pod in static if pod.started is not None},
         served=tuple(
-            Served(each.row, each.place, sides.signer(each.leaf))
+            Served(each.row, each.place, sides.signer(each.leaf), own=_self_made(machine.name, each.leaf))
             for each in found.listeners
             if each.node == machine.name and each.leaf is not None
         ),
     )
+
+
+def _self_made(node: str, leaf: Facts) -> bool:
+    """Return whether a kubelet has made it itself (client-go util/cert, GenerateSelfSignedCertKey)."""
+    return leaf.issuer_text.startswith(f"CN={node}-ca@")
 
 
 def _requests(sides: Sides, found: ClusterInventory) -> Iterator[IssuedRequest]:

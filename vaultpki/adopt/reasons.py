@@ -191,9 +191,14 @@ def _shown(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
     if step.leaves is None:
         return ""
     for each in machine.served:
-        if each.side is not step.leaves and not (each.side is None and step.leaves is Side.OLD):
-            which = "another CA" if each.side is None else f"the {_WORDS[each.side]} CA"
-            return f"presents a certificate of {which} at {each.place} ({each.row}): restart what listens there"
+        # What neither CA has signed may be presented by somebody on the way, such as a balancer.
+        if each.side not in (None, step.leaves):
+            which = f"of the {_WORDS[each.side]} CA"
+        elif each.own and step.leaves is Side.NEW:
+            which = "that its kubelet has made itself"
+        else:
+            continue
+        return f"presents a certificate {which} at {each.place} ({each.row}): restart what listens there"
     for name, one in report.components.items():
         if one.leaves is Held.UNKNOWN and machine.name not in step.record.restarted:
             return (
@@ -207,11 +212,10 @@ def _shown(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
 
 def _signer(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     """Find a CSR signer that runs before the last step, or one that is off at the end of the way back."""
-    if not machine.plane:
-        return ""
-    if step.path == LAST_STEP and (report.signer is not False or machine.signs is not False):
+    off = {report.signer, machine.signs} == {False} if machine.plane else True not in (report.signer, machine.signs)
+    if step.path == LAST_STEP and not off:
         return "its controller manager still signs CSRs with the old CA, or does not say: wait for its agent"
-    if step.to is AdoptionState.PREPARED and (report.signer is not True or machine.signs is False):
+    if step.to is AdoptionState.PREPARED and machine.plane and (report.signer is not True or machine.signs is False):
         return "its controller manager does not sign CSRs again yet: wait for its agent"
     return ""
 

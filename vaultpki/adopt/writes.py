@@ -31,7 +31,7 @@ _AUTHENTICATION_PATH: Final = f"{SYSTEM}/configmaps/{AUTHENTICATION}"
 _KEYS_PATH: Final = f"{SYSTEM}/secrets/{KEYS_SECRET}"
 
 _WITHOUT_KEYS: Final = frozenset({_S.SWITCHED, _S.CLOSED, _S.RETIRED, _S.RETRUSTING, _S.DONE})
-_DATA: Final = re.compile(r"(certificate-authority-data:\s*[\"']?)([A-Za-z0-9+/=]+)")
+_DATA: Final = re.compile(r"(certificate-authority-data[\"']?\s*:\s*[\"']?)([A-Za-z0-9+/=]+)")
 _BLOCK: Final = re.compile(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----\r?\n?")
 
 

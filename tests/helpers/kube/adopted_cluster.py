@@ -187,6 +187,34 @@ class AdoptedCluster:
                 self.write(each.name, each.report(record) if record is not None else None)
         self._show()
 
+    def settle(self) -> None:
+        """Let everybody do the steps of the state, each at its turn."""
+        for _ in range(2 * len(self.machines) + 2):
+            self.passes()
+            if all(each.reached.value == self.state for each in self.machines.values() if each.agent):
+                return
+            record = self.record()
+            assert record is not None
+            if not record.turn or self.machines[record.turn].reached is record.state:
+                self.pass_turn()
+        raise AssertionError([(each.name, each.reached) for each in self.machines.values()])
+
+    def pass_turn(self) -> None:
+        """What `adopt continue` does while a gate is closed, at a time when none can be open."""
+        now, self.now = self.now, self.now
+        self.advance(agree=True)
+        self.now = max(now, self.now)
+
+    def end(self, name: str) -> None:
+        """End a machine's agent, as `unenroll` does."""
+        self.machines[name].agent = False
+        role = f"auth/{self.cluster.prefix}/listed/role/{name}"
+        for accessor in self.cluster.server.api("LIST", f"{role}/secret-id").data["keys"]:
+            body = {"secret_id_accessor": accessor}
+            assert self.cluster.server.api("POST", f"{role}/secret-id-accessor/destroy", body).status in (200, 204)
+        path = self.cluster.report_path(name, data="metadata")
+        assert self.cluster.server.api("DELETE", path).status == 204
+
     def write(self, name: str, adoption: AdoptionReport | None) -> None:
         report = NodeReport(time=self.now, agent="0.2.0", adoption=adoption)
         path = self.cluster.report_path(name)
