@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.kube.adopted_cluster import AUTHENTICATION_PATH, INFO_PATH, KEYS_PATH, AdoptedCluster, adopted
-from helpers.kube.kubeadm_objects import SYSTEM
+from helpers.kube.kubeadm_objects import SYSTEM, Shape
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.adopt.drive import Said
@@ -87,7 +87,7 @@ def test_a_whole_adoption(clusters: ClusterFactory, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["published", "switched", "closed", "retired"])
 def test_the_way_back(clusters: ClusterFactory, tmp_path: Path, state: str) -> None:
-    with adopted(clusters, tmp_path) as one:
+    with adopted(clusters, tmp_path, Shape(planes=1)) as one:
         first = one.info()
         lead_to(one, state)
         passed = []
