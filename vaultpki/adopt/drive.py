@@ -302,15 +302,17 @@ def _rest_gate(look: Look) -> Gate:
         elif record.state is _S.DONE and machine.report.keys is not OldKeys.NONE and not record.kept:
             waiting.append(Waiting(machine.name, "keys of the old CAs lie there still: wait for its agent"))
         elif record.state is _S.PREPARED:
-            waiting.append(
-                Waiting(machine.name, f"is as kubeadm made it: end its agent (`vaultpki unenroll {machine.name}`)")
-            )
+            waiting.append(Waiting(machine.name, f"is as kubeadm made it: {_end_agent(machine.name)}"))
     if record.state is _S.PREPARED:
         waiting += [
-            Waiting(name, f"has an agent, and the cluster has no such node: `vaultpki unenroll {name}`")
+            Waiting(name, f"has an agent, and the cluster has no such node: {_end_agent(name)}")
             for name in look.seen.spare
         ]
     return Gate(tuple(waiting), opens=None if waiting else record.since, turn=gates.turn(record, look.seen.machines))
+
+
+def _end_agent(name: str) -> str:
+    return f"stop its agent there, and end its credentials (`vaultpki lock {name}`)"
 
 
 def _final(look: Look, said: Said) -> list[str]:

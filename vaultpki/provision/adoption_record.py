@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vaultpki.errors import ChangedMeanwhile, Refused, SpecError, StateConflict
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records import adoption
-from vaultpki.records.adoption import RECORD, AdoptionRecord
+from vaultpki.records.adoption import RECORD, AdoptionRecord, AdoptionState
 from vaultpki.vault import Vault, member
 
 
@@ -77,4 +77,14 @@ def refuse_adoption(cluster: Cluster, vault: Vault) -> None:
         raise StateConflict(
             f"{cluster.name} is being taken over ({found.state.value}), and no CA is rotated meanwhile; go on with "
             f"`vaultpki adopt continue -f {cluster.file}`"
+        )
+
+
+def refuse_leaving(cluster: Cluster, vault: Vault, node: str) -> None:
+    """Raise StateConflict if a node would lose its agent half-way: nobody would do its further steps, or renew."""
+    found = read_adoption(cluster, vault).record
+    if found is not None and found.active and found.state is not AdoptionState.PREPARED:
+        raise StateConflict(
+            f"{cluster.name} is being taken over ({found.state.value}), and {node} needs its agent until that is over; "
+            f"if the node itself is gone, delete it (`kubectl delete node {node}`), and pass --gone"
         )

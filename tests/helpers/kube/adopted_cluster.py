@@ -24,6 +24,7 @@ from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.adopt import drive
 from vaultpki.adopt import look as looks
+from vaultpki.adopt.draft import draft
 from vaultpki.adopt.drive import Outcome, Said
 from vaultpki.adopt.evidence import HELD
 from vaultpki.adopt.look import Look
@@ -36,6 +37,7 @@ from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, He
 from vaultpki.records.node_report import NodeReport
 from vaultpki.redact import stamp
 from vaultpki.rotation.adoption_states import KEYS_ASIDE, LEAVES_OF, SIGNER_ON, TRUSTED, Side
+from vaultpki.vault import Vault
 
 KEYS_PATH = f"{SYSTEM}/secrets/kubeadm-certs"
 INFO_PATH = f"{PUBLIC}/configmaps/cluster-info"
@@ -112,6 +114,8 @@ class AdoptedCluster:
             each.signer = each.plane
             each.keys = OldKeys.IN_PLACE if each.plane else OldKeys.NONE
         self.asked: list[str] = []
+        self.vault: Vault | None = None
+        self.folders = 0
         api.after = lambda method, path: self._after(path)
         api.values[f"{SYSTEM}/configmaps"] = items([])
         api.values[KEYS_PATH] = {"metadata": {"name": "kubeadm-certs", "namespace": "kube-system", "uid": "1"}}
@@ -120,23 +124,34 @@ class AdoptedCluster:
 
     # The operator
 
+    def client(self) -> Vault:
+        """The product's client with the printed policy, or with what a test gives instead."""
+        return self.vault or self.cluster.client("adopter")
+
     def look(self) -> Look:
-        vault = self.cluster.client("adopter")
+        vault = self.client()
         access = kubeconfig.read(self.config)
         with announced(self.cluster.model, vault) as notice:
             return drive.with_settings(looks.look(self.cluster.model, vault, access, self.now, notice))
 
     def record(self) -> AdoptionRecord | None:
-        return read_adoption(self.cluster.model, self.cluster.client("adopter")).record
+        return read_adoption(self.cluster.model, self.client()).record
 
     @property
     def state(self) -> str:
         record = self.record()
         return record.state.value if record is not None else ""
 
+    def start(self) -> Outcome:
+        """`adopt start`."""
+        vault, access = self.client(), kubeconfig.read(self.config)
+        with announced(self.cluster.model, vault) as notice:
+            look = looks.look(self.cluster.model, vault, access, self.now, notice)
+            return drive.start(look, draft(look.found, self.cluster.file), lambda title, lines: True)
+
     def advance(self, said: Said | None = None, *, back: bool = False, agree: bool = True) -> Outcome:
         """`adopt continue` or `adopt abort`, at the test's time."""
-        vault = self.cluster.client("adopter")
+        vault = self.client()
         access = kubeconfig.read(self.config)
         model = self.cluster.model
 
@@ -173,7 +188,8 @@ class AdoptedCluster:
 
     def enrol(self, name: str) -> None:
         """Give a machine an agent."""
-        self.cluster.equip(name)
+        self.folders += 1
+        self.cluster.equip(name, folder=self.cluster.folder / "nodes" / f"{name}-{self.folders}")
         self.machines[name].agent = True
 
     def passes(self) -> None:
@@ -305,8 +321,10 @@ def spec_of(shape: Shape) -> str:
 
 
 @contextmanager
-def adopted(clusters: ClusterFactory, folder: Path, shape: Shape | None = None) -> Iterator[AdoptedCluster]:
-    """A cluster of kubeadm with its API server, and its cluster.yaml applied; all machines have agents."""
+def adopted(
+    clusters: ClusterFactory, folder: Path, shape: Shape | None = None, *, enrolled: bool = True
+) -> Iterator[AdoptedCluster]:
+    """A cluster of kubeadm with its API server, and its cluster.yaml applied; all machines have agents, or none."""
     shape = shape or Shape(planes=3)
     objects = KubeadmObjects(shape)
     files = {"kubernetes": objects.ca.pem, "front-proxy": objects.front.pem, "etcd": objects.etcd.pem}
@@ -314,7 +332,9 @@ def adopted(clusters: ClusterFactory, folder: Path, shape: Shape | None = None) 
     with _serving(objects, folder) as (api, config):
         made = AdoptedCluster(cluster, objects, api, config)
         for name in shape.names:
-            made.enrol(name)
+            made.machines[name].agent = False
+            if enrolled:
+                made.enrol(name)
         yield made
 
 

@@ -109,7 +109,7 @@ def test_the_way_back(clusters: ClusterFactory, tmp_path: Path, state: str) -> N
         assert one.info() == first
         # Nothing is left but agents, each with its command; the record goes with the last of them.
         assert {each.node for each in found.gate.waiting} == set(one.machines)
-        assert all("unenroll" in each.reason for each in found.gate.waiting)
+        assert all("vaultpki lock" in each.reason for each in found.gate.waiting)
         for name in one.machines:
             one.end(name)
         found = one.advance(back=True)

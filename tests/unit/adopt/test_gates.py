@@ -17,7 +17,8 @@ from vaultpki.adopt import drive, gates, reasons
 from vaultpki.adopt.evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
 from vaultpki.adopt.reasons import AdoptionStep
 from vaultpki.errors import StateConflict
-from vaultpki.kube.objects import PodStart
+from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
+from vaultpki.kube.objects import ROOT_COPY, PodStart
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys
 from vaultpki.rotation.adoption_states import (
@@ -242,7 +243,7 @@ def test_a_component_that_is_down_or_unknown_holds_the_gate_until_a_person_says_
 
 def test_joins_of_before_keep_the_gate_closed() -> None:
     state = _S.PUBLISHED
-    assert gates.CLUSTER_INFO in waits(US, replace(seen(state), info=Side.OLD))
+    assert CLUSTER_INFO in waits(US, replace(seen(state), info=Side.OLD))
     # A cluster without cluster-info has no joins by tokens.
     assert not waits(US, replace(seen(state), info=None))
     assert gates.TOKENS in waits(US, seen(state), joins_closed=None)
@@ -264,11 +265,11 @@ def test_a_certificate_whose_node_is_not_there_yet_keeps_the_last_step_closed() 
 def test_copies_and_pods() -> None:
     state = _S.PUBLISHED
     lacks = replace(seen(state), roots={"default": Side.BOTH, "app": Side.OLD, "new": None})
-    assert "does not hold both CAs in app, new" in waits(US, lacks)[gates.ROOT_COPY]
+    assert "does not hold both CAs in app, new" in waits(US, lacks)[ROOT_COPY]
     clients = replace(seen(state), clients={"client-ca-file": Side.BOTH, "requestheader-client-ca-file": Side.OLD})
-    assert "look at its log" in waits(US, clients)[gates.AUTHENTICATION]
+    assert "look at its log" in waits(US, clients)[AUTHENTICATION]
     kept = replace(seen(_S.RETIRED), clients={"client-ca-file": Side.BOTH})
-    assert "deletes it" in waits(RD, kept)[gates.AUTHENTICATION]
+    assert "deletes it" in waits(RD, kept)[AUTHENTICATION]
     older = PodStart("app", "web", BEGUN - timedelta(minutes=9), BEGUN - timedelta(minutes=8))
     assert "app/web started before" in waits(US, replace(seen(state), pods=(older,)))[gates.PODS]
     # Pods are looked at only when every controller manager holds both.
@@ -276,7 +277,7 @@ def test_copies_and_pods() -> None:
     assert gates.PODS not in waits(US, both)
     assert not waits(US, replace(seen(state), pods=(replace(older, started=NOW),)))
     undated = replace(seen(state), changed={"app": None})
-    assert "does not say when it changed in app" in waits(US, undated)[gates.ROOT_COPY]
+    assert "does not say when it changed in app" in waits(US, undated)[ROOT_COPY]
 
 
 def test_words_of_a_person() -> None:
