@@ -13,12 +13,11 @@ from typing import Final
 from vaultpki.agent import foreign_kubeadm_files, pairs
 from vaultpki.config.agent import refuse_folders
 from vaultpki.disk import files, owner_mark, room
-from vaultpki.disk.generations import HIDDEN_FOLDER
 from vaultpki.errors import ArgumentError, SpecError, StoreError, VaultpkiError
 from vaultpki.host import static_pod
 from vaultpki.model import AgentConfig
 from vaultpki.node import pins
-from vaultpki.places import KUBECONFIGS, PKI, Layout, inner_folders
+from vaultpki.places import HIDDEN_FOLDER, KUBECONFIGS, PKI, Layout, inner_folders
 from vaultpki.records.join_file import Join
 
 # What a join and a first pass write, with room to spare: pairs in blocks of 4 KiB, their folders and links.

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from vaultpki.errors import StoreError
 from vaultpki.host.static_pod import ANNOTATION
-from vaultpki.values.yaml_edit import Document, Replacement, UnsafePlace
+from vaultpki.values.yaml_edit import TextChange, UnsafePlace, YamlText
 
 TAKEN_OVER: Final = "vaultpki/taken-over"
 """The annotation that makes the kubelet start the pod anew for a step of a take-over."""
@@ -51,7 +51,7 @@ class PodManifest:
     def __init__(self, data: bytes, path: str) -> None:
         self.path = path
         try:
-            self._document = Document(data)
+            self._document = YamlText(data)
         except UnsafePlace as error:
             raise self._refused(error) from None
         value = self._document.value
@@ -129,7 +129,7 @@ class PodManifest:
                 if isinstance(word, str) and word.startswith("-"):
                     yield key, index, word
 
-    def _flags(self, flags: Mapping[str, str | None], wanted: Any) -> Iterator[Replacement]:
+    def _flags(self, flags: Mapping[str, str | None], wanted: Any) -> Iterator[TextChange]:
         held = wanted["spec"]["containers"][0]
         for name, value in flags.items():
             places = [(key, index) for key, index, word in self._words() if word.lstrip("-").partition("=")[0] == name]
@@ -161,7 +161,7 @@ class PodManifest:
 
     # -- folders -----------------------------------------------------------------------------------------------------
 
-    def _folders(self, folders: Mapping[str, str], wanted: Any) -> Iterator[Replacement]:
+    def _folders(self, folders: Mapping[str, str], wanted: Any) -> Iterator[TextChange]:
         spec, container = wanted["spec"], wanted["spec"]["containers"][0]
         there = self.volumes
         for number, (name, path) in enumerate((n, p) for n, p in folders.items() if there.get(n) != p):
@@ -181,7 +181,7 @@ class PodManifest:
                     raise UnsafePlace(f"it has no {key}")
                 holder[key].insert(number, value)
 
-    def _without_folders(self, folders: Mapping[str, str], wanted: Any) -> Iterator[Replacement]:
+    def _without_folders(self, folders: Mapping[str, str], wanted: Any) -> Iterator[TextChange]:
         spec, container = wanted["spec"], wanted["spec"]["containers"][0]
         for name in folders:
             for keys, holder, key in (
@@ -202,7 +202,7 @@ class PodManifest:
 
     # -- the annotation ----------------------------------------------------------------------------------------------
 
-    def _marked(self, mark: str, wanted: Any) -> Replacement:
+    def _marked(self, mark: str, wanted: Any) -> TextChange:
         metadata = self._document.at("metadata")
         annotations = self._document.at("metadata", "annotations")
         held = wanted["metadata"].get("annotations")
@@ -224,7 +224,7 @@ def plain(data: bytes, path: str) -> bytes:
     """Return a manifest without the annotations of vaultpki. Raises StoreError if they cannot be taken out safely."""
     for name in (TAKEN_OVER, ANNOTATION):
         try:
-            document = Document(data)
+            document = YamlText(data)
             held = document.value["metadata"].get("annotations") if _is_pod(document.value) else None
             if not isinstance(held, dict) or name not in held:
                 continue

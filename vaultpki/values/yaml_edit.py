@@ -22,7 +22,7 @@ class UnsafePlace(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Replacement:
+class TextChange:
     """What takes the place of the text from `start` to `stop`, as indices."""
 
     start: int
@@ -30,7 +30,7 @@ class Replacement:
     text: str
 
 
-class Document:
+class YamlText:
     """A text with the tree of its nodes. Raises UnsafePlace if it is not one YAML document of plain values."""
 
     def __init__(self, data: bytes) -> None:
@@ -39,7 +39,7 @@ class Document:
             # PyYAML does not accept tabs in JSON, as Go's readers do; the positions stay the same.
             json_like = self.text.lstrip().startswith("{")
             self._readable = self.text.replace("\t", " ") if json_like else self.text
-            self.root = yaml.compose(self._readable, Loader=yaml.SafeLoader)
+            self.root: Any = yaml.compose(self._readable, Loader=yaml.SafeLoader)
             self.value = yaml.safe_load(self._readable)
         except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             raise UnsafePlace("it is not YAML or JSON of one document") from None
@@ -64,35 +64,35 @@ class Document:
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
-    def replaced(self, scalar: Any, value: str | bool) -> Replacement:
+    def replaced(self, scalar: Any, value: str | bool) -> TextChange:
         """Give a scalar another value."""
         if scalar.id != "scalar" or scalar.style in ("|", ">"):
             raise UnsafePlace("a value is written over several lines")
         start, stop = scalar.start_mark.index, scalar.end_mark.index
-        return Replacement(start, stop, f"{' ' if start == stop else ''}{written(value, quoted=bool(scalar.style))}")
+        return TextChange(start, stop, f"{' ' if start == stop else ''}{written(value, quoted=bool(scalar.style))}")
 
-    def appended(self, sequence: Any, value: str) -> Replacement:
+    def appended(self, sequence: Any, value: str) -> TextChange:
         """Add a scalar at the end of a sequence whose last item is one."""
         last = sequence.value[-1]
         if last.id != "scalar" or last.style in ("|", ">"):
             raise UnsafePlace("the last item of a list is written over several lines")
         at = last.end_mark.index
         if sequence.flow_style:
-            return Replacement(at, at, f", {json.dumps(value)}")
+            return TextChange(at, at, f", {json.dumps(value)}")
         # After a comment in the line of the last item.
         line = self.text.find("\n", at)
         at = len(self.text) if line < 0 else line - (self._end == "\r\n")
-        return Replacement(at, at, f"{self._end}{self._indent(sequence.start_mark.index)}- {written(value)}")
+        return TextChange(at, at, f"{self._end}{self._indent(sequence.start_mark.index)}- {written(value)}")
 
-    def removed(self, sequence: Any, index: int) -> Replacement:
+    def removed(self, sequence: Any, index: int) -> TextChange:
         """Take an item out of a sequence that has others."""
         items = sequence.value
         if len(items) < 2:
             raise UnsafePlace("a list would be empty")
         if sequence.flow_style:
             if index:
-                return Replacement(items[index - 1].end_mark.index, items[index].end_mark.index, "")
-            return Replacement(items[0].start_mark.index, items[1].start_mark.index, "")
+                return TextChange(items[index - 1].end_mark.index, items[index].end_mark.index, "")
+            return TextChange(items[0].start_mark.index, items[1].start_mark.index, "")
         start = self._line(items[index].start_mark.index)
         if index + 1 < len(items):
             stop = self._line(items[index + 1].start_mark.index)
@@ -100,21 +100,21 @@ class Document:
             stop = self.text.find("\n", items[index].end_mark.index) + 1 or len(self.text)
         else:
             raise UnsafePlace("the last item of a list is written over several lines")
-        return Replacement(start, stop, "")
+        return TextChange(start, stop, "")
 
-    def first_item(self, sequence: Any, value: Mapping[str, Any]) -> Replacement:
+    def first_item(self, sequence: Any, value: Mapping[str, Any]) -> TextChange:
         """Add a mapping of plain values as the first item of a sequence."""
         at = sequence.start_mark.index
         if sequence.flow_style:
-            return Replacement(at + 1, at + 1, f"{json.dumps(value)}{', ' if sequence.value else ''}")
+            return TextChange(at + 1, at + 1, f"{json.dumps(value)}{', ' if sequence.value else ''}")
         indent = self._indent(at)
-        return Replacement(at, at, f"{self._lines(value, indent)}{self._end}{indent}")
+        return TextChange(at, at, f"{self._lines(value, indent)}{self._end}{indent}")
 
-    def entry(self, mapping: Any, key: str, value: Any) -> Replacement:
+    def entry(self, mapping: Any, key: str, value: Any) -> TextChange:
         """Add a first entry to a mapping: a scalar, or a list of one mapping of plain values."""
         at = mapping.start_mark.index
         if mapping.flow_style:
-            return Replacement(at + 1, at + 1, f"{json.dumps(key)}: {json.dumps(value)}{', ' if mapping.value else ''}")
+            return TextChange(at + 1, at + 1, f"{json.dumps(key)}: {json.dumps(value)}{', ' if mapping.value else ''}")
         at = mapping.value[0][0].start_mark.index
         indent = self._indent(at)
         if isinstance(value, Mapping):
@@ -124,9 +124,9 @@ class Document:
             text = f"{written(key)}:{self._end}{indent}{self._lines(value[0], indent)}"
         else:
             text = f"{written(key)}: {written(value)}"
-        return Replacement(at, at, f"{text}{self._end}{indent}")
+        return TextChange(at, at, f"{text}{self._end}{indent}")
 
-    def without_entry(self, mapping: Any, key: str) -> Replacement:
+    def without_entry(self, mapping: Any, key: str) -> TextChange:
         """Take an entry out of a mapping that has others; its value is a scalar, or is followed by another entry."""
         pairs = mapping.value
         index = next(number for number, (name, _) in enumerate(pairs) if name.value == key)
@@ -135,14 +135,14 @@ class Document:
         name, value = pairs[index]
         if mapping.flow_style:
             if index:
-                return Replacement(pairs[index - 1][1].end_mark.index, value.end_mark.index, "")
-            return Replacement(name.start_mark.index, pairs[1][0].start_mark.index, "")
+                return TextChange(pairs[index - 1][1].end_mark.index, value.end_mark.index, "")
+            return TextChange(name.start_mark.index, pairs[1][0].start_mark.index, "")
         start = self._line(name.start_mark.index)
         if index + 1 < len(pairs):
-            return Replacement(start, self._line(pairs[index + 1][0].start_mark.index), "")
+            return TextChange(start, self._line(pairs[index + 1][0].start_mark.index), "")
         if value.id != "scalar":
             raise UnsafePlace("the last entry of a mapping is written over several lines")
-        return Replacement(start, self.text.find("\n", value.end_mark.index) + 1 or len(self.text), "")
+        return TextChange(start, self.text.find("\n", value.end_mark.index) + 1 or len(self.text), "")
 
     def _lines(self, value: Mapping[str, Any], indent: str) -> str:
         """Return an item of a block sequence."""
@@ -166,7 +166,7 @@ class Document:
     def _line(self, at: int) -> int:
         return self.text.rfind("\n", 0, at) + 1
 
-    def apply(self, replacements: Iterable[Replacement], wanted: Any) -> bytes:
+    def apply(self, replacements: Iterable[TextChange], wanted: Any) -> bytes:
         """Return the text with the replacements; UnsafePlace if it would not say exactly `wanted`."""
         text = self.text
         # At the same place in their own order: the last one is put in first.
@@ -174,7 +174,7 @@ class Document:
         for _, each in reversed(ordered):
             text = f"{text[: each.start]}{each.text}{text[each.stop :]}"
         try:
-            same = Document(text.encode()).value == wanted
+            same = YamlText(text.encode()).value == wanted
         except UnsafePlace:
             same = False
         if not same:
