@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import os
 from datetime import timedelta
 from typing import Final
@@ -74,7 +75,7 @@ def sign_again(run: TakeOver) -> None:
             text = YamlText(kept)
             scalar = text.at("users", 0, "user", "client-certificate-data")
             data = base64.b64encode(_signed(run, "kubernetes", base64.b64decode(scalar.value))).decode()
-            wanted = YamlText(kept).value
+            wanted = copy.deepcopy(YamlText(kept).value)
             wanted["users"][0]["user"]["client-certificate-data"] = data
             entry = read(path)
             about = entry[1] if entry is not None else os.stat(run.where.kubeconfigs)

@@ -53,15 +53,18 @@ def rotates(run: TakeOver) -> bool:
     return settings.values_of(found[0] if found else b"").get("rotateCertificates") is True
 
 
-def prepared(run: TakeOver, component: str, edits: PodEdits) -> Prepared:
-    """Return what a component would read if it was started now, with these edits in its manifest."""
+def prepared(run: TakeOver, component: str, edits: PodEdits, wanted: bytes | None = None) -> Prepared:
+    """Return what a component would read if it was started now, by the manifest `wanted` or else by its own.
+
+    `edits` are what of that manifest is not kubeadm's.
+    """
     flags: Mapping[str, str] = {}
     path = run.machine.static_pods().get(component)
     active = None
     if path is not None:
-        found = read(path)
-        held = PodManifest(found[0] if found else b"", path).flags
-        flags = {**held, **{name: value for name, value in edits.flags.items() if value is not None}}
+        if wanted is None:
+            wanted = (read(path) or (b"", None))[0]
+        flags = PodManifest(wanted, path).flags
     if component == "kubelet":
         active = rotates(run)
     elif component == "kube-controller-manager":
@@ -103,7 +106,10 @@ def pod_is_ready(run: TakeOver, component: str) -> bool:
     found, entry = read(path), last(run, component)
     if found is None or entry is None or pod_manifest.plain(found[0], path) != wanted:
         return False
-    same = entry.digest == prepared(run, component, edits).digest and PodManifest(found[0], path).mark == entry.mark
+    same = (
+        entry.digest == prepared(run, component, edits, wanted).digest
+        and PodManifest(found[0], path).mark == entry.mark
+    )
     return same and is_new(run, component, entry)
 
 
@@ -122,7 +128,7 @@ def start_pod(run: TakeOver, component: str, *, signs_only: bool = False) -> Non
     """Have the kubelet start a static pod as the target has it, and wait until it is healthy. Raises StateConflict."""
     path = run.machine.static_pods()[component]
     wanted, edits = plain_files.manifest(run, component, signs_only=signs_only)
-    next_ = prepared(run, component, edits)
+    next_ = prepared(run, component, edits, wanted)
     entry = last(run, component)
     if entry is None or entry.digest != next_.digest:
         if component == "etcd" and (problem := run.components.problem(component)):

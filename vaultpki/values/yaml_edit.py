@@ -10,10 +10,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import yaml
 
+# Parsing takes long, and a machine has some twenty such files.
+_REMEMBERED: Final = 64
 _PLAIN: Final = re.compile(r"[A-Za-z0-9/_-][A-Za-z0-9/_.,=@*+-]*(?::[A-Za-z0-9/_.,=@*+-]+)*")
 
 
@@ -34,17 +37,7 @@ class YamlText:
     """A text with the tree of its nodes. Raises UnsafePlace if it is not one YAML document of plain values."""
 
     def __init__(self, data: bytes) -> None:
-        try:
-            self.text = data.decode()
-            # PyYAML does not accept tabs in JSON, as Go's readers do; the positions stay the same.
-            json_like = self.text.lstrip().startswith("{")
-            self._readable = self.text.replace("\t", " ") if json_like else self.text
-            self.root: Any = yaml.compose(self._readable, Loader=yaml.SafeLoader)
-            self.value = yaml.safe_load(self._readable)
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-            raise UnsafePlace("it is not YAML or JSON of one document") from None
-        if "&" in self._readable and any(isinstance(each, yaml.AliasToken) for each in yaml.scan(self._readable)):
-            raise UnsafePlace("it has YAML aliases")
+        self.text, self.root, self.value = _parsed(data)
         self._end = "\r\n" if "\r\n" in self.text else "\n"
 
     # -- finding -----------------------------------------------------------------------------------------------------
@@ -180,6 +173,27 @@ class YamlText:
         if not same:
             raise UnsafePlace("its form cannot be changed safely")
         return text.encode()
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _parsed(data: bytes) -> tuple[str, Any, Any]:
+    """Return a text, the tree of its nodes, and its value, which nobody may change."""
+    try:
+        text = data.decode()
+        # PyYAML does not accept tabs in JSON, as Go's readers do; the positions stay the same.
+        readable = text.replace("\t", " ") if text.lstrip().startswith("{") else text
+        aliases = "&" in readable and any(isinstance(each, yaml.AliasToken) for each in yaml.scan(readable))
+        loader = yaml.SafeLoader(readable)
+        try:
+            root: Any = loader.get_single_node()
+            value = loader.construct_document(root) if root is not None else None
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        raise UnsafePlace("it is not YAML or JSON of one document") from None
+    if aliases:
+        raise UnsafePlace("it has YAML aliases")
+    return text, root, value
 
 
 def child(mapping: Any, key: str) -> Any:
