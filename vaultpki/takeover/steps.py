@@ -41,6 +41,10 @@ class MachineStep:
 def steps(run: TakeOver) -> Iterator[MachineStep]:
     """Yield the steps to the target, the done ones too."""
     machine, target, where = run.machine, run.target, run.where
+    if target.home and not run.journal.value.kept:
+        # Everything is as kubeadm left it, or was never changed.
+        yield _removal(run)
+        return
     pods = machine.static_pods()
     if not target.home and run.journal.value.reached is not AdoptionState.DONE:
         yield MachineStep("keep kubeadm's own files", lambda: _all_kept(run), lambda: _keep(run), lambda: _to_keep(run))
@@ -122,13 +126,17 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
             locked=True,
         )
     if target.home:
-        yield MachineStep(
-            "remove what was prepared",
-            lambda: not list(_left_at_home(run)),
-            lambda: _remove_prepared(run),
-            lambda: _left_at_home(run),
-            locked=True,
-        )
+        yield _removal(run)
+
+
+def _removal(run: TakeOver) -> MachineStep:
+    return MachineStep(
+        "remove what was prepared",
+        lambda: not list(_left_at_home(run)),
+        lambda: _remove_prepared(run),
+        lambda: _left_at_home(run),
+        locked=True,
+    )
 
 
 _IN_WORDS = {
@@ -412,6 +420,8 @@ def _left_at_home(run: TakeOver) -> Iterator[str]:
 
 
 def _remove_prepared(run: TakeOver) -> None:
+    # First, since a journal that names copies which are gone says that they are lost.
+    run.journal.save(kept={}, written={}, copied={}, prepared={}, reached=None)
     exchange.remove(run.where.aside)
     exchange.remove(run.where.kubelet_aside)
     run.journal.remove()
