@@ -19,6 +19,7 @@ from vaultpki.certificates import ROOT
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
+from vaultpki.provision.adoption_record import refuse_adoption
 from vaultpki.provision.rotation_records import StoredRecord, read_records
 from vaultpki.records.rotation import DOMAINS, Method, RotationRecord, State
 from vaultpki.rotation import listener_trust, recovery, serving_copy, start
@@ -110,6 +111,7 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     if not hasty:
         # What nodes say does not stop an emergency.
         set_back.refuse(scene, without)
+        refuse_adoption(cluster, vault)
     refuse_active(cluster, scene.records)
     kind_of(domain).refuse_beginning(scene, domain, method)
     if stored.record is None:
