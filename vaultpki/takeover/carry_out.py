@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from vaultpki.errors import Busy, StateConflict
+from vaultpki.errors import Attention, Busy, StateConflict
 from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
@@ -93,17 +93,20 @@ def _way_back(run: TakeOver) -> str:
     return "To go back: `vaultpki adopt abort` where the cluster is applied, then this command again on each machine."
 
 
-def carry_out(run: TakeOver) -> bool:
-    """Do every step that is left; return whether anything was done.
+def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
+    """Do every step that is left, with `most` at most so many of those that restart something.
 
-    Raises StateConflict if it is another machine's turn, or if a component is not healthy; a further run goes on.
+    Returns whether anything was done, so that a further run may find more.
+
+    Raises Attention if it is another machine's turn, and StateConflict if a component is not healthy; a further run
+    goes on.
     """
-    todo, done = left(run), False
+    todo, done, restarts = left(run), False, 0
     if todo and not run.turn and steps.needs_turn(run):
         record = run.assignment.adoption
         named = record is not None and record.turn
         whose = f"it is the turn of {named}" if named else "no machine has its turn yet"
-        raise StateConflict(
+        raise Attention(
             f"etcd and kube-apiserver restart on one machine at a time, and {whose}; `vaultpki adopt continue` gives "
             "turns where the cluster is applied"
         )
@@ -119,6 +122,9 @@ def carry_out(run: TakeOver) -> bool:
         done = True
         if not step.done():
             raise StateConflict(f"{step.what}: it is not as it should be afterwards; run this again")
+        restarts += bool(step.restarts)
+        if most is not None and restarts >= most:
+            return True
     if not run.target.home and run.journal.value.reached is not run.target.state:
         run.journal.save(reached=run.target.state)
     return done

@@ -33,10 +33,9 @@ class Components(Protocol):
 
 
 class RunningComponents:
-    """The processes of this machine. To be made in the main thread."""
+    """The processes of this machine."""
 
     def __init__(self, pause: Callable[[float], object] = time.sleep) -> None:
-        self._runner = CommandRunner()
         self._pause = pause
 
     def started(self, component: str) -> tuple[Moment, ...]:
@@ -52,7 +51,7 @@ class RunningComponents:
 
     def restart_kubelet(self) -> str:
         """Restart the unit of the kubelet; return "", or what went wrong as the rest of a sentence."""
-        return self._runner.run(_RESTART, {}, _RESTART_TIMEOUT, place="the take-over")
+        return CommandRunner().run(_RESTART, {}, _RESTART_TIMEOUT, place="the take-over")
 
     def pause(self, seconds: float) -> None:
         """Wait for so many seconds."""

@@ -394,7 +394,7 @@ class StandInComponents:
         return found.pop()
 
     def words(self, component: str) -> dict[str, str]:
-        return dict(word.lstrip("-").partition("=")[::2] for word in self.load()[component]["words"])  # type: ignore[misc]
+        return dict(word.lstrip("-").partition("=")[::2] for word in self.load()[component]["words"])
 
 
 _CA_NAMES = {

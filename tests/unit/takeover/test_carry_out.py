@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.kube.taken_over_machine import TakenOverMachine
-from vaultpki.errors import StateConflict
+from vaultpki.errors import Attention, StateConflict
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.takeover import carry_out
 
@@ -124,7 +124,7 @@ def test_another_machines_turn_is_waited_for(machine: TakenOverMachine) -> None:
 
     record = replace(run.assignment.adoption, turn="cp-2")
     waiting = replace(run, turn=False, assignment=replace(run.assignment, adoption=record))
-    with pytest.raises(StateConflict, match="it is the turn of cp-2"):
+    with pytest.raises(Attention, match="it is the turn of cp-2"):
         carry_out.carry_out(waiting)
     assert machine.snapshot() == before
 
