@@ -45,6 +45,7 @@ ORDER: Final = (
     "kubeadm",
     "issue",
     "node",
+    "takeover",
     "agent",
     "findings",
     "daemon",

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen
+from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen, taken_over
 from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.certificates import ROOT
@@ -111,6 +111,7 @@ def build(
         foreign={ca: found for ca, found in held.items() if found},
         foreign_ignored={ca: found for ca, found in ignored.items() if found},
         by_hand=state.by_hand,
+        adoption=taken_over.report(context.config, wanted, when, context.clock),
     )
 
 

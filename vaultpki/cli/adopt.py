@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vaultpki.cli import adopt_run, new_file
+from vaultpki.cli import adopt_node, adopt_run, new_file
 from vaultpki.cli.common import json_option, path_option, print_json, screen
 
 
@@ -20,6 +20,7 @@ def adopt_command() -> None:
       vaultpki adopt start -f cluster.yaml --kubeconfig admin.conf
       vaultpki adopt status -f cluster.yaml --kubeconfig admin.conf
       vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --wait
+      vaultpki adopt node --dry-run
     """
 
 
@@ -96,6 +97,7 @@ def inventory_command(
 
 for _command in adopt_run.COMMANDS:
     adopt_command.add_command(_command)
+adopt_command.add_command(adopt_node.node_command)
 
 
 def _next(written: str | None, problem: str) -> str:

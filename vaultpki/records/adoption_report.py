@@ -64,7 +64,8 @@ class AdoptionReport:
     CSRs as it runs, None if there is none; `rotates` the same of a kubelet that renews its own certificate by CSRs.
     `keys` is where the keys of the old CAs lie. `kept_until` is when the first of the kept old pairs expires.
     `by_agent` is whether agent.yaml lets the agent do the steps. `owed` are sentences: what is left to do for the state
-    of the record. `since` is since when all but the time of the report has been so.
+    of the record. `since` is when something was last changed for the adoption on this machine; None if never, or if
+    that was before its last boot.
     """
 
     revision: int

@@ -1,0 +1,427 @@
+"""The steps that lead a machine to what a state asks, in their order; each is judged by what is there.
+
+New trust comes before certificates that need it, and old trust goes after them. What CSRs are signed with comes before
+any bundle with two CAs: a controller manager whose file holds two certificates ends when it becomes the leader.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from vaultpki.disk import exchange, files
+from vaultpki.disk.files import private_folder
+from vaultpki.errors import StateConflict
+from vaultpki.host.pod_manifest import PodManifest
+from vaultpki.records.adoption import AdoptionState
+from vaultpki.records.adoption_report import Held
+from vaultpki.takeover import folders, old_pairs, plain_files, starts
+from vaultpki.takeover.arrangement import SIGNER, VERIFY, FolderKind
+from vaultpki.takeover.context import TakeOver
+from vaultpki.takeover.journal import JOURNAL, files_in, read
+
+
+@dataclass(frozen=True, slots=True)
+class MachineStep:
+    """One step: what it does, what of it is to be seen in detail, whether it is done, and how it is done.
+
+    `restarts` is the component that it restarts, "" for none. A step that changes folders holds the lock under which
+    the agent makes its passes.
+    """
+
+    what: str
+    done: Callable[[], bool]
+    do: Callable[[], None]
+    details: Callable[[], Iterator[str]] = field(default=lambda: iter(()))
+    restarts: str = ""
+    locked: bool = False
+
+
+def steps(run: TakeOver) -> Iterator[MachineStep]:
+    """Yield the steps to the target, the done ones too."""
+    machine, target, where = run.machine, run.target, run.where
+    if target.home and not run.journal.value.kept:
+        # Everything is as kubeadm left it, or was never changed.
+        yield _removal(run)
+        return
+    pods = machine.static_pods()
+    if not target.home and run.journal.value.reached is not AdoptionState.DONE:
+        yield MachineStep("keep kubeadm's own files", lambda: _all_kept(run), lambda: _keep(run), lambda: _to_keep(run))
+    signer = "kube-controller-manager"
+    if target.signer and not target.home and signer in pods:
+        yield MachineStep(
+            "copy the old CA for the CSR signer",
+            lambda: _signer_is_there(run),
+            lambda: _copy_signer(run),
+            lambda: iter([f"{where.aside}/{SIGNER}/ca.crt and ca.key: a copy of {where.directory}/ca.crt and ca.key"]),
+            locked=True,
+        )
+        yield MachineStep(
+            "sign CSRs by that copy",
+            lambda: starts.signer_is_ready(run),
+            lambda: starts.start_pod(run, signer, signs_only=True),
+            lambda: _sentences(run, signer, signs_only=True),
+            restarts=signer,
+        )
+    if target.folder is FolderKind.BOTH:
+        yield MachineStep(
+            "prepare a folder in which bundles hold the old and the new CAs",
+            lambda: _both_is_there(run),
+            lambda: _build_both(run),
+            lambda: (f"{name}: with both CAs" for name in _bundles(run)),
+            locked=True,
+        )
+    if target.state is AdoptionState.RETURNING:
+        yield MachineStep(
+            "sign old pairs again that have ended",
+            lambda: not old_pairs.ended(run),
+            lambda: old_pairs.sign_again(run),
+            lambda: (f"{name}: a year longer" for name in old_pairs.ended(run)),
+            locked=True,
+        )
+    yield MachineStep(
+        f"exchange {where.directory}",
+        lambda: machine.kind() is target.folder,
+        lambda: _exchange(run),
+        lambda: iter([f"{where.directory}: the folder {_IN_WORDS[target.folder]} takes its place in one step"]),
+        locked=True,
+    )
+    yield MachineStep(
+        "write kubeconfigs",
+        lambda: not list(_kubeconfigs_to_write(run)),
+        lambda: _write_kubeconfigs(run),
+        lambda: _kubeconfigs_to_write(run),
+        locked=True,
+    )
+    for component in pods:
+        yield MachineStep(
+            f"restart {component}",
+            lambda component=component: starts.pod_is_ready(run, component),  # type: ignore[misc]
+            lambda component=component: starts.start_pod(run, component),  # type: ignore[misc]
+            lambda component=component: _sentences(run, component),  # type: ignore[misc]
+            restarts=component,
+        )
+    if machine.has_kubelet():
+        yield MachineStep(
+            "change the kubelet's certificates and settings",
+            lambda: not list(_kubelet_changes(run)),
+            lambda: _change_kubelet(run),
+            lambda: _kubelet_changes(run),
+            locked=True,
+        )
+        yield MachineStep(
+            "restart kubelet",
+            lambda: starts.kubelet_is_ready(run),
+            lambda: starts.start_kubelet(run),
+            lambda: iter(["systemctl restart kubelet; pods go on running"]),
+            restarts="kubelet",
+        )
+    if target.state is AdoptionState.DONE and not run.kept_keys:
+        yield MachineStep(
+            "delete the old keys and pairs",
+            lambda: not list(_left(run)),
+            lambda: _delete(run),
+            lambda: _left(run),
+            locked=True,
+        )
+    if target.home:
+        yield _removal(run)
+
+
+def _removal(run: TakeOver) -> MachineStep:
+    return MachineStep(
+        "remove what was prepared",
+        lambda: not list(_left_at_home(run)),
+        lambda: _remove_prepared(run),
+        lambda: _left_at_home(run),
+        locked=True,
+    )
+
+
+_IN_WORDS = {
+    FolderKind.KUBEADM: "that kubeadm made",
+    FolderKind.BOTH: "with both CAs and the old certificates",
+    FolderKind.AGENT: "of the agent",
+}
+
+
+def needs_turn(run: TakeOver) -> bool:
+    """Return whether etcd or kube-apiserver of this machine is restarted by a step that is left."""
+    planes = [component for component in run.machine.static_pods() if component in ("etcd", "kube-apiserver")]
+    if not planes:
+        return False
+    return run.machine.kind() is not run.target.folder or not all(starts.pod_is_ready(run, each) for each in planes)
+
+
+# -- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def _to_keep(run: TakeOver) -> Iterator[str]:
+    for path in plain_files.plain_files(run):
+        if path not in run.journal.value.kept:
+            yield f"{path}: a copy in {run.journal.folder}"
+
+
+def _all_kept(run: TakeOver) -> bool:
+    known = run.journal.value.prepared
+    return not list(_to_keep(run)) and all(component in known for component in run.machine.components())
+
+
+def _keep(run: TakeOver) -> None:
+    if run.machine.kind() is not FolderKind.KUBEADM and not run.journal.value.kept:
+        raise StateConflict(f"{run.journal.folder} is lost, which says how to go back; restore it from a backup")
+    for path in plain_files.plain_files(run):
+        run.journal.keep(path)
+    starts.note_origin(run)
+
+
+# -- the signer ------------------------------------------------------------------------------------------------------
+
+
+def _key_folder(run: TakeOver) -> str | None:
+    """Return the folder in which the key of the old CA lies; None if there is none on this machine."""
+    places = [run.where.directory, *(f"{run.where.aside}/{kind.value}" for kind in FolderKind)]
+    return next((path for path in places if os.path.exists(f"{path}/ca.key") and _one_old_ca(run, path)), None)
+
+
+def _one_old_ca(run: TakeOver, path: str) -> bool:
+    return bool(run.machine.certificates(f"{path}/ca.crt"))
+
+
+def _signer_is_there(run: TakeOver) -> bool:
+    cert, key = folders.signer_files(run.where.aside)
+    if not _signs_by_copy(run):
+        return True
+    source, found, held = _key_folder(run), read(cert), read(key)
+    if found is None or held is None:
+        return False
+    same_key = source is None or held[0] == (read(f"{source}/ca.key") or (b"", None))[0]
+    return found[0] == _old_ca(run) and same_key
+
+
+def _signs_by_copy(run: TakeOver) -> bool:
+    """Return whether the controller manager signs with kubeadm's CA, and not with one that the user gave it."""
+    path = run.machine.static_pods()["kube-controller-manager"]
+    flags = PodManifest(plain_files.original(run, path) or b"", path).flags
+    return f"{run.where.directory}/ca.key" in flags.values()
+
+
+def _old_ca(run: TakeOver) -> bytes:
+    """Return the old CA alone, with the key that lies here."""
+    return "".join(facts.pem for facts in run.cas.old["kubernetes"][:1]).encode()
+
+
+def _copy_signer(run: TakeOver) -> None:
+    source = _key_folder(run)
+    if source is None:
+        raise StateConflict(
+            f"the key of the old CA is not on this machine ({run.where.directory}/ca.key), and its controller manager "
+            "signs with it; copy it here from another control plane"
+        )
+    cert, key = folders.signer_files(run.where.aside)
+    private_folder(run.where.aside)
+    with files.closing(files.open_folder(os.path.dirname(cert), create=True)) as folder, files.storage_errors(cert):
+        data, about = read(f"{source}/ca.key") or (b"", os.stat(source))
+        files.swap(os.path.basename(key), folder, data, about.st_mode & 0o777, about.st_uid, about.st_gid)
+        files.swap(os.path.basename(cert), folder, _old_ca(run), 0o644)
+
+
+def _sentences(run: TakeOver, component: str, *, signs_only: bool = False) -> Iterator[str]:
+    path = run.machine.static_pods()[component]
+    wanted, edits = plain_files.manifest(run, component, signs_only=signs_only)
+    found = read(path)
+    held = PodManifest(found[0] if found else b"", path)
+    after = PodManifest(wanted, path).flags
+    gone = {name: None for name in held.flags if name not in after}
+    told = list(type(edits)({**after, **gone}, edits.folders).sentences(held))
+    yield from (f"{path}: {each}" for each in told)
+    yield f"{component} is restarted, and healthy before anything else is done"
+
+
+# -- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _bundles(run: TakeOver) -> dict[str, bytes]:
+    """Return the bundles of the folder with both CAs, by path below it: the old CA first, as kubeadm needs it."""
+    source = run.machine.folder(FolderKind.KUBEADM)
+    found = {
+        name: _pems(plain_files.trusted_cas(run, ca))
+        for ca, name in folders.CA_FILES.items()
+        if os.path.lexists(f"{source}/{name}")
+    }
+    found["ca-chain.crt"] = found["ca.crt"] + _pems(run.cas.roots)
+    path = run.machine.static_pods().get("kube-apiserver")
+    if path is not None and VERIFY in PodManifest(plain_files.original(run, path) or b"", path).flags:
+        own = run.machine.certificates(f"{run.machine.folder(FolderKind.AGENT)}/kubelet-ca.crt")
+        own = tuple(each for each in own if each not in run.cas.old["kubernetes"])
+        found["kubelet-ca.crt"] = _pems(run.cas.old["kubernetes"]) + _pems(own)
+    return found
+
+
+def _pems(cas: object) -> bytes:
+    return "".join(facts.pem for facts in cas).encode()  # type: ignore[attr-defined]
+
+
+def _both_is_there(run: TakeOver) -> bool:
+    path = run.machine.folder(FolderKind.BOTH)
+    if folders.kind(path) is not FolderKind.BOTH or not run.journal.value.copied:
+        return False
+    if run.machine.kind() is FolderKind.KUBEADM and not _same_as_copied(run):
+        return False
+    return all((read(f"{path}/{name}") or (b"", None))[0] == data for name, data in _bundles(run).items())
+
+
+def _same_as_copied(run: TakeOver) -> bool:
+    """Return whether kubeadm's folder is as it was when it was copied."""
+    changed = {**_bundles(run), folders.MARK: b""}
+    now = {name: one for name, one in folders.digests(run.where.directory).items() if name not in changed}
+    then = {name: one for name, one in run.journal.value.copied.items() if name not in changed}
+    return now == then
+
+
+def _build_both(run: TakeOver) -> None:
+    private_folder(run.where.aside)
+    path = run.machine.folder(FolderKind.BOTH)
+    kind = run.machine.kind()
+    if kind is not FolderKind.KUBEADM and folders.kind(path) is FolderKind.BOTH:
+        # What kubeadm has renewed in it since stays.
+        folders.write_bundles(path, _bundles(run))
+        run.journal.save(copied={**folders.digests(path), **run.journal.value.copied})
+        return
+    copied = folders.build_both(run.machine.folder(FolderKind.KUBEADM), run.where.aside, _bundles(run))
+    run.journal.save(copied=copied)
+
+
+def _exchange(run: TakeOver) -> None:
+    machine, where, target = run.machine, run.where, run.target
+    now, to = machine.kind(), machine.folder(target.folder)
+    if now is None:
+        raise StateConflict(f"{where.directory} is missing; put it back from a backup")
+    if target.ours:
+        refuse_unready(run)
+    if now is FolderKind.BOTH and target.folder is FolderKind.KUBEADM:
+        copied = run.journal.value.copied
+        # Keys and pairs that kubeadm or a person has renewed meanwhile are the newest there are.
+        bundles = {*_bundles(run), folders.MARK}
+        names = [n for n, one in folders.digests(where.directory).items() if n not in bundles and copied.get(n) != one]
+        taken = folders.copy_files(names, where.directory, to)
+        run.journal.save(changed=tuple(dict.fromkeys((*run.journal.value.changed, *taken))))
+    else:
+        folders.copy_files(list(folders.further_files(where.directory)), where.directory, to)
+    folders.put(where.directory, where.aside, target.folder)
+    run.tell(f"exchanged {where.directory} for the folder {_IN_WORDS[target.folder]}")
+
+
+def refuse_unready(run: TakeOver) -> None:
+    """Raise StateConflict if the agent's folders lack a certificate of the new CAs, or a CA that is to be trusted."""
+    own, kubelet = run.machine.folder(FolderKind.AGENT), run.machine.kubelet_folder(FolderKind.AGENT)
+    places = {"pki": own, "etcd": f"{own}/etcd", "scheduler": f"{own}/scheduler", "kubelet": kubelet}
+    for want in run.assignment.certificates:
+        if want.folder in places:
+            leaf = run.machine.certificates(f"{places[want.folder]}/{want.stem}.crt")
+            if not leaf or (want.ca in run.cas.new and run.cas.signer(leaf[0], want.ca) is not Held.NEW):
+                raise StateConflict(f"{places[want.folder]}/{want.stem}.crt is missing; run `vaultpki agent --once`")
+    for ca, name in folders.CA_FILES.items():
+        found = run.machine.certificates(f"{own}/{name}")
+        if found and run.cas.old.get(ca) and run.cas.trusted(found, ca) is not run.target.trust:
+            raise StateConflict(
+                f"{own}/{name} does not hold the CAs of the state {run.target.name}; run `vaultpki agent --once`"
+            )
+
+
+# -- kubeconfigs -----------------------------------------------------------------------------------------------------
+
+
+def _kubeconfigs_to_write(run: TakeOver) -> Iterator[str]:
+    for path in run.machine.kubeconfigs():
+        wanted = plain_files.kubeconfig_of(run, path)
+        if (read(path) or (None, None))[0] != wanted:
+            what = "names files" if run.target.ours and wanted else f"trusts the {run.target.trust.value} CAs"
+            yield f"{path}: {what}" if wanted is not None else f"{path}: removed, its certificate is of the old CA"
+
+
+def _write_kubeconfigs(run: TakeOver) -> None:
+    for path in run.machine.kubeconfigs():
+        if run.journal.put(path, plain_files.kubeconfig_of(run, path)):
+            run.tell(f"wrote {path}")
+
+
+# -- the kubelet -----------------------------------------------------------------------------------------------------
+
+
+def _kubelet_kind(run: TakeOver) -> FolderKind:
+    return FolderKind.AGENT if run.target.ours else FolderKind.KUBEADM
+
+
+def _kubelet_files(run: TakeOver) -> Iterator[tuple[str, bytes | None]]:
+    path = str(run.machine.kubeconfig("kubelet"))
+    yield run.machine.kubelet_settings, plain_files.kubelet_settings(run)
+    yield run.machine.kubelet_flags, plain_files.kubelet_flags(run)
+    yield path, plain_files.kubeconfig_of(run, path)
+
+
+def _kubelet_changes(run: TakeOver) -> Iterator[str]:
+    kind = _kubelet_kind(run)
+    if folders.kind(run.where.kubelet) is not kind:
+        yield f"{run.where.kubelet}: the folder {_IN_WORDS[kind]} takes its place in one step"
+    for path, wanted in _kubelet_files(run):
+        if (read(path) or (None, None))[0] != wanted:
+            yield f"{path}: changed"
+
+
+def _change_kubelet(run: TakeOver) -> None:
+    kind = _kubelet_kind(run)
+    if kind is FolderKind.AGENT:
+        refuse_unready(run)
+    else:
+        old_pairs.renew_kubelet(run)
+    if folders.kind(run.where.kubelet) is not kind:
+        private_folder(run.where.kubelet_aside)
+        folders.put(run.where.kubelet, run.where.kubelet_aside, kind)
+        run.tell(f"exchanged {run.where.kubelet} for the folder {_IN_WORDS[kind]}")
+    for path, wanted in _kubelet_files(run):
+        if run.journal.put(path, wanted):
+            run.tell(f"wrote {path}")
+
+
+# -- the end ---------------------------------------------------------------------------------------------------------
+
+
+def _left(run: TakeOver) -> Iterator[str]:
+    """Yield what of the old CAs lies on the disk in DONE."""
+    paths = [f"{run.where.aside}/{name}" for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER)]
+    paths.append(f"{run.where.kubelet_aside}/{FolderKind.KUBEADM.value}")
+    yield from (f"{path}: deleted" for path in paths if os.path.lexists(path))
+    if _copies(run):
+        yield f"{run.journal.folder}: kubeadm's own files are deleted; after that there is no way back"
+
+
+def _copies(run: TakeOver) -> list[str]:
+    """Return the files of kubeadm's that are kept."""
+    return [path for path in files_in(run.journal.folder) if not path.endswith(f"/{JOURNAL}")]
+
+
+def _delete(run: TakeOver) -> None:
+    # First, since a journal that names copies which are gone says that they are lost.
+    run.journal.save(kept={}, written={}, copied={}, reached=AdoptionState.DONE)
+    for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER):
+        exchange.remove(f"{run.where.aside}/{name}")
+    exchange.remove(f"{run.where.kubelet_aside}/{FolderKind.KUBEADM.value}")
+    for path in _copies(run):
+        exchange.remove(path)
+    run.tell("deleted the keys and pairs of the old CAs on this machine; look for copies and backups of them elsewhere")
+
+
+def _left_at_home(run: TakeOver) -> Iterator[str]:
+    for path in (run.where.aside, run.where.kubelet_aside, run.journal.folder):
+        if os.path.lexists(path):
+            yield f"{path}: removed"
+
+
+def _remove_prepared(run: TakeOver) -> None:
+    # First, since a journal that names copies which are gone says that they are lost.
+    run.journal.save(kept={}, written={}, copied={}, prepared={}, reached=None)
+    exchange.remove(run.where.aside)
+    exchange.remove(run.where.kubelet_aside)
+    run.journal.remove()
