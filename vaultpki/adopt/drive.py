@@ -12,18 +12,18 @@ from typing import Final, Protocol
 
 from vaultpki.adopt import gates, obstacles, reasons, writes
 from vaultpki.adopt.draft import ClusterDraft
-from vaultpki.adopt.look import Look
+from vaultpki.adopt.look import AdoptionLook
 from vaultpki.adopt.reasons import AdoptionStep
 from vaultpki.adopt.writes import ObjectWrite
 from vaultpki.errors import ArgumentError, ChangedMeanwhile, StateConflict
 from vaultpki.findings.catalogue import Severity
+from vaultpki.identity.adoption_record import delete_adoption
 from vaultpki.kube.writer import ClusterWriter, data_of
 from vaultpki.kubeadm import adopted
 from vaultpki.kubeadm.configuration import KubeadmFolders
 from vaultpki.layout import DIRECTORY
 from vaultpki.model import NodeRole
 from vaultpki.places import Layout
-from vaultpki.provision.adoption_record import delete_adoption
 from vaultpki.provision.rotation_records import existing
 from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
@@ -49,7 +49,7 @@ class Ask(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class AdoptionWords:
     """What an operator says with a command: words that are confirmed, and machines that were restarted by hand.
 
     `keep` says where the keys of the old CAs are kept at the end; empty lets nodes delete theirs.
@@ -61,14 +61,14 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AdoptionOutcome:
     """What a command has done: the last look, the state that comes next with its gate, and whether a step was made.
 
     `refused` says that a person did not agree to what must be done first. `over` says that the adoption is at its end:
     done, or given up with nothing left of it. `notes` are sentences about that.
     """
 
-    look: Look
+    look: AdoptionLook
     to: AdoptionState | None
     gate: Gate
     moved: bool = False
@@ -77,7 +77,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def start(look: Look, draft: ClusterDraft, ask: Ask) -> Outcome:
+def start(look: AdoptionLook, draft: ClusterDraft, ask: Ask) -> AdoptionOutcome:
     """Begin the adoption: write its record. Nothing else changes, and nodes can enrol after that.
 
     `draft` is what the inventory would write. Raises StateConflict if the cluster cannot be taken over as it is.
@@ -104,14 +104,14 @@ def start(look: Look, draft: ClusterDraft, ask: Ask) -> Outcome:
         )
     prices = [each.text for each in every if each.kind.name in ("two-etcd-members", "one-control-plane")]
     if prices and not ask("The adoption restarts components, and this cluster pays for that", prices):
-        return Outcome(look, None, Gate(), refused=True)
+        return AdoptionOutcome(look, None, Gate(), refused=True)
     old = {domain: tuple(each.fingerprint for each in cas) for domain, cas in look.sides.old.items()}
     begun = AdoptionRecord(_S.PREPARED, stored.version + 1, stored.version + 1, look.now, old)
     after = look.writing(begun)
-    return Outcome(after, _S.PUBLISHED, Gate(opens=look.now), moved=True)
+    return AdoptionOutcome(after, _S.PUBLISHED, Gate(opens=look.now), moved=True)
 
 
-def advance(look_again: Callable[[], Look], said: Said, ask: Ask, *, back: bool) -> Outcome:
+def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: Ask, *, back: bool) -> AdoptionOutcome:
     """Take the next step, or the next one back; else say what it waits for. Changes what the state asks for first.
 
     `look_again` looks anew. Raises StateConflict if there is no adoption, or if the way back cannot work.
@@ -131,16 +131,16 @@ def advance(look_again: Callable[[], Look], said: Said, ask: Ask, *, back: bool)
     found = gates.gate(step, look.seen)
     if not found.open(look.now):
         look = _with_turn(look, found.turn)
-        return Outcome(look, to, found)
+        return AdoptionOutcome(look, to, found)
     if to is _S.DONE and not ask("The last step: after it there is no way back", _final(look, said)):
-        return Outcome(look, to, found, refused=True)
+        return AdoptionOutcome(look, to, found, refused=True)
     kept = {"kept": said.keep} if to is _S.DONE and said.keep else {}
     look.writing(look.record.moved(to, look.now, **kept))
     look, refused = _settle(_with_record(look_again()), look_again, ask)
     return replace(_standing(look, back=back), moved=True, refused=refused)
 
 
-def standing(look: Look, *, back: bool = False) -> Outcome:
+def standing(look: AdoptionLook, *, back: bool = False) -> AdoptionOutcome:
     """Return where the adoption stands; changes nothing."""
     return _standing(look, back=back)
 
@@ -153,14 +153,14 @@ def course(state: AdoptionState, *, back: bool) -> frozenset[AdoptionState]:
     return frozenset(found)
 
 
-def _with_record(look: Look) -> Look:
+def _with_record(look: AdoptionLook) -> AdoptionLook:
     if look.stored.record is None:
         file = look.cluster.file
         raise StateConflict(f"{look.cluster.name} is not being taken over; `vaultpki adopt start -f {file}` begins")
     return look
 
 
-def _refuse_other_cas(look: Look) -> None:
+def _refuse_other_cas(look: AdoptionLook) -> None:
     """Raise StateConflict unless cluster.yaml names exactly the CAs that the cluster has."""
     cluster, old = look.cluster, look.sides.old
     etcd = any(NodeRole.ETCD in node.roles for node in cluster.nodes)
@@ -184,7 +184,7 @@ def _refuse_other_cas(look: Look) -> None:
             )
 
 
-def _settle(look: Look, look_again: Callable[[], Look], ask: Ask) -> tuple[Look, bool]:
+def _settle(look: AdoptionLook, look_again: Callable[[], AdoptionLook], ask: Ask) -> tuple[AdoptionLook, bool]:
     """Make the API server's objects what the state asks for; return the last look, and whether a person refused."""
     for _ in range(_LOOKS):
         due = writes.due(look.record, look.seen)
@@ -205,7 +205,7 @@ def _settle(look: Look, look_again: Callable[[], Look], ask: Ask) -> tuple[Look,
     )
 
 
-def _carry_out(look: Look, due: Collection[ObjectWrite]) -> None:
+def _carry_out(look: AdoptionLook, due: Collection[ObjectWrite]) -> None:
     writer = ClusterWriter(look.access)
     for each in due:
         if each.delete:
@@ -216,17 +216,17 @@ def _carry_out(look: Look, due: Collection[ObjectWrite]) -> None:
             writer.replace(each.path, _changed(look, each.path, found))
 
 
-def _changed(look: Look, path: str, found: dict[str, object]) -> dict[str, object]:
+def _changed(look: AdoptionLook, path: str, found: dict[str, object]) -> dict[str, object]:
     """Return an object as the state asks for it."""
     sides = look.sides
     if path == writes.INFO_PATH:
         old, new = ([each.pem for each in cas.get("kubernetes", ())] for cas in (sides.old, sides.new))
         return writes.cluster_info(found, TRUSTED[look.record.state], old, new)
-    data, key = data_of(found), adopted.SETTINGS if path == writes.SETTINGS_PATH else adopted.DEFAULTS
+    data, key = data_of(found), adopted.SETTINGS if path == writes.SETTINGS_PATH else adopted.KUBELET_DEFAULTS
     return {**found, "data": {**data, key: _right(look, path, data.get(key, ""))}}
 
 
-def _right(look: Look, path: str, text: str) -> str:
+def _right(look: AdoptionLook, path: str, text: str) -> str:
     """Return kubeadm's own settings as they must be at the end."""
     places = KubeadmFolders(look.found.directory or DIRECTORY, _KUBELETS, _KUBEADM)
     if path == writes.SETTINGS_PATH:
@@ -234,23 +234,23 @@ def _right(look: Look, path: str, text: str) -> str:
     return adopted.defaults(text, places)
 
 
-def with_settings(look: Look) -> Look:
+def with_settings(look: AdoptionLook) -> AdoptionLook:
     """Return the look with what of kubeadm's own settings is not right yet; they are read only at the end."""
     if look.stored.record is None or look.stored.record.state is not _S.DONE:
         return look
     writer, stale = ClusterWriter(look.access), []
-    for path, key in ((writes.SETTINGS_PATH, adopted.SETTINGS), (writes.DEFAULTS_PATH, adopted.DEFAULTS)):
+    for path, key in ((writes.SETTINGS_PATH, adopted.SETTINGS), (writes.DEFAULTS_PATH, adopted.KUBELET_DEFAULTS)):
         text = data_of(writer.read(path)).get(key)
         if text is not None and _right(look, path, text) != text:
             stale.append(path)
     return replace(look, seen=replace(look.seen, stale=tuple(stale)))
 
 
-def _confirmed(look: Look, step: AdoptionStep, said: Said) -> Look:
+def _confirmed(look: AdoptionLook, step: AdoptionStep, said: AdoptionWords) -> AdoptionLook:
     """Note what a person says in the record; ArgumentError for what is no word, StateConflict if it does not count."""
     for word in said.confirmed:
-        if word not in gates.WORDS:
-            raise ArgumentError(f"--confirm {word}: write one of {', '.join(sorted(gates.WORDS))}")
+        if word not in gates.CONFIRMABLE:
+            raise ArgumentError(f"--confirm {word}: write one of {', '.join(sorted(gates.CONFIRMABLE))}")
         if why := gates.word_refused(step, word, look.seen):
             raise StateConflict(why)
     for name in said.restarted:
@@ -264,30 +264,32 @@ def _confirmed(look: Look, step: AdoptionStep, said: Said) -> Look:
     return look.writing(record.changed(confirmed=confirmed, restarted=restarted))
 
 
-def _with_turn(look: Look, turn: str) -> Look:
+def _with_turn(look: AdoptionLook, turn: str) -> AdoptionLook:
     """Pass the turn on, if another machine has it now."""
     return look if look.record.turn == turn else look.writing(look.record.changed(turn=turn))
 
 
-def _standing(look: Look, *, back: bool, refused: bool = False) -> Outcome:
+def _standing(look: AdoptionLook, *, back: bool, refused: bool = False) -> AdoptionOutcome:
     record = look.record
     to = gates.next_state(record.state, back=back)
     found = _rest_gate(look) if to is None else gates.gate(AdoptionStep(record, to, look.now), look.seen)
-    return Outcome(look, to, found, refused=refused, over=to is None and not found.waiting)
+    return AdoptionOutcome(look, to, found, refused=refused, over=to is None and not found.waiting)
 
 
-def _at_rest(look: Look, *, back: bool) -> Outcome:
+def _at_rest(look: AdoptionLook, *, back: bool) -> AdoptionOutcome:
     """Finish what has no next state: the end, or the way back that has come to prepared."""
     found = _rest_gate(look)
     look = _with_turn(look, found.turn)
     if found.waiting or not back:
-        return Outcome(look, None, found, over=not found.waiting, notes=_last_words(look) if not found.waiting else ())
+        return AdoptionOutcome(
+            look, None, found, over=not found.waiting, notes=_last_words(look) if not found.waiting else ()
+        )
     look.notice.begin()
     delete_adoption(look.cluster, look.vault)
-    return Outcome(look, None, found, moved=True, over=True, notes=_given_up(look))
+    return AdoptionOutcome(look, None, found, moved=True, over=True, notes=_given_up(look))
 
 
-def _rest_gate(look: Look) -> Gate:
+def _rest_gate(look: AdoptionLook) -> Gate:
     """Return what is left to do on machines in a state from which there is no step."""
     record = look.record
     step = AdoptionStep(record, record.state, look.now)
@@ -304,7 +306,7 @@ def _rest_gate(look: Look) -> Gate:
     return Gate(tuple(waiting), opens=None if waiting else record.since, turn=gates.turn(record, look.seen.machines))
 
 
-def _final(look: Look, said: Said) -> list[str]:
+def _final(look: AdoptionLook, said: AdoptionWords) -> list[str]:
     """Return what the last step ends, as sentences."""
     holders = [each.name for each in look.seen.machines if each.report and each.report.keys is not OldKeys.NONE]
     keys = (
@@ -319,7 +321,7 @@ def _final(look: Look, said: Said) -> list[str]:
     ]
 
 
-def _last_words(look: Look) -> tuple[str, ...]:
+def _last_words(look: AdoptionLook) -> tuple[str, ...]:
     kept = f"; the old keys are kept: {look.record.kept}" if look.record.kept else ""
     notes = [f"the adoption is done{kept}"]
     if look.cluster.authority.also_trust:
@@ -331,7 +333,7 @@ def _last_words(look: Look) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _given_up(look: Look) -> tuple[str, ...]:
+def _given_up(look: AdoptionLook) -> tuple[str, ...]:
     first = next((each.name for each in look.seen.machines if each.enrolled), "NODE")
     home = (
         "each machine now puts back kubeadm's own manifests and kubeconfigs: its agent does that, or `vaultpki adopt "

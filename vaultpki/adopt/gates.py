@@ -36,10 +36,10 @@ _S = AdoptionState
 OUTSIDE: Final = "outside"
 """A person's word that kubeconfigs and programs outside the cluster hold what the state asks for."""
 
-SERVERS: Final = "webhooks"
+OTHER_SERVERS: Final = "webhooks"
 """A person's word that the servers whose CA bundles hold an old CA do without it."""
 
-WORDS: Final = frozenset({OUTSIDE, SERVERS})
+CONFIRMABLE: Final = frozenset({OUTSIDE, OTHER_SERVERS})
 
 TOKENS: Final = "bootstrap tokens"
 KEYS_SECRET: Final = "kubeadm-certs"  # noqa: S105 - the name of an object
@@ -142,8 +142,10 @@ def word_refused(step: AdoptionStep, word: str, seen: ClusterSeen) -> str:
     """Return why a person's word does not count now, as a sentence; "" if it does."""
     if word == OUTSIDE and not _outside(step):
         return f"{step.record.state.value} waits for no kubeconfig outside; leave out `--confirm {OUTSIDE}`"
-    if word == SERVERS and not (step.path == (_S.RETIRED, _S.DONE) and seen.servers):
-        return f"{step.record.state.value} waits for no CA bundle of another server; leave out `--confirm {SERVERS}`"
+    if word == OTHER_SERVERS and not (step.path == (_S.RETIRED, _S.DONE) and seen.servers):
+        return (
+            f"{step.record.state.value} waits for no CA bundle of another server; leave out `--confirm {OTHER_SERVERS}`"
+        )
     return ""
 
 
@@ -181,9 +183,9 @@ def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     """Find what joining nodes could bring in, and certificates whose holder is not known."""
     state = step.record.state
     if seen.info not in (None, TRUSTED[state]):
-        yield Waiting(CLUSTER_INFO, f"does not hold {_WORDS[TRUSTED[state]]} yet: the next `vaultpki adopt` writes it")
+        yield Waiting(CLUSTER_INFO, f"does not hold {_WORDS[TRUSTED[state]]} yet: `{step.command}` writes it")
     if joins_open(step.record):
-        yield Waiting(TOKENS, "those from before may still be used: the next `vaultpki adopt` deletes them")
+        yield Waiting(TOKENS, f"those from before may still be used: `{step.command}` deletes them")
     if seen.keys_secret and state not in _REOPENED:
         yield Waiting(
             KEYS_SECRET,
@@ -217,7 +219,7 @@ def _copies(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
         )
     if any(side is not wanted for side in seen.clients.values()):
         how = (
-            "the next `vaultpki adopt` deletes it, and kube-apiserver writes it anew"
+            f"`{step.command}` deletes it, and kube-apiserver writes it anew"
             if wanted is Side.NEW
             else "kube-apiserver writes it; look at its log"
         )
@@ -249,20 +251,19 @@ def _outside(step: AdoptionStep) -> str:
 
 
 def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
-    command = f"vaultpki adopt {'abort' if step.to in (_S.RETURNING, _S.PREPARED) else 'continue'}"
     what = _outside(step)
     if what and OUTSIDE not in step.record.confirmed:
         yield Waiting(
             OUTSIDE,
-            f"once every kubeconfig and program outside the cluster has {what}, say so: `{command} --confirm "
+            f"once every kubeconfig and program outside the cluster has {what}, say so: `{step.command} --confirm "
             f"{OUTSIDE}`",
         )
-    if step.path == (_S.RETIRED, _S.DONE) and seen.servers and SERVERS not in step.record.confirmed:
+    if step.path == (_S.RETIRED, _S.DONE) and seen.servers and OTHER_SERVERS not in step.record.confirmed:
         yield Waiting(
-            SERVERS,
+            OTHER_SERVERS,
             f"{first_few(sorted(seen.servers))} name an old CA for their own server: give that server another "
-            f"certificate and the object its CA, or once you know that they may stay, say so: `{command} --confirm "
-            f"{SERVERS}`",
+            f"certificate and the object its CA, or once you know that they may stay, say so: "
+            f"`{step.command} --confirm {OTHER_SERVERS}`",
         )
 
 

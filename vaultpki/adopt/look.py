@@ -15,6 +15,7 @@ from vaultpki.adopt.found import CONTROL_PLANE, ClusterInventory, EtcdMember
 from vaultpki.ca.facts import read_root
 from vaultpki.certificates import ISSUING_CAS, ca_subject
 from vaultpki.errors import CertificateUnreadable, SpecError
+from vaultpki.identity.adoption_record import StoredAdoption, read_adoption, write_adoption
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import Member, members
 from vaultpki.kube import api
@@ -25,7 +26,6 @@ from vaultpki.live.trust import readable_certificates
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki import foreign_cas, trust
 from vaultpki.pki.facts import Facts
-from vaultpki.provision.adoption_record import StoredAdoption, read_adoption, write_adoption
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
 from vaultpki.records.node_report import NodeReport
@@ -70,7 +70,7 @@ def _hashes(cas: Collection[Facts]) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class AdoptionLook:
     """All that one look has found; `found` is what the cluster showed, `now` the server's time.
 
     `notice` is begun before each write of the record, since nodes follow it.
@@ -93,14 +93,14 @@ class Look:
             raise ValueError("there is no record of an adoption")
         return self.stored.record
 
-    def writing(self, record: AdoptionRecord) -> Look:
+    def writing(self, record: AdoptionRecord) -> AdoptionLook:
         """Write a record over the one that was read, and return the look with it; ChangedMeanwhile if it changed."""
         self.notice.begin()
         return replace(self, stored=write_adoption(self.cluster, self.vault, record, self.stored.version))
 
 
-def look(cluster: Cluster, vault: Vault, access: KubeAccess, now: datetime, notice: ChangeNotice) -> Look:
-    """Look at the adoption of a cluster: Vault first, and then the cluster that `access` leads to.
+def look(cluster: Cluster, vault: Vault, access: KubeAccess, now: datetime, notice: ChangeNotice) -> AdoptionLook:
+    """AdoptionLook at the adoption of a cluster: Vault first, and then the cluster that `access` leads to.
 
     Raises Unavailable or Untrusted if either cannot be talked to, and SpecError as `read_sides`.
     """
@@ -113,7 +113,7 @@ def look(cluster: Cluster, vault: Vault, access: KubeAccess, now: datetime, noti
     found = inventory.take(access, (), now)
     pods = api.read_trust(access)
     seen = seen_of(cluster, sides, enrolled, found, pods, stored.record)
-    return Look(cluster, vault, access, stored, sides, found, seen, now, notice)
+    return AdoptionLook(cluster, vault, access, stored, sides, found, seen, now, notice)
 
 
 def read_sides(cluster: Cluster, vault: Vault, record: AdoptionRecord | None, now: datetime) -> Sides:

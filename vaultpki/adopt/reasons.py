@@ -17,7 +17,7 @@ from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation.adoption_states import LAST_STEP, LEAVES_OF, STEPS_BY_LEAVES, STEPS_BY_TRUST, TRUSTED, Side
 
-SETTLE: Final = 360
+LONGEST_LOOK_AGAIN: Final = 360
 """Seconds for which a gate waits after the last change on a machine: the slowest reader looks every five minutes.
 
 client-go closes connections with its old certificate at that interval (client-go transport/cert_rotation.go).
@@ -38,6 +38,12 @@ class AdoptionStep:
     @property
     def path(self) -> tuple[AdoptionState, AdoptionState]:
         return self.record.state, self.to
+
+    @property
+    def command(self) -> str:
+        """The command that leads there: from re-trusting, `continue` leads to another state."""
+        back = self.to in (AdoptionState.RETURNING, AdoptionState.RETRUSTING, AdoptionState.PREPARED)
+        return f"vaultpki adopt {'abort' if back else 'continue'}"
 
     @property
     def trust(self) -> Side | None:
@@ -76,7 +82,7 @@ def settled(step: AdoptionStep, machine: AdoptedMachine) -> datetime:
     report = machine.report
     since = (report.since if report is not None else None) or machine.time or step.record.since
     # The node's clock may be wrong, and a report can claim anything: never before the state began.
-    return max(since, step.record.since) + timedelta(seconds=SETTLE)
+    return max(since, step.record.since) + timedelta(seconds=LONGEST_LOOK_AGAIN)
 
 
 def fresh(record: AdoptionRecord, report: AdoptionReport) -> bool:
@@ -129,7 +135,7 @@ def _steps(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
     if machine.by_turn and whose and whose != machine.name:
         return f"waits for its turn after {whose}; it still owes: {printable(first)}"
     if machine.by_turn and not whose:
-        return f"waits for its turn, which the next `vaultpki adopt` gives it; it still owes: {printable(first)}"
+        return f"waits for its turn, which `{step.command}` gives it; it still owes: {printable(first)}"
     how = "its agent does them" if report.by_agent else "run `vaultpki adopt node` there as root"
     return f"has not done the steps of {step.record.state.value}: {printable(first)}; {how}"
 

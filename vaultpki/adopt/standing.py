@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from vaultpki.adopt import gates, reasons, writes
-from vaultpki.adopt.drive import Outcome
+from vaultpki.adopt.drive import AdoptionOutcome
 from vaultpki.adopt.evidence import AdoptedMachine
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
@@ -52,7 +52,7 @@ _COLUMNS: Final = (
 )
 
 
-def lines(outcome: Outcome, kubeconfig: str, width: int | None = None, *, back: bool = False) -> Iterator[str]:
+def lines(outcome: AdoptionOutcome, kubeconfig: str, width: int | None = None, *, back: bool = False) -> Iterator[str]:
     """Yield where the adoption stands; `back` after a command that leads back. Lines are cut or broken to `width`."""
     if outcome.look.stored.record is None:
         yield from fitted(_without_record(outcome), width)
@@ -64,7 +64,7 @@ def lines(outcome: Outcome, kubeconfig: str, width: int | None = None, *, back: 
     yield from fitted(_below(outcome, kubeconfig, back=back), width)
 
 
-def _without_record(outcome: Outcome) -> Iterator[str]:
+def _without_record(outcome: AdoptionOutcome) -> Iterator[str]:
     for note in outcome.notes:
         yield f"{note[0].upper()}{note[1:]}."
     if not outcome.notes:
@@ -72,13 +72,13 @@ def _without_record(outcome: Outcome) -> Iterator[str]:
         yield f"{cluster.name} is not being taken over."
 
 
-def _head(outcome: Outcome) -> Iterator[str]:
+def _head(outcome: AdoptionOutcome) -> Iterator[str]:
     record = outcome.look.record
     yield f"The adoption of {outcome.look.cluster.name} is {record.state.value} since {stamp(record.since)}:"
     yield f"{_IS[record.state]}."
 
 
-def _rows(outcome: Outcome) -> Iterator[tuple[str, ...]]:
+def _rows(outcome: AdoptionOutcome) -> Iterator[tuple[str, ...]]:
     record = outcome.look.record
     for each in sorted(outcome.look.seen.machines, key=lambda one: (not one.plane, one.name)):
         report = each.report
@@ -113,7 +113,7 @@ def _signer(signs: bool | None) -> str:
     return {True: "on", False: "off", None: "-"}[signs]
 
 
-def _below(outcome: Outcome, kubeconfig: str, *, back: bool) -> Iterator[str]:
+def _below(outcome: AdoptionOutcome, kubeconfig: str, *, back: bool) -> Iterator[str]:
     look = outcome.look
     record, now = look.record, look.now
     due = writes.due(record, look.seen)
@@ -131,7 +131,7 @@ def _below(outcome: Outcome, kubeconfig: str, *, back: bool) -> Iterator[str]:
         yield printable(f"Back: `vaultpki adopt abort {command}` {_DOES[home]}.")
 
 
-def _next(outcome: Outcome, command: str, *, back: bool) -> str:
+def _next(outcome: AdoptionOutcome, command: str, *, back: bool) -> str:
     """Return the one next thing to do, with its command."""
     look = outcome.look
     verb = "abort" if back else "continue"
@@ -153,7 +153,7 @@ def _next(outcome: Outcome, command: str, *, back: bool) -> str:
     return f"wait; `vaultpki adopt {verb} {command} --wait` goes on by itself"
 
 
-def progress(outcome: Outcome) -> str:
+def progress(outcome: AdoptionOutcome) -> str:
     """Return one line about a wait: how many are missing, and the first of them with its reason."""
     record, gate = outcome.look.record, outcome.gate
     head = f"the adoption is {record.state.value}"
@@ -166,7 +166,7 @@ def progress(outcome: Outcome) -> str:
     return head
 
 
-def document(outcome: Outcome) -> dict[str, Any]:
+def document(outcome: AdoptionOutcome) -> dict[str, Any]:
     """Return where the adoption stands, for programs."""
     look = outcome.look
     record: AdoptionRecord | None = look.stored.record

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from vaultpki.identity import change_notice
+from vaultpki.identity.adoption_record import read_adoption
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.model import Cluster
-from vaultpki.provision.adoption_record import read_adoption
 from vaultpki.provision.read_back import own_issuers
 from vaultpki.provision.rotation_records import existing
 from vaultpki.records.followed import of_rotation

@@ -17,9 +17,9 @@ from vaultpki.ca.mount_writes import reconcile_mount
 from vaultpki.ca.scene import Scene, refuse_active
 from vaultpki.certificates import ROOT
 from vaultpki.errors import ArgumentError, StateConflict
+from vaultpki.identity.adoption_record import refuse_adoption
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
-from vaultpki.provision.adoption_record import refuse_adoption
 from vaultpki.provision.rotation_records import StoredRecord, read_records
 from vaultpki.records.rotation import DOMAINS, Method, RotationRecord, State
 from vaultpki.rotation import listener_trust, recovery, serving_copy, start

@@ -15,8 +15,8 @@ from vaultpki.errors import ChangedMeanwhile, Unavailable, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
-    from vaultpki.adopt.drive import Ask, Outcome, Said
-    from vaultpki.adopt.look import Look
+    from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords, Ask
+    from vaultpki.adopt.look import AdoptionLook
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -94,7 +94,9 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path, as_json: bool
         look = look_again()
     if look.stored.record is None:
         note = f"`vaultpki adopt start -f {file} --kubeconfig {kubeconfig}` begins"
-        outcome = drive.Outcome(look, None, Gate(), notes=(f"{look.cluster.name} is not being taken over", note))
+        outcome = drive.AdoptionOutcome(
+            look, None, Gate(), notes=(f"{look.cluster.name} is not being taken over", note)
+        )
     else:
         outcome = drive.standing(look)
     _tell(outcome, kubeconfig, as_json=as_json)
@@ -130,11 +132,11 @@ def continue_command(
       vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --confirm outside
       vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --wait --yes
     """
-    from vaultpki.adopt.drive import Said
+    from vaultpki.adopt.drive import AdoptionWords
 
     if len(keep) > 300 or not keep.isprintable():
         raise click.UsageError("--keep-keys is a short text in one line")
-    said = Said(confirmed, restarted, keep)
+    said = AdoptionWords(confirmed, restarted, keep)
     how = {"allow_http": allow_http, "yes": yes, "wait": wait, "as_json": as_json}
     return _go(file, kubeconfig, said, back=False, **how)
 
@@ -160,10 +162,10 @@ def abort_command(
       vaultpki adopt abort -f cluster.yaml --kubeconfig admin.conf
       vaultpki adopt abort -f cluster.yaml --kubeconfig admin.conf --wait --yes
     """
-    from vaultpki.adopt.drive import Said
+    from vaultpki.adopt.drive import AdoptionWords
 
     how = {"allow_http": allow_http, "yes": yes, "wait": wait, "as_json": as_json}
-    return _go(file, kubeconfig, Said(confirmed, restarted), back=True, **how)
+    return _go(file, kubeconfig, AdoptionWords(confirmed, restarted), back=True, **how)
 
 
 COMMANDS: Final = (start_command, status_command, continue_command, abort_command)
@@ -171,7 +173,9 @@ COMMANDS: Final = (start_command, status_command, continue_command, abort_comman
 
 
 @contextmanager
-def _looking(file: Path, kubeconfig: Path, *, allow_http: bool, writes: bool = True) -> Iterator[Callable[[], Look]]:
+def _looking(
+    file: Path, kubeconfig: Path, *, allow_http: bool, writes: bool = True
+) -> Iterator[Callable[[], AdoptionLook]]:
     """Open the server and the cluster, and give what looks at both anew; `writes` is whether agents are told."""
     from contextlib import nullcontext
 
@@ -187,7 +191,7 @@ def _looking(file: Path, kubeconfig: Path, *, allow_http: bool, writes: bool = T
         announced(cluster, vault) if writes else nullcontext(ChangeNotice(cluster, vault)) as notice,
     ):
 
-        def look_again() -> Look:
+        def look_again() -> AdoptionLook:
             return drive.with_settings(looks.look(cluster, vault, access, server_now(vault), notice))
 
         yield look_again
@@ -196,7 +200,7 @@ def _looking(file: Path, kubeconfig: Path, *, allow_http: bool, writes: bool = T
 def _go(
     file: Path,
     kubeconfig: Path,
-    said: Said,
+    said: AdoptionWords,
     *,
     back: bool,
     allow_http: bool,
@@ -209,7 +213,7 @@ def _go(
 
     ask = _ask(yes=yes, as_json=as_json)
 
-    def once(words: Said) -> Outcome:
+    def once(words: AdoptionWords) -> AdoptionOutcome:
         with _looking(file, kubeconfig, allow_http=allow_http) as look_again:
             return drive.advance(look_again, words, ask, back=back)
 
@@ -217,7 +221,9 @@ def _go(
     return _tell(done, kubeconfig, as_json=as_json, back=back)
 
 
-def _wait(once: Callable[[Said], Outcome], said: Said, *, back: bool, quiet: bool) -> Outcome:
+def _wait(
+    once: Callable[[AdoptionWords], AdoptionOutcome], said: AdoptionWords, *, back: bool, quiet: bool
+) -> AdoptionOutcome:
     """Take steps until the adoption is at rest, a person refuses something, or another operator goes another way."""
     from dataclasses import replace
 
@@ -270,7 +276,7 @@ def _ask(*, yes: bool, as_json: bool) -> Ask:
     return ask
 
 
-def _tell(outcome: Outcome, kubeconfig: Path, *, as_json: bool, back: bool = False) -> int:
+def _tell(outcome: AdoptionOutcome, kubeconfig: Path, *, as_json: bool, back: bool = False) -> int:
     """Print an outcome; return the exit code: 3 where it waits for something."""
     from vaultpki.adopt import standing
 

@@ -173,9 +173,8 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, go
     """
     from datetime import UTC, datetime
 
-    from vaultpki.identity import enrol, revoke
+    from vaultpki.identity import adoption_record, enrol, revoke
     from vaultpki.identity.revocation import Chosen
-    from vaultpki.provision import adoption_record
 
     done: Chosen | None = None
 

@@ -16,7 +16,7 @@ from vaultpki.values import yaml_text, yaml_tree
 SETTINGS = "ClusterConfiguration"
 """The key in `kubeadm-config`."""
 
-DEFAULTS = "kubelet"
+KUBELET_DEFAULTS = "kubelet"
 """The key in `kubelet-config`."""
 
 # kubeadm writes them empty where it finds no key of a CA (cmd/kubeadm/app/phases/controlplane/manifests.go).

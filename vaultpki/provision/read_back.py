@@ -11,11 +11,11 @@ from typing import Final
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
 from vaultpki.identity import change_notice
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
+from vaultpki.identity.adoption_record import read_adoption
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.model import Cluster
-from vaultpki.provision.adoption_record import read_adoption
 from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.rotation_records import existing

@@ -25,12 +25,12 @@ from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.adopt import drive
 from vaultpki.adopt import look as looks
 from vaultpki.adopt.draft import draft
-from vaultpki.adopt.drive import Outcome, Said
+from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords
 from vaultpki.adopt.evidence import HELD
-from vaultpki.adopt.look import Look
+from vaultpki.adopt.look import AdoptionLook
 from vaultpki.ca.announced import announced
+from vaultpki.identity.adoption_record import read_adoption
 from vaultpki.kube import kubeconfig
-from vaultpki.provision.adoption_record import read_adoption
 from vaultpki.records import node_report
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys
@@ -128,7 +128,7 @@ class AdoptedCluster:
         """The product's client with the printed policy, or with what a test gives instead."""
         return self.vault or self.cluster.client("adopter")
 
-    def look(self) -> Look:
+    def look(self) -> AdoptionLook:
         vault = self.client()
         access = kubeconfig.read(self.config)
         with announced(self.cluster.model, vault) as notice:
@@ -142,14 +142,14 @@ class AdoptedCluster:
         record = self.record()
         return record.state.value if record is not None else ""
 
-    def start(self) -> Outcome:
+    def start(self) -> AdoptionOutcome:
         """`adopt start`."""
         vault, access = self.client(), kubeconfig.read(self.config)
         with announced(self.cluster.model, vault) as notice:
             look = looks.look(self.cluster.model, vault, access, self.now, notice)
             return drive.start(look, draft(look.found, self.cluster.file), lambda title, lines: True)
 
-    def advance(self, said: Said | None = None, *, back: bool = False, agree: bool = True) -> Outcome:
+    def advance(self, said: AdoptionWords | None = None, *, back: bool = False, agree: bool = True) -> AdoptionOutcome:
         """`adopt continue` or `adopt abort`, at the test's time."""
         vault = self.client()
         access = kubeconfig.read(self.config)
@@ -161,12 +161,12 @@ class AdoptedCluster:
 
         with announced(model, vault) as notice:
 
-            def look_again() -> Look:
+            def look_again() -> AdoptionLook:
                 return drive.with_settings(looks.look(model, vault, access, self.now, notice))
 
-            return drive.advance(look_again, said or Said(), ask, back=back)
+            return drive.advance(look_again, said or AdoptionWords(), ask, back=back)
 
-    def onward(self, said: Said | None = None, *, back: bool = False) -> Outcome:
+    def onward(self, said: AdoptionWords | None = None, *, back: bool = False) -> AdoptionOutcome:
         """Advance and let everybody pass until the state has changed, or a person must do something."""
         before = self.state
         for _ in range(4 * len(self.machines) + 8):

@@ -22,13 +22,13 @@ from helpers.kube.adopted_cluster import (
 from helpers.kube.kubeadm_objects import SYSTEM, Shape, authority, encoded, leaf
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
-from vaultpki.adopt.drive import Said
+from vaultpki.adopt.drive import AdoptionWords
 from vaultpki.errors import ChangedMeanwhile, StateConflict
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.rotation.adoption_states import Side
 
-OUTSIDE = Said(confirmed=("outside",))
+OUTSIDE = AdoptionWords(confirmed=("outside",))
 
 
 def begin(one: AdoptedCluster) -> None:
@@ -150,10 +150,10 @@ def test_the_page_shows_what_is_printed(clusters: ClusterFactory, tmp_path: Path
 
 def test_the_roles_on_the_page_are_enough(clusters: ClusterFactory, tmp_path: Path) -> None:
     """Each object that an adoption changes is of a kind and in a namespace that a role of the page has, by its verb."""
-    text = next(block.text for block in pages.blocks(pages.text("adopt")) if "kind: Role\n" in block.text)
+    texts = [block.text for block in pages.blocks(pages.text("adopt")) if "kind: Role\n" in block.text]
     granted = {
         (role["metadata"]["namespace"], kind, verb)
-        for role in yaml.safe_load_all(text)
+        for role in map(yaml.safe_load, texts)
         for rule in role["rules"]
         for kind in rule["resources"]
         for verb in rule["verbs"]

@@ -51,7 +51,7 @@ Step = tuple[AdoptionState, AdoptionState]
 
 
 def record(state: AdoptionState, **more: Any) -> AdoptionRecord:
-    values: dict[str, Any] = {"joins_closed": BEGUN, "confirmed": tuple(gates.WORDS), **more}
+    values: dict[str, Any] = {"joins_closed": BEGUN, "confirmed": tuple(gates.CONFIRMABLE), **more}
     return AdoptionRecord(state, 12, 10, BEGUN, OLD, **values)
 
 
@@ -127,14 +127,14 @@ def test_a_gate_opens_when_everybody_is_ready(path: Step) -> None:
 def test_a_gate_waits_for_the_slowest_reader(path: Step) -> None:
     late = report(path[0], since=NOW - timedelta(seconds=60))
     found = gates.gate(step(path), with_machine(path[0], "cp-2", report=late))
-    assert not found.waiting and found.opens == NOW + timedelta(seconds=reasons.SETTLE - 60)
+    assert not found.waiting and found.opens == NOW + timedelta(seconds=reasons.LONGEST_LOOK_AGAIN - 60)
     # A clock that is wrong, or a lie, opens nothing earlier.
     early = report(path[0], since=BEGUN - timedelta(days=9))
     found = gates.gate(
         replace(step(path), record=record(path[0], joins_closed=BEGUN), now=BEGUN + timedelta(seconds=30)),
         replace(seen(path[0]), machines=tuple(replace(m, report=early) for m in seen(path[0]).machines)),
     )
-    assert found.opens is None or found.opens >= BEGUN + timedelta(seconds=reasons.SETTLE)
+    assert found.opens is None or found.opens >= BEGUN + timedelta(seconds=reasons.LONGEST_LOOK_AGAIN)
 
 
 @pytest.mark.parametrize("path", sorted(FREE_STEPS, key=str))
@@ -291,10 +291,10 @@ def test_words_of_a_person() -> None:
     assert gates.OUTSIDE not in waits(SC, seen(_S.SWITCHED), confirmed=())
     assert "leave out `--confirm outside`" in gates.word_refused(step(SC), gates.OUTSIDE, seen(_S.SWITCHED))
     hooked = replace(seen(_S.RETIRED), servers=("ValidatingWebhookConfiguration x: webhook y",))
-    assert gates.SERVERS in waits(RD, hooked, confirmed=())
-    assert not waits(RD, hooked, confirmed=(gates.SERVERS,))
-    assert not gates.word_refused(step(RD), gates.SERVERS, hooked)
-    assert gates.word_refused(step(US), gates.SERVERS, hooked)
+    assert gates.OTHER_SERVERS in waits(RD, hooked, confirmed=())
+    assert not waits(RD, hooked, confirmed=(gates.OTHER_SERVERS,))
+    assert not gates.word_refused(step(RD), gates.OTHER_SERVERS, hooked)
+    assert gates.word_refused(step(US), gates.OTHER_SERVERS, hooked)
 
 
 def test_what_was_not_read_keeps_the_gate_closed() -> None:
