@@ -301,18 +301,7 @@ def _rest_gate(look: Look) -> Gate:
             waiting.append(Waiting(machine.name, why, itself=reasons.by_itself(step, machine)))
         elif record.state is _S.DONE and machine.report.keys is not OldKeys.NONE and not record.kept:
             waiting.append(Waiting(machine.name, "keys of the old CAs lie there still: wait for its agent"))
-        elif record.state is _S.PREPARED:
-            waiting.append(Waiting(machine.name, f"is as kubeadm made it: {_end_agent(machine.name)}"))
-    if record.state is _S.PREPARED:
-        waiting += [
-            Waiting(name, f"has an agent, and the cluster has no such node: {_end_agent(name)}")
-            for name in look.seen.spare
-        ]
     return Gate(tuple(waiting), opens=None if waiting else record.since, turn=gates.turn(record, look.seen.machines))
-
-
-def _end_agent(name: str) -> str:
-    return f"stop its agent there, and end its credentials (`vaultpki lock {name}`)"
 
 
 def _final(look: Look, said: Said) -> list[str]:
@@ -343,9 +332,14 @@ def _last_words(look: Look) -> tuple[str, ...]:
 
 
 def _given_up(look: Look) -> tuple[str, ...]:
-    del look
+    first = next((each.name for each in look.seen.machines if each.enrolled), "NODE")
+    home = (
+        "each machine now puts back kubeadm's own manifests and kubeconfigs: its agent does that, or `vaultpki adopt "
+        f"node` as root; after that stop the agent there, and end its credentials (`vaultpki lock {first}`)"
+    )
     return (
-        "the adoption is given up, and the cluster is kubeadm's again",
-        "tokens were deleted (`kubeadm token create` makes one)",
+        "the adoption is given up: its record is deleted",
+        home,
+        "bootstrap tokens were deleted (`kubeadm token create` makes one)",
         "kubeadm-certs was deleted (`kubeadm init phase upload-certs --upload-certs` makes it anew)",
     )

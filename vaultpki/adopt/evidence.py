@@ -39,7 +39,8 @@ class AdoptedMachine:
     of this name can log in. `report` is what its agent said at `time` of the adoption, both None if nothing. `signs`
     is whether the flags of its controller manager name a CSR signer's files, None without one; `rotates` what its
     kubelet says of `rotateCertificates`, None if it does not say. `started` are the starts of its static pods by
-    component, as the API server shows them. `served` is what its listeners presented.
+    component, as the API server shows them. `served` is what its listeners presented. `later` is whether it has joined
+    with the new CAs' certificates: nothing of kubeadm's CAs was ever there.
     """
 
     name: str
@@ -53,6 +54,7 @@ class AdoptedMachine:
     rotates: bool | None = None
     started: Mapping[str, datetime] = field(default_factory=dict)
     served: tuple[Served, ...] = ()
+    later: bool = False
 
     @property
     def by_turn(self) -> bool:

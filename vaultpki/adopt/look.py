@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from vaultpki.adopt import inventory, obstacles
-from vaultpki.adopt.evidence import AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
+from vaultpki.adopt.evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
 from vaultpki.adopt.found import CONTROL_PLANE, ClusterInventory, EtcdMember
 from vaultpki.ca.facts import read_root
 from vaultpki.certificates import ISSUING_CAS, ca_subject
@@ -27,6 +27,8 @@ from vaultpki.pki import foreign_cas, trust
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.adoption_record import StoredAdoption, read_adoption, write_adoption
 from vaultpki.records.adoption import AdoptionRecord
+from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
+from vaultpki.records.node_report import NodeReport
 from vaultpki.rotation.adoption_states import Side
 from vaultpki.values import pem
 from vaultpki.vault import Vault, text
@@ -110,7 +112,7 @@ def look(cluster: Cluster, vault: Vault, access: KubeAccess, now: datetime, noti
     enrolled = members(cluster, vault)
     found = inventory.take(access, (), now)
     pods = api.read_trust(access)
-    seen = seen_of(cluster, sides, enrolled, found, pods, etcd=stored.record is None or "etcd" in stored.record.old)
+    seen = seen_of(cluster, sides, enrolled, found, pods, stored.record)
     return Look(cluster, vault, access, stored, sides, found, seen, now, notice)
 
 
@@ -165,10 +167,10 @@ def seen_of(
     enrolled: Collection[Member],
     found: ClusterInventory,
     pods: KubeTrust,
-    *,
-    etcd: bool,
+    record: AdoptionRecord | None,
 ) -> ClusterSeen:
-    """Return the evidence in what was read; `etcd` is whether etcd is taken over too. Pure."""
+    """Return the evidence in what was read. Pure."""
+    etcd = record is None or "etcd" in record.old
     machines = {each.name: each for each in _machines(cluster, found, etcd=etcd)}
     agents = {each.name: each for each in enrolled if not each.locked}
     # One with these roles may run what the API server does not show.
@@ -179,7 +181,7 @@ def seen_of(
             machines[name] = AdoptedMachine(name, plane=plane, member=member, kubelet=False)
     copies = found.whole.live.copies
     return ClusterSeen(
-        machines=tuple(_with_evidence(each, agents.get(each.name), sides, found) for each in machines.values()),
+        machines=tuple(_with_evidence(each, agents.get(each.name), sides, found, record) for each in machines.values()),
         info=next((sides.of_copy(each.pem, "kubernetes") for each in copies if each.copied is Copied.JOINING), None),
         clients={
             each.place: sides.of_copy(each.pem, each.copied.value)
@@ -233,18 +235,28 @@ def machine_of(cluster: Cluster, member: EtcdMember) -> str:
 
 
 def _with_evidence(
-    machine: AdoptedMachine, agent: Member | None, sides: Sides, found: ClusterInventory
+    machine: AdoptedMachine,
+    agent: Member | None,
+    sides: Sides,
+    found: ClusterInventory,
+    record: AdoptionRecord | None,
 ) -> AdoptedMachine:
     static = [pod for pod in found.whole.static if pod.node == machine.name]
     managers = [pod for pod in static if pod.component == "kube-controller-manager"]
     kubelet = found.whole.live.kubelets.get(machine.name, {}).get("rotateCertificates")
     report = agent.report if agent is not None else None
+    told = report.adoption if report is not None else None
+    later = None
+    signs = any(obstacles.signing_files(pod.flags) for pod in managers) if managers else None
+    if report is not None and told is None and record is not None:
+        later = joined_later(report, record, sides, signs=signs)
     return replace(
         machine,
         enrolled=agent is not None,
-        report=report.adoption if report is not None else None,
+        report=told or later,
+        later=later is not None,
         time=report.time if report is not None else None,
-        signs=any(obstacles.signing_files(pod.flags) for pod in managers) if managers else None,
+        signs=signs,
         rotates=kubelet if isinstance(kubelet, bool) else None,
         started={pod.component: pod.started for pod in static if pod.started is not None},
         served=tuple(
@@ -253,6 +265,48 @@ def _with_evidence(
             if each.node == machine.name and each.leaf is not None
         ),
     )
+
+
+def joined_later(
+    report: NodeReport, record: AdoptionRecord, sides: Sides, *, signs: bool | None
+) -> AdoptionReport | None:
+    """Return what a node would say of the adoption that has joined with the new CAs' certificates; None for others.
+
+    It has no files of kubeadm's to take over, so it only holds what its agent writes. Its report does not say which
+    record it has read; what its bundles hold does, and it must be of after the state began. `signs` is what the flags
+    of its controller manager say.
+    """
+    keys = {each.subject_key_id for cas in sides.new.values() for each in cas}
+    leaves = report.certificates.values()
+    if not leaves or not all(each.issuer_key_id in keys for each in leaves) or not report.bundles:
+        return None
+    trusted = {ca: _trusted(report, ca, sides) for ca in report.bundles if ca in record.old}
+    components = {"kubelet": ComponentReport(report.time, common(trusted.values()), Held.NEW, healthy=True)}
+    for name, reader in report.readers.items():
+        ca, _, component = name.partition("/")
+        bundle = report.bundles.get(ca)
+        new = reader.started is not None and bundle is not None and reader.started >= bundle.installed
+        held = trusted.get(ca, Held.NEW) if new else Held.UNKNOWN
+        components[name] = ComponentReport(reader.started, held, Held.NEW, reader.sound, reader.problem or component)
+    changes = [each.installed for each in report.bundles.values()]
+    changes += [each.installed for each in leaves if each.installed is not None]
+    return AdoptionReport(
+        revision=record.revision if report.time > record.since else 0,
+        reached=record.state,
+        trust=common(trusted.values()),
+        leaves=Held.NEW,
+        components=components,
+        signer=signs,
+        by_agent=True,
+        since=max(changes, default=None),
+    )
+
+
+def _trusted(report: NodeReport, ca: str, sides: Sides) -> Held:
+    """Return which CAs a domain's bundle holds by a report."""
+    held = report.bundles[ca].sha256 | report.foreign.get(ca, frozenset())
+    side = side_of(held, _hashes(sides.old.get(ca, ())), _hashes(sides.new.get(ca, ())))
+    return HELD[side] if side is not None else Held.UNKNOWN
 
 
 def _self_made(node: str, leaf: Facts) -> bool:

@@ -94,7 +94,10 @@ def arrived(record: AdoptionRecord, machine: AdoptedMachine) -> bool:
 
 def _no_agent(machine: AdoptedMachine) -> str:
     if machine.enrolled:
-        return "is enrolled and reports nothing of the adoption: start its agent, or look at its log"
+        return (
+            "is enrolled and reports nothing of the adoption: start its agent, or if it never joined, end its "
+            f"credentials (`vaultpki lock {machine.name}`)"
+        )
     if machine.kubelet:
         return (
             f"has no agent: enrol it (`vaultpki enroll {machine.name}`), or if it is gone for good, delete the node "
@@ -143,7 +146,8 @@ def _components(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionRep
 def _starts(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     """Compare the starts that are reported with those that the API server shows of static pods."""
     del step
-    for name, shown in machine.started.items():
+    # The agent of one that joined later looks at those components alone that read a CA only when they start.
+    for name, shown in machine.started.items() if not machine.later else ():
         told = report.components[name].started if name in report.components else None
         if told is None:
             return f"does not say when {name} started there: look at its agent's log"
@@ -178,6 +182,11 @@ def _memory(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport)
 
 def _leaves(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     found = _wrong(step.leaves, report.leaves, "on its disk", "has certificates of")
+    if found and machine.later:
+        return (
+            "joined with certificates of the new CAs, and has none to go back to: delete the node, reset it (`kubeadm "
+            "reset`), and join it again by kubeadm once the way back has ended"
+        )
     kept = report.kept_until
     if found and step.leaves is Side.OLD and kept is not None and kept <= step.now:
         return (

@@ -139,7 +139,7 @@ def _next(outcome: Outcome, command: str, *, back: bool) -> str:
     due, moves = writes.due(look.record, look.seen), outcome.gate.turn not in ("", look.record.turn)
     if outcome.over and not due:
         if look.record.state is _S.PREPARED:
-            return f"`vaultpki adopt abort {command}` deletes the record, and the cluster is kubeadm's again"
+            return f"`vaultpki adopt abort {command}` gives the adoption up, and each machine becomes kubeadm's again"
         if look.cluster.authority.also_trust:
             return f"take `ca.also_trust` out of {look.cluster.file}, and `vaultpki apply -f {look.cluster.file}`"
         return "nothing; the adoption is done"
