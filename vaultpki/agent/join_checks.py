@@ -12,7 +12,7 @@ from typing import Final
 
 from vaultpki.agent import foreign_kubeadm_files, pairs
 from vaultpki.config.agent import refuse_folders
-from vaultpki.config.taken_over import OWN
+from vaultpki.config.taken_over import ASIDE_FOLDER
 from vaultpki.disk import exchange, files, owner_mark, room
 from vaultpki.errors import ArgumentError, SpecError, StoreError, VaultpkiError
 from vaultpki.host import static_pod
@@ -122,8 +122,8 @@ def _kubeadms(plan: JoinPlan) -> None:
         return
     if foreign_kubeadm_files.to_take_over(plan.join, plan.paths):
         machine = plan.machine
-        exchange.exchangeable(machine.directory, f"{machine.aside}/{OWN}")
-        exchange.exchangeable(machine.kubelet, f"{machine.kubelet_aside}/{OWN}")
+        exchange.exchangeable(machine.directory, f"{machine.aside}/{ASIDE_FOLDER}")
+        exchange.exchangeable(machine.kubelet, f"{machine.kubelet_aside}/{ASIDE_FOLDER}")
         return
     foreign_kubeadm_files.refuse(plan.join.layout, plan.paths)
 

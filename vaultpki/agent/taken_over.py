@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vaultpki.node.assignment import Assignment
     from vaultpki.records.adoption_report import AdoptionReport
 
-SOON = 5.0
+NEXT_STEP_AFTER = 5.0
 """Seconds until a resident agent makes its next pass while steps are left: it does one at a time."""
 
 
@@ -87,5 +87,5 @@ def follow(config: AgentConfig, outcome: Outcome, clock: float) -> Outcome:
     except VaultpkiError as error:
         failures = {**outcome.failures, "take-over": error}
         return replace(outcome, failures=failures, events=(*outcome.events, *events))
-    retry = clock + SOON if more else outcome.retry_at
+    retry = clock + NEXT_STEP_AFTER if more else outcome.retry_at
     return replace(outcome, events=(*outcome.events, *events), retry_at=retry)

@@ -13,7 +13,7 @@ from typing import Final
 from vaultpki.model import AgentConfig, TakenOver
 from vaultpki.places import HIDDEN_FOLDER, KUBECONFIGS, KUBELET
 
-OWN: Final = "agent"
+ASIDE_FOLDER: Final = "agent"
 """The name of the agent's own folder while it lies aside."""
 
 KUBELET_CONF: Final = "kubelet.conf"
@@ -29,8 +29,8 @@ def located(config: AgentConfig) -> AgentConfig:
     machine = config.taken_over
     if machine is None:
         return config
-    directory = machine.directory if in_place(machine.directory) else f"{machine.aside}/{OWN}"
-    kubelet = machine.kubelet if in_place(machine.kubelet) else f"{machine.kubelet_aside}/{OWN}"
+    directory = machine.directory if in_place(machine.directory) else f"{machine.aside}/{ASIDE_FOLDER}"
+    kubelet = machine.kubelet if in_place(machine.kubelet) else f"{machine.kubelet_aside}/{ASIDE_FOLDER}"
     folders = {KUBELET: kubelet}
     if directory == machine.directory and _kubeconfigs_are_ours(machine):
         folders[KUBECONFIGS] = machine.kubeconfigs

@@ -15,7 +15,7 @@ from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.rotation import BEYOND
 from vaultpki.redact import moment, printable, stamp
 
-COMPONENTS: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
+RESTART_ORDER: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
 """The components of kubeadm that read files of its CAs, in the order in which they are restarted."""
 
 _LONGEST: Final = 300
@@ -142,7 +142,7 @@ def read(value: object) -> AdoptionReport | None:
     components = {
         name: _read_component(one)
         for name, one in (found if isinstance(found, Mapping) else {}).items()
-        if name in COMPONENTS and isinstance(one, Mapping)
+        if name in RESTART_ORDER and isinstance(one, Mapping)
     }
     owed = entry.get("owed")
     return AdoptionReport(

@@ -113,7 +113,8 @@ def edits(
         wanted.verify or (VERIFY in before and wanted.folder is not FolderKind.KUBEADM)
     ):
         flags[VERIFY] = f"{machine.directory}/kubelet-ca.crt"
-    if component == "kube-scheduler" and wanted.ours:
+    if component == "kube-scheduler" and wanted.folder is not FolderKind.KUBEADM:
+        # Also before its kubeconfig names files there: the pod must come up whenever the machine is booted.
         folders[SCHEDULER_VOLUME] = f"{machine.directory}/scheduler"
     return PodEdits(flags, folders)
 

@@ -14,7 +14,7 @@ from vaultpki.takeover import arrangement, folders, journal, steps
 from vaultpki.takeover.arrangement import HOME, Arrangement
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import JournalFile
-from vaultpki.takeover.machine import Machine, OldAndNew
+from vaultpki.takeover.machine import KubeadmMachine, OldAndNew
 from vaultpki.takeover.processes import Components
 from vaultpki.takeover.steps import MachineStep
 
@@ -40,7 +40,7 @@ def prepare(
             f"{config.file} does not say that this machine is taken over: the join writes `adopt` into it where "
             "kubeadm's own files lie"
         )
-    machine = Machine(where, record.old if record is not None else config.also_trust)
+    machine = KubeadmMachine(where, record.old if record is not None else config.also_trust)
     try:
         cas = machine.cas()
     except StateConflict:

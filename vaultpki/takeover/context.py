@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -11,7 +11,7 @@ from vaultpki.model import AgentConfig, TakenOver
 from vaultpki.node.assignment import Assignment
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.journal import JournalFile
-from vaultpki.takeover.machine import Machine, OldAndNew
+from vaultpki.takeover.machine import KubeadmMachine, OldAndNew
 from vaultpki.takeover.processes import Components
 
 TIMEOUT: Final = 300.0
@@ -23,12 +23,13 @@ class TakeOver:
     """One run. `where` are the places of the machine, `target` is what it shall be, and `cas` are both sides.
 
     `config` names the agent's files where they lie in the end. `clock` is Unix time in seconds. `tell` is called with
-    a sentence for each thing that was done. `turn` says whether this machine may restart etcd and kube-apiserver now.
+    a sentence for each thing that was done. `turn` says whether this machine may restart etcd and kube-apiserver now,
+    `kept_keys` where a person keeps the old keys at the end, "" if they are deleted. `timeout` is in seconds.
     """
 
     config: AgentConfig
     where: TakenOver
-    machine: Machine
+    machine: KubeadmMachine
     journal: JournalFile
     assignment: Assignment
     cas: OldAndNew
@@ -39,7 +40,6 @@ class TakeOver:
     timeout: float = TIMEOUT
     tell: Callable[[str], None] = lambda text: None
     kept_keys: str = ""
-    pods: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def now(self) -> datetime:

@@ -23,7 +23,7 @@ from vaultpki.model import TakenOver
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.places import Layout
-from vaultpki.records.adoption_report import COMPONENTS, Held, OldKeys, common
+from vaultpki.records.adoption_report import RESTART_ORDER, Held, OldKeys, common
 from vaultpki.takeover import folders, settings
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.journal import read
@@ -68,7 +68,7 @@ class OldAndNew:
         return Held.UNKNOWN
 
 
-class Machine:
+class KubeadmMachine:
     """The machine at the places of `where`; `old` are the SHA-256 of the old CAs by domain."""
 
     def __init__(self, where: TakenOver, old: Mapping[str, Iterable[str]]) -> None:
@@ -92,7 +92,7 @@ class Machine:
                     path = f"{self.manifests}/{name}"
                     with contextlib.suppress(StoreError):
                         found[PodManifest(self._bytes(path), path).component] = path
-        return {component: found[component] for component in COMPONENTS if component in found}
+        return {component: found[component] for component in RESTART_ORDER if component in found}
 
     def has_kubelet(self) -> bool:
         """Return whether a kubelet of kubeadm's runs on this machine."""

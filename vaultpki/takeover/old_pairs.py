@@ -20,7 +20,7 @@ from vaultpki.takeover.journal import read
 from vaultpki.takeover.machine import client_pem
 from vaultpki.values.yaml_edit import UnsafePlace, YamlText
 
-SOON: Final = timedelta(days=7)
+ENDS_SOON: Final = timedelta(days=7)
 """A pair that ends within this time is signed again: kubeadm's own renewal may be a long way off."""
 
 _KEYS: Final = {"kubernetes": "ca.key", "front-proxy": "front-proxy-ca.key", "etcd": "etcd/ca.key"}
@@ -36,7 +36,7 @@ def ended(run: TakeOver) -> list[str]:
         f"{folder}/{crt}"
         for ca, crt, _ in folders.old_pairs()
         for facts in run.machine.certificates(f"{folder}/{crt}")[:1]
-        if run.cas.signer(facts, ca) is Held.OLD and facts.not_after < run.now + SOON
+        if run.cas.signer(facts, ca) is Held.OLD and facts.not_after < run.now + ENDS_SOON
     ]
     configs = run.machine.kubeconfigs()
     return found + [path for path in run.journal.value.kept if path in configs and _kubeconfig_ends(run, path)]
@@ -45,7 +45,7 @@ def ended(run: TakeOver) -> list[str]:
 def _kubeconfig_ends(run: TakeOver, path: str) -> bool:
     pem = base64.b64decode(_user(run, path).get("client-certificate-data", ""))
     leaves = x509.readable(pem.decode("ascii", "replace"))[:1] if pem else ()
-    return any(f.not_after < run.now + SOON and run.cas.signer(f, "kubernetes") is Held.OLD for f in leaves)
+    return any(f.not_after < run.now + ENDS_SOON and run.cas.signer(f, "kubernetes") is Held.OLD for f in leaves)
 
 
 def _user(run: TakeOver, path: str) -> dict[str, str]:
@@ -108,7 +108,7 @@ def renew_kubelet(run: TakeOver) -> None:
     path = f"{folder}/{client_pem(folder)}"
     found = read(path)
     leaf = run.machine.certificates(path)[:1]
-    if found is None or not leaf or leaf[0].not_after >= run.now + SOON:
+    if found is None or not leaf or leaf[0].not_after >= run.now + ENDS_SOON:
         return
     try:
         made = _signed(run, "kubernetes", found[0])

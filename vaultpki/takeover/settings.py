@@ -17,7 +17,7 @@ _DATA: Final = "certificate-authority-data"
 _FLAG: Final = "--rotate-certificates=false"
 _ARGS: Final = re.compile(rb'(?m)^(KUBELET_KUBEADM_ARGS=")([^"\n]*)(")')
 
-Value = str | bool
+SettingValue = str | bool
 
 
 def with_cas(data: bytes, cas: bytes, path: str) -> bytes:
@@ -58,7 +58,7 @@ def _clusters(value: Any) -> list[dict[str, Any]]:
     return [entry["cluster"] for entry in found]
 
 
-def kubelet_values(machine: TakenOver) -> dict[str, Value]:
+def kubelet_values(machine: TakenOver) -> dict[str, SettingValue]:
     """Return what the settings of a kubelet say that uses our pairs (kubelet.config.k8s.io/v1beta1)."""
     return {
         "rotateCertificates": False,
@@ -68,7 +68,7 @@ def kubelet_values(machine: TakenOver) -> dict[str, Value]:
     }
 
 
-def with_values(data: bytes, values: Mapping[str, Value | None], path: str) -> bytes:
+def with_values(data: bytes, values: Mapping[str, SettingValue | None], path: str) -> bytes:
     """Return settings of a kubelet with these values; None takes a key out.
 
     Raises StoreError, about `path`, if they cannot be changed safely.

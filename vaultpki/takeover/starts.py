@@ -113,6 +113,16 @@ def pod_is_ready(run: TakeOver, component: str) -> bool:
     return same and is_new(run, component, entry)
 
 
+def manifest_is_ready(run: TakeOver, component: str) -> bool:
+    """Return whether the manifest of a static pod says what the target asks, but for its mark, and it runs so."""
+    wanted, _ = plain_files.manifest(run, component)
+    path = run.machine.static_pods()[component]
+    found, entry = read(path), last(run, component)
+    if found is None or pod_manifest.plain(found[0], path) != wanted:
+        return False
+    return entry is None or (PodManifest(found[0], path).mark == entry.mark and is_new(run, component, entry))
+
+
 def signer_is_ready(run: TakeOver) -> bool:
     """Return whether the controller manager signs as the target says, and was started so."""
     component = "kube-controller-manager"
@@ -124,8 +134,11 @@ def signer_is_ready(run: TakeOver) -> bool:
     return entry is None or (PodManifest(found[0], path).mark == entry.mark and is_new(run, component, entry))
 
 
-def start_pod(run: TakeOver, component: str, *, signs_only: bool = False) -> None:
-    """Have the kubelet start a static pod as the target has it, and wait until it is healthy. Raises StateConflict."""
+def start_pod(run: TakeOver, component: str, *, signs_only: bool = False, marked: bool = False) -> None:
+    """Have the kubelet start a static pod as the target has it, and wait until it is healthy. Raises StateConflict.
+
+    With `marked` the manifest gets a mark even where the target's has none, since another restart follows.
+    """
     path = run.machine.static_pods()[component]
     wanted, edits = plain_files.manifest(run, component, signs_only=signs_only)
     next_ = prepared(run, component, edits, wanted)
@@ -133,7 +146,7 @@ def start_pod(run: TakeOver, component: str, *, signs_only: bool = False) -> Non
     if entry is None or entry.digest != next_.digest:
         if component == "etcd" and (problem := run.components.problem(component)):
             raise StateConflict(f"etcd is not healthy before its restart ({problem}); nothing was restarted")
-        entry = _write_down(run, component, next_, marked=wanted != plain_files.original(run, path))
+        entry = _write_down(run, component, next_, marked=marked or wanted != plain_files.original(run, path))
     _write(run, component, path, wanted, entry)
     if not _wait(run, component, entry):
         # It was started between the two lines of a run that was killed there, or the kubelet missed the change.

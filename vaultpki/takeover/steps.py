@@ -7,7 +7,7 @@ any bundle with two CAs: a controller manager whose file holds two certificates 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from vaultpki.disk import exchange, files
@@ -16,7 +16,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
-from vaultpki.takeover import folders, old_pairs, plain_files, starts
+from vaultpki.takeover import folders, kubelet_pair, old_pairs, plain_files, starts
 from vaultpki.takeover.arrangement import SIGNER, VERIFY, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import JOURNAL, files_in, read
@@ -80,20 +80,30 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
             lambda: (f"{name}: a year longer" for name in old_pairs.ended(run)),
             locked=True,
         )
-    yield MachineStep(
+    exchanged = MachineStep(
         f"exchange {where.directory}",
         lambda: machine.kind() is target.folder,
         lambda: _exchange(run),
         lambda: iter([f"{where.directory}: the folder {_IN_WORDS[target.folder]} takes its place in one step"]),
         locked=True,
     )
-    yield MachineStep(
+    configs = MachineStep(
         "write kubeconfigs",
         lambda: not list(_kubeconfigs_to_write(run)),
         lambda: _write_kubeconfigs(run),
         lambda: _kubeconfigs_to_write(run),
         locked=True,
     )
+    # A machine that is booted in between comes up: nothing names a file that is not there.
+    if target.ours:
+        yield exchanged
+        yield from _first(run, [each for each in pods if each == "kube-scheduler"], "mount its certificate in")
+        yield configs
+    else:
+        yield configs
+        if target.folder is FolderKind.KUBEADM and machine.kind() is not FolderKind.KUBEADM:
+            yield from _first(run, pods, "name no file of vaultpki's in")
+        yield exchanged
     for component in pods:
         yield MachineStep(
             f"restart {component}",
@@ -117,6 +127,13 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
             lambda: iter(["systemctl restart kubelet; pods go on running"]),
             restarts="kubelet",
         )
+        yield MachineStep(
+            "remove the copy of the kubelet's old pair",
+            lambda: not kubelet_pair.copies(run),
+            lambda: kubelet_pair.remove_copies(run),
+            lambda: (f"{path}: removed" for path in kubelet_pair.copies(run)),
+            locked=True,
+        )
     if target.state is AdoptionState.DONE and not run.kept_keys:
         yield MachineStep(
             "delete the old keys and pairs",
@@ -137,6 +154,18 @@ def _removal(run: TakeOver) -> MachineStep:
         lambda: _left_at_home(run),
         locked=True,
     )
+
+
+def _first(run: TakeOver, components: Iterable[str], what: str) -> Iterator[MachineStep]:
+    """Yield the restarts that come before what lies on the disk changes, for manifests that are not the target's."""
+    for component in components:
+        yield MachineStep(
+            f"{what} {component}",
+            lambda component=component: starts.manifest_is_ready(run, component),  # type: ignore[misc]
+            lambda component=component: starts.start_pod(run, component, marked=True),  # type: ignore[misc]
+            lambda component=component: _sentences(run, component),  # type: ignore[misc]
+            restarts=component,
+        )
 
 
 _IN_WORDS = {
@@ -251,6 +280,8 @@ def _bundles(run: TakeOver) -> dict[str, bytes]:
         if os.path.lexists(f"{source}/{name}")
     }
     found["ca-chain.crt"] = found["ca.crt"] + _pems(run.cas.roots)
+    if "kube-scheduler" in run.machine.static_pods():
+        found["scheduler/ca.crt"] = found["ca.crt"]
     path = run.machine.static_pods().get("kube-apiserver")
     if path is not None and VERIFY in PodManifest(plain_files.original(run, path) or b"", path).flags:
         own = run.machine.certificates(f"{run.machine.folder(FolderKind.AGENT)}/kubelet-ca.crt")
@@ -377,12 +408,22 @@ def _change_kubelet(run: TakeOver) -> None:
     else:
         old_pairs.renew_kubelet(run)
     if folders.kind(run.where.kubelet) is not kind:
-        private_folder(run.where.kubelet_aside)
-        folders.put(run.where.kubelet, run.where.kubelet_aside, kind)
-        run.tell(f"exchanged {run.where.kubelet} for the folder {_IN_WORDS[kind]}")
+        # Its kubeconfig names the old pair in one folder, or ours in the other, whenever the machine is booted.
+        kubelet_pair.copy(run)
+    if kind is FolderKind.AGENT:
+        _put_kubelet_folder(run, kind)
     for path, wanted in _kubelet_files(run):
         if run.journal.put(path, wanted):
             run.tell(f"wrote {path}")
+    if kind is not FolderKind.AGENT:
+        _put_kubelet_folder(run, kind)
+
+
+def _put_kubelet_folder(run: TakeOver, kind: FolderKind) -> None:
+    if folders.kind(run.where.kubelet) is not kind:
+        private_folder(run.where.kubelet_aside)
+        folders.put(run.where.kubelet, run.where.kubelet_aside, kind)
+        run.tell(f"exchanged {run.where.kubelet} for the folder {_IN_WORDS[kind]}")
 
 
 # -- the end ---------------------------------------------------------------------------------------------------------
