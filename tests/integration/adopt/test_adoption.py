@@ -52,7 +52,7 @@ def lead_to(one: AdoptedCluster, state: str) -> None:
 
 
 def test_a_whole_adoption(clusters: ClusterFactory, tmp_path: Path) -> None:
-    with adopted(clusters, tmp_path) as one:
+    with adopted(clusters, tmp_path, Shape(planes=2)) as one:
         begin(one)
         first = one.info()
         assert one.onward().moved and one.state == "published"
@@ -64,13 +64,13 @@ def test_a_whole_adoption(clusters: ClusterFactory, tmp_path: Path) -> None:
         record = one.record()
         assert record is not None and record.joins_closed is not None
         turns = []
-        for _ in range(8):
+        for _ in range(5):
             one.passes()
             one.now += timedelta(minutes=20)
             found = one.advance()
             turns.append(found.look.record.turn)
         # One after the other, and nobody at the end.
-        assert list(dict.fromkeys(turns)) == ["cp-1", "cp-2", "cp-3", ""]
+        assert list(dict.fromkeys(turns)) == ["cp-1", "cp-2", ""]
         assert {each.node for each in found.gate.waiting} == {"pods", "outside"} and not found.moved
         one.restart_pods()
         found = one.advance()
@@ -135,7 +135,8 @@ def test_the_way_back(clusters: ClusterFactory, tmp_path: Path, state: str) -> N
 
 def test_the_page_shows_what_is_printed(clusters: ClusterFactory, tmp_path: Path) -> None:
     blocks = pages.blocks(pages.text("adopt"))
-    commands = [each for block in blocks for each in block.commands() if "inventory" not in each.text]
+    every = [each for block in blocks for each in block.commands()]
+    commands = [each for each in every if shlex.split(each.text)[2] in ("start", "continue", "status", "abort")]
     assert [shlex.split(each.text)[2] for each in commands] == ["start", "continue", "status"]
     with adopted(clusters, tmp_path) as one:
         replaced = {"admin.conf": str(one.config), "cluster.yaml": str(one.cluster.file)}
