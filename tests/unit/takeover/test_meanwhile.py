@@ -51,8 +51,8 @@ def test_an_upgrade_of_kubeadms_in_between_stays(machine: TakenOverMachine, stat
     settings.write_text(settings.read_text().replace("syncFrequency: 0s", "syncFrequency: 1s"))
     machine.go(state)
     assert "v1.36.4" in manifest.read_text() and "syncFrequency: 1s" in settings.read_text()
-    for each in (S.RETURNING, S.PREPARED, None) if state is S.SWITCHED else (S.PREPARED, None):
-        machine.go(each)
+    for back in (S.RETURNING, S.PREPARED, None) if state is S.SWITCHED else (S.PREPARED, None):
+        machine.go(back)
     after = machine.snapshot()
     changed = {"etc/kubernetes/manifests/kube-apiserver.yaml", "var/lib/kubelet/config.yaml"}
     assert {name for name in before if before[name] != after[name]} == changed
