@@ -66,6 +66,23 @@ def report(
     return takeover_report.build(config, wanted, RunningComponents(), when, clock)
 
 
+def standing(config: AgentConfig) -> str:
+    """Return a sentence about where a machine that is taken over stands, "" for another; reads only the disk."""
+    machine = config.taken_over
+    if machine is None:
+        return ""
+    from vaultpki.takeover.journal import JournalFile
+
+    try:
+        reached = JournalFile(config.state).value.reached
+    except VaultpkiError as error:
+        return str(error)
+    stands = f"it has done the steps of {reached.value}" if reached is not None else "it is as kubeadm left it"
+    where = "in place" if config.directory == machine.directory else f"aside, in {config.directory}"
+    dry = "`vaultpki adopt node --dry-run` shows what is left"
+    return f"This machine is taken over: {stands}, and the agent's files lie {where}; {dry}."
+
+
 def follow(config: AgentConfig, outcome: Outcome, clock: float) -> Outcome:
     """Do the next step that the record asks for, if agent.yaml lets the agent do it; return what it came to."""
     if config.taken_over is None or not config.taken_over.by_agent:

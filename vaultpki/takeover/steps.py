@@ -15,9 +15,8 @@ from vaultpki.disk.files import private_folder
 from vaultpki.errors import StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.records.adoption_report import Held
-from vaultpki.takeover import folders, kubelet_pair, old_pairs, plain_files, starts
-from vaultpki.takeover.arrangement import SIGNER, VERIFY, FolderKind
+from vaultpki.takeover import exchanging, folders, kubelet_pair, old_pairs, plain_files, starts
+from vaultpki.takeover.arrangement import SIGNER, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import JOURNAL, files_in, read
 
@@ -67,9 +66,9 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
     if target.folder is FolderKind.BOTH:
         yield MachineStep(
             "prepare a folder in which bundles hold the old and the new CAs",
-            lambda: _both_is_there(run),
-            lambda: _build_both(run),
-            lambda: (f"{name}: with both CAs" for name in _bundles(run)),
+            lambda: exchanging.both_is_there(run),
+            lambda: exchanging.build_both(run),
+            lambda: (f"{name}: with both CAs" for name in exchanging.bundles(run)),
             locked=True,
         )
     if target.state is AdoptionState.RETURNING:
@@ -83,8 +82,10 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
     exchanged = MachineStep(
         f"exchange {where.directory}",
         lambda: machine.kind() is target.folder,
-        lambda: _exchange(run),
-        lambda: iter([f"{where.directory}: the folder {_IN_WORDS[target.folder]} takes its place in one step"]),
+        lambda: exchanging.exchange_folders(run),
+        lambda: iter(
+            [f"{where.directory}: the folder {exchanging.IN_WORDS[target.folder]} takes its place in one step"]
+        ),
         locked=True,
     )
     configs = MachineStep(
@@ -156,6 +157,10 @@ def _removal(run: TakeOver) -> MachineStep:
     )
 
 
+def _takes_place(path: str, kind: FolderKind) -> str:
+    return f"{path}: the folder {exchanging.IN_WORDS[kind]} takes its place in one step"
+
+
 def _first(run: TakeOver, components: Iterable[str], what: str) -> Iterator[MachineStep]:
     """Yield the restarts that come before what lies on the disk changes, for manifests that are not the target's."""
     for component in components:
@@ -166,13 +171,6 @@ def _first(run: TakeOver, components: Iterable[str], what: str) -> Iterator[Mach
             lambda component=component: _sentences(run, component),  # type: ignore[misc]
             restarts=component,
         )
-
-
-_IN_WORDS = {
-    FolderKind.KUBEADM: "that kubeadm made",
-    FolderKind.BOTH: "with both CAs and the old certificates",
-    FolderKind.AGENT: "of the agent",
-}
 
 
 def needs_turn(run: TakeOver) -> bool:
@@ -268,99 +266,6 @@ def _sentences(run: TakeOver, component: str, *, signs_only: bool = False) -> It
     yield f"{component} is restarted, and healthy before anything else is done"
 
 
-# -- folders ---------------------------------------------------------------------------------------------------------
-
-
-def _bundles(run: TakeOver) -> dict[str, bytes]:
-    """Return the bundles of the folder with both CAs, by path below it: the old CA first, as kubeadm needs it."""
-    source = run.machine.folder(FolderKind.KUBEADM)
-    found = {
-        name: _pems(plain_files.trusted_cas(run, ca))
-        for ca, name in folders.CA_FILES.items()
-        if os.path.lexists(f"{source}/{name}")
-    }
-    found["ca-chain.crt"] = found["ca.crt"] + _pems(run.cas.roots)
-    if "kube-scheduler" in run.machine.static_pods():
-        found["scheduler/ca.crt"] = found["ca.crt"]
-    path = run.machine.static_pods().get("kube-apiserver")
-    if path is not None and VERIFY in PodManifest(plain_files.original(run, path) or b"", path).flags:
-        own = run.machine.certificates(f"{run.machine.folder(FolderKind.AGENT)}/kubelet-ca.crt")
-        own = tuple(each for each in own if each not in run.cas.old["kubernetes"])
-        found["kubelet-ca.crt"] = _pems(run.cas.old["kubernetes"]) + _pems(own)
-    return found
-
-
-def _pems(cas: object) -> bytes:
-    return "".join(facts.pem for facts in cas).encode()  # type: ignore[attr-defined]
-
-
-def _both_is_there(run: TakeOver) -> bool:
-    path = run.machine.folder(FolderKind.BOTH)
-    if folders.kind(path) is not FolderKind.BOTH or not run.journal.value.copied:
-        return False
-    if run.machine.kind() is FolderKind.KUBEADM and not _same_as_copied(run):
-        return False
-    return all((read(f"{path}/{name}") or (b"", None))[0] == data for name, data in _bundles(run).items())
-
-
-def _same_as_copied(run: TakeOver) -> bool:
-    """Return whether kubeadm's folder is as it was when it was copied."""
-    changed = {**_bundles(run), folders.MARK: b""}
-    now = {name: one for name, one in folders.digests(run.where.directory).items() if name not in changed}
-    then = {name: one for name, one in run.journal.value.copied.items() if name not in changed}
-    return now == then
-
-
-def _build_both(run: TakeOver) -> None:
-    private_folder(run.where.aside)
-    path = run.machine.folder(FolderKind.BOTH)
-    kind = run.machine.kind()
-    if kind is not FolderKind.KUBEADM and folders.kind(path) is FolderKind.BOTH:
-        # What kubeadm has renewed in it since stays.
-        folders.write_bundles(path, _bundles(run))
-        run.journal.save(copied={**folders.digests(path), **run.journal.value.copied})
-        return
-    copied = folders.build_both(run.machine.folder(FolderKind.KUBEADM), run.where.aside, _bundles(run))
-    run.journal.save(copied=copied)
-
-
-def _exchange(run: TakeOver) -> None:
-    machine, where, target = run.machine, run.where, run.target
-    now, to = machine.kind(), machine.folder(target.folder)
-    if now is None:
-        raise StateConflict(f"{where.directory} is missing; put it back from a backup")
-    if target.ours:
-        refuse_unready(run)
-    if now is FolderKind.BOTH and target.folder is FolderKind.KUBEADM:
-        copied = run.journal.value.copied
-        # Keys and pairs that kubeadm or a person has renewed meanwhile are the newest there are.
-        bundles = {*_bundles(run), folders.MARK}
-        names = [n for n, one in folders.digests(where.directory).items() if n not in bundles and copied.get(n) != one]
-        taken = folders.copy_files(names, where.directory, to)
-        run.journal.save(changed=tuple(dict.fromkeys((*run.journal.value.changed, *taken))))
-    else:
-        folders.copy_files(list(folders.further_files(where.directory)), where.directory, to)
-    folders.put(where.directory, where.aside, target.folder)
-    run.tell(f"exchanged {where.directory} for the folder {_IN_WORDS[target.folder]}")
-
-
-def refuse_unready(run: TakeOver) -> None:
-    """Raise StateConflict if the agent's folders lack a certificate of the new CAs, or a CA that is to be trusted."""
-    own, kubelet = run.machine.folder(FolderKind.AGENT), run.machine.kubelet_folder(FolderKind.AGENT)
-    places = {"pki": own, "etcd": f"{own}/etcd", "scheduler": f"{own}/scheduler", "kubelet": kubelet}
-    for want in run.assignment.certificates:
-        if want.folder in places:
-            leaf = run.machine.certificates(f"{places[want.folder]}/{want.stem}.crt")
-            if not leaf or (want.ca in run.cas.new and run.cas.signer(leaf[0], want.ca) is not Held.NEW):
-                raise StateConflict(f"{places[want.folder]}/{want.stem}.crt is missing; run `vaultpki agent --once`")
-    for ca, name in folders.CA_FILES.items():
-        found = run.machine.certificates(f"{own}/{name}")
-        if found and run.cas.old.get(ca) and run.cas.trusted(found, ca) is not run.target.trust:
-            raise StateConflict(
-                f"{own}/{name} does not hold the CAs of the state {run.target.name}; run `vaultpki agent --once`"
-            )
-
-
 # -- kubeconfigs -----------------------------------------------------------------------------------------------------
 
 
@@ -395,7 +300,7 @@ def _kubelet_files(run: TakeOver) -> Iterator[tuple[str, bytes | None]]:
 def _kubelet_changes(run: TakeOver) -> Iterator[str]:
     kind = _kubelet_kind(run)
     if folders.kind(run.where.kubelet) is not kind:
-        yield f"{run.where.kubelet}: the folder {_IN_WORDS[kind]} takes its place in one step"
+        yield _takes_place(run.where.kubelet, kind)
     for path, wanted in _kubelet_files(run):
         if (read(path) or (None, None))[0] != wanted:
             yield f"{path}: changed"
@@ -404,7 +309,7 @@ def _kubelet_changes(run: TakeOver) -> Iterator[str]:
 def _change_kubelet(run: TakeOver) -> None:
     kind = _kubelet_kind(run)
     if kind is FolderKind.AGENT:
-        refuse_unready(run)
+        exchanging.refuse_unready(run)
     else:
         old_pairs.renew_kubelet(run)
     if folders.kind(run.where.kubelet) is not kind:
@@ -423,7 +328,7 @@ def _put_kubelet_folder(run: TakeOver, kind: FolderKind) -> None:
     if folders.kind(run.where.kubelet) is not kind:
         private_folder(run.where.kubelet_aside)
         folders.put(run.where.kubelet, run.where.kubelet_aside, kind)
-        run.tell(f"exchanged {run.where.kubelet} for the folder {_IN_WORDS[kind]}")
+        run.tell(f"exchanged {run.where.kubelet} for the folder {exchanging.IN_WORDS[kind]}")
 
 
 # -- the end ---------------------------------------------------------------------------------------------------------

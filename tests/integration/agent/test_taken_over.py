@@ -126,6 +126,8 @@ def test_it_joins_beside_kubeadms_files_and_stands_for_weeks(enrolled: EnrolledM
     assert (report.revision, report.reached, report.owed) == (0, None, ())
     assert (report.trust, report.leaves, report.keys) == (Held.OLD, Held.OLD, OldKeys.IN_PLACE)
     assert report.memory is Held.OLD and report.shown is Held.OLD and report.signer and report.rotates
+    stands = vaultpki("status", "-c", enrolled.file, "--offline").stdout
+    assert f"it is as kubeadm left it, and the agent's files lie aside, in {own}" in stands
     assert vaultpki("adopt", "node", "-c", enrolled.file).stdout.endswith(
         "no adoption is under way, and nothing was changed on this machine\n"
     )
