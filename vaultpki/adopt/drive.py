@@ -102,11 +102,12 @@ def start(look: AdoptionLook, draft: ClusterDraft, ask: Ask) -> AdoptionOutcome:
             f"{first_few([f'{each.kind.name} ({each.text})' for each in critical])}: cure that first; `vaultpki adopt "
             "inventory` says how"
         )
+    revision = gates.first_revision(look.seen, stored.version)
     prices = [each.text for each in every if each.kind.name in ("two-etcd-members", "one-control-plane")]
     if prices and not ask("The adoption restarts components, and this cluster pays for that", prices):
         return AdoptionOutcome(look, None, Gate(), refused=True)
     old = {domain: tuple(each.fingerprint for each in cas) for domain, cas in look.sides.old.items()}
-    begun = AdoptionRecord(_S.PREPARED, stored.version + 1, stored.version + 1, look.now, old)
+    begun = AdoptionRecord(_S.PREPARED, revision, revision, look.now, old)
     after = look.writing(begun)
     return AdoptionOutcome(after, _S.PUBLISHED, Gate(opens=look.now), moved=True)
 
@@ -114,9 +115,11 @@ def start(look: AdoptionLook, draft: ClusterDraft, ask: Ask) -> AdoptionOutcome:
 def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: Ask, *, back: bool) -> AdoptionOutcome:
     """Take the next step, or the next one back; else say what it waits for. Changes what the state asks for first.
 
-    `look_again` looks anew. Raises StateConflict if there is no adoption, or if the way back cannot work.
+    `look_again` looks anew. Raises StateConflict if there is no adoption, if the record is older than one that machines
+    have read, or if the way back cannot work.
     """
     look = _with_record(look_again())
+    gates.refuse_set_back(look.record, look.seen)
     look, refused = _settle(look, look_again, ask)
     if refused:
         return _standing(look, back=back, refused=True)

@@ -18,6 +18,7 @@ from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
+from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.redact import first_few, stamp
 from vaultpki.rotation.adoption_states import (
     FREE_STEPS,
@@ -136,6 +137,47 @@ def refuse_hopeless(step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | 
         "the way back cannot work: the key of the old CA is on no machine any more, so its certificates could not be "
         f"renewed; put it back from a backup, or {forward}"
     )
+
+
+def refuse_set_back(record: AdoptionRecord, seen: ClusterSeen) -> None:
+    """Raise StateConflict if machines have read a later record: they stand elsewhere, and no step follows from it."""
+    later = _claims(record.revision, seen)
+    if later:
+        raise StateConflict(
+            f"{first_few(sorted(later))} read revision {max(later.values())} of the adoption's record, and Vault has "
+            f"revision {record.revision}: it was restored from a snapshot, or somebody changed the record; no step is "
+            "taken by it; restore a later snapshot, or write the record of that revision back; a machine that is "
+            "wrong about that is left out once it is locked (`vaultpki lock NODE`)"
+        )
+
+
+def first_revision(seen: ClusterSeen, version: int) -> int:
+    """Return the first revision of a new record: above all that machines have read, and the `version` in the store.
+
+    Raises StateConflict if machines stand in the middle of an adoption whose record is lost: the first state of a new
+    one would lead them straight back.
+    """
+    begun = sorted(
+        f"{each.name} ({each.report.reached.value})"
+        for each in seen.machines
+        if each.enrolled and each.report is not None and each.report.reached not in (None, _S.PREPARED)
+    )
+    if begun:
+        raise StateConflict(
+            f"{first_few(begun)} stand in an adoption whose record is gone: the server was restored from a snapshot, "
+            "or somebody deleted the record; restore a later snapshot or the record, or lead each of these machines "
+            "home (`vaultpki adopt node --leave` as root) before another one begins"
+        )
+    return max([version, *_claims(version, seen).values()]) + 1
+
+
+def _claims(known: int, seen: ClusterSeen) -> dict[str, int]:
+    """Return the revisions above the `known` one that machines say they have read, by machine.
+
+    A claim so far ahead that no machine follows it counts nowhere.
+    """
+    told = {each.name: each.report.highest for each in seen.machines if each.enrolled and each.report is not None}
+    return {name: highest for name, highest in told.items() if known < highest <= known + MOST_AHEAD}
 
 
 def word_refused(step: AdoptionStep, word: str, seen: ClusterSeen) -> str:

@@ -86,8 +86,8 @@ def settled(step: AdoptionStep, machine: AdoptedMachine) -> datetime:
 
 
 def fresh(record: AdoptionRecord, report: AdoptionReport) -> bool:
-    """Return whether a report's pass has read the record of this state, and of no later one."""
-    return record.entered <= report.revision <= record.revision
+    """Return whether a report's pass has read the record of this state, and no pass there a later one."""
+    return record.entered <= report.revision <= record.revision and report.highest <= record.revision
 
 
 def arrived(record: AdoptionRecord, machine: AdoptedMachine) -> bool:
@@ -115,12 +115,23 @@ def _no_agent(machine: AdoptedMachine) -> str:
     )
 
 
-def _echo(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
-    if report.revision > step.record.revision:
+def _set_back(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    del machine
+    highest = max(report.highest, report.revision)
+    if report.not_followed:
         return (
-            f"has read revision {report.revision} of the record, and Vault has {step.record.revision}: it was restored "
+            f"has read revision {highest} of the record, and does not follow revision {report.not_followed}: no "
+            "adoption comes so far ahead, so no vaultpki wrote it; find out who did, and write the right one back"
+        )
+    if highest > step.record.revision:
+        return (
+            f"has read revision {highest} of the record, and Vault has {step.record.revision}: it was restored "
             "from a snapshot; restore a later one, or write the record of that revision back"
         )
+    return ""
+
+
+def _echo(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     if fresh(step.record, report):
         return ""
     last = f", and last reported at {stamp(machine.time)}" if machine.time is not None else ""
@@ -254,6 +265,7 @@ def _keys(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -
 
 
 _CHECKS: Final[tuple[Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], str], ...]] = (
+    _set_back,
     _echo,
     _signer,
     _steps,

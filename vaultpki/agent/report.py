@@ -24,6 +24,7 @@ from vaultpki.node.secret_id import SecretIdFiles
 from vaultpki.node.state import ReaderSeen, Since
 from vaultpki.pki.facts import Trust
 from vaultpki.records import node_report, report_paths
+from vaultpki.records.adoption import NAME
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
 from vaultpki.records.rotation import DOMAINS
 from vaultpki.vault import Vault
@@ -111,7 +112,7 @@ def build(
         foreign={ca: found for ca, found in held.items() if found},
         foreign_ignored={ca: found for ca, found in ignored.items() if found},
         by_hand=state.by_hand,
-        adoption=taken_over.report(context.config, wanted, when, context.clock),
+        adoption=taken_over.report(context.config, wanted, state.revisions.get(NAME, 0), when, context.clock),
     )
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from vaultpki.config.taken_over import in_place, located
-from vaultpki.errors import VaultpkiError
+from vaultpki.errors import StateConflict, VaultpkiError
 from vaultpki.host.log import Event
 
 if TYPE_CHECKING:
@@ -55,15 +55,18 @@ def _make_aside(config: AgentConfig) -> None:
 
 
 def report(
-    config: AgentConfig, wanted: Assignment, when: Callable[[float], datetime], clock: float
+    config: AgentConfig, wanted: Assignment, highest: int, when: Callable[[float], datetime], clock: float
 ) -> AdoptionReport | None:
-    """Return what the node reports of its take-over; None if its machine is not taken over."""
+    """Return what the node reports of its take-over; None if its machine is not taken over.
+
+    `highest` is the highest revision of the record that was ever read here.
+    """
     if config.taken_over is None:
         return None
     from vaultpki.takeover import report as takeover_report
     from vaultpki.takeover.processes import RunningComponents
 
-    return takeover_report.build(config, wanted, RunningComponents(), when, clock)
+    return takeover_report.build(config, wanted, highest, RunningComponents(), when, clock)
 
 
 def standing(config: AgentConfig) -> str:
@@ -71,35 +74,46 @@ def standing(config: AgentConfig) -> str:
     machine = config.taken_over
     if machine is None:
         return ""
+    from vaultpki.node import assignment
+    from vaultpki.takeover import carry_out
     from vaultpki.takeover.journal import JournalFile
 
     try:
         reached = JournalFile(config.state).value.reached
+        wanted = assignment.copy(config)
+        stays = carry_out.asked_of(config, wanted).stays if wanted is not None else ""
     except VaultpkiError as error:
         return str(error)
     stands = f"it has done the steps of {reached.value}" if reached is not None else "it is as kubeadm left it"
     where = "in place" if config.directory == machine.directory else f"aside, in {config.directory}"
     dry = "`vaultpki adopt node --dry-run` shows what is left"
-    return f"This machine is taken over: {stands}, and the agent's files lie {where}; {dry}."
+    found = f"This machine is taken over: {stands}, and the agent's files lie {where}; {dry}."
+    return f"{found} {stays[0].upper()}{stays[1:]}." if stays else found
 
 
 def follow(config: AgentConfig, outcome: Outcome, clock: float) -> Outcome:
-    """Do the next step that the record asks for, if agent.yaml lets the agent do it; return what it came to."""
-    if config.taken_over is None or not config.taken_over.by_agent:
+    """Do the next step that the record asks for, if agent.yaml lets the agent do it; return what it came to.
+
+    A record that is not followed is a failure.
+    """
+    if config.taken_over is None:
         return outcome
     from vaultpki.node import assignment
     from vaultpki.takeover import carry_out
-    from vaultpki.takeover.journal import JournalFile
     from vaultpki.takeover.processes import RunningComponents
 
     events = list[Event]()
     try:
         wanted = assignment.copy(config)
-        target = carry_out.target_of(wanted.adoption, JournalFile(config.state).value.reached) if wanted else None
-        if wanted is None or target is None:
+        if wanted is None:
+            return outcome
+        asked = carry_out.asked_of(config, wanted)
+        if asked.stays:
+            outcome = replace(outcome, failures={**outcome.failures, "adoption": StateConflict(asked.stays)})
+        if asked.target is None or not config.taken_over.by_agent:
             return outcome
         tell = lambda text: events.append(Event("take-over", text))  # noqa: E731
-        run = carry_out.prepare(config, wanted, target, RunningComponents(), clock=clock, tell=tell)
+        run = carry_out.prepare(config, wanted, asked.target, RunningComponents(), clock=clock, tell=tell)
         more = carry_out.carry_out(run, most=1)
     except VaultpkiError as error:
         failures = {**outcome.failures, "take-over": error}

@@ -46,10 +46,10 @@ def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> No
     from vaultpki.config.taken_over import located
     from vaultpki.errors import StateConflict
     from vaultpki.node import assignment
-    from vaultpki.records.adoption import AdoptionState
+    from vaultpki.redact import printable
     from vaultpki.takeover import carry_out
     from vaultpki.takeover.arrangement import HOME
-    from vaultpki.takeover.journal import JournalFile
+    from vaultpki.takeover.asked import AskedOfMachine
     from vaultpki.takeover.processes import RunningComponents
 
     config = load_agent(file, allow_http=allow_http)
@@ -61,17 +61,19 @@ def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> No
     known = assignment.read_copy(located(config))
     if known is None:
         raise StateConflict("the agent has not asked Vault yet; run `vaultpki agent --once`")
-    record = known.adoption
-    if leave and record is not None and record.state is not AdoptionState.PREPARED:
-        raise StateConflict(
-            f"the adoption is {record.state.value}, and a machine leaves it only in prepared; `vaultpki adopt abort` "
-            "leads back there"
-        )
-    target = HOME if leave else carry_out.target_of(record, JournalFile(config.state).value.reached)
+    asked = carry_out.asked_of(config, known)
+    if leave:
+        carry_out.refuse_leaving(config, known)
+        asked = AskedOfMachine(HOME)
+    target = asked.target
     if target is None:
+        if asked.stays:
+            raise StateConflict(asked.stays)
         click.echo("no adoption is under way, and nothing was changed on this machine")
         return
     made = carry_out.prepare(config, known, target, RunningComponents(), tell=click.echo)
+    if asked.stays:
+        click.echo(printable(asked.stays), err=True)
     if dry_run:
         lines = list(carry_out.lines(made))
         click.echo("\n".join(lines) if lines else f"nothing is left to do for {target.name}")

@@ -28,6 +28,7 @@ from vaultpki.records import adoption as adoption_record
 from vaultpki.records import published
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.changes import CHANGES, LONGEST_LOOK, Mark, settled_mark
+from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.values import json_object
 from vaultpki.vault import Vault
 
@@ -44,6 +45,7 @@ class Assignment:
     as Vault was asked for it all; None in a copy, and while something changes. `foreign` are the certificates of
     foreign CAs that the cluster's record offers, as text by domain: see `pki.foreign_cas`. `adoption` is the record of
     the cluster's adoption; it is asked for where foreign CAs are accepted, and None if there is none.
+    `adoption_ahead` is its revision if that is too far ahead of what the node has read to be followed, else 0.
     """
 
     fetched: float
@@ -59,6 +61,7 @@ class Assignment:
     mark: Mark | None = None
     foreign: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     adoption: AdoptionRecord | None = None
+    adoption_ahead: int = 0
 
     def fresh(self, now: float, age: float) -> bool:
         """Return whether it is younger than `age` seconds. A copy from the future means that a clock was set back."""
@@ -132,6 +135,7 @@ def fetch(
     # Read before the issuers: what a record names was made before it was written.
     contents = fetch_rotations(vault, config.prefix)
     adopted = _adoption(config, vault, store)
+    ahead = _too_far_ahead(adopted, known)
     rotations, highest = read_rotations(contents, config.prefix, known), known or {}
     shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), shown_before)
     # Checked against the pin before it is kept.
@@ -153,7 +157,7 @@ def fetch(
         "rotation": {domain: each for domain, each in contents.items() if domain not in rotations.not_followed},
         "not_followed": dict(rotations.not_followed),
         "look": look,
-        **({"adoption": adopted} if adopted is not None else {}),
+        **({"adoption_ahead": ahead} if ahead else {"adoption": adopted} if adopted is not None else {}),
     }
     holding = _read(config, value, f"the records of {store}/data")
     # A machine image brings only agent.yaml and the issuer's token.
@@ -173,6 +177,14 @@ def _adoption(config: AgentConfig, vault: Vault, store: str) -> Any:
         return vault.stored(store, adoption_record.RECORD).get("data")
     except Denied:
         return None
+
+
+def _too_far_ahead(adopted: Any, known: Mapping[str, int] | None) -> int:
+    """Return the revision of an adoption's record that is not followed, as `read_rotations` judges them; 0 if it is."""
+    revision = adopted.get("revision") if isinstance(adopted, Mapping) else None
+    if known is None or type(revision) is not int:
+        return 0
+    return revision if revision > known.get(adoption_record.NAME, 0) + MOST_AHEAD else 0
 
 
 def _changes(vault: Vault, store: str) -> tuple[int, Mark | None]:
@@ -240,6 +252,7 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
         look=int(value.get("look", 0)),
         foreign=cluster.also_trust,
         adoption=adoption_record.read(value["adoption"], where=where) if value.get("adoption") else None,
+        adoption_ahead=int(value.get("adoption_ahead", 0)),
     )
 
 

@@ -58,14 +58,15 @@ class ComponentReport:
 class AdoptionReport:
     """What a node says of the adoption of its machine.
 
-    `revision` is of the record that the report's pass read, 0 without one. `reached` is the last state whose steps are
-    all done here; None while the machine is as kubeadm left it. `trust` and `leaves` are what lies on the disk, where
-    components read it; `components` is what they hold. `signer` is whether the controller manager of this node signs
-    CSRs as it runs, None if there is none; `rotates` the same of a kubelet that renews its own certificate by CSRs.
-    `keys` is where the keys of the old CAs lie. `kept_until` is when the first of the kept old pairs expires.
-    `by_agent` is whether agent.yaml lets the agent do the steps. `owed` are sentences: what is left to do for the state
-    of the record. `since` is when something was last changed for the adoption on this machine; None if never, or if
-    that was before its last boot.
+    `revision` is of the record that the report's pass read, 0 without one, and `highest` the highest that was ever read
+    there. `not_followed` is that of a record that is too far ahead to be followed, 0 for none. `reached` is the last
+    state whose steps are all done here; None while the machine is as kubeadm left it. `trust` and `leaves` are what
+    lies on the disk, where components read it; `components` is what they hold. `signer` is whether the controller
+    manager of this node signs CSRs as it runs, None if there is none; `rotates` the same of a kubelet that renews its
+    own certificate by CSRs. `keys` is where the keys of the old CAs lie. `kept_until` is when the first of the kept old
+    pairs expires. `by_agent` is whether agent.yaml lets the agent do the steps. `owed` are sentences: what is left to
+    do for the state of the record. `since` is when something was last changed for the adoption on this machine; None if
+    never, or if that was before its last boot.
     """
 
     revision: int
@@ -80,6 +81,8 @@ class AdoptionReport:
     by_agent: bool = False
     owed: tuple[str, ...] = ()
     since: datetime | None = None
+    highest: int = 0
+    not_followed: int = 0
 
     @property
     def memory(self) -> Held:
@@ -115,6 +118,8 @@ def to_json(report: AdoptionReport) -> dict[str, Any]:
         "by_agent": report.by_agent,
         "owed": [printable(text)[:_LONGEST] for text in report.owed[:_MOST_OWED]],
         **({"since": stamp(report.since)} if report.since is not None else {}),
+        **({"highest": report.highest} if report.highest else {}),
+        **({"not_followed": report.not_followed} if report.not_followed else {}),
     }
 
 
@@ -158,6 +163,8 @@ def read(value: object) -> AdoptionReport | None:
         by_agent=entry.get("by_agent") is True,
         owed=tuple(_text(each) for each in (owed[:_MOST_OWED] if isinstance(owed, list) else []) if _text(each)),
         since=moment(entry.get("since")),
+        highest=max(revision, _revision(entry.get("highest"))),
+        not_followed=_revision(entry.get("not_followed")),
     )
 
 
@@ -185,6 +192,10 @@ def _keys(value: object) -> OldKeys:
         return OldKeys(value)
     except ValueError:
         return OldKeys.IN_PLACE
+
+
+def _revision(value: object) -> int:
+    return value if type(value) is int and 0 <= value < BEYOND else 0
 
 
 def _truth(value: object) -> bool | None:

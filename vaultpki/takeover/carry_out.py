@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 
 from vaultpki.errors import Attention, Busy, StateConflict
 from vaultpki.model import AgentConfig
+from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
-from vaultpki.takeover import arrangement, folders, journal, steps
-from vaultpki.takeover.arrangement import HOME, Arrangement
+from vaultpki.records.adoption import NAME, AdoptionState
+from vaultpki.takeover import asked, folders, journal, steps
+from vaultpki.takeover.arrangement import Arrangement
+from vaultpki.takeover.asked import AskedOfMachine
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import JournalFile
 from vaultpki.takeover.machine import KubeadmMachine, OldAndNew
@@ -63,11 +65,30 @@ def prepare(
     )
 
 
-def target_of(record: AdoptionRecord | None, reached: AdoptionState | None) -> Arrangement | None:
-    """Return what the record asks of this machine; None if no adoption is under way, and none was begun here."""
-    if record is None:
-        return HOME if reached is not None else None
-    return arrangement.arrangement(record.state)
+def asked_of(config: AgentConfig, wanted: Assignment) -> AskedOfMachine:
+    """Return what is asked of the machine of an agent.yaml that is taken over; `wanted` is what its agent read last.
+
+    Raises StateConflict if the machine's journal cannot be read.
+    """
+    where = config.taken_over
+    if where is None:
+        return AskedOfMachine(None)
+    highest = state.load(config.state).revisions.get(NAME, 0)
+    return asked.asked(wanted, JournalFile(config.state).value, highest, folders.kind(where.directory))
+
+
+def refuse_leaving(config: AgentConfig, wanted: Assignment) -> None:
+    """Raise StateConflict if a person may not lead this machine home now, where no abort has led it back."""
+    record, known = wanted.adoption, JournalFile(config.state).value
+    found = asked_of(config, wanted)
+    at_home = {known.asked, known.reached} <= {None, AdoptionState.PREPARED}
+    if found.stays and not at_home and (record is not None or wanted.adoption_ahead):
+        raise StateConflict(found.stays)
+    if not found.stays and record is not None and record.state is not AdoptionState.PREPARED:
+        raise StateConflict(
+            f"the adoption is {record.state.value}, and a machine leaves it only in prepared; `vaultpki adopt abort` "
+            "leads back there"
+        )
 
 
 def left(run: TakeOver) -> list[MachineStep]:
@@ -110,6 +131,8 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
             f"etcd and kube-apiserver restart on one machine at a time, and {whose}; `vaultpki adopt continue` gives "
             "turns where the cluster is applied"
         )
+    if not run.target.home:
+        run.journal.save(asked=run.target.state)
     for step in steps.steps(run):
         if step.done():
             continue

@@ -57,6 +57,7 @@ class KeptFile:
 class Journal:
     """The journal. `reached` is the last state whose steps were all done; None while all is as kubeadm left it.
 
+    `asked` is the last state whose steps were begun, None if none were: the record said so then.
     `kept` are kubeadm's files by path, None for one that was not there. `written` are the SHA-256 of what was written
     last in their places, the one before first. `copied` are those of the copy with both CAs as it was made, by path.
     `prepared` is what each component was prepared to read, newest last. `signed_again` are the names of old pairs that
@@ -64,6 +65,7 @@ class Journal:
     """
 
     reached: AdoptionState | None = None
+    asked: AdoptionState | None = None
     kept: Mapping[str, KeptFile | None] = field(default_factory=dict)
     written: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     copied: Mapping[str, str] = field(default_factory=dict)
@@ -203,6 +205,7 @@ def _plain(value: Any) -> Any:
 def _read(value: Mapping[str, Any]) -> Journal:
     return Journal(
         reached=AdoptionState(value["reached"]) if value["reached"] else None,
+        asked=AdoptionState(value["asked"]) if value.get("asked") else None,
         kept={path: _kept(entry) for path, entry in value["kept"].items()},
         written={path: tuple(map(str, entry)) for path, entry in value["written"].items()},
         copied={str(path): str(digest) for path, digest in value["copied"].items()},

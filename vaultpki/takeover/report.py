@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from vaultpki.errors import StateConflict, VaultpkiError
@@ -12,7 +13,7 @@ from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
-from vaultpki.takeover import arrangement, carry_out, starts
+from vaultpki.takeover import arrangement, asked, carry_out, folders, starts
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import JournalFile, Prepared, read
@@ -20,24 +21,30 @@ from vaultpki.takeover.processes import Components
 
 
 def build(
-    config: AgentConfig, assignment: Assignment, components: Components, when: Callable[[float], datetime], clock: float
+    config: AgentConfig,
+    assignment: Assignment,
+    highest: int,
+    components: Components,
+    when: Callable[[float], datetime],
+    clock: float,
 ) -> AdoptionReport | None:
     """Return what this node reports of its take-over; None on a machine that is not taken over.
 
-    `clock` is Unix time, and `when` makes a time of Vault's clock out of one of this machine's. Raises nothing: what
-    fails is said in the report.
+    `highest` is the highest revision of the record that was ever read here, 0 for none. `clock` is Unix time, and
+    `when` makes a time of Vault's clock out of one of this machine's. Raises nothing: what fails is said in the report.
     """
     where, record = config.taken_over, assignment.adoption
     if where is None:
         return None
     revision, by_agent = (record.revision if record is not None else 0), where.by_agent
     try:
-        journal = JournalFile(config.state).value
-        target = carry_out.target_of(record, journal.reached)
-        run = carry_out.prepare(config, assignment, target or arrangement.HOME, components, clock=clock)
-        return _report(run, revision, when, _owed(run) if target is not None else [])
+        found = asked.asked(assignment, JournalFile(config.state).value, highest, folders.kind(where.directory))
+        run = carry_out.prepare(config, assignment, found.target or arrangement.HOME, components, clock=clock)
+        owed = [found.stays] if found.stays else []
+        made = _report(run, revision, when, [*owed, *(_owed(run) if found.target is not None else [])])
     except VaultpkiError as error:
-        return AdoptionReport(revision, by_agent=by_agent, owed=(str(error),))
+        made = AdoptionReport(revision, by_agent=by_agent, owed=(str(error),))
+    return replace(made, highest=max(highest, revision), not_followed=assignment.adoption_ahead)
 
 
 def _report(run: TakeOver, revision: int, when: Callable[[float], datetime], owed: list[str]) -> AdoptionReport:

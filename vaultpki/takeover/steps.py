@@ -367,7 +367,7 @@ def _left_at_home(run: TakeOver) -> Iterator[str]:
 
 def _remove_prepared(run: TakeOver) -> None:
     # First, since a journal that names copies which are gone says that they are lost.
-    run.journal.save(kept={}, written={}, copied={}, prepared={}, reached=None)
+    run.journal.save(kept={}, written={}, copied={}, prepared={}, reached=None, asked=None)
     exchange.remove(run.where.aside)
     exchange.remove(run.where.kubelet_aside)
     run.journal.remove()

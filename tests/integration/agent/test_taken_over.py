@@ -24,7 +24,6 @@ from vaultpki.records import adoption, node_report
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
 from vaultpki.takeover import carry_out
-from vaultpki.takeover.journal import JournalFile
 
 NODES = """\
 layout: kubeadm
@@ -91,7 +90,7 @@ class EnrolledMachine:
         config = load_agent(self.file)
         known = assignment.read_copy(config)
         assert known is not None
-        target = carry_out.target_of(known.adoption, JournalFile(config.state).value.reached)
+        target = carry_out.asked_of(config, known).target
         assert target is not None
         carry_out.carry_out(carry_out.prepare(config, known, target, self.machine.processes))
 
@@ -184,6 +183,38 @@ def test_it_follows_the_record_back_to_the_byte(enrolled: EnrolledMachine, turne
     assert (report.memory, report.shown, report.signer, report.rotates) == (Held.OLD, Held.OLD, True, True)
     enrolled.go(None)
     assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh
+
+
+def test_a_record_that_is_deleted_or_set_back_takes_nothing_away(enrolled: EnrolledMachine) -> None:
+    enrolled.join()
+    enrolled.file.write_text(enrolled.file.read_text().replace("by_agent: false", "by_agent: true"))
+    for state in (S.PREPARED, S.PUBLISHED, S.SWITCHED):
+        enrolled.go(state)
+    before = kubeadms(enrolled.machine.snapshot())
+    last = enrolled.revision
+    config = load_agent(enrolled.file)
+
+    def stays(words: str) -> None:
+        made = run.run(config, PassOptions(share=0.0, settle=False))
+        assert set(made.failures) == {"adoption"} and words in str(made.failures["adoption"])
+        assert kubeadms(enrolled.machine.snapshot()) == before
+        assert words in vaultpki("adopt", "node", "-c", enrolled.file, expect=1).stderr
+        assert words[1:] in vaultpki("status", "-c", enrolled.file, "--offline").stdout
+        assert kubeadms(enrolled.machine.snapshot()) == before
+
+    enrolled.record(None)
+    stays("Vault has no record of the adoption any more, and this machine is switched")
+    # Set back by a snapshot, and written by nobody who counts.
+    enrolled.revision = last - 2
+    enrolled.record(S.PREPARED)
+    stays(f"this machine has read revision {last} of the adoption's record, and Vault has revision {last - 1}")
+    enrolled.revision = last + 1000
+    enrolled.record(S.PREPARED)
+    stays(f"does not follow revision {last + 1001}")
+    enrolled.revision = last
+    enrolled.record(S.SWITCHED)
+    report = enrolled.report()
+    assert (report.reached, report.owed, report.revision) == (S.SWITCHED, (), last + 1)
 
 
 def test_every_file_flag_and_restart_is_shown_before(enrolled: EnrolledMachine) -> None:

@@ -21,6 +21,7 @@ from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys
+from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.rotation.adoption_states import (
     FREE_STEPS,
     KEYS_ASIDE,
@@ -348,6 +349,35 @@ def test_a_way_back_that_cannot_work_is_refused_with_the_way_forward() -> None:
     # Before switched nobody needs the key, and once returning the way is taken.
     gates.refuse_hopeless(step((_S.PUBLISHED, _S.PREPARED)), replace(seen(_S.PUBLISHED), machines=none), NOW)
     gates.refuse_hopeless(step(BP), replace(seen(_S.RETURNING), machines=none), NOW)
+
+
+def test_a_record_that_was_set_back_is_no_ground_for_a_step() -> None:
+    behind = replace(report(_S.PUBLISHED), highest=14)
+    found = with_machine(_S.PUBLISHED, "cp-2", report=behind)
+    assert waits(US, found)["cp-2"].startswith("has read revision 14 of the record, and Vault has 12")
+    assert not reasons.fresh(record(_S.PUBLISHED), behind)
+    with pytest.raises(StateConflict, match=r"cp-2 read revision 14 .* and Vault has revision 12"):
+        gates.refuse_set_back(record(_S.PUBLISHED), found)
+    gates.refuse_set_back(record(_S.PUBLISHED), seen(_S.PUBLISHED))
+    # A locked machine, and a claim that no machine could follow, hold nobody up.
+    gates.refuse_set_back(record(_S.PUBLISHED), with_machine(_S.PUBLISHED, "cp-2", report=behind, enrolled=False))
+    wild = replace(behind, highest=12 + MOST_AHEAD + 1)
+    gates.refuse_set_back(record(_S.PUBLISHED), with_machine(_S.PUBLISHED, "cp-2", report=wild))
+
+
+def test_a_record_too_far_ahead_keeps_the_gate_closed() -> None:
+    far = replace(report(_S.PUBLISHED), not_followed=5000)
+    assert "does not follow revision 5000" in waits(US, with_machine(_S.PUBLISHED, "w-1", report=far))["w-1"]
+
+
+def test_a_new_adoption_begins_above_what_machines_have_read() -> None:
+    fresh = report(_S.PREPARED, highest=9)
+    calm = ClusterSeen(machines=(machine("cp-1", _S.PREPARED, report=fresh), AdoptedMachine("w-1")))
+    assert gates.first_revision(calm, 0) == 10
+    assert gates.first_revision(calm, 20) == 21
+    # Its record is lost: the first state of a new one would lead it straight back.
+    with pytest.raises(StateConflict, match=r"cp-2 \(retired\) stand in an adoption whose record is gone"):
+        gates.first_revision(ClusterSeen(machines=(machine("cp-2", _S.RETIRED),)), 0)
 
 
 def test_restarts_by_hand_count_after_the_steps() -> None:
