@@ -14,7 +14,7 @@ from vaultpki.adopt.evidence import HELD, AdoptedMachine, ClusterSeen, IssuedReq
 from vaultpki.adopt.found import CONTROL_PLANE, ClusterInventory, EtcdMember
 from vaultpki.ca.facts import read_root
 from vaultpki.certificates import ISSUING_CAS, ca_subject
-from vaultpki.errors import CertificateUnreadable, SpecError
+from vaultpki.errors import CertificateUnreadable
 from vaultpki.identity.adoption_record import StoredAdoption, read_adoption, write_adoption
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import Member, members
@@ -26,6 +26,7 @@ from vaultpki.live.trust import readable_certificates
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki import foreign_cas, trust
 from vaultpki.pki.facts import Facts
+from vaultpki.provision.adoption import refuse_missing_cas
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
 from vaultpki.records.node_report import NodeReport
@@ -121,16 +122,9 @@ def read_sides(cluster: Cluster, vault: Vault, record: AdoptionRecord | None, no
 
     Raises SpecError if cluster.yaml lacks an old CA that the record names: none could then be put back, or told apart.
     """
+    if record is not None:
+        refuse_missing_cas(cluster, record)
     old = foreign_cas.read(cluster)
-    for domain, hashes in (record.old if record is not None and record.active else {}).items():
-        missing = set(hashes) - _hashes(old.get(domain, ()))
-        if missing:
-            raise SpecError(
-                f"the adoption's record names the old CA of {domain} with the SHA-256 {min(missing)}, and "
-                "`ca.also_trust` does not: put its file back until the adoption is done",
-                file=cluster.file,
-                field="ca.also_trust",
-            )
     named = {
         domain: tuple(each for each in cas if record is None or each.fingerprint in record.old.get(domain, ()))
         for domain, cas in old.items()

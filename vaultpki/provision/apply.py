@@ -14,7 +14,7 @@ from vaultpki.identity.applied import APPLIED, of_cluster
 from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
-from vaultpki.provision import ca_ends, dangers, foreign_cas, layout_change, leftovers, quorum
+from vaultpki.provision import adoption, ca_ends, dangers, foreign_cas, layout_change, leftovers, quorum
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
 from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named, of_storage
@@ -41,13 +41,15 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     """Return what is there, and what an apply would change; writes nothing.
 
     Of `where` count the addresses, CA and namespace by which nodes find Vault if cluster.yaml does not say it. Raises
-    ForeignObject if an object of others is in the place of ours, SpecError for another layout while nodes take part.
+    ForeignObject if an object of others is in the place of ours, SpecError for another layout while nodes take part,
+    and SpecError or StateConflict for what an adoption that is under way needs.
     """
     now = datetime.now(UTC)
     seen = observe(cluster, vault, where)
     refuse_foreign(cluster, seen)
     foreign_cas.refuse_unfit(cluster, seen, now)
     layout_change.refuse(cluster, vault, seen)
+    adoption.refuse(cluster, vault, seen)
     records = seen.found.rotations
     active = tuple(record for record in records.values() if record.active)
     todo = plan(seen.wanted, seen.observed)

@@ -217,6 +217,36 @@ def test_a_record_that_is_deleted_or_set_back_takes_nothing_away(enrolled: Enrol
     assert (report.reached, report.owed, report.revision) == (S.SWITCHED, (), last + 1)
 
 
+def test_no_apply_takes_away_what_an_adoption_needs(enrolled: EnrolledMachine) -> None:
+    enrolled.join()
+    cluster = enrolled.cluster
+    whole = cluster.file.read_text()
+    without_ca = whole.replace("etcd: [old-etcd.crt], ", "")
+    without_node = whole.replace("cp-1", "cp-2").replace("198.51.100.11", "198.51.100.12")
+
+    def refused(text: str, words: str) -> None:
+        cluster.file.write_text(text)
+        for command in (("plan",), ("apply", "--yes")):
+            ran = vaultpki(*command, "-f", cluster.file, env=cluster.environment(), expect=1)
+            assert words in ran.stderr, ran.stderr
+
+    enrolled.record(S.PREPARED)
+    refused(without_ca, "is being taken over (prepared), and the old CA of etcd with the SHA-256")
+    cluster.file.write_text(without_node)
+    vaultpki("plan", "-f", cluster.file, env=cluster.environment())
+    enrolled.record(S.PUBLISHED)
+    refused(without_ca, "put its file back until the adoption is done")
+    refused(without_node, "is being taken over (published), and cp-1 would lose the agent half-way")
+    # What the refusal names: the machine is gone, and its credentials are ended.
+    cluster.file.write_text(whole)
+    vaultpki("lock", "cp-1", "-f", cluster.file, env=cluster.environment())
+    cluster.file.write_text(without_node)
+    vaultpki("plan", "-f", cluster.file, env=cluster.environment())
+    enrolled.record(S.DONE)
+    cluster.file.write_text(without_ca)
+    vaultpki("plan", "-f", cluster.file, env=cluster.environment())
+
+
 def test_every_file_flag_and_restart_is_shown_before(enrolled: EnrolledMachine) -> None:
     enrolled.join()
     enrolled.record(S.PUBLISHED)
