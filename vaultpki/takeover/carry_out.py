@@ -11,7 +11,7 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption import NAME, AdoptionState
-from vaultpki.takeover import asked, folders, journal, steps
+from vaultpki.takeover import asked, folders, journal, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.asked import AskedOfMachine
 from vaultpki.takeover.context import TakeOver
@@ -92,8 +92,16 @@ def refuse_leaving(config: AgentConfig, wanted: Assignment) -> None:
 
 
 def left(run: TakeOver) -> list[MachineStep]:
-    """Return the steps that are not done, in their order."""
-    return [step for step in steps.steps(run) if not step.done()]
+    """Return the steps that are not done, in their order.
+
+    Raises StateConflict if a manifest would be left out, or if the machine cannot be led there and back as it is.
+    """
+    if not run.target.home or run.journal.value.kept:
+        unfit.refuse_unreadable(run)
+    found = [step for step in steps.steps(run) if not step.done()]
+    if found and not run.target.home:
+        unfit.refuse(run)
+    return found
 
 
 def lines(run: TakeOver) -> Iterator[str]:

@@ -30,11 +30,18 @@ from vaultpki.takeover.journal import read
 from vaultpki.values.yaml_edit import UnsafePlace, YamlText
 
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL)
-_KUBECONFIGS: Final = {"kube-controller-manager": "controller-manager.conf", "kube-scheduler": "scheduler.conf"}
+KUBECONFIGS: Final = {"kube-controller-manager": "controller-manager.conf", "kube-scheduler": "scheduler.conf"}
+"""The kubeconfigs of components but the kubelet's."""
+
 KUBELET_CONF: Final = "kubelet.conf"
 PEOPLE: Final = ("admin.conf", "super-admin.conf")
 """The kubeconfigs of people that kubeadm leaves on a control plane."""
 
+# A line of a command that runs one of the components that are restarted.
+_PROGRAM: Final = re.compile(
+    rb"(?m)^[ \t]*(?:-|[\"']?(?:command|args)[\"']?:)[ \t\[]*[\"']?(?:/[^ ]*/)?"
+    rb"(?:etcd|kube-apiserver|kube-controller-manager|kube-scheduler)[\"']?[ \t,\]\r]*(?:$|[\"'-])"
+)
 _CA_OF_ROW: Final = {row.name: row.ca for row in laid_out(Layout.KUBEADM)}
 
 
@@ -86,13 +93,32 @@ class KubeadmMachine:
     def static_pods(self) -> dict[str, str]:
         """Return the manifests of components by component, in the order in which they are restarted."""
         found = {}
+        for path, data in self._manifests():
+            with contextlib.suppress(StoreError):
+                found[PodManifest(data, path).component] = path
+        return {component: found[component] for component in RESTART_ORDER if component in found}
+
+    def unreadable_pods(self) -> list[str]:
+        """Return a sentence about each manifest of a component that cannot be read, or that is one too many."""
+        found, told = dict[str, str](), list[str]()
+        for path, data in self._manifests():
+            try:
+                component = PodManifest(data, path).component
+            except StoreError as error:
+                # Manifests of others may have any form.
+                if os.path.basename(path).rpartition(".")[0] in RESTART_ORDER or _PROGRAM.search(data):
+                    told.append(str(error))
+                continue
+            if component in RESTART_ORDER and component in found:
+                told.append(f"{path}: {component} has another manifest, {found[component]}; keep one of them there")
+            found[component] = path
+        return told
+
+    def _manifests(self) -> Iterator[tuple[str, bytes]]:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in sorted(os.listdir(self.manifests)):
                 if name.endswith((".yaml", ".yml", ".json")) and not name.startswith("."):
-                    path = f"{self.manifests}/{name}"
-                    with contextlib.suppress(StoreError):
-                        found[PodManifest(self._bytes(path), path).component] = path
-        return {component: found[component] for component in RESTART_ORDER if component in found}
+                    yield f"{self.manifests}/{name}", self._bytes(f"{self.manifests}/{name}")
 
     def has_kubelet(self) -> bool:
         """Return whether a kubelet of kubeadm's runs on this machine."""
@@ -104,12 +130,12 @@ class KubeadmMachine:
 
     def kubeconfig(self, component: str) -> str | None:
         """Return the path of the kubeconfig of a component; None if it has none."""
-        name = KUBELET_CONF if component == "kubelet" else _KUBECONFIGS.get(component)
+        name = KUBELET_CONF if component == "kubelet" else KUBECONFIGS.get(component)
         return f"{self.where.kubeconfigs}/{name}" if name else None
 
     def kubeconfigs(self) -> list[str]:
         """Return the kubeconfigs that are there: those of components and of people, without the kubelet's."""
-        names = (*_KUBECONFIGS.values(), *PEOPLE)
+        names = (*KUBECONFIGS.values(), *PEOPLE)
         paths = [f"{self.where.kubeconfigs}/{name}" for name in names]
         return [path for path in paths if os.path.lexists(path)]
 
@@ -195,7 +221,7 @@ class KubeadmMachine:
         """Return the CAs that a kubeconfig holds or names."""
         data = self._bytes(path)
         held = settings.cas_of(data)
-        return _certificates(held) if held else self.certificates(_first(data, "clusters", "certificate-authority"))
+        return _certificates(held) if held else self.certificates(named_ca(data))
 
     def kubeconfig_leaf(self, path: str) -> tuple[Facts, ...]:
         """Return the client certificate that a kubeconfig holds or names."""
@@ -244,6 +270,11 @@ def _certificates(data: bytes) -> tuple[Facts, ...]:
         with contextlib.suppress(CertificateUnreadable):
             found += x509.read_certificates(block)
     return tuple(found)
+
+
+def named_ca(data: bytes) -> str:
+    """Return the file with CAs that a kubeconfig names; "" if it names none."""
+    return _first(data, "clusters", "certificate-authority")
 
 
 def _first(data: bytes, entries: str, key: str) -> str:
