@@ -10,10 +10,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from vaultpki.adopt import gates, obstacles, reasons, writes
+from vaultpki.adopt import gates, obstacles, writes
 from vaultpki.adopt.draft import ClusterDraft
 from vaultpki.adopt.look import AdoptionLook
-from vaultpki.adopt.reasons import AdoptionStep
 from vaultpki.adopt.writes import ObjectWrite
 from vaultpki.errors import ArgumentError, ChangedMeanwhile, StateConflict
 from vaultpki.findings.catalogue import Severity
@@ -28,8 +27,10 @@ from vaultpki.provision.rotation_records import existing
 from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.redact import first_few
+from vaultpki.rotation import adoption_reasons as reasons
+from vaultpki.rotation.adoption_reasons import AdoptionStep
 from vaultpki.rotation.adoption_states import HOMEWARD, ONWARD, TRUSTED
-from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.rotation.gates import Gate
 
 _S = AdoptionState
 
@@ -296,16 +297,7 @@ def _rest_gate(look: AdoptionLook) -> Gate:
     """Return what is left to do on machines in a state from which there is no step."""
     record = look.record
     step = AdoptionStep(record, record.state, look.now)
-    waiting = list(gates.unread(step, look.seen))
-    for machine in sorted(look.seen.machines, key=lambda each: each.name):
-        if machine.report is None:
-            # In prepared it may never have been enrolled; at the end each one has been.
-            if record.state is _S.DONE or machine.enrolled:
-                waiting.append(Waiting(machine.name, reasons.reason(step, machine)))
-        elif why := reasons.reason(step, machine):
-            waiting.append(Waiting(machine.name, why, itself=reasons.by_itself(step, machine)))
-        elif record.state is _S.DONE and machine.report.keys is not OldKeys.NONE and not record.kept:
-            waiting.append(Waiting(machine.name, "keys of the old CAs lie there still: wait for its agent"))
+    waiting = [*gates.unread(step, look.seen), *reasons.waiting(step, look.seen.machines)]
     return Gate(tuple(waiting), opens=None if waiting else record.since, turn=gates.turn(record, look.seen.machines))
 
 

@@ -10,9 +10,6 @@ from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.adopt import reasons
-from vaultpki.adopt.evidence import AdoptedMachine, ClusterSeen
-from vaultpki.adopt.reasons import AdoptionStep
 from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
@@ -20,6 +17,9 @@ from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.redact import first_few, stamp
+from vaultpki.rotation import adoption_reasons as reasons
+from vaultpki.rotation.adoption_evidence import AdoptedMachine, ClusterSeen
+from vaultpki.rotation.adoption_reasons import AdoptionStep
 from vaultpki.rotation.adoption_states import (
     FREE_STEPS,
     HOMEWARD,
@@ -76,16 +76,14 @@ def gate(step: AdoptionStep, seen: ClusterSeen) -> Gate:
     """Return the gate before a step, by what the machines report and what the cluster showed after that."""
     record = step.record
     if step.path in FREE_STEPS:
-        return Gate(opens=record.since, turn=turn(record, seen.machines))
+        apart = tuple(reasons.waiting(step, seen.machines))
+        return Gate(apart, opens=None if apart else record.since, turn=turn(record, seen.machines))
     waiting = [*unread(step, seen), *_cluster(step, seen)]
     opens = record.since
     if record.state in _JOINS and record.joins_closed is not None:
         opens = max(opens, record.joins_closed + timedelta(seconds=JOIN))
-    for machine in sorted(seen.machines, key=lambda each: each.name):
-        why = reasons.reason(step, machine)
-        if why:
-            waiting.append(Waiting(machine.name, why, itself=reasons.by_itself(step, machine)))
-        opens = max(opens, reasons.settled(step, machine))
+    waiting += reasons.waiting(step, seen.machines)
+    opens = max([opens, *(reasons.settled(step, machine) for machine in seen.machines)])
     # Controller managers write the copies, so pods are looked at once all of them are known to hold what they give.
     ready = not waiting
     waiting += _copies(step, seen)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from vaultpki.adopt import inventory, obstacles
-from vaultpki.adopt.evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
 from vaultpki.adopt.found import CONTROL_PLANE, ClusterInventory, EtcdMember
 from vaultpki.ca.facts import read_root
 from vaultpki.certificates import ISSUING_CAS, ca_subject
@@ -26,10 +25,11 @@ from vaultpki.live.trust import readable_certificates
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki import foreign_cas, trust
 from vaultpki.pki.facts import Facts
-from vaultpki.provision.adoption import refuse_missing_cas
+from vaultpki.provision.refused_changes import refuse_missing_cas
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
 from vaultpki.records.node_report import NodeReport
+from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
 from vaultpki.rotation.adoption_states import Side
 from vaultpki.values import pem
 from vaultpki.vault import Vault, text

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from vaultpki.adopt import gates, reasons, writes
+from vaultpki.adopt import gates, writes
 from vaultpki.adopt.drive import AdoptionOutcome
-from vaultpki.adopt.evidence import AdoptedMachine
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.redact import printable, stamp
+from vaultpki.rotation import adoption_reasons as reasons
+from vaultpki.rotation.adoption_evidence import AdoptedMachine
 from vaultpki.show import table
 from vaultpki.show.ca import fitted, gate_lines
 from vaultpki.show.table import Column

@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from vaultpki.adopt.evidence import ClusterSeen
 from vaultpki.adopt.gates import KEYS_SECRET, joins_open
-from vaultpki.adopt.reasons import arrived
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import mapping
 from vaultpki.kube.reader import PUBLIC, SYSTEM
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.rotation.adoption_evidence import ClusterSeen
+from vaultpki.rotation.adoption_reasons import arrived
 from vaultpki.rotation.adoption_states import TRUSTED, Side
 from vaultpki.values import pem
 

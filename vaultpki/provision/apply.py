@@ -14,7 +14,7 @@ from vaultpki.identity.applied import APPLIED, of_cluster
 from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
-from vaultpki.provision import adoption, ca_ends, dangers, foreign_cas, layout_change, leftovers, quorum
+from vaultpki.provision import ca_ends, dangers, foreign_cas, leftovers, quorum, refused_changes
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
 from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named, of_storage
@@ -48,8 +48,8 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     seen = observe(cluster, vault, where)
     refuse_foreign(cluster, seen)
     foreign_cas.refuse_unfit(cluster, seen, now)
-    layout_change.refuse(cluster, vault, seen)
-    adoption.refuse(cluster, vault, seen)
+    refused_changes.refuse_layout(cluster, vault, seen)
+    refused_changes.refuse_by_adoption(cluster, vault, seen)
     records = seen.found.rotations
     active = tuple(record for record in records.values() if record.active)
     todo = plan(seen.wanted, seen.observed)

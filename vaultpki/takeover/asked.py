@@ -35,22 +35,39 @@ def asked(wanted: Assignment, known: Journal, highest: int, kind: FolderKind | N
     `wanted` is what the agent read last, `known` the machine's journal, `highest` the highest revision of the record
     that was ever read here, 0 for none, and `kind` the folder of certificates that is in place.
     """
-    record, stands = wanted.adoption, known.asked or known.reached
+    record = wanted.adoption
     if wanted.adoption_ahead:
         return AskedOfMachine(None, _ahead(wanted.adoption_ahead, highest))
     if record is None:
-        return _without_record(stands)
+        return _without_record(known)
     if record.revision >= highest:
         return AskedOfMachine(arrangement(record.state))
     return AskedOfMachine(_more_trust(record, known, kind), _behind(record, highest))
 
 
-def _without_record(stands: AdoptionState | None) -> AskedOfMachine:
+def way_home(known: Journal) -> tuple[Arrangement, ...]:
+    """Return what a machine is led through, one after the other, until it is as kubeadm left it.
+
+    What CSRs are signed with stays a copy until no file holds two CAs, and certificates of the old CAs come back while
+    both are trusted.
+    """
+    stood = {known.asked, known.reached} - {None, _S.PREPARED}
+    if not stood:
+        return (HOME,)
+    returning = () if stood == {_S.PUBLISHED} else (arrangement(_S.RETURNING),)
+    # Once its steps have begun, RETURNING was whole before.
+    if known.asked is _S.PREPARED and known.reached in (_S.RETURNING, _S.PUBLISHED):
+        returning = ()
+    return (*returning, arrangement(_S.PREPARED), HOME)
+
+
+def _without_record(known: Journal) -> AskedOfMachine:
     """Return the way home for a machine in PREPARED: an abort deletes the record once every machine has come there."""
+    stands = known.asked or known.reached
     if stands is None or stands is _S.DONE:
         return AskedOfMachine(None)
     if stands is _S.PREPARED:
-        return AskedOfMachine(HOME)
+        return AskedOfMachine(way_home(known)[0])
     return AskedOfMachine(
         None,
         f"Vault has no record of the adoption any more, and this machine is {stands.value}: somebody deleted the "

@@ -77,10 +77,19 @@ def asked_of(config: AgentConfig, wanted: Assignment) -> AskedOfMachine:
     return asked.asked(wanted, JournalFile(config.state).value, highest, folders.kind(where.directory))
 
 
+def way_home(config: AgentConfig) -> tuple[Arrangement, ...]:
+    """Return what the machine of an agent.yaml is led through, one after the other, until it is as kubeadm left it."""
+    return asked.way_home(JournalFile(config.state).value)
+
+
 def refuse_leaving(config: AgentConfig, wanted: Assignment) -> None:
     """Raise StateConflict if a person may not lead this machine home now, where no abort has led it back."""
     record, known = wanted.adoption, JournalFile(config.state).value
     found = asked_of(config, wanted)
+    if AdoptionState.DONE in (known.asked, known.reached):
+        raise StateConflict(
+            "the adoption is done on this machine, and kubeadm's files are deleted; there is no way back"
+        )
     at_home = {known.asked, known.reached} <= {None, AdoptionState.PREPARED}
     if found.stays and not at_home and (record is not None or wanted.adoption_ahead):
         raise StateConflict(found.stays)

@@ -30,7 +30,10 @@ from vaultpki.takeover.journal import read
 from vaultpki.values.yaml_edit import UnsafePlace, YamlText
 
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL)
-KUBECONFIGS: Final = {"kube-controller-manager": "controller-manager.conf", "kube-scheduler": "scheduler.conf"}
+COMPONENT_KUBECONFIGS: Final = {
+    "kube-controller-manager": "controller-manager.conf",
+    "kube-scheduler": "scheduler.conf",
+}
 """The kubeconfigs of components but the kubelet's."""
 
 KUBELET_CONF: Final = "kubelet.conf"
@@ -130,12 +133,12 @@ class KubeadmMachine:
 
     def kubeconfig(self, component: str) -> str | None:
         """Return the path of the kubeconfig of a component; None if it has none."""
-        name = KUBELET_CONF if component == "kubelet" else KUBECONFIGS.get(component)
+        name = KUBELET_CONF if component == "kubelet" else COMPONENT_KUBECONFIGS.get(component)
         return f"{self.where.kubeconfigs}/{name}" if name else None
 
     def kubeconfigs(self) -> list[str]:
         """Return the kubeconfigs that are there: those of components and of people, without the kubelet's."""
-        names = (*KUBECONFIGS.values(), *PEOPLE)
+        names = (*COMPONENT_KUBECONFIGS.values(), *PEOPLE)
         paths = [f"{self.where.kubeconfigs}/{name}" for name in names]
         return [path for path in paths if os.path.lexists(path)]
 

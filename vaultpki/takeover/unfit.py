@@ -12,7 +12,7 @@ from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover import folders, plain_files, settings
 from vaultpki.takeover.arrangement import VERIFY, arrangement, edits
 from vaultpki.takeover.context import TakeOver
-from vaultpki.takeover.machine import KUBECONFIGS, named_ca
+from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, named_ca
 
 _CA_FLAGS: Final = {
     **{(each.component, each.name): each.of for each in FLAGS if each.expect not in (Expect.CERTIFICATE, Expect.KEY)},
@@ -51,7 +51,7 @@ def _problems(run: TakeOver) -> Iterator[str]:
         except (StoreError, StateConflict) as error:
             yield str(error)
     yield from _of_kubelet(run)
-    for component, name in (*KUBECONFIGS.items(), ("kubelet", "kubelet.conf")):
+    for component, name in (*COMPONENT_KUBECONFIGS.items(), ("kubelet", "kubelet.conf")):
         path = f"{run.where.kubeconfigs}/{name}"
         if component in run.machine.components() and (value := named_ca(plain_files.original(run, path) or b"")):
             yield from _other_file(run, path, "certificate-authority", "kubernetes", value)

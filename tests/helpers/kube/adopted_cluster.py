@@ -26,7 +26,6 @@ from vaultpki.adopt import drive
 from vaultpki.adopt import look as looks
 from vaultpki.adopt.draft import draft
 from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords
-from vaultpki.adopt.evidence import HELD
 from vaultpki.adopt.look import AdoptionLook
 from vaultpki.ca.announced import announced
 from vaultpki.identity.adoption_record import read_adoption
@@ -36,6 +35,7 @@ from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys
 from vaultpki.records.node_report import NodeReport
 from vaultpki.redact import stamp
+from vaultpki.rotation.adoption_evidence import HELD
 from vaultpki.rotation.adoption_states import KEYS_ASIDE, LEAVES_OF, SIGNER_ON, TRUSTED, Side
 from vaultpki.vault import Vault
 

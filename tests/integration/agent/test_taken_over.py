@@ -217,6 +217,32 @@ def test_a_record_that_is_deleted_or_set_back_takes_nothing_away(enrolled: Enrol
     assert (report.reached, report.owed, report.revision) == (S.SWITCHED, (), last + 1)
 
 
+def test_every_view_says_where_it_stands(enrolled: EnrolledMachine) -> None:
+    enrolled.join()
+    cluster = enrolled.cluster
+
+    def said(name: str, words: str, code: int) -> None:
+        enrolled.report()
+        env = cluster.environment("viewer")
+        found = json.loads(vaultpki("nodes", "-f", cluster.file, "--json", env=env, expect={0, 3}).stdout)["findings"]
+        assert [each["message"] for each in found if each["name"] == name and words in each["message"]], found
+        assert words in " ".join(vaultpki("ca", "status", "-f", cluster.file, env=env, expect=code).stdout.split())
+
+    enrolled.go(S.PREPARED)
+    said("adoption-waits", "the next step waits for no machine", 0)
+    enrolled.record(S.PUBLISHED)
+    said("adoption-blocked", "waits for cp-1: has not done the steps of published: ", 3)
+    enrolled.go(S.PUBLISHED)
+    said("adoption-waits", "no machine that reports owes anything", 0)
+    enrolled.record(None)
+    made = run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False))
+    assert set(made.failures) == {"adoption"}
+    env = cluster.environment("viewer")
+    found = json.loads(vaultpki("nodes", "-f", cluster.file, "--json", env=env, expect=3).stdout)
+    assert "adoption-lost" in [each["name"] for each in found["findings"]]
+    assert found["nodes"][0]["findings"][0]["message"] == "failed: adoption"
+
+
 def test_no_apply_takes_away_what_an_adoption_needs(enrolled: EnrolledMachine) -> None:
     enrolled.join()
     cluster = enrolled.cluster

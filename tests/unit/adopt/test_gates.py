@@ -13,15 +13,16 @@ import pytest
 from models import adoption_tables as model
 from models.adoption import Settings
 from models.adoption_moves import ok
-from vaultpki.adopt import drive, gates, reasons
-from vaultpki.adopt.evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
-from vaultpki.adopt.reasons import AdoptionStep
+from vaultpki.adopt import drive, gates
 from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
+from vaultpki.rotation import adoption_reasons as reasons
+from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
+from vaultpki.rotation.adoption_reasons import AdoptionStep
 from vaultpki.rotation.adoption_states import (
     FREE_STEPS,
     KEYS_ASIDE,

@@ -13,10 +13,8 @@ from helpers.foreign_ca import ForeignCa
 from helpers.kube import kubeadm_inventory
 from helpers.kube.kubeadm_objects import KubeadmObjects, Shape, encoded, leaf
 from unit.adopt.test_gates import record
-from vaultpki.adopt import gates, look, reasons
-from vaultpki.adopt.evidence import ClusterSeen
+from vaultpki.adopt import gates, look
 from vaultpki.adopt.look import Sides, joined_later
-from vaultpki.adopt.reasons import AdoptionStep
 from vaultpki.config.cluster import load_cluster
 from vaultpki.identity.nodes import Member
 from vaultpki.kube.objects import KubeTrust, RootCopy
@@ -26,6 +24,9 @@ from vaultpki.pki.facts import Facts
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
+from vaultpki.rotation import adoption_reasons as reasons
+from vaultpki.rotation.adoption_evidence import ClusterSeen
+from vaultpki.rotation.adoption_reasons import AdoptionStep
 from vaultpki.rotation.adoption_states import Side
 
 REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"

@@ -6,16 +6,25 @@ false report harms its own machine, or delays the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.adopt.evidence import HELD, AdoptedMachine
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
 from vaultpki.redact import printable, stamp
-from vaultpki.rotation.adoption_states import LAST_STEP, LEAVES_OF, STEPS_BY_LEAVES, STEPS_BY_TRUST, TRUSTED, Side
+from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
+from vaultpki.rotation.adoption_states import (
+    FREE_STEPS,
+    LAST_STEP,
+    LEAVES_OF,
+    STEPS_BY_LEAVES,
+    STEPS_BY_TRUST,
+    TRUSTED,
+    Side,
+)
+from vaultpki.rotation.gates import Waiting
 
 LONGEST_LOOK_AGAIN: Final = 360
 """Seconds for which a gate waits after the last change on a machine: the slowest reader looks every five minutes.
@@ -66,6 +75,26 @@ def reason(step: AdoptionStep, machine: AdoptedMachine) -> str:
     if not machine.enrolled or machine.report is None:
         return _no_agent(machine)
     return next((found for check in _CHECKS if (found := check(step, machine, machine.report))), "")
+
+
+def waiting(step: AdoptionStep, machines: Iterable[AdoptedMachine]) -> Iterator[Waiting]:
+    """Yield the machines that the step waits for, by their names, each with its reason; every view says so by this.
+
+    A machine without an agent need not have one in the first state. A step that takes nothing away waits only for those
+    that have read a later record.
+    """
+    free = step.path in FREE_STEPS
+    for machine in sorted(machines, key=lambda each: each.name):
+        if free:
+            apart = _set_back(step, machine, machine.report) if machine.enrolled and machine.report is not None else ""
+            if apart:
+                yield Waiting(machine.name, apart)
+            continue
+        optional = step.resting and step.to is not AdoptionState.DONE
+        if optional and machine.report is None and not machine.enrolled:
+            continue
+        if why := reason(step, machine):
+            yield Waiting(machine.name, why, itself=by_itself(step, machine))
 
 
 def by_itself(step: AdoptionStep, machine: AdoptedMachine) -> bool:
@@ -257,6 +286,8 @@ def _kubelet(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport
 
 def _keys(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     del machine
+    if step.resting and step.to is AdoptionState.DONE and report.keys is not OldKeys.NONE and not step.record.kept:
+        return "keys of the old CAs lie there still: wait for its agent"
     if step.leaves is Side.NEW and report.keys is OldKeys.IN_PLACE:
         return "the keys of the old CAs lie where kubeadm makes certificates with them: wait for its agent"
     if step.to is AdoptionState.PREPARED and report.keys is OldKeys.ASIDE:
