@@ -240,7 +240,6 @@ def test_every_view_says_where_it_stands(enrolled: EnrolledMachine) -> None:
     env = cluster.environment("viewer")
     found = json.loads(vaultpki("nodes", "-f", cluster.file, "--json", env=env, expect=3).stdout)
     assert "adoption-lost" in [each["name"] for each in found["findings"]]
-    assert found["nodes"][0]["findings"][0]["message"] == "failed: adoption"
 
 
 def test_no_apply_takes_away_what_an_adoption_needs(enrolled: EnrolledMachine) -> None:
