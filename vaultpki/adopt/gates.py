@@ -174,7 +174,11 @@ def _claims(known: int, seen: ClusterSeen) -> dict[str, int]:
 
     A claim so far ahead that no machine follows it counts nowhere.
     """
-    told = {each.name: each.report.highest for each in seen.machines if each.enrolled and each.report is not None}
+    told = {
+        each.name: max(each.report.highest, each.report.revision)
+        for each in seen.machines
+        if each.enrolled and each.report is not None
+    }
     return {name: highest for name, highest in told.items() if known < highest <= known + MOST_AHEAD}
 
 

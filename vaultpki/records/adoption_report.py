@@ -163,7 +163,7 @@ def read(value: object) -> AdoptionReport | None:
         by_agent=entry.get("by_agent") is True,
         owed=tuple(_text(each) for each in (owed[:_MOST_OWED] if isinstance(owed, list) else []) if _text(each)),
         since=moment(entry.get("since")),
-        highest=max(revision, _revision(entry.get("highest"))),
+        highest=_revision(entry.get("highest")),
         not_followed=_revision(entry.get("not_followed")),
     )
 

@@ -372,9 +372,9 @@ def test_a_record_too_far_ahead_keeps_the_gate_closed() -> None:
 
 
 def test_a_new_adoption_begins_above_what_machines_have_read() -> None:
-    fresh = report(_S.PREPARED, highest=9)
+    fresh = report(_S.PREPARED, highest=15)
     calm = ClusterSeen(machines=(machine("cp-1", _S.PREPARED, report=fresh), AdoptedMachine("w-1")))
-    assert gates.first_revision(calm, 0) == 10
+    assert gates.first_revision(calm, 0) == 16
     assert gates.first_revision(calm, 20) == 21
     # Its record is lost: the first state of a new one would lead it straight back.
     with pytest.raises(StateConflict, match=r"cp-2 \(retired\) stand in an adoption whose record is gone"):
