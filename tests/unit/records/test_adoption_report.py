@@ -30,6 +30,8 @@ REPORT = AdoptionReport(
     by_agent=True,
     owed=("restart kube-scheduler",),
     since=NOW,
+    highest=15,
+    not_followed=5000,
 )
 
 
