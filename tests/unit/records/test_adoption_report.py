@@ -62,6 +62,8 @@ def test_what_cannot_be_read_holds_a_gate_closed() -> None:
         "kept_until": 1,
         "by_agent": "yes",
         "owed": [1, "a\nb", ""],
+        "highest": "9",
+        "not_followed": -1,
     }
     read = adoption_report.read({**adoption_report.to_json(REPORT), **odd})
     assert read == AdoptionReport(
