@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
-from vaultpki.identity import above, anchor
+from vaultpki.identity import above, anchor, imported
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
@@ -93,6 +93,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         accessors=accessors,
         ca_lives=made,
         waiting=_waiting(cluster, found),
+        imported=frozenset(ca for ca in imported.DOMAINS if ("mount", imported.mount(cluster, ca)) in own_mounts),
     )
     _add_outside(cluster, found, facts, objects)
     wanted = desired(cluster, facts)
@@ -319,6 +320,9 @@ def _neighbours(cluster: Cluster, found: Json) -> frozenset[str]:
 
 def _mounts(cluster: Cluster, found: Json) -> dict[Key, Fields]:
     ours = {cluster.mount(ca): "pki" for ca in DOMAINS} | {cluster.mount("config"): "kv"}
+    # Made by `ca import --key`; where something else has such a path, there is no imported CA.
+    former = [imported.mount(cluster, ca) for ca in imported.DOMAINS]
+    ours |= {path: "pki" for path in former if found.get(f"{path}/", {}).get("description") == marker(cluster)}
     return {
         ("mount", path): {"type": entry["type"], **_ttls(entry), "version": member(entry, "options").get("version")}
         for path, entry in _own_mounts(cluster, found, ours, "").items()

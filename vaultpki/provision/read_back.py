@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
-from vaultpki.identity import above, change_notice
+from vaultpki.identity import above, change_notice, imported
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.change_notice import StoredChanges
@@ -91,7 +91,9 @@ def read_back(
     """Read what is on these mounts and auth mounts (of which `auths` has the last parts), and these policies."""
     store, prefix, kv = cluster.mount("config"), cluster.prefix, vault.api.secrets.kv.v2
     cas = [mount for mount in map(cluster.mount, (ROOT, *ISSUING_CAS)) if mount in mounts]
+    former = [mount for ca in imported.DOMAINS if (mount := imported.mount(cluster, ca)) in mounts]
     requests = _lists(cluster, vault, cas, auths, store=store in mounts)
+    requests += [vault.prepare.secrets.pki.list_roles(mount_point=mount) for mount in former]
     answers = {request.path: answer for request, answer in zip(requests, vault.many(requests), strict=True)}
 
     def names(path: str) -> tuple[str, ...]:
@@ -103,7 +105,7 @@ def read_back(
     listed, pooled = (names(f"auth/{prefix}/{kind}/role") for kind in ("listed", "pooled"))
     keys: list[Key] = [("policy", name) for name in policies]
     keys += [("config", f"{mount}/config/{name}") for mount in cas for name in ENGINE_CONFIG]
-    keys += [("role", f"{mount}/{name}") for mount in cas for name in names(f"{mount}/roles")]
+    keys += [("role", f"{mount}/{name}") for mount in (*cas, *former) for name in names(f"{mount}/roles")]
     if store in mounts:
         keys.append(("config", f"{store}/cluster"))
     for folder in _FOLDERS:

@@ -23,7 +23,7 @@ class ServerFacts:
     are those of the auth mounts by the last part of their paths, `role_ids` those of the listed AppRoles by node.
     `openbao` is as in `Capabilities`. `ca_lives` are the seconds for which each existing CA was made. `rotations` are
     the records of CAs by domain, of those that have one. `waiting` are the issuing CAs for which the signer of a root
-    from outside has sent nothing yet.
+    from outside has sent nothing yet. `imported` are the domains with a mount for an imported CA.
     """
 
     addresses: tuple[str, ...] = ()
@@ -36,6 +36,7 @@ class ServerFacts:
     ca_lives: Mapping[str, int] = field(default_factory=dict)
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
     waiting: frozenset[str] = frozenset()
+    imported: frozenset[str] = frozenset()
 
     def accessor(self, mount: str) -> str:
         return self.accessors.get(mount, UNKNOWN)
