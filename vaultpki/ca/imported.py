@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 # Both servers warn at an import that there are no URLs, and that kubeadm's CAs may sign no CRLs; nobody reads any.
 _NO_URLS: Final = ("authority information access", "AIA", "CRL")
+# And when it is deleted, that it was the default of its mount and the issuer of the roles there.
+_GONE: Final = ("this was configured as the default issuer", "roles reference")
 # What both answer about a mount that is not there (vault/logical_system.go).
 _NO_MOUNT: Final = "No secret engine mount at"
 
@@ -146,10 +148,14 @@ def look(cluster: Cluster, vault: Vault, ca: str) -> OldCaMount:
             f"{mount} exists in Vault and was not made by vaultpki for cluster {cluster.name}; choose another `prefix` "
             f"in {cluster.file}, or move that mount"
         )
-    issuers = vault.api.secrets.pki.list_issuers(mount_point=mount)
     # hvac has no method for a list of keys.
     keys = vault.call(Request("LIST", f"{mount}/keys"))
-    return OldCaMount(True, tuple(_issuer(vault, mount, id_) for id_ in issuers.keys), tuple(keys.keys))
+    return OldCaMount(True, _issuers(vault, mount), tuple(keys.keys))
+
+
+def _issuers(vault: Vault, mount: str) -> tuple[OldIssuer, ...]:
+    """Return the issuers on a mount; none if there is no such mount."""
+    return tuple(_issuer(vault, mount, id_) for id_ in vault.api.secrets.pki.list_issuers(mount_point=mount).keys)
 
 
 def _issuer(vault: Vault, mount: str, id_: str) -> OldIssuer:
@@ -229,15 +235,17 @@ def _undone(cluster: Cluster, vault: Vault, ca: str) -> Iterator[None]:
 def let_sign(cluster: Cluster, vault: Vault, ca: str, *, on: bool) -> bool:
     """Let the imported CA of a domain sign certificates of nodes, or stop it; returns whether anything changed.
 
-    Only what drives the adoption calls it, with what the adoption's record says. Raises StateConflict if no CA of this
-    domain was imported.
+    Only what drives the adoption calls it, with what the adoption's record says. It needs the list of issuers on the
+    mount, and `read` and `patch` of each. Raises StateConflict if no CA of this domain was imported.
     """
-    found = look(cluster, vault, ca)
+    vault.pin_to_leader()
+    mount = imported.mount(cluster, ca)
+    found = OldCaMount(True, _issuers(vault, mount))
     if found.ca is None:
         raise StateConflict(f"no CA was imported for {ca}; `vaultpki ca import -f {cluster.file} --key` imports it")
     if found.signs is on:
         return False
-    mount, usage = imported.mount(cluster, ca), imported.SIGNS if on else imported.AT_REST
+    usage = imported.SIGNS if on else imported.AT_REST
     # As in `bring`: hvac sends a POST.
     vault.call(Request("PATCH", f"{mount}/issuer/{found.ca.id}", {"usage": usage}, warnings=_NO_URLS))
     return True
@@ -271,7 +279,8 @@ def _clear(vault: Vault, mount: str, found: OldCaMount, kept: OldIssuer | None) 
     """Delete every issuer and key on the mount but those of `kept`."""
     for issuer in found.issuers:
         if issuer is not kept:
-            authorities.delete_issuer(vault, mount, issuer.id)
+            pki = vault.sending(warnings=_GONE).api.secrets.pki
+            pki.delete_issuer(issuer.id, mount_point=mount)
     for key in found.keys:
         if kept is None or key != kept.key:
             authorities.delete_key(vault, mount, key)

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from helpers.former_ca import FormerCa
-from helpers.vault.applied_cluster import AppliedCluster, Ran, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.server_contents import listing
+from vaultpki.ca import imported
+from vaultpki.errors import Denied
+from vaultpki.model import KeyType, Subject
+from vaultpki.pki import keys
 
 SPEC = """\
 layout: kubeadm
@@ -93,3 +97,96 @@ def test_the_end(cluster: AppliedCluster, former: FormerCa) -> None:
     assert "issuer, key and mount are deleted" in bring(cluster, "--yes", "--remove", "kubernetes").stdout
     assert not there(cluster)
     assert listing(cluster.server, cluster.name) == before
+
+
+# Who may have it sign
+
+
+def signed(cluster: AppliedCluster, node: NodeFolder, where: str, row: str, names: dict[str, str]) -> int:
+    """The status of a node's own request for a certificate, at a mount."""
+    login = {"role_id": role_id(cluster, node), "secret_id": (node.state / "secret-id").read_text().strip()}
+    answer = cluster.server.api("POST", f"auth/{cluster.prefix}/listed/login", login, token="")
+    token = answer.body["auth"]["client_token"]
+    csr = keys.request(keys.generate_key(KeyType.EC_P256), Subject(names["common_name"]))
+    body = {"csr": csr, "format": "pem", "exclude_cn_from_sans": "true", **names}
+    return cluster.server.api("POST", f"{where}/sign/{row}", body, token=token).status
+
+
+def role_id(cluster: AppliedCluster, node: NodeFolder) -> str:
+    found: str = cluster.read(f"auth/{cluster.prefix}/listed/role/{node.name}/role-id")["role_id"]
+    return found
+
+
+def test_nodes_get_certificates_of_it_only_while_it_is_let_sign(cluster: AppliedCluster, former: FormerCa) -> None:
+    node, row = cluster.equip("cp-1"), "kube-scheduler"
+    names = {"common_name": "system:kube-scheduler"}
+    bring(cluster, "--key", former.key, former.crt)
+    assert signed(cluster, node, mount(cluster), row, names) == 403
+    plan = vaultpki("plan", "-f", cluster.file, "--detailed-exitcode", env=cluster.environment("viewer"), expect=4)
+    assert f"+ {mount(cluster)}/sign/kube-scheduler (update, with limits)" in plan.stdout
+    assert "/sign/admin" not in plan.stdout and "etcd" not in plan.stdout
+    cluster.apply()
+    since = cluster.server.audit_position()
+    cluster.apply()
+    assert cluster.server.writes(since) == []
+    assert signed(cluster, node, mount(cluster), row, names) == 500
+    assert signed(cluster, node, f"{cluster.prefix}/kubernetes", row, names) == 200
+    vault, model = cluster.client(), cluster.model
+    assert imported.let_sign(model, vault, "kubernetes", on=True)
+    assert not imported.let_sign(model, vault, "kubernetes", on=True)
+    assert signed(cluster, node, mount(cluster), row, names) == 200
+    # No name but its own, and no operator's.
+    for other, name in ((row, "system:kube-controller-manager"), ("admin", "kubernetes-admin"), (row, "system:node:w-1")):
+        assert signed(cluster, node, mount(cluster), other, {"common_name": name}) == 403
+    assert "signs now" in bring(cluster, "--yes", "--remove", "kubernetes", expect=1).stderr
+    # The same again, as after a kill, does not stop it.
+    assert "nothing was changed" in bring(cluster, "--key", former.key, former.crt).stdout
+    assert signed(cluster, node, mount(cluster), row, names) == 200
+    assert imported.let_sign(model, vault, "kubernetes", on=False)
+    assert signed(cluster, node, mount(cluster), row, names) == 500
+    bring(cluster, "--yes", "--remove", "kubernetes")
+    assert signed(cluster, node, mount(cluster), row, names) in (403, 404)
+    cluster.apply()
+    rules = cluster.server.api("GET", f"sys/policies/acl/{cluster.prefix}/node/cp-1").data["policy"]
+    assert "imported" not in rules
+    since = cluster.server.audit_position()
+    cluster.apply()
+    assert cluster.server.writes(since) == []
+
+
+def test_the_importer_can_neither_sign_nor_let_sign(cluster: AppliedCluster, former: FormerCa) -> None:
+    bring(cluster, "--key", former.key, former.crt)
+    cluster.apply()
+    (issuer,) = listed(cluster, "issuers")
+    (key,) = listed(cluster, "keys")
+    token = cluster.token("importer")
+    own = next(iter(cluster.server.api("LIST", f"{cluster.prefix}/kubernetes/issuers").data["keys"]))
+    csr = keys.request(keys.generate_key(KeyType.EC_P256), Subject("x"))
+    tried = [
+        ("POST", f"{mount(cluster)}/sign/kube-scheduler", {"csr": csr, "common_name": "system:kube-scheduler"}),
+        ("POST", f"{mount(cluster)}/sign-verbatim", {"csr": csr}),
+        ("POST", f"{mount(cluster)}/issuer/{issuer}/sign-verbatim", {"csr": csr}),
+        ("POST", f"{mount(cluster)}/issuer/{issuer}/sign-intermediate", {"csr": csr}),
+        ("POST", f"{mount(cluster)}/issuer/{issuer}", {"usage": "issuing-certificates"}),
+        ("POST", f"{mount(cluster)}/roles/r", {"allow_any_name": True}),
+        ("GET", f"{mount(cluster)}/key/{key}", None),
+        ("DELETE", f"{cluster.prefix}/kubernetes/issuer/{own}", None),
+        ("POST", f"{cluster.prefix}/kubernetes/issuers/import/bundle", {"pem_bundle": former.crt.read_text()}),
+        ("DELETE", f"sys/mounts/{cluster.prefix}/kubernetes", None),
+        ("POST", f"sys/mounts/{cluster.prefix}/imported-etcd", {"type": "kv"}),
+        ("POST", f"sys/mounts/{cluster.prefix}/imported-kubelet", {"type": "pki"}),
+        ("GET", "sys/mounts", None),
+        ("GET", f"{cluster.prefix}/config/data/nodes/cp-1", None),
+    ]
+    for method, path, body in tried:
+        assert cluster.server.api(method, path, body, token=token).status == 403, path
+    vault = cluster.client("importer")
+    with pytest.raises(Denied):
+        imported.let_sign(cluster.model, vault, "kubernetes", on=True)
+    whole(cluster, former)
+
+
+def test_destroy_removes_it_too(cluster: AppliedCluster, former: FormerCa) -> None:
+    bring(cluster, "--key", former.key, former.crt)
+    vaultpki("destroy", "-f", cluster.file, "--confirm", cluster.name, env=cluster.environment())
+    assert not any(path.startswith(f"{cluster.prefix}/") for path in cluster.server.api("GET", "sys/mounts").data)
