@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 # Both servers warn at an import that there are no URLs, and that kubeadm's CAs may sign no CRLs; nobody reads any.
 _NO_URLS: Final = ("authority information access", "AIA", "CRL")
 # And when it is deleted, that it was the default of its mount and the issuer of the roles there.
-_GONE: Final = ("this was configured as the default issuer", "roles reference")
+_GONE: Final = ("this was configured as the default issuer", "roles reference", "CRL")
 # What both answer about a mount that is not there (vault/logical_system.go).
 _NO_MOUNT: Final = "No secret engine mount at"
 

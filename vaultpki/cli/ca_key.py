@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from vaultpki.cli.common import load_spec, opened, path_option, print_json, server_now, terminal
+from vaultpki.cli.common import load_spec, open_vault, opened, path_option, print_json, server_now, terminal
 from vaultpki.errors import ArgumentError, SpecError, StoreError, VaultpkiError
 from vaultpki.identity.imported import DOMAINS
 from vaultpki.redact import first_few, printable
@@ -82,12 +82,11 @@ def import_key(
     from vaultpki.ca import imported, returned
     from vaultpki.pki import imported_key
 
-    load_spec(file, allow_http=allow_http)
+    imported.refuse_plain_http(open_vault(load_spec(file, allow_http=allow_http), allow_http=allow_http)[0])
     # All of it before a server is asked: who mistypes a passphrase waits for nobody.
     private = _read_key(key, options.passphrase)
     sent = returned.read_files(files)
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
-        imported.refuse_plain_http(vault)
         existing = imported_key.pair(private, sent, server_now(vault))
         ca = imported.domain_of(cluster, existing.certificate, options.domain)
         found = imported.look(cluster, vault, ca)

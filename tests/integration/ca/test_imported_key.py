@@ -136,7 +136,11 @@ def test_nodes_get_certificates_of_it_only_while_it_is_let_sign(cluster: Applied
     assert not imported.let_sign(model, vault, "kubernetes", on=True)
     assert signed(cluster, node, mount(cluster), row, names) == 200
     # No name but its own, and no operator's.
-    for other, name in ((row, "system:kube-controller-manager"), ("admin", "kubernetes-admin"), (row, "system:node:w-1")):
+    for other, name in (
+        (row, "system:kube-controller-manager"),
+        ("admin", "kubernetes-admin"),
+        (row, "system:node:w-1"),
+    ):
         assert signed(cluster, node, mount(cluster), other, {"common_name": name}) == 403
     assert "signs now" in bring(cluster, "--yes", "--remove", "kubernetes", expect=1).stderr
     # The same again, as after a kill, does not stop it.
