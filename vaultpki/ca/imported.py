@@ -59,6 +59,9 @@ _GONE: Final = ("this was configured as the default issuer", "roles reference", 
 # What both answer about a mount that is not there (vault/logical_system.go).
 _NO_MOUNT: Final = "No secret engine mount at"
 
+# Characters of base64. By chance no text has so many of a key, and fewer of them help nobody.
+_PART: Final = 12
+
 
 @dataclass(frozen=True, slots=True)
 class OldIssuer:
@@ -186,7 +189,7 @@ def bring(cluster: Cluster, vault: Vault, ca: str, existing: ExistingCa) -> bool
         carry_out.write_mount(cluster, vault, ("mount", mount), imported_mount(cluster), create=True)
     _clear(vault, mount, found, kept)
     if kept is None:
-        with _undone(cluster, vault, ca):
+        with _undone(cluster, vault, ca, existing.key_pem):
             kept = _send(cluster, vault, ca, existing)
     if not kept.finished:
         fields = {"issuer_name": imported.NAME, "usage": imported.AT_REST, "leaf_not_after_behavior": CUT_SHORT}
@@ -212,7 +215,7 @@ def _send(cluster: Cluster, vault: Vault, ca: str, existing: ExistingCa) -> OldI
 
 
 @contextlib.contextmanager
-def _undone(cluster: Cluster, vault: Vault, ca: str) -> Iterator[None]:
+def _undone(cluster: Cluster, vault: Vault, ca: str, key: str) -> Iterator[None]:
     """Remove whatever the server keeps if the import fails.
 
     Of a pair whose certificate it refuses Vault keeps the key, and of others both servers keep all.
@@ -220,16 +223,27 @@ def _undone(cluster: Cluster, vault: Vault, ca: str) -> Iterator[None]:
     try:
         yield
     except VaultError as error:
-        mount = imported.mount(cluster, ca)
+        mount, said = imported.mount(cluster, ca), str(error)
+        if _repeats(said, key):
+            said = f"the import into {mount} failed, and the answer repeats a part of the key, so it is not shown here"
+            if isinstance(error, Refused):
+                error.reasons = ()
         try:
             _remove(cluster, vault, ca)
         except VaultError:
             # The first error says what happened; whatever it was, the key may be on the server.
             remedy = f"run this again, or `vaultpki ca import -f {cluster.file} --remove {ca}`"
-            error.args = (f"{error}; the key may be on {mount}: {remedy}, which removes it",)
+            error.args = (f"{said}; the key may be on {mount}: {remedy}, which removes it",)
         else:
-            error.args = (f"{error}; nothing of it was kept on the server",)
+            error.args = (f"{said}; nothing of it was kept on the server",)
         raise
+
+
+def _repeats(text: str, key: str) -> bool:
+    """Return whether a text holds a part of a key in PEM. `redact.hide` knows one by its first line only."""
+    body = "".join(line for line in key.splitlines() if not line.startswith("-----"))
+    said = "".join(text.split())
+    return any(body[at : at + _PART] in said for at in range(len(body) - _PART + 1))
 
 
 def let_sign(cluster: Cluster, vault: Vault, ca: str, *, on: bool) -> bool:
