@@ -76,7 +76,7 @@ class OldIssuer:
     @property
     def finished(self) -> bool:
         """Whether its import has come to its end."""
-        return self.name == imported.NAME and bool(self.key)
+        return self.name == imported.ISSUER_NAME and bool(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +126,10 @@ def domain_of(cluster: Cluster, certificate: Facts, named: str | None) -> str:
     if named is not None:
         return named
     trusting = {each.ca for each in cluster.authority.also_trust if each.sha256 == certificate.fingerprint}
-    found = sorted(trusting & set(imported.DOMAINS)) or [imported.COMMON_NAMES.get(common_name, "")]
+    found = sorted(trusting & set(imported.FORMER_CAS)) or [imported.COMMON_NAMES.get(common_name, "")]
     if len(found) != 1 or not found[0]:
-        raise ArgumentError(
-            f"{printable(certificate.subject_text)} may be a CA of {first_few(list(imported.DOMAINS))}: say which by "
-            "--domain"
-        )
+        subject, domains = printable(certificate.subject_text), first_few(imported.FORMER_CAS)
+        raise ArgumentError(f"{subject} may be a CA of {domains}: say which by --domain")
     return found[0]
 
 
@@ -192,7 +190,7 @@ def bring(cluster: Cluster, vault: Vault, ca: str, existing: ExistingCa) -> bool
         with _undone(cluster, vault, ca, existing.key_pem):
             kept = _send(cluster, vault, ca, existing)
     if not kept.finished:
-        fields = {"issuer_name": imported.NAME, "usage": imported.AT_REST, "leaf_not_after_behavior": CUT_SHORT}
+        fields = {"issuer_name": imported.ISSUER_NAME, "usage": imported.AT_REST, "leaf_not_after_behavior": CUT_SHORT}
         # Not hvac's update_issuer: it sends a POST, which resets every field that is not in it.
         vault.call(Request("PATCH", f"{mount}/issuer/{kept.id}", fields, warnings=_NO_URLS))
     return changed
@@ -259,7 +257,7 @@ def let_sign(cluster: Cluster, vault: Vault, ca: str, *, on: bool) -> bool:
         raise StateConflict(f"no CA was imported for {ca}; `vaultpki ca import -f {cluster.file} --key` imports it")
     if found.signs is on:
         return False
-    usage = imported.SIGNS if on else imported.AT_REST
+    usage = imported.MAY_SIGN if on else imported.AT_REST
     # As in `bring`: hvac sends a POST.
     vault.call(Request("PATCH", f"{mount}/issuer/{found.ca.id}", {"usage": usage}, warnings=_NO_URLS))
     return True

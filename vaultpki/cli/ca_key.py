@@ -14,7 +14,7 @@ import click
 
 from vaultpki.cli.common import load_spec, open_vault, opened, path_option, print_json, server_now, terminal
 from vaultpki.errors import ArgumentError, SpecError, StoreError, VaultpkiError
-from vaultpki.identity.imported import DOMAINS
+from vaultpki.identity.imported import FORMER_CAS
 from vaultpki.redact import first_few, printable
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def key_options(function: Callable[..., int]) -> Callable[..., int]:
 
     for option in (
         click.option(
-            "--remove", type=click.Choice(DOMAINS), help="Delete the imported CA of this domain, and its key."
+            "--remove", type=click.Choice(FORMER_CAS), help="Delete the imported CA of this domain, and its key."
         ),
         click.option(
-            "--domain", type=click.Choice(DOMAINS), help="With --key: whose CA it is, if its name says it not."
+            "--domain", type=click.Choice(FORMER_CAS), help="With --key: whose CA it is, if its name says it not."
         ),
         path_option("--passphrase-file", "passphrase", help="Its first line decrypts the key; - is standard input."),
         path_option("--key", help="Import the former CA in FILE with this private key; - is standard input."),

@@ -138,7 +138,7 @@ def policy_of(cluster: Cluster, who: str) -> Fields:
 def _importer(cluster: Cluster) -> Fields:
     """Return the rules for `ca import --key`: the mounts of imported CAs alone, and no right to sign there."""
     rules: Fields = {}
-    for ca in imported.DOMAINS:
+    for ca in imported.FORMER_CAS:
         rules |= policy("importer.json", {"prefix": cluster.prefix, "mount": imported.mount(cluster, ca)})
     return rules
 

@@ -9,16 +9,16 @@ from typing import Final
 
 from vaultpki.model import Cluster
 
-DOMAINS: Final = ("kubernetes", "etcd", "front-proxy")
+FORMER_CAS: Final = ("kubernetes", "etcd", "front-proxy")
 """The domains in which `kubeadm init` makes a CA. Kubelets sign their serving certificates themselves."""
 
-NAME: Final = "imported"
+ISSUER_NAME: Final = "imported"
 """The name of the issuer. It is given last, so one without it is what an interrupted import has left."""
 
 AT_REST: Final = "read-only"
 """The usage of the issuer: it signs nothing."""
 
-SIGNS: Final = "issuing-certificates,read-only"
+MAY_SIGN: Final = "issuing-certificates,read-only"
 """Its usage while nodes go back to their former CA. Both servers write the parts in this order."""
 
 COMMON_NAMES: Final = {"kubernetes": "kubernetes", "etcd-ca": "etcd", "front-proxy-ca": "front-proxy"}

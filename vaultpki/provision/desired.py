@@ -186,7 +186,7 @@ def _roles(cluster: Cluster, facts: ServerFacts) -> dict[str, Fields]:
         if row.ca in facts.imported and row.node_roles:
             # The same certificates of the former CA, for nodes that go back to it. By its name, which it gets together
             # with the usage that it has at rest: until then these roles sign nothing.
-            former = {"issuer_ref": imported.NAME}
+            former = {"issuer_ref": imported.ISSUER_NAME}
             made |= {f"{imported.mount(cluster, row.ca)}/{name}": fields | former for name, fields in own.items()}
     return made
 

@@ -93,7 +93,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         accessors=accessors,
         ca_lives=made,
         waiting=_waiting(cluster, found),
-        imported=frozenset(ca for ca in imported.DOMAINS if ("mount", imported.mount(cluster, ca)) in own_mounts),
+        imported=frozenset(ca for ca in imported.FORMER_CAS if ("mount", imported.mount(cluster, ca)) in own_mounts),
     )
     _add_outside(cluster, found, facts, objects)
     wanted = desired(cluster, facts)
@@ -321,7 +321,7 @@ def _neighbours(cluster: Cluster, found: Json) -> frozenset[str]:
 def _mounts(cluster: Cluster, found: Json) -> dict[Key, Fields]:
     ours = {cluster.mount(ca): "pki" for ca in DOMAINS} | {cluster.mount("config"): "kv"}
     # Made by `ca import --key`; where something else has such a path, there is no imported CA.
-    former = [imported.mount(cluster, ca) for ca in imported.DOMAINS]
+    former = [imported.mount(cluster, ca) for ca in imported.FORMER_CAS]
     ours |= {path: "pki" for path in former if found.get(f"{path}/", {}).get("description") == marker(cluster)}
     return {
         ("mount", path): {"type": entry["type"], **_ttls(entry), "version": member(entry, "options").get("version")}

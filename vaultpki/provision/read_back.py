@@ -91,7 +91,7 @@ def read_back(
     """Read what is on these mounts and auth mounts (of which `auths` has the last parts), and these policies."""
     store, prefix, kv = cluster.mount("config"), cluster.prefix, vault.api.secrets.kv.v2
     cas = [mount for mount in map(cluster.mount, (ROOT, *ISSUING_CAS)) if mount in mounts]
-    former = [mount for ca in imported.DOMAINS if (mount := imported.mount(cluster, ca)) in mounts]
+    former = [mount for ca in imported.FORMER_CAS if (mount := imported.mount(cluster, ca)) in mounts]
     requests = _lists(cluster, vault, cas, auths, store=store in mounts)
     requests += [vault.prepare.secrets.pki.list_roles(mount_point=mount) for mount in former]
     answers = {request.path: answer for request, answer in zip(requests, vault.many(requests), strict=True)}
