@@ -17,10 +17,11 @@ that go back to such a CA get their certificates of it here, instead of taking o
 
 1. `apply` makes the roles of nodes on this mount, and grants each node exactly its own certificates there. It does so
    only while there is such a mount.
-2. The issuer's usage. At rest it is `read-only`, and the server refuses every signature. Whoever drives the adoption
-   sets it by `let_sign` when the adoption's record says that nodes install certificates of the former CA (`returning`),
-   after the record is written, and back when it says otherwise, before the next state is written.
-3. A node installs them only when its record says so.
+2. The issuer's usage. At rest it is `read-only`, and the server refuses every signature. What drives the adoption makes
+   it match the adoption's record by `let_sign`: on only in a state whose certificates are of the former CA (`LEAVES_OF`
+   in `rotation.adoption_states`; `returning` needs it), once that record is written, and off in all others, so before a
+   gate looks whether such a certificate is left.
+3. A node installs them only when the record says so.
 
 The importer's policy has neither a path that signs nor the right to set that usage.
 
