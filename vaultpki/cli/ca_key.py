@@ -15,7 +15,7 @@ import click
 from vaultpki.cli.common import load_spec, open_vault, opened, path_option, print_json, server_now, terminal
 from vaultpki.errors import ArgumentError, SpecError, StoreError, VaultpkiError
 from vaultpki.identity.imported import FORMER_CAS
-from vaultpki.redact import first_few, printable
+from vaultpki.redact import first_few, printable, stamp
 
 if TYPE_CHECKING:
     from vaultpki.ca.imported import OldCaMount
@@ -212,7 +212,7 @@ def _tell(
             "mount": mount,
             "subject": facts.subject_text,
             "sha256": facts.fingerprint,
-            "not_after": facts.not_after.isoformat(),
+            "not_after": stamp(facts.not_after),
             "trusted": trusted,
             "changed": changed,
             "dry_run": dry_run,
