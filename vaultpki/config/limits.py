@@ -80,7 +80,7 @@ def _remembered_nodes(cluster: Cluster) -> int:
 
 def _remembered_others(cluster: Cluster) -> int:
     """Return the bytes for everything else, mainly PKI roles: a pool has its own role for each row with addresses."""
-    names = [row.name for row in certificates.rows(cluster)]
+    names = [row.name for row in certificates.all_rows(cluster)]
     for pool in cluster.pools:
         names += [certificates.pool_role(row, pool) for row in certificates.node_rows(cluster, pool)]
         names += [pool.name] * 3

@@ -43,14 +43,15 @@ def fetch_issuers(
     prefix: str,
     named: Mapping[str, Collection[str]] = MappingProxyType({}),
     known: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    cas: Sequence[str] = ISSUING_CAS,
 ) -> Issuers:
-    """Read the issuers of the cluster's CA mounts; Vault shows them without a token.
+    """Read the issuers of the cluster's CA mounts, those of the issuing CAs `cas`; Vault shows them without a token.
 
     Of more than MOST_ISSUERS on a mount it reads the default, those with an id or name in `named`, by CA, and the
     first of the others. `known` are certificates that were read before, as `by_id`: an issuer keeps its certificate for
     its whole life, so it is not read again. Raises BadAnswer if the root's mount shows none.
     """
-    mounts = {ca: f"{prefix}/{ca}" for ca in (ROOT, *ISSUING_CAS)}
+    mounts = {ca: f"{prefix}/{ca}" for ca in (ROOT, *cas)}
     listed = {ca: _listed(vault, mount) for ca, mount in mounts.items()}
     wanted = [
         (ca, name)
@@ -80,7 +81,7 @@ def fetch_issuers(
         raise BadAnswer(f"{mounts[ROOT]} shows no issuer; run `vaultpki plan` where the cluster is applied")
     unshown = {ca: answer if isinstance(answer, str) else "it shows no issuer" for ca, answer in listed.items()}
     return Issuers(
-        {ca: tuple(found[ca]) for ca in ISSUING_CAS},
+        {ca: tuple(found[ca]) for ca in cas},
         tuple(found[ROOT]),
         defaults,
         {ca: why for ca, why in unshown.items() if not found[ca]},
@@ -156,7 +157,7 @@ def trusts(issuers: Issuers, above: Roots, now: datetime, *, cluster: str) -> di
             name=ca_subject(cluster, ca),
             parked=above.parked,
         )
-        for ca in ISSUING_CAS
+        for ca in issuers.issuing
     }
 
 
@@ -175,7 +176,7 @@ def follow(
     to what is shown, and what they refuse of it is not reported as untrusted.
     """
     shown = trusts(issuers, above, now, cluster=cluster)
-    before = replace(issuers, issuing={ca: tuple(held.get(ca, ())) for ca in ISSUING_CAS})
+    before = replace(issuers, issuing={ca: tuple(held.get(ca, ())) for ca in issuers.issuing})
     known = trusts(before, above, now, cluster=cluster)
     crosses = _served_crosses(issuers, above, views.get(ROOT, RotationView()), cluster)
     found = {}

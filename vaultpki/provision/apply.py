@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
+from vaultpki.certificates import all_cas
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
 from vaultpki.identity import change_notice, reports
 from vaultpki.identity.applied import APPLIED, of_cluster
@@ -24,7 +25,6 @@ from vaultpki.provision.read_back import CaMount
 from vaultpki.records import report_paths
 from vaultpki.records.changes import CHANGES
 from vaultpki.records.followed import digests
-from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Vault
 
@@ -75,7 +75,7 @@ def _corrected(cluster: Cluster, seen: Observation, todo: Plan) -> tuple[Change,
 
 
 def _digests(cluster: Cluster, seen: Observation) -> dict[str, str]:
-    mounts = {ca: seen.found.cas.get(cluster.mount(ca), CaMount()) for ca in DOMAINS}
+    mounts = {ca: seen.found.cas.get(cluster.mount(ca), CaMount()) for ca in all_cas(cluster)}
     issuers = {ca: mount.issuers for ca, mount in mounts.items()}
     # What others put beside our records is followed by nobody.
     own = {key: fields for key, fields in seen.observed.objects.items() if key in seen.wanted}

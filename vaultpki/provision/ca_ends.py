@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, rows
+from vaultpki.certificates import ROOT, all_cas, all_rows
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki import foreign_cas
@@ -23,7 +23,7 @@ def of(
     The foreign CAs of cluster.yaml come last.
     """
     ends = []
-    for ca in (ROOT, *ISSUING_CAS):
+    for ca in all_cas(cluster):
         if ca in found:
             facts = found[ca]
             begins = facts.not_after - timedelta(seconds=facts.life)
@@ -35,7 +35,7 @@ def of(
 
 def longest_ttl(cluster: Cluster, ca: str) -> int:
     """Return the longest TTL of the leaves below a CA, in seconds."""
-    return max((row.ttl or cluster.ttl for row in rows(cluster) if ca in (ROOT, row.ca)), default=cluster.ttl)
+    return max((row.ttl or cluster.ttl for row in all_rows(cluster) if ca in (ROOT, row.ca)), default=cluster.ttl)
 
 
 def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[CaExpiry, ...]:
@@ -49,7 +49,7 @@ def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[CaExpiry, ...]:
             # Without a default issuer both servers answer 400. `plan` says what is wrong with a mount.
             return ca, None
 
-    found = dict(vault.map(one, (ROOT, *ISSUING_CAS)))
+    found = dict(vault.map(one, all_cas(cluster)))
     return of(cluster, {ca: facts for ca, facts in found.items() if facts is not None}, now, _rotating(cluster, vault))
 
 

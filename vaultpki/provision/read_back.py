@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
+from vaultpki.certificates import MOST_ISSUERS, ROOT, all_cas
 from vaultpki.identity import change_notice
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
@@ -89,7 +89,7 @@ def read_back(
 ) -> ServerObjects:
     """Read what is on these mounts and auth mounts (of which `auths` has the last parts), and these policies."""
     store, prefix, kv = cluster.mount("config"), cluster.prefix, vault.api.secrets.kv.v2
-    cas = [mount for mount in map(cluster.mount, (ROOT, *ISSUING_CAS)) if mount in mounts]
+    cas = [mount for mount in map(cluster.mount, all_cas(cluster)) if mount in mounts]
     requests = _lists(cluster, vault, cas, auths, store=store in mounts)
     answers = {request.path: answer for request, answer in zip(requests, vault.many(requests), strict=True)}
 

@@ -22,7 +22,8 @@ class ServerFacts:
     `addresses`, `ca_pem` and `namespace` (as in a URL's path, empty for none) are where nodes find Vault. `accessors`
     are those of the auth mounts by the last part of their paths, `role_ids` those of the listed AppRoles by node.
     `openbao` is as in `Capabilities`. `ca_lives` are the seconds for which each existing CA was made. `rotations` are
-    the records of CAs by domain, of those that have one.
+    the records of CAs by domain, of those that have one. `key_numbers` are the numbers that a node's service-account
+    keys may have, of each node that has another one than 1.
     """
 
     addresses: tuple[str, ...] = ()
@@ -34,6 +35,11 @@ class ServerFacts:
     openbao: bool = False
     ca_lives: Mapping[str, int] = field(default_factory=dict)
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
+    key_numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def numbers_of(self, node: str) -> tuple[int, ...]:
+        """Return the numbers that the service-account keys of a node may have."""
+        return self.key_numbers.get(node, (1,))
 
     def accessor(self, mount: str) -> str:
         return self.accessors.get(mount, UNKNOWN)

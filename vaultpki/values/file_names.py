@@ -117,8 +117,8 @@ _TABLES_OWN: Final = {
     for client in TABLE
     if client.kubeconfig and client is not row and _base(row.stem) == _base(_bare(client.kubeconfig))
 }
-_ROWS: Final = {row.name for row in TABLE}
-_STEMS: Final = {row.stem for row in TABLE}
+_ROWS: Final = {row.name for row in TABLE if row.usage.tls}
+_STEMS: Final = {row.stem for row in TABLE if row.usage.tls}
 
 
 @cache

@@ -6,12 +6,13 @@ import dataclasses
 
 import pytest
 
-from vaultpki.certificates import BUNDLES, ISSUING_CAS, TABLE, bundle, chain_bundle, pair_files
+from vaultpki.certificates import BUNDLES, ISSUING_CAS, TABLE, bundle, chain_bundle, laid_out, pair_files
 from vaultpki.disk import generations
+from vaultpki.places import Layout
 from vaultpki.values import file_names
 from vaultpki.values.file_names import FileUse
 
-TABLES_OWN = [claim for row in TABLE for claim in file_names.of_row(row)]
+TABLES_OWN = [claim for row in laid_out(Layout.DOCUMENT) for claim in file_names.of_row(row)]
 
 
 def problem(*claims: FileUse) -> str | None:
