@@ -6,29 +6,24 @@ explored exhaustively by tests/models/service_account.py, whose tables these are
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
+from vaultpki.records.service_account import ACCEPTED, SIGNED_WITH, KeyAge, KeyState
 
-class KeyState(enum.Enum):
-    """Where a rotation of service-account keys stands. STEADY and DONE are at rest."""
-
-    STEADY = "steady"
-    PUBLISHED = "published"
-    SWITCHED = "switched"
-    RETIRED = "retired"
-    DONE = "done"
-    RETRUSTING = "re-trusting"
-    RETURNING = "returning"
-
-
-class KeyAge(enum.Flag):
-    """The keys of a node, by the rotation: the one it had before, and the one it makes for it."""
-
-    OLD = enum.auto()
-    NEW = enum.auto()
-    BOTH = OLD | NEW
-
+__all__ = [
+    "ACCEPTED",
+    "FREE_KEY_STEPS",
+    "KEYS_HOMEWARD",
+    "KEYS_ONWARD",
+    "OLD_KEYS_DELETED",
+    "SIGNED_WITH",
+    "STEPS_BY_SIGNING",
+    "STEPS_BY_UNION",
+    "STEPS_HOME",
+    "KeyAge",
+    "KeyState",
+    "KeyStep",
+]
 
 KeyStep = tuple[KeyState, KeyState]
 """A change from one state to another."""
@@ -53,28 +48,6 @@ KEYS_HOMEWARD: Final = {
     _S.RETRUSTING: _S.RETURNING,
 }
 """The state that `ca abort` leads to."""
-
-ACCEPTED: Final = {
-    _S.STEADY: KeyAge.OLD,
-    _S.PUBLISHED: KeyAge.BOTH,
-    _S.SWITCHED: KeyAge.BOTH,
-    _S.RETIRED: KeyAge.NEW,
-    _S.DONE: KeyAge.NEW,
-    _S.RETRUSTING: KeyAge.BOTH,
-    _S.RETURNING: KeyAge.BOTH,
-}
-"""The keys whose certificates the union of every node holds; a node, also one that joins, makes the same of its own."""
-
-SIGNED_WITH: Final = {
-    _S.STEADY: KeyAge.OLD,
-    _S.PUBLISHED: KeyAge.OLD,
-    _S.SWITCHED: KeyAge.NEW,
-    _S.RETIRED: KeyAge.NEW,
-    _S.DONE: KeyAge.NEW,
-    _S.RETRUSTING: KeyAge.NEW,
-    _S.RETURNING: KeyAge.OLD,
-}
-"""The key with which a node signs tokens."""
 
 OLD_KEYS_DELETED: Final = frozenset({_S.DONE})
 """The states in which old private keys are deleted; from every other one there is a way back to them."""
