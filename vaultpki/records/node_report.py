@@ -34,6 +34,8 @@ _MOST_IN_USE: Final = 2
 # The key in use, the next one, and what an attempt before left.
 _MOST_KEYS: Final = 4
 _LONGEST_PEM: Final = 8192
+# Seconds: the most that kube-apiserver grants (kubernetes pkg/apis/authentication/validation).
+_LONGEST_LIFE: Final = 1 << 32
 _KEY_NUMBER: Final = re.compile(r"[1-9][0-9]{0,7}")
 
 _COMPONENTS: Final = frozenset(each.component for each in READERS)
@@ -99,6 +101,11 @@ class TokenKeysReport:
     `installed` is since when both files are as they are. `loaded_union` and `loaded_signing` are the same of the files
     with which kube-apiserver was started; empty if that is not known. `reader` says when it was, and whether it runs
     and is healthy. `seen` are the revisions of the record of these keys, 0 for none.
+
+    `extends` and `longest` are how long tokens live by the flags with which kube-apiserver was started:
+    `--service-account-extend-token-expiration`, and `--service-account-max-token-expiration` in seconds, 0 if it is not
+    set. None if they are not known. `shared` is the SHA-256 in hex of the public key (its SubjectPublicKeyInfo in DER)
+    of an `sa.key` that this agent has not made; "" if there is none.
     """
 
     seen: Seen
@@ -109,6 +116,9 @@ class TokenKeysReport:
     loaded_union: frozenset[str] = frozenset()
     loaded_signing: str = ""
     reader: ReaderReport = field(default_factory=lambda: ReaderReport(None))
+    extends: bool | None = None
+    longest: int | None = None
+    shared: str = ""
 
     @property
     def loaded(self) -> bool:
@@ -222,6 +232,9 @@ def _token_keys_to_json(keys: TokenKeysReport) -> dict[str, Any]:
         "loaded_union": sorted(keys.loaded_union),
         "loaded_signing": keys.loaded_signing,
         "kube_apiserver": {each.name: _value(getattr(keys.reader, each.name)) for each in fields(keys.reader)},
+        **({"extends": keys.extends} if keys.extends is not None else {}),
+        **({"longest": keys.longest} if keys.longest is not None else {}),
+        **({"shared": keys.shared} if keys.shared else {}),
     }
 
 
@@ -375,6 +388,9 @@ def _token_keys(value: object) -> TokenKeysReport | None:
         frozenset(_hashes(entry.get("loaded_union"))),
         next(iter(_hashes([loaded])), ""),
         reader,
+        extends if isinstance(extends := entry.get("extends"), bool) else None,
+        longest if type(longest := entry.get("longest")) is int and 0 <= longest <= _LONGEST_LIFE else None,
+        next(iter(_hashes([entry.get("shared")])), ""),
     )
 
 

@@ -148,6 +148,9 @@ KEYS = TokenKeysReport(
     loaded_union=frozenset({SHA}),
     loaded_signing=SHA,
     reader=ReaderReport(NOW, running=True, healthy=True),
+    extends=False,
+    longest=0,
+    shared=SHA,
 )
 
 
@@ -184,6 +187,11 @@ def test_token_keys_count_for_a_node_that_has_the_row_alone() -> None:
         ("signing", "no hash"),
         ("signing", [SHA]),
         ("loaded_union", {SHA: 1}),
+        ("extends", "true"),
+        ("longest", -1),
+        ("longest", True),
+        ("longest", 1 << 33),
+        ("shared", "no hash"),
     ],
 )
 def test_what_a_false_report_says_of_token_keys_is_left_out(field: str, value: object) -> None:
