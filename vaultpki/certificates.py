@@ -22,6 +22,12 @@ ISSUING_CAS: Final = ("kubernetes", "kubelet", "etcd", "front-proxy")
 SERVICE_ACCOUNT: Final = "service-account"
 """The issuing CA of the keys with which tokens are signed, and its only row. It is in no bundle."""
 
+SERVICE_ACCOUNT_FILES: Final = "sa"
+"""The name of `sa.key`, with which kube-apiserver signs tokens, and of `sa.pub`, whose keys it accepts.
+
+They are kubeadm's names in both layouts (kubernetes cmd/kubeadm/app/constants/constants.go).
+"""
+
 SERVICE_IPS: Final = "{service_ips}"
 NODE_ADDRESSES: Final = "{node_addresses}"
 API_NAMES: Final = "{api_names}"
@@ -261,9 +267,8 @@ TABLE: Final[tuple[Row, ...]] = (
         source="kube-apiserver",
         common_name="sa:{node}:{number}",
         ca=SERVICE_ACCOUNT,
-        # kubeadm's names are sa.key and sa.pub (kubernetes cmd/kubeadm/app/constants/constants.go).
-        stem="sa",
-        kubeadm=KubeadmPlace(PKI, "sa"),
+        stem=SERVICE_ACCOUNT_FILES,
+        kubeadm=KubeadmPlace(PKI, SERVICE_ACCOUNT_FILES),
         node_roles=_CONTROL_PLANE,
     ),
 )
@@ -429,6 +434,15 @@ def resolve(row: Row, cluster: Cluster, holder: Node | Pool | None, number: int 
     )
     # An operator's folder is the same in every layout.
     return made if holder is None else in_layout(made, cluster.layout)
+
+
+def with_number(certificate: Certificate, number: int) -> Certificate:
+    """Return the certificate of the node's service-account key with this number, made from that of another number.
+
+    Each number has a pair of files of its own, which no component reads.
+    """
+    head = certificate.subject.common_name.rpartition(":")[0]
+    return replace(certificate, subject=Subject(f"{head}:{number}"), stem=f"{SERVICE_ACCOUNT_FILES}-{number}")
 
 
 def sign_parameters(certificate: Certificate, csr: str) -> dict[str, str]:

@@ -33,7 +33,9 @@ def _of_holder(holder: Node | Pool, cluster: Cluster, spec: FieldValue, found: F
         # Sample addresses that differ from every other value, so that the result holds for all nodes with as many.
         sample = Node(NODE, holder.roles, tuple(f"#{number}" for number in range(len(holder.addresses))))
         held = tuple(certificates.resolve(row, cluster, sample) for row in rows)
-        record = published.node_record(sample, held, "", cluster.layout, own_server(cluster, holder))
+        signing = [row for row in certificates.signing_rows(cluster) if row.node_roles & holder.roles]
+        key = next((certificates.resolve(row, cluster, sample) for row in signing), None)
+        record = published.node_record(sample, held, "", cluster.layout, own_server(cluster, holder), key)
     else:
         held = tuple(certificates.resolve(row, cluster, holder) for row in rows)
         record = published.pool_record(holder, held, cluster.layout)

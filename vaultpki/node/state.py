@@ -42,6 +42,8 @@ _LATER: Final = (
     "postponed",
     "hooked_own",
     "by_hand",
+    "lowest",
+    "lowest_root",
 )
 # Vaultpki 0.1 reads no state without these, and inspects everything where they say nothing.
 _ONCE: Final = {
@@ -137,6 +139,8 @@ class AgentState:
     signings since the last one that was answered, and `postponed` are renewals that came late and wait for their turn.
     `hooked_own` are digests as `hooked`, of what the bundles hold of the cluster's own CAs, where they differ from
     those; `by_hand` are the keys of hooks that wait for a person, since only foreign CAs of their bundles have changed.
+    `lowest` is, by node, the lowest number of its service-account keys that was accepted here, which only grows, and
+    `lowest_root` the pin that these belong to.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -166,6 +170,8 @@ class AgentState:
     postponed: Mapping[str, PostponedRenewal] = field(default_factory=dict)
     hooked_own: Mapping[str, str] = field(default_factory=dict)
     by_hand: tuple[str, ...] = ()
+    lowest: Mapping[str, int] = field(default_factory=dict)
+    lowest_root: str = ""
 
 
 def kubernetes(state: AgentState) -> dict[str, str]:
@@ -296,6 +302,8 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         postponed={str(name): _postponed(each) for name, each in value.get("postponed", {}).items()},
         hooked_own={str(key): str(digest) for key, digest in value.get("hooked_own", {}).items()},
         by_hand=tuple(map(str, value.get("by_hand", ()))),
+        lowest={str(node): _revision(number) for node, number in value.get("lowest", {}).items()},
+        lowest_root=str(value.get("lowest_root", "")),
     )
 
 

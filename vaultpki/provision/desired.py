@@ -243,5 +243,6 @@ def _records(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByH
             facts.role_ids.get(node.name, UNKNOWN),
             cluster.layout,
             own_server(cluster, node),
+            next(iter(access.signing_certificates(cluster, node)), None),
         )
     return made
