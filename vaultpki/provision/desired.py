@@ -166,7 +166,8 @@ def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], fact
     anyone = pool or Pool("any", row.node_roles, "*")
     sample = resolve(row, cluster, anyone)
     # Which of the numbers are a node's own, its policy says.
-    numbers = [1] if row.usage.tls else sorted({n for node in cluster.nodes for n in facts.numbers_of(node.name)})
+    own_numbers = {n for node in cluster.nodes if row.node_roles & node.roles for n in facts.numbers_of(node.name)}
+    numbers = [1] if row.usage.tls or not own_numbers else sorted(own_numbers)
     common_names = (resolve(row, cluster, anyone, number).subject.common_name for number in numbers)
     names = dict.fromkeys((*common_names, *sample.subject.dns))
     own = [f"{{{{identity.entity.aliases.{facts.accessor(mount)}.{_ALIAS_OF[mount]}}}}}" for mount in mounts]

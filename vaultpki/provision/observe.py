@@ -15,6 +15,7 @@ from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
 from vaultpki.identity import anchor
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
+from vaultpki.identity.key_numbers import key_numbers
 from vaultpki.model import Cluster
 from vaultpki.provision import dangers as found_dangers
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
@@ -190,6 +191,7 @@ def _facts(
         root_sha256=x509.fingerprint(root.encode()) if root else UNKNOWN,
         role_ids=_role_ids(cluster, vault, found),
         rotations=found.rotations,
+        key_numbers=key_numbers(cluster, found.keys, found.objects),
         openbao=capabilities.openbao,
     )
 

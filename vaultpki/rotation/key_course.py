@@ -23,8 +23,9 @@ from vaultpki.records.service_account import (
     NodeKeys,
 )
 from vaultpki.redact import first_few
-from vaultpki.rotation.key_gates import all_sign, counts_until, last_start, may_start, next_turn
+from vaultpki.rotation.key_gates import all_sign, last_start
 from vaultpki.rotation.key_holders import Holders, KeyHolder, same_key, sha256_of
+from vaultpki.rotation.key_turns import counts_until, may_start, next_turn
 from vaultpki.rotation.service_account_states import KEYS_HOMEWARD, KEYS_ONWARD, STEPS_BY_SIGNING
 from vaultpki.rotation.token_life import TokenLife
 
@@ -35,6 +36,7 @@ class KeyScene:
 
     `holders` are the control-plane nodes of cluster.yaml that can log in or have reported. `issuing` are the CAs of
     these keys and `roots` those above them, by which certificates are checked. `life` is the longest life of tokens.
+    `given` are the numbers that the policy of each node allows, as the server has it.
     """
 
     holders: Holders
@@ -42,6 +44,11 @@ class KeyScene:
     roots: Sequence[Facts]
     now: datetime
     life: TokenLife = field(default_factory=lambda: TokenLife(None))
+    given: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def highest_given(self, node: str) -> int:
+        """Return the highest number that a node's policy allows; 0 if that is not known."""
+        return max(self.given.get(node, ()), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,7 @@ def begun(stored: KeyRecord | None, scene: KeyScene, method: KeyMethod = KeyMeth
         raise StateConflict("no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in")
     highest, nodes = dict(before.highest), {}
     for name, keys in before.nodes.items():
-        highest[name] = max(highest.get(name, 0), keys.new) + 1
+        highest[name] = max(highest.get(name, 0), keys.new, scene.highest_given(name)) + 1
         nodes[name] = replace(keys, new=highest[name])
     to = KeyState.RETIRED if method is KeyMethod.EMERGENCY else KeyState.PUBLISHED
     after = before.moved(to, scene.now, nodes=nodes, highest=highest, method=method)
@@ -188,7 +195,7 @@ def _of_shared(scene: KeyScene) -> KeyRecord:
 def _joined(record: KeyRecord | None, holder: KeyHolder, scene: KeyScene) -> tuple[KeyRecord | None, str]:
     """Take in the key of a node that is not in the record: it waits to start until everybody accepts its tokens."""
     keys = holder.keys
-    number = record.numbers(holder.name)[0] if record is not None else 1
+    number = max(record.numbers(holder.name)[0] if record is not None else 1, scene.highest_given(holder.name))
     pem = keys.own.get(number, "") if keys is not None else ""
     if not pem:
         return record, ""

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from vaultpki.certificates import SKEW
+from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.records.service_account import Departure, KeyAge, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few, stamp
 from vaultpki.rotation.gates import Gate, Waiting
@@ -21,15 +22,15 @@ from vaultpki.rotation.key_holders import (
     certificates_of,
     final_on_disk,
     fresh,
+    key_sha256,
     loaded,
-    owes_start,
     signs_with,
-    unwanted,
     wanted_union,
 )
+from vaultpki.rotation.key_turns import may_hold, may_start, next_turn
 from vaultpki.rotation.reasons import SETTLE, too_old
 from vaultpki.rotation.service_account_states import FREE_KEY_STEPS, STEPS_BY_SIGNING, STEPS_BY_UNION, STEPS_HOME
-from vaultpki.rotation.token_life import LegacyToken, TokenLife
+from vaultpki.rotation.token_life import TokenLife
 
 LEGACY: Final = "legacy-tokens"
 """The word for Secrets whose tokens never expire, where gates name nodes and in `--without`."""
@@ -116,51 +117,6 @@ def last_start(record: KeyRecord, holders: Holders) -> datetime:
     return max([record.since, *(each for each in started if each is not None)])
 
 
-def next_turn(record: KeyRecord, holders: Holders) -> str:
-    """Return the node whose kube-apiserver may restart; "" if none has to.
-
-    One at a time: the one that has the turn keeps it until it was seen, healthy, with the files on its disk. While one
-    is down or not healthy, no other has it.
-    """
-    admitted = [holders[name] for name, keys in sorted(record.nodes.items()) if keys.admitted and name in holders]
-    for holder in admitted:
-        if holder.name == record.turn and not (fresh(record, holder) and not owes_start(record, holder)):
-            return holder.name
-    # Before its first start there is nothing to keep alive.
-    ailing = [each for each in admitted if _down(record, each)]
-    ready = [
-        each for each in admitted if fresh(record, each) and owes_start(record, each) and final_on_disk(record, each)
-    ]
-    first = next((each for each in ready if each in ailing), None)
-    if first is None and not ailing:
-        first = next(iter(ready), None)
-    return first.name if first is not None else ""
-
-
-def counts_until(record: KeyRecord, holders: Holders, sha256: str) -> tuple[str, ...]:
-    """Return the nodes whose kube-apiserver may still accept tokens of a certificate that has left the unions."""
-    nodes = []
-    for name, keys in sorted(record.nodes.items()):
-        holder = holders.get(name)
-        if keys.admitted and (holder is None or not fresh(record, holder) or sha256 in _held(record, holder)):
-            nodes.append(name)
-    return tuple(nodes)
-
-
-def may_start(record: KeyRecord, name: str, holders: Holders) -> tuple[str, ...]:
-    """Return the admitted nodes that have not reported yet that they accept tokens of a node that waits to start."""
-    entry = record.nodes[name]
-    wanted = certificates_of(entry, entry.accepted(record.state))
-    lacking = []
-    for other, keys in sorted(record.nodes.items()):
-        if other == name or not keys.admitted:
-            continue
-        holder = holders.get(other)
-        if holder is None or not fresh(record, holder) or not wanted <= loaded(record, holder).union:
-            lacking.append(other)
-    return tuple(lacking)
-
-
 def restart_unconfirmed(record: KeyRecord, holder: KeyHolder | None, name: str) -> str:
     """Return why a person's word that kube-apiserver was restarted does not count yet, as a sentence; "" if it does."""
     if holder is None or name not in record.nodes:
@@ -171,22 +127,6 @@ def restart_unconfirmed(record: KeyRecord, holder: KeyHolder | None, name: str) 
         f"{name} has not reported the files of this step yet, so a restart may have read those before; wait for its "
         f"report (`vaultpki ca status`), restart kube-apiserver then, and pass `--restarted {name}` again"
     )
-
-
-def _held(record: KeyRecord, holder: KeyHolder) -> frozenset[str]:
-    found = loaded(record, holder)
-    keys = holder.keys
-    # What a process holds that nobody can see is taken to be all that it ever held.
-    return (
-        found.either
-        if keys is not None and (keys.reader.sound or holder.name in record.restarted)
-        else unwanted(record)
-    )
-
-
-def _down(record: KeyRecord, holder: KeyHolder) -> bool:
-    keys = holder.keys
-    return keys is not None and holder.name not in record.restarted and not keys.reader.sound
 
 
 def _home(step: KeyTransition) -> list[Waiting]:
@@ -204,7 +144,7 @@ def _home(step: KeyTransition) -> list[Waiting]:
         for name in guests
     ]
     for each in record.departed:
-        if each.pem:
+        if each.pem and key_sha256(each.pem) != record.shared:
             until = f"until {stamp(each.until)}" if each.until is not None else "until their life is known"
             found.append(Waiting(each.node, f"is gone, and its tokens live {until}"))
     return found
@@ -317,7 +257,7 @@ def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None, tur
     found = loaded(record, holder)
     if step.path in STEPS_BY_UNION:
         lacks = bool(wanted_union(record) - found.union)
-        holds = step.to is KeyState.DONE and bool(_olds(record) & _held(record, holder))
+        holds = step.to is KeyState.DONE and bool(_olds(record) & may_hold(record, holder))
         if not lacks and not holds:
             return "", False
         what = "does not accept tokens of every key yet" if lacks else "still accepts tokens of an old key"

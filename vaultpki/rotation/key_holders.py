@@ -6,6 +6,7 @@ with. A report is a node's own word: a false one affects that node, or delays a 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -58,6 +59,13 @@ def sha256_of(pem: str) -> str:
     """Return the SHA-256 of a certificate in hex; "" if it is none."""
     found = x509.readable(pem)
     return found[0].fingerprint if found else ""
+
+
+@cache
+def key_sha256(pem: str) -> str:
+    """Return the SHA-256 of the public key of a certificate, in hex, of its SubjectPublicKeyInfo; "" if it is none."""
+    found = x509.readable(pem)
+    return hashlib.sha256(found[0].public_key).hexdigest() if found else ""
 
 
 def wanted_union(record: KeyRecord) -> frozenset[str]:
