@@ -66,7 +66,7 @@ def plan(
     mine = [facts for number, facts in held.own.items() if number in accepted or number == signing]
     nodes = {node, *(record.key_nodes if record is not None else ())}
     offered = tuple(_offered(record))
-    counting = token_keys([*offered, *mine], issuing, roots, nodes, held.lowest, said)
+    counting = token_keys([*offered, *mine], issuing, roots, nodes, held.lowest, said, held.union)
     union = set(counting.certificates)
     # What counted once leaves only because the record says so, not because its CA cannot be read now.
     union.update(facts for facts in held.union if facts in offered and not _retired(facts, counting.lowest))

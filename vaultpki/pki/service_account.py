@@ -59,14 +59,16 @@ def token_keys(
     nodes: Collection[str],
     known: Mapping[str, int],
     said: Mapping[str, int],
+    before: Iterable[Facts] = (),
 ) -> TokenKeys:
     """Return which of the certificates that the record offers count.
 
     `issuing` are the CAs of this domain below the pinned root, expired ones too, and `roots` the trusted roots. `nodes`
     are the control-plane nodes of the cluster. `known` is, by node, the lowest number that was accepted here before,
     and `said` the lowest that the record asks for. That number only grows, and never beyond the number after the
-    highest that Vault has certified for the node: a forged record must not end keys that are still to be made. Dates
-    are not checked: a certificate stays until the record removes it.
+    highest that Vault has certified for the node: a forged record must not end keys that are still to be made. That is
+    known of the certificates in the record, and of those `before`, which counted until now. Dates are not checked: a
+    certificate stays until the record removes it.
     """
     fit: dict[Facts, KeyName] = {}
     refused: dict[Facts, str] = {}
@@ -77,8 +79,10 @@ def token_keys(
         else:
             refused[facts] = why or "its name is not that of a service-account key"
     lowest = dict(known)
+    former = (key_name(facts.subject.common_name) for facts in before)
+    certified = [*fit.values(), *(name for name in former if name is not None)]
     for node, wanted in said.items():
-        highest = max((name.number for name in fit.values() if name.node == node), default=known.get(node, 1) - 1)
+        highest = max((name.number for name in certified if name.node == node), default=known.get(node, 1) - 1)
         lowest[node] = max(known.get(node, 1), min(wanted, highest + 1))
     counting = []
     for facts, name in fit.items():

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from helpers.node import node_components
+from helpers.token_key_certificates import token_key
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_keys import SPEC, HandmadeKeys, give_number, reported, told
-from vaultpki.agent import run
+from vaultpki.agent import pairs, run
 from vaultpki.agent.context import Outcome
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import VaultpkiError
+from vaultpki.model import KeyType, NodeRole, Subject
 from vaultpki.node import state
 from vaultpki.pki import keys, x509
 from vaultpki.pki.facts import Facts
-from vaultpki.records.service_account import KeyState
+from vaultpki.records.service_account import KEYS_RECORD, DepartedKey, Departure, KeyState, NodeKeys, to_json
 
 
 @pytest.fixture
@@ -52,8 +59,8 @@ def certificates(node: NodeFolder) -> tuple[Facts, ...]:
 def signs_with(node: NodeFolder) -> str:
     """The name in the certificate of the key with which the node signs; it is in the union of its own node."""
     key = (node.pki / "sa.key").read_bytes()
-    (facts,) = [facts for facts in certificates(node) if x509.matches(key, facts)]
-    return facts.subject.common_name
+    (name,) = {facts.subject.common_name for facts in certificates(node) if x509.matches(key, facts)}
+    return name
 
 
 def private_keys(node: NodeFolder) -> set[bytes]:
@@ -144,3 +151,222 @@ def test_a_whole_rotation(cluster: AppliedCluster, planes: tuple[NodeFolder, Nod
     assert {path.name for path in one.pki.glob("sa*.key")} == {"sa.key", "sa-2.key"}
     assert state.load(str(one.state)).lowest == {"cp-1": 2, "cp-2": 2}
     assert [*reported(cluster, "cp-1").own] == [2]
+
+
+def test_what_a_writer_of_records_plants_is_refused(
+    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
+) -> None:
+    one, two = planes
+    passed(one, two)
+    made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
+    passed(one, two)
+    before = union(one)
+    forged = token_key("sa:cp-2:1", signer="cp-2", begun=datetime.now(UTC)).pem
+    served = (one.pki / "kube-apiserver.crt").read_text()
+    wrong_names = other_node(cluster)
+    for pem in (forged, served, wrong_names):
+        # Beside the real one: as a node that has left and whose tokens still count.
+        gone = DepartedKey("cp-9", x509.fingerprint(pem.encode()), Departure.REMOVED, datetime.now(UTC), pem)
+        made.write(departed=(gone,))
+        outcome = passed(one)
+        assert union(one) == before, pem
+        texts = [each.text.partition("; find out")[0] for each in outcome.events if each.name == "stranger"]
+        assert texts and all("does not count" in text for text in texts)
+        assert [text[:200] for text in texts] == [text[:200] for text in told(cluster, "cp-1").untrusted]
+        made.write(departed=())
+    # In the place of a real one it takes that away, but brings in nothing; this node's own stays.
+    keys = made.record.nodes["cp-1"]
+    made.write(nodes={**made.record.nodes, "cp-1": replace(keys, certificates={1: forged})})
+    passed(one, two)
+    assert union(one) == before and union(two) == ["sa:cp-2:1"]
+
+
+def other_node(cluster: AppliedCluster) -> str:
+    """A certificate of the right CA for a worker, which Vault makes only with the root token."""
+    key, mount = keys.generate_key(KeyType.EC_P256), f"{cluster.prefix}/service-account"
+    role = cluster.read(f"{mount}/roles/service-account")
+    path = f"{mount}/roles/other"
+    assert cluster.server.api("POST", path, {**role, "allow_any_name": True}).status in (200, 204)
+    body = {"csr": keys.request(key, Subject("sa:worker-1:1")), "common_name": "sa:worker-1:1"}
+    body["exclude_cn_from_sans"] = "true"
+    signed = cluster.server.api("POST", f"{mount}/sign/other", body)
+    assert signed.status == 200, signed
+    pem: str = signed.data["certificate"]
+    return pem + "\n"
+
+
+def test_a_retired_key_does_not_come_back(cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]) -> None:
+    one, two = planes
+    passed(one, two)
+    made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
+    passed(one, two)
+    former = dict(made.record.nodes)
+    removed = {"cp-1": former["cp-1"]}
+    made.write(nodes=removed, lowest={"cp-1": 1, "cp-2": 2})
+    passed(one)
+    assert union(one) == ["sa:cp-1:1"]
+    # A later revision that brings it back, and forgets that it was retired.
+    made.write(nodes=former, lowest={})
+    outcome = passed(one)
+    assert union(one) == ["sa:cp-1:1"]
+    assert any("key 1 of cp-2 was retired" in each.text for each in outcome.events)
+    # Nor after the node has joined anew, which forgets the revisions that it has read.
+    state.forget_records(str(one.state))
+    passed(one)
+    assert union(one) == ["sa:cp-1:1"] and state.load(str(one.state)).lowest["cp-2"] == 2
+    # The node of that name has the next number, and its own kube-apiserver goes on until it restarts.
+    made.write(nodes={"cp-1": former["cp-1"], "cp-2": NodeKeys(2, 2)}, lowest={"cp-2": 2})
+    give_number(cluster, 2)
+    passed(two)
+    made.write(nodes=made.taken_in())
+    passed(one, two)
+    assert union(one) == union(two) == ["sa:cp-1:1", "sa:cp-2:2"] and signs_with(two) == "sa:cp-2:2"
+
+
+@pytest.mark.parametrize("how", ["older", "unreadable", "gone", "far ahead"])
+def test_a_record_that_is_not_the_newest_takes_nothing_away(
+    how: str, cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
+) -> None:
+    one, two = planes
+    passed(one, two)
+    made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
+    made.write(KeyState.PUBLISHED, nodes={name: replace(each, new=2) for name, each in made.record.nodes.items()})
+    give_number(cluster, 2)
+    passed(one, two)
+    made.write(nodes=made.taken_in())
+    passed(one, two)
+    before, alone = union(one), replace(made.record, state=KeyState.DONE, nodes={"cp-1": NodeKeys(2, 2)})
+    path = f"{cluster.prefix}/config/metadata/{KEYS_RECORD}"
+    if how == "gone":
+        assert cluster.server.api("DELETE", path).status == 204
+    else:
+        revision = {"older": 1, "unreadable": 50, "far ahead": 100_000}[how]
+        value = to_json(replace(alone, revision=revision, lowest={"cp-1": 2, "cp-2": 3}, highest={"cp-1": 2}))
+        made.put({**value, "state": "strange"} if how == "unreadable" else value)
+    assert [*failing(one)] == ["service-account-keys record"]
+    assert union(one) == before and signs_with(one) == "sa:cp-1:1"
+    assert (one.pki / "sa-1.key").exists() and (one.pki / "sa-2.key").exists()
+    # The next one that is newer counts again.
+    made.write()
+    passed(one)
+    assert union(one) == before
+
+
+def test_an_expired_certificate_stays_and_no_key_is_renewed(clusters: ClusterFactory) -> None:
+    spec = SPEC + "allow_short_ttl: true\ncertificates: {service-account: {ttl: 30s}}\n"
+    cluster = clusters.applied(spec)
+    one, two = cluster.equip("cp-1"), cluster.equip("cp-2")
+    passed(one, two)
+    HandmadeKeys.of(cluster, "cp-1", "cp-2")
+    passed(one, two)
+    key = (one.pki / "sa.key").read_bytes()
+    later = time.time() + 3600
+    outcome = run.run(load_agent(one.config), run.PassOptions(settle=False, share=0.0), clock=later)
+    assert not any(name.startswith("service-account") for name in (*outcome.renewed, *outcome.failures))
+    assert union(one) == ["sa:cp-1:1", "sa:cp-2:1"] and (one.pki / "sa.key").read_bytes() == key
+    # A person who renews everything renews no such key.
+    forced = run.run(load_agent(one.config), run.PassOptions(settle=False, force=frozenset({pairs.EVERY})))
+    assert not forced.failures and (one.pki / "sa.key").read_bytes() == key
+
+
+def test_a_key_whose_pair_is_lost_is_certified_again(
+    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
+) -> None:
+    one, _ = planes
+    passed(one)
+    key, before = (one.pki / "sa.key").read_bytes(), certificates(one)
+    shutil.rmtree(os.path.realpath(one.pki / ".vaultpki/sa-1"))
+    passed(one)
+    assert (one.pki / "sa.key").read_bytes() == key == (one.pki / "sa-1.key").read_bytes()
+    assert certificates(one) != before and signs_with(one) == "sa:cp-1:1"
+
+
+def test_a_file_of_somebody_else_stops_these_keys_alone(
+    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
+) -> None:
+    one, _ = planes
+    one.pki.mkdir()
+    (one.pki / "sa.pub").write_text("somebody's\n")
+    failures = failing(one)
+    assert [*failures] == ["service-account-keys"] and "sa.pub" in str(failures["service-account-keys"])
+    assert (one.pki / "sa.pub").read_text() == "somebody's\n" and (one.pki / "kube-apiserver.crt").exists()
+    (one.pki / "sa.pub").unlink()
+    passed(one)
+    assert signs_with(one) == "sa:cp-1:1"
+
+
+def test_no_record_removes_the_key_in_use(cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]) -> None:
+    """Whoever writes the node's record, or takes the keys out of cluster.yaml, ends no token by it."""
+    one, _ = planes
+    passed(one)
+    before = certificates(one)
+    cluster.write(SPEC.replace("service_account_keys: true\n", ""))
+    cluster.apply()
+    passed(one)
+    assert certificates(one) == before and signs_with(one) == "sa:cp-1:1"
+
+
+def test_what_is_loaded_is_seen_by_the_start_of_the_process(
+    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
+) -> None:
+    one, two = planes
+    passed(one, two)
+    with node_components.standing(one, frozenset({NodeRole.CONTROL_PLANE})) as components:
+        passed(one)
+        first = reported(cluster, "cp-1")
+        assert first.loaded and first.loaded_union == first.union and first.reader.healthy
+        made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
+        passed(one)
+        second = reported(cluster, "cp-1")
+        assert not second.loaded and second.loaded_union == first.union < second.union
+        assert second.loaded_signing == second.signing == first.signing
+        assert "kube-apiserver was not started again since sa.key or .pub changed" in status(one)
+        components["kube-apiserver"].restart()
+        passed(one)
+        assert reported(cluster, "cp-1").loaded
+        # The next key, with which a process signs only once it was started with it.
+        made.write(KeyState.PUBLISHED, nodes={name: replace(each, new=2) for name, each in made.record.nodes.items()})
+        give_number(cluster, 2)
+        passed(one, two)
+        made.write(nodes=made.taken_in())
+        made.write(KeyState.SWITCHED)
+        passed(one, two)
+        third = reported(cluster, "cp-1")
+        assert third.signing == x509.fingerprint(third.own[2].encode()) and third.loaded_signing == first.signing
+        components["kube-apiserver"].restart()
+        passed(one)
+        assert reported(cluster, "cp-1").loaded_signing == third.signing and reported(cluster, "cp-1").loaded
+
+
+def status(node: NodeFolder) -> str:
+    return vaultpki("status", "-c", node.config, expect={0, 3}).stdout
+
+
+def test_hooks_wait_for_the_turn_that_the_record_gives(
+    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
+) -> None:
+    one, two = planes
+    log = one.folder / "hooks"
+    line = node_components.restart(one, "kube-apiserver")
+    one.config.write_text(
+        one.config.read_text() + f"hooks:\n  service-account-keys: [[sh, -c, '{quoted(line)}; echo run >> {log}']]\n"
+    )
+    passed(one, two)
+    assert log.read_text() == "run\n"
+    with node_components.standing(one, frozenset({NodeRole.CONTROL_PLANE})):
+        passed(one)
+        made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
+        passed(one)
+        owed = told(cluster, "cp-1")
+        assert log.read_text() == "run\n" and owed.owed == owed.waiting == ("service-account-keys",)
+        made.write(turn="cp-2")
+        passed(one)
+        assert log.read_text() == "run\n"
+        made.write(turn="cp-1")
+        passed(one)
+        assert log.read_text() == "run\nrun\n" and reported(cluster, "cp-1").loaded
+        assert told(cluster, "cp-1").owed == ()
+
+
+def quoted(text: str) -> str:
+    return text.replace("'", "''")

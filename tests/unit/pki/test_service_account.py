@@ -87,6 +87,9 @@ def test_the_keys_of_a_removed_node_do_not_come_back_and_its_successor_has_the_n
     removed = keys(FIRST, SECOND, said={"cp-2": 2})
     assert removed.certificates == (FIRST,) and removed.lowest == {"cp-2": 2}
     assert keys(FIRST, SECOND, known=dict(removed.lowest)).certificates == (FIRST,)
+    # Also where the record has no certificate of it any more, but it counted until then.
+    gone = token_keys((FIRST,), (ISSUING,), (ROOT,), NODES, {}, {"cp-2": 2}, (FIRST, SECOND))
+    assert gone.certificates == (FIRST,) and gone.lowest == {"cp-2": 2}
     new = token_key("sa:cp-2:2", signer=NAME)
     assert keys(FIRST, new, known=dict(removed.lowest)).certificates == (FIRST, new)
 
