@@ -17,6 +17,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from vaultpki import readers
 from vaultpki.agent import pairs, sign_due
 from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 KEY_FILE: Final = f"{SERVICE_ACCOUNT_FILES}.key"
 UNION_FILE: Final = f"{SERVICE_ACCOUNT_FILES}.pub"
+TOKEN_FILES: Final = (KEY_FILE, UNION_FILE)
+"""The two files that kube-apiserver reads."""
 
 _NUMBERED: Final = re.compile(rf"{SERVICE_ACCOUNT_FILES}-([1-9][0-9]{{0,7}})")
 
@@ -125,7 +128,7 @@ def look(
     own = {
         number: item.leaf for number, item in every.items() if item.leaf is not None and _whole(config, number, item)
     }
-    stored = folders.read(PKI, SERVICE_ACCOUNT_FILES, (KEY_FILE, UNION_FILE))
+    stored = folders.read(PKI, SERVICE_ACCOUNT_FILES, TOKEN_FILES)
     key, union = stored[KEY_FILE].data, stored[UNION_FILE].data
     foreign = folders.read_foreign(PKI, KEY_FILE).data if stored[KEY_FILE].problem == "foreign" else None
     signing_number, stray = _owner(key or foreign, own)
@@ -261,6 +264,17 @@ def _follow(
     return KeysResult(seen(), signed, tuple(_refused(context, after.plan)))
 
 
+def note_admission(context: Context, keys: KeysOnDisk | None, reader: str) -> None:
+    """Record in the state whether kube-apiserver must not run yet; `reader` is the name under which it was seen.
+
+    Where nodes share a key that no agent has made, it runs as before.
+    """
+    seen = context.state.value.readers.get(reader)
+    waits = keys is not None and not keys.shared and not keys.plan.admitted
+    text = readers.not_admitted(seen is not None and seen.running) if waits else ""
+    context.state.value = replace(context.state.value, not_admitted=text)
+
+
 def _remember(context: Context, made: KeyPlan) -> None:
     """Keep the lowest numbers before anything follows from them: what was retired once must not come back."""
     if dict(made.lowest) != dict(context.state.value.lowest):
@@ -280,7 +294,7 @@ def _install(context: Context, token_key: Certificate, keys: KeysOnDisk) -> None
         KEY_FILE: File(key, mode, owner.uid, owner.gid),
         UNION_FILE: File(union, signing.CERTIFICATE_MODE, owner.uid, owner.gid),
     }
-    taking = (KEY_FILE, UNION_FILE) if keys.foreign and not keys.shared else ()
+    taking = TOKEN_FILES if keys.foreign and not keys.shared else ()
     if context.folders.install(PKI, SERVICE_ACCOUNT_FILES, files, check=_check, taking=taking):
         count = len(keys.plan.union)
         what = "1 certificate" if count == 1 else f"{count} certificates"

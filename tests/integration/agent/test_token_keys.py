@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ import pytest
 from helpers.node import node_components
 from helpers.node.components import Component
 from helpers.token_key_certificates import token_key
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.applied_cluster import ALONE, AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_keys import SPEC, HandmadeKeys, give_number, reported, told
 from vaultpki.agent import pairs, run
@@ -437,3 +438,43 @@ def test_the_flags_that_limit_tokens_are_reported(
         assert (reported(cluster, "cp-1").extends, reported(cluster, "cp-1").longest) == (True, 48 * 3600)
     finally:
         component.stop()
+
+
+def test_a_node_that_joins_says_that_it_waits(cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]) -> None:
+    one, two = planes
+    passed(one)
+    made = HandmadeKeys.of(cluster, "cp-1")
+    passed(one, two)
+    assert "must not be started" not in status(one)
+    for said in (status(two), doctor(two)):
+        assert "kube-apiserver must not be started yet" in said
+    assert "sa.key is key 1 of this node; sa.pub accepts sa:cp-1:1, sa:cp-2:1" in status(two)
+    ran = json.loads(vaultpki("status", "-c", two.config, "--json", expect=3).stdout)
+    assert ran["service_account_keys"] == {
+        "signing": 1,
+        "accepted": ["sa:cp-1:1", "sa:cp-2:1"],
+        "own": [1],
+        "shared": False,
+        "state": "steady",
+        "admitted": False,
+    }
+    assert "key-not-admitted" in ran["summary"]["reasons"]
+    rows = vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer"), expect=3)
+    reasons = {each["node"]: each["reasons"] for each in json.loads(rows.stdout)["nodes"]}
+    assert "key-not-admitted" in reasons["cp-2"] and "key-not-admitted" not in reasons["cp-1"]
+    # It runs all the same.
+    with node_components.standing(two, frozenset({NodeRole.CONTROL_PLANE})):
+        passed(two)
+        assert "kube-apiserver runs, and the record" in status(two)
+    entry = NodeKeys(1, 1, True, {1: made.own("cp-2")[1]})
+    made.write(nodes={**made.record.nodes, "cp-2": entry})
+    passed(two)
+    assert "must not be started" not in status(two) + doctor(two)
+    # A key that the record does not have is not the one that it lets start.
+    made.write(nodes={**made.record.nodes, "cp-2": replace(entry, certificates={})})
+    passed(two)
+    assert "kube-apiserver must not be started yet" in status(two)
+
+
+def doctor(node: NodeFolder) -> str:
+    return vaultpki("doctor", "-c", node.config, expect={0, 1, 3}, behind=ALONE).stdout
