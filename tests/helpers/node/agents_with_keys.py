@@ -14,17 +14,19 @@ from datetime import UTC, datetime, timedelta
 
 from helpers.node import node_components
 from helpers.node.components import HOST, Component
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from helpers.vault.applied_cluster import NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.plan_commands import AuditedCluster
 from vaultpki.agent import run
 from vaultpki.ca import keys
-from vaultpki.ca.keys import KeysSaid, KeyStepDone
+from vaultpki.ca.keys import KeyStepDone
 from vaultpki.config.agent import load_agent
 from vaultpki.kube.token_flags import TokenFlags, TokensInUse
 from vaultpki.pki import keys as private_keys
 from vaultpki.pki import x509
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.records.service_account import KeyRecord, KeyState
+from vaultpki.rotation.key_steps import KeysSaid
 from vaultpki.vault import Vault
 
 LIFE = 3600
@@ -104,7 +106,7 @@ def _quoted(text: str) -> str:
 class AgentsWithKeys:
     """A cluster with its planes. Only tests move the clock. `alive` has until when the tokens of a key live."""
 
-    cluster: AppliedCluster
+    cluster: AuditedCluster
     stack: ExitStack
     vault: Vault
     planes: dict[str, Plane] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The rotation of service-account keys with real agents: no token that lives is refused, in any state and on any way."""
+"""The rotation of service-account keys with real agents: no token that lives is refused, whatever the way."""
 
 from __future__ import annotations
 
