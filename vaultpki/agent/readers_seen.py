@@ -16,6 +16,7 @@ from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
 from vaultpki.host import boot_time, component_health, component_version, processes
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.processes import Process
+from vaultpki.kube.token_flags import token_flags
 from vaultpki.model import AgentConfig
 from vaultpki.node import state as node_state
 from vaultpki.node.assignment import Assignment
@@ -78,7 +79,10 @@ def note(context: Context, wanted: Assignment) -> None:
             before = ReaderSeen(since=max(since, 0.0), moment=process.started)
         runs = replace(before, running=True, problem=problem)
         found[name] = replace(runs, sha256=_cas_in_memory(context, ca, runs))
-    context.state.value = replace(state, readers=found)
+    process = seen[_API_SERVER][0] if wanted.token_key is not None else None
+    flags = token_flags(process.arguments) if process is not None else None
+    life = {"extends": int(flags.extends), "longest": flags.longest} if flags is not None else {}
+    context.state.value = replace(state, readers=found, token_life=life)
 
 
 def _note_versions(context: Context, wanted: Assignment) -> None:

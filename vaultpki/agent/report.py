@@ -143,6 +143,9 @@ def _token_keys(
         loaded_union=frozenset(each for each in loaded if ":" not in each),
         loaded_signing=next(iter(signing), ""),
         reader=replace(_reader(reader, files, when), sha256=frozenset()),
+        extends=bool(state.token_life["extends"]) if state.token_life else None,
+        longest=state.token_life["longest"] if state.token_life else None,
+        shared=keys.shared,
     )
 
 

@@ -50,7 +50,8 @@ class KeysOnDisk:
     """The service-account keys of a node as they are on the disk, and the plan that follows from the record.
 
     `pairs` are the node's own pairs by number, also one that is not whole. `content` is that of `sa.key` and `sa.pub`,
-    empty unless both are there. `stray` is a key in `sa.key` that is none of the node's own pairs.
+    empty unless both are there. `stray` is a key in `sa.key` that is none of the node's own pairs. `foreign` says that
+    this agent has not written that file; `shared` is then the SHA-256 of its public key, until Vault has certified it.
     """
 
     pairs: Mapping[int, PairStatus]
@@ -58,6 +59,13 @@ class KeysOnDisk:
     plan: KeyPlan
     content: bytes = field(default=b"", repr=False)
     stray: PrivateKey | None = field(default=None, repr=False)
+    foreign: bool = False
+    shared: str = ""
+
+    @property
+    def waits(self) -> bool:
+        """Whether `sa.key` is of somebody else, and the record does not say that this is the key that nodes share."""
+        return bool(self.shared) and not self.plan.make
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -119,14 +127,31 @@ def look(
     }
     stored = folders.read(PKI, SERVICE_ACCOUNT_FILES, (KEY_FILE, UNION_FILE))
     key, union = stored[KEY_FILE].data, stored[UNION_FILE].data
-    signing_number, stray = _owner(key, own)
+    foreign = folders.read_foreign(PKI, KEY_FILE).data if stored[KEY_FILE].problem == "foreign" else None
+    signing_number, stray = _owner(key or foreign, own)
+    shared = _sha256(stray) if foreign is not None and stray is not None else ""
     held = KeysHeld(own, signing_number, _certificates(union), state.lowest)
     known = trust[SERVICE_ACCOUNT]
     made = plan(wanted.keys.record, config.node, held, known.issuing, known.roots, frozen=frozen(wanted, state))
+    if shared and not _takes(wanted, config.node, shared):
+        made = replace(made, make=(), delete=(), signing=None)
     # Also those that are to be made.
     every |= _inspect(config, folders, wanted, [each for each in made.make if each not in every], trust, state, now)
     content = key + union if key is not None and union is not None else b""
-    return KeysOnDisk(every, held, made, content, stray)
+    return KeysOnDisk(every, held, made, content, stray, foreign is not None, shared)
+
+
+def _takes(wanted: Assignment, node: str, shared: str) -> bool:
+    """Return whether the record says that this key, which nodes share, is key 1 of this node."""
+    record = wanted.keys.record
+    entry = record.nodes.get(node) if record is not None else None
+    return record is not None and entry is not None and record.shared == shared and entry.old == 1
+
+
+def _sha256(key: PrivateKey) -> str:
+    from vaultpki.pki import keys
+
+    return sha256(keys.public_der(key)).hexdigest()
 
 
 def _inspect(
@@ -220,6 +245,7 @@ def _follow(
     signed = sign_due.Renewed()
     if before.plan.make:
         lacking = [before.pairs[number] for number in before.plan.make]
+        # The key that tokens are signed with now is certified, before it is replaced by another one.
         lost = {lacking[0].want.name: before.stray} if before.stray is not None else {}
         signed = sign_due.sign(context, contact, wanted, lacking, trust, lost)
     after = seen()
@@ -254,7 +280,8 @@ def _install(context: Context, token_key: Certificate, keys: KeysOnDisk) -> None
         KEY_FILE: File(key, mode, owner.uid, owner.gid),
         UNION_FILE: File(union, signing.CERTIFICATE_MODE, owner.uid, owner.gid),
     }
-    if context.folders.install(PKI, SERVICE_ACCOUNT_FILES, files, check=_check):
+    taking = (KEY_FILE, UNION_FILE) if keys.foreign and not keys.shared else ()
+    if context.folders.install(PKI, SERVICE_ACCOUNT_FILES, files, check=_check, taking=taking):
         count = len(keys.plan.union)
         what = "1 certificate" if count == 1 else f"{count} certificates"
         text = f"wrote {KEY_FILE}, key {keys.plan.signing} of this node, and {UNION_FILE} with {what}"

@@ -44,6 +44,7 @@ _LATER: Final = (
     "by_hand",
     "lowest",
     "lowest_root",
+    "token_life",
 )
 # Vaultpki 0.1 reads no state without these, and inspects everything where they say nothing.
 _ONCE: Final = {
@@ -140,7 +141,8 @@ class AgentState:
     `hooked_own` are digests as `hooked`, of what the bundles hold of the cluster's own CAs, where they differ from
     those; `by_hand` are the keys of hooks that wait for a person, since only foreign CAs of their bundles have changed.
     `lowest` is, by node, the lowest number of its service-account keys that was accepted here, which only grows, and
-    `lowest_root` the pin that these belong to.
+    `lowest_root` the pin that these belong to. `token_life` are the flags of the kube-apiserver that runs which decide
+    how long tokens live: `extends` (0 or 1) and `longest` in seconds; empty if they are not known.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -172,6 +174,7 @@ class AgentState:
     by_hand: tuple[str, ...] = ()
     lowest: Mapping[str, int] = field(default_factory=dict)
     lowest_root: str = ""
+    token_life: Mapping[str, int] = field(default_factory=dict)
 
 
 def kubernetes(state: AgentState) -> dict[str, str]:
@@ -304,6 +307,7 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         by_hand=tuple(map(str, value.get("by_hand", ()))),
         lowest={str(node): _revision(number) for node, number in value.get("lowest", {}).items()},
         lowest_root=str(value.get("lowest_root", "")),
+        token_life={str(flag): int(_number(each)) for flag, each in value.get("token_life", {}).items()},
     )
 
 

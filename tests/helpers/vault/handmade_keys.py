@@ -10,6 +10,7 @@ from typing import Any
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.handmade_rotation import tell_nodes
 from vaultpki.identity import access
+from vaultpki.model import Certificate, Node, Pool
 from vaultpki.records import node_report, service_account
 from vaultpki.records.node_report import NodeReport, TokenKeysReport
 from vaultpki.records.server_facts import ServerFacts
@@ -87,7 +88,9 @@ def give_number(cluster: AppliedCluster, number: int) -> None:
     names = [*role["allowed_domains"], *(each.replace(":1", f":{number}") for each in role["allowed_domains"])]
     assert server.api("POST", path, {**role, "allowed_domains": names}).status in (200, 204)
     facts = ServerFacts(key_numbers={node.name: (1, number) for node in model.nodes})
-    held = {who: access.node_certificates(model, who) for who in (*model.nodes, *model.pools)}
+    held: dict[Node | Pool, tuple[Certificate, ...]] = {
+        node: access.node_certificates(model, node) for node in model.nodes
+    }
     rules = access.policies(model, facts, held)
     for name in (f"{cluster.prefix}/node/{node.name}" for node in model.nodes):
         text = json.dumps({"path": rules[name]})

@@ -7,10 +7,12 @@ import shutil
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 
 import pytest
 
 from helpers.node import node_components
+from helpers.node.components import Component
 from helpers.token_key_certificates import token_key
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
@@ -23,7 +25,7 @@ from vaultpki.model import KeyType, NodeRole, Subject
 from vaultpki.node import state
 from vaultpki.pki import keys, x509
 from vaultpki.pki.facts import Facts
-from vaultpki.records.service_account import KEYS_RECORD, DepartedKey, Departure, KeyState, NodeKeys, to_json
+from vaultpki.records.service_account import KEYS_RECORD, DepartedKey, Departure, KeyRecord, KeyState, NodeKeys, to_json
 
 
 @pytest.fixture
@@ -370,3 +372,68 @@ def test_hooks_wait_for_the_turn_that_the_record_gives(
 
 def quoted(text: str) -> str:
     return text.replace("'", "''")
+
+
+@pytest.fixture
+def shared(clusters: ClusterFactory) -> tuple[AppliedCluster, NodeFolder, NodeFolder]:
+    """Two nodes with the one sa.key that kubeadm has made and a person has copied."""
+    cluster = clusters.applied(SPEC + "certificates: {service-account: {key: rsa-2048}}\n")
+    key = keys.generate_key(KeyType.RSA_2048)
+    nodes = cluster.equip("cp-1"), cluster.equip("cp-2")
+    for node in nodes:
+        node.pki.mkdir()
+        (node.pki / "sa.key").touch(mode=0o600)
+        (node.pki / "sa.key").write_bytes(keys.key_pem(key))
+        (node.pki / "sa.pub").write_bytes(b"-----BEGIN PUBLIC KEY-----\n")
+    return cluster, *nodes
+
+
+def test_from_one_shared_key_to_own_keys(shared: tuple[AppliedCluster, NodeFolder, NodeFolder]) -> None:
+    cluster, one, two = shared
+    key = (one.pki / "sa.key").read_bytes()
+    passed(one, two)
+    # Nothing is touched, and nothing is certified, before the operator begins.
+    assert {path.name for path in one.pki.glob("sa*")} == {"sa.key", "sa.pub"}
+    assert not (one.pki / "sa.key").is_symlink() and (one.pki / "sa.key").read_bytes() == key
+    said = reported(cluster, "cp-1").shared
+    assert said == reported(cluster, "cp-2").shared == sha256(keys.public_der(keys.read_key(key))).hexdigest()
+    assert reported(cluster, "cp-1").own == {}
+    made = HandmadeKeys(cluster, KeyRecord(KeyState.STEADY, 1, datetime.now(UTC).replace(microsecond=0)))
+    # Another key than the one that this node has is not taken.
+    made.write(KeyState.PUBLISHED, nodes=dict.fromkeys(("cp-1", "cp-2"), NodeKeys(1, 2, True)), shared="5f" * 32)
+    give_number(cluster, 2)
+    passed(one)
+    assert not (one.pki / "sa.key").is_symlink() and reported(cluster, "cp-1").own == {}
+    made.write(shared=said)
+    passed(one, two)
+    for node in (one, two):
+        assert (node.pki / "sa.key").is_symlink() and (node.pki / "sa.key").read_bytes() == key
+        assert union(node) == [f"sa:{node.name}:1", f"sa:{node.name}:2"] and signs_with(node) == f"sa:{node.name}:1"
+        assert reported(cluster, node.name).shared == ""
+    made.write(nodes=made.taken_in())
+    made.write(KeyState.SWITCHED)
+    passed(one, two)
+    assert signs_with(one) == "sa:cp-1:2" and len(union(two)) == 4
+    at_rest = {
+        name: replace(each, old=2, certificates={2: each.certificates[2]}) for name, each in made.record.nodes.items()
+    }
+    made.write(KeyState.DONE, nodes=at_rest, lowest={"cp-1": 2, "cp-2": 2}, shared="")
+    passed(one, two)
+    assert not private_keys(one) & private_keys(two) and union(one) == ["sa:cp-1:2", "sa:cp-2:2"]
+
+
+def test_the_flags_that_limit_tokens_are_reported(
+    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
+) -> None:
+    one, _ = planes
+    passed(one)
+    assert (reported(cluster, "cp-1").extends, reported(cluster, "cp-1").longest) == (None, None)
+    pair = [f"--tls-cert-file={one.pki}/kube-apiserver.crt", f"--tls-private-key-file={one.pki}/kube-apiserver.key"]
+    flags = [*pair, f"--secure-port={node_components.free_port()}", "--service-account-max-token-expiration=48h"]
+    component = Component("kube-apiserver", one.folder / "own", flags)
+    try:
+        component.start()
+        passed(one)
+        assert (reported(cluster, "cp-1").extends, reported(cluster, "cp-1").longest) == (True, 48 * 3600)
+    finally:
+        component.stop()
