@@ -169,7 +169,8 @@ def _take_out(seen: KeysOnServer, names: Collection[str]) -> KeysOnServer:
 def _advance(seen: KeysOnServer, said: KeysSaid, *, back: bool) -> KeyStepDone:
     _refuse_set_back(seen)
     seen = seen.reconciled()
-    found = key_steps.next_record(seen.record, seen.facts, said, back=back)
+    holds = any(each.record is not None and each.record.active for each in seen.rotations.values())
+    found = key_steps.next_record(seen.record, seen.facts, said, back=back, holds=holds)
     if found.record is None or found.record is seen.record:
         return _told(seen, said, notes=found.notes, back=back)
     seen = seen.writing(found.record).reconciled()

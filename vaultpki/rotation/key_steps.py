@@ -51,9 +51,14 @@ class NextKeyRecord:
 
 
 def next_record(
-    stored: KeyRecord | None, scene: KeyScene, said: KeysSaid = NOTHING_SAID_OF_KEYS, *, back: bool = False
+    stored: KeyRecord | None,
+    scene: KeyScene,
+    said: KeysSaid = NOTHING_SAID_OF_KEYS,
+    *,
+    back: bool = False,
+    holds: bool = False,
 ) -> NextKeyRecord:
-    """Return the record after one run.
+    """Return the record after one run; with `holds` no step is taken, since another rotation is under way.
 
     Raises ArgumentError and StateConflict for what a person says and does not count, and with `back` StateConflict
     where there is no way back.
@@ -69,7 +74,7 @@ def next_record(
     # What reports of another record say opens no gate, and a step that waits for none is not kept up by it.
     answered = (record.nodes, record.departed) == (stored.nodes, stored.departed)
     ready = to is not None and (answered or (record.state, to) in FREE_KEY_STEPS)
-    if to is not None and ready and transition_gate(record, to, scene, said).open(scene.now):
+    if to is not None and ready and not holds and transition_gate(record, to, scene, said).open(scene.now):
         return NextKeyRecord(key_course.stepped(record, to, scene.now), moved=True, notes=notes)
     record = key_course.with_turn(record, scene)
     return NextKeyRecord(stored if record == stored else record.changed(), notes=notes)

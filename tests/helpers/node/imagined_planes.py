@@ -30,6 +30,8 @@ ROOT = root("prod")
 NAME = "prod service-account CA"
 ISSUING = ca(NAME, key=NAME, signer="prod root CA", serial=2)
 SHARED = "the key of all"
+OF_ALL = certified("sa:all:1", SHARED, signer=NAME)
+"""Stands for kubeadm's `sa.pub` in the memory of processes."""
 _MADE = itertools.count()
 
 
@@ -52,6 +54,13 @@ class ImaginedPlane:
     shared: bool = False
     turn: bool = False
     may: bool = False
+
+    @classmethod
+    def of_kubeadm(cls, name: str, now: datetime) -> ImaginedPlane:
+        """A node that runs with the `sa.key` of all."""
+        made = cls(name, shared=True, running=True, memory=(OF_ALL,), signs=OF_ALL, started=now)
+        made.private[1] = SHARED
+        return made
 
     def passed(self, record: KeyRecord | None, now: datetime, *, reports: bool) -> None:
         """One pass of the agent, which has read this record."""
@@ -106,7 +115,7 @@ class ImaginedPlane:
             frozenset(facts.fingerprint for facts in self.memory),
             next(iter(mine), ""),
             reader,
-            shared=hashlib.sha256(SHARED.encode()).hexdigest() if shared else "",
+            shared=hashlib.sha256(OF_ALL.public_key).hexdigest() if shared else "",
         )
         if reports:
             self.report = NodeReport(now, token_keys=keys)
