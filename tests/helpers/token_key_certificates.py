@@ -29,6 +29,25 @@ def token_key(
 ) -> Facts:
     """A certificate of a new key with this CN, signed by the key of the CA that is called `signer`."""
     key = ed25519.Ed25519PrivateKey.generate() if ed else ec.generate_private_key(ec.SECP256R1())
+    return _signed(key, common_name, signer=signer, usages=usages, dns=dns, is_ca=is_ca, begun=begun, days=days)
+
+
+def certified(common_name: str, key: str, *, signer: str, days: int = 3650) -> Facts:
+    """A certificate with this CN of the key that is called `key`, made once."""
+    return _signed(key_of(key), common_name, signer=signer, days=days)
+
+
+def _signed(
+    key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey,
+    common_name: str,
+    *,
+    signer: str,
+    usages: tuple[str, ...] = OWN,
+    dns: tuple[str, ...] = (),
+    is_ca: bool = False,
+    begun: datetime = BEGUN,
+    days: int = 30,
+) -> Facts:
     bits = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign")
     usage = dict.fromkeys((*bits, "crl_sign", "encipher_only", "decipher_only"), False)
     made = (

@@ -15,7 +15,7 @@ from vaultpki.model import Cluster
 from vaultpki.records.server_facts import Fields, Key
 from vaultpki.records.service_account import KeyRecord
 from vaultpki.values import json_object
-from vaultpki.vault import Vault
+from vaultpki.vault import Request, Vault
 
 # A name in the role: whose key it is stands in it as a template, as in a node's policy as plain text.
 _ROLE_NAME: Final = re.compile(r"(sa:\{\{[^{}]+\}\}):[1-9][0-9]*")
@@ -87,8 +87,8 @@ def _write_role(cluster: Cluster, vault: Vault, numbers: list[int], notice: Chan
     if wanted == domains:
         return 0
     notice.begin()
-    # Not by hvac, which sends lists as one text. The engine sets what is not in the body to its default.
-    vault.write(f"{mount}/roles/{SERVICE_ACCOUNT}", {**answer.data, "allowed_domains": wanted})
+    # hvac has no method for a part of a role; the whole one would be what the server shows, and it shows more.
+    vault.call(Request("PATCH", f"{mount}/roles/{SERVICE_ACCOUNT}", {"allowed_domains": wanted}))
     return 1
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from vaultpki.ca.announced import announced
 from vaultpki.ca.key_scene import KeysOnServer, read_keys
 from vaultpki.ca.scene import refuse_active
-from vaultpki.errors import ArgumentError, StateConflict
+from vaultpki.errors import StateConflict
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import NodeList
 from vaultpki.kube.token_flags import TokensInUse
@@ -24,36 +24,11 @@ from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import first_few
-from vaultpki.rotation import key_course
+from vaultpki.rotation import key_course, key_steps
 from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.key_gates import (
-    LEGACY,
-    KeyTransition,
-    key_gate,
-    restart_unconfirmed,
-)
+from vaultpki.rotation.key_steps import NOTHING_SAID_OF_KEYS, KeysSaid
 from vaultpki.rotation.key_turns import counts_until, may_start, next_turn
 from vaultpki.vault import Vault
-
-
-@dataclass(frozen=True, slots=True)
-class KeysSaid:
-    """What an operator adds to what nodes report.
-
-    `restarted` are nodes whose kube-apiserver a person has restarted, and `replaced` those that were installed anew.
-    `without` may have the word for Secrets whose tokens never expire. `token_life` is how many seconds tokens live at
-    most by a person's word, None if none was said. `tokens` is what the running cluster shows.
-    """
-
-    restarted: Collection[str] = ()
-    replaced: Collection[str] = ()
-    without: Collection[str] = ()
-    token_life: int | None = None
-    tokens: TokensInUse | None = None
-
-
-NOTHING_SAID_OF_KEYS = KeysSaid()
-"""What an operator says who only asks for the next step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,64 +169,12 @@ def _take_out(seen: KeysOnServer, names: Collection[str]) -> KeysOnServer:
 def _advance(seen: KeysOnServer, said: KeysSaid, *, back: bool) -> KeyStepDone:
     _refuse_set_back(seen)
     seen = seen.reconciled()
-    stored = seen.record
-    taken = key_course.taken_in(stored, seen.facts, _known(seen, said.replaced))
-    record, notes = taken.record, taken.notes
-    if record is None:
-        if back:
-            raise StateConflict(_none_active(seen))
-        return KeyStepDone(None, notes=notes)
-    if stored is None:
-        return _told(seen.writing(record).reconciled(), said, changed=True, notes=notes)
-    record = _confirmed(seen, record, said)
-    record = key_course.timed(record, seen.facts, said.token_life)
-    to = key_course.next_key_state(record, back=back)
-    if back and to is None:
-        raise StateConflict(_no_way_back(record) or _none_active(seen))
-    if (
-        to is not None
-        and _unchanged(record, stored)
-        and key_gate(_transition(seen, record, to, said)).open(seen.facts.now)
-    ):
-        seen = seen.writing(key_course.stepped(record, to, seen.facts.now)).reconciled()
-        return _told(seen, said, moved=True, changed=True, notes=notes)
-    record = key_course.with_turn(record, seen.facts)
-    if record == stored:
-        return _told(seen, said, notes=notes, back=back)
-    return _told(seen.writing(record.changed()).reconciled(), said, changed=True, notes=notes, back=back)
-
-
-def _unchanged(record: KeyRecord, stored: KeyRecord) -> bool:
-    """Return whether what reports add changes nothing that a gate looks at: those of before answer another record."""
-    return (record.nodes, record.departed) == (stored.nodes, stored.departed)
-
-
-def _transition(seen: KeysOnServer, record: KeyRecord, to: KeyState, said: KeysSaid) -> KeyTransition:
-    tokens = seen.tokens
-    return KeyTransition(
-        record,
-        to,
-        seen.facts.holders,
-        seen.facts.now,
-        seen.facts.life,
-        tokens.legacy if tokens is not None else None,
-        LEGACY in said.without,
-    )
-
-
-def _confirmed(seen: KeysOnServer, record: KeyRecord, said: KeysSaid) -> KeyRecord:
-    for name in said.restarted:
-        why = restart_unconfirmed(record, seen.facts.holders.get(name), name)
-        if why:
-            raise StateConflict(why)
-    return replace(record, restarted=tuple(sorted({*record.restarted, *said.restarted})))
-
-
-def _known(seen: KeysOnServer, names: Collection[str]) -> Collection[str]:
-    for name in names:
-        if seen.record is None or name not in seen.record.nodes:
-            raise ArgumentError(f"{name} has no service-account keys in this cluster; look at its name")
-    return names
+    holds = any(each.record is not None and each.record.active for each in seen.rotations.values())
+    found = key_steps.next_record(seen.record, seen.facts, said, back=back, holds=holds)
+    if found.record is None or found.record is seen.record:
+        return _told(seen, said, notes=found.notes, back=back)
+    seen = seen.writing(found.record).reconciled()
+    return _told(seen, said, moved=found.moved, changed=True, notes=found.notes, back=back and not found.moved)
 
 
 def _told(
@@ -271,7 +194,7 @@ def _told(
         waiting = [Waiting(name, _to_take_in(seen)) for name, each in sorted(holders.items()) if _offers(seen, name)]
         return KeyStepDone(None, changed=changed, joining=tuple(waiting), notes=notes)
     to = key_course.next_key_state(record, back=back)
-    gate = key_gate(_transition(seen, record, to, said)) if to is not None else None
+    gate = key_steps.transition_gate(record, to, seen.facts, said) if to is not None else None
     joining = []
     for name, keys in sorted(record.nodes.items()):
         if not keys.admitted:
@@ -323,16 +246,3 @@ def _refuse_set_back(seen: KeysOnServer) -> None:
             "from a snapshot, or that is false; nodes go on with the keys that they have: restore a newer snapshot, or "
             "join those nodes anew (`vaultpki lock`, then `enroll`)"
         )
-
-
-def _none_active(seen: KeysOnServer) -> str:
-    return (
-        f"no service-account keys of {seen.cluster.name} are being rotated; `vaultpki ca rotate {SERVICE_ACCOUNT_KEYS} "
-        f"-f {seen.cluster.file}` begins"
-    )
-
-
-def _no_way_back(record: KeyRecord) -> str:
-    if record.active and record.method is KeyMethod.EMERGENCY:
-        return "the old keys were stolen, so there is no rollback to them; go on with `vaultpki ca continue`"
-    return ""

@@ -336,7 +336,7 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
     patience = ca_wait.WAIT_PATIENCE if wait else None
     with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
         course = commands.begun(cluster, vault, back=back)
-        if cluster.service_account_keys and (course is None or ca_keys.under_way(cluster, vault)):
+        if cluster.service_account_keys and course is None:
             code = ca_keys.take_step(cluster, vault, options, back=back, wait=wait, as_json=as_json)
             if code is not None:
                 return code

@@ -18,11 +18,12 @@ from vaultpki.errors import ChangedMeanwhile, Unavailable, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
-    from vaultpki.ca.keys import KeysSaid, KeyStepDone
+    from vaultpki.ca.keys import KeyStepDone
     from vaultpki.kube.token_flags import TokensInUse
     from vaultpki.model import Cluster
     from vaultpki.records.rotation import Method
     from vaultpki.records.service_account import KeyState
+    from vaultpki.rotation.key_steps import KeysSaid
     from vaultpki.vault import Vault
 
 # Seconds between two looks, and after another operator's write.
@@ -61,7 +62,7 @@ class StepOptions:
 
     def said(self) -> KeysSaid:
         """Return it with what the cluster shows now."""
-        from vaultpki.ca.keys import KeysSaid
+        from vaultpki.rotation.key_steps import KeysSaid
 
         tokens = read_tokens(self.kubeconfig)
         return KeysSaid(self.restarted, self.replaced, self.without, self.token_life, tokens)

@@ -188,6 +188,11 @@ class KeyRecord:
         return not self.state.resting
 
     @property
+    def waits_for_tokens(self) -> bool:
+        """Whether nothing but time keeps the rotation from its next step: every kube-apiserver signs as it should."""
+        return self.state in (KeyState.SWITCHED, KeyState.RETURNING) and self.signing_since is not None
+
+    @property
     def offered(self) -> tuple[str, ...]:
         """The certificates, as PEM, that the unions of all nodes are to hold, if they count."""
         return tuple(dict.fromkeys(self._offered()))
