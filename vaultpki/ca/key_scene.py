@@ -100,14 +100,15 @@ def read_keys(
     holders = _holders(cluster, nodes.members, stored.record)
     policies = key_policies.read_policies(cluster, vault)
     issuing, roots = read_issuing(cluster, vault, root)
-    facts = KeyScene(
-        holders,
-        issuing,
-        roots,
-        now,
-        longest_life(holders if stored.record is None else stored.record.nodes, known_flags(holders.values(), tokens)),
-        key_policies.given(cluster, policies),
-    )
+    flags = known_flags(holders.values(), tokens)
+    # Of a node that has left nobody may know the flags; those of the others count for it then.
+    counted = [
+        name
+        for name in (stored.record.nodes if stored.record is not None else holders)
+        if name in holders or name in flags
+    ]
+    given = key_policies.given(cluster, policies)
+    facts = KeyScene(holders, issuing, roots, now, longest_life(counted, flags), given)
     return KeysOnServer(
         cluster, vault, stored, rotations, facts, policies, notice or ChangeNotice(cluster, vault), tokens
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helpers.node.agents_with_keys import AgentsWithKeys, Plane
+from helpers.node.agents_with_keys import SPEC, AgentsWithKeys, Plane
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.errors import SpecError, StateConflict
@@ -46,7 +46,7 @@ def test_a_whole_rotation_of_two(clusters: ClusterFactory) -> None:
         done = made.begin()
         assert done.record is not None and done.record.state is KeyState.PUBLISHED
         made.settled()
-        assert allowed(made, "cp-1") == {1, 2} and allowed(made, "cp-3") == {1}
+        assert allowed(made, "cp-1") == {1, 2}
         made.passes()
         for state in ONWARD:
             made.moved(state)
@@ -90,8 +90,6 @@ def test_a_node_joins_in_the_middle_and_one_leaves(clusters: ClusterFactory) -> 
         # It waits until the others have restarted with its key.
         plane = made.equip("cp-3")
         assert made.advance().joining and "cp-3" not in made.admitted()
-        del made.planes["cp-3"]
-        made.planes["cp-3"] = plane
         for _ in range(8):
             if "cp-3" in made.admitted():
                 break
@@ -103,8 +101,7 @@ def test_a_node_joins_in_the_middle_and_one_leaves(clusters: ClusterFactory) -> 
         made.passes()
         # One leaves: its key counts as long as its tokens live.
         gone = made.planes.pop("cp-2")
-        spec = "\n".join(line for line in made.cluster.file.read_text().splitlines() if "cp-2" not in line)
-        made.cluster.write(spec)
+        made.cluster.write("".join(line for line in SPEC.splitlines(keepends=True) if "cp-2" not in line))
         with pytest.raises(SpecError, match="cp-2 can log in"):
             made.advance()
         made.cluster.apply()

@@ -113,11 +113,8 @@ def test_one_that_joins_without_the_key_of_all_bars_the_way_back() -> None:
     cluster.rotate()
     cluster.planes["cp-3"] = ImaginedPlane("cp-3")
     join(cluster, cluster.planes["cp-3"])
-    assert cluster.record is not None and cluster.record.state in (KeyState.PUBLISHED, KeyState.SWITCHED)
-    while cluster.record.state is not KeyState.SWITCHED:
-        everybody(cluster)
-        cluster.operate()
-    assert cluster.operate(back=True)
+    until(cluster, KeyState.SWITCHED)
+    assert cluster.operate(back=True) and cluster.record is not None
     for _ in range(12):
         everybody(cluster)
         cluster.operate(back=True)
