@@ -32,7 +32,12 @@ from vaultpki.records.service_account import KEYS_RECORD, SERVICE_ACCOUNT_KEYS, 
 
 pytestmark = pytest.mark.conformance
 
-SPEC = f"service_account_keys: true\n{kube_cluster.GROWING}"
+SPEC = f"""\
+service_account_keys: true
+{kube_cluster.GROWING}\
+certificates:
+  extension: {{kind: server, ca: kubernetes, common_name: extension, names: [extension.default.svc], roles: [etcd]}}
+"""
 # What a person states: a minute more than any token of this cluster lives.
 STATED = LIFE + 60
 STEP_SECONDS = 1500.0
@@ -101,14 +106,14 @@ def rotated(cluster: Kubernetes) -> Iterator[KeyOperator]:
             operator.ca("rotate", SERVICE_ACCOUNT_KEYS)
             made.settle(KeyState.SWITCHED)
             made.settle(KeyState.RETURNING, "abort")
-            made.settle(KeyState.STEADY, "abort", "--token-life", f"{STATED}s", "--yes")
+            stated = ("--token-life", f"{STATED}s", "--yes", "--without", "legacy-tokens")
+            made.settle(KeyState.STEADY, "abort", *stated)
             operator.ca("rotate", SERVICE_ACCOUNT_KEYS)
             made.settle(KeyState.SWITCHED)
             waiting = operator.waiting("continue", "--kubeconfig", cluster.admin)
             assert "legacy-tokens" in waiting and "default/legacy" in waiting["legacy-tokens"], waiting
             tokens.kept.clear()
-            words = ("--token-life", f"{STATED}s", "--yes", "--without", "legacy-tokens")
-            made.settle(KeyState.RETIRED, "continue", *words)
+            made.settle(KeyState.RETIRED, "continue", *stated)
             made.settle(KeyState.DONE)
             time.sleep(20)
         yield made
