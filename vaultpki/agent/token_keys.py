@@ -98,10 +98,11 @@ def own_file_sets(folders: Folders, wanted: Assignment) -> set[tuple[str, str]]:
     """Return the file sets with service-account keys that stay whatever the records say: tokens in use need them."""
     if NodeRole.CONTROL_PLANE not in wanted.roles:
         return set()
-    return {(folder, name) for folder, name in folders.file_sets() if folder == PKI and _is_ours(name)}
+    return {(folder, name) for folder, name in folders.file_sets() if folder == PKI and is_ours(name)}
 
 
-def _is_ours(file_set: str) -> bool:
+def is_ours(file_set: str) -> bool:
+    """Return whether a file set has service-account keys."""
     return file_set == SERVICE_ACCOUNT_FILES or _NUMBERED.fullmatch(file_set) is not None
 
 
