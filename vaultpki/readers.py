@@ -130,6 +130,19 @@ def not_started_again(component: str, ca: str, minor: int | None = None) -> str:
     return f"{component}{of} was not started again since the bundle of the CA of {ca} changed"
 
 
+def not_admitted(running: bool) -> str:
+    """Return what is wrong where the record does not admit the key of a node, whose kube-apiserver runs or does not."""
+    if running:
+        return (
+            "kube-apiserver runs, and the record of service-account keys does not admit its key yet: other API servers "
+            "may refuse its tokens"
+        )
+    return (
+        "kube-apiserver must not be started yet: the record of service-account keys does not admit the key of this "
+        "node, so other API servers would refuse its tokens"
+    )
+
+
 def not_healthy(component: str, problem: str) -> str:
     """Return what is wrong with a component that runs and does not answer as it should."""
     return f"{component} is not healthy: {problem}"

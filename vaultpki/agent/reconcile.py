@@ -77,6 +77,7 @@ def reconcile(context: Context) -> Outcome:
     found.events.extend(Event("rewritten", text, "warning") for text in context.folders.rewritten)
     report.note_installed(context, wanted, items, keys.keys)
     readers_seen.note(context, wanted)
+    token_keys.note_admission(context, keys.keys, readers_seen.OF_TOKEN_KEYS)
     held = bundles.digests(context.folders, config.layout, {ca: known.foreign for ca, known in trust.items()})
     hook_schedule.note_trust(context, held)
     live = hook_schedule.live(items, held) | (keys.keys.live if keys.keys is not None else {})

@@ -17,6 +17,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from vaultpki import readers
 from vaultpki.agent import pairs, sign_due
 from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 KEY_FILE: Final = f"{SERVICE_ACCOUNT_FILES}.key"
 UNION_FILE: Final = f"{SERVICE_ACCOUNT_FILES}.pub"
+TOKEN_FILES: Final = (KEY_FILE, UNION_FILE)
+"""The two files that kube-apiserver reads."""
 
 _NUMBERED: Final = re.compile(rf"{SERVICE_ACCOUNT_FILES}-([1-9][0-9]{{0,7}})")
 
@@ -49,23 +52,17 @@ _NUMBERED: Final = re.compile(rf"{SERVICE_ACCOUNT_FILES}-([1-9][0-9]{{0,7}})")
 class KeysOnDisk:
     """The service-account keys of a node as they are on the disk, and the plan that follows from the record.
 
-    `pairs` are the node's own pairs by number, also one that is not whole. `content` is that of `sa.key` and `sa.pub`,
-    empty unless both are there. `stray` is a key in `sa.key` that is none of the node's own pairs. `foreign` says that
-    this agent has not written that file; `shared` is then the SHA-256 of its public key, until Vault has certified it.
+    `pairs` are the node's own pairs by number, also one that is not whole. `stray` is a key in `sa.key` that is none of
+    the node's own pairs. `foreign` says that this agent has not written that file; `shared` is then the SHA-256 of its
+    public key, until Vault has certified it.
     """
 
     pairs: Mapping[int, PairStatus]
     held: KeysHeld
     plan: KeyPlan
-    content: bytes = field(default=b"", repr=False)
     stray: PrivateKey | None = field(default=None, repr=False)
     foreign: bool = False
     shared: str = ""
-
-    @property
-    def waits(self) -> bool:
-        """Whether `sa.key` is of somebody else, and the record does not say that this is the key that nodes share."""
-        return bool(self.shared) and not self.plan.make
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -77,8 +74,9 @@ class KeysOnDisk:
 
     @property
     def live(self) -> dict[str, str]:
-        """A digest of the two files by the key of hooks."""
-        return {SERVICE_ACCOUNT_KEYS: sha256(self.content).hexdigest()[:32]} if self.content else {}
+        """A digest of what the two files hold, by the key of hooks; nothing in it is made from a private key."""
+        held = self.fingerprints
+        return {SERVICE_ACCOUNT_KEYS: sha256(" ".join(held).encode()).hexdigest()[:32]} if held else {}
 
 
 def signing_mark(facts: Facts) -> str:
@@ -95,10 +93,11 @@ def own_file_sets(folders: Folders, wanted: Assignment) -> set[tuple[str, str]]:
     """Return the file sets with service-account keys that stay whatever the records say: tokens in use need them."""
     if NodeRole.CONTROL_PLANE not in wanted.roles:
         return set()
-    return {(folder, name) for folder, name in folders.file_sets() if folder == PKI and _is_ours(name)}
+    return {(folder, name) for folder, name in folders.file_sets() if folder == PKI and is_ours(name)}
 
 
-def _is_ours(file_set: str) -> bool:
+def is_ours(file_set: str) -> bool:
+    """Return whether a file set has service-account keys."""
     return file_set == SERVICE_ACCOUNT_FILES or _NUMBERED.fullmatch(file_set) is not None
 
 
@@ -125,7 +124,7 @@ def look(
     own = {
         number: item.leaf for number, item in every.items() if item.leaf is not None and _whole(config, number, item)
     }
-    stored = folders.read(PKI, SERVICE_ACCOUNT_FILES, (KEY_FILE, UNION_FILE))
+    stored = folders.read(PKI, SERVICE_ACCOUNT_FILES, TOKEN_FILES)
     key, union = stored[KEY_FILE].data, stored[UNION_FILE].data
     foreign = folders.read_foreign(PKI, KEY_FILE).data if stored[KEY_FILE].problem == "foreign" else None
     signing_number, stray = _owner(key or foreign, own)
@@ -137,8 +136,7 @@ def look(
         made = replace(made, make=(), delete=(), signing=None)
     # Also those that are to be made.
     every |= _inspect(config, folders, wanted, [each for each in made.make if each not in every], trust, state, now)
-    content = key + union if key is not None and union is not None else b""
-    return KeysOnDisk(every, held, made, content, stray, foreign is not None, shared)
+    return KeysOnDisk(every, held, made, stray, foreign is not None, shared)
 
 
 def _takes(wanted: Assignment, node: str, shared: str) -> bool:
@@ -261,6 +259,17 @@ def _follow(
     return KeysResult(seen(), signed, tuple(_refused(context, after.plan)))
 
 
+def note_admission(context: Context, keys: KeysOnDisk | None, reader: str) -> None:
+    """Record in the state whether kube-apiserver must not run yet; `reader` is the name under which it was seen.
+
+    Where nodes share a key that no agent has made, it runs as before.
+    """
+    seen = context.state.value.readers.get(reader)
+    waits = keys is not None and not keys.shared and not keys.plan.admitted
+    text = readers.not_admitted(seen is not None and seen.running) if waits else ""
+    context.state.value = replace(context.state.value, not_admitted=text)
+
+
 def _remember(context: Context, made: KeyPlan) -> None:
     """Keep the lowest numbers before anything follows from them: what was retired once must not come back."""
     if dict(made.lowest) != dict(context.state.value.lowest):
@@ -280,7 +289,7 @@ def _install(context: Context, token_key: Certificate, keys: KeysOnDisk) -> None
         KEY_FILE: File(key, mode, owner.uid, owner.gid),
         UNION_FILE: File(union, signing.CERTIFICATE_MODE, owner.uid, owner.gid),
     }
-    taking = (KEY_FILE, UNION_FILE) if keys.foreign and not keys.shared else ()
+    taking = TOKEN_FILES if keys.foreign and not keys.shared else ()
     if context.folders.install(PKI, SERVICE_ACCOUNT_FILES, files, check=_check, taking=taking):
         count = len(keys.plan.union)
         what = "1 certificate" if count == 1 else f"{count} certificates"

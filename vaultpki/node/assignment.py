@@ -180,16 +180,20 @@ def _changes(vault: Vault, store: str) -> tuple[int, Mark | None]:
     return (LONGEST_LOOK if stored.get("data") else 0), settled_mark(stored)
 
 
-def own_roles(config: AgentConfig, vault: Vault) -> frozenset[NodeRole]:
-    """Ask Vault for the roles of this node. Raises StateConflict if it has no record of it."""
+def own_roles(config: AgentConfig, vault: Vault) -> tuple[frozenset[NodeRole], bool]:
+    """Ask Vault for the roles of this node, and whether it has service-account keys of its own.
+
+    Raises StateConflict if Vault has no record of it.
+    """
     store, own = f"{config.prefix}/config", own_record(config)
     record = vault.stored(store, own).get("data")
     if record is None:
         raise _unrecorded(config)
     where = f"the record {store}/data/{own}"
-    return published.read_certificates(
+    roles, _ = published.read_certificates(
         record, node=config.node, prefix=config.prefix, layout=config.layout, where=where
-    )[0]
+    )
+    return roles, _token_key(config, record, where) is not None
 
 
 def _unrecorded(config: AgentConfig) -> StateConflict:

@@ -45,6 +45,7 @@ _LATER: Final = (
     "lowest",
     "lowest_root",
     "token_life",
+    "not_admitted",
 )
 # Vaultpki 0.1 reads no state without these, and inspects everything where they say nothing.
 _ONCE: Final = {
@@ -142,7 +143,8 @@ class AgentState:
     those; `by_hand` are the keys of hooks that wait for a person, since only foreign CAs of their bundles have changed.
     `lowest` is, by node, the lowest number of its service-account keys that was accepted here, which only grows, and
     `lowest_root` the pin that these belong to. `token_life` are the flags of the kube-apiserver that runs which decide
-    how long tokens live: `extends` (0 or 1) and `longest` in seconds; empty if they are not known.
+    how long tokens live: `extends` (0 or 1) and `longest` in seconds; empty if they are not known. `not_admitted` is a
+    sentence that kube-apiserver must not run yet, since the record does not admit its key; "" if it may.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -175,6 +177,7 @@ class AgentState:
     lowest: Mapping[str, int] = field(default_factory=dict)
     lowest_root: str = ""
     token_life: Mapping[str, int] = field(default_factory=dict)
+    not_admitted: str = ""
 
 
 def kubernetes(state: AgentState) -> dict[str, str]:
@@ -307,6 +310,7 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         by_hand=tuple(map(str, value.get("by_hand", ()))),
         lowest={str(node): _revision(number) for node, number in value.get("lowest", {}).items()},
         lowest_root=str(value.get("lowest_root", "")),
+        not_admitted=str(value.get("not_admitted", "")),
         token_life={str(flag): int(_number(each)) for flag, each in value.get("token_life", {}).items()},
     )
 

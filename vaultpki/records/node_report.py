@@ -105,7 +105,8 @@ class TokenKeysReport:
     `extends` and `longest` are how long tokens live by the flags with which kube-apiserver was started:
     `--service-account-extend-token-expiration`, and `--service-account-max-token-expiration` in seconds, 0 if it is not
     set. None if they are not known. `shared` is the SHA-256 in hex of the public key (its SubjectPublicKeyInfo in DER)
-    of an `sa.key` that this agent has not made; "" if there is none.
+    of an `sa.key` that this agent has not made; "" if there is none. `admitted` is False where the node has read that
+    its kube-apiserver must not run yet.
     """
 
     seen: Seen
@@ -119,6 +120,7 @@ class TokenKeysReport:
     extends: bool | None = None
     longest: int | None = None
     shared: str = ""
+    admitted: bool = True
 
     @property
     def loaded(self) -> bool:
@@ -235,6 +237,7 @@ def _token_keys_to_json(keys: TokenKeysReport) -> dict[str, Any]:
         **({"extends": keys.extends} if keys.extends is not None else {}),
         **({"longest": keys.longest} if keys.longest is not None else {}),
         **({"shared": keys.shared} if keys.shared else {}),
+        **({} if keys.admitted else {"admitted": False}),
     }
 
 
@@ -391,6 +394,7 @@ def _token_keys(value: object) -> TokenKeysReport | None:
         extends if isinstance(extends := entry.get("extends"), bool) else None,
         longest if type(longest := entry.get("longest")) is int and 0 <= longest <= _LONGEST_LIFE else None,
         next(iter(_hashes([entry.get("shared")])), ""),
+        entry.get("admitted") is not False,
     )
 
 

@@ -31,6 +31,7 @@ from vaultpki.verify.on_disk import (
     to_json,
     tried,
 )
+from vaultpki.verify.token_key_files import token_key_checks
 
 __all__ = ["Check", "Holder", "to_json", "verify"]
 
@@ -66,6 +67,7 @@ def verify(
             pair, found = pair_checks(holder, by_name[certificate.name], certificate, now)
             checks.extend(found)
             pairs.append(pair)
+    checks.extend(token_key_checks(holders))
     sound = tuple(pair for pair in pairs if pair.leaf is not None)
     checks.extend(_chains(holders, sound, now))
     checks.extend(_handshakes(sound, rows, step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -14,11 +15,12 @@ import pytest
 from helpers.node import node_components
 from helpers.node.components import Component
 from helpers.token_key_certificates import token_key
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.applied_cluster import ALONE, AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_keys import SPEC, HandmadeKeys, give_number, reported, told
 from vaultpki.agent import pairs, run
 from vaultpki.agent.context import Outcome
+from vaultpki.agent.status import of_folder
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import VaultpkiError
 from vaultpki.model import KeyType, NodeRole, Subject
@@ -266,6 +268,8 @@ def test_an_expired_certificate_stays_and_no_key_is_renewed(clusters: ClusterFac
     outcome = run.run(load_agent(one.config), run.PassOptions(settle=False, share=0.0), clock=later)
     assert not any(name.startswith("service-account") for name in (*outcome.renewed, *outcome.failures))
     assert union(one) == ["sa:cp-1:1", "sa:cp-2:1"] and (one.pki / "sa.key").read_bytes() == key
+    looked = of_folder(str(one.pki), datetime.fromtimestamp(later, UTC))
+    assert looked.seen and not any(each.name.startswith("sa") for each in looked.seen)
     # A person who renews everything renews no such key.
     forced = run.run(load_agent(one.config), run.PassOptions(settle=False, force=frozenset({pairs.EVERY})))
     assert not forced.failures and (one.pki / "sa.key").read_bytes() == key
@@ -354,19 +358,20 @@ def test_hooks_wait_for_the_turn_that_the_record_gives(
         one.config.read_text() + f"hooks:\n  service-account-keys: [[sh, -c, '{quoted(line)}; echo run >> {log}']]\n"
     )
     passed(one, two)
-    assert log.read_text() == "run\n"
+    # Nothing runs that has read other files, and a hook might start it too early.
+    assert not log.exists() and told(cluster, "cp-1").owed == ()
     with node_components.standing(one, frozenset({NodeRole.CONTROL_PLANE})):
         passed(one)
         made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
         passed(one)
         owed = told(cluster, "cp-1")
-        assert log.read_text() == "run\n" and owed.owed == owed.waiting == ("service-account-keys",)
+        assert not log.exists() and owed.owed == owed.waiting == ("service-account-keys",)
         made.write(turn="cp-2")
         passed(one)
-        assert log.read_text() == "run\n"
+        assert not log.exists()
         made.write(turn="cp-1")
         passed(one)
-        assert log.read_text() == "run\nrun\n" and reported(cluster, "cp-1").loaded
+        assert log.read_text() == "run\n" and reported(cluster, "cp-1").loaded
         assert told(cluster, "cp-1").owed == ()
 
 
@@ -437,3 +442,43 @@ def test_the_flags_that_limit_tokens_are_reported(
         assert (reported(cluster, "cp-1").extends, reported(cluster, "cp-1").longest) == (True, 48 * 3600)
     finally:
         component.stop()
+
+
+def test_a_node_that_joins_says_that_it_waits(cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]) -> None:
+    one, two = planes
+    passed(one)
+    made = HandmadeKeys.of(cluster, "cp-1")
+    passed(one, two)
+    assert "must not be started" not in status(one)
+    for said in (status(two), doctor(two)):
+        assert "kube-apiserver must not be started yet" in said
+    assert "sa.key is key 1 of this node; sa.pub accepts sa:cp-1:1, sa:cp-2:1" in status(two)
+    ran = json.loads(vaultpki("status", "-c", two.config, "--json", expect=3).stdout)
+    assert ran["service_account_keys"] == {
+        "signing": 1,
+        "accepted": ["sa:cp-1:1", "sa:cp-2:1"],
+        "own": [1],
+        "shared": False,
+        "state": "steady",
+        "admitted": False,
+    }
+    assert "key-not-admitted" in ran["summary"]["reasons"]
+    rows = vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer"), expect=3)
+    reasons = {each["node"]: each["reasons"] for each in json.loads(rows.stdout)["nodes"]}
+    assert "key-not-admitted" in reasons["cp-2"] and "key-not-admitted" not in reasons["cp-1"]
+    # It runs all the same.
+    with node_components.standing(two, frozenset({NodeRole.CONTROL_PLANE})):
+        passed(two)
+        assert "kube-apiserver runs, and the record" in status(two)
+    entry = NodeKeys(1, 1, True, {1: made.own("cp-2")[1]})
+    made.write(nodes={**made.record.nodes, "cp-2": entry})
+    passed(two)
+    assert "must not be started" not in status(two) + doctor(two)
+    # A key that the record does not have is not the one that it lets start.
+    made.write(nodes={**made.record.nodes, "cp-2": replace(entry, certificates={})})
+    passed(two)
+    assert "kube-apiserver must not be started yet" in status(two)
+
+
+def doctor(node: NodeFolder) -> str:
+    return vaultpki("doctor", "-c", node.config, expect={0, 1, 3}, behind=ALONE).stdout

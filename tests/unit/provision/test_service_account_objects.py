@@ -72,7 +72,11 @@ def test_with_the_key_only_its_own_objects_are_added(tmp_path: Path, layout: str
         ("role", f"{mount}/service-account"),
     }
     changed = {key for key, fields in before.items() if after[key] != fields}
-    assert changed == {("policy", f"{P}/node/cp-1"), ("policy", f"{P}/node/cp-2")}
+    records = {("config", f"{P}/config/nodes/{node}") for node in ("cp-1", "cp-2")}
+    assert changed == {("policy", f"{P}/node/cp-1"), ("policy", f"{P}/node/cp-2"), *records}
+    for key in records:
+        field = {"service_account": {"ttl": 30 * 86400, "key": "ec-p256"}}
+        assert after[key] == {**before[key], **field}
     for node in ("cp-1", "cp-2"):
         old, new = before["policy", f"{P}/node/{node}"], after["policy", f"{P}/node/{node}"]
         assert {path: rule for path, rule in new.items() if path in old} == old

@@ -28,7 +28,9 @@ def test_the_table_has_room_for_itself() -> None:
 
 @pytest.mark.parametrize("kind", ["pair", "kubeconfig", "template"])
 @pytest.mark.parametrize(
-    "stem", [name.removesuffix(".crt") for ca in ISSUING_CAS for name in (bundle(ca), chain_bundle(ca))] + ["ca", "sa"]
+    "stem",
+    [name.removesuffix(".crt") for ca in ISSUING_CAS for name in (bundle(ca), chain_bundle(ca))]
+    + ["ca", "sa", "sa-1", "sa-12"],
 )
 def test_bundles_and_kubeadms_own_belong_to_nobody(kind: str, stem: str) -> None:
     for twin in (stem, stem.upper()):
