@@ -53,7 +53,7 @@ class KeyStepDone:
     def waits(self) -> bool:
         """Whether anything is to be done, or waited for, by agents or by people."""
         active = self.record is not None and self.record.active
-        return active or bool(self.joining or self.counting or self.restarts or self.notes)
+        return active or bool(self.joining or self.counting or self.restarts)
 
 
 def status(
