@@ -72,11 +72,14 @@ def waiting_for_turn(context: Context, wanted: Assignment, keys: Iterable[str]) 
 def _its_turn_for_keys(context: Context, wanted: Assignment) -> bool:
     """Return whether kube-apiserver may restart for other service-account keys, which it may not by itself at any time.
 
-    Nor is it started by a hook before the record admits its key.
+    Nor is it started by a hook before the record admits its key. After a theft nobody waits for a turn.
     """
     highest = context.state.value.revisions.get(SERVICE_ACCOUNT_KEYS, 0)
-    record = wanted.keys.record
-    return record is not None and not wanted.keys.frozen(highest) and record.turn == context.config.node
+    record, node = wanted.keys.record, context.config.node
+    if record is None or wanted.keys.frozen(highest):
+        return False
+    entry = record.nodes.get(node)
+    return record.turn == node or (record.hasty and entry is not None and entry.admitted)
 
 
 def _its_turn(context: Context, wanted: Assignment, ca: str) -> bool:

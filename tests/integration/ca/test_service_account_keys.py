@@ -147,6 +147,26 @@ def test_a_stolen_key_leaves_at_once_and_its_node_joins_with_another(clusters: C
         assert one.union() == ["sa:cp-1:1"]
 
 
+def test_in_an_emergency_everybody_restarts_at_once(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        old = {plane.signs() for plane in made.planes.values()}
+        made.stolen |= old
+        done = made.begin(emergency=True)
+        assert done.record is not None and done.record.state is KeyState.RETIRED
+        with pytest.raises(StateConflict, match="no rollback"):
+            made.advance(back=True)
+        # New keys are known nowhere yet, which is the outage that a person has confirmed: only the end is looked at.
+        made.life = 0
+        for _ in range(4):
+            made.passes()
+            made.later(61)
+            made.advance()
+        made.passes()
+        for plane in made.planes.values():
+            assert not old & plane.accepts() and plane.union() == ["sa:cp-1:2", "sa:cp-2:2"]
+            assert plane.signs() not in old
+
+
 def _own(plane: Plane) -> str:
     """The certificate of a node's first key, as PEM."""
     return x509.read_certificates((plane.node.pki / "sa-1.crt").read_bytes())[0].pem
