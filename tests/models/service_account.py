@@ -43,6 +43,7 @@ class Case(NamedTuple):
     nodes: int = 2
     shared: bool = False  # begins with kubeadm's sa.key
     joins: bool = False  # the last node is away at first
+    single: bool = False  # that node makes one key, which is its old and its new one
     removes: bool = False  # the last node may be removed, or locked as stolen
     rogue: bool = False
     lost: bool = False  # records may be unreadable for a pass
@@ -52,6 +53,8 @@ class Case(NamedTuple):
 
 
 def old_key(c: Case, i: int) -> int:
+    if c.single and guest(c, i):
+        return new_key(c, i)
     return SHARED if c.shared else 2 << i
 
 
@@ -70,6 +73,16 @@ def olds(c: Case) -> int:
 
 def news(c: Case) -> int:
     return sum(new_key(c, i) for i in range(c.nodes))
+
+
+def given_up(c: Case) -> int:
+    """Return the keys that count no more when a rotation is done."""
+    return olds(c) & ~news(c)
+
+
+def only_new(c: Case) -> int:
+    """Return the keys that count no more when a rotation is taken back."""
+    return news(c) & ~olds(c)
 
 
 def accepted(c: Case, phase: str) -> int:

@@ -11,13 +11,14 @@ from models.service_account import (
     World,
     accepted,
     both_keys,
+    given_up,
     here,
     mine,
     names,
     new_key,
-    news,
     old_key,
     olds,
+    only_new,
     passed,
 )
 from models.service_account_tables import (
@@ -47,7 +48,7 @@ def satisfied(c: Case, w: World, step: str) -> bool:
         both, either, using = n.said
         if ACCEPT_STEPS.get(step) == BOTH and not _loaded(c, w, both):
             return False
-        if ACCEPT_STEPS.get(step) == NEW and either & olds(c):
+        if ACCEPT_STEPS.get(step) == NEW and either & given_up(c):
             return False
         if step in SIGN_STEPS and using != (new_key if SIGN_STEPS[step] == NEW else old_key)(c, i):
             return False
@@ -67,7 +68,7 @@ def _loaded(c: Case, w: World, held: int) -> bool:
 
 def gate(c: Case, w: World, to: str) -> bool:
     step = w.phase + to
-    if step in HOME and "guest" in c.rules and (w.alive & news(c) or not all(w.nodes[i].old for i in here(w))):
+    if step in HOME and "guest" in c.rules and (w.alive & only_new(c) or not all(w.nodes[i].old for i in here(w))):
         return False
     if step in FREE or (step in ("TS", "TB") and "retrust" not in c.rules):
         return True

@@ -16,6 +16,7 @@ CASES = {
     "one from sa.key, and one that joins": Case(shared=True, joins=True, removes=True),
     "two, records unreadable": Case(lost=True),
     "one, and one that joins": Case(joins=True),
+    "one, and one that joins with one key": Case(joins=True, single=True),
     "one, and one that joins, records unreadable": Case(joins=True, lost=True),
     "two, one is removed or stolen": Case(removes=True),
     "two, a writer of records": Case(rogue=True),

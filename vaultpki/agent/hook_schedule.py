@@ -72,14 +72,14 @@ def waiting_for_turn(context: Context, wanted: Assignment, keys: Iterable[str]) 
 def _its_turn_for_keys(context: Context, wanted: Assignment) -> bool:
     """Return whether kube-apiserver may restart for other service-account keys, which it may not by itself at any time.
 
-    One that does not run, as before a cluster begins, takes no turn from another.
+    Nor is it started by a hook before the record admits its key. After a theft nobody waits for a turn.
     """
-    seen = context.state.value.readers.get(readers_seen.OF_TOKEN_KEYS)
-    if seen is None or not seen.running:
-        return True
     highest = context.state.value.revisions.get(SERVICE_ACCOUNT_KEYS, 0)
-    record = wanted.keys.record
-    return record is not None and not wanted.keys.frozen(highest) and record.turn == context.config.node
+    record, node = wanted.keys.record, context.config.node
+    if record is None or wanted.keys.frozen(highest):
+        return False
+    entry = record.nodes.get(node)
+    return record.turn == node or (record.hasty and entry is not None and entry.admitted)
 
 
 def _its_turn(context: Context, wanted: Assignment, ca: str) -> bool:
@@ -231,10 +231,8 @@ def _frozen(context: Context, live: Mapping[str, str]) -> dict[str, hooks.Owed]:
 def _enough(context: Context, wanted: Assignment, key: str) -> bool:
     """Return whether what the readers of a changed bundle hold is enough, so that nothing is to be restarted now."""
     return (
-        (
-            (key in context.state.value.by_hand or key == SERVICE_ACCOUNT_KEYS)
-            and _started_with_all(context, wanted, key)
-        )
+        (key in context.state.value.by_hand and _started_with_all(context, wanted, key))
+        or (key == SERVICE_ACCOUNT_KEYS and (_started_with_all(context, wanted, key) or _starts_later(context)))
         or _holds_more(context, wanted, key)
         or _only_renewed(context, wanted, key)
     )
@@ -251,6 +249,13 @@ def _started_with_all(context: Context, wanted: Assignment, key: str) -> bool:
         seen is not None and bundle is not None and seen.running and set(seen.sha256) == set(bundle.sha256)
         for seen, bundle in pairs
     )
+
+
+def _starts_later(context: Context) -> bool:
+    """Return whether the first service-account key has come, and no kube-apiserver runs that has read other files."""
+    state = context.state.value
+    seen = state.readers.get(readers_seen.OF_TOKEN_KEYS)
+    return SERVICE_ACCOUNT_KEYS not in state.hooked and not (seen is not None and seen.running)
 
 
 def _holds_more(context: Context, wanted: Assignment, key: str) -> bool:

@@ -213,7 +213,8 @@ def of_folder(path: str, now: datetime, further: Mapping[str, str] = MappingProx
     with Folders.open({PKI: path, **inner_folders(path), **further}, create=False, write=False) as folders:
         for (folder, name), held in folders.file_sets().items():
             stems = [one.removesuffix(".crt") for one in held if one.endswith(".crt")]
-            if name == BUNDLES or len(stems) != 1 or file_set(stems[0]) != name:
+            # Keys for tokens are not renewed, whatever dates their certificates have.
+            if name == BUNDLES or token_keys.is_ours(name) or len(stems) != 1 or file_set(stems[0]) != name:
                 continue
             # A folder of the kubelet's pairs may be named by itself.
             title = titles.get((folder, stems[0])) or titles.get((KUBELET, stems[0]), stems[0])

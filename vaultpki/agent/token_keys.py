@@ -52,23 +52,17 @@ _NUMBERED: Final = re.compile(rf"{SERVICE_ACCOUNT_FILES}-([1-9][0-9]{{0,7}})")
 class KeysOnDisk:
     """The service-account keys of a node as they are on the disk, and the plan that follows from the record.
 
-    `pairs` are the node's own pairs by number, also one that is not whole. `content` is that of `sa.key` and `sa.pub`,
-    empty unless both are there. `stray` is a key in `sa.key` that is none of the node's own pairs. `foreign` says that
-    this agent has not written that file; `shared` is then the SHA-256 of its public key, until Vault has certified it.
+    `pairs` are the node's own pairs by number, also one that is not whole. `stray` is a key in `sa.key` that is none of
+    the node's own pairs. `foreign` says that this agent has not written that file; `shared` is then the SHA-256 of its
+    public key, until Vault has certified it.
     """
 
     pairs: Mapping[int, PairStatus]
     held: KeysHeld
     plan: KeyPlan
-    content: bytes = field(default=b"", repr=False)
     stray: PrivateKey | None = field(default=None, repr=False)
     foreign: bool = False
     shared: str = ""
-
-    @property
-    def waits(self) -> bool:
-        """Whether `sa.key` is of somebody else, and the record does not say that this is the key that nodes share."""
-        return bool(self.shared) and not self.plan.make
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -80,8 +74,9 @@ class KeysOnDisk:
 
     @property
     def live(self) -> dict[str, str]:
-        """A digest of the two files by the key of hooks."""
-        return {SERVICE_ACCOUNT_KEYS: sha256(self.content).hexdigest()[:32]} if self.content else {}
+        """A digest of what the two files hold, by the key of hooks; nothing in it is made from a private key."""
+        held = self.fingerprints
+        return {SERVICE_ACCOUNT_KEYS: sha256(" ".join(held).encode()).hexdigest()[:32]} if held else {}
 
 
 def signing_mark(facts: Facts) -> str:
@@ -98,10 +93,11 @@ def own_file_sets(folders: Folders, wanted: Assignment) -> set[tuple[str, str]]:
     """Return the file sets with service-account keys that stay whatever the records say: tokens in use need them."""
     if NodeRole.CONTROL_PLANE not in wanted.roles:
         return set()
-    return {(folder, name) for folder, name in folders.file_sets() if folder == PKI and _is_ours(name)}
+    return {(folder, name) for folder, name in folders.file_sets() if folder == PKI and is_ours(name)}
 
 
-def _is_ours(file_set: str) -> bool:
+def is_ours(file_set: str) -> bool:
+    """Return whether a file set has service-account keys."""
     return file_set == SERVICE_ACCOUNT_FILES or _NUMBERED.fullmatch(file_set) is not None
 
 
@@ -140,8 +136,7 @@ def look(
         made = replace(made, make=(), delete=(), signing=None)
     # Also those that are to be made.
     every |= _inspect(config, folders, wanted, [each for each in made.make if each not in every], trust, state, now)
-    content = key + union if key is not None and union is not None else b""
-    return KeysOnDisk(every, held, made, content, stray, foreign is not None, shared)
+    return KeysOnDisk(every, held, made, stray, foreign is not None, shared)
 
 
 def _takes(wanted: Assignment, node: str, shared: str) -> bool:

@@ -22,7 +22,7 @@ from vaultpki.pki import service_account
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import MOST_AHEAD
-from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, KeyMethod, KeyRecord, KeyState
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import first_few
 from vaultpki.rotation import key_course, key_steps
 from vaultpki.rotation.gates import Gate, Waiting
@@ -53,7 +53,7 @@ class KeyStepDone:
     def waits(self) -> bool:
         """Whether anything is to be done, or waited for, by agents or by people."""
         active = self.record is not None and self.record.active
-        return active or bool(self.joining or self.counting or self.restarts or self.notes)
+        return active or bool(self.joining or self.counting or self.restarts)
 
 
 def status(
@@ -167,7 +167,9 @@ def _take_out(seen: KeysOnServer, names: Collection[str]) -> KeysOnServer:
 
 
 def _advance(seen: KeysOnServer, said: KeysSaid, *, back: bool) -> KeyStepDone:
-    _refuse_set_back(seen)
+    if not _hasty(seen.record):
+        # What a node says does not stop an emergency.
+        _refuse_set_back(seen)
     seen = seen.reconciled()
     holds = any(each.record is not None and each.record.active for each in seen.rotations.values())
     found = key_steps.next_record(seen.record, seen.facts, said, back=back, holds=holds)
@@ -225,6 +227,13 @@ def _offers(seen: KeysOnServer, name: str) -> bool:
 
 def _to_take_in(seen: KeysOnServer) -> str:
     return f"waits to start: `vaultpki ca continue -f {seen.cluster.file}` takes its key in, and lets it start"
+
+
+def _hasty(record: KeyRecord | None) -> bool:
+    """Return whether stolen keys are being taken out."""
+    if record is None:
+        return False
+    return record.hasty or any(each.why is Departure.STOLEN for each in record.departed)
 
 
 def _highest_seen(seen: KeysOnServer) -> int:

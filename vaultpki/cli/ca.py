@@ -132,7 +132,8 @@ def ca_command() -> None:
 def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_json: bool) -> None:
     """Show each CA, where its rotation stands, which node it waits for and why, and what to do next.
 
-    Exit 3 if a CA cannot sign or expires soon, or nodes do not follow its record. Writes nothing.
+    Exit 3 if a CA cannot sign or expires soon, nodes do not follow its record, or a stolen service-account key still
+    counts. Writes nothing.
 
     \b
     Example:
@@ -177,6 +178,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
         raise Attention("a CA of this cluster cannot sign; see above")
     if any(each.attention for each in soon):
         raise Attention("a CA of this cluster expires soon; see above")
+    if keys is not None and keys.counting:
+        raise Attention("tokens of a stolen key are still accepted; see above")
     if any(ca.apart for ca in cas):
         raise Attention("nodes do not follow a record of a CA; see above")
 

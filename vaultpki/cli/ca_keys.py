@@ -119,7 +119,7 @@ def take_step(
         done = keys.advance(cluster, counted, server_now(vault), options.said(), back=back)
     if wait and done.waits:
         done = until_rest(cluster, vault, replace(options, restarted=(), replaced=()), back=back, quiet=as_json)
-    if not (done.moved or done.changed or done.waits):
+    if not (done.moved or done.changed or done.waits or done.notes):
         return None
     return tell(cluster, vault, done, as_json=as_json)
 
@@ -130,7 +130,7 @@ def admit_meanwhile(cluster: Cluster, vault: Vault) -> None:
     from vaultpki.show import key_status
 
     done = keys.advance(cluster, vault, server_now(vault))
-    if done.changed or done.waits:
+    if done.changed:
         for line in key_status.key_lines(done, server_now(vault), cluster.file):
             click.echo(line, err=True)
 
@@ -210,7 +210,7 @@ def tell(cluster: Cluster, vault: Vault, done: KeyStepDone, *, as_json: bool) ->
     else:
         for line in ca_text.fitted(key_status.key_lines(done, now, cluster.file), screen().width):
             click.echo(line)
-    return 0 if done.moved or not done.waits else 3
+    return 0 if done.moved or not (done.waits or done.notes) else 3
 
 
 def _confirm_life(cluster: Cluster, vault: Vault, options: StepOptions, *, as_json: bool) -> None:

@@ -57,7 +57,8 @@ class NodeRow:
 
     `trust` names the CAs in its bundles. `credentials` is None if nobody looked, and for a node that needs none.
     `wrong` has the certificates that need attention, with the names of their findings. `kubernetes` are the versions
-    of Kubernetes that the node's components run with, where its agent can see them.
+    of Kubernetes that the node's components run with, where its agent can see them. `keys` says in a few words which
+    service-account keys a control-plane node has; empty where it has none of its own.
     """
 
     node: str
@@ -73,6 +74,7 @@ class NodeRow:
     credentials: int | None = None
     wrong: Mapping[str, str] = field(default_factory=dict)
     kubernetes: Mapping[str, str] = field(default_factory=dict)
+    keys: str = ""
 
     @property
     def state(self) -> NodeState:
@@ -189,7 +191,27 @@ def of_member(
         credentials=member.credentials,
         wrong=states,
         kubernetes=report.kubernetes,
+        keys=_reported_keys(report),
     )
+
+
+def _reported_keys(report: NodeReport) -> str:
+    from vaultpki.pki import x509
+
+    keys = report.token_keys
+    if keys is None:
+        return ""
+    own = ((number, facts) for number, pem in keys.own.items() for facts in x509.readable(pem)[:1])
+    signing = next((number for number, facts in own if facts.fingerprint == keys.signing), None)
+    return _keys(signing, len(keys.union), bool(keys.shared))
+
+
+def _keys(signing: int | None, accepted: int, shared: bool) -> str:
+    if shared:
+        return "signs tokens with an sa.key that its agent has not made"
+    if signing is None:
+        return "has no service-account key yet"
+    return f"signs tokens with its service-account key {signing}, and accepts those of {accepted}"
 
 
 def of_unfit(unfit: Unfit, *, file: str = "") -> NodeRow:
@@ -389,6 +411,7 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
         owed=tuple(sorted(status.owed)),
         wrong=states,
         kubernetes=status.kubernetes,
+        keys=_keys(status.keys.signing, len(status.keys.union), status.keys.shared) if status.keys is not None else "",
     )
 
 

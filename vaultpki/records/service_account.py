@@ -188,6 +188,11 @@ class KeyRecord:
         return not self.state.resting
 
     @property
+    def hasty(self) -> bool:
+        """Whether old keys were stolen, so that every kube-apiserver restarts at once and none waits for its turn."""
+        return self.active and self.method is KeyMethod.EMERGENCY
+
+    @property
     def waits_for_tokens(self) -> bool:
         """Whether nothing but time keeps the rotation from its next step: every kube-apiserver signs as it should."""
         return self.state in (KeyState.SWITCHED, KeyState.RETURNING) and self.signing_since is not None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
 import pytest
 
 from helpers.node.agents_with_keys import SPEC, AgentsWithKeys, Plane
-from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.plan_commands import Ran, fails, vaultpki
 from vaultpki.errors import SpecError, StateConflict
 from vaultpki.identity import enrol
 from vaultpki.model import KeyType, Subject
@@ -143,22 +147,85 @@ def test_a_stolen_key_leaves_at_once_and_its_node_joins_with_another(clusters: C
         assert one.union() == ["sa:cp-1:1"]
 
 
+def test_in_an_emergency_everybody_restarts_at_once(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        old = {plane.signs() for plane in made.planes.values()}
+        made.stolen |= old
+        done = made.begin(emergency=True)
+        assert done.record is not None and done.record.state is KeyState.RETIRED
+        with pytest.raises(StateConflict, match="no rollback"):
+            made.advance(back=True)
+        # New keys are known nowhere yet, which is the outage that a person has confirmed: only the end is looked at.
+        made.life = 0
+        for _ in range(4):
+            made.passes()
+            made.later(61)
+            made.advance()
+        made.passes()
+        for plane in made.planes.values():
+            assert not old & plane.accepts() and plane.union() == ["sa:cp-1:2", "sa:cp-2:2"]
+            assert plane.signs() not in old
+
+
 def _own(plane: Plane) -> str:
     """The certificate of a node's first key, as PEM."""
     return x509.read_certificates((plane.node.pki / "sa-1.crt").read_bytes())[0].pem
 
 
-def test_the_commands(clusters: ClusterFactory) -> None:
+def test_the_commands(clusters: ClusterFactory, tmp_path: Path) -> None:
     with AgentsWithKeys.standing(clusters, "cp-1") as made:
         file, env = made.cluster.file, made.cluster.environment("applier")
         viewer = made.cluster.environment("viewer")
-        shown = vaultpki("ca", "status", "-f", file, env=viewer).stdout
-        assert "service-account-keys are steady" in shown
-        ran = vaultpki("ca", "rotate", "service-account-keys", "-f", file, env=env)
+
+        def ca(*words: str | Path, expect: int = 0, env: Mapping[str, str] = env) -> Ran:
+            return vaultpki("ca", *words, "-f", file, env=env, expect=expect)
+
+        keys = "service-account-keys"
+        assert "service-account-keys are steady" in ca("status", env=viewer).stdout
+        # What nobody may say, and what a person must confirm.
+        assert "none of these keys can be kept" in ca("rotate", keys, "--same-key", expect=2).stderr
+        assert "--stolen needs --emergency" in ca("rotate", keys, "--stolen", "cp-1", expect=2).stderr
+        ran = ca("rotate", "etcd", "--emergency", "--stolen", "cp-1", expect=2)
+        assert "--stolen is for service-account-keys" in ran.stderr
+        fails(ca("rotate", keys, "--emergency", expect=1), "pass --yes")
+        fails(ca("rotate", keys, "--emergency", "--stolen", "cp-1", "--yes", expect=1), "vaultpki lock cp-1")
+        fails(ca("continue", "--token-life", "10m", expect=1), "pass --yes")
+        fails(ca("abort", expect=1), "no service-account keys are being rotated")
+
+        ran = ca("rotate", keys)
         assert "service-account-keys are published" in ran.stdout and "It waits for:" in ran.stdout
-        ran = vaultpki("ca", "rotate", "etcd", "-f", file, env=env, expect=1)
-        assert "service-account-keys" in ran.stderr
-        ran = vaultpki("ca", "abort", "-f", file, env=env)
-        assert "service-account-keys are steady" in ran.stdout
-        jwks = vaultpki("ca", "jwks", "-f", file, env=viewer).stdout
-        assert jwks.startswith('{"keys": [') and '"kid"' in jwks
+        fails(ca("rotate", "etcd", expect=1), "service-account-keys are being rotated (published)")
+        document = json.loads(ca("status", "--json", env=viewer).stdout)
+        assert document["rotation"] == document["service_account_keys"]
+        rotation = document["rotation"]
+        assert (rotation["domain"], rotation["state"], rotation["next"]) == (keys, "published", "switched")
+        assert rotation["nodes"] == {"cp-1": {"old": 1, "new": 2, "admitted": True}}
+        assert [each["node"] for each in rotation["waiting_for"]] == ["cp-1"]
+        document = json.loads(ca("continue", "--json", expect=3).stdout)
+        assert document["moved"] is False and document["rotation"]["state"] == "published"
+
+        # Those who check tokens outside get the keys of the union, and a file of others is not lost.
+        made.passes()
+        ca("continue", expect=3)
+        written = tmp_path / "jwks.json"
+        ca("jwks", "-o", written, env=viewer)
+        shown = json.loads(written.read_text())["keys"]
+        assert len(shown) == 2 and json.loads(ca("jwks", env=viewer).stdout)["keys"] == shown
+        ca("jwks", "-o", written, env=viewer)
+        (tmp_path / "other.json").write_text("{}")
+        fails(ca("jwks", "-o", tmp_path / "other.json", env=viewer, expect=1), "is not a key set of vaultpki")
+
+        assert "service-account-keys are steady" in ca("abort").stdout
+        fails(ca("continue", "--replaced", "cp-9", expect=1), "cp-9 has no service-account keys")
+
+
+def test_a_cluster_without_such_keys_has_none_to_rotate(clusters: ClusterFactory) -> None:
+    cluster = clusters.applied(SPEC.replace("service_account_keys: true\n", ""))
+    env = cluster.environment("applier")
+    fails(
+        vaultpki("ca", "rotate", "service-account-keys", "-f", cluster.file, env=env, expect=1),
+        "service_account_keys: true",
+    )
+    ran = vaultpki("ca", "continue", "--token-life", "1d", "-f", cluster.file, env=env, expect=2)
+    assert "--token-life" in ran.stderr
+    assert "service-account-keys" not in vaultpki("ca", "status", "-f", cluster.file, env=env).stdout
