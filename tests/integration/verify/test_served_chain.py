@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,12 +92,9 @@ KINDS: Final[dict[str, dict[str, bool]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("client", [*CLIENTS, "Go"])
+@pytest.mark.parametrize("client", [*CLIENTS, pytest.param("Go", marks=pytest.mark.conformance)])
 def test_every_client_goes_on(client: str, kind: str, tmp_path: Path) -> None:
-    program, partial, connects = CLIENTS.get(client, ("true", True, None))
-    connects = connects or go_client(tmp_path)
-    if connects is None or shutil.which(program) is None:
-        pytest.skip(f"{client} is not installed")
+    _, partial, connects = CLIENTS[client] if client in CLIENTS else ("", True, go_client(tmp_path))
     rotation = Rotation(**KINDS[kind])
     with listening(*rotation.write(tmp_path, *rotation.served())) as port:
         for who, (held, whole) in rotation.holders().items():
@@ -114,8 +110,6 @@ def test_every_client_goes_on(client: str, kind: str, tmp_path: Path) -> None:
 
 def test_gnutls_refuses_what_ends_with_the_cross_certificate(tmp_path: Path) -> None:
     """As of vaultpki 0.2, whose agents left the last certificate out: the reason why it is served."""
-    if shutil.which("gnutls-cli") is None:
-        pytest.skip("gnutls-cli is not installed")
     rotation = Rotation()
     bundle = tmp_path / "etcd-ca.crt"
     bundle.write_text(rotation.before.pem + rotation.after.pem)
