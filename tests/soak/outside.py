@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.kube import kube_cluster
-from helpers.vault.outside_signer import OutsideSigner, openssl
+from helpers.vault.outside_signer import OutsideSigner
 from soak.printed import say
 from vaultpki.records.rotation import State
 
 if TYPE_CHECKING:
     from soak.rotations import Run
-
-WAITS_FOR = "signer outside"
-"""Where `ca continue` names what it waits for, the word for the signer of a root from outside."""
 
 _BETWEEN = ("Corp Policy CA", "Corp Platform CA")
 _DAYS = 365
@@ -40,22 +37,11 @@ def carry(run: Run) -> None:
     for extensions in sorted(place.glob("*.ext")):
         stem = extensions.with_suffix("")
         if stem.with_name(f"{stem.name}-self-signed.pem").exists():
-            made.append(_crossed(signer, stem, extensions))
+            made.append(signer.cross(extensions, "-sha384"))
         else:
             made.append(signer.sign(stem.with_suffix(".csr"), extensions.read_text(), days=_DAYS))
     say(f"the signer outside made {', '.join(each.name for each in made)}")
     run.operator.ca("import", *made)
-
-
-def _crossed(signer: OutsideSigner, stem: Path, extensions: Path) -> Path:
-    """The certificate by which the root outside vouches for a root of ours, as the file of extensions says."""
-    root, made = signer.folder / signer.names[0], stem.with_suffix(".crt")
-    openssl(
-        *("x509", "-in", stem.with_name(f"{stem.name}-self-signed.pem"), "-clrext", "-sha384", "-days", "3000"),
-        *("-CA", root.with_name(f"{root.name}.crt"), "-CAkey", root.with_name(f"{root.name}.key"), "-CAcreateserial"),
-        *("-extfile", extensions, "-out", made),
-    )
-    return made
 
 
 def moved_out(run: Run) -> None:

@@ -40,6 +40,7 @@ from soak.phases import Phase, report
 from soak.printed import brief, say
 from vaultpki.kube.objects import SERVING_CA
 from vaultpki.records.rotation import State
+from vaultpki.rotation.gates import SIGNER_OUTSIDE
 
 KINDS = ("vault", "bao")
 # The slowest way of one CA: that of the root, all states there and back.
@@ -118,7 +119,7 @@ class Run:
     def _answer(self, waiting: Mapping[str, str]) -> list[str]:
         """Does what only a person can do; the words that say so to the next step."""
         words: list[str] = []
-        if outside.WAITS_FOR in waiting:
+        if SIGNER_OUTSIDE in waiting:
             outside.carry(self)
         for pod in self.pods.pods if "pods" in waiting else ():
             if f"default/{pod}" in waiting["pods"]:

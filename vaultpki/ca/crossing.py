@@ -25,14 +25,13 @@ from vaultpki.records.rotation import State
 from vaultpki.redact import printable
 from vaultpki.rotation import root_steps
 from vaultpki.rotation.states import number
-from vaultpki.vault import Request, Vault, text
+from vaultpki.vault import Vault
 
 if TYPE_CHECKING:
     from vaultpki.outside.checks import FailedCheck
     from vaultpki.outside.files import Sent
 
 _DAY: Final = 86400
-_QUIET: Final = ("authority information access", "AIA configuration", "crl-signing", "CRL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +69,7 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> WantedCross | None:
     csr = ""
     if record.new.key:
         name = ca_subject(cluster.name, ROOT, number(record.new.name))
-        body = {"key_ref": record.new.key, "common_name": name, "exclude_cn_from_sans": True, "format": "pem"}
-        # hvac has no method for it.
-        asked = Request("POST", f"{mount.path}/intermediate/cross-sign", body, warnings=_QUIET)
-        csr = text(vault.call(asked).data, "csr")
+        csr = authorities.cross_request(vault, mount.path, name, record.new.key)
     between = root_vouching.depth(new, chain)
     days = int((min(new.not_after, old.not_after) - now).total_seconds()) // _DAY
     return WantedCross(record.new.name, old, new, csr, between, max(days, 1))

@@ -16,7 +16,7 @@ from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import printable
 from vaultpki.rotation import gates, mount_steps, recovery, serving_copy
 from vaultpki.rotation.confirmations import Confirmations
-from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant, Waiting
+from vaultpki.rotation.gates import SIGNER_OUTSIDE, Gate, OperatorLeaf, Participant, Waiting
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.states import FORWARD, next_state
@@ -165,7 +165,7 @@ def for_signer(cluster: Cluster, record: RotationRecord) -> Waiting:
         f"has not signed {name} yet: `vaultpki ca csr -f {cluster.file} -o DIR` writes the request, and `vaultpki ca "
         f"import -f {cluster.file} FILE...` takes what comes back"
     )
-    return Waiting("signer outside", reason)
+    return Waiting(SIGNER_OUTSIDE, reason)
 
 
 def lingering(scene: Scene, record: RotationRecord, keeps: str = "") -> Gate | None:

@@ -17,7 +17,7 @@ from vaultpki.pki.facts import Facts
 from vaultpki.records.rotation import CaRef, RotationRecord
 from vaultpki.redact import printable
 from vaultpki.rotation import root_steps
-from vaultpki.rotation.gates import Gate, Participant, Waiting
+from vaultpki.rotation.gates import SIGNER_OUTSIDE, Gate, Participant, Waiting
 from vaultpki.rotation.mount_steps import RotationMount
 
 
@@ -98,7 +98,7 @@ def _signs(mount: RotationMount) -> bool:
 def _for_old(scene: Scene, record: RotationRecord, new: CaRef) -> Waiting:
     file = scene.target.file
     return Waiting(
-        "signer outside",
+        SIGNER_OUTSIDE,
         f"has not vouched for {new.name} yet: `vaultpki ca csr -f {file} -o DIR` writes what {record.old.name} must "
         f"sign, and `vaultpki ca import -f {file} FILE` takes it; or without that, as follows",
     )

@@ -120,8 +120,7 @@ def _import_cross(
     cluster: Cluster, vault: Vault, wanted: WantedCross, files: tuple[Path, ...], *, dry_run: bool, as_json: bool
 ) -> int:
     """Check and install the certificate by which the old root vouches for the new one, and take the next step."""
-    from vaultpki.ca import commands, crossing, returned
-    from vaultpki.show import ca as ca_text
+    from vaultpki.ca import crossing, returned
 
     sent = returned.read_files(files)
     verdict = crossing.judge(sent, wanted, server_now(vault))
@@ -138,10 +137,7 @@ def _import_cross(
     if dry_run:
         return 0
     crossing.install(cluster, vault, verdict.accepted[1])
-    step = commands.advance(cluster, vault, server_now(vault))
-    if not as_json:
-        for line in ca_text.record_lines(step.record, step.gate, server_now(vault), cluster.file):
-            click.echo(line)
+    _advance(cluster, vault, as_json=as_json)
     return 0
 
 
@@ -260,9 +256,7 @@ def _go_on(
     cluster: Cluster, vault: Vault, where: ServerFacts, rotated: frozenset[str], found: ReturnedFiles, *, as_json: bool
 ) -> int:
     """Continue the apply, and the rotation that waited; `rotated` are the domains with one. Returns the exit code."""
-    from vaultpki.ca import commands
     from vaultpki.cli import apply as cli_apply
-    from vaultpki.show import ca as ca_text
     from vaultpki.show import plan as plan_text
 
     with progress("Applying") as counter:
@@ -271,10 +265,7 @@ def _go_on(
         click.echo(f"Done: {len(done.changes)} changes, {vault.sent.writes} writes to {vault.address}.")
     imported = {*(each.request.domain for each in found.verdict.accepted), *found.installed} - {*found.held}
     if rotated & imported:
-        step = commands.advance(cluster, vault, server_now(vault))
-        if not as_json:
-            for line in ca_text.record_lines(step.record, step.gate, server_now(vault), cluster.file):
-                click.echo(line)
+        _advance(cluster, vault, as_json=as_json)
     if done.waiting:
         raise Attention(plan_text.waiting_sentence(cluster.file, done.waiting))
     if found.held:
@@ -285,3 +276,14 @@ def _go_on(
             "same `vaultpki ca import` again"
         )
     return 0
+
+
+def _advance(cluster: Cluster, vault: Vault, *, as_json: bool) -> None:
+    """Take the next step of the rotation that waited, and say where it stands."""
+    from vaultpki.ca import commands
+    from vaultpki.show import ca as ca_text
+
+    step = commands.advance(cluster, vault, server_now(vault))
+    if not as_json:
+        for line in ca_text.record_lines(step.record, step.gate, server_now(vault), cluster.file):
+            click.echo(line)

@@ -18,7 +18,7 @@ from vaultpki.ca import request_files, returned
 from vaultpki.ca import waiting as ca_waiting
 from vaultpki.ca.request_files import RequestFiles
 from vaultpki.demo import run
-from vaultpki.demo.run import AppliedExample, DemoResult
+from vaultpki.demo.run import DEMO_HEAD, AppliedExample, DemoResult
 from vaultpki.disk.files import write_private
 from vaultpki.errors import VaultpkiError
 from vaultpki.host import openssl
@@ -32,13 +32,9 @@ _SECONDS: Final = 60
 _DAYS: Final = 730
 _BACKDATED: Final = timedelta(minutes=15)
 
-_EXAMPLE: Final = """\
-cluster: demo
-vault: {{addresses: ["{address}"], ca_file: vault-ca.crt}}
-api_server:
-  endpoint: https://10.0.0.10:6443
-  names: [api.demo.example]
-  addresses: [10.0.0.10]
+_EXAMPLE: Final = (
+    DEMO_HEAD
+    + """\
 nodes:
   - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
   - {{name: worker-1, roles: [worker], addresses: [10.0.0.21]}}
@@ -48,6 +44,7 @@ ca:
   issuing_ttl: 2y
   subject: {{O: Example Corp, C: DE}}
 """
+)
 
 _CONFIGURATION: Final = """\
 [ca]

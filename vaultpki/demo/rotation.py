@@ -20,7 +20,7 @@ from vaultpki.ca.run import Step
 from vaultpki.certificates import bundle, pair_files
 from vaultpki.config.agent import load_agent
 from vaultpki.demo import run
-from vaultpki.demo.run import AppliedExample
+from vaultpki.demo.run import DEMO_HEAD, AppliedExample
 from vaultpki.errors import StateConflict
 from vaultpki.model import AgentConfig
 from vaultpki.pki import x509
@@ -34,18 +34,15 @@ _OUTSIDERS_CA: Final = "kubernetes"
 # More than any state needs: each node gets its turn, and reports before and after.
 _MOST_ROUNDS: Final = 20
 
-_EXAMPLE: Final = """\
-cluster: demo
-vault: {{addresses: ["{address}"], ca_file: vault-ca.crt}}
-api_server:
-  endpoint: https://10.0.0.10:6443
-  names: [api.demo.example]
-  addresses: [10.0.0.10]
+_EXAMPLE: Final = (
+    DEMO_HEAD
+    + """\
 nodes:
   - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
   - {{name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}}
   - {{name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}}
 """
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,18 +36,25 @@ from vaultpki.verify.on_disk import Check
 _MARK: Final = ".vaultpki-demo"
 _OURS: Final = ("cluster.yaml", "vault-ca.crt", "nodes", "operator", "server", "offline", "requests", "corp-ca.crt")
 
-_EXAMPLE: Final = """\
+DEMO_HEAD: Final = """\
 cluster: demo
 vault: {{addresses: ["{address}"], ca_file: vault-ca.crt}}
 api_server:
   endpoint: https://10.0.0.10:6443
   names: [api.demo.example]
   addresses: [10.0.0.10]
+"""
+"""How every example begins; `{address}` stands for that of the server."""
+
+_EXAMPLE: Final = (
+    DEMO_HEAD
+    + """\
 nodes:
   - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
   - {{name: worker-1, roles: [worker], addresses: [10.0.0.21]}}
   - {{name: worker-2, roles: [worker], addresses: [10.0.0.22]}}
 """
+)
 
 
 @dataclass(frozen=True, slots=True)

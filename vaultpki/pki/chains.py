@@ -129,13 +129,20 @@ def with_chains(known: Trust, shown: Sequence[Facts], kept: Sequence[Facts], *, 
 
 def _idle(known: Trust, shown: Iterable[Facts], middle: Sequence[Facts], root_name: str) -> tuple[Facts, ...]:
     """Return the CAs between below those roots from outside that have no issuing CA, the lower ones first."""
-    used = {facts for issuing in known.issuing for facts in chain_up(issuing, known.roots, middle)}
-    roots = {root for root in known.roots if root not in used and not named(root, root_name)}
+    if all(named(root, root_name) for root in known.roots):
+        return ()
+    roots = {root for root in unused(known.roots, known.issuing, middle) if not named(root, root_name)}
     if not roots:
         return ()
     found = between(shown, known.roots, root_name=root_name)
     lower = [facts for facts in reversed(found) if facts not in middle]
     return tuple(facts for facts in lower if roots & {*chain_up(facts, known.roots, found)})
+
+
+def unused(roots: Sequence[Facts], issuing: Iterable[Facts], between: Sequence[Facts]) -> tuple[Facts, ...]:
+    """Return the roots to which no chain of these issuing CAs leads, as of one that takes the place of another."""
+    used = {facts for each in issuing for facts in chain_up(each, roots, between)}
+    return tuple(root for root in roots if root not in used)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from vaultpki.certificates import SKEW
 from vaultpki.records.rotation import Method, RotationRecord, State
@@ -26,6 +27,10 @@ class OperatorLeaf:
     name: str
     serial: str
     not_after: datetime
+
+
+SIGNER_OUTSIDE: Final = "signer outside"
+"""The word for whoever signs below a root from outside, where gates name nodes."""
 
 
 @dataclass(frozen=True, slots=True)

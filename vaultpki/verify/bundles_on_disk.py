@@ -101,9 +101,8 @@ def _part_problems(holder: Holder, ca: str, here: BundleParts, above: BundlePart
             else "holds an issuing CA that its root did not sign"
         )
     needed = chains.above(here.issuing, here.between)
-    used = {facts for issuing in here.issuing for facts in chain_up(issuing, here.roots, here.between)}
     # A root that takes the place of another one has no issuing CA below it at first.
-    idle = [root for root in here.roots if root not in used]
+    idle = chains.unused(here.roots, here.issuing, here.between)
     lower = [facts for facts in here.between if facts not in needed]
     if strange := [facts for facts in lower if not chain_up(facts, idle, here.between)]:
         yield f"holds {strange[0].subject_text}, which stands above no issuing CA of {ca}"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from helpers.node.root_rotation import RootRotation
 from helpers.vault.applied_cluster import Ran, vaultpki
-from helpers.vault.outside_signer import OutsideSigner, openssl
+from helpers.vault.outside_signer import OutsideSigner
+from vaultpki.pki.facts import Facts
 from vaultpki.records.rotation import State
 
 
@@ -56,14 +57,7 @@ class RootMove:
         place = self.folder / folder
         self.run("csr", "-o", place)
         (extensions,) = place.glob("*.ext")
-        stem, root = extensions.with_suffix(""), self.signer.folder / self.signer.names[0]
-        csr, made = stem.with_suffix(".csr"), stem.with_suffix(".crt")
-        source = ("-req", "-in", csr) if csr.exists() else ("-in", f"{stem}-self-signed.pem", "-clrext")
-        key = ("-CA", root.with_name(f"{root.name}.crt"), "-CAkey", root.with_name(f"{root.name}.key"))
-        openssl(
-            "x509", *source, *key, "-CAcreateserial", "-days", "3000", "-extfile", extensions, *options, "-out", made
-        )
-        return made
+        return self.signer.cross(extensions, *options)
 
     def published(self) -> None:
         self.rotation.begin()
@@ -73,3 +67,13 @@ class RootMove:
         """On to the state in which every issuing CA is of the root outside."""
         self.rotation.moved(State.SWITCHED)
         self.run("import", *self.signed(folder))
+
+    def out(self) -> Facts:
+        """From the root that vaultpki made, which is returned, to the one outside, whole."""
+        (first,) = self.rotation.certificates().values()
+        self.asks_outside(first.fingerprint)
+        self.published()
+        self.switched()
+        self.rotation.moved(State.RETIRED)
+        self.rotation.moved(State.DONE)
+        return first

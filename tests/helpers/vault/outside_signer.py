@@ -106,6 +106,17 @@ class OutsideSigner:
         """Sign what `ca csr` wrote to this folder, as it asks for it."""
         return [self.sign(csr, csr.with_suffix(".ext").read_text()) for csr in sorted(requests.glob("*.csr"))]
 
+    def cross(self, extensions: Path, *options: str) -> Path:
+        """What the root makes of what `ca csr` wrote for a new root, by the command in that file of extensions."""
+        stem, root = extensions.with_suffix(""), self.folder / self.names[0]
+        csr, made = stem.with_suffix(".csr"), stem.with_suffix(".crt")
+        source = ("-req", "-in", csr) if csr.exists() else ("-in", f"{stem}-self-signed.pem", "-clrext")
+        key = ("-CA", root.with_name(f"{root.name}.crt"), "-CAkey", root.with_name(f"{root.name}.key"))
+        openssl(
+            "x509", *source, *key, "-CAcreateserial", "-days", "3000", "-extfile", extensions, *options, "-out", made
+        )
+        return made
+
     def sign(
         self, csr: Path, extensions: str = ISSUING, *, days: int = 365, begun: timedelta = timedelta(minutes=15)
     ) -> Path:

@@ -149,12 +149,7 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
 def test_no_cross_certificate_but_a_list_in_agent_yaml(move: RootMove) -> None:
     """Outside to ours: the owner of each node writes the new root, and the gate names the nodes that lack it."""
     rotation, cluster = move.rotation, move.rotation.cluster
-    (first,) = rotation.certificates().values()
-    move.asks_outside(first.fingerprint)
-    move.published()
-    move.switched()
-    rotation.moved(State.RETIRED)
-    rotation.moved(State.DONE)
+    first = move.out()
     outside = move.signer.root_sha256
     move.asks(f"root_sha256: {outside}")
     rotation.begin()
@@ -246,12 +241,7 @@ def test_the_way_back_from_outside(move: RootMove, tmp_path: Path, state: State)
 @pytest.mark.parametrize("state", BACK)
 def test_the_way_back_to_outside(move: RootMove, tmp_path: Path, state: State) -> None:
     rotation = move.rotation
-    (first,) = rotation.certificates().values()
-    move.asks_outside(first.fingerprint)
-    move.published()
-    move.switched()
-    rotation.moved(State.RETIRED)
-    rotation.moved(State.DONE)
+    move.out()
     before, issuing = set(rotation.certificates()), {ca: rotation.default(ca) for ca in CAS}
     move.asks(f"root_sha256: {move.signer.root_sha256}")
     rotation.begin()
@@ -270,12 +260,7 @@ def test_the_way_back_to_outside(move: RootMove, tmp_path: Path, state: State) -
 @pytest.mark.parametrize("listed", [False, True])
 def test_from_one_outside_to_another(move: RootMove, tmp_path: Path, listed: bool) -> None:
     rotation = move.rotation
-    (first,) = rotation.certificates().values()
-    move.asks_outside(first.fingerprint)
-    move.published()
-    move.switched()
-    rotation.moved(State.RETIRED)
-    rotation.moved(State.DONE)
+    first = move.out()
     other = OutsideSigner.made(tmp_path / "other")
     move.asks_outside(move.signer.root_sha256, signer=other)
     rotation.begin()
