@@ -19,6 +19,9 @@ from vaultpki.kube import flags as component_flags
 _LONGEST: Final = 64 * 1024
 # The components of which a flag names one of our files; others have them in a kubeconfig, or in a file of settings.
 _NAMING: Final = frozenset(flag.component for flag in component_flags.FLAGS)
+# With one of these a program says something and ends. This agent asks for versions itself, as people do. A version as
+# the value is the one that a program shall report (kubernetes component-base/version/verflag).
+_ASKED: Final = frozenset({("version", "true"), ("version", "raw"), ("help", "true"), ("h", "true")})
 
 # Fields of /proc/PID/stat, counted from the one after the command's name: ppid is the fourth, starttime the 22nd.
 _PARENT, _STARTED = 1, 19
@@ -88,6 +91,8 @@ def _running(component: str, processes: str) -> Iterator[Process]:
                 fields = file.read(_LONGEST).rpartition(b")")[2].split()
             started = Moment(boot, int(fields[_STARTED]) / ticks)
             program, *arguments = map(os.fsdecode, words)
+            if _ASKED.intersection(component_flags.flags_of(arguments).items()):
+                continue
             yield Process(component, int(name), started, tuple(arguments), int(fields[_PARENT]), program)
 
 

@@ -155,6 +155,21 @@ def test_one_whose_files_are_not_on_its_command_line_counts_by_its_network(proc:
     assert proc.find("kube-scheduler", bundle) == [9]
 
 
+@pytest.mark.parametrize("asked", ["--version", "-version", "--version=raw", "--help", "-h"])
+def test_a_program_that_is_asked_what_it_is_runs_no_component(proc: Proc, bundle: Path, asked: str) -> None:
+    proc.add(7, "/usr/bin/etcd", f"{CA}={bundle}", root=Path("/"), network="here")
+    proc.add(8, "/usr/bin/etcd", asked, root=Path("/"), network="here", started=50)
+
+    assert proc.find("etcd", bundle) == [7]
+    assert processes.running(str(proc.folder)) == {"etcd": (f"{CA}={bundle}",)}
+
+
+def test_a_component_may_be_told_which_version_to_report(proc: Proc, bundle: Path) -> None:
+    proc.add(7, "kube-scheduler", "--version=v1.36.0", network="here")
+
+    assert proc.find("kube-scheduler", bundle) == [7]
+
+
 def test_a_process_and_its_children_are_one_and_the_oldest_is_first(proc: Proc, bundle: Path) -> None:
     proc.add(7, "etcd", f"{CA}={bundle}", started=300)
     proc.add(8, "etcd", f"{CA}={bundle}", started=301, parent=7)
