@@ -18,7 +18,7 @@ from helpers.vault.servers import Server
 
 pytestmark = pytest.mark.on_node
 
-DOCTOR = [sys.executable, "-m", "vaultpki", "doctor", "--json", "-c"]
+DOCTOR = [*ALONE, sys.executable, "-m", "vaultpki", "doctor", "--json", "-c"]
 
 
 @pytest.fixture(scope="module")
