@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from vaultpki.agent.kubeconfigs import names_pair
 from vaultpki.certificates import laid_out, pair_files
@@ -12,7 +13,9 @@ from vaultpki.disk.generations import link_of
 from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.errors import StoreError
 from vaultpki.layout import CA_KEYS, TRUST_BUNDLES
-from vaultpki.places import KUBECONFIGS, KUBELET, PKI, Layout
+from vaultpki.pki.facts import Facts
+from vaultpki.places import ETCD, KUBECONFIGS, KUBELET, PKI, Layout
+from vaultpki.records.join_file import Join
 
 
 def refuse(layout: Layout, paths: Mapping[str, str]) -> None:
@@ -24,9 +27,47 @@ def refuse(layout: Layout, paths: Mapping[str, str]) -> None:
         return
     for path in _foreign(paths):
         raise StoreError(
-            f"{path}: it was made by kubeadm or a kubelet, and taking over an existing kubeadm cluster is not "
-            "supported yet; nothing was changed: use a machine without one, or run `kubeadm reset` if it may go"
+            f"{path}: it was made by kubeadm or a kubelet, and the join file does not know the CA of their cluster; "
+            "nothing was changed: to take the cluster over, write its CAs into `ca.also_trust` of cluster.yaml and "
+            "enrol the machine again; else use a machine without one, or run `kubeadm reset` if it may go"
         )
+
+
+def to_take_over(join: Join, paths: Mapping[str, str]) -> bool:
+    """Return whether this is a machine of a kubeadm cluster whose CAs the join file knows, so that it is taken over.
+
+    Raises StoreError if its CA is one that the join file does not know: then nothing says that the machine belongs to
+    this cluster, and it would be locked out.
+    """
+    if join.layout is not Layout.KUBEADM or not join.also_trust or _ours(paths) or not any(_foreign(paths)):
+        return False
+    for ca, (folder, name) in _CAS.items():
+        path = f"{paths[folder]}/{name}"
+        for facts in _certificates(path):
+            if facts.fingerprint not in join.also_trust.get(ca, ()):
+                raise StoreError(
+                    f"{path}: its CA {facts.subject_text} (SHA-256 {facts.fingerprint}) is not in the join file, so "
+                    "this machine is not of the cluster that is taken over; write that CA into `ca.also_trust` of "
+                    "cluster.yaml if it is, run `vaultpki apply`, and enrol the machine again"
+                )
+    return True
+
+
+def _certificates(path: str) -> tuple[Facts, ...]:
+    from vaultpki.pki import x509
+
+    found = read(path) if files.exists(path) else None
+    return x509.readable(found.decode("ascii", "replace")) if found is not None else ()
+
+
+def read(path: str) -> bytes:
+    """Return a file of kubeadm's. Raises StoreError."""
+    folder, name = path.rpartition("/")[::2]
+    with files.closing(files.open_folder(folder, create=False)) as opened, files.storage_errors(path):
+        return files.read_at(name, opened)[0]
+
+
+_CAS: Final = {"kubernetes": (PKI, "ca.crt"), "etcd": (ETCD, "ca.crt"), "front-proxy": (PKI, "front-proxy-ca.crt")}
 
 
 def _ours(paths: Mapping[str, str]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from vaultpki.agent import join_hooks
+from vaultpki.agent import foreign_kubeadm_files, join_hooks
 from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.config.agent import dump_agent
@@ -19,7 +19,7 @@ from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
 from vaultpki.errors import BadAnswer, Denied, JoinRefused, Refused
 from vaultpki.issue.issuers import Issuers, fetch_issuers, roots_below, trusts
-from vaultpki.model import AgentConfig, Auth
+from vaultpki.model import AgentConfig, Auth, TakenOver
 from vaultpki.node import assignment, pins, state
 from vaultpki.node.credential import approle_login, enrolling, login, own_record, roll, settings_of
 from vaultpki.node.secret_id import Asked, JoinStep, SecretIdFiles, digest
@@ -103,6 +103,7 @@ def _configuration(plan: JoinPlan) -> AgentConfig:
         layout=join.layout,
         folders=plan.folders,
         also_trust=join.also_trust,
+        taken_over=_taken_over(plan),
         file=plan.file,
     )
     if old is None:
@@ -121,6 +122,13 @@ def _configuration(plan: JoinPlan) -> AgentConfig:
         # What the owner wrote of a root to come.
         further_roots=tuple(pin for pin in old.further_roots if pin != join.root_sha256),
     )
+
+
+def _taken_over(plan: JoinPlan) -> TakenOver | None:
+    """Return the machine, if it is one of kubeadm's whose CAs the join file knows; what was decided before stays."""
+    if plan.old is not None and plan.old.taken_over is not None:
+        return plan.old.taken_over
+    return plan.machine if foreign_kubeadm_files.to_take_over(plan.join, plan.paths) else None
 
 
 def _pins(join: Join, old: AgentConfig) -> dict[str, tuple[str, ...]]:

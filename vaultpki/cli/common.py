@@ -30,6 +30,10 @@ _POLICY_OF: Final = {
     "graph": "viewer",
     "ca status": "viewer",
     "issue": "operator",
+    "adopt start": "adopter",
+    "adopt status": "adopter",
+    "adopt continue": "adopter",
+    "adopt abort": "adopter",
     "lock": "locker",
 }
 # Cells of a terminal.

@@ -20,7 +20,7 @@ APPROLE: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 CertificatesByHolder = Mapping[Node | Pool, tuple[Certificate, ...]]
 
-WRITTEN: Final = ("operator", "enroller", "viewer", "locker")
+WRITTEN: Final = ("operator", "enroller", "viewer", "locker", "adopter")
 """Those whose policies apply writes, to be given to people by name."""
 POLICIES: Final = ("applier", *WRITTEN)
 """Everybody who runs commands. The applier's policy is what apply itself needs, so it is written by hand."""

@@ -10,7 +10,7 @@ from helpers.vault.servers import OF_TESTS, ROOT_TOKENS, Server
 from vaultpki.config.cluster import load_cluster
 from vaultpki.identity import access
 
-Who = Literal["applier", "enroller", "operator", "viewer", "locker"]
+Who = Literal["applier", "enroller", "operator", "viewer", "locker", "adopter"]
 
 # The rest depends on the prefix alone.
 _OF_SPEC: Final = ("enroller", "operator")

@@ -1,0 +1,140 @@
+"""A machine of kubeadm's is led through every state and back: files, flags, and what each process was started with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.kube.taken_over_machine import TakenOverMachine
+from vaultpki.errors import Attention, StateConflict
+from vaultpki.records.adoption import AdoptionState as S
+from vaultpki.takeover import carry_out
+
+PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
+TRUST = {
+    S.PREPARED: {"old"},
+    S.PUBLISHED: {"old", "new"},
+    S.SWITCHED: {"old", "new"},
+    S.CLOSED: {"old", "new"},
+    S.RETIRED: {"new"},
+    S.DONE: {"new"},
+    S.RETRUSTING: {"old", "new"},
+    S.RETURNING: {"old", "new"},
+}
+SHOWS = {state: "new" if state in (S.SWITCHED, S.CLOSED, S.RETIRED, S.DONE, S.RETRUSTING) else "old" for state in S}
+SIGNS = {S.PREPARED, S.PUBLISHED, S.SWITCHED, S.RETURNING}
+ONWARD = (S.PREPARED, S.PUBLISHED, S.SWITCHED, S.CLOSED, S.RETIRED)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> TakenOverMachine:
+    return TakenOverMachine(tmp_path)
+
+
+def holds(machine: TakenOverMachine, state: S) -> None:
+    """Every process was started with what the state asks, and the signer and the kubelet are as it says."""
+    seen = machine.processes
+    components = PLANE if machine.plane else ("kubelet",)
+    assert {each: seen.trust(each) for each in components} == dict.fromkeys(components, TRUST[state]), state
+    assert {each: seen.shows(each) for each in components} == dict.fromkeys(components, SHOWS[state]), state
+    assert all(not seen.problem(each) for each in components), state
+    if machine.plane:
+        words = seen.words("kube-controller-manager")
+        assert bool(words["cluster-signing-key-file"]) == (state in SIGNS), state
+        if state in SIGNS:
+            text = seen.load()["kube-controller-manager"]["read"]["cluster-signing-cert-file"]
+            assert text == machine.old["kubernetes"].pem
+        verifies = "kubelet-certificate-authority" in seen.words("kube-apiserver")
+        assert verifies == (state in (S.RETIRED, S.DONE)), state
+    assert seen.words("kubelet")["rotate"] == str(SHOWS[state] == "old"), state
+    keys = (Path(machine.where.directory) / "ca.key").exists()
+    assert keys == (machine.plane and SHOWS[state] == "old"), state
+
+
+@pytest.mark.parametrize("name", ["cp-1", "w-1"])
+def test_a_machine_goes_all_the_way(tmp_path: Path, name: str) -> None:
+    machine = TakenOverMachine(tmp_path, name)
+    for state in (*ONWARD, S.DONE):
+        machine.go(state)
+        holds(machine, state)
+        machine.agent_pass(state)
+        assert carry_out.left(machine.run(state)) == [], state
+        if machine.plane:
+            assert (Path(machine.where.directory) / "encryption.yaml").exists(), state
+    # Nothing of the old CAs is left on the disk.
+    old = {each.pem[:300] for each in machine.old.values()} | {each.key_pem for each in machine.old.values()}
+    for path in machine.root.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.name not in ("sa.key", "processes.json"):
+            text = path.read_text()
+            assert not [each for each in old if each in text], path
+    names = {path.name for path in Path(machine.where.kubeconfigs).glob("*.conf")}
+    assert names == (
+        {"scheduler.conf", "controller-manager.conf", "kubelet.conf"} if machine.plane else {"kubelet.conf"}
+    )
+
+
+@pytest.mark.parametrize("name", ["cp-1", "w-1"])
+@pytest.mark.parametrize("turned", [S.PUBLISHED, S.SWITCHED, S.CLOSED, S.RETIRED])
+def test_from_every_state_it_comes_back_to_the_byte(tmp_path: Path, name: str, turned: S) -> None:
+    machine = TakenOverMachine(tmp_path, name)
+    before = machine.snapshot()
+    for state in ONWARD[: ONWARD.index(turned) + 1]:
+        machine.go(state)
+    back = {S.PUBLISHED: (), S.RETIRED: (S.RETRUSTING, S.RETURNING)}.get(turned, (S.RETURNING,))
+    for state in (*back, S.PREPARED):
+        machine.go(state)
+        holds(machine, state)
+    machine.go(None)
+    assert machine.snapshot() == before
+    assert carry_out.left(machine.run(None)) == []
+    assert not list((machine.state).glob("takeover/*"))
+
+
+def test_it_can_turn_round_and_go_on(machine: TakenOverMachine) -> None:
+    for state in (S.PUBLISHED, S.SWITCHED, S.RETURNING, S.SWITCHED, S.CLOSED, S.RETIRED, S.RETRUSTING, S.SWITCHED):
+        machine.go(state)
+        holds(machine, state)
+
+
+def test_the_copy_for_the_signer_comes_before_any_bundle(machine: TakenOverMachine) -> None:
+    machine.agent_pass(S.PUBLISHED)
+    names = [step.what for step in carry_out.left(machine.run(S.PUBLISHED))]
+    assert names.index("sign CSRs by that copy") < names.index(f"exchange {machine.where.directory}")
+
+
+def test_nothing_is_restarted_twice(machine: TakenOverMachine) -> None:
+    machine.go(S.PUBLISHED)
+    before = machine.processes.load()
+    machine.go(S.PUBLISHED)
+    assert machine.processes.load() == before
+    machine.go(S.SWITCHED)
+    before = machine.processes.load()
+    machine.go(S.CLOSED)
+    after = machine.processes.load()
+    assert {each for each in after if after[each] != before[each]} == {"kube-controller-manager"}
+
+
+def test_another_machines_turn_is_waited_for(machine: TakenOverMachine) -> None:
+    machine.agent_pass(S.PUBLISHED)
+    before = machine.snapshot()
+    run = machine.run(S.PUBLISHED)
+    assert run.assignment.adoption is not None
+    from dataclasses import replace
+
+    record = replace(run.assignment.adoption, turn="cp-2")
+    waiting = replace(run, turn=False, assignment=replace(run.assignment, adoption=record))
+    with pytest.raises(Attention, match="it is the turn of cp-2"):
+        carry_out.carry_out(waiting)
+    assert machine.snapshot() == before
+
+
+def test_without_the_agents_pairs_nothing_is_exchanged(machine: TakenOverMachine) -> None:
+    with pytest.raises(StateConflict, match="run `vaultpki agent --once`"):
+        carry_out.carry_out(machine.run(S.PUBLISHED))
+    machine.go(S.PUBLISHED)
+    own = Path(machine.where.aside) / "agent"
+    (own / "etcd/server.crt").unlink()
+    with pytest.raises(StateConflict, match=r"etcd/server\.crt is missing"):
+        carry_out.carry_out(machine.run(S.SWITCHED))
+    holds(machine, S.PUBLISHED)
