@@ -137,8 +137,7 @@ class Given:
 
         Gates wait for `quick` seconds in place of several minutes.
         """
-        who = "adopter"
-        env = environment(self.made.cluster.environment(who)) | {"HOME": str(self.folder)}
+        env = environment(self.made.cluster.environment("adopter")) | {"HOME": str(self.folder)}
         outside = self.made.kubernetes.outside.holder.pid
         enter = ["nsenter", "--target", str(outside), "--net", "--mount", f"--wdns={self.folder}", "--"]
         program = [sys.executable, "-c", _QUICK.format(seconds=quick)]
