@@ -15,7 +15,7 @@ from vaultpki.disk.files import private_folder
 from vaultpki.errors import StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.takeover import exchanging, folders, kubelet_pair, old_pairs, plain_files, starts
+from vaultpki.takeover import exchanging, folders, key_copies, kubelet_pair, old_pairs, plain_files, starts
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import JOURNAL, files_in, read
@@ -348,6 +348,7 @@ def _left(run: TakeOver) -> Iterator[str]:
     """Yield what of the old CAs lies on the disk in DONE."""
     paths = [f"{run.where.aside}/{name}" for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER_FOLDER)]
     paths.append(f"{run.where.kubelet_aside}/{FolderKind.KUBEADM.value}")
+    yield from (f"{path}: deleted, it holds a key of an old CA" for path in key_copies.elsewhere(run))
     yield from (f"{path}: deleted" for path in paths if os.path.lexists(path))
     if _copies(run):
         yield f"{run.journal.folder}: kubeadm's own files are deleted; after that there is no way back"
@@ -359,6 +360,10 @@ def _copies(run: TakeOver) -> list[str]:
 
 
 def _delete(run: TakeOver) -> None:
+    # What is no key of an old CA is known as long as their certificates and kubeadm's manifests are there.
+    for path in key_copies.elsewhere(run):
+        exchange.remove(path)
+        run.tell(f"deleted {path}, which held a key of an old CA")
     # First, since a journal that names copies which are gone says that they are lost.
     run.journal.save(kept={}, written={}, copied={}, reached=AdoptionState.DONE)
     for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER_FOLDER):
