@@ -186,6 +186,14 @@ def _refuse_other_cas(look: AdoptionLook) -> None:
                 f"the cluster's CA of {domain} is {other[0].subject_text} with the SHA-256 {other[0].fingerprint}, and "
                 f"`ca.also_trust` of {cluster.file} names another one; correct that, and run `vaultpki apply`"
             )
+        known = {each.fingerprint for each in shown}
+        further = [each for each in old.get(domain, ()) if shown and each.fingerprint not in known]
+        if further:
+            raise StateConflict(
+                f"`ca.also_trust.{domain}` of {cluster.file} names {further[0].subject_text} too, which is no CA of this "
+                "cluster, and an adoption takes away every CA there: take that one out until the adoption is done, "
+                "and run `vaultpki apply`; who is let in by it is shut out meanwhile"
+            )
 
 
 def _settle(look: AdoptionLook, look_again: Callable[[], AdoptionLook], ask: Ask) -> tuple[AdoptionLook, bool]:

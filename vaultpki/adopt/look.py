@@ -258,7 +258,9 @@ def _with_evidence(
     told = report.adoption if report is not None else None
     later = None
     signs = any(obstacles.signing_files(pod.flags) for pod in managers) if managers else None
-    if report is not None and told is None and record is not None:
+    # kubeadm's kubelet renews its own certificate: this is none of ours, whatever an agent of its name has elsewhere.
+    ours = kubelet is not True
+    if report is not None and told is None and record is not None and ours:
         later = joined_later(report, record, sides, signs=signs)
     return replace(
         machine,

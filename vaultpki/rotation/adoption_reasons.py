@@ -128,6 +128,12 @@ def arrived(record: AdoptionRecord, machine: AdoptedMachine) -> bool:
 
 
 def _no_agent(machine: AdoptedMachine) -> str:
+    if machine.enrolled and machine.time is not None:
+        return (
+            "its agent reports nothing of the adoption: it is older than this vaultpki, or it did not join where "
+            f"kubeadm's files lie, so its agent.yaml lacks `adopt`; upgrade it, or enrol {machine.name} again and join "
+            "with the folder of kubeadm's certificates (`vaultpki agent --join FILE --dir DIR`)"
+        )
     if machine.enrolled:
         return (
             "is enrolled and reports nothing of the adoption: start its agent, or if it never joined, end its "

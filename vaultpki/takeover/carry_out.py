@@ -10,7 +10,7 @@ from vaultpki.errors import Attention, Busy, StateConflict
 from vaultpki.model import AgentConfig
 from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
-from vaultpki.records.adoption import NAME, AdoptionState
+from vaultpki.records.adoption import NAME, AdoptionRecord, AdoptionState
 from vaultpki.takeover import asked, folders, journal, plain_files, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.asked import AskedOfMachine
@@ -42,6 +42,7 @@ def prepare(
             f"{config.file} does not say that this machine is taken over: the join writes `adopt` into it where "
             "kubeadm's own files lie"
         )
+    _refuse_other_cas(config, record)
     machine = KubeadmMachine(where, record.old if record is not None else config.also_trust)
     try:
         cas = machine.cas()
@@ -63,6 +64,22 @@ def prepare(
         tell=tell,
         kept_keys=record.kept if record is not None else "",
     )
+
+
+def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> None:
+    """Raise StateConflict for a record about other old CAs than those that the owner of this machine lets in.
+
+    By such a record a bundle would be made without the CA whose certificates are in use. After the end the owner may
+    have taken them out.
+    """
+    for ca, hashes in record.old.items() if record is not None and record.active else ():
+        other = set(hashes).difference(config.also_trust.get(ca, ()))
+        if other:
+            raise StateConflict(
+                f"the record of the adoption names the old CA {min(other)} of {ca}, and {config.file} does not have "
+                "it in also_trust: nothing was changed; find out who wrote the record, or if it is right, enrol this "
+                "machine again"
+            )
 
 
 def asked_of(config: AgentConfig, wanted: Assignment) -> AskedOfMachine:

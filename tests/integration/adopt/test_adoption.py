@@ -210,6 +210,10 @@ def test_a_cluster_with_other_cas_is_refused(clusters: ClusterFactory, tmp_path:
         (one.cluster.folder / "old-ca.crt").write_text(other.pem)
         ran = vaultpki("adopt", "start", *words, env=env, expect=1)
         assert "names another one; correct that" in ran.stderr
+        # One more than the cluster has: its clients would be shut out with the old CA.
+        (one.cluster.folder / "old-ca.crt").write_text(one.objects.ca.pem + other.pem)
+        ran = vaultpki("adopt", "start", *words, env=env, expect=1)
+        assert "which is no CA of this cluster" in ran.stderr
         text = one.cluster.file.read_text()
         one.cluster.file.write_text(text.replace("    etcd: [old-etcd-ca.crt]\n", ""))
         ran = vaultpki("adopt", "start", *words, env=env, expect=1)
