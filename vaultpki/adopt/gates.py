@@ -106,14 +106,18 @@ def turn(record: AdoptionRecord, machines: Collection[AdoptedMachine]) -> str:
     """Return the machine that restarts its components now; "" if none has to.
 
     One at a time, those first where a component is down, then members of etcd. The next one has it only when the one
-    before has done all steps of the state and says that it is healthy; a machine that is gone loses it.
+    before has done all steps of the state and says that it is healthy; a machine that is gone loses it. Nobody gets it
+    while another one is away: etcd could lose its majority.
     """
     counted = [each for each in machines if each.by_turn]
     holder = next((each for each in counted if each.name == record.turn), None)
     if holder is not None and not reasons.arrived(record, holder):
         return holder.name
     owing = [each for each in counted if each.report is not None and not reasons.arrived(record, each)]
+    away = {each.name for each in counted if each.silent or _ailing(each, "etcd", "kube-apiserver")}
     ready = [each for each in owing if each.enrolled and each.report and reasons.fresh(record, each.report)]
+    # The restart of one that is down takes nothing away.
+    ready = [each for each in ready if not away or each.name in away]
     first = min(ready, key=lambda each: (not _ailing(each), not each.member, each.name), default=None)
     return first.name if first is not None else ""
 
@@ -234,8 +238,10 @@ def unread(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
             yield Waiting(part, f"cannot be looked at: {seen.unread[part]}")
 
 
-def _ailing(machine: AdoptedMachine) -> bool:
-    return machine.report is not None and not all(each.healthy for each in machine.report.components.values())
+def _ailing(machine: AdoptedMachine, *only: str) -> bool:
+    """Return whether a component there is not healthy, with `only` one of these."""
+    found = machine.report.components if machine.report is not None else {}
+    return any(not one.healthy for name, one in found.items() if not only or name in only)
 
 
 def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:

@@ -227,6 +227,7 @@ def _machines(cluster: Cluster, found: ClusterInventory, *, etcd: bool) -> Itera
             node.name,
             plane=node.control_plane or not ran.get(node.name, set()).isdisjoint(CONTROL_PLANE),
             member=node.name in at,
+            silent=node.ready == "Unknown",
         )
     named = {node.name for node in found.whole.nodes}
     for name in at:

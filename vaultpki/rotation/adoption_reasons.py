@@ -170,6 +170,12 @@ def _echo(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -
     if fresh(step.record, report):
         return ""
     last = f", and last reported at {stamp(machine.time)}" if machine.time is not None else ""
+    if machine.silent:
+        held = ", and until then no other one restarts etcd or kube-apiserver" if machine.by_turn else ""
+        return (
+            f"has not read the record of {step.record.state.value} yet{last}, and its kubelet is silent: bring it "
+            f"back{held}, or if it is gone for good, delete the node (`kubectl delete node {machine.name}`)"
+        )
     return f"has not read the record of {step.record.state.value} yet{last}: wait for its agent's pass, or start it"
 
 

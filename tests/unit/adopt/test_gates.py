@@ -342,6 +342,22 @@ def test_turns_pass_one_by_one() -> None:
     assert turn(record(state), plane, etcd) == "etcd-1"
 
 
+def test_nobody_restarts_while_another_control_plane_is_away() -> None:
+    """Two of three members would be left, and none may be restarted then: etcd has no majority of one."""
+    state = _S.PUBLISHED
+    owes = report(state, reached=_S.PREPARED, owed=("x",))
+    one = machine("cp-1", state, report=owes)
+    gone = machine("cp-3", state, report=replace(owes, revision=9), silent=True)
+    assert gates.turn(record(state), (one, machine("cp-2", state), gone)) == ""
+    assert gates.turn(record(state), (one, machine("cp-2", state), replace(gone, silent=False))) == "cp-1"
+    ill = replace(owes, components={**owes.components, "etcd": replace(owes.components["etcd"], healthy=False)})
+    assert gates.turn(record(state), (one, machine("cp-2", state, report=ill), gone)) == "cp-2"
+    # A worker that is away takes no majority.
+    assert gates.turn(record(state), (one, machine("w-1", state, report=None, silent=True))) == "cp-1"
+    found = waits(US, ClusterSeen(machines=(one, gone)))
+    assert "its kubelet is silent: bring it back, and until then no other one restarts etcd" in found["cp-3"]
+
+
 def test_a_way_back_that_cannot_work_is_refused_with_the_way_forward() -> None:
     back = step((_S.SWITCHED, _S.RETURNING))
     gates.refuse_hopeless(back, seen(_S.SWITCHED), NOW + timedelta(days=1))

@@ -107,6 +107,17 @@ def test_who_signs_and_who_rotates_is_read_from_the_cluster(tmp_path: Path) -> N
     assert set(plane.started) == {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
 
 
+def test_a_silent_kubelet_is_seen(tmp_path: Path) -> None:
+    objects = KubeadmObjects(Shape())
+
+    def silence(values: dict[str, Any]) -> None:
+        values["/api/v1/nodes"]["items"][0]["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
+
+    found = kubeadm_inventory.taken(objects, change=silence)
+    whole = look.seen_of(cluster(tmp_path, objects), sides(objects), (), found, KubeTrust((), (), ()), None)
+    assert {each.name: each.silent for each in whole.machines} == {"cp-1": True, "w-1": False}
+
+
 def test_rights_are_what_a_cluster_role_binding_names(tmp_path: Path) -> None:
     objects = KubeadmObjects(Shape())
     of, user = cluster(tmp_path, objects), "kube-apiserver-kubelet-client"
