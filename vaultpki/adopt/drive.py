@@ -191,8 +191,8 @@ def _refuse_other_cas(look: AdoptionLook) -> None:
         if further:
             raise StateConflict(
                 f"`ca.also_trust.{domain}` of {cluster.file} names {further[0].subject_text} too, which is no CA of "
-                "this cluster, and an adoption takes away every CA there: take that one out until the adoption is done, "
-                "and run `vaultpki apply`; who is let in by it is shut out meanwhile"
+                "this cluster, and an adoption takes away every CA there: take that one out until the adoption is "
+                "done, and run `vaultpki apply`; who is let in by it is shut out meanwhile"
             )
 
 
