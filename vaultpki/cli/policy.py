@@ -10,7 +10,10 @@ from vaultpki.cli.common import load_spec, print_json, spec_option
 
 
 @click.command("policy")
-@click.argument("who", type=click.Choice(["applier", "enroller", "operator", "viewer", "locker", "adopter"]))
+@click.argument(
+    "who",
+    type=click.Choice(["applier", "enroller", "operator", "viewer", "locker", "adopter", "importer"]),
+)
 @spec_option
 def policy_command(who: str, file: Path, allow_http: bool) -> None:
     """Print the Vault policy that WHO needs for the cluster.
@@ -22,6 +25,7 @@ def policy_command(who: str, file: Path, allow_http: bool) -> None:
     viewer    plan, nodes, ca status, show --serial, report and graph with --from-vault; it writes nothing
     locker    lock
     adopter   adopt start, status, continue and abort
+    importer  ca import with --key or --remove; it cannot have the imported CA sign
 
     \b
     Example:

@@ -33,9 +33,9 @@ defaults: {{ttl: 20d, key: rsa-2048}}
 """
 
 RECORDED: Final = {
-    "two nodes": (BASE, "3c50e96ef9415eeb803d166b88e7360004d83497a6a4344028163f33134d23e4"),
-    "a pool": (WITH_POOL, "ea06fde125da08453a7ce982a63fc4480d4543b0bb6fe3a5474d3ab3c65c7979"),
-    "its own values": (WITH_KEYS, "816e7358dc36c4aeaf4a2c38971afe37472405396d4e5c1719d720797763b419"),
+    "two nodes": (BASE, "c9c23f1b4680331c214a9b28feaf619411b3c0543c24767ec332a9ae12b0c47f"),
+    "a pool": (WITH_POOL, "c4d65c6c3d76b6affd96b9c32780cdaf9cb37692ddabbc79f7be5faf7a41a3b6"),
+    "its own values": (WITH_KEYS, "ddb66318b7eac1a5d8d061c52ed6b9b04b956f2d9545d80f5af6585fc0d4a8eb"),
 }
 
 
