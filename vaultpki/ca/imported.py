@@ -17,10 +17,9 @@ that go back to such a CA get their certificates of it here, instead of taking o
 
 1. `apply` makes the roles of nodes on this mount, and grants each node exactly its own certificates there. It does so
    only while there is such a mount.
-2. The issuer's usage. At rest it is `read-only`, and the server refuses every signature. What drives the adoption makes
-   it match the adoption's record by `let_sign`: on only in a state whose certificates are of the former CA (`LEAVES_OF`
-   in `rotation.adoption_states`; `returning` needs it), once that record is written, and off in all others, so before a
-   gate looks whether such a certificate is left.
+2. The issuer's usage. At rest it is `read-only`, and the server refuses every signature. What drives the adoption
+   (`adopt.imported_keys`) makes it match the adoption's record by `let_sign`: on in `returning` alone, once that record
+   is written, and off in all other states, so before a gate looks whether such a certificate is left.
 3. A node installs them only when the record says so.
 
 The importer's policy has neither a path that signs nor the right to set that usage.
@@ -37,7 +36,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.ca import waiting
-from vaultpki.errors import ArgumentError, BadAnswer, ForeignObject, Refused, SpecError, StateConflict, VaultError
+from vaultpki.errors import (
+    ArgumentError,
+    BadAnswer,
+    Denied,
+    ForeignObject,
+    Refused,
+    SpecError,
+    StateConflict,
+    VaultError,
+)
 from vaultpki.identity import imported
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities, carry_out
@@ -168,6 +176,22 @@ def _issuer(vault: Vault, mount: str, id_: str) -> OldIssuer:
     return OldIssuer(id_, name, key, next(iter(hashes), ""), usage)
 
 
+def shown(cluster: Cluster, vault: Vault) -> dict[str, OldIssuer]:
+    """Return the imported CAs by domain, as whoever leads the adoption sees them, without a right on mounts.
+
+    Both servers list the issuers of a mount to everybody; of a mount that is not there they say that it is denied.
+    """
+    found = {}
+    for ca in OLD_CAS:
+        try:
+            ready = OldCaMount(True, _issuers(vault, imported.mount(cluster, ca))).ca
+        except Denied:
+            continue
+        if ready is not None:
+            found[ca] = ready
+    return found
+
+
 def bring(cluster: Cluster, vault: Vault, ca: str, existing: ExistingCa) -> bool:
     """Import the CA, at rest; returns False if it was there already, and then nothing is changed.
 
@@ -186,7 +210,7 @@ def bring(cluster: Cluster, vault: Vault, ca: str, existing: ExistingCa) -> bool
     kept = found.ca or half
     changed = found.left_by(kept) or found.ca is None
     if not found.there:
-        carry_out.write_mount(cluster, vault, ("mount", mount), imported_mount(cluster), create=True)
+        carry_out.write_mount(cluster, vault, ("mount", mount), imported_mount(), create=True)
     _clear(vault, mount, found, kept)
     if kept is None:
         with _undone(cluster, vault, ca, existing.key_pem):
@@ -274,7 +298,7 @@ def remove(cluster: Cluster, vault: Vault, ca: str) -> bool:
     if look(cluster, vault, ca).signs:
         raise StateConflict(
             f"the imported CA of {ca} signs now, for nodes that go back to it; it can be removed when the adoption has "
-            "come to `prepared` or `done`, see `vaultpki adopt status`"
+            "come to `prepared`, or is done; see `vaultpki adopt status`"
         )
     return _remove(cluster, vault, ca)
 

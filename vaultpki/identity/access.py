@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from vaultpki import assets
@@ -95,7 +94,7 @@ def node_certificates(cluster: Cluster, holder: Node | Pool) -> tuple[Certificat
 
 def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByHolder) -> dict[str, Fields]:
     """Return the rules of every policy that apply writes, by the policy's name."""
-    written = {f"{cluster.prefix}/{who}": policy_of(cluster, who) for who in WRITTEN}
+    written = {f"{cluster.prefix}/{who}": policy_of(cluster, who, facts.imported) for who in WRITTEN}
     for node in cluster.nodes:
         rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
         signed = (*certificates[node], *_of_former_ca(cluster, facts, certificates[node]))
@@ -119,14 +118,19 @@ def _of_former_ca(cluster: Cluster, facts: ServerFacts, certificates: tuple[Cert
     """
     for each in certificates:
         if each.ca in facts.imported:
-            yield replace(each, mount=imported.mount(cluster, each.ca))
+            yield imported.of_old_ca(each, cluster.prefix)
 
 
-def policy_of(cluster: Cluster, who: str) -> Fields:
-    """Return the rules for one of `POLICIES`: whoever runs commands with an operator's token."""
+def policy_of(cluster: Cluster, who: str, former: Collection[str] = ()) -> Fields:
+    """Return the rules for one of `POLICIES`: whoever runs commands with an operator's token.
+
+    `former` are the domains whose old CA was imported with its key.
+    """
     if who == "importer":
-        return _importer(cluster)
+        return _of_mounts(cluster, who, OLD_CAS)
     rules = policy(f"{who}.json", {"prefix": cluster.prefix})
+    if who == "adopter":
+        rules |= _of_mounts(cluster, who, sorted(former))
     if who == "applier":
         rules |= outside_signer.rule(cluster)
     elif who == "operator":
@@ -136,11 +140,12 @@ def policy_of(cluster: Cluster, who: str) -> Fields:
     return rules
 
 
-def _importer(cluster: Cluster) -> Fields:
-    """Return the rules for `ca import --key`: the mounts of imported CAs alone, and no right to sign there."""
+def _of_mounts(cluster: Cluster, who: str, former: Iterable[str]) -> Fields:
+    """Return the rules for `ca import --key`, or for who leads the adoption, on the mounts of imported CAs."""
+    name = {"importer": "importer.json", "adopter": "adopter-imported.json"}[who]
     rules: Fields = {}
-    for ca in OLD_CAS:
-        rules |= policy("importer.json", {"prefix": cluster.prefix, "mount": imported.mount(cluster, ca)})
+    for ca in former:
+        rules |= policy(name, {"prefix": cluster.prefix, "mount": imported.mount(cluster, ca)})
     return rules
 
 

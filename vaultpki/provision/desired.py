@@ -45,7 +45,7 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
     for ca in (ROOT, *ISSUING_CAS):
         wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca, facts)
     for ca in sorted(facts.imported):
-        wanted["mount", imported.mount(cluster, ca)] = imported_mount(cluster)
+        wanted["mount", imported.mount(cluster, ca)] = imported_mount()
     wanted["mount", cluster.mount("config")] = {"type": "kv", "version": "2", **STORE_OPTIONS}
     for mount, kind in auth_mounts(cluster).items():
         wanted["auth", f"{cluster.prefix}/{mount}"] = {
@@ -83,10 +83,9 @@ def marker(cluster: Cluster) -> str:
     return f"{MADE_BY}{cluster.name}"
 
 
-def imported_mount(cluster: Cluster) -> Fields:
+def imported_mount() -> Fields:
     """Return the mount of a CA that was imported with its key."""
-    issuing = cluster.authority.issuing_ttl
-    return {"type": "pki", "default_ttl": min(cluster.ttl, issuing), "max_ttl": issuing}
+    return {"type": "pki", "default_ttl": imported.LEAF_TTL, "max_ttl": imported.LEAF_TTL}
 
 
 def _pki_mount(cluster: Cluster, ca: str, facts: ServerFacts) -> Fields:
@@ -186,8 +185,9 @@ def _roles(cluster: Cluster, facts: ServerFacts) -> dict[str, Fields]:
         if row.ca in facts.imported and row.node_roles:
             # The same certificates of the former CA, for nodes that go back to it. By its name, which it gets together
             # with the usage that it has at rest: until then these roles sign nothing.
-            former = {"issuer_ref": imported.ISSUER_NAME}
-            made |= {f"{imported.mount(cluster, row.ca)}/{name}": fields | former for name, fields in own.items()}
+            made |= {
+                f"{imported.mount(cluster, row.ca)}/{name}": fields | imported.ROLE for name, fields in own.items()
+            }
     return made
 
 

@@ -20,11 +20,12 @@ from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
 from vaultpki.takeover.machine import PEOPLE
 
-_ROWS = {
+ROWS = {
     "controller-manager.conf": "kube-controller-manager",
     "scheduler.conf": "kube-scheduler",
     "kubelet.conf": "kubelet-client",
 }
+"""The certificate that each kubeconfig of a component logs in with."""
 
 
 def plain_files(run: TakeOver) -> list[str]:
@@ -97,7 +98,7 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
     """Return a kubeconfig as the target has it; None if it shall not be there."""
     name = path.rpartition("/")[2]
     before = original(run, path)
-    if run.target.ours and name in _ROWS:
+    if run.target.ours and name in ROWS:
         return ours(run, name)
     if before is None:
         return None
@@ -117,10 +118,10 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
 
 def ours(run: TakeOver, name: str) -> bytes:
     """Return the kubeconfig of a component that names our pair."""
-    want = next((each for each in run.assignment.certificates if each.name == _ROWS[name]), None)
+    want = next((each for each in run.assignment.certificates if each.name == ROWS[name]), None)
     if want is None:
         raise StateConflict(
-            f"cluster.yaml gives this node no certificate {_ROWS[name]}, and {name} needs one; correct its roles, "
+            f"cluster.yaml gives this node no certificate {ROWS[name]}, and {name} needs one; correct its roles, "
             "and run `vaultpki apply`"
         )
     where = run.where

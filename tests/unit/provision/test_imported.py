@@ -25,18 +25,32 @@ def test_an_imported_ca_adds_its_mount_its_roles_and_grants_and_changes_nothing_
     assert added == {("mount", mount), *(("role", f"{mount}/{name}") for name in roles)}
     for name in roles:
         former, today = after["role", f"{mount}/{name}"], before["role", f"{cluster.prefix}/kubernetes/{name}"]
-        assert former == today | {"issuer_ref": "imported"}
+        assert former == today | imported.ROLE
     changed = {key for key in before if before[key] != after[key]}
     assert changed == {
         key
         for key in before
         if key[0] == "policy" and "/kubernetes/sign/" in str(before[key]) and "/operator" not in key[1]
-    }
-    for key in changed:
+    } | {("policy", f"{cluster.prefix}/adopter")}
+    for key in changed - {("policy", f"{cluster.prefix}/adopter")}:
         new = after[key].keys() - before[key].keys()
         assert new and all(path.startswith(f"{mount}/sign/") for path in new)
         for path in new:
             assert after[key][path] == before[key][path.replace("imported-kubernetes", "kubernetes")]
+
+
+def test_the_adopter_may_let_it_sign_and_remove_it_and_no_more(tmp_path: Path) -> None:
+    cluster = load(tmp_path, WITH_POOL)
+    rules, more = access.policy_of(cluster, "adopter"), access.policy_of(cluster, "adopter", {"etcd"})
+    assert "imported" not in str(rules)
+    mount = f"{cluster.prefix}/imported-etcd"
+    assert {path: rule["capabilities"] for path, rule in more.items() if path not in rules} == {
+        f"{mount}/issuer/+": ["read", "patch", "delete"],
+        f"{mount}/keys": ["list"],
+        f"{mount}/key/+": ["delete"],
+        f"sys/mounts/{mount}": ["read", "delete"],
+    }
+    assert more[f"{mount}/issuer/+"]["allowed_parameters"] == {"usage": [imported.AT_REST, imported.MAY_SIGN]}
 
 
 def test_the_importer_reaches_the_mounts_of_imported_cas_alone_and_signs_nothing(tmp_path: Path) -> None:
