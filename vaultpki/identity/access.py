@@ -11,6 +11,7 @@ from vaultpki import assets
 from vaultpki.certificates import node_rows, resolve, rows
 from vaultpki.identity import imported, outside_signer
 from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool
+from vaultpki.places import Layout
 from vaultpki.records import report_paths
 from vaultpki.records.adoption import OLD_CAS
 from vaultpki.records.server_facts import Fields, ServerFacts
@@ -21,8 +22,9 @@ APPROLE: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 CertificatesByHolder = Mapping[Node | Pool, tuple[Certificate, ...]]
 
-WRITTEN: Final = ("operator", "enroller", "viewer", "locker", "adopter")
-"""Those whose policies apply writes, to be given to people by name."""
+_ADOPTER: Final = "adopter"
+WRITTEN: Final = ("operator", "enroller", "viewer", "locker", _ADOPTER)
+"""Those whose policies apply writes, to be given to people by name; the last only where there is a CA to take over."""
 POLICIES: Final = ("applier", *WRITTEN, "importer")
 """Everybody who runs commands. The applier's policy is what apply itself needs, so it is written by hand.
 
@@ -94,7 +96,8 @@ def node_certificates(cluster: Cluster, holder: Node | Pool) -> tuple[Certificat
 
 def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByHolder) -> dict[str, Fields]:
     """Return the rules of every policy that apply writes, by the policy's name."""
-    written = {f"{cluster.prefix}/{who}": policy_of(cluster, who, facts.imported) for who in WRITTEN}
+    people = [who for who in WRITTEN if who != _ADOPTER or _may_be_taken_over(cluster)]
+    written = {f"{cluster.prefix}/{who}": policy_of(cluster, who, facts.imported) for who in people}
     for node in cluster.nodes:
         rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
         signed = (*certificates[node], *_of_former_ca(cluster, facts, certificates[node]))
@@ -121,6 +124,11 @@ def _of_former_ca(cluster: Cluster, facts: ServerFacts, certificates: tuple[Cert
             yield imported.of_old_ca(each, cluster.prefix)
 
 
+def _may_be_taken_over(cluster: Cluster) -> bool:
+    """Return whether cluster.yaml names CAs of kubeadm's; any other cluster needs nobody who leads an adoption."""
+    return cluster.layout is Layout.KUBEADM and bool(cluster.authority.also_trust)
+
+
 def policy_of(cluster: Cluster, who: str, former: Collection[str] = ()) -> Fields:
     """Return the rules for one of `POLICIES`: whoever runs commands with an operator's token.
 
@@ -129,7 +137,7 @@ def policy_of(cluster: Cluster, who: str, former: Collection[str] = ()) -> Field
     if who == "importer":
         return _of_mounts(cluster, who, OLD_CAS)
     rules = policy(f"{who}.json", {"prefix": cluster.prefix})
-    if who == "adopter":
+    if who == _ADOPTER:
         rules |= _of_mounts(cluster, who, sorted(former))
     if who == "applier":
         rules |= outside_signer.rule(cluster)
