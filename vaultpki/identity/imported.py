@@ -28,7 +28,7 @@ LEAF_TTL: Final = 365 * 86400
 Once every node has gone back nobody renews through Vault, so a TTL of cluster.yaml would be far too short.
 """
 
-ROLE: Final[dict[str, Any]] = {
+OLD_CA_ROLE: Final[dict[str, Any]] = {
     "issuer_ref": ISSUER_NAME,
     # The old pair keeps its key, whatever kind cluster.yaml has for new ones. With an EC key nothing more would fit.
     "key_type": "any",

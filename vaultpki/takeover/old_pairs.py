@@ -23,7 +23,7 @@ from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
 from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, client_pem
-from vaultpki.takeover.plain_files import ROWS
+from vaultpki.takeover.plain_files import KUBECONFIG_ROWS
 from vaultpki.values.yaml_edit import UnsafePlace, YamlText
 
 ENDS_SOON: Final = timedelta(days=7)
@@ -97,7 +97,7 @@ def sign_again(run: TakeOver) -> None:
             text = YamlText(kept)
             scalar = text.at("users", 0, "user", "client-certificate-data")
             key = base64.b64decode(_user(run, path).get("client-key-data", ""))
-            row = ROWS.get(os.path.basename(path), "")
+            row = KUBECONFIG_ROWS.get(os.path.basename(path), "")
             made = _signed(run, "kubernetes", row, base64.b64decode(scalar.value), key)
             data = base64.b64encode(made).decode()
             wanted = copy.deepcopy(YamlText(kept).value)
@@ -161,7 +161,9 @@ def renew_kubelet(run: TakeOver) -> None:
         return
     own_key = _KEY.search(found[0])
     try:
-        made = _signed(run, "kubernetes", ROWS["kubelet.conf"], found[0], own_key[0] if own_key is not None else b"")
+        made = _signed(
+            run, "kubernetes", KUBECONFIG_ROWS["kubelet.conf"], found[0], own_key[0] if own_key is not None else b""
+        )
     except StateConflict as error:
         if leaf[0].not_after > run.now:
             # The kubelet renews it by itself as soon as it has started with it.

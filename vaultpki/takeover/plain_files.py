@@ -24,7 +24,7 @@ from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
 from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, PEOPLE
 
-ROWS = {
+KUBECONFIG_ROWS = {
     "controller-manager.conf": "kube-controller-manager",
     "scheduler.conf": "kube-scheduler",
     "kubelet.conf": "kubelet-client",
@@ -114,7 +114,7 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
     """Return a kubeconfig as the target has it; None if it shall not be there."""
     name = path.rpartition("/")[2]
     before = original(run, path)
-    if run.target.ours and name in ROWS:
+    if run.target.ours and name in KUBECONFIG_ROWS:
         return ours(run, name)
     if before is None:
         return None
@@ -134,10 +134,10 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
 
 def ours(run: TakeOver, name: str) -> bytes:
     """Return the kubeconfig of a component that names our pair."""
-    want = next((each for each in run.assignment.certificates if each.name == ROWS[name]), None)
+    want = next((each for each in run.assignment.certificates if each.name == KUBECONFIG_ROWS[name]), None)
     if want is None:
         raise StateConflict(
-            f"cluster.yaml gives this node no certificate {ROWS[name]}, and {name} needs one; correct its roles, "
+            f"cluster.yaml gives this node no certificate {KUBECONFIG_ROWS[name]}, and {name} needs one; correct its roles, "
             "and run `vaultpki apply`"
         )
     where = run.where

@@ -25,7 +25,7 @@ def test_an_imported_ca_adds_its_mount_its_roles_and_grants_and_changes_nothing_
     assert added == {("mount", mount), *(("role", f"{mount}/{name}") for name in roles)}
     for name in roles:
         former, today = after["role", f"{mount}/{name}"], before["role", f"{cluster.prefix}/kubernetes/{name}"]
-        assert former == today | imported.ROLE
+        assert former == today | imported.OLD_CA_ROLE
     changed = {key for key in before if before[key] != after[key]}
     assert changed == {
         key

@@ -34,9 +34,9 @@ defaults: {{ttl: 20d, key: rsa-2048}}
 """
 
 RECORDED: Final = {
-    "two nodes": (BASE, "0b9823ffe0503844dc9d2138dfd6d6c6feece15220a0943acfa196e65d504e39"),
-    "a pool": (WITH_POOL, "81d7af83fb6506ca28853ba5897572db02590734406310e1116f8034a79a5694"),
-    "its own values": (WITH_KEYS, "a715e2e6b9e1059d24e2bd6b2244c56b7636ed919912f881cf4ad7a62c15d6ab"),
+    "two nodes": (BASE, "36ca8d7c1d941822f8ab77ba81a49c69679a2da0f34fd61a99a92ca51ef92efd"),
+    "a pool": (WITH_POOL, "9d657532278864b38a192431102ef812de211ad99a5cc3daa15cb4203bf769f1"),
+    "its own values": (WITH_KEYS, "9313587875c7f5f54f95a4d2c950dacf1c9c901178e5cd8a70c40bfd627dd2db"),
 }
 
 
