@@ -185,10 +185,8 @@ def _roles(cluster: Cluster, facts: ServerFacts) -> dict[str, Fields]:
         if row.ca in facts.imported and row.node_roles:
             # The same certificates of the former CA, for nodes that go back to it. By its name, which it gets together
             # with the usage that it has at rest: until then these roles sign nothing.
-            made |= {
-                f"{imported.mount(cluster, row.ca)}/{name}": fields | imported.OLD_CA_ROLE
-                for name, fields in own.items()
-            }
+            former = imported.mount(cluster, row.ca)
+            made |= {f"{former}/{name}": fields | imported.OLD_CA_ROLE for name, fields in own.items()}
     return made
 
 

@@ -159,11 +159,10 @@ def renew_kubelet(run: TakeOver) -> None:
     leaf = run.machine.certificates(path)[:1]
     if found is None or not leaf or leaf[0].not_after >= _soon(run, "kubernetes"):
         return
-    own_key = _KEY.search(found[0])
+    held = _KEY.search(found[0])
+    own_key = held[0] if held is not None else b""
     try:
-        made = _signed(
-            run, "kubernetes", KUBECONFIG_ROWS["kubelet.conf"], found[0], own_key[0] if own_key is not None else b""
-        )
+        made = _signed(run, "kubernetes", KUBECONFIG_ROWS["kubelet.conf"], found[0], own_key)
     except StateConflict as error:
         if leaf[0].not_after > run.now:
             # The kubelet renews it by itself as soon as it has started with it.

@@ -137,8 +137,8 @@ def ours(run: TakeOver, name: str) -> bytes:
     want = next((each for each in run.assignment.certificates if each.name == KUBECONFIG_ROWS[name]), None)
     if want is None:
         raise StateConflict(
-            f"cluster.yaml gives this node no certificate {KUBECONFIG_ROWS[name]}, and {name} needs one; correct its roles, "
-            "and run `vaultpki apply`"
+            f"cluster.yaml gives this node no certificate {KUBECONFIG_ROWS[name]}, and {name} needs one; correct its "
+            "roles, and run `vaultpki apply`"
         )
     where = run.where
     paths = {PKI: where.directory, **inner_folders(where.directory), KUBELET: where.kubelet}
