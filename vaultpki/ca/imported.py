@@ -88,6 +88,11 @@ class OldIssuer:
         """Whether its import has come to its end."""
         return self.name == imported.ISSUER_NAME and bool(self.key)
 
+    @property
+    def signs(self) -> bool:
+        """Whether it signs certificates."""
+        return "issuing-certificates" in self.usage
+
 
 @dataclass(frozen=True, slots=True)
 class OldCaMount:
@@ -105,7 +110,7 @@ class OldCaMount:
     @property
     def signs(self) -> bool:
         """Whether it signs certificates."""
-        return self.ca is not None and "issuing-certificates" in self.ca.usage
+        return self.ca is not None and self.ca.signs
 
     def left_by(self, kept: OldIssuer | None) -> bool:
         """Whether anything is there beside the CA that is `kept` and its key."""

@@ -22,6 +22,7 @@ from vaultpki.errors import Denied, StateConflict
 from vaultpki.identity import access
 from vaultpki.identity.imported import AT_REST, MAY_SIGN
 from vaultpki.records.adoption import OLD_CAS
+from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import OldKeys
 
 AT_REST_ALL = dict.fromkeys(OLD_CAS, AT_REST)
@@ -78,7 +79,7 @@ def test_to_the_end_it_signs_nothing_and_then_it_is_gone(clusters: ClusterFactor
         assert "of kubernetes, etcd, front-proxy are in Vault too, and they sign nothing now" in text
         viewer = one.cluster.environment("viewer")
         for command in (("ca", "status"), ("nodes",)):
-            ran = vaultpki(*command, "-f", one.cluster.file, env=viewer, expect=None)
+            ran = vaultpki(*command, "-f", one.cluster.file, env=viewer, expect={0, 3})
             assert "with imported keys of kubernetes, etcd, front-proxy" in ran.stdout, command
         onward_to(one, "done")
         assert "delete the imported CAs of kubernetes, etcd, front-proxy in Vault" in " ".join(one.asked)
@@ -170,8 +171,6 @@ def test_a_run_that_was_killed_is_continued(clusters: ClusterFactory, tmp_path: 
         lead_to(one, "switched")
         look = one.look()
         # The record is written, and nothing else.
-        from vaultpki.records.adoption import AdoptionState as S
-
         look.writing(look.record.moved(S.RETURNING, one.now))
         assert imported_cas.usages(one.cluster) == AT_REST_ALL
         one.advance(back=True)
@@ -197,9 +196,8 @@ def test_before_apply_the_adopter_may_not_and_is_told(clusters: ClusterFactory, 
     with adopted(clusters, tmp_path, Shape(planes=1)) as one:
         lead_to(one, "switched")
         imported_cas.bring_in(one.cluster, old_cas(one), apply=False)
-        with pytest.raises(StateConflict, match="run `vaultpki apply -f .*which adds the grants"):
-            for _ in range(3):
-                one.advance(back=True)
+        with pytest.raises(StateConflict, match=r"run `vaultpki apply -f .*which adds the grants"):
+            one.advance(back=True)
         assert one.state == "returning" and imported_cas.usages(one.cluster) == AT_REST_ALL
         bring_in(one)
         one.advance(back=True)
@@ -220,8 +218,6 @@ def test_another_ca_does_not_count(clusters: ClusterFactory, tmp_path: Path) -> 
 
 def test_the_adopter_needs_each_grant_on_them(clusters: ClusterFactory, tmp_path: Path) -> None:
     """A look at them in RETURNING, which has them sign, and one in DONE, which removes them."""
-    from vaultpki.records.adoption import AdoptionState as S
-
     with adopted(clusters, tmp_path, Shape(planes=1)) as one:
         bring_in(one)
         begin(one)
