@@ -17,6 +17,7 @@ from vaultpki.disk import files
 from vaultpki.errors import StateConflict, VaultpkiError
 from vaultpki.pki import x509
 from vaultpki.pki.signed_again import signed_again
+from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
 from vaultpki.takeover import folders
 from vaultpki.takeover.arrangement import FolderKind
@@ -118,7 +119,8 @@ def _signed(run: TakeOver, ca: str, row: str, leaf: bytes, own_key: bytes) -> by
     """
     cas, refused = run.cas.old.get(ca, ()), ""
     want = next((each for each in run.assignment.certificates if each.name == row), None)
-    if ca in run.imported and run.sign is not None and want is not None and cas and own_key:
+    signs = ca in run.imported and run.target.state is AdoptionState.RETURNING
+    if signs and run.sign is not None and want is not None and cas and own_key:
         try:
             return run.sign(want, own_key, cas[0], run.now)
         except VaultpkiError as error:
