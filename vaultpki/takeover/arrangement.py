@@ -127,6 +127,20 @@ def _signing_flags(before: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*(n for n in (_SIGNING_CERT, _SIGNING_KEY) if n in before), *single)))
 
 
+def edited_flags(component: str, flags: Mapping[str, str]) -> dict[str, str | None]:
+    """Return those flags of a manifest that some state edits, with their values there; None for one without."""
+    names = {
+        "kube-controller-manager": (*_signing_flags(flags), ROOT_CA),
+        "kube-apiserver": (VERIFY,),
+    }.get(component, ())
+    return {name: flags.get(name) for name in names}
+
+
+def own_volumes(volumes: Mapping[str, str]) -> dict[str, str]:
+    """Return those volumes of a manifest that only a take-over mounts, with their paths."""
+    return {name: path for name, path in volumes.items() if name in (SIGNER_VOLUME, SCHEDULER_VOLUME)}
+
+
 def _signing(value: str, directory: str, copied: str) -> str:
     """Return the value of a signing flag: the copy in place of kubeadm's own CA; another file stays."""
     own = {f"{directory}/ca.crt": f"{copied}/ca.crt", f"{directory}/ca.key": f"{copied}/ca.key"}

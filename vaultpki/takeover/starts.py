@@ -17,7 +17,8 @@ from typing import Final
 from vaultpki.errors import StateConflict
 from vaultpki.host import boot_time, pod_manifest
 from vaultpki.host.pod_manifest import PodEdits, PodManifest
-from vaultpki.takeover import plain_files, settings
+from vaultpki.records.adoption import AdoptionState
+from vaultpki.takeover import arrangement, plain_files, settings
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import Prepared, later, read
@@ -30,11 +31,14 @@ def note_origin(run: TakeOver) -> None:
     known = run.journal.value
     for component in run.machine.components():
         if component not in known.prepared:
-            entry = prepared(run, component, PodEdits())
-            active = signs(run) if component == "kube-controller-manager" else entry.active
-            entry = replace(entry, active=active)
-            known = replace(known, prepared=later(known, component, entry))
+            known = replace(known, prepared=later(known, component, _origin(run, component)))
     run.journal.save(prepared=known.prepared)
+
+
+def _origin(run: TakeOver, component: str) -> Prepared:
+    """Return what a component that was never prepared was started with: what lies there."""
+    entry = prepared(run, component)
+    return replace(entry, active=signs(run)) if component == "kube-controller-manager" else entry
 
 
 def signs(run: TakeOver) -> bool:
@@ -53,18 +57,21 @@ def rotates(run: TakeOver) -> bool:
     return settings.values_of(found[0] if found else b"").get("rotateCertificates") is True
 
 
-def prepared(run: TakeOver, component: str, edits: PodEdits, wanted: bytes | None = None) -> Prepared:
+def prepared(run: TakeOver, component: str, wanted: bytes | None = None) -> Prepared:
     """Return what a component would read if it was started now, by the manifest `wanted` or else by its own.
 
-    `edits` are what of that manifest is not kubeadm's.
+    Two manifests that are the same give the same digest, whatever led to them: the kubelet restarts nothing for those.
     """
     flags: Mapping[str, str] = {}
+    edited: list[object] = []
     path = run.machine.static_pods().get(component)
     active = None
     if path is not None:
         if wanted is None:
             wanted = (read(path) or (b"", None))[0]
-        flags = PodManifest(wanted, path).flags
+        manifest = PodManifest(wanted, path)
+        flags = manifest.flags
+        edited = [arrangement.edited_flags(component, flags), arrangement.own_volumes(manifest.volumes)]
     if component == "kubelet":
         active = rotates(run)
     elif component == "kube-controller-manager":
@@ -72,16 +79,22 @@ def prepared(run: TakeOver, component: str, edits: PodEdits, wanted: bytes | Non
     trust = run.machine.trust(component, run.cas, flags)
     leaves = run.machine.leaves(component, run.cas, flags)
     kind = run.machine.kind()
-    said: list[object] = [kind.value if kind else "", trust.value, leaves.value, dict(edits.flags), dict(edits.folders)]
+    said: list[object] = [kind.value if kind else "", trust.value, leaves.value, *edited]
     said += [active] if component == "kubelet" else []
     digest = sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     return Prepared(digest, trust, leaves, active, "", None)
 
 
 def last(run: TakeOver, component: str) -> Prepared | None:
-    """Return what a component was prepared to read last."""
+    """Return what a component was prepared to read last.
+
+    Before the first step nothing is written down, and no component has to be restarted for what it reads already.
+    """
     found = run.journal.value.prepared.get(component, ())
-    return found[-1] if found else None
+    if found:
+        return found[-1]
+    ended = run.target.home or run.journal.value.reached is AdoptionState.DONE
+    return None if ended else _origin(run, component)
 
 
 def is_new(run: TakeOver, component: str, entry: Prepared) -> bool:
@@ -101,15 +114,12 @@ def held(run: TakeOver, component: str) -> Prepared | None:
 
 def pod_is_ready(run: TakeOver, component: str) -> bool:
     """Return whether a static pod is as the target has it, runs with what lies there now, and nothing is left to do."""
-    wanted, edits = plain_files.manifest(run, component)
+    wanted, _ = plain_files.manifest(run, component)
     path = run.machine.static_pods()[component]
     found, entry = read(path), last(run, component)
     if found is None or entry is None or pod_manifest.plain(found[0], path) != wanted:
         return False
-    same = (
-        entry.digest == prepared(run, component, edits, wanted).digest
-        and PodManifest(found[0], path).mark == entry.mark
-    )
+    same = entry.digest == prepared(run, component, wanted).digest and PodManifest(found[0], path).mark == entry.mark
     return same and is_new(run, component, entry)
 
 
@@ -140,8 +150,8 @@ def start_pod(run: TakeOver, component: str, *, signs_only: bool = False, marked
     With `marked` the manifest gets a mark even where the target's has none, since another restart follows.
     """
     path = run.machine.static_pods()[component]
-    wanted, edits = plain_files.manifest(run, component, signs_only=signs_only)
-    next_ = prepared(run, component, edits, wanted)
+    wanted, _ = plain_files.manifest(run, component, signs_only=signs_only)
+    next_ = prepared(run, component, wanted)
     entry = last(run, component)
     if entry is None or entry.digest != next_.digest:
         if component == "etcd" and (problem := run.components.problem(component)):
@@ -203,16 +213,12 @@ def _until(run: TakeOver, condition: Callable[[], bool]) -> bool:
 def kubelet_is_ready(run: TakeOver) -> bool:
     """Return whether the kubelet was started with what lies there now."""
     entry = last(run, "kubelet")
-    return (
-        entry is not None
-        and entry.digest == prepared(run, "kubelet", PodEdits()).digest
-        and is_new(run, "kubelet", entry)
-    )
+    return entry is not None and entry.digest == prepared(run, "kubelet").digest and is_new(run, "kubelet", entry)
 
 
 def start_kubelet(run: TakeOver) -> None:
     """Restart the kubelet for what lies there now, and wait until it is healthy. Raises StateConflict."""
-    next_ = prepared(run, "kubelet", PodEdits())
+    next_ = prepared(run, "kubelet")
     entry = last(run, "kubelet")
     if entry is None or entry.digest != next_.digest or not is_new(run, "kubelet", entry):
         entry = replace(next_, moment=boot_time.now())

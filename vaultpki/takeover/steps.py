@@ -15,7 +15,7 @@ from vaultpki.disk.files import private_folder
 from vaultpki.errors import StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.takeover import exchanging, folders, kubelet_pair, old_pairs, plain_files, starts
+from vaultpki.takeover import exchanging, folders, key_copies, kubelet_pair, old_pairs, plain_files, starts
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import JOURNAL, files_in, read
@@ -110,7 +110,7 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
     for component in pods:
         yield MachineStep(
             f"restart {component}",
-            lambda component=component: starts.pod_is_ready(run, component),  # type: ignore[misc]
+            lambda component=component: _pod_is_ready(run, component),  # type: ignore[misc]
             lambda component=component: starts.start_pod(run, component),  # type: ignore[misc]
             lambda component=component: _sentences(run, component),  # type: ignore[misc]
             restarts=component,
@@ -173,6 +173,14 @@ def _first(run: TakeOver, components: Iterable[str], what: str) -> Iterator[Mach
             lambda component=component: _sentences(run, component),  # type: ignore[misc]
             restarts=component,
         )
+
+
+def _pod_is_ready(run: TakeOver, component: str) -> bool:
+    """Return whether a static pod needs no restart of its own: it had it, or the one before is all that it needs."""
+    if starts.pod_is_ready(run, component):
+        return True
+    alone = run.target.signer and run.target.folder is FolderKind.KUBEADM and run.machine.kind() is FolderKind.KUBEADM
+    return alone and component == "kube-controller-manager" and not starts.signer_is_ready(run)
 
 
 def needs_turn(run: TakeOver) -> bool:
@@ -354,6 +362,7 @@ def _left(run: TakeOver) -> Iterator[str]:
     """Yield what of the old CAs lies on the disk in DONE."""
     paths = [f"{run.where.aside}/{name}" for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER_FOLDER)]
     paths.append(f"{run.where.kubelet_aside}/{FolderKind.KUBEADM.value}")
+    yield from (f"{path}: deleted, it holds a key of an old CA" for path in key_copies.elsewhere(run))
     yield from (f"{path}: deleted" for path in paths if os.path.lexists(path))
     if _copies(run):
         yield f"{run.journal.folder}: kubeadm's own files are deleted; after that there is no way back"
@@ -365,6 +374,10 @@ def _copies(run: TakeOver) -> list[str]:
 
 
 def _delete(run: TakeOver) -> None:
+    # What is no key of an old CA is known as long as their certificates and kubeadm's manifests are there.
+    for path in key_copies.elsewhere(run):
+        exchange.remove(path)
+        run.tell(f"deleted {path}, which held a key of an old CA")
     # First, since a journal that names copies which are gone says that they are lost.
     run.journal.save(kept={}, written={}, copied={}, reached=AdoptionState.DONE)
     for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER_FOLDER):

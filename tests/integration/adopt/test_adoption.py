@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 from datetime import timedelta
@@ -19,7 +20,7 @@ from helpers.kube.adopted_cluster import (
     AdoptedCluster,
     adopted,
 )
-from helpers.kube.kubeadm_objects import SYSTEM, Shape, authority, encoded, leaf
+from helpers.kube.kubeadm_objects import BINDINGS, SYSTEM, Shape, authority, encoded, items, leaf, token
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.adopt.drive import AdoptionWords
@@ -73,9 +74,11 @@ def test_a_whole_adoption(clusters: ClusterFactory, tmp_path: Path) -> None:
         assert list(dict.fromkeys(turns)) == ["cp-1", "cp-2", ""]
         assert {each.node for each in found.gate.waiting} == {"pods", "outside"} and not found.moved
         one.restart_pods()
-        found = one.advance()
-        assert [each.node for each in found.gate.waiting] == ["outside"]
-        assert one.advance(OUTSIDE).moved and one.state == "switched"
+        given, one.api.values[BINDINGS] = one.api.values[BINDINGS], items([])
+        found = one.advance(OUTSIDE)
+        assert [each.node for each in found.gate.waiting] == ["rights"] and one.state == "published"
+        one.api.values[BINDINGS] = given
+        assert one.advance().moved and one.state == "switched"
         for state in ("closed", "retired", "done"):
             found = one.onward(OUTSIDE if state == "retired" else None)
             assert found.moved and one.state == state, found.gate
@@ -257,3 +260,28 @@ def test_a_record_that_another_operator_has_changed_is_not_written_over(
         with pytest.raises(ChangedMeanwhile, match="another operator has changed the adoption"):
             early.writing(early.record.moved(AdoptionState.PUBLISHED, one.now))
         assert one.state == "published"
+
+
+def test_joins_of_before_are_over_only_once_cluster_info_is_known_to_be_right(
+    clusters: ClusterFactory, tmp_path: Path
+) -> None:
+    with adopted(clusters, tmp_path, Shape(planes=1)) as one:
+        begin(one)
+        first = copy.deepcopy(one.api.values[INFO_PATH])
+        one.api.values[INFO_PATH] = 403
+        assert one.advance().moved
+        record = one.record()
+        assert record is not None and record.joins_closed is None
+        one.api.values[INFO_PATH] = copy.deepcopy(first)
+        one.advance()
+        record = one.record()
+        assert record is not None and record.joins_closed is not None and one.info().count("BEGIN CERTIFICATE") == 2
+        # As `kubeadm init phase bootstrap-token` does: who reads that joins with the old CA alone.
+        one.api.values[INFO_PATH] = copy.deepcopy(first)
+        one.api.values[f"{SYSTEM}/secrets/bootstrap-token-uvwxyz"] = token("uvwxyz", 3600)
+        one.passes()
+        one.now += timedelta(hours=1)
+        one.advance()
+        record = one.record()
+        assert record is not None and record.joins_closed == one.now and one.info().count("BEGIN CERTIFICATE") == 2
+        assert not one.api.values[f"{SYSTEM}/secrets"]["items"]
