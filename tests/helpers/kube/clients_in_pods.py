@@ -24,18 +24,19 @@ _LOGS = "/var/log/clients"
 _GIVEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 _SECONDS = 180.0
 # One line for each request, as file_client.py has it.
-_LINE = """printf '{"at": %s, "error": "%s"}\\n' "$(date +%s)" "$(echo "$why" | tr -d '"\\\\' | tr '\\n' ' ')" """
-_LOOP = "while :; do {ask}; " + _LINE + "; sleep 0.7; done"
+_LINE = """printf '{"at": %s, "error": "%s"}\\n' "$(date +%s)" "$(printf %s "$why" | tr -d '"\\\\' | tr '\\n' ' ')" """
+_LOOP = "while :; do ASK; " + _LINE + "; sleep 0.7; done"
 _CURL = (
     f'why=$(curl -sS --max-time 20 --cacert {_GIVEN}/ca.crt -H "Authorization: Bearer $(cat {_GIVEN}/token)" '
     "-o /dev/null -w '%{http_code}' https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/api 2>&1); "
     '[ "$why" != 200 ] || why='
 )
-_CLIENT_GO = "why=$(/programs/kubectl --request-timeout=20s get --raw /api 2>&1 >/dev/null) && why="
+# With --request-timeout it would not look for what a pod is given.
+_CLIENT_GO = "why=$(timeout 20 /programs/kubectl get --raw /api 2>&1 >/dev/null) && why="
 LANGUAGES = {
     "python": f"exec python3.11 -I /here/file_client.py {_GIVEN}/ca.crt {_GIVEN}/token /log/servers.json",
-    "curl": _LOOP.format(ask=_CURL),
-    "client-go": _LOOP.format(ask=_CLIENT_GO),
+    "curl": _LOOP.replace("ASK", _CURL),
+    "client-go": _LOOP.replace("ASK", _CLIENT_GO),
 }
 
 

@@ -301,7 +301,7 @@ def pin(ca: bytes) -> str:
 
 
 def _kubeconfig_in_files(source: Path, folder: Path, person: str) -> None:
-    """Writes the files of a kubeconfig of kubeadm's as `vaultpki issue` does: CAs, pair, and a kubeconfig with names."""
+    """Writes what a kubeconfig of kubeadm's holds to files, as `vaultpki issue` does, and one that names them."""
     document = yaml.safe_load(source.read_text())
     user, cluster = document["users"][0]["user"], document["clusters"][0]["cluster"]
     crt, key, ca = (
