@@ -47,6 +47,9 @@ KEYS_SECRET: Final = "kubeadm-certs"  # noqa: S105 - the name of an object
 REQUESTS: Final = "CSRs"
 PODS: Final = "pods"
 
+JOINS_BY: Final = frozenset({TOKENS, KEYS_SECRET, CLUSTER_INFO})
+"""The parts of the cluster that a join begins with: as long as one is not known, older joins may still end."""
+
 JOIN: Final = 600
 """Seconds after which no join can end any more that began before its token was deleted.
 

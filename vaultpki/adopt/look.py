@@ -11,8 +11,8 @@ from datetime import datetime
 
 from vaultpki.adopt import inventory, obstacles
 from vaultpki.adopt.found import CONTROL_PLANE, ClusterInventory, EtcdMember
-from vaultpki.ca.facts import read_root
-from vaultpki.certificates import ISSUING_CAS, ca_subject
+from vaultpki.ca.facts import read_above, read_root
+from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.identity.adoption_record import StoredAdoption, read_adoption, write_adoption
 from vaultpki.identity.change_notice import ChangeNotice
@@ -23,7 +23,7 @@ from vaultpki.kube.kubeconfig import KubeAccess
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.live.trust import readable_certificates
 from vaultpki.model import Cluster, NodeRole
-from vaultpki.pki import foreign_cas, trust
+from vaultpki.pki import chains, foreign_cas, trust
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.refused_changes import refuse_missing_cas
 from vaultpki.records.adoption import AdoptionRecord
@@ -134,14 +134,19 @@ def read_sides(cluster: Cluster, vault: Vault, record: AdoptionRecord | None, no
 
 
 def _new(cluster: Cluster, vault: Vault, root: Facts) -> dict[str, tuple[Facts, ...]]:
-    """Return the issuing CAs that the root has signed, by domain; each counts on its own mount alone."""
-    return dict(zip(ISSUING_CAS, vault.map(lambda ca: _issuing(cluster, vault, ca, root), ISSUING_CAS), strict=True))
+    """Return the issuing CAs below the root, by domain; each counts on its own mount alone."""
+    above = read_above(cluster, vault)
+    found = vault.map(lambda ca: _issuing(cluster, vault, ca, root, above), ISSUING_CAS)
+    return dict(zip(ISSUING_CAS, found, strict=True))
 
 
-def _issuing(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> tuple[Facts, ...]:
+def _issuing(cluster: Cluster, vault: Vault, domain: str, root: Facts, above: Collection[Facts]) -> tuple[Facts, ...]:
+    """Return the issuing CAs on the mount of a domain; `above` are the CAs of a root from outside."""
     from vaultpki.pki import x509
 
     mount, pki = cluster.mount(domain), vault.api.secrets.pki
+    name, root_name = ca_subject(cluster.name, domain), ca_subject(cluster.name, ROOT)
+    between = chains.between(above, (root,), root_name=root_name)
     found = []
     for id_ in pki.list_issuers(mount_point=mount).keys:
         answer = pki.read_issuer(id_, mount_point=mount)
@@ -150,7 +155,7 @@ def _issuing(cluster: Cluster, vault: Vault, domain: str, root: Facts) -> tuple[
             facts = x509.read_certificates(text(answer.data, "certificate").encode())[0] if answer.found else None
         except CertificateUnreadable:
             continue
-        if facts is not None and trust.why_untrusted(facts, root, ca_subject(cluster.name, domain)) is None:
+        if facts is not None and chains.why_untrusted(facts, root, name, between, root_name=root_name) is None:
             found.append(facts)
     return tuple(found)
 

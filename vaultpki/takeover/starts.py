@@ -17,6 +17,7 @@ from typing import Final
 from vaultpki.errors import StateConflict
 from vaultpki.host import boot_time, pod_manifest
 from vaultpki.host.pod_manifest import PodEdits, PodManifest
+from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover import plain_files, settings
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
@@ -30,11 +31,14 @@ def note_origin(run: TakeOver) -> None:
     known = run.journal.value
     for component in run.machine.components():
         if component not in known.prepared:
-            entry = prepared(run, component, PodEdits())
-            active = signs(run) if component == "kube-controller-manager" else entry.active
-            entry = replace(entry, active=active)
-            known = replace(known, prepared=later(known, component, entry))
+            known = replace(known, prepared=later(known, component, _origin(run, component)))
     run.journal.save(prepared=known.prepared)
+
+
+def _origin(run: TakeOver, component: str) -> Prepared:
+    """Return what a component that was never prepared was started with: what lies there."""
+    entry = prepared(run, component, PodEdits())
+    return replace(entry, active=signs(run)) if component == "kube-controller-manager" else entry
 
 
 def signs(run: TakeOver) -> bool:
@@ -79,9 +83,15 @@ def prepared(run: TakeOver, component: str, edits: PodEdits, wanted: bytes | Non
 
 
 def last(run: TakeOver, component: str) -> Prepared | None:
-    """Return what a component was prepared to read last."""
+    """Return what a component was prepared to read last.
+
+    Before the first step nothing is written down, and no component has to be restarted for what it reads already.
+    """
     found = run.journal.value.prepared.get(component, ())
-    return found[-1] if found else None
+    if found:
+        return found[-1]
+    ended = run.target.home or run.journal.value.reached is AdoptionState.DONE
+    return None if ended else _origin(run, component)
 
 
 def is_new(run: TakeOver, component: str, entry: Prepared) -> bool:

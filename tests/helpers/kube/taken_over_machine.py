@@ -292,6 +292,8 @@ class StandInComponents:
         pods = {}
         for path in sorted(Path(self._machine.where.kubeconfigs, "manifests").glob("[!.]*.yaml")):
             component = path.stem
+            if component not in COMPONENTS:
+                continue
             pods[component] = hashlib.sha256(path.read_bytes()).hexdigest()
             if known.get(component, {}).get("manifest") != pods[component]:
                 pod = YamlText(path.read_bytes()).value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 from datetime import timedelta
@@ -19,7 +20,7 @@ from helpers.kube.adopted_cluster import (
     AdoptedCluster,
     adopted,
 )
-from helpers.kube.kubeadm_objects import SYSTEM, Shape, authority, encoded, leaf
+from helpers.kube.kubeadm_objects import SYSTEM, Shape, authority, encoded, leaf, token
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.adopt.drive import AdoptionWords
@@ -257,3 +258,28 @@ def test_a_record_that_another_operator_has_changed_is_not_written_over(
         with pytest.raises(ChangedMeanwhile, match="another operator has changed the adoption"):
             early.writing(early.record.moved(AdoptionState.PUBLISHED, one.now))
         assert one.state == "published"
+
+
+def test_joins_of_before_are_over_only_once_cluster_info_is_known_to_be_right(
+    clusters: ClusterFactory, tmp_path: Path
+) -> None:
+    with adopted(clusters, tmp_path, Shape(planes=1)) as one:
+        begin(one)
+        first = copy.deepcopy(one.api.values[INFO_PATH])
+        one.api.values[INFO_PATH] = 403
+        assert one.advance().moved
+        record = one.record()
+        assert record is not None and record.joins_closed is None
+        one.api.values[INFO_PATH] = copy.deepcopy(first)
+        one.advance()
+        record = one.record()
+        assert record is not None and record.joins_closed is not None and one.info().count("BEGIN CERTIFICATE") == 2
+        # As `kubeadm init phase bootstrap-token` does: who reads that joins with the old CA alone.
+        one.api.values[INFO_PATH] = copy.deepcopy(first)
+        one.api.values[f"{SYSTEM}/secrets/bootstrap-token-uvwxyz"] = token("uvwxyz", 3600)
+        one.passes()
+        one.now += timedelta(hours=1)
+        one.advance()
+        record = one.record()
+        assert record is not None and record.joins_closed == one.now and one.info().count("BEGIN CERTIFICATE") == 2
+        assert not one.api.values[f"{SYSTEM}/secrets"]["items"]

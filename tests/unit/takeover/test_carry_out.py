@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,13 +121,26 @@ def test_another_machines_turn_is_waited_for(machine: TakenOverMachine) -> None:
     before = machine.snapshot()
     run = machine.run(S.PUBLISHED)
     assert run.assignment.adoption is not None
-    from dataclasses import replace
-
     record = replace(run.assignment.adoption, turn="cp-2")
     waiting = replace(run, turn=False, assignment=replace(run.assignment, adoption=record))
     with pytest.raises(Attention, match="it is the turn of cp-2"):
         carry_out.carry_out(waiting)
     assert machine.snapshot() == before
+
+
+def test_in_prepared_the_controller_manager_alone_is_restarted_and_once_without_a_turn(
+    machine: TakenOverMachine,
+) -> None:
+    machine.agent_pass(S.PREPARED)
+    run = replace(machine.run(S.PREPARED), turn=False)
+    before = machine.processes.load()
+    told = [step.restarts for step in carry_out.left(run) if step.restarts]
+    assert told == ["kube-controller-manager"]
+    carry_out.carry_out(run)
+    after = machine.processes.load()
+    assert {each for each in after if after[each] != before[each]} == {"kube-controller-manager"}
+    holds(machine, S.PREPARED)
+    assert carry_out.left(machine.run(S.PREPARED)) == []
 
 
 def test_without_the_agents_pairs_nothing_is_exchanged(machine: TakenOverMachine) -> None:
