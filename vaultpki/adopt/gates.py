@@ -56,6 +56,9 @@ JOIN: Final = 600
 kubeadm gives up after five minutes in each of the phases that need the API server (kubeadm.k8s.io/v1beta4, Timeouts).
 """
 
+_REVISIONS: Final = 500
+"""More than an adoption writes: a machine that was away for the whole of it still follows its last record."""
+
 _JOINS: Final = frozenset({_S.PUBLISHED, _S.RETRUSTING, _S.RETIRED})
 """The states that begin with another cluster-info: who has read it before joins with the CAs of before."""
 
@@ -141,8 +144,12 @@ def refuse_hopeless(step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | 
 
 
 def refuse_set_back(record: AdoptionRecord, seen: ClusterSeen) -> None:
-    """Raise StateConflict if machines have read a later record: they stand elsewhere, and no step follows from it."""
-    later = _claims(record.revision, seen)
+    """Raise StateConflict if machines have read a later record: they stand elsewhere, and no step follows from it.
+
+    A claim so far ahead that no machine follows it counts nowhere; what one of a pool says holds up its own step alone.
+    """
+    told = _told(seen)
+    later = {name: told[name] for name in told if record.revision < told[name] <= record.revision + MOST_AHEAD}
     if later:
         raise StateConflict(
             f"{first_few(sorted(later))} read revision {max(later.values())} of the adoption's record, and Vault has "
@@ -154,6 +161,8 @@ def refuse_set_back(record: AdoptionRecord, seen: ClusterSeen) -> None:
 
 def first_revision(seen: ClusterSeen, version: int) -> int:
     """Return the first revision of a new record: above all that machines have read, and the `version` in the store.
+
+    A claim counts only as far as every other machine would still follow what comes after it.
 
     Raises StateConflict if machines stand in the middle of an adoption whose record is lost: the first state of a new
     one would lead them straight back.
@@ -167,22 +176,21 @@ def first_revision(seen: ClusterSeen, version: int) -> int:
         raise StateConflict(
             f"{first_few(begun)} stand in an adoption whose record is gone: the server was restored from a snapshot, "
             "or somebody deleted the record; restore a later snapshot or the record, or lead each of these machines "
-            "home (`vaultpki adopt node --leave` as root) before another one begins"
+            "home (`vaultpki adopt node --leave` as root) before another one begins; a machine that is wrong about "
+            "that is left out once it is locked (`vaultpki lock NODE`)"
         )
-    return max([version, *_claims(version, seen).values()]) + 1
+    told = _told(seen).values()
+    most = min(told, default=0) + MOST_AHEAD - _REVISIONS
+    return max([version, *(highest for highest in told if highest <= most)]) + 1
 
 
-def _claims(known: int, seen: ClusterSeen) -> dict[str, int]:
-    """Return the revisions above the `known` one that machines say they have read, by machine.
-
-    A claim so far ahead that no machine follows it counts nowhere.
-    """
-    told = {
+def _told(seen: ClusterSeen) -> dict[str, int]:
+    """Return the highest revisions that machines say they have read, by machine, 0 for none."""
+    return {
         each.name: max(each.report.highest, each.report.revision)
         for each in seen.machines
-        if each.enrolled and each.report is not None
+        if each.enrolled and not each.pooled and each.report is not None
     }
-    return {name: highest for name, highest in told.items() if known < highest <= known + MOST_AHEAD}
 
 
 def word_refused(step: AdoptionStep, word: str, seen: ClusterSeen) -> str:

@@ -252,6 +252,7 @@ def _with_evidence(
     return replace(
         machine,
         enrolled=agent is not None,
+        pooled=agent is not None and agent.kind != "listed",
         report=told or later,
         later=later is not None,
         time=report.time if report is not None else None,

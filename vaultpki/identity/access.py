@@ -11,6 +11,7 @@ from vaultpki import assets
 from vaultpki.certificates import node_rows, resolve, rows
 from vaultpki.identity import outside_signer
 from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool
+from vaultpki.places import Layout
 from vaultpki.records import report_paths
 from vaultpki.records.server_facts import Fields, ServerFacts
 from vaultpki.values import hosts, names
@@ -20,8 +21,9 @@ APPROLE: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 CertificatesByHolder = Mapping[Node | Pool, tuple[Certificate, ...]]
 
-WRITTEN: Final = ("operator", "enroller", "viewer", "locker", "adopter")
-"""Those whose policies apply writes, to be given to people by name."""
+_ADOPTER: Final = "adopter"
+WRITTEN: Final = ("operator", "enroller", "viewer", "locker", _ADOPTER)
+"""Those whose policies apply writes, to be given to people by name; the last only where there is a CA to take over."""
 POLICIES: Final = ("applier", *WRITTEN)
 """Everybody who runs commands. The applier's policy is what apply itself needs, so it is written by hand."""
 
@@ -90,7 +92,8 @@ def node_certificates(cluster: Cluster, holder: Node | Pool) -> tuple[Certificat
 
 def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByHolder) -> dict[str, Fields]:
     """Return the rules of every policy that apply writes, by the policy's name."""
-    written = {f"{cluster.prefix}/{who}": policy_of(cluster, who) for who in WRITTEN}
+    people = [who for who in WRITTEN if who != _ADOPTER or _may_be_taken_over(cluster)]
+    written = {f"{cluster.prefix}/{who}": policy_of(cluster, who) for who in people}
     for node in cluster.nodes:
         rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
         written[f"{cluster.prefix}/node/{node.name}"] = rules | _sign_rules(certificates[node])
@@ -103,6 +106,11 @@ def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByH
             del rules[f"{cluster.mount('config')}/data/{report_paths.former(alias)}"]
         written[f"{cluster.prefix}/pool/{pool.name}"] = rules | _sign_rules(certificates[pool], pool.node_names)
     return written
+
+
+def _may_be_taken_over(cluster: Cluster) -> bool:
+    """Return whether cluster.yaml names CAs of kubeadm's; any other cluster needs nobody who leads an adoption."""
+    return cluster.layout is Layout.KUBEADM and bool(cluster.authority.also_trust)
 
 
 def policy_of(cluster: Cluster, who: str) -> Fields:

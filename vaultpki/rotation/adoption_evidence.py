@@ -40,7 +40,8 @@ class AdoptedMachine:
     is whether the flags of its controller manager name a CSR signer's files, None without one; `rotates` what its
     kubelet says of `rotateCertificates`, None if it does not say. `started` are the starts of its static pods by
     component, as the API server shows them. `served` is what its listeners presented. `later` is whether it has joined
-    with the new CAs' certificates: nothing of kubeadm's CAs was ever there.
+    with the new CAs' certificates: nothing of kubeadm's CAs was ever there. `pooled` is whether its agent is one of a
+    pool: whoever may enrol into that makes as many as it likes.
     """
 
     name: str
@@ -55,6 +56,7 @@ class AdoptedMachine:
     started: Mapping[str, datetime] = field(default_factory=dict)
     served: tuple[Served, ...] = ()
     later: bool = False
+    pooled: bool = False
 
     @property
     def by_turn(self) -> bool:

@@ -19,7 +19,7 @@ from vaultpki.rotation.adoption_states import LEAVES_OF, SIGNER_ON, TRUSTED, Sid
 _HELD: Final = {Side.OLD: Held.OLD, Side.NEW: Held.NEW, Side.BOTH: Held.BOTH}
 _S: Final = AdoptionState
 
-SIGNER: Final = "signer"
+SIGNER_FOLDER: Final = "signer"
 """The folder with the copy of the old CA by which the controller manager signs CSRs."""
 SIGNER_VOLUME: Final = "vaultpki-signer"
 SCHEDULER_VOLUME: Final = "scheduler-pki"
@@ -101,7 +101,7 @@ def edits(
     if wanted.home:
         return PodEdits()
     if component == "kube-controller-manager":
-        copied = f"{machine.aside}/{SIGNER}"
+        copied = f"{machine.aside}/{SIGNER_FOLDER}"
         for name in _signing_flags(before):
             flags[name] = _signing(before.get(name, ""), machine.directory, copied) if wanted.signer else ""
         if wanted.signer and any((value or "").startswith(f"{copied}/") for value in flags.values()):

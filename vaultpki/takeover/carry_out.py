@@ -11,7 +11,7 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption import NAME, AdoptionState
-from vaultpki.takeover import asked, folders, journal, steps, unfit
+from vaultpki.takeover import asked, folders, journal, plain_files, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.asked import AskedOfMachine
 from vaultpki.takeover.context import TakeOver
@@ -108,7 +108,8 @@ def left(run: TakeOver) -> list[MachineStep]:
     if not run.target.home or run.journal.value.kept:
         unfit.refuse_unreadable(run)
     found = [step for step in steps.steps(run) if not step.done()]
-    if found and not run.target.home:
+    # Once kubeadm's own files are deleted there is no way back that could fail, and nothing to compare with.
+    if found and not run.target.home and run.journal.value.reached is not AdoptionState.DONE:
         unfit.refuse(run)
     return found
 
@@ -139,6 +140,9 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
     Raises Attention if it is another machine's turn, and StateConflict if a component is not healthy; a further run
     goes on.
     """
+    with locked(run.config, _LOCK_WAIT):
+        _tidy(run)
+        plain_files.remove_leftovers(run)
     todo, done, restarts = left(run), False, 0
     if todo and not run.turn and steps.needs_turn(run):
         record = run.assignment.adoption

@@ -32,7 +32,7 @@ def bundles(run: TakeOver) -> dict[str, bytes]:
         for ca, name in folders.CA_FILES.items()
         if os.path.lexists(f"{source}/{name}")
     }
-    found["ca-chain.crt"] = found["ca.crt"] + _pems(run.cas.roots)
+    found["ca-chain.crt"] = found["ca.crt"] + _pems(run.cas.above)
     if "kube-scheduler" in run.machine.static_pods():
         found["scheduler/ca.crt"] = found["ca.crt"]
     path = run.machine.static_pods().get("kube-apiserver")

@@ -17,7 +17,7 @@ from vaultpki.disk import exchange, files
 from vaultpki.errors import StateConflict, StoreError
 from vaultpki.layout import CA_KEYS, TRUST_BUNDLES
 from vaultpki.places import ETCD, HIDDEN_FOLDER, KUBECONFIGS, KUBELET, PKI, Layout, inner_folders
-from vaultpki.takeover.arrangement import SIGNER, FolderKind
+from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 
 MARK: Final = "vaultpki-takes-over"
 """The file that tells the copy with both CAs from kubeadm's own folder."""
@@ -42,10 +42,11 @@ def path_of(place: str, aside: str, wanted: FolderKind) -> str:
 
 
 def tidy(place: str, aside: str) -> None:
-    """Give each folder aside the name of its kind, and remove a copy that was not finished."""
+    """Give each folder aside the name of its kind, and remove copies and files that were not finished."""
     if not os.path.isdir(aside):
         return
     exchange.remove(f"{aside}/{_NEW}")
+    _remove_leftovers(place, aside)
     for each in FolderKind:
         path = f"{aside}/{each.value}"
         found = kind(path)
@@ -53,6 +54,27 @@ def tidy(place: str, aside: str) -> None:
             to = f"{aside}/{found.value}"
             if not files.exists(to):
                 exchange.move(path, to)
+
+
+def _remove_leftovers(place: str, aside: str) -> None:
+    """Remove what killed runs left of files that they were to put into a folder: some hold keys, and no state may
+    take one for a file of kubeadm's.
+    """
+    tops = [place, *(f"{aside}/{each.value}" for each in FolderKind), os.path.dirname(signer_files(aside)[0])]
+    walked = [(path, held) for top in tops for path, held in _walk(top)]
+    # A file that was to be copied may be in the other folder alone.
+    names = {os.path.basename(name) for name in known_files()}.union(*(held for _, held in walked))
+    for path, held in walked:
+        if any(name.startswith(".") for name in held):
+            with files.closing(files.open_folder(path, create=False)) as fd, files.storage_errors(path):
+                files.remove_leftovers(fd, names)
+
+
+def _walk(top: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder from `top` down with the names of its files, without those of the agent's generations."""
+    for path, names, held in os.walk(top):
+        names[:] = [name for name in names if name != HIDDEN_FOLDER]
+        yield path, held
 
 
 def put(place: str, aside: str, wanted: FolderKind) -> None:
@@ -108,8 +130,7 @@ def further_files(folder: str) -> dict[str, bytes]:
 def contents(folder: str) -> dict[str, bytes]:
     """Return the contents of all regular files by path below the folder; links are not followed."""
     found: dict[str, bytes] = {}
-    for path, names, held in os.walk(folder):
-        names[:] = [name for name in names if name != HIDDEN_FOLDER]
+    for path, held in _walk(folder):
         for name in held:
             whole = f"{path}/{name}"
             with files.storage_errors(whole):
@@ -178,4 +199,4 @@ def keys_there(folder: str) -> list[str]:
 
 def signer_files(aside: str) -> tuple[str, str]:
     """Return the paths of the copy of the old CA, certificate and key, by which CSRs are signed."""
-    return f"{aside}/{SIGNER}/ca.crt", f"{aside}/{SIGNER}/ca.key"
+    return f"{aside}/{SIGNER_FOLDER}/ca.crt", f"{aside}/{SIGNER_FOLDER}/ca.key"

@@ -6,6 +6,10 @@ is taken as kubeadm's own from then on, without what was written here.
 
 from __future__ import annotations
 
+import os
+
+from vaultpki.disk import files
+from vaultpki.disk.files import closing, open_folder, storage_errors
 from vaultpki.errors import StateConflict, StoreError
 from vaultpki.host import pod_manifest
 from vaultpki.host.pod_manifest import PodEdits, PodManifest
@@ -18,7 +22,7 @@ from vaultpki.records.adoption_report import Held
 from vaultpki.takeover import arrangement, settings
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
-from vaultpki.takeover.machine import PEOPLE
+from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, PEOPLE
 
 _ROWS = {
     "controller-manager.conf": "kube-controller-manager",
@@ -33,6 +37,18 @@ def plain_files(run: TakeOver) -> list[str]:
     if run.machine.has_kubelet():
         paths += [run.machine.kubelet_settings, run.machine.kubelet_flags, str(run.machine.kubeconfig("kubelet"))]
     return paths
+
+
+def remove_leftovers(run: TakeOver) -> None:
+    """Remove what a killed run left of these files when it was about to put them in place: some hold keys."""
+    names: dict[str, set[str]] = {}
+    also = (f"{run.where.kubeconfigs}/{name}" for name in (*COMPONENT_KUBECONFIGS.values(), *PEOPLE))
+    for path in (*plain_files(run), *also):
+        folder, name = os.path.split(path)
+        names.setdefault(folder, set()).add(name)
+    for folder, held in names.items():
+        with closing(open_folder(folder, create=False)) as fd, storage_errors(folder):
+            files.remove_leftovers(fd, held)
 
 
 def original(run: TakeOver, path: str) -> bytes | None:

@@ -16,7 +16,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover import exchanging, folders, kubelet_pair, old_pairs, plain_files, starts
-from vaultpki.takeover.arrangement import SIGNER, FolderKind
+from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import JOURNAL, files_in, read
 
@@ -53,7 +53,9 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
             "copy the old CA for the CSR signer",
             lambda: _signer_is_there(run),
             lambda: _copy_signer(run),
-            lambda: iter([f"{where.aside}/{SIGNER}/ca.crt and ca.key: a copy of {where.directory}/ca.crt and ca.key"]),
+            lambda: iter(
+                [f"{where.aside}/{SIGNER_FOLDER}/ca.crt and ca.key: a copy of {where.directory}/ca.crt and ca.key"]
+            ),
             locked=True,
         )
         yield MachineStep(
@@ -344,7 +346,7 @@ def _put_kubelet_folder(run: TakeOver, kind: FolderKind) -> None:
 
 def _left(run: TakeOver) -> Iterator[str]:
     """Yield what of the old CAs lies on the disk in DONE."""
-    paths = [f"{run.where.aside}/{name}" for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER)]
+    paths = [f"{run.where.aside}/{name}" for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER_FOLDER)]
     paths.append(f"{run.where.kubelet_aside}/{FolderKind.KUBEADM.value}")
     yield from (f"{path}: deleted" for path in paths if os.path.lexists(path))
     if _copies(run):
@@ -359,7 +361,7 @@ def _copies(run: TakeOver) -> list[str]:
 def _delete(run: TakeOver) -> None:
     # First, since a journal that names copies which are gone says that they are lost.
     run.journal.save(kept={}, written={}, copied={}, reached=AdoptionState.DONE)
-    for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER):
+    for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER_FOLDER):
         exchange.remove(f"{run.where.aside}/{name}")
     exchange.remove(f"{run.where.kubelet_aside}/{FolderKind.KUBEADM.value}")
     for path in _copies(run):

@@ -364,6 +364,10 @@ def test_a_record_that_was_set_back_is_no_ground_for_a_step() -> None:
     gates.refuse_set_back(record(_S.PUBLISHED), with_machine(_S.PUBLISHED, "cp-2", report=behind, enrolled=False))
     wild = replace(behind, highest=12 + MOST_AHEAD + 1)
     gates.refuse_set_back(record(_S.PUBLISHED), with_machine(_S.PUBLISHED, "cp-2", report=wild))
+    # What one of a pool says is its own affair: the gate waits for it, and everything else goes on.
+    pooled = with_machine(_S.PUBLISHED, "w-1", report=behind, pooled=True)
+    gates.refuse_set_back(record(_S.PUBLISHED), pooled)
+    assert waits(US, pooled)["w-1"].startswith("has read revision 14")
 
 
 def test_a_record_too_far_ahead_keeps_the_gate_closed() -> None:
@@ -376,6 +380,13 @@ def test_a_new_adoption_begins_above_what_machines_have_read() -> None:
     calm = ClusterSeen(machines=(machine("cp-1", _S.PREPARED, report=fresh), AdoptedMachine("w-1")))
     assert gates.first_revision(calm, 0) == 16
     assert gates.first_revision(calm, 20) == 21
+    # A false word of one may not lead to revisions that others, who have read none, do not follow.
+    for claim, first in ((1, 4), (MOST_AHEAD // 2, MOST_AHEAD // 2 + 1), (MOST_AHEAD // 2 + 1, 4), (MOST_AHEAD, 4)):
+        liar = machine("w-1", _S.PREPARED, report=replace(report(_S.PREPARED), revision=0, highest=claim))
+        honest = machine("cp-1", _S.PREPARED, report=replace(report(_S.PREPARED), revision=0))
+        assert gates.first_revision(ClusterSeen(machines=(honest, liar)), 3) == first
+        pooled = ClusterSeen(machines=(honest, replace(liar, pooled=True)))
+        assert gates.first_revision(pooled, 3) == 4
     # Its record is lost: the first state of a new one would lead it straight back.
     with pytest.raises(StateConflict, match=r"cp-2 \(retired\) stand in an adoption whose record is gone"):
         gates.first_revision(ClusterSeen(machines=(machine("cp-2", _S.RETIRED),)), 0)

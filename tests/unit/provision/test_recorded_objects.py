@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from helpers.example_cluster import BASE, WITH_POOL, load
+from helpers.foreign_ca import ForeignCa
 from vaultpki.identity.access import POLICIES, policy_of
 from vaultpki.provision.desired import desired
 from vaultpki.records.server_facts import ServerFacts
@@ -45,7 +46,22 @@ def test_no_byte_differs(tmp_path: Path, name: str) -> None:
     cluster = load(tmp_path, text)
     found = {
         "objects": [[*key, fields] for facts in (EMPTY, KNOWN) for key, fields in desired(cluster, facts).items()],
-        "policies": {who: policy_of(cluster, who) for who in POLICIES},
+        # It came later, and no cluster gets it that is not taken over.
+        "policies": {who: policy_of(cluster, who) for who in POLICIES if who != "adopter"},
     }
     # In order: objects are made in the order of this list.
     assert sha256(json.dumps(found).encode()).hexdigest() == recorded
+
+
+@pytest.mark.parametrize(
+    ("layout", "also_trust", "written"),
+    [("kubeadm", True, True), ("kubeadm", False, False), ("document", True, False), ("document", False, False)],
+)
+def test_the_adopters_policy_is_where_a_cluster_is_taken_over(
+    tmp_path: Path, layout: str, also_trust: bool, written: bool
+) -> None:
+    (tmp_path / "old.crt").write_text(ForeignCa("kubernetes").pem)
+    trust = "ca: {also_trust: {kubernetes: [old.crt]}}\n" if also_trust else ""
+    nodes = BASE.replace("etcd]", "etcd, worker]")
+    cluster = load(tmp_path, f"{nodes}layout: {layout}\n{trust}")
+    assert (("policy", "vaultpki/prod/adopter") in desired(cluster, KNOWN)) is written
