@@ -20,7 +20,7 @@ from helpers.kube.adopted_cluster import (
     AdoptedCluster,
     adopted,
 )
-from helpers.kube.kubeadm_objects import SYSTEM, Shape, authority, encoded, leaf, token
+from helpers.kube.kubeadm_objects import BINDINGS, SYSTEM, Shape, authority, encoded, items, leaf, token
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.adopt.drive import AdoptionWords
@@ -74,9 +74,11 @@ def test_a_whole_adoption(clusters: ClusterFactory, tmp_path: Path) -> None:
         assert list(dict.fromkeys(turns)) == ["cp-1", "cp-2", ""]
         assert {each.node for each in found.gate.waiting} == {"pods", "outside"} and not found.moved
         one.restart_pods()
-        found = one.advance()
-        assert [each.node for each in found.gate.waiting] == ["outside"]
-        assert one.advance(OUTSIDE).moved and one.state == "switched"
+        given, one.api.values[BINDINGS] = one.api.values[BINDINGS], items([])
+        found = one.advance(OUTSIDE)
+        assert [each.node for each in found.gate.waiting] == ["rights"] and one.state == "published"
+        one.api.values[BINDINGS] = given
+        assert one.advance().moved and one.state == "switched"
         for state in ("closed", "retired", "done"):
             found = one.onward(OUTSIDE if state == "retired" else None)
             assert found.moved and one.state == state, found.gate
