@@ -57,8 +57,8 @@ class SigningVault:
 def go(machine: TakenOverMachine, vault: SigningVault, state: S | None) -> None:
     if state is not None:
         machine.agent_pass(state)
-    changes = {"imported": OLD_CAS} if state is not None else {}
-    carry_out.carry_out(replace(machine.run(state, **changes), sign=vault.sign))
+    run = machine.run(state, imported=OLD_CAS) if state is not None else machine.run(None)
+    carry_out.carry_out(replace(run, sign=vault.sign))
 
 
 def lose_keys(machine: TakenOverMachine) -> None:
