@@ -14,7 +14,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.redact import first_few, stamp
@@ -122,10 +122,13 @@ def turn(record: AdoptionRecord, machines: Collection[AdoptedMachine]) -> str:
     return first.name if first is not None else ""
 
 
-def refuse_hopeless(step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | None) -> None:
+def refuse_hopeless(
+    step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | None, imported: Collection[str] = ()
+) -> None:
     """Raise StateConflict for a way back that cannot work; `old_ends` is when the first of the old CAs expires.
 
-    From switched on the way back needs certificates of the old CA that somebody can renew.
+    From switched on the way back needs certificates of the old CA that somebody can renew: a machine with its key, or
+    Vault, if the keys of all old CAs were imported. `imported` are the domains of those that were.
     """
     if LEAVES_OF[step.to] is not Side.OLD or LEAVES_OF[step.record.state] is not Side.NEW:
         return
@@ -136,7 +139,8 @@ def refuse_hopeless(step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | 
             f"certificates; {forward}"
         )
     told = [each.report for each in seen.planes if each.report is not None]
-    if any(each.keys is not OldKeys.NONE for each in told):
+    lacking = [ca for ca in OLD_CAS if ca in step.record.old and ca not in imported]
+    if any(each.keys is not OldKeys.NONE for each in told) or not lacking:
         return
     silent = [each.name for each in seen.planes if each.report is None]
     if silent:
@@ -146,7 +150,8 @@ def refuse_hopeless(step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | 
         )
     raise StateConflict(
         "the way back cannot work: the key of the old CA is on no machine any more, so its certificates could not be "
-        f"renewed; put it back from a backup, or {forward}"
+        f"renewed; put it back from a backup, import the keys of {first_few(lacking)} from there (`vaultpki ca import "
+        f"--key`), or {forward}"
     )
 
 

@@ -43,7 +43,8 @@ class Arrangement:
     """What a machine shall be. `state` is None for the one that kubeadm left, before and after all states.
 
     `folder` takes the place of kubeadm's folder. `trust` is what bundles and kubeconfigs hold, `leaves` whose
-    certificates components show. `signer` is whether the controller manager signs CSRs, by a copy of the old CA.
+    certificates components show. `signer` is whether the controller manager signs CSRs, by a copy of the old CA; where
+    the key of that CA is on no disk it does not, whatever the state.
     `verify` is whether kube-apiserver checks the certificates of kubelets, which kubeadm's does not.
     """
 
@@ -99,7 +100,8 @@ def edits(
     flags: dict[str, str | None] = {}
     folders: dict[str, str] = {}
     if wanted.home:
-        return PodEdits()
+        lost = component == "kube-controller-manager" and not wanted.signer
+        return PodEdits(dict.fromkeys(_signing_flags(before), "") if lost else {})
     if component == "kube-controller-manager":
         copied = f"{machine.aside}/{SIGNER_FOLDER}"
         for name in _signing_flags(before):

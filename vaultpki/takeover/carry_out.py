@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from vaultpki.errors import Attention, Busy, StateConflict
 from vaultpki.model import AgentConfig
@@ -19,6 +20,7 @@ from vaultpki.takeover.journal import JournalFile
 from vaultpki.takeover.machine import KubeadmMachine, OldAndNew
 from vaultpki.takeover.processes import Components
 from vaultpki.takeover.steps import MachineStep
+from vaultpki.takeover.vault_signer import OldCaSigner
 
 _LOCK_WAIT = 60.0
 
@@ -31,8 +33,11 @@ def prepare(
     *,
     clock: float | None = None,
     tell: Callable[[str], None] = lambda text: None,
+    sign: OldCaSigner | None = None,
 ) -> TakeOver:
     """Return the run that leads this machine to `target`; nothing is changed.
+
+    `sign` has Vault sign with an old CA that was imported; None where Vault is not asked.
 
     Raises StateConflict if the machine is not taken over, or if the agent has prepared nothing yet.
     """
@@ -50,7 +55,7 @@ def prepare(
         if not target.home:
             raise
         cas = OldAndNew({}, {})
-    return TakeOver(
+    run = TakeOver(
         config=config,
         where=where,
         machine=machine,
@@ -63,7 +68,9 @@ def prepare(
         turn=record is None or record.turn == config.node or not machine.static_pods(),
         tell=tell,
         kept_keys=record.kept if record is not None else "",
+        sign=sign,
     )
+    return run if steps.can_sign(run) else replace(run, target=replace(target, signer=False))
 
 
 def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> None:

@@ -226,6 +226,20 @@ def _one_old_ca(run: TakeOver, path: str) -> bool:
     return bool(run.machine.certificates(f"{path}/ca.crt"))
 
 
+def can_sign(run: TakeOver) -> bool:
+    """Return whether the controller manager of this machine has, or must have, the old CA's key to sign CSRs with.
+
+    It need not where that key is in Vault, and on no disk here. At the end of the way back it cannot, wherever the key
+    is: a controller manager whose flags name a key that is missing does not start, and kubeadm leaves them empty then.
+    """
+    if "kube-controller-manager" not in run.machine.static_pods() or not run.target.signer:
+        return True
+    if not run.target.home and "kubernetes" not in run.imported:
+        return True
+    copied = not run.target.home and os.path.exists(folders.signer_files(run.where.aside)[1])
+    return copied or _key_folder(run) is not None or not _signs_by_copy(run)
+
+
 def _signer_is_there(run: TakeOver) -> bool:
     cert, key = folders.signer_files(run.where.aside)
     if not _signs_by_copy(run):
