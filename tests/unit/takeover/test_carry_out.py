@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from helpers.kube.kubeadm_objects import authority
 from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.errors import Attention, StateConflict
 from vaultpki.records.adoption import AdoptionState as S
@@ -138,3 +140,15 @@ def test_without_the_agents_pairs_nothing_is_exchanged(machine: TakenOverMachine
     with pytest.raises(StateConflict, match=r"etcd/server\.crt is missing"):
         carry_out.carry_out(machine.run(S.SWITCHED))
     holds(machine, S.PUBLISHED)
+
+
+def test_pods_get_every_ca_above_the_new_one(machine: TakenOverMachine) -> None:
+    """Below a root from outside there are CAs between, and OpenSSL takes no chain that does not end at the root."""
+    above = authority("Corp Policy CA", "ECDSA-P256", number=5).pem + machine.root_ca.pem
+    machine.root_ca = SimpleNamespace(pem=above)  # type: ignore[assignment]
+    machine.go(S.PUBLISHED)
+    held = Path(machine.where.directory, "ca-chain.crt").read_text()
+    assert held == machine.old["kubernetes"].pem + machine.new["kubernetes"].pem + above
+    machine.go(S.SWITCHED)
+    held = Path(machine.where.directory, "ca-chain.crt").read_text()
+    assert above in held and machine.old["kubernetes"].pem in held
