@@ -92,6 +92,25 @@ def test_from_every_state_it_comes_back_to_the_byte(tmp_path: Path, name: str, t
     assert not list((machine.state).glob("takeover/*"))
 
 
+@pytest.mark.parametrize("name", ["cp-1", "w-1"])
+@pytest.mark.parametrize("begun", [S.PUBLISHED, S.PREPARED])
+def test_one_that_joined_while_all_trusted_both_goes_back_to_the_old_ca_alone(
+    tmp_path: Path, name: str, begun: S
+) -> None:
+    machine = TakenOverMachine(tmp_path, name)
+    before = machine.snapshot()
+    machine.join_by_both()
+    assert machine.snapshot() != before
+    for state in (S.PUBLISHED, S.SWITCHED, S.RETURNING) if begun is S.PUBLISHED else ():
+        machine.go(state)
+        holds(machine, state)
+    machine.go(S.PREPARED)
+    holds(machine, S.PREPARED)
+    machine.go(None)
+    contents = {path: each[0] for path, each in machine.snapshot().items()}
+    assert contents == {path: each[0] for path, each in before.items()}
+
+
 def test_it_can_turn_round_and_go_on(machine: TakenOverMachine) -> None:
     for state in (S.PUBLISHED, S.SWITCHED, S.RETURNING, S.SWITCHED, S.CLOSED, S.RETIRED, S.RETRUSTING, S.SWITCHED):
         machine.go(state)
