@@ -196,8 +196,12 @@ def _settle(look: AdoptionLook, look_again: Callable[[], AdoptionLook], ask: Ask
             if not ask("The cluster's API server is changed", [each.text for each in due]):
                 return look, True
             _carry_out(look, due)
+            again = any(each.path == writes.INFO_PATH for each in due) and look.record.joins_closed is not None
             look = _with_record(look_again())
-        elif gates.joins_open(look.record) and not {gates.TOKENS, gates.KEYS_SECRET} & look.seen.unread.keys():
+            if again:
+                # Somebody had written the CAs of before into it, and who has read those since may be joining.
+                look = look.writing(look.record.changed(joins_closed=None))
+        elif gates.joins_open(look.record) and not gates.JOINS_BY & look.seen.unread.keys():
             # Every token that there was is gone, and cluster-info is right: who joins from now on reads that.
             look = look.writing(look.record.changed(joins_closed=look.now))
         else:

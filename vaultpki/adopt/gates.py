@@ -13,6 +13,7 @@ from typing import Final
 from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
+from vaultpki.kube.whole import BINDINGS
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
@@ -46,6 +47,10 @@ TOKENS: Final = "bootstrap tokens"
 KEYS_SECRET: Final = "kubeadm-certs"  # noqa: S105 - the name of an object
 REQUESTS: Final = "CSRs"
 PODS: Final = "pods"
+RIGHTS: Final = "rights"
+
+JOINS_BY: Final = frozenset({TOKENS, KEYS_SECRET, CLUSTER_INFO})
+"""The parts of the cluster that a join begins with: as long as one is not known, older joins may still end."""
 
 JOIN: Final = 600
 """Seconds after which no join can end any more that began before its token was deleted.
@@ -91,6 +96,7 @@ def gate(step: AdoptionStep, seen: ClusterSeen) -> Gate:
     ready = not waiting
     waiting += _copies(step, seen)
     waiting += _pods(step, seen) if ready and not waiting else []
+    waiting += _rights(step, seen)
     waiting += _words(step, seen)
     excused = tuple(Waiting(name, "has an agent, and the cluster has no such node") for name in seen.spare)
     return Gate(tuple(waiting), excused, None if waiting else opens, turn(record, seen.machines))
@@ -222,6 +228,7 @@ def joins_open(record: AdoptionRecord) -> bool:
 def unread(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     """Yield the parts of the cluster that a gate must know of and that could not be read."""
     needed = _NEEDED + (_NEEDED_FOR_TRUST if step.trust is not None else ())
+    needed += (BINDINGS,) if step.to is _S.SWITCHED else ()
     for part in needed:
         if part in seen.unread:
             yield Waiting(part, f"cannot be looked at: {seen.unread[part]}")
@@ -288,6 +295,17 @@ def _pods(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     old = sorted(f"{pod.namespace}/{pod.name}" for pod in seen.pods if _before(pod, seen.changed.get(pod.namespace)))
     if old:
         yield Waiting(PODS, f"{first_few(old)} started before {ROOT_COPY} held both CAs: restart them")
+
+
+def _rights(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
+    """Find users of the new certificates who would be let in and be allowed nothing."""
+    if step.to is _S.SWITCHED and seen.without_rights:
+        yield Waiting(
+            RIGHTS,
+            f"no ClusterRoleBinding names {first_few(seen.without_rights)}, the user of kube-apiserver at kubelets with "
+            "the new certificates, so logs, exec and metrics would be refused: `vaultpki issue admin --dir operator` "
+            "writes the manifests, and `kubectl apply -f operator/manifests` gives that user its rights",
+        )
 
 
 def _before(pod: PodStart, changed: datetime | None) -> bool:

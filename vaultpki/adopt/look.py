@@ -12,7 +12,7 @@ from datetime import datetime
 from vaultpki.adopt import inventory, obstacles
 from vaultpki.adopt.found import CONTROL_PLANE, ClusterInventory, EtcdMember
 from vaultpki.ca.facts import read_above, read_root
-from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
+from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.identity.adoption_record import StoredAdoption, read_adoption, write_adoption
 from vaultpki.identity.change_notice import ChangeNotice
@@ -194,6 +194,7 @@ def seen_of(
         tokens=tuple(each.id for each in found.whole.tokens),
         keys_secret=found.whole.keys_token is not None,
         requests=tuple(_requests(sides, found)),
+        without_rights=tuple(sorted(_bound_by_nobody(cluster, found))),
         servers=tuple(
             each.place
             for each in copies
@@ -203,6 +204,16 @@ def seen_of(
         spare=tuple(sorted(name for name in agents if name not in machines and agents[name].report is not None)),
         unread=found.whole.unread,
     )
+
+
+def _bound_by_nobody(cluster: Cluster, found: ClusterInventory) -> Iterator[str]:
+    """Yield the users of nodes' certificates whose rights a manifest gives, and whom no ClusterRoleBinding names.
+
+    kubeadm's own certificates have a group in place of that (cmd/kubeadm/app/phases/certs/certlist.go).
+    """
+    for row in rows(cluster):
+        if row.manifest and not row.operator and not row.organization and row.common_name not in found.whole.bound:
+            yield row.common_name
 
 
 def _machines(cluster: Cluster, found: ClusterInventory, *, etcd: bool) -> Iterator[AdoptedMachine]:

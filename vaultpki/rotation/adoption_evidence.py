@@ -85,6 +85,7 @@ class ClusterSeen:
     `extension-apiserver-authentication` by its keys, empty without that object. `roots` are those in each namespace's
     `kube-root-ca.crt`, with `changed` as its times. `pods` were given one. `tokens` are the ids of
     bootstrap tokens, `keys_secret` whether `kubeadm-certs` is there. `requests` are CSRs that were issued.
+    `without_rights` are users of the new certificates to whom no ClusterRoleBinding gives anything.
     `servers` are objects with a CA bundle for another server that holds an old CA and no new one. `stale` are
     objects of kubeadm's that are not right for the end. `spare` are agents of machines that
     the cluster does not have. `unread` says by the name of a part why it could not be read.
@@ -99,6 +100,7 @@ class ClusterSeen:
     tokens: tuple[str, ...] = ()
     keys_secret: bool = False
     requests: tuple[IssuedRequest, ...] = ()
+    without_rights: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
     spare: tuple[str, ...] = ()

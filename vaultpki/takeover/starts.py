@@ -17,6 +17,7 @@ from typing import Final
 from vaultpki.errors import StateConflict
 from vaultpki.host import boot_time, pod_manifest
 from vaultpki.host.pod_manifest import PodEdits, PodManifest
+from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover import plain_files, settings
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
@@ -30,11 +31,14 @@ def note_origin(run: TakeOver) -> None:
     known = run.journal.value
     for component in run.machine.components():
         if component not in known.prepared:
-            entry = prepared(run, component, PodEdits())
-            active = signs(run) if component == "kube-controller-manager" else entry.active
-            entry = replace(entry, active=active)
-            known = replace(known, prepared=later(known, component, entry))
+            known = replace(known, prepared=later(known, component, _origin(run, component)))
     run.journal.save(prepared=known.prepared)
+
+
+def _origin(run: TakeOver, component: str) -> Prepared:
+    """Return what a component that was never prepared was started with: what lies there."""
+    entry = prepared(run, component, PodEdits())
+    return replace(entry, active=signs(run)) if component == "kube-controller-manager" else entry
 
 
 def signs(run: TakeOver) -> bool:
@@ -79,9 +83,15 @@ def prepared(run: TakeOver, component: str, edits: PodEdits, wanted: bytes | Non
 
 
 def last(run: TakeOver, component: str) -> Prepared | None:
-    """Return what a component was prepared to read last."""
+    """Return what a component was prepared to read last.
+
+    Before the first step nothing is written down, and no component has to be restarted for what it reads already.
+    """
     found = run.journal.value.prepared.get(component, ())
-    return found[-1] if found else None
+    if found:
+        return found[-1]
+    ended = run.target.home or run.journal.value.reached is AdoptionState.DONE
+    return None if ended else _origin(run, component)
 
 
 def is_new(run: TakeOver, component: str, entry: Prepared) -> bool:
@@ -105,6 +115,8 @@ def pod_is_ready(run: TakeOver, component: str) -> bool:
     path = run.machine.static_pods()[component]
     found, entry = read(path), last(run, component)
     if found is None or entry is None or pod_manifest.plain(found[0], path) != wanted:
+        return False
+    if run.target.home and entry.mark:
         return False
     same = (
         entry.digest == prepared(run, component, edits, wanted).digest
@@ -143,10 +155,12 @@ def start_pod(run: TakeOver, component: str, *, signs_only: bool = False, marked
     wanted, edits = plain_files.manifest(run, component, signs_only=signs_only)
     next_ = prepared(run, component, edits, wanted)
     entry = last(run, component)
-    if entry is None or entry.digest != next_.digest:
+    # At home no manifest has a mark.
+    if entry is None or entry.digest != next_.digest or (run.target.home and entry.mark):
+        marked = marked or wanted != plain_files.original(run, path) or _would_not_change(path, wanted)
         if component == "etcd" and (problem := run.components.problem(component)):
             raise StateConflict(f"etcd is not healthy before its restart ({problem}); nothing was restarted")
-        entry = _write_down(run, component, next_, marked=marked or wanted != plain_files.original(run, path))
+        entry = _write_down(run, component, next_, marked=marked)
     _write(run, component, path, wanted, entry)
     if not _wait(run, component, entry):
         # It was started between the two lines of a run that was killed there, or the kubelet missed the change.
@@ -158,6 +172,12 @@ def start_pod(run: TakeOver, component: str, *, signs_only: bool = False, marked
                 "its log, and run this again"
             )
     _healthy(run, component)
+
+
+def _would_not_change(path: str, wanted: bytes) -> bool:
+    """Return whether a manifest says this already, so that the kubelet would see no change without a mark."""
+    found = read(path)
+    return found is not None and found[0] == wanted
 
 
 def _write_down(run: TakeOver, component: str, wanted: Prepared, *, marked: bool) -> Prepared:

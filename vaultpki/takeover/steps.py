@@ -106,11 +106,19 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
         yield configs
         if target.folder is FolderKind.KUBEADM and machine.kind() is not FolderKind.KUBEADM:
             yield from _first(run, pods, "name no file of vaultpki's in")
+        if target.folder is FolderKind.KUBEADM:
+            yield MachineStep(
+                "take the new CAs out of kubeadm's own folder",
+                lambda: not exchanging.too_new(run),
+                lambda: exchanging.remove_too_new(run),
+                lambda: (f"{name}: the old CA alone" for name in exchanging.too_new(run)),
+                locked=True,
+            )
         yield exchanged
     for component in pods:
         yield MachineStep(
             f"restart {component}",
-            lambda component=component: starts.pod_is_ready(run, component),  # type: ignore[misc]
+            lambda component=component: _pod_is_ready(run, component),  # type: ignore[misc]
             lambda component=component: starts.start_pod(run, component),  # type: ignore[misc]
             lambda component=component: _sentences(run, component),  # type: ignore[misc]
             restarts=component,
@@ -175,6 +183,14 @@ def _first(run: TakeOver, components: Iterable[str], what: str) -> Iterator[Mach
         )
 
 
+def _pod_is_ready(run: TakeOver, component: str) -> bool:
+    """Return whether a static pod needs no restart of its own: it had it, or the one before is all that it needs."""
+    if starts.pod_is_ready(run, component):
+        return True
+    alone = run.target.signer and run.target.folder is FolderKind.KUBEADM and run.machine.kind() is FolderKind.KUBEADM
+    return alone and component == "kube-controller-manager" and not starts.signer_is_ready(run)
+
+
 def needs_turn(run: TakeOver) -> bool:
     """Return whether etcd or kube-apiserver of this machine is restarted by a step that is left."""
     planes = [component for component in run.machine.static_pods() if component in ("etcd", "kube-apiserver")]
@@ -201,7 +217,9 @@ def _keep(run: TakeOver) -> None:
     if run.machine.kind() is not FolderKind.KUBEADM and not run.journal.value.kept:
         raise StateConflict(f"{run.journal.folder} is lost, which says how to go back; restore it from a backup")
     for path in plain_files.plain_files(run):
-        run.journal.keep(path)
+        if path not in run.journal.value.kept:
+            run.journal.keep(path)
+            plain_files.keep_without_new(run, path)
     starts.note_origin(run)
 
 

@@ -18,7 +18,19 @@ from typing import Any
 
 from helpers.kube import answering_api
 from helpers.kube.answering_api import Api
-from helpers.kube.kubeadm_objects import PUBLIC, SYSTEM, KubeadmObjects, Shape, encoded, items, leaf, token, user_pod
+from helpers.kube.kubeadm_objects import (
+    BINDINGS,
+    PUBLIC,
+    SYSTEM,
+    KubeadmObjects,
+    Shape,
+    binding,
+    encoded,
+    items,
+    leaf,
+    token,
+    user_pod,
+)
 from helpers.node.reporting_nodes import shown
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.cluster_factory import ClusterFactory
@@ -118,6 +130,8 @@ class AdoptedCluster:
         self.folders = 0
         api.after = lambda method, path: self._after(path)
         api.values[f"{SYSTEM}/configmaps"] = items([])
+        # As `vaultpki issue` writes it.
+        api.values[BINDINGS] = items([binding("User", "kube-apiserver-kubelet-client")])
         api.values[KEYS_PATH] = {"metadata": {"name": "kubeadm-certs", "namespace": "kube-system", "uid": "1"}}
         api.values[f"{SYSTEM}/secrets/bootstrap-token-abcdef"] = token("abcdef", 3600)
         self._show()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from helpers.kube.adopted_cluster import (
     adopted,
     spec_of,
 )
-from helpers.kube.kubeadm_objects import SYSTEM, KubeadmObjects, Shape, authority, encoded, leaf
+from helpers.kube.kubeadm_objects import BINDINGS, SYSTEM, KubeadmObjects, Shape, authority, encoded, items, leaf, token
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.outside_signer import OutsideSigner
@@ -77,9 +78,11 @@ def test_a_whole_adoption(clusters: ClusterFactory, tmp_path: Path) -> None:
         assert list(dict.fromkeys(turns)) == ["cp-1", "cp-2", ""]
         assert {each.node for each in found.gate.waiting} == {"pods", "outside"} and not found.moved
         one.restart_pods()
-        found = one.advance()
-        assert [each.node for each in found.gate.waiting] == ["outside"]
-        assert one.advance(OUTSIDE).moved and one.state == "switched"
+        given, one.api.values[BINDINGS] = one.api.values[BINDINGS], items([])
+        found = one.advance(OUTSIDE)
+        assert [each.node for each in found.gate.waiting] == ["rights"] and one.state == "published"
+        one.api.values[BINDINGS] = given
+        assert one.advance().moved and one.state == "switched"
         for state in ("closed", "retired", "done"):
             found = one.onward(OUTSIDE if state == "retired" else None)
             assert found.moved and one.state == state, found.gate
@@ -279,3 +282,28 @@ def test_new_cas_below_a_root_from_outside_count(clusters: ClusterFactory, tmp_p
     found = looks.read_sides(cluster.model, cluster.client("adopter"), None, now)
     assert found.root.fingerprint == signer.root_sha256
     assert {domain: len(cas) for domain, cas in found.new.items()} == dict.fromkeys(ISSUING_CAS, 1)
+
+
+def test_joins_of_before_are_over_only_once_cluster_info_is_known_to_be_right(
+    clusters: ClusterFactory, tmp_path: Path
+) -> None:
+    with adopted(clusters, tmp_path, Shape(planes=1)) as one:
+        begin(one)
+        first = copy.deepcopy(one.api.values[INFO_PATH])
+        one.api.values[INFO_PATH] = 403
+        assert one.advance().moved
+        record = one.record()
+        assert record is not None and record.joins_closed is None
+        one.api.values[INFO_PATH] = copy.deepcopy(first)
+        one.advance()
+        record = one.record()
+        assert record is not None and record.joins_closed is not None and one.info().count("BEGIN CERTIFICATE") == 2
+        # As `kubeadm init phase bootstrap-token` does: who reads that joins with the old CA alone.
+        one.api.values[INFO_PATH] = copy.deepcopy(first)
+        one.api.values[f"{SYSTEM}/secrets/bootstrap-token-uvwxyz"] = token("uvwxyz", 3600)
+        one.passes()
+        one.now += timedelta(hours=1)
+        one.advance()
+        record = one.record()
+        assert record is not None and record.joins_closed == one.now and one.info().count("BEGIN CERTIFICATE") == 2
+        assert not one.api.values[f"{SYSTEM}/secrets"]["items"]

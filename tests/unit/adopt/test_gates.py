@@ -17,6 +17,7 @@ from vaultpki.adopt import drive, gates
 from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
+from vaultpki.kube.whole import BINDINGS
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
@@ -280,6 +281,14 @@ def test_copies_and_pods() -> None:
     assert not waits(US, replace(seen(state), pods=(replace(older, started=NOW),)))
     undated = replace(seen(state), changed={"app": None})
     assert "does not say when it changed in app" in waits(US, undated)[ROOT_COPY]
+
+
+def test_a_user_without_rights_keeps_nodes_on_their_old_certificates() -> None:
+    """With kubeadm's certificates kube-apiserver is an administrator by its group; ours has a user's rights alone."""
+    lacks = replace(seen(_S.PUBLISHED), without_rights=("kube-apiserver-kubelet-client",))
+    assert "kubectl apply -f operator/manifests" in waits(US, lacks)[gates.RIGHTS]
+    assert BINDINGS in waits(US, replace(seen(_S.PUBLISHED), unread={BINDINGS: "no right"}))
+    assert not waits(SC, replace(seen(_S.SWITCHED), without_rights=("x",), unread={BINDINGS: "no right"}))
 
 
 def test_words_of_a_person() -> None:

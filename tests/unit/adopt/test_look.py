@@ -11,7 +11,7 @@ import pytest
 
 from helpers.foreign_ca import ForeignCa
 from helpers.kube import kubeadm_inventory
-from helpers.kube.kubeadm_objects import KubeadmObjects, Shape, encoded, leaf
+from helpers.kube.kubeadm_objects import BINDINGS, KubeadmObjects, Shape, binding, encoded, leaf
 from unit.adopt.test_gates import record
 from vaultpki.adopt import gates, look
 from vaultpki.adopt.look import Sides, joined_later
@@ -105,6 +105,17 @@ def test_who_signs_and_who_rotates_is_read_from_the_cluster(tmp_path: Path) -> N
     assert plane is not None and worker is not None
     assert plane.signs is True and worker.signs is None and worker.rotates is True
     assert set(plane.started) == {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
+
+
+def test_rights_are_what_a_cluster_role_binding_names(tmp_path: Path) -> None:
+    objects = KubeadmObjects(Shape())
+    of, user = cluster(tmp_path, objects), "kube-apiserver-kubelet-client"
+    assert seen(of, objects).without_rights == (user,)
+    found = kubeadm_inventory.taken(
+        objects, change=lambda values: values[BINDINGS]["items"].append(binding("User", user))
+    )
+    whole = look.seen_of(of, sides(objects), (), found, KubeTrust((), (), ()), record(_S.PUBLISHED))
+    assert whole.without_rights == ()
 
 
 def test_issued_requests_are_known_by_their_certificates(tmp_path: Path) -> None:

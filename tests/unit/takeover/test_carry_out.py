@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,6 +94,25 @@ def test_from_every_state_it_comes_back_to_the_byte(tmp_path: Path, name: str, t
     assert not list((machine.state).glob("takeover/*"))
 
 
+@pytest.mark.parametrize("name", ["cp-1", "w-1"])
+@pytest.mark.parametrize("begun", [S.PUBLISHED, S.PREPARED])
+def test_one_that_joined_while_all_trusted_both_goes_back_to_the_old_ca_alone(
+    tmp_path: Path, name: str, begun: S
+) -> None:
+    machine = TakenOverMachine(tmp_path, name)
+    before = machine.snapshot()
+    machine.join_by_both()
+    assert machine.snapshot() != before
+    for state in (S.PUBLISHED, S.SWITCHED, S.RETURNING) if begun is S.PUBLISHED else ():
+        machine.go(state)
+        holds(machine, state)
+    machine.go(S.PREPARED)
+    holds(machine, S.PREPARED)
+    machine.go(None)
+    contents = {path: each[0] for path, each in machine.snapshot().items()}
+    assert contents == {path: each[0] for path, each in before.items()}
+
+
 def test_it_can_turn_round_and_go_on(machine: TakenOverMachine) -> None:
     for state in (S.PUBLISHED, S.SWITCHED, S.RETURNING, S.SWITCHED, S.CLOSED, S.RETIRED, S.RETRUSTING, S.SWITCHED):
         machine.go(state)
@@ -122,13 +142,26 @@ def test_another_machines_turn_is_waited_for(machine: TakenOverMachine) -> None:
     before = machine.snapshot()
     run = machine.run(S.PUBLISHED)
     assert run.assignment.adoption is not None
-    from dataclasses import replace
-
     record = replace(run.assignment.adoption, turn="cp-2")
     waiting = replace(run, turn=False, assignment=replace(run.assignment, adoption=record))
     with pytest.raises(Attention, match="it is the turn of cp-2"):
         carry_out.carry_out(waiting)
     assert machine.snapshot() == before
+
+
+def test_in_prepared_the_controller_manager_alone_is_restarted_and_once_without_a_turn(
+    machine: TakenOverMachine,
+) -> None:
+    machine.agent_pass(S.PREPARED)
+    run = replace(machine.run(S.PREPARED), turn=False)
+    before = machine.processes.load()
+    told = [step.restarts for step in carry_out.left(run) if step.restarts]
+    assert told == ["kube-controller-manager"]
+    carry_out.carry_out(run)
+    after = machine.processes.load()
+    assert {each for each in after if after[each] != before[each]} == {"kube-controller-manager"}
+    holds(machine, S.PREPARED)
+    assert carry_out.left(machine.run(S.PREPARED)) == []
 
 
 def test_without_the_agents_pairs_nothing_is_exchanged(machine: TakenOverMachine) -> None:
