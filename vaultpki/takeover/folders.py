@@ -160,8 +160,8 @@ def copy_files(names: Iterator[str] | list[str], source: str, to: str) -> list[s
             continue
         folder, base = os.path.split(f"{to}/{name}")
         with files.closing(files.open_folder(folder, create=True)) as fd, files.storage_errors(f"{to}/{name}"):
-            files.swap(base, fd, data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)
-            os.utime(base, ns=(about.st_atime_ns, about.st_mtime_ns), dir_fd=fd, follow_symlinks=False)
+            times = (about.st_atime_ns, about.st_mtime_ns)
+            files.swap(base, fd, data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid, times=times)
         copied.append(name)
     return copied
 

@@ -15,6 +15,7 @@ from vaultpki.host import pod_manifest
 from vaultpki.host.pod_manifest import PodEdits, PodManifest
 from vaultpki.issue.bundles_and_kubeconfigs import Site, kubeconfig
 from vaultpki.issue.signing import FileOwner
+from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.places import KUBECONFIGS, KUBELET, PKI, Layout, inner_folders
 from vaultpki.records.adoption import AdoptionState
@@ -73,6 +74,20 @@ def original(run: TakeOver, path: str) -> bytes | None:
         run.journal.save(changed=tuple(dict.fromkeys((*run.journal.value.changed, path))))
         return back
     return kept
+
+
+def keep_without_new(run: TakeOver, path: str) -> None:
+    """Keep a kubeconfig of kubeadm's that holds both CAs with the old ones alone, as kubeadm left those of before.
+
+    A machine has it that joined by `kubeadm join` while everybody trusted both.
+    """
+    found, old = read(path), list(run.cas.old.get("kubernetes", ()))
+    text = settings.cas_of(found[0]).decode("ascii", "replace") if found is not None else ""
+    held = {facts.fingerprint for facts in x509.readable(text)}
+    new = {facts.fingerprint for facts in run.cas.new.get("kubernetes", ())}
+    if found is not None and old and held & new and held - new:
+        pem = b"".join(facts.pem.encode() for facts in old)
+        run.journal.renew(path, settings.with_cas(found[0], pem, path), found[1])
 
 
 def _undone(run: TakeOver, path: str, data: bytes, kept: bytes | None) -> bytes | None:

@@ -119,6 +119,8 @@ def pod_is_ready(run: TakeOver, component: str) -> bool:
     found, entry = read(path), last(run, component)
     if found is None or entry is None or pod_manifest.plain(found[0], path) != wanted:
         return False
+    if run.target.home and entry.mark:
+        return False
     same = entry.digest == prepared(run, component, wanted).digest and PodManifest(found[0], path).mark == entry.mark
     return same and is_new(run, component, entry)
 
@@ -153,10 +155,12 @@ def start_pod(run: TakeOver, component: str, *, signs_only: bool = False, marked
     wanted, _ = plain_files.manifest(run, component, signs_only=signs_only)
     next_ = prepared(run, component, wanted)
     entry = last(run, component)
-    if entry is None or entry.digest != next_.digest:
+    # At home no manifest has a mark.
+    if entry is None or entry.digest != next_.digest or (run.target.home and entry.mark):
+        marked = marked or wanted != plain_files.original(run, path) or _would_not_change(path, wanted)
         if component == "etcd" and (problem := run.components.problem(component)):
             raise StateConflict(f"etcd is not healthy before its restart ({problem}); nothing was restarted")
-        entry = _write_down(run, component, next_, marked=marked or wanted != plain_files.original(run, path))
+        entry = _write_down(run, component, next_, marked=marked)
     _write(run, component, path, wanted, entry)
     if not _wait(run, component, entry):
         # It was started between the two lines of a run that was killed there, or the kubelet missed the change.
@@ -168,6 +172,12 @@ def start_pod(run: TakeOver, component: str, *, signs_only: bool = False, marked
                 "its log, and run this again"
             )
     _healthy(run, component)
+
+
+def _would_not_change(path: str, wanted: bytes) -> bool:
+    """Return whether a manifest says this already, so that the kubelet would see no change without a mark."""
+    found = read(path)
+    return found is not None and found[0] == wanted
 
 
 def _write_down(run: TakeOver, component: str, wanted: Prepared, *, marked: bool) -> Prepared:

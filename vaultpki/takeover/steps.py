@@ -106,6 +106,14 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
         yield configs
         if target.folder is FolderKind.KUBEADM and machine.kind() is not FolderKind.KUBEADM:
             yield from _first(run, pods, "name no file of vaultpki's in")
+        if target.folder is FolderKind.KUBEADM:
+            yield MachineStep(
+                "take the new CAs out of kubeadm's own folder",
+                lambda: not exchanging.too_new(run),
+                lambda: exchanging.remove_too_new(run),
+                lambda: (f"{name}: the old CA alone" for name in exchanging.too_new(run)),
+                locked=True,
+            )
         yield exchanged
     for component in pods:
         yield MachineStep(
@@ -209,7 +217,9 @@ def _keep(run: TakeOver) -> None:
     if run.machine.kind() is not FolderKind.KUBEADM and not run.journal.value.kept:
         raise StateConflict(f"{run.journal.folder} is lost, which says how to go back; restore it from a backup")
     for path in plain_files.plain_files(run):
-        run.journal.keep(path)
+        if path not in run.journal.value.kept:
+            run.journal.keep(path)
+            plain_files.keep_without_new(run, path)
     starts.note_origin(run)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shlex
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,15 @@ from helpers.kube.adopted_cluster import (
     REQUESTS_PATH,
     AdoptedCluster,
     adopted,
+    spec_of,
 )
-from helpers.kube.kubeadm_objects import BINDINGS, SYSTEM, Shape, authority, encoded, items, leaf, token
+from helpers.kube.kubeadm_objects import BINDINGS, SYSTEM, KubeadmObjects, Shape, authority, encoded, items, leaf, token
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.outside_signer import OutsideSigner
+from vaultpki.adopt import look as looks
 from vaultpki.adopt.drive import AdoptionWords
+from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import ChangedMeanwhile, StateConflict
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import OldKeys
@@ -267,6 +271,24 @@ def test_a_record_that_another_operator_has_changed_is_not_written_over(
         with pytest.raises(ChangedMeanwhile, match="another operator has changed the adoption"):
             early.writing(early.record.moved(AdoptionState.PUBLISHED, one.now))
         assert one.state == "published"
+
+
+def test_new_cas_below_a_root_from_outside_count(clusters: ClusterFactory, tmp_path: Path) -> None:
+    """The root's owner signs through a CA between, which only a look at the chain finds."""
+    signer = OutsideSigner.made(tmp_path / "offline", ["Corp Policy CA"])
+    spec = spec_of(Shape(planes=1)).replace("ca:\n", "ca:\n  root: external\n  root_file: corp-root.pem\n")
+    objects = KubeadmObjects(Shape(planes=1))
+    old = {
+        "old-ca.crt": objects.ca.pem,
+        "old-front-proxy-ca.crt": objects.front.pem,
+        "old-etcd-ca.crt": objects.etcd.pem,
+    }
+    cluster = clusters.written(spec, old)
+    signer.apply(cluster)
+    now = datetime.now(UTC)
+    found = looks.read_sides(cluster.model, cluster.client("adopter"), None, now)
+    assert found.root.fingerprint == signer.root_sha256
+    assert {domain: len(cas) for domain, cas in found.new.items()} == dict.fromkeys(ISSUING_CAS, 1)
 
 
 def test_joins_of_before_are_over_only_once_cluster_info_is_known_to_be_right(

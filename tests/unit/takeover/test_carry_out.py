@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from helpers.kube.kubeadm_objects import authority
 from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.errors import Attention, StateConflict
 from vaultpki.records.adoption import AdoptionState as S
@@ -142,6 +144,25 @@ def test_from_every_state_it_comes_back_to_the_byte(tmp_path: Path, name: str, t
     assert not list((machine.state).glob("takeover/*"))
 
 
+@pytest.mark.parametrize("name", ["cp-1", "w-1"])
+@pytest.mark.parametrize("begun", [S.PUBLISHED, S.PREPARED])
+def test_one_that_joined_while_all_trusted_both_goes_back_to_the_old_ca_alone(
+    tmp_path: Path, name: str, begun: S
+) -> None:
+    machine = TakenOverMachine(tmp_path, name)
+    before = machine.snapshot()
+    machine.join_by_both()
+    assert machine.snapshot() != before
+    for state in (S.PUBLISHED, S.SWITCHED, S.RETURNING) if begun is S.PUBLISHED else ():
+        machine.go(state)
+        holds(machine, state)
+    machine.go(S.PREPARED)
+    holds(machine, S.PREPARED)
+    machine.go(None)
+    contents = {path: each[0] for path, each in machine.snapshot().items()}
+    assert contents == {path: each[0] for path, each in before.items()}
+
+
 def test_it_can_turn_round_and_go_on(machine: TakenOverMachine) -> None:
     for state in (S.PUBLISHED, S.SWITCHED, S.RETURNING, S.SWITCHED, S.CLOSED, S.RETIRED, S.RETRUSTING, S.SWITCHED):
         machine.go(state)
@@ -202,3 +223,15 @@ def test_without_the_agents_pairs_nothing_is_exchanged(machine: TakenOverMachine
     with pytest.raises(StateConflict, match=r"etcd/server\.crt is missing"):
         carry_out.carry_out(machine.run(S.SWITCHED))
     holds(machine, S.PUBLISHED)
+
+
+def test_pods_get_every_ca_above_the_new_one(machine: TakenOverMachine) -> None:
+    """Below a root from outside there are CAs between, and OpenSSL takes no chain that does not end at the root."""
+    above = authority("Corp Policy CA", "ECDSA-P256", number=5).pem + machine.root_ca.pem
+    machine.root_ca = SimpleNamespace(pem=above)  # type: ignore[assignment]
+    machine.go(S.PUBLISHED)
+    held = Path(machine.where.directory, "ca-chain.crt").read_text()
+    assert held == machine.old["kubernetes"].pem + machine.new["kubernetes"].pem + above
+    machine.go(S.SWITCHED)
+    held = Path(machine.where.directory, "ca-chain.crt").read_text()
+    assert above in held and machine.old["kubernetes"].pem in held
