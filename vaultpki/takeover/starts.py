@@ -157,7 +157,8 @@ def start_pod(run: TakeOver, component: str, *, signs_only: bool = False, marked
     entry = last(run, component)
     # At home no manifest has a mark.
     if entry is None or entry.digest != next_.digest or (run.target.home and entry.mark):
-        marked = marked or wanted != plain_files.original(run, path) or _would_not_change(path, wanted)
+        marked = marked or (wanted != plain_files.original(run, path) and not run.target.home)
+        marked = marked or _would_not_change(path, wanted)
         if component == "etcd" and (problem := run.components.problem(component)):
             raise StateConflict(f"etcd is not healthy before its restart ({problem}); nothing was restarted")
         entry = _write_down(run, component, next_, marked=marked)
