@@ -25,11 +25,12 @@ from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
 from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, PEOPLE
 
-_ROWS = {
+KUBECONFIG_ROWS = {
     "controller-manager.conf": "kube-controller-manager",
     "scheduler.conf": "kube-scheduler",
     "kubelet.conf": "kubelet-client",
 }
+"""The certificate that each kubeconfig of a component logs in with."""
 
 
 def plain_files(run: TakeOver) -> list[str]:
@@ -130,7 +131,7 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
     """Return a kubeconfig as the target has it; None if it shall not be there."""
     name = path.rpartition("/")[2]
     before = original(run, path)
-    if run.target.ours and name in _ROWS:
+    if run.target.ours and name in KUBECONFIG_ROWS:
         return ours(run, name)
     if before is None:
         return None
@@ -150,11 +151,11 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
 
 def ours(run: TakeOver, name: str) -> bytes:
     """Return the kubeconfig of a component that names our pair."""
-    want = next((each for each in run.assignment.certificates if each.name == _ROWS[name]), None)
+    want = next((each for each in run.assignment.certificates if each.name == KUBECONFIG_ROWS[name]), None)
     if want is None:
         raise StateConflict(
-            f"cluster.yaml gives this node no certificate {_ROWS[name]}, and {name} needs one; correct its roles, "
-            "and run `vaultpki apply`"
+            f"cluster.yaml gives this node no certificate {KUBECONFIG_ROWS[name]}, and {name} needs one; correct its "
+            "roles, and run `vaultpki apply`"
         )
     where = run.where
     paths = {PKI: where.directory, **inner_folders(where.directory), KUBELET: where.kubelet}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -28,7 +27,7 @@ from vaultpki.model import NodeRole
 
 CLUSTER = "given"
 ENDPOINT = "api.example.com:6443"
-TOKEN = "abcdef.0123456789abcdef"  # noqa: S105 - a bootstrap token of a cluster that lives for minutes
+TOKEN = "abcdef.0123456789abcdef"
 CONFIGURATION = "/etc/kubernetes/kubeadm/kubeadm.yaml"
 OLD_CAS = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": "etcd/ca.crt"}
 SECONDS = 240.0

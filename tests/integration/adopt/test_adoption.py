@@ -143,13 +143,16 @@ def test_the_way_back(clusters: ClusterFactory, tmp_path: Path, state: str) -> N
 def test_the_page_shows_what_is_printed(clusters: ClusterFactory, tmp_path: Path) -> None:
     blocks = pages.blocks(pages.text("adopt"))
     every = [each for block in blocks for each in block.commands()]
-    commands = [each for each in every if shlex.split(each.text)[2] in ("start", "continue", "status", "abort")]
-    assert [shlex.split(each.text)[2] for each in commands] == ["start", "continue", "status"]
+    commands = [each for each in every if shlex.split(each.text)[2] not in ("inventory", "node")]
+    assert [" ".join(shlex.split(each.text)[1:3]) for each in commands] == [
+        *("adopt start", "adopt continue", "adopt status", "issue -f", "adopt abort")
+    ]
     with adopted(clusters, tmp_path) as one:
         replaced = {"admin.conf": str(one.config), "cluster.yaml": str(one.cluster.file)}
+        replaced["operator"] = str(tmp_path / "operator")
         for command in commands:
             words = [replaced.get(word, word) for word in shlex.split(command.text)[1:]]
-            ran = vaultpki(*words, env=one.cluster.environment("adopter"))
+            ran = vaultpki(*words, env=one.cluster.environment("operator" if words[0] == "issue" else "adopter"))
             printed = ran.stdout.replace(one.cluster.name, "prod")
             for word, path in replaced.items():
                 printed = printed.replace(path.replace(one.cluster.name, "prod"), word)
@@ -214,6 +217,10 @@ def test_a_cluster_with_other_cas_is_refused(clusters: ClusterFactory, tmp_path:
         (one.cluster.folder / "old-ca.crt").write_text(other.pem)
         ran = vaultpki("adopt", "start", *words, env=env, expect=1)
         assert "names another one; correct that" in ran.stderr
+        # One more than the cluster has: its clients would be shut out with the old CA.
+        (one.cluster.folder / "old-ca.crt").write_text(one.objects.ca.pem + other.pem)
+        ran = vaultpki("adopt", "start", *words, env=env, expect=1)
+        assert "which is no CA of this cluster" in ran.stderr
         text = one.cluster.file.read_text()
         one.cluster.file.write_text(text.replace("    etcd: [old-etcd-ca.crt]\n", ""))
         ran = vaultpki("adopt", "start", *words, env=env, expect=1)
