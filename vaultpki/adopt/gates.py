@@ -13,7 +13,8 @@ from typing import Final
 from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.kube.whole import BINDINGS
+from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.redact import first_few, stamp
@@ -46,12 +47,19 @@ TOKENS: Final = "bootstrap tokens"
 KEYS_SECRET: Final = "kubeadm-certs"  # noqa: S105 - the name of an object
 REQUESTS: Final = "CSRs"
 PODS: Final = "pods"
+RIGHTS: Final = "rights"
+
+JOINS_BY: Final = frozenset({TOKENS, KEYS_SECRET, CLUSTER_INFO})
+"""The parts of the cluster that a join begins with: as long as one is not known, older joins may still end."""
 
 JOIN: Final = 600
 """Seconds after which no join can end any more that began before its token was deleted.
 
 kubeadm gives up after five minutes in each of the phases that need the API server (kubeadm.k8s.io/v1beta4, Timeouts).
 """
+
+_REVISIONS: Final = 500
+"""More than an adoption writes: a machine that was away for the whole of it still follows its last record."""
 
 _JOINS: Final = frozenset({_S.PUBLISHED, _S.RETRUSTING, _S.RETIRED})
 """The states that begin with another cluster-info: who has read it before joins with the CAs of before."""
@@ -88,6 +96,7 @@ def gate(step: AdoptionStep, seen: ClusterSeen) -> Gate:
     ready = not waiting
     waiting += _copies(step, seen)
     waiting += _pods(step, seen) if ready and not waiting else []
+    waiting += _rights(step, seen)
     waiting += _words(step, seen)
     excused = tuple(Waiting(name, "has an agent, and the cluster has no such node") for name in seen.spare)
     return Gate(tuple(waiting), excused, None if waiting else opens, turn(record, seen.machines))
@@ -97,22 +106,29 @@ def turn(record: AdoptionRecord, machines: Collection[AdoptedMachine]) -> str:
     """Return the machine that restarts its components now; "" if none has to.
 
     One at a time, those first where a component is down, then members of etcd. The next one has it only when the one
-    before has done all steps of the state and says that it is healthy; a machine that is gone loses it.
+    before has done all steps of the state and says that it is healthy; a machine that is gone loses it. Nobody gets it
+    while another one is away: etcd could lose its majority.
     """
     counted = [each for each in machines if each.by_turn]
     holder = next((each for each in counted if each.name == record.turn), None)
     if holder is not None and not reasons.arrived(record, holder):
         return holder.name
     owing = [each for each in counted if each.report is not None and not reasons.arrived(record, each)]
+    away = {each.name for each in counted if each.silent or _ailing(each, "etcd", "kube-apiserver")}
     ready = [each for each in owing if each.enrolled and each.report and reasons.fresh(record, each.report)]
+    # The restart of one that is down takes nothing away.
+    ready = [each for each in ready if not away or each.name in away]
     first = min(ready, key=lambda each: (not _ailing(each), not each.member, each.name), default=None)
     return first.name if first is not None else ""
 
 
-def refuse_hopeless(step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | None) -> None:
+def refuse_hopeless(
+    step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | None, imported: Collection[str] = ()
+) -> None:
     """Raise StateConflict for a way back that cannot work; `old_ends` is when the first of the old CAs expires.
 
-    From switched on the way back needs certificates of the old CA that somebody can renew.
+    From switched on the way back needs certificates of the old CA that somebody can renew: a machine with its key, or
+    Vault, if the keys of all old CAs were imported. `imported` are the domains of those that were.
     """
     if LEAVES_OF[step.to] is not Side.OLD or LEAVES_OF[step.record.state] is not Side.NEW:
         return
@@ -123,7 +139,8 @@ def refuse_hopeless(step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | 
             f"certificates; {forward}"
         )
     told = [each.report for each in seen.planes if each.report is not None]
-    if any(each.keys is not OldKeys.NONE for each in told):
+    lacking = [ca for ca in OLD_CAS if ca in step.record.old and ca not in imported]
+    if any(each.keys is not OldKeys.NONE for each in told) or not lacking:
         return
     silent = [each.name for each in seen.planes if each.report is None]
     if silent:
@@ -133,13 +150,18 @@ def refuse_hopeless(step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | 
         )
     raise StateConflict(
         "the way back cannot work: the key of the old CA is on no machine any more, so its certificates could not be "
-        f"renewed; put it back from a backup, or {forward}"
+        f"renewed; put it back from a backup, import the keys of {first_few(lacking)} from there (`vaultpki ca import "
+        f"--key`), or {forward}"
     )
 
 
 def refuse_set_back(record: AdoptionRecord, seen: ClusterSeen) -> None:
-    """Raise StateConflict if machines have read a later record: they stand elsewhere, and no step follows from it."""
-    later = _claims(record.revision, seen)
+    """Raise StateConflict if machines have read a later record: they stand elsewhere, and no step follows from it.
+
+    A claim so far ahead that no machine follows it counts nowhere; what one of a pool says holds up its own step alone.
+    """
+    told = _told(seen)
+    later = {name: told[name] for name in told if record.revision < told[name] <= record.revision + MOST_AHEAD}
     if later:
         raise StateConflict(
             f"{first_few(sorted(later))} read revision {max(later.values())} of the adoption's record, and Vault has "
@@ -151,6 +173,8 @@ def refuse_set_back(record: AdoptionRecord, seen: ClusterSeen) -> None:
 
 def first_revision(seen: ClusterSeen, version: int) -> int:
     """Return the first revision of a new record: above all that machines have read, and the `version` in the store.
+
+    A claim counts only as far as every other machine would still follow what comes after it.
 
     Raises StateConflict if machines stand in the middle of an adoption whose record is lost: the first state of a new
     one would lead them straight back.
@@ -164,22 +188,21 @@ def first_revision(seen: ClusterSeen, version: int) -> int:
         raise StateConflict(
             f"{first_few(begun)} stand in an adoption whose record is gone: the server was restored from a snapshot, "
             "or somebody deleted the record; restore a later snapshot or the record, or lead each of these machines "
-            "home (`vaultpki adopt node --leave` as root) before another one begins"
+            "home (`vaultpki adopt node --leave` as root) before another one begins; a machine that is wrong about "
+            "that is left out once it is locked (`vaultpki lock NODE`)"
         )
-    return max([version, *_claims(version, seen).values()]) + 1
+    told = _told(seen).values()
+    most = min(told, default=0) + MOST_AHEAD - _REVISIONS
+    return max([version, *(highest for highest in told if highest <= most)]) + 1
 
 
-def _claims(known: int, seen: ClusterSeen) -> dict[str, int]:
-    """Return the revisions above the `known` one that machines say they have read, by machine.
-
-    A claim so far ahead that no machine follows it counts nowhere.
-    """
-    told = {
+def _told(seen: ClusterSeen) -> dict[str, int]:
+    """Return the highest revisions that machines say they have read, by machine, 0 for none."""
+    return {
         each.name: max(each.report.highest, each.report.revision)
         for each in seen.machines
-        if each.enrolled and each.report is not None
+        if each.enrolled and not each.pooled and each.report is not None
     }
-    return {name: highest for name, highest in told.items() if known < highest <= known + MOST_AHEAD}
 
 
 def word_refused(step: AdoptionStep, word: str, seen: ClusterSeen) -> str:
@@ -214,13 +237,16 @@ def joins_open(record: AdoptionRecord) -> bool:
 def unread(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     """Yield the parts of the cluster that a gate must know of and that could not be read."""
     needed = _NEEDED + (_NEEDED_FOR_TRUST if step.trust is not None else ())
+    needed += (BINDINGS,) if step.to is _S.SWITCHED else ()
     for part in needed:
         if part in seen.unread:
             yield Waiting(part, f"cannot be looked at: {seen.unread[part]}")
 
 
-def _ailing(machine: AdoptedMachine) -> bool:
-    return machine.report is not None and not all(each.healthy for each in machine.report.components.values())
+def _ailing(machine: AdoptedMachine, *only: str) -> bool:
+    """Return whether a component there is not healthy, with `only` one of these."""
+    found = machine.report.components if machine.report is not None else {}
+    return any(not one.healthy for name, one in found.items() if not only or name in only)
 
 
 def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
@@ -280,6 +306,17 @@ def _pods(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     old = sorted(f"{pod.namespace}/{pod.name}" for pod in seen.pods if _before(pod, seen.changed.get(pod.namespace)))
     if old:
         yield Waiting(PODS, f"{first_few(old)} started before {ROOT_COPY} held both CAs: restart them")
+
+
+def _rights(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
+    """Find users of the new certificates who would be let in and be allowed nothing."""
+    if step.to is _S.SWITCHED and seen.without_rights:
+        yield Waiting(
+            RIGHTS,
+            f"no ClusterRoleBinding names {first_few(seen.without_rights)}, as which the new certificates let "
+            "kube-apiserver in at kubelets, so logs, exec and metrics would be refused: `vaultpki issue admin --dir "
+            "operator` writes the manifests, and `kubectl apply -f operator/manifests` gives that user its rights",
+        )
 
 
 def _before(pod: PodStart, changed: datetime | None) -> bool:

@@ -40,7 +40,8 @@ class AdoptedMachine:
     is whether the flags of its controller manager name a CSR signer's files, None without one; `rotates` what its
     kubelet says of `rotateCertificates`, None if it does not say. `started` are the starts of its static pods by
     component, as the API server shows them. `served` is what its listeners presented. `later` is whether it has joined
-    with the new CAs' certificates: nothing of kubeadm's CAs was ever there.
+    with the new CAs' certificates: nothing of kubeadm's CAs was ever there. `pooled` is whether its agent is one of a
+    pool: whoever may enrol into that makes as many as it likes. `silent` is whether its kubelet has stopped to report.
     """
 
     name: str
@@ -55,6 +56,8 @@ class AdoptedMachine:
     started: Mapping[str, datetime] = field(default_factory=dict)
     served: tuple[Served, ...] = ()
     later: bool = False
+    pooled: bool = False
+    silent: bool = False
 
     @property
     def by_turn(self) -> bool:
@@ -83,6 +86,7 @@ class ClusterSeen:
     `extension-apiserver-authentication` by its keys, empty without that object. `roots` are those in each namespace's
     `kube-root-ca.crt`, with `changed` as its times. `pods` were given one. `tokens` are the ids of
     bootstrap tokens, `keys_secret` whether `kubeadm-certs` is there. `requests` are CSRs that were issued.
+    `without_rights` are users of the new certificates to whom no ClusterRoleBinding gives anything.
     `servers` are objects with a CA bundle for another server that holds an old CA and no new one. `stale` are
     objects of kubeadm's that are not right for the end. `spare` are agents of machines that
     the cluster does not have. `unread` says by the name of a part why it could not be read.
@@ -97,6 +101,7 @@ class ClusterSeen:
     tokens: tuple[str, ...] = ()
     keys_secret: bool = False
     requests: tuple[IssuedRequest, ...] = ()
+    without_rights: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
     spare: tuple[str, ...] = ()

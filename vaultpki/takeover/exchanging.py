@@ -32,7 +32,7 @@ def bundles(run: TakeOver) -> dict[str, bytes]:
         for ca, name in folders.CA_FILES.items()
         if os.path.lexists(f"{source}/{name}")
     }
-    found["ca-chain.crt"] = found["ca.crt"] + _pems(run.cas.roots)
+    found["ca-chain.crt"] = found["ca.crt"] + _pems(run.cas.above)
     if "kube-scheduler" in run.machine.static_pods():
         found["scheduler/ca.crt"] = found["ca.crt"]
     path = run.machine.static_pods().get("kube-apiserver")
@@ -55,6 +55,27 @@ def both_is_there(run: TakeOver) -> bool:
     if run.machine.kind() is FolderKind.KUBEADM and not _same_as_copied(run):
         return False
     return all((read(f"{path}/{name}") or (b"", None))[0] == data for name, data in bundles(run).items())
+
+
+def too_new(run: TakeOver) -> dict[str, bytes]:
+    """Return the bundles of kubeadm's own folder that hold new CAs, by path below it, with the old ones alone.
+
+    A machine has such that joined by `kubeadm join` while everybody trusted both. One without an old CA is none.
+    """
+    found = {}
+    for ca, name in folders.CA_FILES.items():
+        old, new = run.cas.old.get(ca, ()), {facts.fingerprint for facts in run.cas.new.get(ca, ())}
+        held = {
+            each.fingerprint for each in run.machine.certificates(f"{run.machine.folder(FolderKind.KUBEADM)}/{name}")
+        }
+        if old and held & new and held - new:
+            found[name] = _pems(old)
+    return found
+
+
+def remove_too_new(run: TakeOver) -> None:
+    """Take the new CAs out of the bundles of kubeadm's own folder."""
+    folders.write_bundles(run.machine.folder(FolderKind.KUBEADM), too_new(run))
 
 
 def _same_as_copied(run: TakeOver) -> bool:

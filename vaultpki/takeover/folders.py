@@ -10,14 +10,14 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from vaultpki.certificates import laid_out, pair_files
 from vaultpki.disk import exchange, files
 from vaultpki.errors import StateConflict, StoreError
 from vaultpki.layout import CA_KEYS, TRUST_BUNDLES
 from vaultpki.places import ETCD, HIDDEN_FOLDER, KUBECONFIGS, KUBELET, PKI, Layout, inner_folders
-from vaultpki.takeover.arrangement import SIGNER, FolderKind
+from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 
 MARK: Final = "vaultpki-takes-over"
 """The file that tells the copy with both CAs from kubeadm's own folder."""
@@ -42,10 +42,11 @@ def path_of(place: str, aside: str, wanted: FolderKind) -> str:
 
 
 def tidy(place: str, aside: str) -> None:
-    """Give each folder aside the name of its kind, and remove a copy that was not finished."""
+    """Give each folder aside the name of its kind, and remove copies and files that were not finished."""
     if not os.path.isdir(aside):
         return
     exchange.remove(f"{aside}/{_NEW}")
+    _remove_leftovers(place, aside)
     for each in FolderKind:
         path = f"{aside}/{each.value}"
         found = kind(path)
@@ -53,6 +54,27 @@ def tidy(place: str, aside: str) -> None:
             to = f"{aside}/{found.value}"
             if not files.exists(to):
                 exchange.move(path, to)
+
+
+def _remove_leftovers(place: str, aside: str) -> None:
+    """Remove what killed runs left of files that they were to put into a folder: some hold keys, and no state may
+    take one for a file of kubeadm's.
+    """
+    tops = [place, *(f"{aside}/{each.value}" for each in FolderKind), os.path.dirname(signer_files(aside)[0])]
+    walked = [(path, held) for top in tops for path, held in _walk(top)]
+    # A file that was to be copied may be in the other folder alone.
+    names = {os.path.basename(name) for name in known_files()}.union(*(held for _, held in walked))
+    for path, held in walked:
+        if any(name.startswith(".") for name in held):
+            with files.closing(files.open_folder(path, create=False)) as fd, files.storage_errors(path):
+                files.remove_leftovers(fd, names)
+
+
+def _walk(top: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder from `top` down with the names of its files, without those of the agent's generations."""
+    for path, names, held in os.walk(top):
+        names[:] = [name for name in names if name != HIDDEN_FOLDER]
+        yield path, held
 
 
 def put(place: str, aside: str, wanted: FolderKind) -> None:
@@ -81,13 +103,22 @@ def known_files() -> frozenset[str]:
     return frozenset(found)
 
 
-def old_pairs() -> Iterator[tuple[str, str, str]]:
-    """Yield the pairs that kubeadm makes: domain of the CA, and certificate and key by path below the folder."""
+class OldPair(NamedTuple):
+    """A pair that kubeadm makes: row and domain of the CA, and certificate and key by path below the folder."""
+
+    row: str
+    ca: str
+    crt: str
+    key: str
+
+
+def old_pairs() -> Iterator[OldPair]:
+    """Yield the pairs that kubeadm makes."""
     for row in laid_out(Layout.KUBEADM):
         place = row.kubeadm
         if place is not None and place.folder in (PKI, ETCD) and not row.kubeconfig:
             crt, key, _ = pair_files(place.stem)
-            yield row.ca, _relative(place.folder, crt), _relative(place.folder, key)
+            yield OldPair(row.name, row.ca, _relative(place.folder, crt), _relative(place.folder, key))
 
 
 CA_FILES: Final = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": "etcd/ca.crt"}
@@ -108,8 +139,7 @@ def further_files(folder: str) -> dict[str, bytes]:
 def contents(folder: str) -> dict[str, bytes]:
     """Return the contents of all regular files by path below the folder; links are not followed."""
     found: dict[str, bytes] = {}
-    for path, names, held in os.walk(folder):
-        names[:] = [name for name in names if name != HIDDEN_FOLDER]
+    for path, held in _walk(folder):
         for name in held:
             whole = f"{path}/{name}"
             with files.storage_errors(whole):
@@ -130,8 +160,8 @@ def copy_files(names: Iterator[str] | list[str], source: str, to: str) -> list[s
             continue
         folder, base = os.path.split(f"{to}/{name}")
         with files.closing(files.open_folder(folder, create=True)) as fd, files.storage_errors(f"{to}/{name}"):
-            files.swap(base, fd, data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)
-            os.utime(base, ns=(about.st_atime_ns, about.st_mtime_ns), dir_fd=fd, follow_symlinks=False)
+            times = (about.st_atime_ns, about.st_mtime_ns)
+            files.swap(base, fd, data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid, times=times)
         copied.append(name)
     return copied
 
@@ -178,4 +208,4 @@ def keys_there(folder: str) -> list[str]:
 
 def signer_files(aside: str) -> tuple[str, str]:
     """Return the paths of the copy of the old CA, certificate and key, by which CSRs are signed."""
-    return f"{aside}/{SIGNER}/ca.crt", f"{aside}/{SIGNER}/ca.key"
+    return f"{aside}/{SIGNER_FOLDER}/ca.crt", f"{aside}/{SIGNER_FOLDER}/ca.key"

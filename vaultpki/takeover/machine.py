@@ -50,11 +50,11 @@ _CA_OF_ROW: Final = {row.name: row.ca for row in laid_out(Layout.KUBEADM)}
 
 @dataclass(frozen=True, slots=True)
 class OldAndNew:
-    """The CAs of both sides by domain, and the roots of the new ones."""
+    """The CAs of both sides by domain; `above` are those above the new one of the API server, up to the root."""
 
     old: Mapping[str, tuple[Facts, ...]]
     new: Mapping[str, tuple[Facts, ...]]
-    roots: tuple[Facts, ...] = ()
+    above: tuple[Facts, ...] = ()
 
     def trusted(self, held: Iterable[Facts], ca: str) -> Held:
         """Return which CAs of a domain are among certificates."""
@@ -167,14 +167,15 @@ class KubeadmMachine:
         if not new["kubernetes"]:
             raise StateConflict(f"{own} holds no CA of the cluster yet; run `vaultpki agent --once`")
         chain = self.certificates(f"{own}/ca-chain.crt")
-        roots = tuple(facts for facts in chain if x509.signed_by(facts, facts) and facts not in held["kubernetes"])
+        # With a root from outside there are CAs between, without which OpenSSL finds no way up.
+        above = tuple(f for f in chain if f not in held["kubernetes"] and f.fingerprint not in self._old("kubernetes"))
         old = {}
         for ca, name in folders.CA_FILES.items():
             seen = list(held[ca])
             for kind in (FolderKind.KUBEADM, FolderKind.BOTH):
                 seen += self.certificates(f"{self.folder(kind)}/{name}")
             old[ca] = tuple({f.fingerprint: f for f in seen if f.fingerprint in self._old(ca)}.values())
-        return OldAndNew(old, new, roots)
+        return OldAndNew(old, new, above)
 
     def _old(self, ca: str) -> frozenset[str]:
         return self.old.get(ca, frozenset())
@@ -248,9 +249,9 @@ class KubeadmMachine:
         """Return when the first of the old pairs that are kept expires."""
         ends = []
         kind = FolderKind.BOTH if folders.kind(self.folder(FolderKind.BOTH)) else FolderKind.KUBEADM
-        for ca, crt, _ in folders.old_pairs():
-            leaf = self.certificates(f"{self.folder(kind)}/{crt}")[:1]
-            ends += [facts.not_after for facts in leaf if cas.signer(facts, ca) is Held.OLD]
+        for pair in folders.old_pairs():
+            leaf = self.certificates(f"{self.folder(kind)}/{pair.crt}")[:1]
+            ends += [facts.not_after for facts in leaf if cas.signer(facts, pair.ca) is Held.OLD]
         client = f"{self.kubelet_folder(FolderKind.KUBEADM)}/{client_pem(self.kubelet_folder(FolderKind.KUBEADM))}"
         ends += [facts.not_after for facts in self.certificates(client)[:1]]
         return min(ends, default=None)

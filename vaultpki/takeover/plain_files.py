@@ -6,11 +6,16 @@ is taken as kubeadm's own from then on, without what was written here.
 
 from __future__ import annotations
 
+import os
+
+from vaultpki.disk import files
+from vaultpki.disk.files import closing, open_folder, storage_errors
 from vaultpki.errors import StateConflict, StoreError
 from vaultpki.host import pod_manifest
 from vaultpki.host.pod_manifest import PodEdits, PodManifest
 from vaultpki.issue.bundles_and_kubeconfigs import Site, kubeconfig
 from vaultpki.issue.signing import FileOwner
+from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.places import KUBECONFIGS, KUBELET, PKI, Layout, inner_folders
 from vaultpki.records.adoption import AdoptionState
@@ -18,13 +23,14 @@ from vaultpki.records.adoption_report import Held
 from vaultpki.takeover import arrangement, settings
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
-from vaultpki.takeover.machine import PEOPLE
+from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, PEOPLE
 
-_ROWS = {
+KUBECONFIG_ROWS = {
     "controller-manager.conf": "kube-controller-manager",
     "scheduler.conf": "kube-scheduler",
     "kubelet.conf": "kubelet-client",
 }
+"""The certificate that each kubeconfig of a component logs in with."""
 
 
 def plain_files(run: TakeOver) -> list[str]:
@@ -33,6 +39,18 @@ def plain_files(run: TakeOver) -> list[str]:
     if run.machine.has_kubelet():
         paths += [run.machine.kubelet_settings, run.machine.kubelet_flags, str(run.machine.kubeconfig("kubelet"))]
     return paths
+
+
+def remove_leftovers(run: TakeOver) -> None:
+    """Remove what a killed run left of these files when it was about to put them in place: some hold keys."""
+    names: dict[str, set[str]] = {}
+    also = (f"{run.where.kubeconfigs}/{name}" for name in (*COMPONENT_KUBECONFIGS.values(), *PEOPLE))
+    for path in (*plain_files(run), *also):
+        folder, name = os.path.split(path)
+        names.setdefault(folder, set()).add(name)
+    for folder, held in names.items():
+        with closing(open_folder(folder, create=False)) as fd, storage_errors(folder):
+            files.remove_leftovers(fd, held)
 
 
 def original(run: TakeOver, path: str) -> bytes | None:
@@ -56,6 +74,20 @@ def original(run: TakeOver, path: str) -> bytes | None:
         run.journal.save(changed=tuple(dict.fromkeys((*run.journal.value.changed, path))))
         return back
     return kept
+
+
+def keep_without_new(run: TakeOver, path: str) -> None:
+    """Keep a kubeconfig of kubeadm's that holds both CAs with the old ones alone, as kubeadm left those of before.
+
+    A machine has it that joined by `kubeadm join` while everybody trusted both.
+    """
+    found, old = read(path), list(run.cas.old.get("kubernetes", ()))
+    text = settings.cas_of(found[0]).decode("ascii", "replace") if found is not None else ""
+    held = {facts.fingerprint for facts in x509.readable(text)}
+    new = {facts.fingerprint for facts in run.cas.new.get("kubernetes", ())}
+    if found is not None and old and held & new and held - new:
+        pem = b"".join(facts.pem.encode() for facts in old)
+        run.journal.renew(path, settings.with_cas(found[0], pem, path), found[1])
 
 
 def _undone(run: TakeOver, path: str, data: bytes, kept: bytes | None) -> bytes | None:
@@ -97,7 +129,7 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
     """Return a kubeconfig as the target has it; None if it shall not be there."""
     name = path.rpartition("/")[2]
     before = original(run, path)
-    if run.target.ours and name in _ROWS:
+    if run.target.ours and name in KUBECONFIG_ROWS:
         return ours(run, name)
     if before is None:
         return None
@@ -117,11 +149,11 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
 
 def ours(run: TakeOver, name: str) -> bytes:
     """Return the kubeconfig of a component that names our pair."""
-    want = next((each for each in run.assignment.certificates if each.name == _ROWS[name]), None)
+    want = next((each for each in run.assignment.certificates if each.name == KUBECONFIG_ROWS[name]), None)
     if want is None:
         raise StateConflict(
-            f"cluster.yaml gives this node no certificate {_ROWS[name]}, and {name} needs one; correct its roles, "
-            "and run `vaultpki apply`"
+            f"cluster.yaml gives this node no certificate {KUBECONFIG_ROWS[name]}, and {name} needs one; correct its "
+            "roles, and run `vaultpki apply`"
         )
     where = run.where
     paths = {PKI: where.directory, **inner_folders(where.directory), KUBELET: where.kubelet}

@@ -15,8 +15,8 @@ from vaultpki.disk.files import private_folder
 from vaultpki.errors import StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.takeover import exchanging, folders, kubelet_pair, old_pairs, plain_files, starts
-from vaultpki.takeover.arrangement import SIGNER, FolderKind
+from vaultpki.takeover import exchanging, folders, key_copies, kubelet_pair, old_pairs, plain_files, starts
+from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import JOURNAL, files_in, read
 
@@ -53,7 +53,9 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
             "copy the old CA for the CSR signer",
             lambda: _signer_is_there(run),
             lambda: _copy_signer(run),
-            lambda: iter([f"{where.aside}/{SIGNER}/ca.crt and ca.key: a copy of {where.directory}/ca.crt and ca.key"]),
+            lambda: iter(
+                [f"{where.aside}/{SIGNER_FOLDER}/ca.crt and ca.key: a copy of {where.directory}/ca.crt and ca.key"]
+            ),
             locked=True,
         )
         yield MachineStep(
@@ -104,6 +106,14 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
         yield configs
         if target.folder is FolderKind.KUBEADM and machine.kind() is not FolderKind.KUBEADM:
             yield from _first(run, pods, "name no file of vaultpki's in")
+        if target.folder is FolderKind.KUBEADM:
+            yield MachineStep(
+                "take the new CAs out of kubeadm's own folder",
+                lambda: not exchanging.too_new(run),
+                lambda: exchanging.remove_too_new(run),
+                lambda: (f"{name}: the old CA alone" for name in exchanging.too_new(run)),
+                locked=True,
+            )
         yield exchanged
     for component in pods:
         yield MachineStep(
@@ -207,7 +217,9 @@ def _keep(run: TakeOver) -> None:
     if run.machine.kind() is not FolderKind.KUBEADM and not run.journal.value.kept:
         raise StateConflict(f"{run.journal.folder} is lost, which says how to go back; restore it from a backup")
     for path in plain_files.plain_files(run):
-        run.journal.keep(path)
+        if path not in run.journal.value.kept:
+            run.journal.keep(path)
+            plain_files.keep_without_new(run, path)
     starts.note_origin(run)
 
 
@@ -222,6 +234,20 @@ def _key_folder(run: TakeOver) -> str | None:
 
 def _one_old_ca(run: TakeOver, path: str) -> bool:
     return bool(run.machine.certificates(f"{path}/ca.crt"))
+
+
+def can_sign(run: TakeOver) -> bool:
+    """Return whether the controller manager of this machine has, or must have, the old CA's key to sign CSRs with.
+
+    It need not where that key is in Vault, and on no disk here. At the end of the way back it cannot, wherever the key
+    is: a controller manager whose flags name a key that is missing does not start, and kubeadm leaves them empty then.
+    """
+    if "kube-controller-manager" not in run.machine.static_pods() or not run.target.signer:
+        return True
+    if not run.target.home and "kubernetes" not in run.imported:
+        return True
+    copied = not run.target.home and os.path.exists(folders.signer_files(run.where.aside)[1])
+    return copied or _key_folder(run) is not None or not _signs_by_copy(run)
 
 
 def _signer_is_there(run: TakeOver) -> bool:
@@ -344,8 +370,9 @@ def _put_kubelet_folder(run: TakeOver, kind: FolderKind) -> None:
 
 def _left(run: TakeOver) -> Iterator[str]:
     """Yield what of the old CAs lies on the disk in DONE."""
-    paths = [f"{run.where.aside}/{name}" for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER)]
+    paths = [f"{run.where.aside}/{name}" for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER_FOLDER)]
     paths.append(f"{run.where.kubelet_aside}/{FolderKind.KUBEADM.value}")
+    yield from (f"{path}: deleted, it holds a key of an old CA" for path in key_copies.elsewhere(run))
     yield from (f"{path}: deleted" for path in paths if os.path.lexists(path))
     if _copies(run):
         yield f"{run.journal.folder}: kubeadm's own files are deleted; after that there is no way back"
@@ -357,9 +384,13 @@ def _copies(run: TakeOver) -> list[str]:
 
 
 def _delete(run: TakeOver) -> None:
+    # What is no key of an old CA is known as long as their certificates and kubeadm's manifests are there.
+    for path in key_copies.elsewhere(run):
+        exchange.remove(path)
+        run.tell(f"deleted {path}, which held a key of an old CA")
     # First, since a journal that names copies which are gone says that they are lost.
     run.journal.save(kept={}, written={}, copied={}, reached=AdoptionState.DONE)
-    for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER):
+    for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER_FOLDER):
         exchange.remove(f"{run.where.aside}/{name}")
     exchange.remove(f"{run.where.kubelet_aside}/{FolderKind.KUBEADM.value}")
     for path in _copies(run):

@@ -18,7 +18,19 @@ from typing import Any
 
 from helpers.kube import answering_api
 from helpers.kube.answering_api import Api
-from helpers.kube.kubeadm_objects import PUBLIC, SYSTEM, KubeadmObjects, Shape, encoded, items, leaf, token, user_pod
+from helpers.kube.kubeadm_objects import (
+    BINDINGS,
+    PUBLIC,
+    SYSTEM,
+    KubeadmObjects,
+    Shape,
+    binding,
+    encoded,
+    items,
+    leaf,
+    token,
+    user_pod,
+)
 from helpers.node.reporting_nodes import shown
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.cluster_factory import ClusterFactory
@@ -76,7 +88,9 @@ class Machine:
             keys = OldKeys.NONE
         elif state is AdoptionState.DONE:
             keys = OldKeys.ASIDE
-        wanted = (TRUSTED[state], LEAVES_OF[state], self.plane and state in SIGNER_ON, keys)
+        # A controller manager signs with a copy of the key, and there is none.
+        signer = self.plane and state in SIGNER_ON and not self.lost
+        wanted = (TRUSTED[state], LEAVES_OF[state], signer, keys)
         if wanted != (self.trust, self.leaves, self.signer, self.keys):
             if self.plane and record.turn != self.name:
                 return
@@ -94,6 +108,7 @@ class Machine:
             leaves=HELD[self.leaves],
             components=dict.fromkeys(self.components, one),
             signer=self.signer if self.plane else None,
+            no_signer=self.plane and self.lost and record.state in SIGNER_ON,
             rotates=self.leaves is Side.OLD,
             keys=self.keys,
             by_agent=True,
@@ -118,6 +133,8 @@ class AdoptedCluster:
         self.folders = 0
         api.after = lambda method, path: self._after(path)
         api.values[f"{SYSTEM}/configmaps"] = items([])
+        # As `vaultpki issue` writes it.
+        api.values[BINDINGS] = items([binding("User", "kube-apiserver-kubelet-client")])
         api.values[KEYS_PATH] = {"metadata": {"name": "kubeadm-certs", "namespace": "kube-system", "uid": "1"}}
         api.values[f"{SYSTEM}/secrets/bootstrap-token-abcdef"] = token("abcdef", 3600)
         self._show()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -29,7 +28,7 @@ from vaultpki.model import NodeRole
 
 CLUSTER = "given"
 ENDPOINT = "api.example.com:6443"
-TOKEN = "abcdef.0123456789abcdef"  # noqa: S105 - a bootstrap token of a cluster that lives for minutes
+TOKEN = "abcdef.0123456789abcdef"
 CONFIGURATION = "/etc/kubernetes/kubeadm/kubeadm.yaml"
 OLD_CAS = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": "etcd/ca.crt"}
 SECONDS = 240.0
@@ -168,7 +167,9 @@ class Given:
         self.person()
         made = self.made
         self.nodes[plane].run("rm", "-f", f"{self.nodes[plane].home}/cluster.yaml")
-        command = f"vaultpki adopt inventory --kubeconfig /etc/kubernetes/admin.conf --cluster {CLUSTER} -o cluster.yaml"
+        command = (
+            f"vaultpki adopt inventory --kubeconfig /etc/kubernetes/admin.conf --cluster {CLUSTER} -o cluster.yaml"
+        )
         self.said.append(made.run(command, plane))
         document = yaml.safe_load((self.nodes[plane].home / "cluster.yaml").read_text())
         document["vault"] = {"addresses": [made.cluster.server.address], "ca_file": "vault-ca.crt"}
@@ -253,7 +254,9 @@ class Given:
         """Wait until these nodes, or all that have joined, are ready."""
 
         def said() -> str:
-            columns = "jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}{end}"
+            columns = (
+                'jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'
+            )
             return self.kubectl(f"get nodes -o {shlex.quote(columns)}", expect=None)
 
         def ready() -> bool:
@@ -266,7 +269,12 @@ class Given:
 def disk(node: KubeadmNode) -> dict[str, tuple[int, int, bytes]]:
     """Mode, time and content of each of kubeadm's files on a machine, by path."""
     found: dict[str, tuple[int, int, bytes]] = {}
-    for top in ("/etc/kubernetes", "/var/lib/kubelet/pki", "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"):
+    for top in (
+        "/etc/kubernetes",
+        "/var/lib/kubelet/pki",
+        "/var/lib/kubelet/config.yaml",
+        "/var/lib/kubelet/kubeadm-flags.env",
+    ):
         root = node.seen(top)
         for path in [root, *sorted(root.rglob("*"))]:
             about = path.lstat()

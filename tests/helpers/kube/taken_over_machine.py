@@ -151,6 +151,17 @@ syncFrequency: 0s
                 kubernetes / f"manifests/{component}.yaml", text.replace(f"{self.root}{self.root}", str(self.root))
             )
 
+    def join_by_both(self) -> None:
+        """Have kubeadm's files as `kubeadm join` writes them while everybody trusts both CAs."""
+        for ca, name in _KINDS.items():
+            path = Path(self.where.directory, f"{name}.crt")
+            if path.exists():
+                path.write_text(self.old[ca].pem + self.new[ca].pem)
+        both = encoded(self.old["kubernetes"].pem + self.new["kubernetes"].pem)
+        for path in Path(self.where.kubeconfigs).glob("*.conf"):
+            path.write_text(path.read_text().replace(encoded(self.old["kubernetes"].pem), both))
+        self.processes.boot()
+
     @staticmethod
     def _write(path: Path, text: str, mode: int = 0o644) -> None:
         path.write_text(text)

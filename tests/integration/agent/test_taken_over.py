@@ -10,20 +10,23 @@ from typing import Any
 
 import pytest
 
+from helpers.kube.kubeadm_objects import authority
 from helpers.kube.taken_over_machine import TakenOverMachine
 from helpers.node.enrolled_nodes import Enroller
+from helpers.node.reporting_nodes import shown
 from helpers.vault.applied_cluster import AppliedCluster, Ran, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import tell_nodes
 from vaultpki.agent import run
 from vaultpki.agent.context import Outcome, PassOptions
+from vaultpki.certificates import ca_subject
 from vaultpki.config.agent import load_agent
 from vaultpki.node import assignment
 from vaultpki.pki import x509
 from vaultpki.records import adoption, node_report
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
-from vaultpki.takeover import carry_out
+from vaultpki.takeover import carry_out, vault_signer
 
 NODES = """\
 layout: kubeadm
@@ -37,8 +40,11 @@ ca: {also_trust: {kubernetes: [old.crt], etcd: [old-etcd.crt], front-proxy: [old
 class EnrolledMachine:
     """A control plane of kubeadm's that has joined a cluster that was applied on a server."""
 
-    def __init__(self, clusters: ClusterFactory, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.machine = TakenOverMachine(folder / "machine")
+    def __init__(
+        self, clusters: ClusterFactory, folder: Path, monkeypatch: pytest.MonkeyPatch, days: int = 365
+    ) -> None:
+        self.machine = TakenOverMachine(folder / "machine", days=days)
+        self.imported: tuple[str, ...] = ()
         old = self.machine.old
         files = {"old.crt": "kubernetes", "old-etcd.crt": "etcd", "old-front.crt": "front-proxy"}
         self.cluster: AppliedCluster = clusters.applied(NODES, {name: old[ca].pem for name, ca in files.items()})
@@ -62,6 +68,7 @@ class EnrolledMachine:
         else:
             self.revision += 1
             record = replace(self.machine.record(state), revision=self.revision, entered=self.revision)
+            record = replace(record, imported=self.imported)
             value = {"data": adoption.to_json(record)}
             assert self.cluster.server.api("POST", path, value).status == 200
         tell_nodes(self.cluster)
@@ -92,7 +99,8 @@ class EnrolledMachine:
         assert known is not None
         target = carry_out.asked_of(config, known).target
         assert target is not None
-        carry_out.carry_out(carry_out.prepare(config, known, target, self.machine.processes))
+        sign = vault_signer.of_node(config)
+        carry_out.carry_out(carry_out.prepare(config, known, target, self.machine.processes, sign=sign))
 
     def report(self) -> AdoptionReport:
         self.passes()
@@ -140,6 +148,25 @@ def test_without_the_pin_of_its_ca_it_does_not_join(enrolled: EnrolledMachine) -
     ran = enrolled.join(expect=1)
     assert "is not in the join file, so this machine is not of the cluster" in ran.stderr
     assert enrolled.machine.snapshot() == enrolled.fresh and not enrolled.file.exists()
+
+
+def test_one_that_kubeadm_joined_while_all_trust_both_enrols(enrolled: EnrolledMachine) -> None:
+    """Its ca.crt is what cluster-info held: the old CA and Vault's."""
+    (new,) = shown(enrolled.cluster, "kubernetes").values()
+    file = Path(enrolled.machine.where.directory, "ca.crt")
+    file.write_text(file.read_text() + new.pem)
+    enrolled.join()
+    enrolled.passes()
+    assert enrolled.report().trust is not Held.OLD
+
+
+def test_a_stranger_with_the_name_of_the_new_ca_is_none(enrolled: EnrolledMachine) -> None:
+    file = Path(enrolled.machine.where.directory, "ca.crt")
+    name = ca_subject(enrolled.cluster.name, "kubernetes")
+    file.write_text(file.read_text() + authority(name, "ECDSA-P256", number=3).pem)
+    fresh = enrolled.machine.snapshot()
+    assert "is not in the join file, so this machine is not of the cluster" in enrolled.join(expect=1).stderr
+    assert enrolled.machine.snapshot() == fresh and not enrolled.file.exists()
 
 
 def test_it_follows_the_record_to_the_end(enrolled: EnrolledMachine) -> None:

@@ -17,6 +17,7 @@ from vaultpki.adopt import drive, gates
 from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
+from vaultpki.kube.whole import BINDINGS
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
@@ -282,6 +283,14 @@ def test_copies_and_pods() -> None:
     assert "does not say when it changed in app" in waits(US, undated)[ROOT_COPY]
 
 
+def test_a_user_without_rights_keeps_nodes_on_their_old_certificates() -> None:
+    """With kubeadm's certificates kube-apiserver is an administrator by its group; ours has a user's rights alone."""
+    lacks = replace(seen(_S.PUBLISHED), without_rights=("kube-apiserver-kubelet-client",))
+    assert "kubectl apply -f operator/manifests" in waits(US, lacks)[gates.RIGHTS]
+    assert BINDINGS in waits(US, replace(seen(_S.PUBLISHED), unread={BINDINGS: "no right"}))
+    assert not waits(SC, replace(seen(_S.SWITCHED), without_rights=("x",), unread={BINDINGS: "no right"}))
+
+
 def test_words_of_a_person() -> None:
     for path, what in (
         (US, "the old CA and the new one"),
@@ -333,6 +342,22 @@ def test_turns_pass_one_by_one() -> None:
     assert turn(record(state), plane, etcd) == "etcd-1"
 
 
+def test_nobody_restarts_while_another_control_plane_is_away() -> None:
+    """Two of three members would be left, and none may be restarted then: etcd has no majority of one."""
+    state = _S.PUBLISHED
+    owes = report(state, reached=_S.PREPARED, owed=("x",))
+    one = machine("cp-1", state, report=owes)
+    gone = machine("cp-3", state, report=replace(owes, revision=9), silent=True)
+    assert gates.turn(record(state), (one, machine("cp-2", state), gone)) == ""
+    assert gates.turn(record(state), (one, machine("cp-2", state), replace(gone, silent=False))) == "cp-1"
+    ill = replace(owes, components={**owes.components, "etcd": replace(owes.components["etcd"], healthy=False)})
+    assert gates.turn(record(state), (one, machine("cp-2", state, report=ill), gone)) == "cp-2"
+    # A worker that is away takes no majority.
+    assert gates.turn(record(state), (one, machine("w-1", state, report=None, silent=True))) == "cp-1"
+    found = waits(US, ClusterSeen(machines=(one, gone)))
+    assert "its kubelet is silent: bring it back, and until then no other one restarts etcd" in found["cp-3"]
+
+
 def test_a_way_back_that_cannot_work_is_refused_with_the_way_forward() -> None:
     back = step((_S.SWITCHED, _S.RETURNING))
     gates.refuse_hopeless(back, seen(_S.SWITCHED), NOW + timedelta(days=1))
@@ -342,6 +367,11 @@ def test_a_way_back_that_cannot_work_is_refused_with_the_way_forward() -> None:
     )
     with pytest.raises(StateConflict, match=r"on no machine any more.*adopt continue"):
         gates.refuse_hopeless(back, replace(seen(_S.SWITCHED), machines=none), None)
+    # With all of them in Vault it can; with some it is said which are lacking.
+    gates.refuse_hopeless(back, replace(seen(_S.SWITCHED), machines=none), None, tuple(back.record.old))
+    last = [*back.record.old][-1]
+    with pytest.raises(StateConflict, match=f"import the keys of {last} from there"):
+        gates.refuse_hopeless(back, replace(seen(_S.SWITCHED), machines=none), None, [*back.record.old][:-1])
     silent = tuple(replace(each, report=None) if each.name == "cp-2" else each for each in none)
     with pytest.raises(StateConflict, match="cp-2 did not report"):
         gates.refuse_hopeless(back, replace(seen(_S.SWITCHED), machines=silent), None)
@@ -364,6 +394,10 @@ def test_a_record_that_was_set_back_is_no_ground_for_a_step() -> None:
     gates.refuse_set_back(record(_S.PUBLISHED), with_machine(_S.PUBLISHED, "cp-2", report=behind, enrolled=False))
     wild = replace(behind, highest=12 + MOST_AHEAD + 1)
     gates.refuse_set_back(record(_S.PUBLISHED), with_machine(_S.PUBLISHED, "cp-2", report=wild))
+    # What one of a pool says is its own affair: the gate waits for it, and everything else goes on.
+    pooled = with_machine(_S.PUBLISHED, "w-1", report=behind, pooled=True)
+    gates.refuse_set_back(record(_S.PUBLISHED), pooled)
+    assert waits(US, pooled)["w-1"].startswith("has read revision 14")
 
 
 def test_a_record_too_far_ahead_keeps_the_gate_closed() -> None:
@@ -376,6 +410,13 @@ def test_a_new_adoption_begins_above_what_machines_have_read() -> None:
     calm = ClusterSeen(machines=(machine("cp-1", _S.PREPARED, report=fresh), AdoptedMachine("w-1")))
     assert gates.first_revision(calm, 0) == 16
     assert gates.first_revision(calm, 20) == 21
+    # A false word of one may not lead to revisions that others, who have read none, do not follow.
+    for claim, first in ((1, 4), (MOST_AHEAD // 2, MOST_AHEAD // 2 + 1), (MOST_AHEAD // 2 + 1, 4), (MOST_AHEAD, 4)):
+        liar = machine("w-1", _S.PREPARED, report=replace(report(_S.PREPARED), revision=0, highest=claim))
+        honest = machine("cp-1", _S.PREPARED, report=replace(report(_S.PREPARED), revision=0))
+        assert gates.first_revision(ClusterSeen(machines=(honest, liar)), 3) == first
+        pooled = ClusterSeen(machines=(honest, replace(liar, pooled=True)))
+        assert gates.first_revision(pooled, 3) == 4
     # Its record is lost: the first state of a new one would lead it straight back.
     with pytest.raises(StateConflict, match=r"cp-2 \(retired\) stand in an adoption whose record is gone"):
         gates.first_revision(ClusterSeen(machines=(machine("cp-2", _S.RETIRED),)), 0)
@@ -398,3 +439,20 @@ def test_sides() -> None:
     assert side_of({"x"}, {"a"}, {"b"}) is None
     assert side_of({"x", "a"}, {"a"}, {"b"}) is Side.OLD
     assert side_of({"a", "b"}, {"a"}, {"b"}) is Side.BOTH
+
+
+def test_a_control_plane_whose_key_is_in_vault_alone_need_not_sign_csrs() -> None:
+    off = machine(
+        "cp-1", _S.RETURNING, signs=False, report=report(_S.RETURNING, plane=True, signer=False, no_signer=True)
+    )
+    there = step(BP)
+    assert "does not sign CSRs again yet" in reasons.reason(there, off)
+    with_keys = replace(there, record=replace(there.record, imported=("kubernetes",)))
+    assert "CSRs" not in reasons.reason(with_keys, off)
+    # Who has the key must, and before the last step nobody may sign.
+    late = replace(off, report=report(_S.RETURNING, plane=True, signer=False))
+    assert "does not sign CSRs again yet" in reasons.reason(with_keys, late)
+    last = step(LAST_STEP)
+    last = replace(last, record=replace(last.record, imported=("kubernetes",)))
+    signs = machine("cp-1", _S.CLOSED, signs=True, report=report(_S.CLOSED, plane=True, signer=True, no_signer=True))
+    assert "still signs CSRs" in reasons.reason(last, signs)
