@@ -221,6 +221,18 @@ class Adoption:
                 self.by_root(found["turn"])
             time.sleep(1)
 
+    def finish(self, verb: str = "continue") -> None:
+        """Has the last state done by everybody; on the way back that gives the adoption up, and leads machines home."""
+        found = self.to(AdoptionState.CLOSED, verb, until=lambda found: bool(found["over"]))
+        assert found["over"], found
+        if verb == "abort":
+            for name in self.members:
+                if name in self.by_hand:
+                    self.by_root(name)
+            journals = {name: self.nodes[name].seen("/var/lib/vaultpki/takeover/journal.json") for name in self.members}
+            here = lambda: [name for name, journal in journals.items() if journal.exists()]  # noqa: E731
+            wait_for(lambda: not here(), STATE_SECONDS, lambda: f"not home: {here()}", pause=1)
+
     def by_root(self, name: str) -> str:
         """`adopt node` by root on a machine; 3 says that it is not its turn."""
         ran = self.nodes[name].vaultpki("adopt", "node", expect=None)
@@ -270,11 +282,12 @@ class Adoption:
         file.write_text(yaml.safe_dump(document, sort_keys=False))
         self.vaultpki("apply", "--yes", who="applier")
 
-    def enrol(self, name: str) -> None:
-        """The machine's agent joins beside kubeadm's files, and stays."""
+    def enrol(self, name: str, after_join: Callable[[], None] = lambda: None) -> None:
+        """The machine's agent joins beside kubeadm's files, and stays; `after_join` is called before it is started."""
         self.vaultpki("enroll", name, "-o", self.folder / f"{name}.json", who="applier")
         self.cluster.run(f"scp -p {name}.json root@{name}:")
         self.cluster.run(f"vaultpki agent --join {name}.json --once", name)
+        after_join()
         node = self.nodes[name]
         kubeadm_planes.configure(node, "poll: 5m", "poll: 10s")
         if name not in self.by_hand:
@@ -339,7 +352,7 @@ class Adoption:
         return found
 
     def old_left(self, old: Sequence[x509.Certificate], keys: Collection[bytes]) -> list[str]:
-        """The files of all machines that hold a CA of kubeadm's, a certificate of it, or one of `keys` (public, DER)."""
+        """The files of all machines with a CA of kubeadm's, a certificate of it, or one of `keys` (public, in DER)."""
         found = []
         prints = {each.fingerprint(SHA256()) for each in old}
         for name, node in self.nodes.items():
