@@ -61,11 +61,11 @@ class Seen:
         """The figures."""
         self.audit.read()
         load = self.load
-        failed = [each for each in self.failures if each not in self.excused]
+        failed, excused = len([each for each in self.failures if each not in self.excused]), len(self.excused)
         return (
-            f"{self.seconds:.0f} s, {load.worked.total()} requests from outside, {self.clients.worked()} in pods so far, "
-            f"{len(failed)} failed, {len(self.excused)} beside a kubelet's restart, {len(self.audit.unauthorized)} times "
-            f"401; etcd: at most {self.watch.most_down} down at once"
+            f"{self.seconds:.0f} s, {load.worked.total()} requests from outside, in pods so far {self.clients.worked()}; "
+            f"{failed} failed, {excused} beside a kubelet's restart, {len(self.audit.unauthorized)} times 401; "
+            f"{self.watch.most_down} members of etcd down at once at most"
         )
 
     @property
