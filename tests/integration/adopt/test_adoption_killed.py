@@ -134,8 +134,12 @@ PART = 24
         pytest.param("back", [47], id="back, sample", marks=pytest.mark.sample),
         pytest.param("abort", [17], id="abort, sample", marks=pytest.mark.sample),
         *(
+            pytest.param(way, range(3, events, 14), id=f"{way}, some", marks=pytest.mark.conformance)
+            for way, events in EVENTS.items()
+        ),
+        *(
             pytest.param(
-                way, range(first, min(first + PART, events), 2), id=f"{way} {first}", marks=pytest.mark.conformance
+                way, range(first, min(first + PART, events), 2), id=f"{way} {first}", marks=pytest.mark.exhaustive
             )
             for way, events in EVENTS.items()
             for first in range(1, events, PART)
