@@ -10,6 +10,7 @@ import shlex
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ TOKEN = "abcdef.0123456789abcdef"
 CONFIGURATION = "/etc/kubernetes/kubeadm/kubeadm.yaml"
 OLD_CAS = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": "etcd/ca.crt"}
 SECONDS = 240.0
+QUICK = 5
 
 # Nobody is connected here for as long as the waits are for; the test of the whole cluster under load waits them out.
 _QUICK = """\
@@ -131,7 +133,7 @@ class Given:
 
     # The operator of vaultpki
 
-    def adopt(self, *words: str, expect: Sequence[int] = (0, 3), quick: int = 5) -> dict[str, Any]:
+    def adopt(self, *words: str, expect: Sequence[int] = (0, 3), quick: int = QUICK) -> dict[str, Any]:
         """An `adopt` command with the printed policy, from where people are; what `--json` prints.
 
         Gates wait for `quick` seconds in place of several minutes.
@@ -188,29 +190,47 @@ class Given:
 
     def node(self, name: str, *words: str, expect: int | None = None) -> str:
         """`adopt node` on a machine."""
+        begin = time.monotonic()
         ran = self.nodes[name].run("sh", "-c", f"vaultpki adopt node {' '.join(words)} 2>&1", expect=None)
-        self.said.append(f"{name}$ adopt node {' '.join(words)} -> {ran.returncode}\n{ran.stdout}")
+        took = f"{time.monotonic() - begin:.0f} s"
+        self.said.append(f"{name}$ adopt node {' '.join(words)} -> {ran.returncode}, {took}\n{ran.stdout}")
         allowed = (0, 3) if expect is None else (expect,)
         assert ran.returncode in allowed, self.said[-1]
         return ran.stdout
 
-    def reach(self, *, back: bool = False, words: Sequence[str] = (), most: int = 40) -> str:
-        """Take the next step, or the next one back: commands and machines by turns until the state has changed."""
+    def reach(self, *, back: bool = False, words: Sequence[str] = (), most: int = 10) -> str:
+        """Take the next step, or the next one back: the command and the machines by turns until the state changes.
+
+        What a person does outside is done before it is confirmed. Returns the state; every machine has done its steps
+        that may do them without a turn.
+        """
         act, before = "abort" if back else "continue", self.state
         later: tuple[str, ...] = ()
         for _ in range(most):
-            found = self.adopt(act, "--yes", *words, *later, expect=(0, 1, 3))
+            found = self.adopt(act, "--yes", *words, *later)
             later = ()
-            if found["exit"] != 1 and (self.state != before):
+            waiting = {each["node"] for each in found["waiting_for"]}
+            if self.state == before:
+                if waiting <= {"outside", "pods"}:
+                    time.sleep(QUICK)
+                if "outside" in waiting:
+                    self.outside(found["next"])
+                    later = ("--confirm", "outside")
+                if "pods" in waiting:
+                    self.restart_pods()
+            if waiting - {"outside", "pods"} or self.state != before:
                 self.settle()
+            if self.state != before:
                 return self.state
-            self.settle()
-            waiting = {each["node"]: each["reason"] for each in found.get("waiting_for", [])}
-            if "outside" in waiting:
-                later = ("--confirm", "outside")
-            if "pods" in waiting:
-                self.restart_pods()
         raise AssertionError("\n".join(self.said[-6:]))
+
+    def outside(self, to: str) -> None:
+        """Give people what the next state asks of kubeconfigs outside."""
+        if to == "retired":
+            self.made.run("vaultpki issue -f cluster.yaml admin --dir operator")
+            self.made.run("cp -p operator/admin.conf admin.conf && cp -p operator/admin.* operator/*.crt .")
+        else:
+            self.person()
 
     def settle(self) -> None:
         """Every machine does what it can."""

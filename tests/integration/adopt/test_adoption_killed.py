@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -57,11 +57,11 @@ class Operator:
             self.runs(self.one.start)
         self.one.passes()
 
-    def leads(self, *, back: bool = False, until_death: bool = False) -> None:
-        """Lead the adoption to its end, by one way; or until a command has died."""
+    def leads(self, goal: str = "done", *, back: bool = False, until_death: bool = False) -> None:
+        """Lead the adoption to a state, of which "done" and "" are its ends; or until a command has died."""
         one = self.one
         for _ in range(60):
-            if not one.state or (until_death and self.died):
+            if not one.state or one.state == goal != "done" or (until_death and self.died):
                 return
             found = drive.standing(one.look(), back=back)
             if found.over and not back and not writes.due(found.look.record, found.look.seen):
@@ -83,49 +83,77 @@ def shown(one: AdoptedCluster) -> dict[str, str]:
     return {path: json.dumps(values[path]["data"]) for path in paths if path in values and "data" in values[path]}
 
 
-def whole(clusters: ClusterFactory, folder: Path, at: int, *, back: bool) -> int:
-    """An adoption of which one command dies, and which is led on or back after that; how many events it had."""
+def whole(clusters: ClusterFactory, folder: Path, way: str, at: int) -> int:
+    """An adoption of which one command dies; how many events it had.
+
+    The ways are: on after that; back after that; and back from retired with an `abort` that dies.
+    """
     folder.mkdir()
     with adopted(clusters, folder, Shape(planes=1)) as one:
-        before, operator = shown(one), Operator(one, at)
+        before, operator = shown(one), Operator(one, NEVER if way == "abort" else at)
         operator.begins()
-        operator.leads(until_death=back)
-        if not operator.died:
-            assert at >= operator.events.past
-            assert one.state == "done"
-        if back and one.state not in ("", "done"):
-            operator.leads(back=True)
+        if way == "abort":
+            operator.leads("retired")
+            one.settle()
+            operator = Operator(one, at)
+        else:
+            operator.leads(until_death=way == "back")
+        if way == "on" or one.state == "done":
+            operator.leads()
+            ended(one)
+        else:
+            operator.leads("", back=True)
             assert one.state == "" and all(each.trust is each.leaves is Side.OLD for each in one.machines.values())
+            # kube-apiserver writes that one.
             assert {**shown(one), AUTHENTICATION_PATH: ""} == {**before, AUTHENTICATION_PATH: ""}
             assert one.objects.ca.pem in one.held(AUTHENTICATION_PATH, "client-ca-file")
-            # Another one begins.
             operator.begins()
-            return operator.events.past
-        operator.leads()
-        assert one.state == "done" and all(each.trust is each.leaves is Side.NEW for each in one.machines.values())
-        assert one.objects.ca.pem not in one.held(AUTHENTICATION_PATH, "client-ca-file")
-        assert one.info().count("BEGIN CERTIFICATE") == 1 and one.objects.ca.pem not in one.info()
-        # Nothing was done twice.
-        assert len(one.api.changed) == len(set(one.api.changed)) + 1, one.api.changed
-        notice = change_notice.read(one.cluster.model, one.cluster.client())
-        assert not notice.changing
+        assert operator.died or at >= operator.events.past
+        assert not change_notice.read(one.cluster.model, one.cluster.client()).changing
         return operator.events.past
 
 
-# One event before and one after each of an adoption's writes; what is between two writes is one moment.
-MOST = 94
+def ended(one: AdoptedCluster) -> None:
+    """All is of the new CAs, and nothing was changed twice in the API server."""
+    assert one.state == "done" and all(each.trust is each.leaves is Side.NEW for each in one.machines.values())
+    assert one.objects.ca.pem not in one.held(AUTHENTICATION_PATH, "client-ca-file")
+    assert one.info().count("BEGIN CERTIFICATE") == 1 and one.objects.ca.pem not in one.info()
+    # Of cluster-info the old CA leaves after the new one has come.
+    assert len(one.api.changed) == len(set(one.api.changed)) + 1, one.api.changed
+
+
+# An event before and one after each write; what is between two writes is one moment.
+EVENTS = {"on": 94, "back": 94, "abort": 64}
+PART = 24
 
 
 @pytest.mark.parametrize(
-    ("back", "cuts"),
+    ("way", "cuts"),
     [
-        pytest.param(False, [5, 31], id="on, sample", marks=pytest.mark.sample),
-        pytest.param(True, [47], id="back, sample", marks=pytest.mark.sample),
-        pytest.param(False, [NEVER, *range(1, MOST, 2)], id="on", marks=pytest.mark.conformance),
-        pytest.param(True, [*range(1, MOST, 2)], id="back", marks=pytest.mark.conformance),
+        pytest.param("on", [5, 31], id="on, sample", marks=pytest.mark.sample),
+        pytest.param("back", [47], id="back, sample", marks=pytest.mark.sample),
+        pytest.param("abort", [17], id="abort, sample", marks=pytest.mark.sample),
+        *(
+            pytest.param(way, range(3, events, 14), id=f"{way}, some", marks=pytest.mark.conformance)
+            for way, events in EVENTS.items()
+        ),
+        *(
+            pytest.param(
+                way, range(first, min(first + PART, events), 2), id=f"{way} {first}", marks=pytest.mark.exhaustive
+            )
+            for way, events in EVENTS.items()
+            for first in range(1, events, PART)
+        ),
     ],
 )
-def test_a_command_that_dies_is_taken_up(clusters: ClusterFactory, tmp_path: Path, back: bool, cuts: list[int]) -> None:
+def test_a_command_that_dies_is_taken_up(
+    clusters: ClusterFactory, tmp_path: Path, way: str, cuts: Sequence[int]
+) -> None:
     for at in cuts:
-        past = whole(clusters, tmp_path / str(at), at, back=back)
-        assert at < past or (at == NEVER and past == MOST), past
+        assert at < whole(clusters, tmp_path / str(at), way, at)
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("way", ["on", "abort"])
+def test_these_are_all_the_events(clusters: ClusterFactory, tmp_path: Path, way: str) -> None:
+    assert whole(clusters, tmp_path / "uncut", way, NEVER) == EVENTS[way]
