@@ -33,6 +33,8 @@ CONFIGURATION = "/etc/kubernetes/kubeadm/kubeadm.yaml"
 OLD_CAS = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": "etcd/ca.crt"}
 SECONDS = 240.0
 QUICK = 5
+PEOPLE = frozenset({"outside", "pods", "rights"})
+"""What a step waits for that people do."""
 
 # Nobody is connected here for as long as the waits are for; the test of the whole cluster under load waits them out.
 _QUICK = """\
@@ -211,23 +213,30 @@ class Given:
             later = ()
             waiting = {each["node"] for each in found["waiting_for"]}
             if self.state == before:
-                if waiting <= {"outside", "pods"}:
+                if waiting <= PEOPLE:
                     time.sleep(QUICK)
+                if "rights" in waiting:
+                    self.issue()
+                    self.kubectl("apply -f operator/manifests")
                 if "outside" in waiting:
                     self.outside(found["next"])
                     later = ("--confirm", "outside")
                 if "pods" in waiting:
                     self.restart_pods()
-            if waiting - {"outside", "pods"} or self.state != before:
+            if waiting - PEOPLE or self.state != before:
                 self.settle()
             if self.state != before:
                 return self.state
         raise AssertionError("\n".join(self.said[-6:]))
 
+    def issue(self) -> None:
+        """The operator's own pair of the new CAs, and the manifests beside it."""
+        self.made.run("vaultpki issue -f cluster.yaml admin --dir operator")
+
     def outside(self, to: str) -> None:
         """Give people what the next state asks of kubeconfigs outside."""
         if to == "retired":
-            self.made.run("vaultpki issue -f cluster.yaml admin --dir operator")
+            self.issue()
             self.made.run("cp -p operator/admin.conf admin.conf && cp -p operator/admin.* operator/*.crt .")
         else:
             self.person()
