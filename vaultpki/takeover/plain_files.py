@@ -76,20 +76,6 @@ def original(run: TakeOver, path: str) -> bytes | None:
     return kept
 
 
-def keep_without_new(run: TakeOver, path: str) -> None:
-    """Keep a kubeconfig of kubeadm's that holds both CAs with the old ones alone, as kubeadm left those of before.
-
-    A machine has it that joined by `kubeadm join` while everybody trusted both.
-    """
-    found, old = read(path), list(run.cas.old.get("kubernetes", ()))
-    text = settings.cas_of(found[0]).decode("ascii", "replace") if found is not None else ""
-    held = {facts.fingerprint for facts in x509.readable(text)}
-    new = {facts.fingerprint for facts in run.cas.new.get("kubernetes", ())}
-    if found is not None and old and held & new and held - new:
-        pem = b"".join(facts.pem.encode() for facts in old)
-        run.journal.renew(path, settings.with_cas(found[0], pem, path), found[1])
-
-
 def _undone(run: TakeOver, path: str, data: bytes, kept: bytes | None) -> bytes | None:
     """Return a file that somebody else has changed, without what was written here; None if that cannot be told."""
     machine = run.machine
@@ -138,13 +124,26 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
         leaf = run.machine.kubeconfig_leaf(path)
         return data if leaf and run.cas.signer(leaf[0], "kubernetes") is not Held.OLD else None
     if run.target.trust is Held.OLD:
-        return before
+        return _without_new(run, before, path)
     if name in PEOPLE:
         # A person may have put a new one in its place.
         leaf = run.machine.kubeconfig_leaf(path)
         if not leaf or run.cas.signer(leaf[0], "kubernetes") is not Held.OLD:
             return _bytes(path)
     return settings.with_cas(before, trusted(run), path)
+
+
+def _without_new(run: TakeOver, data: bytes, path: str) -> bytes:
+    """Return a kubeconfig of kubeadm's with the old CAs alone.
+
+    One that holds both was written by `kubeadm join` while everybody trusted both.
+    """
+    old = list(run.cas.old.get("kubernetes", ()))
+    held = {facts.fingerprint for facts in x509.readable(settings.cas_of(data).decode("ascii", "replace"))}
+    new = {facts.fingerprint for facts in run.cas.new.get("kubernetes", ())}
+    if not (old and held & new and held - new):
+        return data
+    return settings.with_cas(data, b"".join(facts.pem.encode() for facts in old), path)
 
 
 def ours(run: TakeOver, name: str) -> bytes:

@@ -217,9 +217,7 @@ def _keep(run: TakeOver) -> None:
     if run.machine.kind() is not FolderKind.KUBEADM and not run.journal.value.kept:
         raise StateConflict(f"{run.journal.folder} is lost, which says how to go back; restore it from a backup")
     for path in plain_files.plain_files(run):
-        if path not in run.journal.value.kept:
-            run.journal.keep(path)
-            plain_files.keep_without_new(run, path)
+        run.journal.keep(path)
     starts.note_origin(run)
 
 

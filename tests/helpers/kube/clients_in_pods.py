@@ -61,7 +61,8 @@ class ClientsInPods:
     def restart(self) -> None:
         """Deletes the pods and makes them again, as a rollout would; what they wrote stays."""
         names = [f"client-{language}" for language in LANGUAGES]
-        words = ("delete", "pod", *names, "--grace-period=0", "--force", "--wait=true")
+        # Without force, or a client would go on for a moment with a token of a pod that is no more.
+        words = ("delete", "pod", *names, "--wait=true")
         self.kubernetes.kubectl(self.kubernetes.admin, *words)
         self.kubernetes.apply(*(self._pod(language) for language in LANGUAGES))
         self._await_answers()
@@ -121,7 +122,7 @@ class ClientsInPods:
         spec = {
             "hostNetwork": True,
             "nodeName": self.node.name,
-            "terminationGracePeriodSeconds": 0,
+            "terminationGracePeriodSeconds": 1,
             "containers": [container],
             "volumes": [{"name": name, "hostPath": {"path": outside}} for name, (outside, _) in folders.items()],
         }

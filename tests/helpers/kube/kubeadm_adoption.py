@@ -11,16 +11,21 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
+import subprocess
+import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from helpers.kube import kubeadm_cluster, kubeadm_planes
 from helpers.kube.balancer import Balancer
@@ -30,7 +35,7 @@ from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
 from helpers.kube.machines import OUTSIDE
 from helpers.vault import servers
-from helpers.vault.applied_cluster import Ran, vaultpki
+from helpers.vault.applied_cluster import Ran, environment, vaultpki
 from helpers.vault.operator_tokens import Who
 from helpers.vault.servers import Server, wait_for
 from vaultpki.records import adoption as adoption_record
@@ -86,12 +91,37 @@ patches: {{directory: /etc/kubernetes/kubeadm/patches}}
 """
 
 
+# kubeadm's own files, and what is not: the agent's folders aside, pods, and what the kubelet keeps of its work.
+_OWN = ("/etc/kubernetes", "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env", "/var/lib/kubelet/pki")
+_NOT_OWN = ("/etc/kubernetes/vaultpki", "/etc/kubernetes/kubeadm", "/etc/kubernetes/tmp")
+# The product, with the waits of gates in seconds.
+_QUICK = """\
+from vaultpki.adopt import gates
+from vaultpki.rotation import adoption_reasons
+gates.JOIN, adoption_reasons.LONGEST_LOOK_AGAIN = 15, 10
+from vaultpki.__main__ import main
+main()
+"""
+PERSONS = frozenset({"pods", "outside", "webhooks"})
+STATE_SECONDS = 1800.0
+
+
+class FileSeen(NamedTuple):
+    """A file: its content, or where a link leads; its mode, and when it was changed (ns)."""
+
+    data: bytes
+    mode: int
+    changed: int
+
+
 @dataclass(slots=True)
 class Adoption:
     """The cluster of kubeadm's own CAs, its balancer, and its operator, who has only what the printed policies give.
 
     `states` are those that the record was seen in, oldest first. `by_hand` are nodes on which root runs `adopt node`;
-    on the others the agent does what a state asks.
+    on the others the agent does what a state asks. With `quick` the operator's commands wait for seconds where they
+    wait for minutes, for clients that look at their files every five minutes. `restarted` is called once pods of the
+    cluster's own were restarted, and restarts those of a test.
     """
 
     cluster: KubeadmCluster
@@ -99,6 +129,8 @@ class Adoption:
     states: list[AdoptionState] = field(default_factory=list)
     by_hand: tuple[str, ...] = ("cp-3",)
     said: list[str] = field(default_factory=list)
+    quick: bool = False
+    restarted: Callable[[], None] = lambda: None
 
     @property
     def nodes(self) -> Mapping[str, KubeadmNode]:
@@ -132,7 +164,20 @@ class Adoption:
         env = cluster.environment(who)
         behind = self.kubernetes.outside.inside
         timeout = timeout or servers.SHARED * COMMAND_SECONDS
-        return vaultpki(*command, env=env, expect=set(expect), timeout=timeout, behind=behind)
+        if not self.quick:
+            return vaultpki(*command, env=env, expect=set(expect), timeout=timeout, behind=behind)
+        words = [*behind, sys.executable, "-c", _QUICK, *map(str, command)]
+        ran = subprocess.run(
+            words,
+            env=environment(env),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+        assert ran.returncode in expect, f"{command}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+        return ran
 
     def adopt(self, *words: str, expect: Collection[int] = (0, 3), timeout: float = 0) -> Ran:
         """A command of the adoption; 3 is how one ends that waits for something."""
@@ -153,6 +198,46 @@ class Adoption:
             assert "in time" in ran.stderr or "somebody else" in ran.stderr, ran.stdout + ran.stderr
             time.sleep(2)
         raise AssertionError(self.said[-5:])
+
+    def to(
+        self, state: AdoptionState, verb: str = "continue", until: Callable[[dict[str, Any]], bool] = lambda _: False
+    ) -> dict[str, Any]:
+        """Has the adoption led on, by turns, until it has this state, or `until` says that it is enough.
+
+        What only people are waited for is done as they would: pods are restarted, kubeconfigs outside follow.
+        """
+        deadline = time.monotonic() + STATE_SECONDS
+        words: tuple[str, ...] = ()
+        while True:
+            found = self.step(verb, *words)
+            words = ()
+            if found["state"] == state.value or until(found):
+                return found
+            assert time.monotonic() < deadline, found
+            waiting = {each["node"] for each in found["waiting_for"]}
+            if waiting and waiting <= PERSONS:
+                words = self._as_people(waiting, AdoptionState(found["state"]))
+            elif found["turn"] in self.by_hand:
+                self.by_root(found["turn"])
+            time.sleep(1)
+
+    def finish(self, verb: str = "continue") -> None:
+        """Has the last state done by everybody; on the way back that gives the adoption up, and leads machines home."""
+        found = self.to(AdoptionState.CLOSED, verb, until=lambda found: bool(found["over"]))
+        assert found["over"], found
+        if verb == "abort":
+            for name in self.members:
+                if name in self.by_hand:
+                    self.by_root(name)
+            journals = {name: self.nodes[name].seen("/var/lib/vaultpki/takeover/journal.json") for name in self.members}
+            here = lambda: [name for name, journal in journals.items() if journal.exists()]  # noqa: E731
+            wait_for(lambda: not here(), STATE_SECONDS, lambda: f"not home: {here()}", pause=1)
+
+    def by_root(self, name: str) -> str:
+        """`adopt node` by root on a machine; 3 says that it is not its turn."""
+        ran = self.nodes[name].vaultpki("adopt", "node", expect=None)
+        assert ran.returncode in (0, 3), ran.stdout + ran.stderr
+        return ran.stdout
 
     def _note(self, state: AdoptionState) -> None:
         if self.states[-1:] != [state]:
@@ -197,11 +282,12 @@ class Adoption:
         file.write_text(yaml.safe_dump(document, sort_keys=False))
         self.vaultpki("apply", "--yes", who="applier")
 
-    def enrol(self, name: str) -> None:
-        """The machine's agent joins beside kubeadm's files, and stays."""
+    def enrol(self, name: str, after_join: Callable[[], None] = lambda: None) -> None:
+        """The machine's agent joins beside kubeadm's files, and stays; `after_join` is called before it is started."""
         self.vaultpki("enroll", name, "-o", self.folder / f"{name}.json", who="applier")
         self.cluster.run(f"scp -p {name}.json root@{name}:")
         self.cluster.run(f"vaultpki agent --join {name}.json --once", name)
+        after_join()
         node = self.nodes[name]
         kubeadm_planes.configure(node, "poll: 5m", "poll: 10s")
         if name not in self.by_hand:
@@ -223,14 +309,66 @@ class Adoption:
 
     # People and programs outside
 
-    def people_trust(self, *pems: bytes) -> None:
-        """Has kubeconfigs outside trust these CAs."""
-        _put(self.kubernetes.operator / "kubernetes-ca-chain.crt", b"".join(pems))
+    def _as_people(self, waiting: Collection[str], state: AdoptionState) -> tuple[str, ...]:
+        """Does what is waited for; returns the word that says so."""
+        if "pods" in waiting:
+            self.kubectl("-n", "kube-system", "rollout", "restart", "daemonset/kube-proxy")
+            self.kubectl("-n", "kube-system", "rollout", "status", "daemonset/kube-proxy", "--timeout=300s")
+            self.restarted()
+        if "outside" not in waiting:
+            return ()
+        if state in (AdoptionState.PUBLISHED, AdoptionState.RETRUSTING):
+            both = self.kubectl("get", "cm", "kube-root-ca.crt", "-o", "jsonpath={.data.ca\\.crt}")
+            _put(self.kubernetes.operator / "kubernetes-ca-chain.crt", both.encode())
+        elif state is AdoptionState.CLOSED:
+            # Into a folder of its own, since it overwrites nothing that vaultpki has not made.
+            issued = self.folder / "issued"
+            for person in PEOPLE:
+                self.vaultpki("issue", person, "--dir", issued, who="operator")
+                _put(self.kubernetes.operator / f"{person}.pem", (issued / f"{person}.pem").read_bytes())
+            self.kubectl("apply", "-f", str(issued / "manifests"))
+            _put(
+                self.kubernetes.operator / "kubernetes-ca-chain.crt", (issued / "kubernetes-ca-chain.crt").read_bytes()
+            )
+        elif state is AdoptionState.RETURNING:
+            self.people_of_kubeadm()
+        return ("--confirm", "outside")
 
     def people_of_kubeadm(self) -> None:
-        """Gives the people outside what kubeadm made for them, in files."""
+        """Gives the people outside what kubeadm made for them, in files, beside the CAs that they trust already."""
         for person in PEOPLE:
             _kubeconfig_in_files(self.folder / f"kubeadm-{person}.conf", self.kubernetes.operator, person)
+
+    # What lies on the disks
+
+    def files(self, name: str) -> dict[str, FileSeen]:
+        """What kubeadm and the kubelet have on a machine, but for pods and what the kubelet writes of its own work."""
+        found = {}
+        node = self.nodes[name]
+        for top in _OWN:
+            for path in sorted([node.seen(top), *node.seen(top).rglob("*")]):
+                place = str(path).removeprefix(str(node.seen("/")).rstrip("/"))
+                if path.is_dir() and not path.is_symlink():
+                    continue
+                if any(f"{place}/".startswith(f"{other}/") for other in _NOT_OWN):
+                    continue
+                about = path.lstat()
+                data = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+                found[place] = FileSeen(data, about.st_mode, about.st_mtime_ns)
+        return found
+
+    def old_left(self, old: Sequence[x509.Certificate], keys: Collection[bytes]) -> list[str]:
+        """The files of all machines with a CA of kubeadm's, a certificate of it, or one of `keys` (public, in DER)."""
+        found = []
+        prints = {each.fingerprint(SHA256()) for each in old}
+        for name, node in self.nodes.items():
+            for top in ("/etc/kubernetes", "/etc/vaultpki", "/var/lib/kubelet", "/var/lib/vaultpki"):
+                for path in node.seen(top).rglob("*"):
+                    if path.is_symlink() or not path.is_file() or path.stat().st_size > 1 << 20:
+                        continue
+                    if why := _of_old(path.read_bytes(), old, prints, keys):
+                        found.append(f"{name}: {path} {why}")
+        return found
 
     def await_ready(self) -> None:
         """Waits until every API server says that it is ready, and every node is."""
@@ -242,6 +380,31 @@ class Adoption:
             return found or ([] if said and set(said) == {"True"} else [f"nodes: {said}"])
 
         wait_for(lambda: not missing(), READY_SECONDS, lambda: f"not ready: {missing()}", pause=1)
+
+
+def _of_old(data: bytes, old: Sequence[x509.Certificate], prints: Collection[bytes], keys: Collection[bytes]) -> str:
+    """What of kubeadm's CAs a file holds: kubeconfigs in base 64, and JSON with lines' ends in two signs."""
+    for text in (data.replace(b"\\n", b"\n"), *map(_decoded, re.findall(rb"-data[\"']?: *[\"']?([\w+/=]{40,})", data))):
+        for pem in re.findall(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL):
+            leaf = x509.load_pem_x509_certificate(pem)
+            if leaf.fingerprint(SHA256()) in prints:
+                return "holds an old CA"
+            for ca in old:
+                with contextlib.suppress(ValueError, TypeError, InvalidSignature):
+                    leaf.verify_directly_issued_by(ca)
+                    return f"holds a certificate of an old CA: {leaf.subject.rfc4514_string()}"
+        for pem in re.findall(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?PRIVATE KEY-----", text, re.DOTALL):
+            public = load_pem_private_key(pem, None).public_key()
+            if public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) in keys:
+                return "holds an old key"
+    return ""
+
+
+def _decoded(data: bytes) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError:
+        return b""
 
 
 @contextlib.contextmanager
@@ -310,9 +473,9 @@ def _kubeconfig_in_files(source: Path, folder: Path, person: str) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     _put(folder / "kubernetes-ca-chain.crt", ca)
-    for end, data in (("crt", crt), ("key", key), ("pem", key + crt)):
-        _put(folder / f"{person}.{end}", data)
-    document["users"][0]["user"] = {"client-certificate": f"{person}.crt", "client-key": f"{person}.key"}
+    # In one file, since it is replaced while somebody reads it.
+    _put(folder / f"{person}.pem", key + crt)
+    document["users"][0]["user"] = {"client-certificate": f"{person}.pem", "client-key": f"{person}.pem"}
     document["clusters"][0]["cluster"] = {
         "server": cluster["server"],
         "certificate-authority": "kubernetes-ca-chain.crt",
