@@ -169,6 +169,9 @@ def _set_back(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionRepor
 def _echo(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     if fresh(step.record, report):
         return ""
+    if step.resting and step.to is AdoptionState.DONE and report.reached is AdoptionState.DONE:
+        # Where the SHA-256 of the old CAs is out of agent.yaml, nobody asks for the record any more.
+        return ""
     last = f", and last reported at {stamp(machine.time)}" if machine.time is not None else ""
     if machine.silent:
         held = ", and until then no other one restarts etcd or kube-apiserver" if machine.by_turn else ""

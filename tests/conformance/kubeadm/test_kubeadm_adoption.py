@@ -63,7 +63,7 @@ class Seen:
         load = self.load
         failed, excused = len([each for each in self.failures if each not in self.excused]), len(self.excused)
         return (
-            f"{self.seconds:.0f} s, {load.worked.total()} requests from outside, in pods so far {self.clients.worked()}; "
+            f"{self.seconds:.0f} s, {load.worked.total()} requests outside, in pods so far {self.clients.worked()}; "
             f"{failed} failed, {excused} beside a kubelet's restart, {len(self.audit.unauthorized)} times 401; "
             f"{self.watch.most_down} members of etcd down at once at most"
         )

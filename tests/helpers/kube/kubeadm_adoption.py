@@ -321,9 +321,15 @@ class Adoption:
             both = self.kubectl("get", "cm", "kube-root-ca.crt", "-o", "jsonpath={.data.ca\\.crt}")
             _put(self.kubernetes.operator / "kubernetes-ca-chain.crt", both.encode())
         elif state is AdoptionState.CLOSED:
+            # Into a folder of its own, since it overwrites nothing that vaultpki has not made.
+            issued = self.folder / "issued"
             for person in PEOPLE:
-                self.vaultpki("issue", person, "--dir", self.kubernetes.operator, who="operator")
-            self.kubectl("apply", "-f", str(self.kubernetes.operator / "manifests"))
+                self.vaultpki("issue", person, "--dir", issued, who="operator")
+                _put(self.kubernetes.operator / f"{person}.pem", (issued / f"{person}.pem").read_bytes())
+            self.kubectl("apply", "-f", str(issued / "manifests"))
+            _put(
+                self.kubernetes.operator / "kubernetes-ca-chain.crt", (issued / "kubernetes-ca-chain.crt").read_bytes()
+            )
         elif state is AdoptionState.RETURNING:
             self.people_of_kubeadm()
         return ("--confirm", "outside")
@@ -467,9 +473,9 @@ def _kubeconfig_in_files(source: Path, folder: Path, person: str) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     _put(folder / "kubernetes-ca-chain.crt", ca)
-    for end, data in (("crt", crt), ("key", key), ("pem", key + crt)):
-        _put(folder / f"{person}.{end}", data)
-    document["users"][0]["user"] = {"client-certificate": f"{person}.crt", "client-key": f"{person}.key"}
+    # In one file, since it is replaced while somebody reads it.
+    _put(folder / f"{person}.pem", key + crt)
+    document["users"][0]["user"] = {"client-certificate": f"{person}.pem", "client-key": f"{person}.pem"}
     document["clusters"][0]["cluster"] = {
         "server": cluster["server"],
         "certificate-authority": "kubernetes-ca-chain.crt",
