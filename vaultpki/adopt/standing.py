@@ -77,6 +77,8 @@ def _head(outcome: AdoptionOutcome) -> Iterator[str]:
     record = outcome.look.record
     yield f"The adoption of {outcome.look.cluster.name} is {record.state.value} since {stamp(record.since)}:"
     yield f"{_IS[record.state]}."
+    if record.kept:
+        yield f"The keys of the old CAs were not deleted; they are kept: {printable(record.kept)}."
     yield from _imported(outcome)
 
 
@@ -198,6 +200,7 @@ def document(outcome: AdoptionOutcome) -> dict[str, Any]:
         "revision": record.revision if record is not None else None,
         "turn": record.turn or None if record is not None else None,
         "next": outcome.to.value if outcome.to is not None else None,
+        "kept": (record.kept or None) if record is not None else None,
         "moved": outcome.moved,
         "over": outcome.over,
         "opens": stamp(outcome.gate.opens) if outcome.gate.opens is not None else None,
