@@ -28,7 +28,8 @@ NEXT_STEP_AFTER = 5.0
 def entered(config: AgentConfig, wait: float) -> Iterator[AgentConfig]:
     """Yield the configuration with the folders in which the agent's files lie; they stay there until the block ends.
 
-    While they lie aside nothing is restarted for them. Raises Busy if folders are being exchanged.
+    While they lie aside, and while the take-over restarts components by turns, no hook restarts anything for them.
+    Raises Busy if folders are being exchanged.
     """
     if config.taken_over is None:
         yield config
@@ -39,7 +40,20 @@ def entered(config: AgentConfig, wait: float) -> Iterator[AgentConfig]:
         carry_out.tidy(config)
         found = located(config)
         _make_aside(found)
-        yield found if in_place(config.taken_over.directory) else replace(found, hooks={})
+        restarts = in_place(config.taken_over.directory) and not _led(config)
+        yield found if restarts else replace(found, hooks={})
+
+
+def _led(config: AgentConfig) -> bool:
+    """Return whether the take-over has begun on this machine and is not at its end."""
+    from vaultpki.records.adoption import AdoptionState
+    from vaultpki.takeover.journal import JournalFile
+
+    try:
+        known = JournalFile(config.state).value
+    except StateConflict:
+        return True
+    return known.asked not in (None, AdoptionState.DONE)
 
 
 def _make_aside(config: AgentConfig) -> None:

@@ -196,6 +196,22 @@ def test_it_follows_the_record_to_the_end(enrolled: EnrolledMachine) -> None:
     assert Path(enrolled.machine.where.directory, "apiserver.crt").read_bytes() != before
 
 
+def test_no_hook_restarts_what_the_take_over_restarts_by_turns(enrolled: EnrolledMachine, tmp_path: Path) -> None:
+    enrolled.join()
+    for state in (S.PUBLISHED, S.SWITCHED, S.CLOSED):
+        enrolled.go(state)
+    ran = tmp_path / "ran"
+    with enrolled.file.open("a") as file:
+        file.write(f"hooks: {{etcd-ca: [[/usr/bin/touch, {ran}]]}}\n")
+    enrolled.record(S.RETIRED)
+    # The old CAs leave the bundles, and nobody is told to restart anything out of turn.
+    events = [event.name for event in enrolled.passes().events]
+    assert not {"hook", "advice", "turn"} & set(events) and not ran.exists(), events
+    for state in (S.RETIRED, S.DONE):
+        enrolled.go(state)
+    assert not ran.exists()
+
+
 @pytest.mark.parametrize("turned", [S.SWITCHED, S.RETIRED])
 def test_it_follows_the_record_back_to_the_byte(enrolled: EnrolledMachine, turned: S) -> None:
     enrolled.join()
