@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from helpers.kube import kubeadm_cluster, kubeadm_planes
 from helpers.kube.balancer import Balancer
+from helpers.kube.client_load import KEPT_SECONDS
 from helpers.kube.components import API_PORT, Programs
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.kubeadm_cluster import KubeadmCluster
@@ -232,6 +233,16 @@ class Adoption:
             journals = {name: self.nodes[name].seen("/var/lib/vaultpki/takeover/journal.json") for name in self.members}
             here = lambda: [name for name, journal in journals.items() if journal.exists()]  # noqa: E731
             wait_for(lambda: not here(), STATE_SECONDS, lambda: f"not home: {here()}", pause=1)
+
+    def forget_old(self) -> None:
+        """What is left to do at the end: `ca.also_trust` is taken out of cluster.yaml, and every agent reads that."""
+        file = self.cluster.cluster.file
+        document = yaml.safe_load(file.read_text())
+        del document["ca"]["also_trust"]
+        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        self.vaultpki("apply", "--yes", who="applier")
+        for name in self.members:
+            self.nodes[name].vaultpki("agent", "--once", expect=None)
 
     def by_root(self, name: str) -> str:
         """`adopt node` by root on a machine; 3 says that it is not its turn."""
