@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from vaultpki.adopt import gates, obstacles, writes
+from vaultpki.adopt import gates, imported_keys, obstacles, writes
 from vaultpki.adopt.draft import ClusterDraft
 from vaultpki.adopt.look import AdoptionLook
 from vaultpki.adopt.writes import ObjectWrite
@@ -108,7 +108,8 @@ def start(look: AdoptionLook, draft: ClusterDraft, ask: Ask) -> AdoptionOutcome:
     if prices and not ask("The adoption restarts components, and this cluster pays for that", prices):
         return AdoptionOutcome(look, None, Gate(), refused=True)
     old = {domain: tuple(each.fingerprint for each in cas) for domain, cas in look.sides.old.items()}
-    begun = AdoptionRecord(_S.PREPARED, revision, revision, look.now, old)
+    former = imported_keys.domains(look)
+    begun = AdoptionRecord(_S.PREPARED, revision, revision, look.now, old, imported=former)
     after = look.writing(begun)
     return AdoptionOutcome(after, _S.PUBLISHED, Gate(opens=look.now), moved=True)
 
@@ -129,7 +130,7 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
         return _at_rest(look, back=back)
     step = AdoptionStep(look.record, to, look.now)
     if back:
-        gates.refuse_hopeless(step, look.seen, look.sides.old_ends)
+        gates.refuse_hopeless(step, look.seen, look.sides.old_ends, imported_keys.domains(look))
     look = _confirmed(look, step, said)
     step = replace(step, record=look.record)
     found = gates.gate(step, look.seen)
@@ -186,11 +187,25 @@ def _refuse_other_cas(look: AdoptionLook) -> None:
                 f"the cluster's CA of {domain} is {other[0].subject_text} with the SHA-256 {other[0].fingerprint}, and "
                 f"`ca.also_trust` of {cluster.file} names another one; correct that, and run `vaultpki apply`"
             )
+        known = {each.fingerprint for each in shown}
+        further = [each for each in old.get(domain, ()) if shown and each.fingerprint not in known]
+        if further:
+            raise StateConflict(
+                f"`ca.also_trust.{domain}` of {cluster.file} names {further[0].subject_text} too, which is no CA of "
+                "this cluster, and an adoption takes away every CA there: take that one out until the adoption is "
+                "done, and run `vaultpki apply`; who is let in by it is shut out meanwhile"
+            )
 
 
 def _settle(look: AdoptionLook, look_again: Callable[[], AdoptionLook], ask: Ask) -> tuple[AdoptionLook, bool]:
-    """Make the API server's objects what the state asks for; return the last look, and whether a person refused."""
+    """Make imported CAs, and the API server's objects, what the state asks for.
+
+    Return the last look, and whether a person refused. An imported CA is at rest again before any gate looks whether a
+    certificate of it is left.
+    """
     for _ in range(_LOOKS):
+        if imported_keys.settle(look):
+            look = _with_record(look_again())
         due = writes.due(look.record, look.seen)
         if due:
             if not ask("The cluster's API server is changed", [each.text for each in due]):
@@ -313,8 +328,10 @@ def _final(look: AdoptionLook, said: AdoptionWords) -> list[str]:
         if said.keep
         else f"delete the keys of the old CAs and the old pairs on {first_few(holders) or 'every machine'}"
     )
+    former = first_few([*look.imported])
     return [
         keys,
+        *([f"delete the imported CAs of {former} in Vault, with their keys and mounts"] if former else []),
         "delete the bootstrap tokens, and change kubeadm-config and kubelet-config",
         "leave to you: copies and backups of /etc/kubernetes, and of etcd, hold the old keys and tokens still",
     ]
@@ -328,7 +345,10 @@ def _last_words(look: AdoptionLook) -> tuple[str, ...]:
             f"take `ca.also_trust` out of {look.cluster.file} and run `vaultpki apply`, and take the SHA-256 out of "
             "each agent.yaml, so that nobody can bring the old CAs back"
         )
-    notes.append("delete copies and backups of the old keys; a backup of /etc/kubernetes from before has them")
+    notes.append(
+        "delete copies and backups of the old keys; backups from before have them, of /etc/kubernetes and of a Vault "
+        "into which they were imported"
+    )
     return tuple(notes)
 
 
@@ -338,9 +358,14 @@ def _given_up(look: AdoptionLook) -> tuple[str, ...]:
         "each machine now puts back kubeadm's own manifests and kubeconfigs: its agent does that, or `vaultpki adopt "
         f"node` as root; after that stop the agent there, and end its credentials (`vaultpki lock {first}`)"
     )
+    former = (
+        f"the keys of {first_few([*look.imported])} are in Vault still, and sign nothing (`vaultpki ca import -f "
+        f"{look.cluster.file} --remove DOMAIN` deletes one)"
+    )
     return (
         "the adoption is given up: its record is deleted",
         home,
+        *([former] if look.imported else []),
         "bootstrap tokens were deleted (`kubeadm token create` makes one)",
         "kubeadm-certs was deleted (`kubeadm init phase upload-certs --upload-certs` makes it anew)",
     )

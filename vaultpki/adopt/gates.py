@@ -14,7 +14,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.redact import first_few, stamp
@@ -106,22 +106,29 @@ def turn(record: AdoptionRecord, machines: Collection[AdoptedMachine]) -> str:
     """Return the machine that restarts its components now; "" if none has to.
 
     One at a time, those first where a component is down, then members of etcd. The next one has it only when the one
-    before has done all steps of the state and says that it is healthy; a machine that is gone loses it.
+    before has done all steps of the state and says that it is healthy; a machine that is gone loses it. Nobody gets it
+    while another one is away: etcd could lose its majority.
     """
     counted = [each for each in machines if each.by_turn]
     holder = next((each for each in counted if each.name == record.turn), None)
     if holder is not None and not reasons.arrived(record, holder):
         return holder.name
     owing = [each for each in counted if each.report is not None and not reasons.arrived(record, each)]
+    away = {each.name for each in counted if each.silent or _ailing(each, "etcd", "kube-apiserver")}
     ready = [each for each in owing if each.enrolled and each.report and reasons.fresh(record, each.report)]
+    # The restart of one that is down takes nothing away.
+    ready = [each for each in ready if not away or each.name in away]
     first = min(ready, key=lambda each: (not _ailing(each), not each.member, each.name), default=None)
     return first.name if first is not None else ""
 
 
-def refuse_hopeless(step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | None) -> None:
+def refuse_hopeless(
+    step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | None, imported: Collection[str] = ()
+) -> None:
     """Raise StateConflict for a way back that cannot work; `old_ends` is when the first of the old CAs expires.
 
-    From switched on the way back needs certificates of the old CA that somebody can renew.
+    From switched on the way back needs certificates of the old CA that somebody can renew: a machine with its key, or
+    Vault, if the keys of all old CAs were imported. `imported` are the domains of those that were.
     """
     if LEAVES_OF[step.to] is not Side.OLD or LEAVES_OF[step.record.state] is not Side.NEW:
         return
@@ -132,7 +139,8 @@ def refuse_hopeless(step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | 
             f"certificates; {forward}"
         )
     told = [each.report for each in seen.planes if each.report is not None]
-    if any(each.keys is not OldKeys.NONE for each in told):
+    lacking = [ca for ca in OLD_CAS if ca in step.record.old and ca not in imported]
+    if any(each.keys is not OldKeys.NONE for each in told) or not lacking:
         return
     silent = [each.name for each in seen.planes if each.report is None]
     if silent:
@@ -142,7 +150,8 @@ def refuse_hopeless(step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | 
         )
     raise StateConflict(
         "the way back cannot work: the key of the old CA is on no machine any more, so its certificates could not be "
-        f"renewed; put it back from a backup, or {forward}"
+        f"renewed; put it back from a backup, import the keys of {first_few(lacking)} from there (`vaultpki ca import "
+        f"--key`), or {forward}"
     )
 
 
@@ -234,8 +243,10 @@ def unread(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
             yield Waiting(part, f"cannot be looked at: {seen.unread[part]}")
 
 
-def _ailing(machine: AdoptedMachine) -> bool:
-    return machine.report is not None and not all(each.healthy for each in machine.report.components.values())
+def _ailing(machine: AdoptedMachine, *only: str) -> bool:
+    """Return whether a component there is not healthy, with `only` one of these."""
+    found = machine.report.components if machine.report is not None else {}
+    return any(not one.healthy for name, one in found.items() if not only or name in only)
 
 
 def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
@@ -302,9 +313,9 @@ def _rights(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     if step.to is _S.SWITCHED and seen.without_rights:
         yield Waiting(
             RIGHTS,
-            f"no ClusterRoleBinding names {first_few(seen.without_rights)}, the user of kube-apiserver at kubelets with "
-            "the new certificates, so logs, exec and metrics would be refused: `vaultpki issue admin --dir operator` "
-            "writes the manifests, and `kubectl apply -f operator/manifests` gives that user its rights",
+            f"no ClusterRoleBinding names {first_few(seen.without_rights)}, as which the new certificates let "
+            "kube-apiserver in at kubelets, so logs, exec and metrics would be refused: `vaultpki issue admin --dir "
+            "operator` writes the manifests, and `kubectl apply -f operator/manifests` gives that user its rights",
         )
 
 

@@ -11,7 +11,9 @@ from datetime import datetime
 
 from vaultpki.adopt import inventory, obstacles
 from vaultpki.adopt.found import CONTROL_PLANE, ClusterInventory, EtcdMember
+from vaultpki.ca import imported
 from vaultpki.ca.facts import read_above, read_root
+from vaultpki.ca.imported import OldIssuer
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.identity.adoption_record import StoredAdoption, read_adoption, write_adoption
@@ -74,7 +76,8 @@ def _hashes(cas: Collection[Facts]) -> frozenset[str]:
 class AdoptionLook:
     """All that one look has found; `found` is what the cluster showed, `now` the server's time.
 
-    `notice` is begun before each write of the record, since nodes follow it.
+    `notice` is begun before each write of the record, since nodes follow it. `imported` are the CAs by domain that are
+    in Vault with their keys, whether they are old CAs of this cluster or others.
     """
 
     cluster: Cluster
@@ -86,6 +89,7 @@ class AdoptionLook:
     seen: ClusterSeen
     now: datetime
     notice: ChangeNotice = field(repr=False)
+    imported: Mapping[str, OldIssuer] = field(default_factory=dict)
 
     @property
     def record(self) -> AdoptionRecord:
@@ -110,11 +114,12 @@ def look(cluster: Cluster, vault: Vault, access: KubeAccess, now: datetime, noti
     now = now.replace(microsecond=0)
     stored = read_adoption(cluster, vault)
     sides = read_sides(cluster, vault, stored.record, now)
+    former = imported.shown(cluster, vault)
     enrolled = members(cluster, vault)
     found = inventory.take(access, (), now)
     pods = api.read_trust(access)
     seen = seen_of(cluster, sides, enrolled, found, pods, stored.record)
-    return AdoptionLook(cluster, vault, access, stored, sides, found, seen, now, notice)
+    return AdoptionLook(cluster, vault, access, stored, sides, found, seen, now, notice, former)
 
 
 def read_sides(cluster: Cluster, vault: Vault, record: AdoptionRecord | None, now: datetime) -> Sides:
@@ -227,6 +232,7 @@ def _machines(cluster: Cluster, found: ClusterInventory, *, etcd: bool) -> Itera
             node.name,
             plane=node.control_plane or not ran.get(node.name, set()).isdisjoint(CONTROL_PLANE),
             member=node.name in at,
+            silent=node.ready == "Unknown",
         )
     named = {node.name for node in found.whole.nodes}
     for name in at:
@@ -258,7 +264,9 @@ def _with_evidence(
     told = report.adoption if report is not None else None
     later = None
     signs = any(obstacles.signing_files(pod.flags) for pod in managers) if managers else None
-    if report is not None and told is None and record is not None:
+    # kubeadm's kubelet renews its own certificate: this is none of ours, whatever an agent of its name has elsewhere.
+    ours = kubelet is not True
+    if report is not None and told is None and record is not None and ours:
         later = joined_later(report, record, sides, signs=signs)
     return replace(
         machine,

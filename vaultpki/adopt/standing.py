@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from vaultpki.adopt import gates, writes
+from vaultpki.adopt import gates, imported_keys, writes
 from vaultpki.adopt.drive import AdoptionOutcome
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
-from vaultpki.redact import printable, stamp
+from vaultpki.redact import first_few, printable, stamp
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
 from vaultpki.show import table
@@ -77,6 +77,26 @@ def _head(outcome: AdoptionOutcome) -> Iterator[str]:
     record = outcome.look.record
     yield f"The adoption of {outcome.look.cluster.name} is {record.state.value} since {stamp(record.since)}:"
     yield f"{_IS[record.state]}."
+    yield from _imported(outcome)
+
+
+def _imported(outcome: AdoptionOutcome) -> Iterator[str]:
+    """Yield what is in Vault of the keys of old CAs, and where they alone are left."""
+    look = outcome.look
+    there = imported_keys.domains(look)
+    if there:
+        signing = all(look.imported[ca].signs for ca in there)
+        now = "they sign certificates of nodes that go back" if signing else "they sign nothing now"
+        yield f"The keys of the old CAs of {first_few(there)} are in Vault too, and {now}."
+    other = [ca for ca in look.imported if ca not in there]
+    if other:
+        yield f"The CA that was imported for {first_few(other)} is not the old CA of this cluster: it does not count."
+    alone = [each.name for each in look.seen.machines if each.report is not None and each.report.no_signer]
+    if alone:
+        yield printable(
+            f"No CSRs are signed by the controller manager of {first_few(alone)}, since the key of the old CA is not "
+            "there: put ca.key back before the certificates of kubelets end, which nobody renews after the way back."
+        )
 
 
 def _rows(outcome: AdoptionOutcome) -> Iterator[tuple[str, ...]]:
@@ -184,6 +204,10 @@ def document(outcome: AdoptionOutcome) -> dict[str, Any]:
         "waiting_for": [{"node": each.node, "reason": each.reason} for each in outcome.gate.waiting],
         "writes": [each.text for each in writes.due(record, look.seen)] if record is not None else [],
         "nodes": [_machine(each) for each in look.seen.machines],
+        "imported": {
+            ca: {"sha256": each.sha256, "signs": each.signs, "old_ca": ca in imported_keys.domains(look)}
+            for ca, each in look.imported.items()
+        },
         "notes": list(outcome.notes),
     }
 

@@ -91,7 +91,7 @@ def standing(config: AgentConfig) -> str:
     return f"{found} {stays[0].upper()}{stays[1:]}." if stays else found
 
 
-def follow(config: AgentConfig, outcome: Outcome, clock: float) -> Outcome:
+def follow(config: AgentConfig, outcome: Outcome, clock: float, *, allow_http: bool = False) -> Outcome:
     """Do the next step that the record asks for, if agent.yaml lets the agent do it; return what it came to.
 
     A record that is not followed is a failure.
@@ -99,7 +99,7 @@ def follow(config: AgentConfig, outcome: Outcome, clock: float) -> Outcome:
     if config.taken_over is None:
         return outcome
     from vaultpki.node import assignment
-    from vaultpki.takeover import carry_out
+    from vaultpki.takeover import carry_out, vault_signer
     from vaultpki.takeover.processes import RunningComponents
 
     events = list[Event]()
@@ -113,7 +113,8 @@ def follow(config: AgentConfig, outcome: Outcome, clock: float) -> Outcome:
         if asked.target is None or not config.taken_over.by_agent:
             return outcome
         tell = lambda text: events.append(Event("take-over", text))  # noqa: E731
-        run = carry_out.prepare(config, wanted, asked.target, RunningComponents(), clock=clock, tell=tell)
+        sign = vault_signer.of_node(config, allow_http=allow_http)
+        run = carry_out.prepare(config, wanted, asked.target, RunningComponents(), clock=clock, tell=tell, sign=sign)
         more = carry_out.carry_out(run, most=1)
     except VaultpkiError as error:
         failures = {**outcome.failures, "take-over": error}

@@ -47,7 +47,7 @@ def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> No
     from vaultpki.errors import Attention, StateConflict
     from vaultpki.node import assignment
     from vaultpki.redact import printable
-    from vaultpki.takeover import carry_out
+    from vaultpki.takeover import carry_out, vault_signer
     from vaultpki.takeover.processes import RunningComponents
 
     config = load_agent(file, allow_http=allow_http)
@@ -75,7 +75,8 @@ def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> No
         click.echo("no adoption is under way, and nothing was changed on this machine")
         return
     for number, target in enumerate(targets):
-        made = carry_out.prepare(config, known, target, RunningComponents(), tell=click.echo)
+        sign = vault_signer.of_node(config, allow_http=allow_http)
+        made = carry_out.prepare(config, known, target, RunningComponents(), tell=click.echo, sign=sign)
         if dry_run:
             lines = list(carry_out.lines(made))
             click.echo("\n".join(lines) if lines else f"nothing is left to do for {target.name}")

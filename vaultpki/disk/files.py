@@ -297,9 +297,12 @@ def swap(
     uid: int | None = None,
     gid: int | None = None,
     *,
+    times: tuple[int, int] | None = None,
     check: Callable[[], object] = lambda: None,
 ) -> None:
     """Replace the file `name` in `folder` by `data` in one step; readers see the old or the new content.
+
+    `times` are those of access and change that it gets, in nanoseconds of Unix time; None for now.
 
     Only one writer of a file at a time: what an earlier one left behind is removed first. `check` is called just before
     the step; if it raises, the file stays as it was. Raises OSError if anything else fails. For `uid` see `write_new`.
@@ -309,6 +312,8 @@ def swap(
     remove_leftovers(folder, {name})
     try:
         write_new(temporary, folder, data, mode, uid, gid)
+        if times is not None:
+            os.utime(temporary, ns=times, dir_fd=folder, follow_symlinks=False)
         check()
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:

@@ -34,7 +34,8 @@ def of_adoption(
     if record is None:
         return _lost(machines, file)
     to = ONWARD.get(record.state, record.state)
-    said = f"adoption, {record.state.value} since {stamp(record.since)}"
+    keys = f", with imported keys of {first_few(record.imported)}" if record.imported else ""
+    said = f"adoption, {record.state.value} since {stamp(record.since)}{keys}"
     step = AdoptionStep(record, to, now)
     waiting = tuple(adoption_reasons.waiting(step, machines))
     if not waiting:

@@ -37,9 +37,9 @@ class WholeCluster:
 
     `static` are also those of nodes that are no control plane. `settings` are kubeadm's, None without them; `defaults`
     is the configuration of kubelets that join. `keys_token` is the id of the token with which the Secret
-    `kubeadm-certs` ends, None without that Secret. `bound` are the users whom a ClusterRoleBinding names. `leaders` are host names by component. `endpoints` are the addresses
-    of the API servers. `readers` are pods that a new CA does not reach, and `pods` those that were given the root.
-    `unread` says by the name of a part why it could not be read.
+    `kubeadm-certs` ends, None without that Secret. `bound` are the users whom a ClusterRoleBinding names. `leaders` are
+    host names by component. `endpoints` are the addresses of the API servers. `readers` are pods that a new CA does not
+    reach, and `pods` those that were given the root. `unread` says by the name of a part why it could not be read.
     """
 
     live: LiveCluster

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
-from vaultpki.identity import change_notice
+from vaultpki.identity import change_notice, imported
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.adoption_record import read_adoption
 from vaultpki.identity.applied import APPLIED, AppliedRecord
@@ -20,7 +20,7 @@ from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.rotation_records import existing
 from vaultpki.records import above
-from vaultpki.records.adoption import AdoptionRecord
+from vaultpki.records.adoption import OLD_CAS, AdoptionRecord
 from vaultpki.records.changes import CHANGES
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
@@ -95,7 +95,9 @@ def read_back(
     """Read what is on these mounts and auth mounts (of which `auths` has the last parts), and these policies."""
     store, prefix, kv = cluster.mount("config"), cluster.prefix, vault.api.secrets.kv.v2
     cas = [mount for mount in map(cluster.mount, (ROOT, *ISSUING_CAS)) if mount in mounts]
+    former = [mount for ca in OLD_CAS if (mount := imported.mount(cluster, ca)) in mounts]
     requests = _lists(cluster, vault, cas, auths, store=store in mounts)
+    requests += [vault.prepare.secrets.pki.list_roles(mount_point=mount) for mount in former]
     answers = {request.path: answer for request, answer in zip(requests, vault.many(requests), strict=True)}
 
     def names(path: str) -> tuple[str, ...]:
@@ -107,7 +109,7 @@ def read_back(
     listed, pooled = (names(f"auth/{prefix}/{kind}/role") for kind in ("listed", "pooled"))
     keys: list[Key] = [("policy", name) for name in policies]
     keys += [("config", f"{mount}/config/{name}") for mount in cas for name in ENGINE_CONFIG]
-    keys += [("role", f"{mount}/{name}") for mount in cas for name in names(f"{mount}/roles")]
+    keys += [("role", f"{mount}/{name}") for mount in (*cas, *former) for name in names(f"{mount}/roles")]
     if store in mounts:
         keys.append(("config", f"{store}/cluster"))
     for folder in _FOLDERS:

@@ -62,7 +62,8 @@ class AdoptionRecord:
     `restarted` are the nodes whose restarts a person confirmed in this state, and `confirmed` further words of a person
     for it, such as `outside`. `joins_closed` is when the last bootstrap token of before was seen to be gone in this
     state, None if that was not seen yet. `kept` says where a person keeps the keys of the old CAs; nodes delete theirs
-    in DONE if it is empty, and leave them where they are if not.
+    in DONE if it is empty, and leave them where they are if not. `imported` are the domains whose old CA is in Vault
+    with its key: on the way back nodes get its certificates there.
     """
 
     state: AdoptionState
@@ -75,6 +76,7 @@ class AdoptionRecord:
     confirmed: tuple[str, ...] = field(default=())
     joins_closed: datetime | None = None
     kept: str = ""
+    imported: tuple[str, ...] = ()
 
     @property
     def active(self) -> bool:
@@ -106,6 +108,7 @@ def to_json(record: AdoptionRecord) -> dict[str, Any]:
         "confirmed": list(record.confirmed),
         **({"joins_closed": stamp(record.joins_closed)} if record.joins_closed is not None else {}),
         **({"kept": record.kept} if record.kept else {}),
+        **({"imported": list(record.imported)} if record.imported else {}),
     }
 
 
@@ -136,6 +139,7 @@ def read(value: object, *, where: str) -> AdoptionRecord:
         confirmed=_list(read, "confirmed", lambda word: _WORD.fullmatch(word) is not None),
         joins_closed=read.time("joins_closed") if value.get("joins_closed") is not None else None,
         kept=kept,
+        imported=_list(read, "imported", lambda ca: ca in OLD_CAS) if value.get("imported") is not None else (),
     )
 
 

@@ -66,7 +66,8 @@ class AdoptionReport:
     own certificate by CSRs. `keys` is where the keys of the old CAs lie. `kept_until` is when the first of the kept old
     pairs expires. `by_agent` is whether agent.yaml lets the agent do the steps. `owed` are sentences: what is left to
     do for the state of the record. `since` is when something was last changed for the adoption on this machine; None if
-    never, or if that was before its last boot.
+    never, or if that was before its last boot. `no_signer` is whether the controller manager of this node cannot sign
+    CSRs, because the key of the old CA is on no disk there.
     """
 
     revision: int
@@ -83,6 +84,7 @@ class AdoptionReport:
     since: datetime | None = None
     highest: int = 0
     not_followed: int = 0
+    no_signer: bool = False
 
     @property
     def memory(self) -> Held:
@@ -120,6 +122,7 @@ def to_json(report: AdoptionReport) -> dict[str, Any]:
         **({"since": stamp(report.since)} if report.since is not None else {}),
         **({"highest": report.highest} if report.highest else {}),
         **({"not_followed": report.not_followed} if report.not_followed else {}),
+        **({"no_signer": True} if report.no_signer else {}),
     }
 
 
@@ -165,6 +168,7 @@ def read(value: object) -> AdoptionReport | None:
         since=moment(entry.get("since")),
         highest=_revision(entry.get("highest")),
         not_followed=_revision(entry.get("not_followed")),
+        no_signer=entry.get("no_signer") is True,
     )
 
 

@@ -41,7 +41,7 @@ class AdoptedMachine:
     kubelet says of `rotateCertificates`, None if it does not say. `started` are the starts of its static pods by
     component, as the API server shows them. `served` is what its listeners presented. `later` is whether it has joined
     with the new CAs' certificates: nothing of kubeadm's CAs was ever there. `pooled` is whether its agent is one of a
-    pool: whoever may enrol into that makes as many as it likes.
+    pool: whoever may enrol into that makes as many as it likes. `silent` is whether its kubelet has stopped to report.
     """
 
     name: str
@@ -57,6 +57,7 @@ class AdoptedMachine:
     served: tuple[Served, ...] = ()
     later: bool = False
     pooled: bool = False
+    silent: bool = False
 
     @property
     def by_turn(self) -> bool:

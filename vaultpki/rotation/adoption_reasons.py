@@ -128,6 +128,12 @@ def arrived(record: AdoptionRecord, machine: AdoptedMachine) -> bool:
 
 
 def _no_agent(machine: AdoptedMachine) -> str:
+    if machine.enrolled and machine.time is not None:
+        return (
+            "its agent reports nothing of the adoption: it is older than this vaultpki, or it did not join where "
+            f"kubeadm's files lie, so its agent.yaml lacks `adopt`; upgrade it, or enrol {machine.name} again and join "
+            "with the folder of kubeadm's certificates (`vaultpki agent --join FILE --dir DIR`)"
+        )
     if machine.enrolled:
         return (
             "is enrolled and reports nothing of the adoption: start its agent, or if it never joined, end its "
@@ -163,7 +169,16 @@ def _set_back(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionRepor
 def _echo(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     if fresh(step.record, report):
         return ""
+    if step.resting and step.to is AdoptionState.DONE and report.reached is AdoptionState.DONE:
+        # Where the SHA-256 of the old CAs is out of agent.yaml, nobody asks for the record any more.
+        return ""
     last = f", and last reported at {stamp(machine.time)}" if machine.time is not None else ""
+    if machine.silent:
+        held = ", and until then no other one restarts etcd or kube-apiserver" if machine.by_turn else ""
+        return (
+            f"has not read the record of {step.record.state.value} yet{last}, and its kubelet is silent: bring it "
+            f"back{held}, or if it is gone for good, delete the node (`kubectl delete node {machine.name}`)"
+        )
     return f"has not read the record of {step.record.state.value} yet{last}: wait for its agent's pass, or start it"
 
 
@@ -270,6 +285,9 @@ def _signer(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport)
     off = {report.signer, machine.signs} == {False} if machine.plane else True not in (report.signer, machine.signs)
     if step.path == LAST_STEP and not off:
         return "its controller manager still signs CSRs with the old CA, or does not say: wait for its agent"
+    # With the key in Vault alone nothing on this machine could sign; its kubelets get their certificates of Vault.
+    if report.no_signer and "kubernetes" in step.record.imported:
+        return ""
     if step.to is AdoptionState.PREPARED and machine.plane and (report.signer is not True or machine.signs is False):
         return "its controller manager does not sign CSRs again yet: wait for its agent"
     return ""

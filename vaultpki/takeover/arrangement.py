@@ -43,7 +43,8 @@ class Arrangement:
     """What a machine shall be. `state` is None for the one that kubeadm left, before and after all states.
 
     `folder` takes the place of kubeadm's folder. `trust` is what bundles and kubeconfigs hold, `leaves` whose
-    certificates components show. `signer` is whether the controller manager signs CSRs, by a copy of the old CA.
+    certificates components show. `signer` is whether the controller manager signs CSRs, by a copy of the old CA; where
+    the key of that CA is on no disk it does not, whatever the state.
     `verify` is whether kube-apiserver checks the certificates of kubelets, which kubeadm's does not.
     """
 
@@ -99,7 +100,8 @@ def edits(
     flags: dict[str, str | None] = {}
     folders: dict[str, str] = {}
     if wanted.home:
-        return PodEdits()
+        lost = component == "kube-controller-manager" and not wanted.signer
+        return PodEdits(dict.fromkeys(_signing_flags(before), "") if lost else {})
     if component == "kube-controller-manager":
         copied = f"{machine.aside}/{SIGNER_FOLDER}"
         for name in _signing_flags(before):
@@ -123,6 +125,20 @@ def _signing_flags(before: Mapping[str, str]) -> tuple[str, ...]:
     """Return the flags that name what CSRs are signed with: those of all signers, and those of single ones."""
     single = [n for n in before if n.startswith("cluster-signing-") and n.endswith(("-cert-file", "-key-file"))]
     return tuple(dict.fromkeys((*(n for n in (_SIGNING_CERT, _SIGNING_KEY) if n in before), *single)))
+
+
+def edited_flags(component: str, flags: Mapping[str, str]) -> dict[str, str | None]:
+    """Return those flags of a manifest that some state edits, with their values there; None for one without."""
+    names = {
+        "kube-controller-manager": (*_signing_flags(flags), ROOT_CA),
+        "kube-apiserver": (VERIFY,),
+    }.get(component, ())
+    return {name: flags.get(name) for name in names}
+
+
+def own_volumes(volumes: Mapping[str, str]) -> dict[str, str]:
+    """Return those volumes of a manifest that only a take-over mounts, with their paths."""
+    return {name: path for name, path in volumes.items() if name in (SIGNER_VOLUME, SCHEDULER_VOLUME)}
 
 
 def _signing(value: str, directory: str, copied: str) -> str:

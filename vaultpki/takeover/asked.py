@@ -7,6 +7,7 @@ snapshot. Other machines may then have gone on, so nothing that others rely on i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
@@ -41,6 +42,8 @@ def asked(wanted: Assignment, known: Journal, highest: int, kind: FolderKind | N
     if record is None:
         return _without_record(known)
     if record.revision >= highest:
+        if record.state is _S.DONE and known.reached not in (_S.RETIRED, _S.DONE):
+            return AskedOfMachine(None, _JUMPED)
         return AskedOfMachine(arrangement(record.state))
     return AskedOfMachine(_more_trust(record, known, kind), _behind(record, highest))
 
@@ -97,6 +100,13 @@ def _more_trust(record: AdoptionRecord, known: Journal, kind: FolderKind | None)
 
 def _is_half_way(state: AdoptionState, known: Journal) -> bool:
     return known.asked is state and known.reached is not state
+
+
+_JUMPED: Final = (
+    "the record of the adoption says done, and this machine has not done the steps of retired, which every machine has "
+    "before any vaultpki writes that: nothing is deleted here; find out who wrote the record, and write the right one "
+    "back; a machine that was no part of the cluster then is made anew (`kubeadm reset`), and joins again"
+)
 
 
 def _behind(record: AdoptionRecord, highest: int) -> str:

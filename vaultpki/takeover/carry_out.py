@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from vaultpki.errors import Attention, Busy, StateConflict
 from vaultpki.model import AgentConfig
 from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
-from vaultpki.records.adoption import NAME, AdoptionState
+from vaultpki.records.adoption import NAME, AdoptionRecord, AdoptionState
 from vaultpki.takeover import asked, folders, journal, plain_files, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.asked import AskedOfMachine
@@ -19,6 +20,7 @@ from vaultpki.takeover.journal import JournalFile
 from vaultpki.takeover.machine import KubeadmMachine, OldAndNew
 from vaultpki.takeover.processes import Components
 from vaultpki.takeover.steps import MachineStep
+from vaultpki.takeover.vault_signer import OldCaSigner
 
 _LOCK_WAIT = 60.0
 
@@ -31,8 +33,11 @@ def prepare(
     *,
     clock: float | None = None,
     tell: Callable[[str], None] = lambda text: None,
+    sign: OldCaSigner | None = None,
 ) -> TakeOver:
     """Return the run that leads this machine to `target`; nothing is changed.
+
+    `sign` has Vault sign with an old CA that was imported; None where Vault is not asked.
 
     Raises StateConflict if the machine is not taken over, or if the agent has prepared nothing yet.
     """
@@ -42,6 +47,7 @@ def prepare(
             f"{config.file} does not say that this machine is taken over: the join writes `adopt` into it where "
             "kubeadm's own files lie"
         )
+    _refuse_other_cas(config, record)
     machine = KubeadmMachine(where, record.old if record is not None else config.also_trust)
     try:
         cas = machine.cas()
@@ -49,7 +55,7 @@ def prepare(
         if not target.home:
             raise
         cas = OldAndNew({}, {})
-    return TakeOver(
+    run = TakeOver(
         config=config,
         where=where,
         machine=machine,
@@ -62,7 +68,25 @@ def prepare(
         turn=record is None or record.turn == config.node or not machine.static_pods(),
         tell=tell,
         kept_keys=record.kept if record is not None else "",
+        sign=sign,
     )
+    return run if steps.can_sign(run) else replace(run, target=replace(target, signer=False))
+
+
+def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> None:
+    """Raise StateConflict for a record about other old CAs than those that the owner of this machine lets in.
+
+    By such a record a bundle would be made without the CA whose certificates are in use. After the end the owner may
+    have taken them out.
+    """
+    for ca, hashes in record.old.items() if record is not None and record.active else ():
+        other = set(hashes).difference(config.also_trust.get(ca, ()))
+        if other:
+            raise StateConflict(
+                f"the record of the adoption names the old CA {min(other)} of {ca}, and {config.file} does not have "
+                "it in also_trust: nothing was changed; find out who wrote the record, or if it is right, enrol this "
+                "machine again"
+            )
 
 
 def asked_of(config: AgentConfig, wanted: Assignment) -> AskedOfMachine:

@@ -13,6 +13,7 @@ from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.journal import JournalFile
 from vaultpki.takeover.machine import KubeadmMachine, OldAndNew
 from vaultpki.takeover.processes import Components
+from vaultpki.takeover.vault_signer import OldCaSigner
 
 TIMEOUT: Final = 300.0
 """Seconds for a component to be started anew and healthy: the kubelet alone may take half a minute to notice."""
@@ -25,6 +26,7 @@ class TakeOver:
     `config` names the agent's files where they lie in the end. `clock` is Unix time in seconds. `tell` is called with
     a sentence for each thing that was done. `turn` says whether this machine may restart etcd and kube-apiserver now,
     `kept_keys` where a person keeps the old keys at the end, "" if they are deleted. `timeout` is in seconds.
+    `sign` has Vault sign with an old CA that was imported; None where Vault is not asked.
     """
 
     config: AgentConfig
@@ -40,6 +42,13 @@ class TakeOver:
     timeout: float = TIMEOUT
     tell: Callable[[str], None] = lambda text: None
     kept_keys: str = ""
+    sign: OldCaSigner | None = None
+
+    @property
+    def imported(self) -> tuple[str, ...]:
+        """The domains whose old CA is in Vault with its key, as the record says."""
+        record = self.assignment.adoption
+        return record.imported if record is not None else ()
 
     @property
     def now(self) -> datetime:

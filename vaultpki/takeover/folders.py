@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from vaultpki.certificates import laid_out, pair_files
 from vaultpki.disk import exchange, files
@@ -103,13 +103,22 @@ def known_files() -> frozenset[str]:
     return frozenset(found)
 
 
-def old_pairs() -> Iterator[tuple[str, str, str]]:
-    """Yield the pairs that kubeadm makes: domain of the CA, and certificate and key by path below the folder."""
+class OldPair(NamedTuple):
+    """A pair that kubeadm makes: row and domain of the CA, and certificate and key by path below the folder."""
+
+    row: str
+    ca: str
+    crt: str
+    key: str
+
+
+def old_pairs() -> Iterator[OldPair]:
+    """Yield the pairs that kubeadm makes."""
     for row in laid_out(Layout.KUBEADM):
         place = row.kubeadm
         if place is not None and place.folder in (PKI, ETCD) and not row.kubeconfig:
             crt, key, _ = pair_files(place.stem)
-            yield row.ca, _relative(place.folder, crt), _relative(place.folder, key)
+            yield OldPair(row.name, row.ca, _relative(place.folder, crt), _relative(place.folder, key))
 
 
 CA_FILES: Final = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": "etcd/ca.crt"}
@@ -151,8 +160,8 @@ def copy_files(names: Iterator[str] | list[str], source: str, to: str) -> list[s
             continue
         folder, base = os.path.split(f"{to}/{name}")
         with files.closing(files.open_folder(folder, create=True)) as fd, files.storage_errors(f"{to}/{name}"):
-            files.swap(base, fd, data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)
-            os.utime(base, ns=(about.st_atime_ns, about.st_mtime_ns), dir_fd=fd, follow_symlinks=False)
+            times = (about.st_atime_ns, about.st_mtime_ns)
+            files.swap(base, fd, data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid, times=times)
         copied.append(name)
     return copied
 

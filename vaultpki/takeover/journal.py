@@ -152,9 +152,8 @@ class JournalFile:
                 return True
             entry = self.value.kept.get(path)
             mode, uid, gid = (entry.mode, entry.uid, entry.gid) if entry else (0o600, None, None)
-            files.swap(name, folder, data, mode, uid, gid)
-            if entry is not None and data == self.original(path):
-                os.utime(name, ns=entry.times, dir_fd=folder, follow_symlinks=False)
+            times = entry.times if entry is not None and data == self.original(path) else None
+            files.swap(name, folder, data, mode, uid, gid, times=times)
         return True
 
     def is_ours(self, path: str, data: bytes) -> bool:

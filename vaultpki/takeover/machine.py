@@ -249,9 +249,9 @@ class KubeadmMachine:
         """Return when the first of the old pairs that are kept expires."""
         ends = []
         kind = FolderKind.BOTH if folders.kind(self.folder(FolderKind.BOTH)) else FolderKind.KUBEADM
-        for ca, crt, _ in folders.old_pairs():
-            leaf = self.certificates(f"{self.folder(kind)}/{crt}")[:1]
-            ends += [facts.not_after for facts in leaf if cas.signer(facts, ca) is Held.OLD]
+        for pair in folders.old_pairs():
+            leaf = self.certificates(f"{self.folder(kind)}/{pair.crt}")[:1]
+            ends += [facts.not_after for facts in leaf if cas.signer(facts, pair.ca) is Held.OLD]
         client = f"{self.kubelet_folder(FolderKind.KUBEADM)}/{client_pem(self.kubelet_folder(FolderKind.KUBEADM))}"
         ends += [facts.not_after for facts in self.certificates(client)[:1]]
         return min(ends, default=None)

@@ -25,11 +25,12 @@ from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
 from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, PEOPLE
 
-_ROWS = {
+KUBECONFIG_ROWS = {
     "controller-manager.conf": "kube-controller-manager",
     "scheduler.conf": "kube-scheduler",
     "kubelet.conf": "kubelet-client",
 }
+"""The certificate that each kubeconfig of a component logs in with."""
 
 
 def plain_files(run: TakeOver) -> list[str]:
@@ -48,8 +49,10 @@ def remove_leftovers(run: TakeOver) -> None:
         folder, name = os.path.split(path)
         names.setdefault(folder, set()).add(name)
     for folder, held in names.items():
-        with closing(open_folder(folder, create=False)) as fd, storage_errors(folder):
-            files.remove_leftovers(fd, held)
+        # A machine of etcd's alone need not have every one.
+        if files.exists(folder):
+            with closing(open_folder(folder, create=False)) as fd, storage_errors(folder):
+                files.remove_leftovers(fd, held)
 
 
 def original(run: TakeOver, path: str) -> bytes | None:
@@ -114,7 +117,7 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
     """Return a kubeconfig as the target has it; None if it shall not be there."""
     name = path.rpartition("/")[2]
     before = original(run, path)
-    if run.target.ours and name in _ROWS:
+    if run.target.ours and name in KUBECONFIG_ROWS:
         return ours(run, name)
     if before is None:
         return None
@@ -147,11 +150,11 @@ def _without_new(run: TakeOver, data: bytes, path: str) -> bytes:
 
 def ours(run: TakeOver, name: str) -> bytes:
     """Return the kubeconfig of a component that names our pair."""
-    want = next((each for each in run.assignment.certificates if each.name == _ROWS[name]), None)
+    want = next((each for each in run.assignment.certificates if each.name == KUBECONFIG_ROWS[name]), None)
     if want is None:
         raise StateConflict(
-            f"cluster.yaml gives this node no certificate {_ROWS[name]}, and {name} needs one; correct its roles, "
-            "and run `vaultpki apply`"
+            f"cluster.yaml gives this node no certificate {KUBECONFIG_ROWS[name]}, and {name} needs one; correct its "
+            "roles, and run `vaultpki apply`"
         )
     where = run.where
     paths = {PKI: where.directory, **inner_folders(where.directory), KUBELET: where.kubelet}

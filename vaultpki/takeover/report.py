@@ -13,6 +13,7 @@ from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
+from vaultpki.rotation.adoption_states import SIGNER_ON
 from vaultpki.takeover import arrangement, asked, carry_out, folders, starts
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
@@ -79,6 +80,7 @@ def _report(run: TakeOver, revision: int, when: Callable[[float], datetime], owe
         by_agent=run.where.by_agent,
         owed=tuple(owed),
         since=time_of(max(current, key=lambda each: each.uptime)) if current else None,
+        no_signer=not run.target.signer and (run.target.home or run.target.state in SIGNER_ON),
     )
 
 

@@ -18,7 +18,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.host import boot_time, pod_manifest
 from vaultpki.host.pod_manifest import PodEdits, PodManifest
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.takeover import plain_files, settings
+from vaultpki.takeover import arrangement, plain_files, settings
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import Prepared, later, read
@@ -37,7 +37,7 @@ def note_origin(run: TakeOver) -> None:
 
 def _origin(run: TakeOver, component: str) -> Prepared:
     """Return what a component that was never prepared was started with: what lies there."""
-    entry = prepared(run, component, PodEdits())
+    entry = prepared(run, component)
     return replace(entry, active=signs(run)) if component == "kube-controller-manager" else entry
 
 
@@ -57,18 +57,21 @@ def rotates(run: TakeOver) -> bool:
     return settings.values_of(found[0] if found else b"").get("rotateCertificates") is True
 
 
-def prepared(run: TakeOver, component: str, edits: PodEdits, wanted: bytes | None = None) -> Prepared:
+def prepared(run: TakeOver, component: str, wanted: bytes | None = None) -> Prepared:
     """Return what a component would read if it was started now, by the manifest `wanted` or else by its own.
 
-    `edits` are what of that manifest is not kubeadm's.
+    Two manifests that are the same give the same digest, whatever led to them: the kubelet restarts nothing for those.
     """
     flags: Mapping[str, str] = {}
+    edited: list[object] = []
     path = run.machine.static_pods().get(component)
     active = None
     if path is not None:
         if wanted is None:
             wanted = (read(path) or (b"", None))[0]
-        flags = PodManifest(wanted, path).flags
+        manifest = PodManifest(wanted, path)
+        flags = manifest.flags
+        edited = [arrangement.edited_flags(component, flags), arrangement.own_volumes(manifest.volumes)]
     if component == "kubelet":
         active = rotates(run)
     elif component == "kube-controller-manager":
@@ -76,7 +79,7 @@ def prepared(run: TakeOver, component: str, edits: PodEdits, wanted: bytes | Non
     trust = run.machine.trust(component, run.cas, flags)
     leaves = run.machine.leaves(component, run.cas, flags)
     kind = run.machine.kind()
-    said: list[object] = [kind.value if kind else "", trust.value, leaves.value, dict(edits.flags), dict(edits.folders)]
+    said: list[object] = [kind.value if kind else "", trust.value, leaves.value, *edited]
     said += [active] if component == "kubelet" else []
     digest = sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     return Prepared(digest, trust, leaves, active, "", None)
@@ -111,17 +114,14 @@ def held(run: TakeOver, component: str) -> Prepared | None:
 
 def pod_is_ready(run: TakeOver, component: str) -> bool:
     """Return whether a static pod is as the target has it, runs with what lies there now, and nothing is left to do."""
-    wanted, edits = plain_files.manifest(run, component)
+    wanted, _ = plain_files.manifest(run, component)
     path = run.machine.static_pods()[component]
     found, entry = read(path), last(run, component)
     if found is None or entry is None or pod_manifest.plain(found[0], path) != wanted:
         return False
     if run.target.home and entry.mark:
         return False
-    same = (
-        entry.digest == prepared(run, component, edits, wanted).digest
-        and PodManifest(found[0], path).mark == entry.mark
-    )
+    same = entry.digest == prepared(run, component, wanted).digest and PodManifest(found[0], path).mark == entry.mark
     return same and is_new(run, component, entry)
 
 
@@ -152,12 +152,13 @@ def start_pod(run: TakeOver, component: str, *, signs_only: bool = False, marked
     With `marked` the manifest gets a mark even where the target's has none, since another restart follows.
     """
     path = run.machine.static_pods()[component]
-    wanted, edits = plain_files.manifest(run, component, signs_only=signs_only)
-    next_ = prepared(run, component, edits, wanted)
+    wanted, _ = plain_files.manifest(run, component, signs_only=signs_only)
+    next_ = prepared(run, component, wanted)
     entry = last(run, component)
     # At home no manifest has a mark.
     if entry is None or entry.digest != next_.digest or (run.target.home and entry.mark):
-        marked = marked or wanted != plain_files.original(run, path) or _would_not_change(path, wanted)
+        marked = marked or (wanted != plain_files.original(run, path) and not run.target.home)
+        marked = marked or _would_not_change(path, wanted)
         if component == "etcd" and (problem := run.components.problem(component)):
             raise StateConflict(f"etcd is not healthy before its restart ({problem}); nothing was restarted")
         entry = _write_down(run, component, next_, marked=marked)
@@ -223,16 +224,12 @@ def _until(run: TakeOver, condition: Callable[[], bool]) -> bool:
 def kubelet_is_ready(run: TakeOver) -> bool:
     """Return whether the kubelet was started with what lies there now."""
     entry = last(run, "kubelet")
-    return (
-        entry is not None
-        and entry.digest == prepared(run, "kubelet", PodEdits()).digest
-        and is_new(run, "kubelet", entry)
-    )
+    return entry is not None and entry.digest == prepared(run, "kubelet").digest and is_new(run, "kubelet", entry)
 
 
 def start_kubelet(run: TakeOver) -> None:
     """Restart the kubelet for what lies there now, and wait until it is healthy. Raises StateConflict."""
-    next_ = prepared(run, "kubelet", PodEdits())
+    next_ = prepared(run, "kubelet")
     entry = last(run, "kubelet")
     if entry is None or entry.digest != next_.digest or not is_new(run, "kubelet", entry):
         entry = replace(next_, moment=boot_time.now())

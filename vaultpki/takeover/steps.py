@@ -15,7 +15,7 @@ from vaultpki.disk.files import private_folder
 from vaultpki.errors import StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.takeover import exchanging, folders, kubelet_pair, old_pairs, plain_files, starts
+from vaultpki.takeover import exchanging, folders, key_copies, kubelet_pair, old_pairs, plain_files, starts
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import JOURNAL, files_in, read
@@ -234,6 +234,20 @@ def _one_old_ca(run: TakeOver, path: str) -> bool:
     return bool(run.machine.certificates(f"{path}/ca.crt"))
 
 
+def can_sign(run: TakeOver) -> bool:
+    """Return whether the controller manager of this machine has, or must have, the old CA's key to sign CSRs with.
+
+    It need not where that key is in Vault, and on no disk here. At the end of the way back it cannot, wherever the key
+    is: a controller manager whose flags name a key that is missing does not start, and kubeadm leaves them empty then.
+    """
+    if "kube-controller-manager" not in run.machine.static_pods() or not run.target.signer:
+        return True
+    if not run.target.home and "kubernetes" not in run.imported:
+        return True
+    copied = not run.target.home and os.path.exists(folders.signer_files(run.where.aside)[1])
+    return copied or _key_folder(run) is not None or not _signs_by_copy(run)
+
+
 def _signer_is_there(run: TakeOver) -> bool:
     cert, key = folders.signer_files(run.where.aside)
     if not _signs_by_copy(run):
@@ -356,6 +370,7 @@ def _left(run: TakeOver) -> Iterator[str]:
     """Yield what of the old CAs lies on the disk in DONE."""
     paths = [f"{run.where.aside}/{name}" for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER_FOLDER)]
     paths.append(f"{run.where.kubelet_aside}/{FolderKind.KUBEADM.value}")
+    yield from (f"{path}: deleted, it holds a key of an old CA" for path in key_copies.elsewhere(run))
     yield from (f"{path}: deleted" for path in paths if os.path.lexists(path))
     if _copies(run):
         yield f"{run.journal.folder}: kubeadm's own files are deleted; after that there is no way back"
@@ -367,6 +382,10 @@ def _copies(run: TakeOver) -> list[str]:
 
 
 def _delete(run: TakeOver) -> None:
+    # What is no key of an old CA is known as long as their certificates and kubeadm's manifests are there.
+    for path in key_copies.elsewhere(run):
+        exchange.remove(path)
+        run.tell(f"deleted {path}, which held a key of an old CA")
     # First, since a journal that names copies which are gone says that they are lost.
     run.journal.save(kept={}, written={}, copied={}, reached=AdoptionState.DONE)
     for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER_FOLDER):

@@ -88,7 +88,9 @@ class Machine:
             keys = OldKeys.NONE
         elif state is AdoptionState.DONE:
             keys = OldKeys.ASIDE
-        wanted = (TRUSTED[state], LEAVES_OF[state], self.plane and state in SIGNER_ON, keys)
+        # A controller manager signs with a copy of the key, and there is none.
+        signer = self.plane and state in SIGNER_ON and not self.lost
+        wanted = (TRUSTED[state], LEAVES_OF[state], signer, keys)
         if wanted != (self.trust, self.leaves, self.signer, self.keys):
             if self.plane and record.turn != self.name:
                 return
@@ -106,6 +108,7 @@ class Machine:
             leaves=HELD[self.leaves],
             components=dict.fromkeys(self.components, one),
             signer=self.signer if self.plane else None,
+            no_signer=self.plane and self.lost and record.state in SIGNER_ON,
             rotates=self.leaves is Side.OLD,
             keys=self.keys,
             by_agent=True,

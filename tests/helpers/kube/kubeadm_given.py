@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -11,6 +10,7 @@ import shlex
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +28,14 @@ from vaultpki.model import NodeRole
 
 CLUSTER = "given"
 ENDPOINT = "api.example.com:6443"
-TOKEN = "abcdef.0123456789abcdef"  # noqa: S105 - a bootstrap token of a cluster that lives for minutes
+TOKEN = "abcdef.0123456789abcdef"
 CONFIGURATION = "/etc/kubernetes/kubeadm/kubeadm.yaml"
 OLD_CAS = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": "etcd/ca.crt"}
 SECONDS = 240.0
+QUICK = 5
+GRACE_SECONDS = 5
+PEOPLE = frozenset({"outside", "pods", "rights"})
+"""What a step waits for that people do."""
 
 # Nobody is connected here for as long as the waits are for; the test of the whole cluster under load waits them out.
 _QUICK = """\
@@ -42,6 +46,11 @@ adoption_reasons.LONGEST_LOOK_AGAIN = gates.JOIN = {seconds}
 from vaultpki.__main__ import main
 sys.exit(main())
 """
+
+
+_BACK = frozenset({"re-trusting", "returning"})
+
+Disk = dict[str, tuple[int, int, bytes]]
 
 
 @dataclass(slots=True)
@@ -126,13 +135,16 @@ class Given:
         (written / "patches").mkdir(parents=True, exist_ok=True)
         (written / "kubeadm.yaml").write_text(yaml.safe_dump_all(documents, sort_keys=False))
         kubeadm_cluster.adapt(written, self.made.programs.version)
+        # kube-apiserver ends only when the kubelet kills it, as long as a client keeps its connection: after 30 s.
+        grace = {"spec": {"terminationGracePeriodSeconds": GRACE_SECONDS}}
+        (written / "patches" / "kube-apiserver0+merge.yaml").write_text(yaml.safe_dump(grace))
         self.nodes[name].run("rm", "-rf", "/etc/kubernetes/kubeadm")
         self.nodes[name].run("mkdir", "-p", "/etc/kubernetes")
         self.made.run(f"scp -rp given-{name} root@{name}:/etc/kubernetes/kubeadm")
 
     # The operator of vaultpki
 
-    def adopt(self, *words: str, expect: Sequence[int] = (0, 3), quick: int = 5) -> dict[str, Any]:
+    def adopt(self, *words: str, expect: Sequence[int] = (0, 3), quick: int = QUICK) -> dict[str, Any]:
         """An `adopt` command with the printed policy, from where people are; what `--json` prints.
 
         Gates wait for `quick` seconds in place of several minutes.
@@ -177,8 +189,7 @@ class Given:
             place = f"old-{file.replace('/', '-')}"
             made.run(f"scp -p root@{plane}:/etc/kubernetes/pki/{file} {place}")
             trust[domain] = [place]
-        (self.folder / "cluster.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-        made.run("vaultpki apply -f cluster.yaml --yes")
+        self._apply(document)
 
     def enrol(self, name: str, *words: str) -> str:
         """Give a machine its agent, which makes one pass."""
@@ -189,35 +200,106 @@ class Given:
 
     def node(self, name: str, *words: str, expect: int | None = None) -> str:
         """`adopt node` on a machine."""
+        begin = time.monotonic()
         ran = self.nodes[name].run("sh", "-c", f"vaultpki adopt node {' '.join(words)} 2>&1", expect=None)
-        self.said.append(f"{name}$ adopt node {' '.join(words)} -> {ran.returncode}\n{ran.stdout}")
+        took = f"{time.monotonic() - begin:.0f} s"
+        self.said.append(f"{name}$ adopt node {' '.join(words)} -> {ran.returncode}, {took}\n{ran.stdout}")
         allowed = (0, 3) if expect is None else (expect,)
         assert ran.returncode in allowed, self.said[-1]
         return ran.stdout
 
-    def reach(self, *, back: bool = False, words: Sequence[str] = (), most: int = 40) -> str:
-        """Take the next step, or the next one back: commands and machines by turns until the state has changed."""
+    def reach(self, *, back: bool = False, words: Sequence[str] = (), most: int = 10) -> str:
+        """Take the next step, or the next one back: the command and the machines by turns until the state changes.
+
+        What a person does outside is done before it is confirmed. Returns the state; every machine has done its steps
+        that may do them without a turn.
+        """
         act, before = "abort" if back else "continue", self.state
         later: tuple[str, ...] = ()
         for _ in range(most):
-            found = self.adopt(act, "--yes", *words, *later, expect=(0, 1, 3))
+            found = self.adopt(act, "--yes", *words, *later)
             later = ()
-            if found["exit"] != 1 and (self.state != before):
+            waiting = {each["node"] for each in found["waiting_for"]}
+            if self.state == before and waiting <= PEOPLE:
+                time.sleep(QUICK)
+                if "rights" in waiting:
+                    self.issue()
+                    self.kubectl("apply -f operator/manifests")
+                if "outside" in waiting:
+                    self.outside(found["next"])
+                    later = ("--confirm", "outside")
+                if "pods" in waiting:
+                    self.restart_pods()
+            if waiting - PEOPLE or self.state != before:
                 self.settle()
+            if self.state != before:
                 return self.state
-            self.settle()
-            waiting = {each["node"]: each["reason"] for each in found.get("waiting_for", [])}
-            if "outside" in waiting:
-                later = ("--confirm", "outside")
-            if "pods" in waiting:
-                self.restart_pods()
         raise AssertionError("\n".join(self.said[-6:]))
+
+    def issue(self) -> None:
+        """The operator's own pair of the new CAs, and the manifests beside it."""
+        self.made.run("vaultpki issue -f cluster.yaml admin --dir operator")
+
+    def outside(self, to: str) -> None:
+        """Give people what the next state asks of kubeconfigs outside."""
+        if to == "retired":
+            self.issue()
+            self.made.run("cp -p operator/admin.conf admin.conf && cp -p operator/admin.* operator/*.crt .")
+        else:
+            self.person()
 
     def settle(self) -> None:
         """Every machine does what it can."""
         for name in self.nodes:
             if self.nodes[name].seen("/etc/vaultpki/agent.yaml").exists():
                 self.node(name)
+
+    def turns(self) -> None:
+        """Give each machine its turn, until all have done the steps of the state."""
+        for _ in self.nodes:
+            if all(each["reached"] == self.state for each in self.adopt("status")["nodes"]):
+                return
+            self.adopt("abort" if self.state in _BACK else "continue", "--yes")
+            self.settle()
+
+    def leave(self, name: str) -> None:
+        """Take a machine's agent away, after the way back."""
+        self.made.run(f"vaultpki unenroll -f cluster.yaml {name}")
+        self.nodes[name].run("rm", "-rf", "/etc/vaultpki", "/var/lib/vaultpki")
+
+    def forget(self) -> None:
+        """Take the old CAs out of cluster.yaml and of each agent.yaml, as the last step says."""
+        document = yaml.safe_load((self.folder / "cluster.yaml").read_text())
+        del document["ca"]["also_trust"]
+        self._apply(document)
+        for node in self.nodes.values():
+            file = node.seen("/etc/vaultpki/agent.yaml")
+            if file.exists():
+                file.write_text(re.sub(r"also_trust:\n(  .*\n)+", "", file.read_text()))
+                node.vaultpki("agent", "--once")
+
+    def add(self, name: str) -> None:
+        """Write a further machine into cluster.yaml."""
+        document = yaml.safe_load((self.folder / "cluster.yaml").read_text())
+        roles = sorted(role.value for role in self.nodes[name].roles)
+        document["nodes"].append({"name": name, "roles": roles, "addresses": [self.nodes[name].address]})
+        self._apply(document)
+
+    def _apply(self, document: dict[str, Any]) -> None:
+        (self.folder / "cluster.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+        self.made.run("vaultpki apply -f cluster.yaml --yes")
+
+    def await_logs(self, name: str) -> None:
+        """Wait until kube-proxy's logs on a node are shown: kube-apiserver calls the kubelet for them."""
+        pods = f"get pods -n kube-system -l k8s-app=kube-proxy --field-selector=spec.nodeName={name} -o name"
+        last = [""]
+
+        def shown() -> bool:
+            pod = self.kubectl(pods, expect=None).strip()
+            last[0] = self.kubectl(f"logs -n kube-system {pod}", expect=None)
+            return "Caches are synced" in last[0]
+
+        wait_for(shown, SECONDS, lambda: last[0], 1)
 
     @property
     def state(self) -> str:
@@ -247,9 +329,16 @@ class Given:
         wait_for(ready, SECONDS, said, 1)
 
 
-def disk(node: KubeadmNode) -> dict[str, tuple[int, int, bytes]]:
+def changed(before: Disk, after: Disk) -> list[str]:
+    """The paths that differ, without the folders that the agent prepares beside kubeadm's."""
+    every = before.keys() | after.keys()
+    own = re.compile(r"/(etc/kubernetes|var/lib/kubelet)/vaultpki(/|$)")
+    return sorted(path for path in every if before.get(path) != after.get(path) and not own.match(path))
+
+
+def disk(node: KubeadmNode) -> Disk:
     """Mode, time and content of each of kubeadm's files on a machine, by path."""
-    found: dict[str, tuple[int, int, bytes]] = {}
+    found: Disk = {}
     for top in (
         "/etc/kubernetes",
         "/var/lib/kubelet/pki",

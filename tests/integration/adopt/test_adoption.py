@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shlex
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,15 @@ from helpers.kube.adopted_cluster import (
     REQUESTS_PATH,
     AdoptedCluster,
     adopted,
+    spec_of,
 )
-from helpers.kube.kubeadm_objects import BINDINGS, SYSTEM, Shape, authority, encoded, items, leaf, token
+from helpers.kube.kubeadm_objects import BINDINGS, SYSTEM, KubeadmObjects, Shape, authority, encoded, items, leaf, token
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.outside_signer import OutsideSigner
+from vaultpki.adopt import look as looks
 from vaultpki.adopt.drive import AdoptionWords
+from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import ChangedMeanwhile, StateConflict
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import OldKeys
@@ -99,6 +104,13 @@ def test_a_whole_adoption(clusters: ClusterFactory, tmp_path: Path) -> None:
             env=one.cluster.environment("adopter"),
         )
         assert "take `ca.also_trust` out of" in ran.stdout
+        # Once the SHA-256 of the old CAs is out of agent.yaml, agents ask for the record no more.
+        record = one.record()
+        assert record is not None
+        for each in one.machines.values():
+            one.write(each.name, replace(each.report(record), revision=0))
+        found = one.advance()
+        assert found.over and not found.gate.waiting, found.gate
 
 
 @pytest.mark.parametrize("state", ["published", "switched", "closed", "retired"])
@@ -139,13 +151,16 @@ def test_the_way_back(clusters: ClusterFactory, tmp_path: Path, state: str) -> N
 def test_the_page_shows_what_is_printed(clusters: ClusterFactory, tmp_path: Path) -> None:
     blocks = pages.blocks(pages.text("adopt"))
     every = [each for block in blocks for each in block.commands()]
-    commands = [each for each in every if shlex.split(each.text)[2] in ("start", "continue", "status", "abort")]
-    assert [shlex.split(each.text)[2] for each in commands] == ["start", "continue", "status"]
+    commands = [each for each in every if shlex.split(each.text)[2] not in ("inventory", "node")]
+    assert [" ".join(shlex.split(each.text)[1:3]) for each in commands] == [
+        *("adopt start", "adopt continue", "adopt status", "issue -f", "adopt abort")
+    ]
     with adopted(clusters, tmp_path) as one:
         replaced = {"admin.conf": str(one.config), "cluster.yaml": str(one.cluster.file)}
+        replaced["operator"] = str(tmp_path / "operator")
         for command in commands:
             words = [replaced.get(word, word) for word in shlex.split(command.text)[1:]]
-            ran = vaultpki(*words, env=one.cluster.environment("adopter"))
+            ran = vaultpki(*words, env=one.cluster.environment("operator" if words[0] == "issue" else "adopter"))
             printed = ran.stdout.replace(one.cluster.name, "prod")
             for word, path in replaced.items():
                 printed = printed.replace(path.replace(one.cluster.name, "prod"), word)
@@ -210,6 +225,10 @@ def test_a_cluster_with_other_cas_is_refused(clusters: ClusterFactory, tmp_path:
         (one.cluster.folder / "old-ca.crt").write_text(other.pem)
         ran = vaultpki("adopt", "start", *words, env=env, expect=1)
         assert "names another one; correct that" in ran.stderr
+        # One more than the cluster has: its clients would be shut out with the old CA.
+        (one.cluster.folder / "old-ca.crt").write_text(one.objects.ca.pem + other.pem)
+        ran = vaultpki("adopt", "start", *words, env=env, expect=1)
+        assert "which is no CA of this cluster" in ran.stderr
         text = one.cluster.file.read_text()
         one.cluster.file.write_text(text.replace("    etcd: [old-etcd-ca.crt]\n", ""))
         ran = vaultpki("adopt", "start", *words, env=env, expect=1)
@@ -260,6 +279,24 @@ def test_a_record_that_another_operator_has_changed_is_not_written_over(
         with pytest.raises(ChangedMeanwhile, match="another operator has changed the adoption"):
             early.writing(early.record.moved(AdoptionState.PUBLISHED, one.now))
         assert one.state == "published"
+
+
+def test_new_cas_below_a_root_from_outside_count(clusters: ClusterFactory, tmp_path: Path) -> None:
+    """The root's owner signs through a CA between, which only a look at the chain finds."""
+    signer = OutsideSigner.made(tmp_path / "offline", ["Corp Policy CA"])
+    spec = spec_of(Shape(planes=1)).replace("ca:\n", "ca:\n  root: external\n  root_file: corp-root.pem\n")
+    objects = KubeadmObjects(Shape(planes=1))
+    old = {
+        "old-ca.crt": objects.ca.pem,
+        "old-front-proxy-ca.crt": objects.front.pem,
+        "old-etcd-ca.crt": objects.etcd.pem,
+    }
+    cluster = clusters.written(spec, old)
+    signer.apply(cluster)
+    now = datetime.now(UTC)
+    found = looks.read_sides(cluster.model, cluster.client("adopter"), None, now)
+    assert found.root.fingerprint == signer.root_sha256
+    assert {domain: len(cas) for domain, cas in found.new.items()} == dict.fromkeys(ISSUING_CAS, 1)
 
 
 def test_joins_of_before_are_over_only_once_cluster_info_is_known_to_be_right(

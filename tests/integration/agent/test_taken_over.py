@@ -26,7 +26,7 @@ from vaultpki.pki import x509
 from vaultpki.records import adoption, node_report
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
-from vaultpki.takeover import carry_out
+from vaultpki.takeover import carry_out, vault_signer
 
 NODES = """\
 layout: kubeadm
@@ -40,8 +40,11 @@ ca: {also_trust: {kubernetes: [old.crt], etcd: [old-etcd.crt], front-proxy: [old
 class EnrolledMachine:
     """A control plane of kubeadm's that has joined a cluster that was applied on a server."""
 
-    def __init__(self, clusters: ClusterFactory, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.machine = TakenOverMachine(folder / "machine")
+    def __init__(
+        self, clusters: ClusterFactory, folder: Path, monkeypatch: pytest.MonkeyPatch, days: int = 365
+    ) -> None:
+        self.machine = TakenOverMachine(folder / "machine", days=days)
+        self.imported: tuple[str, ...] = ()
         old = self.machine.old
         files = {"old.crt": "kubernetes", "old-etcd.crt": "etcd", "old-front.crt": "front-proxy"}
         self.cluster: AppliedCluster = clusters.applied(NODES, {name: old[ca].pem for name, ca in files.items()})
@@ -65,6 +68,7 @@ class EnrolledMachine:
         else:
             self.revision += 1
             record = replace(self.machine.record(state), revision=self.revision, entered=self.revision)
+            record = replace(record, imported=self.imported)
             value = {"data": adoption.to_json(record)}
             assert self.cluster.server.api("POST", path, value).status == 200
         tell_nodes(self.cluster)
@@ -95,7 +99,8 @@ class EnrolledMachine:
         assert known is not None
         target = carry_out.asked_of(config, known).target
         assert target is not None
-        carry_out.carry_out(carry_out.prepare(config, known, target, self.machine.processes))
+        sign = vault_signer.of_node(config)
+        carry_out.carry_out(carry_out.prepare(config, known, target, self.machine.processes, sign=sign))
 
     def report(self) -> AdoptionReport:
         self.passes()

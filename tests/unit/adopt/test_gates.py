@@ -342,6 +342,22 @@ def test_turns_pass_one_by_one() -> None:
     assert turn(record(state), plane, etcd) == "etcd-1"
 
 
+def test_nobody_restarts_while_another_control_plane_is_away() -> None:
+    """Two of three members would be left, and none may be restarted then: etcd has no majority of one."""
+    state = _S.PUBLISHED
+    owes = report(state, reached=_S.PREPARED, owed=("x",))
+    one = machine("cp-1", state, report=owes)
+    gone = machine("cp-3", state, report=replace(owes, revision=9), silent=True)
+    assert gates.turn(record(state), (one, machine("cp-2", state), gone)) == ""
+    assert gates.turn(record(state), (one, machine("cp-2", state), replace(gone, silent=False))) == "cp-1"
+    ill = replace(owes, components={**owes.components, "etcd": replace(owes.components["etcd"], healthy=False)})
+    assert gates.turn(record(state), (one, machine("cp-2", state, report=ill), gone)) == "cp-2"
+    # A worker that is away takes no majority.
+    assert gates.turn(record(state), (one, machine("w-1", state, report=None, silent=True))) == "cp-1"
+    found = waits(US, ClusterSeen(machines=(one, gone)))
+    assert "its kubelet is silent: bring it back, and until then no other one restarts etcd" in found["cp-3"]
+
+
 def test_a_way_back_that_cannot_work_is_refused_with_the_way_forward() -> None:
     back = step((_S.SWITCHED, _S.RETURNING))
     gates.refuse_hopeless(back, seen(_S.SWITCHED), NOW + timedelta(days=1))
@@ -351,6 +367,11 @@ def test_a_way_back_that_cannot_work_is_refused_with_the_way_forward() -> None:
     )
     with pytest.raises(StateConflict, match=r"on no machine any more.*adopt continue"):
         gates.refuse_hopeless(back, replace(seen(_S.SWITCHED), machines=none), None)
+    # With all of them in Vault it can; with some it is said which are lacking.
+    gates.refuse_hopeless(back, replace(seen(_S.SWITCHED), machines=none), None, tuple(back.record.old))
+    last = [*back.record.old][-1]
+    with pytest.raises(StateConflict, match=f"import the keys of {last} from there"):
+        gates.refuse_hopeless(back, replace(seen(_S.SWITCHED), machines=none), None, [*back.record.old][:-1])
     silent = tuple(replace(each, report=None) if each.name == "cp-2" else each for each in none)
     with pytest.raises(StateConflict, match="cp-2 did not report"):
         gates.refuse_hopeless(back, replace(seen(_S.SWITCHED), machines=silent), None)
@@ -418,3 +439,20 @@ def test_sides() -> None:
     assert side_of({"x"}, {"a"}, {"b"}) is None
     assert side_of({"x", "a"}, {"a"}, {"b"}) is Side.OLD
     assert side_of({"a", "b"}, {"a"}, {"b"}) is Side.BOTH
+
+
+def test_a_control_plane_whose_key_is_in_vault_alone_need_not_sign_csrs() -> None:
+    off = machine(
+        "cp-1", _S.RETURNING, signs=False, report=report(_S.RETURNING, plane=True, signer=False, no_signer=True)
+    )
+    there = step(BP)
+    assert "does not sign CSRs again yet" in reasons.reason(there, off)
+    with_keys = replace(there, record=replace(there.record, imported=("kubernetes",)))
+    assert "CSRs" not in reasons.reason(with_keys, off)
+    # Who has the key must, and before the last step nobody may sign.
+    late = replace(off, report=report(_S.RETURNING, plane=True, signer=False))
+    assert "does not sign CSRs again yet" in reasons.reason(with_keys, late)
+    last = step(LAST_STEP)
+    last = replace(last, record=replace(last.record, imported=("kubernetes",)))
+    signs = machine("cp-1", _S.CLOSED, signs=True, report=report(_S.CLOSED, plane=True, signer=True, no_signer=True))
+    assert "still signs CSRs" in reasons.reason(last, signs)

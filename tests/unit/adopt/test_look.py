@@ -107,6 +107,17 @@ def test_who_signs_and_who_rotates_is_read_from_the_cluster(tmp_path: Path) -> N
     assert set(plane.started) == {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
 
 
+def test_a_silent_kubelet_is_seen(tmp_path: Path) -> None:
+    objects = KubeadmObjects(Shape())
+
+    def silence(values: dict[str, Any]) -> None:
+        values["/api/v1/nodes"]["items"][0]["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
+
+    found = kubeadm_inventory.taken(objects, change=silence)
+    whole = look.seen_of(cluster(tmp_path, objects), sides(objects), (), found, KubeTrust((), (), ()), None)
+    assert {each.name: each.silent for each in whole.machines} == {"cp-1": True, "w-1": False}
+
+
 def test_rights_are_what_a_cluster_role_binding_names(tmp_path: Path) -> None:
     objects = KubeadmObjects(Shape())
     of, user = cluster(tmp_path, objects), "kube-apiserver-kubelet-client"
@@ -170,10 +181,23 @@ def test_a_component_that_was_not_started_since_holds_what_nobody_knows() -> Non
     assert found is not None and found.memory is Held.UNKNOWN
 
 
+def test_an_agent_beside_a_kubelet_of_kubeadms_speaks_for_nobody(tmp_path: Path) -> None:
+    """It joined in a folder of its own: what it holds there the kubelet has never read."""
+    objects = KubeadmObjects(Shape())
+    agent = member("w-1", NodeRole.WORKER, report=later(objects, "old"))
+    machine = seen(cluster(tmp_path, objects), objects, agent).machine("w-1")
+    assert machine is not None and not machine.later and machine.report is None
+    step = AdoptionStep(record(_S.PUBLISHED), _S.SWITCHED, NOW)
+    assert "its agent.yaml lacks `adopt`" in reasons.reason(step, machine)
+
+
 def test_a_node_that_joined_later_cannot_go_back(tmp_path: Path) -> None:
     objects = KubeadmObjects(Shape())
     agent = member("w-1", NodeRole.WORKER, report=later(objects, "old", time=NOW))
-    found = kubeadm_inventory.taken(objects)
+    configz = "/api/v1/nodes/w-1/proxy/configz"
+    found = kubeadm_inventory.taken(
+        objects, change=lambda values: values[configz]["kubeletconfig"].update(rotateCertificates=False)
+    )
     state = record(_S.RETURNING)
     whole = look.seen_of(cluster(tmp_path, objects), sides(objects), (agent,), found, KubeTrust((), (), ()), state)
     machine = whole.machine("w-1")

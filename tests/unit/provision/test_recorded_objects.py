@@ -34,9 +34,9 @@ defaults: {{ttl: 20d, key: rsa-2048}}
 """
 
 RECORDED: Final = {
-    "two nodes": (BASE, "3c50e96ef9415eeb803d166b88e7360004d83497a6a4344028163f33134d23e4"),
-    "a pool": (WITH_POOL, "ea06fde125da08453a7ce982a63fc4480d4543b0bb6fe3a5474d3ab3c65c7979"),
-    "its own values": (WITH_KEYS, "816e7358dc36c4aeaf4a2c38971afe37472405396d4e5c1719d720797763b419"),
+    "two nodes": (BASE, "36ca8d7c1d941822f8ab77ba81a49c69679a2da0f34fd61a99a92ca51ef92efd"),
+    "a pool": (WITH_POOL, "9d657532278864b38a192431102ef812de211ad99a5cc3daa15cb4203bf769f1"),
+    "its own values": (WITH_KEYS, "9313587875c7f5f54f95a4d2c950dacf1c9c901178e5cd8a70c40bfd627dd2db"),
 }
 
 

@@ -32,6 +32,7 @@ def test_what_is_written_is_read(state: AdoptionState) -> None:
         confirmed=("outside",),
         joins_closed=NOW + timedelta(minutes=1),
         kept="in the safe of the second floor",
+        imported=("kubernetes", "front-proxy"),
     )
     assert read(adoption.to_json(said)) == said
 
@@ -74,6 +75,8 @@ def test_a_later_release_may_add_fields() -> None:
         ("confirmed", None),
         ("joins_closed", 5),
         ("kept", ["here"]),
+        ("imported", ["kubelet"]),
+        ("imported", "etcd"),
         ("kept", "a\x1b[2J"),
         ("kept", "a" * 301),
         ("old", None),

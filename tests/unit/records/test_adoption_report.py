@@ -32,6 +32,7 @@ REPORT = AdoptionReport(
     since=NOW,
     highest=15,
     not_followed=5000,
+    no_signer=True,
 )
 
 
@@ -64,6 +65,7 @@ def test_what_cannot_be_read_holds_a_gate_closed() -> None:
         "owed": [1, "a\nb", ""],
         "highest": "9",
         "not_followed": -1,
+        "no_signer": "yes",
     }
     read = adoption_report.read({**adoption_report.to_json(REPORT), **odd})
     assert read == AdoptionReport(

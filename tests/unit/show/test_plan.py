@@ -120,7 +120,7 @@ def test_a_new_cluster_is_told_by_its_cas_certificates_and_nodes(tmp_path: Path)
     made = plan(desired(cluster, KNOWN), Observed())
     shown = told(cluster, made)
     assert shown[:3] == [
-        "+ cluster prod below vaultpki/prod: 6 mounts, 2 auth mounts, 21 settings, 5 policies",
+        "+ cluster prod below vaultpki/prod: 6 mounts, 2 auth mounts, 21 settings, 4 policies",
         '+ CA root: "prod root CA", life 10y, key ec-p256',
         '+ CA kubernetes: "prod kubernetes CA", life 5y, key ec-p256, signed by the root',
     ]

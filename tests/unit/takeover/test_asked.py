@@ -186,3 +186,25 @@ def test_the_report_says_it(machine: TakenOverMachine) -> None:
     assert (revision, highest, len(owed)) == (7, 9, 1) and owed[0].startswith("this machine has read revision 9")
     revision, highest, owed = made(None, 9)
     assert (revision, highest, len(owed)) == (0, 9, 1) and owed[0].startswith("Vault has no record")
+
+
+@pytest.mark.parametrize("stands", [None, *(each for each in S if each not in (S.RETIRED, S.DONE))])
+def test_a_record_that_jumps_to_the_end_deletes_nothing(machine: TakenOverMachine, stands: S | None) -> None:
+    """Whoever may write the record could else take the way back from everybody in one write."""
+    wanted = machine.assignment(machine.record(S.DONE))
+    found = asked(wanted, Journal(stands, S.DONE), REVISION, FolderKind.BOTH)
+    assert found.target is None and "nothing is deleted here" in found.stays
+    for reached in (S.RETIRED, S.DONE):
+        assert asked(wanted, Journal(reached, S.DONE), REVISION, FolderKind.AGENT).target == arrangement(S.DONE)
+
+
+def test_a_record_about_other_old_cas_than_those_of_agent_yaml_changes_nothing(machine: TakenOverMachine) -> None:
+    machine.agent_pass(S.PUBLISHED)
+    before = machine.snapshot()
+    other = replace(machine.record(S.PUBLISHED), old={"kubernetes": ("ab" * 32,)})
+    with pytest.raises(StateConflict, match=r"names the old CA abab.* also_trust: nothing was changed"):
+        carry_out.prepare(machine.config, machine.assignment(other), arrangement(S.PUBLISHED), machine.processes)
+    assert machine.snapshot() == before
+    # At the end people take them out of agent.yaml.
+    ended = replace(machine.config, also_trust={"etcd": ("cd" * 32,)})
+    carry_out.prepare(ended, machine.assignment(machine.record(S.DONE)), arrangement(S.DONE), machine.processes)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from helpers.kube.kubeadm_objects import authority
 from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.errors import Attention, StateConflict
 from vaultpki.records.adoption import AdoptionState as S
@@ -73,6 +75,56 @@ def test_a_machine_goes_all_the_way(tmp_path: Path, name: str) -> None:
     assert names == (
         {"scheduler.conf", "controller-manager.conf", "kubelet.conf"} if machine.plane else {"kubelet.conf"}
     )
+
+
+def give_own_signer(machine: TakenOverMachine, folder: Path) -> None:
+    """Have CSRs signed by a copy of the CA in a folder of its own, as the inventory tells people to."""
+    pki = machine.where.directory
+    for suffix, text in (("crt", machine.old["kubernetes"].pem), ("key", machine.old["kubernetes"].key_pem)):
+        (folder / f"ca.{suffix}").write_text(text)
+    manager = machine.root / "etc/kubernetes/manifests/kube-controller-manager.yaml"
+    text = manager.read_text()
+    for flag, name in (("signing-key-file", "ca.key"), ("signing-cert-file", "ca.crt")):
+        text = text.replace(f"{flag}={pki}/{name}", f"{flag}={folder}/{name}")
+    manager.write_text(text)
+    machine.processes.boot()
+
+
+def test_a_signer_with_files_of_its_own_keeps_them(
+    machine: TakenOverMachine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    own = tmp_path_factory.mktemp("signing")
+    give_own_signer(machine, own)
+    before, started = machine.snapshot(), machine.processes.load()
+    machine.go(S.PREPARED)
+    assert machine.processes.load() == started
+    for state in (S.PUBLISHED, S.SWITCHED, S.CLOSED, S.RETURNING, S.PREPARED):
+        machine.go(state)
+        wanted = f"{own}/ca.key" if state in SIGNS else ""
+        assert machine.processes.words("kube-controller-manager")["cluster-signing-key-file"] == wanted, state
+    machine.go(None)
+    assert machine.snapshot() == before
+
+
+def test_copies_of_old_keys_under_other_names_go_at_the_end_alone(
+    machine: TakenOverMachine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pki, own = Path(machine.where.directory), tmp_path_factory.mktemp("signing")
+    copies = [pki / "ca.key.old", pki / "backup/front-proxy-ca.key", own / "ca.key"]
+    copies[1].parent.mkdir()
+    give_own_signer(machine, own)
+    for path, ca in zip(copies, ("etcd", "front-proxy"), strict=False):
+        path.write_text(machine.old[ca].key_pem)
+    for state in ONWARD:
+        machine.go(state)
+        assert all(path.exists() for path in copies), state
+    assert str(copies[2]) in "".join(carry_out.lines(machine.run(S.DONE)))
+    machine.go(S.DONE, kept="in the safe")
+    assert all(path.exists() for path in copies)
+    machine.go(S.DONE)
+    assert not any(path.exists() for path in copies)
+    # It signs tokens too here, and kube-apiserver reads it.
+    assert (pki / "sa.key").exists() and carry_out.left(machine.run(S.DONE)) == []
 
 
 @pytest.mark.parametrize("name", ["cp-1", "w-1"])
@@ -171,3 +223,15 @@ def test_without_the_agents_pairs_nothing_is_exchanged(machine: TakenOverMachine
     with pytest.raises(StateConflict, match=r"etcd/server\.crt is missing"):
         carry_out.carry_out(machine.run(S.SWITCHED))
     holds(machine, S.PUBLISHED)
+
+
+def test_pods_get_every_ca_above_the_new_one(machine: TakenOverMachine) -> None:
+    """Below a root from outside there are CAs between, and OpenSSL takes no chain that does not end at the root."""
+    above = authority("Corp Policy CA", "ECDSA-P256", number=5).pem + machine.root_ca.pem
+    machine.root_ca = SimpleNamespace(pem=above)  # type: ignore[assignment]
+    machine.go(S.PUBLISHED)
+    held = Path(machine.where.directory, "ca-chain.crt").read_text()
+    assert held == machine.old["kubernetes"].pem + machine.new["kubernetes"].pem + above
+    machine.go(S.SWITCHED)
+    held = Path(machine.where.directory, "ca-chain.crt").read_text()
+    assert above in held and machine.old["kubernetes"].pem in held
