@@ -338,9 +338,10 @@ class Adoption:
                 self.vaultpki("issue", person, "--dir", issued, who="operator")
                 _put(self.kubernetes.operator / f"{person}.pem", (issued / f"{person}.pem").read_bytes())
             self.kubectl("apply", "-f", str(issued / "manifests"))
-            _put(
-                self.kubernetes.operator / "kubernetes-ca-chain.crt", (issued / "kubernetes-ca-chain.crt").read_bytes()
-            )
+            chain = "kubernetes-ca-chain.crt"
+            _put(self.kubernetes.operator / chain, (issued / chain).read_bytes())
+            # Connections that were opened with an old pair count too.
+            time.sleep(KEPT_SECONDS + 5)
         elif state is AdoptionState.RETURNING:
             self.people_of_kubeadm()
         return ("--confirm", "outside")
