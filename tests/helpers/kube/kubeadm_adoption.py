@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from helpers.kube import kubeadm_cluster, kubeadm_planes
 from helpers.kube.balancer import Balancer
+from helpers.kube.client_load import KEPT_SECONDS
 from helpers.kube.components import API_PORT, Programs
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.kubeadm_cluster import KubeadmCluster
@@ -233,6 +234,16 @@ class Adoption:
             here = lambda: [name for name, journal in journals.items() if journal.exists()]  # noqa: E731
             wait_for(lambda: not here(), STATE_SECONDS, lambda: f"not home: {here()}", pause=1)
 
+    def forget_old(self) -> None:
+        """What is left to do at the end: `ca.also_trust` is taken out of cluster.yaml, and every agent reads that."""
+        file = self.cluster.cluster.file
+        document = yaml.safe_load(file.read_text())
+        del document["ca"]["also_trust"]
+        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        self.vaultpki("apply", "--yes", who="applier")
+        for name in self.members:
+            self.nodes[name].vaultpki("agent", "--once", expect=None)
+
     def by_root(self, name: str) -> str:
         """`adopt node` by root on a machine; 3 says that it is not its turn."""
         ran = self.nodes[name].vaultpki("adopt", "node", expect=None)
@@ -327,9 +338,10 @@ class Adoption:
                 self.vaultpki("issue", person, "--dir", issued, who="operator")
                 _put(self.kubernetes.operator / f"{person}.pem", (issued / f"{person}.pem").read_bytes())
             self.kubectl("apply", "-f", str(issued / "manifests"))
-            _put(
-                self.kubernetes.operator / "kubernetes-ca-chain.crt", (issued / "kubernetes-ca-chain.crt").read_bytes()
-            )
+            chain = "kubernetes-ca-chain.crt"
+            _put(self.kubernetes.operator / chain, (issued / chain).read_bytes())
+            # Connections that were opened with an old pair count too.
+            time.sleep(KEPT_SECONDS + 5)
         elif state is AdoptionState.RETURNING:
             self.people_of_kubeadm()
         return ("--confirm", "outside")
