@@ -19,7 +19,7 @@ from vaultpki.pki import x509
 from vaultpki.pki.signed_again import signed_again
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
-from vaultpki.takeover import folders
+from vaultpki.takeover import folders, kubelet_request
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
@@ -153,7 +153,7 @@ def _key(run: TakeOver, ca: str) -> bytes | None:
 def renew_kubelet(run: TakeOver) -> None:
     """Sign the kubelet's own old pair again if it has ended, by Vault or with the old CA's key where that lies here.
 
-    Raises StateConflict where neither can: there the CSR signer gives a new one.
+    Where neither can, the CSR signer does it. Raises StateConflict if it does not.
     """
     folder = run.machine.kubelet_folder(FolderKind.KUBEADM)
     path = f"{folder}/{client_pem(folder)}"
@@ -169,12 +169,16 @@ def renew_kubelet(run: TakeOver) -> None:
         if leaf[0].not_after > run.now:
             # The kubelet renews it by itself as soon as it has started with it.
             return
-        if "kubernetes" in run.imported:
-            raise
-        raise StateConflict(
-            f"{path} ended on {leaf[0].not_after:%Y-%m-%d}, and the key of the old CA is not on this machine; have a "
-            "CSR for system:node signed by the cluster, and put certificate and key in that file"
-        ) from error
+        try:
+            made = kubelet_request.signed(run, own_key)
+        except VaultpkiError as refused:
+            if "kubernetes" in run.imported:
+                raise error from refused
+            raise StateConflict(
+                f"{path} ended on {leaf[0].not_after:%Y-%m-%d}, the key of the old CA is not on this machine, and "
+                f"the cluster did not sign it again: {refused}; run this again, or have a CSR for system:node signed "
+                "by the cluster, and put certificate and key in that file"
+            ) from error
     rest = found[0][found[0].index(_END) + len(_END) :].lstrip(b"\r\n")
     with files.closing(files.open_folder(folder, create=False)) as fd, files.storage_errors(path):
         files.swap(os.path.basename(path), fd, made + rest, found[1].st_mode & 0o777, found[1].st_uid, found[1].st_gid)

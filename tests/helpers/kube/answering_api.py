@@ -15,7 +15,8 @@ class Api(ThreadingHTTPServer):
     """An API server that answers paths with values, and others with 404; a number is a status.
 
     `configure` gives it its pair. It notes the methods, what was asked for in which form, and what was changed. An
-    object is replaced only over the version that was read; `after` is called once one was replaced or deleted.
+    object is replaced only over the version that was read; `after` is called once one was replaced or deleted. `made`
+    returns what becomes of an object that somebody makes, or a status.
     """
 
     daemon_threads = True
@@ -27,6 +28,7 @@ class Api(ThreadingHTTPServer):
         self.asked: dict[str, str] = {}
         self.changed: list[tuple[str, str]] = []
         self.after: Callable[[str, str], None] = lambda method, path: None
+        self.made: Callable[[str, dict[str, Any]], Any] = lambda path, body: 403
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         configure(tls)
         self.socket = tls.wrap_socket(self.socket, server_side=True)
@@ -57,6 +59,15 @@ class _Handler(BaseHTTPRequestHandler):
             about = {**sent.get("metadata", {}), "resourceVersion": f"{int(_version(sent) or 0) + 1}"}
             self.server.values[self.path] = {**sent, "metadata": about}
             self._done("PUT")
+
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Api)
+        made = self.server.made(self.path, json.loads(self._body()))
+        if isinstance(made, int):
+            self._answer(made)
+        else:
+            self.server.values[f"{self.path}/{made['metadata']['name']}"] = made
+            self._answer(made)
 
     def do_DELETE(self) -> None:
         assert isinstance(self.server, Api)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509 as crypto
+from cryptography.hazmat.primitives import hashes, serialization
 
-from helpers.kube.kubeadm_objects import leaf
+from helpers.kube import answering_api
+from helpers.kube.answering_api import Api
+from helpers.kube.kubeadm_objects import encoded, leaf
 from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.disk import exchange
 from vaultpki.errors import StateConflict, StoreError
@@ -86,11 +96,58 @@ def test_a_worker_whose_old_certificate_has_ended_is_named(tmp_path: Path) -> No
     machine.go(S.PUBLISHED)
     machine.go(S.SWITCHED)
     machine.agent_pass(S.RETURNING)
-    with pytest.raises(StateConflict, match=r"kubelet-client-2026-01-01\.pem ended on .* have a CSR"):
+    with pytest.raises(
+        StateConflict, match=r"kubelet-client-2026-01-01\.pem ended on .* the cluster did not sign it again"
+    ):
         carry_out.carry_out(machine.run(S.RETURNING, clock=time.time() + 40 * DAY))
     # It goes on with the new pair.
     assert machine.processes.shows("kubelet") == "new"
     machine.go(S.SWITCHED)
+
+
+@contextlib.contextmanager
+def signing(machine: TakenOverMachine, folder: Path) -> Iterator[Api]:
+    """An API server with a certificate of the new CA, whose controller manager signs CSRs with the old one."""
+    served = leaf("kube-apiserver", machine.new["kubernetes"], addresses=["127.0.0.1"], kind="ECDSA-P256")
+    pair = folder / "apiserver.pem"
+    pair.write_text(served.pem + served.key_pem)
+
+    def signs(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        spec = body["spec"]
+        assert spec["signerName"] == "kubernetes.io/kube-apiserver-client-kubelet" and "client auth" in spec["usages"]
+        request = crypto.load_pem_x509_csr(base64.b64decode(spec["request"]))
+        old = machine.old["kubernetes"]
+        now = datetime.now(UTC)
+        made = (
+            crypto.CertificateBuilder(old.certificate.subject, request.subject, request.public_key(), 7)
+            .not_valid_before(now)
+            .not_valid_after(now + timedelta(days=365))
+            .add_extension(crypto.BasicConstraints(ca=False, path_length=None), critical=True)
+            .sign(old.key, hashes.SHA256())
+        )
+        pem = made.public_bytes(serialization.Encoding.PEM).decode()
+        return {"metadata": {"name": "vaultpki-x"}, "status": {"certificate": encoded(pem)}}
+
+    with answering_api.serving({}, lambda tls: tls.load_cert_chain(pair)) as api:
+        api.made = signs
+        yield api
+
+
+def test_a_worker_whose_old_certificate_has_ended_has_the_cluster_sign_it(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = TakenOverMachine(tmp_path, "w-1", days=30)
+    given = machine.assignment
+    with signing(machine, tmp_path_factory.mktemp("api")) as api:
+        server = f"https://127.0.0.1:{api.server_address[1]}"
+        monkeypatch.setattr(machine, "assignment", lambda record: replace(given(record), server=server))
+        machine.go(S.PUBLISHED)
+        machine.go(S.SWITCHED)
+        machine.go(S.RETURNING, clock=time.time() + 40 * DAY)
+    pair = Path(machine.where.kubelet) / "kubelet-client-2026-01-01.pem"
+    new = x509.readable(pair.read_text().partition("-----BEGIN EC")[0].partition("-----BEGIN PRIV")[0])[0]
+    assert new.not_after > datetime.now(UTC) + timedelta(days=300)
+    assert machine.processes.shows("kubelet") == "old" and not machine.processes.problem("kubelet")
 
 
 def test_without_the_old_key_nothing_is_signed_again(tmp_path: Path) -> None:
