@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from vaultpki.errors import StateConflict
 from vaultpki.kube import api, kubeconfig
@@ -39,8 +38,10 @@ def signed(run: TakeOver, own_key: bytes) -> bytes:
     if the API server cannot be talked to.
     """
     key = keys.read_key(own_key)
+    # Only RSA keys encrypt keys (client-go util/certificate/csr, and pkg/apis/certificates of Kubernetes).
+    kind = keys.key_type(key.public_key())
     subject = Subject(common_name=f"system:node:{run.config.node}", organization=("system:nodes",))
-    usages = ["digital signature", *(["key encipherment"] if isinstance(key, rsa.RSAPrivateKey) else []), "client auth"]
+    usages = ["digital signature", *(["key encipherment"] if kind is not None and kind.rsa else []), "client auth"]
     wanted = {
         "apiVersion": "certificates.k8s.io/v1",
         "kind": "CertificateSigningRequest",
