@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-
 from vaultpki.errors import StateConflict
 from vaultpki.kube import api, kubeconfig
 from vaultpki.kube.objects import mapping, metadata, text
