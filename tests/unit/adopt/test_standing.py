@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -36,4 +36,4 @@ def outcome(kept: str) -> AdoptionOutcome:
 def test_where_old_keys_are_kept_is_said_for_good(kept: str) -> None:
     text = " ".join(" ".join(standing.lines(outcome(kept), "admin.conf")).split())
     assert ("they are kept: in the safe of the platform team." in text) is bool(kept)
-    assert cast(dict[str, Any], standing.document(outcome(kept)))["kept"] == (kept or None)
+    assert standing.document(outcome(kept))["kept"] == (kept or None)
