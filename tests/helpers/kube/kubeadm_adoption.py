@@ -167,9 +167,8 @@ class Adoption:
         timeout = timeout or servers.SHARED * COMMAND_SECONDS
         if not self.quick:
             return vaultpki(*command, env=env, expect=set(expect), timeout=timeout, behind=behind)
-        words = [*behind, sys.executable, "-c", _QUICK, *map(str, command)]
         ran = subprocess.run(
-            words,
+            [*behind, sys.executable, "-c", _QUICK, *map(str, command)],
             env=environment(env),
             capture_output=True,
             text=True,
@@ -231,8 +230,11 @@ class Adoption:
                 if name in self.by_hand:
                     self.by_root(name)
             journals = {name: self.nodes[name].seen("/var/lib/vaultpki/takeover/journal.json") for name in self.members}
-            here = lambda: [name for name, journal in journals.items() if journal.exists()]  # noqa: E731
-            wait_for(lambda: not here(), STATE_SECONDS, lambda: f"not home: {here()}", pause=1)
+
+            def away() -> list[str]:
+                return [name for name, journal in journals.items() if journal.exists()]
+
+            wait_for(lambda: not away(), STATE_SECONDS, lambda: f"not home: {away()}", pause=1)
 
     def forget_old(self) -> None:
         """What is left to do at the end: `ca.also_trust` is taken out of cluster.yaml, and every agent reads that."""
