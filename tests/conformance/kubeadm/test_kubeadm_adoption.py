@@ -17,12 +17,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from helpers.kube import kubeadm_adoption, kubeadm_use
+from helpers.kube import adopted_disks, kubeadm_adoption, kubeadm_use
+from helpers.kube.adopted_disks import FileSeen
 from helpers.kube.client_load import OPERATORS, Failure, Load
 from helpers.kube.clients_in_pods import ClientsInPods
 from helpers.kube.components import Programs
 from helpers.kube.etcd_watch import EtcdWatch
-from helpers.kube.kubeadm_adoption import LATER, OLD_CAS, PKI, PLANES, WORKER, Adoption, FileSeen
+from helpers.kube.kubeadm_adoption import LATER, OLD_CAS, PKI, PLANES, WORKER, Adoption
 from helpers.kube.kubelet_restarts import KubeletRestarts
 from helpers.vault import servers
 from vaultpki.records.adoption import AdoptionState
@@ -122,8 +123,8 @@ def begun(stands: Callable[[], None], programs: Programs, tmp_path_factory: pyte
         before, joined = {}, {}
         made.adopt("start")
         for name in (*PLANES, WORKER):
-            before[name] = made.files(name)
-            made.enrol(name, after_join=lambda name=name: joined.update({name: made.files(name)}))  # type: ignore[misc]
+            before[name] = adopted_disks.files(made.nodes[name])
+            made.enrol(name, after_join=lambda name=name: joined.update({name: adopted_disks.files(made.nodes[name])}))  # type: ignore[misc]
         yield Begun(made, clients, before, joined)
 
 
@@ -275,7 +276,7 @@ def test_on_the_way_back_no_request_fails(begun: Begun, aborted: Seen) -> None:
 def test_then_all_is_as_kubeadm_made_it_byte_for_byte(begun: Begun, aborted: Seen) -> None:
     assert begun.adoption.record() is None
     for name, before in begun.before.items():
-        after = begun.adoption.files(name)
+        after = adopted_disks.files(begun.adoption.nodes[name])
         assert {place for place in before.keys() | after.keys() if before.get(place) != after.get(place)} == set(), name
 
 
@@ -291,4 +292,4 @@ def test_nothing_of_the_old_cas_is_left(
     begun: Begun, retired: Seen, old: tuple[list[x509.Certificate], list[bytes]]
 ) -> None:
     begun.adoption.forget_old()
-    assert begun.adoption.old_left(*old) == []
+    assert adopted_disks.old_left(begun.adoption.nodes.values(), *old) == []

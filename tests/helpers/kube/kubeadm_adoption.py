@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import secrets
 import subprocess
 import sys
@@ -19,13 +18,11 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from helpers.kube import kubeadm_cluster, kubeadm_planes
 from helpers.kube.balancer import Balancer
@@ -92,9 +89,6 @@ patches: {{directory: /etc/kubernetes/kubeadm/patches}}
 """
 
 
-# kubeadm's own files, and what is not: the agent's folders aside, pods, and what the kubelet keeps of its work.
-_OWN = ("/etc/kubernetes", "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env", "/var/lib/kubelet/pki")
-_NOT_OWN = ("/etc/kubernetes/vaultpki", "/etc/kubernetes/kubeadm", "/etc/kubernetes/tmp")
 # The product, with the waits of gates in seconds.
 _QUICK = """\
 from vaultpki.adopt import gates
@@ -105,14 +99,6 @@ main()
 """
 PERSONS = frozenset({"pods", "outside", "webhooks"})
 STATE_SECONDS = 1800.0
-
-
-class FileSeen(NamedTuple):
-    """A file: its content, or where a link leads; its mode, and when it was changed (ns)."""
-
-    data: bytes
-    mode: int
-    changed: int
 
 
 @dataclass(slots=True)
@@ -167,9 +153,8 @@ class Adoption:
         timeout = timeout or servers.SHARED * COMMAND_SECONDS
         if not self.quick:
             return vaultpki(*command, env=env, expect=set(expect), timeout=timeout, behind=behind)
-        words = [*behind, sys.executable, "-c", _QUICK, *map(str, command)]
         ran = subprocess.run(
-            words,
+            [*behind, sys.executable, "-c", _QUICK, *map(str, command)],
             env=environment(env),
             capture_output=True,
             text=True,
@@ -231,8 +216,11 @@ class Adoption:
                 if name in self.by_hand:
                     self.by_root(name)
             journals = {name: self.nodes[name].seen("/var/lib/vaultpki/takeover/journal.json") for name in self.members}
-            here = lambda: [name for name, journal in journals.items() if journal.exists()]  # noqa: E731
-            wait_for(lambda: not here(), STATE_SECONDS, lambda: f"not home: {here()}", pause=1)
+
+            def away() -> list[str]:
+                return [name for name, journal in journals.items() if journal.exists()]
+
+            wait_for(lambda: not away(), STATE_SECONDS, lambda: f"not home: {away()}", pause=1)
 
     def forget_old(self) -> None:
         """What is left to do at the end: `ca.also_trust` is taken out of cluster.yaml, and every agent reads that."""
@@ -351,37 +339,6 @@ class Adoption:
         for person in PEOPLE:
             _kubeconfig_in_files(self.folder / f"kubeadm-{person}.conf", self.kubernetes.operator, person)
 
-    # What lies on the disks
-
-    def files(self, name: str) -> dict[str, FileSeen]:
-        """What kubeadm and the kubelet have on a machine, but for pods and what the kubelet writes of its own work."""
-        found = {}
-        node = self.nodes[name]
-        for top in _OWN:
-            for path in sorted([node.seen(top), *node.seen(top).rglob("*")]):
-                place = str(path).removeprefix(str(node.seen("/")).rstrip("/"))
-                if path.is_dir() and not path.is_symlink():
-                    continue
-                if any(f"{place}/".startswith(f"{other}/") for other in _NOT_OWN):
-                    continue
-                about = path.lstat()
-                data = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
-                found[place] = FileSeen(data, about.st_mode, about.st_mtime_ns)
-        return found
-
-    def old_left(self, old: Sequence[x509.Certificate], keys: Collection[bytes]) -> list[str]:
-        """The files of all machines with a CA of kubeadm's, a certificate of it, or one of `keys` (public, in DER)."""
-        found = []
-        prints = {each.fingerprint(SHA256()) for each in old}
-        for name, node in self.nodes.items():
-            for top in ("/etc/kubernetes", "/etc/vaultpki", "/var/lib/kubelet", "/var/lib/vaultpki"):
-                for path in node.seen(top).rglob("*"):
-                    if path.is_symlink() or not path.is_file() or path.stat().st_size > 1 << 20:
-                        continue
-                    if why := _of_old(path.read_bytes(), old, prints, keys):
-                        found.append(f"{name}: {path} {why}")
-        return found
-
     def await_ready(self) -> None:
         """Waits until every API server says that it is ready, and every node is."""
 
@@ -392,31 +349,6 @@ class Adoption:
             return found or ([] if said and set(said) == {"True"} else [f"nodes: {said}"])
 
         wait_for(lambda: not missing(), READY_SECONDS, lambda: f"not ready: {missing()}", pause=1)
-
-
-def _of_old(data: bytes, old: Sequence[x509.Certificate], prints: Collection[bytes], keys: Collection[bytes]) -> str:
-    """What of kubeadm's CAs a file holds: kubeconfigs in base 64, and JSON with lines' ends in two signs."""
-    for text in (data.replace(b"\\n", b"\n"), *map(_decoded, re.findall(rb"-data[\"']?: *[\"']?([\w+/=]{40,})", data))):
-        for pem in re.findall(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL):
-            leaf = x509.load_pem_x509_certificate(pem)
-            if leaf.fingerprint(SHA256()) in prints:
-                return "holds an old CA"
-            for ca in old:
-                with contextlib.suppress(ValueError, TypeError, InvalidSignature):
-                    leaf.verify_directly_issued_by(ca)
-                    return f"holds a certificate of an old CA: {leaf.subject.rfc4514_string()}"
-        for pem in re.findall(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?PRIVATE KEY-----", text, re.DOTALL):
-            public = load_pem_private_key(pem, None).public_key()
-            if public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) in keys:
-                return "holds an old key"
-    return ""
-
-
-def _decoded(data: bytes) -> bytes:
-    try:
-        return base64.b64decode(data, validate=True)
-    except ValueError:
-        return b""
 
 
 @contextlib.contextmanager
