@@ -276,7 +276,7 @@ class Given:
 
     def leave(self, name: str) -> None:
         """Take a machine's agent away, after the way back."""
-        self.made.run(f"vaultpki unenroll -f cluster.yaml {name}")
+        self.made.run(f"vaultpki lock -f cluster.yaml {name}")
         self.nodes[name].run("rm", "-rf", "/etc/vaultpki", "/var/lib/vaultpki")
 
     def forget(self) -> None:
