@@ -86,7 +86,8 @@ def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> No
         if not carry_out.carry_out(made):
             click.echo(f"nothing was left to do for {target.name}")
     if targets[-1].home:
-        click.echo("this machine is as kubeadm left it; stop its agent, and end its credentials (`vaultpki unenroll`)")
+        credentials = f"end its credentials (`vaultpki lock {config.node}`)"
+        click.echo(f"this machine is as kubeadm left it; stop its agent, and {credentials}")
         return
     tell_outcome(run.run(by_hand, options))
     if asked.stays:

@@ -98,8 +98,7 @@ def test_from_published_it_goes_back(small: Small) -> None:
     one.turns()
     small.works()
     assert one.reach(back=True) == "prepared"
-    one.turns()
-    assert small.changed() == {"cp-1": [MANAGER], "w-1": []}
+    assert small.changed()["w-1"] == []
 
 
 @pytest.mark.parametrize("state", ["published", "switched", "closed", "retired"])
@@ -109,7 +108,7 @@ def test_it_goes_on(small: Small, state: str) -> None:
     small.works()
 
 
-@pytest.mark.parametrize("state", ["re-trusting", "returning", "prepared"])
+@pytest.mark.parametrize("state", ["re-trusting", "returning"])
 def test_it_goes_back_from_retired(small: Small, state: str) -> None:
     assert small.given.reach(back=True) == state
     small.given.turns()
@@ -118,8 +117,9 @@ def test_it_goes_back_from_retired(small: Small, state: str) -> None:
 
 def test_given_up_it_is_kubeadms_byte_for_byte(small: Small) -> None:
     one = small.given
-    assert one.adopt("abort", "--yes", expect=[0])["over"]
-    one.settle()
+    assert one.reach(back=True) == "prepared"
+    one.give_up()
+    assert one.state == ""
     assert small.changed() == {"cp-1": [], "w-1": []}
     one.person()
     assert small.held() == small.objects
@@ -141,6 +141,8 @@ def test_another_adoption_goes_to_the_end(small: Small) -> None:
     one = small.given
     one.kubectl("drain w-2 --ignore-daemonsets && kubectl --kubeconfig admin.conf delete node w-2")
     one.made.run("kubeadm reset -f --ignore-preflight-errors=SystemVerification", "w-2")
+    # Its certificate of the old CA is gone with it, and would be waited for.
+    one.kubectl("delete csr --all")
     for name in NODES:
         one.leave(name)
     begin(one)
