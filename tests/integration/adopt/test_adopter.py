@@ -92,3 +92,13 @@ def test_a_stolen_adopter(clusters: ClusterFactory, tmp_path: Path) -> None:
             ("GET", "sys/mounts", None),
         ):
             assert ask(method, path, body) == 403, path
+
+
+def test_the_policy_leaves_with_the_old_cas(clusters: ClusterFactory, tmp_path: Path) -> None:
+    with adopted(clusters, tmp_path, Shape(planes=1), enrolled=False) as one:
+        server, path = one.cluster.server, f"sys/policies/acl/{one.cluster.prefix}/adopter"
+        assert server.api("GET", path).status == 200
+        text = one.cluster.file.read_text()
+        one.cluster.file.write_text(text[: text.index("ca:\n")])
+        one.cluster.apply()
+        assert server.api("GET", path).status == 404
