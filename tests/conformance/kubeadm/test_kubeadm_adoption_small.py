@@ -171,6 +171,10 @@ def test_kubeadm_upgrades_the_adopted_cluster(small: Small, programs: Programs) 
     )
     kubeadm_cluster.adapt(one.folder / "upgrade", programs.version)
     one.made.run("scp -p operator/admin.conf root@cp-1:/etc/kubernetes/")
+    for name, mode in (("cp-1", "--join"), ("w-1", "")):
+        # kubeadm writes rotateCertificates: true whatever kubelet-config says, so each node gets the kubelet's patches.
+        one.made.run(f"vaultpki kubeadm config -f cluster.yaml {name} {mode} -o patches-{name}")
+        one.made.run(f"scp -p patches-{name}/patches/*.yaml root@{name}:/etc/kubernetes/kubeadm/patches/")
     for name, command in (("cp-1", "apply"), ("w-1", "node")):
         one.made.run(f"scp -p upgrade/kubeadm.yaml root@{name}:/etc/kubernetes/kubeadm/upgrade.yaml")
         yes = " --yes" if command == "apply" else ""
