@@ -283,11 +283,13 @@ def test_then_all_is_as_kubeadm_made_it_byte_for_byte(begun: Begun, aborted: See
 # To the end
 
 
+@pytest.mark.exhaustive
 def test_it_goes_to_done_under_load(again: Seen, retired: Seen) -> None:
     judge(again)
     judge(retired)
 
 
+@pytest.mark.exhaustive
 def test_nothing_of_the_old_cas_is_left(
     begun: Begun, retired: Seen, old: tuple[list[x509.Certificate], list[bytes]]
 ) -> None:
