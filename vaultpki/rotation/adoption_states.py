@@ -9,18 +9,24 @@ from __future__ import annotations
 import enum
 from typing import Final
 
+from vaultpki.records.adoption import AdoptionState
 
-class AdoptionState(enum.Enum):
-    """Where an adoption stands. In PREPARED nodes enrol, and all is as kubeadm made it."""
-
-    PREPARED = "prepared"
-    PUBLISHED = "published"
-    SWITCHED = "switched"
-    CLOSED = "closed"
-    RETIRED = "retired"
-    DONE = "done"
-    RETRUSTING = "re-trusting"
-    RETURNING = "returning"
+__all__ = [
+    "FREE_STEPS",
+    "HOMEWARD",
+    "KEYS_ASIDE",
+    "KUBELETS_CHECKED",
+    "LAST_STEP",
+    "LEAVES_OF",
+    "ONWARD",
+    "SIGNER_ON",
+    "STEPS_BY_LEAVES",
+    "STEPS_BY_TRUST",
+    "TRUSTED",
+    "AdoptionState",
+    "Side",
+    "Step",
+]
 
 
 class Side(enum.Flag):
@@ -86,6 +92,13 @@ SIGNER_ON: Final = frozenset({_S.PREPARED, _S.PUBLISHED, _S.SWITCHED, _S.RETURNI
 
 KEYS_ASIDE: Final = frozenset({_S.SWITCHED, _S.CLOSED, _S.RETIRED, _S.RETRUSTING})
 """The states in which the keys of the old CAs do not lie where kubeadm would make certificates with them."""
+
+KUBELETS_CHECKED: Final = frozenset({_S.RETIRED, _S.DONE})
+"""The states in which kube-apiserver checks kubelets' serving certificates (`--kubelet-certificate-authority`).
+
+kubeadm's kubelets sign theirs themselves, so each one must serve a certificate of the new CA before, and as long as,
+any API server checks: the gate to CLOSED asks for that, and RETRUSTING takes the flag away before RETURNING.
+"""
 
 FREE_STEPS: Final = frozenset(
     {

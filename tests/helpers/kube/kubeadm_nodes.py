@@ -147,6 +147,9 @@ def _tools(node: KubeadmNode) -> None:
     for name, text in {"systemctl": _SYSTEMCTL, "kubelet-service": _KUBELET, "vaultpki": product}.items():
         (node.tools / name).write_text(text)
         (node.tools / name).chmod(0o755)
+    # Where the agent looks first for what it runs; on the host it holds what somebody has installed by hand.
+    node.machine.run("mount", "-t", "tmpfs", "tmpfs", "/usr/local/sbin")
+    node.machine.run("cp", node.tools / "systemctl", "/usr/local/sbin/systemctl")
 
 
 def image_names(programs: Programs) -> dict[str, str]:
