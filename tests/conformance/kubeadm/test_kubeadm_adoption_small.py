@@ -6,6 +6,7 @@ three control planes has agents that do it. What the steps wait for is shortened
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class Small:
 
     given: Given
     disks: dict[str, kubeadm_given.Disk] = field(default_factory=dict)
-    objects: list[str] = field(default_factory=list)
+    objects: list[dict[str, str]] = field(default_factory=list)
 
     def changed(self) -> dict[str, list[str]]:
         """The files of each machine that are not as kubeadm left them."""
@@ -42,8 +43,11 @@ class Small:
             name: kubeadm_given.changed(self.disks[name], kubeadm_given.disk(self.given.nodes[name])) for name in NODES
         }
 
-    def held(self) -> list[str]:
-        return [self.given.kubectl(f"{words} -o jsonpath={{..data}}") for words in OBJECTS]
+    def held(self) -> list[dict[str, str]]:
+        """Return the objects, without what signs cluster-info for a bootstrap token, which an adoption deletes."""
+        found = [json.loads(self.given.kubectl(f"{words} -o json")) for words in OBJECTS]
+        data = [item["data"] for each in found for item in each.get("items", [each])]
+        return [{name: text for name, text in each.items() if not name.startswith("jws-")} for each in data]
 
     def works(self) -> None:
         """Kubelets report, and are reached for logs."""
