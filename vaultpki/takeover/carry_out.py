@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from vaultpki.errors import Attention, Busy, StateConflict
+from vaultpki.errors import Attention, Busy, StateConflict, VaultpkiError
 from vaultpki.model import AgentConfig
 from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
@@ -164,9 +164,13 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
     Raises Attention if it is another machine's turn, and StateConflict if a component is not healthy; a further run
     goes on.
     """
-    with locked(run.config, _LOCK_WAIT):
-        _tidy(run)
-        plain_files.remove_leftovers(run)
+    try:
+        _clean(run, 0.0)
+    except Busy:
+        # Whoever is at work has put right what an interrupted run left, and may hold the lock for long.
+        if is_whole(run):
+            return False
+        _clean(run, _LOCK_WAIT)
     todo, done, restarts = left(run), False, 0
     if todo and not run.turn and steps.needs_turn(run):
         record = run.assignment.adoption
@@ -196,6 +200,22 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
     if not run.target.home and run.journal.value.reached is not run.target.state:
         run.journal.save(reached=run.target.state)
     return done
+
+
+def is_whole(run: TakeOver) -> bool:
+    """Return whether no step is left, and that is noted; False too where it cannot be told while another is at work."""
+    known = run.journal.value
+    with contextlib.suppress(VaultpkiError):
+        return not left(run) and (run.target.home or known.asked is known.reached is run.target.state)
+    return False
+
+
+def _clean(run: TakeOver, wait: float) -> None:
+    """Put right what an interrupted run left. Raises Busy if another process is at work for `wait` seconds."""
+    with locked(run.config, wait):
+        run.journal.read_again()
+        _tidy(run)
+        plain_files.remove_leftovers(run)
 
 
 def _tidy(run: TakeOver) -> None:

@@ -1,0 +1,107 @@
+"""`adopt node` on a machine without a resident agent: it asks Vault first, and a dry run writes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from helpers.vault.applied_cluster import vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
+from integration.agent.test_taken_over import EnrolledMachine, kubeadms
+from vaultpki.config.agent import load_agent
+from vaultpki.records.adoption import AdoptionState as S
+from vaultpki.takeover import carry_out
+
+
+@pytest.fixture
+def enrolled(clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EnrolledMachine:
+    one = EnrolledMachine(clusters, tmp_path, monkeypatch)
+    one.join()
+    return one
+
+
+def whole(one: EnrolledMachine) -> dict[str, tuple[str, int, int]]:
+    """Every file of the machine and of its agent: content, mode and time."""
+    found = {}
+    for path in sorted([*one.machine.root.rglob("*"), *one.file.parent.rglob("*")]):
+        if path.is_file() and path.name != "processes.json":
+            about = path.lstat()
+            found[str(path)] = (hashlib.sha256(path.read_bytes()).hexdigest(), about.st_mode, about.st_mtime_ns)
+    return found
+
+
+def test_a_dry_run_asks_vault_and_writes_nothing(enrolled: EnrolledMachine) -> None:
+    assert "no adoption is under way" in vaultpki("adopt", "node", "-c", enrolled.file, "--dry-run").stdout
+    # Nobody makes a pass in between.
+    enrolled.record(S.PREPARED)
+    before = whole(enrolled)
+    ran = vaultpki("adopt", "node", "-c", enrolled.file, "--dry-run")
+    assert ran.stdout.startswith("1. keep kubeadm's own files\n") and not ran.stderr
+    assert "sign CSRs by that copy" in ran.stdout and "restart etcd" not in ran.stdout
+    enrolled.record(S.PUBLISHED)
+    assert "restart etcd" in vaultpki("adopt", "node", "-c", enrolled.file, "--dry-run").stdout
+    assert whole(enrolled) == before
+    # A record that is not followed is not shown as if it was.
+    enrolled.revision += 5000
+    enrolled.record(S.PUBLISHED)
+    ran = vaultpki("adopt", "node", "-c", enrolled.file, "--dry-run", expect=1)
+    assert f"does not follow revision {enrolled.revision}" in ran.stderr
+    assert whole(enrolled) == before
+
+
+def test_where_vault_is_away_it_says_when_it_was_told(enrolled: EnrolledMachine) -> None:
+    enrolled.record(S.PREPARED)
+    enrolled.passes()
+    enrolled.file.write_text(enrolled.file.read_text().replace(enrolled.cluster.server.address, "https://127.0.0.1:1"))
+    for words in (("--dry-run",), ()):
+        ran = vaultpki("adopt", "node", "-c", enrolled.file, *words)
+        told = " ".join(ran.stderr.split())
+        assert "Vault does not say where the adoption stands (" in told
+        assert "; this goes by what the agent was told last, at 20" in told
+        assert "keep kubeadm's own files" in ran.stdout or not words
+
+
+def test_a_machine_that_went_home_is_told_to_end_its_credentials_and_that_works(enrolled: EnrolledMachine) -> None:
+    """`unenroll` takes no listed node's agent away while cluster.yaml has the node."""
+    enrolled.go(S.PREPARED)
+    enrolled.record(None)
+    said = vaultpki("adopt", "node", "-c", enrolled.file).stdout
+    assert said.endswith(
+        "this machine is as kubeadm left it; stop its agent, and end its credentials (`vaultpki lock cp-1`)\n"
+    )
+    assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh
+    cluster = enrolled.cluster
+    ran = vaultpki("lock", "cp-1", "-f", cluster.file, env=cluster.environment("locker"))
+    assert "cp-1 is locked: all its credentials have ended" in ran.stdout
+    ended = vaultpki("agent", "-c", enrolled.file, "--once", expect=1).stderr
+    assert "Vault rejects this node's credential" in ended
+
+
+def test_by_leave_too(enrolled: EnrolledMachine) -> None:
+    enrolled.record(S.PREPARED)
+    vaultpki("adopt", "node", "-c", enrolled.file)
+    enrolled.record(S.PUBLISHED)
+    # Nobody has told the agent.
+    ran = vaultpki("adopt", "node", "-c", enrolled.file, "--leave", expect=1)
+    assert "the adoption is published, and a machine leaves it only in prepared" in ran.stderr
+    enrolled.record(S.PREPARED)
+    said = vaultpki("adopt", "node", "-c", enrolled.file, "--leave").stdout
+    assert said.endswith("stop its agent, and end its credentials (`vaultpki lock cp-1`)\n")
+    assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh
+
+
+def test_an_agent_that_is_at_work_for_long_stops_nobody_who_has_nothing_to_do(
+    enrolled: EnrolledMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrolled.record(S.PREPARED)
+    vaultpki("adopt", "node", "-c", enrolled.file)
+    monkeypatch.setattr("vaultpki.cli.adopt_node._LOCK_WAIT", 0.2)
+    monkeypatch.setattr(carry_out, "_LOCK_WAIT", 0.2)
+    with carry_out.locked(load_agent(enrolled.file), 0.0):
+        ran = vaultpki("adopt", "node", "-c", enrolled.file)
+        assert ran.stdout.endswith("nothing was left to do for prepared\n")
+        enrolled.record(S.PUBLISHED)
+        ran = vaultpki("adopt", "node", "-c", enrolled.file, expect=1)
+        assert "the agent is at work on this machine" in ran.stderr
