@@ -26,6 +26,7 @@ __all__ = [
     "AdoptionState",
     "Side",
     "Step",
+    "command_to",
 ]
 
 
@@ -86,6 +87,17 @@ LEAVES_OF: Final = {
     _S.RETURNING: Side.OLD,
 }
 """The CA whose certificates nodes install, whichever the mount's default is."""
+
+_BY_ABORT: Final = frozenset({_S.PREPARED, _S.RETRUSTING, _S.RETURNING})
+
+
+def command_to(state: AdoptionState) -> str:
+    """Return the command that leads to a state, and that gives machines their turns in it.
+
+    In prepared and returning `adopt continue` waits for nobody and leads onward again, so it gives no turn there.
+    """
+    return f"vaultpki adopt {'abort' if state in _BY_ABORT else 'continue'}"
+
 
 SIGNER_ON: Final = frozenset({_S.PREPARED, _S.PUBLISHED, _S.SWITCHED, _S.RETURNING})
 """The states in which controller managers sign CSRs with the old CA."""

@@ -12,6 +12,7 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption import NAME, AdoptionRecord, AdoptionState
+from vaultpki.rotation.adoption_states import command_to
 from vaultpki.takeover import asked, folders, journal, plain_files, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.asked import AskedOfMachine
@@ -176,9 +177,10 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
         record = run.assignment.adoption
         named = record is not None and record.turn
         whose = f"it is the turn of {named}" if named else "no machine has its turn yet"
+        command = command_to(record.state) if record is not None else "vaultpki adopt continue"
         raise Attention(
-            f"etcd and kube-apiserver restart on one machine at a time, and {whose}; `vaultpki adopt continue` gives "
-            "turns where the cluster is applied"
+            f"etcd and kube-apiserver restart on one machine at a time, and {whose}; `{command}` gives turns where the "
+            "cluster is applied"
         )
     if not run.target.home:
         run.journal.save(asked=run.target.state)
