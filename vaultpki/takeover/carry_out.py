@@ -90,16 +90,21 @@ def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> Non
             )
 
 
-def asked_of(config: AgentConfig, wanted: Assignment) -> AskedOfMachine:
+def asked_of(config: AgentConfig, wanted: Assignment, highest: int | None = None) -> AskedOfMachine:
     """Return what is asked of the machine of an agent.yaml that is taken over; `wanted` is what its agent read last.
+
+    `highest` is the highest revision of the record that was ever read here; None takes it from the agent's state.
 
     Raises StateConflict if the machine's journal cannot be read.
     """
-    where = config.taken_over
+    where, record = config.taken_over, wanted.adoption
     if where is None:
         return AskedOfMachine(None)
-    highest = state.load(config.state).revisions.get(NAME, 0)
-    return asked.asked(wanted, JournalFile(config.state).value, highest, folders.kind(where.directory))
+    if highest is None:
+        highest = state.load(config.state).revisions.get(NAME, 0)
+    machine, known = KubeadmMachine(where, record.old if record is not None else {}), JournalFile(config.state).value
+    both = record is not None and known.reached is None and machine.joined_by_both()
+    return asked.asked(wanted, known, highest, machine.kind(), trusts_both=both)
 
 
 def way_home(config: AgentConfig) -> tuple[Arrangement, ...]:
