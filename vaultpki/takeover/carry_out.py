@@ -13,7 +13,7 @@ from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption import NAME, AdoptionRecord, AdoptionState
 from vaultpki.rotation.adoption_states import command_to
-from vaultpki.takeover import asked, folders, journal, plain_files, steps, unfit
+from vaultpki.takeover import asked, csr_signer, folders, journal, plain_files, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.asked import AskedOfMachine
 from vaultpki.takeover.context import TakeOver
@@ -71,7 +71,7 @@ def prepare(
         kept_keys=record.kept if record is not None else "",
         sign=sign,
     )
-    return run if steps.can_sign(run) else replace(run, target=replace(target, signer=False))
+    return run if csr_signer.can_sign(run) else replace(run, target=replace(target, signer=False))
 
 
 def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> None:
