@@ -25,7 +25,8 @@ def enrolled(clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.Monke
 def whole(one: EnrolledMachine) -> dict[str, tuple[str, int, int]]:
     """Every file of the machine and of its agent: content, mode and time."""
     found = {}
-    for path in sorted([*one.machine.root.rglob("*"), *one.file.parent.rglob("*")]):
+    tops = {one.machine.root, one.file.parent, Path(load_agent(one.file).state)}
+    for path in sorted({path for top in tops for path in top.rglob("*")}):
         if path.is_file() and path.name != "processes.json":
             about = path.lstat()
             found[str(path)] = (hashlib.sha256(path.read_bytes()).hexdigest(), about.st_mode, about.st_mtime_ns)
