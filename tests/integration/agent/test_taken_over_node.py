@@ -6,11 +6,14 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from integration.agent.test_taken_over import EnrolledMachine, kubeadms
+from vaultpki.cli.adopt_node import node_command
 from vaultpki.config.agent import load_agent
+from vaultpki.errors import VaultpkiError
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.takeover import carry_out
 
@@ -20,6 +23,17 @@ def enrolled(clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.Monke
     one = EnrolledMachine(clusters, tmp_path, monkeypatch)
     one.join()
     return one
+
+
+def adopt_node(one: EnrolledMachine, *words: str, code: int = 0) -> tuple[str, str]:
+    """`adopt node` in this process, where the machine's components are its stand-ins; what it prints on each stream."""
+    ran = CliRunner().invoke(node_command, ["-c", str(one.file), *words])
+    error = ran.exception
+    if isinstance(error, VaultpkiError):
+        assert error.exit_code == code, error
+        return ran.stdout, f"{ran.stderr}{error}\n"
+    assert error is None and code == 0, (error, ran.output)
+    return ran.stdout, ran.stderr
 
 
 def whole(one: EnrolledMachine) -> dict[str, tuple[str, int, int]]:
@@ -34,21 +48,20 @@ def whole(one: EnrolledMachine) -> dict[str, tuple[str, int, int]]:
 
 
 def test_a_dry_run_asks_vault_and_writes_nothing(enrolled: EnrolledMachine) -> None:
-    assert "no adoption is under way" in vaultpki("adopt", "node", "-c", enrolled.file, "--dry-run").stdout
+    assert "no adoption is under way" in adopt_node(enrolled, "--dry-run")[0]
     # Nobody makes a pass in between.
     enrolled.record(S.PREPARED)
     before = whole(enrolled)
-    ran = vaultpki("adopt", "node", "-c", enrolled.file, "--dry-run")
-    assert ran.stdout.startswith("1. keep kubeadm's own files\n") and not ran.stderr
-    assert "sign CSRs by that copy" in ran.stdout and "restart etcd" not in ran.stdout
+    told, failed = adopt_node(enrolled, "--dry-run")
+    assert told.startswith("1. keep kubeadm's own files\n") and not failed
+    assert "sign CSRs by that copy" in told and "restart etcd" not in told
     enrolled.record(S.PUBLISHED)
-    assert "restart etcd" in vaultpki("adopt", "node", "-c", enrolled.file, "--dry-run").stdout
+    assert "restart etcd" in adopt_node(enrolled, "--dry-run")[0]
     assert whole(enrolled) == before
     # A record that is not followed is not shown as if it was.
     enrolled.revision += 5000
     enrolled.record(S.PUBLISHED)
-    ran = vaultpki("adopt", "node", "-c", enrolled.file, "--dry-run", expect=1)
-    assert f"does not follow revision {enrolled.revision}" in ran.stderr
+    assert f"does not follow revision {enrolled.revision}" in adopt_node(enrolled, "--dry-run", code=1)[1]
     assert whole(enrolled) == before
 
 
@@ -57,18 +70,19 @@ def test_where_vault_is_away_it_says_when_it_was_told(enrolled: EnrolledMachine)
     enrolled.passes()
     enrolled.file.write_text(enrolled.file.read_text().replace(enrolled.cluster.server.address, "https://127.0.0.1:1"))
     for words in (("--dry-run",), ()):
-        ran = vaultpki("adopt", "node", "-c", enrolled.file, *words)
-        told = " ".join(ran.stderr.split())
+        said, failed = adopt_node(enrolled, *words)
+        told = " ".join(failed.split())
         assert "Vault does not say where the adoption stands (" in told
         assert "; this goes by what the agent was told last, at 20" in told
-        assert "keep kubeadm's own files" in ran.stdout or not words
+        assert "keep kubeadm's own files" in said or not words
+    assert "nothing is left to do for prepared" in adopt_node(enrolled, "--dry-run")[0]
 
 
 def test_a_machine_that_went_home_is_told_to_end_its_credentials_and_that_works(enrolled: EnrolledMachine) -> None:
     """`unenroll` takes no listed node's agent away while cluster.yaml has the node."""
     enrolled.go(S.PREPARED)
     enrolled.record(None)
-    said = vaultpki("adopt", "node", "-c", enrolled.file).stdout
+    said, _ = adopt_node(enrolled)
     assert said.endswith(
         "this machine is as kubeadm left it; stop its agent, and end its credentials (`vaultpki lock cp-1`)\n"
     )
@@ -82,13 +96,13 @@ def test_a_machine_that_went_home_is_told_to_end_its_credentials_and_that_works(
 
 def test_by_leave_too(enrolled: EnrolledMachine) -> None:
     enrolled.record(S.PREPARED)
-    vaultpki("adopt", "node", "-c", enrolled.file)
+    adopt_node(enrolled)
     enrolled.record(S.PUBLISHED)
     # Nobody has told the agent.
-    ran = vaultpki("adopt", "node", "-c", enrolled.file, "--leave", expect=1)
-    assert "the adoption is published, and a machine leaves it only in prepared" in ran.stderr
+    _, failed = adopt_node(enrolled, "--leave", code=1)
+    assert "the adoption is published, and a machine leaves it only in prepared" in failed
     enrolled.record(S.PREPARED)
-    said = vaultpki("adopt", "node", "-c", enrolled.file, "--leave").stdout
+    said, _ = adopt_node(enrolled, "--leave")
     assert said.endswith("stop its agent, and end its credentials (`vaultpki lock cp-1`)\n")
     assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh
 
@@ -97,12 +111,10 @@ def test_an_agent_that_is_at_work_for_long_stops_nobody_who_has_nothing_to_do(
     enrolled: EnrolledMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enrolled.record(S.PREPARED)
-    vaultpki("adopt", "node", "-c", enrolled.file)
+    adopt_node(enrolled)
     monkeypatch.setattr("vaultpki.cli.adopt_node._LOCK_WAIT", 0.2)
     monkeypatch.setattr(carry_out, "_LOCK_WAIT", 0.2)
     with carry_out.locked(load_agent(enrolled.file), 0.0):
-        ran = vaultpki("adopt", "node", "-c", enrolled.file)
-        assert ran.stdout.endswith("nothing was left to do for prepared\n")
+        assert adopt_node(enrolled)[0].endswith("nothing was left to do for prepared\n")
         enrolled.record(S.PUBLISHED)
-        ran = vaultpki("adopt", "node", "-c", enrolled.file, expect=1)
-        assert "the agent is at work on this machine" in ran.stderr
+        assert "the agent is at work on this machine" in adopt_node(enrolled, code=1)[1]
