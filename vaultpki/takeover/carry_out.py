@@ -146,8 +146,10 @@ def left(run: TakeOver) -> list[MachineStep]:
 
 def lines(run: TakeOver) -> Iterator[str]:
     """Yield what the steps that are left would change, in their order, and how to go back."""
-    todo = left(run)
-    for number, step in enumerate(todo, 1):
+    todo = {step.what for step in left(run)}
+    # A process that runs with what lies there now is restarted once that has changed.
+    shown = [step for step in steps.steps(run) if step.what in todo or step.after & todo]
+    for number, step in enumerate(shown, 1):
         yield f"{number}. {step.what}"
         yield from (f"   {each}" for each in step.details())
     if todo:

@@ -22,8 +22,9 @@ from vaultpki.takeover.journal import read
 class MachineStep:
     """One step: what it does, what of it is to be seen in detail, whether it is done, and how it is done.
 
-    `restarts` is the component that it restarts, "" for none. A step that changes folders holds the lock under which
-    the agent makes its passes.
+    `restarts` is the component that it restarts, "" for none. `after` are the steps, by `what`, that make this one
+    needed when they are done, though it is done as things are now. A step that changes folders holds the lock under
+    which the agent makes its passes.
     """
 
     what: str
@@ -32,6 +33,7 @@ class MachineStep:
     details: Callable[[], Iterator[str]] = field(default=lambda: iter(()))
     restarts: str = ""
     locked: bool = False
+    after: frozenset[str] = frozenset()
 
 
 def steps(run: TakeOver) -> Iterator[MachineStep]:
@@ -119,21 +121,24 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
             lambda component=component: starts.start_pod(run, component),  # type: ignore[misc]
             lambda component=component: _sentences(run, component),  # type: ignore[misc]
             restarts=component,
+            after=frozenset({exchanged.what}),
         )
     if machine.has_kubelet():
-        yield MachineStep(
+        changed = MachineStep(
             "change the kubelet's certificates and settings",
             lambda: not list(kubelet_files.changes(run)),
             lambda: kubelet_files.change(run),
             lambda: kubelet_files.changes(run),
             locked=True,
         )
+        yield changed
         yield MachineStep(
             "restart kubelet",
             lambda: starts.kubelet_is_ready(run),
             lambda: starts.start_kubelet(run),
             lambda: iter(["systemctl restart kubelet; pods go on running"]),
             restarts="kubelet",
+            after=frozenset({exchanged.what, changed.what}),
         )
         yield MachineStep(
             "remove the copy of the kubelet's old pair",
