@@ -177,6 +177,16 @@ class KubeadmMachine:
             old[ca] = tuple({f.fingerprint: f for f in seen if f.fingerprint in self._old(ca)}.values())
         return OldAndNew(old, new, above)
 
+    def joined_by_both(self) -> bool:
+        """Return whether kubeadm's own bundles hold both CAs: it joined while everybody trusted both."""
+        try:
+            cas = self.cas()
+        except StateConflict:
+            return False
+        paths = {ca: f"{self.folder(FolderKind.KUBEADM)}/{name}" for ca, name in folders.CA_FILES.items()}
+        held = {cas.trusted(self.certificates(path), ca) for ca, path in paths.items() if os.path.lexists(path)}
+        return held == {Held.BOTH}
+
     def _old(self, ca: str) -> frozenset[str]:
         return self.old.get(ca, frozenset())
 

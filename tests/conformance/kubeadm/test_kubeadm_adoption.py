@@ -23,7 +23,8 @@ from helpers.kube.client_load import OPERATORS, Failure, Load
 from helpers.kube.clients_in_pods import ClientsInPods
 from helpers.kube.components import Programs
 from helpers.kube.etcd_watch import EtcdWatch
-from helpers.kube.kubeadm_adoption import LATER, OLD_CAS, PKI, PLANES, WORKER, Adoption
+from helpers.kube.kubeadm_adoption import LATER, PLANES, WORKER, Adoption
+from helpers.kube.kubeadm_own_cas import OLD_CAS, PKI
 from helpers.kube.kubelet_restarts import KubeletRestarts
 from helpers.vault import servers
 from vaultpki.records.adoption import AdoptionState

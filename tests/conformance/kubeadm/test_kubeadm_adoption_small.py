@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 import yaml
 
-from helpers.kube import containerd, kubeadm_cluster, kubeadm_given, kubeadm_nodes
+from helpers.kube import containerd, kubeadm_cluster, kubeadm_given, kubeadm_nodes, kubeadm_own_cas
 from helpers.kube.components import Programs
 from helpers.kube.kubeadm_cluster import IGNORED_IN_UPGRADE
 from helpers.kube.kubeadm_given import TOKEN, Given
@@ -211,7 +211,7 @@ def test_a_node_joins_the_adopted_cluster_by_the_page(small: Small, name: str) -
     kubeadm_cluster.adapt(one.folder / f"joins-{name}", one.made.programs.version)
     one.nodes[name].run("rm", "-rf", "/etc/kubernetes/kubeadm")
     one.made.run(f"scp -rp joins-{name} root@{name}:/etc/kubernetes/kubeadm")
-    one.made.run(f"kubeadm join --config {kubeadm_given.CONFIGURATION}", name)
+    one.made.run(f"kubeadm join --config {kubeadm_own_cas.CONFIGURATION}", name)
     one.await_ready(*NODES, name)
     one.await_logs(name)
     assert kubeadm_cluster.ca_keys(one.nodes[name]) == []

@@ -19,34 +19,22 @@ from typing import Any
 import yaml
 
 from helpers.kube import kubeadm_cluster
+from helpers.kube import kubeadm_own_cas as own_cas
 from helpers.kube.components import Programs
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
+from helpers.kube.kubeadm_own_cas import CONFIGURATION
 from helpers.vault.applied_cluster import environment
 from helpers.vault.servers import Server, wait_for
 from vaultpki.model import NodeRole
 
 CLUSTER = "given"
-ENDPOINT = "api.example.com:6443"
 TOKEN = "abcdef.0123456789abcdef"
-CONFIGURATION = "/etc/kubernetes/kubeadm/kubeadm.yaml"
-OLD_CAS = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": "etcd/ca.crt"}
 SECONDS = 240.0
 QUICK = 5
 GRACE_SECONDS = 5
 PEOPLE = frozenset({"outside", "pods", "rights"})
 """What a step waits for that people do."""
-
-# Nobody is connected here for as long as the waits are for; the test of the whole cluster under load waits them out.
-_QUICK = """\
-import sys
-from vaultpki.adopt import gates
-from vaultpki.rotation import adoption_reasons
-adoption_reasons.LONGEST_LOOK_AGAIN = gates.JOIN = {seconds}
-from vaultpki.__main__ import main
-sys.exit(main())
-"""
-
 
 _BACK = frozenset({"re-trusting", "returning"})
 
@@ -78,45 +66,15 @@ class Given:
     def init(self, name: str = "cp-1") -> None:
         """`kubeadm init` with CAs of its own."""
         node = self.nodes[name]
-        cluster = {
-            "apiVersion": "kubeadm.k8s.io/v1beta4",
-            "kind": "ClusterConfiguration",
-            "controlPlaneEndpoint": ENDPOINT,
-            "apiServer": {"certSANs": ["api.internal", "203.0.113.7"], "extraArgs": []},
-            "etcd": {"local": {"dataDir": "/var/lib/etcd"}},
-            **self.extra,
-        }
-        first = {
-            "apiVersion": "kubeadm.k8s.io/v1beta4",
-            "kind": "InitConfiguration",
-            "bootstrapTokens": [{"token": TOKEN, "ttl": "24h"}],
-            "nodeRegistration": {"name": name, "kubeletExtraArgs": [{"name": "node-ip", "value": node.address}]},
-            "localAPIEndpoint": {"advertiseAddress": node.address, "bindPort": 6443},
-            "skipPhases": ["addon/coredns", "show-join-command"],
-            "patches": {"directory": "/etc/kubernetes/kubeadm/patches"},
-        }
+        names = ("api.internal", "203.0.113.7")
+        first, cluster = own_cas.initial(name, node.address, TOKEN, names)
+        cluster |= self.extra
         self._configure(name, first, cluster)
         self.made.run(f"kubeadm init --config {CONFIGURATION}", name)
 
     def join(self, name: str, token: str = TOKEN, key: str = "") -> str:
         """`kubeadm join` by a bootstrap token, of a control plane with the `key` of its uploaded certificates."""
-        node = self.nodes[name]
-        wanted: dict[str, Any] = {
-            "apiVersion": "kubeadm.k8s.io/v1beta4",
-            "kind": "JoinConfiguration",
-            "discovery": {
-                "bootstrapToken": {
-                    "apiServerEndpoint": ENDPOINT,
-                    "token": token,
-                    "caCertHashes": [self.discovery_hash()],
-                }
-            },
-            "nodeRegistration": {"name": name, "kubeletExtraArgs": [{"name": "node-ip", "value": node.address}]},
-            "patches": {"directory": "/etc/kubernetes/kubeadm/patches"},
-        }
-        if key:
-            point = {"advertiseAddress": node.address, "bindPort": 6443}
-            wanted["controlPlane"] = {"localAPIEndpoint": point, "certificateKey": key}
+        wanted = own_cas.joining(name, self.nodes[name].address, token, self.discovery_hash(), key)
         self._configure(name, wanted)
         return self.made.run(f"kubeadm join --config {CONFIGURATION}", name)
 
@@ -152,7 +110,8 @@ class Given:
         env = environment(self.made.cluster.environment("adopter")) | {"HOME": str(self.folder)}
         outside = self.made.kubernetes.outside.holder.pid
         enter = ["nsenter", "--target", str(outside), "--net", "--mount", f"--wdns={self.folder}", "--"]
-        program = [sys.executable, "-c", _QUICK.format(seconds=quick)]
+        # Nobody is connected here for as long as the waits are for; the test of the whole cluster under load has more.
+        program = [sys.executable, "-c", own_cas.quick(joins=quick, readers=quick)]
         told = ["--kubeconfig", "admin.conf", "-f", "cluster.yaml", "--json"]
         ran = subprocess.run(
             [*enter, *program, "adopt", *words, *told],
@@ -182,14 +141,12 @@ class Given:
             f"vaultpki adopt inventory --kubeconfig /etc/kubernetes/admin.conf --cluster {CLUSTER} -o cluster.yaml"
         )
         self.said.append(made.run(command, plane))
-        document = yaml.safe_load((self.nodes[plane].home / "cluster.yaml").read_text())
-        document["vault"] = {"addresses": [made.cluster.server.address], "ca_file": "vault-ca.crt"}
-        trust = document.setdefault("ca", {}).setdefault("also_trust", {})
-        for domain, file in OLD_CAS.items():
-            place = f"old-{file.replace('/', '-')}"
-            made.run(f"scp -p root@{plane}:/etc/kubernetes/pki/{file} {place}")
-            trust[domain] = [place]
-        self._apply(document)
+        places = {domain: f"old-{file.replace('/', '-')}" for domain, file in own_cas.OLD_CAS.items()}
+        for domain, file in own_cas.OLD_CAS.items():
+            made.run(f"scp -p root@{plane}:{own_cas.PKI}/{file} {places[domain]}")
+        drafted = (self.nodes[plane].home / "cluster.yaml").read_text()
+        self._file.write_text(own_cas.completed(drafted, made.cluster.server.address, places))
+        self._apply()
 
     def enrol(self, name: str, *words: str) -> str:
         """Give a machine its agent, which makes one pass."""
@@ -281,9 +238,8 @@ class Given:
 
     def forget(self) -> None:
         """Take the old CAs out of cluster.yaml and of each agent.yaml, as the last step says."""
-        document = yaml.safe_load((self.folder / "cluster.yaml").read_text())
-        del document["ca"]["also_trust"]
-        self._apply(document)
+        own_cas.without_old_cas(self._file)
+        self._apply()
         for node in self.nodes.values():
             file = node.seen("/etc/vaultpki/agent.yaml")
             if file.exists():
@@ -292,13 +248,15 @@ class Given:
 
     def add(self, name: str) -> None:
         """Write a further machine into cluster.yaml."""
-        document = yaml.safe_load((self.folder / "cluster.yaml").read_text())
         roles = sorted(role.value for role in self.nodes[name].roles)
-        document["nodes"].append({"name": name, "roles": roles, "addresses": [self.nodes[name].address]})
-        self._apply(document)
+        own_cas.with_node(self._file, name, roles, self.nodes[name].address)
+        self._apply()
 
-    def _apply(self, document: dict[str, Any]) -> None:
-        (self.folder / "cluster.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    @property
+    def _file(self) -> Path:
+        return self.folder / "cluster.yaml"
+
+    def _apply(self) -> None:
         self.made.run("vaultpki apply -f cluster.yaml --yes")
 
     def await_logs(self, name: str) -> None:
@@ -315,8 +273,7 @@ class Given:
 
     @property
     def state(self) -> str:
-        found = self.made.cluster.server.api("GET", f"{self.made.cluster.prefix}/config/data/rotation/adoption")
-        return str(found.data["data"].get("state", "")) if found.status == 200 and found.data.get("data") else ""
+        return str(own_cas.record(self.made.cluster).get("state", ""))
 
     def restart_pods(self) -> None:
         """Delete the pods that are no static ones, so that they start anew."""
@@ -372,13 +329,8 @@ def disk(node: KubeadmNode) -> Disk:
 
 def spec(server: Server, names: Mapping[str, str]) -> str:
     """cluster.yaml for the machines alone: roles by name, with addresses by number."""
-    lines = [f"cluster: {CLUSTER}", "layout: kubeadm"]
-    lines += [f"vault: {{addresses: ['{server.address}'], ca_file: vault-ca.crt}}", "nodes:"]
-    lines += [
-        f"- {{name: {name}, roles: [{roles}], addresses: [198.51.100.{11 + number}]}}"
-        for number, (name, roles) in enumerate(names.items())
-    ]
-    return "\n".join(lines) + "\n"
+    at = {name: f"198.51.100.{11 + number}" for number, name in enumerate(names)}
+    return own_cas.spec(CLUSTER, server.address, {name: (roles, at[name]) for name, roles in names.items()})
 
 
 PLANE = "control-plane, etcd, worker"
