@@ -337,7 +337,7 @@ class Adoption:
     def people_of_kubeadm(self) -> None:
         """Gives the people outside what kubeadm made for them, in files, beside the CAs that they trust already."""
         for person in PEOPLE:
-            _kubeconfig_in_files(self.folder / f"kubeadm-{person}.conf", self.kubernetes.operator, person)
+            kubeconfig_in_files(self.folder / f"kubeadm-{person}.conf", self.kubernetes.operator, person)
 
     def await_ready(self) -> None:
         """Waits until every API server says that it is ready, and every node is."""
@@ -407,7 +407,7 @@ def pin(ca: bytes) -> str:
     return f"sha256:{hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()}"
 
 
-def _kubeconfig_in_files(source: Path, folder: Path, person: str) -> None:
+def kubeconfig_in_files(source: Path, folder: Path, person: str) -> None:
     """Writes what a kubeconfig of kubeadm's holds to files, as `vaultpki issue` does, and one that names them."""
     document = yaml.safe_load(source.read_text())
     user, cluster = document["users"][0]["user"], document["clusters"][0]["cluster"]

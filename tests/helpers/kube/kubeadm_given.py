@@ -43,6 +43,7 @@ import sys
 from vaultpki.adopt import gates
 from vaultpki.rotation import adoption_reasons
 adoption_reasons.LONGEST_LOOK_AGAIN = gates.JOIN = {seconds}
+{changed}
 from vaultpki.__main__ import main
 sys.exit(main())
 """
@@ -55,11 +56,15 @@ Disk = dict[str, tuple[int, int, bytes]]
 
 @dataclass(slots=True)
 class Given:
-    """The cluster, and the operator's work on it. `init` are further lines of kubeadm's ClusterConfiguration."""
+    """The cluster, and the operator's work on it. `extra` are further keys of kubeadm's ClusterConfiguration.
+
+    `changed` is what is done in the operator's process before a command begins, as lines of Python.
+    """
 
     made: KubeadmCluster
     extra: dict[str, Any] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    changed: str = ""
 
     @property
     def folder(self) -> Path:
@@ -98,8 +103,11 @@ class Given:
         self._configure(name, first, cluster)
         self.made.run(f"kubeadm init --config {CONFIGURATION}", name)
 
-    def join(self, name: str, token: str = TOKEN, key: str = "") -> str:
-        """`kubeadm join` by a bootstrap token, of a control plane with the `key` of its uploaded certificates."""
+    def join(self, name: str, token: str = TOKEN, key: str = "", within: int = 0, expect: int = 0) -> str:
+        """`kubeadm join` by a bootstrap token, of a control plane with the `key` of its uploaded certificates.
+
+        After `within` seconds it is ended, with the exit code 124; 0 lets it take its time.
+        """
         node = self.nodes[name]
         wanted: dict[str, Any] = {
             "apiVersion": "kubeadm.k8s.io/v1beta4",
@@ -118,7 +126,8 @@ class Given:
             point = {"advertiseAddress": node.address, "bindPort": 6443}
             wanted["controlPlane"] = {"localAPIEndpoint": point, "certificateKey": key}
         self._configure(name, wanted)
-        return self.made.run(f"kubeadm join --config {CONFIGURATION}", name)
+        bound = f"timeout {within} " if within else ""
+        return self.made.run(f"{bound}kubeadm join --config {CONFIGURATION}", name, expect=expect)
 
     def discovery_hash(self) -> str:
         """The hash by which a joining node knows the CA, as kubeadm prints it."""
@@ -152,7 +161,7 @@ class Given:
         env = environment(self.made.cluster.environment("adopter")) | {"HOME": str(self.folder)}
         outside = self.made.kubernetes.outside.holder.pid
         enter = ["nsenter", "--target", str(outside), "--net", "--mount", f"--wdns={self.folder}", "--"]
-        program = [sys.executable, "-c", _QUICK.format(seconds=quick)]
+        program = [sys.executable, "-c", _QUICK.format(seconds=quick, changed=self.changed)]
         told = ["--kubeconfig", "admin.conf", "-f", "cluster.yaml", "--json"]
         ran = subprocess.run(
             [*enter, *program, "adopt", *words, *told],
