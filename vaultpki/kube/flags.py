@@ -109,8 +109,8 @@ def replaced_etcd_files(flags: Mapping[str, str], directory: str) -> Iterator[st
     for name, file in _ETCD_FILES.items():
         if flags.get(name) == f"{directory}/{file}":
             yield (
-                f"--{name} names {flags[name]}, where the agent has a file of its own, and etcd keeps its own CA, since "
-                "no node has the role etcd: copy that file to another name below the same folder, such as "
+                f"--{name} names {flags[name]}, where the agent has a file of its own, and etcd keeps its own CA, "
+                "since no node has the role etcd: copy that file to another name below the same folder, such as "
                 f"{directory}/external-etcd/{file.rpartition('/')[2]}, and name it by the flag and in kubeadm-config"
             )
 

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from helpers.kube import kubeadm_cluster
-from helpers.kube.components import Programs
+from helpers.kube.components import ETCD_PEER_PORT, ETCD_PORT, Programs
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
 from helpers.vault.applied_cluster import environment
@@ -139,6 +139,55 @@ class Given:
         said = self.made.run("kubeadm init phase upload-certs --upload-certs", self.planes[0])
         return re.search(r"^[0-9a-f]{64}$", said, re.MULTILINE)[0]  # type: ignore[index]
 
+    def start_etcd(self, name: str, place: str) -> None:
+        """An external member of etcd on a machine, with a CA of its own.
+
+        `place` is the folder below kubeadm's, on the first control plane, for that CA and the client's pair; empty for
+        kubeadm's own places.
+        """
+        node, plane, pki = self.nodes[name], self.nodes[self.planes[0]], "/etc/kubernetes/pki"
+        names = {"serverCertSANs": [node.address, name], "peerCertSANs": [node.address, name]}
+        cluster = {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "ClusterConfiguration",
+            "kubernetesVersion": self.made.programs.version,
+            "etcd": {"local": names},
+        }
+        first = {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "InitConfiguration",
+            "nodeRegistration": {"name": name},
+            "localAPIEndpoint": {"advertiseAddress": node.address},
+        }
+        (self.folder / f"etcd-{name}.yaml").write_text(yaml.safe_dump_all([cluster, first]))
+        self.made.run(f"scp -p etcd-{name}.yaml root@{name}:/etc/kubeadm-etcd.yaml")
+        for each in ("etcd-ca", "etcd-server", "etcd-peer", "apiserver-etcd-client"):
+            node.run("kubeadm", "init", "phase", "certs", each, "--config", "/etc/kubeadm-etcd.yaml")
+        for file in ("etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"):
+            to = f"{pki}/{place or file.rpartition('/')[0]}".rstrip("/")
+            plane.run("mkdir", "-p", to)
+            self.made.run(f"scp -3p root@{name}:{pki}/{file} root@{plane.name}:{to}/")
+        node.run("rm", f"{pki}/apiserver-etcd-client.crt", f"{pki}/apiserver-etcd-client.key")
+        where = f"{pki}/{place}".rstrip("/")
+        self.extra["etcd"] = {
+            "external": {
+                "endpoints": [f"https://{node.address}:{ETCD_PORT}"],
+                "caFile": f"{where}/ca.crt" if place else f"{pki}/etcd/ca.crt",
+                "certFile": f"{where}/apiserver-etcd-client.crt",
+                "keyFile": f"{where}/apiserver-etcd-client.key",
+            }
+        }
+        clients, peers = (f"https://{node.address}:{port}" for port in (ETCD_PORT, ETCD_PEER_PORT))
+        words = [f"--name={name}", "--data-dir=/var/lib/etcd", f"--initial-cluster={name}={peers}"]
+        words += ["--client-cert-auth", "--peer-client-cert-auth", "--unsafe-no-fsync"]
+        words += [f"--{kind}-client-urls={clients}" for kind in ("listen", "advertise")]
+        words += [f"--{kind}-peer-urls={peers}" for kind in ("listen", "initial-advertise")]
+        for prefix, stem in (("", "server"), ("peer-", "peer")):
+            words += [f"--{prefix}trusted-ca-file={pki}/etcd/ca.crt", f"--{prefix}cert-file={pki}/etcd/{stem}.crt"]
+            words += [f"--{prefix}key-file={pki}/etcd/{stem}.key"]
+        etcd = node.machine.start("etcd", self.made.programs.path("etcd"), *words)
+        wait_for(lambda: node.machine.answers(ETCD_PORT), SECONDS, etcd.last_words)
+
     def _configure(self, name: str, *documents: dict[str, Any]) -> None:
         written = self.folder / f"given-{name}"
         (written / "patches").mkdir(parents=True, exist_ok=True)
@@ -181,8 +230,11 @@ class Given:
         """Bring the operator the administrator's kubeconfig of the first control plane."""
         self.made.run(f"scp -p root@{self.planes[0]}:/etc/kubernetes/admin.conf admin.conf")
 
-    def describe(self) -> None:
-        """Draft cluster.yaml from the inventory of the first control plane, complete it as the page says, apply it."""
+    def describe(self, without: Sequence[str] = ()) -> None:
+        """Draft cluster.yaml from the inventory of the first control plane, complete it as the page says, apply it.
+
+        The nodes `without` are left out, as members of an etcd that keeps its own CA.
+        """
         plane = self.planes[0]
         self.person()
         made = self.made
@@ -192,9 +244,11 @@ class Given:
         )
         self.said.append(made.run(command, plane))
         document = yaml.safe_load((self.nodes[plane].home / "cluster.yaml").read_text())
+        document["nodes"] = [each for each in document["nodes"] if each["name"] not in without]
+        has_etcd = any("etcd" in each["roles"] for each in document["nodes"])
         document["vault"] = {"addresses": [made.cluster.server.address], "ca_file": "vault-ca.crt"}
         trust = document.setdefault("ca", {}).setdefault("also_trust", {})
-        for domain, file in OLD_CAS.items():
+        for domain, file in ((ca, file) for ca, file in OLD_CAS.items() if ca != "etcd" or has_etcd):
             place = f"old-{file.replace('/', '-')}"
             made.run(f"scp -p root@{plane}:/etc/kubernetes/pki/{file} {place}")
             trust[domain] = [place]
@@ -241,9 +295,29 @@ class Given:
                     self.restart_pods()
             if waiting - PEOPLE or self.state != before:
                 self.settle()
+            later += self.restart_members({each["node"]: each["reason"] for each in found["waiting_for"]})
             if self.state != before:
                 return self.state
         raise AssertionError("\n".join(self.said[-6:]))
+
+    def restart_members(self, waiting: Mapping[str, str]) -> tuple[str, ...]:
+        """Restart the members of external etcd that are waited for, as a person does; the words that say so."""
+        words: tuple[str, ...] = ()
+        for name in (name for name, reason in waiting.items() if f"--restarted {name}" in reason):
+            self.nodes[name].machine.processes["etcd"].restart()
+            self.await_api()
+            words += ("--restarted", name)
+        return words
+
+    def await_api(self) -> None:
+        """Wait until the API server says that it is ready."""
+        last = [""]
+
+        def ready() -> bool:
+            last[0] = self.kubectl("get --raw /readyz", expect=None).strip()
+            return last[0] == "ok"
+
+        wait_for(ready, SECONDS, lambda: last[0], 1)
 
     def issue(self) -> None:
         """The operator's own pair of the new CAs, and the manifests beside it."""

@@ -60,7 +60,7 @@ def _conf(server: str, ca: str, user: dict[str, str]) -> str:
 
 
 class TakenOverMachine:
-    """A machine below `root`: a control plane with etcd, or by its name a worker (w-) or a member of etcd alone (etcd-)."""
+    """A machine below `root`: a control plane with etcd, or by its name a worker (w-), or a member of etcd (etcd-)."""
 
     def __init__(self, root: Path, name: str = "cp-1", days: int = 365) -> None:
         self.root, self.name = root, name
