@@ -343,7 +343,9 @@ class Given:
         Not in prepared: there the next command either begins again, or ends the adoption, see `give_up`.
         """
         for _ in self.nodes:
-            if all(each["reached"] == self.state for each in self.adopt("status")["nodes"]):
+            nodes = self.adopt("status")["nodes"]
+            # Who has no agent does nothing.
+            if all(each["reached"] == self.state for each in nodes if each["agent"]):
                 return
             self.adopt("abort" if self.state in _BACK else "continue", "--yes")
             self.settle()
