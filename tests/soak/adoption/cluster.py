@@ -100,10 +100,18 @@ class Soaked(Given):
 
     def person(self) -> None:
         Given.person(self)
+        beside = self.folder / "people-beside"
         for person in OPERATORS:
             source = self.folder / f"kubeadm-{person}.conf"
             self.made.run(f"scp -p root@{self.planes[0]}:/etc/kubernetes/{person}.conf {source.name}")
-            kubeadm_adoption.kubeconfig_in_files(source, self.folder / "people", person)
+            kubeadm_adoption.kubeconfig_in_files(source, beside, person)
+        # As the page says, since OpenSSL needs the root above the new CA, which a kubeconfig of kubeadm's lacks.
+        root = self.kubectl("get cm kube-root-ca.crt -o 'jsonpath={.data.ca\\.crt}'", expect=None)
+        if root.startswith("-----BEGIN CERTIFICATE-----"):
+            (beside / "kubernetes-ca-chain.crt").write_text(root)
+        # Whom they trust comes first.
+        for name in ("kubernetes-ca-chain.crt", *(f"{each}.{end}" for each in OPERATORS for end in ("pem", "conf"))):
+            self.put(name, (beside / name).read_text())
 
     def outside(self, to: str) -> None:
         if to != "retired":
@@ -112,10 +120,17 @@ class Soaked(Given):
         Given.outside(self, to)
         self.made.run("vaultpki issue -f cluster.yaml super-admin --dir operator")
         for name in ("kubernetes-ca-chain.crt", *(f"{person}.pem" for person in OPERATORS)):
-            # In one step: clients read it all the time.
-            self.made.run(f"cp -p operator/{name} people/.new && mv people/.new people/{name}")
+            self.put(name, (self.folder / "operator" / name).read_text())
         # A connection that began with an old pair counts too, see the page.
         time.sleep(KEPT_SECONDS + 5)
+
+    def put(self, name: str, text: str) -> None:
+        """Replaces a file of people's in one step: clients read it all the time."""
+        new = self.folder / "people" / f".{name}.new"
+        new.parent.mkdir(exist_ok=True)
+        new.write_text(text)
+        new.chmod(0o600)
+        new.replace(self.folder / "people" / name)
 
     def restart_pods(self) -> None:
         Given.restart_pods(self)
