@@ -133,6 +133,8 @@ def without_the_signing_copy(one: Soaked) -> tuple[str, str]:
         one.said.append(f"{name}$ adopt node -> {ran.returncode}\n{ran.stdout}")
         one.adopt("continue", "--yes")
     one.person()
+    # Those of the joins before were issued.
+    one.kubectl("delete csr --all")
     said = one.join(COMER, one.token(), within=NOT_ISSUED_SECONDS, expect=124)
     requests = one.kubectl("get csr")
     assert "Issued" not in requests, requests
