@@ -29,7 +29,7 @@ UNTRUSTED = "certificate signed by unknown authority"
 FAILS_SECONDS = 300.0
 # Of a join that must not end.
 JOIN_SECONDS = 240
-NOT_ISSUED_SECONDS = 90
+NOT_ISSUED_SECONDS = 180
 
 _WITHOUT_UNSEEN = """\
 from dataclasses import replace
@@ -137,10 +137,10 @@ def without_the_signing_copy(one: Soaked) -> tuple[str, str]:
     one.kubectl("delete csr --all")
     said = one.join(COMER, one.token(), within=NOT_ISSUED_SECONDS, expect=124)
     requests = one.kubectl("get csr")
-    assert "Issued" not in requests, requests
+    # It must have come so far that somebody would have had to sign.
+    assert "system:bootstrap:" in requests and "Issued" not in requests, (requests, said[-2000:])
     assert COMER not in _members(one), said
-    log = "/var/log/pods/kube-system_kube-controller-manager-cp-1_*/*/*.log"
-    last = one.nodes["cp-1"].run("sh", "-c", f"grep -h cluster-signing-cert {log} | tail -n 1", expect=None).stdout
+    last = one.kubectl("-n kube-system logs kube-controller-manager-cp-1 --previous --tail 1", expect=None)
     seen = brief(f"its CSR is not issued ({requests}); the controller manager: {last}")
     return "a worker joins in published, see the phase join-published", seen
 
