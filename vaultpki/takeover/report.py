@@ -63,6 +63,11 @@ def _report(run: TakeOver, revision: int, when: Callable[[float], datetime], owe
         leaves.append(run.machine.leaves(component, run.cas, flags))
         entries[component] = _held(run, component)
         found[component] = _component(run, component, entries[component], time_of)
+    if run.machine.has_other_member(run.assignment.roles):
+        # Nobody but who runs it knows what it read, so a person says that it was restarted.
+        trust.append(run.machine.trust("etcd", run.cas, run.machine.member_flags))
+        leaves.append(run.machine.leaves("etcd", run.cas, run.machine.member_flags))
+        found["etcd"] = _component(run, "etcd", None, time_of)
     signer, kubelet = entries.get("kube-controller-manager"), entries.get("kubelet")
     known = run.journal.value
     changes = [each.moment for held in known.prepared.values() for each in held if each.moment is not None]

@@ -20,7 +20,7 @@ import yaml
 
 from helpers.kube import kubeadm_cluster
 from helpers.kube import kubeadm_own_cas as own_cas
-from helpers.kube.components import Programs
+from helpers.kube.components import ETCD_PEER_PORT, ETCD_PORT, Programs
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
 from helpers.kube.kubeadm_own_cas import CONFIGURATION
@@ -43,11 +43,15 @@ Disk = dict[str, tuple[int, int, bytes]]
 
 @dataclass(slots=True)
 class Given:
-    """The cluster, and the operator's work on it. `init` are further lines of kubeadm's ClusterConfiguration."""
+    """The cluster, and the operator's work on it. `extra` are further keys of kubeadm's ClusterConfiguration.
+
+    `changed` is what is done in the operator's process before a command begins, as lines of Python.
+    """
 
     made: KubeadmCluster
     extra: dict[str, Any] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    changed: str = ""
 
     @property
     def folder(self) -> Path:
@@ -72,11 +76,15 @@ class Given:
         self._configure(name, first, cluster)
         self.made.run(f"kubeadm init --config {CONFIGURATION}", name)
 
-    def join(self, name: str, token: str = TOKEN, key: str = "") -> str:
-        """`kubeadm join` by a bootstrap token, of a control plane with the `key` of its uploaded certificates."""
+    def join(self, name: str, token: str = TOKEN, key: str = "", within: int = 0, expect: int = 0) -> str:
+        """`kubeadm join` by a bootstrap token, of a control plane with the `key` of its uploaded certificates.
+
+        After `within` seconds it is ended, with the exit code 124; 0 lets it take its time.
+        """
         wanted = own_cas.joining(name, self.nodes[name].address, token, self.discovery_hash(), key)
         self._configure(name, wanted)
-        return self.made.run(f"kubeadm join --config {CONFIGURATION}", name)
+        bound = f"timeout {within} " if within else ""
+        return self.made.run(f"{bound}kubeadm join --config {CONFIGURATION}", name, expect=expect)
 
     def discovery_hash(self) -> str:
         """The hash by which a joining node knows the CA, as kubeadm prints it."""
@@ -87,6 +95,55 @@ class Given:
         """Put the control plane's keys into kubeadm-certs; the key by which a control plane joins."""
         said = self.made.run("kubeadm init phase upload-certs --upload-certs", self.planes[0])
         return re.search(r"^[0-9a-f]{64}$", said, re.MULTILINE)[0]  # type: ignore[index]
+
+    def start_etcd(self, name: str, place: str) -> None:
+        """An external member of etcd on a machine, with a CA of its own.
+
+        `place` is the folder below kubeadm's, on the first control plane, for that CA and the client's pair; empty for
+        kubeadm's own places.
+        """
+        node, plane, pki = self.nodes[name], self.nodes[self.planes[0]], "/etc/kubernetes/pki"
+        names = {"serverCertSANs": [node.address, name], "peerCertSANs": [node.address, name]}
+        cluster = {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "ClusterConfiguration",
+            "kubernetesVersion": self.made.programs.version,
+            "etcd": {"local": names},
+        }
+        first = {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "InitConfiguration",
+            "nodeRegistration": {"name": name},
+            "localAPIEndpoint": {"advertiseAddress": node.address},
+        }
+        (self.folder / f"etcd-{name}.yaml").write_text(yaml.safe_dump_all([cluster, first]))
+        self.made.run(f"scp -p etcd-{name}.yaml root@{name}:/etc/kubeadm-etcd.yaml")
+        for each in ("etcd-ca", "etcd-server", "etcd-peer", "apiserver-etcd-client"):
+            node.run("kubeadm", "init", "phase", "certs", each, "--config", "/etc/kubeadm-etcd.yaml")
+        for file in ("etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"):
+            to = f"{pki}/{place or file.rpartition('/')[0]}".rstrip("/")
+            plane.run("mkdir", "-p", to)
+            self.made.run(f"scp -3p root@{name}:{pki}/{file} root@{plane.name}:{to}/")
+        node.run("rm", f"{pki}/apiserver-etcd-client.crt", f"{pki}/apiserver-etcd-client.key")
+        where = f"{pki}/{place}".rstrip("/")
+        self.extra["etcd"] = {
+            "external": {
+                "endpoints": [f"https://{node.address}:{ETCD_PORT}"],
+                "caFile": f"{where}/ca.crt" if place else f"{pki}/etcd/ca.crt",
+                "certFile": f"{where}/apiserver-etcd-client.crt",
+                "keyFile": f"{where}/apiserver-etcd-client.key",
+            }
+        }
+        clients, peers = (f"https://{node.address}:{port}" for port in (ETCD_PORT, ETCD_PEER_PORT))
+        words = [f"--name={name}", "--data-dir=/var/lib/etcd", f"--initial-cluster={name}={peers}"]
+        words += ["--client-cert-auth", "--peer-client-cert-auth", "--unsafe-no-fsync"]
+        words += [f"--{kind}-client-urls={clients}" for kind in ("listen", "advertise")]
+        words += [f"--{kind}-peer-urls={peers}" for kind in ("listen", "initial-advertise")]
+        for prefix, stem in (("", "server"), ("peer-", "peer")):
+            words += [f"--{prefix}trusted-ca-file={pki}/etcd/ca.crt", f"--{prefix}cert-file={pki}/etcd/{stem}.crt"]
+            words += [f"--{prefix}key-file={pki}/etcd/{stem}.key"]
+        etcd = node.machine.start("etcd", self.made.programs.path("etcd"), *words)
+        wait_for(lambda: node.machine.answers(ETCD_PORT), SECONDS, etcd.last_words)
 
     def _configure(self, name: str, *documents: dict[str, Any]) -> None:
         written = self.folder / f"given-{name}"
@@ -111,7 +168,7 @@ class Given:
         outside = self.made.kubernetes.outside.holder.pid
         enter = ["nsenter", "--target", str(outside), "--net", "--mount", f"--wdns={self.folder}", "--"]
         # Nobody is connected here for as long as the waits are for; the test of the whole cluster under load has more.
-        program = [sys.executable, "-c", own_cas.quick(joins=quick, readers=quick)]
+        program = [sys.executable, "-c", own_cas.quick(joins=quick, readers=quick, changed=self.changed)]
         told = ["--kubeconfig", "admin.conf", "-f", "cluster.yaml", "--json"]
         ran = subprocess.run(
             [*enter, *program, "adopt", *words, *told],
@@ -131,8 +188,11 @@ class Given:
         """Bring the operator the administrator's kubeconfig of the first control plane."""
         self.made.run(f"scp -p root@{self.planes[0]}:/etc/kubernetes/admin.conf admin.conf")
 
-    def describe(self) -> None:
-        """Draft cluster.yaml from the inventory of the first control plane, complete it as the page says, apply it."""
+    def describe(self, without: Sequence[str] = ()) -> None:
+        """Draft cluster.yaml from the inventory of the first control plane, complete it as the page says, apply it.
+
+        The nodes `without` are left out, as members of an etcd that keeps its own CA.
+        """
         plane = self.planes[0]
         self.person()
         made = self.made
@@ -141,11 +201,15 @@ class Given:
             f"vaultpki adopt inventory --kubeconfig /etc/kubernetes/admin.conf --cluster {CLUSTER} -o cluster.yaml"
         )
         self.said.append(made.run(command, plane))
-        places = {domain: f"old-{file.replace('/', '-')}" for domain, file in own_cas.OLD_CAS.items()}
-        for domain, file in own_cas.OLD_CAS.items():
-            made.run(f"scp -p root@{plane}:{own_cas.PKI}/{file} {places[domain]}")
-        drafted = (self.nodes[plane].home / "cluster.yaml").read_text()
-        self._file.write_text(own_cas.completed(drafted, made.cluster.server.address, places))
+        drafted = yaml.safe_load((self.nodes[plane].home / "cluster.yaml").read_text())
+        drafted["nodes"] = [each for each in drafted["nodes"] if each["name"] not in without]
+        has_etcd = any("etcd" in each["roles"] for each in drafted["nodes"])
+        places = {
+            ca: f"old-{file.replace('/', '-')}" for ca, file in own_cas.OLD_CAS.items() if ca != "etcd" or has_etcd
+        }
+        for domain, place in places.items():
+            made.run(f"scp -p root@{plane}:{own_cas.PKI}/{own_cas.OLD_CAS[domain]} {place}")
+        self._file.write_text(own_cas.completed(yaml.safe_dump(drafted), made.cluster.server.address, places))
         self._apply()
 
     def enrol(self, name: str, *words: str) -> str:
@@ -189,9 +253,29 @@ class Given:
                     self.restart_pods()
             if waiting - PEOPLE or self.state != before:
                 self.settle()
+            later += self.restart_members({each["node"]: each["reason"] for each in found["waiting_for"]})
             if self.state != before:
                 return self.state
         raise AssertionError("\n".join(self.said[-6:]))
+
+    def restart_members(self, waiting: Mapping[str, str]) -> tuple[str, ...]:
+        """Restart the members of external etcd that are waited for, as a person does; the words that say so."""
+        words: tuple[str, ...] = ()
+        for name in (name for name, reason in waiting.items() if f"--restarted {name}" in reason):
+            self.nodes[name].machine.processes["etcd"].restart()
+            self.await_api()
+            words += ("--restarted", name)
+        return words
+
+    def await_api(self) -> None:
+        """Wait until the API server says that it is ready."""
+        last = [""]
+
+        def ready() -> bool:
+            last[0] = self.kubectl("get --raw /readyz", expect=None).strip()
+            return last[0] == "ok"
+
+        wait_for(ready, SECONDS, lambda: last[0], 1)
 
     def issue(self) -> None:
         """The operator's own pair of the new CAs, and the manifests beside it."""
@@ -217,7 +301,9 @@ class Given:
         Not in prepared: there the next command either begins again, or ends the adoption, see `give_up`.
         """
         for _ in self.nodes:
-            if all(each["reached"] == self.state for each in self.adopt("status")["nodes"]):
+            nodes = self.adopt("status")["nodes"]
+            # Who has no agent does nothing.
+            if all(each["reached"] == self.state for each in nodes if each["agent"]):
                 return
             self.adopt("abort" if self.state in _BACK else "continue", "--yes")
             self.settle()

@@ -28,6 +28,7 @@ import sys
 from vaultpki.adopt import gates
 from vaultpki.rotation import adoption_reasons
 gates.JOIN, adoption_reasons.LONGEST_LOOK_AGAIN = {joins}, {readers}
+{changed}
 from vaultpki.__main__ import main
 sys.exit(main())
 """
@@ -35,9 +36,12 @@ sys.exit(main())
 Document = dict[str, Any]
 
 
-def quick(joins: int, readers: int) -> str:
-    """A Python program: `vaultpki`, whose gates wait for so many seconds for older joins and for slow readers."""
-    return _QUICK.format(joins=joins, readers=readers)
+def quick(joins: int, readers: int, changed: str = "") -> str:
+    """A Python program: `vaultpki`, whose gates wait for so many seconds for older joins and for slow readers.
+
+    `changed` are further lines, which take a protection away.
+    """
+    return _QUICK.format(joins=joins, readers=readers, changed=changed)
 
 
 # kubeadm
