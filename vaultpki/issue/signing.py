@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vaultpki.certificates import pair_files, sign_parameters
 from vaultpki.disk.generations import File
@@ -17,6 +17,9 @@ from vaultpki.model import Certificate
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.succession import chain
 from vaultpki.vault import Vault
+
+if TYPE_CHECKING:
+    from vaultpki.pki.keys import PrivateKey
 
 KEY_MODE: Final = 0o600
 CERTIFICATE_MODE: Final = 0o644
@@ -42,11 +45,12 @@ class Signed:
         return f"Signed({self.certificate.name})"
 
 
-def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed:
+def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime, key: PrivateKey | None = None) -> Signed:
     """Make a new key for `want`, have Vault sign it, and return the pair if it is exactly what was asked for.
 
-    Only a certificate of one of `trust.signers` is taken. Raises CertificateRefused if there is none or Vault signed
-    something else, BadAnswer if it signed nothing, and the errors of the road to Vault.
+    With `key` that one is certified, and none is made. Only a certificate of one of `trust.signers` is taken. Raises
+    CertificateRefused if there is none or Vault signed something else, BadAnswer if it signed nothing, and the errors
+    of the road to Vault.
     """
     from vaultpki.pki import keys, x509
     from vaultpki.pki.signed import check_signed
@@ -62,7 +66,7 @@ def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed
         last = max((facts.not_after for facts in trust.issuing), default=now)
         ended = f" (it expired on {last:%Y-%m-%d %H:%M}Z)" if last < now else ""
         raise CertificateRefused(f"{want.name}: {why.format(want.ca, ended)}", reason="nothing-live")
-    key = keys.generate_key(want.key)
+    key = key or keys.generate_key(want.key)
     parameters = sign_parameters(want, keys.request(key, want.subject))
     csr, common_name = parameters.pop("csr"), parameters.pop("common_name")
     pki = vault.sending(once=True).api.secrets.pki

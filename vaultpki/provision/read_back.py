@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
+from vaultpki.certificates import MOST_ISSUERS, ROOT, all_cas
 from vaultpki.identity import change_notice
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
@@ -17,12 +17,13 @@ from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
-from vaultpki.provision.rotation_records import existing
+from vaultpki.provision.rotation_records import existing, read_key_record
 from vaultpki.records import above
 from vaultpki.records.changes import CHANGES
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.records.server_facts import Fields, Key
+from vaultpki.records.service_account import KeyRecord
 from vaultpki.vault import Answer, Json, Request, Vault, check_named, text
 
 # Records that the plan does not cover, or that are listed folder by folder.
@@ -71,7 +72,7 @@ class ServerObjects:
     `store_options` are those of the KV store. `cas` are by mount, `role_ids` those of the AppRoles on the listed mount
     by name. `pooled` are the AppRoles of the pooled mount, `orphans` those among them that belong to no pool. `leaving`
     are the nodes with an unfinished end. `rotations` are the records of CAs by domain, of those that have one. `notice`
-    is the record that agents poll.
+    is the record that agents poll. `keys` is the record of service-account keys, None if there is none.
     """
 
     objects: dict[Key, Fields]
@@ -84,6 +85,7 @@ class ServerObjects:
     leaving: tuple[str, ...]
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
     notice: StoredChanges = field(default_factory=StoredChanges)
+    keys: KeyRecord | None = None
 
 
 def read_back(
@@ -91,7 +93,7 @@ def read_back(
 ) -> ServerObjects:
     """Read what is on these mounts and auth mounts (of which `auths` has the last parts), and these policies."""
     store, prefix, kv = cluster.mount("config"), cluster.prefix, vault.api.secrets.kv.v2
-    cas = [mount for mount in map(cluster.mount, (ROOT, *ISSUING_CAS)) if mount in mounts]
+    cas = [mount for mount in map(cluster.mount, all_cas(cluster)) if mount in mounts]
     requests = _lists(cluster, vault, cas, auths, store=store in mounts)
     answers = {request.path: answer for request, answer in zip(requests, vault.many(requests), strict=True)}
 
@@ -118,7 +120,9 @@ def read_back(
     other += [("approle", f"{prefix}/pooled/{name}") for name in pooled if not APPROLE.fullmatch(name)]
     objects.update((key, {}) for key in other)
     # A cluster whose CAs were never rotated has no such folder.
-    rotations = existing(cluster, vault) if f"{ROTATION_FOLDER}/" in names(f"{store}/metadata") else {}
+    rotated = f"{ROTATION_FOLDER}/" in names(f"{store}/metadata")
+    rotations = existing(cluster, vault) if rotated else {}
+    keys_record = read_key_record(cluster, vault).record if rotated and cluster.service_account_keys else None
     own = {mount: rotations.get(mount.rpartition("/")[2]) for mount in cas}
     read = vault.prepare.secrets.pki.read_issuer
     refs = [(mount, ref) for mount in cas for ref in _issuers(mount, answers, own[mount])[1].values() if ref]
@@ -138,6 +142,7 @@ def read_back(
         kv.list_secrets(LEAVING, mount_point=store).keys if f"{LEAVING}/" in names(f"{store}/metadata") else (),
         rotations,
         change_notice.stored(cluster, answers[notice].data if notice in answers else {}),
+        keys_record,
     )
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vaultpki.model import Cluster
-from vaultpki.records import changes, rotation
+from vaultpki.records import changes, rotation, service_account
 from vaultpki.records.paths import is_record, record_name
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.server_facts import Fields, Key
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, KeyRecord
 
 _FOLDERS: Final = ("nodes/", "pools/")
 # A lock changes the one, the end of the root's rotation the other; every plan compares both by themselves.
@@ -30,19 +31,24 @@ def digests(
     objects: Mapping[Key, Fields],
     rotations: Mapping[str, RotationRecord],
     issuers: Mapping[str, Mapping[str, bool]],
+    keys: KeyRecord | None = None,
 ) -> dict[str, str]:
-    """Return the digests of all parts; the last two arguments are those of `of_rotation`."""
-    return {"records": _of_records(cluster, objects), **of_rotation(rotations, issuers)}
+    """Return the digests of all parts; the last three arguments are those of `of_rotation`."""
+    return {"records": _of_records(cluster, objects), **of_rotation(rotations, issuers, keys)}
 
 
-def of_rotation(rotations: Mapping[str, RotationRecord], issuers: Mapping[str, Mapping[str, bool]]) -> dict[str, str]:
+def of_rotation(
+    rotations: Mapping[str, RotationRecord], issuers: Mapping[str, Mapping[str, bool]], keys: KeyRecord | None = None
+) -> dict[str, str]:
     """Return the digests of the parts that a rotation changes.
 
     `rotations` are the records of CAs by domain, of those that have one, and `issuers` the ids of each CA's issuers,
-    with whether it is the default.
+    with whether it is the default. `keys` is the record of service-account keys, None if there is none.
     """
+    records = [(domain, rotation.to_json(record)) for domain, record in rotations.items()]
+    records += [(SERVICE_ACCOUNT_KEYS, service_account.to_json(keys))] if keys is not None else []
     return {
-        "rotations": changes.digest((domain, rotation.to_json(record)) for domain, record in rotations.items()),
+        "rotations": changes.digest(records),
         "issuers": changes.digest((ca, dict(shown)) for ca, shown in issuers.items()),
     }
 

@@ -24,7 +24,8 @@ class ServerFacts:
     `openbao` is as in `Capabilities`. `ca_lives` are the seconds for which each existing CA was made. `rotations` are
     the records of CAs by domain, of those that have one. `waiting` are the issuing CAs for which the signer of a root
     from outside has sent nothing yet. `left_out` are the CAs of `ca.root_file` that have expired and are not wanted on
-    the root's mount, by the names of their issuers.
+    the root's mount, by the names of their issuers. `key_numbers` are the numbers that a node's service-account keys
+    may have, of each node that has another one than 1.
     """
 
     addresses: tuple[str, ...] = ()
@@ -38,6 +39,11 @@ class ServerFacts:
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
     waiting: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
+    key_numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def numbers_of(self, node: str) -> tuple[int, ...]:
+        """Return the numbers that the service-account keys of a node may have."""
+        return self.key_numbers.get(node, (1,))
 
     def accessor(self, mount: str) -> str:
         return self.accessors.get(mount, UNKNOWN)
