@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from vaultpki.ca import key_policies
 from vaultpki.ca.facts import read_mount, read_root, refuse_unknown
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, ca_subject
 from vaultpki.errors import StateConflict
+from vaultpki.identity import key_policies
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.key_numbers import key_nodes
 from vaultpki.identity.nodes import Member, NodeList, read_nodes

@@ -219,6 +219,12 @@ def test_the_commands(clusters: ClusterFactory, tmp_path: Path) -> None:
         fails(ca("continue", "--replaced", "cp-9", expect=1), "cp-9 has no service-account keys")
 
 
+def test_the_root_is_not_rotated_without_the_ca_of_these_keys(clusters: ClusterFactory) -> None:
+    cluster = clusters.applied(SPEC)
+    ran = vaultpki("ca", "rotate", "root", "-f", cluster.file, "--yes", env=cluster.environment("applier"), expect=1)
+    fails(ran, "CA service-account is not signed anew when the root is rotated")
+
+
 def test_a_cluster_without_such_keys_has_none_to_rotate(clusters: ClusterFactory) -> None:
     cluster = clusters.applied(SPEC.replace("service_account_keys: true\n", ""))
     env = cluster.environment("applier")
