@@ -119,7 +119,13 @@ class AgentsWithKeys:
     @contextmanager
     def standing(cls, clusters: ClusterFactory, *names: str) -> Iterator[AgentsWithKeys]:
         """A cluster in which these nodes were admitted, one after the other, and serve."""
-        cluster = clusters.applied(SPEC)
+        with cls.joined(clusters.applied(SPEC), *names) as made:
+            yield made
+
+    @classmethod
+    @contextmanager
+    def joined(cls, cluster: AuditedCluster, *names: str) -> Iterator[AgentsWithKeys]:
+        """The same in a cluster that was applied already."""
         with ExitStack() as stack:
             made = cls(cluster, stack, cluster.client("applier"))
             for name in names:
