@@ -24,6 +24,7 @@ from vaultpki.pki.succession import acceptable, default_signs
 from vaultpki.records.adoption import NAME
 from vaultpki.records.gaps import Gap, gaps
 from vaultpki.records.rotation import DOMAINS, RotationRecord
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.rotation.adoption_states import TRUSTED, Side
 
 # Vault's clock is known to a second and a little more, and the state is not written for less than this.
@@ -84,6 +85,8 @@ def remembered(
     seen = wanted.rotations.seen(before)
     adopted = wanted.adoption.revision if wanted.adoption is not None else 0
     before = {**before, **({NAME: max(adopted, before.get(NAME, 0))} if adopted or NAME in before else {})}
+    if wanted.token_key is not None:
+        seen[SERVICE_ACCOUNT_KEYS] = wanted.keys.seen(before.get(SERVICE_ACCOUNT_KEYS, 0))
     revisions = {**before, **{domain: each.highest for domain, each in seen.items() if each.highest}}
     missing = set[str]()
     for ca, pems in wanted.trusted.items():
@@ -95,6 +98,9 @@ def remembered(
         state,
         revisions=revisions,
         root=next(iter(roots)),
+        # Of another cluster, whose nodes may have the same names.
+        lowest=state.lowest if state.lowest_root in roots else {},
+        lowest_root=next(iter(roots)) if wanted.token_key is not None else state.lowest_root,
         vanished={sha256: state.vanished.get(sha256, clock) for sha256 in sorted(missing)},
         clock_offset=clock_offset if moved else state.clock_offset,
     )

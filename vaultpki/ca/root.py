@@ -44,6 +44,11 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
         raise StateConflict(
             f"a node is called {min(taken)}, which `--restarted` means something else by; rename it first"
         )
+    if scene.cluster.service_account_keys:
+        raise StateConflict(
+            "the CA service-account is not signed anew when the root is rotated, so no service-account key could be "
+            "certified below the new root; rotate the root with a version of vaultpki that takes that CA along"
+        )
     outside_move.refuse_beginning(scene)
 
 

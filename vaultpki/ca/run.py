@@ -13,7 +13,7 @@ from typing import Protocol
 
 from vaultpki.ca import issuing, root, set_back
 from vaultpki.ca.mount_writes import reconcile_mount
-from vaultpki.ca.scene import Scene, refuse_active
+from vaultpki.ca.scene import Scene, keys_in_the_way, refuse_active
 from vaultpki.certificates import ROOT
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity.adoption_record import refuse_adoption
@@ -112,6 +112,8 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
         set_back.refuse(scene, without)
         refuse_adoption(cluster, vault)
     refuse_active(cluster, scene.records)
+    if not hasty and (why := keys_in_the_way(cluster, vault)):
+        raise StateConflict(why)
     kind_of(domain).refuse_beginning(scene, domain, method)
     if stored.record is None:
         mount = scene.mount(domain)
@@ -124,10 +126,12 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     begun = replace(begun, revision=revision, excused=tuple(sorted(set(without))))
     scene = scene.writing(begun)
     others = {name: each for name, each in read_records(cluster, vault).items() if name != domain}
-    if any(each.record is not None and each.record.active for each in others.values()):
+    why = "" if hasty else keys_in_the_way(cluster, vault)
+    if why or any(each.record is not None and each.record.active for each in others.values()):
         # Two operators began one each: both are withdrawn, or the later one.
         scene.writing(start.withdrawn(begun, known, scene.now))
         refuse_active(cluster, others)
+        raise StateConflict(why)
     return _pass_emergency_gates(reconcile_mount(scene, domain)[0], domain).record(domain)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final, Literal
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, rows
+from vaultpki.certificates import all_cas, all_rows
 from vaultpki.identity.access import POLICIES
 from vaultpki.model import Certificate, Cluster, Node, Pool
 from vaultpki.records import report_paths
@@ -65,8 +65,8 @@ class Forbidden:
 
 def forbidden_paths(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str, ...]) -> Iterator[Forbidden]:
     """Yield every request of the node `name` that is not signing; `others` are other nodes' names."""
-    for ca in (ROOT, *ISSUING_CAS):
-        roles = [row.name for row in rows(cluster) if row.ca == ca] or ["any"]
+    for ca in all_cas(cluster):
+        roles = [row.name for row in all_rows(cluster) if row.ca == ca] or ["any"]
         values: dict[str, Sequence[str]] = {"mount": [cluster.mount(ca)], "ca": [ca], "role": roles}
         for method, path, body in _expand(_ENGINE, values):
             yield Forbidden("the CAs' own settings", method, path, body, "the CA would be the node's")
@@ -113,8 +113,8 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
         "own": [f"auth/{prefix}/{kind}/role/{name}"],
         # Its own name on the other mount is another node.
         "namesake": [f"auth/{prefix}/{other_kind}/role/{name}"],
-        "mount": [cluster.mount(mount) for mount in (ROOT, *ISSUING_CAS, "config")],
-        "sign": [f"{row.ca}/sign/{row.name}" for row in rows(cluster)],
+        "mount": [cluster.mount(mount) for mount in (*all_cas(cluster), "config")],
+        "sign": [f"{row.ca}/sign/{row.name}" for row in all_rows(cluster)],
         "store": [cluster.mount("config")],
         "read": ["cluster", CHANGES, mine, *rotations],
         "theirs": [record for record in dict.fromkeys(theirs) if record != mine],
