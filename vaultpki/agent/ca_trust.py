@@ -198,6 +198,9 @@ def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) 
     apart = {gap.domain: gap for gap in gaps(seen, rotations.not_followed)}
     found = []
     for domain in DOMAINS:
+        if domain not in (ROOT, *trust):
+            # Of a node without service-account keys.
+            continue
         record = rotations.records.get(domain)
         found.append(
             CaOnNode(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen, taken_over
 from vaultpki.agent.context import Contact, Context
@@ -32,6 +32,9 @@ from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.vault import Vault
 
+_KEYS_CA: Final = f"{SERVICE_ACCOUNT} CA"
+"""The name in the state of the CAs that have signed the certificates of service-account keys."""
+
 
 def note_installed(
     context: Context, wanted: Assignment, items: Collection[PairStatus], keys: KeysOnDisk | None = None
@@ -47,7 +50,8 @@ def note_installed(
     roots = bundles.installed_roots(context.folders, needed, pins, context.config.also_trust)
     held |= {ROOT: roots} if roots else {}
     held |= {SERVICE_ACCOUNT: frozenset(keys.fingerprints)} if keys is not None and keys.fingerprints else {}
-    leaves = {
+    leaves = {} if keys is None else {_KEYS_CA: keys.issuing}
+    leaves |= {
         item.want.name: (item.leaf.fingerprint, *(facts.fingerprint for facts in item.served))
         for item in items
         if item.leaf is not None
@@ -102,7 +106,8 @@ def build(
             ca: BundleReport(frozenset(one.sha256) - held.get(ca, frozenset()), when(one.since))
             for ca, one in state.bundles.items()
             if ca != SERVICE_ACCOUNT
-        },
+        }
+        | _keys_ca(state, when),
         readers={
             name: _reader(seen, state.bundles.get(name.partition("/")[0]), when)
             for name, seen in state.readers.items()
@@ -129,6 +134,17 @@ def build(
         adoption=taken_over.report(context.config, wanted, state.revisions.get(NAME, 0), when, context.clock),
         token_keys=_token_keys(wanted, keys, state, when) if keys is not None else None,
     )
+
+
+def _keys_ca(state: AgentState, when: Callable[[float], datetime]) -> dict[str, BundleReport]:
+    """Return the CAs by which certificates of service-account keys are checked, as the gates of their rotation count.
+
+    No file holds them.
+    """
+    known = state.leaves.get(_KEYS_CA)
+    if known is None or not known.sha256:
+        return {}
+    return {SERVICE_ACCOUNT: BundleReport(frozenset(known.sha256), when(known.since))}
 
 
 def _token_keys(

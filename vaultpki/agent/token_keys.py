@@ -33,6 +33,7 @@ from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.key_plan import KeyPlan, KeysHeld, plan
+from vaultpki.pki.renewal import Reason
 from vaultpki.pki.service_account import KeyName, key_name
 from vaultpki.places import PKI
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
@@ -45,6 +46,7 @@ UNION_FILE: Final = f"{SERVICE_ACCOUNT_FILES}.pub"
 TOKEN_FILES: Final = (KEY_FILE, UNION_FILE)
 """The two files that kube-apiserver reads."""
 
+_OF_ANOTHER_CA: Final = frozenset({Reason.ISSUER_OUTGOING, Reason.ISSUER_CHANGED})
 _NUMBERED: Final = re.compile(rf"{SERVICE_ACCOUNT_FILES}-([1-9][0-9]{{0,7}})")
 
 
@@ -52,7 +54,8 @@ _NUMBERED: Final = re.compile(rf"{SERVICE_ACCOUNT_FILES}-([1-9][0-9]{{0,7}})")
 class KeysOnDisk:
     """The service-account keys of a node as they are on the disk, and the plan that follows from the record.
 
-    `pairs` are the node's own pairs by number, also one that is not whole. `stray` is a key in `sa.key` that is none of
+    `pairs` are the node's own pairs by number, also one that is not whole. `issuing` are the SHA-256 of the CAs by
+    which certificates are checked. `stray` is a key in `sa.key` that is none of
     the node's own pairs. `foreign` says that this agent has not written that file; `shared` is then the SHA-256 of its
     public key, until Vault has certified it.
     """
@@ -63,6 +66,7 @@ class KeysOnDisk:
     stray: PrivateKey | None = field(default=None, repr=False)
     foreign: bool = False
     shared: str = ""
+    issuing: tuple[str, ...] = ()
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -137,7 +141,8 @@ def look(
         made = replace(made, make=(), delete=(), signing=None)
     # Also those that are to be made.
     every |= _inspect(config, folders, wanted, [each for each in made.make if each not in every], trust, state, now)
-    return KeysOnDisk(every, held, made, stray, foreign is not None, shared)
+    issuing = tuple(sorted(facts.fingerprint for facts in known.issuing))
+    return KeysOnDisk(every, held, made, stray, foreign is not None, shared, issuing)
 
 
 def _takes(wanted: Assignment, node: str, shared: str) -> bool:
@@ -247,6 +252,7 @@ def _follow(
         # The key that tokens are signed with now is certified, before it is replaced by another one.
         lost = {lacking[0].want.name: before.stray} if before.stray is not None else {}
         signed = sign_due.sign(context, contact, wanted, lacking, trust, lost)
+    signed = _certified_anew(context, contact, wanted, before, trust, signed)
     after = seen()
     for item in after.pairs.values():
         if item.mendable:
@@ -258,6 +264,37 @@ def _follow(
         text = f"deleted service-account key {number} of this node, which the record has ended"
         context.found.events.append(Event("removed", text))
     return KeysResult(seen(), signed, tuple(_refused(context, after.plan)))
+
+
+def _certified_anew(
+    context: Context,
+    contact: Contact,
+    wanted: Assignment,
+    keys: KeysOnDisk,
+    trust: Mapping[str, Trust],
+    signed: sign_due.Renewed,
+) -> sign_due.Renewed:
+    """Have the keys certified again whose CA is replaced: the same key by the next CA. Return all that was signed.
+
+    Their end is no reason: a certificate stays until the record removes it.
+    """
+    from vaultpki.pki import keys as private_keys
+
+    known = trust[SERVICE_ACCOUNT]
+    if known.frozen or not known.signers:
+        return signed
+    lacking, own = list[PairStatus](), dict[str, PrivateKey]()
+    for number in keys.held.own:
+        item = keys.pairs[number]
+        key = item.stored[pair_files(item.want.stem)[1]].data
+        if number in keys.plan.delete or key is None or not _OF_ANOTHER_CA.intersection(item.verdict.reasons):
+            continue
+        lacking.append(item)
+        own[item.want.name] = private_keys.read_key(key)
+    if not lacking:
+        return signed
+    again = sign_due.sign(context, contact, wanted, lacking, trust, own)
+    return sign_due.Renewed(signed.renewed + again.renewed, signed.requested + again.requested)
 
 
 def note_admission(context: Context, keys: KeysOnDisk | None, reader: str) -> None:

@@ -101,6 +101,9 @@ def read_keys(
     holders = _holders(cluster, nodes.members, stored.record)
     policies = key_policies.read_policies(cluster, vault)
     issuing, roots, between = read_issuing(cluster, vault, root)
+    own = rotations[SERVICE_ACCOUNT].record
+    # What a CA has signed that is trusted no more brings no key in.
+    issuing = tuple(each for each in issuing if own is None or each.fingerprint in own.trust)
     flags = known_flags(holders.values(), tokens)
     # Of a node that has left nobody may know the flags; those of the others count for it then.
     counted = [

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from vaultpki.ca.announced import announced
-from vaultpki.ca.key_scene import KeysOnServer, read_keys
+from vaultpki.ca.facts import read_root
+from vaultpki.ca.key_scene import KeysOnServer, read_issuing, read_keys
 from vaultpki.ca.scene import refuse_active
 from vaultpki.errors import StateConflict
 from vaultpki.identity.change_notice import ChangeNotice
@@ -118,8 +119,9 @@ def union(cluster: Cluster, vault: Vault, now: datetime) -> tuple[Facts, ...]:
     record = seen.record
     offered = [facts for pem in (record.offered if record is not None else ()) for facts in x509.readable(pem)]
     nodes = record.key_nodes if record is not None else ()
-    facts = seen.facts
-    counting = service_account.token_keys(offered, facts.issuing, facts.roots, nodes, {}, {}, between=facts.between)
+    # Also by a CA that is trusted no more: unions keep what it has certified, until that is certified anew.
+    issuing, roots, between = read_issuing(cluster, vault, read_root(cluster, vault, now))
+    counting = service_account.token_keys(offered, issuing, roots, nodes, {}, {}, between=between)
     if not counting.certificates:
         raise StateConflict("no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in")
     return counting.certificates

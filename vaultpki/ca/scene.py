@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from vaultpki.ca.facts import participants, read_above, read_mount, read_root, refuse_unknown
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ROOT, issuing_cas
 from vaultpki.errors import SpecError, StateConflict
 from vaultpki.identity import outside_signer, root_in_force
 from vaultpki.identity.change_notice import ChangeNotice
@@ -115,7 +115,7 @@ def read_scene(
         if strict:
             raise
         unknown = error.problem
-    counted = {ca: participants(cluster, found.members, ca) for ca in ISSUING_CAS}
+    counted = {ca: participants(cluster, found.members, ca) for ca in issuing_cas(cluster)}
     counted[ROOT] = root_gates.without_leaves(counted["kubernetes"])
     notice = notice or ChangeNotice(cluster, vault)
     rotated = records[ROOT].record is not None and records[ROOT].record.active

@@ -116,7 +116,8 @@ def _method_options(function: Callable[..., int]) -> Callable[..., int]:
 def ca_command() -> None:
     """Show and rotate the CAs of a cluster, and the keys with which it signs tokens.
 
-    CAs are root, kubernetes, kubelet, etcd and front-proxy; the keys are called service-account-keys.
+    CAs are root, kubernetes, kubelet, etcd and front-proxy, and service-account, which certifies the keys that sign
+    tokens; those keys are called service-account-keys.
 
     \b
     Example:
@@ -213,8 +214,8 @@ def rotate_command(
 ) -> int:
     """Begin to replace a CA; `ca continue` takes each further step once every node is ready.
 
-    DOMAIN is root, kubernetes, kubelet, etcd or front-proxy, or service-account-keys for the keys with which API
-    servers sign tokens. At first nothing changes for nodes, and `ca abort` leads back.
+    DOMAIN is root, kubernetes, kubelet, etcd, front-proxy or service-account, or service-account-keys for the keys
+    with which API servers sign tokens. At first nothing changes for nodes, and `ca abort` leads back.
 
     \b
     Example:

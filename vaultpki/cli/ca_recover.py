@@ -39,8 +39,8 @@ def recover_command(
     record.
 
     It leads back only: to steady, or to re-trusting, where each node keeps its certificate until everybody trusts both
-    CAs. DOMAIN is root, kubernetes, kubelet, etcd or front-proxy. Wait first until every agent has passed once since
-    the restore.
+    CAs. DOMAIN is root, kubernetes, kubelet, etcd, front-proxy or service-account. Wait first until every agent has
+    passed once since the restore.
 
     \b
     Example:

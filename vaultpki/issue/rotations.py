@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
 from vaultpki.errors import Denied, SpecError
 from vaultpki.pki.succession import RotationView
 from vaultpki.records import rotation as rotation_record
@@ -34,7 +35,9 @@ class Rotations:
         """
         found = {}
         for domain in DOMAINS:
-            if domain not in self.unreadable:
+            known = domain in self.records or domain in self.not_followed or domain in highest
+            # The other records are everybody's; that of this CA only control-plane nodes read.
+            if domain not in self.unreadable and (known or domain != SERVICE_ACCOUNT):
                 record = self.records.get(domain)
                 revision = record.revision if record else 0
                 if domain in self.not_followed:
@@ -48,7 +51,7 @@ class Rotations:
         Its record is unreadable, an older one, or too far ahead to be followed.
         """
         seen = self.seen(highest).get(domain)
-        return seen is None or seen.behind or domain in self.not_followed
+        return domain in self.unreadable or domain in self.not_followed or (seen is not None and seen.behind)
 
     def views(
         self, highest: Mapping[str, int], vanished: Mapping[str, datetime], clock_offset: float = 0.0
@@ -78,18 +81,22 @@ class Rotations:
         return record is not None and record.method is Method.EMERGENCY
 
 
-def fetch_rotations(vault: Vault, prefix: str) -> dict[str, Any]:
-    """Return what the rotation records contain, by domain; nothing if the token's policy is of an older apply."""
+def fetch_rotations(vault: Vault, prefix: str, cas: Sequence[str] = ISSUING_CAS) -> dict[str, Any]:
+    """Return what the rotation records contain, by domain; nothing if the token's policy is of an older apply.
+
+    It reads those of the root and of the issuing CAs `cas`.
+    """
+    domains = (ROOT, *cas)
     read = vault.prepare.secrets.kv.v2.read_secret
     requests = [
         read(f"{ROTATION_FOLDER}/{domain}", mount_point=f"{prefix}/config", raise_on_deleted_version=False)
-        for domain in DOMAINS
+        for domain in domains
     ]
     try:
         answers = vault.many(requests)
     except Denied:
         return {}
-    return {domain: answer.data.get("data") for domain, answer in zip(DOMAINS, answers, strict=True) if answer.found}
+    return {domain: answer.data.get("data") for domain, answer in zip(domains, answers, strict=True) if answer.found}
 
 
 def read_rotations(contents: Mapping[str, Any], prefix: str, highest: Mapping[str, int] | None = None) -> Rotations:

@@ -138,16 +138,16 @@ def fetch(
     )
     if not cluster.found or not node.found:
         raise _unrecorded(config)
+    where = f"the records of {store}/data"
+    signs = _token_key(config, node.data.get("data"), where) is not None
+    cas = (*ISSUING_CAS, SERVICE_ACCOUNT) if signs else ISSUING_CAS
     # Read before the issuers: what a record names was made before it was written.
-    contents = fetch_rotations(vault, config.prefix)
+    contents = fetch_rotations(vault, config.prefix, cas)
     adopted = _adoption(config, vault, store)
     ahead = _too_far_ahead(adopted, known)
     rotations, highest = read_rotations(contents, config.prefix, known), known or {}
-    where = f"the records of {store}/data"
-    signs = _token_key(config, node.data.get("data"), where) is not None
     keys = fetch_key_record(vault, config.prefix) if signs else None
     read_keys = read_key_record(keys, config.prefix, None if known is None else known.get(SERVICE_ACCOUNT_KEYS, 0))
-    cas = (*ISSUING_CAS, SERVICE_ACCOUNT) if signs else ISSUING_CAS
     shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), shown_before, cas)
     # Checked against the pin before it is kept.
     when = datetime.fromtimestamp(now, UTC)

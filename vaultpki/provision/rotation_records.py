@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vaultpki.certificates import all_cas
 from vaultpki.errors import ChangedMeanwhile, Denied, Refused, SpecError
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records import service_account
-from vaultpki.records.rotation import DOMAINS, ROTATION_FOLDER, RotationRecord
+from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.records.service_account import KEYS_RECORD, SERVICE_ACCOUNT_KEYS, KeyRecord
 from vaultpki.vault import Json, Vault, member
 
@@ -38,7 +39,8 @@ def record_path(domain: str) -> str:
 
 def read_records(cluster: Cluster, vault: Vault) -> dict[str, StoredRecord]:
     """Return the records of all domains. Raises SpecError for one that no vaultpki wrote."""
-    return {each.domain: each for each in vault.map(lambda domain: read_record(cluster, vault, domain), DOMAINS)}
+    found = vault.map(lambda domain: read_record(cluster, vault, domain), all_cas(cluster))
+    return {each.domain: each for each in found}
 
 
 def existing(cluster: Cluster, vault: Vault) -> dict[str, RotationRecord]:

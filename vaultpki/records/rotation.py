@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
 from vaultpki.errors import SpecError
 from vaultpki.redact import stamp
 from vaultpki.values import hosts, names
 from vaultpki.values.json_object import JsonObject
 
-DOMAINS: Final = (ROOT, *ISSUING_CAS)
+DOMAINS: Final = (ROOT, *ISSUING_CAS, SERVICE_ACCOUNT)
 """What `ca rotate` takes."""
 
 ROTATION_FOLDER: Final = "rotation"

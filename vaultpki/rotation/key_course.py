@@ -343,7 +343,7 @@ def _only(keys: NodeKeys, number: int) -> NodeKeys:
 
 def _later(pem: str, known: str) -> bool:
     one, other = x509.readable(pem), x509.readable(known)
-    return bool(one) and (not other or one[0].not_after > other[0].not_after)
+    return bool(one) and (not other or one[0].not_before > other[0].not_before)
 
 
 def _refused(pem: str, node: str, number: int, scene: KeyScene) -> str:
