@@ -6,10 +6,11 @@ from vaultpki.ca.scene import Scene
 from vaultpki.identity.key_numbers import key_nodes
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.records.rotation import RotationRecord, State
-from vaultpki.rotation import mount_steps, token_key_certificates
+from vaultpki.rotation import mount_steps
 from vaultpki.rotation.gates import Gate
-from vaultpki.rotation.key_holders import KeyHolder
 from vaultpki.rotation.mount_steps import RotationMount
+from vaultpki.token_keys import certificates
+from vaultpki.token_keys.holders import KeyHolder
 
 
 def joined(scene: Scene, record: RotationRecord, to: State, mount: RotationMount, found: Gate) -> Gate:
@@ -23,7 +24,7 @@ def joined(scene: Scene, record: RotationRecord, to: State, mount: RotationMount
     issuer = mount_steps.issuer_of(cluster.name, record, mount, record.leaf)
     signer = issuer.facts if issuer is not None else None
     keys = read_key_record(cluster, scene.vault).record
-    return token_key_certificates.with_unions(record, to, found, signer, keys, holders)
+    return certificates.with_unions(record, to, found, signer, keys, holders)
 
 
 def departed(scene: Scene) -> set[str]:

@@ -20,9 +20,9 @@ from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
-    from vaultpki.ca.keys import KeyStepDone
     from vaultpki.ca.run import Step
     from vaultpki.identity.nodes import NodeList
+    from vaultpki.key_rotation.commands import KeyStepDone
     from vaultpki.kube.objects import KubeTrust
     from vaultpki.model import Cluster
     from vaultpki.rotation.course import Course
@@ -321,8 +321,8 @@ def _keys_of(
     cluster: Cluster, vault: Vault, now: datetime, kubeconfig: Path | None, found: NodeList
 ) -> KeyStepDone | None:
     """Return where service-account keys stand; None if the cluster has none of its own."""
-    from vaultpki.ca import keys
     from vaultpki.cli.ca_keys import read_tokens
+    from vaultpki.key_rotation import commands as keys
 
     if not cluster.service_account_keys:
         return None
@@ -344,7 +344,7 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
     from vaultpki.ca import commands, listeners
     from vaultpki.cli import ca_keys, ca_wait
     from vaultpki.rotation.confirmations import Confirmations
-    from vaultpki.rotation.key_gates import LEGACY
+    from vaultpki.token_keys.gates import LEGACY
 
     without = [name for name in options.without if name != LEGACY]
     said = Confirmations(without, options.restarted, look=listeners.probe_listeners)

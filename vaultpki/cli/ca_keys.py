@@ -18,12 +18,12 @@ from vaultpki.errors import ChangedMeanwhile, Unavailable, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
-    from vaultpki.ca.keys import KeyStepDone
+    from vaultpki.key_rotation.commands import KeyStepDone
     from vaultpki.kube.token_flags import TokensInUse
     from vaultpki.model import Cluster
     from vaultpki.records.rotation import Method
     from vaultpki.records.service_account import KeyState
-    from vaultpki.rotation.key_steps import KeysSaid
+    from vaultpki.token_keys.steps import KeysSaid
     from vaultpki.vault import Vault
 
 # Seconds between two looks, and after another operator's write.
@@ -45,7 +45,7 @@ class RotateOptions:
 class StepOptions:
     """What a person says on the command line of a step; `kubeconfig` is looked at for each step.
 
-    `token_life` is in seconds. The other fields are as in `rotation.confirmations` and `ca.keys.KeysSaid`.
+    `token_life` is in seconds. The other fields are as in `rotation.confirmations` and `token_keys.steps.KeysSaid`.
     """
 
     restarted: Collection[str] = ()
@@ -62,7 +62,7 @@ class StepOptions:
 
     def said(self) -> KeysSaid:
         """Return it with what the cluster shows now."""
-        from vaultpki.rotation.key_steps import KeysSaid
+        from vaultpki.token_keys.steps import KeysSaid
 
         tokens = read_tokens(self.kubeconfig)
         return KeysSaid(self.restarted, self.replaced, self.without, self.token_life, tokens)
@@ -80,7 +80,7 @@ def read_tokens(kubeconfig: Path | None, *, metrics: bool = False) -> TokensInUs
 
 def rotate(cluster: Cluster, vault: Vault, how: RotateOptions, *, wait: bool, as_json: bool) -> int:
     """Begin a rotation of all keys, or take the certificates of stolen nodes out."""
-    from vaultpki.ca import keys
+    from vaultpki.key_rotation import commands as keys
     from vaultpki.records.rotation import Method
     from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
     from vaultpki.show import key_status
@@ -109,7 +109,7 @@ def take_step(
     cluster: Cluster, vault: Vault, options: StepOptions, *, back: bool, wait: bool, as_json: bool
 ) -> int | None:
     """Take in what nodes report, and a step of a rotation; return the exit code, None if nothing was there to do."""
-    from vaultpki.ca import keys
+    from vaultpki.key_rotation import commands as keys
 
     _confirm_life(cluster, vault, options, as_json=as_json)
     if wait and under_way(cluster, vault):
@@ -126,7 +126,7 @@ def take_step(
 
 def admit_meanwhile(cluster: Cluster, vault: Vault) -> None:
     """Take in the keys of nodes that join while the CA of another domain is rotated, and say so on standard error."""
-    from vaultpki.ca import keys
+    from vaultpki.key_rotation import commands as keys
     from vaultpki.show import key_status
 
     done = keys.advance(cluster, vault, server_now(vault))
@@ -137,7 +137,7 @@ def admit_meanwhile(cluster: Cluster, vault: Vault) -> None:
 
 def until_rest(cluster: Cluster, vault: Vault, options: StepOptions, *, back: bool, quiet: bool) -> KeyStepDone:
     """Take steps until the keys are at rest and no node waits, or another operator has turned the rotation round."""
-    from vaultpki.ca import keys
+    from vaultpki.key_rotation import commands as keys
     from vaultpki.show import key_status
 
     last = ""
@@ -215,7 +215,7 @@ def tell(cluster: Cluster, vault: Vault, done: KeyStepDone, *, as_json: bool) ->
 
 def _confirm_life(cluster: Cluster, vault: Vault, options: StepOptions, *, as_json: bool) -> None:
     """Have a person confirm that tokens live shorter than the flags of the API servers say."""
-    from vaultpki.ca.key_scene import read_keys
+    from vaultpki.key_rotation.scene import read_keys
     from vaultpki.show import key_status
 
     if options.token_life is None:
@@ -259,8 +259,8 @@ def jwks_command(file: Path, allow_http: bool, output: Path | None) -> None:
     Example:
       vaultpki ca jwks -f cluster.yaml -o jwks.json
     """
-    from vaultpki.ca import keys
     from vaultpki.cli import own_file
+    from vaultpki.key_rotation import commands as keys
     from vaultpki.pki import jwk
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):

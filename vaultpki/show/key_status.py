@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
-from vaultpki.ca.keys import KeyStepDone
+from vaultpki.key_rotation.commands import KeyStepDone
 from vaultpki.kube.token_flags import TokensInUse
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation.gates import Waiting
-from vaultpki.rotation.key_course import next_key_state
 from vaultpki.show import ca as ca_text
+from vaultpki.token_keys.course import next_key_state
 from vaultpki.values.durations import format_duration
 
 # What holds in a state.

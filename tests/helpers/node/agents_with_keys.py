@@ -18,15 +18,15 @@ from helpers.vault.applied_cluster import NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster
 from vaultpki.agent import run
-from vaultpki.ca import keys
-from vaultpki.ca.keys import KeyStepDone
 from vaultpki.config.agent import load_agent
+from vaultpki.key_rotation import commands as keys
+from vaultpki.key_rotation.commands import KeyStepDone
 from vaultpki.kube.token_flags import TokenFlags, TokensInUse
 from vaultpki.pki import keys as private_keys
 from vaultpki.pki import x509
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.records.service_account import KeyRecord, KeyState
-from vaultpki.rotation.key_steps import KeysSaid
+from vaultpki.token_keys.steps import KeysSaid
 from vaultpki.vault import Vault
 
 LIFE = 3600

@@ -20,11 +20,11 @@ from vaultpki.pki.key_plan import KeysHeld, plan
 from vaultpki.records import service_account
 from vaultpki.records.node_report import NodeReport, ReaderReport, Seen, TokenKeysReport
 from vaultpki.records.service_account import KeyRecord, KeyState
-from vaultpki.rotation import key_course
-from vaultpki.rotation.key_course import KeyScene
-from vaultpki.rotation.key_holders import KeyHolder
-from vaultpki.rotation.key_steps import KeysSaid, next_record
-from vaultpki.rotation.token_life import longest_life
+from vaultpki.token_keys import course as key_course
+from vaultpki.token_keys.course import KeyScene
+from vaultpki.token_keys.holders import KeyHolder
+from vaultpki.token_keys.life import longest_life
+from vaultpki.token_keys.steps import KeysSaid, next_record
 
 ROOT = root("prod")
 NAME = "prod service-account CA"
@@ -202,6 +202,6 @@ class ImaginedCluster:
 
 
 def facts_of(pem: str) -> str:
-    from vaultpki.rotation.key_holders import sha256_of
+    from vaultpki.token_keys.holders import sha256_of
 
     return sha256_of(pem)

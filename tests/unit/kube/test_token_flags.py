@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from vaultpki.kube.token_flags import YEAR, TokenFlags, go_duration, legacy_tokens, stale_tokens, token_flags
-from vaultpki.rotation.token_life import TokenLife, longest_life
+from vaultpki.token_keys.life import TokenLife, longest_life
 
 EXTEND, MOST = "--service-account-extend-token-expiration", "--service-account-max-token-expiration"
 

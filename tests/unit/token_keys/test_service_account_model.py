@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from models import service_account_tables as model
-from vaultpki.rotation import service_account_states as code
-from vaultpki.rotation.service_account_states import KeyAge, KeyState
+from vaultpki.token_keys import states as code
+from vaultpki.token_keys.states import KeyAge, KeyState
 
 STATES = {letter: KeyState(word) for letter, word in model.STATES.items()}
 AGES = {model.OLD: KeyAge.OLD, model.NEW: KeyAge.NEW, model.BOTH: KeyAge.BOTH}

@@ -12,9 +12,12 @@ from helpers.node.imagined_planes import SHARED, ImaginedCluster, ImaginedPlane
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.records.service_account import Departure, KeyMethod, KeyRecord, KeyState
-from vaultpki.rotation import key_course, key_gates, key_holders, key_turns
-from vaultpki.rotation.key_course import KeyScene
-from vaultpki.rotation.key_holders import KeyHolder, LoadedKeys
+from vaultpki.token_keys import course as key_course
+from vaultpki.token_keys import gates as key_gates
+from vaultpki.token_keys import holders as key_holders
+from vaultpki.token_keys import turns as key_turns
+from vaultpki.token_keys.course import KeyScene
+from vaultpki.token_keys.holders import KeyHolder, LoadedKeys
 
 
 def steady(*names: str) -> ImaginedCluster:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vaultpki.records.service_account import KeyRecord
-from vaultpki.rotation.key_holders import (
+from vaultpki.token_keys.holders import (
     Holders,
     KeyHolder,
     certificates_of,

@@ -23,11 +23,11 @@ from vaultpki.records.service_account import (
     NodeKeys,
 )
 from vaultpki.redact import first_few
-from vaultpki.rotation.key_gates import all_sign, last_start
-from vaultpki.rotation.key_holders import Holders, KeyHolder, same_key, sha256_of
-from vaultpki.rotation.key_turns import counts_until, may_start, next_turn
-from vaultpki.rotation.service_account_states import KEYS_HOMEWARD, KEYS_ONWARD, STEPS_BY_SIGNING
-from vaultpki.rotation.token_life import TokenLife
+from vaultpki.token_keys.gates import all_sign, last_start
+from vaultpki.token_keys.holders import Holders, KeyHolder, same_key, sha256_of
+from vaultpki.token_keys.life import TokenLife
+from vaultpki.token_keys.states import KEYS_HOMEWARD, KEYS_ONWARD, STEPS_BY_SIGNING
+from vaultpki.token_keys.turns import counts_until, may_start, next_turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from datetime import datetime
 
 from vaultpki.ca.announced import announced
 from vaultpki.ca.facts import read_root
-from vaultpki.ca.key_scene import KeysOnServer, read_issuing, read_keys
 from vaultpki.ca.scene import refuse_active
 from vaultpki.errors import StateConflict
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import NodeList
+from vaultpki.key_rotation.scene import KeysOnServer, read_issuing, read_keys
 from vaultpki.kube.token_flags import TokensInUse
 from vaultpki.model import Cluster
 from vaultpki.pki import service_account
@@ -25,10 +25,11 @@ from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import first_few
-from vaultpki.rotation import key_course, key_steps
 from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.key_steps import NOTHING_SAID_OF_KEYS, KeysSaid
-from vaultpki.rotation.key_turns import counts_until, may_start, next_turn
+from vaultpki.token_keys import course as key_course
+from vaultpki.token_keys import steps as key_steps
+from vaultpki.token_keys.steps import NOTHING_SAID_OF_KEYS, KeysSaid
+from vaultpki.token_keys.turns import counts_until, may_start, next_turn
 from vaultpki.vault import Vault
 
 

@@ -16,7 +16,8 @@ from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.records.service_account import Departure, KeyAge, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few, stamp
 from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.key_holders import (
+from vaultpki.rotation.reasons import SETTLE, too_old
+from vaultpki.token_keys.holders import (
     Holders,
     KeyHolder,
     certificates_of,
@@ -27,10 +28,9 @@ from vaultpki.rotation.key_holders import (
     signs_with,
     wanted_union,
 )
-from vaultpki.rotation.key_turns import may_hold, may_start, next_turn
-from vaultpki.rotation.reasons import SETTLE, too_old
-from vaultpki.rotation.service_account_states import FREE_KEY_STEPS, STEPS_BY_SIGNING, STEPS_BY_UNION, STEPS_HOME
-from vaultpki.rotation.token_life import TokenLife
+from vaultpki.token_keys.life import TokenLife
+from vaultpki.token_keys.states import FREE_KEY_STEPS, STEPS_BY_SIGNING, STEPS_BY_UNION, STEPS_HOME
+from vaultpki.token_keys.turns import may_hold, may_start, next_turn
 
 LEGACY: Final = "legacy-tokens"
 """The word for Secrets whose tokens never expire, where gates name nodes and in `--without`."""

@@ -26,9 +26,9 @@ from vaultpki.provision.rotation_records import (
 )
 from vaultpki.records.server_facts import Fields, Key
 from vaultpki.records.service_account import KeyRecord
-from vaultpki.rotation.key_course import KeyScene
-from vaultpki.rotation.key_holders import KeyHolder
-from vaultpki.rotation.token_life import longest_life
+from vaultpki.token_keys.course import KeyScene
+from vaultpki.token_keys.holders import KeyHolder
+from vaultpki.token_keys.life import longest_life
 from vaultpki.vault import Vault
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.token_flags import TokensInUse
 from vaultpki.records.service_account import KeyMethod, KeyRecord, KeyState
-from vaultpki.rotation import key_course
 from vaultpki.rotation.gates import Gate
-from vaultpki.rotation.key_course import KeyScene
-from vaultpki.rotation.key_gates import LEGACY, KeyTransition, key_gate, restart_unconfirmed
-from vaultpki.rotation.service_account_states import FREE_KEY_STEPS
+from vaultpki.token_keys import course as key_course
+from vaultpki.token_keys.course import KeyScene
+from vaultpki.token_keys.gates import LEGACY, KeyTransition, key_gate, restart_unconfirmed
+from vaultpki.token_keys.states import FREE_KEY_STEPS
 
 
 @dataclass(frozen=True, slots=True)

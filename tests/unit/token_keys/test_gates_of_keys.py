@@ -12,10 +12,10 @@ from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.token_flags import YEAR, LegacyToken, TokenFlags, TokensInUse
 from vaultpki.records.service_account import KeyState
 from vaultpki.rotation.gates import Gate
-from vaultpki.rotation.key_course import KeyScene
-from vaultpki.rotation.key_gates import LEGACY, LIFE
-from vaultpki.rotation.key_steps import KeysSaid, next_record, transition_gate
-from vaultpki.rotation.token_life import TokenLife, longest_life
+from vaultpki.token_keys.course import KeyScene
+from vaultpki.token_keys.gates import LEGACY, LIFE
+from vaultpki.token_keys.life import TokenLife, longest_life
+from vaultpki.token_keys.steps import KeysSaid, next_record, transition_gate
 
 
 @pytest.fixture

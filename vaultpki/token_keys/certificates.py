@@ -15,8 +15,8 @@ from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.records.service_account import DepartedKey, KeyRecord
 from vaultpki.redact import stamp
 from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.key_holders import Holders, KeyHolder, fresh, loaded, wanted_union
 from vaultpki.rotation.reasons import LEAF_STEPS
+from vaultpki.token_keys.holders import Holders, KeyHolder, fresh, loaded, wanted_union
 
 
 def with_unions(
