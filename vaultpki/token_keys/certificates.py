@@ -15,7 +15,7 @@ from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.records.service_account import DepartedKey, KeyRecord
 from vaultpki.redact import stamp
 from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.reasons import LEAF_STEPS
+from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS
 from vaultpki.token_keys.holders import Holders, KeyHolder, fresh, loaded, wanted_union
 
 
@@ -28,6 +28,9 @@ def with_unions(
     record of the keys, None without any. A CA that is trusted no more, or is to be, must have signed nothing that the
     record of keys holds, and every union must have been loaded as it is.
     """
+    if (record.state, to) not in TRUST_STEPS | LEAF_STEPS:
+        # As other CAs: such a step takes nobody's trust away.
+        return found
     waiting = list(found.waiting)
     known = {each.node for each in waiting}
     for name, holder in sorted(holders.items()):
