@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vaultpki.ca.scene import Scene
-from vaultpki.identity.key_numbers import key_nodes
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.rotation import mount_steps
@@ -11,6 +10,7 @@ from vaultpki.rotation.gates import Gate
 from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.token_keys import certificates
 from vaultpki.token_keys.holders import KeyHolder
+from vaultpki.token_keys.numbers import key_nodes
 
 
 def joined(scene: Scene, record: RotationRecord, to: State, mount: RotationMount, found: Gate) -> Gate:

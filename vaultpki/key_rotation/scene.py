@@ -9,10 +9,9 @@ from datetime import datetime
 from vaultpki.ca.facts import read_mount, read_root, refuse_unknown
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, ca_subject
 from vaultpki.errors import StateConflict
-from vaultpki.identity import key_policies
 from vaultpki.identity.change_notice import ChangeNotice
-from vaultpki.identity.key_numbers import key_nodes
 from vaultpki.identity.nodes import Member, NodeList, read_nodes
+from vaultpki.key_rotation import policies as key_policies
 from vaultpki.kube.token_flags import TokenFlags, TokensInUse
 from vaultpki.model import Cluster
 from vaultpki.pki import chains
@@ -29,6 +28,7 @@ from vaultpki.records.service_account import KeyRecord
 from vaultpki.token_keys.course import KeyScene
 from vaultpki.token_keys.holders import KeyHolder
 from vaultpki.token_keys.life import longest_life
+from vaultpki.token_keys.numbers import key_nodes
 from vaultpki.vault import Vault
 
 
