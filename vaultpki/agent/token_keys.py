@@ -283,7 +283,8 @@ def _certified_anew(
     known = trust[SERVICE_ACCOUNT]
     if known.frozen or not known.signers:
         return signed
-    lacking, own = list[PairStatus](), dict[str, PrivateKey]()
+    own: dict[str, PrivateKey] = {}
+    lacking = list[PairStatus]()
     for number in keys.held.own:
         item = keys.pairs[number]
         key = item.stored[pair_files(item.want.stem)[1]].data
