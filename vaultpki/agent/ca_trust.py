@@ -23,7 +23,7 @@ from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import acceptable, default_signs
 from vaultpki.records.adoption import NAME
 from vaultpki.records.gaps import Gap, gaps
-from vaultpki.records.rotation import DOMAINS, RotationRecord
+from vaultpki.records.rotation import EVERY_DOMAIN, RotationRecord
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.rotation.adoption_states import TRUSTED, Side
 
@@ -123,7 +123,7 @@ def complaints(
         yield f"{domain} rotation", error
     for gap in gaps(rotations.seen(state.revisions), rotations.not_followed):
         yield f"{gap.domain} rotation", VaultpkiError(f"this node {gap.text}")
-    for domain in DOMAINS:
+    for domain in EVERY_DOMAIN:
         record = rotations.records.get(domain)
         if record is None or domain in wanted.issuers.unshown or rotations.frozen(domain, state.revisions):
             continue
@@ -197,7 +197,7 @@ def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) 
     seen = rotations.seen(state.revisions)
     apart = {gap.domain: gap for gap in gaps(seen, rotations.not_followed)}
     found = []
-    for domain in DOMAINS:
+    for domain in EVERY_DOMAIN:
         if domain not in (ROOT, *trust):
             # Of a node without service-account keys.
             continue
@@ -228,7 +228,7 @@ def lives(wanted: Assignment, trust: Mapping[str, Trust], *, cluster: str) -> tu
         ttls[want.ca] = max(ttls.get(want.ca, 0), want.ttl)
     found, longest = list[CaLife](), max(ttls.values(), default=0)
     signers, above = list[Facts](), set[Facts]()
-    for domain in DOMAINS:
+    for domain in EVERY_DOMAIN:
         if domain == ROOT and trust:
             found.append(of_root(next(iter(trust.values())).root, longest, root_name=ca_subject(cluster, ROOT)))
         elif domain in ttls and domain in trust:

@@ -28,7 +28,7 @@ from vaultpki.pki.facts import Trust
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.adoption import NAME
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, TokenKeysReport
-from vaultpki.records.rotation import DOMAINS
+from vaultpki.records.rotation import EVERY_DOMAIN
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.vault import Vault
 
@@ -228,7 +228,7 @@ def send_if_awaited(context: Context, contact: Contact, wanted: Assignment, repo
     """Write the report if it says something new while a rotation is under way, so that its gate need not wait."""
     rotations, revisions = wanted.rotations, context.state.value.revisions
     awaited = any(record.active for record in rotations.records.values())
-    awaited = awaited or any(rotations.frozen(domain, revisions) for domain in DOMAINS)
+    awaited = awaited or any(rotations.frozen(domain, revisions) for domain in EVERY_DOMAIN)
     awaited = awaited or readers_seen.awaits_token_keys(context, wanted)
     if contact.away is not None or not awaited or not is_news(context, report):
         return

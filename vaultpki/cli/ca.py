@@ -230,7 +230,7 @@ def rotate_command(
     from vaultpki.ca import commands, listeners
     from vaultpki.ca.run import Step
     from vaultpki.cli import ca_keys, ca_wait
-    from vaultpki.records.rotation import DOMAINS, MOST_SPREAD, Method
+    from vaultpki.records.rotation import EVERY_DOMAIN, MOST_SPREAD, Method
     from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
     from vaultpki.rotation.confirmations import Confirmations
     from vaultpki.rotation.course import Course
@@ -244,8 +244,10 @@ def rotate_command(
         patience = ca_wait.WAIT_PATIENCE if wait else None
         with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
             return ca_keys.rotate(cluster, vault, how, wait=wait, as_json=as_json)
-    if domain not in DOMAINS:
-        raise click.UsageError(f"there is no CA {domain!r}; write one of {', '.join((*DOMAINS, SERVICE_ACCOUNT_KEYS))}")
+    if domain not in EVERY_DOMAIN:
+        raise click.UsageError(
+            f"there is no CA {domain!r}; write one of {', '.join((*EVERY_DOMAIN, SERVICE_ACCOUNT_KEYS))}"
+        )
     if how.stolen:
         raise click.UsageError(f"--stolen is for {SERVICE_ACCOUNT_KEYS}; leave it out")
     seconds = parse_duration(spread)

@@ -12,7 +12,7 @@ from vaultpki.errors import Denied, SpecError
 from vaultpki.pki.succession import RotationView
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.node_report import Seen
-from vaultpki.records.rotation import DOMAINS, MOST_AHEAD, ROTATION_FOLDER, Method, RotationRecord
+from vaultpki.records.rotation import EVERY_DOMAIN, MOST_AHEAD, ROTATION_FOLDER, Method, RotationRecord
 from vaultpki.vault import Vault
 
 
@@ -34,7 +34,7 @@ class Rotations:
         A record that is not followed counts as not read.
         """
         found = {}
-        for domain in DOMAINS:
+        for domain in EVERY_DOMAIN:
             known = domain in self.records or domain in self.not_followed or domain in highest
             # The other records are everybody's; that of this CA only control-plane nodes read.
             if domain not in self.unreadable and (known or domain != SERVICE_ACCOUNT):
@@ -61,7 +61,7 @@ class Rotations:
         `clock_offset` is by how many seconds Vault's clock is ahead of this one.
         """
         found = {}
-        for domain in DOMAINS:
+        for domain in EVERY_DOMAIN:
             record = self.records.get(domain)
             if record is not None:
                 record = replace(record, since=record.since - timedelta(seconds=clock_offset))
@@ -106,7 +106,7 @@ def read_rotations(contents: Mapping[str, Any], prefix: str, highest: Mapping[st
     MOST_AHEAD above is not followed. None follows every record: nothing was ever read of this cluster.
     """
     records, unreadable, not_followed = {}, {}, {}
-    for domain in DOMAINS:
+    for domain in EVERY_DOMAIN:
         if domain in contents:
             where = f"{prefix}/config/data/{ROTATION_FOLDER}/{domain}"
             try:

@@ -17,7 +17,7 @@ from vaultpki.readers import READERS
 from vaultpki.records import adoption_report
 from vaultpki.records.adoption_report import AdoptionReport
 from vaultpki.records.changes import LONGEST_LOOK
-from vaultpki.records.rotation import BEYOND, DOMAINS
+from vaultpki.records.rotation import BEYOND, EVERY_DOMAIN
 from vaultpki.redact import moment, printable, stamp
 from vaultpki.values import names
 
@@ -275,9 +275,11 @@ def read(value: object) -> NodeReport | None:
     return NodeReport(
         time=when,
         agent=_text(report.get("agent")),
-        seen={domain: seen for domain, seen in _each(report.get("rotation"), _read_revisions) if domain in DOMAINS},
+        seen={
+            domain: seen for domain, seen in _each(report.get("rotation"), _read_revisions) if domain in EVERY_DOMAIN
+        },
         certificates=dict(_each(report.get("certificates"), _certificate)),
-        bundles={ca: one for ca, one in _each(report.get("bundles"), _bundle) if ca in DOMAINS},
+        bundles={ca: one for ca, one in _each(report.get("bundles"), _bundle) if ca in EVERY_DOMAIN},
         readers=dict(_each(report.get("readers"), _reader)),
         owed=_texts(hooks.get("owed")),
         waiting=_texts(hooks.get("waiting")),
@@ -291,7 +293,7 @@ def read(value: object) -> NodeReport | None:
         not_followed={
             domain: revision
             for domain, number in _mapping(report.get("not_followed")).items()
-            if domain in DOMAINS and (revision := _number(number, BEYOND - 1))
+            if domain in EVERY_DOMAIN and (revision := _number(number, BEYOND - 1))
         },
         lost=_number(report.get("lost_credentials"), _MOST_LOST),
         in_use=_in_use(report.get("credentials_in_use")),
@@ -408,7 +410,7 @@ def _token_keys(value: object) -> TokenKeysReport | None:
 
 
 def _hashes_by_ca(value: object) -> dict[str, frozenset[str]]:
-    found = {ca: frozenset(_hashes(_mapping(value).get(ca))) for ca in DOMAINS}
+    found = {ca: frozenset(_hashes(_mapping(value).get(ca))) for ca in EVERY_DOMAIN}
     return {ca: each for ca, each in found.items() if each}
 
 

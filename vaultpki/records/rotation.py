@@ -19,7 +19,11 @@ from vaultpki.redact import stamp
 from vaultpki.values import hosts, names
 from vaultpki.values.json_object import JsonObject
 
-DOMAINS: Final = (ROOT, *ISSUING_CAS, SERVICE_ACCOUNT)
+DOMAINS: Final = (ROOT, *ISSUING_CAS)
+"""The CAs of every cluster."""
+
+EVERY_DOMAIN: Final = (*DOMAINS, SERVICE_ACCOUNT)
+"""Those of a cluster with service-account keys too."""
 """What `ca rotate` takes."""
 
 ROTATION_FOLDER: Final = "rotation"

@@ -17,7 +17,7 @@ from vaultpki.identity.access import POLICIES
 from vaultpki.model import Certificate, Cluster, Node, Pool
 from vaultpki.records import report_paths
 from vaultpki.records.changes import CHANGES
-from vaultpki.records.rotation import DOMAINS, ROTATION_FOLDER
+from vaultpki.records.rotation import ROTATION_FOLDER
 
 HeldBy = Literal["refusal", "check", "indifference"]
 
@@ -97,7 +97,7 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
     ends = [*POLICIES, f"node/{name}", "of-my-own", *(f"pool/{p.name}" for p in cluster.pools)]
     parent = prefix.rpartition("/")[0]
     own = _own_reports(name, holder)
-    rotations = [f"{ROTATION_FOLDER}/{domain}" for domain in DOMAINS]
+    rotations = [f"{ROTATION_FOLDER}/{domain}" for domain in all_cas(cluster)]
     records = ["cluster", CHANGES, mine, report_paths.former(name), reports[0], f"nodes/{others[0]}", rotations[0]]
     return {
         "name": [name],
