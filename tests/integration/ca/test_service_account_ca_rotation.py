@@ -8,8 +8,12 @@ import pytest
 
 from helpers.node.agents_with_keys import AgentsWithKeys
 from helpers.vault.cluster_factory import ClusterFactory
-from vaultpki.ca import commands
+from helpers.vault.snapshots import Snapshot
+from vaultpki.agent import run
+from vaultpki.ca import commands, recover
 from vaultpki.ca.run import Step
+from vaultpki.config.agent import load_agent
+from vaultpki.errors import Attention
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.rotation_records import read_records
@@ -147,3 +151,30 @@ def test_the_root_takes_it_along(clusters: ClusterFactory) -> None:
         made.settled()
         made.begin()
         made.passes()
+
+
+def test_a_server_that_was_set_back_is_recovered(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        begin(made)
+        made.passes()
+        moved(made, State.PUBLISHED)
+        snapshot = Snapshot.of(made.cluster, [DOMAIN])
+        moved(made, State.SWITCHED)
+        held = unions(made)
+        snapshot.restore()
+        for plane in made.planes.values():
+            plane.node.age(1e7)
+            options = run.PassOptions(settle=False, share=0.0)
+            done = run.run(load_agent(plane.node.config), options, clock=made.now.timestamp())
+            assert "service-account rotation" in done.failures
+        assert unions(made) == held
+        with pytest.raises(Attention, match="ca recover service-account"):
+            commands.advance(made.cluster.model, made.vault, made.now, back=False)
+        record = recover.recover(recover.propose(made.cluster.model, made.vault, DOMAIN, (), made.now))
+        assert record.state is State.RETRUSTING
+        made.passes()
+        for wanted in ONWARD[1:]:
+            moved(made, wanted)
+        (_, ca), *others = issuers(made).items()
+        assert not others and all(x509.signed_by(each, ca) for union in unions(made) for each in union)
+        made.settled()
