@@ -144,10 +144,12 @@ compare: $(VENV)/.dev
 soak: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m soak
 
-# Half an hour and more: the adoption of three control planes with all that `conformance` leaves out, to the end.
+# Two hours and more of adoptions of kubeadm's clusters under load: aborts from every state, joins in every state, other shapes,
+# three control planes to the end, and control runs that must fail. SOAK="abort-switched control-token" takes these
+# alone, SOAK="--server vault whole" HashiCorp Vault.
 soak-adoption: $(VENV)/.dev
 	$(SETUP)/packages conformance
-	$(BUILD) && $(BIN)/python -m pytest $(ADOPTION) -s --timeout 5400 $$given $(PYTEST)
+	$(BUILD) && PYTHONPATH=tests $(BIN)/python -m soak.adoption $$given $(SOAK)
 
 # Hours of CA rotations, aborts and an emergency in real clusters under load, on both servers in turn; the machine should
 # have nothing else to do. SOAK="--server bao etcd emergency" takes one server and these phases alone; those that begin

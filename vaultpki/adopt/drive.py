@@ -17,6 +17,7 @@ from vaultpki.adopt.writes import ObjectWrite
 from vaultpki.errors import ArgumentError, ChangedMeanwhile, StateConflict
 from vaultpki.findings.catalogue import Severity
 from vaultpki.identity.adoption_record import delete_adoption
+from vaultpki.kube.flags import replaced_etcd_files
 from vaultpki.kube.writer import ClusterWriter, data_of
 from vaultpki.kubeadm import adopted
 from vaultpki.kubeadm.configuration import KubeadmFolders
@@ -184,6 +185,10 @@ def _refuse_other_cas(look: AdoptionLook) -> None:
         raise StateConflict(
             f"etcd runs as static pods of kubeadm, and {cluster.file} gives no node the role etcd: give it to those"
         )
+    directory = look.found.directory or DIRECTORY
+    for pod in look.found.static if "etcd" not in old else ():
+        if pod.component == "kube-apiserver" and (kept := next(replaced_etcd_files(pod.flags, directory), "")):
+            raise StateConflict(f"kube-apiserver on {pod.node}: {kept}")
     for domain, shown in look.found.cas.items():
         named = {each.fingerprint for each in old.get(domain, ())}
         other = [each for each in shown if domain in old and each.fingerprint not in named]

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from vaultpki.adopt import gates, imported_keys, writes
 from vaultpki.adopt.drive import AdoptionOutcome
+from vaultpki.adopt.look import AdoptionLook
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.redact import first_few, printable, stamp
@@ -166,6 +167,12 @@ def _next(outcome: AdoptionOutcome, command: str, *, back: bool) -> str:
         if look.cluster.authority.also_trust:
             return f"take `ca.also_trust` out of {look.cluster.file}, and `vaultpki apply -f {look.cluster.file}`"
         return "nothing; the adoption is done"
+    coming = [] if back else _coming_home(look)
+    if coming:
+        return (
+            f"`vaultpki adopt abort {command}` gives {first_few(coming)} the turn to end the way back; {again} leads "
+            "onward again"
+        )
     if due or moves or gates.joins_open(look.record):
         return f"{again} goes on"
     if outcome.to is not None and outcome.gate.open(look.now):
@@ -174,6 +181,14 @@ def _next(outcome: AdoptionOutcome, command: str, *, back: bool) -> str:
     if person is not None:
         return f"{person.node} {person.reason}"
     return f"wait; `vaultpki adopt {verb} {command} --wait` goes on by itself"
+
+
+def _coming_home(look: AdoptionLook) -> list[str]:
+    """Return the machines that take their turns in prepared and come from a later state: only an abort gives turns."""
+    if look.record.state is not _S.PREPARED:
+        return []
+    told = ((each.name, each.report) for each in look.seen.machines if each.by_turn and each.report is not None)
+    return [name for name, report in told if report.reached not in (None, _S.PREPARED)]
 
 
 def progress(outcome: AdoptionOutcome) -> str:

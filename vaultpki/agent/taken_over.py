@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from vaultpki.config.taken_over import in_place, located
 from vaultpki.errors import StateConflict, VaultpkiError
 from vaultpki.host.log import Event
+from vaultpki.redact import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +104,33 @@ def standing(config: AgentConfig) -> str:
     dry = "`vaultpki adopt node --dry-run` shows what is left"
     found = f"This machine is taken over: {stands}, and the agent's files lie {where}; {dry}."
     return f"{found} {stays[0].upper()}{stays[1:]}." if stays else found
+
+
+def look(config: AgentConfig, known: Assignment, *, allow_http: bool = False) -> tuple[Assignment, str]:
+    """Return what the agent read last with the adoption's record as Vault has it now; changes nothing on this machine.
+
+    With it comes a sentence if Vault did not say, "" if it did.
+    """
+    from vaultpki.agent import ca_trust
+    from vaultpki.node import assignment, credential, pins, state
+
+    try:
+        named = pins.every_pin(config)
+        roots = (*named, *pins.every(config.state, *named))
+        highest = ca_trust.known_revisions(state.load(config.state), roots)
+        vault = credential.login(config, allow_http=allow_http, only_looks=True)
+        vault.prefer_active()
+        return assignment.with_adoption(config, vault, known, highest), ""
+    except VaultpkiError as error:
+        return known, unread(known, error)
+
+
+def unread(known: Assignment, error: VaultpkiError) -> str:
+    """Return a sentence that says by what a command goes where Vault did not say where the adoption stands."""
+    when = stamp(datetime.fromtimestamp(known.fetched, UTC))
+    return (
+        f"Vault does not say where the adoption stands ({error}); this goes by what the agent was told last, at {when}"
+    )
 
 
 def follow(config: AgentConfig, outcome: Outcome, clock: float, *, allow_http: bool = False) -> Outcome:

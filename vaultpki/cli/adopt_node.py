@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaultpki.cli.common import allow_http_option, config_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vaultpki.agent.context import Outcome
+    from vaultpki.errors import Busy, VaultpkiError
+    from vaultpki.model import AgentConfig
+    from vaultpki.node.assignment import Assignment
+    from vaultpki.takeover.arrangement import Arrangement
+    from vaultpki.takeover.context import TakeOver
 
 # A resident agent's pass may be under way.
 _LOCK_WAIT = 60.0
@@ -31,6 +42,9 @@ def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> No
 
     The agent does the same by itself where agent.yaml says `adopt: {by_agent: true}`.
 
+    It asks Vault first where the adoption stands; --dry-run does so too, and writes nothing. Where Vault does not say,
+    it goes by what the agent was told last, and says when that was.
+
     Exit 3 if etcd or kube-apiserver must wait until it is this machine's turn.
 
     \b
@@ -38,29 +52,14 @@ def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> No
       vaultpki adopt node --dry-run
       vaultpki adopt node
     """
-    from dataclasses import replace
-
-    from vaultpki.agent import run
     from vaultpki.cli.agent import tell_outcome
     from vaultpki.config.agent import load_agent
-    from vaultpki.config.taken_over import located
     from vaultpki.errors import Attention, StateConflict
-    from vaultpki.node import assignment
     from vaultpki.redact import printable
-    from vaultpki.takeover import carry_out, vault_signer
-    from vaultpki.takeover.processes import RunningComponents
+    from vaultpki.takeover import carry_out
 
     config = load_agent(file, allow_http=allow_http)
-    machine = config.taken_over
-    options = run.PassOptions(allow_http=allow_http, wait=_LOCK_WAIT, share=0.0)
-    by_hand = config if machine is None else replace(config, taken_over=replace(machine, by_agent=False))
-    if machine is not None and not dry_run and not leave:
-        passed = run.run(by_hand, options)
-        # What keeps the record from being followed is said below.
-        tell_outcome(replace(passed, failures={k: v for k, v in passed.failures.items() if k != "adoption"}))
-    known = assignment.read_copy(located(config))
-    if known is None:
-        raise StateConflict("the agent has not asked Vault yet; run `vaultpki agent --once`")
+    known, busy = _known(config, only_looks=dry_run or leave, allow_http=allow_http)
     asked = carry_out.asked_of(config, known)
     if leave:
         carry_out.refuse_leaving(config, known)
@@ -74,21 +73,82 @@ def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> No
     if not targets:
         click.echo("no adoption is under way, and nothing was changed on this machine")
         return
-    for number, target in enumerate(targets):
-        sign = vault_signer.of_node(config, allow_http=allow_http)
-        made = carry_out.prepare(config, known, target, RunningComponents(), tell=click.echo, sign=sign)
-        if dry_run:
-            lines = list(carry_out.lines(made))
-            click.echo("\n".join(lines) if lines else f"nothing is left to do for {target.name}")
-            for later in targets[number + 1 :]:
-                click.echo(f"After that comes what is left to do for {later.name}.")
-            return
+    runs = _runs(config, known, targets, allow_http=allow_http)
+    if dry_run:
+        lines = list(carry_out.lines(next(runs)))
+        click.echo("\n".join(lines) if lines else f"nothing is left to do for {targets[0].name}")
+        for later in targets[1:]:
+            click.echo(f"After that comes what is left to do for {later.name}.")
+        return
+    for made in runs:
+        if busy is not None and not carry_out.is_whole(made):
+            raise busy
         if not carry_out.carry_out(made):
-            click.echo(f"nothing was left to do for {target.name}")
+            click.echo(f"nothing was left to do for {made.target.name}")
     if targets[-1].home:
         credentials = f"end its credentials (`vaultpki lock {config.node}`)"
         click.echo(f"this machine is as kubeadm left it; stop its agent, and {credentials}")
         return
-    tell_outcome(run.run(by_hand, options))
+    if busy is None:
+        tell_outcome(_agent_pass(config, allow_http=allow_http))
     if asked.stays:
         raise Attention("the record of the adoption is not followed; see above")
+
+
+def _known(config: AgentConfig, *, only_looks: bool, allow_http: bool) -> tuple[Assignment, Busy | None]:
+    """Return what Vault says now, with the error of a pass that could not be made since another process is at work.
+
+    With `only_looks` no pass is made. Where Vault does not say, that is told, and the agent's copy is what counts.
+    """
+    from dataclasses import replace
+
+    from vaultpki.agent import taken_over
+    from vaultpki.cli.agent import tell_outcome
+    from vaultpki.config.taken_over import located
+    from vaultpki.errors import Busy, StateConflict
+    from vaultpki.node import assignment
+    from vaultpki.redact import printable
+
+    busy: Busy | None = None
+    away: VaultpkiError | None = None
+    if config.taken_over is not None and not only_looks:
+        try:
+            passed = _agent_pass(config, allow_http=allow_http)
+            away = passed.failures.get("vault")
+            # What keeps the record from being followed is said by the command itself.
+            tell_outcome(replace(passed, failures={k: v for k, v in passed.failures.items() if k != "adoption"}))
+        except Busy as error:
+            # Whoever is at work may be so for long, and nothing may be left to do here.
+            busy = error
+    known = assignment.read_copy(located(config))
+    if known is None:
+        raise StateConflict("the agent has not asked Vault yet; run `vaultpki agent --once`")
+    unread = taken_over.unread(known, away) if away is not None else ""
+    if config.taken_over is not None and (only_looks or busy is not None):
+        known, unread = taken_over.look(config, known, allow_http=allow_http)
+    if unread:
+        click.echo(printable(unread), err=True)
+    return known, busy
+
+
+def _runs(
+    config: AgentConfig, known: Assignment, targets: tuple[Arrangement, ...], *, allow_http: bool
+) -> Iterator[TakeOver]:
+    """Yield the run to each target, made once the one before has ended."""
+    from vaultpki.takeover import carry_out, vault_signer
+    from vaultpki.takeover.processes import RunningComponents
+
+    for target in targets:
+        sign = vault_signer.of_node(config, allow_http=allow_http)
+        yield carry_out.prepare(config, known, target, RunningComponents(), tell=click.echo, sign=sign)
+
+
+def _agent_pass(config: AgentConfig, *, allow_http: bool) -> Outcome:
+    """Make a pass that asks Vault, and no step of the take-over."""
+    from dataclasses import replace
+
+    from vaultpki.agent import run
+
+    machine = config.taken_over
+    by_hand = config if machine is None else replace(config, taken_over=replace(machine, by_agent=False))
+    return run.run(by_hand, run.PassOptions(allow_http=allow_http, wait=_LOCK_WAIT, share=0.0))

@@ -181,6 +181,22 @@ def fetch(
     return replace(holding, mark=mark, issuers=replace(shown, kept=holding.issuers.kept))
 
 
+def with_adoption(
+    config: AgentConfig, vault: Vault, known: Assignment, highest: Mapping[str, int] | None
+) -> Assignment:
+    """Return what is known, with the record of the cluster's adoption as Vault has it now; nothing is kept.
+
+    `highest` are the highest revisions that were ever read here, as in `fetch`. Raises SpecError if no vaultpki writes
+    such a record.
+    """
+    store = f"{config.prefix}/config"
+    adopted = _adoption(config, vault, store)
+    ahead = _too_far_ahead(adopted, highest)
+    where = f"the record {store}/data/{adoption_record.RECORD}"
+    record = adoption_record.read(adopted, where=where) if adopted and not ahead else None
+    return replace(known, adoption=record, adoption_ahead=ahead)
+
+
 def _adoption(config: AgentConfig, vault: Vault, store: str) -> Any:
     """Return the record of the cluster's adoption; None without one, and on a node that accepts no foreign CA.
 

@@ -23,6 +23,7 @@ from vaultpki.rotation.adoption_states import (
     STEPS_BY_TRUST,
     TRUSTED,
     Side,
+    command_to,
 )
 from vaultpki.rotation.gates import Waiting
 
@@ -51,8 +52,7 @@ class AdoptionStep:
     @property
     def command(self) -> str:
         """The command that leads there: from re-trusting, `continue` leads to another state."""
-        back = self.to in (AdoptionState.RETURNING, AdoptionState.RETRUSTING, AdoptionState.PREPARED)
-        return f"vaultpki adopt {'abort' if back else 'continue'}"
+        return command_to(self.to)
 
     @property
     def trust(self) -> Side | None:

@@ -12,6 +12,7 @@ from typing import Final
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held
+from vaultpki.rotation.adoption_states import LEAVES_OF, TRUSTED, WHILE_AWAY, Side
 from vaultpki.takeover.arrangement import HOME, Arrangement, FolderKind, arrangement
 from vaultpki.takeover.journal import Journal
 
@@ -30,11 +31,14 @@ class AskedOfMachine:
     stays: str = ""
 
 
-def asked(wanted: Assignment, known: Journal, highest: int, kind: FolderKind | None) -> AskedOfMachine:
+def asked(
+    wanted: Assignment, known: Journal, highest: int, kind: FolderKind | None, *, trusts_both: bool = False
+) -> AskedOfMachine:
     """Return what is asked of a machine.
 
     `wanted` is what the agent read last, `known` the machine's journal, `highest` the highest revision of the record
-    that was ever read here, 0 for none, and `kind` the folder of certificates that is in place.
+    that was ever read here, 0 for none, and `kind` the folder of certificates that is in place. `trusts_both` is
+    whether kubeadm's own bundles hold both CAs, as on a machine that joined while everybody trusted both.
     """
     record = wanted.adoption
     if wanted.adoption_ahead:
@@ -42,8 +46,10 @@ def asked(wanted: Assignment, known: Journal, highest: int, kind: FolderKind | N
     if record is None:
         return _without_record(known)
     if record.revision >= highest:
-        if record.state is _S.DONE and known.reached not in (_S.RETIRED, _S.DONE):
-            return AskedOfMachine(None, _JUMPED)
+        # Without its journal a machine is led nowhere: its steps say what is lost.
+        lost = known.reached is None and kind is not FolderKind.KUBEADM
+        if not lost and not follows(record.state, known.reached, trusts_both=trusts_both):
+            return AskedOfMachine(None, _jumped(record.state, known.reached))
         return AskedOfMachine(arrangement(record.state))
     return AskedOfMachine(_more_trust(record, known, kind), _behind(record, highest))
 
@@ -102,11 +108,37 @@ def _is_half_way(state: AdoptionState, known: Journal) -> bool:
     return known.asked is state and known.reached is not state
 
 
-_JUMPED: Final = (
-    "the record of the adoption says done, and this machine has not done the steps of retired, which every machine has "
-    "before any vaultpki writes that: nothing is deleted here; find out who wrote the record, and write the right one "
-    "back; a machine that was no part of the cluster then is made anew (`kubeadm reset`), and joins again"
-)
+def follows(state: AdoptionState, reached: AdoptionState | None, *, trusts_both: bool) -> bool:
+    """Return whether a machine that has done the steps of `reached` last, None for none, may be led to a state.
+
+    It is not led past one that every machine does before the next begins: whoever may write the record could else have
+    nodes show certificates that nobody trusts yet, or delete what the way back needs. What only adds trust is always
+    followed. One that joined late, or comes back with both CAs, begins where the others are.
+    """
+    if reached is None:
+        return state in (_LATE if trusts_both else _EARLY)
+    trusts_both = TRUSTED[reached] is Side.BOTH and LEAVES_OF[reached] is Side.OLD
+    if state in WHILE_AWAY[reached] or (trusts_both and state in _LATE):
+        return True
+    ended = _S.DONE in (state, reached)
+    return not ended and LEAVES_OF[state] is LEAVES_OF[reached] and TRUSTED[reached] in TRUSTED[state]
+
+
+_EARLY: Final = frozenset({_S.PREPARED, _S.PUBLISHED, _S.RETURNING})
+"""The states that a machine follows first which is as kubeadm left it, and trusts the old CAs alone."""
+
+_LATE: Final = _EARLY | {_S.SWITCHED, _S.CLOSED}
+"""The same for one that trusts both CAs. In CLOSED it may have got its certificate of the old CA just before."""
+
+
+def _jumped(state: AdoptionState, reached: AdoptionState | None) -> str:
+    stands = f"has done the steps of {reached.value} last" if reached is not None else "is as kubeadm left it"
+    before = "and no adoption that waits for this machine leads from there to that state"
+    return (
+        f"the record of the adoption says {state.value}, and this machine {stands}, {before}: the machine stays as it "
+        "is, and nothing is deleted here; find out who wrote the record, and write the right one back; a machine that "
+        "was no part of the cluster then is made anew (`kubeadm reset`), and joins again"
+    )
 
 
 def _behind(record: AdoptionRecord, highest: int) -> str:

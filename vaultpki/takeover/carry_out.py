@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from vaultpki.errors import Attention, Busy, StateConflict
+from vaultpki.errors import Attention, Busy, StateConflict, VaultpkiError
 from vaultpki.model import AgentConfig
 from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption import NAME, AdoptionRecord, AdoptionState
-from vaultpki.takeover import asked, folders, journal, plain_files, steps, unfit
+from vaultpki.rotation.adoption_states import command_to
+from vaultpki.takeover import asked, csr_signer, folders, journal, plain_files, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.asked import AskedOfMachine
 from vaultpki.takeover.context import TakeOver
@@ -70,7 +71,7 @@ def prepare(
         kept_keys=record.kept if record is not None else "",
         sign=sign,
     )
-    return run if steps.can_sign(run) else replace(run, target=replace(target, signer=False))
+    return run if csr_signer.can_sign(run) else replace(run, target=replace(target, signer=False))
 
 
 def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> None:
@@ -89,16 +90,21 @@ def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> Non
             )
 
 
-def asked_of(config: AgentConfig, wanted: Assignment) -> AskedOfMachine:
+def asked_of(config: AgentConfig, wanted: Assignment, highest: int | None = None) -> AskedOfMachine:
     """Return what is asked of the machine of an agent.yaml that is taken over; `wanted` is what its agent read last.
+
+    `highest` is the highest revision of the record that was ever read here; None takes it from the agent's state.
 
     Raises StateConflict if the machine's journal cannot be read.
     """
-    where = config.taken_over
+    where, record = config.taken_over, wanted.adoption
     if where is None:
         return AskedOfMachine(None)
-    highest = state.load(config.state).revisions.get(NAME, 0)
-    return asked.asked(wanted, JournalFile(config.state).value, highest, folders.kind(where.directory))
+    if highest is None:
+        highest = state.load(config.state).revisions.get(NAME, 0)
+    machine, known = KubeadmMachine(where, record.old if record is not None else {}), JournalFile(config.state).value
+    both = record is not None and known.reached is None and machine.joined_by_both()
+    return asked.asked(wanted, known, highest, machine.kind(), trusts_both=both)
 
 
 def way_home(config: AgentConfig) -> tuple[Arrangement, ...]:
@@ -140,8 +146,10 @@ def left(run: TakeOver) -> list[MachineStep]:
 
 def lines(run: TakeOver) -> Iterator[str]:
     """Yield what the steps that are left would change, in their order, and how to go back."""
-    todo = left(run)
-    for number, step in enumerate(todo, 1):
+    todo = {step.what for step in left(run)}
+    # A process that runs with what lies there now is restarted once that has changed.
+    shown = [step for step in steps.steps(run) if step.what in todo or step.after & todo]
+    for number, step in enumerate(shown, 1):
         yield f"{number}. {step.what}"
         yield from (f"   {each}" for each in step.details())
     if todo:
@@ -164,17 +172,22 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
     Raises Attention if it is another machine's turn, and StateConflict if a component is not healthy; a further run
     goes on.
     """
-    with locked(run.config, _LOCK_WAIT):
-        _tidy(run)
-        plain_files.remove_leftovers(run)
+    try:
+        _clean(run, 0.0)
+    except Busy:
+        # Whoever is at work has put right what an interrupted run left, and may hold the lock for long.
+        if is_whole(run):
+            return False
+        _clean(run, _LOCK_WAIT)
     todo, done, restarts = left(run), False, 0
     if todo and not run.turn and steps.needs_turn(run):
         record = run.assignment.adoption
         named = record is not None and record.turn
         whose = f"it is the turn of {named}" if named else "no machine has its turn yet"
+        command = command_to(record.state) if record is not None else "vaultpki adopt continue"
         raise Attention(
-            f"etcd and kube-apiserver restart on one machine at a time, and {whose}; `vaultpki adopt continue` gives "
-            "turns where the cluster is applied"
+            f"etcd and kube-apiserver restart on one machine at a time, and {whose}; `{command}` gives turns where the "
+            "cluster is applied"
         )
     if not run.target.home:
         run.journal.save(asked=run.target.state)
@@ -196,6 +209,22 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
     if not run.target.home and run.journal.value.reached is not run.target.state:
         run.journal.save(reached=run.target.state)
     return done
+
+
+def is_whole(run: TakeOver) -> bool:
+    """Return whether no step is left, and that is noted; False too where it cannot be told while another is at work."""
+    known = run.journal.value
+    with contextlib.suppress(VaultpkiError):
+        return not left(run) and (run.target.home or known.asked is known.reached is run.target.state)
+    return False
+
+
+def _clean(run: TakeOver, wait: float) -> None:
+    """Put right what an interrupted run left. Raises Busy if another process is at work for `wait` seconds."""
+    with locked(run.config, wait):
+        run.journal.read_again()
+        _tidy(run)
+        plain_files.remove_leftovers(run)
 
 
 def _tidy(run: TakeOver) -> None:

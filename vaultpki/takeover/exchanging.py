@@ -30,9 +30,11 @@ def bundles(run: TakeOver) -> dict[str, bytes]:
     found = {
         name: _pems(plain_files.trusted_cas(run, ca))
         for ca, name in folders.CA_FILES.items()
-        if os.path.lexists(f"{source}/{name}")
+        # What is no part of the adoption stays, such as the CA of an etcd that keeps its own.
+        if run.cas.old.get(ca) and os.path.lexists(f"{source}/{name}")
     }
-    found["ca-chain.crt"] = found["ca.crt"] + _pems(run.cas.above)
+    if "ca.crt" in found:
+        found["ca-chain.crt"] = found["ca.crt"] + _pems(run.cas.above)
     if "kube-scheduler" in run.machine.static_pods():
         found["scheduler/ca.crt"] = found["ca.crt"]
     path = run.machine.static_pods().get("kube-apiserver")

@@ -94,6 +94,10 @@ class JournalFile:
                 f"{self.folder}/{JOURNAL} cannot be read; restore it from a backup: it says how to go back"
             ) from None
 
+    def read_again(self) -> None:
+        """Read the journal anew: another process may have written it meanwhile."""
+        self.value = self._load()
+
     def save(self, **changes: Any) -> None:
         """Write the journal with these changes, if there are any."""
         value = replace(self.value, **changes)

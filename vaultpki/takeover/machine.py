@@ -10,7 +10,7 @@ import binascii
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -19,7 +19,7 @@ from vaultpki.certificates import laid_out
 from vaultpki.errors import CertificateUnreadable, StateConflict, StoreError
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.kube.flags import FLAGS, Expect
-from vaultpki.model import TakenOver
+from vaultpki.model import NodeRole, TakenOver
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.places import Layout
@@ -45,6 +45,7 @@ _PROGRAM: Final = re.compile(
     rb"(?m)^[ \t]*(?:-|[\"']?(?:command|args)[\"']?:)[ \t\[]*[\"']?(?:/[^ ]*/)?"
     rb"(?:etcd|kube-apiserver|kube-controller-manager|kube-scheduler)[\"']?[ \t,\]\r]*(?:$|[\"'-])"
 )
+_MEMBER_FILES: Final = {"etcd": "etcd/ca.crt", "etcd-server": "etcd/server.crt", "etcd-peer": "etcd/peer.crt"}
 _CA_OF_ROW: Final = {row.name: row.ca for row in laid_out(Layout.KUBEADM)}
 
 
@@ -127,6 +128,19 @@ class KubeadmMachine:
         """Return whether a kubelet of kubeadm's runs on this machine."""
         return os.path.exists(self.kubelet_settings)
 
+    def has_other_member(self, roles: Collection[NodeRole]) -> bool:
+        """Return whether a member of etcd runs here that is no static pod; `roles` are those of the node."""
+        return NodeRole.ETCD in roles and "etcd" not in self.static_pods() and bool(self.old.get("etcd"))
+
+    @property
+    def member_flags(self) -> dict[str, str]:
+        """Return the flags of a member of etcd that is no static pod, for the files that lie where kubeadm has them."""
+        return {
+            flag.name: f"{self.where.directory}/{_MEMBER_FILES[flag.of]}"
+            for flag in FLAGS
+            if flag.component == "etcd" and flag.of in _MEMBER_FILES and flag.expect is not Expect.KEY
+        }
+
     def components(self) -> tuple[str, ...]:
         """Return the components of this machine, in the order in which they are restarted."""
         return (*self.static_pods(), *(("kubelet",) if self.has_kubelet() else ()))
@@ -164,7 +178,8 @@ class KubeadmMachine:
         own = self.folder(FolderKind.AGENT)
         held = {ca: self.certificates(f"{own}/{name}") for ca, name in folders.CA_FILES.items()}
         new = {ca: tuple(f for f in cas if f.fingerprint not in self._old(ca)) for ca, cas in held.items()}
-        if not new["kubernetes"]:
+        # A machine of etcd's alone has the CA of etcd alone.
+        if not any(new.values()):
             raise StateConflict(f"{own} holds no CA of the cluster yet; run `vaultpki agent --once`")
         chain = self.certificates(f"{own}/ca-chain.crt")
         # With a root from outside there are CAs between, without which OpenSSL finds no way up.
@@ -176,6 +191,16 @@ class KubeadmMachine:
                 seen += self.certificates(f"{self.folder(kind)}/{name}")
             old[ca] = tuple({f.fingerprint: f for f in seen if f.fingerprint in self._old(ca)}.values())
         return OldAndNew(old, new, above)
+
+    def joined_by_both(self) -> bool:
+        """Return whether kubeadm's own bundles hold both CAs: it joined while everybody trusted both."""
+        try:
+            cas = self.cas()
+        except StateConflict:
+            return False
+        paths = {ca: f"{self.folder(FolderKind.KUBEADM)}/{name}" for ca, name in folders.CA_FILES.items()}
+        held = {cas.trusted(self.certificates(path), ca) for ca, path in paths.items() if os.path.lexists(path)}
+        return held == {Held.BOTH}
 
     def _old(self, ca: str) -> frozenset[str]:
         return self.old.get(ca, frozenset())

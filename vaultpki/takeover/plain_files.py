@@ -114,7 +114,11 @@ def manifest(run: TakeOver, component: str, *, signs_only: bool = False) -> tupl
 
 
 def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
-    """Return a kubeconfig as the target has it; None if it shall not be there."""
+    """Return a kubeconfig as the target has it; None if it shall not be there.
+
+    It names files only where the certificates are ours: kubeadm renews no pair but one that a kubeconfig holds itself
+    (cmd/kubeadm/app/phases/certs/renewal/readwriter.go), and until then the old pairs are kubeadm's to renew.
+    """
     name = path.rpartition("/")[2]
     before = original(run, path)
     if run.target.ours and name in KUBECONFIG_ROWS:

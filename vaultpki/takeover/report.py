@@ -14,10 +14,10 @@ from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
 from vaultpki.rotation.adoption_states import SIGNER_ON
-from vaultpki.takeover import arrangement, asked, carry_out, folders, starts
+from vaultpki.takeover import arrangement, carry_out, starts
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
-from vaultpki.takeover.journal import JournalFile, Prepared, read
+from vaultpki.takeover.journal import Prepared, read
 from vaultpki.takeover.processes import Components
 
 
@@ -39,7 +39,7 @@ def build(
         return None
     revision, by_agent = (record.revision if record is not None else 0), where.by_agent
     try:
-        found = asked.asked(assignment, JournalFile(config.state).value, highest, folders.kind(where.directory))
+        found = carry_out.asked_of(config, assignment, highest)
         run = carry_out.prepare(config, assignment, found.target or arrangement.HOME, components, clock=clock)
         owed = [found.stays] if found.stays else []
         made = _report(run, revision, when, [*owed, *(_owed(run) if found.target is not None else [])])
@@ -63,6 +63,11 @@ def _report(run: TakeOver, revision: int, when: Callable[[float], datetime], owe
         leaves.append(run.machine.leaves(component, run.cas, flags))
         entries[component] = _held(run, component)
         found[component] = _component(run, component, entries[component], time_of)
+    if run.machine.has_other_member(run.assignment.roles):
+        # Nobody but who runs it knows what it read, so a person says that it was restarted.
+        trust.append(run.machine.trust("etcd", run.cas, run.machine.member_flags))
+        leaves.append(run.machine.leaves("etcd", run.cas, run.machine.member_flags))
+        found["etcd"] = _component(run, "etcd", None, time_of)
     signer, kubelet = entries.get("kube-controller-manager"), entries.get("kubelet")
     known = run.journal.value
     changes = [each.moment for held in known.prepared.values() for each in held if each.moment is not None]

@@ -7,7 +7,7 @@ from typing import Final
 
 from vaultpki.errors import StateConflict, StoreError
 from vaultpki.host.pod_manifest import PodEdits, PodManifest
-from vaultpki.kube.flags import FLAGS, Expect
+from vaultpki.kube.flags import FLAGS, Expect, replaced_etcd_files
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover import folders, plain_files, settings
 from vaultpki.takeover.arrangement import VERIFY, arrangement, edits
@@ -44,6 +44,8 @@ def _problems(run: TakeOver) -> Iterator[str]:
         try:
             before = PodManifest(plain_files.original(run, path) or b"", path)
             yield from _elsewhere(run, component, before)
+            if component == "kube-apiserver" and not run.machine.old.get("etcd"):
+                yield from _of_other_etcd(before, run.where.directory)
             wanted = [edits(component, arrangement(state), before.flags, run.where) for state in AdoptionState]
             for index, each in enumerate(wanted):
                 if each not in wanted[:index]:
@@ -62,6 +64,11 @@ def _elsewhere(run: TakeOver, component: str, before: PodManifest) -> Iterator[s
         ca = _CA_FLAGS.get((component, name))
         if ca is not None and (ca in run.machine.old or name == VERIFY):
             yield from _other_file(run, before.path, f"--{name}", ca, value)
+
+
+def _of_other_etcd(before: PodManifest, directory: str) -> Iterator[str]:
+    """Find files of an etcd that keeps its own CA in the folder that is exchanged: the agent has its own ones there."""
+    yield from (f"{before.path}: {each}" for each in replaced_etcd_files(before.flags, directory))
 
 
 def _of_kubelet(run: TakeOver) -> Iterator[str]:

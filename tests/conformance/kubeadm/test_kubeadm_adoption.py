@@ -7,91 +7,29 @@ kubeadm made it, byte for byte; another adoption goes to done.
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from helpers.kube import adopted_disks, kubeadm_adoption, kubeadm_use
+from helpers.kube import adopted_disks, adoption_under_load, kubeadm_adoption
 from helpers.kube.adopted_disks import FileSeen
-from helpers.kube.client_load import OPERATORS, Failure, Load
+from helpers.kube.adoption_under_load import Seen, under_load
+from helpers.kube.client_load import OPERATORS
 from helpers.kube.clients_in_pods import ClientsInPods
 from helpers.kube.components import Programs
-from helpers.kube.etcd_watch import EtcdWatch
-from helpers.kube.kubeadm_adoption import LATER, OLD_CAS, PKI, PLANES, WORKER, Adoption
-from helpers.kube.kubelet_restarts import KubeletRestarts
+from helpers.kube.kubeadm_adoption import LATER, PLANES, WORKER, Adoption
+from helpers.kube.kubeadm_own_cas import OLD_CAS, PKI
 from helpers.vault import servers
 from vaultpki.records.adoption import AdoptionState
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(5400)]
 
 S = AdoptionState
-POD = "load"
-# Half as many requests as a soak makes, since other tests need the processors too.
-PACE = 2
-# A kubelet that ends and starts answers nobody for a moment, and knows none of its pods for another.
-KUBELET_SECONDS = 8.0
-
 Files = Mapping[str, FileSeen]
-
-
-@dataclass(slots=True)
-class Seen:
-    """What clients went through while something was done."""
-
-    adoption: Adoption
-    load: Load
-    clients: ClientsInPods
-    audit: kubeadm_use.Audit
-    kubelets: KubeletRestarts
-    watch: EtcdWatch
-    begin: float = field(default_factory=time.time)
-    seconds: float = 0.0
-
-    @property
-    def failures(self) -> list[Failure]:
-        """Every request that failed since the beginning."""
-        return [*self.load.failures, *(each for each in self.clients.failures() if each.at >= self.begin)]
-
-    def told(self) -> str:
-        """The figures."""
-        self.audit.read()
-        load = self.load
-        failed, excused = len([each for each in self.failures if each not in self.excused]), len(self.excused)
-        return (
-            f"{self.seconds:.0f} s, {load.worked.total()} requests outside, in pods so far {self.clients.worked()}; "
-            f"{failed} failed, {excused} beside a kubelet's restart, {len(self.audit.unauthorized)} times 401; "
-            f"{self.watch.most_down} members of etcd down at once at most"
-        )
-
-    @property
-    def excused(self) -> list[Failure]:
-        """Logs and exec that came while the kubelet that was to answer them was restarted."""
-        return [
-            each
-            for each in self.load.failures
-            if each.client in ("logs", "exec")
-            and not each.of_tls
-            and self.kubelets.near(WORKER, each.at, KUBELET_SECONDS)
-        ]
-
-
-@contextlib.contextmanager
-def under_load(adoption: Adoption, clients: ClientsInPods) -> Iterator[Seen]:
-    """Clients outside and in pods, until the end of the block."""
-    load = Load(adoption.kubernetes, [POD], servers=lambda: [adoption.balancer.at], pace=PACE)
-    watch = EtcdWatch({name: adoption.nodes[name].machine for name in PLANES})
-    kubelets = KubeletRestarts(adoption.nodes)
-    seen = Seen(adoption, load, clients, kubeadm_use.Audit(adoption.cluster), kubelets, watch)
-    with watch.running(), kubelets.running(), load.running():
-        yield seen
-    seen.seconds = time.time() - seen.begin
-    print(f"\n{seen.told()}\n{seen.failures}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +52,7 @@ def begun(stands: Callable[[], None], programs: Programs, tmp_path_factory: pyte
     ):
         stands()
         made.quick = True
-        made.kubernetes.run_pod(POD, node=WORKER, seconds=kubeadm_adoption.READY_SECONDS)
-        clients = ClientsInPods(made.kubernetes, made.nodes[WORKER], made.balancer.at, programs.kubernetes)
-        clients.start()
-        made.restarted = lambda: restart_pods(made, clients)
+        clients = adoption_under_load.start(made)
         made.draft()
         made.vaultpki("apply", "--yes", who="applier")
         before, joined = {}, {}
@@ -126,12 +61,6 @@ def begun(stands: Callable[[], None], programs: Programs, tmp_path_factory: pyte
             before[name] = adopted_disks.files(made.nodes[name])
             made.enrol(name, after_join=lambda name=name: joined.update({name: adopted_disks.files(made.nodes[name])}))  # type: ignore[misc]
         yield Begun(made, clients, before, joined)
-
-
-def restart_pods(made: Adoption, clients: ClientsInPods) -> None:
-    made.kubectl("delete", "pod", POD, "--wait=true")
-    made.kubernetes.run_pod(POD, node=WORKER, seconds=kubeadm_adoption.READY_SECONDS)
-    clients.restart()
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,8 @@ it is vaultpki's until the operator's commands: kubeadm makes the CAs, and uploa
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -21,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from helpers.kube import kubeadm_cluster, kubeadm_planes
+from helpers.kube import kubeadm_own_cas as own_cas
 from helpers.kube.balancer import Balancer
 from helpers.kube.client_load import KEPT_SECONDS
 from helpers.kube.components import API_PORT, Programs
@@ -32,6 +28,7 @@ from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
 from helpers.kube.machines import OUTSIDE
+from helpers.kube.people_of_kubeadm import CHAIN, kubeconfig_in_files, put
 from helpers.vault import servers
 from helpers.vault.applied_cluster import Ran, environment, vaultpki
 from helpers.vault.operator_tokens import Who
@@ -44,59 +41,16 @@ WORKER, LATER = "w-1", "w-2"
 """A worker from the beginning, and one that joins in the middle."""
 
 NAME = "planes"
-CONFIGURATION = "/etc/kubernetes/kubeadm/kubeadm.yaml"
-PKI = "/etc/kubernetes/pki"
 READY_SECONDS = 180.0
 COMMAND_SECONDS = 120.0
 PEOPLE = ("admin", "super-admin")
-OLD_CAS = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": "etcd/ca.crt"}
-"""kubeadm's CAs by domain, as files below its folder."""
 
 _ADDRESSES = {
     **{name: f"198.51.100.{11 + number}" for number, name in enumerate(PLANES)},
     WORKER: "198.51.100.21",
     LATER: "198.51.100.22",
 }
-# For the machines alone: `adopt inventory` drafts the cluster.yaml that is applied.
-_SPEC = "".join(
-    f"- {{name: {name}, roles: [{'control-plane, etcd, worker' if name in PLANES else 'worker'}], "
-    f"addresses: [{address}]}}\n"
-    for name, address in _ADDRESSES.items()
-)
-_INIT = """\
-apiVersion: kubeadm.k8s.io/v1beta4
-kind: InitConfiguration
-bootstrapTokens: [{{token: {token}, ttl: 24h0m0s, groups: ["system:bootstrappers:kubeadm:default-node-token"]}}]
-certificateKey: {key}
-nodeRegistration: {{name: {name}, kubeletExtraArgs: [{{name: node-ip, value: {address}}}]}}
-localAPIEndpoint: {{advertiseAddress: {address}, bindPort: 6443}}
-skipPhases: [addon/coredns, show-join-command]
-patches: {{directory: /etc/kubernetes/kubeadm/patches}}
----
-apiVersion: kubeadm.k8s.io/v1beta4
-kind: ClusterConfiguration
-controlPlaneEndpoint: api.example.com:6443
-apiServer: {{certSANs: [api.example.com, {outside}], extraArgs: []}}
-etcd: {{local: {{dataDir: /var/lib/etcd}}}}
-"""
-_JOIN = """\
-apiVersion: kubeadm.k8s.io/v1beta4
-kind: JoinConfiguration
-discovery:
-  bootstrapToken: {{token: {token}, apiServerEndpoint: "api.example.com:6443", caCertHashes: ["{hash}"]}}
-nodeRegistration: {{name: {name}, kubeletExtraArgs: [{{name: node-ip, value: {address}}}]}}
-patches: {{directory: /etc/kubernetes/kubeadm/patches}}
-"""
-
-
-# The product, with the waits of gates in seconds.
-_QUICK = """\
-from vaultpki.adopt import gates
-from vaultpki.rotation import adoption_reasons
-gates.JOIN, adoption_reasons.LONGEST_LOOK_AGAIN = 15, 10
-from vaultpki.__main__ import main
-main()
-"""
+_QUICK = own_cas.quick(joins=15, readers=10)
 PERSONS = frozenset({"pods", "outside", "webhooks"})
 STATE_SECONDS = 1800.0
 
@@ -224,10 +178,7 @@ class Adoption:
 
     def forget_old(self) -> None:
         """What is left to do at the end: `ca.also_trust` is taken out of cluster.yaml, and every agent reads that."""
-        file = self.cluster.cluster.file
-        document = yaml.safe_load(file.read_text())
-        del document["ca"]["also_trust"]
-        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        own_cas.without_old_cas(self.cluster.cluster.file)
         self.vaultpki("apply", "--yes", who="applier")
         for name in self.members:
             self.nodes[name].vaultpki("agent", "--once", expect=None)
@@ -243,11 +194,8 @@ class Adoption:
             self.states.append(state)
 
     def record(self) -> AdoptionRecord | None:
-        cluster = self.cluster.cluster
-        answer = cluster.server.api("GET", f"{cluster.prefix}/config/data/{adoption_record.RECORD}")
-        if answer.status == 404:
-            return None
-        return adoption_record.read(answer.data["data"], where="adoption")
+        found = own_cas.record(self.cluster.cluster)
+        return adoption_record.read(found, where="adoption") if found else None
 
     # The cluster of kubeadm's own
 
@@ -259,26 +207,21 @@ class Adoption:
             PLANES[0],
         )
         drafted = (self.nodes[PLANES[0]].home / "cluster.yaml").read_text()
-        for domain, name in OLD_CAS.items():
-            pem = self.nodes[PLANES[0]].seen(f"{PKI}/{name}").read_bytes()
+        for domain, name in own_cas.OLD_CAS.items():
+            pem = self.nodes[PLANES[0]].seen(f"{own_cas.PKI}/{name}").read_bytes()
             (self.folder / f"old-{domain}-ca.crt").write_bytes(pem)
         self.write_spec(drafted)
         return said
 
     def write_spec(self, drafted: str) -> None:
         """cluster.yaml as a person completes the draft: Vault's address, today's CAs, and more than one name."""
-        document = yaml.safe_load(drafted)
-        server = self.cluster.cluster.server
-        document["vault"] = {"addresses": [server.address], "ca_file": "vault-ca.crt"}
-        document.setdefault("ca", {})["also_trust"] = {domain: [f"old-{domain}-ca.crt"] for domain in OLD_CAS}
-        self.cluster.cluster.file.write_text(yaml.safe_dump(document, sort_keys=False))
+        old = {domain: f"old-{domain}-ca.crt" for domain in own_cas.OLD_CAS}
+        address = self.cluster.cluster.server.address
+        self.cluster.cluster.file.write_text(own_cas.completed(drafted, address, old))
 
     def add_node(self, name: str, roles: Sequence[str] = ("worker",)) -> None:
         """Lists a node in cluster.yaml, and applies it."""
-        file = self.cluster.cluster.file
-        document = yaml.safe_load(file.read_text())
-        document["nodes"].append({"name": name, "roles": list(roles), "addresses": [self.nodes[name].address]})
-        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        own_cas.with_node(self.cluster.cluster.file, name, roles, self.nodes[name].address)
         self.vaultpki("apply", "--yes", who="applier")
 
     def enrol(self, name: str, after_join: Callable[[], None] = lambda: None) -> None:
@@ -303,8 +246,8 @@ class Adoption:
     def join(self, name: str) -> str:
         """A worker joins by kubeadm with a new token and today's cluster-info."""
         token = self.cluster.run("kubeadm token create", PLANES[0]).split()[-1]
-        ca = self.nodes[PLANES[0]].seen(f"{PKI}/ca.crt").read_bytes()
-        return _join(self.cluster, name, token, pin(ca))
+        ca = self.nodes[PLANES[0]].seen(f"{own_cas.PKI}/ca.crt").read_bytes()
+        return _join(self.cluster, name, token, own_cas.pin(ca))
 
     # People and programs outside
 
@@ -318,16 +261,15 @@ class Adoption:
             return ()
         if state in (AdoptionState.PUBLISHED, AdoptionState.RETRUSTING):
             both = self.kubectl("get", "cm", "kube-root-ca.crt", "-o", "jsonpath={.data.ca\\.crt}")
-            _put(self.kubernetes.operator / "kubernetes-ca-chain.crt", both.encode())
+            put(self.kubernetes.operator / CHAIN, both.encode())
         elif state is AdoptionState.CLOSED:
             # Into a folder of its own, since it overwrites nothing that vaultpki has not made.
             issued = self.folder / "issued"
             for person in PEOPLE:
                 self.vaultpki("issue", person, "--dir", issued, who="operator")
-                _put(self.kubernetes.operator / f"{person}.pem", (issued / f"{person}.pem").read_bytes())
+                put(self.kubernetes.operator / f"{person}.pem", (issued / f"{person}.pem").read_bytes())
             self.kubectl("apply", "-f", str(issued / "manifests"))
-            chain = "kubernetes-ca-chain.crt"
-            _put(self.kubernetes.operator / chain, (issued / chain).read_bytes())
+            put(self.kubernetes.operator / CHAIN, (issued / CHAIN).read_bytes())
             # Connections that were opened with an old pair count too.
             time.sleep(KEPT_SECONDS + 5)
         elif state is AdoptionState.RETURNING:
@@ -337,7 +279,7 @@ class Adoption:
     def people_of_kubeadm(self) -> None:
         """Gives the people outside what kubeadm made for them, in files, beside the CAs that they trust already."""
         for person in PEOPLE:
-            _kubeconfig_in_files(self.folder / f"kubeadm-{person}.conf", self.kubernetes.operator, person)
+            kubeconfig_in_files(self.folder / f"kubeadm-{person}.conf", self.kubernetes.operator, person)
 
     def await_ready(self) -> None:
         """Waits until every API server says that it is ready, and every node is."""
@@ -354,8 +296,9 @@ class Adoption:
 @contextlib.contextmanager
 def standing(server: Server, programs: Programs, folder: Path) -> Iterator[Adoption]:
     """The cluster as kubeadm leaves it, and people outside with its kubeconfigs; vaultpki has done nothing yet."""
-    head = f"cluster: {NAME}\nlayout: kubeadm\nvault: {{addresses: ['{server.address}'], ca_file: vault-ca.crt}}\n"
-    with kubeadm_cluster.machines(server, programs, folder, f"{head}nodes:\n{_SPEC}", comers={}) as made:
+    roles = {name: "control-plane, etcd, worker" if name in PLANES else "worker" for name in _ADDRESSES}
+    text = own_cas.spec(NAME, server.address, {name: (roles[name], at) for name, at in _ADDRESSES.items()})
+    with kubeadm_cluster.machines(server, programs, folder, text, comers={}) as made:
         addresses = {name: node.address for name, node in made.nodes.items()}
         made.kubernetes.lan.tell(addresses | {"api.example.com": OUTSIDE})
         balancer = Balancer(made.kubernetes.outside, {name: addresses[name] for name in PLANES}, API_PORT)
@@ -372,64 +315,26 @@ def _make(made: KubeadmCluster) -> None:
     first = PLANES[0]
     token = f"{secrets.token_hex(3)}.{secrets.token_hex(8)}"
     key = secrets.token_hex(32)
-    words = {"name": first, "address": _ADDRESSES[first], "outside": OUTSIDE, "token": token, "key": key}
-    _configure(made, first, _INIT.format(**words))
-    made.run(f"kubeadm init --upload-certs --config {CONFIGURATION}", first)
+    names = ("api.example.com", OUTSIDE)
+    _configure(made, first, own_cas.initial(first, _ADDRESSES[first], token, names, certificateKey=key))
+    made.run(f"kubeadm init --upload-certs --config {own_cas.CONFIGURATION}", first)
     for person in PEOPLE:
         made.run(f"scp -p root@{first}:/etc/kubernetes/{person}.conf kubeadm-{person}.conf")
-    ca = made.nodes[first].seen(f"{PKI}/ca.crt").read_bytes()
+    ca = made.nodes[first].seen(f"{own_cas.PKI}/ca.crt").read_bytes()
     for name in (*PLANES[1:], WORKER):
-        _join(made, name, token, pin(ca), key=key if name in PLANES else "")
+        _join(made, name, token, own_cas.pin(ca), key=key if name in PLANES else "")
 
 
 def _join(made: KubeadmCluster, name: str, token: str, pinned: str, key: str = "") -> str:
-    address = made.nodes[name].address
-    text = _JOIN.format(name=name, address=address, token=token, hash=pinned)
-    if key:
-        text += f"controlPlane: {{localAPIEndpoint: {{advertiseAddress: {address}}}, certificateKey: {key}}}\n"
-    _configure(made, name, text)
-    return made.run(f"kubeadm join --config {CONFIGURATION}", name)
+    _configure(made, name, [own_cas.joining(name, made.nodes[name].address, token, pinned, key)])
+    return made.run(f"kubeadm join --config {own_cas.CONFIGURATION}", name)
 
 
-def _configure(made: KubeadmCluster, name: str, text: str) -> None:
+def _configure(made: KubeadmCluster, name: str, documents: Sequence[own_cas.Document]) -> None:
     """Puts kubeadm's configuration for a machine there, with what this machine and the balancer need."""
     written = made.folder / f"kubeadm-{name}"
     (written / "patches").mkdir(parents=True, exist_ok=True)
-    (written / "kubeadm.yaml").write_text(text)
+    (written / "kubeadm.yaml").write_text(yaml.safe_dump_all(documents, sort_keys=False))
     kubeadm_cluster.adapt(written, made.programs.version)
     kubeadm_planes.balanced(written, [_ADDRESSES[plane] for plane in PLANES])
     made.run(f"scp -rp kubeadm-{name} root@{name}:/etc/kubernetes/kubeadm")
-
-
-def pin(ca: bytes) -> str:
-    """What kubeadm pins of a CA: the SHA-256 of its public key."""
-    public = x509.load_pem_x509_certificates(ca)[0].public_key()
-    return f"sha256:{hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()}"
-
-
-def _kubeconfig_in_files(source: Path, folder: Path, person: str) -> None:
-    """Writes what a kubeconfig of kubeadm's holds to files, as `vaultpki issue` does, and one that names them."""
-    document = yaml.safe_load(source.read_text())
-    user, cluster = document["users"][0]["user"], document["clusters"][0]["cluster"]
-    crt, key, ca = (
-        base64.b64decode(value)
-        for value in (user["client-certificate-data"], user["client-key-data"], cluster["certificate-authority-data"])
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    _put(folder / "kubernetes-ca-chain.crt", ca)
-    # In one file, since it is replaced while somebody reads it.
-    _put(folder / f"{person}.pem", key + crt)
-    document["users"][0]["user"] = {"client-certificate": f"{person}.pem", "client-key": f"{person}.pem"}
-    document["clusters"][0]["cluster"] = {
-        "server": cluster["server"],
-        "certificate-authority": "kubernetes-ca-chain.crt",
-    }
-    _put(folder / f"{person}.conf", yaml.safe_dump(document, sort_keys=False).encode())
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Replaces a file in one step: somebody reads it all the time."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(data)
-    new.chmod(0o600)
-    os.replace(new, path)

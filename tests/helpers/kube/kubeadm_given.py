@@ -19,34 +19,22 @@ from typing import Any
 import yaml
 
 from helpers.kube import kubeadm_cluster
-from helpers.kube.components import Programs
+from helpers.kube import kubeadm_own_cas as own_cas
+from helpers.kube.components import ETCD_PEER_PORT, ETCD_PORT, Programs
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
+from helpers.kube.kubeadm_own_cas import CONFIGURATION
 from helpers.vault.applied_cluster import environment
 from helpers.vault.servers import Server, wait_for
 from vaultpki.model import NodeRole
 
 CLUSTER = "given"
-ENDPOINT = "api.example.com:6443"
 TOKEN = "abcdef.0123456789abcdef"
-CONFIGURATION = "/etc/kubernetes/kubeadm/kubeadm.yaml"
-OLD_CAS = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": "etcd/ca.crt"}
 SECONDS = 240.0
 QUICK = 5
 GRACE_SECONDS = 5
 PEOPLE = frozenset({"outside", "pods", "rights"})
 """What a step waits for that people do."""
-
-# Nobody is connected here for as long as the waits are for; the test of the whole cluster under load waits them out.
-_QUICK = """\
-import sys
-from vaultpki.adopt import gates
-from vaultpki.rotation import adoption_reasons
-adoption_reasons.LONGEST_LOOK_AGAIN = gates.JOIN = {seconds}
-from vaultpki.__main__ import main
-sys.exit(main())
-"""
-
 
 _BACK = frozenset({"re-trusting", "returning"})
 
@@ -55,11 +43,15 @@ Disk = dict[str, tuple[int, int, bytes]]
 
 @dataclass(slots=True)
 class Given:
-    """The cluster, and the operator's work on it. `init` are further lines of kubeadm's ClusterConfiguration."""
+    """The cluster, and the operator's work on it. `extra` are further keys of kubeadm's ClusterConfiguration.
+
+    `changed` is what is done in the operator's process before a command begins, as lines of Python.
+    """
 
     made: KubeadmCluster
     extra: dict[str, Any] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    changed: str = ""
 
     @property
     def folder(self) -> Path:
@@ -78,47 +70,21 @@ class Given:
     def init(self, name: str = "cp-1") -> None:
         """`kubeadm init` with CAs of its own."""
         node = self.nodes[name]
-        cluster = {
-            "apiVersion": "kubeadm.k8s.io/v1beta4",
-            "kind": "ClusterConfiguration",
-            "controlPlaneEndpoint": ENDPOINT,
-            "apiServer": {"certSANs": ["api.internal", "203.0.113.7"], "extraArgs": []},
-            "etcd": {"local": {"dataDir": "/var/lib/etcd"}},
-            **self.extra,
-        }
-        first = {
-            "apiVersion": "kubeadm.k8s.io/v1beta4",
-            "kind": "InitConfiguration",
-            "bootstrapTokens": [{"token": TOKEN, "ttl": "24h"}],
-            "nodeRegistration": {"name": name, "kubeletExtraArgs": [{"name": "node-ip", "value": node.address}]},
-            "localAPIEndpoint": {"advertiseAddress": node.address, "bindPort": 6443},
-            "skipPhases": ["addon/coredns", "show-join-command"],
-            "patches": {"directory": "/etc/kubernetes/kubeadm/patches"},
-        }
+        names = ("api.internal", "203.0.113.7")
+        first, cluster = own_cas.initial(name, node.address, TOKEN, names)
+        cluster |= self.extra
         self._configure(name, first, cluster)
         self.made.run(f"kubeadm init --config {CONFIGURATION}", name)
 
-    def join(self, name: str, token: str = TOKEN, key: str = "") -> str:
-        """`kubeadm join` by a bootstrap token, of a control plane with the `key` of its uploaded certificates."""
-        node = self.nodes[name]
-        wanted: dict[str, Any] = {
-            "apiVersion": "kubeadm.k8s.io/v1beta4",
-            "kind": "JoinConfiguration",
-            "discovery": {
-                "bootstrapToken": {
-                    "apiServerEndpoint": ENDPOINT,
-                    "token": token,
-                    "caCertHashes": [self.discovery_hash()],
-                }
-            },
-            "nodeRegistration": {"name": name, "kubeletExtraArgs": [{"name": "node-ip", "value": node.address}]},
-            "patches": {"directory": "/etc/kubernetes/kubeadm/patches"},
-        }
-        if key:
-            point = {"advertiseAddress": node.address, "bindPort": 6443}
-            wanted["controlPlane"] = {"localAPIEndpoint": point, "certificateKey": key}
+    def join(self, name: str, token: str = TOKEN, key: str = "", within: int = 0, expect: int = 0) -> str:
+        """`kubeadm join` by a bootstrap token, of a control plane with the `key` of its uploaded certificates.
+
+        After `within` seconds it is ended, with the exit code 124; 0 lets it take its time.
+        """
+        wanted = own_cas.joining(name, self.nodes[name].address, token, self.discovery_hash(), key)
         self._configure(name, wanted)
-        return self.made.run(f"kubeadm join --config {CONFIGURATION}", name)
+        bound = f"timeout {within} " if within else ""
+        return self.made.run(f"{bound}kubeadm join --config {CONFIGURATION}", name, expect=expect)
 
     def discovery_hash(self) -> str:
         """The hash by which a joining node knows the CA, as kubeadm prints it."""
@@ -129,6 +95,55 @@ class Given:
         """Put the control plane's keys into kubeadm-certs; the key by which a control plane joins."""
         said = self.made.run("kubeadm init phase upload-certs --upload-certs", self.planes[0])
         return re.search(r"^[0-9a-f]{64}$", said, re.MULTILINE)[0]  # type: ignore[index]
+
+    def start_etcd(self, name: str, place: str) -> None:
+        """An external member of etcd on a machine, with a CA of its own.
+
+        `place` is the folder below kubeadm's, on the first control plane, for that CA and the client's pair; empty for
+        kubeadm's own places.
+        """
+        node, plane, pki = self.nodes[name], self.nodes[self.planes[0]], "/etc/kubernetes/pki"
+        names = {"serverCertSANs": [node.address, name], "peerCertSANs": [node.address, name]}
+        cluster = {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "ClusterConfiguration",
+            "kubernetesVersion": self.made.programs.version,
+            "etcd": {"local": names},
+        }
+        first = {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "InitConfiguration",
+            "nodeRegistration": {"name": name},
+            "localAPIEndpoint": {"advertiseAddress": node.address},
+        }
+        (self.folder / f"etcd-{name}.yaml").write_text(yaml.safe_dump_all([cluster, first]))
+        self.made.run(f"scp -p etcd-{name}.yaml root@{name}:/etc/kubeadm-etcd.yaml")
+        for each in ("etcd-ca", "etcd-server", "etcd-peer", "apiserver-etcd-client"):
+            node.run("kubeadm", "init", "phase", "certs", each, "--config", "/etc/kubeadm-etcd.yaml")
+        for file in ("etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"):
+            to = f"{pki}/{place or file.rpartition('/')[0]}".rstrip("/")
+            plane.run("mkdir", "-p", to)
+            self.made.run(f"scp -3p root@{name}:{pki}/{file} root@{plane.name}:{to}/")
+        node.run("rm", f"{pki}/apiserver-etcd-client.crt", f"{pki}/apiserver-etcd-client.key")
+        where = f"{pki}/{place}".rstrip("/")
+        self.extra["etcd"] = {
+            "external": {
+                "endpoints": [f"https://{node.address}:{ETCD_PORT}"],
+                "caFile": f"{where}/ca.crt" if place else f"{pki}/etcd/ca.crt",
+                "certFile": f"{where}/apiserver-etcd-client.crt",
+                "keyFile": f"{where}/apiserver-etcd-client.key",
+            }
+        }
+        clients, peers = (f"https://{node.address}:{port}" for port in (ETCD_PORT, ETCD_PEER_PORT))
+        words = [f"--name={name}", "--data-dir=/var/lib/etcd", f"--initial-cluster={name}={peers}"]
+        words += ["--client-cert-auth", "--peer-client-cert-auth", "--unsafe-no-fsync"]
+        words += [f"--{kind}-client-urls={clients}" for kind in ("listen", "advertise")]
+        words += [f"--{kind}-peer-urls={peers}" for kind in ("listen", "initial-advertise")]
+        for prefix, stem in (("", "server"), ("peer-", "peer")):
+            words += [f"--{prefix}trusted-ca-file={pki}/etcd/ca.crt", f"--{prefix}cert-file={pki}/etcd/{stem}.crt"]
+            words += [f"--{prefix}key-file={pki}/etcd/{stem}.key"]
+        etcd = node.machine.start("etcd", self.made.programs.path("etcd"), *words)
+        wait_for(lambda: node.machine.answers(ETCD_PORT), SECONDS, etcd.last_words)
 
     def _configure(self, name: str, *documents: dict[str, Any]) -> None:
         written = self.folder / f"given-{name}"
@@ -152,7 +167,8 @@ class Given:
         env = environment(self.made.cluster.environment("adopter")) | {"HOME": str(self.folder)}
         outside = self.made.kubernetes.outside.holder.pid
         enter = ["nsenter", "--target", str(outside), "--net", "--mount", f"--wdns={self.folder}", "--"]
-        program = [sys.executable, "-c", _QUICK.format(seconds=quick)]
+        # Nobody is connected here for as long as the waits are for; the test of the whole cluster under load has more.
+        program = [sys.executable, "-c", own_cas.quick(joins=quick, readers=quick, changed=self.changed)]
         told = ["--kubeconfig", "admin.conf", "-f", "cluster.yaml", "--json"]
         ran = subprocess.run(
             [*enter, *program, "adopt", *words, *told],
@@ -172,8 +188,11 @@ class Given:
         """Bring the operator the administrator's kubeconfig of the first control plane."""
         self.made.run(f"scp -p root@{self.planes[0]}:/etc/kubernetes/admin.conf admin.conf")
 
-    def describe(self) -> None:
-        """Draft cluster.yaml from the inventory of the first control plane, complete it as the page says, apply it."""
+    def describe(self, without: Sequence[str] = ()) -> None:
+        """Draft cluster.yaml from the inventory of the first control plane, complete it as the page says, apply it.
+
+        The nodes `without` are left out, as members of an etcd that keeps its own CA.
+        """
         plane = self.planes[0]
         self.person()
         made = self.made
@@ -182,14 +201,16 @@ class Given:
             f"vaultpki adopt inventory --kubeconfig /etc/kubernetes/admin.conf --cluster {CLUSTER} -o cluster.yaml"
         )
         self.said.append(made.run(command, plane))
-        document = yaml.safe_load((self.nodes[plane].home / "cluster.yaml").read_text())
-        document["vault"] = {"addresses": [made.cluster.server.address], "ca_file": "vault-ca.crt"}
-        trust = document.setdefault("ca", {}).setdefault("also_trust", {})
-        for domain, file in OLD_CAS.items():
-            place = f"old-{file.replace('/', '-')}"
-            made.run(f"scp -p root@{plane}:/etc/kubernetes/pki/{file} {place}")
-            trust[domain] = [place]
-        self._apply(document)
+        drafted = yaml.safe_load((self.nodes[plane].home / "cluster.yaml").read_text())
+        drafted["nodes"] = [each for each in drafted["nodes"] if each["name"] not in without]
+        has_etcd = any("etcd" in each["roles"] for each in drafted["nodes"])
+        places = {
+            ca: f"old-{file.replace('/', '-')}" for ca, file in own_cas.OLD_CAS.items() if ca != "etcd" or has_etcd
+        }
+        for domain, place in places.items():
+            made.run(f"scp -p root@{plane}:{own_cas.PKI}/{own_cas.OLD_CAS[domain]} {place}")
+        self._file.write_text(own_cas.completed(yaml.safe_dump(drafted), made.cluster.server.address, places))
+        self._apply()
 
     def enrol(self, name: str, *words: str) -> str:
         """Give a machine its agent, which makes one pass."""
@@ -232,9 +253,29 @@ class Given:
                     self.restart_pods()
             if waiting - PEOPLE or self.state != before:
                 self.settle()
+            later += self.restart_members({each["node"]: each["reason"] for each in found["waiting_for"]})
             if self.state != before:
                 return self.state
         raise AssertionError("\n".join(self.said[-6:]))
+
+    def restart_members(self, waiting: Mapping[str, str]) -> tuple[str, ...]:
+        """Restart the members of external etcd that are waited for, as a person does; the words that say so."""
+        words: tuple[str, ...] = ()
+        for name in (name for name, reason in waiting.items() if f"--restarted {name}" in reason):
+            self.nodes[name].machine.processes["etcd"].restart()
+            self.await_api()
+            words += ("--restarted", name)
+        return words
+
+    def await_api(self) -> None:
+        """Wait until the API server says that it is ready."""
+        last = [""]
+
+        def ready() -> bool:
+            last[0] = self.kubectl("get --raw /readyz", expect=None).strip()
+            return last[0] == "ok"
+
+        wait_for(ready, SECONDS, lambda: last[0], 1)
 
     def issue(self) -> None:
         """The operator's own pair of the new CAs, and the manifests beside it."""
@@ -260,7 +301,9 @@ class Given:
         Not in prepared: there the next command either begins again, or ends the adoption, see `give_up`.
         """
         for _ in self.nodes:
-            if all(each["reached"] == self.state for each in self.adopt("status")["nodes"]):
+            nodes = self.adopt("status")["nodes"]
+            # Who has no agent does nothing.
+            if all(each["reached"] == self.state for each in nodes if each["agent"]):
                 return
             self.adopt("abort" if self.state in _BACK else "continue", "--yes")
             self.settle()
@@ -281,9 +324,8 @@ class Given:
 
     def forget(self) -> None:
         """Take the old CAs out of cluster.yaml and of each agent.yaml, as the last step says."""
-        document = yaml.safe_load((self.folder / "cluster.yaml").read_text())
-        del document["ca"]["also_trust"]
-        self._apply(document)
+        own_cas.without_old_cas(self._file)
+        self._apply()
         for node in self.nodes.values():
             file = node.seen("/etc/vaultpki/agent.yaml")
             if file.exists():
@@ -292,13 +334,15 @@ class Given:
 
     def add(self, name: str) -> None:
         """Write a further machine into cluster.yaml."""
-        document = yaml.safe_load((self.folder / "cluster.yaml").read_text())
         roles = sorted(role.value for role in self.nodes[name].roles)
-        document["nodes"].append({"name": name, "roles": roles, "addresses": [self.nodes[name].address]})
-        self._apply(document)
+        own_cas.with_node(self._file, name, roles, self.nodes[name].address)
+        self._apply()
 
-    def _apply(self, document: dict[str, Any]) -> None:
-        (self.folder / "cluster.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    @property
+    def _file(self) -> Path:
+        return self.folder / "cluster.yaml"
+
+    def _apply(self) -> None:
         self.made.run("vaultpki apply -f cluster.yaml --yes")
 
     def await_logs(self, name: str) -> None:
@@ -315,8 +359,7 @@ class Given:
 
     @property
     def state(self) -> str:
-        found = self.made.cluster.server.api("GET", f"{self.made.cluster.prefix}/config/data/rotation/adoption")
-        return str(found.data["data"].get("state", "")) if found.status == 200 and found.data.get("data") else ""
+        return str(own_cas.record(self.made.cluster).get("state", ""))
 
     def restart_pods(self) -> None:
         """Delete the pods that are no static ones, so that they start anew."""
@@ -372,13 +415,8 @@ def disk(node: KubeadmNode) -> Disk:
 
 def spec(server: Server, names: Mapping[str, str]) -> str:
     """cluster.yaml for the machines alone: roles by name, with addresses by number."""
-    lines = [f"cluster: {CLUSTER}", "layout: kubeadm"]
-    lines += [f"vault: {{addresses: ['{server.address}'], ca_file: vault-ca.crt}}", "nodes:"]
-    lines += [
-        f"- {{name: {name}, roles: [{roles}], addresses: [198.51.100.{11 + number}]}}"
-        for number, (name, roles) in enumerate(names.items())
-    ]
-    return "\n".join(lines) + "\n"
+    at = {name: f"198.51.100.{11 + number}" for number, name in enumerate(names)}
+    return own_cas.spec(CLUSTER, server.address, {name: (roles, at[name]) for name, roles in names.items()})
 
 
 PLANE = "control-plane, etcd, worker"

@@ -60,12 +60,12 @@ def _conf(server: str, ca: str, user: dict[str, str]) -> str:
 
 
 class TakenOverMachine:
-    """A machine below `root`: a control plane with etcd, or a worker with a name that begins with w."""
+    """A machine below `root`: a control plane with etcd, or by its name a worker (w-), or a member of etcd (etcd-)."""
 
     def __init__(self, root: Path, name: str = "cp-1", days: int = 365) -> None:
         self.root, self.name = root, name
         self.objects = KubeadmObjects(Shape(key="ECDSA-P256", planes=3))
-        self.plane = name.startswith("cp-")
+        self.plane, self.member = name.startswith("cp-"), name.startswith("etcd-")
         kubernetes, kubelet = root / "etc/kubernetes", root / "var/lib/kubelet"
         self.where = TakenOver(True, f"{kubernetes}/pki", f"{kubelet}/pki", str(kubernetes))
         self.old = {"kubernetes": self.objects.ca, "front-proxy": self.objects.front, "etcd": self.objects.etcd}
@@ -92,6 +92,9 @@ class TakenOverMachine:
         kubelet = Path(self.where.kubelet)
         for folder in (pki / "etcd", kubernetes / "manifests", kubelet):
             folder.mkdir(parents=True)
+        if self.member:
+            self._member(pki / "etcd", days)
+            return
         self._write(pki / "ca.crt", self.old["kubernetes"].pem)
         server = "https://198.51.100.11:6443"
         if self.plane:
@@ -120,6 +123,15 @@ syncFrequency: 0s
 """
         self._write(kubelet.parent / "config.yaml", settings)
         self._write(kubelet.parent / "kubeadm-flags.env", 'KUBELET_KUBEADM_ARGS="--node-ip=198.51.100.11"\n')
+
+    def _member(self, pki: Path, days: int) -> None:
+        """What `kubeadm init phase certs` makes for a member of etcd that is no static pod."""
+        self._write(pki / "ca.crt", self.old["etcd"].pem)
+        self._write(pki / "ca.key", self.old["etcd"].key_pem, 0o600)
+        for name in ("server", "peer"):
+            made = leaf(self.name, self.old["etcd"], kind="ECDSA-P256", days=days)
+            self._write(pki / f"{name}.crt", made.pem)
+            self._write(pki / f"{name}.key", made.key_pem, 0o600)
 
     def _plane(self, pki: Path, kubernetes: Path, server: str, days: int) -> None:
         for ca, name in _KINDS.items():
@@ -179,7 +191,7 @@ syncFrequency: 0s
 
     def certificates(self) -> tuple[Certificate, ...]:
         file = self.root / "cluster.yaml"
-        roles = "[control-plane, etcd, worker]" if self.plane else "[worker]"
+        roles = "[control-plane, etcd, worker]" if self.plane else "[etcd]" if self.member else "[worker]"
         file.write_text(
             "cluster: prod\nlayout: kubeadm\nnodes:\n"
             f"- {{name: {self.name}, roles: {roles}, addresses: [198.51.100.11]}}\n"
@@ -190,7 +202,8 @@ syncFrequency: 0s
         return tuple(resolve(row, cluster, node) for row in node_rows(cluster, node))
 
     def assignment(self, record: AdoptionRecord | None) -> Assignment:
-        roles = {NodeRole.WORKER} | ({NodeRole.CONTROL_PLANE, NodeRole.ETCD} if self.plane else set())
+        roles = {NodeRole.ETCD} if self.member else {NodeRole.WORKER}
+        roles |= {NodeRole.CONTROL_PLANE, NodeRole.ETCD} if self.plane else set()
         return Assignment(
             fetched=0.0,
             endpoint="https://api.example.com:6443",
@@ -311,9 +324,14 @@ class StandInComponents:
                 words = pod["spec"]["containers"][0]["command"][1:]
                 mounts = [each["mountPath"] for each in pod["spec"]["containers"][0]["volumeMounts"]]
                 known[component] = self._started(pods[component], words, mounts)
-        for component in set(known) - set(pods) - {"kubelet"}:
+        by_others = {"etcd"} if self._machine.member else {"kubelet"}
+        for component in set(known) - set(pods) - by_others:
             del known[component]
-        if kubelet:
+        if self._machine.member:
+            if "etcd" not in known:
+                pki = f"{self._machine.where.directory}/etcd"
+                known["etcd"] = self._started("", [f"--trusted-ca-file={pki}/ca.crt"], ["/"])
+        elif kubelet:
             settings = yaml.safe_load(Path(self._machine.where.kubelet).parent.joinpath("config.yaml").read_text())
             words = [f"--client-ca-file={settings['authentication']['x509']['clientCAFile']}"]
             words += [f"--kubeconfig={self._machine.where.kubeconfigs}/kubelet.conf"]

@@ -15,13 +15,15 @@ from vaultpki.node import state
 from vaultpki.records.adoption import NAME
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import Held
+from vaultpki.rotation.adoption_states import FREE_STEPS, HOMEWARD, ONWARD
 from vaultpki.takeover import carry_out, report
 from vaultpki.takeover.arrangement import HOME, FolderKind, arrangement
-from vaultpki.takeover.asked import AskedOfMachine, asked
+from vaultpki.takeover.asked import AskedOfMachine, asked, follows
 from vaultpki.takeover.journal import Journal
 
 REVISION = 7  # of each record of TakenOverMachine
 LATER = (S.PUBLISHED, S.SWITCHED, S.CLOSED, S.RETIRED, S.RETRUSTING, S.RETURNING)
+World = tuple[S, tuple[S | None, S | None]]
 WAY = (S.PREPARED, S.PUBLISHED, S.SWITCHED, S.CLOSED, S.RETIRED, S.DONE)
 
 
@@ -130,6 +132,7 @@ def test_an_older_record_only_adds_trust(machine: TakenOverMachine) -> None:
 
 
 def test_the_same_record_and_a_later_one_are_followed(machine: TakenOverMachine) -> None:
+    stand_in(machine, S.PUBLISHED)
     for read in (0, REVISION - 1, REVISION):
         has_read(machine, read)
         assert asked_of(machine, S.SWITCHED) == AskedOfMachine(arrangement(S.SWITCHED))
@@ -192,10 +195,68 @@ def test_the_report_says_it(machine: TakenOverMachine) -> None:
 def test_a_record_that_jumps_to_the_end_deletes_nothing(machine: TakenOverMachine, stands: S | None) -> None:
     """Whoever may write the record could else take the way back from everybody in one write."""
     wanted = machine.assignment(machine.record(S.DONE))
-    found = asked(wanted, Journal(stands, S.DONE), REVISION, FolderKind.BOTH)
+    kind = FolderKind.KUBEADM if stands is None else FolderKind.BOTH
+    found = asked(wanted, Journal(stands, S.DONE), REVISION, kind)
     assert found.target is None and "nothing is deleted here" in found.stays
     for reached in (S.RETIRED, S.DONE):
         assert asked(wanted, Journal(reached, S.DONE), REVISION, FolderKind.AGENT).target == arrangement(S.DONE)
+
+
+@pytest.mark.parametrize(
+    ("reached", "refused"),
+    [
+        (S.PREPARED, {S.SWITCHED, S.CLOSED, S.RETIRED, S.DONE, S.RETRUSTING}),
+        (S.PUBLISHED, {S.RETIRED, S.DONE, S.RETRUSTING}),
+        (S.SWITCHED, {S.PREPARED, S.PUBLISHED, S.RETIRED, S.DONE}),
+        (S.CLOSED, {S.PREPARED, S.PUBLISHED, S.DONE}),
+        (S.RETIRED, {S.PREPARED, S.PUBLISHED, S.RETURNING}),
+        (S.RETRUSTING, {S.PREPARED, S.PUBLISHED, S.RETIRED, S.DONE}),
+        (S.RETURNING, {S.RETIRED, S.DONE, S.RETRUSTING}),
+        (S.DONE, set(S) - {S.DONE}),
+    ],
+)
+def test_no_record_leads_past_a_state_that_everybody_does(
+    machine: TakenOverMachine, reached: S, refused: set[S]
+) -> None:
+    for to in S:
+        wanted = machine.assignment(machine.record(to))
+        found = asked(wanted, Journal(reached, reached), REVISION, arrangement(reached).folder)
+        assert (found.target is None) is (to in refused), to
+        if to in refused:
+            assert f"says {to.value}, and this machine has done the steps of {reached.value} last" in found.stays
+            assert "find out who wrote the record" in found.stays
+        else:
+            assert found == AskedOfMachine(arrangement(to))
+
+
+def test_one_that_joined_while_all_trusted_both_begins_where_the_others_are(machine: TakenOverMachine) -> None:
+    machine.agent_pass(S.SWITCHED)
+    found = asked_of(machine, S.SWITCHED)
+    assert found.target is None and "says switched, and this machine is as kubeadm left it" in found.stays
+    for to in (S.PREPARED, S.PUBLISHED, S.RETURNING):
+        assert asked_of(machine, to) == AskedOfMachine(arrangement(to))
+    machine.join_by_both()
+    for to in S:
+        followed = asked_of(machine, to).target is not None
+        assert followed is (to not in (S.RETIRED, S.DONE, S.RETRUSTING)), to
+
+
+def test_no_machine_that_was_away_is_left_behind() -> None:
+    """Every way of an adoption with two machines that count, of which each reads the record and does its steps at will.
+
+    A step that is not free waits for both, so what a machine finds when it comes back is always what it follows.
+    """
+    found, new = set[World](), list[World]([(S.PREPARED, (None, None))])
+    while new:
+        now, done = new.pop()
+        if (now, done) in found:
+            continue
+        found.add((now, done))
+        assert all(follows(now, each, trusts_both=False) for each in done), (now, done)
+        onward = [table[now] for table in (ONWARD, HOMEWARD) if now in table]
+        new += [(to, done) for to in onward if (now, to) in FREE_STEPS or set(done) == {now}]
+        new += [(now, (now, done[1])), (now, (done[0], now))]
+    assert {now for now, _ in found} == set(S)
 
 
 def test_a_record_about_other_old_cas_than_those_of_agent_yaml_changes_nothing(machine: TakenOverMachine) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from helpers.kube.kubeadm_objects import authority
 from helpers.kube.taken_over_machine import TakenOverMachine
-from vaultpki.errors import Attention, StateConflict
+from vaultpki.errors import Attention, Busy, StateConflict
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.takeover import carry_out
+from vaultpki.takeover.context import TakeOver
 
 PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
 TRUST = {
@@ -187,6 +188,20 @@ def test_nothing_is_restarted_twice(machine: TakenOverMachine) -> None:
     assert {each for each in after if after[each] != before[each]} == {"kube-controller-manager"}
 
 
+def test_what_is_shown_before_names_every_restart(machine: TakenOverMachine) -> None:
+    """etcd's manifest stays as it is in most states: it is restarted for what lies in the folder then."""
+    for state in (S.PREPARED, S.PUBLISHED, S.SWITCHED, S.CLOSED, S.RETIRED, S.RETRUSTING, S.RETURNING, S.PREPARED):
+        machine.agent_pass(state)
+        lines = list(carry_out.lines(machine.run(state)))
+        shown = {line.split()[0] for line in lines if " is restarted, and healthy before " in line}
+        shown |= {"kubelet"} if "restart kubelet" in " ".join(lines) else set()
+        before = machine.processes.load()
+        carry_out.carry_out(machine.run(state))
+        after = machine.processes.load()
+        assert shown == {each for each in after if after[each] != before[each]}, state
+        assert list(carry_out.lines(machine.run(state))) == []
+
+
 def test_another_machines_turn_is_waited_for(machine: TakenOverMachine) -> None:
     machine.agent_pass(S.PUBLISHED)
     before = machine.snapshot()
@@ -197,6 +212,43 @@ def test_another_machines_turn_is_waited_for(machine: TakenOverMachine) -> None:
     with pytest.raises(Attention, match="it is the turn of cp-2"):
         carry_out.carry_out(waiting)
     assert machine.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("state", "command"), [(S.SWITCHED, "continue"), (S.RETURNING, "abort"), (S.PREPARED, "abort")]
+)
+def test_who_waits_for_a_turn_is_told_the_command_that_gives_it(
+    machine: TakenOverMachine, state: S, command: str
+) -> None:
+    """In prepared and returning `adopt continue` leads onward again, and gives no turn."""
+    machine.go(S.PUBLISHED)
+    if state is S.RETURNING:
+        machine.go(S.SWITCHED)
+    machine.agent_pass(state)
+    with pytest.raises(Attention, match=f"no machine has its turn yet; `vaultpki adopt {command}` gives turns"):
+        carry_out.carry_out(_without_a_turn(machine.run(state)))
+
+
+def _without_a_turn(run: TakeOver) -> TakeOver:
+    record = run.assignment.adoption
+    assert record is not None
+    return replace(run, turn=False, assignment=replace(run.assignment, adoption=replace(record, turn="")))
+
+
+def test_a_lock_that_others_hold_stops_nobody_who_has_nothing_to_do(
+    machine: TakenOverMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carry_out, "_LOCK_WAIT", 0.1)
+    machine.go(S.PUBLISHED)
+    machine.agent_pass(S.SWITCHED)
+    with carry_out.locked(machine.config, 0.0):
+        assert not carry_out.carry_out(machine.run(S.PUBLISHED))
+        with pytest.raises(Busy, match="the agent is at work on this machine"):
+            carry_out.carry_out(machine.run(S.SWITCHED))
+    # What is not noted yet is something to do.
+    machine.run(None).journal.save(reached=S.PREPARED)
+    with carry_out.locked(machine.config, 0.0), pytest.raises(Busy):
+        carry_out.carry_out(machine.run(S.PUBLISHED))
 
 
 def test_in_prepared_the_controller_manager_alone_is_restarted_and_once_without_a_turn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,21 @@ def test_the_way_home_leaves_no_manifest_out(machine: TakenOverMachine) -> None:
     path = manifest(machine, "etcd")
     path.write_text("kind: Pod\n")
     refused(machine, rf"nothing was changed: {path}: ", None)
+
+
+def test_an_etcd_that_keeps_its_own_ca_must_not_lie_where_the_agent_writes(machine: TakenOverMachine) -> None:
+    del machine.old["etcd"]
+    machine.config = replace(
+        machine.config, also_trust={ca: found for ca, found in machine.config.also_trust.items() if ca != "etcd"}
+    )
+    path = manifest(machine, "kube-apiserver")
+    refused(machine, "--etcd-cafile names .*/pki/etcd/ca.crt, where the agent has a file of its own")
+    text = path.read_text()
+    pki = machine.where.directory
+    for name in ("etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"):
+        kept = f"{pki}/external-etcd/{name.rpartition('/')[2]}"
+        Path(kept).parent.mkdir(exist_ok=True)
+        Path(kept).write_bytes(Path(f"{pki}/{name}").read_bytes())
+        text = text.replace(f"{pki}/{name}", kept)
+    path.write_text(text)
+    assert carry_out.left(machine.run(S.PREPARED))
