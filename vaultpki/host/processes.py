@@ -52,8 +52,8 @@ def find(component: str, files: Collection[str], processes: str = "/proc") -> tu
 
     `files` are absolute paths of files, or of folders that stand for every file below them. A process whose command
     line names no file of ours, because its settings are in a file or in its environment, counts too. Left out are
-    those of other nodes, in containers or other networks. A process and its children with the same command line are
-    one. What ends meanwhile is left out.
+    those of other nodes, in containers or other networks, and programs that are asked for their version or help. A
+    process and its children with the same command line are one. What ends meanwhile is left out.
     """
     found = {each.pid: each for each in _running(component, processes) if _ours(each, files, processes)}
     alone = [each for each in found.values() if not _same_program(each, found.get(each.parent))]
@@ -91,9 +91,9 @@ def _running(component: str, processes: str) -> Iterator[Process]:
                 fields = file.read(_LONGEST).rpartition(b")")[2].split()
             started = Moment(boot, int(fields[_STARTED]) / ticks)
             program, *arguments = map(os.fsdecode, words)
-            if _ASKED.intersection(component_flags.flags_of(arguments).items()):
-                continue
-            yield Process(component, int(name), started, tuple(arguments), int(fields[_PARENT]), program)
+            found = Process(component, int(name), started, tuple(arguments), int(fields[_PARENT]), program)
+            if _ASKED.isdisjoint(found.flags.items()):
+                yield found
 
 
 def _names(processes: str) -> list[str]:
