@@ -7,6 +7,7 @@ import json
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.servers import Server
 from vaultpki.config.agent import load_agent
-from vaultpki.errors import StateConflict
+from vaultpki.errors import Denied, StateConflict
 from vaultpki.identity import credentials, ending, enrol
 from vaultpki.identity.credentials import Identity
 from vaultpki.provision import apply, destroy
@@ -383,6 +384,27 @@ def test_two_at_once_both_end_well(cluster: AppliedCluster) -> None:
         list(threads.map(lock, range(2)))
     has_ended(stolen)
     nothing_to_change(cluster)
+
+
+def test_a_secret_id_that_somebody_else_destroys_in_this_moment_is_gone(cluster: AppliedCluster) -> None:
+    """Both servers answer 403 then, as for a token that is too weak, which stays an error."""
+    node = Identity("listed", "worker-1")
+
+    def refusing(reason: str) -> Callable[[Guest], None]:
+        def answer(guest: Guest) -> None:
+            while True:
+                guest.request()
+                guest.answer(403, {"errors": [reason]})
+
+        return answer
+
+    with hostile_server.serving(refusing("invalid secret id accessor")) as other:
+        credentials.destroy(cluster.model, Vault(Settings((other.address,), token="x")), node, ["first", "second"])
+        assert len(other.guests) >= 1
+    with hostile_server.serving(refusing("1 error occurred:\n\t* permission denied\n\n")) as other:
+        weak = Vault(Settings((other.address,), token="x"))
+        with pytest.raises(Denied):
+            credentials.destroy(cluster.model, weak, node, ["first"])
 
 
 @pytest.mark.conformance
