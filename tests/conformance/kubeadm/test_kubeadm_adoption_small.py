@@ -1,7 +1,8 @@
 """The smallest real cluster of kubeadm, one control plane and one worker, is taken over: there, back, and to the end.
 
-One cluster for the whole module, and the tests continue each other. Root runs `adopt node` on each machine; the test of
-three control planes has agents that do it. What the steps wait for is shortened, since no client is connected here.
+One cluster for the whole module, and the tests continue each other. The way back, and what kubeadm does on a cluster
+that went back, are exhaustive. Root runs `adopt node` on each machine; the test of three control planes has agents that
+do it. What the steps wait for is shortened, since no client is connected here.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def test_machines_enrol_and_the_controller_manager_alone_is_restarted(small: Sma
     small.works()
 
 
+@pytest.mark.exhaustive
 def test_from_published_it_goes_back(small: Small) -> None:
     one = small.given
     assert one.reach() == "published"
@@ -112,6 +114,7 @@ def test_it_goes_on(small: Small, state: str) -> None:
     small.works()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("state", ["re-trusting", "returning"])
 def test_it_goes_back_from_retired(small: Small, state: str) -> None:
     assert small.given.reach(back=True) == state
@@ -119,6 +122,7 @@ def test_it_goes_back_from_retired(small: Small, state: str) -> None:
     small.works()
 
 
+@pytest.mark.exhaustive
 def test_given_up_it_is_kubeadms_byte_for_byte(small: Small) -> None:
     one = small.given
     assert one.reach(back=True) == "prepared"
@@ -130,6 +134,7 @@ def test_given_up_it_is_kubeadms_byte_for_byte(small: Small) -> None:
     small.works()
 
 
+@pytest.mark.exhaustive
 def test_kubeadm_works_on_the_returned_cluster(small: Small) -> None:
     one = small.given
     said = one.made.run("kubeadm certs renew all", "cp-1")
@@ -140,7 +145,8 @@ def test_kubeadm_works_on_the_returned_cluster(small: Small) -> None:
     one.made.run(f"kubeadm upgrade plan {CHECKS}", "cp-1")
 
 
-def test_another_adoption_goes_to_the_end(small: Small) -> None:
+@pytest.mark.exhaustive
+def test_another_adoption_begins(small: Small) -> None:
     """A machine that went home enrols anew; what kubeadm has renewed meanwhile is taken as its own."""
     one = small.given
     one.kubectl("drain w-2 --ignore-daemonsets && kubectl --kubeconfig admin.conf delete node w-2")
@@ -150,9 +156,15 @@ def test_another_adoption_goes_to_the_end(small: Small) -> None:
     for name in NODES:
         one.leave(name)
     begin(one)
-    for state in ("published", "switched", "closed", "retired", "done"):
+    for state in ("published", "switched", "closed", "retired"):
         assert one.reach() == state
         one.turns()
+
+
+def test_it_goes_to_the_end(small: Small) -> None:
+    one = small.given
+    assert one.reach() == "done"
+    one.turns()
     assert one.adopt("continue", "--yes", expect=[0])["over"]
     for name in NODES:
         assert kubeadm_cluster.ca_keys(one.nodes[name]) == []
