@@ -78,6 +78,23 @@ def test_a_machine_goes_all_the_way(tmp_path: Path, name: str) -> None:
     )
 
 
+def test_links_and_closed_folders_of_the_users_own_stay(machine: TakenOverMachine) -> None:
+    """A flag may name a link, and without it kube-apiserver would not start; a closed folder keeps others out."""
+    pki = Path(machine.where.directory)
+    (pki / "own").mkdir(mode=0o700)
+    (pki / "own/oidc.crt").write_text("a file\n")
+    (pki / "oidc.crt").symlink_to("own/oidc.crt")
+    (pki / "linked").symlink_to("own")
+    before = machine.snapshot()
+    back = (S.RETRUSTING, S.RETURNING, S.PREPARED)
+    for state in (*ONWARD, *back):
+        machine.go(state)
+        assert (pki / "oidc.crt").read_text() == (pki / "linked/oidc.crt").read_text() == "a file\n", state
+        assert (pki / "own").stat().st_mode & 0o777 == 0o700, state
+    machine.go(None)
+    assert machine.snapshot() == before
+
+
 def give_own_signer(machine: TakenOverMachine, folder: Path) -> None:
     """Have CSRs signed by a copy of the CA in a folder of its own, as the inventory tells people to."""
     pki = machine.where.directory
