@@ -45,6 +45,12 @@ def test_a_manifest_that_cannot_be_read_is_not_left_out(machine: TakenOverMachin
     path.write_text(text)
     refused(machine, rf"{other}: kube-scheduler has another manifest, {path}")
     other.unlink()
+    # The kubelet runs a copy that somebody has left there as well.
+    copy = path.with_name("kube-scheduler.yaml.bak")
+    copy.write_text(text)
+    refused(machine, rf"{copy}: kube-scheduler has another manifest, {path}")
+    copy.unlink()
+    path.with_name("backup").mkdir()
     assert carry_out.left(machine.run(S.PREPARED))
 
 
