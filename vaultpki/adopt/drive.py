@@ -123,6 +123,11 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
     """
     look = _with_record(look_again())
     gates.refuse_set_back(look.record, look.seen)
+    if back and look.record.state is _S.DONE:
+        raise StateConflict(
+            f"the adoption of {look.cluster.name} is done, and there is no way back; `vaultpki adopt status -f "
+            f"{look.cluster.file}` says what is left to do"
+        )
     look, refused = _settle(look, look_again, ask)
     if refused:
         return _standing(look, back=back, refused=True)

@@ -12,7 +12,7 @@ from typing import Final
 
 from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
-from vaultpki.kube.objects import ROOT_COPY, PodStart
+from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
 from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
@@ -73,6 +73,15 @@ _PROJECTED: Final = timedelta(seconds=120)
 # Without one of these a gate knows nothing of what it counts.
 _NEEDED: Final = ("nodes", "static pods", "certificatesigningrequests", "bootstrap tokens", KEYS_SECRET, CLUSTER_INFO)
 _NEEDED_FOR_TRUST: Final = ("pods", "namespaces", ROOT_COPY, AUTHENTICATION)
+
+# Where objects name a CA for a server of their own.
+_OF_SERVERS: Final = (
+    "validatingwebhookconfigurations",
+    "mutatingwebhookconfigurations",
+    "apiservices",
+    "customresourcedefinitions",
+    CLUSTER_TRUST_BUNDLES,
+)
 
 
 def next_state(state: AdoptionState, *, back: bool) -> AdoptionState | None:
@@ -209,7 +218,7 @@ def word_refused(step: AdoptionStep, word: str, seen: ClusterSeen) -> str:
     """Return why a person's word does not count now, as a sentence; "" if it does."""
     if word == OUTSIDE and not _outside(step):
         return f"{step.record.state.value} waits for no kubeconfig outside; leave out `--confirm {OUTSIDE}`"
-    if word == OTHER_SERVERS and not (step.path == (_S.RETIRED, _S.DONE) and seen.servers):
+    if word == OTHER_SERVERS and not (step.path == (_S.RETIRED, _S.DONE) and (seen.servers or _unread_servers(seen))):
         return (
             f"{step.record.state.value} waits for no CA bundle of another server; leave out `--confirm {OTHER_SERVERS}`"
         )
@@ -331,6 +340,10 @@ def _outside(step: AdoptionStep) -> str:
     return {LAST_STEP: "a pair of the new CA", (_S.RETURNING, _S.PREPARED): "a pair of the old CA"}.get(step.path, "")
 
 
+def _unread_servers(seen: ClusterSeen) -> list[str]:
+    return [part for part in _OF_SERVERS if part in seen.unread]
+
+
 def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     what = _outside(step)
     if what and OUTSIDE not in step.record.confirmed:
@@ -339,7 +352,15 @@ def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
             f"once every kubeconfig and program outside the cluster has {what}, say so: `{step.command} --confirm "
             f"{OUTSIDE}`",
         )
-    if step.path == (_S.RETIRED, _S.DONE) and seen.servers and OTHER_SERVERS not in step.record.confirmed:
+    if step.path != (_S.RETIRED, _S.DONE) or OTHER_SERVERS in step.record.confirmed:
+        return
+    for part in _unread_servers(seen):
+        yield Waiting(
+            part,
+            f"cannot be looked at ({seen.unread[part]}), and may name an old CA for another server: name a kubeconfig "
+            f"that may list them, or once you know that none does, say so: `{step.command} --confirm {OTHER_SERVERS}`",
+        )
+    if seen.servers:
         yield Waiting(
             OTHER_SERVERS,
             f"{first_few(sorted(seen.servers))} name an old CA for their own server: give that server another "

@@ -322,3 +322,17 @@ def test_joins_of_before_are_over_only_once_cluster_info_is_known_to_be_right(
         record = one.record()
         assert record is not None and record.joins_closed == one.now and one.info().count("BEGIN CERTIFICATE") == 2
         assert not one.api.values[f"{SYSTEM}/secrets"]["items"]
+
+
+def test_an_abort_of_what_is_done_is_refused(clusters: ClusterFactory, tmp_path: Path) -> None:
+    """Without the record every bundle would get the old CAs back, as long as `ca.also_trust` names them."""
+    with adopted(clusters, tmp_path, Shape(planes=1)) as one:
+        lead_to(one, "done")
+        one.settle()
+        assert one.advance().over
+        with pytest.raises(StateConflict, match="is done, and there is no way back"):
+            one.advance(back=True)
+        assert one.state == "done"
+        words = ("-f", one.cluster.file, "--kubeconfig", one.config, "--yes")
+        ran = vaultpki("adopt", "abort", *words, env=one.cluster.environment("adopter"), expect=1)
+        assert "no way back" in ran.stderr
