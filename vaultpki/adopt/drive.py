@@ -317,7 +317,8 @@ def _at_rest(look: AdoptionLook, *, back: bool) -> AdoptionOutcome:
         return AdoptionOutcome(
             look, None, found, over=not found.waiting, notes=_last_words(look) if not found.waiting else ()
         )
-    look.notice.begin()
+    # A deletion is made by no check-and-set, and another operator may have gone on since this look.
+    look = look.writing(look.record.changed())
     delete_adoption(look.cluster, look.vault)
     return AdoptionOutcome(look, None, found, moved=True, over=True, notes=_given_up(look))
 

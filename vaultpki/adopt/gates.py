@@ -74,6 +74,9 @@ _PROJECTED: Final = timedelta(seconds=120)
 _NEEDED: Final = ("nodes", "static pods", "certificatesigningrequests", "bootstrap tokens", KEYS_SECRET, CLUSTER_INFO)
 _NEEDED_FOR_TRUST: Final = ("pods", "namespaces", ROOT_COPY, AUTHENTICATION)
 
+# While one of these is away, no other machine restarts its own.
+_SERVING: Final = ("etcd", "kube-apiserver")
+
 # Where objects name a CA for a server of their own.
 _OF_SERVERS: Final = (
     "validatingwebhookconfigurations",
@@ -123,7 +126,7 @@ def turn(record: AdoptionRecord, machines: Collection[AdoptedMachine]) -> str:
     if holder is not None and not reasons.arrived(record, holder):
         return holder.name
     owing = [each for each in counted if each.report is not None and not reasons.arrived(record, each)]
-    away = {each.name for each in counted if each.silent or _ailing(each, "etcd", "kube-apiserver")}
+    away = {each.name for each in counted if each.silent or _ailing(each, *_SERVING)}
     ready = [each for each in owing if each.enrolled and each.report and reasons.fresh(record, each.report)]
     # The restart of one that is down takes nothing away.
     ready = [each for each in ready if not away or each.name in away]
@@ -253,9 +256,13 @@ def unread(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
 
 
 def _ailing(machine: AdoptedMachine, *only: str) -> bool:
-    """Return whether a component there is not healthy, with `only` one of these."""
+    """Return whether a component there is not healthy or does not run, with `only` one of these.
+
+    A report may be an hour old, and its agent may have died with the component.
+    """
     found = machine.report.components if machine.report is not None else {}
-    return any(not one.healthy for name, one in found.items() if not only or name in only)
+    ill = {*machine.stopped, *(name for name, one in found.items() if not one.healthy)}
+    return bool(ill & set(only) if only else ill)
 
 
 def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:

@@ -202,6 +202,8 @@ def _components(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionRep
             "its agent finds no kubelet there, which would be locked out: correct `folders.kubelet` in its agent.yaml "
             "(the kubelet's config.yaml lies beside that folder)"
         )
+    if machine.stopped:
+        return f"{machine.stopped[0]} does not run there, as the API server shows: look at its log"
     for name, one in report.components.items():
         if not one.healthy:
             why = printable(one.problem) or "it does not say why"

@@ -112,7 +112,8 @@ def _other_file(run: TakeOver, path: str, name: str, ca: str, value: str) -> Ite
     best = f"{directory}/{folders.CA_FILES.get('kubernetes' if ca == 'kubelet' else ca, 'ca.crt')}"
     also = {"kubernetes": {f"{directory}/ca-chain.crt"}, "kubelet": {f"{directory}/kubelet-ca.crt"}}.get(ca, set())
     if value not in {best, *also}:
+        what = f"names {value}" if value else "has no value after `=`"
         yield (
-            f"{path}: {name} names {value or 'nothing in the same word'}, and a take-over changes only CAs at the "
-            f"places of kubeadm: let it name {best} (with the same CA in it), restart what reads it, and run this again"
+            f"{path}: {name} {what}, and a take-over changes only CAs at the places of kubeadm: let it name {best} "
+            "(with the same CA in it), restart what reads it, and run this again"
         )

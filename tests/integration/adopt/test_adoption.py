@@ -26,6 +26,7 @@ from helpers.kube.kubeadm_objects import BINDINGS, SYSTEM, KubeadmObjects, Shape
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.outside_signer import OutsideSigner
+from vaultpki.adopt import drive
 from vaultpki.adopt import look as looks
 from vaultpki.adopt.drive import AdoptionWords
 from vaultpki.certificates import ISSUING_CAS
@@ -278,6 +279,10 @@ def test_a_record_that_another_operator_has_changed_is_not_written_over(
         assert one.advance().moved
         with pytest.raises(ChangedMeanwhile, match="another operator has changed the adoption"):
             early.writing(early.record.moved(AdoptionState.PUBLISHED, one.now))
+        assert one.state == "published"
+        # The last abort would delete what the other one has written.
+        with pytest.raises(ChangedMeanwhile, match="another operator has changed the adoption"):
+            drive.advance(lambda: early, AdoptionWords(), lambda title, lines: True, back=True)
         assert one.state == "published"
 
 

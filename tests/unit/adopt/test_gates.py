@@ -372,6 +372,13 @@ def test_nobody_restarts_while_another_control_plane_is_away() -> None:
     assert gates.turn(record(state), (one, machine("cp-2", state), replace(gone, silent=False))) == "cp-1"
     ill = replace(owes, components={**owes.components, "etcd": replace(owes.components["etcd"], healthy=False)})
     assert gates.turn(record(state), (one, machine("cp-2", state, report=ill), gone)) == "cp-2"
+    # Its report may be older than that: the agent may have died with it.
+    dead = machine("cp-3", state, stopped=("etcd",))
+    assert gates.turn(record(state), (one, machine("cp-2", state), dead)) == ""
+    assert (
+        gates.turn(record(state), (one, machine("cp-2", state), replace(dead, stopped=("kube-scheduler",)))) == "cp-1"
+    )
+    assert "etcd does not run there, as the API server shows" in waits(US, ClusterSeen(machines=(one, dead)))["cp-3"]
     # A worker that is away takes no majority.
     assert gates.turn(record(state), (one, machine("w-1", state, report=None, silent=True))) == "cp-1"
     found = waits(US, ClusterSeen(machines=(one, gone)))
