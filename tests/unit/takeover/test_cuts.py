@@ -118,7 +118,7 @@ def test_a_run_that_dies_goes_on_and_back(tmp_path: Path, before: tuple[S, ...],
     assert not run_until(lambda: carry_out.carry_out(machine.run(state)), 1 << 19)
     wanted, manifests = machine.snapshot(), _manifests(machine)
     # Home is a short way, at whose end everything is removed that a manifest could still name.
-    at, step = 0, 1 if EVERY or state is None else 17
+    at, step = 0, 1 if EVERY else 5 if state is None else 17
     while True:
         restored()
         if not run_until(lambda: carry_out.carry_out(machine.run(state)), at):
