@@ -213,6 +213,16 @@ CATALOGUE: Final = (
         vault=True,
     ),
     _warning(
+        "key-not-admitted",
+        NodeState.FAILING,
+        "kube-apiserver of the node must not be started yet, or runs although it must not: not every API server "
+        "accepts the tokens of its service-account key.",
+        _CONTINUE,
+        "operator",
+        own=True,
+        vault=True,
+    ),
+    _warning(
         "foreign-ca",
         NodeState.FAILING,
         "The node does not take a CA of `ca.also_trust` into its bundles, or a component that reads them only at its "

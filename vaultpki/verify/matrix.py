@@ -33,6 +33,7 @@ from vaultpki.verify.on_disk import (
     read_bundle,
     tried,
 )
+from vaultpki.verify.token_key_files import token_key_checks
 
 __all__ = ["Check", "Holder", "to_json", "verify"]
 
@@ -68,6 +69,7 @@ def verify(
             pair, found = pair_checks(holder, by_name[certificate.name], certificate, now)
             checks.extend(found)
             pairs.append(pair)
+    checks.extend(token_key_checks(holders))
     sound = tuple(pair for pair in pairs if pair.leaf is not None)
     checks.extend(_chains(holders, sound, now))
     checks.extend(_handshakes(sound, rows, step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import pages
-from helpers.kube import components, containerd, forwarded_port
+from helpers.kube import components, containerd, forwarded_port, own_keys
 from helpers.kube.components import API_PORT, ETCD_PORT, Programs, ServiceAccountKeys
 from helpers.kube.machines import Lan, Machine, Process, Ran, lan
 from helpers.node import enrolled_nodes
@@ -347,7 +348,8 @@ def cluster(
         cgroup = f"/vaultpki-{applied.name}"
         stack.callback(remove_cgroups, cgroup)
         stack.callback(running.end_agents)
-        _start(running, service_account_keys(folder), cgroup, by_name=bool(comers))
+        shared = None if applied.model.service_account_keys else service_account_keys(folder)
+        _start(running, shared, cgroup, by_name=bool(comers))
         yield running
 
 
@@ -359,14 +361,22 @@ def service_account_keys(folder: Path) -> ServiceAccountKeys:
     return keys
 
 
-def _start(kubernetes: Kubernetes, keys: ServiceAccountKeys, cgroup: str, *, by_name: bool) -> None:
+def _start(kubernetes: Kubernetes, shared: ServiceAccountKeys | None, cgroup: str, *, by_name: bool) -> None:
+    """`shared` is the pair of all control planes; None if each has its own."""
     programs = kubernetes.programs
     members = {node.name: node.address for node in kubernetes.members}
     for node in kubernetes.members:
         node.machine.start("etcd", *components.etcd(programs, node.machine, node.pki, members))
+    started: list[KubeNode] = []
     for node in kubernetes.having(NodeRole.CONTROL_PLANE):
+        keys = shared or own_keys.of(node)
         command = components.kube_apiserver(programs, node.machine, node.pki, members.values(), keys, by_name=by_name)
-        node.machine.start("kube-apiserver", *command)
+        begin = functools.partial(node.machine.start, "kube-apiserver", *command)
+        if shared is None:
+            own_keys.start(kubernetes, node, begin, started)
+        else:
+            begin()
+        started.append(node)
     for node in kubernetes.having(NodeRole.WORKER):
         containerd.start(node.machine)
 
@@ -378,6 +388,7 @@ def _start(kubernetes: Kubernetes, keys: ServiceAccountKeys, cgroup: str, *, by_
     wait_for(ready, READY_SECONDS, lambda: f"kube-apiserver is not ready:\n{apiserver.last_words()}", pause=0.2)
     kubernetes.kubectl(kubernetes.super_admin, "apply", "-f", kubernetes.operator / "manifests")
     for node in kubernetes.having(NodeRole.CONTROL_PLANE):
+        keys = shared or own_keys.of(node)
         command = components.kube_controller_manager(programs, node.machine, node.pki, keys)
         node.machine.start("kube-controller-manager", *command)
         node.machine.start("kube-scheduler", *components.kube_scheduler(programs, node.pki))

@@ -21,6 +21,8 @@ from helpers.kube.kube_cluster import KubeNode, Kubernetes
 from helpers.vault.servers import wait_for
 from vaultpki import readers
 from vaultpki.certificates import bundle
+from vaultpki.model import NodeRole
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 
 HEALTHY_SECONDS = 60.0
 HOOK_SECONDS = 240
@@ -76,6 +78,8 @@ class Restarts:
             components = found.setdefault(bundle(reader.ca).removesuffix(".crt"), [])
             if reader.at_start(minor) and reader.role in node.roles and reader.component not in components:
                 components.append(reader.component)
+        if self.kubernetes.cluster.model.service_account_keys and NodeRole.CONTROL_PLANE in node.roles:
+            found[SERVICE_ACCOUNT_KEYS] = [API_SERVER]
         return {key: components for key, components in found.items() if components}
 
     def configure(self, node: KubeNode) -> None:
