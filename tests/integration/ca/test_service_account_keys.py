@@ -64,6 +64,34 @@ def test_a_whole_rotation_of_two(clusters: ClusterFactory) -> None:
             assert {path.name for path in plane.node.pki.glob("sa*.key")} == {"sa.key", "sa-2.key"}
 
 
+def test_three_nodes_join_an_empty_cluster_at_once(clusters: ClusterFactory) -> None:
+    """The first may start at once, and the others once it runs; nobody waits for a first start that may come in days."""
+    with AgentsWithKeys.joined(clusters.applied(SPEC)) as made:
+        planes = {name: made.equip(name) for name in ("cp-1", "cp-2", "cp-3")}
+        assert [each.node for each in made.status().joining] == [*planes]
+        for _ in range(2):
+            done = made.advance()
+            assert made.admitted() == {"cp-1"} and {each.node for each in done.joining} == {"cp-2", "cp-3"}
+            assert all(each.reason.endswith("(start kube-apiserver of cp-1 first)") for each in done.joining)
+            assert not done.restarts
+            made.passes()
+            made.later(61)
+        assert made.status().may_start == ("cp-1",)
+        made.start(planes["cp-1"])
+        assert not made.advance().waits and made.admitted() == {*planes}
+        made.passes()
+        done = made.advance()
+        assert done.may_start == ("cp-2", "cp-3") and not done.waits
+        text = vaultpki("ca", "status", "-f", made.cluster.file, env=made.cluster.environment("viewer")).stdout
+        assert "kube-apiserver may start, and has not been seen yet, on: cp-2, cp-3." in text
+        made.passes()
+        for name in ("cp-3", "cp-2"):
+            made.start(planes[name])
+        made.passes()
+        assert {len(plane.accepts()) for plane in planes.values()} == {3}
+        assert not made.status().may_start and not made.advance().waits
+
+
 @pytest.mark.parametrize("state", [KeyState.PUBLISHED, KeyState.SWITCHED, KeyState.RETIRED])
 def test_the_way_back(state: KeyState, clusters: ClusterFactory) -> None:
     with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
@@ -217,12 +245,6 @@ def test_the_commands(clusters: ClusterFactory, tmp_path: Path) -> None:
 
         assert "service-account-keys are steady" in ca("abort").stdout
         fails(ca("continue", "--replaced", "cp-9", expect=1), "cp-9 has no service-account keys")
-
-
-def test_the_root_is_not_rotated_without_the_ca_of_these_keys(clusters: ClusterFactory) -> None:
-    cluster = clusters.applied(SPEC)
-    ran = vaultpki("ca", "rotate", "root", "-f", cluster.file, "--yes", env=cluster.environment("applier"), expect=1)
-    fails(ran, "CA service-account is not signed anew when the root is rotated")
 
 
 def test_a_cluster_without_such_keys_has_none_to_rotate(clusters: ClusterFactory) -> None:
