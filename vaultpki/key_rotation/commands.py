@@ -28,8 +28,9 @@ from vaultpki.redact import first_few
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys import steps as key_steps
+from vaultpki.token_keys.holders import never_ran
 from vaultpki.token_keys.steps import NOTHING_SAID_OF_KEYS, KeysSaid
-from vaultpki.token_keys.turns import counts_until, may_start, next_turn
+from vaultpki.token_keys.turns import counts_until, next_turn, starting, why_waits
 from vaultpki.vault import Vault
 
 
@@ -39,7 +40,8 @@ class KeyStepDone:
 
     `moved` says that a step was made, `changed` that the record is another one. `gate` is what stands before the next
     step. `joining` are nodes that wait to start, and why. `counting` are stolen keys, by node, with the nodes that may
-    still accept their tokens. `notes` are sentences about something unusual.
+    still accept their tokens. `may_start` are nodes that have read that their kube-apiserver may start, and where it
+    was not seen yet. `notes` are sentences about something unusual.
     """
 
     record: KeyRecord | None
@@ -49,6 +51,7 @@ class KeyStepDone:
     joining: tuple[Waiting, ...] = ()
     counting: tuple[Waiting, ...] = ()
     restarts: tuple[Waiting, ...] = ()
+    may_start: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -204,9 +207,8 @@ def _told(
     joining = []
     for name, keys in sorted(record.nodes.items()):
         if not keys.admitted:
-            lacking = may_start(record, name, holders)
-            why = f"waits to start until every kube-apiserver has loaded its key; not yet: {first_few(lacking)}"
-            joining.append(Waiting(name, why if lacking else _to_take_in(seen), itself=bool(lacking)))
+            why = why_waits(record, name, holders)
+            joining.append(Waiting(name, why or _to_take_in(seen), itself=bool(why)))
     joining += [
         Waiting(name, _to_take_in(seen)) for name in sorted(holders) if name not in record.nodes and _offers(seen, name)
     ]
@@ -218,10 +220,12 @@ def _told(
     )
     turn = next_turn(record, holders)
     restarts = []
-    if turn and to is None:
+    # A first start is nobody's turn: it may come in days.
+    if turn and to is None and not never_ran(holders[turn]):
         ready = f"may restart kube-apiserver: `vaultpki ca continue -f {seen.cluster.file}` gives it the turn"
         restarts.append(Waiting(turn, "has the turn to restart kube-apiserver" if turn == record.turn else ready))
-    return KeyStepDone(record, gate, moved, changed, tuple(joining), counting, tuple(restarts), notes)
+    may_start = starting(record, holders)
+    return KeyStepDone(record, gate, moved, changed, tuple(joining), counting, tuple(restarts), may_start, notes)
 
 
 def _offers(seen: KeysOnServer, name: str) -> bool:

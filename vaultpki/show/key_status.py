@@ -48,6 +48,8 @@ def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
     if done.joining:
         yield "These nodes join:"
         yield from _each(done.joining)
+    if done.may_start:
+        yield f"kube-apiserver may start, and has not been seen yet, on: {', '.join(done.may_start)}."
     if done.counting:
         yield "These keys were stolen:"
         yield from _each(done.counting)
@@ -171,6 +173,7 @@ def key_json(done: KeyStepDone) -> dict[str, Any]:
             for each in (record.departed if record is not None else ())
         ],
         "joining": _waiting(done.joining),
+        "may_start": list(done.may_start),
         "stolen": _waiting(done.counting),
         "restarts": _waiting(done.restarts),
         "notes": [printable(note) for note in done.notes],

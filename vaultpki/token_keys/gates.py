@@ -30,7 +30,7 @@ from vaultpki.token_keys.holders import (
 )
 from vaultpki.token_keys.life import TokenLife
 from vaultpki.token_keys.states import FREE_KEY_STEPS, STEPS_BY_SIGNING, STEPS_BY_UNION, STEPS_HOME
-from vaultpki.token_keys.turns import may_hold, may_start, next_turn
+from vaultpki.token_keys.turns import may_hold, next_turn, why_waits
 
 LEGACY: Final = "legacy-tokens"
 """The word for Secrets whose tokens never expire, where gates name nodes and in `--without`."""
@@ -213,10 +213,7 @@ def _echo(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str
 def _waits(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if entry is None or entry.admitted:
         return ""
-    lacking = may_start(step.record, holder.name, step.holders)
-    if lacking:
-        return f"waits to start until every kube-apiserver has loaded its key; not yet: {first_few(lacking)}"
-    return "may start: `vaultpki ca continue` lets it"
+    return why_waits(step.record, holder.name, step.holders) or "may start: `vaultpki ca continue` lets it"
 
 
 def _made(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:

@@ -140,3 +140,9 @@ def owes_start(record: KeyRecord, holder: KeyHolder) -> bool:
     """Return whether the node's kube-apiserver was not started with the files that are on its disk."""
     keys = holder.keys
     return keys is not None and holder.name not in record.restarted and not keys.loaded
+
+
+def never_ran(holder: KeyHolder) -> bool:
+    """Return whether the node's agent has never seen a kube-apiserver there, so that it is still to be started."""
+    keys = holder.keys
+    return keys is not None and keys.reader.started is None and not keys.reader.running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vaultpki.records.service_account import KeyRecord
+from vaultpki.redact import first_few
 from vaultpki.token_keys.holders import (
     Holders,
     KeyHolder,
@@ -10,6 +11,7 @@ from vaultpki.token_keys.holders import (
     final_on_disk,
     fresh,
     loaded,
+    never_ran,
     owes_start,
     unwanted,
 )
@@ -58,6 +60,22 @@ def may_start(record: KeyRecord, name: str, holders: Holders) -> tuple[str, ...]
         if holder is None or not fresh(record, holder) or not wanted <= loaded(record, holder).union:
             lacking.append(other)
     return tuple(lacking)
+
+
+def why_waits(record: KeyRecord, name: str, holders: Holders) -> str:
+    """Return why a node must not start yet, as the rest of a sentence; "" if it may."""
+    lacking = may_start(record, name, holders)
+    if not lacking:
+        return ""
+    said = f"waits to start until every kube-apiserver has loaded its key; not yet: {first_few(lacking)}"
+    idle = [each for each in lacking if each in holders and never_ran(holders[each])]
+    return f"{said} (start kube-apiserver of {first_few(idle)} first)" if idle else said
+
+
+def starting(record: KeyRecord, holders: Holders) -> tuple[str, ...]:
+    """Return the nodes that have read that their kube-apiserver may start, and where nobody has seen one yet."""
+    admitted = [holders[name] for name, keys in sorted(record.nodes.items()) if keys.admitted and name in holders]
+    return tuple(each.name for each in admitted if never_ran(each) and each.keys is not None and each.keys.admitted)
 
 
 def may_hold(record: KeyRecord, holder: KeyHolder) -> frozenset[str]:
