@@ -65,7 +65,7 @@ def test_a_whole_rotation_of_two(clusters: ClusterFactory) -> None:
 
 
 def test_three_nodes_join_an_empty_cluster_at_once(clusters: ClusterFactory) -> None:
-    """The first may start at once, and the others once it runs; nobody waits for a first start that may come in days."""
+    """The first may start at once, and the others once it runs; nobody waits for a start that may come in days."""
     with AgentsWithKeys.joined(clusters.applied(SPEC)) as made:
         planes = {name: made.equip(name) for name in ("cp-1", "cp-2", "cp-3")}
         assert [each.node for each in made.status().joining] == [*planes]
