@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers import pages
@@ -23,8 +24,9 @@ def test_each_command_prints_what_the_page_shows(clusters: ClusterFactory) -> No
     with AgentsWithKeys.joined(cluster) as made:
         for each in commands:
             if each.text == OF_KUBERNETES:
-                # The rotation goes back, so that a second node joins and is stolen.
-                made.advance(back=True)
+                # The rotation goes back, so that a second node joins and is stolen. Commands have the server's time.
+                made.now = datetime.now(UTC)
+                assert made.advance(back=True).moved
                 made.passes()
                 made.join("cp-2")
                 continue
