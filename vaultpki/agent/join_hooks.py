@@ -42,7 +42,9 @@ def static_pods(
         if components:
             found[key] = tuple(Hook("static_pod", name=component) for component in components)
     if token_keys:
-        found[SERVICE_ACCOUNT_KEYS] = (Hook("static_pod", name="kube-apiserver"),)
+        # The controller manager signs the Secrets with tokens, and reads sa.key only when it starts too.
+        signers = ("kube-apiserver", "kube-controller-manager")
+        found[SERVICE_ACCOUNT_KEYS] = tuple(Hook("static_pod", name=each) for each in signers)
     return found
 
 

@@ -332,7 +332,7 @@ def _legacy(step: KeyTransition, since: datetime) -> list[Waiting]:
     return [
         Waiting(
             LEGACY,
-            f"{count} and may be of an old key ({first_few(older, _NAMED)}): delete each and make it again, or go on "
-            f"without them (`--without {LEGACY}`)",
+            f"{count} and may be of an old key ({first_few(older, _NAMED)}): once every kube-controller-manager was "
+            f"restarted, delete each and make it again, or go on without them (`--without {LEGACY}`)",
         )
     ]

@@ -62,7 +62,8 @@ COURSE: tuple[Changes, ...] = (published, switched, done)
 
 
 def passed(node: NodeFolder) -> None:
-    outcome = run.run(load_agent(node.config), run.PassOptions(settle=False, share=0.0))
+    # A process that another thread begins just now has a copy of the lock of the pass before until its exec.
+    outcome = run.run(load_agent(node.config), run.PassOptions(settle=False, share=0.0, wait=30.0))
     assert not outcome.failures, outcome.failures
 
 
