@@ -33,6 +33,17 @@ class _KeysOfNode:
     union: tuple[Facts, ...]
 
 
+def newest_pair(holder: Holder) -> tuple[Path, Path] | None:
+    """Return certificate and key of the holder's newest service-account key that has both; None if there is none."""
+    found = []
+    for path in Path(holder.folder).glob(f"{SERVICE_ACCOUNT_FILES}-*.crt"):
+        number = path.stem.removeprefix(f"{SERVICE_ACCOUNT_FILES}-")
+        if number.isdecimal() and path.with_suffix(".key").exists():
+            found.append((int(number), path))
+    newest = max(found, default=None)
+    return (newest[1], newest[1].with_suffix(".key")) if newest is not None else None
+
+
 def token_key_checks(holders: Sequence[Holder]) -> Iterator[Check]:
     """Check `sa.key` and `sa.pub` of every node that should have them, and that no other holder has."""
     found = []

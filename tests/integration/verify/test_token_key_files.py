@@ -81,6 +81,28 @@ def put(folder: Path, name: str, data: bytes) -> None:
     path.write_bytes(data)
 
 
+def handshakes(cluster: AppliedCluster, folder: Path, expect: int = 0) -> dict[str, str]:
+    """The outcome of each handshake with the certificate of such a key."""
+    ran = vaultpki("verify", "-f", cluster.file, "--dir", folder, "--json", expect=expect)
+    checks = [each for each in json.loads(ran.stdout)["checks"] if each["kind"] == "handshake"]
+    return {f"{each['from']} -> {each['to']}": each["got"] for each in checks if "service-account" in each["name"]}
+
+
+def test_its_certificate_opens_nothing(good: AppliedCluster, tmp_path: Path) -> None:
+    found = handshakes(good, good.folder / "nodes")
+    assert set(found.values()) == {"refuse"}
+    assert {"cp-1/sa-1.crt -> cp-1/kube-apiserver", "cp-2/sa-1.crt -> worker-1/kubelet"} <= found.keys()
+    assert {f"a client of {ca}-ca.crt -> cp-1/sa-1.crt" for ca in ("kubernetes", "kubelet", "etcd", "front-proxy")} <= {
+        *found
+    }
+    # A pair for TLS in its place is let in, so that the refusals above are of the certificate.
+    shutil.copytree(good.folder / "nodes", tmp_path / "nodes", symlinks=True)
+    folder = tmp_path / "nodes" / "cp-1" / "pki"
+    for end in ("crt", "key"):
+        put(folder, f"sa-1.{end}", (folder / f"kube-apiserver-kubelet.{end}").read_bytes())
+    assert handshakes(good, tmp_path / "nodes", expect=3)["cp-1/sa-1.crt -> worker-1/kubelet"] == "accept"
+
+
 @pytest.mark.parametrize(
     ("change", "where", "why"),
     [
