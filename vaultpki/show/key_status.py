@@ -83,7 +83,7 @@ def _state_lines(record: KeyRecord, done: KeyStepDone, now: datetime, file: str)
     if to is not None:
         when = "" if done.gate is None or done.gate.open(now) else "once nothing is waited for, "
         yield f"Next: {when}`vaultpki ca continue -f {file}` {_DOES[to]}."
-    if back is not None and record.state is not KeyState.RETURNING:
+    if back is not None and back is not to:
         yield f"Back: `vaultpki ca abort -f {file}` {_DOES[back]}."
 
 

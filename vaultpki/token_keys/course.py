@@ -23,7 +23,7 @@ from vaultpki.records.service_account import (
     NodeKeys,
 )
 from vaultpki.redact import first_few
-from vaultpki.token_keys.gates import all_sign, last_start
+from vaultpki.token_keys.gates import all_sign, guests, last_start
 from vaultpki.token_keys.holders import Holders, KeyHolder, same_key, sha256_of
 from vaultpki.token_keys.life import TokenLife
 from vaultpki.token_keys.states import KEYS_HOMEWARD, KEYS_ONWARD, STEPS_BY_SIGNING
@@ -161,12 +161,15 @@ def stolen(record: KeyRecord, name: str, now: datetime) -> KeyRecord:
 
 
 def next_key_state(record: KeyRecord | None, *, back: bool = False) -> KeyState | None:
-    """Return the state that `continue`, or with `back` `abort`, leads to; None if there is none, or at rest."""
+    """Return the state that `continue`, or with `back` `abort`, leads to; None if there is none, or at rest.
+
+    A rollback goes on with `continue` too, unless it is barred: then that leads onward again.
+    """
     if record is None or not record.active:
         return None
     if back and record.method is KeyMethod.EMERGENCY:
         return None
-    if back or record.state is KeyState.RETURNING:
+    if back or (record.state is KeyState.RETURNING and not guests(record)):
         return KEYS_HOMEWARD.get(record.state)
     return KEYS_ONWARD.get(record.state)
 

@@ -129,19 +129,25 @@ def restart_unconfirmed(record: KeyRecord, holder: KeyHolder | None, name: str) 
     )
 
 
+def guests(record: KeyRecord) -> tuple[str, ...]:
+    """Return the nodes that have joined with a key of their own while the old key of the others is a shared one."""
+    if not record.shared or not record.active:
+        return ()
+    return tuple(name for name, keys in sorted(record.nodes.items()) if keys.old == keys.new)
+
+
 def _home(step: KeyTransition) -> list[Waiting]:
     """Find nodes that have no part in a key that all the others share, and cannot go back to it."""
     record = step.record
     if step.path not in STEPS_HOME or not record.shared:
         return []
-    guests = [name for name, keys in sorted(record.nodes.items()) if keys.old == keys.new]
     found = [
         Waiting(
             name,
             "has joined with a key of its own and not with the shared one: go on with `vaultpki ca continue`, or "
             "remove it from the cluster and from cluster.yaml and wait until its tokens have expired",
         )
-        for name in guests
+        for name in guests(record)
     ]
     for each in record.departed:
         if each.pem and key_sha256(each.pem) != record.shared:

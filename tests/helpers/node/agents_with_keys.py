@@ -12,6 +12,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from helpers.node import node_components
 from helpers.node.components import HOST, Component
 from helpers.vault.applied_cluster import NodeFolder
@@ -22,6 +25,7 @@ from vaultpki.config.agent import load_agent
 from vaultpki.key_rotation import commands as keys
 from vaultpki.key_rotation.commands import KeyStepDone
 from vaultpki.kube.token_flags import TokenFlags, TokensInUse
+from vaultpki.model import KeyType
 from vaultpki.pki import keys as private_keys
 from vaultpki.pki import x509
 from vaultpki.provision.rotation_records import read_key_record
@@ -85,7 +89,11 @@ class Plane:
 
     def accepts(self) -> set[bytes]:
         """The public keys in the memory of the process."""
-        return {each.public_key for each in x509.read_certificates((self.server.folder / "loaded.pub").read_bytes())}
+        loaded = (self.server.folder / "loaded.pub").read_bytes()
+        if b"BEGIN PUBLIC KEY" in loaded:
+            key = serialization.load_pem_public_key(loaded)
+            return {key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)}
+        return {each.public_key for each in x509.read_certificates(loaded)}
 
     def signs(self) -> bytes:
         """The public key of the one that the process signs with."""
@@ -104,7 +112,10 @@ def _quoted(text: str) -> str:
 
 @dataclass(slots=True)
 class AgentsWithKeys:
-    """A cluster with its planes. Only tests move the clock. `alive` has until when the tokens of a key live."""
+    """A cluster with its planes. Only tests move the clock. `alive` has until when the tokens of a key live.
+
+    `shared` is the public key of the one `sa.key` that kubeadm's nodes have.
+    """
 
     cluster: AuditedCluster
     stack: ExitStack
@@ -112,6 +123,7 @@ class AgentsWithKeys:
     planes: dict[str, Plane] = field(default_factory=dict)
     alive: dict[bytes, datetime] = field(default_factory=dict)
     stolen: set[bytes] = field(default_factory=set)
+    shared: bytes = b""
     life: int = LIFE
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -130,6 +142,24 @@ class AgentsWithKeys:
             made = cls(cluster, stack, cluster.client("applier"))
             for name in names:
                 made.join(name)
+            yield made
+
+    @classmethod
+    @contextmanager
+    def of_kubeadm(cls, clusters: ClusterFactory, *names: str) -> Iterator[AgentsWithKeys]:
+        """A cluster whose nodes run with one `sa.key`, which a person has copied."""
+        cluster = clusters.applied(SPEC + "certificates: {service-account: {key: rsa-2048}}\n")
+        key = private_keys.generate_key(KeyType.RSA_2048)
+        with ExitStack() as stack:
+            made = cls(cluster, stack, cluster.client("applier"), shared=private_keys.public_der(key))
+            for name in names:
+                plane = made.planes[name] = Plane.of(cluster.equip(name))
+                plane.node.pki.mkdir()
+                (plane.node.pki / "sa.key").touch(mode=0o600)
+                (plane.node.pki / "sa.key").write_bytes(private_keys.key_pem(key))
+                public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+                (plane.node.pki / "sa.pub").write_bytes(public)
+                made._runs(plane)
             yield made
 
     @property
@@ -184,6 +214,9 @@ class AgentsWithKeys:
     def start(self, plane: Plane) -> None:
         """Start kube-apiserver, as kubeadm does; its agent then sees it."""
         assert plane.name in self.admitted()
+        self._runs(plane)
+
+    def _runs(self, plane: Plane) -> None:
         plane.load()
         self.stack.enter_context(plane.server.supervised())
         plane.server.serves()
@@ -218,6 +251,7 @@ class AgentsWithKeys:
                 private_keys.public_der(private_keys.read_key(path.read_bytes()))
                 for path in plane.node.pki.glob("sa*.key")
             }
+            - {self.shared}
             for plane in self.planes.values()
         ]
         assert sum(map(len, held)) == len(set().union(*held)), "a private key is on two machines"

@@ -195,6 +195,55 @@ def test_in_an_emergency_everybody_restarts_at_once(clusters: ClusterFactory) ->
             assert plane.signs() not in old
 
 
+def test_from_one_key_that_all_share_to_own_keys(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.of_kubeadm(clusters, "cp-1", "cp-2") as made:
+        # Nothing changes before a person begins, and no new node is let in beside the shared key.
+        assert not made.advance().joining and made.known is None
+        made.begin()
+        assert made.record.shared
+        made.passes()
+        made.reach(KeyState.SWITCHED)
+        for wanted in (KeyState.RETURNING, KeyState.STEADY):
+            made.moved(wanted, back=True)
+            made.passes()
+        assert {plane.signs() for plane in made.planes.values()} == {made.shared} and made.record.shared
+        made.begin()
+        made.passes()
+        made.reach(*ONWARD)
+        made.settled()
+        assert not made.record.shared
+        for plane in made.planes.values():
+            held = {keys.public_der(keys.read_key(each.read_bytes())) for each in plane.node.pki.glob("sa*.key")}
+            assert held == {plane.signs()} and made.shared not in plane.accepts() | held
+        made.join("cp-3")
+
+
+def test_who_joins_beside_a_shared_key_bars_the_way_back_to_it(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.of_kubeadm(clusters, "cp-1", "cp-2") as made:
+        plane = made.equip("cp-3")
+        (note,) = made.advance().notes
+        assert "cp-3 waits: the other nodes share one sa.key" in note and made.known is None
+        made.begin()
+        made.passes()
+        for _ in range(8):
+            made.advance()
+            made.passes()
+            made.later(61)
+            if "cp-3" in made.admitted():
+                break
+        made.pass_of(plane)
+        made.start(plane)
+        made.reach(KeyState.SWITCHED)
+        made.moved(KeyState.RETURNING, back=True)
+        made.passes()
+        done = made.advance(back=True)
+        assert done.gate is not None
+        barred = [each.node for each in done.gate.waiting if "has joined with a key of its own" in each.reason]
+        assert barred == ["cp-3"]
+        made.reach(KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE)
+        made.settled()
+
+
 def _own(plane: Plane) -> str:
     """The certificate of a node's first key, as PEM."""
     return x509.read_certificates((plane.node.pki / "sa-1.crt").read_bytes())[0].pem

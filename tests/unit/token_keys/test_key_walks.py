@@ -110,7 +110,8 @@ def test_from_the_key_of_all_and_back_and_on() -> None:
     assert all(SHARED not in plane.private.values() for plane in cluster.planes.values())
 
 
-def test_one_that_joins_without_the_key_of_all_bars_the_way_back() -> None:
+@pytest.mark.parametrize("on", [False, True])
+def test_one_that_joins_without_the_key_of_all_bars_the_way_back(on: bool) -> None:
     cluster = of_kubeadm("cp-1", "cp-2")
     everybody(cluster)
     cluster.rotate()
@@ -123,6 +124,9 @@ def test_one_that_joins_without_the_key_of_all_bars_the_way_back() -> None:
         cluster.operate(back=True)
         cluster.later(600)
     assert cluster.record.state is KeyState.RETURNING
+    if on:
+        settle(cluster, KeyState.DONE, back=False)
+        return
     # It is removed, and its tokens end.
     cluster.planes["cp-3"].gone = True
     everybody(cluster)
