@@ -166,6 +166,7 @@ def _token_keys(
         extends=bool(state.token_life["extends"]) if state.token_life else None,
         longest=state.token_life["longest"] if state.token_life else None,
         shared=keys.shared,
+        shared_key=keys.shared_key,
         admitted=not state.not_admitted,
     )
 

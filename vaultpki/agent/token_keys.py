@@ -69,6 +69,14 @@ class KeysOnDisk:
     issuing: tuple[str, ...] = ()
 
     @property
+    def shared_key(self) -> str:
+        """The type of the key that nodes share; "" if there is none, or none that vaultpki knows."""
+        from vaultpki.pki import keys
+
+        kind = keys.key_type(self.stray.public_key()) if self.shared and self.stray is not None else None
+        return kind.value if kind is not None else ""
+
+    @property
     def fingerprints(self) -> tuple[str, ...]:
         """What a kube-apiserver that starts now has in memory: certificates, and the key with which it signs."""
         if self.held.signing is None or not self.held.union:
@@ -137,8 +145,10 @@ def look(
     known = trust[SERVICE_ACCOUNT]
     behind = frozen(wanted, state)
     made = plan(wanted.keys.record, config.node, held, known.issuing, known.roots, frozen=behind, between=known.between)
-    if shared and not _takes(wanted, config.node, shared):
-        made = replace(made, make=(), delete=(), signing=None)
+    if shared:
+        # It stays in use until Vault has certified it, and untouched before the record takes it over.
+        made = replace(made, signing=None)
+        made = made if _takes(wanted, config.node, shared) else replace(made, make=(), delete=())
     # Also those that are to be made.
     every |= _inspect(config, folders, wanted, [each for each in made.make if each not in every], trust, state, now)
     issuing = tuple(sorted(facts.fingerprint for facts in known.issuing))

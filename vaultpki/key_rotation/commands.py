@@ -13,6 +13,7 @@ from datetime import datetime
 from vaultpki.ca.announced import announced
 from vaultpki.ca.facts import read_root
 from vaultpki.ca.scene import refuse_active
+from vaultpki.certificates import SERVICE_ACCOUNT, signing_rows
 from vaultpki.errors import StateConflict
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import NodeList
@@ -41,7 +42,8 @@ class KeyStepDone:
     `moved` says that a step was made, `changed` that the record is another one. `gate` is what stands before the next
     step. `joining` are nodes that wait to start, and why. `counting` are stolen keys, by node, with the nodes that may
     still accept their tokens. `may_start` are nodes that have read that their kube-apiserver may start, and where it
-    was not seen yet. `notes` are sentences about something unusual.
+    was not seen yet. `sharing` are nodes with one `sa.key` that no agent has made, before a rotation takes it over.
+    `notes` are sentences about something unusual.
     """
 
     record: KeyRecord | None
@@ -52,6 +54,7 @@ class KeyStepDone:
     counting: tuple[Waiting, ...] = ()
     restarts: tuple[Waiting, ...] = ()
     may_start: tuple[str, ...] = ()
+    sharing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -144,6 +147,8 @@ def _begin(seen: KeysOnServer, method: KeyMethod) -> KeysOnServer:
             f"{SERVICE_ACCOUNT_KEYS} are being rotated ({record.state.value}), and one rotation goes on at a time; "
             f"go on with `vaultpki ca continue -f {cluster.file}`, or back with `vaultpki ca abort`"
         )
+    if record is None:
+        _refuse_other_type(seen)
     begun = key_course.begun(record, seen.facts, method)
     begun = replace(begun, revision=max(begun.revision, _highest_seen(seen) + 1))
     seen = seen.writing(begun)
@@ -154,6 +159,19 @@ def _begin(seen: KeysOnServer, method: KeyMethod) -> KeysOnServer:
         seen.writing(home)
         refuse_active(cluster, others)
     return seen.reconciled()
+
+
+def _refuse_other_type(seen: KeysOnServer) -> None:
+    """Raise StateConflict if Vault would not certify the key that nodes share: its role takes one type of keys."""
+    cluster = seen.cluster
+    wanted = {(row.key or cluster.key).value for row in signing_rows(cluster)}
+    found = {keys.shared_key for each in seen.facts.holders.values() if (keys := each.keys) is not None and keys.shared}
+    for kind in sorted(found - wanted - {""}):
+        raise StateConflict(
+            f"the sa.key that nodes share is {kind}, and Vault certifies keys of type {', '.join(sorted(wanted))}: "
+            f"write `certificates: {{{SERVICE_ACCOUNT}: {{key: {kind}}}}}` into {cluster.file}, run `vaultpki apply`, "
+            "and begin again"
+        )
 
 
 def _take_out(seen: KeysOnServer, names: Collection[str]) -> KeysOnServer:
@@ -201,7 +219,8 @@ def _told(
     if record is None:
         notes = notes or key_course.taken_in(None, seen.facts).notes
         waiting = [Waiting(name, _to_take_in(seen)) for name, each in sorted(holders.items()) if _offers(seen, name)]
-        return KeyStepDone(None, changed=changed, joining=tuple(waiting), notes=notes)
+        sharing = tuple(name for name, each in sorted(holders.items()) if each.keys is not None and each.keys.shared)
+        return KeyStepDone(None, changed=changed, joining=tuple(waiting), sharing=sharing, notes=notes)
     to = key_course.next_key_state(record, back=back)
     gate = key_steps.transition_gate(record, to, seen.facts, said) if to is not None else None
     joining = []
@@ -224,8 +243,9 @@ def _told(
     if turn and to is None and not never_ran(holders[turn]):
         ready = f"may restart kube-apiserver: `vaultpki ca continue -f {seen.cluster.file}` gives it the turn"
         restarts.append(Waiting(turn, "has the turn to restart kube-apiserver" if turn == record.turn else ready))
-    may_start = starting(record, holders)
-    return KeyStepDone(record, gate, moved, changed, tuple(joining), counting, tuple(restarts), may_start, notes)
+    return KeyStepDone(
+        record, gate, moved, changed, tuple(joining), counting, tuple(restarts), starting(record, holders), notes=notes
+    )
 
 
 def _offers(seen: KeysOnServer, name: str) -> bool:

@@ -107,7 +107,8 @@ class TokenKeysReport:
     `extends` and `longest` are how long tokens live by the flags with which kube-apiserver was started:
     `--service-account-extend-token-expiration`, and `--service-account-max-token-expiration` in seconds, 0 if it is not
     set. None if they are not known. `shared` is the SHA-256 in hex of the public key (its SubjectPublicKeyInfo in DER)
-    of an `sa.key` that this agent has not made; "" if there is none. `admitted` is False where the node has read that
+    of an `sa.key` that this agent has not made; "" if there is none. `shared_key` is the type of that key, "" if it is
+    none of ours. `admitted` is False where the node has read that
     its kube-apiserver must not run yet.
     """
 
@@ -123,6 +124,7 @@ class TokenKeysReport:
     longest: int | None = None
     shared: str = ""
     admitted: bool = True
+    shared_key: str = ""
 
     @property
     def loaded(self) -> bool:
@@ -245,6 +247,7 @@ def _token_keys_to_json(keys: TokenKeysReport) -> dict[str, Any]:
         **({"longest": keys.longest} if keys.longest is not None else {}),
         **({"shared": keys.shared} if keys.shared else {}),
         **({} if keys.admitted else {"admitted": False}),
+        **({"shared_key": keys.shared_key} if keys.shared_key else {}),
     }
 
 
@@ -406,6 +409,7 @@ def _token_keys(value: object) -> TokenKeysReport | None:
         longest if type(longest := entry.get("longest")) is int and 0 <= longest <= _LONGEST_LIFE else None,
         next(iter(_hashes([entry.get("shared")])), ""),
         entry.get("admitted") is not False,
+        _text(entry.get("shared_key")),
     )
 
 

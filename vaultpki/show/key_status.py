@@ -41,10 +41,15 @@ _DOES: Final = {
 def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
     """Yield where service-account keys stand: what holds, what is waited for, what comes next, and the rollback."""
     record = done.record
-    if record is None:
-        yield "No service-account key is in use yet."
-    else:
+    if record is not None:
         yield from _state_lines(record, done, now, file)
+    elif done.sharing:
+        yield (
+            f"{', '.join(done.sharing)} have a sa.key that was not made here: `vaultpki ca rotate "
+            f"{SERVICE_ACCOUNT_KEYS} -f {file}` begins to give each node one of its own."
+        )
+    else:
+        yield "No service-account key is in use yet."
     if done.joining:
         yield "These nodes join:"
         yield from _each(done.joining)

@@ -42,6 +42,8 @@ nodes:
 - {name: cp-2, roles: [control-plane], addresses: [10.0.0.12]}
 - {name: cp-3, roles: [control-plane], addresses: [10.0.0.13]}
 """
+OF_KUBEADM = SPEC + "certificates: {service-account: {key: rsa-2048}}\n"
+"""The same, whose keys are of the type that kubeadm makes."""
 
 
 @dataclass(slots=True)
@@ -148,7 +150,7 @@ class AgentsWithKeys:
     @contextmanager
     def of_kubeadm(cls, clusters: ClusterFactory, *names: str) -> Iterator[AgentsWithKeys]:
         """A cluster whose nodes run with one `sa.key`, which a person has copied."""
-        cluster = clusters.applied(SPEC + "certificates: {service-account: {key: rsa-2048}}\n")
+        cluster = clusters.applied(OF_KUBEADM)
         key = private_keys.generate_key(KeyType.RSA_2048)
         with ExitStack() as stack:
             made = cls(cluster, stack, cluster.client("applier"), shared=private_keys.public_der(key))

@@ -427,6 +427,25 @@ def test_from_one_shared_key_to_own_keys(shared: tuple[AppliedCluster, NodeFolde
     assert not private_keys(one) & private_keys(two) and union(one) == ["sa:cp-1:2", "sa:cp-2:2"]
 
 
+def test_a_shared_key_that_vault_does_not_certify_stays(clusters: ClusterFactory) -> None:
+    """And nobody is told to move it away: the agent says what Vault says of its type."""
+    cluster, key = clusters.applied(SPEC), keys.generate_key(KeyType.RSA_2048)
+    node = cluster.equip("cp-1")
+    node.pki.mkdir()
+    (node.pki / "sa.key").touch(mode=0o600)
+    (node.pki / "sa.key").write_bytes(keys.key_pem(key))
+    passed(node)
+    said = reported(cluster, "cp-1")
+    assert said.shared_key == "rsa-2048"
+    made = HandmadeKeys(cluster, KeyRecord(KeyState.STEADY, 1, datetime.now(UTC).replace(microsecond=0)))
+    made.write(KeyState.PUBLISHED, nodes={"cp-1": NodeKeys(1, 2, True)}, shared=said.shared)
+    give_number(cluster, 2)
+    failures = failing(node)
+    assert [*failures] == ["service-account-1"] and "keys of type ec" in str(failures["service-account-1"])
+    assert (node.pki / "sa.key").read_bytes() == keys.key_pem(key) and not (node.pki / "sa.key").is_symlink()
+    assert [*reported(cluster, "cp-1").own] == [2] and reported(cluster, "cp-1").shared == said.shared
+
+
 def test_the_flags_that_limit_tokens_are_reported(
     cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
 ) -> None:

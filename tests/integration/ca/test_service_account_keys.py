@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.node.agents_with_keys import SPEC, AgentsWithKeys, Plane
+from helpers.node.agents_with_keys import OF_KUBEADM, SPEC, AgentsWithKeys, Plane
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import Ran, fails, vaultpki
 from vaultpki.errors import SpecError, StateConflict
@@ -197,8 +197,15 @@ def test_in_an_emergency_everybody_restarts_at_once(clusters: ClusterFactory) ->
 
 def test_from_one_key_that_all_share_to_own_keys(clusters: ClusterFactory) -> None:
     with AgentsWithKeys.of_kubeadm(clusters, "cp-1", "cp-2") as made:
-        # Nothing changes before a person begins, and no new node is let in beside the shared key.
+        # Nothing changes before a person begins.
         assert not made.advance().joining and made.known is None
+        file, env = made.cluster.file, made.cluster.environment("viewer")
+        assert "cp-1, cp-2 have a sa.key that was not made here" in vaultpki("ca", "status", "-f", file, env=env).stdout
+        # What Vault would not certify is said before anything begins.
+        made.cluster.write(SPEC)
+        with pytest.raises(StateConflict, match="is rsa-2048, and Vault certifies keys of type ec-p256"):
+            made.begin()
+        made.cluster.write(OF_KUBEADM)
         made.begin()
         assert made.record.shared
         made.passes()

@@ -151,6 +151,7 @@ KEYS = TokenKeysReport(
     extends=False,
     longest=0,
     shared=SHA,
+    shared_key="rsa-2048",
 )
 
 
