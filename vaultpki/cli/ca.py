@@ -22,10 +22,10 @@ from vaultpki.redact import printable
 if TYPE_CHECKING:
     from vaultpki.ca.run import Step
     from vaultpki.identity.nodes import NodeList
-    from vaultpki.key_rotation.commands import KeyStepDone
     from vaultpki.kube.objects import KubeTrust
     from vaultpki.model import Cluster
     from vaultpki.rotation.course import Course
+    from vaultpki.token_keys.standing import KeyStepDone
     from vaultpki.vault import Vault
 
 wait_option = click.option("--wait", is_flag=True, help="Go on until the rotation is at rest; show what it waits for.")

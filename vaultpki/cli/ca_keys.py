@@ -18,11 +18,11 @@ from vaultpki.errors import ChangedMeanwhile, Unavailable, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
-    from vaultpki.key_rotation.commands import KeyStepDone
     from vaultpki.kube.token_flags import TokensInUse
     from vaultpki.model import Cluster
     from vaultpki.records.rotation import Method
     from vaultpki.records.service_account import KeyState
+    from vaultpki.token_keys.standing import KeyStepDone
     from vaultpki.token_keys.steps import KeysSaid
     from vaultpki.vault import Vault
 

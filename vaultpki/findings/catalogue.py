@@ -321,7 +321,7 @@ CATALOGUE: Final = (
     _info(
         "rotation-waits",
         None,
-        "The rotation of a CA goes on by itself while `vaultpki ca continue --wait` runs.",
+        "A rotation goes on by itself while `vaultpki ca continue --wait` runs.",
         _CONTINUE,
         "operator",
         vault=True,
@@ -337,7 +337,7 @@ CATALOGUE: Final = (
     _warning(
         "rotation-blocked",
         None,
-        "The rotation of a CA waits for a person, or has stood still for a day.",
+        "A rotation waits for a person, or has stood still for a day.",
         _CONTINUE,
         "operator",
         vault=True,

@@ -7,7 +7,7 @@ record is written by check-and-set before the server is changed.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from vaultpki.ca.announced import announced
@@ -26,42 +26,14 @@ from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import first_few
-from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.rotation.gates import Waiting
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys import steps as key_steps
 from vaultpki.token_keys.holders import never_ran
+from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.token_keys.steps import NOTHING_SAID_OF_KEYS, KeysSaid
 from vaultpki.token_keys.turns import counts_until, next_turn, starting, why_waits
 from vaultpki.vault import Vault
-
-
-@dataclass(frozen=True, slots=True)
-class KeyStepDone:
-    """What a command has done with service-account keys: the record as it is now, None if there is none.
-
-    `moved` says that a step was made, `changed` that the record is another one. `gate` is what stands before the next
-    step. `joining` are nodes that wait to start, and why. `counting` are stolen keys, by node, with the nodes that may
-    still accept their tokens. `may_start` are nodes that have read that their kube-apiserver may start, and where it
-    was not seen yet. `sharing` are nodes with one `sa.key` that no agent has made, before a rotation takes it over.
-    `notes` are sentences about something unusual.
-    """
-
-    record: KeyRecord | None
-    gate: Gate | None = None
-    moved: bool = False
-    changed: bool = False
-    joining: tuple[Waiting, ...] = ()
-    counting: tuple[Waiting, ...] = ()
-    restarts: tuple[Waiting, ...] = ()
-    may_start: tuple[str, ...] = ()
-    sharing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def waits(self) -> bool:
-        """Whether anything is to be done, or waited for, by agents or by people."""
-        active = self.record is not None and self.record.active
-        return active or bool(self.joining or self.counting or self.restarts)
 
 
 def status(
@@ -74,7 +46,7 @@ def status(
 ) -> KeyStepDone:
     """Return where service-account keys stand; writes nothing."""
     seen = read_keys(cluster, vault, now, strict=False, found=found, tokens=tokens)
-    return _told(seen, KeysSaid(tokens=tokens))
+    return _told(seen, KeysSaid(tokens=tokens), notes=key_course.taken_in(seen.record, seen.facts).notes)
 
 
 def rotate(

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
-from vaultpki.key_rotation.commands import KeyStepDone
 from vaultpki.kube.token_flags import TokensInUse
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation.gates import Waiting
 from vaultpki.show import ca as ca_text
 from vaultpki.token_keys.course import next_key_state
+from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.values.durations import format_duration
 
 # What holds in a state.
@@ -65,9 +65,13 @@ def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
         yield printable(f"{note[0].upper()}{note[1:]}.")
 
 
+def state_sentence(record: KeyRecord) -> str:
+    """Return what holds in the state of the record, as a sentence without its end."""
+    return _EMERGENCY if record.active and record.method is KeyMethod.EMERGENCY else _IS[record.state]
+
+
 def _state_lines(record: KeyRecord, done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
-    holds = _EMERGENCY if record.active and record.method is KeyMethod.EMERGENCY else _IS[record.state]
-    yield f"{SERVICE_ACCOUNT_KEYS} are {record.state.value} since {stamp(record.since)}: {holds}."
+    yield f"{SERVICE_ACCOUNT_KEYS} are {record.state.value} since {stamp(record.since)}: {state_sentence(record)}."
     if record.shared and record.state is not KeyState.DONE:
         yield "The old key is one sa.key that several nodes share."
     if done.gate is not None:
@@ -179,6 +183,7 @@ def key_json(done: KeyStepDone) -> dict[str, Any]:
         ],
         "joining": _waiting(done.joining),
         "may_start": list(done.may_start),
+        "sharing": list(done.sharing),
         "stolen": _waiting(done.counting),
         "restarts": _waiting(done.restarts),
         "notes": [printable(note) for note in done.notes],

@@ -23,13 +23,13 @@ from helpers.vault.plan_commands import AuditedCluster
 from vaultpki.agent import run
 from vaultpki.config.agent import load_agent
 from vaultpki.key_rotation import commands as keys
-from vaultpki.key_rotation.commands import KeyStepDone
 from vaultpki.kube.token_flags import TokenFlags, TokensInUse
 from vaultpki.model import KeyType
 from vaultpki.pki import keys as private_keys
 from vaultpki.pki import x509
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.records.service_account import KeyRecord, KeyState
+from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.token_keys.steps import KeysSaid
 from vaultpki.vault import Vault
 

@@ -285,6 +285,13 @@ def test_the_commands(clusters: ClusterFactory, tmp_path: Path) -> None:
         assert (rotation["domain"], rotation["state"], rotation["next"]) == (keys, "published", "switched")
         assert rotation["nodes"] == {"cp-1": {"old": 1, "new": 2, "admitted": True}}
         assert [each["node"] for each in rotation["waiting_for"]] == ["cp-1"]
+        # Every view says so.
+        shown = vaultpki("nodes", "-f", file, "--json", env=viewer, expect={0, 3})
+        texts = [each["message"] for each in json.loads(shown.stdout)["findings"] if each["name"].startswith("rotation-")]
+        assert len(texts) == 1 and "rotation of service-account-keys, published since" in texts[0], texts
+        page = tmp_path / "report.html"
+        vaultpki("report", "-f", file, "--from-vault", "-o", page, env=viewer, expect={0, 3})
+        assert "The service-account keys are being rotated: published" in page.read_text()
         document = json.loads(ca("continue", "--json", expect=3).stdout)
         assert document["moved"] is False and document["rotation"]["state"] == "published"
 
