@@ -124,7 +124,8 @@ class SoakedKeys:
             if there(record) and not running:
                 return
             self.step(act)
-            self._renew()
+            if not running:
+                self._renew()
             assert time.monotonic() < deadline, f"stays {last.value}: {self.said}"
             time.sleep(_LOOK)
 

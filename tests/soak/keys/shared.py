@@ -77,8 +77,8 @@ def on(
     made = ServiceAccountKeys(folder / "sa.key", folder / "sa.pub")
     words = ("openssl", "genrsa", "-out", str(made.private), "2048")
     subprocess.run(words, check=True, capture_output=True)
-    words = ("openssl", "rsa", "-in", str(made.private), "-pubout", "-out", str(made.public))
-    subprocess.run(words, check=True, capture_output=True)
+    public = ("openssl", "rsa", "-in", str(made.private), "-pubout", "-out", str(made.public))
+    subprocess.run(public, check=True, capture_output=True)
 
     def given(node: KubeNode) -> ServiceAccountKeys:
         own = own_keys.of(node)
