@@ -134,6 +134,11 @@ class TokenLoad:
             self.tokens.append(new)
             self.rounds += 1
 
+    def counted(self) -> Counter[tuple[Api, Api]]:
+        """What `used` is in this moment."""
+        # Copied at once, since a thread may add to it.
+        return Counter(dict(self.used))
+
     def let_go(self, forget: Callable[[], object]) -> None:
         """Has some tokens used no more from now on, by `forget`, and waits until none of them is on its way."""
         forget()

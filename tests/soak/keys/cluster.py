@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -125,7 +125,7 @@ class SoakedKeys:
                 return
             self.step(act)
             if not running:
-                self._renew()
+                self.renew()
             assert time.monotonic() < deadline, f"stays {last.value}: {self.said}"
             time.sleep(_LOOK)
 
@@ -155,8 +155,8 @@ class SoakedKeys:
         self.said = ran.stdout + ran.stderr
         assert ran.returncode in (0, 3) or any(each in ran.stderr for each in _PASSES), self.said
 
-    def _renew(self) -> None:
-        """What a person does once every API server signs with the key of a state.
+    def renew(self) -> None:
+        """What a person does once every API server signs with the key of a state, and again after each later restart.
 
         Controller managers sign Secrets, and have tokens of their own that live an hour: both are made anew.
         """
@@ -220,14 +220,16 @@ class SoakedKeys:
         """The ids of the keys whose tokens an API server accepts."""
         with contextlib.closing(connection(self.kubernetes, "admin", at)) as one:
             one.request("GET", "/openid/v1/jwks")
-            return _ids(one.getresponse().read().decode())
+            response = one.getresponse()
+            text = response.read().decode()
+        return _ids(text) if response.status == 200 else frozenset()
 
     def shown_everywhere(self) -> bool:
         """Whether every API server shows exactly the keys of the record."""
         wanted = _ids(self.operator.ca("jwks", expect=[0]).stdout)
         try:
             return all(self.shown(at) == wanted for at in self.kubernetes.apis)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             # That one is restarted just now.
             return False
 
@@ -245,7 +247,7 @@ class SoakedKeys:
         load.failures.clear()
         audit = Audit([machine.folder for machine in self.kubernetes.lan.machines.values()])
         self.since, self.held = len(tokens.failures), ""
-        used, refused, worked, begin = Counter(tokens.used), tokens.refused.total(), load.worked.total(), time.time()
+        used, refused, worked, begin = tokens.counted(), tokens.refused.total(), load.worked.total(), time.time()
         say(f"{self.server}: {name}")
         broken = ""
         try:
@@ -264,7 +266,7 @@ class SoakedKeys:
                     server=self.server,
                     name=name,
                     seconds=time.time() - begin,
-                    used=tokens.used.total() - used.total(),
+                    used=tokens.counted().total() - used.total(),
                     unauthorized=(*seen, *audit.unauthorized()),
                     otherwise=tuple(map(str, others)),
                     refused=tokens.refused.total() - refused,

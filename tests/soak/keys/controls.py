@@ -62,6 +62,7 @@ def life_cut(run: SoakedKeys) -> None:
             run.rotate()
             run.lead(lambda record: record.waits_for_tokens)
     with run.phase("control: retired before the old tokens have ended", control=_control("life")):
+        run.renew()
         run.step()
         run.held = f"the step waits: {brief(run.said)}"
         assert run.state is KeyState.SWITCHED
