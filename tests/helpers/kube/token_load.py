@@ -26,7 +26,7 @@ _REQUEST = "/api/v1/namespaces/default/serviceaccounts/default/token"
 _REVIEW = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 # A token that is nearly over tells nothing about keys.
 _MARGIN = 30
-_SAMPLE = 4
+_SAMPLE = 3
 _ROUNDS_SECONDS = 120.0
 _SECRET_SECONDS = 240.0
 

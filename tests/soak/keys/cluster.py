@@ -39,6 +39,8 @@ these minutes are a part of the life of tokens."""
 
 SIGNING: Final = (KeyState.SWITCHED, KeyState.RETURNING)
 _LOOK: Final = 2.0
+# Where nothing but time is waited for, others need the processors more.
+_PATIENT_LOOK: Final = 10.0
 _MOST_SECONDS: Final = 2400.0
 # An API server that was restarted may take a minute where all share two cores.
 _READY_SECONDS: Final = 180.0
@@ -127,7 +129,7 @@ class SoakedKeys:
             if not running:
                 self.renew()
             assert time.monotonic() < deadline, f"stays {last.value}: {self.said}"
-            time.sleep(_LOOK)
+            time.sleep(_PATIENT_LOOK if record.waits_for_tokens and not running else _LOOK)
 
     def reach(self, state: KeyState, act: str = "continue", *tasks: Task) -> None:
         self.lead(lambda record: record.state is state, act, *tasks)

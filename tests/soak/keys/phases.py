@@ -62,7 +62,10 @@ def rotation(run: SoakedKeys) -> None:
     with run.phase("rotated: switched, cp-6 joins"):
         run.lead(lambda record: record.waits_for_tokens, "continue", planes.joins(run, "cp-6"))
     with run.phase("rotated: the old tokens end"):
+        given = len(run.pod.seen)
         run.reach(KeyState.RETIRED)
+        # Its kubelet asks for another one at 80 % of the life of tokens, and this phase took a whole one.
+        assert len(run.pod.seen) > given, "the token of the pod was not replaced"
     with run.phase("rotated: retired, then done"):
         run.reach(KeyState.DONE)
         run.settle()
