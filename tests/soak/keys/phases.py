@@ -18,7 +18,6 @@ from soak.keys import controls, planes
 from soak.keys.cluster import SoakedKeys
 from soak.keys.shape import FIRST
 from soak.keys.table import KeyPhase
-from soak.printed import say
 from vaultpki.records.service_account import KeyState
 
 _CALM_SECONDS: Final = 20.0
@@ -168,5 +167,4 @@ def on(
     """Add the phases on one server to `phases`; they end with the first one that could not be ended."""
     with clusters.standing(kind, programs, binary, folder, phases) as run:
         for name in names:
-            say(f"{kind}: {name}")
             PHASES[name](run)

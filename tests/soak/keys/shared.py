@@ -16,7 +16,6 @@ from soak.keys import cluster as clusters
 from soak.keys.cluster import SoakedKeys
 from soak.keys.shape import Asked
 from soak.keys.table import KeyPhase
-from soak.printed import say
 from vaultpki.pki import keys
 from vaultpki.records.service_account import KeyState
 
@@ -90,5 +89,4 @@ def on(
     with clusters.standing(kind, programs, binary, folder, phases, given, Asked(key=_KEY)) as run:
         run.common = frozenset({keys.public_der(keys.read_key(made.private.read_bytes()))})
         for name in names:
-            say(f"{kind}: {name}")
             PHASES[name](run)
