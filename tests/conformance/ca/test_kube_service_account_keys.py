@@ -23,7 +23,7 @@ from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.operator_under_load import OperatorUnderLoad
 from helpers.kube.restarts import API_SERVER
-from helpers.kube.token_load import LIFE, Token, TokenLoad
+from helpers.kube.token_load import LIFE, Token, TokenLoad, legacy
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
 from vaultpki.model import NodeRole
@@ -102,7 +102,7 @@ def rotated(cluster: Kubernetes) -> Iterator[KeyOperator]:
         made = KeyOperator(operator, tokens)
         operator.mark()
         with operator.load.running(), tokens.running():
-            tokens.kept.append(legacy(cluster))
+            tokens.kept.append(legacy(cluster, "legacy"))
             operator.ca("rotate", SERVICE_ACCOUNT_KEYS)
             made.settle(KeyState.SWITCHED)
             made.settle(KeyState.RETURNING, "abort")
@@ -117,21 +117,6 @@ def rotated(cluster: Kubernetes) -> Iterator[KeyOperator]:
             made.settle(KeyState.DONE)
             time.sleep(20)
         yield made
-
-
-def legacy(cluster: Kubernetes) -> Token:
-    """A token that never expires, of a Secret; the controller manager signs it."""
-    annotations = {"kubernetes.io/service-account.name": "default"}
-    secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token"}
-    cluster.apply({**secret, "metadata": {"name": "legacy", "annotations": annotations}})
-    found: list[str] = []
-
-    def made() -> bool:
-        found[:] = [cluster.get("secret", "legacy").get("data", {}).get("token", "")]
-        return bool(found[0])
-
-    wait_for(made, 60, lambda: "no token comes into the Secret", pause=0.5)
-    return Token(cluster.apis[0], time.time() + 86400, base64.b64decode(found[0]).decode())
 
 
 def test_it_went_through_every_state(rotated: KeyOperator) -> None:

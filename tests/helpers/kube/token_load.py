@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from helpers.kube.client_load import Failure, connection
 from helpers.kube.kube_cluster import Kubernetes
+from helpers.vault.servers import wait_for
 
 LIFE = 600
 """Seconds that a token lives: kube-apiserver issues none that lives shorter."""
@@ -25,7 +26,12 @@ _REQUEST = "/api/v1/namespaces/default/serviceaccounts/default/token"
 _REVIEW = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 # A token that is nearly over tells nothing about keys.
 _MARGIN = 30
-_SAMPLE = 6
+_SAMPLE = 3
+_ROUNDS_SECONDS = 120.0
+_SECRET_SECONDS = 240.0
+
+AGENT = "tokens-of-tests"
+"""The user agent of whoever uses these tokens, by which an audit log tells them from all others."""
 
 Api = tuple[str, int]
 
@@ -50,13 +56,18 @@ class TokenLoad:
     """What tokens were worth: uses that worked by who issued them and who was asked, and those that failed.
 
     `servers` are the API servers that a load balancer would send somebody to in this moment. `kept` are tokens that
-    never expire.
+    never expire, and `mounted` reads those that pods are given. Tokens of the keys in `given_up` may be refused, which
+    `refused` counts by who was asked. `rounds` is how often all tokens of a moment were used.
     """
 
     kubernetes: Kubernetes
     servers: Callable[[], Sequence[Api]]
     tokens: list[Token] = field(default_factory=list)
     kept: list[Token] = field(default_factory=list)
+    mounted: Callable[[], Sequence[Token]] = tuple
+    given_up: set[str] = field(default_factory=set)
+    refused: Counter[Api] = field(default_factory=Counter)
+    rounds: int = 0
     used: Counter[tuple[Api, Api]] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     key_ids: set[str] = field(default_factory=set)
@@ -82,7 +93,7 @@ class TokenLoad:
         one.sock = context.wrap_socket(outside, server_hostname=address)
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
         with contextlib.closing(one):
-            return _asked(one, _REVIEW, body, {"Authorization": f"Bearer {token.text}"})[0]
+            return _asked(one, _REVIEW, body, {"Authorization": f"Bearer {token.text}", "User-Agent": AGENT})[0]
 
     def use(self, token: Token, at: Api) -> None:
         try:
@@ -91,6 +102,9 @@ class TokenLoad:
             # Whom a restart has cut off has not been refused.
             if at in self.servers():
                 self.failures.append(Failure(time.time(), f"token at {at[0]}", f"{type(error).__name__}: {error}"))
+            return
+        if status == 401 and token.key_id in self.given_up:
+            self.refused[at] += 1
             return
         if status != 201:
             text = f"{status} for a token that {token.issuer[0]} issued with key {token.key_id}"
@@ -102,7 +116,7 @@ class TokenLoad:
         for turn in itertools.count():
             if self.ending.wait(1.0):
                 return
-            apis = list(self.kubernetes.apis)
+            apis = self.servers()
             try:
                 new = self.issue(apis[turn % len(apis)])
             except (OSError, http.client.HTTPException):
@@ -112,11 +126,24 @@ class TokenLoad:
             now = time.time()
             self.tokens = [each for each in self.tokens if each.until - _MARGIN > now]
             older = random.sample(self.tokens, min(_SAMPLE, len(self.tokens)))
-            # The oldest one is what a gate is there for.
-            for token in (new, *self.tokens[:1], *older, *self.kept):
+            # The oldest one of each key is what a gate is there for.
+            oldest = {each.key_id: each for each in reversed(self.tokens)}
+            for token in (new, *oldest.values(), *older, *self.kept, *self.mounted()):
                 for at in self.servers():
                     self.use(token, at)
             self.tokens.append(new)
+            self.rounds += 1
+
+    def counted(self) -> Counter[tuple[Api, Api]]:
+        """What `used` is in this moment."""
+        # Copied at once, since a thread may add to it.
+        return Counter(dict(self.used))
+
+    def let_go(self, forget: Callable[[], object]) -> None:
+        """Has some tokens used no more from now on, by `forget`, and waits until none of them is on its way."""
+        forget()
+        last = self.rounds + 2
+        wait_for(lambda: self.rounds >= last, _ROUNDS_SECONDS, lambda: "tokens are not used any more", pause=0.3)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -127,6 +154,22 @@ class TokenLoad:
         finally:
             self.ending.set()
             thread.join(60)
+
+
+def legacy(kubernetes: Kubernetes, name: str) -> Token:
+    """A new token that never expires, in a Secret of this name; the controller manager that leads signs it."""
+    annotations = {"kubernetes.io/service-account.name": "default"}
+    secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token"}
+    kubernetes.apply({**secret, "metadata": {"name": name, "annotations": annotations}})
+    found: list[str] = []
+
+    def made() -> bool:
+        asked = kubernetes.kubectl(kubernetes.admin, "get", "secret", name, "-o", "jsonpath={.data.token}", expect=None)
+        found[:] = [asked.stdout]
+        return bool(asked.stdout)
+
+    wait_for(made, _SECRET_SECONDS, lambda: "no token comes into the Secret", pause=0.5)
+    return Token(kubernetes.apis[0], time.time() + 86400, base64.b64decode(found[0]).decode())
 
 
 def _asked(
