@@ -128,6 +128,11 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
     """
     look = _with_record(look_again())
     gates.refuse_set_back(look.record, look.seen)
+    if back and look.record.state is _S.DONE:
+        raise StateConflict(
+            f"the adoption of {look.cluster.name} is done, and there is no way back; `vaultpki adopt status -f "
+            f"{look.cluster.file}` says what is left to do"
+        )
     look, refused = _settle(look, look_again, ask)
     if refused:
         return _standing(look, back=back, refused=True)
@@ -317,7 +322,8 @@ def _at_rest(look: AdoptionLook, *, back: bool) -> AdoptionOutcome:
         return AdoptionOutcome(
             look, None, found, over=not found.waiting, notes=_last_words(look) if not found.waiting else ()
         )
-    look.notice.begin()
+    # A deletion is made by no check-and-set, and another operator may have gone on since this look.
+    look = look.writing(look.record.changed())
     delete_adoption(look.cluster, look.vault)
     return AdoptionOutcome(look, None, found, moved=True, over=True, notes=_given_up(look))
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
-from vaultpki.kube.objects import ROOT_COPY, PodStart
+from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
 from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
@@ -74,6 +74,18 @@ _PROJECTED: Final = timedelta(seconds=120)
 _NEEDED: Final = ("nodes", "static pods", "certificatesigningrequests", "bootstrap tokens", KEYS_SECRET, CLUSTER_INFO)
 _NEEDED_FOR_TRUST: Final = ("pods", "namespaces", ROOT_COPY, AUTHENTICATION)
 
+# While one of these is away, no other machine restarts its own.
+_SERVING: Final = ("etcd", "kube-apiserver")
+
+# Where objects name a CA for a server of their own.
+_OF_SERVERS: Final = (
+    "validatingwebhookconfigurations",
+    "mutatingwebhookconfigurations",
+    "apiservices",
+    "customresourcedefinitions",
+    CLUSTER_TRUST_BUNDLES,
+)
+
 
 def next_state(state: AdoptionState, *, back: bool) -> AdoptionState | None:
     """Return the state that `adopt continue`, or with `back` `adopt abort`, leads to; None if there is none."""
@@ -114,7 +126,7 @@ def turn(record: AdoptionRecord, machines: Collection[AdoptedMachine]) -> str:
     if holder is not None and not reasons.arrived(record, holder):
         return holder.name
     owing = [each for each in counted if each.report is not None and not reasons.arrived(record, each)]
-    away = {each.name for each in counted if each.silent or _ailing(each, "etcd", "kube-apiserver")}
+    away = {each.name for each in counted if each.silent or _ailing(each, *_SERVING)}
     ready = [each for each in owing if each.enrolled and each.report and reasons.fresh(record, each.report)]
     # The restart of one that is down takes nothing away.
     ready = [each for each in ready if not away or each.name in away]
@@ -209,7 +221,7 @@ def word_refused(step: AdoptionStep, word: str, seen: ClusterSeen) -> str:
     """Return why a person's word does not count now, as a sentence; "" if it does."""
     if word == OUTSIDE and not _outside(step):
         return f"{step.record.state.value} waits for no kubeconfig outside; leave out `--confirm {OUTSIDE}`"
-    if word == OTHER_SERVERS and not (step.path == (_S.RETIRED, _S.DONE) and seen.servers):
+    if word == OTHER_SERVERS and not (step.path == (_S.RETIRED, _S.DONE) and (seen.servers or _unread_servers(seen))):
         return (
             f"{step.record.state.value} waits for no CA bundle of another server; leave out `--confirm {OTHER_SERVERS}`"
         )
@@ -244,9 +256,13 @@ def unread(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
 
 
 def _ailing(machine: AdoptedMachine, *only: str) -> bool:
-    """Return whether a component there is not healthy, with `only` one of these."""
+    """Return whether a component there is not healthy or does not run, with `only` one of these.
+
+    A report may be an hour old, and its agent may have died with the component.
+    """
     found = machine.report.components if machine.report is not None else {}
-    return any(not one.healthy for name, one in found.items() if not only or name in only)
+    ill = {*machine.stopped, *(name for name, one in found.items() if not one.healthy)}
+    return bool(ill & set(only) if only else ill)
 
 
 def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
@@ -331,6 +347,10 @@ def _outside(step: AdoptionStep) -> str:
     return {LAST_STEP: "a pair of the new CA", (_S.RETURNING, _S.PREPARED): "a pair of the old CA"}.get(step.path, "")
 
 
+def _unread_servers(seen: ClusterSeen) -> list[str]:
+    return [part for part in _OF_SERVERS if part in seen.unread]
+
+
 def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     what = _outside(step)
     if what and OUTSIDE not in step.record.confirmed:
@@ -339,7 +359,15 @@ def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
             f"once every kubeconfig and program outside the cluster has {what}, say so: `{step.command} --confirm "
             f"{OUTSIDE}`",
         )
-    if step.path == (_S.RETIRED, _S.DONE) and seen.servers and OTHER_SERVERS not in step.record.confirmed:
+    if step.path != (_S.RETIRED, _S.DONE) or OTHER_SERVERS in step.record.confirmed:
+        return
+    for part in _unread_servers(seen):
+        yield Waiting(
+            part,
+            f"cannot be looked at ({seen.unread[part]}), and may name an old CA for another server: name a kubeconfig "
+            f"that may list them, or once you know that none does, say so: `{step.command} --confirm {OTHER_SERVERS}`",
+        )
+    if seen.servers:
         yield Waiting(
             OTHER_SERVERS,
             f"{first_few(sorted(seen.servers))} name an old CA for their own server: give that server another "

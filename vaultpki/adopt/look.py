@@ -278,6 +278,7 @@ def _with_evidence(
         signs=signs,
         rotates=kubelet if isinstance(kubelet, bool) else None,
         started={pod.component: pod.started for pod in static if pod.started is not None},
+        stopped=tuple(pod.component for pod in static if pod.started is None),
         served=tuple(
             Served(each.row, each.place, sides.signer(each.leaf), own=_self_made(machine.name, each.leaf))
             for each in found.listeners

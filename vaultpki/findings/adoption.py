@@ -82,6 +82,7 @@ def _machines(members: Iterable[Member]) -> Iterator[AdoptedMachine]:
             each.name,
             plane=plane,
             member=member,
+            kubelet=NodeRole.WORKER in roles,
             enrolled=True,
             report=told,
             time=each.report.time,

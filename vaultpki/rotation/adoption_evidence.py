@@ -39,9 +39,10 @@ class AdoptedMachine:
     of this name can log in. `report` is what its agent said at `time` of the adoption, both None if nothing. `signs`
     is whether the flags of its controller manager name a CSR signer's files, None without one; `rotates` what its
     kubelet says of `rotateCertificates`, None if it does not say. `started` are the starts of its static pods by
-    component, as the API server shows them. `served` is what its listeners presented. `later` is whether it has joined
-    with the new CAs' certificates: nothing of kubeadm's CAs was ever there. `pooled` is whether its agent is one of a
-    pool: whoever may enrol into that makes as many as it likes. `silent` is whether its kubelet has stopped to report.
+    component, as the API server shows them, and `stopped` the components that do not run. `served` is what its
+    listeners presented. `later` is whether it has joined with the new CAs' certificates: nothing of kubeadm's CAs was
+    ever there. `pooled` is whether its agent is one of a pool: whoever may enrol into that makes as many as it likes.
+    `silent` is whether its kubelet has stopped to report.
     """
 
     name: str
@@ -54,6 +55,7 @@ class AdoptedMachine:
     signs: bool | None = None
     rotates: bool | None = None
     started: Mapping[str, datetime] = field(default_factory=dict)
+    stopped: tuple[str, ...] = ()
     served: tuple[Served, ...] = ()
     later: bool = False
     pooled: bool = False

@@ -196,7 +196,14 @@ def _steps(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
 
 
 def _components(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
-    del step, machine
+    onward = not step.resting and LEAVES_OF[step.to] is Side.NEW
+    if onward and machine.kubelet and "kubelet" not in report.components:
+        return (
+            "its agent finds no kubelet there, which would be locked out: correct `folders.kubelet` in its agent.yaml "
+            "(the kubelet's config.yaml lies beside that folder)"
+        )
+    if machine.stopped:
+        return f"{machine.stopped[0]} does not run there, as the API server shows: look at its log"
     for name, one in report.components.items():
         if not one.healthy:
             why = printable(one.problem) or "it does not say why"

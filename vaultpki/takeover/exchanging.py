@@ -119,6 +119,7 @@ def exchange_folders(run: TakeOver) -> None:
         run.journal.save(changed=tuple(dict.fromkeys((*run.journal.value.changed, *taken))))
     else:
         folders.copy_files(list(folders.further_files(where.directory)), where.directory, to)
+        folders.copy_links(where.directory, to)
     folders.put(where.directory, where.aside, target.folder)
     run.tell(f"exchanged {where.directory} for the folder {IN_WORDS[target.folder]}")
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from vaultpki.certificates import laid_out, pair_files
 from vaultpki.disk import exchange, files
+from vaultpki.disk.generations import link_of
 from vaultpki.errors import StateConflict, StoreError
 from vaultpki.layout import CA_KEYS, TRUST_BUNDLES
 from vaultpki.places import ETCD, HIDDEN_FOLDER, KUBECONFIGS, KUBELET, PKI, Layout, inner_folders
@@ -158,12 +159,43 @@ def copy_files(names: Iterator[str] | list[str], source: str, to: str) -> list[s
         data, about = _read(f"{source}/{name}")
         if files.exists(f"{to}/{name}") and _read(f"{to}/{name}")[0] == data:
             continue
+        _make_folder_of(name, source, to)
         folder, base = os.path.split(f"{to}/{name}")
-        with files.closing(files.open_folder(folder, create=True)) as fd, files.storage_errors(f"{to}/{name}"):
+        with files.closing(files.open_folder(folder, create=False)) as fd, files.storage_errors(f"{to}/{name}"):
             times = (about.st_atime_ns, about.st_mtime_ns)
             files.swap(base, fd, data, stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid, times=times)
         copied.append(name)
     return copied
+
+
+def copy_links(source: str, to: str) -> None:
+    """Make the links of a folder that another one lacks, without those of the agent; they lead where they led."""
+    known = known_files()
+    for path, names, held in os.walk(source):
+        names[:] = [name for name in names if name != HIDDEN_FOLDER]
+        for name in (*names, *held):
+            whole, below = f"{path}/{name}", os.path.relpath(f"{path}/{name}", source)
+            if not os.path.islink(whole) or link_of(whole) or below in known or files.exists(f"{to}/{below}"):
+                continue
+            _make_folder_of(below, source, to)
+            folder = os.path.dirname(f"{to}/{below}")
+            with files.closing(files.open_folder(folder, create=False)) as fd, files.storage_errors(f"{to}/{below}"):
+                os.symlink(os.readlink(whole), name, dir_fd=fd)
+                os.fsync(fd)
+
+
+def _make_folder_of(name: str, source: str, to: str) -> None:
+    """Make the folder of a file, by path below both folders, as it is in `source`: it may keep others out."""
+    inner = os.path.dirname(name)
+    if not inner or files.exists(f"{to}/{inner}"):
+        return
+    _make_folder_of(inner, source, to)
+    above, base = os.path.split(f"{to}/{inner}")
+    with files.closing(files.open_folder(above, create=False)) as fd, files.storage_errors(f"{to}/{inner}"):
+        about = os.stat(f"{source}/{inner}")
+        mode = stat.S_IMODE(about.st_mode)
+        with files.closing(files.make_folder(base, fd, mode)) as made:
+            files.set_mode_and_owner(made, mode, about.st_uid, about.st_gid)
 
 
 def _read(path: str) -> tuple[bytes, os.stat_result]:

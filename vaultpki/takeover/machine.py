@@ -121,7 +121,8 @@ class KubeadmMachine:
     def _manifests(self) -> Iterator[tuple[str, bytes]]:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in sorted(os.listdir(self.manifests)):
-                if name.endswith((".yaml", ".yml", ".json")) and not name.startswith("."):
+                # The kubelet runs each file whatever its name ends with (kubernetes pkg/kubelet/config/file.go).
+                if not name.startswith(".") and os.path.isfile(f"{self.manifests}/{name}"):
                     yield f"{self.manifests}/{name}", self._bytes(f"{self.manifests}/{name}")
 
     def has_kubelet(self) -> bool:

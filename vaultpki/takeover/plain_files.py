@@ -128,7 +128,8 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
     if run.target.state is AdoptionState.DONE and name in PEOPLE:
         data = _bytes(path)
         leaf = run.machine.kubeconfig_leaf(path)
-        return data if leaf and run.cas.signer(leaf[0], "kubernetes") is not Held.OLD else None
+        # One without a pair is somebody's own, such as one with a token.
+        return None if leaf and run.cas.signer(leaf[0], "kubernetes") is Held.OLD else data
     if run.target.trust is Held.OLD:
         return _without_new(run, before, path)
     if name in PEOPLE:

@@ -185,7 +185,9 @@ def _pod_is_ready(run: TakeOver, component: str) -> bool:
     """Return whether a static pod needs no restart of its own: it had it, or the one before is all that it needs."""
     if starts.pod_is_ready(run, component):
         return True
-    alone = run.target.signer and run.target.folder is FolderKind.KUBEADM and run.machine.kind() is FolderKind.KUBEADM
+    # At home there is no such step before: its manifest is kubeadm's again before what it signs with is removed.
+    signs = run.target.signer and not run.target.home
+    alone = signs and run.target.folder is FolderKind.KUBEADM and run.machine.kind() is FolderKind.KUBEADM
     return alone and component == "kube-controller-manager" and not starts.signer_is_ready(run)
 
 

@@ -9,6 +9,7 @@ from vaultpki.errors import StateConflict, StoreError
 from vaultpki.host.pod_manifest import PodEdits, PodManifest
 from vaultpki.kube.flags import FLAGS, Expect, replaced_etcd_files
 from vaultpki.records.adoption import AdoptionState
+from vaultpki.records.adoption_report import Held
 from vaultpki.takeover import folders, plain_files, settings
 from vaultpki.takeover.arrangement import VERIFY, arrangement, edits
 from vaultpki.takeover.context import TakeOver
@@ -23,6 +24,10 @@ _CA_FLAGS: Final = {
     },
 }
 """The CA of each flag that names a file with CAs; the latter are those of the components' own listeners."""
+
+_PAIRS: Final = {pair.row: pair for pair in folders.old_pairs()}
+_PAIR_FLAGS: Final = {(each.component, each.name): each.of for each in FLAGS if each.expect is Expect.CERTIFICATE}
+_KUBECONFIG_FLAGS: Final = frozenset({"kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"})
 
 
 def refuse_unreadable(run: TakeOver) -> None:
@@ -64,6 +69,26 @@ def _elsewhere(run: TakeOver, component: str, before: PodManifest) -> Iterator[s
         ca = _CA_FLAGS.get((component, name))
         if ca is not None and (ca in run.machine.old or name == VERIFY):
             yield from _other_file(run, before.path, f"--{name}", ca, value)
+        row = _PAIR_FLAGS.get((component, name))
+        wanted = _PAIRS[row].crt if row is not None else ""
+        if row is not None and value != f"{run.where.directory}/{wanted}" and _is_old(run, value, _PAIRS[row].ca):
+            yield _not_replaced(
+                before.path, name, value, f"{run.where.directory}/{wanted}, with its key in the same way"
+            )
+        config = run.machine.kubeconfig(component)
+        if name in _KUBECONFIG_FLAGS and config is not None and value and value != config:
+            yield _not_replaced(before.path, name, value, config)
+
+
+def _is_old(run: TakeOver, path: str, ca: str) -> bool:
+    return any(run.cas.signer(leaf, ca) is Held.OLD for leaf in run.machine.certificates(path)[:1])
+
+
+def _not_replaced(path: str, name: str, value: str, best: str) -> str:
+    return (
+        f"{path}: --{name} names {value}, which no state changes, so its certificate of the old CA would be refused in "
+        f"the end: let it name {best}, restart what reads it, and run this again"
+    )
 
 
 def _of_other_etcd(before: PodManifest, directory: str) -> Iterator[str]:
@@ -87,7 +112,8 @@ def _other_file(run: TakeOver, path: str, name: str, ca: str, value: str) -> Ite
     best = f"{directory}/{folders.CA_FILES.get('kubernetes' if ca == 'kubelet' else ca, 'ca.crt')}"
     also = {"kubernetes": {f"{directory}/ca-chain.crt"}, "kubelet": {f"{directory}/kubelet-ca.crt"}}.get(ca, set())
     if value not in {best, *also}:
+        what = f"names {value}" if value else "has no value after `=`"
         yield (
-            f"{path}: {name} names {value or 'nothing in the same word'}, and a take-over changes only CAs at the "
-            f"places of kubeadm: let it name {best} (with the same CA in it), restart what reads it, and run this again"
+            f"{path}: {name} {what}, and a take-over changes only CAs at the places of kubeadm: let it name {best} "
+            "(with the same CA in it), restart what reads it, and run this again"
         )

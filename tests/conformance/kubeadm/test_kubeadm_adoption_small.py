@@ -1,8 +1,7 @@
 """The smallest real cluster of kubeadm, one control plane and one worker, is taken over: there, back, and to the end.
 
-One cluster for the whole module, and the tests continue each other. The way back, and what kubeadm does on a cluster
-that went back, are exhaustive. Root runs `adopt node` on each machine; the test of three control planes has agents that
-do it. What the steps wait for is shortened, since no client is connected here.
+One cluster for the whole module, and the tests continue each other. Root runs `adopt node` on each machine; the test of
+three control planes has agents that do it. What the steps wait for is shortened, since no client is connected here.
 """
 
 from __future__ import annotations
@@ -97,7 +96,6 @@ def test_machines_enrol_and_the_controller_manager_alone_is_restarted(small: Sma
     small.works()
 
 
-@pytest.mark.exhaustive
 def test_from_published_it_goes_back(small: Small) -> None:
     one = small.given
     assert one.reach() == "published"
@@ -114,7 +112,6 @@ def test_it_goes_on(small: Small, state: str) -> None:
     small.works()
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize("state", ["re-trusting", "returning"])
 def test_it_goes_back_from_retired(small: Small, state: str) -> None:
     assert small.given.reach(back=True) == state
@@ -122,7 +119,6 @@ def test_it_goes_back_from_retired(small: Small, state: str) -> None:
     small.works()
 
 
-@pytest.mark.exhaustive
 def test_given_up_it_is_kubeadms_byte_for_byte(small: Small) -> None:
     one = small.given
     assert one.reach(back=True) == "prepared"
@@ -134,7 +130,6 @@ def test_given_up_it_is_kubeadms_byte_for_byte(small: Small) -> None:
     small.works()
 
 
-@pytest.mark.exhaustive
 def test_kubeadm_works_on_the_returned_cluster(small: Small) -> None:
     one = small.given
     said = one.made.run("kubeadm certs renew all", "cp-1")
@@ -145,7 +140,6 @@ def test_kubeadm_works_on_the_returned_cluster(small: Small) -> None:
     one.made.run(f"kubeadm upgrade plan {CHECKS}", "cp-1")
 
 
-@pytest.mark.exhaustive
 def test_another_adoption_begins(small: Small) -> None:
     """A machine that went home enrols anew; what kubeadm has renewed meanwhile is taken as its own."""
     one = small.given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,8 +18,12 @@ from helpers.kube.kubelet_restarts import KubeletRestarts
 POD = "load"
 # Half as many requests as a soak makes, since other tests need the processors too.
 PACE = 2
-# A kubelet that ends and starts answers nobody for a moment, and knows none of its pods for another.
+# A kubelet that ends and starts answers nobody for a moment.
 KUBELET_SECONDS = 8.0
+# Then it hears of its pods from the API server, and says until then that there is none, which takes longer where the
+# machine has much else to do.
+KNOWS_PODS_SECONDS = 60.0
+_NO_POD = re.compile(r"the server could not find the requested resource|pod does not exist|pod not found")
 
 
 def start(adoption: Adoption) -> ClientsInPods:
@@ -68,13 +73,15 @@ class Seen:
 
     @property
     def excused(self) -> list[Failure]:
-        """Logs and exec that came while the kubelet that was to answer them was restarted."""
+        """Logs and exec that came while the kubelet that was to answer them was restarted, or knew no pod yet."""
         return [
             each
             for each in self.load.failures
             if each.client in ("logs", "exec")
             and not each.of_tls
-            and self.kubelets.near(WORKER, each.at, KUBELET_SECONDS)
+            and self.kubelets.near(
+                WORKER, each.at, KNOWS_PODS_SECONDS if _NO_POD.search(each.text) else KUBELET_SECONDS
+            )
         ]
 
 

@@ -26,6 +26,7 @@ from helpers.kube.kubeadm_objects import BINDINGS, SYSTEM, KubeadmObjects, Shape
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.outside_signer import OutsideSigner
+from vaultpki.adopt import drive
 from vaultpki.adopt import look as looks
 from vaultpki.adopt.drive import AdoptionWords
 from vaultpki.certificates import ISSUING_CAS
@@ -284,6 +285,10 @@ def test_a_record_that_another_operator_has_changed_is_not_written_over(
         with pytest.raises(ChangedMeanwhile, match="another operator has changed the adoption"):
             early.writing(early.record.moved(AdoptionState.PUBLISHED, one.now))
         assert one.state == "published"
+        # The last abort would delete what the other one has written.
+        with pytest.raises(ChangedMeanwhile, match="another operator has changed the adoption"):
+            drive.advance(lambda: early, AdoptionWords(), lambda title, lines: True, back=True)
+        assert one.state == "published"
 
 
 def test_new_cas_below_a_root_from_outside_count(clusters: ClusterFactory, tmp_path: Path) -> None:
@@ -327,3 +332,17 @@ def test_joins_of_before_are_over_only_once_cluster_info_is_known_to_be_right(
         record = one.record()
         assert record is not None and record.joins_closed == one.now and one.info().count("BEGIN CERTIFICATE") == 2
         assert not one.api.values[f"{SYSTEM}/secrets"]["items"]
+
+
+def test_an_abort_of_what_is_done_is_refused(clusters: ClusterFactory, tmp_path: Path) -> None:
+    """Without the record every bundle would get the old CAs back, as long as `ca.also_trust` names them."""
+    with adopted(clusters, tmp_path, Shape(planes=1)) as one:
+        lead_to(one, "done")
+        one.settle()
+        assert one.advance().over
+        with pytest.raises(StateConflict, match="is done, and there is no way back"):
+            one.advance(back=True)
+        assert one.state == "done"
+        words = ("-f", one.cluster.file, "--kubeconfig", one.config, "--yes")
+        ran = vaultpki("adopt", "abort", *words, env=one.cluster.environment("adopter"), expect=1)
+        assert "no way back" in ran.stderr

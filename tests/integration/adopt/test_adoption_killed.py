@@ -123,7 +123,7 @@ def ended(one: AdoptedCluster) -> None:
 
 
 # An event before and one after each write; what is between two writes is one moment.
-EVENTS = {"on": 94, "back": 94, "abort": 64}
+EVENTS = {"on": 94, "back": 94, "abort": 66}
 PART = 24
 
 

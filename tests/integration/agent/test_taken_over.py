@@ -260,6 +260,23 @@ def test_a_record_that_is_deleted_or_set_back_takes_nothing_away(enrolled: Enrol
     assert (report.reached, report.owed, report.revision) == (S.SWITCHED, (), last + 1)
 
 
+def test_a_record_that_comes_too_early_takes_no_ca_out_of_a_bundle(enrolled: EnrolledMachine) -> None:
+    """The agent's folder is in place in switched: others may have certificates of the old CAs still."""
+    enrolled.join()
+    for state in (S.PREPARED, S.PUBLISHED, S.SWITCHED):
+        enrolled.go(state)
+    before = kubeadms(enrolled.machine.snapshot())
+    for state in (S.RETIRED, S.DONE):
+        enrolled.record(state)
+        made = run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False))
+        assert f"says {state.value}, and this machine has done the steps of switched" in str(made.failures["adoption"])
+        assert kubeadms(enrolled.machine.snapshot()) == before, state
+    # In the right order it follows.
+    for state in (S.CLOSED, S.RETIRED):
+        enrolled.go(state)
+    assert enrolled.report().trust is Held.NEW
+
+
 def test_every_view_says_where_it_stands(enrolled: EnrolledMachine) -> None:
     enrolled.join()
     cluster = enrolled.cluster

@@ -313,6 +313,26 @@ def test_what_was_not_read_keeps_the_gate_closed() -> None:
         assert "cannot be looked at: no right" in waits(SC, replace(seen(_S.SWITCHED), unread={part: "no right"}))[part]
     assert "pods" in waits(US, replace(seen(_S.PUBLISHED), unread={"pods": "no right"}))
     assert not waits(SC, replace(seen(_S.SWITCHED), unread={"pods": "no right"}))
+    # Objects may name an old CA for a server of their own, and a person may know that none does.
+    for part in ("mutatingwebhookconfigurations", "apiservices", "customresourcedefinitions", "clustertrustbundles"):
+        hidden = replace(seen(_S.RETIRED), unread={part: "no right"})
+        assert "cannot be looked at (no right)" in waits(RD, hidden, confirmed=())[part]
+        assert not gates.word_refused(step(RD), gates.OTHER_SERVERS, hidden)
+        assert not waits(RD, hidden, confirmed=(gates.OTHER_SERVERS,))
+        assert not waits(SC, replace(seen(_S.SWITCHED), unread={part: "no right"}))
+
+
+@pytest.mark.parametrize("path", STEPS)
+def test_a_node_whose_agent_finds_no_kubelet_keeps_every_step_onward_closed(path: Step) -> None:
+    """Such as one whose certificates lie elsewhere: the rest of the machine does its steps without it."""
+    whole = report(path[0])
+    without = {name: one for name, one in whole.components.items() if name != "kubelet"}
+    found = with_machine(path[0], "cp-1", report=replace(whole, components=without, rotates=None), rotates=None)
+    onward = LEAVES_OF[path[1]] is Side.NEW
+    assert ("its agent finds no kubelet there" in waits(path, found).get("cp-1", "")) is onward
+    # A member of etcd alone has none.
+    member = replace(found.machines[0], kubelet=False, plane=False)
+    assert "no kubelet" not in waits(path, replace(found, machines=(member,))).get("cp-1", "")
 
 
 def test_turns_pass_one_by_one() -> None:
@@ -352,6 +372,13 @@ def test_nobody_restarts_while_another_control_plane_is_away() -> None:
     assert gates.turn(record(state), (one, machine("cp-2", state), replace(gone, silent=False))) == "cp-1"
     ill = replace(owes, components={**owes.components, "etcd": replace(owes.components["etcd"], healthy=False)})
     assert gates.turn(record(state), (one, machine("cp-2", state, report=ill), gone)) == "cp-2"
+    # Its report may be older than that: the agent may have died with it.
+    dead = machine("cp-3", state, stopped=("etcd",))
+    assert gates.turn(record(state), (one, machine("cp-2", state), dead)) == ""
+    assert (
+        gates.turn(record(state), (one, machine("cp-2", state), replace(dead, stopped=("kube-scheduler",)))) == "cp-1"
+    )
+    assert "etcd does not run there, as the API server shows" in waits(US, ClusterSeen(machines=(one, dead)))["cp-3"]
     # A worker that is away takes no majority.
     assert gates.turn(record(state), (one, machine("w-1", state, report=None, silent=True))) == "cp-1"
     found = waits(US, ClusterSeen(machines=(one, gone)))

@@ -107,6 +107,20 @@ def test_who_signs_and_who_rotates_is_read_from_the_cluster(tmp_path: Path) -> N
     assert set(plane.started) == {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
 
 
+def test_a_static_pod_that_does_not_run_is_seen(tmp_path: Path) -> None:
+    objects = KubeadmObjects(Shape())
+
+    def stops(values: dict[str, Any]) -> None:
+        pods = values["/api/v1/namespaces/kube-system/pods"]["items"]
+        (etcd,) = (pod for pod in pods if pod["spec"]["containers"][0]["name"] == "etcd")
+        etcd["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
+
+    found = kubeadm_inventory.taken(objects, change=stops)
+    pods = KubeTrust(("default",), (RootCopy("default", objects.ca.pem, NOW),), ())
+    of = look.seen_of(cluster(tmp_path, objects), sides(objects), (), found, pods, record(_S.PUBLISHED))
+    assert {each.name: each.stopped for each in of.machines} == {"cp-1": ("etcd",), "w-1": ()}
+
+
 def test_a_silent_kubelet_is_seen(tmp_path: Path) -> None:
     objects = KubeadmObjects(Shape())
 

@@ -78,6 +78,35 @@ def test_a_machine_goes_all_the_way(tmp_path: Path, name: str) -> None:
     )
 
 
+def test_links_and_closed_folders_of_the_users_own_stay(machine: TakenOverMachine) -> None:
+    """A flag may name a link, and without it kube-apiserver would not start; a closed folder keeps others out."""
+    pki = Path(machine.where.directory)
+    (pki / "own").mkdir(mode=0o700)
+    (pki / "own/oidc.crt").write_text("a file\n")
+    (pki / "oidc.crt").symlink_to("own/oidc.crt")
+    (pki / "linked").symlink_to("own")
+    before = machine.snapshot()
+    back = (S.RETRUSTING, S.RETURNING, S.PREPARED)
+    for state in (*ONWARD, *back):
+        machine.go(state)
+        assert (pki / "oidc.crt").read_text() == (pki / "linked/oidc.crt").read_text() == "a file\n", state
+        assert (pki / "own").stat().st_mode & 0o777 == 0o700, state
+    machine.go(None)
+    assert machine.snapshot() == before
+
+
+def test_a_kubeconfig_that_a_person_has_put_there_stays_at_the_end(machine: TakenOverMachine) -> None:
+    for state in ONWARD:
+        machine.go(state)
+    own = Path(machine.where.kubeconfigs) / "admin.conf"
+    text = own.read_text()
+    own.write_text(f"{text[: text.index('users:')]}users: [{{name: u, user: {{token: s3cret}}}}]\n")
+    text = own.read_text()
+    assert not [line for line in carry_out.lines(machine.run(S.DONE)) if "/admin.conf: removed" in line]
+    machine.go(S.DONE)
+    assert own.read_text() == text and not own.with_name("super-admin.conf").exists()
+
+
 def give_own_signer(machine: TakenOverMachine, folder: Path) -> None:
     """Have CSRs signed by a copy of the CA in a folder of its own, as the inventory tells people to."""
     pki = machine.where.directory

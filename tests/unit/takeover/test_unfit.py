@@ -45,6 +45,12 @@ def test_a_manifest_that_cannot_be_read_is_not_left_out(machine: TakenOverMachin
     path.write_text(text)
     refused(machine, rf"{other}: kube-scheduler has another manifest, {path}")
     other.unlink()
+    # The kubelet runs a copy that somebody has left there as well.
+    copy = path.with_name("kube-scheduler.yaml.bak")
+    copy.write_text(text)
+    refused(machine, rf"{copy}: kube-scheduler has another manifest, {path}")
+    copy.unlink()
+    path.with_name("backup").mkdir()
     assert carry_out.left(machine.run(S.PREPARED))
 
 
@@ -79,6 +85,31 @@ def test_a_file_with_cas_elsewhere_is_refused(machine: TakenOverMachine) -> None
     settings.write_text(held.replace(f"clientCAFile: {pki}/ca.crt", "clientCAFile: /etc/ssl/ca.crt"))
     refused(machine, rf"{settings}: clientCAFile names /etc/ssl/ca\.crt")
     settings.write_text(held)
+    carry_out.carry_out(machine.run(S.PREPARED))
+
+
+def test_a_pair_or_a_kubeconfig_elsewhere_is_refused(
+    machine: TakenOverMachine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The component would go on with a certificate of the old CA, and no report would say so."""
+    path, pki = manifest(machine, "kube-apiserver"), Path(machine.where.directory)
+    text = path.read_text()
+    for folder in (pki, tmp_path_factory.mktemp("ssl")):
+        own = folder / "kubelet-client-of-ours.crt"
+        own.write_bytes((pki / "apiserver-kubelet-client.crt").read_bytes())
+        path.write_text(text.replace(f"{pki}/apiserver-kubelet-client.crt", str(own)))
+        refused(machine, rf"{path}: --kubelet-client-certificate names {own}, which no state changes")
+        # One that the old CA has not signed is nobody's affair here.
+        own.write_text(machine.objects.leaves["cp-1", "kubelet"].pem)
+        assert carry_out.left(machine.run(S.PREPARED))
+        own.unlink()
+    path.write_text(text)
+    path, config = manifest(machine, "kube-scheduler"), f"{machine.where.kubeconfigs}/scheduler.conf"
+    text = path.read_text()
+    path.write_text(text.replace(f"--authorization-kubeconfig={config}", "--authorization-kubeconfig=/etc/other.conf"))
+    assert path.read_text() != text
+    refused(machine, rf"--authorization-kubeconfig names /etc/other\.conf, .*: let it name {config}")
+    path.write_text(text)
     carry_out.carry_out(machine.run(S.PREPARED))
 
 
