@@ -7,7 +7,6 @@ whoever stole the node's credential would have the same rights.
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -240,18 +239,19 @@ def _record_role_ids(cluster: Cluster, vault: Vault, role_ids: Mapping[str, str]
 
 
 def destroy(cluster: Cluster, vault: Vault, identity: Identity, accessors: Sequence[str]) -> None:
-    """Destroy secret ids of a node by their accessors, as far as the server does it; some may have expired."""
+    """Destroy secret ids of a node by their accessors, as far as the server does it; some may be gone already."""
     approle = vault.sending(once=True).api.auth.approle
 
     def one(accessor: str) -> None:
-        # Both servers answer 500 for one that has expired meanwhile; without `once` that would be retried for long.
-        with contextlib.suppress(Refused, Unavailable):
-            try:
-                approle.destroy_secret_id_accessor(identity.name, accessor, mount_point=identity.mount(cluster))
-            except Denied as denied:
-                # They answer 403 for one that somebody else destroys in this moment (path_role.go).
-                if _GONE not in str(denied):
-                    raise
+        try:
+            approle.destroy_secret_id_accessor(identity.name, accessor, mount_point=identity.mount(cluster))
+        except (Refused, Unavailable):
+            # Both servers answer 500 for one that has expired meanwhile; without `once` that would be retried for long.
+            return
+        except Denied as denied:
+            # Vault answers 403 for one that somebody else destroys in this moment (path_role.go).
+            if _GONE not in str(denied):
+                raise
 
     vault.map(one, accessors)
 

@@ -387,7 +387,7 @@ def test_two_at_once_both_end_well(cluster: AppliedCluster) -> None:
 
 
 def test_a_secret_id_that_somebody_else_destroys_in_this_moment_is_gone(cluster: AppliedCluster) -> None:
-    """Both servers answer 403 then, as for a token that is too weak, which stays an error."""
+    """Vault answers 403 then, as for a token that is too weak, which stays an error."""
     node = Identity("listed", "worker-1")
 
     def refusing(reason: str) -> Callable[[Guest], None]:
