@@ -9,7 +9,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 SITE := $(BIN)/zensical build --strict --clean && $(BIN)/python docs/site_links.py site
 
-.PHONY: venv demo test check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-rotations soak-operators dist release lock clean
+.PHONY: venv demo test check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-rotations soak-operators dist release lock clean
 
 venv: $(VENV)/.dev
 
@@ -51,6 +51,10 @@ CA_ROTATION := tests/conformance/ca/test_kube_ca_rotation.py
 ROOT_OUTSIDE := tests/conformance/ca/test_kube_root_outside.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
 KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
+# A cluster of kubeadm's own CAs is adopted: one of three control planes under load, and the smallest one, which is no part of
+# `conformance`. The former goes as far as its first control plane there, and back.
+ADOPTION := tests/conformance/kubeadm/test_kubeadm_adoption.py
+SMALL_ADOPTION := tests/conformance/kubeadm/test_kubeadm_adoption_small.py
 # The life of a CA at its full length: the page's whole session, and a cut after every write.
 CA_PAGE := tests/conformance/ca/test_ca_page.py
 CA_CUTS := tests/integration/ca/test_rotation_killed.py tests/integration/ca/test_root_rotation_killed.py
@@ -76,7 +80,8 @@ FIRST := $(addprefix tests/,models/test_fleet_year.py models/test_models.py \
 	graph/test_pictures.py) integration/verify/test_forbidden_paths.py integration/identity/test_least_privilege.py)
 OTHERS := $(wildcard tests/models/test_*.py tests/docs/test_*.py tests/integration/test_*.py tests/integration/*/test_*.py)
 OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(KUBEADM) $(KUBEADM_SHAPES) $(CA_ROTATION) $(ROOT_OUTSIDE) $(ROTATION) \
-	$(KUBEADM_CA_ROTATION) $(CA_PAGE) $(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
+	$(KUBEADM_CA_ROTATION) $(ADOPTION) $(SMALL_ADOPTION) \
+	$(CA_PAGE) $(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
 
 # Builds the programs, and names them in the variable `given` of the same shell.
 VAULT = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault)
@@ -96,7 +101,8 @@ conformance: $(VENV)/.dev
 		$(BIN)/python -m pytest $(ROOT_OUTSIDE) --timeout 1800 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(PROMPT) $(KUBEADM_SHAPES) --timeout 900 $$both $(PYTEST)" \
 		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST)" \
+		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST) && \
+		$(BIN)/python -m pytest $(ADOPTION) -m 'not exhaustive' --timeout 2700 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(KUBEADM) --timeout 1800 $$both $(PYTEST)" \
 		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $$both $(PYTEST)"
@@ -110,10 +116,11 @@ kubernetes: $(VENV)/.dev
 		"$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(KUBEADM) $(KUBEADM_SHAPES) --timeout 900 -n 2 $(PARALLEL) $$given $(PYTEST)"
 
-# An hour and more.
+# Two hours and more: the life of CAs, and adoptions of kubeadm's clusters there, back and to the end.
 lifecycle: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
+	$(BIN)/python -m pytest $(SMALL_ADOPTION) $(ADOPTION) --timeout 5400 $$given $(PYTEST) && \
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
 
 # An hour and more: what `test` and `conformance` take in part, above all agents that are killed, or whose calls fail, at
@@ -137,6 +144,13 @@ compare: $(VENV)/.dev
 # SOAK_HOURS (2 by default) of renewals while servers and agents are killed, sealed and frozen.
 soak: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m soak
+
+# Two hours and more of adoptions of kubeadm's clusters under load: aborts from every state, joins in every state, other shapes,
+# three control planes to the end, and control runs that must fail. SOAK="abort-switched control-token" takes these
+# alone, SOAK="--server vault whole" HashiCorp Vault.
+soak-adoption: $(VENV)/.dev
+	$(SETUP)/packages conformance
+	$(BUILD) && PYTHONPATH=tests $(BIN)/python -m soak.adoption $$given $(SOAK)
 
 # Hours of CA rotations, aborts and an emergency in real clusters under load, on both servers in turn; the machine should
 # have nothing else to do. SOAK="--server bao etcd emergency" takes one server and these phases alone; those that begin

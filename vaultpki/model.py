@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vaultpki.places import KUBECONFIGS, PKI, KubeadmPlace, KubeconfigFile, Layout, inner_folders
+from vaultpki.places import KUBECONFIGS, PKI, TAKEOVER_FOLDER, KubeadmPlace, KubeconfigFile, Layout, inner_folders
 
 VERSION = 1
 """The version of cluster.yaml, agent.yaml, join.json and the config store's records that this program supports."""
@@ -381,6 +381,30 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenOver:
+    """A machine that kubeadm made and that is taken over: where its files are in the end, by absolute paths.
+
+    `by_agent` is whether the agent may exchange folders, change manifests and restart components by itself. Until
+    folders of the agent are in place, they lie `aside`, each beside the folder that it takes the place of.
+    """
+
+    by_agent: bool
+    directory: str
+    kubelet: str
+    kubeconfigs: str
+
+    @property
+    def aside(self) -> str:
+        """The folder with those that are exchanged with `directory`, and with the copy for the CSR signer."""
+        return f"{self.directory.rpartition('/')[0]}/{TAKEOVER_FOLDER}"
+
+    @property
+    def kubelet_aside(self) -> str:
+        """The folder with those that are exchanged with `kubelet`."""
+        return f"{self.kubelet.rpartition('/')[0]}/{TAKEOVER_FOLDER}"
+
+
+@dataclass(frozen=True, slots=True)
 class AgentConfig:
     """A checked agent.yaml. Paths are absolute; `poll` and `hook_timeout` are seconds.
 
@@ -389,6 +413,8 @@ class AgentConfig:
     value was not read from a file. `also_trust` are the SHA-256 of the foreign CAs that this node accepts, by domain.
     `further_roots` are the SHA-256 of roots that its owner names beside `root_sha256`: each counts once a rotation of
     the root names it.
+    `taken_over` is set on a machine of a kubeadm cluster that is taken over: `directory` and `folders` are then where
+    the agent's files lie now.
     """
 
     cluster: str
@@ -414,6 +440,7 @@ class AgentConfig:
     folders: Mapping[str, str] = field(default_factory=dict)
     further_roots: tuple[str, ...] = ()
     also_trust: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    taken_over: TakenOver | None = None
     file: str = "agent.yaml"
     source: str = field(default="", compare=False, repr=False)
 

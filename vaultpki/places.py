@@ -13,6 +13,13 @@ PKI, ETCD, SCHEDULER, KUBELET, KUBECONFIGS = "pki", "etcd", "scheduler", "kubele
 """The folders of a node's files, by name. The layout document has PKI only."""
 
 
+HIDDEN_FOLDER: Final = ".vaultpki"
+"""The folder in each folder of certificates that holds their generations."""
+
+TAKEOVER_FOLDER: Final = "vaultpki"
+"""The folder beside a folder that is exchanged in a take-over: it holds those that are not in place."""
+
+
 class Layout(enum.Enum):
     """The names and folders of a node's files, as written in cluster.yaml."""
 

@@ -6,6 +6,7 @@ that it writes with the file that it goes to. Then everything that lies around i
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -19,6 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.faults import trusted_proxy
+from helpers.faults.hostile_server import Guest
+from helpers.former_ca import PASSPHRASE, FormerCa
 from helpers.node import enrolled_nodes
 from helpers.vault.applied_cluster import ROOT, AppliedCluster, NodeFolder, environment
 from helpers.vault.cluster_factory import ClusterFactory
@@ -213,6 +217,60 @@ def test_of_all_commands(server: Server, cluster: AppliedCluster, tmp_path: Path
         place for each in told.values() for place, call in each.writes() if any(raw in call for raw in canaries.known)
     ]
     assert {Path(place).name.strip(".").split(".")[0] for place in written} >= {"secret-id", "joined", "kubelet", "w-1"}
+
+
+def test_of_an_imported_key(server: Server, clusters: ClusterFactory, tmp_path: Path) -> None:
+    """The key of a CA that is imported, in every form that it has on its way, and its passphrase."""
+    former, other = FormerCa.made(tmp_path / "former"), FormerCa.made(tmp_path / "other")
+    cluster, encrypted = clusters.applied(), former.forms()["encrypted"]
+    canaries, told, work = Canaries(), {}, tmp_path / "work"
+    work.mkdir(mode=0o700)
+    passphrase = work / "passphrase"
+    passphrase.write_text(PASSPHRASE)
+    passphrase.chmod(0o600)
+    mark = server.audit_position()
+    canaries.add(PASSPHRASE, "the passphrase", re.escape(str(passphrase)))
+    for text in (former.key.read_text(), former.forms()["pkcs1"].read_text()):
+        for line in text.splitlines()[1:-2]:
+            canaries.add(line, "a line of the key", f"{tmp_path}/former/")
+    der = base64.b64decode("".join(former.key.read_text().splitlines()[1:-1]))
+    for at in range(0, len(der) - 64, 64):
+        # strace and `repr` write bytes in other ways.
+        part = der[at + 40 : at + 64]
+        for raw in (part, part.hex().encode(), repr(part).encode()):
+            canaries.add(raw, "a part of the key", f"{tmp_path}/former/")
+    env, words = cluster.environment("importer"), ("ca", "import", "-f", cluster.file)
+
+    def run(name: str, *arguments: str | Path, code: int = 0, env: Mapping[str, str] = env) -> None:
+        told[name] = traced(work, (*words, *arguments), env)
+        assert told[name].code == code, (name, told[name].output)
+
+    def refuse(guest: Guest, path: str, status: int, body: bytes) -> None:
+        if path.endswith("/issuers/import/bundle"):
+            sent = json.loads(bytes(guest.heard).rpartition(b"\r\n\r\n")[2])["pem_bundle"]
+            status, body = 400, json.dumps({"errors": [f"cannot import {sent}", sent[-900:]]}).encode()
+        guest.answer(status, body)
+
+    read = ("--passphrase-file", passphrase)
+    run("another CA's", "--key", encrypted, *read, other.crt, code=1)
+    passphrase.write_text(f"{PASSPHRASE}!")
+    run("wrong passphrase", "--key", encrypted, *read, former.crt, code=1)
+    passphrase.write_text(PASSPHRASE)
+    with trusted_proxy.relaying(server, work, say=refuse) as relay:
+        run("refused", "--key", encrypted, *read, former.crt, code=1, env={**env, **relay.environment})
+    run("too weak", "--key", encrypted, *read, former.crt, code=1, env=cluster.environment("viewer"))
+    run("nobody there", "--key", former.key, former.crt, code=1, env={**env, "VAULT_ADDR": "https://127.0.0.1:1"})
+    run("import", "--key", encrypted, *read, former.crt)
+    run("again", "--key", former.key, former.crt)
+    run("removed", "--yes", "--remove", "kubernetes")
+    nothing_escaped(canaries, told, [work, cluster.folder])
+    assert list((work / "tmp").iterdir()) == []
+    with server.audit_log.open("rb") as log:
+        log.seek(mark)
+        assert canaries.escaped(log.read(), "audit log") == []
+    # The search finds a key where it is.
+    assert canaries.escaped(former.key.read_bytes(), "elsewhere")
+    assert canaries.escaped(der, "elsewhere")
 
 
 def key_of(path: Path) -> bytes:

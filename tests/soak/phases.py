@@ -13,13 +13,17 @@ from soak.printed import brief
 SHOWN = 5
 """How many of the same kind are printed."""
 
+_TOGETHER = 10.0
+"""Failures that are no further apart than these seconds are of one outage: clients that are refused ask again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
     """One phase: its length, the requests of all clients, and what went wrong.
 
     `unauthorized` are the requests that API servers answered with 401, by their audit logs, and `complaints` the lines
-    of components about TLS. An outage of `most_outage` seconds is allowed. `broken` says why the phase did not end.
+    of components about TLS. An outage of `most_outage` seconds is allowed. Where the only API server of a cluster is
+    restarted it may be away for `most_away` seconds at a time. `broken` says why the phase did not end.
     """
 
     server: str
@@ -31,6 +35,7 @@ class Phase:
     complaints: tuple[str, ...] = ()
     most_outage: float = 0.0
     broken: str = ""
+    most_away: float = 0.0
 
     @classmethod
     def of_watch(cls, server: str, who: str, missed: Sequence[int]) -> Phase:
@@ -65,6 +70,16 @@ class Phase:
         when = [each.at for each in self.of_tls]
         return max(when) - min(when) if when else 0.0
 
+    @property
+    def away(self) -> float:
+        """The longest time (seconds) for which requests went on failing for other reasons than TLS."""
+        longest, begin, last = 0.0, 0.0, float("-inf")
+        for at in sorted(each.at for each in self.failures if not each.of_tls):
+            begin = begin if at - last <= _TOGETHER else at
+            last = at
+            longest = max(longest, last - begin)
+        return longest
+
     def wrong(self) -> Iterator[str]:
         """Yield a sentence for each thing that must not be."""
         if self.broken:
@@ -80,7 +95,10 @@ class Phase:
         ):
             if found:
                 yield f"{len(found)} {what}, such as {brief('; '.join(found[:SHOWN]))}"
-        if self.others > self.requests / 100:
+        if self.most_away:
+            if self.away > self.most_away:
+                yield f"the API server was away for {self.away:.0f} s, and {self.most_away:.0f} s is the bound"
+        elif self.others > self.requests / 100:
             texts = [f"{each.client}: {each.text}" for each in self.failures if not each.of_tls]
             such = brief("; ".join(texts[:SHOWN]))
             yield f"{self.others} of {self.requests} requests failed for other reasons, such as {such}"
@@ -89,11 +107,15 @@ class Phase:
 def report(phases: Sequence[Phase]) -> int:
     """Print the table, and what was wrong; return the exit code."""
     print(f"\n{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores.\n")
-    print("| server | phase | took | requests | failed for TLS | 401 | complaints | failed otherwise | outage |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    heads = ["server", "phase", "took", "requests", "failed for TLS", "401", "complaints", "failed otherwise", "outage"]
+    restarts = any(one.most_away for one in phases)
+    heads += ["away at most"] if restarts else []
+    print(f"| {' | '.join(heads)} |")
+    print(f"|{'---|' * len(heads)}")
     for one in phases:
         cells = [one.server, one.name, f"{one.seconds:.0f} s", one.requests, len(one.of_tls), len(one.unauthorized)]
         cells += [len(one.complaints), one.others, f"{one.outage:.1f} s"]
+        cells += [f"{one.away:.0f} s"] if restarts else []
         print(f"| {' | '.join(map(str, cells))} |")
     wrong = [f"{one.server}, {one.name}: {sentence}" for one in phases for sentence in one.wrong()]
     print("\n" + ("\n".join(wrong) or "nothing was wrong"), flush=True)

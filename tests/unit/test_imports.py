@@ -46,6 +46,7 @@ ORDER: Final = (
     "kubeadm",
     "issue",
     "node",
+    "takeover",
     "agent",
     "findings",
     "daemon",

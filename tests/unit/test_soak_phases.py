@@ -51,6 +51,18 @@ def test_an_emergency_may_have_an_outage_that_is_measured(capsys: pytest.Capture
     assert "| 2 | 1 | 0 | 1 | 2.0 s |" in capsys.readouterr().out
 
 
+def test_the_only_api_server_may_be_away_for_a_time_that_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = failed(*["ConnectionRefusedError: connection refused"] * 30)
+    assert report([Phase(**WELL, failures=refused, most_away=29)]) == 0
+    assert "| outage | away at most |" in (said := capsys.readouterr().out) and "| 30 | 0.0 s | 29 s |" in said
+    assert report([Phase(**WELL, failures=refused, most_away=28)]) == 1
+
+
+def test_failures_that_are_far_apart_are_no_outage() -> None:
+    refused = tuple(Failure(100.0 * number, "write", "connection refused") for number in range(9))
+    assert Phase(**WELL, failures=refused).away == 0
+
+
 def test_a_restart_may_end_some_connections() -> None:
     assert report([Phase(**WELL, failures=failed(*["ConnectionResetError: connection reset"] * 10))]) == 0
 

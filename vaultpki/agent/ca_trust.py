@@ -21,8 +21,10 @@ from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.foreign_cas import with_foreign
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import acceptable, default_signs
+from vaultpki.records.adoption import NAME
 from vaultpki.records.gaps import Gap, gaps
 from vaultpki.records.rotation import DOMAINS, RotationRecord
+from vaultpki.rotation.adoption_states import TRUSTED, Side
 
 # Vault's clock is known to a second and a little more, and the state is not written for less than this.
 _CLOCK_STEP: Final = 5.0
@@ -37,7 +39,39 @@ def trust_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: da
     views = wanted.rotations.views(state.revisions, vanished, state.clock_offset)
     above = roots_of(config, wanted, state, now)
     own = follow(wanted.issuers, wanted.trusted, views, above, now, cluster=config.cluster)
-    return with_foreign(own, wanted.foreign, config.also_trust, above.parked)
+    return with_foreign(own, _offered(config, wanted, state), config.also_trust, above.parked)
+
+
+def _offered(config: AgentConfig, wanted: Assignment, state: AgentState) -> Mapping[str, tuple[str, ...]]:
+    """Return the foreign CAs that are offered, without the old CAs of an adoption that has done without them.
+
+    A record that is older than one read before takes none away, nor does one that the machine does not follow.
+    """
+    record = wanted.adoption
+    if record is None or TRUSTED[record.state] is not Side.NEW or record.revision < state.revisions.get(NAME, 0):
+        return wanted.foreign
+    if not _follows(config, wanted, state):
+        return wanted.foreign
+    gone = {ca: frozenset(record.old.get(ca, ())) for ca in wanted.foreign}
+    return {
+        ca: tuple(pem for pem in pems if not gone[ca].intersection(_fingerprints([pem])))
+        for ca, pems in wanted.foreign.items()
+    }
+
+
+def _follows(config: AgentConfig, wanted: Assignment, state: AgentState) -> bool:
+    """Return whether a machine that is taken over does what the record asks; any other one has no steps to do.
+
+    Of one whose journal cannot be read that is not known, and its steps say so.
+    """
+    if config.taken_over is None:
+        return True
+    from vaultpki.takeover import carry_out
+
+    try:
+        return carry_out.asked_of(config, wanted, state.revisions.get(NAME, 0)).target is not None
+    except VaultpkiError:
+        return True
 
 
 def roots_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> Roots:
@@ -65,6 +99,8 @@ def remembered(
         return state
     before = known_revisions(state, roots) or {}
     seen = wanted.rotations.seen(before)
+    adopted = wanted.adoption.revision if wanted.adoption is not None else 0
+    before = {**before, **({NAME: max(adopted, before.get(NAME, 0))} if adopted or NAME in before else {})}
     revisions = {**before, **{domain: each.highest for domain, each in seen.items() if each.highest}}
     missing = set[str]()
     for ca, pems in wanted.trusted.items():

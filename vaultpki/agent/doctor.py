@@ -21,7 +21,6 @@ from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.certificates import BUNDLES, SKEW, file_set, pair_files
 from vaultpki.disk import files, owner_mark, room
 from vaultpki.disk.folders import Folders
-from vaultpki.disk.generations import HIDDEN_FOLDER
 from vaultpki.errors import NeedsJoin, Sealed, StateConflict, StoreError, VaultpkiError
 from vaultpki.host import command, hook_files, processes, setting_files, static_pod, units
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
@@ -30,7 +29,7 @@ from vaultpki.layout import shown, trust_bundles
 from vaultpki.model import AgentConfig, Hook
 from vaultpki.node import assignment, credential, jwt_claims, pins
 from vaultpki.node.secret_id import JoinStep, SecretIdFiles, digest
-from vaultpki.places import KUBECONFIGS, Layout
+from vaultpki.places import HIDDEN_FOLDER, KUBECONFIGS, Layout
 from vaultpki.records.join_file import Join
 from vaultpki.redact import printable
 from vaultpki.vault import HEALTH, Settings, Vault

@@ -22,6 +22,7 @@ from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
+from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.rotation import Method, State
 
 # The states of an issuing CA that goes along with the root in which its bundle has both certificates of its key.
@@ -299,7 +300,10 @@ def _take(context: Context, results: Iterable[hooks.Result], done: dict[str, str
 def _advice(context: Context, live: Mapping[str, str], wanted: Assignment, done: Mapping[str, str]) -> Iterable[Event]:
     """What a person must restart because a bundle changed and has no hook, and names in agent.yaml that nothing has."""
     config, versions = context.config, readers_seen.versions(context.state.value)
-    for key, digest in live.items():
+    # What an adoption changes it has restarted itself, by turns.
+    record = wanted.adoption if config.taken_over is not None else None
+    led = record is not None and record.state is not AdoptionState.DONE
+    for key, digest in ({} if led else live).items():
         if done.get(key, digest) != digest and not config.hooks.get(key):
             advice = hooks.advice(key, wanted.roles, config.layout, versions)
             if advice:

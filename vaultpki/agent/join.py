@@ -7,22 +7,24 @@ interrupted afterwards goes on if it is repeated; only an interruption of the un
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from vaultpki.agent import join_hooks
+from vaultpki.agent import foreign_kubeadm_files, join_hooks
 from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.config.agent import dump_agent
 from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
 from vaultpki.errors import BadAnswer, Denied, JoinRefused, Refused
-from vaultpki.issue.issuers import Issuers, fetch_issuers, roots_below, trusts
-from vaultpki.model import AgentConfig, Auth
+from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
+from vaultpki.model import AgentConfig, Auth, TakenOver
 from vaultpki.node import assignment, pins, state
 from vaultpki.node.credential import approle_login, enrolling, login, own_record, roll, settings_of
 from vaultpki.node.secret_id import Asked, JoinStep, SecretIdFiles, digest
+from vaultpki.pki.facts import Trust
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.trust import named
 from vaultpki.records.foreign_cas import MOST_PINS
@@ -53,7 +55,11 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     settings = join_settings(join, allow_http=allow_http)
     issuers = fetch_issuers(Vault(settings), join.prefix)
     # Of the root's rotation a node learns from its record, which it may read once it has joined.
-    _refuse_other_cluster(join, issuers, roots_below(issuers, join.root_sha256, None, now, cluster=join.cluster), now)
+    above = roots_below(issuers, join.root_sha256, None, now, cluster=join.cluster)
+    below = trusts(issuers, above, now, cluster=join.cluster)
+    _refuse_other_cluster(join, above, below)
+    if plan.old is None and config.taken_over is not None:
+        foreign_kubeadm_files.refuse_other_cas(join, plan.paths, below)
     secret, node = _open(config, join, settings, now)
     added = None
     if plan.static_pods:
@@ -103,6 +109,7 @@ def _configuration(plan: JoinPlan) -> AgentConfig:
         layout=join.layout,
         folders=plan.folders,
         also_trust=join.also_trust,
+        taken_over=_taken_over(plan),
         file=plan.file,
     )
     if old is None:
@@ -121,6 +128,13 @@ def _configuration(plan: JoinPlan) -> AgentConfig:
         # What the owner wrote of a root to come.
         further_roots=tuple(pin for pin in old.further_roots if pin != join.root_sha256),
     )
+
+
+def _taken_over(plan: JoinPlan) -> TakenOver | None:
+    """Return the machine, if it is one of kubeadm's whose CAs the join file knows; what was decided before stays."""
+    if plan.old is not None and plan.old.taken_over is not None:
+        return plan.old.taken_over
+    return plan.machine if foreign_kubeadm_files.to_take_over(plan.join, plan.paths) else None
 
 
 def _pins(join: Join, old: AgentConfig) -> dict[str, tuple[str, ...]]:
@@ -170,12 +184,11 @@ def _open(config: AgentConfig, join: Join, settings: Settings, now: datetime) ->
         raise
 
 
-def _refuse_other_cluster(join: Join, issuers: Issuers, above: Roots, now: datetime) -> None:
+def _refuse_other_cluster(join: Join, above: Roots, below: Mapping[str, Trust]) -> None:
     root = above.trusted[0]
     name = root.subject.common_name
     # A root from outside has a name of its owner's, and the CAs below it have the cluster's.
-    below = trusts(issuers, above, now, cluster=join.cluster).values()
-    if not named(root, ca_subject(join.cluster, ROOT)) and not any(trust.issuing for trust in below):
+    if not named(root, ca_subject(join.cluster, ROOT)) and not any(trust.issuing for trust in below.values()):
         raise JoinRefused(
             f"the join file is for cluster {join.cluster}, and what Vault has at {join.prefix} is {name!r}: the file "
             f"was changed or mixed up; tell whoever enrolled {join.node}, and ask for a new one"

@@ -12,13 +12,13 @@ from typing import Final
 
 from vaultpki.agent import foreign_kubeadm_files, pairs
 from vaultpki.config.agent import refuse_folders
-from vaultpki.disk import files, owner_mark, room
-from vaultpki.disk.generations import HIDDEN_FOLDER
+from vaultpki.config.taken_over import ASIDE_FOLDER
+from vaultpki.disk import exchange, files, owner_mark, room
 from vaultpki.errors import ArgumentError, SpecError, StoreError, VaultpkiError
 from vaultpki.host import static_pod
-from vaultpki.model import AgentConfig
+from vaultpki.model import AgentConfig, TakenOver
 from vaultpki.node import pins
-from vaultpki.places import KUBECONFIGS, PKI, Layout, inner_folders
+from vaultpki.places import HIDDEN_FOLDER, KUBECONFIGS, KUBELET, PKI, Layout, inner_folders
 from vaultpki.records.join_file import Join
 
 # What a join and a first pass write, with room to spare: pairs in blocks of 4 KiB, their folders and links.
@@ -49,6 +49,11 @@ class JoinPlan:
         """The paths of all folders of files by name, as in AgentConfig."""
         inner = {} if self.join.layout is Layout.DOCUMENT else inner_folders(self.directory)
         return {PKI: self.directory, **inner, **self.folders}
+
+    @property
+    def machine(self) -> TakenOver:
+        """The machine of this plan as one that is taken over; only in the layout kubeadm."""
+        return TakenOver(False, self.directory, self.folders[KUBELET], self.folders[KUBECONFIGS])
 
 
 def refuse(plan: JoinPlan) -> None:
@@ -113,11 +118,22 @@ def _whose(plan: JoinPlan) -> None:
 
 
 def _kubeadms(plan: JoinPlan) -> None:
+    if plan.old is not None and plan.old.taken_over is not None:
+        return
+    if foreign_kubeadm_files.to_take_over(plan.join, plan.paths):
+        machine = plan.machine
+        exchange.exchangeable(machine.directory, f"{machine.aside}/{ASIDE_FOLDER}")
+        exchange.exchangeable(machine.kubelet, f"{machine.kubelet_aside}/{ASIDE_FOLDER}")
+        return
     foreign_kubeadm_files.refuse(plan.join.layout, plan.paths)
 
 
 def _directory(plan: JoinPlan) -> None:
-    for path in (plan.directory, *plan.folders.values()):
+    paths = [plan.directory, *plan.folders.values()]
+    if plan.old is None and foreign_kubeadm_files.to_take_over(plan.join, plan.paths):
+        # Nothing is written into kubeadm's own folders, not even to try.
+        paths = [plan.machine.aside, plan.machine.kubelet_aside]
+    for path in paths:
         hidden = f"{path}/{HIDDEN_FOLDER}"
         room.prove(hidden if files.exists(hidden) else path, PAIRS_BYTES, PAIRS_ENTRIES)
 

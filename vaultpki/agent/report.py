@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen
+from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen, taken_over
 from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.certificates import ROOT
@@ -25,6 +25,7 @@ from vaultpki.node.secret_id import SecretIdFiles
 from vaultpki.node.state import ReaderSeen, Since
 from vaultpki.pki.facts import Trust
 from vaultpki.records import node_report, report_paths
+from vaultpki.records.adoption import NAME
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
 from vaultpki.records.rotation import DOMAINS
 from vaultpki.vault import Vault
@@ -113,6 +114,7 @@ def build(
         foreign={ca: found for ca, found in held.items() if found},
         foreign_ignored={ca: found for ca, found in ignored.items() if found},
         by_hand=state.by_hand,
+        adoption=taken_over.report(context.config, wanted, state.revisions.get(NAME, 0), when, context.clock),
     )
 
 

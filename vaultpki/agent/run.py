@@ -43,12 +43,21 @@ def run(
     certificate that failed by itself is among the outcome's failures.
     """
     now = time.time() if clock is None else clock
+    from vaultpki.agent import taken_over
+
+    with taken_over.entered(config, options.wait) as here:
+        outcome = _pass(here, options, now, runner)
+    return taken_over.follow(config, outcome, now, allow_http=options.allow_http)
+
+
+def _pass(config: AgentConfig, options: PassOptions, now: float, runner: hook_runner.Runner | None) -> Outcome:
     from vaultpki.agent import foreign_kubeadm_files
 
     try:
         # Before anybody is asked: what others wrote there would be sent, or run.
         files.refuse_unsafe_way(config.state)
-        foreign_kubeadm_files.refuse(config.layout, config.paths)
+        if config.taken_over is None:
+            foreign_kubeadm_files.refuse(config.layout, config.paths)
         with Folders.open(config.paths, wait=options.wait) as folders:
             folders.claim(pins.holder(config))
             folders.sweep(PLAIN_KUBECONFIGS)

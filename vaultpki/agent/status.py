@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from vaultpki.agent import bundles, ca_trust, kubeconfigs, pairs, readers_seen
+from vaultpki.agent import bundles, ca_trust, kubeconfigs, pairs, readers_seen, taken_over
 from vaultpki.agent.ca_trust import CaOnNode
 from vaultpki.certificates import BUNDLES, TABLE, file_set, pair_files
 from vaultpki.disk import files
@@ -64,7 +64,8 @@ class Status:
     not looked at, where that is no fault. `bundles` are sentences about trust bundles that are not as they should be.
     `kubernetes` are the versions of Kubernetes that components of the node run with, where they are known. `foreign`
     are sentences about foreign CAs that are offered and not taken, and `unused` are those about SHA-256 in agent.yaml
-    for which none is offered. `by_hand` are the keys of hooks that wait for a person.
+    for which none is offered. `by_hand` are the keys of hooks that wait for a person. `taken_over` says where a machine
+    of a kubeadm cluster stands that is taken over.
     """
 
     node: str | None
@@ -89,6 +90,7 @@ class Status:
     foreign: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
+    taken_over: str = ""
 
 
 def of_node(
@@ -119,6 +121,7 @@ def of_node(
         readers=readers_seen.behind(known),
         kubernetes=memory.kubernetes(known),
         by_hand=known.by_hand,
+        taken_over=taken_over.standing(config),
     )
     try:
         spec = assignment.read_copy(config)

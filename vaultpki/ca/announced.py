@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from vaultpki.identity import change_notice
+from vaultpki.identity.adoption_record import read_adoption
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.model import Cluster
 from vaultpki.provision.read_back import own_issuers
@@ -20,6 +21,7 @@ def announced(cluster: Cluster, vault: Vault, *, urgent: bool = False) -> Abstra
     def digests() -> dict[str, str]:
         lists = [vault.prepare.secrets.pki.list_issuers(mount_point=cluster.mount(ca)) for ca in DOMAINS]
         found = zip(DOMAINS, vault.many(lists), strict=True)
-        return of_rotation(existing(cluster, vault), {ca: own_issuers(ca, answer) for ca, answer in found})
+        issuers = {ca: own_issuers(ca, answer) for ca, answer in found}
+        return of_rotation(existing(cluster, vault), issuers, read_adoption(cluster, vault).record)
 
     return change_notice.announced(cluster, vault, digests, urgent=urgent)

@@ -14,12 +14,14 @@ from vaultpki.ca.scene import read_scene
 from vaultpki.ca.status import CaStatus
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, SpecError, StateConflict
 from vaultpki.identity import revoked_list
+from vaultpki.identity.adoption_record import read_adoption
 from vaultpki.identity.nodes import NodeList, read_nodes
 from vaultpki.identity.revoked_list import Revoked
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.provision import ca_ends, rotation_records
+from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.vault import Vault
 
 
@@ -28,7 +30,8 @@ class ClusterFacts:
     """What Vault has of a cluster at the server's time `now`.
 
     `revisions` are those of the rotation records by domain, None if they cannot be read. `ends` are the ends of the
-    CAs, and `cas` where each stands, empty if that cannot be read. `problems` are sentences on what could not be read.
+    CAs, and `cas` where each stands, empty if that cannot be read. `adopted` is the record of an
+    adoption, None if there is none. `problems` are sentences on what could not be read.
     """
 
     cluster: Cluster
@@ -39,6 +42,7 @@ class ClusterFacts:
     ends: tuple[CaExpiry, ...]
     cas: tuple[CaStatus, ...]
     problems: tuple[str, ...]
+    adopted: AdoptionRecord | None = None
 
 
 def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: KubeTrust | None = None) -> ClusterFacts:
@@ -56,6 +60,11 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
         cas = status.status(scene, pods)
     except (SpecError, StateConflict, ForeignObject, Denied, Refused, BadAnswer) as error:
         problems.append(f"where the CAs stand is not known: {error}")
+    adopted = None
+    try:
+        adopted = read_adoption(cluster, vault).record
+    except (SpecError, Denied, Refused, BadAnswer) as error:
+        problems.append(f"where an adoption stands is not known: {error}")
     return ClusterFacts(
         cluster,
         now,
@@ -65,4 +74,5 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
         ca_ends.read(cluster, vault, today),
         cas,
         tuple(problems),
+        adopted,
     )

@@ -16,6 +16,7 @@ from vaultpki.ca.mount_writes import reconcile_mount
 from vaultpki.ca.scene import Scene, refuse_active
 from vaultpki.certificates import ROOT
 from vaultpki.errors import ArgumentError, StateConflict
+from vaultpki.identity.adoption_record import refuse_adoption
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision.rotation_records import StoredRecord, read_records
@@ -109,6 +110,7 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     if not hasty:
         # What nodes say does not stop an emergency.
         set_back.refuse(scene, without)
+        refuse_adoption(cluster, vault)
     refuse_active(cluster, scene.records)
     kind_of(domain).refuse_beginning(scene, domain, method)
     if stored.record is None:

@@ -33,7 +33,11 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "ca": ("ca", "ca_command", "Show and rotate the CAs of the cluster, step by step."),
     "issue": ("issue", "issue_command", "Issue an operator's certificate, kubeconfig and manifests."),
     "kubeadm": ("kubeadm", "kubeadm_command", "Prepare nodes for kubeadm, with Vault as the CA."),
-    "adopt": ("adopt", "adopt_command", "Look at a live kubeadm cluster before it is taken over; changes nothing."),
+    "adopt": (
+        "adopt",
+        "adopt_command",
+        "Take over a live kubeadm cluster step by step, with a way back.",
+    ),
     "agent": ("agent", "agent_command", "On a node: issue, install and renew its certificates."),
     "pull": ("pull", "pull_command", "On a node: make the agent that stays ask Vault now."),
     "doctor": ("doctor", "doctor_command", "On a node: find what is wrong, and what to do; changes nothing."),

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import click
 
-from vaultpki.cli import new_file
+from vaultpki.cli import adopt_node, adopt_run, new_file
 from vaultpki.cli.common import json_option, path_option, print_json, screen
 
 
 @click.group("adopt")
 def adopt_command() -> None:
-    """Look at a live kubeadm cluster that is to be taken over.
+    """Take over a live kubeadm cluster, without an outage, and with a way back.
 
     \b
     Example:
       vaultpki adopt inventory --kubeconfig admin.conf -o cluster.yaml
+      vaultpki adopt start -f cluster.yaml --kubeconfig admin.conf
+      vaultpki adopt status -f cluster.yaml --kubeconfig admin.conf
+      vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --wait
+      vaultpki adopt node --dry-run
     """
 
 
@@ -89,6 +93,11 @@ def inventory_command(
         click.echo(_next(written, made.problem))
     if obstacles.attention(every):
         raise Attention("something must be cured before this cluster can be taken over; see above")
+
+
+for _command in adopt_run.COMMANDS:
+    adopt_command.add_command(_command)
+adopt_command.add_command(adopt_node.node_command)
 
 
 def _next(written: str | None, problem: str) -> str:

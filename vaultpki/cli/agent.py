@@ -41,6 +41,7 @@ class JoinFolders:
 
     def folders(self, layout: Layout, directory: str, old: AgentConfig | None) -> dict[str, str]:
         """Return the further folders of the layout; those of an earlier join stay if no option says otherwise."""
+        from vaultpki.config.taken_over import final
         from vaultpki.layout import node_folders
         from vaultpki.places import KUBECONFIGS, KUBELET, Layout
 
@@ -49,7 +50,7 @@ class JoinFolders:
             if kubeconfigs or kubelet:
                 raise click.UsageError("--kubeconfig-dir and --kubelet-dir are for the layout kubeadm; leave them out")
             return {}
-        before = old.folders if old is not None and self.directory is None else {}
+        before = final(old).folders if old is not None and self.directory is None else {}
         return node_folders(directory, kubeconfigs or before.get(KUBECONFIGS), kubelet or before.get(KUBELET))
 
 
@@ -255,7 +256,8 @@ def join_plan(
     state = "/var/lib/vaultpki" if file == DEFAULT_AGENT else str(file.parent / "state")
     old = load_agent(file, allow_http=allow_http) if files.exists(str(file)) else None
     if old is not None:
-        target, state = (target if places.directory is not None else old.directory), old.state
+        before = old.taken_over.directory if old.taken_over is not None else old.directory
+        target, state = (target if places.directory is not None else before), old.state
     folders = places.folders(found.layout, target, old)
     return JoinPlan(found, old, str(file), target, state, folders, static_pods=static_pods)
 

@@ -91,7 +91,8 @@ def ca_command() -> None:
 def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_json: bool) -> None:
     """Show each CA, where its rotation stands, which node it waits for and why, and what to do next.
 
-    Exit 3 if a CA cannot sign or expires soon, or nodes do not follow its record. Writes nothing.
+    Exit 3 if a CA cannot sign or expires soon, nodes do not follow its record, or an adoption waits for a person.
+    Writes nothing.
 
     \b
     Example:
@@ -99,10 +100,13 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     """
     from datetime import UTC
 
-    from vaultpki.ca import commands
+    from vaultpki.ca import status
+    from vaultpki.ca.scene import read_scene
+    from vaultpki.findings.adoption import of_adoption
     from vaultpki.findings.cluster import of_cas
     from vaultpki.findings.finding import to_json
     from vaultpki.identity import root_pin
+    from vaultpki.identity.adoption_record import read_adoption
     from vaultpki.provision import ca_ends
     from vaultpki.show import ca as ca_text
     from vaultpki.show import node_table
@@ -110,9 +114,12 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         now = server_now(vault)
         with reading(vault) as counted:
-            cas = commands.status(cluster, counted, now, _pods(kubeconfig))
+            scene = read_scene(cluster, counted, now)
+            cas = status.status(scene, _pods(kubeconfig))
+            adoption = of_adoption(read_adoption(cluster, counted).record, scene.members, now, cluster.file)
         findings = tuple(of_cas(ca_ends.read(cluster, vault, datetime.now(UTC)), cas, cluster.file))
-    soon = [each for each in findings if each.name == "ca-expires"]
+        findings += (adoption,) if adoption is not None else ()
+    soon = [each for each in findings if each.name == "ca-expires" or each is adoption]
     if as_json:
         print_json({**ca_text.status_json(cas, now), "findings": [to_json(each) for each in findings]})
     else:
@@ -124,8 +131,10 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
             click.echo(line)
     if any(ca.problem for ca in cas):
         raise Attention("a CA of this cluster cannot sign; see above")
-    if any(each.attention for each in soon):
+    if any(each.attention for each in soon if each is not adoption):
         raise Attention("a CA of this cluster expires soon; see above")
+    if adoption is not None and adoption.attention:
+        raise Attention("the adoption of this cluster waits for a person; see above")
     if any(ca.apart for ca in cas):
         raise Attention("nodes do not follow a record of a CA; see above")
 

@@ -1,4 +1,4 @@
-"""`vaultpki ca csr` and `vaultpki ca import`: issuing CAs below a root from outside."""
+"""`vaultpki ca csr` and `vaultpki ca import`: issuing CAs below a root from outside; `ca_key` has a CA with its key."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vaultpki.cli.ca_key import KeyOptions, import_key, key_options, remove_imported
 from vaultpki.cli.common import json_option, opened, path_option, print_json, server_now, spec_option, terminal
 from vaultpki.cli.progress import progress
 from vaultpki.errors import Attention, VaultpkiError
@@ -62,10 +63,11 @@ def csr_command(file: Path, allow_http: bool, output: Path, as_json: bool) -> No
 
 @click.command("import")
 @spec_option
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Only check the files; nothing is changed.")
 @path_option("--csr", "requests", help="With --dry-run: the folder of `ca csr`, so that no server is asked.")
-@click.option("--yes", is_flag=True, help="Do not ask, if cluster.yaml asks for further changes.")
+@key_options
+@click.option("--yes", is_flag=True, help="Do not ask, if cluster.yaml asks for further changes, or before --remove.")
 @json_option
 def import_command(
     file: Path,
@@ -73,6 +75,7 @@ def import_command(
     files: tuple[Path, ...],
     dry_run: bool,
     requests: Path | None,
+    of_key: KeyOptions,
     yes: bool,
     as_json: bool,
 ) -> int:
@@ -85,15 +88,24 @@ def import_command(
     Another certificate for the key of a CA that is there renews it, without a request: a CA above at once, an issuing
     CA by a rotation with the same key, one after the other.
 
+    With --key it imports a CA of a cluster that is taken over, such as kubeadm's: the key is decrypted here, the pair
+    is checked, and it is sent once, over TLS. It signs nothing until nodes go back to it. A passphrase is asked for.
+
     \b
     Example:
       vaultpki ca import -f cluster.yaml --dry-run --csr requests answer.p7b
       vaultpki ca import -f cluster.yaml answer.p7b
+      vaultpki ca import -f cluster.yaml --key ca.key ca.crt
     """
     from vaultpki.ca import crossing, returned
     from vaultpki.ca import waiting as ca_waiting
     from vaultpki.ca.waiting import waits_for_import
 
+    of_key.refuse_mixed(files, dry_run=dry_run, requests=requests)
+    if of_key.remove is not None:
+        return remove_imported(file, of_key.remove, allow_http=allow_http, yes=yes, as_json=as_json)
+    if of_key.key is not None:
+        return import_key(file, files, of_key.key, of_key, allow_http=allow_http, dry_run=dry_run, as_json=as_json)
     if requests is not None and not dry_run:
         raise click.UsageError("--csr is for --dry-run: without it the server says what it waits for")
     if requests is not None:

@@ -30,6 +30,10 @@ _POLICY_OF: Final = {
     "graph": "viewer",
     "ca status": "viewer",
     "issue": "operator",
+    "adopt start": "adopter",
+    "adopt status": "adopter",
+    "adopt continue": "adopter",
+    "adopt abort": "adopter",
     "lock": "locker",
 }
 # Cells of a terminal.
@@ -117,6 +121,8 @@ def needed_policy(cluster: Cluster) -> str:
     who = _POLICY_OF.get(command, "applier")
     if command == "enroll" and context.params.get("pool") and not context.params.get("replace"):
         who = "enroller"
+    if command == "ca import" and (context.params.get("key") or context.params.get("remove")):
+        who = "importer"
     return f"`vaultpki {command}` needs the policy that `vaultpki policy -f {cluster.file} {who}` prints"
 
 

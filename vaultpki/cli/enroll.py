@@ -159,7 +159,8 @@ def unlock_command(node: str, file: Path, allow_http: bool) -> None:
 @click.argument("node")
 @spec_option
 @click.option("--revoke", "revoking", is_flag=True, help="Revoke its certificates too: `vaultpki revoke --help`.")
-def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool) -> None:
+@click.option("--gone", is_flag=True, help="During an adoption: the node itself is gone, its Node object is deleted.")
+def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, gone: bool) -> None:
     """End a pooled node's identity: its AppRole is deleted, and its tokens end at once.
 
     The identity of a node that logs in by a token of an issuer is kept and disabled, so that the token opens nothing. A
@@ -172,7 +173,7 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool) ->
     """
     from datetime import UTC, datetime
 
-    from vaultpki.identity import enrol, revoke
+    from vaultpki.identity import adoption_record, enrol, revoke
     from vaultpki.identity.revocation import Chosen
 
     done: Chosen | None = None
@@ -183,6 +184,8 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool) ->
         done = revoke.revoke(cluster, vault, revoke.find(cluster, vault, node, datetime.now(UTC)))
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
+        if not gone:
+            adoption_record.refuse_leaving(cluster, vault, node)
         if revoking:
             # A token that may not read certificates is refused before anything is ended.
             revoke.find(cluster, vault, node, datetime.now(UTC))

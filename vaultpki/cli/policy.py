@@ -10,9 +10,13 @@ from vaultpki.cli.common import load_spec, print_json, spec_option
 
 
 @click.command("policy")
-@click.argument("who", type=click.Choice(["applier", "enroller", "operator", "viewer", "locker"]))
+@click.argument(
+    "who",
+    type=click.Choice(["applier", "enroller", "operator", "viewer", "locker", "adopter", "importer"]),
+)
+@click.option("--imported", is_flag=True, help="For the adopter where old CAs were imported with their keys.")
 @spec_option
-def policy_command(who: str, file: Path, allow_http: bool) -> None:
+def policy_command(who: str, file: Path, allow_http: bool, imported: bool) -> None:
     """Print the Vault policy that WHO needs for the cluster.
 
     \b
@@ -21,12 +25,17 @@ def policy_command(who: str, file: Path, allow_http: bool) -> None:
     operator  issue
     viewer    plan, nodes, ca status, show --serial, report and graph with --from-vault; it writes nothing
     locker    lock
+    adopter   adopt start, status, continue and abort
+    importer  ca import with --key or --remove; it cannot have the imported CA sign
 
     \b
     Example:
       vaultpki policy -f cluster.yaml applier | bao policy write prod-applier -
     """
     from vaultpki.identity import access
+    from vaultpki.records.adoption import OLD_CAS
 
-    rules = access.policy_of(load_spec(file, allow_http=allow_http), who)
+    if imported and who != "adopter":
+        raise click.UsageError("--imported is for the adopter")
+    rules = access.policy_of(load_spec(file, allow_http=allow_http), who, OLD_CAS if imported else ())
     print_json({"path": rules})

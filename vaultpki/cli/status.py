@@ -188,5 +188,5 @@ def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
         yield last
     if not status.seen and not status.faults:
         yield "there is no certificate here"
-    yield from map(printable, status.notes)
+    yield from map(printable, filter(None, (status.taken_over, *status.notes)))
     yield from node_table.command_lines(row)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from vaultpki import layout
-from vaultpki.config import foreign_cas, kinds, windows
+from vaultpki.config import foreign_cas, kinds, taken_over, windows
 from vaultpki.config.fields import (
+    Boolean,
     Choice,
     Field,
     FieldValue,
@@ -25,7 +26,7 @@ from vaultpki.config.fields import (
 )
 from vaultpki.config.hooks import HOOKS, plain_hooks, read_hooks
 from vaultpki.errors import SpecError
-from vaultpki.model import VERSION, AgentConfig, Auth, FileOptions
+from vaultpki.model import VERSION, AgentConfig, Auth, FileOptions, TakenOver
 from vaultpki.places import AGENT_FILE, KUBECONFIGS, KUBELET, Layout
 from vaultpki.values import hosts, names, yaml_tree
 from vaultpki.values.durations import format_duration, parse_duration
@@ -170,6 +171,18 @@ AGENT: Final = Record(
         "also_trust": Field(
             foreign_cas.PINS, "Foreign CAs that this node accepts: their SHA-256, by issuing CA", default={}
         ),
+        "adopt": Field(
+            Record(
+                {
+                    "by_agent": Field(
+                        Boolean(),
+                        "Whether the agent may exchange folders, change manifests and restart components itself",
+                        default=False,
+                    )
+                }
+            ),
+            "Set by the join on a machine of a kubeadm cluster that is taken over",
+        ),
         "certificates": Field(
             MapOf(
                 kinds.LABEL,
@@ -226,7 +239,7 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
             raise spec[key].refuse(f"{format_duration(spec.get(key))} is out of range: write {least} to {most}")
     metrics, listed = spec.get("metrics") or (None, ())
     roots = spec["root_sha256"].plain()
-    return AgentConfig(
+    config = AgentConfig(
         cluster=spec.get("cluster"),
         prefix=spec.get("prefix") or f"vaultpki/{spec.get('cluster')}",
         node=spec.get("node"),
@@ -253,9 +266,19 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
         layout=spec.get("layout"),
         folders=folders,
         also_trust=foreign_cas.pins(spec["also_trust"]),
+        taken_over=_taken_over(spec, folders),
         file=str(path),
         source=sha256(text.encode()).hexdigest(),
     )
+    return taken_over.located(config)
+
+
+def _taken_over(spec: FieldValue, folders: Mapping[str, str]) -> TakenOver | None:
+    if not spec.has("adopt"):
+        return None
+    if spec.get("layout") is Layout.DOCUMENT:
+        raise spec["adopt"].refuse("only a machine of the layout kubeadm is taken over: leave it out")
+    return TakenOver(spec["adopt"].get("by_agent"), spec.get("directory"), folders[KUBELET], folders[KUBECONFIGS])
 
 
 def _refuse_unjoined(path: Path, file: str) -> None:
@@ -287,6 +310,8 @@ def dump_agent(config: AgentConfig) -> str:
     """Return the text of an agent.yaml which `load_agent` reads back to the same values."""
     from vaultpki.values import yaml_text
 
+    config = taken_over.final(config)
+
     content: dict[str, Any] = {
         "version": VERSION,
         "cluster": config.cluster,
@@ -304,6 +329,7 @@ def dump_agent(config: AgentConfig) -> str:
         "state": config.state,
         "owner": config.owner,
         "also_trust": {ca: list(pins) for ca, pins in config.also_trust.items()},
+        "adopt": None if config.taken_over is None else {"by_agent": config.taken_over.by_agent},
         "certificates": {
             name: _given({"owner": each.owner, "mode": None if each.mode is None else f"0{each.mode:03o}"})
             for name, each in config.certificates.items()

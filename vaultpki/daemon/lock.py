@@ -26,24 +26,30 @@ class DaemonLock:
     def hold(self, config: AgentConfig) -> None:
         """Lock both folders of this agent.yaml, made if missing, and release any other.
 
-        Raises Busy if another daemon holds one; earlier locks are then kept. A folder that cannot be made or opened
-        safely is skipped: the pass that follows reports it.
+        On a machine that is taken over no folder of certificates is made: it may just be on its way to another place,
+        and keeps its lock there. Raises Busy if another daemon holds one; earlier locks are then kept. A folder that
+        cannot be made or opened safely is skipped: the pass that follows reports it.
         """
         wanted = (config.state, config.directory)
         with _reported_by_the_pass():
             files.private_folder(config.state)
         for path in wanted:
             with _reported_by_the_pass():
-                self._take(path)
+                self._take(path, create=config.taken_over is None or path == config.state)
         for path in [path for path in self._held if path not in wanted]:
             os.close(self._held.pop(path))
 
-    def _take(self, path: str) -> None:
-        fd = files.open_folder(path, create=True)
+    def _take(self, path: str, *, create: bool) -> None:
+        fd = files.open_folder(path, create=create)
         try:
             held = self._held.get(path)
-            if held is not None and os.path.samestat(os.fstat(held), os.fstat(fd)):
+            moved = next((at for at, one in self._held.items() if os.path.samestat(os.fstat(one), os.fstat(fd))), None)
+            if moved is not None:
                 os.close(fd)
+                if moved != path:
+                    self._held[path] = self._held.pop(moved)
+                    if held is not None:
+                        os.close(held)
                 return
             with files.storage_errors(path):
                 try:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from vaultpki.agent import readers_seen, run
 from vaultpki.agent.context import Outcome, PassOptions
 from vaultpki.config.agent import is_current
+from vaultpki.config.taken_over import located
 from vaultpki.daemon import pace
 from vaultpki.daemon.lock import DaemonLock
 from vaultpki.daemon.outcome_events import FailureLog
@@ -163,7 +164,7 @@ class _Daemon:
                 return
             from vaultpki.daemon.metrics import DaemonMetrics
 
-            self._metrics = DaemonMetrics(lambda: self._config, self._log, longest_pass=_LONGEST_PASS)
+            self._metrics = DaemonMetrics(lambda: located(self._config), self._log, longest_pass=_LONGEST_PASS)
         self._metrics.serve()
 
     # The thread that works
@@ -174,7 +175,8 @@ class _Daemon:
             self._last_sign_of_life = time.monotonic()
             pulls = self._pulls_to_follow()
             self._read_for_hooks()
-            config, began, events = self._config, time.monotonic(), list[Event]()
+            # On a machine that is taken over folders change places between two passes.
+            config, began, events = located(self._config), time.monotonic(), list[Event]()
             try:
                 outcome = self._pass(config, events, share=0.0 if pulls else run.DAEMON_SHARE)
             except Exception as error:  # noqa: BLE001 - one pass must not end the daemon; logged, and tried again

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from vaultpki.errors import StoreError
@@ -54,6 +54,7 @@ _ADVICE = {
 
 _RANDOM = 8
 _LOCK_PAUSE = 0.05
+_LEFTOVER = re.compile(rf"(?s)\.(.+)\.[0-9a-f]{{{2 * _RANDOM}}}")
 _PROBE = re.compile(rf"\.probe\.[0-9a-f]{{{2 * _RANDOM}}}")
 
 
@@ -296,21 +297,23 @@ def swap(
     uid: int | None = None,
     gid: int | None = None,
     *,
+    times: tuple[int, int] | None = None,
     check: Callable[[], object] = lambda: None,
 ) -> None:
     """Replace the file `name` in `folder` by `data` in one step; readers see the old or the new content.
+
+    `times` are those of access and change that it gets, in nanoseconds of Unix time; None for now.
 
     Only one writer of a file at a time: what an earlier one left behind is removed first. `check` is called just before
     the step; if it raises, the file stays as it was. Raises OSError if anything else fails. For `uid` see `write_new`.
     """
     # A dot: the kubelet skips such names in its folder of manifests (kubernetes pkg/kubelet/config/file.go).
     temporary = f".{name}.{random_suffix()}"
-    leftover = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{{2 * _RANDOM}}}")
-    for entry in os.listdir(folder):
-        if leftover.fullmatch(entry):
-            os.unlink(entry, dir_fd=folder)
+    remove_leftovers(folder, {name})
     try:
         write_new(temporary, folder, data, mode, uid, gid)
+        if times is not None:
+            os.utime(temporary, ns=times, dir_fd=folder, follow_symlinks=False)
         check()
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
@@ -318,6 +321,14 @@ def swap(
             os.unlink(temporary, dir_fd=folder)
         raise
     os.fsync(folder)
+
+
+def remove_leftovers(folder: int, names: Collection[str]) -> None:
+    """Remove what `swap` has left in `folder` where it was killed while it replaced files with these names."""
+    for entry in os.listdir(folder):
+        found = _LEFTOVER.fullmatch(entry)
+        if found is not None and found[1] in names:
+            os.unlink(entry, dir_fd=folder)
 
 
 def write_private(path: str, data: bytes, mode: int = 0o600) -> None:

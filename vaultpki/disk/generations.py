@@ -23,8 +23,8 @@ from typing import Final, Self
 from vaultpki.disk import files
 from vaultpki.disk.files import storage_errors
 from vaultpki.errors import StoreError
+from vaultpki.places import HIDDEN_FOLDER
 
-HIDDEN_FOLDER: Final = ".vaultpki"
 LOCK: Final = "lock"
 OWNER_MARK: Final = "owner.json"
 FILE_SET: Final = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"

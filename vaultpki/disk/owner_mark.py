@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, chain_bundle
 from vaultpki.disk import files
-from vaultpki.disk.generations import HIDDEN_FOLDER, OWNER_MARK, Generations
+from vaultpki.disk.generations import OWNER_MARK, Generations
 from vaultpki.disk.store import Directory
 from vaultpki.errors import CertificateUnreadable, StoreError
 from vaultpki.model import VERSION, AgentConfig
+from vaultpki.places import HIDDEN_FOLDER
 from vaultpki.values import hosts, json_object, names
 
 

@@ -20,7 +20,6 @@ from vaultpki.disk.files import storage_errors
 from vaultpki.disk.generations import (
     FILE_SET,
     GENERATION,
-    HIDDEN_FOLDER,
     LOCK,
     NAME_PATTERN,
     OWNER_MARK,
@@ -30,6 +29,7 @@ from vaultpki.disk.generations import (
     valid,
 )
 from vaultpki.errors import Busy, StoreError
+from vaultpki.places import HIDDEN_FOLDER
 
 OLD_FILES_GRACE: Final = 5.0
 """Seconds between a swap and the removal of the old generation."""

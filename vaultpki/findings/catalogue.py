@@ -86,6 +86,7 @@ _ENROLL_AGAIN: Final = "vaultpki enroll {node} -f {file}{pool} --replace -o {nod
 _AGENT: Final = "systemctl status vaultpki-agent"
 _CA_STATUS: Final = "vaultpki ca status -f {file}"
 _CONTINUE: Final = "vaultpki ca continue -f {file} --wait"
+_ADOPT_STATUS: Final = "vaultpki adopt status -f {file} --kubeconfig admin.conf"
 _RECOVER: Final = "vaultpki ca recover {ca} -f {file}"
 
 CATALOGUE: Final = (
@@ -328,6 +329,30 @@ CATALOGUE: Final = (
         None,
         "The rotation of a CA waits for a person, or has stood still for a day.",
         _CONTINUE,
+        "operator",
+        vault=True,
+    ),
+    _info(
+        "adoption-waits",
+        None,
+        "A kubeadm cluster is being taken over, and no person is waited for.",
+        _ADOPT_STATUS,
+        "operator",
+        vault=True,
+    ),
+    _warning(
+        "adoption-blocked",
+        None,
+        "The take-over of a kubeadm cluster waits for a person, or a machine has stood still for a day.",
+        _ADOPT_STATUS,
+        "operator",
+        vault=True,
+    ),
+    _critical(
+        "adoption-lost",
+        None,
+        "Machines stand in the middle of an adoption whose record is gone from Vault.",
+        _ADOPT_STATUS,
         "operator",
         vault=True,
     ),

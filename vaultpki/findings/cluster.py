@@ -14,6 +14,7 @@ from vaultpki.ca.fleet import ClusterFacts
 from vaultpki.ca.status import CaStatus
 from vaultpki.certificates import rows
 from vaultpki.findings import nodes
+from vaultpki.findings.adoption import of_adoption
 from vaultpki.findings.finding import Finding, found, named_command, of_ends, to_json
 from vaultpki.findings.nodes import NodeRow
 from vaultpki.pki import foreign_cas
@@ -31,7 +32,8 @@ class Judgement:
     """What was found of a cluster. `nodes` are in the order in which they need attention.
 
     `stored` has the report of each of them as it is stored, as JSON text, in the same order. `cas` are findings on CAs,
-    `rotation` is the one on a rotation that is under way. `cluster` are those about the cluster as a whole.
+    `rotation` is the one on a rotation that is under way, `adoption` on an adoption. `cluster` are those about the
+    cluster as a whole.
     """
 
     now: datetime
@@ -40,11 +42,12 @@ class Judgement:
     cas: tuple[Finding, ...]
     rotation: Finding | None
     cluster: tuple[Finding, ...]
+    adoption: Finding | None = None
 
     @property
     def about_cluster(self) -> tuple[Finding, ...]:
         """The findings that are not about one node, in the order in which they are shown."""
-        return (*self.cluster, *self.cas, *([self.rotation] if self.rotation is not None else []))
+        return (*self.cluster, *self.cas, *filter(None, (self.rotation, self.adoption)))
 
     @property
     def ok(self) -> bool:
@@ -73,6 +76,7 @@ def judge(read: ClusterFacts) -> Judgement:
         tuple(of_cas(read.ends, read.cas, file)),
         _rotation(active or next((ca for ca in read.cas if ca.gate is not None), None), now, file),
         tuple(_cluster(read, file)),
+        of_adoption(read.adopted, read.nodes.members, now, file),
     )
 
 

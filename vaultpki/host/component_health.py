@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from vaultpki.host import setting_files
 from vaultpki.host.processes import Process
 from vaultpki.kube import api as kube_api
-from vaultpki.kube import http_get
+from vaultpki.kube import http_exchange
 from vaultpki.kube.flags import COMPONENTS
 from vaultpki.redact import printable
 from vaultpki.vault.sockets import connect
@@ -105,7 +105,7 @@ def _answer(endpoint: _HealthEndpoint, context: ssl.SSLContext | None, deadline:
     for path in endpoint.paths:
         channel = connect(endpoint.origin, tls, None, deadline)
         try:
-            status, body = http_get.get(channel, endpoint.at, path, {}, deadline, _LARGEST)
+            status, body = http_exchange.get(channel, endpoint.at, path, {}, deadline, _LARGEST)
         finally:
             channel.close()
         said = "" if status == http.HTTPStatus.OK else f"{path} answers {status}{_failed_checks(body)}"

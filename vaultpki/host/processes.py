@@ -60,6 +60,16 @@ def find(component: str, files: Collection[str], processes: str = "/proc") -> tu
     return tuple(sorted(alone, key=lambda each: (each.started.uptime, each.pid)))
 
 
+def here(component: str, processes: str = "/proc") -> tuple[Process, ...]:
+    """Return the processes that run `component` in this machine's network, the oldest first, whatever files they read.
+
+    A process and its children with the same command line are one.
+    """
+    found = {each.pid: each for each in _running(component, processes) if _same_network(each.pid, processes)}
+    alone = [each for each in found.values() if not _same_program(each, found.get(each.parent))]
+    return tuple(sorted(alone, key=lambda each: (each.started.uptime, each.pid)))
+
+
 def running(processes: str = "/proc") -> dict[str, tuple[str, ...]]:
     """Return the arguments of each component that runs on this machine, by component; of several, the first process's.
 

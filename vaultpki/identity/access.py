@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from vaultpki import assets
 from vaultpki.certificates import node_rows, resolve, rows
-from vaultpki.identity import outside_signer
+from vaultpki.identity import imported, outside_signer
 from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool
+from vaultpki.places import Layout
 from vaultpki.records import report_paths
+from vaultpki.records.adoption import OLD_CAS
 from vaultpki.records.server_facts import Fields, ServerFacts
 from vaultpki.values import hosts, names
 
@@ -20,10 +22,14 @@ APPROLE: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 CertificatesByHolder = Mapping[Node | Pool, tuple[Certificate, ...]]
 
-WRITTEN: Final = ("operator", "enroller", "viewer", "locker")
-"""Those whose policies apply writes, to be given to people by name."""
-POLICIES: Final = ("applier", *WRITTEN)
-"""Everybody who runs commands. The applier's policy is what apply itself needs, so it is written by hand."""
+_ADOPTER: Final = "adopter"
+WRITTEN: Final = ("operator", "enroller", "viewer", "locker", _ADOPTER)
+"""Those whose policies apply writes, to be given to people by name; the last only where there is a CA to take over."""
+POLICIES: Final = ("applier", *WRITTEN, "importer")
+"""Everybody who runs commands. The applier's policy is what apply itself needs, so it is written by hand.
+
+So is that of the importer, who is needed once or never.
+"""
 
 _DAY = 86400
 TOKEN_TTL: Final = 2 * 3600
@@ -90,10 +96,12 @@ def node_certificates(cluster: Cluster, holder: Node | Pool) -> tuple[Certificat
 
 def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByHolder) -> dict[str, Fields]:
     """Return the rules of every policy that apply writes, by the policy's name."""
-    written = {f"{cluster.prefix}/{who}": policy_of(cluster, who) for who in WRITTEN}
+    people = [who for who in WRITTEN if who != _ADOPTER or _may_be_taken_over(cluster)]
+    written = {f"{cluster.prefix}/{who}": policy_of(cluster, who, facts.imported) for who in people}
     for node in cluster.nodes:
         rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
-        written[f"{cluster.prefix}/node/{node.name}"] = rules | _sign_rules(certificates[node])
+        signed = (*certificates[node], *_of_former_ca(cluster, facts, certificates[node]))
+        written[f"{cluster.prefix}/node/{node.name}"] = rules | _sign_rules(signed)
     for pool in cluster.pools:
         values = {"prefix": cluster.prefix, "pool": pool.name, "accessor": facts.accessor(pool.auth_mount)}
         rules = policy("pool-jwt.json" if pool.jwt else "pool.json", values)
@@ -101,19 +109,51 @@ def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByH
             # A claim may hold a slash, and would lead from the place of 0.1.0 to a report of another kind.
             alias = f"{{{{identity.entity.aliases.{values['accessor']}.name}}}}"
             del rules[f"{cluster.mount('config')}/data/{report_paths.former(alias)}"]
-        written[f"{cluster.prefix}/pool/{pool.name}"] = rules | _sign_rules(certificates[pool], pool.node_names)
+        signed = (*certificates[pool], *_of_former_ca(cluster, facts, certificates[pool]))
+        written[f"{cluster.prefix}/pool/{pool.name}"] = rules | _sign_rules(signed, pool.node_names)
     return written
 
 
-def policy_of(cluster: Cluster, who: str) -> Fields:
-    """Return the rules for one of `POLICIES`: whoever runs commands with an operator's token."""
+def _of_former_ca(cluster: Cluster, facts: ServerFacts, certificates: tuple[Certificate, ...]) -> Iterator[Certificate]:
+    """Yield the same certificates at the mounts of imported CAs, of which nodes that go back get theirs.
+
+    The server refuses them all as long as the issuer there has the usage that it has at rest.
+    """
+    for each in certificates:
+        if each.ca in facts.imported:
+            yield imported.of_old_ca(each, cluster.prefix)
+
+
+def _may_be_taken_over(cluster: Cluster) -> bool:
+    """Return whether cluster.yaml names CAs of kubeadm's; any other cluster needs nobody who leads an adoption."""
+    return cluster.layout is Layout.KUBEADM and bool(cluster.authority.also_trust)
+
+
+def policy_of(cluster: Cluster, who: str, former: Collection[str] = ()) -> Fields:
+    """Return the rules for one of `POLICIES`: whoever runs commands with an operator's token.
+
+    `former` are the domains whose old CA was imported with its key.
+    """
+    if who == "importer":
+        return _of_mounts(cluster, who, OLD_CAS)
     rules = policy(f"{who}.json", {"prefix": cluster.prefix})
+    if who == _ADOPTER:
+        rules |= _of_mounts(cluster, who, sorted(former))
     if who == "applier":
         rules |= outside_signer.rule(cluster)
     elif who == "operator":
         rules |= _sign_rules(resolve(row, cluster, None) for row in rows(cluster) if row.operator)
     elif who == "enroller":
         _bind_approles(cluster, rules)
+    return rules
+
+
+def _of_mounts(cluster: Cluster, who: str, former: Iterable[str]) -> Fields:
+    """Return the rules for `ca import --key`, or for who leads the adoption, on the mounts of imported CAs."""
+    name = {"importer": "importer.json", "adopter": "adopter-imported.json"}[who]
+    rules: Fields = {}
+    for ca in former:
+        rules |= policy(name, {"prefix": cluster.prefix, "mount": imported.mount(cluster, ca)})
     return rules
 
 

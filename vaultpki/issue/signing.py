@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vaultpki.certificates import pair_files, sign_parameters
 from vaultpki.disk.generations import File
@@ -17,6 +17,9 @@ from vaultpki.model import Certificate
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.succession import chain
 from vaultpki.vault import Vault
+
+if TYPE_CHECKING:
+    from vaultpki.pki.keys import PrivateKey
 
 KEY_MODE: Final = 0o600
 CERTIFICATE_MODE: Final = 0o644
@@ -63,16 +66,33 @@ def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed
         ended = f" (it expired on {last:%Y-%m-%d %H:%M}Z)" if last < now else ""
         raise CertificateRefused(f"{want.name}: {why.format(want.ca, ended)}", reason="nothing-live")
     key = keys.generate_key(want.key)
+    leaf = check_signed(_sent(vault, want, key), key, want, trust.signers, trust.roots, now, between=trust.between)
+    issuer = x509.issuer_of(leaf, trust.signers)
+    assert issuer is not None  # noqa: S101 - for mypy: check_signed has found it
+    return Signed(want, leaf, contents(want, keys.key_pem(key), leaf, chain(trust, issuer)))
+
+
+def sign_by_old_ca(vault: Vault, want: Certificate, key: PrivateKey, ca: Facts, now: datetime) -> bytes:
+    """Have Vault sign a certificate for a key that there is, with an old CA that was imported; return it as PEM.
+
+    `want` names the mount of that CA, and `ca` is its certificate. Raises as `sign`.
+    """
+    from vaultpki.pki.signed import check_of_old_ca
+
+    return check_of_old_ca(_sent(vault, want, key), key, want, ca, now).pem.encode()
+
+
+def _sent(vault: Vault, want: Certificate, key: PrivateKey) -> bytes:
+    """Return what Vault signs for a key, as PEM; nothing of it is checked."""
+    from vaultpki.pki import keys
+
     parameters = sign_parameters(want, keys.request(key, want.subject))
     csr, common_name = parameters.pop("csr"), parameters.pop("common_name")
     pki = vault.sending(once=True).api.secrets.pki
     pem = pki.sign_certificate(want.role, csr, common_name, parameters, mount_point=want.mount).data.get("certificate")
     if not isinstance(pem, str):
         raise BadAnswer(f"the response has no certificate for {want.name}; check the address and any proxy in between")
-    leaf = check_signed(pem.encode(), key, want, trust.signers, trust.roots, now, between=trust.between)
-    issuer = x509.issuer_of(leaf, trust.signers)
-    assert issuer is not None  # noqa: S101 - for mypy: check_signed has found it
-    return Signed(want, leaf, contents(want, keys.key_pem(key), leaf, chain(trust, issuer)))
+    return pem.encode()
 
 
 def contents(want: Certificate, key_pem: bytes, leaf: Facts, issuers: Sequence[Facts]) -> dict[str, bytes]:

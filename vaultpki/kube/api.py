@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
-from vaultpki.kube import http_get, objects
+from vaultpki.kube import http_exchange, objects
 from vaultpki.kube.kubeconfig import KubeAccess
 from vaultpki.kube.objects import (
     CLUSTER_TRUST_BUNDLES,
@@ -189,6 +189,20 @@ def request(
 
     Raises Untrusted, or Unavailable, also if the answer has more than `largest` bytes.
     """
+    return exchange(access, tls, "GET", target, largest, accept=accept)
+
+
+def exchange(
+    access: KubeAccess,
+    tls: ssl.SSLContext,
+    method: str,
+    target: str,
+    largest: int,
+    *,
+    accept: str = JSON,
+    body: bytes = b"",
+) -> tuple[int, bytes]:
+    """Send one request with a JSON `body` unless that is empty; otherwise as `request`."""
     deadline = time.monotonic() + _SECONDS
     url = urlsplit(access.server)
     origin = f"https://{url.hostname and _bracketed(url.hostname)}:{url.port or _HTTPS}"
@@ -203,7 +217,9 @@ def request(
         raise Unavailable(f"{access.server} cannot be reached ({why}); check the address in {access.file}") from None
     try:
         extra = {"Accept": accept, **({"Authorization": f"Bearer {access.token}"} if access.token else {})}
-        return http_get.get(channel, url.netloc, f"{url.path.rstrip('/')}{target}", extra, deadline, largest)
+        extra |= {"Content-Type": JSON} if body else {}
+        where = f"{url.path.rstrip('/')}{target}"
+        return http_exchange.send(channel, method, url.netloc, where, extra, body, deadline, largest)
     except (OSError, ValueError, http.client.HTTPException):
         raise Unavailable(f"{access.server} gave no whole answer in time; try again") from None
     finally:

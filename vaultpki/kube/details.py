@@ -236,6 +236,14 @@ def bootstrap_tokens(items: Iterable[object]) -> Iterator[BootstrapToken]:
             yield BootstrapToken(found[1], moment(ends))
 
 
+def bound_users(items: Iterable[object]) -> Iterator[str]:
+    """Yield the users to whom a list of ClusterRoleBinding objects gives something."""
+    for item in items:
+        for one in map(mapping, entries(mapping(item).get("subjects"))[:_MOST]):
+            if one.get("kind") == "User" and (name := text(one.get("name"))):
+                yield name
+
+
 def kubeadm_settings(item: object) -> KubeadmSettings | None:
     """Return what the ConfigMap `kubeadm-config` says; None if it has no ClusterConfiguration."""
     whole = mapping(mapping(item).get("data")).get("ClusterConfiguration")

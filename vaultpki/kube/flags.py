@@ -93,6 +93,28 @@ FLAGS: Final = (
 """The flags that name our files."""
 
 
+# Where kubeadm's page on an external etcd has them.
+_ETCD_FILES: Final = {
+    "etcd-cafile": "etcd/ca.crt",
+    "etcd-certfile": "apiserver-etcd-client.crt",
+    "etcd-keyfile": "apiserver-etcd-client.key",
+}
+
+
+def replaced_etcd_files(flags: Mapping[str, str], directory: str) -> Iterator[str]:
+    """Yield a sentence for each file of an etcd that keeps its own CA where a take-over puts another one.
+
+    `flags` are those of a kube-apiserver, and `directory` is the folder of kubeadm's certificates.
+    """
+    for name, file in _ETCD_FILES.items():
+        if flags.get(name) == f"{directory}/{file}":
+            yield (
+                f"--{name} names {flags[name]}, where the agent has a file of its own, and etcd keeps its own CA, "
+                "since no node has the role etcd: copy that file to another name below the same folder, such as "
+                f"{directory}/external-etcd/{file.rpartition('/')[2]}, and name it by the flag and in kubeadm-config"
+            )
+
+
 def findings(
     component: str, arguments: Sequence[str], layout: Layout, paths: Mapping[str, str]
 ) -> Iterator[FlagProblem]:

@@ -22,6 +22,9 @@ from vaultpki.kube.objects import PodStart
 from vaultpki.kube.reader import SYSTEM, ClusterReader
 from vaultpki.kube.running import with_copies
 
+BINDINGS: Final = "clusterrolebindings"
+"""The part that says which users ClusterRoleBindings name."""
+
 _ELECTED: Final = ("kube-controller-manager", "kube-scheduler")
 _SLICE: Final = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
 _LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
@@ -34,9 +37,9 @@ class WholeCluster:
 
     `static` are also those of nodes that are no control plane. `settings` are kubeadm's, None without them; `defaults`
     is the configuration of kubelets that join. `keys_token` is the id of the token with which the Secret
-    `kubeadm-certs` ends, None without that Secret. `leaders` are host names by component. `endpoints` are the addresses
-    of the API servers. `readers` are pods that a new CA does not reach, and `pods` those that were given the root.
-    `unread` says by the name of a part why it could not be read.
+    `kubeadm-certs` ends, None without that Secret. `bound` are the users whom a ClusterRoleBinding names. `leaders` are
+    host names by component. `endpoints` are the addresses of the API servers. `readers` are pods that a new CA does not
+    reach, and `pods` those that were given the root. `unread` says by the name of a part why it could not be read.
     """
 
     live: LiveCluster
@@ -47,6 +50,7 @@ class WholeCluster:
     requests: tuple[SigningRequest, ...] = ()
     tokens: tuple[BootstrapToken, ...] = ()
     keys_token: str | None = None
+    bound: frozenset[str] = frozenset()
     leaders: Mapping[str, str] = field(default_factory=dict)
     endpoints: tuple[str, ...] = ()
     readers: tuple[PodReader, ...] = ()
@@ -83,6 +87,10 @@ def read(access: KubeAccess, deadline: float) -> WholeCluster:
         # Its content is the keys of the CAs.
         lambda: details.token_of_keys(reader.object(f"{SYSTEM}/secrets/kubeadm-certs", metadata_only=True)),
     )
+    bound = reader.part(
+        BINDINGS,
+        lambda: frozenset(details.bound_users(reader.list(BINDINGS, under="/apis/rbac.authorization.k8s.io/v1"))),
+    )
     leaders = {
         name: holder
         for name in _ELECTED
@@ -106,6 +114,7 @@ def read(access: KubeAccess, deadline: float) -> WholeCluster:
         requests=requests or (),
         tokens=tokens or (),
         keys_token=keys_token,
+        bound=bound or frozenset(),
         leaders=leaders,
         endpoints=endpoints or (),
         readers=readers,

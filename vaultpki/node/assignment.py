@@ -24,8 +24,11 @@ from vaultpki.issue.rotations import Rotations, fetch_rotations, read_rotations
 from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
 from vaultpki.node import pins
 from vaultpki.node.credential import own_record
+from vaultpki.records import adoption as adoption_record
 from vaultpki.records import published
+from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.changes import CHANGES, LONGEST_LOOK, Mark, settled_mark
+from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.values import json_object
 from vaultpki.vault import Vault
 
@@ -40,7 +43,9 @@ class Assignment:
     is what the CA mounts showed, `trusted` whom the node then trusted, as PEM by CA. `look` is after how many seconds
     the whole of it is asked for again at the latest; 0 where each poll asks for it. `mark` is of the record of changes
     as Vault was asked for it all; None in a copy, and while something changes. `foreign` are the certificates of
-    foreign CAs that the cluster's record offers, as text by domain: see `pki.foreign_cas`.
+    foreign CAs that the cluster's record offers, as text by domain: see `pki.foreign_cas`. `adoption` is the record of
+    the cluster's adoption; it is asked for where foreign CAs are accepted, and None if there is none.
+    `adoption_ahead` is its revision if that is too far ahead of what the node has read to be followed, else 0.
     """
 
     fetched: float
@@ -55,6 +60,8 @@ class Assignment:
     look: int = 0
     mark: Mark | None = None
     foreign: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    adoption: AdoptionRecord | None = None
+    adoption_ahead: int = 0
 
     def fresh(self, now: float, age: float) -> bool:
         """Return whether it is younger than `age` seconds. A copy from the future means that a clock was set back."""
@@ -127,6 +134,8 @@ def fetch(
         raise _unrecorded(config)
     # Read before the issuers: what a record names was made before it was written.
     contents = fetch_rotations(vault, config.prefix)
+    adopted = _adoption(config, vault, store)
+    ahead = _too_far_ahead(adopted, known)
     rotations, highest = read_rotations(contents, config.prefix, known), known or {}
     shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), shown_before)
     # Checked against the pin before it is kept.
@@ -148,6 +157,7 @@ def fetch(
         "rotation": {domain: each for domain, each in contents.items() if domain not in rotations.not_followed},
         "not_followed": dict(rotations.not_followed),
         "look": look,
+        **({"adoption_ahead": ahead} if ahead else {"adoption": adopted} if adopted is not None else {}),
     }
     # Only below a root outside.
     if kept := list(dict.fromkeys(facts.pem for known in trust.values() for facts in (*known.between, *known.tops))):
@@ -157,6 +167,43 @@ def fetch(
     private_folder(config.state)
     write_private(f"{config.state}/{COPY}", json.dumps(value).encode())
     return replace(holding, mark=mark, issuers=replace(shown, kept=holding.issuers.kept))
+
+
+def with_adoption(
+    config: AgentConfig, vault: Vault, known: Assignment, highest: Mapping[str, int] | None
+) -> Assignment:
+    """Return what is known, with the record of the cluster's adoption as Vault has it now; nothing is kept.
+
+    `highest` are the highest revisions that were ever read here, as in `fetch`. Raises SpecError if no vaultpki writes
+    such a record.
+    """
+    store = f"{config.prefix}/config"
+    adopted = _adoption(config, vault, store)
+    ahead = _too_far_ahead(adopted, highest)
+    where = f"the record {store}/data/{adoption_record.RECORD}"
+    record = adoption_record.read(adopted, where=where) if adopted and not ahead else None
+    return replace(known, adoption=record, adoption_ahead=ahead)
+
+
+def _adoption(config: AgentConfig, vault: Vault, store: str) -> Any:
+    """Return the record of the cluster's adoption; None without one, and on a node that accepts no foreign CA.
+
+    The policy of an earlier apply lets nobody read it.
+    """
+    if not config.also_trust:
+        return None
+    try:
+        return vault.stored(store, adoption_record.RECORD).get("data")
+    except Denied:
+        return None
+
+
+def _too_far_ahead(adopted: Any, known: Mapping[str, int] | None) -> int:
+    """Return the revision of an adoption's record that is not followed, as `read_rotations` judges them; 0 if it is."""
+    revision = adopted.get("revision") if isinstance(adopted, Mapping) else None
+    if known is None or type(revision) is not int:
+        return 0
+    return revision if revision > known.get(adoption_record.NAME, 0) + MOST_AHEAD else 0
 
 
 def _changes(vault: Vault, store: str) -> tuple[int, Mark | None]:
@@ -224,6 +271,8 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
         rotations=replace(read_rotations(value.get("rotation", {}), config.prefix), not_followed=_not_followed(value)),
         look=int(value.get("look", 0)),
         foreign=cluster.also_trust,
+        adoption=adoption_record.read(value["adoption"], where=where) if value.get("adoption") else None,
+        adoption_ahead=int(value.get("adoption_ahead", 0)),
     )
 
 

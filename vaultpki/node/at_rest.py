@@ -63,11 +63,12 @@ def after_look(config: AgentConfig, vault: Vault, seen: Assignment, clock: float
     """Return what to keep after a whole look that has seen this.
 
     None if the record of changes was not settled, or if several servers answered, since the record may be newer than
-    the rest. While a rotation is under way, the active node is polled.
+    the rest. While a rotation or an adoption is under way, the active node is polled.
     """
     if seen.mark is None or vault.moved:
         return None
     rotating = seen.rotations.not_followed or any(record.active for record in seen.rotations.records.values())
+    rotating = rotating or bool(seen.adoption_ahead) or (seen.adoption is not None and seen.adoption.active)
     reads = vault.standby_reads(ask=not rotating)
     span = LONGEST_LOOK * random.uniform(_EARLIEST_SHARE, 1.0)  # noqa: S311 - not a secret
     return AtRest(config, vault, seen.mark, reads, clock, moment, span, seen.issuers.by_id)

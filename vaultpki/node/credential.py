@@ -112,18 +112,20 @@ def lost_folder(config: AgentConfig) -> str:
     )
 
 
-def login(config: AgentConfig, *, allow_http: bool = False, kept: Vault | None = None) -> Vault:
+def login(
+    config: AgentConfig, *, allow_http: bool = False, kept: Vault | None = None, only_looks: bool = False
+) -> Vault:
     """Log in as this node. NeedsJoin if its credential is missing or refused, SpecError for a missing token file.
 
     The connections of `kept` are used again if agent.yaml still says the same of the server, but not with a client
-    certificate, whose file may have been renewed.
+    certificate, whose file may have been renewed. With `only_looks` nothing is written on disk.
     """
     vault = server(config, allow_http=allow_http)
     same = kept is not None and replace(kept.settings, token=vault.settings.token) == vault.settings
     if kept is not None and same and vault.settings.client_certificate is None:
         vault = kept.as_token(vault.settings.token)
     if config.auth.method == "approle":
-        return _login_by_approle(config, vault)
+        return _login_by_approle(config, vault, only_looks=only_looks)
     path = config.auth.path or ""
     jwt = config.auth.method == "jwt"
     raw = read_swapped(path) if jwt else read_private(path)
@@ -155,7 +157,7 @@ def _login_by_jwt(config: AgentConfig, vault: Vault, jwt: str) -> Vault:
         ) from None
 
 
-def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
+def _login_by_approle(config: AgentConfig, vault: Vault, *, only_looks: bool) -> Vault:
     files = SecretIdFiles(config.state)
     secret = files.current()
     if secret is None:
@@ -166,7 +168,7 @@ def _login_by_approle(config: AgentConfig, vault: Vault) -> Vault:
     old = files.previous() if node is None else None
     if old is not None and old != secret:
         node = present(config, vault, old)
-        if node is not None:
+        if node is not None and not only_looks:
             # This very pass rolls it, and keeps it until the next one is settled. If it cannot be written, the next
             # pass comes here again.
             with contextlib.suppress(StoreError):

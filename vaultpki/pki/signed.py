@@ -49,6 +49,22 @@ def check_signed(
     return leaf
 
 
+def check_of_old_ca(pem: bytes, key: PrivateKey, want: Certificate, ca: Facts, now: datetime) -> Facts:
+    """Return the first certificate of `pem` if it is exactly what was asked of an old CA that was imported.
+
+    `ca` is that CA, which is no CA of the cluster's: it needs no root, and its path length may be open. Raises as
+    `check_signed`.
+    """
+    leaf = x509.read_certificates(pem)[0]
+    for reason, problem in _problems(leaf, public_der(key), want, now, timedelta(seconds=SKEW), stale=False):
+        raise _refused(want, reason, problem)
+    if not trust.signed_by(leaf, ca):
+        raise _refused(want, "not-our-ca", f"was not signed by the old CA of {want.ca}")
+    if leaf.not_after > ca.not_after:
+        raise _refused(want, "outlives-issuer", "expires later than the CA that signed it")
+    return leaf
+
+
 def _refused(want: Certificate, reason: str, problem: str) -> CertificateRefused:
     return CertificateRefused(
         f"{want.name}: the certificate Vault signed {problem}; it was not installed", reason=reason
@@ -56,14 +72,14 @@ def _refused(want: Certificate, reason: str, problem: str) -> CertificateRefused
 
 
 def _problems(
-    leaf: Facts, public_key: bytes, want: Certificate, now: datetime, slack: timedelta
+    leaf: Facts, public_key: bytes, want: Certificate, now: datetime, slack: timedelta, *, stale: bool = True
 ) -> Iterator[tuple[str, str]]:
     """Yield the reason and the sentence of every check of the leaf alone that fails, in order."""
     further = leaf.further_names
     strange = f"has names that were not requested ({', '.join(further[:3])!r})"
     signed = min(leaf.not_before + timedelta(seconds=LEAF_BACKDATE), leaf.not_after)
     # A renewal is due after half of the life: an older certificate would be renewed in a loop.
-    stale = leaf.not_after - now + slack < (leaf.not_after - signed) / 2
+    old = stale and leaf.not_after - now + slack < (leaf.not_after - signed) / 2
     clock = "compare this node's clock with Vault's"
     checks = (
         ("key-mismatch", leaf.public_key != public_key, "is for another key than the one sent"),
@@ -89,6 +105,6 @@ def _problems(
         ("not-yet-valid", leaf.not_before > now + slack, f"is not valid yet: {clock}"),
         ("expired", leaf.not_after <= now, f"has expired already: {clock}"),
         ("too-long", leaf.not_after > now + timedelta(seconds=want.ttl) + slack, "expires later than requested"),
-        ("stale", stale, f"has less than half of its life left: {clock}"),
+        ("stale", old, f"has less than half of its life left: {clock}"),
     )
     yield from ((reason, problem) for reason, fails, problem in checks if fails)

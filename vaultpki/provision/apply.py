@@ -16,7 +16,7 @@ from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaLife
-from vaultpki.provision import ca_ends, dangers, foreign_cas, layout_change, leftovers, quorum
+from vaultpki.provision import ca_ends, dangers, foreign_cas, leftovers, quorum, refused_changes
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
 from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named, of_storage
@@ -53,14 +53,16 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     """Return what is there, and what an apply would change; writes nothing.
 
     Of `where` count the addresses, CA and namespace by which nodes find Vault if cluster.yaml does not say it. Raises
-    ForeignObject if an object of others is in the place of ours, SpecError for another layout while nodes take part.
+    ForeignObject if an object of others is in the place of ours, SpecError for another layout while nodes take part,
+    and SpecError or StateConflict for what an adoption that is under way needs.
     """
     now = datetime.now(UTC)
     seen = observe(cluster, vault, where)
     cluster = seen.cluster
     refuse_foreign(cluster, seen)
     foreign_cas.refuse_unfit(cluster, seen, now)
-    layout_change.refuse(cluster, vault, seen)
+    refused_changes.refuse_layout(cluster, vault, seen)
+    refused_changes.refuse_by_adoption(cluster, vault, seen)
     records = seen.found.rotations
     active = tuple(record for record in records.values() if record.active)
     waiting = tuple(ca for ca in ISSUING_CAS if ca in seen.facts.waiting)
@@ -115,7 +117,7 @@ def _digests(cluster: Cluster, seen: Observation) -> dict[str, str]:
     issuers = {ca: mount.issuers for ca, mount in mounts.items()}
     # What others put beside our records is followed by nobody.
     own = {key: fields for key, fields in seen.observed.objects.items() if key in seen.wanted}
-    return digests(cluster, own, seen.found.rotations, issuers)
+    return digests(cluster, own, seen.found.rotations, issuers, seen.found.adopted)
 
 
 def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> Plan:

@@ -37,8 +37,8 @@ from vaultpki.records.paths import is_record
 from vaultpki.records.server_facts import Fields, Key, ServerFacts, shared
 from vaultpki.vault import Json, Vault
 
-# Of a role whose CA a signer outside has not signed yet.
-_NO_CA_YET = ("no default issuing certificate",)
+# Of a role whose CA a signer outside has not signed yet, or whose CA is not imported to the end.
+_NO_CA_YET = ("no default issuing certificate", "no issuing certificate currently has that name")
 _KV_UPGRADE = ("Upgrading mount from version",)
 
 
@@ -194,7 +194,8 @@ def _write(run: _Run, change: Change, wanted: Fields) -> None:
         api.secrets.pki.set_crl_configuration(extra_params={**wanted}, mount_point=mount)
     else:
         # hvac's methods for these send fields that we do not set, or lists as one string.
-        warnings = _NO_CA_YET if change.kind == "role" and run.facts.waiting else ()
+        waits = run.facts.waiting or run.facts.imported
+        warnings = _NO_CA_YET if change.kind == "role" and waits else ()
         run.vault.write(path, _body(run, change, wanted), warnings=warnings)
 
 

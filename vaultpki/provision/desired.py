@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ROOT, ca_subject, pool_role, resolve, rows, stored
-from vaultpki.identity import access
+from vaultpki.identity import access, imported
 from vaultpki.identity.access import CertificatesByHolder, auth_mounts, jwt_roles, node_certificates
 from vaultpki.layout import own_server
 from vaultpki.model import NODE, Certificate, Cluster, Node, Pool, Row
@@ -44,6 +44,8 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
     certificates = {who: node_certificates(cluster, who) for who in holders}
     for ca in (ROOT, *ISSUING_CAS):
         wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca, facts)
+    for ca in sorted(facts.imported):
+        wanted["mount", imported.mount(cluster, ca)] = imported_mount()
     wanted["mount", cluster.mount("config")] = {"type": "kv", "version": "2", **STORE_OPTIONS}
     for mount, kind in auth_mounts(cluster).items():
         wanted["auth", f"{cluster.prefix}/{mount}"] = {
@@ -79,6 +81,11 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
 def marker(cluster: Cluster) -> str:
     """Return the description of the cluster's mounts, by which they are known as ours."""
     return f"{MADE_BY}{cluster.name}"
+
+
+def imported_mount() -> Fields:
+    """Return the mount of a CA that was imported with its key."""
+    return {"type": "pki", "default_ttl": imported.LEAF_TTL, "max_ttl": imported.LEAF_TTL}
 
 
 def _pki_mount(cluster: Cluster, ca: str, facts: ServerFacts) -> Fields:
@@ -170,11 +177,16 @@ def _roles(cluster: Cluster, facts: ServerFacts) -> dict[str, Fields]:
         pools = [pool for pool in cluster.pools if row.node_roles & pool.roles]
         shared = [pool for pool in pools if pool_role(row, pool) == row.name]
         mounts = ["listed", *sorted({pool.auth_mount for pool in shared})]
-        made[f"{cluster.mount(row.ca)}/{row.name}"] = _role(cluster, row, None, mounts, facts)
+        own = {row.name: _role(cluster, row, None, mounts, facts)}
         for pool in pools:
             if pool not in shared:
-                name = f"{cluster.mount(row.ca)}/{pool_role(row, pool)}"
-                made[name] = _role(cluster, row, pool, [pool.auth_mount], facts)
+                own[pool_role(row, pool)] = _role(cluster, row, pool, [pool.auth_mount], facts)
+        made |= {f"{cluster.mount(row.ca)}/{name}": fields for name, fields in own.items()}
+        if row.ca in facts.imported and row.node_roles:
+            # The same certificates of the former CA, for nodes that go back to it. By its name, which it gets together
+            # with the usage that it has at rest: until then these roles sign nothing.
+            former = imported.mount(cluster, row.ca)
+            made |= {f"{former}/{name}": fields | imported.OLD_CA_ROLE for name, fields in own.items()}
     return made
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
-from vaultpki.identity import anchor, root_in_force
+from vaultpki.identity import anchor, imported, root_in_force
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
@@ -23,6 +23,7 @@ from vaultpki.provision.desired import CHAIN, MADE_BY, STORE_OPTIONS, desired, m
 from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
 from vaultpki.records import above
+from vaultpki.records.adoption import OLD_CAS
 from vaultpki.records.paths import LEAVING, is_record
 from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
@@ -104,6 +105,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         ca_lives=made,
         waiting=_waiting(cluster, found),
         left_out=chain.left_out,
+        imported=frozenset(ca for ca in OLD_CAS if ("mount", imported.mount(cluster, ca)) in own_mounts),
     )
     _add_outside(cluster, found, facts, objects)
     going = _add_leaving(cluster, chain, objects)
@@ -372,6 +374,9 @@ def _neighbours(cluster: Cluster, found: Json) -> frozenset[str]:
 
 def _mounts(cluster: Cluster, found: Json) -> dict[Key, Fields]:
     ours = {cluster.mount(ca): "pki" for ca in DOMAINS} | {cluster.mount("config"): "kv"}
+    # Made by `ca import --key`; where something else has such a path, there is no imported CA.
+    former = [imported.mount(cluster, ca) for ca in OLD_CAS]
+    ours |= {path: "pki" for path in former if found.get(f"{path}/", {}).get("description") == marker(cluster)}
     return {
         ("mount", path): {"type": entry["type"], **_ttls(entry), "version": member(entry, "options").get("version")}
         for path, entry in _own_mounts(cluster, found, ours, "").items()

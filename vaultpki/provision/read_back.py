@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
-from vaultpki.identity import change_notice
+from vaultpki.identity import change_notice, imported
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
+from vaultpki.identity.adoption_record import read_adoption
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.credentials import Identity, role_id
@@ -19,6 +20,7 @@ from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.rotation_records import existing
 from vaultpki.records import above
+from vaultpki.records.adoption import OLD_CAS, AdoptionRecord
 from vaultpki.records.changes import CHANGES
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
@@ -71,7 +73,7 @@ class ServerObjects:
     `store_options` are those of the KV store. `cas` are by mount, `role_ids` those of the AppRoles on the listed mount
     by name. `pooled` are the AppRoles of the pooled mount, `orphans` those among them that belong to no pool. `leaving`
     are the nodes with an unfinished end. `rotations` are the records of CAs by domain, of those that have one. `notice`
-    is the record that agents poll.
+    is the record that agents poll, and `adopted` that of an adoption, None if there is none.
     """
 
     objects: dict[Key, Fields]
@@ -84,6 +86,7 @@ class ServerObjects:
     leaving: tuple[str, ...]
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
     notice: StoredChanges = field(default_factory=StoredChanges)
+    adopted: AdoptionRecord | None = None
 
 
 def read_back(
@@ -92,7 +95,9 @@ def read_back(
     """Read what is on these mounts and auth mounts (of which `auths` has the last parts), and these policies."""
     store, prefix, kv = cluster.mount("config"), cluster.prefix, vault.api.secrets.kv.v2
     cas = [mount for mount in map(cluster.mount, (ROOT, *ISSUING_CAS)) if mount in mounts]
+    former = [mount for ca in OLD_CAS if (mount := imported.mount(cluster, ca)) in mounts]
     requests = _lists(cluster, vault, cas, auths, store=store in mounts)
+    requests += [vault.prepare.secrets.pki.list_roles(mount_point=mount) for mount in former]
     answers = {request.path: answer for request, answer in zip(requests, vault.many(requests), strict=True)}
 
     def names(path: str) -> tuple[str, ...]:
@@ -104,7 +109,7 @@ def read_back(
     listed, pooled = (names(f"auth/{prefix}/{kind}/role") for kind in ("listed", "pooled"))
     keys: list[Key] = [("policy", name) for name in policies]
     keys += [("config", f"{mount}/config/{name}") for mount in cas for name in ENGINE_CONFIG]
-    keys += [("role", f"{mount}/{name}") for mount in cas for name in names(f"{mount}/roles")]
+    keys += [("role", f"{mount}/{name}") for mount in (*cas, *former) for name in names(f"{mount}/roles")]
     if store in mounts:
         keys.append(("config", f"{store}/cluster"))
     for folder in _FOLDERS:
@@ -118,7 +123,9 @@ def read_back(
     other += [("approle", f"{prefix}/pooled/{name}") for name in pooled if not APPROLE.fullmatch(name)]
     objects.update((key, {}) for key in other)
     # A cluster whose CAs were never rotated has no such folder.
-    rotations = existing(cluster, vault) if f"{ROTATION_FOLDER}/" in names(f"{store}/metadata") else {}
+    rotated = f"{ROTATION_FOLDER}/" in names(f"{store}/metadata")
+    rotations = existing(cluster, vault) if rotated else {}
+    adopted = read_adoption(cluster, vault).record if rotated else None
     own = {mount: rotations.get(mount.rpartition("/")[2]) for mount in cas}
     read = vault.prepare.secrets.pki.read_issuer
     refs = [(mount, ref) for mount in cas for ref in _issuers(mount, answers, own[mount])[1].values() if ref]
@@ -138,6 +145,7 @@ def read_back(
         kv.list_secrets(LEAVING, mount_point=store).keys if f"{LEAVING}/" in names(f"{store}/metadata") else (),
         rotations,
         change_notice.stored(cluster, answers[notice].data if notice in answers else {}),
+        adopted,
     )
 
 

@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar
 
 from vaultpki import kubernetes_versions
 from vaultpki.readers import READERS
+from vaultpki.records import adoption_report
+from vaultpki.records.adoption_report import AdoptionReport
 from vaultpki.records.changes import LONGEST_LOOK
 from vaultpki.records.rotation import BEYOND, DOMAINS
 from vaultpki.redact import moment, printable, stamp
@@ -113,7 +115,8 @@ class NodeReport:
     of earlier versions. `kubernetes` are the versions of Kubernetes that components run with, by component; without
     those that the agent cannot see, and empty in reports of earlier versions. `foreign` are the SHA-256 of the foreign
     CAs in the bundles, by CA; `bundles` do not have those. `foreign_ignored` are those of the ones that the cluster's
-    record offers and the node does not take. `by_hand` are those of `owed` that wait for a person.
+    record offers and the node does not take. `by_hand` are those of `owed` that wait for a person. `adoption` is what
+    the node says of the adoption of its machine; None if the machine is not taken over.
     """
 
     time: datetime
@@ -139,6 +142,7 @@ class NodeReport:
     foreign_ignored: Mapping[str, frozenset[str]] = field(default_factory=dict)
     by_hand: tuple[str, ...] = ()
     written_pins: tuple[str, ...] = ()
+    adoption: AdoptionReport | None = None
 
     @property
     def next_within(self) -> int:
@@ -174,6 +178,7 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         **({"foreign_cas_ignored": _sorted(report.foreign_ignored)} if report.foreign_ignored else {}),
         **({"by_hand": list(report.by_hand)} if report.by_hand else {}),
         **({"written_pins": list(report.written_pins)} if report.written_pins else {}),
+        **({"adoption": adoption_report.to_json(report.adoption)} if report.adoption is not None else {}),
     }
 
 
@@ -233,6 +238,7 @@ def read(value: object) -> NodeReport | None:
         foreign_ignored=_hashes_by_ca(report.get("foreign_cas_ignored")),
         by_hand=_texts(report.get("by_hand")),
         written_pins=_hashes(report.get("written_pins")),
+        adoption=adoption_report.read(report.get("adoption")),
     )
 
 

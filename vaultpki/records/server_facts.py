@@ -24,7 +24,7 @@ class ServerFacts:
     `openbao` is as in `Capabilities`. `ca_lives` are the seconds for which each existing CA was made. `rotations` are
     the records of CAs by domain, of those that have one. `waiting` are the issuing CAs for which the signer of a root
     from outside has sent nothing yet. `left_out` are the CAs of `ca.root_file` that have expired and are not wanted on
-    the root's mount, by the names of their issuers.
+    the root's mount, by the names of their issuers. `imported` are the domains with a mount for an imported CA.
     """
 
     addresses: tuple[str, ...] = ()
@@ -38,6 +38,7 @@ class ServerFacts:
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
     waiting: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
+    imported: frozenset[str] = frozenset()
 
     def accessor(self, mount: str) -> str:
         return self.accessors.get(mount, UNKNOWN)

@@ -9,18 +9,26 @@ from __future__ import annotations
 import enum
 from typing import Final
 
+from vaultpki.records.adoption import AdoptionState
 
-class AdoptionState(enum.Enum):
-    """Where an adoption stands. In PREPARED nodes enrol, and all is as kubeadm made it."""
-
-    PREPARED = "prepared"
-    PUBLISHED = "published"
-    SWITCHED = "switched"
-    CLOSED = "closed"
-    RETIRED = "retired"
-    DONE = "done"
-    RETRUSTING = "re-trusting"
-    RETURNING = "returning"
+__all__ = [
+    "FREE_STEPS",
+    "HOMEWARD",
+    "KEYS_ASIDE",
+    "KUBELETS_CHECKED",
+    "LAST_STEP",
+    "LEAVES_OF",
+    "ONWARD",
+    "SIGNER_ON",
+    "STEPS_BY_LEAVES",
+    "STEPS_BY_TRUST",
+    "TRUSTED",
+    "WHILE_AWAY",
+    "AdoptionState",
+    "Side",
+    "Step",
+    "command_to",
+]
 
 
 class Side(enum.Flag):
@@ -81,11 +89,29 @@ LEAVES_OF: Final = {
 }
 """The CA whose certificates nodes install, whichever the mount's default is."""
 
+_BY_ABORT: Final = frozenset({_S.PREPARED, _S.RETRUSTING, _S.RETURNING})
+
+
+def command_to(state: AdoptionState) -> str:
+    """Return the command that leads to a state, and that gives machines their turns in it.
+
+    In prepared and returning `adopt continue` waits for nobody and leads onward again, so it gives no turn there.
+    """
+    return f"vaultpki adopt {'abort' if state in _BY_ABORT else 'continue'}"
+
+
 SIGNER_ON: Final = frozenset({_S.PREPARED, _S.PUBLISHED, _S.SWITCHED, _S.RETURNING})
 """The states in which controller managers sign CSRs with the old CA."""
 
 KEYS_ASIDE: Final = frozenset({_S.SWITCHED, _S.CLOSED, _S.RETIRED, _S.RETRUSTING})
 """The states in which the keys of the old CAs do not lie where kubeadm would make certificates with them."""
+
+KUBELETS_CHECKED: Final = frozenset({_S.RETIRED, _S.DONE})
+"""The states in which kube-apiserver checks kubelets' serving certificates (`--kubelet-certificate-authority`).
+
+kubeadm's kubelets sign theirs themselves, so each one must serve a certificate of the new CA before, and as long as,
+any API server checks: the gate to CLOSED asks for that, and RETRUSTING takes the flag away before RETURNING.
+"""
 
 FREE_STEPS: Final = frozenset(
     {
@@ -117,3 +143,22 @@ STEPS_BY_LEAVES: Final[dict[Step, Side]] = {
 
 LAST_STEP: Final[Step] = (_S.CLOSED, _S.RETIRED)
 """The step after which no certificate of the old CA is let in: nodes and CSRs are listed once no signer is left."""
+
+
+def _while_away(reached: AdoptionState) -> frozenset[AdoptionState]:
+    found, new = {reached}, [reached]
+    while new:
+        state = new.pop()
+        for path in ((state, table[state]) for table in (ONWARD, HOMEWARD) if state in table):
+            if path[1] not in found and (path in FREE_STEPS or path[0] is reached):
+                found.add(path[1])
+                new.append(path[1])
+    return frozenset(found)
+
+
+WHILE_AWAY: Final = {state: _while_away(state) for state in _S}
+"""The states in which an adoption can be when a machine comes back, by the last state whose steps it has done.
+
+A step that is not free waits for every machine that counts, until it has done the steps of the state before. So no
+machine that counts has ever missed one, however long it was away.
+"""

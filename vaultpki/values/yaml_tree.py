@@ -179,6 +179,29 @@ def plain_mapping(text: str, file: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def typed_mapping(text: str, file: str) -> dict[str, Any]:
+    """Return the mapping of a document by other programs as dicts, lists, text, numbers, True, False and None.
+
+    Scalars of other types, such as dates, stay text. Raises SpecError if it is not YAML, or no mapping.
+    """
+    found = _typed(parse(text, file, start="another program writes it"))
+    return found if isinstance(found, dict) else {}
+
+
+def _typed(node: Node) -> object:
+    if isinstance(node, Mapping):
+        return {key: _typed(value) for key, (_, value) in node.items.items()}
+    if isinstance(node, Sequence):
+        return [_typed(each) for each in node.items]
+    if node.read_as is None:
+        return node.value
+    import yaml
+
+    # One plain scalar: nothing in it can grow.
+    found = yaml.safe_load(node.value)
+    return found if found is None or isinstance(found, bool | int | float) else node.value
+
+
 def _plain(node: Node) -> object:
     if isinstance(node, Mapping):
         return {key: _plain(value) for key, (_, value) in node.items.items()}

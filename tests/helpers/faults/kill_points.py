@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vaultpki import cli
+from vaultpki.kube import writer
 from vaultpki.vault.transport import Transport
 
 KILLED = 77
@@ -30,22 +32,53 @@ def command(*arguments: object) -> Callable[[], None]:
     return run
 
 
-def died(work: Callable[[], object], at: int, *, files: str = "", methods: Sequence[str] = ("POST", "DELETE")) -> bool:
+class Events:
+    """How many events several works have had, each in a process of its own, one after the other."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 8)
+
+    @property
+    def past(self) -> int:
+        return int.from_bytes(self._memory[:8], "little")
+
+    def next(self) -> int:
+        number = self.past
+        self._memory[:8] = (number + 1).to_bytes(8, "little")
+        return number
+
+
+def died(
+    work: Callable[[], object],
+    at: int,
+    *,
+    files: str = "",
+    methods: Sequence[str] = ("POST", "DELETE"),
+    events: Events | None = None,
+) -> bool:
     """Whether `work` died at its event number `at`, counted from 0; False where it was through before that.
 
-    Events are: right before and right after each request of one of `methods`, and each rename and removal of a file
-    whose name matches `files`.
+    Events are: right before and right after each request of one of `methods` to Vault, or to an API server to change an
+    object, and each rename and removal of a file whose name matches `files`. With `events` those of earlier works count
+    too.
     """
-    return ended(begun(work, at, files=files, methods=methods))
+    return ended(begun(work, at, files=files, methods=methods, events=events))
 
 
-def begun(work: Callable[[], object], at: int, *, files: str = "", methods: Sequence[str] = ("POST", "DELETE")) -> int:
+def begun(
+    work: Callable[[], object],
+    at: int,
+    *,
+    files: str = "",
+    methods: Sequence[str] = ("POST", "DELETE"),
+    events: Events | None = None,
+) -> int:
     """The process of such a work, for `ended`."""
     _await_ended_threads()
     pid = os.fork()
     if pid == 0:
         try:
-            _die_at(at, files, methods)
+            _die_at(at, files, methods, events or Events())
             work()
             os._exit(0)
         except SystemExit as ending:
@@ -76,13 +109,12 @@ def _await_ended_threads() -> None:
         time.sleep(0.001)
 
 
-def _die_at(at: int, files: str, methods: Sequence[str]) -> None:
-    count = iter(range(NEVER))
+def _die_at(at: int, files: str, methods: Sequence[str], events: Events) -> None:
     lock = threading.Lock()
 
     def event() -> None:
         with lock:
-            if next(count) == at:
+            if events.next() == at:
                 os._exit(KILLED)
 
     def around(real: Callable[..., Any], counts: Callable[..., bool]) -> Callable[..., Any]:
@@ -100,5 +132,6 @@ def _die_at(at: int, files: str, methods: Sequence[str]) -> None:
         return bool(files) and re.search(files, str(arguments[-1])) is not None
 
     Transport.send = around(Transport.send, lambda _, __, request, *___: request.method in methods)  # type: ignore[method-assign]
+    writer.exchange = around(writer.exchange, lambda _, __, method, *___, **____: method in methods)  # type: ignore[attr-defined]
     os.rename = around(os.rename, named)
     os.unlink = around(os.unlink, named)

@@ -1,4 +1,4 @@
-"""An API server that answers paths with values over TLS, for what reads a cluster by GET requests."""
+"""An API server that answers paths with values over TLS, for what reads a cluster, and changes single objects of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any
 class Api(ThreadingHTTPServer):
     """An API server that answers paths with values, and others with 404; a number is a status.
 
-    `configure` gives it its pair. It notes the methods, and what was asked for in which form.
+    `configure` gives it its pair. It notes the methods, what was asked for in which form, and what was changed. An
+    object is replaced only over the version that was read; `after` is called once one was replaced or deleted. `made`
+    returns what becomes of an object that somebody makes, or a status.
     """
 
     daemon_threads = True
@@ -24,6 +26,9 @@ class Api(ThreadingHTTPServer):
         self.values = dict(values)
         self.methods: set[str] = set()
         self.asked: dict[str, str] = {}
+        self.changed: list[tuple[str, str]] = []
+        self.after: Callable[[str, str], None] = lambda method, path: None
+        self.made: Callable[[str, dict[str, Any]], Any] = lambda path, body: 403
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         configure(tls)
         self.socket = tls.wrap_socket(self.socket, server_side=True)
@@ -41,7 +46,49 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Api)
         self.server.asked[self.path] = self.headers.get("Accept", "")
-        value = self.server.values.get(self.path.partition("?")[0], 404)
+        self._answer(self.server.values.get(self.path.partition("?")[0], 404))
+
+    def do_PUT(self) -> None:
+        assert isinstance(self.server, Api)
+        found, sent = self.server.values.get(self.path, 404), json.loads(self._body())
+        if isinstance(found, int):
+            self._answer(found)
+        elif _version(found) != _version(sent):
+            self._answer(409)
+        else:
+            about = {**sent.get("metadata", {}), "resourceVersion": f"{int(_version(sent) or 0) + 1}"}
+            self.server.values[self.path] = {**sent, "metadata": about}
+            self._done("PUT")
+
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Api)
+        made = self.server.made(self.path, json.loads(self._body()))
+        if isinstance(made, int):
+            self._answer(made)
+        else:
+            self.server.values[f"{self.path}/{made['metadata']['name']}"] = made
+            self._answer(made)
+
+    def do_DELETE(self) -> None:
+        assert isinstance(self.server, Api)
+        self._body()
+        found = self.server.values.get(self.path, 404)
+        if isinstance(found, int):
+            self._answer(found)
+        else:
+            del self.server.values[self.path]
+            self._done("DELETE")
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", "0")))
+
+    def _done(self, method: str) -> None:
+        assert isinstance(self.server, Api)
+        self.server.changed.append((method, self.path))
+        self.server.after(method, self.path)
+        self._answer({"kind": "Status", "status": "Success"})
+
+    def _answer(self, value: Any) -> None:
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(value if isinstance(value, int) else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -50,6 +97,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def _version(found: Mapping[str, Any]) -> str:
+    return str(found.get("metadata", {}).get("resourceVersion", ""))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.kube.kubeadm_objects import NOW, PUBLIC, SYSTEM, KubeadmObjects, Signed
+from helpers.kube.kubeadm_objects import BINDINGS, NOW, PUBLIC, SYSTEM, KubeadmObjects, Signed
 from vaultpki.adopt import assembly, machine
 from vaultpki.adopt.catalogue import Obstacle
 from vaultpki.adopt.draft import ClusterDraft, draft
@@ -61,6 +61,7 @@ def whole(values: Mapping[str, Any], unread: Mapping[str, str] | None = None) ->
         requests=tuple(details.signing_requests(listed("/apis/certificates.k8s.io/v1/certificatesigningrequests"))),
         tokens=tuple(details.bootstrap_tokens(listed(f"{SYSTEM}/secrets"))),
         keys_token=details.token_of_keys(single(f"{SYSTEM}/secrets/kubeadm-certs")),
+        bound=frozenset(details.bound_users(listed(BINDINGS))),
         leaders={
             name: details.lease_holder(single(f"{leases}/{name}"))
             for name in ("kube-controller-manager", "kube-scheduler")

@@ -144,9 +144,19 @@ def _own_folders(node: KubeadmNode, hosts: Path) -> None:
 def _tools(node: KubeadmNode) -> None:
     node.tools.mkdir()
     product = _VAULTPKI.format(checkout=CHECKOUT, python=sys.executable)
-    for name, text in {"systemctl": _SYSTEMCTL, "kubelet-service": _KUBELET, "vaultpki": product}.items():
+    for name, text in {"kubelet-service": _KUBELET, "vaultpki": product}.items():
         (node.tools / name).write_text(text)
         (node.tools / name).chmod(0o755)
+    with_systemctl(node)
+    # Where the agent looks first for what it runs; on the host it holds what somebody has installed by hand.
+    node.machine.run("mount", "-t", "tmpfs", "tmpfs", "/usr/local/sbin")
+    node.machine.run("cp", node.tools / "systemctl", "/usr/local/sbin/systemctl")
+
+
+def with_systemctl(node: KubeadmNode) -> None:
+    """Gives the node what stops and starts its kubelet, for kubeadm."""
+    (node.tools / "systemctl").write_text(_SYSTEMCTL)
+    (node.tools / "systemctl").chmod(0o755)
 
 
 def image_names(programs: Programs) -> dict[str, str]:

@@ -26,6 +26,7 @@ SYSTEM = "/api/v1/namespaces/kube-system"
 PUBLIC = "/api/v1/namespaces/kube-public"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 CERTIFICATES = "/apis/certificates.k8s.io/v1"
+BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 TOKEN_SECRET = "0123456789abcdef"
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -398,6 +399,7 @@ class KubeadmObjects:
             "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes": {
                 "endpoints": [{"addresses": [shape.addresses(name)[0] for name in planes]}]
             },
+            BINDINGS: items([binding("Group", "kubeadm:cluster-admins")]),
             f"{ADMISSION}/validatingwebhookconfigurations": items([]),
             f"{ADMISSION}/mutatingwebhookconfigurations": items([]),
             "/apis/apiregistration.k8s.io/v1/apiservices": items([]),
@@ -496,6 +498,11 @@ class KubeadmObjects:
                 {key: pod[key] for key in ("apiVersion", "kind", "metadata", "spec")}
             )
         return made
+
+
+def binding(kind: str, name: str) -> dict[str, Any]:
+    """A ClusterRoleBinding of a user or group."""
+    return {"metadata": {"name": name}, "subjects": [{"kind": kind, "name": name}]}
 
 
 def stamp(seconds: float) -> str:

@@ -174,7 +174,7 @@ def _make(made: KubeadmCluster, poll: str) -> None:
     for name in made.nodes:
         run(f"vaultpki kubeadm config -f cluster.yaml {name} {'--init' if name == 'cp-1' else '--join'} -o {name}")
         kubeadm_cluster.adapt(made.folder / name, made.programs.version)
-        _balanced(made.folder / name, [node.address for node in made.nodes.values()])
+        balanced(made.folder / name, [node.address for node in made.nodes.values()])
         if name == "cp-1":
             run(f"scp -rp {name} root@{name}:/etc/kubernetes/kubeadm")
             run(f"scp -p operator/admin.conf root@{name}:/etc/kubernetes/")
@@ -210,7 +210,7 @@ def reset(made: KubeadmCluster, name: str) -> str:
     return made.run(f"kubeadm reset -f --ignore-preflight-errors={IGNORED}", name)
 
 
-def _balanced(folder: Path, members: Sequence[str]) -> None:
+def balanced(folder: Path, members: Sequence[str]) -> None:
     """Adds to a written configuration what the cluster's balancer needs, and spares the test some minutes."""
     # kube-apiserver ends only when the kubelet kills it, as long as a client keeps its connection: after 30 s.
     grace = {"spec": {"terminationGracePeriodSeconds": GRACE_SECONDS}}

@@ -10,10 +10,10 @@ from helpers.vault.servers import OF_TESTS, ROOT_TOKENS, Server
 from vaultpki.config.cluster import load_cluster
 from vaultpki.identity import access
 
-Who = Literal["applier", "enroller", "operator", "viewer", "locker"]
+Who = Literal["applier", "enroller", "operator", "viewer", "locker", "adopter", "importer"]
 
 # The rest depends on the prefix alone.
-_OF_SPEC: Final = ("enroller", "operator")
+_OF_SPEC: Final = ("enroller", "operator", "importer")
 _Key = tuple[str, str, str, str, str]
 
 _made: dict[_Key, tuple[dict[str, Any], str]] = {}

@@ -194,7 +194,7 @@ def test_options_that_do_not_fit(tmp_path: Path, words: tuple[str, ...], expect:
 
 
 def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
-    (command,) = (each for block in pages.blocks(pages.text("adopt")) for each in block.commands())
+    command = next(each for block in pages.blocks(pages.text("adopt")) for each in block.commands())
     objects = KubeadmObjects(Shape())
     root = objects.disk(tmp_path / "cp-1", "cp-1")
     with running(objects, tmp_path) as (api, config):
@@ -208,7 +208,11 @@ def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
 
 def test_the_role_on_the_page_is_enough(tmp_path: Path) -> None:
     """Each path that is asked for is of a kind that the role has, but for the Secrets that it leaves out."""
-    (role,) = (yaml.safe_load(block.text) for block in pages.blocks(pages.text("adopt")) if block.language == "yaml")
+    role = next(
+        yaml.safe_load(block.text)
+        for block in pages.blocks(pages.text("adopt"))
+        if block.language == "yaml" and "vaultpki-adopt-inventory" in block.text
+    )
     kinds = {kind for rule in role["rules"] for kind in rule["resources"]}
     objects = KubeadmObjects(Shape())
     with running(objects, tmp_path) as (api, config):

@@ -20,6 +20,7 @@ from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.least_privilege import Rules, Step, each_grant_is_needed, first_refused, holder, made, status, write
 from helpers.vault.servers import Server
 from vaultpki.agent import run
+from vaultpki.ca import imported
 from vaultpki.certificates import resolve, row_named, sign_parameters
 from vaultpki.config.agent import load_agent
 from vaultpki.disk.files import write_private
@@ -94,6 +95,7 @@ def applying(cluster: AppliedCluster, vault: Vault) -> list[Step]:
         ("destroy", lambda: destroy.destroy(cluster.model, vault, ServerFacts((), None), progress=lambda path: None)),
         ("apply", lambda: apply(cluster, vault, SPEC)),
         ("verify --vault", visit),
+        ("ca import --key", lambda: imported.look(cluster.model, vault, "etcd")),
     ]
 
 

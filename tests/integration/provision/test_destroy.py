@@ -172,7 +172,7 @@ def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(cluster: AuditedCluste
             break
         except Unavailable:
             assert rounds < 40
-    # One entity, two auth mounts, five policies, six mounts, one at a time.
+    # One entity, two auth mounts, six policies, six mounts, one at a time.
     assert rounds >= 14
     assert traces(cluster) == []
     assert cluster.server.api("GET", f"identity/entity/id/{entity}").status == 404

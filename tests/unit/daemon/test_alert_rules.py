@@ -23,7 +23,9 @@ each_alert = pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["
 EXPORTED = dashboard.exported(example_metrics.agent())
 KNOWN = EXPORTED | dashboard.FLEET | dashboard.recorded(EXPORTED)
 # What agents of one node cannot say: these are about a CA, a rotation or a cluster.
-CLUSTERS = re.compile("VaultpkiCa[A-Z](?!ertificate)|VaultpkiRotation(?!Record)|VaultpkiVaultData|VaultpkiNo(LiveC|tR)")
+CLUSTERS = re.compile(
+    "VaultpkiCa[A-Z](?!ertificate)|VaultpkiRotation(?!Record)|VaultpkiAdoption|VaultpkiVaultData|VaultpkiNo(LiveC|tR)"
+)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule.get("alert", rule.get("record"))))

@@ -362,7 +362,8 @@ def test_only_a_request_that_its_key_signed_waits() -> None:
             waiting_request("etcd", wrong, ttl=1, longest_ttl=1)
     read = waiting_request("etcd", good, ttl=86401, longest_ttl=1)
     assert (read.common_name, read.subject_text, read.days) == ("prod etcd CA", "CN=prod etcd CA", 2)
-    forged = c.load_pem_x509_csr(good.encode()).public_bytes(Encoding.DER)[:-1] + b"\x00"
+    der = c.load_pem_x509_csr(good.encode()).public_bytes(Encoding.DER)
+    forged = der[:-1] + bytes([der[-1] ^ 1])
     block = pem(forged).decode().replace("CERTIFICATE", "CERTIFICATE REQUEST")
     with pytest.raises(CertificateUnreadable):
         waiting_request("etcd", block, ttl=1, longest_ttl=1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 from models import adoption_tables as model
 from models.adoption import Settings, onward, signs
+from models.code import ADOPTION_KEPT_BY
 from vaultpki.rotation import adoption_states as code
 from vaultpki.rotation.adoption_states import AdoptionState, Side
 
@@ -57,3 +60,15 @@ def test_no_step_takes_trust_away_from_leaves_in_use() -> None:
             assert code.STEPS_BY_LEAVES[a, b] is code.TRUSTED[b]
         if code.LEAVES_OF[a] is not code.LEAVES_OF[b]:
             assert code.LEAVES_OF[b] in code.STEPS_BY_TRUST[a, b]
+
+
+@pytest.mark.parametrize("rule", sorted(ADOPTION_KEPT_BY))
+def test_the_code_that_keeps_a_rule_is_there(rule: str) -> None:
+    module, _, name = ADOPTION_KEPT_BY[rule].partition(":")
+    found = import_module(f"vaultpki.{module}")
+    for each in name.split("."):
+        found = getattr(found, each)
+
+
+def test_every_rule_says_what_keeps_it() -> None:
+    assert set(ADOPTION_KEPT_BY) == set(model.RULES)

@@ -1,4 +1,4 @@
-"""Sends one GET on a connection of its own, and reads the answer within a time and a size."""
+"""Sends one request on a connection of its own, and reads the answer within a time and a size."""
 
 from __future__ import annotations
 
@@ -18,9 +18,24 @@ def get(
     Raises OSError, `http.client.HTTPException`, or ValueError for a URL or a header that cannot be sent and for an
     answer of more than `largest` bytes.
     """
-    lines = [f"GET {target} HTTP/1.1", f"Host: {host}", "Accept-Encoding: identity", "Connection: close"]
+    return send(channel, "GET", host, target, headers, b"", deadline, largest)
+
+
+def send(
+    channel: Channel,
+    method: str,
+    host: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    deadline: float,
+    largest: int,
+) -> tuple[int, bytes]:
+    """Return the same of a request with another method, and with a body unless that is empty."""
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Accept-Encoding: identity", "Connection: close"]
+    lines += [f"Content-Length: {len(body)}"] if body else []
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    channel.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), deadline)
+    channel.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body, deadline)
     answer = http.client.HTTPResponse(_Socket(_Incoming(channel, deadline, largest)))  # type: ignore[arg-type]
     answer.begin()
     return answer.status, answer.read()

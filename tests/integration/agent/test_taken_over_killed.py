@@ -1,0 +1,49 @@
+"""`adopt node` is killed around each of its requests and each file that it puts in place; it goes on, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.faults.kill_points import command, died
+from helpers.vault.cluster_factory import ClusterFactory
+from integration.agent.test_taken_over import EnrolledMachine, kubeadms
+from vaultpki.records.adoption import AdoptionState as S
+
+METHODS = ("GET", "LIST", "POST", "PUT", "DELETE")
+
+
+def killed_all_the_way(one: EnrolledMachine, state: S | None, step: int) -> int:
+    """Run it again and again, each time killed a little later, until it is through; how often it died."""
+    one.record(state)
+    deaths = 0
+    while died(command("adopt", "node", "-c", one.file), deaths * step, files=".", methods=METHODS):
+        deaths += 1
+        one.machine.processes.restart_all()
+        for component in one.machine.processes.load():
+            assert not one.machine.processes.problem(component), (state, deaths)
+    return deaths
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(23, id="sample", marks=pytest.mark.sample),
+        pytest.param(7, id="some", marks=pytest.mark.conformance),
+        pytest.param(1, id="each", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_killed_at_each_of_its_events(
+    clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    enrolled = EnrolledMachine(clusters, tmp_path, monkeypatch)
+    enrolled.join()
+    deaths = []
+    for state in (S.PREPARED, S.PUBLISHED, S.SWITCHED, S.RETURNING, S.PREPARED):
+        deaths.append(killed_all_the_way(enrolled, state, step))
+        report = enrolled.report()
+        assert (report.reached, report.owed) == (state, ()), deaths
+    deaths.append(killed_all_the_way(enrolled, None, step))
+    assert min(deaths) * step > 20, deaths
+    assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh

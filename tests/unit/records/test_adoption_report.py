@@ -1,0 +1,87 @@
+"""What a node's report says of an adoption: written and read alike, and a false one says nothing that opens a gate."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from vaultpki.records import adoption_report, node_report
+from vaultpki.records.adoption import AdoptionState
+from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys, common
+from vaultpki.records.node_report import NodeReport
+
+NOW = datetime(2026, 11, 29, 4, 0, tzinfo=UTC)
+REPORT = AdoptionReport(
+    revision=7,
+    reached=AdoptionState.PUBLISHED,
+    trust=Held.BOTH,
+    leaves=Held.OLD,
+    components={
+        "etcd": ComponentReport(NOW, Held.BOTH, Held.OLD, healthy=True),
+        "kube-scheduler": ComponentReport(problem="no process of it was seen"),
+    },
+    signer=True,
+    rotates=None,
+    keys=OldKeys.IN_PLACE,
+    kept_until=NOW,
+    by_agent=True,
+    owed=("restart kube-scheduler",),
+    since=NOW,
+    highest=15,
+    not_followed=5000,
+    no_signer=True,
+)
+
+
+def test_it_is_read_as_it_was_written() -> None:
+    written = json.loads(json.dumps(node_report.to_json(NodeReport(NOW, adoption=REPORT))))
+    read = node_report.read(written)
+    assert read is not None and read.adoption == REPORT
+    assert node_report.read(node_report.to_json(NodeReport(NOW))) == NodeReport(NOW)
+
+
+@pytest.mark.parametrize("change", [{"revision": True}, {"revision": -1}, {"reached": "gone"}, {"reached": 3}])
+def test_without_a_revision_or_a_state_it_is_none(change: dict[str, Any]) -> None:
+    assert adoption_report.read({**adoption_report.to_json(REPORT), **change}) is None
+
+
+def test_what_cannot_be_read_holds_a_gate_closed() -> None:
+    odd = {
+        "trust": "all",
+        "leaves": ["new"],
+        "components": {
+            "etcd": {"started": "soon", "trust": "both", "healthy": True},
+            "sshd": {"trust": "both"},
+            "x": 1,
+        },
+        "signer": "no",
+        "rotates": 0,
+        "keys": "somewhere",
+        "kept_until": 1,
+        "by_agent": "yes",
+        "owed": [1, "a\nb", ""],
+        "highest": "9",
+        "not_followed": -1,
+        "no_signer": "yes",
+    }
+    read = adoption_report.read({**adoption_report.to_json(REPORT), **odd})
+    assert read == AdoptionReport(
+        revision=7,
+        reached=AdoptionState.PUBLISHED,
+        components={"etcd": ComponentReport()},
+        keys=OldKeys.IN_PLACE,
+        owed=("a?b",),
+        since=NOW,
+    )
+    assert read.memory is Held.UNKNOWN
+
+
+def test_components_that_differ_are_mixed() -> None:
+    assert common([Held.BOTH, Held.BOTH]) is Held.BOTH
+    assert common([Held.BOTH, Held.OLD]) is Held.MIXED
+    assert common([Held.BOTH, Held.UNKNOWN]) is Held.UNKNOWN
+    assert common([]) is Held.UNKNOWN
+    assert REPORT.memory is Held.UNKNOWN and REPORT.shown is Held.UNKNOWN

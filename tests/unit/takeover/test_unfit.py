@@ -1,0 +1,138 @@
+"""A machine that cannot be taken over as it is, is refused by the name of the file before anything is changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.kube.taken_over_machine import TakenOverMachine
+from vaultpki.errors import StateConflict
+from vaultpki.records.adoption import AdoptionState as S
+from vaultpki.takeover import carry_out
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> TakenOverMachine:
+    made = TakenOverMachine(tmp_path)
+    made.agent_pass(S.PREPARED)
+    return made
+
+
+def refused(machine: TakenOverMachine, words: str, state: S | None = S.PREPARED) -> None:
+    before = machine.snapshot()
+    for attempt in (carry_out.carry_out, lambda run: list(carry_out.lines(run))):
+        with pytest.raises(StateConflict, match=words):
+            attempt(machine.run(state))
+    assert machine.snapshot() == before
+
+
+def manifest(machine: TakenOverMachine, component: str) -> Path:
+    return Path(machine.where.kubeconfigs) / f"manifests/{component}.yaml"
+
+
+def test_a_manifest_that_cannot_be_read_is_not_left_out(machine: TakenOverMachine) -> None:
+    path = manifest(machine, "kube-scheduler")
+    text = path.read_text()
+    path.write_text(f"{text}---\n{text}")
+    refused(machine, rf"nothing was changed: {path}: ")
+    # Under another name too.
+    other = path.with_name("my-scheduler.yaml")
+    path.rename(other)
+    refused(machine, rf"nothing was changed: {other}: ")
+    other.write_text(text)
+    path.write_text(text)
+    refused(machine, rf"{other}: kube-scheduler has another manifest, {path}")
+    other.unlink()
+    # The kubelet runs a copy that somebody has left there as well.
+    copy = path.with_name("kube-scheduler.yaml.bak")
+    copy.write_text(text)
+    refused(machine, rf"{copy}: kube-scheduler has another manifest, {path}")
+    copy.unlink()
+    path.with_name("backup").mkdir()
+    assert carry_out.left(machine.run(S.PREPARED))
+
+
+def test_manifests_of_others_may_have_any_form(machine: TakenOverMachine) -> None:
+    two = "- {name: a, image: a, command: [/usr/bin/a, --server, kube-apiserver]}\n  - {name: b, image: b}\n"
+    pod = f"apiVersion: v1\nkind: Pod\nmetadata: {{name: x}}\nspec:\n  containers:\n  {two}"
+    manifest(machine, "kube-vip").write_text(pod)
+    manifest(machine, "broken").write_text("kind: [\n")
+    assert carry_out.left(machine.run(S.PREPARED))
+
+
+def test_a_manifest_that_a_later_state_could_not_edit_is_refused_at_once(machine: TakenOverMachine) -> None:
+    path = manifest(machine, "kube-controller-manager")
+    text = path.read_text()
+    root = f"    - --root-ca-file={machine.where.directory}/ca.crt\n"
+    assert root in text
+    path.write_text(text.replace(root, root * 2))
+    refused(machine, rf"{path}: the flag --root-ca-file is there twice")
+    path.write_text(text)
+    carry_out.carry_out(machine.run(S.PREPARED))
+
+
+def test_a_file_with_cas_elsewhere_is_refused(machine: TakenOverMachine) -> None:
+    path, pki = manifest(machine, "kube-apiserver"), machine.where.directory
+    text = path.read_text()
+    for value in ("/etc/ssl/clients.crt", f"{pki}/clients.crt"):
+        path.write_text(text.replace(f"--client-ca-file={pki}/ca.crt", f"--client-ca-file={value}"))
+        refused(machine, rf"{path}: --client-ca-file names {value}, and a take-over .*: let it name {pki}/ca\.crt")
+    path.write_text(text)
+    settings = Path(machine.where.kubelet).parent / "config.yaml"
+    held = settings.read_text()
+    settings.write_text(held.replace(f"clientCAFile: {pki}/ca.crt", "clientCAFile: /etc/ssl/ca.crt"))
+    refused(machine, rf"{settings}: clientCAFile names /etc/ssl/ca\.crt")
+    settings.write_text(held)
+    carry_out.carry_out(machine.run(S.PREPARED))
+
+
+def test_a_pair_or_a_kubeconfig_elsewhere_is_refused(
+    machine: TakenOverMachine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The component would go on with a certificate of the old CA, and no report would say so."""
+    path, pki = manifest(machine, "kube-apiserver"), Path(machine.where.directory)
+    text = path.read_text()
+    for folder in (pki, tmp_path_factory.mktemp("ssl")):
+        own = folder / "kubelet-client-of-ours.crt"
+        own.write_bytes((pki / "apiserver-kubelet-client.crt").read_bytes())
+        path.write_text(text.replace(f"{pki}/apiserver-kubelet-client.crt", str(own)))
+        refused(machine, rf"{path}: --kubelet-client-certificate names {own}, which no state changes")
+        # One that the old CA has not signed is nobody's affair here.
+        own.write_text(machine.objects.leaves["cp-1", "kubelet"].pem)
+        assert carry_out.left(machine.run(S.PREPARED))
+        own.unlink()
+    path.write_text(text)
+    path, config = manifest(machine, "kube-scheduler"), f"{machine.where.kubeconfigs}/scheduler.conf"
+    text = path.read_text()
+    path.write_text(text.replace(f"--authorization-kubeconfig={config}", "--authorization-kubeconfig=/etc/other.conf"))
+    assert path.read_text() != text
+    refused(machine, rf"--authorization-kubeconfig names /etc/other\.conf, .*: let it name {config}")
+    path.write_text(text)
+    carry_out.carry_out(machine.run(S.PREPARED))
+
+
+def test_the_way_home_leaves_no_manifest_out(machine: TakenOverMachine) -> None:
+    machine.go(S.PUBLISHED)
+    path = manifest(machine, "etcd")
+    path.write_text("kind: Pod\n")
+    refused(machine, rf"nothing was changed: {path}: ", None)
+
+
+def test_an_etcd_that_keeps_its_own_ca_must_not_lie_where_the_agent_writes(machine: TakenOverMachine) -> None:
+    del machine.old["etcd"]
+    machine.config = replace(
+        machine.config, also_trust={ca: found for ca, found in machine.config.also_trust.items() if ca != "etcd"}
+    )
+    path = manifest(machine, "kube-apiserver")
+    refused(machine, "--etcd-cafile names .*/pki/etcd/ca.crt, where the agent has a file of its own")
+    text = path.read_text()
+    pki = machine.where.directory
+    for name in ("etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"):
+        kept = f"{pki}/external-etcd/{name.rpartition('/')[2]}"
+        Path(kept).parent.mkdir(exist_ok=True)
+        Path(kept).write_bytes(Path(f"{pki}/{name}").read_bytes())
+        text = text.replace(f"{pki}/{name}", kept)
+    path.write_text(text)
+    assert carry_out.left(machine.run(S.PREPARED))

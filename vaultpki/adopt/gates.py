@@ -1,0 +1,379 @@
+"""Decides whether an adoption may take its next step, and whose turn it is; pure.
+
+A gate counts every Node object and every member of etcd, whether it has an agent or not. Its tables are those of
+`rotation.adoption_states`, which were explored exhaustively; the order of its questions is that of the model too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from vaultpki.errors import StateConflict
+from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
+from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY, PodStart
+from vaultpki.kube.whole import BINDINGS
+from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
+from vaultpki.records.adoption_report import OldKeys
+from vaultpki.records.rotation import MOST_AHEAD
+from vaultpki.redact import first_few, stamp
+from vaultpki.rotation import adoption_reasons as reasons
+from vaultpki.rotation.adoption_evidence import AdoptedMachine, ClusterSeen
+from vaultpki.rotation.adoption_reasons import AdoptionStep
+from vaultpki.rotation.adoption_states import (
+    FREE_STEPS,
+    HOMEWARD,
+    LAST_STEP,
+    LEAVES_OF,
+    ONWARD,
+    STEPS_BY_TRUST,
+    TRUSTED,
+    Side,
+)
+from vaultpki.rotation.gates import Gate, Waiting
+
+_S = AdoptionState
+
+OUTSIDE: Final = "outside"
+"""A person's word that kubeconfigs and programs outside the cluster hold what the state asks for."""
+
+OTHER_SERVERS: Final = "webhooks"
+"""A person's word that the servers whose CA bundles hold an old CA do without it."""
+
+CONFIRMABLE: Final = frozenset({OUTSIDE, OTHER_SERVERS})
+
+TOKENS: Final = "bootstrap tokens"
+KEYS_SECRET: Final = "kubeadm-certs"  # noqa: S105 - the name of an object
+REQUESTS: Final = "CSRs"
+PODS: Final = "pods"
+RIGHTS: Final = "rights"
+
+JOINS_BY: Final = frozenset({TOKENS, KEYS_SECRET, CLUSTER_INFO})
+"""The parts of the cluster that a join begins with: as long as one is not known, older joins may still end."""
+
+JOIN: Final = 600
+"""Seconds after which no join can end any more that began before its token was deleted.
+
+kubeadm gives up after five minutes in each of the phases that need the API server (kubeadm.k8s.io/v1beta4, Timeouts).
+"""
+
+_REVISIONS: Final = 500
+"""More than an adoption writes: a machine that was away for the whole of it still follows its last record."""
+
+_JOINS: Final = frozenset({_S.PUBLISHED, _S.RETRUSTING, _S.RETIRED})
+"""The states that begin with another cluster-info: who has read it before joins with the CAs of before."""
+
+_REOPENED: Final = frozenset({_S.RETURNING, _S.PREPARED})
+"""The states in which control planes may join with the keys of the old CAs again."""
+
+# A projected file changes with the kubelet's next look at it, which comes once a minute and a half.
+_PROJECTED: Final = timedelta(seconds=120)
+
+# Without one of these a gate knows nothing of what it counts.
+_NEEDED: Final = ("nodes", "static pods", "certificatesigningrequests", "bootstrap tokens", KEYS_SECRET, CLUSTER_INFO)
+_NEEDED_FOR_TRUST: Final = ("pods", "namespaces", ROOT_COPY, AUTHENTICATION)
+
+# While one of these is away, no other machine restarts its own.
+_SERVING: Final = ("etcd", "kube-apiserver")
+
+# Where objects name a CA for a server of their own.
+_OF_SERVERS: Final = (
+    "validatingwebhookconfigurations",
+    "mutatingwebhookconfigurations",
+    "apiservices",
+    "customresourcedefinitions",
+    CLUSTER_TRUST_BUNDLES,
+)
+
+
+def next_state(state: AdoptionState, *, back: bool) -> AdoptionState | None:
+    """Return the state that `adopt continue`, or with `back` `adopt abort`, leads to; None if there is none."""
+    return (HOMEWARD if back else ONWARD).get(state)
+
+
+def gate(step: AdoptionStep, seen: ClusterSeen) -> Gate:
+    """Return the gate before a step, by what the machines report and what the cluster showed after that."""
+    record = step.record
+    if step.path in FREE_STEPS:
+        apart = tuple(reasons.waiting(step, seen.machines))
+        return Gate(apart, opens=None if apart else record.since, turn=turn(record, seen.machines))
+    waiting = [*unread(step, seen), *_cluster(step, seen)]
+    opens = record.since
+    if record.state in _JOINS and record.joins_closed is not None:
+        opens = max(opens, record.joins_closed + timedelta(seconds=JOIN))
+    waiting += reasons.waiting(step, seen.machines)
+    opens = max([opens, *(reasons.settled(step, machine) for machine in seen.machines)])
+    # Controller managers write the copies, so pods are looked at once all of them are known to hold what they give.
+    ready = not waiting
+    waiting += _copies(step, seen)
+    waiting += _pods(step, seen) if ready and not waiting else []
+    waiting += _rights(step, seen)
+    waiting += _words(step, seen)
+    excused = tuple(Waiting(name, "has an agent, and the cluster has no such node") for name in seen.spare)
+    return Gate(tuple(waiting), excused, None if waiting else opens, turn(record, seen.machines))
+
+
+def turn(record: AdoptionRecord, machines: Collection[AdoptedMachine]) -> str:
+    """Return the machine that restarts its components now; "" if none has to.
+
+    One at a time, those first where a component is down, then members of etcd. The next one has it only when the one
+    before has done all steps of the state and says that it is healthy; a machine that is gone loses it. Nobody gets it
+    while another one is away: etcd could lose its majority.
+    """
+    counted = [each for each in machines if each.by_turn]
+    holder = next((each for each in counted if each.name == record.turn), None)
+    if holder is not None and not reasons.arrived(record, holder):
+        return holder.name
+    owing = [each for each in counted if each.report is not None and not reasons.arrived(record, each)]
+    away = {each.name for each in counted if each.silent or _ailing(each, *_SERVING)}
+    ready = [each for each in owing if each.enrolled and each.report and reasons.fresh(record, each.report)]
+    # The restart of one that is down takes nothing away.
+    ready = [each for each in ready if not away or each.name in away]
+    first = min(ready, key=lambda each: (not _ailing(each), not each.member, each.name), default=None)
+    return first.name if first is not None else ""
+
+
+def refuse_hopeless(
+    step: AdoptionStep, seen: ClusterSeen, old_ends: datetime | None, imported: Collection[str] = ()
+) -> None:
+    """Raise StateConflict for a way back that cannot work; `old_ends` is when the first of the old CAs expires.
+
+    From switched on the way back needs certificates of the old CA that somebody can renew: a machine with its key, or
+    Vault, if the keys of all old CAs were imported. `imported` are the domains of those that were.
+    """
+    if LEAVES_OF[step.to] is not Side.OLD or LEAVES_OF[step.record.state] is not Side.NEW:
+        return
+    forward = "go on to the end by `vaultpki adopt continue`"
+    if old_ends is not None and old_ends <= step.now:
+        raise StateConflict(
+            f"the way back cannot work: an old CA expired at {stamp(old_ends)}, and nobody would accept its "
+            f"certificates; {forward}"
+        )
+    told = [each.report for each in seen.planes if each.report is not None]
+    lacking = [ca for ca in OLD_CAS if ca in step.record.old and ca not in imported]
+    if any(each.keys is not OldKeys.NONE for each in told) or not lacking:
+        return
+    silent = [each.name for each in seen.planes if each.report is None]
+    if silent:
+        raise StateConflict(
+            f"the way back needs a key of the old CA, and no machine says that it has one; {first_few(silent)} "
+            "did not report: start the agent there, and try again"
+        )
+    raise StateConflict(
+        "the way back cannot work: the key of the old CA is on no machine any more, so its certificates could not be "
+        f"renewed; put it back from a backup, import the keys of {first_few(lacking)} from there (`vaultpki ca import "
+        f"--key`), or {forward}"
+    )
+
+
+def refuse_set_back(record: AdoptionRecord, seen: ClusterSeen) -> None:
+    """Raise StateConflict if machines have read a later record: they stand elsewhere, and no step follows from it.
+
+    A claim so far ahead that no machine follows it counts nowhere; what one of a pool says holds up its own step alone.
+    """
+    told = _told(seen)
+    later = {name: told[name] for name in told if record.revision < told[name] <= record.revision + MOST_AHEAD}
+    if later:
+        raise StateConflict(
+            f"{first_few(sorted(later))} read revision {max(later.values())} of the adoption's record, and Vault has "
+            f"revision {record.revision}: it was restored from a snapshot, or somebody changed the record; no step is "
+            "taken by it; restore a later snapshot, or write the record of that revision back; a machine that is "
+            "wrong about that is left out once it is locked (`vaultpki lock NODE`)"
+        )
+
+
+def first_revision(seen: ClusterSeen, version: int) -> int:
+    """Return the first revision of a new record: above all that machines have read, and the `version` in the store.
+
+    A claim counts only as far as every other machine would still follow what comes after it.
+
+    Raises StateConflict if machines stand in the middle of an adoption whose record is lost: the first state of a new
+    one would lead them straight back.
+    """
+    begun = sorted(
+        f"{each.name} ({each.report.reached.value})"
+        for each in seen.machines
+        if each.enrolled and each.report is not None and each.report.reached not in (None, _S.PREPARED)
+    )
+    if begun:
+        raise StateConflict(
+            f"{first_few(begun)} stand in an adoption whose record is gone: the server was restored from a snapshot, "
+            "or somebody deleted the record; restore a later snapshot or the record, or lead each of these machines "
+            "home (`vaultpki adopt node --leave` as root) before another one begins; a machine that is wrong about "
+            "that is left out once it is locked (`vaultpki lock NODE`)"
+        )
+    told = _told(seen).values()
+    most = min(told, default=0) + MOST_AHEAD - _REVISIONS
+    return max([version, *(highest for highest in told if highest <= most)]) + 1
+
+
+def _told(seen: ClusterSeen) -> dict[str, int]:
+    """Return the highest revisions that machines say they have read, by machine, 0 for none."""
+    return {
+        each.name: max(each.report.highest, each.report.revision)
+        for each in seen.machines
+        if each.enrolled and not each.pooled and each.report is not None
+    }
+
+
+def word_refused(step: AdoptionStep, word: str, seen: ClusterSeen) -> str:
+    """Return why a person's word does not count now, as a sentence; "" if it does."""
+    if word == OUTSIDE and not _outside(step):
+        return f"{step.record.state.value} waits for no kubeconfig outside; leave out `--confirm {OUTSIDE}`"
+    if word == OTHER_SERVERS and not (step.path == (_S.RETIRED, _S.DONE) and (seen.servers or _unread_servers(seen))):
+        return (
+            f"{step.record.state.value} waits for no CA bundle of another server; leave out `--confirm {OTHER_SERVERS}`"
+        )
+    return ""
+
+
+def restart_refused(step: AdoptionStep, machine: AdoptedMachine | None, name: str) -> str:
+    """Return why a person's word that a machine was restarted does not count yet, as a sentence; "" if it does."""
+    if machine is None:
+        return f"the cluster has no node {name}, and no member of etcd there; look at `vaultpki adopt status`"
+    report = machine.report
+    if report is None or not reasons.fresh(step.record, report) or report.reached is not step.record.state:
+        return (
+            f"{name} has not done the steps of {step.record.state.value} yet, so a restart may have read what was "
+            f"there before; wait for its report, restart it then, and pass `--restarted {name}` again"
+        )
+    return ""
+
+
+def joins_open(record: AdoptionRecord) -> bool:
+    """Return whether bootstrap tokens of before this state may still be there."""
+    return record.state in _JOINS | {_S.DONE} and record.joins_closed is None
+
+
+def unread(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
+    """Yield the parts of the cluster that a gate must know of and that could not be read."""
+    needed = _NEEDED + (_NEEDED_FOR_TRUST if step.trust is not None else ())
+    needed += (BINDINGS,) if step.to is _S.SWITCHED else ()
+    for part in needed:
+        if part in seen.unread:
+            yield Waiting(part, f"cannot be looked at: {seen.unread[part]}")
+
+
+def _ailing(machine: AdoptedMachine, *only: str) -> bool:
+    """Return whether a component there is not healthy or does not run, with `only` one of these.
+
+    A report may be an hour old, and its agent may have died with the component.
+    """
+    found = machine.report.components if machine.report is not None else {}
+    ill = {*machine.stopped, *(name for name, one in found.items() if not one.healthy)}
+    return bool(ill & set(only) if only else ill)
+
+
+def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
+    """Find what joining nodes could bring in, and certificates whose holder is not known."""
+    state = step.record.state
+    if seen.info not in (None, TRUSTED[state]):
+        yield Waiting(CLUSTER_INFO, f"does not hold {_WORDS[TRUSTED[state]]} yet: `{step.command}` writes it")
+    if joins_open(step.record):
+        yield Waiting(TOKENS, f"those from before may still be used: `{step.command}` deletes them")
+    if seen.keys_secret and state not in _REOPENED:
+        yield Waiting(
+            KEYS_SECRET,
+            "is in kube-system and gives the keys of the old CAs to control planes that join: once no join is under "
+            f"way, delete it (`kubectl -n kube-system delete secret {KEYS_SECRET}`)",
+        )
+    if step.path == LAST_STEP or state in _JOINS:
+        known = {each.name for each in seen.machines}
+        # A kubelet that has a certificate registers with it.
+        for each in seen.requests:
+            if each.node and each.node not in known:
+                yield Waiting(
+                    REQUESTS,
+                    f"{each.name} gave {each.node} a certificate of the old CA, and there is no such node yet: let it "
+                    f"join and enrol it, or if nobody uses that certificate, delete the CSR (`kubectl delete csr "
+                    f"{each.name}`)",
+                )
+
+
+def _copies(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
+    """Find copies of CAs that do not hold what all must trust before the step."""
+    wanted = step.trust
+    if wanted is None:
+        return
+    wrong = sorted(space for space, side in seen.roots.items() if side is not wanted)
+    if wrong:
+        yield Waiting(
+            ROOT_COPY,
+            f"does not hold {_WORDS[wanted]} in {first_few(wrong)}: the controller manager that leads writes it; look "
+            "at its log",
+        )
+    if any(side is not wanted for side in seen.clients.values()):
+        how = (
+            f"`{step.command}` deletes it, and kube-apiserver writes it anew"
+            if wanted is Side.NEW
+            else "kube-apiserver writes it; look at its log"
+        )
+        yield Waiting(AUTHENTICATION, f"does not hold {_WORDS[wanted]}: {how}")
+
+
+def _pods(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
+    """Find pods that may hold what their copy was before it had both CAs."""
+    if step.trust is not Side.BOTH:
+        return
+    undated = sorted(space for space, when in seen.changed.items() if when is None)
+    if undated:
+        yield Waiting(ROOT_COPY, f"does not say when it changed in {first_few(undated)}: restart the pods there")
+    old = sorted(f"{pod.namespace}/{pod.name}" for pod in seen.pods if _before(pod, seen.changed.get(pod.namespace)))
+    if old:
+        yield Waiting(PODS, f"{first_few(old)} started before {ROOT_COPY} held both CAs: restart them")
+
+
+def _rights(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
+    """Find users of the new certificates who would be let in and be allowed nothing."""
+    if step.to is _S.SWITCHED and seen.without_rights:
+        yield Waiting(
+            RIGHTS,
+            f"no ClusterRoleBinding names {first_few(seen.without_rights)}, as which the new certificates let "
+            "kube-apiserver in at kubelets, so logs, exec and metrics would be refused: `vaultpki issue admin --dir "
+            "operator` writes the manifests, and `kubectl apply -f operator/manifests` gives that user its rights",
+        )
+
+
+def _before(pod: PodStart, changed: datetime | None) -> bool:
+    """Return whether a pod may hold the copy of before: a container that started later may have read the older file."""
+    return changed is not None and pod.started < changed and pod.first_container < changed + _PROJECTED
+
+
+def _outside(step: AdoptionStep) -> str:
+    """Return what kubeconfigs outside must have before a step; "" if they do not matter."""
+    if STEPS_BY_TRUST.get(step.path) is Side.BOTH:
+        return "the old CA and the new one"
+    return {LAST_STEP: "a pair of the new CA", (_S.RETURNING, _S.PREPARED): "a pair of the old CA"}.get(step.path, "")
+
+
+def _unread_servers(seen: ClusterSeen) -> list[str]:
+    return [part for part in _OF_SERVERS if part in seen.unread]
+
+
+def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
+    what = _outside(step)
+    if what and OUTSIDE not in step.record.confirmed:
+        yield Waiting(
+            OUTSIDE,
+            f"once every kubeconfig and program outside the cluster has {what}, say so: `{step.command} --confirm "
+            f"{OUTSIDE}`",
+        )
+    if step.path != (_S.RETIRED, _S.DONE) or OTHER_SERVERS in step.record.confirmed:
+        return
+    for part in _unread_servers(seen):
+        yield Waiting(
+            part,
+            f"cannot be looked at ({seen.unread[part]}), and may name an old CA for another server: name a kubeconfig "
+            f"that may list them, or once you know that none does, say so: `{step.command} --confirm {OTHER_SERVERS}`",
+        )
+    if seen.servers:
+        yield Waiting(
+            OTHER_SERVERS,
+            f"{first_few(sorted(seen.servers))} name an old CA for their own server: give that server another "
+            f"certificate and the object its CA, or once you know that they may stay, say so: "
+            f"`{step.command} --confirm {OTHER_SERVERS}`",
+        )
+
+
+_WORDS: Final = {Side.OLD: "the old CA alone", Side.BOTH: "both CAs", Side.NEW: "the new CA alone"}

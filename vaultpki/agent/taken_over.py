@@ -1,0 +1,165 @@
+"""The agent on a machine that is taken over: where its files lie, what it reports, and the steps that it may do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from vaultpki.config.taken_over import in_place, located
+from vaultpki.errors import StateConflict, VaultpkiError
+from vaultpki.host.log import Event
+from vaultpki.redact import stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vaultpki.agent.context import Outcome
+    from vaultpki.model import AgentConfig
+    from vaultpki.node.assignment import Assignment
+    from vaultpki.records.adoption_report import AdoptionReport
+
+NEXT_STEP_AFTER = 5.0
+"""Seconds until a resident agent makes its next pass while steps are left: it does one at a time."""
+
+
+@contextlib.contextmanager
+def entered(config: AgentConfig, wait: float) -> Iterator[AgentConfig]:
+    """Yield the configuration with the folders in which the agent's files lie; they stay there until the block ends.
+
+    While they lie aside, and while the take-over restarts components by turns, no hook restarts anything for them.
+    Raises Busy if folders are being exchanged.
+    """
+    if config.taken_over is None:
+        yield config
+        return
+    from vaultpki.takeover import carry_out
+
+    with carry_out.locked(config, wait):
+        carry_out.tidy(config)
+        found = located(config)
+        _make_aside(found)
+        restarts = in_place(config.taken_over.directory) and not _led(config)
+        yield found if restarts else replace(found, hooks={})
+
+
+def _led(config: AgentConfig) -> bool:
+    """Return whether the take-over has begun on this machine and is not at its end."""
+    from vaultpki.records.adoption import AdoptionState
+    from vaultpki.takeover.journal import JournalFile
+
+    try:
+        known = JournalFile(config.state).value
+    except StateConflict:
+        return True
+    return known.asked not in (None, AdoptionState.DONE)
+
+
+def _make_aside(config: AgentConfig) -> None:
+    """Make the folders for what is not in place, which nobody else may enter."""
+    from vaultpki.disk.files import private_folder
+
+    machine = config.taken_over
+    if machine is not None:
+        if config.directory != machine.directory:
+            private_folder(machine.aside)
+        if config.folders["kubelet"] != machine.kubelet:
+            private_folder(machine.kubelet_aside)
+
+
+def report(
+    config: AgentConfig, wanted: Assignment, highest: int, when: Callable[[float], datetime], clock: float
+) -> AdoptionReport | None:
+    """Return what the node reports of its take-over; None if its machine is not taken over.
+
+    `highest` is the highest revision of the record that was ever read here.
+    """
+    if config.taken_over is None:
+        return None
+    from vaultpki.takeover import report as takeover_report
+    from vaultpki.takeover.processes import RunningComponents
+
+    return takeover_report.build(config, wanted, highest, RunningComponents(), when, clock)
+
+
+def standing(config: AgentConfig) -> str:
+    """Return a sentence about where a machine that is taken over stands, "" for another; reads only the disk."""
+    machine = config.taken_over
+    if machine is None:
+        return ""
+    from vaultpki.node import assignment
+    from vaultpki.takeover import carry_out
+    from vaultpki.takeover.journal import JournalFile
+
+    try:
+        reached = JournalFile(config.state).value.reached
+        wanted = assignment.copy(config)
+        stays = carry_out.asked_of(config, wanted).stays if wanted is not None else ""
+    except VaultpkiError as error:
+        return str(error)
+    stands = f"it has done the steps of {reached.value}" if reached is not None else "it is as kubeadm left it"
+    where = "in place" if config.directory == machine.directory else f"aside, in {config.directory}"
+    dry = "`vaultpki adopt node --dry-run` shows what is left"
+    found = f"This machine is taken over: {stands}, and the agent's files lie {where}; {dry}."
+    return f"{found} {stays[0].upper()}{stays[1:]}." if stays else found
+
+
+def look(config: AgentConfig, known: Assignment, *, allow_http: bool = False) -> tuple[Assignment, str]:
+    """Return what the agent read last with the adoption's record as Vault has it now; changes nothing on this machine.
+
+    With it comes a sentence if Vault did not say, "" if it did.
+    """
+    from vaultpki.agent import ca_trust
+    from vaultpki.node import assignment, credential, pins, state
+
+    try:
+        named = pins.every_pin(config)
+        roots = (*named, *pins.every(config.state, *named))
+        highest = ca_trust.known_revisions(state.load(config.state), roots)
+        vault = credential.login(config, allow_http=allow_http, only_looks=True)
+        vault.prefer_active()
+        return assignment.with_adoption(config, vault, known, highest), ""
+    except VaultpkiError as error:
+        return known, unread(known, error)
+
+
+def unread(known: Assignment, error: VaultpkiError) -> str:
+    """Return a sentence that says by what a command goes where Vault did not say where the adoption stands."""
+    when = stamp(datetime.fromtimestamp(known.fetched, UTC))
+    return (
+        f"Vault does not say where the adoption stands ({error}); this goes by what the agent was told last, at {when}"
+    )
+
+
+def follow(config: AgentConfig, outcome: Outcome, clock: float, *, allow_http: bool = False) -> Outcome:
+    """Do the next step that the record asks for, if agent.yaml lets the agent do it; return what it came to.
+
+    A record that is not followed is a failure.
+    """
+    if config.taken_over is None:
+        return outcome
+    from vaultpki.node import assignment
+    from vaultpki.takeover import carry_out, vault_signer
+    from vaultpki.takeover.processes import RunningComponents
+
+    events = list[Event]()
+    try:
+        wanted = assignment.copy(config)
+        if wanted is None:
+            return outcome
+        asked = carry_out.asked_of(config, wanted)
+        if asked.stays:
+            outcome = replace(outcome, failures={**outcome.failures, "adoption": StateConflict(asked.stays)})
+        if asked.target is None or not config.taken_over.by_agent:
+            return outcome
+        tell = lambda text: events.append(Event("take-over", text))  # noqa: E731
+        sign = vault_signer.of_node(config, allow_http=allow_http)
+        run = carry_out.prepare(config, wanted, asked.target, RunningComponents(), clock=clock, tell=tell, sign=sign)
+        more = carry_out.carry_out(run, most=1)
+    except VaultpkiError as error:
+        failures = {**outcome.failures, "take-over": error}
+        return replace(outcome, failures=failures, events=(*outcome.events, *events))
+    retry = clock + NEXT_STEP_AFTER if more else outcome.retry_at
+    return replace(outcome, events=(*outcome.events, *events), retry_at=retry)

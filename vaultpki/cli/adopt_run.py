@@ -1,0 +1,288 @@
+"""`vaultpki adopt start`, `status`, `continue` and `abort`: the operator's side of taking over a kubeadm cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from vaultpki.cli.common import json_option, opened, path_option, print_json, screen, server_now, spec_option, terminal
+from vaultpki.errors import ChangedMeanwhile, Unavailable, VaultpkiError
+from vaultpki.redact import printable
+
+if TYPE_CHECKING:
+    from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords, Ask
+    from vaultpki.adopt.look import AdoptionLook
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+# Seconds between two looks; each reads every report and the whole cluster.
+_LOOK: Final = 20.0
+_AGAIN: Final = 1.0
+
+kubeconfig_option = path_option(
+    "--kubeconfig", required=True, metavar="FILE", help="How to reach the cluster, such as admin.conf."
+)
+yes_option = click.option("--yes", is_flag=True, help="Agree to what is named before it is done; do not ask.")
+
+
+def _step_options(function: _F) -> _F:
+    """Add the options of the commands that take a step."""
+    confirm = click.option(
+        "--confirm",
+        "confirmed",
+        multiple=True,
+        metavar="WORD",
+        help="Your word for what nobody can see from here: outside, or webhooks. `adopt status` asks for it.",
+    )
+    restarted = click.option(
+        "--restarted",
+        multiple=True,
+        metavar="NODE",
+        help="You have restarted there what `adopt status` names, after it said so. Can be repeated.",
+    )
+    wait = click.option("--wait", is_flag=True, help="Go on until the adoption is at rest; show what it waits for.")
+    for option in (json_option, wait, yes_option, restarted, confirm, kubeconfig_option, spec_option):
+        function = option(function)
+    return function
+
+
+@click.command("start")
+@spec_option
+@kubeconfig_option
+@yes_option
+@json_option
+def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_json: bool) -> int:
+    """Begin to take over a kubeadm cluster: from now on nodes can enrol, one by one.
+
+    Nothing changes in the cluster. cluster.yaml must be applied, with today's CAs below `ca.also_trust`.
+
+    \b
+    Example:
+      vaultpki adopt start -f cluster.yaml --kubeconfig admin.conf
+    """
+    from vaultpki.adopt import drive
+    from vaultpki.adopt.draft import draft
+
+    with _looking(file, kubeconfig, allow_http=allow_http) as look_again:
+        look = look_again()
+        made = drive.start(look, draft(look.found, file), _ask(yes=yes, as_json=as_json))
+    return _tell(made, kubeconfig, as_json=as_json)
+
+
+@click.command("status")
+@spec_option
+@kubeconfig_option
+@json_option
+def status_command(file: Path, allow_http: bool, kubeconfig: Path, as_json: bool) -> None:
+    """Show where the adoption stands, what each node has done, what it waits for, and the one next command.
+
+    Writes nothing, in Vault or in the cluster.
+
+    \b
+    Example:
+      vaultpki adopt status -f cluster.yaml --kubeconfig admin.conf
+    """
+    from vaultpki.adopt import drive
+    from vaultpki.rotation.gates import Gate
+
+    with _looking(file, kubeconfig, allow_http=allow_http, writes=False) as look_again:
+        look = look_again()
+    if look.stored.record is None:
+        note = f"`vaultpki adopt start -f {file} --kubeconfig {kubeconfig}` begins"
+        outcome = drive.AdoptionOutcome(
+            look, None, Gate(), notes=(f"{look.cluster.name} is not being taken over", note)
+        )
+    else:
+        outcome = drive.standing(look)
+    _tell(outcome, kubeconfig, as_json=as_json)
+
+
+@click.command("continue")
+@_step_options
+@click.option(
+    "--keep-keys",
+    "keep",
+    default="",
+    metavar="WHERE",
+    help="At the last step: do not delete the keys of the old CAs, and note where you keep them.",
+)
+def continue_command(
+    file: Path,
+    allow_http: bool,
+    kubeconfig: Path,
+    confirmed: tuple[str, ...],
+    restarted: tuple[str, ...],
+    keep: str,
+    yes: bool,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    """Take the next step of the adoption if everybody is ready for it. Exit 3 if it waits for something.
+
+    What it changes in the cluster's API server is named first. Can be killed and run again at any time.
+
+    \b
+    Example:
+      vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf
+      vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --confirm outside
+      vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --wait --yes
+    """
+    from vaultpki.adopt.drive import AdoptionWords
+
+    if len(keep) > 300 or not keep.isprintable():
+        raise click.UsageError("--keep-keys is a short text in one line")
+    said = AdoptionWords(confirmed, restarted, keep)
+    how = {"allow_http": allow_http, "yes": yes, "wait": wait, "as_json": as_json}
+    return _go(file, kubeconfig, said, back=False, **how)
+
+
+@click.command("abort")
+@_step_options
+def abort_command(
+    file: Path,
+    allow_http: bool,
+    kubeconfig: Path,
+    confirmed: tuple[str, ...],
+    restarted: tuple[str, ...],
+    yes: bool,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    """Take the next step of the way back to kubeadm's own CAs. Exit 3 if it waits for something.
+
+    CSRs are signed again first. From done there is no way back.
+
+    \b
+    Example:
+      vaultpki adopt abort -f cluster.yaml --kubeconfig admin.conf
+      vaultpki adopt abort -f cluster.yaml --kubeconfig admin.conf --wait --yes
+    """
+    from vaultpki.adopt.drive import AdoptionWords
+
+    how = {"allow_http": allow_http, "yes": yes, "wait": wait, "as_json": as_json}
+    return _go(file, kubeconfig, AdoptionWords(confirmed, restarted), back=True, **how)
+
+
+COMMANDS: Final = (start_command, status_command, continue_command, abort_command)
+"""The commands of this file, in the order of an adoption."""
+
+
+@contextmanager
+def _looking(
+    file: Path, kubeconfig: Path, *, allow_http: bool, writes: bool = True
+) -> Iterator[Callable[[], AdoptionLook]]:
+    """Open the server and the cluster, and give what looks at both anew; `writes` is whether agents are told."""
+    from contextlib import nullcontext
+
+    from vaultpki.adopt import drive
+    from vaultpki.adopt import look as looks
+    from vaultpki.ca.announced import announced
+    from vaultpki.identity.change_notice import ChangeNotice
+    from vaultpki.kube import kubeconfig as document
+
+    access = document.read(kubeconfig)
+    with (
+        opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _),
+        announced(cluster, vault) if writes else nullcontext(ChangeNotice(cluster, vault)) as notice,
+    ):
+
+        def look_again() -> AdoptionLook:
+            return drive.with_settings(looks.look(cluster, vault, access, server_now(vault), notice))
+
+        yield look_again
+
+
+def _go(
+    file: Path,
+    kubeconfig: Path,
+    said: AdoptionWords,
+    *,
+    back: bool,
+    allow_http: bool,
+    yes: bool,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    """Take one step, or with `wait` all of them."""
+    from vaultpki.adopt import drive
+
+    ask = _ask(yes=yes, as_json=as_json)
+
+    def once(words: AdoptionWords) -> AdoptionOutcome:
+        with _looking(file, kubeconfig, allow_http=allow_http) as look_again:
+            return drive.advance(look_again, words, ask, back=back)
+
+    done = _wait(once, said, back=back, quiet=as_json) if wait else once(said)
+    return _tell(done, kubeconfig, as_json=as_json, back=back)
+
+
+def _wait(
+    once: Callable[[AdoptionWords], AdoptionOutcome], said: AdoptionWords, *, back: bool, quiet: bool
+) -> AdoptionOutcome:
+    """Take steps until the adoption is at rest, a person refuses something, or another operator goes another way."""
+    from dataclasses import replace
+
+    from vaultpki.adopt import drive, standing
+
+    last, done = "", once(said)
+    # What a person has said counts once: it was about the state of then.
+    said = replace(said, confirmed=(), restarted=())
+    state = done.look.record.state if done.look.stored.record is not None else None
+    try:
+        while not (done.over or done.refused or done.look.stored.record is None):
+            line = standing.progress(done)
+            if not quiet and line != last:
+                click.echo(printable(line), err=True)
+            last = line
+            time.sleep(_AGAIN if done.moved else _LOOK)
+            try:
+                found = once(said)
+            except (Unavailable, ChangedMeanwhile) as error:
+                # A control plane of one member is away while it restarts; another operator may have been faster.
+                click.echo(printable(f"{error}; trying again"), err=True)
+                continue
+            now = found.look.record.state if found.look.stored.record is not None else None
+            if state is not None and now is not None and now not in drive.course(state, back=back):
+                raise VaultpkiError(
+                    f"another operator leads the adoption the other way ({now.value}); this command has stopped: agree "
+                    "on the way, and let one of you go on"
+                )
+            done, state = found, now
+    except KeyboardInterrupt:
+        click.echo("stopped waiting; nothing is lost: the same command goes on", err=True)
+        raise click.exceptions.Abort from None
+    return done
+
+
+def _ask(*, yes: bool, as_json: bool) -> Ask:
+    """Return what names work to a person and asks: with --yes it only names it, without a terminal it refuses."""
+
+    def ask(title: str, lines: Collection[str]) -> bool:
+        click.echo(printable(f"{title}:"), err=True)
+        for line in lines:
+            click.echo(printable(f"  - {line}"), err=True)
+        if yes:
+            return True
+        if not terminal() or as_json:
+            click.echo("Nothing of that was done: there is no terminal to ask on; pass --yes to agree.", err=True)
+            return False
+        return click.confirm("Go on?", default=False, err=True)
+
+    return ask
+
+
+def _tell(outcome: AdoptionOutcome, kubeconfig: Path, *, as_json: bool, back: bool = False) -> int:
+    """Print an outcome; return the exit code: 3 where it waits for something."""
+    from vaultpki.adopt import standing
+
+    if as_json:
+        print_json(standing.document(outcome))
+    else:
+        for line in standing.lines(outcome, str(kubeconfig), screen().width, back=back):
+            click.echo(printable(line))
+    return 0 if outcome.moved or outcome.over else 3

@@ -1,0 +1,91 @@
+"""Finds where an adoption stands by what Vault has of it, and which machine it waits for; pure.
+
+`adopt status` judges the machines by the same function, and looks at the Kubernetes cluster too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from vaultpki.findings.finding import Finding, found
+from vaultpki.identity.nodes import Member
+from vaultpki.model import NodeRole
+from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.redact import first_few, printable, stamp
+from vaultpki.rotation import adoption_reasons
+from vaultpki.rotation.adoption_evidence import AdoptedMachine
+from vaultpki.rotation.adoption_reasons import AdoptionStep
+from vaultpki.rotation.adoption_states import FREE_STEPS, ONWARD
+
+# A step that agents do by themselves and that is not done for longer needs a person.
+_STILL: Final = timedelta(days=1)
+
+
+def of_adoption(
+    record: AdoptionRecord | None, members: Iterable[Member], now: datetime, file: str = ""
+) -> Finding | None:
+    """Return where an adoption stands; None without one, and once nothing of it is left to do.
+
+    `members` are all that can log in, with their reports. `now` is the server's time.
+    """
+    machines = tuple(_machines(members))
+    if record is None:
+        return _lost(machines, file)
+    to = ONWARD.get(record.state, record.state)
+    keys = f", with imported keys of {first_few(record.imported)}" if record.imported else ""
+    said = f"adoption, {record.state.value} since {stamp(record.since)}{keys}"
+    step = AdoptionStep(record, to, now)
+    waiting = tuple(adoption_reasons.waiting(step, machines))
+    if not waiting:
+        if not record.active:
+            return None
+        owes = (
+            "the next step waits for no machine" if step.path in FREE_STEPS else "no machine that reports owes anything"
+        )
+        return found("adoption-waits", f"{said}: {owes}", file=file)
+    persons = [each for each in waiting if not each.itself]
+    first = next(iter(persons), waiting[0])
+    more = f" and {len(waiting) - 1:,} more" if len(waiting) > 1 else ""
+    text = printable(f"{said}, waits for {first.node}{more}: {first.reason}")
+    blocked = bool(persons) or now - record.since > _STILL
+    return found("adoption-blocked" if blocked else "adoption-waits", text, file=file)
+
+
+def _lost(machines: Iterable[AdoptedMachine], file: str) -> Finding | None:
+    """Return that machines stand in the middle of an adoption that has no record."""
+    ends = (None, AdoptionState.PREPARED, AdoptionState.DONE)
+    begun = [
+        f"{each.name} ({each.report.reached.value})"
+        for each in machines
+        if each.enrolled and each.report is not None and each.report.reached not in ends
+    ]
+    if not begun:
+        return None
+    text = (
+        f"{first_few(sorted(begun))} stand in an adoption whose record is gone, and stay as they are: the server was "
+        "restored from a snapshot, or somebody deleted the record; restore a later snapshot or the record"
+    )
+    return found("adoption-lost", printable(text), file=file)
+
+
+def _machines(members: Iterable[Member]) -> Iterator[AdoptedMachine]:
+    """Yield the machines that report of an adoption; what the cluster alone shows is as they say."""
+    for each in members:
+        told = each.report.adoption if each.report is not None else None
+        if each.report is None or told is None or each.locked:
+            continue
+        roles = each.holder.roles if each.holder is not None else frozenset[NodeRole]()
+        plane, member = NodeRole.CONTROL_PLANE in roles, NodeRole.ETCD in roles
+        yield AdoptedMachine(
+            each.name,
+            plane=plane,
+            member=member,
+            kubelet=NodeRole.WORKER in roles,
+            enrolled=True,
+            report=told,
+            time=each.report.time,
+            signs=told.signer,
+            rotates=told.rotates,
+        )

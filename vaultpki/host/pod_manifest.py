@@ -1,0 +1,250 @@
+"""Changes flags, folders and one annotation in the manifest of a static pod, and keeps every other byte of it.
+
+Nothing is written here. A manifest has one container, as kubeadm's have; its flags stand in `command` or `args` as
+`--name=value` (cmd/kubeadm/app/util/arguments.go, ArgumentsToCommand).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vaultpki.errors import StoreError
+from vaultpki.host.static_pod import ANNOTATION
+from vaultpki.values.yaml_edit import TextChange, UnsafePlace, YamlText
+
+TAKEN_OVER: Final = "vaultpki/taken-over"
+"""The annotation that makes the kubelet start the pod anew for a step of a take-over."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodEdits:
+    """What a manifest shall have.
+
+    `flags` are with their values; None for one that it must not have. `folders` of the host are mounted at their own
+    paths, read-only, by the name of the volume. `mark` is the value of the annotation.
+    """
+
+    flags: Mapping[str, str | None] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
+    mark: str = ""
+
+    def sentences(self, before: PodManifest) -> Iterator[str]:
+        """Yield what these edits change, for people."""
+        for name, value in self.flags.items():
+            old = before.flags.get(name)
+            if value is None and old is not None:
+                yield f"without --{name}={old}"
+            elif value is not None and old != value:
+                yield f"--{name}={value}" + (f" instead of {old}" if old is not None else "")
+        for name, path in self.folders.items():
+            if name not in before.volumes:
+                yield f"mounts {path} read-only"
+
+
+class PodManifest:
+    """The manifest of one pod. Raises StoreError, about `path`, if it is not one that can be changed in this way."""
+
+    def __init__(self, data: bytes, path: str) -> None:
+        self.path = path
+        try:
+            self._document = YamlText(data)
+        except UnsafePlace as error:
+            raise self._refused(error) from None
+        value = self._document.value
+        containers = value.get("spec", {}).get("containers") if _is_pod(value) else None
+        if not isinstance(containers, list) or len(containers) != 1 or not isinstance(containers[0], dict):
+            raise StoreError(f"{path}: this is not the manifest of a pod with one container, as kubeadm writes them")
+        if value["metadata"].get("uid"):
+            raise StoreError(f"{path}: it sets metadata.uid, so the kubelet would not restart the pod; remove the uid")
+        self._container = containers[0]
+
+    @property
+    def component(self) -> str:
+        """The program that its container runs."""
+        command = self._container.get("command")
+        first = command[0] if isinstance(command, list) and command else ""
+        return os.path.basename(first) if isinstance(first, str) else ""
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """Its flags and their values; of one that is there twice the last."""
+        found = {}
+        for _, _, word in self._words():
+            name, _, value = word.lstrip("-").partition("=")
+            found[name] = value
+        return found
+
+    @property
+    def volumes(self) -> dict[str, str]:
+        """The paths of the host that it has as volumes, by the name of the volume."""
+        spec = self._document.value["spec"]
+        return {
+            str(each.get("name")): str((each.get("hostPath") or {}).get("path", ""))
+            for each in spec.get("volumes") or []
+            if isinstance(each, dict)
+        }
+
+    @property
+    def mark(self) -> str:
+        """The value of the annotation; "" without it."""
+        value = (self._document.value["metadata"].get("annotations") or {}).get(TAKEN_OVER)
+        return value if isinstance(value, str) else ""
+
+    def edited(self, edits: PodEdits) -> bytes:
+        """Return the manifest with these edits. Raises StoreError if they cannot be made safely."""
+        wanted = copy.deepcopy(self._document.value)
+        try:
+            changes = [
+                *self._flags(edits.flags, wanted),
+                *self._folders(edits.folders, wanted),
+                *([self._marked(edits.mark, wanted)] if edits.mark and edits.mark != self.mark else []),
+            ]
+            return self._document.apply(changes, wanted)
+        except UnsafePlace as error:
+            raise self._refused(error) from None
+
+    def undone(self, edits: PodEdits) -> bytes:
+        """Return the manifest with the flags of `edits`, without its folders and the annotations of vaultpki.
+
+        Raises StoreError if that cannot be done safely.
+        """
+        wanted = copy.deepcopy(self._document.value)
+        try:
+            changes = [*self._flags(edits.flags, wanted), *self._without_folders(edits.folders, wanted)]
+            return plain(self._document.apply(changes, wanted), self.path)
+        except UnsafePlace as error:
+            raise self._refused(error) from None
+
+    # -- flags -------------------------------------------------------------------------------------------------------
+
+    def _words(self) -> Iterator[tuple[str, int, str]]:
+        """Yield the flags: in which list, at which place, and as which word."""
+        for key in ("command", "args"):
+            words = self._container.get(key)
+            for index, word in enumerate(words if isinstance(words, list) else []):
+                if isinstance(word, str) and word.startswith("-"):
+                    yield key, index, word
+
+    def _flags(self, flags: Mapping[str, str | None], wanted: Any) -> Iterator[TextChange]:
+        held = wanted["spec"]["containers"][0]
+        for name, value in flags.items():
+            places = [(key, index) for key, index, word in self._words() if word.lstrip("-").partition("=")[0] == name]
+            if len(places) > 1 or any("=" not in held[key][index] for key, index in places):
+                raise UnsafePlace(f"the flag --{name} is there twice, or its value is an item of its own")
+            if not places and value is None:
+                continue
+            if not places:
+                key = "command" if len(held.get("command") or ()) > 1 or not held.get("args") else "args"
+                yield self._document.appended(self._list(key), f"--{name}={value}")
+                held[key].append(f"--{name}={value}")
+                continue
+            key, index = places[0]
+            if value is None:
+                yield self._document.removed(self._list(key), index)
+                held[key][index] = None
+            elif held[key][index].partition("=")[2] != value:
+                yield self._document.replaced(self._list(key).value[index], f"--{name}={value}")
+                held[key][index] = f"--{name}={value}"
+        for key in ("command", "args"):
+            if isinstance(held.get(key), list):
+                held[key] = [word for word in held[key] if word is not None]
+
+    def _list(self, key: str) -> Any:
+        found = self._document.at("spec", "containers", 0, key)
+        if found is None or found.id != "sequence":
+            raise UnsafePlace(f"its container has no {key}")
+        return found
+
+    # -- folders -----------------------------------------------------------------------------------------------------
+
+    def _folders(self, folders: Mapping[str, str], wanted: Any) -> Iterator[TextChange]:
+        spec, container = wanted["spec"], wanted["spec"]["containers"][0]
+        there = self.volumes
+        for number, (name, path) in enumerate((n, p) for n, p in folders.items() if there.get(n) != p):
+            if name in there:
+                raise UnsafePlace(f"it has a volume {name} that is another one")
+            volume = {"hostPath": {"path": path, "type": "Directory"}, "name": name}
+            mount = {"mountPath": path, "name": name, "readOnly": True}
+            for keys, holder, item in (
+                (("spec",), spec, ("volumes", volume)),
+                (("spec", "containers", 0), container, ("volumeMounts", mount)),
+            ):
+                key, value = item
+                sequence = self._document.at(*keys, key)
+                if sequence is not None and sequence.id == "sequence" and sequence.value:
+                    yield self._document.first_item(sequence, value)
+                else:
+                    raise UnsafePlace(f"it has no {key}")
+                holder[key].insert(number, value)
+
+    def _without_folders(self, folders: Mapping[str, str], wanted: Any) -> Iterator[TextChange]:
+        spec, container = wanted["spec"], wanted["spec"]["containers"][0]
+        for name in folders:
+            for keys, holder, key in (
+                (("spec",), spec, "volumes"),
+                (("spec", "containers", 0), container, "volumeMounts"),
+            ):
+                sequence = self._document.at(*keys, key)
+                names = [each.get("name") for each in self._at(keys).get(key) or []]
+                if name in names:
+                    yield self._document.removed(sequence, names.index(name))
+                    holder[key] = [each for each in holder[key] if each.get("name") != name]
+
+    def _at(self, keys: tuple[str | int, ...]) -> Any:
+        found = self._document.value
+        for key in keys:
+            found = found[key]
+        return found
+
+    # -- the annotation ----------------------------------------------------------------------------------------------
+
+    def _marked(self, mark: str, wanted: Any) -> TextChange:
+        metadata = self._document.at("metadata")
+        annotations = self._document.at("metadata", "annotations")
+        held = wanted["metadata"].get("annotations")
+        wanted["metadata"]["annotations"] = {**(held or {}), TAKEN_OVER: mark}
+        if annotations is None:
+            return self._document.entry(metadata, "annotations", {TAKEN_OVER: mark})
+        if annotations.id != "mapping" or not annotations.value:
+            raise UnsafePlace("its annotations are empty; remove that line")
+        scalar = self._document.at("metadata", "annotations", TAKEN_OVER)
+        if scalar is not None:
+            return self._document.replaced(scalar, mark)
+        return self._document.entry(annotations, TAKEN_OVER, mark)
+
+    def _refused(self, error: UnsafePlace) -> StoreError:
+        return StoreError(f"{self.path}: {error}; write it as kubeadm does (`kubeadm init phase`), and run again")
+
+
+def plain(data: bytes, path: str) -> bytes:
+    """Return a manifest without the annotations of vaultpki. Raises StoreError if they cannot be taken out safely."""
+    for name in (TAKEN_OVER, ANNOTATION):
+        try:
+            document = YamlText(data)
+            held = document.value["metadata"].get("annotations") if _is_pod(document.value) else None
+            if not isinstance(held, dict) or name not in held:
+                continue
+            wanted = copy.deepcopy(document.value)
+            del wanted["metadata"]["annotations"][name]
+            alone = len(held) == 1
+            if alone:
+                del wanted["metadata"]["annotations"]
+            where = document.at("metadata") if alone else document.at("metadata", "annotations")
+            data = document.apply([document.without_entry(where, "annotations" if alone else name)], wanted)
+        except UnsafePlace as error:
+            raise StoreError(f"{path}: {error}; take the annotation {name} out by hand") from None
+    return data
+
+
+def _is_pod(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.get("kind") == "Pod"
+        and isinstance(value.get("metadata"), dict)
+        and isinstance(value.get("spec"), dict)
+        and isinstance(value["metadata"].get("annotations") or {}, dict)
+    )

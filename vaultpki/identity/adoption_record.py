@@ -1,0 +1,90 @@
+"""Reads and writes the record of an adoption in the config store, by check-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vaultpki.errors import ChangedMeanwhile, Refused, SpecError, StateConflict
+from vaultpki.model import VERSION, Cluster
+from vaultpki.records import adoption
+from vaultpki.records.adoption import RECORD, AdoptionRecord, AdoptionState
+from vaultpki.vault import Vault, member
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAdoption:
+    """The record, None if there is none, and the version in the KV store that a check-and-set names."""
+
+    record: AdoptionRecord | None
+    version: int = 0
+
+
+def read_adoption(cluster: Cluster, vault: Vault) -> StoredAdoption:
+    """Return the record. Raises SpecError if no vaultpki wrote it."""
+    kv, store = vault.api.secrets.kv.v2, cluster.mount("config")
+    # Of a deleted record there is the version, which a check-and-set must name.
+    data = kv.read_secret(RECORD, mount_point=store, raise_on_deleted_version=False).data
+    version = member(data, "metadata").get("version", 0)
+    found = data.get("data")
+    record = None if found is None else _read(cluster, found)
+    return StoredAdoption(record, version if type(version) is int else 0)
+
+
+def _read(cluster: Cluster, found: object) -> AdoptionRecord:
+    where = f"{cluster.mount('config')}/{RECORD}"
+    try:
+        return adoption.read(found, where=where)
+    except SpecError as error:
+        if isinstance(found, Mapping) and found.get("version") != VERSION:
+            # A newer vaultpki wrote it.
+            raise
+        raise SpecError(
+            f"is not a record that vaultpki wrote{f' ({error.field})' if error.field else ''}; the KV store keeps its "
+            f"earlier versions: write the last right one back (`bao kv rollback -mount={cluster.mount('config')} "
+            f"-version=N {RECORD}`)",
+            file=where,
+        ) from None
+
+
+def write_adoption(cluster: Cluster, vault: Vault, record: AdoptionRecord, version: int) -> StoredAdoption:
+    """Write a record over the version of the KV store that was read; ChangedMeanwhile if somebody wrote meanwhile."""
+    # Once: a second try of a write that was done could not be told from another operator's.
+    kv, store = vault.sending(once=True).api.secrets.kv.v2, cluster.mount("config")
+    try:
+        kv.create_or_update_secret(RECORD, adoption.to_json(record), cas=version, mount_point=store)
+    except Refused as error:
+        # Both servers answer 400 when the version has changed.
+        if not any("check-and-set" in reason for reason in error.reasons):
+            raise
+        raise ChangedMeanwhile(
+            f"another operator has changed the adoption of {cluster.name} meanwhile, and nothing more was done; look "
+            f"at `vaultpki adopt status -f {cluster.file}`",
+            status=409,
+        ) from None
+    return StoredAdoption(record, version + 1)
+
+
+def delete_adoption(cluster: Cluster, vault: Vault) -> None:
+    """Delete the record: the adoption was given up before anything was changed. Its version stays, and only grows."""
+    vault.api.secrets.kv.v2.delete_latest_version_of_secret(RECORD, mount_point=cluster.mount("config"))
+
+
+def refuse_adoption(cluster: Cluster, vault: Vault) -> None:
+    """Raise StateConflict if the cluster is being taken over: all its CAs change together then."""
+    found = read_adoption(cluster, vault).record
+    if found is not None and found.active:
+        raise StateConflict(
+            f"{cluster.name} is being taken over ({found.state.value}), and no CA is rotated meanwhile; go on with "
+            f"`vaultpki adopt continue -f {cluster.file}`"
+        )
+
+
+def refuse_leaving(cluster: Cluster, vault: Vault, node: str) -> None:
+    """Raise StateConflict if a node would lose its agent half-way: nobody would do its further steps, or renew."""
+    found = read_adoption(cluster, vault).record
+    if found is not None and found.active and found.state is not AdoptionState.PREPARED:
+        raise StateConflict(
+            f"{cluster.name} is being taken over ({found.state.value}), and {node} needs its agent until that is over; "
+            f"if the node itself is gone, delete it (`kubectl delete node {node}`), and pass --gone"
+        )

@@ -1,0 +1,83 @@
+"""Refuses changes that nodes which take part could not follow: of the layout, and of what an adoption needs."""
+
+from __future__ import annotations
+
+from vaultpki.errors import SpecError, StateConflict
+from vaultpki.identity import nodes
+from vaultpki.identity.credentials import Identity, count
+from vaultpki.model import Cluster
+from vaultpki.pki import foreign_cas
+from vaultpki.places import Layout
+from vaultpki.provision.impact import named
+from vaultpki.provision.observe import Observation
+from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.redact import first_few
+from vaultpki.vault import Vault
+
+
+def refuse_layout(cluster: Cluster, vault: Vault, seen: Observation) -> None:
+    """Raise StateConflict if the applied layout is another one and a node has a live credential, or logs in by a token.
+
+    Nodes that log in by their issuer's token have no credential in Vault; those that have reported count.
+    """
+    record = seen.observed.objects.get(("config", f"{cluster.mount('config')}/cluster"))
+    applied = (record or {}).get("layout", Layout.DOCUMENT.value)
+    if record is None or applied == cluster.layout.value:
+        return
+    listed = [Identity("listed", name) for name in seen.found.role_ids]
+    counts = vault.map(lambda identity: count(cluster, vault, identity), listed)
+    # None: this token may not look, so the node may have one.
+    live = [identity.name for identity, number in zip(listed, counts, strict=True) if number != 0]
+    # An identity that fits no pool does not belong to a node, and this apply ends it.
+    found = nodes.read_nodes(cluster, vault)
+    live += [each.name for each in found.members if each.kind != "listed" and not each.locked]
+    live += [f"the nodes of pool {pool}" for pool in found.lacking]
+    if live:
+        raise StateConflict(
+            f"{cluster.file}: layout: the nodes have the layout {applied}, and a node gets its layout when it joins: "
+            f"end the credentials of {named(sorted(live))} (`vaultpki lock`; take a pool with jwt out and apply), "
+            "apply again, and let each of them join anew with another agent.yaml"
+        )
+
+
+def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> None:
+    """Raise SpecError if cluster.yaml lacks an old CA of an adoption, StateConflict if it lacks a node that takes part.
+
+    In prepared nodes may leave, since nothing that a component reads has changed there. A locked one is gone for good.
+    """
+    record = seen.found.adopted
+    if record is None or not record.active:
+        return
+    refuse_missing_cas(cluster, record)
+    if record.state is AdoptionState.PREPARED:
+        return
+    listed = {node.name for node in cluster.nodes}
+    gone = [Identity("listed", name) for name in sorted(seen.found.role_ids) if name not in listed]
+    counts = vault.map(lambda identity: count(cluster, vault, identity), gone)
+    # None: this token may not look, so the node may be at work.
+    working = [identity.name for identity, number in zip(gone, counts, strict=True) if number != 0]
+    if working:
+        raise StateConflict(
+            f"{cluster.file}: nodes: {cluster.name} is being taken over ({record.state.value}), and "
+            f"{first_few(working)} would lose the agent half-way: put it back until the adoption is done, or if the "
+            f"machine itself is gone, delete its node (`kubectl delete node {working[0]}`), lock it (`vaultpki lock "
+            f"{working[0]} -f {cluster.file}`) and run this again"
+        )
+
+
+def refuse_missing_cas(cluster: Cluster, record: AdoptionRecord) -> None:
+    """Raise SpecError if cluster.yaml lacks an old CA that the record of an active adoption names.
+
+    Nodes would stop trusting it while certificates of it are in use, and none could be put back, or told apart.
+    """
+    named = foreign_cas.read(cluster) if record.active else {}
+    for domain, hashes in record.old.items() if record.active else ():
+        missing = set(hashes) - {each.fingerprint for each in named.get(domain, ())}
+        if missing:
+            raise SpecError(
+                f"{cluster.name} is being taken over ({record.state.value}), and the old CA of {domain} with the "
+                f"SHA-256 {min(missing)} is not there: put its file back until the adoption is done, or given up by "
+                "`vaultpki adopt abort`",
+                file=cluster.file,
+                field=f"ca.also_trust.{domain}",
+            )

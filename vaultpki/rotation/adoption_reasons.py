@@ -1,0 +1,355 @@
+"""Finds why a machine keeps the gate of an adoption closed: ordered checks, each with a sentence; pure.
+
+A report counts if its pass has read the record of this state, and what the cluster shows must not contradict it. A
+false report harms its own machine, or delays the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
+from vaultpki.redact import printable, stamp
+from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
+from vaultpki.rotation.adoption_states import (
+    FREE_STEPS,
+    LAST_STEP,
+    LEAVES_OF,
+    STEPS_BY_LEAVES,
+    STEPS_BY_TRUST,
+    TRUSTED,
+    Side,
+    command_to,
+)
+from vaultpki.rotation.gates import Waiting
+
+LONGEST_LOOK_AGAIN: Final = 360
+"""Seconds for which a gate waits after the last change on a machine: the slowest reader looks every five minutes.
+
+client-go closes connections with its old certificate at that interval (client-go transport/cert_rotation.go).
+"""
+
+_CLOCKS: Final = timedelta(seconds=120)
+"""By how much the API server's view of a start may differ from the machine's own: clocks, and the status that lags."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptionStep:
+    """A step that is wanted: from the record's state to `to`, at the server's time `now`."""
+
+    record: AdoptionRecord
+    to: AdoptionState
+    now: datetime
+
+    @property
+    def path(self) -> tuple[AdoptionState, AdoptionState]:
+        return self.record.state, self.to
+
+    @property
+    def command(self) -> str:
+        """The command that leads there: from re-trusting, `continue` leads to another state."""
+        return command_to(self.to)
+
+    @property
+    def trust(self) -> Side | None:
+        """The CAs that every machine must trust before it; None if it does not ask."""
+        return TRUSTED[self.to] if self.resting else STEPS_BY_TRUST.get(self.path)
+
+    @property
+    def leaves(self) -> Side | None:
+        """The CA whose certificates every machine must hold and show before it; None if it does not ask."""
+        return LEAVES_OF[self.to] if self.resting else STEPS_BY_LEAVES.get(self.path)
+
+    @property
+    def resting(self) -> bool:
+        """Whether there is no step: the state is one of the two ends, and must be whole."""
+        return self.to is self.record.state
+
+
+def reason(step: AdoptionStep, machine: AdoptedMachine) -> str:
+    """Return what must happen on a machine before the step, as a sentence without a subject; "" if nothing."""
+    if not machine.enrolled or machine.report is None:
+        return _no_agent(machine)
+    return next((found for check in _CHECKS if (found := check(step, machine, machine.report))), "")
+
+
+def waiting(step: AdoptionStep, machines: Iterable[AdoptedMachine]) -> Iterator[Waiting]:
+    """Yield the machines that the step waits for, by their names, each with its reason; every view says so by this.
+
+    A machine without an agent need not have one in the first state. A step that takes nothing away waits only for those
+    that have read a later record.
+    """
+    free = step.path in FREE_STEPS
+    for machine in sorted(machines, key=lambda each: each.name):
+        if free:
+            apart = _set_back(step, machine, machine.report) if machine.enrolled and machine.report is not None else ""
+            if apart:
+                yield Waiting(machine.name, apart)
+            continue
+        optional = step.resting and step.to is not AdoptionState.DONE
+        if optional and machine.report is None and not machine.enrolled:
+            continue
+        if why := reason(step, machine):
+            yield Waiting(machine.name, why, itself=by_itself(step, machine))
+
+
+def by_itself(step: AdoptionStep, machine: AdoptedMachine) -> bool:
+    """Return whether the agent does what is waited for without a person, at its next pass or turn."""
+    report = machine.report
+    if not machine.enrolled or report is None:
+        return False
+    first = next((check for check in _CHECKS if check(step, machine, report)), None)
+    return first is _echo or (report.by_agent and first in (_steps, _trust, _memory, _leaves, _shown, _signer))
+
+
+def settled(step: AdoptionStep, machine: AdoptedMachine) -> datetime:
+    """Return from when on a machine without a reason counts: when its last change has reached every reader."""
+    report = machine.report
+    since = (report.since if report is not None else None) or machine.time or step.record.since
+    # The node's clock may be wrong, and a report can claim anything: never before the state began.
+    return max(since, step.record.since) + timedelta(seconds=LONGEST_LOOK_AGAIN)
+
+
+def fresh(record: AdoptionRecord, report: AdoptionReport) -> bool:
+    """Return whether a report's pass has read the record of this state, and no pass there a later one."""
+    return record.entered <= report.revision <= record.revision and report.highest <= record.revision
+
+
+def arrived(record: AdoptionRecord, machine: AdoptedMachine) -> bool:
+    """Return whether a machine has done all steps of this state, with every component healthy."""
+    report = machine.report
+    if report is None or not fresh(record, report) or report.reached is not record.state:
+        return False
+    return not report.owed and all(each.healthy for each in report.components.values())
+
+
+def _no_agent(machine: AdoptedMachine) -> str:
+    if machine.enrolled and machine.time is not None:
+        return (
+            "its agent reports nothing of the adoption: it is older than this vaultpki, or it did not join where "
+            f"kubeadm's files lie, so its agent.yaml lacks `adopt`; upgrade it, or enrol {machine.name} again and join "
+            "with the folder of kubeadm's certificates (`vaultpki agent --join FILE --dir DIR`)"
+        )
+    if machine.enrolled:
+        return (
+            "is enrolled and reports nothing of the adoption: start its agent, or if it never joined, end its "
+            f"credentials (`vaultpki lock {machine.name}`)"
+        )
+    if machine.kubelet:
+        return (
+            f"has no agent: enrol it (`vaultpki enroll {machine.name}`), or if it is gone for good, delete the node "
+            f"(`kubectl delete node {machine.name}`)"
+        )
+    return (
+        f"is a member of etcd without an agent: enrol it (`vaultpki enroll {machine.name}`), or if it is gone for "
+        "good, remove the member from etcd"
+    )
+
+
+def _set_back(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    del machine
+    highest = max(report.highest, report.revision)
+    if report.not_followed:
+        return (
+            f"has read revision {highest} of the record, and does not follow revision {report.not_followed}: no "
+            "adoption comes so far ahead, so no vaultpki wrote it; find out who did, and write the right one back"
+        )
+    if highest > step.record.revision:
+        return (
+            f"has read revision {highest} of the record, and Vault has {step.record.revision}: it was restored "
+            "from a snapshot; restore a later one, or write the record of that revision back"
+        )
+    return ""
+
+
+def _echo(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    if fresh(step.record, report):
+        return ""
+    if step.resting and step.to is AdoptionState.DONE and report.reached is AdoptionState.DONE:
+        # Where the SHA-256 of the old CAs is out of agent.yaml, nobody asks for the record any more.
+        return ""
+    last = f", and last reported at {stamp(machine.time)}" if machine.time is not None else ""
+    if machine.silent:
+        held = ", and until then no other one restarts etcd or kube-apiserver" if machine.by_turn else ""
+        return (
+            f"has not read the record of {step.record.state.value} yet{last}, and its kubelet is silent: bring it "
+            f"back{held}, or if it is gone for good, delete the node (`kubectl delete node {machine.name}`)"
+        )
+    return f"has not read the record of {step.record.state.value} yet{last}: wait for its agent's pass, or start it"
+
+
+def _steps(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    if report.reached is step.record.state and not report.owed:
+        return ""
+    first = report.owed[0].rstrip(".") if report.owed else f"its steps of {step.record.state.value}"
+    whose = step.record.turn
+    if machine.by_turn and whose and whose != machine.name:
+        return f"waits for its turn after {whose}; it still owes: {printable(first)}"
+    if machine.by_turn and not whose:
+        return f"waits for its turn, which `{step.command}` gives it; it still owes: {printable(first)}"
+    how = "its agent does them" if report.by_agent else "run `vaultpki adopt node` there as root"
+    return f"has not done the steps of {step.record.state.value}: {printable(first)}; {how}"
+
+
+def _components(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    onward = not step.resting and LEAVES_OF[step.to] is Side.NEW
+    if onward and machine.kubelet and "kubelet" not in report.components:
+        return (
+            "its agent finds no kubelet there, which would be locked out: correct `folders.kubelet` in its agent.yaml "
+            "(the kubelet's config.yaml lies beside that folder)"
+        )
+    if machine.stopped:
+        return f"{machine.stopped[0]} does not run there, as the API server shows: look at its log"
+    for name, one in report.components.items():
+        if not one.healthy:
+            why = printable(one.problem) or "it does not say why"
+            return f"{name} is not healthy there ({why}): look at its log"
+    return ""
+
+
+def _starts(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    """Compare the starts that are reported with those that the API server shows of static pods."""
+    del step
+    # The agent of one that joined later looks at those components alone that read a CA only when they start.
+    for name, shown in machine.started.items() if not machine.later else ():
+        told = report.components[name].started if name in report.components else None
+        if told is None:
+            return f"does not say when {name} started there: look at its agent's log"
+        if machine.time is not None and shown > machine.time + _CLOCKS:
+            return f"{name} was started there at {stamp(shown)}, after its last report: wait for the next one"
+        if told > shown + _CLOCKS:
+            return (
+                f"reports that {name} started at {stamp(told)}, and the API server shows {stamp(shown)}: wait until "
+                "its kubelet shows the new start"
+            )
+    return ""
+
+
+def _trust(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    del machine
+    return _wrong(step.trust, report.trust, "on its disk", "trusts")
+
+
+def _memory(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    if step.trust is None or (report.memory is Held.UNKNOWN and machine.name in step.record.restarted):
+        return ""
+    for name, one in report.components.items():
+        if one.trust is Held.UNKNOWN:
+            return (
+                f"it is not known what {name} holds there{_because(one.problem)}: restart it there, and pass "
+                f"`--restarted {machine.name}`"
+            )
+        if found := _wrong(step.trust, one.trust, f"in {name}", "trusts"):
+            return found
+    return "" if report.components else "reports no component: look at its agent's log"
+
+
+def _leaves(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    found = _wrong(step.leaves, report.leaves, "on its disk", "has certificates of")
+    if found and machine.later:
+        return (
+            "joined with certificates of the new CAs, and has none to go back to: delete the node, reset it (`kubeadm "
+            "reset`), and join it again by kubeadm once the way back has ended"
+        )
+    kept = report.kept_until
+    if found and step.leaves is Side.OLD and kept is not None and kept <= step.now:
+        return (
+            f"its kept certificates of the old CA expired at {stamp(kept)}, and it goes on with those of the new one: "
+            f"sign them again with the old CA's key (`vaultpki adopt node --dry-run` on {machine.name} says how)"
+        )
+    return found
+
+
+def _shown(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    if step.leaves is None:
+        return ""
+    for each in machine.served:
+        # What neither CA has signed may be presented by somebody on the way, such as a balancer.
+        if each.side not in (None, step.leaves):
+            which = f"of the {_WORDS[each.side]} CA"
+        elif each.own and step.leaves is Side.NEW:
+            which = "that its kubelet has made itself"
+        else:
+            continue
+        return f"presents a certificate {which} at {each.place} ({each.row}): restart what listens there"
+    for name, one in report.components.items():
+        if one.leaves is Held.UNKNOWN and machine.name not in step.record.restarted:
+            return (
+                f"it is not known which certificate {name} shows{_because(one.problem)}: restart it there, and pass "
+                f"`--restarted {machine.name}`"
+            )
+        if one.leaves is not Held.UNKNOWN and (found := _wrong(step.leaves, one.leaves, f"in {name}", "shows")):
+            return found
+    return ""
+
+
+def _signer(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    """Find a CSR signer that runs before the last step, or one that is off at the end of the way back."""
+    off = {report.signer, machine.signs} == {False} if machine.plane else True not in (report.signer, machine.signs)
+    if step.path == LAST_STEP and not off:
+        return "its controller manager still signs CSRs with the old CA, or does not say: wait for its agent"
+    # With the key in Vault alone nothing on this machine could sign; its kubelets get their certificates of Vault.
+    if report.no_signer and "kubernetes" in step.record.imported:
+        return ""
+    if step.to is AdoptionState.PREPARED and machine.plane and (report.signer is not True or machine.signs is False):
+        return "its controller manager does not sign CSRs again yet: wait for its agent"
+    return ""
+
+
+def _kubelet(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    """Find a kubelet that asks for certificates of the old CA, or does not any more at the end of the way back."""
+    if step.leaves is Side.NEW and True in (report.rotates, machine.rotates):
+        return "its kubelet runs with rotateCertificates, and would ask the old CA for a certificate: restart it"
+    if step.to is AdoptionState.PREPARED and machine.kubelet and False in (report.rotates, machine.rotates):
+        return "its kubelet runs without rotateCertificates, and would not renew its certificate: restart it"
+    return ""
+
+
+def _keys(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    del machine
+    if step.resting and step.to is AdoptionState.DONE and report.keys is not OldKeys.NONE and not step.record.kept:
+        return "keys of the old CAs lie there still: wait for its agent"
+    if step.leaves is Side.NEW and report.keys is OldKeys.IN_PLACE:
+        return "the keys of the old CAs lie where kubeadm makes certificates with them: wait for its agent"
+    if step.to is AdoptionState.PREPARED and report.keys is OldKeys.ASIDE:
+        return "the keys of the old CAs do not lie where kubeadm looks for them yet: wait for its agent"
+    return ""
+
+
+_CHECKS: Final[tuple[Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], str], ...]] = (
+    _set_back,
+    _echo,
+    _signer,
+    _steps,
+    _components,
+    _starts,
+    _trust,
+    _memory,
+    _leaves,
+    _shown,
+    _kubelet,
+    _keys,
+)
+
+_WORDS: Final = {Side.OLD: "old", Side.NEW: "new"}
+
+
+def _wrong(wanted: Side | None, held: Held, where: str, verb: str) -> str:
+    """Return what is wrong with CAs that are held, as the rest of a sentence; "" if they are as wanted."""
+    if wanted is None or held is HELD[wanted]:
+        return ""
+    if held in (Held.MIXED, Held.UNKNOWN):
+        return f"does not have the same everywhere {where}, or does not say: look at its agent's log"
+    if wanted is Side.BOTH:
+        lacks = "new" if held is Held.OLD else "old"
+        return f"does not trust the {lacks} CA {where} yet: wait for its agent"
+    other = "old" if wanted is Side.NEW else "new"
+    return f"still {verb} the {other} CA {where}: wait for its agent"
+
+
+def _because(problem: str) -> str:
+    return f" ({printable(problem)})" if problem else ""

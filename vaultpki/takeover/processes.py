@@ -1,0 +1,58 @@
+"""The processes of a machine: since when each runs, whether it is healthy, and how the kubelet is restarted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from vaultpki.host import component_health, processes
+from vaultpki.host.boot_time import Moment
+from vaultpki.host.command import CommandRunner
+
+_RESTART: Final = ("systemctl", "restart", "kubelet")
+_RESTART_TIMEOUT: Final = 90.0
+# etcd takes up to 5 s, and an election more, to say that it has no quorum.
+_ASK: Final = 10.0
+
+
+class Components(Protocol):
+    """What is asked of the processes of a machine."""
+
+    def started(self, component: str) -> tuple[Moment, ...]:
+        """Return when each process of a component was started, the oldest first."""
+
+    def problem(self, component: str) -> str:
+        """Return what is wrong with a component by its own endpoint, as a part of a sentence; "" if it is healthy."""
+
+    def restart_kubelet(self) -> str:
+        """Restart the kubelet; return "", or what went wrong as the rest of a sentence."""
+
+    def pause(self, seconds: float) -> None:
+        """Wait."""
+
+
+class RunningComponents:
+    """The processes of this machine."""
+
+    def __init__(self, pause: Callable[[float], object] = time.sleep) -> None:
+        self._pause = pause
+
+    def started(self, component: str) -> tuple[Moment, ...]:
+        """Return when each process of a component was started, the oldest first."""
+        return tuple(each.started for each in processes.here(component))
+
+    def problem(self, component: str) -> str:
+        """Return what is wrong with a component by its own endpoint; "" if each of its processes is healthy."""
+        found = processes.here(component)
+        if not found:
+            return "no process of it was seen"
+        return next(filter(None, (component_health.problem(each, _ASK) for each in found)), "")
+
+    def restart_kubelet(self) -> str:
+        """Restart the unit of the kubelet; return "", or what went wrong as the rest of a sentence."""
+        return CommandRunner().run(_RESTART, {}, _RESTART_TIMEOUT, place="the take-over")
+
+    def pause(self, seconds: float) -> None:
+        """Wait for so many seconds."""
+        self._pause(seconds)
