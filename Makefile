@@ -9,7 +9,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 SITE := $(BIN)/zensical build --strict --clean && $(BIN)/python docs/site_links.py site
 
-.PHONY: venv demo test check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-rotations soak-operators dist release lock clean
+.PHONY: venv demo test check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-keys soak-rotations soak-operators dist release lock clean
 
 venv: $(VENV)/.dev
 
@@ -151,6 +151,13 @@ soak: $(VENV)/.dev
 soak-adoption: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && PYTHONPATH=tests $(BIN)/python -m soak.adoption $$given $(SOAK)
+
+# Two hours and more on each server in turn of rotations of service-account keys on three control planes under load: an abort
+# from each state, nodes that join, leave and are killed, stolen keys, from one shared `sa.key` to own ones, and control
+# runs that must fail. SOAK="--server bao rotation control-loaded control-life" takes one server and these phases alone.
+soak-keys: $(VENV)/.dev
+	$(SETUP)/packages conformance
+	$(BUILD) && PYTHONPATH=tests $(BIN)/python -m soak.keys $$given $(SOAK)
 
 # Hours of CA rotations, aborts and an emergency in real clusters under load, on both servers in turn; the machine should
 # have nothing else to do. SOAK="--server bao etcd emergency" takes one server and these phases alone; those that begin

@@ -24,6 +24,7 @@ from vaultpki.errors import (
     SpecError,
     StateConflict,
 )
+from vaultpki.identity.nodes import NodeList, read_nodes
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision.rotation_records import other_operator, read_record, read_records
@@ -47,13 +48,25 @@ class Begun:
 
 
 def status(
-    cluster: Cluster, vault: Vault, now: datetime, pods: KubeTrust | None = None, *, strict: bool = True
+    cluster: Cluster,
+    vault: Vault,
+    now: datetime,
+    pods: KubeTrust | None = None,
+    *,
+    strict: bool = True,
+    found: NodeList | None = None,
 ) -> tuple[CaStatus, ...]:
     """Return where each CA stands; writes nothing. `pods` is what the Kubernetes cluster shows.
 
-    `strict` is as in `read_scene`.
+    `strict` and `found` are as in `read_scene`.
     """
-    return ca_status.status(read_scene(cluster, vault, now, strict=strict), pods)
+    return ca_status.status(read_scene(cluster, vault, now, strict=strict, found=found), pods)
+
+
+def read_members(cluster: Cluster, vault: Vault) -> NodeList:
+    """Return the nodes with their reports, as the server's active node has them."""
+    vault.pin_to_leader()
+    return read_nodes(cluster, vault)
 
 
 def rotate(

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from vaultpki.ca import outside_move
+from vaultpki.ca import outside_move, token_key_certificates
 from vaultpki.ca.facts import life, longest_ttl, read_operator_leaves, reload
 from vaultpki.ca.scene import Scene
-from vaultpki.certificates import rows
+from vaultpki.certificates import SERVICE_ACCOUNT, rows
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
@@ -140,6 +140,8 @@ def gate(
     found = gates.gate(step, nodes)
     if whole or not found.waiting:
         found = gates.gate(step, nodes, _operators(scene, record, to, mount))
+    if domain == SERVICE_ACCOUNT:
+        return token_key_certificates.joined(scene, record, to, mount, found)
     return serving_copy.gate(record, to, found, pods)
 
 
@@ -205,6 +207,8 @@ def _refuse_unknown(scene: Scene, record: RotationRecord, said: Confirmations, n
     aside = {each.name for each in scene.members if each.kind == "listed"}
     words = {serving_copy.WORD} if record.domain == serving_copy.DOMAIN else set()
     certificates = {row.name for row in rows(scene.cluster) if row.operator and row.ca == record.domain}
+    if record.domain == SERVICE_ACCOUNT:
+        aside |= token_key_certificates.departed(scene)
     for name in (*said.without, *said.restarted):
         if name not in nodes | words and not (name in certificates | aside and name in said.without):
             raise ArgumentError(

@@ -344,7 +344,7 @@ def _whole(graph: Graph, cols: Columns, drawing: _Drawing, left_x: float) -> Pic
     widest = max(right + around + _BORDER, label.rect.right + 22, *(label.rect.right for label in labels))
     root = Rect(root.x, root.y, widest - root.x, bottom + around + _BORDER - root.y)
     drawing.frames.insert(0, Frame(root, "", label))
-    keys, words, lowest = legend(root, known=graph.known)
+    keys, words, lowest = legend(root, [domain.ca for domain in graph.domains], known=graph.known)
     said, lowest = listed(graph.notices, root, lowest)
     return Picture(
         root.right + _EDGE,

@@ -43,11 +43,18 @@ def refuse_layout(cluster: Cluster, vault: Vault, seen: Observation) -> None:
 def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> None:
     """Raise SpecError if cluster.yaml lacks an old CA of an adoption, StateConflict if it lacks a node that takes part.
 
+    Or if it asks for service-account keys: the agents of machines would put theirs in the place of kubeadm's.
+
     In prepared nodes may leave, since nothing that a component reads has changed there. A locked one is gone for good.
     """
     record = seen.found.adopted
     if record is None or not record.active:
         return
+    if cluster.service_account_keys:
+        raise StateConflict(
+            f"{cluster.file}: service_account_keys: {cluster.name} is being taken over ({record.state.value}), and "
+            "sa.key stays kubeadm's until that is done: take this line out, and write it again then"
+        )
     refuse_missing_cas(cluster, record)
     if record.state is AdoptionState.PREPARED:
         return

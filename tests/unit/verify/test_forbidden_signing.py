@@ -10,8 +10,9 @@ import pytest
 
 from helpers.example_cluster import load
 from helpers.node import handmade_files
-from vaultpki.certificates import TABLE, rows
+from vaultpki.certificates import laid_out, rows
 from vaultpki.model import Cluster, KeyType, Node, NodeRole, Pool, Row, Subject, Usage
+from vaultpki.places import Layout
 from vaultpki.verify.forbidden_paths import Forbidden
 from vaultpki.verify.forbidden_signing import allowed, forbidden
 
@@ -80,7 +81,7 @@ def test_a_request_to_sign_is_one_that_succeeds_with_one_thing_changed(cluster: 
 def test_every_row_of_another_is_asked_for(cluster: Cluster, name: str) -> None:
     own = {each.path for each in allowed(cluster, name, holder(cluster, name), csr)}
     asked = {each.path for each in listed(cluster, name) if each.group == "rows of others"}
-    for row in TABLE:
+    for row in laid_out(Layout.DOCUMENT):
         path = f"vaultpki/prod/{row.ca}/sign/{row.name}"
         assert path in own or path in asked, path
         assert f"vaultpki/prod/{row.ca}/issue/{row.name}" in {each.path for each in listed(cluster, name)}
