@@ -323,8 +323,8 @@ def _left_side(cols: Columns, drawing: _Drawing, highs: Sequence[float], room: R
 def _whole(graph: Graph, cols: Columns, drawing: _Drawing, left_x: float) -> Picture:
     """Add the ways around, the outer border, the title and the legend."""
     boxes = [frame.rect for frame in drawing.frames] + [chip.rect for chip in drawing.chips]
-    right = max(*(rect.right for rect in boxes), *(card.rect.right + _PILE for card in drawing.cards))
-    bottom = max(*(rect.bottom for rect in boxes), *(card.rect.bottom + _PILE for card in drawing.cards))
+    right = max([*(rect.right for rect in boxes), *(card.rect.right + _PILE for card in drawing.cards)])
+    bottom = max([*(rect.bottom for rect in boxes), *(card.rect.bottom + _PILE for card in drawing.cards)])
     for index, arrow in enumerate(cols.detours, 1):
         begin, end = drawing.begins[arrow.pair.name], drawing.ends[arrow.pair.name]
         x = right + _TRACK * index

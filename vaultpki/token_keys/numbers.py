@@ -52,5 +52,5 @@ def key_numbers(
         elif name in record.nodes:
             numbers[name] = record.numbers(name)
         else:
-            numbers[name] = (max(*record.numbers(name), *given),)
+            numbers[name] = (max([*record.numbers(name), *given]),)
     return {name: found for name, found in numbers.items() if found != (1,)}
