@@ -60,6 +60,21 @@ class KeyOperator:
         assert found is not None
         return found.state
 
+    def restart_managers(self, act: str) -> None:
+        """Restart the controller managers once every API server signs with the key of this state.
+
+        They keep tokens of an hour, so who states that tokens live shorter restarts them, as the page says.
+        """
+
+        def signing() -> bool:
+            self.operator.ca(act, expect=(0, 1, 3))
+            found = own_keys.record(self.kubernetes)
+            return found is not None and found.waits_for_tokens
+
+        wait_for(signing, STEP_SECONDS, lambda: "API servers do not sign with the keys of this state", pause=3)
+        for node in self.kubernetes.having(NodeRole.CONTROL_PLANE):
+            self.kubernetes.restart("kube-controller-manager", node.name)
+
     def settle(self, goal: KeyState, act: str = "continue", *words: str) -> None:
         """Take steps until the keys are in this state."""
         looks = ("--kubeconfig", self.kubernetes.admin)
@@ -106,12 +121,14 @@ def rotated(cluster: Kubernetes) -> Iterator[KeyOperator]:
             operator.ca("rotate", SERVICE_ACCOUNT_KEYS)
             made.settle(KeyState.SWITCHED)
             made.settle(KeyState.RETURNING, "abort")
+            made.restart_managers("abort")
             stated = ("--token-life", f"{STATED}s", "--yes", "--without", "legacy-tokens")
             made.settle(KeyState.STEADY, "abort", *stated)
             operator.ca("rotate", SERVICE_ACCOUNT_KEYS)
             made.settle(KeyState.SWITCHED)
             waiting = operator.waiting("continue", "--kubeconfig", cluster.admin)
             assert "legacy-tokens" in waiting and "default/legacy" in waiting["legacy-tokens"], waiting
+            made.restart_managers("continue")
             tokens.kept.clear()
             made.settle(KeyState.RETIRED, "continue", *stated)
             made.settle(KeyState.DONE)
