@@ -27,6 +27,7 @@ from vaultpki.token_keys import course, gates
 
 REFUSED = ("401 for a token that 198.51.100.11 issued",)
 CONTROL = Control("life: a rule", "K1: node 1 refuses tokens")
+_TIMES = {"requestReceived": "0776", "stage": "1008"}
 EVERY = {one.title: one for one in tries()}
 
 
@@ -96,8 +97,10 @@ def test_a_private_key_on_two_machines_is_found_whatever_its_file(tmp_path: Path
 
 
 def test_the_audit_log_has_who_was_refused_from_now_on_but_for_the_loads_tokens(tmp_path: Path) -> None:
-    def event(code: int, client: str) -> str:
+    def event(code: int, client: str, second: int = 20) -> str:
         said = {"verb": "get", "requestURI": "/api", "userAgent": client, "responseStatus": {"code": code}}
+        times = {f"{which}Timestamp": f"2026-11-29T16:40:{second}.57{end}Z" for which, end in _TIMES.items()}
+        said |= times
         return json.dumps(said, separators=(",", ":")) + "\n"
 
     folder = tmp_path / "cp-1"
@@ -105,7 +108,14 @@ def test_the_audit_log_has_who_was_refused_from_now_on_but_for_the_loads_tokens(
     log = folder / "audit.log"
     log.write_text(event(401, "before"))
     audit = Audit([folder, tmp_path / "cp-2"])
+    gone = (
+        'E1129 16:40:18.570916 1 authentication.go:76] "Unable to authenticate the request" err="[context canceled]"\n'
+    )
+    (folder / "kube-apiserver.log").write_text(
+        gone + gone.replace("context canceled", "invalid").replace(":18.", ":20.")
+    )
     with log.open("a") as file:
+        file.write(event(401, "has gone", 18))
         file.write(event(200, "kubelet") + event(401, "kubelet") + event(401, AGENT) + event(401, "cut off")[:-1])
     assert [*audit.unauthorized()] == ["401 from cp-1 for get /api of kubelet"]
 
