@@ -159,10 +159,12 @@ class Given:
 
     # The operator of vaultpki
 
-    def adopt(self, *words: str, expect: Sequence[int] = (0, 3), quick: int = QUICK) -> dict[str, Any]:
+    def adopt(
+        self, *words: str, expect: Sequence[int] = (0, 3), quick: int = QUICK, timeout: float = 600
+    ) -> dict[str, Any]:
         """An `adopt` command with the printed policy, from where people are; what `--json` prints.
 
-        Gates wait for `quick` seconds in place of several minutes.
+        Gates wait for `quick` seconds in place of several minutes. After `timeout` seconds it is killed.
         """
         env = environment(self.made.cluster.environment("adopter")) | {"HOME": str(self.folder)}
         outside = self.made.kubernetes.outside.holder.pid
@@ -177,7 +179,7 @@ class Given:
             capture_output=True,
             text=True,
             check=False,
-            timeout=600,
+            timeout=timeout,
         )
         self.said.append(f"$ adopt {' '.join(words)} -> {ran.returncode}\n{ran.stderr}{ran.stdout[-3000:]}")
         assert ran.returncode in expect, self.said[-1]
