@@ -37,22 +37,32 @@ ca: {also_trust: {kubernetes: [old.crt], etcd: [old-etcd.crt], front-proxy: [old
 """
 
 
+MEMBER = "- {name: etcd-1, roles: [etcd], addresses: [198.51.100.21]}\n"
+
+
 class EnrolledMachine:
-    """A control plane of kubeadm's that has joined a cluster that was applied on a server."""
+    """A control plane of kubeadm's, or another machine, that has joined a cluster that was applied on a server."""
 
     def __init__(
-        self, clusters: ClusterFactory, folder: Path, monkeypatch: pytest.MonkeyPatch, days: int = 365
+        self,
+        clusters: ClusterFactory,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        days: int = 365,
+        name: str = "cp-1",
     ) -> None:
-        self.machine = TakenOverMachine(folder / "machine", days=days)
+        self.name = name
+        self.machine = TakenOverMachine(folder / "machine", name, days=days)
         self.imported: tuple[str, ...] = ()
         old = self.machine.old
         files = {"old.crt": "kubernetes", "old-etcd.crt": "etcd", "old-front.crt": "front-proxy"}
-        self.cluster: AppliedCluster = clusters.applied(NODES, {name: old[ca].pem for name, ca in files.items()})
+        nodes = NODES if name == "cp-1" else NODES.replace("ca: {", MEMBER + "ca: {")
+        self.cluster: AppliedCluster = clusters.applied(nodes, {name: old[ca].pem for name, ca in files.items()})
         self.file = folder / "agent/agent.yaml"
         self.file.parent.mkdir(mode=0o700)
         self.fresh = self.machine.snapshot()
         self.revision = 0
-        self.join_file = Enroller(self.cluster, self.cluster.token()).join_file("cp-1", folder / "join.json")
+        self.join_file = Enroller(self.cluster, self.cluster.token()).join_file(name, folder / "join.json")
         monkeypatch.setattr("vaultpki.takeover.processes.RunningComponents", lambda: self.machine.processes)
 
     def join(self, *, expect: int = 0) -> Ran:
@@ -104,7 +114,7 @@ class EnrolledMachine:
 
     def report(self) -> AdoptionReport:
         self.passes()
-        read = node_report.read(self.cluster.read(self.cluster.report_path("cp-1"))["data"])
+        read = node_report.read(self.cluster.read(self.cluster.report_path(self.name))["data"])
         assert read is not None and read.adoption is not None
         return read.adoption
 
@@ -112,6 +122,24 @@ class EnrolledMachine:
 @pytest.fixture
 def enrolled(clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EnrolledMachine:
     return EnrolledMachine(clusters, tmp_path, monkeypatch)
+
+
+def test_a_machine_of_etcd_alone_has_no_kubelet(
+    clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrolled = EnrolledMachine(clusters, tmp_path, monkeypatch, name="etcd-1")
+    kubelet = Path(enrolled.machine.where.kubelet)
+    assert not kubelet.exists()
+    enrolled.join()
+    for state in (S.PREPARED, S.PUBLISHED, S.SWITCHED):
+        enrolled.go(state)
+    assert enrolled.report().leaves is Held.NEW
+    for state in (S.RETURNING, S.PREPARED):
+        enrolled.go(state)
+    enrolled.record(None)
+    enrolled.passes()
+    assert vaultpki("adopt", "node", "-c", enrolled.file).returncode == 0
+    assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh and not kubelet.exists()
 
 
 def kubeadms(snapshot: dict[str, Any]) -> dict[str, Any]:
