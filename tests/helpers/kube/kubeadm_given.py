@@ -312,11 +312,13 @@ class Given:
 
     def give_up(self) -> None:
         """Give each machine its turn after the way back, until the record is deleted, and lead all of them home."""
-        for _ in range(2 * len(self.nodes)):
-            over = self.adopt("abort", "--yes")["over"]
+        words: tuple[str, ...] = ()
+        for _ in range(2 * len(self.nodes) + 2):
+            found = self.adopt("abort", "--yes", *words)
             self.settle()
-            if over:
+            if found["over"]:
                 return
+            words = self.restart_members({each["node"]: each["reason"] for each in found["waiting_for"]})
         raise AssertionError("\n".join(self.said[-6:]))
 
     def leave(self, name: str) -> None:
