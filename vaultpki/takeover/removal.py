@@ -53,8 +53,11 @@ def prepared_files(run: TakeOver) -> Iterator[str]:
 
 def remove_prepared(run: TakeOver) -> None:
     """Remove it, and the journal."""
-    # First, since a journal that names copies which are gone says that they are lost.
-    run.journal.save(kept={}, written={}, copied={}, prepared={}, reached=None, asked=None)
+    # First, since a journal that names copies which are gone says that they are lost. What was asked stays in it, and
+    # its file goes last: by that the next run of a machine without a record finishes this.
+    run.journal.save(kept={}, written={}, copied={}, prepared={}, reached=None, asked=AdoptionState.PREPARED)
     exchange.remove(run.where.aside)
     exchange.remove(run.where.kubelet_aside)
+    for path in _copies(run):
+        exchange.remove(path)
     run.journal.remove()
