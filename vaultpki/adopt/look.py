@@ -259,15 +259,20 @@ def _with_evidence(
 ) -> AdoptedMachine:
     static = [pod for pod in found.whole.static if pod.node == machine.name]
     managers = [pod for pod in static if pod.component == "kube-controller-manager"]
-    kubelet = found.whole.live.kubelets.get(machine.name, {}).get("rotateCertificates")
+    shown = found.whole.live.kubelets.get(machine.name, {})
+    kubelet = shown.get("rotateCertificates")
     report = agent.report if agent is not None else None
     told = report.adoption if report is not None else None
     later = None
     signs = any(obstacles.signing_files(pod.flags) for pod in managers) if managers else None
-    # kubeadm's kubelet renews its own certificate: this is none of ours, whatever an agent of its name has elsewhere.
-    ours = kubelet is not True
-    if report is not None and told is None and record is not None and ours:
+    unknown = ""
+    if report is not None and told is None and record is not None:
         later = joined_later(report, record, sides, signs=signs)
+        if later is not None and machine.kubelet and not shown:
+            unknown = found.whole.unread.get(f"kubelet of {machine.name}", "it shows no configuration")
+        # kubeadm's kubelet renews its own certificate: this is none of ours, whatever an agent of its name has
+        # elsewhere. What is false is left out (kubelet.config.k8s.io/v1beta1, omitempty).
+        later = later if kubelet is not True and not unknown else None
     return replace(
         machine,
         enrolled=agent is not None,
@@ -277,6 +282,7 @@ def _with_evidence(
         time=report.time if report is not None else None,
         signs=signs,
         rotates=kubelet if isinstance(kubelet, bool) else None,
+        unknown=unknown,
         started={pod.component: pod.started for pod in static if pod.started is not None},
         stopped=tuple(pod.component for pod in static if pod.started is None),
         served=tuple(
