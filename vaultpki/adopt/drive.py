@@ -24,8 +24,9 @@ from vaultpki.kubeadm.configuration import KubeadmFolders
 from vaultpki.layout import DIRECTORY
 from vaultpki.model import NodeRole
 from vaultpki.places import Layout
+from vaultpki.provision.refused_changes import adopted_domains
 from vaultpki.provision.rotation_records import existing
-from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.redact import first_few
 from vaultpki.rotation import adoption_reasons as reasons
@@ -175,7 +176,7 @@ def _refuse_other_cas(look: AdoptionLook) -> None:
     """Raise StateConflict unless cluster.yaml names exactly the CAs that the cluster has."""
     cluster, old = look.cluster, look.sides.old
     etcd = any(NodeRole.ETCD in node.roles for node in cluster.nodes)
-    lacking = [domain for domain in OLD_CAS if domain not in old and (domain != "etcd" or etcd)]
+    lacking = [domain for domain in adopted_domains(cluster) if domain not in old]
     if lacking:
         raise StateConflict(
             f"{cluster.file} names no old CA of {first_few(lacking)}: put the files of today's CAs below "

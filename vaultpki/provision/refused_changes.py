@@ -5,12 +5,12 @@ from __future__ import annotations
 from vaultpki.errors import SpecError, StateConflict
 from vaultpki.identity import nodes
 from vaultpki.identity.credentials import Identity, count
-from vaultpki.model import Cluster
+from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki import foreign_cas
 from vaultpki.places import Layout
 from vaultpki.provision.impact import named
 from vaultpki.provision.observe import Observation
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import OLD_CAS, RECORD, AdoptionRecord, AdoptionState
 from vaultpki.redact import first_few
 from vaultpki.vault import Vault
 
@@ -65,12 +65,29 @@ def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> Non
         )
 
 
+def adopted_domains(cluster: Cluster) -> tuple[str, ...]:
+    """Return the domains whose old CAs an adoption of this cluster must name: an etcd may keep its own CA."""
+    etcd = any(NodeRole.ETCD in node.roles for node in cluster.nodes)
+    etcd = etcd or any(each.ca == "etcd" for each in cluster.authority.also_trust)
+    return tuple(domain for domain in OLD_CAS if domain != "etcd" or etcd)
+
+
 def refuse_missing_cas(cluster: Cluster, record: AdoptionRecord) -> None:
     """Raise SpecError if cluster.yaml lacks an old CA that the record of an active adoption names.
 
-    Nodes would stop trusting it while certificates of it are in use, and none could be put back, or told apart.
+    Nodes would stop trusting it while certificates of it are in use, and none could be put back, or told apart. Raises
+    StateConflict if the record lacks the old CAs of a domain: its certificates would change before anybody trusts them.
     """
     named = foreign_cas.read(cluster) if record.active else {}
+    lacking = [domain for domain in adopted_domains(cluster) if domain not in record.old] if record.active else []
+    if lacking:
+        new = f", or if `ca.also_trust.{lacking[0]}` of {cluster.file} is new, take it out until the adoption is done"
+        raise StateConflict(
+            f"the record of the adoption of {cluster.name} ({record.state.value}) names no old CA of "
+            f"{first_few(lacking)}, which the cluster has: nothing was changed; find out who wrote it, and write the "
+            f"last right one back (`bao kv rollback -mount={cluster.mount('config')} -version=N {RECORD}`)"
+            f"{new if lacking[0] in named else ''}"
+        )
     for domain, hashes in record.old.items() if record.active else ():
         missing = set(hashes) - {each.fingerprint for each in named.get(domain, ())}
         if missing:

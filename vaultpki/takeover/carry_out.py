@@ -11,7 +11,7 @@ from vaultpki.errors import Attention, Busy, StateConflict, VaultpkiError
 from vaultpki.model import AgentConfig
 from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
-from vaultpki.records.adoption import NAME, AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import NAME, OLD_CAS, AdoptionRecord, AdoptionState
 from vaultpki.rotation.adoption_states import command_to
 from vaultpki.takeover import asked, csr_signer, folders, journal, plain_files, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
@@ -77,9 +77,17 @@ def prepare(
 def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> None:
     """Raise StateConflict for a record about other old CAs than those that the owner of this machine lets in.
 
-    By such a record a bundle would be made without the CA whose certificates are in use. After the end the owner may
-    have taken them out.
+    By such a record a bundle would be made without the CA whose certificates are in use. One that leaves a domain out
+    would have nodes show its new certificates before anybody trusts them. After the end the owner may have taken them
+    out.
     """
+    if record is not None and record.active:
+        lacking = [ca for ca in OLD_CAS if ca in config.also_trust and ca not in record.old]
+        if lacking:
+            raise StateConflict(
+                f"the record of the adoption names no old CA of {lacking[0]}, and also_trust of {config.file} has one: "
+                "nothing was changed; find out who wrote the record, and write the right one back"
+            )
     for ca, hashes in record.old.items() if record is not None and record.active else ():
         other = set(hashes).difference(config.also_trust.get(ca, ()))
         if other:

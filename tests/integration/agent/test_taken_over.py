@@ -53,7 +53,7 @@ class EnrolledMachine:
         self.fresh = self.machine.snapshot()
         self.revision = 0
         self.join_file = Enroller(self.cluster, self.cluster.token()).join_file("cp-1", folder / "join.json")
-        monkeypatch.setattr("vaultpki.takeover.processes.RunningComponents", lambda: self.machine.processes)
+        monkeypatch.setattr("vaultpki.takeover.processes.RunningComponents", lambda **options: self.machine.processes)
 
     def join(self, *, expect: int = 0) -> Ran:
         where = self.machine.where
