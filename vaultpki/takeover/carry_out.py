@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from vaultpki.errors import Attention, Busy, StateConflict, VaultpkiError
@@ -13,7 +13,7 @@ from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption import NAME, OLD_CAS, AdoptionRecord, AdoptionState
 from vaultpki.rotation.adoption_states import command_to
-from vaultpki.takeover import asked, csr_signer, folders, journal, plain_files, steps, unfit
+from vaultpki.takeover import asked, csr_signer, folders, journal, plain_files, removal, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.asked import AskedOfMachine
 from vaultpki.takeover.context import TakeOver
@@ -115,6 +115,14 @@ def asked_of(config: AgentConfig, wanted: Assignment, highest: int | None = None
     return asked.asked(wanted, known, highest, machine.kind(), trusts_both=both)
 
 
+def ended_cas(config: AgentConfig) -> Mapping[str, tuple[str, ...]]:
+    """Return the SHA-256 of old CAs by domain that this machine never trusts again, whatever the record says.
+
+    Its adoption is done with them: their keys are deleted here, or lie where nobody looks after them.
+    """
+    return JournalFile(config.state).value.ended if config.taken_over is not None else {}
+
+
 def way_home(config: AgentConfig) -> tuple[Arrangement, ...]:
     """Return what the machine of an agent.yaml is led through, one after the other, until it is as kubeadm left it."""
     return asked.way_home(JournalFile(config.state).value)
@@ -214,8 +222,8 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
         restarts += bool(step.restarts)
         if most is not None and restarts >= most:
             return True
-    if not run.target.home and run.journal.value.reached is not run.target.state:
-        run.journal.save(reached=run.target.state)
+    if not run.target.home:
+        run.journal.save(reached=run.target.state, ended=removal.ended(run))
     return done
 
 

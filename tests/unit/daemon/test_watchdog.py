@@ -13,7 +13,7 @@ import pytest
 
 from helpers.example_agent import agent_config
 from helpers.kube.taken_over_machine import TakenOverMachine
-from vaultpki.agent import taken_over
+from vaultpki.agent import run, taken_over
 from vaultpki.agent.context import Outcome, PassOptions
 from vaultpki.daemon import loop
 from vaultpki.errors import StateConflict
@@ -67,7 +67,7 @@ def _stay(path: Path, *, shows_life: bool) -> None:
         time.sleep(60)
         raise StateConflict("it has ended")
 
-    vars(loop.run)["run"] = passes
+    vars(run)["run"] = passes
     vars(loop)["_LONGEST_PASS"] = LONGEST
     os.environ |= {"NOTIFY_SOCKET": str(path / "notify"), "WATCHDOG_USEC": "100000"}
     config = agent_config(directory=str(path / "pki"), state=str(path / "state"))
