@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from vaultpki.adopt import inventory, obstacles
+from vaultpki.adopt import inventory
 from vaultpki.adopt.found import CONTROL_PLANE, ClusterInventory, EtcdMember
 from vaultpki.ca import imported
 from vaultpki.ca.facts import read_above, read_root
@@ -21,6 +21,7 @@ from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import Member, members
 from vaultpki.kube import api
 from vaultpki.kube.cluster import Copied
+from vaultpki.kube.flags import signing_files
 from vaultpki.kube.kubeconfig import KubeAccess
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.live.trust import readable_certificates
@@ -264,7 +265,7 @@ def _with_evidence(
     report = agent.report if agent is not None else None
     told = report.adoption if report is not None else None
     later = None
-    signs = any(obstacles.signing_files(pod.flags) for pod in managers) if managers else None
+    signs = any(signing_files(pod.flags, "cert") for pod in managers) if managers else None
     unknown = ""
     if report is not None and told is None and record is not None:
         later = joined_later(report, record, sides, signs=signs)
