@@ -196,13 +196,13 @@ def test_it_follows_the_record_to_the_end(enrolled: EnrolledMachine) -> None:
         assert (report.signer, report.rotates, report.keys) == (signer, rotates, keys), state
     # No record brings an old CA back, while agent.yaml still has its SHA-256.
     place, old = enrolled.machine.where.directory, {each.pem for each in enrolled.machine.old.values()}
-    for state in (S.RETRUSTING, S.PUBLISHED, None):
-        enrolled.record(state)
+    for shown_then in (S.RETRUSTING, S.PUBLISHED, None):
+        enrolled.record(shown_then)
         run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False))
         held = {
             facts.pem for name in ("ca.crt", "etcd/ca.crt", "front-proxy-ca.crt") for facts in certificates(place, name)
         }
-        assert held and not held & old, state
+        assert held and not held & old, shown_then
     # It is an agent's node like any other then: its pairs are renewed in place.
     before = Path(enrolled.machine.where.directory, "apiserver.crt").read_bytes()
     made = run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False, force=frozenset({"kube-apiserver"})))
