@@ -23,6 +23,7 @@ from vaultpki.certificates import ca_subject
 from vaultpki.config.agent import load_agent
 from vaultpki.node import assignment
 from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts
 from vaultpki.records import adoption, node_report
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
@@ -63,7 +64,7 @@ class EnrolledMachine:
         self.fresh = self.machine.snapshot()
         self.revision = 0
         self.join_file = Enroller(self.cluster, self.cluster.token()).join_file(name, folder / "join.json")
-        monkeypatch.setattr("vaultpki.takeover.processes.RunningComponents", lambda: self.machine.processes)
+        monkeypatch.setattr("vaultpki.takeover.processes.RunningComponents", lambda **options: self.machine.processes)
 
     def join(self, *, expect: int = 0) -> Ran:
         where = self.machine.where
@@ -142,6 +143,10 @@ def test_a_machine_of_etcd_alone_has_no_kubelet(
     assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh and not kubelet.exists()
 
 
+def certificates(folder: str, name: str) -> tuple[Facts, ...]:
+    return x509.read_certificates(Path(folder, name).read_bytes())
+
+
 def kubeadms(snapshot: dict[str, Any]) -> dict[str, Any]:
     return {name: each for name, each in snapshot.items() if "/vaultpki" not in name}
 
@@ -217,6 +222,15 @@ def test_it_follows_the_record_to_the_end(enrolled: EnrolledMachine) -> None:
         assert (report.trust, report.memory) == (trust, trust), state
         assert (report.leaves, report.shown) == (leaves, leaves), state
         assert (report.signer, report.rotates, report.keys) == (signer, rotates, keys), state
+    # No record brings an old CA back, while agent.yaml still has its SHA-256.
+    place, old = enrolled.machine.where.directory, {each.pem for each in enrolled.machine.old.values()}
+    for shown_then in (S.RETRUSTING, S.PUBLISHED, None):
+        enrolled.record(shown_then)
+        run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False))
+        held = {
+            facts.pem for name in ("ca.crt", "etcd/ca.crt", "front-proxy-ca.crt") for facts in certificates(place, name)
+        }
+        assert held and not held & old, shown_then
     # It is an agent's node like any other then: its pairs are renewed in place.
     before = Path(enrolled.machine.where.directory, "apiserver.crt").read_bytes()
     made = run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False, force=frozenset({"kube-apiserver"})))
