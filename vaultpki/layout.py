@@ -6,7 +6,7 @@ import ipaddress
 import posixpath
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from vaultpki.certificates import ISSUING_CAS, bundle, chain_bundle, laid_out
 from vaultpki.model import Certificate, Cluster, Node, NodeRole, Row
@@ -65,8 +65,24 @@ PLAIN_KUBECONFIGS: Final = tuple(
 )
 """The kubeconfigs of a node that are plain files in kubeadm's layout."""
 
-CA_KEYS: Final = ((PKI, "ca.key"), (PKI, "front-proxy-ca.key"), (ETCD, "ca.key"))
-"""The keys of kubeadm's own CAs, by folder (kubernetes cmd/kubeadm/app/constants/constants.go)."""
+
+class OldCaFiles(NamedTuple):
+    """The folder of a CA of kubeadm's own, and the names of its certificate and its key there."""
+
+    folder: str
+    crt: str
+    key: str
+
+
+OLD_CA_FILES: Final = {
+    "kubernetes": OldCaFiles(PKI, "ca.crt", "ca.key"),
+    "front-proxy": OldCaFiles(PKI, "front-proxy-ca.crt", "front-proxy-ca.key"),
+    "etcd": OldCaFiles(ETCD, "ca.crt", "ca.key"),
+}
+"""The files of kubeadm's own CAs, by domain (kubernetes cmd/kubeadm/app/constants/constants.go)."""
+
+CA_KEYS: Final = tuple((each.folder, each.key) for each in OLD_CA_FILES.values())
+"""The keys of kubeadm's own CAs, by folder."""
 
 
 def trust_bundles(

@@ -10,6 +10,7 @@ from vaultpki.adopt import kubelets, obstacles, starts
 from vaultpki.adopt.catalogue import Obstacle
 from vaultpki.adopt.draft import ClusterDraft, further
 from vaultpki.adopt.found import ClusterInventory, InUse
+from vaultpki.kube.flags import signing_files
 from vaultpki.kubernetes_versions import tagged
 from vaultpki.live.trust import readable_certificates
 from vaultpki.pki.facts import Facts, serial_text
@@ -64,7 +65,7 @@ def document(
             {
                 "node": pod.node,
                 "leads": found.whole.leaders.get(pod.component) == pod.node,
-                "files": obstacles.signing_files(pod.flags),
+                "files": signing_files(pod.flags, "cert"),
             }
             for pod in found.static
             if pod.component == "kube-controller-manager"

@@ -24,8 +24,9 @@ from vaultpki.kubeadm.configuration import KubeadmFolders
 from vaultpki.layout import DIRECTORY
 from vaultpki.model import NodeRole
 from vaultpki.places import Layout
+from vaultpki.provision.refused_changes import adopted_domains
 from vaultpki.provision.rotation_records import existing
-from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.redact import first_few
 from vaultpki.rotation import adoption_reasons as reasons
@@ -54,12 +55,14 @@ class Ask(Protocol):
 class AdoptionWords:
     """What an operator says with a command: words that are confirmed, and machines that were restarted by hand.
 
-    `keep` says where the keys of the old CAs are kept at the end; empty lets nodes delete theirs.
+    `keep` says where the keys of the old CAs are kept at the end; empty lets nodes delete theirs. `onward` is whether
+    the command goes on to the end, and says the same at each step.
     """
 
     confirmed: tuple[str, ...] = ()
     restarted: tuple[str, ...] = ()
     keep: str = ""
+    onward: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
     """
     look = _with_record(look_again())
     gates.refuse_set_back(look.record, look.seen)
+    _refuse_early(look.record, said)
     if back and look.record.state is _S.DONE:
         raise StateConflict(
             f"the adoption of {look.cluster.name} is done, and there is no way back; `vaultpki adopt status -f "
@@ -148,10 +152,9 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
     if not found.open(look.now):
         look = _with_turn(look, found.turn)
         return AdoptionOutcome(look, to, found)
-    if to is _S.DONE and not ask("The last step: after it there is no way back", _final(look, said)):
+    if to is _S.DONE and not ask("The last step: after it there is no way back", _final(look)):
         return AdoptionOutcome(look, to, found, refused=True)
-    kept = {"kept": said.keep} if to is _S.DONE and said.keep else {}
-    look.writing(look.record.moved(to, look.now, **kept))
+    look.writing(look.record.moved(to, look.now))
     look, refused = _settle(_with_record(look_again()), look_again, ask)
     return replace(_standing(look, back=back), moved=True, refused=refused)
 
@@ -180,7 +183,7 @@ def _refuse_other_cas(look: AdoptionLook) -> None:
     """Raise StateConflict unless cluster.yaml names exactly the CAs that the cluster has."""
     cluster, old = look.cluster, look.sides.old
     etcd = any(NodeRole.ETCD in node.roles for node in cluster.nodes)
-    lacking = [domain for domain in OLD_CAS if domain not in old and (domain != "etcd" or etcd)]
+    lacking = [domain for domain in adopted_domains(cluster) if domain not in old]
     if lacking:
         raise StateConflict(
             f"{cluster.file} names no old CA of {first_few(lacking)}: put the files of today's CAs below "
@@ -297,9 +300,26 @@ def _confirmed(look: AdoptionLook, step: AdoptionStep, said: AdoptionWords) -> A
     record = look.record
     confirmed = tuple(sorted({*record.confirmed, *said.confirmed}))
     restarted = tuple(sorted({*record.restarted, *said.restarted}))
-    if (confirmed, restarted) == (record.confirmed, record.restarted):
+    # Where the keys are kept is noted before the gate opens too: whoever takes the last step need not say it again.
+    kept = said.keep if said.keep and step.to is _S.DONE else record.kept
+    if (confirmed, restarted, kept) == (record.confirmed, record.restarted, record.kept):
         return look
-    return look.writing(record.changed(confirmed=confirmed, restarted=restarted))
+    return look.writing(record.changed(confirmed=confirmed, restarted=restarted, kept=kept))
+
+
+def _refuse_early(record: AdoptionRecord, said: AdoptionWords) -> None:
+    """Raise StateConflict where nobody would note in which place the old keys are kept."""
+    if not said.keep or record.state is _S.RETIRED:
+        return
+    if record.state is not _S.DONE:
+        if not said.onward:
+            raise StateConflict(
+                f"--keep-keys belongs to the last step, and the adoption is {record.state.value}: leave it out now, "
+                "and pass it in retired, or with --wait, which goes on to that step"
+            )
+    elif said.keep != record.kept:
+        noted = f"are kept, as was said then: {record.kept}" if record.kept else "are deleted"
+        raise StateConflict(f"the adoption is done, and --keep-keys comes too late: the keys of the old CAs {noted}")
 
 
 def _with_turn(look: AdoptionLook, turn: str) -> AdoptionLook:
@@ -336,12 +356,12 @@ def _rest_gate(look: AdoptionLook) -> Gate:
     return Gate(tuple(waiting), opens=None if waiting else record.since, turn=gates.turn(record, look.seen.machines))
 
 
-def _final(look: AdoptionLook, said: AdoptionWords) -> list[str]:
+def _final(look: AdoptionLook) -> list[str]:
     """Return what the last step ends, as sentences."""
     holders = [each.name for each in look.seen.machines if each.report and each.report.keys is not OldKeys.NONE]
     keys = (
-        f"keep the keys of the old CAs ({said.keep}): whoever has them can make certificates for the old trust"
-        if said.keep
+        f"keep the keys of the old CAs ({look.record.kept}): whoever has them can make certificates for the old trust"
+        if look.record.kept
         else f"delete the keys of the old CAs and the old pairs on {first_few(holders) or 'every machine'}"
     )
     former = first_few([*look.imported])

@@ -10,6 +10,7 @@ from typing import Any, Final
 from vaultpki import certificates
 from vaultpki.adopt.draft import called_at
 from vaultpki.adopt.found import ClusterInventory, InUse
+from vaultpki.kube.flags import signing_files
 from vaultpki.kube.objects import mapping
 from vaultpki.model import Cluster
 from vaultpki.values import hosts
@@ -60,11 +61,7 @@ def asks_for_serving(found: ClusterInventory, node: str) -> bool:
 def problems(found: ClusterInventory, draft: Cluster | None) -> Iterator[tuple[str, str]]:
     """Yield the node and the rest of a sentence about each kubelet that would be locked out."""
     managers = [pod for pod in found.static if pod.component == "kube-controller-manager"]
-    signs = not managers or any(
-        name.startswith("cluster-signing-") and name.endswith("cert-file") and value
-        for pod in managers
-        for name, value in pod.flags.items()
-    )
+    signs = not managers or any(signing_files(pod.flags, "cert") for pod in managers)
     bundle = f"{found.directory}/ca.crt"
     for each in seen(found):
         # What kubeadm gives to those that join says nothing of one that has joined long ago.

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from vaultpki.adopt import inventory, obstacles
+from vaultpki.adopt import inventory
 from vaultpki.adopt.found import CONTROL_PLANE, ClusterInventory, EtcdMember
 from vaultpki.ca import imported
 from vaultpki.ca.facts import read_above, read_root
@@ -21,6 +21,7 @@ from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import Member, members
 from vaultpki.kube import api
 from vaultpki.kube.cluster import Copied
+from vaultpki.kube.flags import signing_files
 from vaultpki.kube.kubeconfig import KubeAccess
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.live.trust import readable_certificates
@@ -259,15 +260,20 @@ def _with_evidence(
 ) -> AdoptedMachine:
     static = [pod for pod in found.whole.static if pod.node == machine.name]
     managers = [pod for pod in static if pod.component == "kube-controller-manager"]
-    kubelet = found.whole.live.kubelets.get(machine.name, {}).get("rotateCertificates")
+    shown = found.whole.live.kubelets.get(machine.name, {})
+    kubelet = shown.get("rotateCertificates")
     report = agent.report if agent is not None else None
     told = report.adoption if report is not None else None
     later = None
-    signs = any(obstacles.signing_files(pod.flags) for pod in managers) if managers else None
-    # kubeadm's kubelet renews its own certificate: this is none of ours, whatever an agent of its name has elsewhere.
-    ours = kubelet is not True
-    if report is not None and told is None and record is not None and ours:
+    signs = any(signing_files(pod.flags, "cert") for pod in managers) if managers else None
+    unknown = ""
+    if report is not None and told is None and record is not None:
         later = joined_later(report, record, sides, signs=signs)
+        if later is not None and machine.kubelet and not shown:
+            unknown = found.whole.unread.get(f"kubelet of {machine.name}", "it shows no configuration")
+        # kubeadm's kubelet renews its own certificate: this is none of ours, whatever an agent of its name has
+        # elsewhere. What is false is left out (kubelet.config.k8s.io/v1beta1, omitempty).
+        later = later if kubelet is not True and not unknown else None
     return replace(
         machine,
         enrolled=agent is not None,
@@ -277,6 +283,7 @@ def _with_evidence(
         time=report.time if report is not None else None,
         signs=signs,
         rotates=kubelet if isinstance(kubelet, bool) else None,
+        unknown=unknown,
         started={pod.component: pod.started for pod in static if pod.started is not None},
         stopped=tuple(pod.component for pod in static if pod.started is None),
         served=tuple(

@@ -16,11 +16,11 @@ from vaultpki.host.static_pod import MANIFEST_FOLDER
 from vaultpki.kube import details, kubeconfig
 from vaultpki.kube.details import StaticPod
 from vaultpki.kube.flags import COMPONENTS
-from vaultpki.layout import CA_KEYS, DIRECTORY
+from vaultpki.layout import CA_KEYS, DIRECTORY, OLD_CA_FILES
 from vaultpki.live.trust import readable_certificates
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
-from vaultpki.places import ETCD, KUBECONFIGS, KUBELET, PKI, inner_folders
+from vaultpki.places import KUBECONFIGS, KUBELET, PKI, inner_folders
 from vaultpki.values import input_file, yaml_tree
 
 KUBERNETES: Final = "/etc/kubernetes"
@@ -33,7 +33,6 @@ _MOST_FILES: Final = 200
 # The kubelet's own names for its pairs (client-go util/certificate/certificate_store.go).
 _KUBELETS_OWN: Final = {"kubelet-client": "kubelet-client-current.pem", "kubelet": "kubelet-server-current.pem"}
 _SELF_SIGNED: Final = "kubelet.crt"
-_CA_FILES: Final = {"kubernetes": (PKI, "ca.crt"), "front-proxy": (PKI, "front-proxy-ca.crt"), "etcd": (ETCD, "ca.crt")}
 # The flags of kube-apiserver that name the same files.
 _CA_FLAGS: Final = {
     "kubernetes": "client-ca-file",
@@ -89,8 +88,8 @@ def _node(leaves: tuple[tuple[str, str, Facts], ...], static: tuple[StaticPod, .
 
 def _ca_paths(folder: str, flags: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     folders = {PKI: folder, **inner_folders(folder)}
-    for ca, (where, name) in _CA_FILES.items():
-        yield ca, flags.get(_CA_FLAGS[ca]) or f"{folders[where]}/{name}"
+    for ca, each in OLD_CA_FILES.items():
+        yield ca, flags.get(_CA_FLAGS[ca]) or f"{folders[each.folder]}/{each.crt}"
 
 
 def _key_paths(folder: str) -> Iterator[str]:

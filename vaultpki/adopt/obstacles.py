@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Final
 
@@ -14,6 +14,7 @@ from vaultpki.adopt.draft import SERVERS, ClusterDraft, LeftOut, counted
 from vaultpki.adopt.found import CONTROL_PLANE, ROWS, ClusterInventory, InUse
 from vaultpki.findings.catalogue import Severity
 from vaultpki.kube.cluster import CaCopy, Copied
+from vaultpki.kube.flags import signing_files
 from vaultpki.kubernetes_versions import KUBEADM_FIRST, TRIED, minor, tagged
 from vaultpki.live.trust import readable_certificates
 from vaultpki.model import Node
@@ -27,8 +28,6 @@ _STUCK: Final = timedelta(minutes=5)
 _OURS: Final = re.compile(r"[a-z0-9-]+ (?:kubernetes|front-proxy|etcd|kubelet) CA(?: [0-9]+)?")
 _SOON: Final = timedelta(days=180)
 _NAMED: Final = 5
-SIGNING: Final = "cluster-signing-"
-"""How the flags of the controller manager begin that name CAs for CSRs."""
 
 
 def obstacles(found: ClusterInventory, draft: ClusterDraft) -> tuple[Obstacle, ...]:
@@ -174,16 +173,10 @@ def _requests(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
             yield _one("foreign-signer", text, each.name)
     signers = [pod for pod in found.static if pod.component == "kube-controller-manager"]
     bundle = f"{found.directory}/ca.crt"
-    same = [pod.node for pod in signers if bundle in signing_files(pod.flags).values()]
+    same = [pod.node for pod in signers if bundle in signing_files(pod.flags, "cert").values()]
     if same:
         text = f"the controller manager of {first_few(same, _NAMED)} signs from {bundle}"
         yield _one("signer-of-the-bundle", text, *same)
-
-
-def signing_files(flags: Mapping[str, str]) -> dict[str, str]:
-    """Return the files of CAs with which a controller manager signs CSRs, by flag; none if it signs nothing."""
-    found = {name: value for name, value in flags.items() if name.startswith(SIGNING) and name.endswith("cert-file")}
-    return {name: value for name, value in found.items() if value}
 
 
 def _tokens(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vaultpki.adopt import kubelets, obstacles, starts
+from vaultpki.adopt import kubelets, starts
 from vaultpki.adopt.catalogue import Obstacle
 from vaultpki.adopt.draft import ClusterDraft, further
 from vaultpki.adopt.found import ClusterInventory, InUse
 from vaultpki.kube.cluster import CaCopy, Copied
+from vaultpki.kube.flags import signing_files
 from vaultpki.kube.objects import ROOT_COPY
 from vaultpki.kubernetes_versions import tagged
 from vaultpki.live.checks import days_left
@@ -222,7 +223,7 @@ def _signers(found: ClusterInventory) -> _Section:
     rows = []
     for pod in found.static:
         if pod.component == "kube-controller-manager":
-            files = obstacles.signing_files(pod.flags)
+            files = signing_files(pod.flags, "cert")
             leads = "yes" if found.whole.leaders.get(pod.component) == pod.node else "-"
             words = ", ".join(f"--{name}={value}" for name, value in files.items())
             rows.append(

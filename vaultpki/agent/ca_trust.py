@@ -46,18 +46,30 @@ def trust_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: da
 def _offered(config: AgentConfig, wanted: Assignment, state: AgentState) -> Mapping[str, tuple[str, ...]]:
     """Return the foreign CAs that are offered, without the old CAs of an adoption that has done without them.
 
-    A record that is older than one read before takes none away, nor does one that the machine does not follow.
+    A record that is older than one read before takes none away, nor does one that the machine does not follow. Whose
+    adoption was done on this machine does not come back by any record: whoever may write it could else bring a CA back
+    whose key was stolen.
     """
-    record = wanted.adoption
-    if record is None or TRUSTED[record.state] is not Side.NEW or record.revision < state.revisions.get(NAME, 0):
-        return wanted.foreign
-    if not _follows(config, wanted, state):
-        return wanted.foreign
-    gone = {ca: frozenset(record.old.get(ca, ())) for ca in wanted.foreign}
+    record, gone = wanted.adoption, dict(_ended(config))
+    stale = record is None or TRUSTED[record.state] is not Side.NEW or record.revision < state.revisions.get(NAME, 0)
+    if record is not None and not stale and _follows(config, wanted, state):
+        gone = {ca: (*gone.get(ca, ()), *record.old.get(ca, ())) for ca in wanted.foreign}
     return {
-        ca: tuple(pem for pem in pems if not gone[ca].intersection(_fingerprints([pem])))
+        ca: tuple(pem for pem in pems if set(_fingerprints([pem])).isdisjoint(gone.get(ca, ())))
         for ca, pems in wanted.foreign.items()
     }
+
+
+def _ended(config: AgentConfig) -> Mapping[str, tuple[str, ...]]:
+    if config.taken_over is None:
+        return {}
+    from vaultpki.takeover import carry_out
+
+    try:
+        return carry_out.ended_cas(config)
+    except VaultpkiError:
+        # Its steps say so.
+        return {}
 
 
 def _follows(config: AgentConfig, wanted: Assignment, state: AgentState) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -31,7 +31,8 @@ class PassOptions:
     a replacement until the old files are removed and every watcher has noticed. `wait` is how many seconds another
     process may hold the directory. `share` is the part of the poll interval for which Vault's last answer is used
     again; with 0.0 Vault is asked for everything, whatever is due. `rest` is what the pass before left of a node at
-    rest, with which one request may be enough.
+    rest, with which one request may be enough. `alive` is called again and again while the pass waits for components of
+    a machine that is taken over, which may take longer than a pass that hangs.
     """
 
     allow_http: bool = False
@@ -40,6 +41,7 @@ class PassOptions:
     wait: float = 0.0
     share: float = 1.0
     rest: AtRest | None = None
+    alive: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

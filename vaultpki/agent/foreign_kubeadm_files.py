@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from vaultpki.agent.kubeconfigs import names_pair
 from vaultpki.certificates import ca_subject, laid_out, pair_files
@@ -12,10 +11,10 @@ from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import link_of
 from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.errors import StoreError
-from vaultpki.layout import CA_KEYS, TRUST_BUNDLES
+from vaultpki.layout import CA_KEYS, OLD_CA_FILES, TRUST_BUNDLES
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.trust import named
-from vaultpki.places import ETCD, KUBECONFIGS, KUBELET, PKI, Layout
+from vaultpki.places import KUBECONFIGS, KUBELET, PKI, Layout
 from vaultpki.records.join_file import Join
 
 
@@ -74,8 +73,8 @@ def _unknown(path: str, facts: Facts) -> StoreError:
 
 def _held(paths: Mapping[str, str]) -> Iterator[tuple[str, str, tuple[Facts, ...]]]:
     """Yield domain, path and CAs of each file of kubeadm's with CAs."""
-    for ca, (folder, name) in _CAS.items():
-        path = f"{paths[folder]}/{name}"
+    for ca, each in OLD_CA_FILES.items():
+        path = f"{paths[each.folder]}/{each.crt}"
         yield ca, path, _certificates(path)
 
 
@@ -91,9 +90,6 @@ def read(path: str) -> bytes:
     folder, name = path.rpartition("/")[::2]
     with files.closing(files.open_folder(folder, create=False)) as opened, files.storage_errors(path):
         return files.read_at(name, opened)[0]
-
-
-_CAS: Final = {"kubernetes": (PKI, "ca.crt"), "etcd": (ETCD, "ca.crt"), "front-proxy": (PKI, "front-proxy-ca.crt")}
 
 
 def _ours(paths: Mapping[str, str]) -> bool:

@@ -123,7 +123,9 @@ def _kubeadms(plan: JoinPlan) -> None:
     if foreign_kubeadm_files.to_take_over(plan.join, plan.paths):
         machine = plan.machine
         exchange.exchangeable(machine.directory, f"{machine.aside}/{ASIDE_FOLDER}")
-        exchange.exchangeable(machine.kubelet, f"{machine.kubelet_aside}/{ASIDE_FOLDER}")
+        # A machine with etcd alone has none.
+        if files.exists(machine.kubelet):
+            exchange.exchangeable(machine.kubelet, f"{machine.kubelet_aside}/{ASIDE_FOLDER}")
         return
     foreign_kubeadm_files.refuse(plan.join.layout, plan.paths)
 

@@ -47,7 +47,7 @@ def run(
 
     with taken_over.entered(config, options.wait) as here:
         outcome = _pass(here, options, now, runner)
-    return taken_over.follow(config, outcome, now, allow_http=options.allow_http)
+    return taken_over.follow(config, outcome, now, options)
 
 
 def _pass(config: AgentConfig, options: PassOptions, now: float, runner: hook_runner.Runner | None) -> Outcome:

@@ -16,7 +16,7 @@ from vaultpki.redact import stamp
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vaultpki.agent.context import Outcome
+    from vaultpki.agent.context import Outcome, PassOptions
     from vaultpki.model import AgentConfig
     from vaultpki.node.assignment import Assignment
     from vaultpki.records.adoption_report import AdoptionReport
@@ -133,7 +133,7 @@ def unread(known: Assignment, error: VaultpkiError) -> str:
     )
 
 
-def follow(config: AgentConfig, outcome: Outcome, clock: float, *, allow_http: bool = False) -> Outcome:
+def follow(config: AgentConfig, outcome: Outcome, clock: float, options: PassOptions) -> Outcome:
     """Do the next step that the record asks for, if agent.yaml lets the agent do it; return what it came to.
 
     A record that is not followed is a failure.
@@ -155,8 +155,9 @@ def follow(config: AgentConfig, outcome: Outcome, clock: float, *, allow_http: b
         if asked.target is None or not config.taken_over.by_agent:
             return outcome
         tell = lambda text: events.append(Event("take-over", text))  # noqa: E731
-        sign = vault_signer.of_node(config, allow_http=allow_http)
-        run = carry_out.prepare(config, wanted, asked.target, RunningComponents(), clock=clock, tell=tell, sign=sign)
+        sign = vault_signer.of_node(config, allow_http=options.allow_http)
+        components = RunningComponents(alive=options.alive)
+        run = carry_out.prepare(config, wanted, asked.target, components, clock=clock, tell=tell, sign=sign)
         more = carry_out.carry_out(run, most=1)
     except VaultpkiError as error:
         failures = {**outcome.failures, "take-over": error}

@@ -109,7 +109,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path, as_json: bool
     "keep",
     default="",
     metavar="WHERE",
-    help="At the last step: do not delete the keys of the old CAs, and note where you keep them.",
+    help="In retired, or with --wait: the last step does not delete the keys of the old CAs, and this notes where you "
+    "keep them.",
 )
 def continue_command(
     file: Path,
@@ -136,7 +137,7 @@ def continue_command(
 
     if len(keep) > 300 or not keep.isprintable():
         raise click.UsageError("--keep-keys is a short text in one line")
-    said = AdoptionWords(confirmed, restarted, keep)
+    said = AdoptionWords(confirmed, restarted, keep, onward=wait)
     how = {"allow_http": allow_http, "yes": yes, "wait": wait, "as_json": as_json}
     return _go(file, kubeconfig, said, back=False, **how)
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from vaultpki.daemon.metrics import DaemonMetrics
     from vaultpki.node.at_rest import AtRest
 
-# A pass that takes longer hangs: systemd's watchdog may end the process.
+# A pass that takes longer without a sign of life hangs: systemd's watchdog may end the process.
 _LONGEST_PASS: Final = 600.0
 _TICK: Final = 30.0
 _LOCK_WAIT: Final = 10.0
@@ -172,7 +172,7 @@ class _Daemon:
     def _work(self) -> None:
         failed = 0
         while True:
-            self._last_sign_of_life = time.monotonic()
+            self._alive()
             pulls = self._pulls_to_follow()
             self._read_for_hooks()
             # On a machine that is taken over folders change places between two passes.
@@ -197,6 +197,9 @@ class _Daemon:
                 self._sleep(wait, readers_seen.AGAIN, functools.partial(readers_seen.changed, config, outcome.awaited))
             else:
                 self._sleep(wait)
+
+    def _alive(self) -> None:
+        self._last_sign_of_life = time.monotonic()
 
     def _pull_pause(self) -> float:
         """Return after how many seconds a look may be made that a SIGHUP asked for; 0 or less if at once."""
@@ -234,6 +237,7 @@ class _Daemon:
             wait=_LOCK_WAIT,
             share=share,
             rest=self._rest,
+            alive=self._alive,
         )
         # A pass that ends with an error leaves nothing to poll with.
         self._rest = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -295,9 +294,22 @@ def _mode_findings(where: str, modes: Sequence[str], remedy: str) -> Iterator[Fl
         yield FlagProblem("kube-apiserver", problem, remedy)
 
 
+def signing_flags(flags: Mapping[str, str], *kinds: str) -> dict[str, str]:
+    """Return the flags of a controller manager that name what CSRs are signed with: `kinds` are cert and key, or both.
+
+    There is one pair for all signers, or one for each. kubeadm without the key of its CA sets them to nothing.
+    """
+    ends = tuple(f"-{kind}-file" for kind in kinds or ("cert", "key"))
+    return {name: value for name, value in flags.items() if name.startswith("cluster-signing-") and name.endswith(ends)}
+
+
+def signing_files(flags: Mapping[str, str], *kinds: str) -> dict[str, str]:
+    """Return the files with which a controller manager signs CSRs, by flag; none if it signs nothing."""
+    return {name: value for name, value in signing_flags(flags, *kinds).items() if value}
+
+
 def _manager_checks(given: Mapping[str, str]) -> Iterator[FlagProblem]:
-    # One pair for all signers, or one for each; kubeadm with an external CA sets them to nothing.
-    signing = [f"--{name}" for name in given if re.fullmatch(r"cluster-signing-.*file", name) and given[name]]
+    signing = [f"--{name}" for name in signing_files(given)]
     if signing:
         yield FlagProblem(
             "kube-controller-manager",

@@ -10,7 +10,7 @@ from typing import Any
 
 from vaultpki.kubeadm import configuration
 from vaultpki.kubeadm.configuration import KubeadmFolders
-from vaultpki.model import Cluster, NodeRole
+from vaultpki.model import Cluster
 from vaultpki.values import yaml_text, yaml_tree
 
 SETTINGS = "ClusterConfiguration"
@@ -26,11 +26,10 @@ _SIGNING = ("cluster-signing-cert-file", "cluster-signing-key-file")
 def settings(text: str, cluster: Cluster, places: KubeadmFolders) -> str:
     """Return kubeadm's settings of the cluster with ours; the same text if they are right. SpecError if not YAML."""
     found = yaml_tree.typed_mapping(text, "kubeadm-config")
-    node = next(each for each in cluster.nodes if NodeRole.CONTROL_PLANE in each.roles)
-    _, ours = configuration.init(cluster, node, places)
     made = dict(found)
-    for part in ("apiServer", "controllerManager", "scheduler"):
-        made[part] = _component(found.get(part), ours[part])
+    # What it says of etcd stays: that may be one that others run, of which cluster.yaml says nothing.
+    for part, ours in configuration.components(cluster, places).items():
+        made[part] = _component(found.get(part), ours)
     manager = made["controllerManager"]
     manager["extraArgs"] = _without(manager["extraArgs"], _SIGNING)
     return text if made == found else yaml_text.dump(made)

@@ -228,6 +228,18 @@ def _algorithm(key: KeyType, version: str | None) -> str:
 
 def _cluster(cluster: Cluster, places: KubeadmFolders, version: str | None) -> Document:
     api = cluster.api_server
+    return {
+        "controlPlaneEndpoint": _endpoint(cluster),
+        "certificatesDir": places.pki,
+        "encryptionAlgorithm": _algorithm(cluster.key, version),
+        "networking": {"serviceSubnet": ",".join(api.service_cidr), "dnsDomain": api.dns_domain},
+        "etcd": _etcd(cluster, places),
+        **components(cluster, places),
+    }
+
+
+def components(cluster: Cluster, places: KubeadmFolders) -> Document:
+    """Return the parts of ClusterConfiguration about the components of control planes, by the name of each."""
     server_args = [("kubelet-certificate-authority", places.bundle("kubelet"))]
     if cluster.pools:
         # A pooled kubelet has only its name in its certificate. kube-apiserver tries the first type that a node has.
@@ -236,11 +248,6 @@ def _cluster(cluster: Cluster, places: KubeadmFolders, version: str | None) -> D
         )
     scheduler = places.folder_of("kube-scheduler")
     return {
-        "controlPlaneEndpoint": _endpoint(cluster),
-        "certificatesDir": places.pki,
-        "encryptionAlgorithm": _algorithm(cluster.key, version),
-        "networking": {"serviceSubnet": ",".join(api.service_cidr), "dnsDomain": api.dns_domain},
-        "etcd": _etcd(cluster, places),
         "apiServer": {"certSANs": _extra_sans(cluster, "kube-apiserver"), "extraArgs": _args(server_args)},
         # kubeadm gives ca.crt, which lacks the root; OpenSSL in pods needs the root too.
         "controllerManager": {"extraArgs": _args([("root-ca-file", places.bundle("kubernetes", chain=True))])},

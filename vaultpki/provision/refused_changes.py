@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from vaultpki.errors import SpecError, StateConflict
-from vaultpki.identity import nodes
+from vaultpki.identity import nodes, reports
+from vaultpki.identity.access import fits_pattern
 from vaultpki.identity.credentials import Identity, count
-from vaultpki.model import Cluster
+from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki import foreign_cas
 from vaultpki.places import Layout
 from vaultpki.provision.impact import named
 from vaultpki.provision.observe import Observation
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
-from vaultpki.redact import first_few
+from vaultpki.records.adoption import OLD_CAS, RECORD, AdoptionRecord, AdoptionState
+from vaultpki.redact import first_few, printable
 from vaultpki.vault import Vault
 
 
@@ -45,7 +46,8 @@ def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> Non
 
     Or if it asks for service-account keys: the agents of machines would put theirs in the place of kubeadm's.
 
-    In prepared nodes may leave, since nothing that a component reads has changed there. A locked one is gone for good.
+    A node is lacking too whose pool is, or whose name fits it no more. In prepared nodes may leave, since nothing that a
+    component reads has changed there. A locked one is gone for good.
     """
     record = seen.found.adopted
     if record is None or not record.active:
@@ -60,24 +62,57 @@ def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> Non
         return
     listed = {node.name for node in cluster.nodes}
     gone = [Identity("listed", name) for name in sorted(seen.found.role_ids) if name not in listed]
+    # Those that no pool has ever taken are no nodes.
+    applied = seen.found.applied.pools.values()
+    orphans = [name for name in sorted(seen.found.orphans) if any(fits_pattern(each, name) for each in applied)]
+    gone += [Identity("pooled", name) for name in orphans]
     counts = vault.map(lambda identity: count(cluster, vault, identity), gone)
     # None: this token may not look, so the node may be at work.
     working = [identity.name for identity, number in zip(gone, counts, strict=True) if number != 0]
+    working += _by_token(cluster, vault, seen)
     if working:
+        field = "nodes" if working[0] in seen.found.role_ids else "pools"
         raise StateConflict(
-            f"{cluster.file}: nodes: {cluster.name} is being taken over ({record.state.value}), and "
+            f"{cluster.file}: {field}: {cluster.name} is being taken over ({record.state.value}), and "
             f"{first_few(working)} would lose the agent half-way: put it back until the adoption is done, or if the "
             f"machine itself is gone, delete its node (`kubectl delete node {working[0]}`), lock it (`vaultpki lock "
             f"{working[0]} -f {cluster.file}`) and run this again"
         )
 
 
+def _by_token(cluster: Cluster, vault: Vault, seen: Observation) -> list[str]:
+    """Return the nodes that have logged in by a token for a pool that was applied, and that cluster.yaml lacks."""
+    pools = {pool.name for pool in cluster.pools if pool.jwt}
+    folder = f"{cluster.mount('config')}/pools"
+    applied = [name for name in reports.pools_in(cluster, vault, "jwt") if name not in pools]
+    applied = [name for name in applied if ("config", f"{folder}/{name}") in seen.observed.objects]
+    found = reports.token_identities(cluster, vault, applied) if applied else ()
+    return sorted(printable(each.name) for each in found if not each.disabled)
+
+
+def adopted_domains(cluster: Cluster) -> tuple[str, ...]:
+    """Return the domains whose old CAs an adoption of this cluster must name: an etcd may keep its own CA."""
+    etcd = any(NodeRole.ETCD in node.roles for node in cluster.nodes)
+    etcd = etcd or any(each.ca == "etcd" for each in cluster.authority.also_trust)
+    return tuple(domain for domain in OLD_CAS if domain != "etcd" or etcd)
+
+
 def refuse_missing_cas(cluster: Cluster, record: AdoptionRecord) -> None:
     """Raise SpecError if cluster.yaml lacks an old CA that the record of an active adoption names.
 
-    Nodes would stop trusting it while certificates of it are in use, and none could be put back, or told apart.
+    Nodes would stop trusting it while certificates of it are in use, and none could be put back, or told apart. Raises
+    StateConflict if the record lacks the old CAs of a domain: its certificates would change before anybody trusts them.
     """
     named = foreign_cas.read(cluster) if record.active else {}
+    lacking = [domain for domain in adopted_domains(cluster) if domain not in record.old] if record.active else []
+    if lacking:
+        new = f", or if `ca.also_trust.{lacking[0]}` of {cluster.file} is new, take it out until the adoption is done"
+        raise StateConflict(
+            f"the record of the adoption of {cluster.name} ({record.state.value}) names no old CA of "
+            f"{first_few(lacking)}, which the cluster has: nothing was changed; find out who wrote it, and write the "
+            f"last right one back (`bao kv rollback -mount={cluster.mount('config')} -version=N {RECORD}`)"
+            f"{new if lacking[0] in named else ''}"
+        )
     for domain, hashes in record.old.items() if record.active else ():
         missing = set(hashes) - {each.fingerprint for each in named.get(domain, ())}
         if missing:

@@ -42,7 +42,8 @@ class AdoptedMachine:
     component, as the API server shows them, and `stopped` the components that do not run. `served` is what its
     listeners presented. `later` is whether it has joined with the new CAs' certificates: nothing of kubeadm's CAs was
     ever there. `pooled` is whether its agent is one of a pool: whoever may enrol into that makes as many as it likes.
-    `silent` is whether its kubelet has stopped to report.
+    `silent` is whether its kubelet has stopped to report. `unknown` is why its kubelet's configuration could not be
+    read, where that alone would tell whether it has joined with the new CAs' certificates; "" elsewhere.
     """
 
     name: str
@@ -60,6 +61,7 @@ class AdoptedMachine:
     later: bool = False
     pooled: bool = False
     silent: bool = False
+    unknown: str = ""
 
     @property
     def by_turn(self) -> bool:

@@ -128,6 +128,12 @@ def arrived(record: AdoptionRecord, machine: AdoptedMachine) -> bool:
 
 
 def _no_agent(machine: AdoptedMachine) -> str:
+    if machine.enrolled and machine.unknown:
+        return (
+            f"the configuration of its kubelet cannot be read ({printable(machine.unknown)}), so nobody knows whether "
+            f"it uses the agent's certificates: cure that, or if {machine.name} is gone for good, delete the node "
+            f"(`kubectl delete node {machine.name}`)"
+        )
     if machine.enrolled and machine.time is not None:
         return (
             "its agent reports nothing of the adoption: it is older than this vaultpki, or it did not join where "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vaultpki.host.pod_manifest import PodEdits
+from vaultpki.kube.flags import signing_flags
 from vaultpki.model import TakenOver
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
@@ -123,8 +124,8 @@ def edits(
 
 def _signing_flags(before: Mapping[str, str]) -> tuple[str, ...]:
     """Return the flags that name what CSRs are signed with: those of all signers, and those of single ones."""
-    single = [n for n in before if n.startswith("cluster-signing-") and n.endswith(("-cert-file", "-key-file"))]
-    return tuple(dict.fromkeys((*(n for n in (_SIGNING_CERT, _SIGNING_KEY) if n in before), *single)))
+    # Those of all signers come first.
+    return tuple(sorted(signing_flags(before), key=lambda name: name not in (_SIGNING_CERT, _SIGNING_KEY)))
 
 
 def edited_flags(component: str, flags: Mapping[str, str]) -> dict[str, str | None]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from vaultpki.errors import Attention, Busy, StateConflict, VaultpkiError
 from vaultpki.model import AgentConfig
 from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
-from vaultpki.records.adoption import NAME, AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import NAME, OLD_CAS, AdoptionRecord, AdoptionState
 from vaultpki.rotation.adoption_states import command_to
-from vaultpki.takeover import asked, csr_signer, folders, journal, plain_files, steps, unfit
+from vaultpki.takeover import asked, csr_signer, folders, journal, plain_files, removal, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.asked import AskedOfMachine
 from vaultpki.takeover.context import TakeOver
@@ -77,9 +77,17 @@ def prepare(
 def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> None:
     """Raise StateConflict for a record about other old CAs than those that the owner of this machine lets in.
 
-    By such a record a bundle would be made without the CA whose certificates are in use. After the end the owner may
-    have taken them out.
+    By such a record a bundle would be made without the CA whose certificates are in use. One that leaves a domain out
+    would have nodes show its new certificates before anybody trusts them. After the end the owner may have taken them
+    out.
     """
+    if record is not None and record.active:
+        lacking = [ca for ca in OLD_CAS if ca in config.also_trust and ca not in record.old]
+        if lacking:
+            raise StateConflict(
+                f"the record of the adoption names no old CA of {lacking[0]}, and also_trust of {config.file} has one: "
+                "nothing was changed; find out who wrote the record, and write the right one back"
+            )
     for ca, hashes in record.old.items() if record is not None and record.active else ():
         other = set(hashes).difference(config.also_trust.get(ca, ()))
         if other:
@@ -105,6 +113,14 @@ def asked_of(config: AgentConfig, wanted: Assignment, highest: int | None = None
     machine, known = KubeadmMachine(where, record.old if record is not None else {}), JournalFile(config.state).value
     both = record is not None and known.reached is None and machine.joined_by_both()
     return asked.asked(wanted, known, highest, machine.kind(), trusts_both=both)
+
+
+def ended_cas(config: AgentConfig) -> Mapping[str, tuple[str, ...]]:
+    """Return the SHA-256 of old CAs by domain that this machine never trusts again, whatever the record says.
+
+    Its adoption is done with them: their keys are deleted here, or lie where nobody looks after them.
+    """
+    return JournalFile(config.state).value.ended if config.taken_over is not None else {}
 
 
 def way_home(config: AgentConfig) -> tuple[Arrangement, ...]:
@@ -206,8 +222,8 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
         restarts += bool(step.restarts)
         if most is not None and restarts >= most:
             return True
-    if not run.target.home and run.journal.value.reached is not run.target.state:
-        run.journal.save(reached=run.target.state)
+    if not run.target.home:
+        run.journal.save(reached=run.target.state, ended=removal.ended(run))
     return done
 
 

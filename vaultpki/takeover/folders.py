@@ -16,7 +16,7 @@ from vaultpki.certificates import laid_out, pair_files
 from vaultpki.disk import exchange, files
 from vaultpki.disk.generations import link_of
 from vaultpki.errors import StateConflict, StoreError
-from vaultpki.layout import CA_KEYS, TRUST_BUNDLES
+from vaultpki.layout import CA_KEYS, OLD_CA_FILES, TRUST_BUNDLES
 from vaultpki.places import ETCD, HIDDEN_FOLDER, KUBECONFIGS, KUBELET, PKI, Layout, inner_folders
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 
@@ -122,13 +122,16 @@ def old_pairs() -> Iterator[OldPair]:
             yield OldPair(row.name, row.ca, _relative(place.folder, crt), _relative(place.folder, key))
 
 
-CA_FILES: Final = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": "etcd/ca.crt"}
-"""The bundle of each domain by its path below the folder."""
-
-
 def _relative(folder: str, name: str) -> str:
     path = {PKI: "", **inner_folders("")}[folder]
     return f"{path}/{name}".lstrip("/")
+
+
+CA_FILES: Final = {ca: _relative(each.folder, each.crt) for ca, each in OLD_CA_FILES.items()}
+"""The bundle of each domain by its path below the folder."""
+
+KEY_FILES: Final = {ca: _relative(each.folder, each.key) for ca, each in OLD_CA_FILES.items()}
+"""The key of the old CA of each domain by its path below the folder."""
 
 
 def further_files(folder: str) -> dict[str, bytes]:
@@ -235,7 +238,7 @@ def digests(folder: str) -> dict[str, str]:
 
 def keys_there(folder: str) -> list[str]:
     """Return the keys of old CAs in a folder, by path below it."""
-    return [name for name in (_relative(*each) for each in CA_KEYS) if os.path.lexists(f"{folder}/{name}")]
+    return [name for name in KEY_FILES.values() if os.path.lexists(f"{folder}/{name}")]
 
 
 def signer_files(aside: str) -> tuple[str, str]:

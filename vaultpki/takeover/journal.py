@@ -61,7 +61,8 @@ class Journal:
     `kept` are kubeadm's files by path, None for one that was not there. `written` are the SHA-256 of what was written
     last in their places, the one before first. `copied` are those of the copy with both CAs as it was made, by path.
     `prepared` is what each component was prepared to read, newest last. `signed_again` are the names of old pairs that
-    were signed again, and `changed` those files that somebody else changed meanwhile. `since` is Unix time.
+    were signed again, and `changed` those files that somebody else changed meanwhile. `since` is Unix time. `ended` are
+    the SHA-256 of old CAs by domain with which an adoption is done here; they only become more.
     """
 
     reached: AdoptionState | None = None
@@ -74,6 +75,7 @@ class Journal:
     changed: tuple[str, ...] = ()
     report: str = ""
     since: float = 0.0
+    ended: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class JournalFile:
@@ -217,6 +219,7 @@ def _read(value: Mapping[str, Any]) -> Journal:
         changed=tuple(map(str, value["changed"])),
         report=str(value["report"]),
         since=float(value["since"]),
+        ended={str(ca): tuple(map(str, hashes)) for ca, hashes in value.get("ended", {}).items()},
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.host.pod_manifest import PodManifest
+from vaultpki.kube.flags import signing_files
 from vaultpki.pki import keys
 from vaultpki.takeover import folders
 from vaultpki.takeover.context import TakeOver
@@ -33,9 +34,8 @@ def _signed_with(run: TakeOver) -> Iterator[str]:
     """Yield the files by which the controller manager signed CSRs before the take-over."""
     path = run.machine.static_pods().get("kube-controller-manager", "")
     kept = run.journal.original(path) if run.journal.value.kept.get(path) is not None else None
-    for name, value in (PodManifest(kept, path).flags if kept is not None else {}).items():
-        if name.startswith("cluster-signing-") and name.endswith("key-file") and os.path.isfile(value):
-            yield value
+    files = signing_files(PodManifest(kept, path).flags, "key") if kept is not None else {}
+    yield from (value for value in files.values() if os.path.isfile(value))
 
 
 def _flags(run: TakeOver, path: str) -> dict[str, str]:

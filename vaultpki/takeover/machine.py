@@ -199,18 +199,26 @@ class KubeadmMachine:
             cas = self.cas()
         except StateConflict:
             return False
-        paths = {ca: f"{self.folder(FolderKind.KUBEADM)}/{name}" for ca, name in folders.CA_FILES.items()}
+        paths = {
+            ca: f"{self.folder(FolderKind.KUBEADM)}/{name}"
+            for ca, name in folders.CA_FILES.items()
+            if not self._left_out(ca)
+        }
         held = {cas.trusted(self.certificates(path), ca) for ca, path in paths.items() if os.path.lexists(path)}
         return held == {Held.BOTH}
 
     def _old(self, ca: str) -> frozenset[str]:
         return self.old.get(ca, frozenset())
 
+    def _left_out(self, ca: str) -> bool:
+        """Return whether a domain of kubeadm's has no part in the adoption, such as an etcd that keeps its own CA."""
+        return ca in folders.CA_FILES and bool(self.old) and not self.old.get(ca)
+
     def trust(self, component: str, cas: OldAndNew, flags: Mapping[str, str]) -> Held:
         """Return which CAs lie where a component reads them; `flags` are those that it has or shall have."""
         found = []
         for ca, path in self._named(component, flags, (Expect.ISSUING, Expect.BUNDLE, Expect.CHAIN)):
-            if ca in folders.CA_FILES:
+            if ca in folders.CA_FILES and not self._left_out(ca):
                 found.append(cas.trusted(self.certificates(path), ca))
         config = self.kubeconfig(component)
         if config is not None:
@@ -223,6 +231,8 @@ class KubeadmMachine:
         """Return whose certificates lie where a component reads them."""
         found = []
         for row, path in self._named(component, flags, (Expect.CERTIFICATE,)):
+            if self._left_out(_CA_OF_ROW[row]):
+                continue
             found += [cas.signer(facts, _CA_OF_ROW[row]) for facts in self.certificates(path)[:1]]
         config = self.kubeconfig(component)
         if config is not None:

@@ -33,7 +33,6 @@ ENDS_SOON: Final = timedelta(days=7)
 _WITHOUT_KEY: Final = timedelta(days=90)
 """The same on a machine without the old CA's key: neither kubeadm nor, later, Vault could renew the pair there."""
 
-_KEYS: Final = {"kubernetes": "ca.key", "front-proxy": "front-proxy-ca.key", "etcd": "etcd/ca.key"}
 _END: Final = b"-----END CERTIFICATE-----"
 _KEY: Final = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.+?-----END \1-----\n?", re.DOTALL)
 
@@ -129,7 +128,7 @@ def _signed(run: TakeOver, ca: str, row: str, leaf: bytes, own_key: bytes) -> by
     ca_key = _key(run, ca)
     if ca_key is not None and cas:
         return signed_again(leaf[: leaf.index(_END) + len(_END)] + b"\n", cas[0].pem.encode(), ca_key, run.now)
-    place = f"{run.machine.folder(FolderKind.BOTH)}/{_KEYS[ca]}"
+    place = f"{run.machine.folder(FolderKind.BOTH)}/{folders.KEY_FILES[ca]}"
     if refused:
         raise StateConflict(
             f"an old pair of {ca} has ended, and Vault, which has the key of the old CA, does not sign it: {refused}; "
@@ -144,7 +143,7 @@ def _signed(run: TakeOver, ca: str, row: str, leaf: bytes, own_key: bytes) -> by
 def _key(run: TakeOver, ca: str) -> bytes | None:
     """Return the key of the old CA of a domain that lies on this machine; None without one."""
     for kind in (FolderKind.BOTH, FolderKind.KUBEADM):
-        found = read(f"{run.machine.folder(kind)}/{_KEYS[ca]}")
+        found = read(f"{run.machine.folder(kind)}/{folders.KEY_FILES[ca]}")
         if found is not None:
             return found[0]
     return None

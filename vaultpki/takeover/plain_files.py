@@ -94,7 +94,14 @@ def _undone(run: TakeOver, path: str, data: bytes, kept: bytes | None) -> bytes 
     leaf = machine.kubeconfig_leaf(path)
     if kept is None or not leaf or run.cas.signer(leaf[0], "kubernetes") is not Held.OLD:
         return None
-    return settings.with_cas(data, settings.cas_of(kept), path) if settings.cas_of(kept) else data
+    own = _own_cas(run)
+    held = settings.cas_of(kept, own)
+    return settings.with_cas(data, held, own, path) if held else data
+
+
+def _own_cas(run: TakeOver) -> frozenset[str]:
+    """Return the SHA-256 of the CAs of the API server, the old and the new ones."""
+    return frozenset(facts.fingerprint for side in (run.cas.old, run.cas.new) for facts in side.get("kubernetes", ()))
 
 
 def manifest(run: TakeOver, component: str, *, signs_only: bool = False) -> tuple[bytes, PodEdits]:
@@ -137,7 +144,7 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
         leaf = run.machine.kubeconfig_leaf(path)
         if not leaf or run.cas.signer(leaf[0], "kubernetes") is not Held.OLD:
             return _bytes(path)
-    return settings.with_cas(before, trusted(run), path)
+    return settings.with_cas(before, trusted(run), _own_cas(run), path)
 
 
 def _without_new(run: TakeOver, data: bytes, path: str) -> bytes:
@@ -146,11 +153,12 @@ def _without_new(run: TakeOver, data: bytes, path: str) -> bytes:
     One that holds both was written by `kubeadm join` while everybody trusted both.
     """
     old = list(run.cas.old.get("kubernetes", ()))
-    held = {facts.fingerprint for facts in x509.readable(settings.cas_of(data).decode("ascii", "replace"))}
+    cas = settings.cas_of(data, _own_cas(run)).decode("ascii", "replace")
+    held = {facts.fingerprint for facts in x509.readable(cas)}
     new = {facts.fingerprint for facts in run.cas.new.get("kubernetes", ())}
     if not (old and held & new and held - new):
         return data
-    return settings.with_cas(data, b"".join(facts.pem.encode() for facts in old), path)
+    return settings.with_cas(data, b"".join(facts.pem.encode() for facts in old), _own_cas(run), path)
 
 
 def ours(run: TakeOver, name: str) -> bytes:

@@ -33,10 +33,10 @@ class Components(Protocol):
 
 
 class RunningComponents:
-    """The processes of this machine."""
+    """The processes of this machine. `alive` is called at each pause of a wait for them."""
 
-    def __init__(self, pause: Callable[[float], object] = time.sleep) -> None:
-        self._pause = pause
+    def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
+        self._alive = alive
 
     def started(self, component: str) -> tuple[Moment, ...]:
         """Return when each process of a component was started, the oldest first."""
@@ -55,4 +55,5 @@ class RunningComponents:
 
     def pause(self, seconds: float) -> None:
         """Wait for so many seconds."""
-        self._pause(seconds)
+        self._alive()
+        time.sleep(seconds)

@@ -35,13 +35,21 @@ def delete_old(run: TakeOver) -> None:
         exchange.remove(path)
         run.tell(f"deleted {path}, which held a key of an old CA")
     # First, since a journal that names copies which are gone says that they are lost.
-    run.journal.save(kept={}, written={}, copied={}, reached=AdoptionState.DONE)
+    run.journal.save(kept={}, written={}, copied={}, reached=AdoptionState.DONE, ended=ended(run))
     for name in (FolderKind.KUBEADM.value, FolderKind.BOTH.value, SIGNER_FOLDER):
         exchange.remove(f"{run.where.aside}/{name}")
     exchange.remove(f"{run.where.kubelet_aside}/{FolderKind.KUBEADM.value}")
     for path in _copies(run):
         exchange.remove(path)
     run.tell("deleted the keys and pairs of the old CAs on this machine; look for copies and backups of them elsewhere")
+
+
+def ended(run: TakeOver) -> dict[str, tuple[str, ...]]:
+    """Return the SHA-256 of the old CAs that this machine never trusts again once it is in DONE, by domain."""
+    found = dict(run.journal.value.ended)
+    for ca, hashes in run.machine.old.items() if run.target.state is AdoptionState.DONE else ():
+        found[ca] = tuple(sorted({*found.get(ca, ()), *hashes}))
+    return found
 
 
 def prepared_files(run: TakeOver) -> Iterator[str]:
@@ -53,8 +61,11 @@ def prepared_files(run: TakeOver) -> Iterator[str]:
 
 def remove_prepared(run: TakeOver) -> None:
     """Remove it, and the journal."""
-    # First, since a journal that names copies which are gone says that they are lost.
-    run.journal.save(kept={}, written={}, copied={}, prepared={}, reached=None, asked=None)
+    # First, since a journal that names copies which are gone says that they are lost. What was asked stays in it, and
+    # its file goes last: by that the next run of a machine without a record finishes this.
+    run.journal.save(kept={}, written={}, copied={}, prepared={}, reached=None, asked=AdoptionState.PREPARED)
     exchange.remove(run.where.aside)
     exchange.remove(run.where.kubelet_aside)
+    for path in _copies(run):
+        exchange.remove(path)
     run.journal.remove()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from vaultpki.errors import StoreError
 from vaultpki.model import TakenOver
+from vaultpki.pki import x509
 from vaultpki.values.yaml_edit import UnsafePlace, YamlText
 
 _DATA: Final = "certificate-authority-data"
@@ -20,10 +22,12 @@ _ARGS: Final = re.compile(rb'(?m)^(KUBELET_KUBEADM_ARGS=")([^"\n]*)(")')
 SettingValue = str | bool
 
 
-def with_cas(data: bytes, cas: bytes, path: str) -> bytes:
-    """Return a kubeconfig that trusts exactly the certificates `cas` (PEM) where it held a CA itself.
+def with_cas(data: bytes, cas: bytes, own: Collection[str], path: str) -> bytes:
+    """Return a kubeconfig that trusts exactly the certificates `cas` (PEM) where it held a CA of this cluster itself.
 
-    One that names a file with CAs stays as it is. Raises StoreError, about `path`, if it cannot be changed safely.
+    `own` are the SHA-256 of the cluster's CAs. An entry that names a file with CAs stays as it is, and so does one with
+    none of these CAs: people merge kubeconfigs, and whoever calls this cluster by another CA is refused already. Raises
+    StoreError, about `path`, if it cannot be changed safely.
     """
     try:
         text = YamlText(data)
@@ -32,7 +36,7 @@ def with_cas(data: bytes, cas: bytes, path: str) -> bytes:
         changes = []
         for index, entry in enumerate(_clusters(wanted)):
             scalar = text.at("clusters", index, "cluster", _DATA)
-            if scalar is not None and entry[_DATA] != value:
+            if scalar is not None and entry[_DATA] != value and _is_own(entry, own):
                 changes.append(text.replaced(scalar, value))
                 entry[_DATA] = value
         return text.apply(changes, wanted) if changes else data
@@ -40,15 +44,29 @@ def with_cas(data: bytes, cas: bytes, path: str) -> bytes:
         raise StoreError(f"{path}: it is not a kubeconfig as kubeadm writes it; write it anew with kubeadm") from None
 
 
-def cas_of(data: bytes) -> bytes:
-    """Return the CAs that a kubeconfig holds itself, as PEM; empty if it holds none, or is no kubeconfig."""
-    found = b""
+def cas_of(data: bytes, own: Collection[str] | None = None) -> bytes:
+    """Return the CAs that a kubeconfig holds itself, as PEM; empty if it holds none, or is no kubeconfig.
+
+    With `own`, as in `with_cas`, only those of this cluster's entries count.
+    """
     try:
-        for entry in _clusters(YamlText(data).value):
-            found += base64.b64decode(entry.get(_DATA) or "", validate=True)
+        entries = _clusters(YamlText(data).value)
+        found = [_held(entry) for entry in entries if own is None or _is_own(entry, own)]
     except (UnsafePlace, AttributeError, KeyError, TypeError, binascii.Error, ValueError):
         return b""
-    return found
+    # Several entries may be of one cluster.
+    return b"".join(dict.fromkeys(found))
+
+
+def _held(entry: Mapping[str, Any]) -> bytes:
+    return base64.b64decode(entry.get(_DATA) or "", validate=True)
+
+
+def _is_own(entry: Mapping[str, Any], own: Collection[str]) -> bool:
+    """Return whether an entry of a kubeconfig holds a CA of this cluster."""
+    with contextlib.suppress(binascii.Error, ValueError, TypeError):
+        return any(facts.fingerprint in own for facts in x509.readable(_held(entry).decode("ascii", "replace")))
+    return False
 
 
 def _clusters(value: Any) -> list[dict[str, Any]]:

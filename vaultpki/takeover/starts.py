@@ -17,6 +17,7 @@ from typing import Final
 from vaultpki.errors import StateConflict
 from vaultpki.host import boot_time, pod_manifest
 from vaultpki.host.pod_manifest import PodEdits, PodManifest
+from vaultpki.kube.flags import signing_files
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover import arrangement, plain_files, settings
 from vaultpki.takeover.arrangement import FolderKind
@@ -46,7 +47,7 @@ def signs(run: TakeOver) -> bool:
     path = run.machine.static_pods().get("kube-controller-manager")
     found = read(path) if path is not None else None
     flags = PodManifest(found[0], path or "").flags if found is not None else {}
-    return any(n.startswith("cluster-signing-") and n.endswith("-key-file") and bool(v) for n, v in flags.items())
+    return bool(signing_files(flags, "key"))
 
 
 def rotates(run: TakeOver) -> bool:

@@ -159,10 +159,12 @@ class Given:
 
     # The operator of vaultpki
 
-    def adopt(self, *words: str, expect: Sequence[int] = (0, 3), quick: int = QUICK) -> dict[str, Any]:
+    def adopt(
+        self, *words: str, expect: Sequence[int] = (0, 3), quick: int = QUICK, timeout: float = 600
+    ) -> dict[str, Any]:
         """An `adopt` command with the printed policy, from where people are; what `--json` prints.
 
-        Gates wait for `quick` seconds in place of several minutes.
+        Gates wait for `quick` seconds in place of several minutes. After `timeout` seconds it is killed.
         """
         env = environment(self.made.cluster.environment("adopter")) | {"HOME": str(self.folder)}
         outside = self.made.kubernetes.outside.holder.pid
@@ -177,7 +179,7 @@ class Given:
             capture_output=True,
             text=True,
             check=False,
-            timeout=600,
+            timeout=timeout,
         )
         self.said.append(f"$ adopt {' '.join(words)} -> {ran.returncode}\n{ran.stderr}{ran.stdout[-3000:]}")
         assert ran.returncode in expect, self.said[-1]
@@ -310,11 +312,13 @@ class Given:
 
     def give_up(self) -> None:
         """Give each machine its turn after the way back, until the record is deleted, and lead all of them home."""
-        for _ in range(2 * len(self.nodes)):
-            over = self.adopt("abort", "--yes")["over"]
+        words: tuple[str, ...] = ()
+        for _ in range(2 * len(self.nodes) + 2):
+            found = self.adopt("abort", "--yes", *words)
             self.settle()
-            if over:
+            if found["over"]:
                 return
+            words = self.restart_members({each["node"]: each["reason"] for each in found["waiting_for"]})
         raise AssertionError("\n".join(self.said[-6:]))
 
     def leave(self, name: str) -> None:

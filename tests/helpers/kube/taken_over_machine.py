@@ -90,11 +90,12 @@ class TakenOverMachine:
     def _lay_down(self, days: int) -> None:
         pki, kubernetes = Path(self.where.directory), Path(self.where.kubeconfigs)
         kubelet = Path(self.where.kubelet)
-        for folder in (pki / "etcd", kubernetes / "manifests", kubelet):
-            folder.mkdir(parents=True)
+        (pki / "etcd").mkdir(parents=True)
         if self.member:
             self._member(pki / "etcd", days)
             return
+        for folder in (kubernetes / "manifests", kubelet):
+            folder.mkdir(parents=True)
         self._write(pki / "ca.crt", self.old["kubernetes"].pem)
         server = "https://198.51.100.11:6443"
         if self.plane:
@@ -223,7 +224,7 @@ syncFrequency: 0s
         config = located(self.config)
         paths = {PKI: config.directory, **inner_folders(config.directory), KUBELET: config.folders[KUBELET]}
         for aside in (self.where.aside, self.where.kubelet_aside):
-            Path(aside).mkdir(mode=0o700, exist_ok=True)
+            Path(aside).mkdir(mode=0o700, parents=True, exist_ok=True)
         trust = arrangement.arrangement(state).trust if state is not None else Held.BOTH
         wanted = self.certificates()
         roles = self.assignment(None).roles

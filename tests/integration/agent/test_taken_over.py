@@ -23,6 +23,7 @@ from vaultpki.certificates import ca_subject
 from vaultpki.config.agent import load_agent
 from vaultpki.node import assignment
 from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts
 from vaultpki.records import adoption, node_report
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
@@ -37,23 +38,33 @@ ca: {also_trust: {kubernetes: [old.crt], etcd: [old-etcd.crt], front-proxy: [old
 """
 
 
+MEMBER = "- {name: etcd-1, roles: [etcd], addresses: [198.51.100.21]}\n"
+
+
 class EnrolledMachine:
-    """A control plane of kubeadm's that has joined a cluster that was applied on a server."""
+    """A control plane of kubeadm's, or another machine, that has joined a cluster that was applied on a server."""
 
     def __init__(
-        self, clusters: ClusterFactory, folder: Path, monkeypatch: pytest.MonkeyPatch, days: int = 365
+        self,
+        clusters: ClusterFactory,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        days: int = 365,
+        name: str = "cp-1",
     ) -> None:
-        self.machine = TakenOverMachine(folder / "machine", days=days)
+        self.name = name
+        self.machine = TakenOverMachine(folder / "machine", name, days=days)
         self.imported: tuple[str, ...] = ()
         old = self.machine.old
         files = {"old.crt": "kubernetes", "old-etcd.crt": "etcd", "old-front.crt": "front-proxy"}
-        self.cluster: AppliedCluster = clusters.applied(NODES, {name: old[ca].pem for name, ca in files.items()})
+        nodes = NODES if name == "cp-1" else NODES.replace("ca: {", MEMBER + "ca: {")
+        self.cluster: AppliedCluster = clusters.applied(nodes, {name: old[ca].pem for name, ca in files.items()})
         self.file = folder / "agent/agent.yaml"
         self.file.parent.mkdir(mode=0o700)
         self.fresh = self.machine.snapshot()
         self.revision = 0
-        self.join_file = Enroller(self.cluster, self.cluster.token()).join_file("cp-1", folder / "join.json")
-        monkeypatch.setattr("vaultpki.takeover.processes.RunningComponents", lambda: self.machine.processes)
+        self.join_file = Enroller(self.cluster, self.cluster.token()).join_file(name, folder / "join.json")
+        monkeypatch.setattr("vaultpki.takeover.processes.RunningComponents", lambda **options: self.machine.processes)
 
     def join(self, *, expect: int = 0) -> Ran:
         where = self.machine.where
@@ -104,7 +115,7 @@ class EnrolledMachine:
 
     def report(self) -> AdoptionReport:
         self.passes()
-        read = node_report.read(self.cluster.read(self.cluster.report_path("cp-1"))["data"])
+        read = node_report.read(self.cluster.read(self.cluster.report_path(self.name))["data"])
         assert read is not None and read.adoption is not None
         return read.adoption
 
@@ -112,6 +123,28 @@ class EnrolledMachine:
 @pytest.fixture
 def enrolled(clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EnrolledMachine:
     return EnrolledMachine(clusters, tmp_path, monkeypatch)
+
+
+def test_a_machine_of_etcd_alone_has_no_kubelet(
+    clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrolled = EnrolledMachine(clusters, tmp_path, monkeypatch, name="etcd-1")
+    kubelet = Path(enrolled.machine.where.kubelet)
+    assert not kubelet.exists()
+    enrolled.join()
+    for state in (S.PREPARED, S.PUBLISHED, S.SWITCHED):
+        enrolled.go(state)
+    assert enrolled.report().leaves is Held.NEW
+    for state in (S.RETURNING, S.PREPARED):
+        enrolled.go(state)
+    enrolled.record(None)
+    enrolled.passes()
+    assert vaultpki("adopt", "node", "-c", enrolled.file).returncode == 0
+    assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh and not kubelet.exists()
+
+
+def certificates(folder: str, name: str) -> tuple[Facts, ...]:
+    return x509.read_certificates(Path(folder, name).read_bytes())
 
 
 def kubeadms(snapshot: dict[str, Any]) -> dict[str, Any]:
@@ -189,6 +222,15 @@ def test_it_follows_the_record_to_the_end(enrolled: EnrolledMachine) -> None:
         assert (report.trust, report.memory) == (trust, trust), state
         assert (report.leaves, report.shown) == (leaves, leaves), state
         assert (report.signer, report.rotates, report.keys) == (signer, rotates, keys), state
+    # No record brings an old CA back, while agent.yaml still has its SHA-256.
+    place, old = enrolled.machine.where.directory, {each.pem for each in enrolled.machine.old.values()}
+    for shown_then in (S.RETRUSTING, S.PUBLISHED, None):
+        enrolled.record(shown_then)
+        run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False))
+        held = {
+            facts.pem for name in ("ca.crt", "etcd/ca.crt", "front-proxy-ca.crt") for facts in certificates(place, name)
+        }
+        assert held and not held & old, shown_then
     # It is an agent's node like any other then: its pairs are renewed in place.
     before = Path(enrolled.machine.where.directory, "apiserver.crt").read_bytes()
     made = run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False, force=frozenset({"kube-apiserver"})))

@@ -1,10 +1,11 @@
 """Adoptions of kubeadm's clusters under load: `make soak-adoption`.
 
 On the smallest cluster: aborts from every state, after each of which the next start goes on; a worker that joins in
-every state; the whole way. On clusters of other shapes: two stacked members of etcd. Control runs, each without one
-protection, must fail as the model says. Last, three control planes, as in the conformance tests, and to the end. Ends
-with 1, and says why, where a request failed for a reason of TLS or was answered with 401, where an API server was away
-for too long, or where a control run did not fail; prints its figures as Markdown.
+every state; commands that are killed at any moment, forward and back; the whole way. On clusters of other shapes: two
+stacked members of etcd, and external etcd. Control runs, each without one protection, must fail as the model says.
+Last, three control planes, as in the conformance tests, and to the end. Ends with 1, and says why, where a request
+failed for a reason of TLS or was answered with 401, where an API server was away for too long, or where a control run
+did not fail; prints its figures as Markdown.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from helpers.kube import kubeadm_cluster, kubeadm_given, kubeadm_nodes, kubeadm_
 from helpers.kube.client_load import KEPT_SECONDS, OPERATORS, Load
 from helpers.kube.components import API_PORT, Programs
 from helpers.kube.kube_cluster import Kubernetes
-from helpers.kube.kubeadm_given import TOKEN, Given
+from helpers.kube.kubeadm_given import QUICK, TOKEN, Given
 from helpers.kube.kubeadm_own_cas import CONFIGURATION
 from helpers.vault.servers import Server
 from soak.phases import Phase
@@ -31,6 +32,9 @@ MOST_AWAY = 300.0
 
 FORWARD = ("prepared", "published", "switched", "closed", "retired", "done")
 BACKWARD = ("re-trusting", "returning")
+# Of commands of a phase with kills, and how long one lives then: most steps take some seconds, restarts up to a minute.
+KILLED_OF_ALL = 0.5
+LIVES_SECONDS = 8.0
 # What somebody reads who joins or upgrades, and must be the same after a way back. A signature of a token that is
 # deleted goes out of cluster-info by itself.
 _OBJECTS = (
@@ -57,9 +61,13 @@ class Soaked(Given):
     """The cluster with people outside who have their pairs in files, and with a pod that they look into.
 
     `nodes_at_first` are the machines that are nodes from the beginning. `disks` and `objects` are what kubeadm left.
+    While `rude` is set, commands on machines and of the operator are killed at moments that it draws; `kills` counts
+    them.
     """
 
     nodes_at_first: tuple[str, ...] = ()
+    rude: random.Random | None = None
+    kills: int = 0
     disks: dict[str, kubeadm_given.Disk] = dataclasses.field(default_factory=dict)
     objects: list[str] = dataclasses.field(default_factory=list)
 
@@ -139,6 +147,36 @@ class Soaked(Given):
         self.kubernetes.run_pod(POD, node=self.nodes_at_first[-1], seconds=POD_SECONDS)
 
     # The adoption
+
+    def adopt(
+        self, *words: str, expect: Sequence[int] = (0, 3), quick: int = QUICK, timeout: float = 600
+    ) -> dict[str, Any]:
+        if words[0] != "status" and (seconds := self._life()):
+            try:
+                return Given.adopt(self, *words, expect=expect, quick=quick, timeout=seconds)
+            except subprocess.TimeoutExpired:
+                self._killed(f"adopt {' '.join(words)}", seconds)
+        return Given.adopt(self, *words, expect=expect, quick=quick, timeout=timeout)
+
+    def node(self, name: str, *words: str, expect: int | None = None) -> str:
+        while seconds := self._life():
+            killed = f"timeout --signal KILL {seconds:.2f} vaultpki adopt node {' '.join(words)}"
+            # A shell would end by the signal too.
+            ran = self.nodes[name].run("sh", "-c", f"{killed} 2>&1; echo $?", expect=None)
+            if ran.stdout.split()[-1:] != ["137"]:
+                break
+            self._killed(f"{name}$ adopt node", seconds)
+        return Given.node(self, name, *words, expect=expect)
+
+    def _life(self) -> float:
+        """Seconds after which the next command is killed; 0.0 where it is not."""
+        if self.rude is None or self.rude.random() > KILLED_OF_ALL:
+            return 0.0
+        return 0.2 + self.rude.expovariate(1 / LIVES_SECONDS)
+
+    def _killed(self, what: str, seconds: float) -> None:
+        self.kills += 1
+        self.said.append(f"{what} was killed after {seconds:.2f} s")
 
     def begin(self) -> None:
         """`adopt start`, and every machine that is enrolled does what it asks."""

@@ -1,4 +1,4 @@
-"""The phases on the smallest cluster: aborts from every state, joins in every state, and the whole way.
+"""The phases on the smallest cluster: aborts and joins in every state, commands that are killed, and the whole way.
 
 They continue each other on one cluster, and each leads to the state that it needs first.
 """
@@ -6,6 +6,7 @@ They continue each other on one cluster, and each leads to the state that it nee
 from __future__ import annotations
 
 import functools
+import random
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,9 @@ BY_AGENT = ("switched", "closed", "retired", "re-trusting")
 # A join in which nobody signs would wait for five minutes.
 IN_VAIN_SECONDS = 60
 COMER = "w-2"
+DRAWN = ("published", "switched", "closed", "retired", "re-trusting", "returning")
+"""The states that a run with kills may be led to."""
+DRAWN_GOALS = 4
 
 
 def whole(run: Watched) -> None:
@@ -78,6 +82,8 @@ def joined_by_agent(run: Watched, at: str) -> None:
     one.lead(at)
     with run.phase(f"a worker joins with its agent first when {at}"):
         if at == "closed":
+            # Kubernetes keeps those of the nodes that are there for an hour.
+            one.kubectl("delete csr --all")
             one.join(COMER, one.token(), within=IN_VAIN_SECONDS, expect=124)
             said = one.kubectl("get csr")
             assert "Approved" in said and "Issued" not in said, said
@@ -89,6 +95,29 @@ def joined_by_agent(run: Watched, at: str) -> None:
         one.lead(_next(at))
         one.works(*one.nodes_at_first, COMER)
     one.remove(COMER)
+
+
+def cut_at_random(run: Watched) -> None:
+    """To and fro between states that are drawn, by commands that are killed at any moment; then home, byte for byte."""
+    one = run.cluster
+    one.lead("prepared")
+    drawn = random.Random()  # noqa: S311 - faults, no secrets
+    goals = ["prepared"]
+    while len(goals) <= DRAWN_GOALS:
+        goals.append(drawn.choice([each for each in DRAWN if each != goals[-1]]))
+    with run.phase(f"killed at random on the way to {', '.join(goals[1:])} and home"):
+        one.rude = drawn
+        try:
+            for goal in goals[1:]:
+                one.lead(goal)
+                one.works()
+            one.home()
+        finally:
+            one.rude = None
+        one.works()
+    say(f"{one.kills} commands were killed")
+    assert one.kills > DRAWN_GOALS, one.kills
+    one.is_kubeadms()
 
 
 def _next(state: str) -> str:
@@ -117,6 +146,7 @@ PHASES: Mapping[str, Callable[[Watched], None]] = {
     "join-returning": functools.partial(joined_by_kubeadm, at="returning"),
     "abort-retired": functools.partial(aborted, at="retired"),
     "join-agent-switched": functools.partial(joined_by_agent, at="switched"),
+    "cut-at-random": cut_at_random,
     "whole": whole,
 }
 """What a run consists of, in this order unless another one is asked for; after `whole` there is no way back."""

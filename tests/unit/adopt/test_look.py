@@ -205,6 +205,29 @@ def test_an_agent_beside_a_kubelet_of_kubeadms_speaks_for_nobody(tmp_path: Path)
     assert "its agent.yaml lacks `adopt`" in reasons.reason(step, machine)
 
 
+@pytest.mark.parametrize("lacks", ["configuration", "key"])
+def test_a_kubelet_whose_configuration_cannot_be_read_has_not_joined_later(tmp_path: Path, lacks: str) -> None:
+    objects = KubeadmObjects(Shape())
+    agent = member("w-1", NodeRole.WORKER, report=later(objects, "old"))
+
+    def change(values: dict[str, Any]) -> None:
+        configz = "/api/v1/nodes/w-1/proxy/configz"
+        if lacks == "configuration":
+            del values[configz]
+        else:
+            # As a kubelet shows it that does not rotate.
+            del values[configz]["kubeletconfig"]["rotateCertificates"]
+
+    found = kubeadm_inventory.taken(objects, change=change)
+    state = record(_S.PUBLISHED)
+    of = cluster(tmp_path, objects)
+    machine = look.seen_of(of, sides(objects), (agent,), found, KubeTrust((), (), ()), state).machine("w-1")
+    assert machine is not None and machine.later == (lacks == "key")
+    if lacks == "configuration":
+        why = reasons.reason(AdoptionStep(state, _S.SWITCHED, NOW), machine)
+        assert why.startswith("the configuration of its kubelet cannot be read (")
+
+
 def test_a_node_that_joined_later_cannot_go_back(tmp_path: Path) -> None:
     objects = KubeadmObjects(Shape())
     agent = member("w-1", NodeRole.WORKER, report=later(objects, "old", time=NOW))

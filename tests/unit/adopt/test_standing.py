@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 from unit.adopt.test_gates import NOW, machine, record, report
 from unit.adopt.test_look import ROOT
 from vaultpki.adopt import drive, standing
-from vaultpki.adopt.drive import AdoptionOutcome
+from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords
 from vaultpki.adopt.look import Sides
+from vaultpki.errors import StateConflict
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.rotation.adoption_evidence import ClusterSeen
+from vaultpki.rotation.adoption_states import Side
 from vaultpki.rotation.gates import Gate
 
 
@@ -56,3 +59,48 @@ def test_in_prepared_an_abort_gives_turns_to_machines_that_come_back(before: Ado
     )
     assert (words in text) is (before not in (None, prepared))
     assert "`vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf`" in text
+
+
+def noting(held: AdoptionRecord, asked: list[str], **said: Any) -> AdoptionRecord:
+    """The record after `adopt continue` with these words; nobody agrees to the last step."""
+    now = held
+
+    def look() -> Any:
+        found = look_at(now, ClusterSeen(info=Side.NEW))
+        found.writing = write
+        return found
+
+    def write(after: AdoptionRecord) -> Any:
+        nonlocal now
+        now = after
+        return look()
+
+    def ask(title: str, lines: Any) -> bool:
+        asked.extend(lines)
+        return False
+
+    drive.advance(look, AdoptionWords(**said), ask, back=False)
+    return now
+
+
+@pytest.mark.parametrize("state", [each for each in AdoptionState if each.value not in ("retired", "done")])
+def test_where_old_keys_are_kept_is_not_said_before_the_last_step(state: AdoptionState) -> None:
+    """Nobody would note it, and the last step would delete the keys."""
+    with pytest.raises(StateConflict, match=f"--keep-keys belongs to the last step, and the adoption is {state.value}"):
+        noting(record(state), [], keep="a safe")
+
+
+def test_where_old_keys_are_kept_is_noted_in_retired() -> None:
+    asked = list[str]()
+    held = noting(record(AdoptionState.RETIRED, joins_closed=NOW - timedelta(days=1)), asked, keep="a safe")
+    assert held.state is AdoptionState.RETIRED and held.kept == "a safe"
+    # Whoever takes the last step later need not say it again.
+    again = list[str]()
+    assert noting(held, again).kept == "a safe"
+    assert asked and asked == again and asked[0].startswith("keep the keys of the old CAs (a safe)")
+
+
+@pytest.mark.parametrize(("kept", "noted"), [("", "are deleted"), ("a vault", "are kept, as was said then: a vault")])
+def test_where_old_keys_are_kept_is_not_said_after_the_last_step(kept: str, noted: str) -> None:
+    with pytest.raises(StateConflict, match=f"comes too late: the keys of the old CAs {noted}"):
+        noting(record(AdoptionState.DONE, kept=kept), [], keep="a safe")

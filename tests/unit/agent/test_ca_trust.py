@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,17 +15,20 @@ from cryptography.x509.oid import NameOID
 
 from helpers import corporate_certificates as corporate
 from helpers.example_agent import agent_config
+from helpers.foreign_ca import ForeignCa
 from vaultpki.agent.ca_trust import complaints, known_revisions, lives, remembered, statuses, trust_of, wrong_default
 from vaultpki.certificates import ISSUING_CAS, ca_subject
 from vaultpki.errors import SpecError
 from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.rotations import Rotations, read_rotations
-from vaultpki.model import Certificate, KeyType, Subject, Usage
+from vaultpki.model import Certificate, KeyType, Subject, TakenOver, Usage
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
 from vaultpki.records import rotation as rotation_record
+from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.rotation import BEYOND, MOST_AHEAD, CaRef, RotationRecord, State
+from vaultpki.takeover.journal import JournalFile
 
 NOW = 1_780_000_000.0
 MOMENT = datetime.fromtimestamp(NOW, UTC)
@@ -251,6 +255,30 @@ def test_each_ca_has_its_status() -> None:
     assert (found["kubelet"].state, found["kubelet"].revision, found["kubelet"].behind) == (None, 0, True)
     assert [facts.fingerprint for facts in found["root"].certificates] == [ROOT.sha256]
     assert {facts.fingerprint for facts in found["etcd"].certificates} == {OLD.sha256, NEW.sha256}
+
+
+@pytest.mark.parametrize("shown", [None, *AdoptionState])
+def test_an_old_ca_does_not_come_back_where_its_adoption_is_done(tmp_path: Path, shown: AdoptionState | None) -> None:
+    """Whoever may write the record, and has the old key, could else be let in again by it."""
+    old, other = ForeignCa("old etcd CA"), ForeignCa("another cluster's CA")
+    (tmp_path / "state").mkdir(mode=0o700)
+    machine = TakenOver(False, f"{tmp_path}/pki", f"{tmp_path}/kubelet", str(tmp_path))
+    config = replace(
+        CONFIG,
+        state=str(tmp_path / "state"),
+        taken_over=machine,
+        also_trust={"etcd": (old.facts.fingerprint, other.facts.fingerprint)},
+    )
+    hashes = {"etcd": (old.facts.fingerprint,)}
+    record = AdoptionRecord(shown, 9, 9, MOMENT, hashes) if shown is not None else None
+    said = replace(answer(OLD), foreign={"etcd": (old.pem, other.pem)}, adoption=record)
+
+    def trusted() -> set[str]:
+        return {facts.fingerprint for facts in trust_of(config, said, AgentState(), MOMENT)["etcd"].foreign}
+
+    assert other.facts.fingerprint in trusted()
+    JournalFile(config.state).save(asked=AdoptionState.DONE, reached=AdoptionState.DONE, ended=hashes)
+    assert trusted() == {other.facts.fingerprint}
 
 
 def test_below_a_pki_outside_the_copy_is_enough_and_early_ends_above_are_watched() -> None:

@@ -87,6 +87,16 @@ def test_ours_are_merged_and_a_persons_stay(cluster: Cluster) -> None:
     assert adopted.settings(made, cluster, PLACES) == made
 
 
+def test_an_etcd_that_others_run_stays_as_it_is(cluster: Cluster) -> None:
+    file = Path(cluster.file)
+    file.write_text(file.read_text().replace("[control-plane, etcd, worker]", "[control-plane, worker]"))
+    external = {"external": {"endpoints": ["https://10.0.0.21:2379"], "caFile": "/etc/kubernetes/pki/others/ca.crt"}}
+    was = {**yaml.safe_load(SETTINGS), "etcd": external}
+    now = yaml.safe_load(adopted.settings(yaml.safe_dump(was), load_cluster(file), PLACES))
+    assert now["etcd"] == external
+    assert [each["name"] for each in now["scheduler"]["extraVolumes"]] == ["scheduler-pki"]
+
+
 def test_arguments_as_older_versions_write_them(cluster: Cluster) -> None:
     older = {"kind": "ClusterConfiguration", "apiServer": {"extraArgs": {"audit-log-maxage": "30"}}}
     now = yaml.safe_load(adopted.settings(yaml.safe_dump(older), cluster, PLACES))

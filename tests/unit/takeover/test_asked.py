@@ -262,10 +262,19 @@ def test_no_machine_that_was_away_is_left_behind() -> None:
 def test_a_record_about_other_old_cas_than_those_of_agent_yaml_changes_nothing(machine: TakenOverMachine) -> None:
     machine.agent_pass(S.PUBLISHED)
     before = machine.snapshot()
-    other = replace(machine.record(S.PUBLISHED), old={"kubernetes": ("ab" * 32,)})
+    record = machine.record(S.PUBLISHED)
+    other = replace(record, old={**record.old, "kubernetes": ("ab" * 32,)})
     with pytest.raises(StateConflict, match=r"names the old CA abab.* also_trust: nothing was changed"):
         carry_out.prepare(machine.config, machine.assignment(other), arrangement(S.PUBLISHED), machine.processes)
     assert machine.snapshot() == before
+    for ca in ("etcd", "front-proxy"):
+        less = replace(record, old={name: prints for name, prints in record.old.items() if name != ca})
+        with pytest.raises(StateConflict, match=f"names no old CA of {ca}, and also_trust of .*: nothing was changed"):
+            carry_out.prepare(machine.config, machine.assignment(less), arrangement(S.PUBLISHED), machine.processes)
+        # Its owner has none there: etcd keeps its own CA.
+        trusts = {name: prints for name, prints in machine.config.also_trust.items() if name != ca}
+        own = replace(machine.config, also_trust=trusts)
+        carry_out.prepare(own, machine.assignment(less), arrangement(S.PUBLISHED), machine.processes)
     # At the end people take them out of agent.yaml.
     ended = replace(machine.config, also_trust={"etcd": ("cd" * 32,)})
     carry_out.prepare(ended, machine.assignment(machine.record(S.DONE)), arrangement(S.DONE), machine.processes)

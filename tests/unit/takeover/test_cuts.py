@@ -143,6 +143,38 @@ def test_a_run_that_dies_goes_on_and_back(tmp_path: Path, before: tuple[S, ...],
     assert at > 20
 
 
+def test_a_removal_that_dies_is_finished_by_the_next_run(tmp_path: Path) -> None:
+    """Nothing but what agent.yaml and the record say leads there: the record is deleted by then."""
+    root = tmp_path / "m"
+    root.mkdir()
+    machine = TakenOverMachine(root)
+    fresh = machine.snapshot()
+    machine.go(S.PREPARED)
+    assert Path(machine.where.aside, "signer/ca.key").exists()
+    for step in carry_out.left(machine.run(None))[:-1]:
+        step.do()
+    saved = tmp_path / "saved"
+    _copy(root, saved)
+    nothing, at = machine.assignment(None), 0
+
+    def home() -> bool:
+        target = carry_out.asked_of(machine.config, nothing).target
+        return target is not None and carry_out.carry_out(machine.run(target.state))
+
+    dies = True
+    while dies:
+        shutil.rmtree(root)
+        _copy(saved, root)
+        # The files are kubeadm's own again, and only what was prepared is left.
+        (removal,) = carry_out.left(machine.run(None))
+        dies = run_until(removal.do, at)
+        home()
+        kept = [path for top in (machine.where.aside, f"{machine.state}/takeover") for path in Path(top).rglob("*")]
+        assert (kept, machine.snapshot()) == ([], fresh), at
+        at += 1 if EVERY else 7
+    assert at > 20
+
+
 def _copy(source: Path, to: Path) -> None:
     os.system(f"cp -a {source} {to}")  # noqa: S605 -- with links, owners and times
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography import x509 as crypto
 from cryptography.hazmat.primitives import hashes, serialization
 
 from helpers.kube import answering_api
 from helpers.kube.answering_api import Api
-from helpers.kube.kubeadm_objects import encoded, leaf
+from helpers.kube.kubeadm_objects import authority, encoded, leaf
 from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.disk import exchange
 from vaultpki.errors import StateConflict, StoreError
@@ -226,3 +228,36 @@ def test_folders_are_exchanged_and_copied_whole(tmp_path: Path) -> None:
     os.mkfifo(one / "odd/pipe")
     with pytest.raises(StoreError, match="neither a file, a folder nor a link"):
         exchange.copy_tree(str(one), str(tmp_path / "third"))
+
+
+def test_a_merged_kubeconfig_keeps_the_cas_of_other_clusters(machine: TakenOverMachine) -> None:
+    path = Path(machine.where.kubeconfigs) / "admin.conf"
+    value, other = yaml.safe_load(path.read_text()), authority("another cluster", "ECDSA-P256")
+    (own,) = value["clusters"]
+    # Through a tunnel two clusters may be at one address.
+    further = {"certificate-authority-data": encoded(other.pem), "server": own["cluster"]["server"]}
+    value["clusters"] = [own, {"name": "other", "cluster": further}, {**copy.deepcopy(own), "name": "own-again"}]
+    path.write_text(yaml.safe_dump(value))
+    fresh = machine.snapshot()
+
+    def held() -> list[str]:
+        found = [each["cluster"]["certificate-authority-data"] for each in yaml.safe_load(path.read_text())["clusters"]]
+        assert found[1] == encoded(other.pem) and found[0] == found[2]
+        return [base64.b64decode(found[0]).decode()]
+
+    old, new = (side["kubernetes"].pem for side in (machine.old, machine.new))
+    machine.go(S.PUBLISHED)
+    assert held() == [old + new]
+    # kubeadm renews the pair in it, and it is kept anew.
+    path.write_text(path.read_text().replace("current-context", "preferences: {}\ncurrent-context"))
+    machine.go(S.SWITCHED)
+    assert held() == [old + new]
+    machine.go(S.CLOSED)
+    machine.go(S.RETIRED)
+    assert held() == [new]
+    for state in (S.RETRUSTING, S.RETURNING, S.PREPARED):
+        machine.go(state)
+    assert held() == [old]
+    machine.go(None)
+    changed = {name for name, each in machine.snapshot().items() if each != fresh[name]}
+    assert changed == {"etc/kubernetes/admin.conf"}
