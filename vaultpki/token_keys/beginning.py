@@ -1,0 +1,93 @@
+"""Decides how a rotation of service-account keys begins, and what leaves all unions after a theft; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from vaultpki.errors import StateConflict
+from vaultpki.records.service_account import DepartedKey, Departure, KeyMethod, KeyRecord, KeyState, NodeKeys
+from vaultpki.redact import first_few
+from vaultpki.token_keys.course import KeyScene, only, stepped, with_key
+from vaultpki.token_keys.holders import key_sha256, sha256_of
+
+
+def begun(stored: KeyRecord | None, scene: KeyScene, method: KeyMethod = KeyMethod.ROTATION) -> KeyRecord:
+    """Return the record with which a rotation begins: each node gets the number of its next key.
+
+    Without a record it begins with the key that all nodes share. An emergency may begin in the middle of a rotation:
+    the next keys of that may be stolen too. It takes out the keys of nodes that have left as well. Raises StateConflict
+    if there are no keys to begin with.
+    """
+    before = stored or _of_shared(scene)
+    if not before.nodes:
+        raise StateConflict("no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in")
+    highest, nodes = dict(before.highest), {}
+    for name, keys in before.nodes.items():
+        highest[name] = max(highest.get(name, 0), keys.new, scene.highest_given(name)) + 1
+        nodes[name] = replace(only(keys, keys.signs_with(before.state)), new=highest[name])
+    hasty = method is KeyMethod.EMERGENCY
+    to = KeyState.RETIRED if hasty else KeyState.PUBLISHED
+    after = before.moved(to, scene.now, nodes=nodes, highest=highest, method=method)
+    if hasty:
+        # At once, while nodes hold the certificates that end: there is no rollback to them.
+        lowest = {name: number + (name not in nodes) for name, number in highest.items()}
+        departed = tuple(_all_taken_out(before, nodes, scene.now))
+        after = replace(after, departed=departed, lowest={**before.lowest, **lowest})
+    # A new record is the first one.
+    return after if stored is not None else replace(after, revision=1)
+
+
+def stolen(record: KeyRecord, name: str, now: datetime) -> KeyRecord:
+    """Return the record without a node whose keys were stolen: its certificates leave every union at once."""
+    keys = record.nodes.get(name)
+    mine = [each for each in record.departed if each.node == name]
+    held = {sha256_of(pem) for pem in keys.certificates.values()} if keys is not None else set[str]()
+    held |= {each.sha256 for each in mine}
+    if keys is None and not mine:
+        raise StateConflict(f"{name} has no service-account key that counts, so there is none to take out")
+    gone = tuple(DepartedKey(name, sha256, Departure.STOLEN, now) for sha256 in sorted(held - {""}))
+    own = [*(keys.certificates.values() if keys is not None else ()), *(each.pem for each in mine)]
+    if others := sorted({node for pem in own for node in with_key(record, key_sha256(pem)) if node != name}):
+        raise StateConflict(
+            f"{first_few(others)} has the same key as {name}, so its tokens would count all the same: replace the keys "
+            "of all nodes at once (`vaultpki ca rotate service-account-keys --emergency` without `--stolen`), and take "
+            f"{name} out after that"
+        )
+    highest = max(record.highest.get(name, 0), keys.new if keys is not None else 0)
+    return record.changed(
+        nodes={node: each for node, each in record.nodes.items() if node != name},
+        departed=(*(each for each in record.departed if each.node != name), *gone),
+        highest={**record.highest, name: highest},
+        lowest={**record.lowest, name: highest + 1},
+    )
+
+
+def _of_shared(scene: KeyScene) -> KeyRecord:
+    """Return the record of nodes that all sign with one key, which each has had from the beginning."""
+    sharing = {name: holder.keys.shared for name, holder in scene.holders.items() if holder.keys is not None}
+    found = {shared for shared in sharing.values() if shared}
+    silent = sorted(name for name in scene.holders if name not in sharing)
+    if not found:
+        raise StateConflict("no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in")
+    if len(found) > 1:
+        raise StateConflict(
+            "the control-plane nodes have different sa.key of which Vault has certified none, so their tokens are not "
+            "accepted everywhere; give all of them the same one first"
+        )
+    if silent:
+        raise StateConflict(f"{first_few(silent)} did not report the shared sa.key yet; start the agent there first")
+    nodes = {name: NodeKeys(1, 1, admitted=True) for name, shared in sharing.items() if shared}
+    numbers = dict.fromkeys(nodes, 1)
+    return KeyRecord(KeyState.STEADY, 1, scene.now, nodes, highest=numbers, lowest=dict(numbers), shared=min(found))
+
+
+def _all_taken_out(before: KeyRecord, nodes: Mapping[str, NodeKeys], now: datetime) -> Iterator[DepartedKey]:
+    """Yield the keys that an emergency takes out and that none of `nodes` has any more, so that they are watched."""
+    for each in before.departed:
+        yield replace(each, why=Departure.STOLEN, since=now, pem="", until=None)
+    for name, keys in sorted(before.nodes.items()):
+        for number, pem in sorted(keys.certificates.items()):
+            if number not in nodes[name].certificates:
+                yield DepartedKey(name, sha256_of(pem), Departure.STOLEN, now)
