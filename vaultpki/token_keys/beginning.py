@@ -9,7 +9,7 @@ from datetime import datetime
 from vaultpki.errors import StateConflict
 from vaultpki.records.service_account import DepartedKey, Departure, KeyMethod, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few
-from vaultpki.token_keys.course import KeyScene, only, stepped, with_key
+from vaultpki.token_keys.course import KeyScene, only, with_key
 from vaultpki.token_keys.holders import key_sha256, sha256_of
 
 
