@@ -1,7 +1,8 @@
-"""Refuses changes that nodes which take part could not follow: of the layout, and of what an adoption needs."""
+"""Refuses changes that nodes which take part could not follow: layout, type of token keys, what an adoption needs."""
 
 from __future__ import annotations
 
+from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.errors import SpecError, StateConflict
 from vaultpki.identity import nodes
 from vaultpki.identity.credentials import Identity, count
@@ -11,7 +12,10 @@ from vaultpki.places import Layout
 from vaultpki.provision.impact import named
 from vaultpki.provision.observe import Observation
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.rotation import Method
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import first_few
+from vaultpki.token_keys import numbers
 from vaultpki.vault import Vault
 
 
@@ -69,6 +73,28 @@ def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> Non
             f"{first_few(working)} would lose the agent half-way: put it back until the adoption is done, or if the "
             f"machine itself is gone, delete its node (`kubectl delete node {working[0]}`), lock it (`vaultpki lock "
             f"{working[0]} -f {cluster.file}`) and run this again"
+        )
+
+
+def refuse_key_type(cluster: Cluster, seen: Observation) -> None:
+    """Raise StateConflict if keys that must be certified again are of another type than Vault would take from now on.
+
+    Their CA is being replaced, or a rotation takes over the one that nodes share; neither could go on, nor back.
+    """
+    key = ("role", f"{cluster.mount(SERVICE_ACCOUNT)}/{SERVICE_ACCOUNT}")
+    before, wanted = seen.observed.objects.get(key), seen.wanted.get(key)
+    record, keys = seen.found.rotations.get(SERVICE_ACCOUNT), seen.found.keys
+    replaced = record is not None and record.active and record.method is Method.NEW_KEY
+    taken_over = keys is not None and keys.active and bool(keys.shared)
+    if before is None or wanted is None or not (replaced or taken_over):
+        return
+    if all(before.get(name) == wanted.get(name) for name in ("key_type", "key_bits")):
+        return
+    if other := numbers.other_types(cluster, keys):
+        what = f"the CA {SERVICE_ACCOUNT} is" if replaced else f"{SERVICE_ACCOUNT_KEYS} are"
+        raise StateConflict(
+            f"{cluster.file}: certificates.{SERVICE_ACCOUNT}.key: {what} being rotated, and Vault has to certify the "
+            f"key of {first_few(sorted(other))} again, which is {min(other.values())}: put that back until it is done"
         )
 
 

@@ -149,8 +149,8 @@ def life_lines(seconds: int, known: int | None, tokens: TokensInUse | None) -> I
     yield f"The longest life of tokens {flags}, and you say {format_duration(seconds)}."
     yield "A pod or a client with an older token is refused (401) once the old keys are not accepted any more."
     if seconds < _CONTROLLER_TOKENS:
-        yield "kube-controller-manager with --use-service-account-credentials keeps tokens of an hour. It is refused (401)"
-        yield "once, unless it was restarted after all API servers began to sign with the next keys."
+        yield "kube-controller-manager with --use-service-account-credentials keeps tokens of an hour. It is refused"
+        yield "once (401), unless it was restarted after all API servers began to sign with the next keys."
     if tokens is None or tokens.stale is None:
         yield "Pass `--kubeconfig` to see how many requests with older tokens each API server has counted."
         return

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from vaultpki.certificates import SERVICE_ACCOUNT, signing_rows
 from vaultpki.model import Cluster
+from vaultpki.pki import x509
 from vaultpki.pki.service_account import key_name
 from vaultpki.records.server_facts import Fields, Key
 from vaultpki.records.service_account import KeyRecord
@@ -25,6 +26,21 @@ def key_nodes(cluster: Cluster) -> tuple[str, ...]:
     """Return the names of the nodes with a service-account key of their own; none in a cluster without such keys."""
     roles = {role for row in signing_rows(cluster) for role in row.node_roles}
     return tuple(node.name for node in cluster.nodes if node.roles & roles)
+
+
+def other_types(cluster: Cluster, record: KeyRecord | None) -> dict[str, str]:
+    """Return the types of keys that count and that Vault would not certify again by cluster.yaml, by node.
+
+    The role of these keys takes one type. A key that is in use keeps the type that it was made with.
+    """
+    wanted = {row.key or cluster.key for row in signing_rows(cluster)}
+    found = {}
+    for name, keys in record.nodes.items() if record is not None else ():
+        for number, pem in keys.certificates.items():
+            kind = next((facts.key for facts in x509.readable(pem)), None)
+            if record is not None and number in keys.accepted(record.state) and kind is not None and kind not in wanted:
+                found[name] = kind.value
+    return found
 
 
 def given_numbers(cluster: Cluster, rules: Fields | None, node: str) -> tuple[int, ...]:
