@@ -9,25 +9,26 @@ from datetime import datetime
 from vaultpki.errors import StateConflict
 from vaultpki.records.service_account import DepartedKey, Departure, KeyMethod, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few
-from vaultpki.token_keys.course import KeyScene, only, with_key
+from vaultpki.token_keys.course import KeyScene, only, taken_in, with_key
 from vaultpki.token_keys.holders import key_sha256, sha256_of
 
 
 def begun(stored: KeyRecord | None, scene: KeyScene, method: KeyMethod = KeyMethod.ROTATION) -> KeyRecord:
     """Return the record with which a rotation begins: each node gets the number of its next key.
 
-    Without a record it begins with the key that all nodes share. An emergency may begin in the middle of a rotation:
+    Without a record it begins with the key that all nodes share; an emergency, for which the record may be lost, with
+    the keys that nodes report else. An emergency may begin in the middle of a rotation:
     the next keys of that may be stolen too. It takes out the keys of nodes that have left as well. Raises StateConflict
     if there are no keys to begin with.
     """
-    before = stored or _of_shared(scene)
+    hasty = method is KeyMethod.EMERGENCY
+    before = stored or (_of_reports(scene) if hasty else None) or _of_shared(scene)
     if not before.nodes:
         raise StateConflict("no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in")
     highest, nodes = dict(before.highest), {}
     for name, keys in before.nodes.items():
         highest[name] = max(highest.get(name, 0), keys.new, scene.highest_given(name)) + 1
         nodes[name] = replace(only(keys, keys.signs_with(before.state)), new=highest[name])
-    hasty = method is KeyMethod.EMERGENCY
     to = KeyState.RETIRED if hasty else KeyState.PUBLISHED
     after = before.moved(to, scene.now, nodes=nodes, highest=highest, method=method)
     if hasty:
@@ -62,6 +63,17 @@ def stolen(record: KeyRecord, name: str, now: datetime) -> KeyRecord:
         highest={**record.highest, name: highest},
         lowest={**record.lowest, name: highest + 1},
     )
+
+
+def _of_reports(scene: KeyScene) -> KeyRecord | None:
+    """Return the record of nodes that run with own keys, by what Vault has certified; None if none reports such a key.
+
+    Whoever writes records can delete that of the keys, and must not keep a stolen key in use by it.
+    """
+    found = taken_in(None, scene).record
+    if found is None:
+        return None
+    return replace(found, nodes={name: replace(keys, admitted=True) for name, keys in found.nodes.items()})
 
 
 def _of_shared(scene: KeyScene) -> KeyRecord:

@@ -266,6 +266,29 @@ WAYS = {
 }
 
 
+def test_an_emergency_begins_where_the_record_was_lost() -> None:
+    """Whoever writes records can delete it, and keeps no stolen key in use by that."""
+    cluster = steady("cp-1", "cp-2")
+    cluster.rotate()
+    settle(cluster, KeyState.DONE, back=False)
+    assert cluster.record is not None
+    highest = cluster.record.revision
+    old = {facts.public_key for plane in cluster.planes.values() for facts in plane.held.own.values()}
+    cluster.record, cluster.alive = None, {}
+    cluster.stolen |= old
+    given = replace(cluster.scene, given={"cp-1": (2,), "cp-2": (2,)})
+    begun = beginning.begun(None, given, KeyMethod.EMERGENCY)
+    assert {name: (keys.old, keys.new) for name, keys in begun.nodes.items()} == {"cp-1": (2, 3), "cp-2": (2, 3)}
+    cluster.record = replace(begun, revision=highest + 1)
+    for _ in range(30):
+        for plane in cluster.planes.values():
+            plane.passed(cluster.record, cluster.now, reports=True)
+        cluster.operate()
+        cluster.now += timedelta(seconds=70)
+    assert cluster.at_rest(KeyState.DONE)
+    assert all(not old & {facts.public_key for facts in plane.memory} for plane in cluster.planes.values())
+
+
 def test_a_key_that_others_have_too_is_not_taken_out_of_one_node_alone() -> None:
     cluster = of_kubeadm("cp-1", "cp-2")
     everybody(cluster)
