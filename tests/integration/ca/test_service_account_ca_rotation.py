@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from helpers.node.agents_with_keys import SPEC, AgentsWithKeys
+from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.snapshots import Snapshot
 from vaultpki.agent import run
@@ -19,7 +20,7 @@ from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import Method, State
-from vaultpki.records.service_account import KeyState
+from vaultpki.records.service_account import KEYS_RECORD, KeyState
 from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
 
 DOMAIN = "service-account"
@@ -214,6 +215,18 @@ def test_another_type_of_key_does_not_keep_it_up(clusters: ClusterFactory) -> No
         made.passes()
         made.reach(KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE)
         begin(made)
+
+
+def test_what_is_wrong_with_keys_stops_no_other_ca(clusters: ClusterFactory) -> None:
+    """Whoever writes records can spoil that of the keys, and a node can say that it has read a newer one."""
+    with AgentsWithKeys.joined(clusters.applied(SPEC)) as made:
+        begin(made, "etcd")
+        path = f"{made.cluster.prefix}/config/data/{KEYS_RECORD}"
+        assert made.cluster.server.api("POST", path, {"data": {"state": "strange"}}).status == 200
+        file, env = made.cluster.file, made.cluster.environment("applier")
+        ran = vaultpki("ca", "continue", "-f", file, env=env, expect={0, 3})
+        assert "service-account keys: " in ran.stderr and "CA etcd" in ran.stdout
+        assert state(made, "etcd") is State.PUBLISHED
 
 
 def test_a_server_that_was_set_back_is_recovered(clusters: ClusterFactory) -> None:
