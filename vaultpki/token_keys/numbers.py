@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from vaultpki.certificates import SERVICE_ACCOUNT, signing_rows
 from vaultpki.model import Cluster
-from vaultpki.pki import x509
 from vaultpki.pki.service_account import key_name
 from vaultpki.records.server_facts import Fields, Key
 from vaultpki.records.service_account import KeyRecord
@@ -33,6 +32,8 @@ def other_types(cluster: Cluster, record: KeyRecord | None) -> dict[str, str]:
 
     The role of these keys takes one type. A key that is in use keeps the type that it was made with.
     """
+    from vaultpki.pki import x509
+
     wanted = {row.key or cluster.key for row in signing_rows(cluster)}
     found = {}
     for name, keys in record.nodes.items() if record is not None else ():
