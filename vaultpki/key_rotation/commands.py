@@ -72,7 +72,9 @@ def rotate(
         with announced(cluster, vault, urgent=emergency) as notice:
             seen = read_keys(cluster, vault, now, strict=not emergency, notice=notice, tokens=tokens)
             if stolen:
-                return _told(_take_out(seen, stolen), KeysSaid(tokens=tokens), changed=True)
+                shared = [beginning.counts_elsewhere(seen.record, name) for name in sorted(set(stolen)) if seen.record]
+                notes = tuple(filter(None, shared))
+                return _told(_take_out(seen, stolen), KeysSaid(tokens=tokens), changed=True, notes=notes)
             method = KeyMethod.EMERGENCY if emergency else KeyMethod.ROTATION
             return _told(_begin(seen, method), KeysSaid(tokens=tokens), moved=True)
 

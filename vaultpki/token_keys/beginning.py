@@ -7,7 +7,15 @@ from dataclasses import replace
 from datetime import datetime
 
 from vaultpki.errors import StateConflict
-from vaultpki.records.service_account import DepartedKey, Departure, KeyMethod, KeyRecord, KeyState, NodeKeys
+from vaultpki.records.service_account import (
+    MOST_DEPARTED,
+    DepartedKey,
+    Departure,
+    KeyMethod,
+    KeyRecord,
+    KeyState,
+    NodeKeys,
+)
 from vaultpki.redact import first_few
 from vaultpki.token_keys.course import KeyScene, only, taken_in, with_key
 from vaultpki.token_keys.holders import key_sha256, sha256_of
@@ -17,9 +25,8 @@ def begun(stored: KeyRecord | None, scene: KeyScene, method: KeyMethod = KeyMeth
     """Return the record with which a rotation begins: each node gets the number of its next key.
 
     Without a record it begins with the key that all nodes share; an emergency, for which the record may be lost, with
-    the keys that nodes report else. An emergency may begin in the middle of a rotation:
-    the next keys of that may be stolen too. It takes out the keys of nodes that have left as well. Raises StateConflict
-    if there are no keys to begin with.
+    those that nodes report. An emergency may begin in the middle of a rotation: the next keys of that may be stolen
+    too. It takes out the keys of nodes that have left as well. Raises StateConflict if there are no keys to begin with.
     """
     hasty = method is KeyMethod.EMERGENCY
     before = stored or (_of_reports(scene) if hasty else None) or _of_shared(scene)
@@ -34,7 +41,7 @@ def begun(stored: KeyRecord | None, scene: KeyScene, method: KeyMethod = KeyMeth
     if hasty:
         # At once, while nodes hold the certificates that end: there is no rollback to them.
         lowest = {name: number + (name not in nodes) for name, number in highest.items()}
-        departed = tuple(_all_taken_out(before, nodes, scene.now))
+        departed = tuple(_all_taken_out(before, nodes, scene.now))[:MOST_DEPARTED]
         after = replace(after, departed=departed, lowest={**before.lowest, **lowest})
     # A new record is the first one.
     return after if stored is not None else replace(after, revision=1)
@@ -49,19 +56,31 @@ def stolen(record: KeyRecord, name: str, now: datetime) -> KeyRecord:
     if keys is None and not mine:
         raise StateConflict(f"{name} has no service-account key that counts, so there is none to take out")
     gone = tuple(DepartedKey(name, sha256, Departure.STOLEN, now) for sha256 in sorted(held - {""}))
-    own = [*(keys.certificates.values() if keys is not None else ()), *(each.pem for each in mine)]
-    if others := sorted({node for pem in own for node in with_key(record, key_sha256(pem)) if node != name}):
-        raise StateConflict(
-            f"{first_few(others)} has the same key as {name}, so its tokens would count all the same: replace the keys "
-            "of all nodes at once (`vaultpki ca rotate service-account-keys --emergency` without `--stolen`), and take "
-            f"{name} out after that"
-        )
     highest = max(record.highest.get(name, 0), keys.new if keys is not None else 0)
+    others = [each for each in record.departed if each.node != name]
     return record.changed(
         nodes={node: each for node, each in record.nodes.items() if node != name},
-        departed=(*(each for each in record.departed if each.node != name), *gone),
+        # They only say where the key still counts, and there may be no room for all.
+        departed=(*others, *gone[: MOST_DEPARTED - len(others)]),
         highest={**record.highest, name: highest},
         lowest={**record.lowest, name: highest + 1},
+    )
+
+
+def counts_elsewhere(record: KeyRecord, name: str) -> str:
+    """Return that other nodes have a key of this one too, as a sentence; "" if none has.
+
+    Then tokens of it are accepted however often this node's own certificate is taken out.
+    """
+    keys = record.nodes.get(name)
+    own = [*(keys.certificates.values() if keys is not None else ())]
+    own += [each.pem for each in record.departed if each.node == name]
+    sharing = sorted({node for pem in own for node in with_key(record, key_sha256(pem)) if node != name})
+    if not sharing:
+        return ""
+    return (
+        f"{first_few(sharing)} has the same key as {name}, so its tokens are accepted all the same: replace the keys "
+        "of all nodes at once (`vaultpki ca rotate service-account-keys --emergency` without `--stolen`)"
     )
 
 
@@ -97,9 +116,9 @@ def _of_shared(scene: KeyScene) -> KeyRecord:
 
 def _all_taken_out(before: KeyRecord, nodes: Mapping[str, NodeKeys], now: datetime) -> Iterator[DepartedKey]:
     """Yield the keys that an emergency takes out and that none of `nodes` has any more, so that they are watched."""
-    for each in before.departed:
-        yield replace(each, why=Departure.STOLEN, since=now, pem="", until=None)
     for name, keys in sorted(before.nodes.items()):
         for number, pem in sorted(keys.certificates.items()):
             if number not in nodes[name].certificates:
                 yield DepartedKey(name, sha256_of(pem), Departure.STOLEN, now)
+    for each in before.departed:
+        yield replace(each, why=Departure.STOLEN, since=now, pem="", until=None)
