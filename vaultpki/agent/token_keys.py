@@ -56,14 +56,15 @@ class KeysOnDisk:
 
     `pairs` are the node's own pairs by number, also one that is not whole. `issuing` are the SHA-256 of the CAs by
     which certificates are checked. `stray` is a key in `sa.key` that is none of
-    the node's own pairs. `foreign` says that this agent has not written that file; `shared` is then the SHA-256 of its
-    public key, until Vault has certified it.
+    the node's own pairs, and `number` is which key of this node it is, 0 if it is none. `foreign` says that this agent
+    has not written that file; `shared` is then the SHA-256 of its public key, until Vault has certified it.
     """
 
     pairs: Mapping[int, PairStatus]
     held: KeysHeld
     plan: KeyPlan
     stray: PrivateKey | None = field(default=None, repr=False)
+    number: int = 0
     foreign: bool = False
     shared: str = ""
     issuing: tuple[str, ...] = ()
@@ -145,14 +146,29 @@ def look(
     known = trust[SERVICE_ACCOUNT]
     behind = frozen(wanted, state)
     made = plan(wanted.keys.record, config.node, held, known.issuing, known.roots, frozen=behind, between=known.between)
-    if shared:
+    number = 1 if shared else _number(stray, held.union, config.node)
+    if shared or (number and (behind or number in made.make)):
         # It stays in use until Vault has certified it, and untouched before the record takes it over.
         made = replace(made, signing=None)
-        made = made if _takes(wanted, config.node, shared) else replace(made, make=(), delete=())
+    if shared and not _takes(wanted, config.node, shared):
+        made = replace(made, make=(), delete=())
     # Also those that are to be made.
     every |= _inspect(config, folders, wanted, [each for each in made.make if each not in every], trust, state, now)
     issuing = tuple(sorted(facts.fingerprint for facts in known.issuing))
-    return KeysOnDisk(every, held, made, stray, foreign is not None, shared, issuing)
+    return KeysOnDisk(every, held, made, stray, number, foreign is not None, shared, issuing)
+
+
+def _number(stray: PrivateKey | None, union: Sequence[Facts], node: str) -> int:
+    """Return the number under which this key was this node's; 0 if it was not.
+
+    Certificates in `sa.pub` have counted. A key of another machine, or one that was taken out since it was stolen, must
+    not become this node's by a new name.
+    """
+    from vaultpki.pki import keys
+
+    public = keys.public_der(stray) if stray is not None else b""
+    names = (key_name(facts.subject.common_name) for facts in union if facts.public_key == public)
+    return next((name.number for name in names if name is not None and name.node == node), 0)
 
 
 def _takes(wanted: Assignment, node: str, shared: str) -> bool:
@@ -260,7 +276,9 @@ def _follow(
     if before.plan.make:
         lacking = [before.pairs[number] for number in before.plan.make]
         # The key that tokens are signed with now is certified, before it is replaced by another one.
-        lost = {lacking[0].want.name: before.stray} if before.stray is not None else {}
+        lost = {}
+        if before.stray is not None and before.number in before.plan.make:
+            lost[before.pairs[before.number].want.name] = before.stray
         signed = sign_due.sign(context, contact, wanted, lacking, trust, lost)
     signed = _certified_anew(context, contact, wanted, before, trust, signed)
     after = seen()

@@ -35,7 +35,7 @@ from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
 from vaultpki.rotation.course import Course
 from vaultpki.vault import Vault
 
-_TRIES: Final = 5
+EMERGENCY_TRIES: Final = 5
 """How often an emergency is tried that other commands overtake, each of which soon ends or stops."""
 
 
@@ -82,7 +82,7 @@ def rotate(
 
     An emergency that another operator's command has overtaken looks again: it waits for nobody.
     """
-    tries = _TRIES if method is Method.EMERGENCY else 1
+    tries = EMERGENCY_TRIES if method is Method.EMERGENCY else 1
     for _ in range(tries - 1):
         with contextlib.suppress(ChangedMeanwhile):
             return _rotate(cluster, vault, domain, method, spread, now, without)

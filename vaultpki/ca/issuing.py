@@ -28,6 +28,8 @@ _ON_THE_WAY = frozenset({State.PUBLISHED, State.RETRUSTING})
 def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
     """Raise StateConflict if the root ends too early for another CA, or if a node's name means something else.
 
+    Or if the new CA could not certify the keys of nodes again.
+
     What nodes are called does not stop an emergency.
     """
     named = domain == serving_copy.DOMAIN and any(node.name == serving_copy.WORD for node in scene.cluster.nodes)
@@ -35,6 +37,8 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
         raise StateConflict(
             f"a node is called {serving_copy.WORD}, which `--restarted` means something else by; rename it first"
         )
+    if domain == SERVICE_ACCOUNT and method is Method.NEW_KEY:
+        token_key_certificates.refuse_other_types(scene)
     outside_move.refuse_other_root(scene)
     outside = scene.cluster.authority.outside
     if outside is not None and outside.by_people and method is Method.SAME_KEY:

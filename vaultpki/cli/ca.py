@@ -350,7 +350,7 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
 
     without = [name for name in options.without if name != LEGACY]
     said = Confirmations(without, options.restarted, look=listeners.probe_listeners)
-    patience = ca_wait.WAIT_PATIENCE if wait else None
+    patience, told = ca_wait.WAIT_PATIENCE if wait else None, set[str]()
     with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
         course = commands.begun(cluster, vault, back=back)
         if cluster.service_account_keys and course is None:
@@ -363,7 +363,7 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
         def take(course: Course | None, pods: KubeTrust | None) -> Step:
             nonlocal said
             if cluster.service_account_keys and not back:
-                ca_keys.admit_meanwhile(cluster, vault)
+                ca_keys.admit_meanwhile(cluster, vault, told)
             # One that waits reads again and again, and says in lines what it waits for.
             with reading(vault, bar=not wait) as counted:
                 done = commands.advance(

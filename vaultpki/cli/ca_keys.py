@@ -14,7 +14,7 @@ import click
 
 from vaultpki.cli.common import opened, print_json, screen, server_now, spec_option, terminal
 from vaultpki.cli.progress import reading
-from vaultpki.errors import ChangedMeanwhile, Unavailable, VaultpkiError
+from vaultpki.errors import ChangedMeanwhile, Refused, SpecError, StateConflict, Unavailable, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
@@ -124,12 +124,21 @@ def take_step(
     return tell(cluster, vault, done, as_json=as_json)
 
 
-def admit_meanwhile(cluster: Cluster, vault: Vault) -> None:
-    """Take in the keys of nodes that join while the CA of another domain is rotated, and say so on standard error."""
+def admit_meanwhile(cluster: Cluster, vault: Vault, said: set[str]) -> None:
+    """Take in the keys of nodes that join while the CA of another domain is rotated, and say so on standard error.
+
+    What is wrong with the keys stops no CA: it is said once, and added to `said`.
+    """
     from vaultpki.key_rotation import commands as keys
     from vaultpki.show import key_status
 
-    done = keys.advance(cluster, vault, server_now(vault))
+    try:
+        done = keys.advance(cluster, vault, server_now(vault))
+    except (SpecError, StateConflict, Refused) as error:
+        if str(error) not in said:
+            click.echo(printable(f"service-account keys: {error}"), err=True)
+        said.add(str(error))
+        return
     if done.changed:
         for line in key_status.key_lines(done, server_now(vault), cluster.file):
             click.echo(line, err=True)

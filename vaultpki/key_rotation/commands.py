@@ -6,15 +6,17 @@ record is written by check-and-set before the server is changed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 
 from vaultpki.ca.announced import announced
+from vaultpki.ca.commands import EMERGENCY_TRIES
 from vaultpki.ca.facts import read_root
 from vaultpki.ca.scene import refuse_active
 from vaultpki.certificates import SERVICE_ACCOUNT, signing_rows
-from vaultpki.errors import StateConflict
+from vaultpki.errors import ChangedMeanwhile, StateConflict
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import NodeList
 from vaultpki.key_rotation.scene import KeysOnServer, read_issuing, read_keys
@@ -27,6 +29,7 @@ from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import first_few
 from vaultpki.rotation.gates import Waiting
+from vaultpki.token_keys import beginning
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys import steps as key_steps
 from vaultpki.token_keys.holders import never_ran
@@ -60,15 +63,25 @@ def rotate(
 ) -> KeyStepDone:
     """Begin a rotation of all keys, or take out those of `stolen` nodes at once; returns what holds then.
 
-    A run that was interrupted is continued. Raises StateConflict if another rotation is under way, or if there are no
-    keys; ChangedMeanwhile if another operator was faster.
+    A run that was interrupted is continued. An emergency waits for no other rotation, and looks again where another
+    operator was faster. Raises StateConflict if another rotation is under way, or if there are no keys;
+    ChangedMeanwhile if another operator was faster.
     """
-    with announced(cluster, vault, urgent=emergency) as notice:
-        seen = read_keys(cluster, vault, now, strict=not emergency, notice=notice, tokens=tokens)
-        if stolen:
-            return _told(_take_out(seen, stolen), KeysSaid(tokens=tokens), changed=True)
-        method = KeyMethod.EMERGENCY if emergency else KeyMethod.ROTATION
-        return _told(_begin(seen, method), KeysSaid(tokens=tokens), moved=True)
+
+    def attempt() -> KeyStepDone:
+        with announced(cluster, vault, urgent=emergency) as notice:
+            seen = read_keys(cluster, vault, now, strict=not emergency, notice=notice, tokens=tokens)
+            if stolen:
+                shared = [beginning.counts_elsewhere(seen.record, name) for name in sorted(set(stolen)) if seen.record]
+                notes = tuple(filter(None, shared))
+                return _told(_take_out(seen, stolen), KeysSaid(tokens=tokens), changed=True, notes=notes)
+            method = KeyMethod.EMERGENCY if emergency else KeyMethod.ROTATION
+            return _told(_begin(seen, method), KeysSaid(tokens=tokens), moved=True)
+
+    for _ in range(EMERGENCY_TRIES - 1 if emergency else 0):
+        with contextlib.suppress(ChangedMeanwhile):
+            return attempt()
+    return attempt()
 
 
 def advance(
@@ -108,23 +121,26 @@ def union(cluster: Cluster, vault: Vault, now: datetime) -> tuple[Facts, ...]:
 
 def _begin(seen: KeysOnServer, method: KeyMethod) -> KeysOnServer:
     cluster, vault, record = seen.cluster, seen.vault, seen.record
-    refuse_active(cluster, seen.rotations)
-    if method is KeyMethod.ROTATION:
+    hasty = method is KeyMethod.EMERGENCY
+    if not hasty:
+        # Neither another rotation nor what a node says stops an emergency.
+        refuse_active(cluster, seen.rotations)
         _refuse_set_back(seen)
     if record is not None and record.active:
-        started = KeyState.RETIRED if method is KeyMethod.EMERGENCY else KeyState.PUBLISHED
+        started = KeyState.RETIRED if hasty else KeyState.PUBLISHED
         if record.state is started and record.method is method:
             return seen.reconciled()
-        raise StateConflict(
-            f"{SERVICE_ACCOUNT_KEYS} are being rotated ({record.state.value}), and one rotation goes on at a time; "
-            f"go on with `vaultpki ca continue -f {cluster.file}`, or back with `vaultpki ca abort`"
-        )
+        if not hasty:
+            raise StateConflict(
+                f"{SERVICE_ACCOUNT_KEYS} are being rotated ({record.state.value}), and one rotation goes on at a time; "
+                f"go on with `vaultpki ca continue -f {cluster.file}`, or back with `vaultpki ca abort`"
+            )
     if record is None:
         _refuse_other_type(seen)
-    begun = key_course.begun(record, seen.facts, method)
+    begun = beginning.begun(record, seen.facts, method)
     begun = replace(begun, revision=max(begun.revision, _highest_seen(seen) + 1))
     seen = seen.writing(begun)
-    others = read_records(cluster, vault)
+    others = {} if hasty else read_records(cluster, vault)
     if any(each.record is not None and each.record.active for each in others.values()):
         # Two operators began one each: both are withdrawn, or the later one.
         home = key_course.stepped(begun, KeyState.STEADY, seen.facts.now)
@@ -158,7 +174,7 @@ def _take_out(seen: KeysOnServer, names: Collection[str]) -> KeysOnServer:
                 f"{name} can still log in, so whoever stole its keys could have another one certified: run `vaultpki "
                 f"lock {name}` first"
             )
-        record = key_course.stolen(record, name, seen.facts.now)
+        record = beginning.stolen(record, name, seen.facts.now)
     record = replace(record, revision=max(record.revision, _highest_seen(seen) + 1))
     return seen.writing(record).reconciled()
 

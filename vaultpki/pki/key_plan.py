@@ -106,19 +106,22 @@ def _offered(record: KeyRecord | None) -> Iterable[Facts]:
 def _signing(record: KeyRecord | None, node: str, held: KeysHeld, wanted: Sequence[int], *, frozen: bool) -> int | None:
     """Return the number of the key for `sa.key`.
 
-    A key that is in use is replaced only by one whose certificate the record has: the others know that one.
+    A key that is in use is replaced only by one whose certificate the record has: the others know that one. One that
+    was retired here is not used again: it may have been stolen.
     """
     current = held.signing if held.signing in held.own else None
-    made = [number for number in wanted if number in held.own]
+    lowest = held.lowest.get(node, 1)
     entry = record.nodes.get(node) if record is not None else None
+    if record is not None and entry is None and not frozen:
+        lowest = max(lowest, record.lowest.get(node, 1))
+    counting = [number for number in held.own if number >= lowest]
+    best = min(counting, key=lambda number: (number not in wanted, number), default=None)
     if frozen or record is None or entry is None:
-        lowest = max(held.lowest.get(node, 1), record.lowest.get(node, 1) if record is not None and not frozen else 1)
-        gone = current is not None and current < lowest and bool(made)
-        return current if current is not None and not gone else next(iter(made), None)
+        return current if current is not None and (current >= lowest or best is None) else best
     number = entry.signs_with(record.state)
-    if number in held.own and (current is None or _known(record, node, held, number)):
+    if number in held.own and number >= lowest and (current is None or _known(record, node, held, number)):
         return number
-    return current if current is not None else next(iter(made), None)
+    return current if current is not None else best
 
 
 def _known(record: KeyRecord | None, node: str, held: KeysHeld, number: int) -> bool:

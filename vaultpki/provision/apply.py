@@ -53,7 +53,7 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
 
     Of `where` count the addresses, CA and namespace by which nodes find Vault if cluster.yaml does not say it. Raises
     ForeignObject if an object of others is in the place of ours, SpecError for another layout while nodes take part,
-    and SpecError or StateConflict for what an adoption that is under way needs.
+    and SpecError or StateConflict for what an adoption or a rotation that is under way needs.
     """
     now = datetime.now(UTC)
     seen = observe(cluster, vault, where)
@@ -62,6 +62,7 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     foreign_cas.refuse_unfit(cluster, seen, now)
     refused_changes.refuse_layout(cluster, vault, seen)
     refused_changes.refuse_by_adoption(cluster, vault, seen)
+    refused_changes.refuse_key_type(cluster, seen)
     records = seen.found.rotations
     active = tuple(record for record in records.values() if record.active)
     waiting = tuple(ca for ca in issuing_cas(cluster) if ca in seen.facts.waiting)

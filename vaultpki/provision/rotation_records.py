@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vaultpki.certificates import all_cas
-from vaultpki.errors import ChangedMeanwhile, Denied, Refused, SpecError
+from vaultpki.errors import ChangedMeanwhile, Denied, Refused, SpecError, StateConflict
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records import service_account
@@ -87,7 +87,15 @@ def write_key_record(cluster: Cluster, vault: Vault, record: KeyRecord, version:
             "the record of service-account keys has the highest revision that there is, which no vaultpki wrote: find "
             f"out who did, and delete it (`bao kv metadata delete -mount={cluster.mount('config')} {KEYS_RECORD}`)"
         )
-    _write(cluster, vault, KEYS_RECORD, service_account.to_json(record), version, SERVICE_ACCOUNT_KEYS)
+    value = service_account.to_json(record)
+    try:
+        # What cannot be read stops every node and command; a number that somebody forged leads there.
+        service_account.read(value, where=f"{cluster.mount('config')}/{KEYS_RECORD}")
+    except SpecError as error:
+        raise StateConflict(
+            f"the next record of service-account keys could not be read by anybody, so it was not written: {error}"
+        ) from None
+    _write(cluster, vault, KEYS_RECORD, value, version, SERVICE_ACCOUNT_KEYS)
     return StoredKeyRecord(record, version + 1)
 
 

@@ -18,6 +18,7 @@ from vaultpki.records import adoption_report
 from vaultpki.records.adoption_report import AdoptionReport
 from vaultpki.records.changes import LONGEST_LOOK
 from vaultpki.records.rotation import BEYOND, EVERY_DOMAIN
+from vaultpki.records.service_account import MOST_IN_UNION
 from vaultpki.redact import moment, printable, stamp
 from vaultpki.values import names
 
@@ -399,10 +400,10 @@ def _token_keys(value: object) -> TokenKeysReport | None:
     return TokenKeysReport(
         seen,
         own,
-        frozenset(_hashes(entry.get("union"))),
+        frozenset(_hashes(entry.get("union"), MOST_IN_UNION)),
         next(iter(_hashes([signing])), ""),
         moment(entry.get("installed")),
-        frozenset(_hashes(entry.get("loaded_union"))),
+        frozenset(_hashes(entry.get("loaded_union"), MOST_IN_UNION)),
         next(iter(_hashes([loaded])), ""),
         reader,
         extends if isinstance(extends := entry.get("extends"), bool) else None,
@@ -445,6 +446,6 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(_text(entry) for entry in entries if isinstance(entry, str))
 
 
-def _hashes(value: object) -> tuple[str, ...]:
-    entries = value[:_MOST_ENTRIES] if isinstance(value, list) else []
+def _hashes(value: object, most: int = _MOST_ENTRIES) -> tuple[str, ...]:
+    entries = value[:most] if isinstance(value, list) else []
     return tuple(entry for entry in entries if isinstance(entry, str) and _SHA256.fullmatch(entry))

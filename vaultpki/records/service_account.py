@@ -33,7 +33,13 @@ LARGEST_KEY_NUMBER: Final = 99_999_999
 """The largest number of a key, as in `pki.service_account`."""
 
 MOST_KEY_NODES: Final = 64
-"""The largest number of nodes with keys, and of departed keys."""
+"""The largest number of nodes with keys."""
+
+MOST_DEPARTED: Final = 128
+"""The largest number of departed keys."""
+
+MOST_IN_UNION: Final = 2 * MOST_KEY_NODES + MOST_DEPARTED
+"""The largest number of certificates that a union has by a record."""
 
 _MOST_KNOWN: Final = 1024
 _LONGEST_PEM: Final = 8192
@@ -351,7 +357,7 @@ def _numbers(found: JsonObject, key: str) -> dict[str, int]:
 
 def _departed(found: JsonObject, where: str) -> tuple[DepartedKey, ...]:
     value = found.value.get("departed")
-    if not isinstance(value, list) or len(value) > MOST_KEY_NODES:
+    if not isinstance(value, list) or len(value) > MOST_DEPARTED:
         raise found.wrong("departed")
     return tuple(_departed_key(entry, f"{where}: departed") for entry in value)
 

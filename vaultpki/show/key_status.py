@@ -15,6 +15,9 @@ from vaultpki.token_keys.course import next_key_state
 from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.values.durations import format_duration
 
+# Seconds: for as long it asks for them (kubernetes staging/src/k8s.io/controller-manager/pkg/clientbuilder).
+_CONTROLLER_TOKENS: Final = 3600
+
 # What holds in a state.
 _IS: Final = {
     KeyState.STEADY: "each node signs tokens with its key, and every API server accepts those of all",
@@ -145,6 +148,9 @@ def life_lines(seconds: int, known: int | None, tokens: TokensInUse | None) -> I
     flags = "is not known" if known is None else f"is {format_duration(known)} by the flags of the API servers"
     yield f"The longest life of tokens {flags}, and you say {format_duration(seconds)}."
     yield "A pod or a client with an older token is refused (401) once the old keys are not accepted any more."
+    if seconds < _CONTROLLER_TOKENS:
+        yield "kube-controller-manager with --use-service-account-credentials keeps tokens of an hour. It is refused"
+        yield "once (401), unless it was restarted after all API servers began to sign with the next keys."
     if tokens is None or tokens.stale is None:
         yield "Pass `--kubeconfig` to see how many requests with older tokens each API server has counted."
         return

@@ -6,8 +6,9 @@ which check certificates by it, and the union that each kube-apiserver has in me
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
@@ -20,13 +21,20 @@ from vaultpki.token_keys.holders import Holders, KeyHolder, fresh, loaded, wante
 
 
 def with_unions(
-    record: RotationRecord, to: State, found: Gate, signer: Facts | None, keys: KeyRecord | None, holders: Holders
+    record: RotationRecord,
+    to: State,
+    found: Gate,
+    signer: Facts | None,
+    keys: KeyRecord | None,
+    holders: Holders,
+    other_types: Mapping[str, str] = MappingProxyType({}),
 ) -> Gate:
     """Return the gate of a step with what the certificates of keys keep it from; `found` is that of the nodes.
 
     `record` is that of the CA, and `signer` its certificate that signs now, None if it is not known. `keys` is the
     record of the keys, None without any. A CA that is trusted no more, or is to be, must have signed nothing that the
-    record of keys holds, and every union must have been loaded as it is.
+    record of keys holds, and every union must have been loaded as it is. `other_types` are the types of keys, by node,
+    that Vault certifies no more.
     """
     if (record.state, to) not in TRUST_STEPS | LEAF_STEPS:
         # As other CAs: such a step takes nobody's trust away.
@@ -37,7 +45,7 @@ def with_unions(
         if name not in record.excused and name not in known and (reason := _unread(record, holder)):
             waiting.append(Waiting(name, reason, itself=True))
     if (record.state, to) in LEAF_STEPS or to is State.DONE:
-        waiting += _certificates(record, signer, keys, holders)
+        waiting += _certificates(record, signer, keys, holders, other_types)
     waiting = list(dict.fromkeys(waiting))
     return replace(found, waiting=tuple(waiting), opens=None if waiting else found.opens)
 
@@ -53,7 +61,11 @@ def _unread(record: RotationRecord, holder: KeyHolder) -> str:
 
 
 def _certificates(
-    record: RotationRecord, signer: Facts | None, keys: KeyRecord | None, holders: Holders
+    record: RotationRecord,
+    signer: Facts | None,
+    keys: KeyRecord | None,
+    holders: Holders,
+    other_types: Mapping[str, str],
 ) -> Iterator[Waiting]:
     if keys is None:
         return
@@ -66,7 +78,8 @@ def _certificates(
             continue
         offered = [entry.certificates[each] for each in entry.accepted(keys.state) if each in entry.certificates]
         if not _signed(offered, signer):
-            yield Waiting(name, _uncertified(record, holders.get(name), signer), itself=name in holders)
+            reason = _uncertified(record, holders.get(name), signer, other_types.get(name, ""))
+            yield Waiting(name, reason, itself=name in holders)
         elif name in holders and entry.admitted and (reason := _unloaded(keys, holders[name], wanted)):
             yield Waiting(name, reason)
     for each in keys.departed:
@@ -79,10 +92,15 @@ def _signed(pems: Collection[str], signer: Facts) -> bool:
     return len(found) == len(pems) and all(x509.issuer_of(facts, (signer,)) is not None for facts in found)
 
 
-def _uncertified(record: RotationRecord, holder: KeyHolder | None, signer: Facts) -> str:
+def _uncertified(record: RotationRecord, holder: KeyHolder | None, signer: Facts, other_type: str) -> str:
     own = list(holder.keys.own.values()) if holder is not None and holder.keys is not None else []
     if own and _signed(own, signer):
         return "has its key certified anew: `vaultpki ca continue` takes its certificate in"
+    if other_type:
+        return (
+            f"its key is {other_type}, and Vault certifies another type: write `certificates: {{{record.domain}: "
+            f"{{key: {other_type}}}}}` into cluster.yaml and run `vaultpki apply`"
+        )
     return f"its key is not certified by {record.leaf.name} yet: look at its agent's log{_or_without(holder)}"
 
 

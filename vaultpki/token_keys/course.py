@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from vaultpki.certificates import SKEW
-from vaultpki.errors import StateConflict
 from vaultpki.pki import service_account, x509
 from vaultpki.pki.facts import Facts
 from vaultpki.records.service_account import (
@@ -24,7 +23,7 @@ from vaultpki.records.service_account import (
 )
 from vaultpki.redact import first_few
 from vaultpki.token_keys.gates import all_sign, guests, last_start
-from vaultpki.token_keys.holders import Holders, KeyHolder, same_key, sha256_of
+from vaultpki.token_keys.holders import Holders, KeyHolder, key_sha256, same_key, sha256_of
 from vaultpki.token_keys.life import TokenLife
 from vaultpki.token_keys.states import KEYS_HOMEWARD, KEYS_ONWARD, STEPS_BY_SIGNING
 from vaultpki.token_keys.turns import counts_until, may_start, next_turn
@@ -111,53 +110,23 @@ def with_turn(record: KeyRecord, scene: KeyScene) -> KeyRecord:
     return replace(record, turn=next_turn(record, scene.holders))
 
 
-def begun(stored: KeyRecord | None, scene: KeyScene, method: KeyMethod = KeyMethod.ROTATION) -> KeyRecord:
-    """Return the record with which a rotation begins: each node gets the number of its next key.
-
-    Without a record it begins with the key that all nodes share. Raises StateConflict if there are no keys to begin
-    with.
-    """
-    before = stored or _of_shared(scene)
-    if not before.nodes:
-        raise StateConflict("no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in")
-    highest, nodes = dict(before.highest), {}
-    for name, keys in before.nodes.items():
-        highest[name] = max(highest.get(name, 0), keys.new, scene.highest_given(name)) + 1
-        nodes[name] = replace(keys, new=highest[name])
-    to = KeyState.RETIRED if method is KeyMethod.EMERGENCY else KeyState.PUBLISHED
-    after = before.moved(to, scene.now, nodes=nodes, highest=highest, method=method)
-    # A new record is the first one.
-    return after if stored is not None else replace(after, revision=1)
-
-
 def stepped(record: KeyRecord, to: KeyState, now: datetime) -> KeyRecord:
     """Return the record in the next state: at rest each node has one key, and after DONE no earlier one counts."""
     if to is KeyState.DONE:
-        nodes = {name: _only(keys, keys.new) for name, keys in record.nodes.items()}
+        nodes = {name: only(keys, keys.new) for name, keys in record.nodes.items()}
         lowest = {**record.lowest, **{name: keys.new for name, keys in nodes.items()}}
         return record.moved(to, now, nodes=nodes, lowest=lowest, shared="", method=KeyMethod.ROTATION)
     if to is KeyState.STEADY:
-        nodes = {name: _only(keys, keys.old) for name, keys in record.nodes.items()}
+        nodes = {name: only(keys, keys.old) for name, keys in record.nodes.items()}
         return record.moved(to, now, nodes=nodes)
     return record.moved(to, now)
 
 
-def stolen(record: KeyRecord, name: str, now: datetime) -> KeyRecord:
-    """Return the record without a node whose keys were stolen: its certificates leave every union at once."""
-    keys = record.nodes.get(name)
-    mine = [each for each in record.departed if each.node == name]
-    held = {sha256_of(pem) for pem in keys.certificates.values()} if keys is not None else set[str]()
-    held |= {each.sha256 for each in mine}
-    if keys is None and not mine:
-        raise StateConflict(f"{name} has no service-account key that counts, so there is none to take out")
-    gone = tuple(DepartedKey(name, sha256, Departure.STOLEN, now) for sha256 in sorted(held - {""}))
-    highest = max(record.highest.get(name, 0), keys.new if keys is not None else 0)
-    return record.changed(
-        nodes={node: each for node, each in record.nodes.items() if node != name},
-        departed=(*(each for each in record.departed if each.node != name), *gone),
-        highest={**record.highest, name: highest},
-        lowest={**record.lowest, name: highest + 1},
-    )
+def with_key(record: KeyRecord, sha256: str) -> Iterator[str]:
+    """Yield the nodes of which a key counts whose public key has this SHA-256."""
+    pems = [(name, pem) for name, keys in record.nodes.items() for pem in held_by(record, keys)]
+    pems += [(each.node, each.pem) for each in record.departed if each.pem]
+    yield from (name for name, pem in pems if sha256 and key_sha256(pem) == sha256)
 
 
 def next_key_state(record: KeyRecord | None, *, back: bool = False) -> KeyState | None:
@@ -178,25 +147,6 @@ def _signing_step(record: KeyRecord) -> KeyState | None:
     return next((to for state, to in STEPS_BY_SIGNING if state is record.state), None)
 
 
-def _of_shared(scene: KeyScene) -> KeyRecord:
-    """Return the record of nodes that all sign with one key, which each has had from the beginning."""
-    sharing = {name: holder.keys.shared for name, holder in scene.holders.items() if holder.keys is not None}
-    found = {shared for shared in sharing.values() if shared}
-    silent = sorted(name for name in scene.holders if name not in sharing)
-    if not found:
-        raise StateConflict("no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in")
-    if len(found) > 1:
-        raise StateConflict(
-            "the control-plane nodes have different sa.key of which Vault has certified none, so their tokens are not "
-            "accepted everywhere; give all of them the same one first"
-        )
-    if silent:
-        raise StateConflict(f"{first_few(silent)} did not report the shared sa.key yet; start the agent there first")
-    nodes = {name: NodeKeys(1, 1, admitted=True) for name, shared in sharing.items() if shared}
-    numbers = dict.fromkeys(nodes, 1)
-    return KeyRecord(KeyState.STEADY, 1, scene.now, nodes, highest=numbers, lowest=dict(numbers), shared=min(found))
-
-
 def _joined(record: KeyRecord | None, holder: KeyHolder, scene: KeyScene) -> tuple[KeyRecord | None, str]:
     """Take in the key of a node that is not in the record: it waits to start until everybody accepts its tokens."""
     keys = holder.keys
@@ -204,7 +154,7 @@ def _joined(record: KeyRecord | None, holder: KeyHolder, scene: KeyScene) -> tup
     pem = keys.own.get(number, "") if keys is not None else ""
     if not pem:
         return record, ""
-    why = _refused(pem, holder.name, number, scene)
+    why = _refused(pem, holder.name, number, scene, record)
     if why:
         return record, f"{holder.name} reports a key that does not count: {why}"
     if record is None:
@@ -247,7 +197,7 @@ def _certified(record: KeyRecord, holder: KeyHolder, scene: KeyScene, *, replace
         known = certificates.get(number, "")
         if not pem or pem == known:
             continue
-        why = _refused(pem, name, number, scene)
+        why = _refused(pem, name, number, scene, record)
         if why:
             return record, f"{name} reports a key that does not count: {why}"
         if known and not same_key(pem, known):
@@ -280,13 +230,14 @@ def _left(record: KeyRecord, scene: KeyScene) -> KeyRecord:
     if not gone:
         return record
     found = tuple(
-        each for name in gone for each in _departed(name, _held(record, record.nodes[name]), Departure.REMOVED, scene)
+        each for name in gone for each in _departed(name, held_by(record, record.nodes[name]), Departure.REMOVED, scene)
     )
     nodes = {name: keys for name, keys in record.nodes.items() if name not in gone}
     return replace(record, nodes=nodes, departed=(*record.departed, *found))
 
 
-def _held(record: KeyRecord, keys: NodeKeys) -> Iterator[str]:
+def held_by(record: KeyRecord, keys: NodeKeys) -> Iterator[str]:
+    """Yield the certificates of a node whose tokens are accepted."""
     accepted = keys.accepted(record.state)
     yield from (pem for number, pem in sorted(keys.certificates.items()) if number in accepted)
 
@@ -310,7 +261,21 @@ def _ended(record: KeyRecord, scene: KeyScene) -> KeyRecord:
             until = each.since + timedelta(seconds=life + SKEW)
         if until is None or until > scene.now:
             kept.append(replace(each, until=until))
-    return replace(record, departed=tuple(kept))
+    return replace(record, departed=tuple(kept), lowest={**record.lowest, **_lowest_left(record, kept)})
+
+
+def _lowest_left(record: KeyRecord, kept: Sequence[DepartedKey]) -> dict[str, int]:
+    """Return the lowest number that counts, of the nodes some of whose departed keys are not `kept`.
+
+    So nodes remember that these have ended, and take back none of them. A node that was installed anew has its number
+    again, so its lost key is remembered only once that number is retired.
+    """
+    found = {}
+    for name in {each.node for each in record.departed} - {each.node for each in kept}:
+        keys = record.nodes.get(name)
+        left = record.highest.get(name, 0) + 1 if keys is None else min(keys.numbers)
+        found[name] = max(record.lowest.get(name, 1), left)
+    return found
 
 
 def _admitted(record: KeyRecord, stored: KeyRecord, scene: KeyScene) -> KeyRecord:
@@ -339,7 +304,8 @@ def _first_admitted(record: KeyRecord) -> KeyRecord:
     return replace(record, nodes={**record.nodes, name: replace(record.nodes[name], admitted=True)})
 
 
-def _only(keys: NodeKeys, number: int) -> NodeKeys:
+def only(keys: NodeKeys, number: int) -> NodeKeys:
+    """Return the keys of a node that has this one alone."""
     kept: Mapping[int, str] = {each: pem for each, pem in keys.certificates.items() if each == number}
     return replace(keys, old=number, new=number, certificates=kept)
 
@@ -349,7 +315,7 @@ def _later(pem: str, known: str) -> bool:
     return bool(one) and (not other or one[0].not_before > other[0].not_before)
 
 
-def _refused(pem: str, node: str, number: int, scene: KeyScene) -> str:
+def _refused(pem: str, node: str, number: int, scene: KeyScene, record: KeyRecord | None) -> str:
     """Return why a certificate is not that of a node's key with this number, as the rest of a sentence; "" if it is."""
     found = x509.readable(pem)
     if len(found) != 1:
@@ -361,4 +327,6 @@ def _refused(pem: str, node: str, number: int, scene: KeyScene) -> str:
         return why
     if service_account.key_name(found[0].subject.common_name) != service_account.KeyName(node, number):
         return f"it is that of {found[0].subject.common_name}"
-    return ""
+    own = key_sha256(pem)
+    others = sorted(set(with_key(record, own)) - {node}) if record is not None and own != record.shared else ()
+    return f"{first_few(others)} has the same private key, which no two machines may have" if others else ""

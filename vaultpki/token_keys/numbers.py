@@ -27,6 +27,23 @@ def key_nodes(cluster: Cluster) -> tuple[str, ...]:
     return tuple(node.name for node in cluster.nodes if node.roles & roles)
 
 
+def other_types(cluster: Cluster, record: KeyRecord | None) -> dict[str, str]:
+    """Return the types of keys that count and that Vault would not certify again by cluster.yaml, by node.
+
+    The role of these keys takes one type. A key that is in use keeps the type that it was made with.
+    """
+    from vaultpki.pki import x509
+
+    wanted = {row.key or cluster.key for row in signing_rows(cluster)}
+    found = {}
+    for name, keys in record.nodes.items() if record is not None else ():
+        for number, pem in keys.certificates.items():
+            kind = next((facts.key for facts in x509.readable(pem)), None)
+            if record is not None and number in keys.accepted(record.state) and kind is not None and kind not in wanted:
+                found[name] = kind.value
+    return found
+
+
 def given_numbers(cluster: Cluster, rules: Fields | None, node: str) -> tuple[int, ...]:
     """Return the numbers that a node's policy allows for its keys, as the server has it."""
     rule = (rules or {}).get(sign_path(cluster))

@@ -18,6 +18,7 @@ from vaultpki.model import Certificate, Cluster, Node, Pool
 from vaultpki.records import report_paths
 from vaultpki.records.changes import CHANGES
 from vaultpki.records.rotation import ROTATION_FOLDER
+from vaultpki.records.service_account import KEYS_RECORD
 
 HeldBy = Literal["refusal", "check", "indifference"]
 
@@ -98,7 +99,10 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
     parent = prefix.rpartition("/")[0]
     own = _own_reports(name, holder)
     rotations = [f"{ROTATION_FOLDER}/{domain}" for domain in all_cas(cluster)]
+    rotations += [KEYS_RECORD] if cluster.service_account_keys else []
     records = ["cluster", CHANGES, mine, report_paths.former(name), reports[0], f"nodes/{others[0]}", rotations[0]]
+    # Who wrote this one would have tokens refused.
+    records += [KEYS_RECORD] if cluster.service_account_keys else []
     return {
         "name": [name],
         "NAME": [name.upper()],

@@ -20,7 +20,7 @@ from vaultpki.pki.key_plan import KeysHeld, plan
 from vaultpki.records import service_account
 from vaultpki.records.node_report import NodeReport, ReaderReport, Seen, TokenKeysReport
 from vaultpki.records.service_account import KeyRecord, KeyState
-from vaultpki.token_keys import course as key_course
+from vaultpki.token_keys import beginning
 from vaultpki.token_keys.course import KeyScene
 from vaultpki.token_keys.holders import KeyHolder
 from vaultpki.token_keys.life import longest_life
@@ -163,7 +163,7 @@ class ImaginedCluster:
         """Begin a rotation, if none is under way and there are keys."""
         if self.record is None or not self.record.active:
             try:
-                self.write(key_course.begun(self.record, self.scene))
+                self.write(beginning.begun(self.record, self.scene))
             except StateConflict:
                 return
 

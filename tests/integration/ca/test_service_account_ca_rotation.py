@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from helpers.node.agents_with_keys import AgentsWithKeys
+from helpers.node.agents_with_keys import SPEC, AgentsWithKeys
+from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.snapshots import Snapshot
 from vaultpki.agent import run
@@ -19,6 +20,7 @@ from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import Method, State
+from vaultpki.records.service_account import KEYS_RECORD, KeyState
 from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
 
 DOMAIN = "service-account"
@@ -169,6 +171,62 @@ def root_moved(made: AgentsWithKeys, to: State) -> None:
         made.later(400)
         made.passes()
     raise AssertionError(done)
+
+
+def test_another_type_of_key_does_not_keep_it_up(clusters: ClusterFactory) -> None:
+    """Vault certifies keys of one type: those in use keep theirs until they are rotated."""
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        other = SPEC + "certificates: {service-account: {key: ec-p384}}\n"
+        before = {name: plane.signs() for name, plane in made.planes.items()}
+        begin(made)
+        made.passes()
+        moved(made, State.PUBLISHED)
+        made.cluster.write(other)
+        for command in ("apply", "plan"):
+            made.cluster.refused("has to certify the key of cp-1, cp-2 again, which is ec-p256", command=command)
+        made.cluster.write(SPEC)
+        for wanted in ONWARD[1:]:
+            moved(made, wanted)
+        made.cluster.write(other)
+        made.cluster.apply()
+        made.passes()
+        assert {name: plane.signs() for name, plane in made.planes.items()} == before
+        made.settled()
+        with pytest.raises(
+            StateConflict, match=r"the key of cp-1, cp-2 is ec-p256.*rotate service-account-keys` first"
+        ):
+            begin(made)
+        # After a theft of that CA nobody waits, and it says what each node lacks.
+        begin(made, method=Method.EMERGENCY)
+        for plane in made.planes.values():
+            plane.node.age(1e7)
+            options = run.PassOptions(settle=False, share=0.0)
+            failures = run.run(load_agent(plane.node.config), options, clock=made.now.timestamp()).failures
+            assert [*failures] == ["service-account-1"]
+        waiting = step(made).gate
+        assert waiting is not None and any("its key is ec-p256" in each.reason for each in waiting.waiting)
+        made.cluster.write(SPEC)
+        made.cluster.apply()
+        made.passes()
+        moved(made, State.DONE)
+        made.cluster.write(other)
+        made.cluster.apply()
+        made.begin()
+        made.passes()
+        made.reach(KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE)
+        begin(made)
+
+
+def test_what_is_wrong_with_keys_stops_no_other_ca(clusters: ClusterFactory) -> None:
+    """Whoever writes records can spoil that of the keys, and a node can say that it has read a newer one."""
+    with AgentsWithKeys.joined(clusters.applied(SPEC)) as made:
+        begin(made, "etcd")
+        path = f"{made.cluster.prefix}/config/data/{KEYS_RECORD}"
+        assert made.cluster.server.api("POST", path, {"data": {"state": "strange"}}).status == 200
+        file, env = made.cluster.file, made.cluster.environment("applier")
+        ran = vaultpki("ca", "continue", "-f", file, env=env, expect={0, 3})
+        assert "service-account keys: " in ran.stderr and "etcd is published" in ran.stdout
+        assert state(made, "etcd") is State.PUBLISHED
 
 
 def test_a_server_that_was_set_back_is_recovered(clusters: ClusterFactory) -> None:

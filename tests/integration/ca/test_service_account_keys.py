@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,15 @@ import pytest
 from helpers.node.agents_with_keys import OF_KUBEADM, SPEC, AgentsWithKeys, Plane
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import Ran, fails, vaultpki
+from vaultpki.agent import run
+from vaultpki.ca import commands as ca_commands
+from vaultpki.config.agent import load_agent
 from vaultpki.errors import SpecError, StateConflict
 from vaultpki.identity import enrol
 from vaultpki.model import KeyType, Subject
 from vaultpki.pki import keys, x509
-from vaultpki.records.service_account import KEYS_RECORD, Departure, KeyState
+from vaultpki.records.rotation import Method
+from vaultpki.records.service_account import KEYS_RECORD, Departure, KeyState, NodeKeys, to_json
 
 ONWARD = (KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE)
 
@@ -193,6 +198,53 @@ def test_in_an_emergency_everybody_restarts_at_once(clusters: ClusterFactory) ->
         for plane in made.planes.values():
             assert not old & plane.accepts() and plane.union() == ["sa:cp-1:2", "sa:cp-2:2"]
             assert plane.signs() not in old
+
+
+def test_an_emergency_begins_in_the_middle_of_other_rotations(clusters: ClusterFactory) -> None:
+    """Neither that of keys nor that of a CA is waited for, and whoever writes records brings no stolen key back."""
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        first = {plane.signs() for plane in made.planes.values()}
+        made.begin()
+        made.passes()
+        made.reach(KeyState.SWITCHED)
+        for _ in range(8):
+            made.passes()
+            made.later(61)
+            made.advance()
+            if made.record.waits_for_tokens:
+                break
+        assert made.record.waits_for_tokens
+        ca_commands.rotate(made.cluster.model, made.vault, "front-proxy", Method.NEW_KEY, 0, made.now)
+        with pytest.raises(StateConflict, match="front-proxy is being rotated"):
+            made.begin()
+        old, before = first | {plane.signs() for plane in made.planes.values()}, made.record
+        assert len(old) == 4
+        made.stolen |= old
+        done = made.begin(emergency=True)
+        assert done.record is not None and done.record.state is KeyState.RETIRED and done.record.hasty
+        assert allowed(made, "cp-1") == {2, 3}
+        made.life = 0
+        for _ in range(4):
+            made.passes()
+            made.later(61)
+            made.advance()
+        made.passes()
+        assert all(plane.union() == ["sa:cp-1:3", "sa:cp-2:3"] for plane in made.planes.values())
+        for forged in (before, replace(before, state=KeyState.STEADY, nodes=_with_the_first(before.nodes))):
+            value = to_json(replace(forged, revision=made.record.revision + 1, lowest={}, turn="cp-1"))
+            path = f"{made.cluster.prefix}/config/data/{KEYS_RECORD}"
+            assert made.cluster.server.api("POST", path, {"data": value}).status == 200
+            for plane in made.planes.values():
+                plane.node.age(1e7)
+                options = run.PassOptions(settle=False, share=0.0)
+                failed = run.run(load_agent(plane.node.config), options, clock=made.now.timestamp()).failures
+                assert {*failed} <= {"service-account-1"}, failed
+                assert not old & (plane.accepts() | {plane.signs()}) and plane.union() == [f"sa:{plane.name}:3"]
+                assert (plane.node.pki / "sa-3.key").exists()
+
+
+def _with_the_first(nodes: Mapping[str, NodeKeys]) -> dict[str, NodeKeys]:
+    return {name: NodeKeys(1, 1, True, {1: each.certificates[1]}) for name, each in nodes.items()}
 
 
 def test_from_one_key_that_all_share_there_and_back(clusters: ClusterFactory) -> None:

@@ -134,6 +134,18 @@ def test_what_does_not_count_is_named_and_a_retired_one_of_before_too() -> None:
     assert ONE in own.union and own.lowest["cp-1"] == 2
 
 
+def test_a_key_that_was_retired_here_is_not_used_again() -> None:
+    """Whoever writes records cannot have the node sign, and so accept tokens, with a key that was stolen."""
+    forged = record(KeyState.STEADY, cp_1=keys(1, 1, ONE), cp_2=keys(1, 1, OTHER))
+    held = replace(WITH_BOTH, signing=2, union=(TWO, OTHERS_NEXT), lowest={"cp-1": 2, "cp-2": 2})
+    found = made(forged, held)
+    assert (found.signing, found.union, found.delete) == (2, (TWO,), ())
+    # Nor where the file was lost.
+    assert made(forged, replace(held, signing=None)).signing == 2
+    both = record(KeyState.SWITCHED, cp_1=keys(1, 2, ONE))
+    assert made(both, replace(held, signing=None)).signing == 2
+
+
 def test_a_node_that_was_removed_and_comes_back_takes_the_next_number() -> None:
     known = replace(record(KeyState.STEADY, cp_2=keys(1, 1, OTHER)), highest={"cp-1": 1}, lowest={"cp-1": 2})
     assert made(known, replace(WITH_ONE, union=(ONE, OTHER))).make == (2,)

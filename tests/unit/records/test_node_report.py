@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from vaultpki.records import changes, node_report
+from vaultpki.records import changes, node_report, service_account
 from vaultpki.records.node_report import NodeReport, ReaderReport, Seen, TokenKeysReport
 from vaultpki.redact import moment, stamp
 
@@ -160,6 +160,16 @@ def test_token_keys_are_read_as_they_were_written(keys: TokenKeysReport) -> None
     read = node_report.read(json.loads(json.dumps(node_report.to_json(NodeReport(NOW, token_keys=keys)))))
     assert read is not None and read.token_keys == keys
     assert "token_keys" not in node_report.to_json(NodeReport(NOW))
+
+
+def test_a_report_says_all_that_the_largest_union_has() -> None:
+    """Else a cluster with many keys would wait for ever: what is left out counts as missing."""
+    largest = frozenset(f"{number:064x}" for number in range(service_account.MOST_IN_UNION))
+    keys = TokenKeysReport(Seen(3, 3), union=largest, loaded_union=largest)
+    written = json.loads(json.dumps(node_report.to_json(NodeReport(NOW, token_keys=keys))))
+    found = node_report.read(written)
+    assert found is not None and found.token_keys is not None
+    assert found.token_keys.union == found.token_keys.loaded_union == largest
 
 
 def test_files_are_loaded_if_a_healthy_process_was_started_with_both() -> None:

@@ -112,6 +112,7 @@ DEPARTED = service_account.to_json(RECORD)["departed"][0]
         ({"departed": [DEPARTED | {"why": "stolen"}]}, "pem"),
         ({"departed": [DEPARTED | {"node": "cp 9"}]}, "node"),
         ({"departed": {}}, "departed"),
+        ({"departed": [DEPARTED] * (service_account.MOST_DEPARTED + 1)}, "departed"),
         ({"shared": "e"}, "shared"),
         ({"turn": "cp 2"}, "turn"),
         ({"restarted": ["cp-1", "cp-1"]}, "restarted"),

@@ -8,10 +8,12 @@ from datetime import timedelta
 
 import pytest
 
-from helpers.node.imagined_planes import SHARED, ImaginedCluster, ImaginedPlane
+from helpers.node.imagined_planes import NAME, SHARED, ImaginedCluster, ImaginedPlane
+from helpers.token_key_certificates import certified
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.records.service_account import Departure, KeyMethod, KeyRecord, KeyState
+from vaultpki.token_keys import beginning
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys import gates as key_gates
 from vaultpki.token_keys import holders as key_holders
@@ -159,6 +161,10 @@ def test_the_key_of_a_removed_node_counts_for_the_life_of_its_tokens(state: KeyS
         cluster.operate()
         cluster.later(200)
     assert not mine & {each.public_key for each in offered(cluster)}
+    # Whoever writes records does not bring it back.
+    everybody(cluster)
+    assert gone.held.signing is not None
+    assert all(cluster.planes[name].held.lowest["cp-3"] > gone.held.signing for name in ("cp-1", "cp-2"))
     # A node of that name which joins again gets a number that was never given.
     cluster.planes["cp-3"] = again = ImaginedPlane("cp-3", locked=True)
     assert cluster.record.numbers("cp-3") == (cluster.record.highest["cp-3"] + 1,)
@@ -178,7 +184,7 @@ def test_the_key_of_a_stolen_node_leaves_at_once_by_turns(state: KeyState) -> No
     cluster.stolen |= keys
     stolen.locked, stolen.running = True, False
     assert cluster.record is not None
-    cluster.write(key_course.stolen(cluster.record, "cp-3", cluster.now))
+    cluster.write(beginning.stolen(cluster.record, "cp-3", cluster.now))
     assert not keys & {each.public_key for each in offered(cluster)}
     (one, *_) = [each for each in cluster.record.departed if each.why is Departure.STOLEN]
     assert key_turns.counts_until(cluster.record, cluster.scene.holders, one.sha256) == ("cp-1", "cp-2")
@@ -200,7 +206,7 @@ def test_an_emergency_distrusts_first_and_has_no_way_back() -> None:
     cluster = steady("cp-1", "cp-2")
     old = {facts.public_key for plane in cluster.planes.values() for facts in plane.held.own.values()}
     cluster.stolen |= old
-    cluster.write(key_course.begun(cluster.record, cluster.scene, KeyMethod.EMERGENCY))
+    cluster.write(beginning.begun(cluster.record, cluster.scene, KeyMethod.EMERGENCY))
     assert cluster.record is not None and cluster.record.state is KeyState.RETIRED
     assert not old & {each.public_key for each in offered(cluster)}
     assert not cluster.operate(back=True) and cluster.record.state is KeyState.RETIRED
@@ -213,6 +219,99 @@ def test_an_emergency_distrusts_first_and_has_no_way_back() -> None:
         cluster.now += timedelta(seconds=70)
     assert cluster.at_rest(KeyState.DONE)
     assert all(not old & {facts.public_key for facts in plane.memory} for plane in cluster.planes.values())
+
+
+@pytest.mark.parametrize("state", [KeyState.STEADY, *(each for each in KeyState if not each.resting)])
+def test_an_emergency_begins_in_every_state_and_is_remembered(state: KeyState) -> None:
+    """The keys of nodes that have left go too, and nobody brings an old key back by another record."""
+    cluster = steady("cp-1", "cp-2", "cp-3")
+    if state is not KeyState.STEADY:
+        cluster.rotate()
+        for wanted in WAYS.get(state, (state,)):
+            if wanted in (KeyState.RETRUSTING, KeyState.RETURNING):
+                while cluster.record is not None and cluster.record.state is not wanted:
+                    everybody(cluster)
+                    cluster.operate(back=True)
+            else:
+                until(cluster, wanted)
+    cluster.planes["cp-3"].gone = True
+    cluster.operate()
+    assert cluster.record is not None and cluster.record.state is state and cluster.record.departed
+    everybody(cluster)
+    old = {each.public_key for each in offered(cluster)}
+    cluster.stolen |= old
+    cluster.write(beginning.begun(cluster.record, cluster.scene, KeyMethod.EMERGENCY))
+    assert cluster.record.state is KeyState.RETIRED and not cluster.record.offered
+    distrusted, cluster.alive = cluster.record, {}
+    for _ in range(30):
+        for plane in cluster.planes.values():
+            if not plane.gone:
+                plane.passed(cluster.record, cluster.now, reports=True)
+        cluster.operate()
+        if cluster.record.state is KeyState.RETIRED:
+            assert {name: keys.new for name, keys in distrusted.nodes.items()}.items() <= cluster.record.lowest.items()
+            assert cluster.record.lowest["cp-3"] == cluster.record.highest["cp-3"] + 1
+        cluster.now += timedelta(seconds=70)
+    assert cluster.at_rest(KeyState.DONE) and not cluster.record.departed
+    for name in ("cp-1", "cp-2"):
+        assert not old & {each.public_key for each in cluster.planes[name].memory}
+        lowest = cluster.planes[name].held.lowest
+        assert all(number >= lowest[name] for number in cluster.planes[name].held.own) and lowest["cp-3"] > 1
+
+
+WAYS = {
+    KeyState.RETRUSTING: (KeyState.RETIRED, KeyState.RETRUSTING),
+    KeyState.RETURNING: (KeyState.SWITCHED, KeyState.RETURNING),
+}
+
+
+def test_an_emergency_begins_where_the_record_was_lost() -> None:
+    """Whoever writes records can delete it, and keeps no stolen key in use by that."""
+    cluster = steady("cp-1", "cp-2")
+    cluster.rotate()
+    settle(cluster, KeyState.DONE, back=False)
+    assert cluster.record is not None
+    highest = cluster.record.revision
+    old = {facts.public_key for plane in cluster.planes.values() for facts in plane.held.own.values()}
+    cluster.record, cluster.alive = None, {}
+    cluster.stolen |= old
+    given = replace(cluster.scene, given={"cp-1": (2,), "cp-2": (2,)})
+    begun = beginning.begun(None, given, KeyMethod.EMERGENCY)
+    assert {name: (keys.old, keys.new) for name, keys in begun.nodes.items()} == {"cp-1": (2, 3), "cp-2": (2, 3)}
+    cluster.record = replace(begun, revision=highest + 1)
+    for _ in range(30):
+        for plane in cluster.planes.values():
+            plane.passed(cluster.record, cluster.now, reports=True)
+        cluster.operate()
+        cluster.now += timedelta(seconds=70)
+    assert cluster.at_rest(KeyState.DONE)
+    assert all(not old & {facts.public_key for facts in plane.memory} for plane in cluster.planes.values())
+
+
+def test_it_is_said_that_others_have_the_key_that_is_taken_out() -> None:
+    cluster = of_kubeadm("cp-1", "cp-2")
+    everybody(cluster)
+    cluster.rotate()
+    until(cluster, KeyState.SWITCHED)
+    assert cluster.record is not None
+    assert beginning.counts_elsewhere(cluster.record, "cp-2").startswith("cp-1 has the same key as cp-2")
+    assert not beginning.counts_elsewhere(cluster.record, "cp-9")
+    cluster.write(beginning.begun(cluster.record, cluster.scene, KeyMethod.EMERGENCY))
+    assert not beginning.counts_elsewhere(cluster.record, "cp-2")
+
+
+def test_a_key_that_another_node_has_is_not_taken_in() -> None:
+    cluster = steady("cp-1")
+    cluster.planes["cp-2"] = clone = ImaginedPlane("cp-2")
+    clone.passed(cluster.record, cluster.now, reports=True)
+    key = cluster.planes["cp-1"].private[1]
+    clone.held = replace(clone.held, own={1: certified("sa:cp-2:1", key, signer=NAME)})
+    clone.passed(cluster.record, cluster.now, reports=True)
+    found = key_course.taken_in(cluster.record, cluster.scene)
+    assert found.record is not None and "cp-2" not in found.record.nodes
+    assert found.notes == (
+        "cp-2 reports a key that does not count: cp-1 has the same private key, which no two machines may have",
+    )
 
 
 def until(cluster: ImaginedCluster, state: KeyState) -> None:
