@@ -144,8 +144,6 @@ class KubeadmCluster:
         self.nodes |= self.spare
         made = {name: _kube_node(node) for name, node in self.spare.items()}
         self.kubernetes.nodes = {**self.kubernetes.nodes, **made}
-        for node in self.spare.values():
-            node.run("systemctl", "start", "kubelet")
         self.spare = {}
         self._follow(pages.part(PAGE, LATER))
 
@@ -284,9 +282,6 @@ def machines(
         stack.enter_context(forwarded_port.everywhere(network, server))
         network.tell(addresses | {"api.example.com": addresses["cp-1"]})
         spare = {name: node for name, node in nodes.items() if name not in at_first}
-        for node in spare.values():
-            # It would begin again and again without a configuration.
-            node.run("systemctl", "stop", "kubelet")
         begun = {name: node for name, node in nodes.items() if name in at_first}
         kube_nodes = {name: _kube_node(node) for name, node in begun.items()}
         kubernetes = Kubernetes(cluster, programs, folder, network, kube_nodes, operator / "operator")

@@ -19,12 +19,12 @@ from vaultpki.model import NodeRole
 
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
-# What systemd does with the kubelet's unit of Kubernetes' own packages: it starts again and again until kubeadm has
-# written the configuration.
+# What systemd does with the kubelet's unit of Kubernetes' own packages: it starts again whenever it has ended. Without
+# a configuration of kubeadm's it would end at once, and take its time for that.
 _KUBELET = """\
 #!/bin/sh
 while :; do
-  if [ ! -e /run/kubelet.stopped ]; then
+  if [ ! -e /run/kubelet.stopped ] && [ -e /var/lib/kubelet/config.yaml ]; then
     KUBELET_KUBEADM_ARGS=
     [ -e /var/lib/kubelet/kubeadm-flags.env ] && . /var/lib/kubelet/kubeadm-flags.env
     setpriv --pdeathsig KILL kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf \\
