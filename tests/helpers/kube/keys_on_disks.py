@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from helpers.kube.kubeadm_cluster import KubeadmCluster
@@ -38,8 +39,8 @@ def _keys(folders: Iterable[Path]) -> Mapping[bytes, str]:
     """The public halves of all private keys below these folders, each with a file that has it."""
     found: dict[bytes, str] = {}
     for path in (each for folder in folders for each in folder.rglob("*")):
-        # Containers' images are no place for keys, and large.
-        if "containerd" in path.parts or path.is_symlink() or not path.is_file():
+        # Containers' images hold programs, and are large.
+        if "containerd" in path.parts or path.suffix == ".tar" or path.is_symlink() or not path.is_file():
             continue
         with contextlib.suppress(FileNotFoundError):
             found |= dict.fromkeys(_held(path.read_bytes()), str(path))
@@ -54,6 +55,6 @@ def _held(data: bytes) -> Iterator[bytes]:
     for text in texts:
         # In JSON, a line's end is two characters.
         for pem in _PEM.findall(text):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
                 key = load_pem_private_key(pem.replace(b"\\n", b"\n"), None).public_key()
                 yield key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -140,7 +140,11 @@ class KubeadmCluster:
         self._follow(pages.text(PAGE).partition(f"\n## {LATER}\n")[0], after=after)
 
     def grow(self) -> None:
-        """Have the further control-plane node of the page join."""
+        """Have the further control-plane node of the page join, with the programs that the others have now."""
+        archives = kubeadm_nodes.images(self.programs, self.folder)
+        for node in self.spare.values():
+            containerd.load(node.machine, kubeadm_nodes.needed(node, archives))
+            node.install(self.programs, "kubeadm", "kubelet", "kubectl")
         self.nodes |= self.spare
         made = {name: _kube_node(node) for name, node in self.spare.items()}
         self.kubernetes.nodes = {**self.kubernetes.nodes, **made}
@@ -157,11 +161,9 @@ class KubeadmCluster:
     def upgrade(self, programs: Programs, before: Callable[[Command], None]) -> None:
         """Upgrade the cluster to these programs, by the page; `before` is called before each command."""
         archives = kubeadm_nodes.images(programs, self.folder)
-        for node in (*self.nodes.values(), *self.spare.values()):
+        for node in self.nodes.values():
             containerd.load(node.machine, kubeadm_nodes.needed(node, archives))
             node.install(programs, "kubeadm")
-        for node in self.spare.values():
-            node.install(programs, "kubelet", "kubectl")
         self.programs = programs
 
         def replaced(command: Command) -> None:
@@ -272,7 +274,7 @@ def machines(
     addresses = {node.name: node.addresses[0] for node in model.nodes} | dict(comers)
     with (
         contextlib.ExitStack() as stack,
-        kubeadm_nodes.nodes(programs, folder / "nodes", roles, addresses) as (network, nodes),
+        kubeadm_nodes.nodes(programs, folder / "nodes", roles, addresses, roles.keys() - at_first) as (network, nodes),
     ):
         for listed in model.nodes:
             for address in listed.addresses[1:]:
