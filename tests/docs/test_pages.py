@@ -317,7 +317,7 @@ def test_the_hooks_to_copy_are_those_that_a_join_writes() -> None:
     with_etcd = frozenset({NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER})
     timeout = format_duration(join_hooks.HOOK_TIMEOUT)
     assert shown == [
-        {"hooks": plain_hooks(join_hooks.static_pods(roles, Layout.KUBEADM)), "hook_timeout": timeout}
+        {"hooks": plain_hooks(join_hooks.static_pods(roles, Layout.KUBEADM, token_keys=True)), "hook_timeout": timeout}
         for roles in (with_etcd, with_etcd - {NodeRole.ETCD})
     ]
 

@@ -264,6 +264,9 @@ def _token_keys(config: AgentConfig) -> Iterator[DoctorCheck]:
     if [stored.problem for stored in held.values()] == ["foreign"] * len(held):
         text = "sa.key and sa.pub are not of this agent; `vaultpki ca status` says whether it takes them over"
         yield DoctorCheck(check, "warning", text)
+    elif problems and waits and [stored.problem for stored in held.values()] == ["missing"] * len(held):
+        # They are written once the node is admitted.
+        yield DoctorCheck(check, "warning", waits)
     elif problems:
         yield DoctorCheck(check, "failed", "; ".join(problems))
     else:

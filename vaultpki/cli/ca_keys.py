@@ -119,7 +119,7 @@ def take_step(
         done = keys.advance(cluster, counted, server_now(vault), options.said(), back=back)
     if wait and done.waits:
         done = until_rest(cluster, vault, replace(options, restarted=(), replaced=()), back=back, quiet=as_json)
-    if not (done.moved or done.changed or done.waits or done.notes):
+    if not (done.moved or done.changed or done.waits or done.may_start or done.to_read or done.notes):
         return None
     return tell(cluster, vault, done, as_json=as_json)
 

@@ -35,7 +35,7 @@ from vaultpki.token_keys import steps as key_steps
 from vaultpki.token_keys.holders import never_ran
 from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.token_keys.steps import NOTHING_SAID_OF_KEYS, KeysSaid
-from vaultpki.token_keys.turns import counts_until, next_turn, starting, why_waits
+from vaultpki.token_keys.turns import counts_until, next_turn, starting, to_read, why_waits
 from vaultpki.vault import Vault
 
 
@@ -232,7 +232,16 @@ def _told(
         ready = f"may restart kube-apiserver: `vaultpki ca continue -f {seen.cluster.file}` gives it the turn"
         restarts.append(Waiting(turn, "has the turn to restart kube-apiserver" if turn == record.turn else ready))
     return KeyStepDone(
-        record, gate, moved, changed, tuple(joining), counting, tuple(restarts), starting(record, holders), notes=notes
+        record,
+        gate,
+        moved,
+        changed,
+        tuple(joining),
+        counting,
+        tuple(restarts),
+        starting(record, holders),
+        to_read(record, holders),
+        notes=notes,
     )
 
 

@@ -30,7 +30,8 @@ class KeyPlan:
     """What a node should have.
 
     `make` are the numbers of keys that are to be made, and `delete` those of keys whose private keys are deleted.
-    `signing` is the number of the key for `sa.key`, None as long as none is there, and `union` the content of `sa.pub`.
+    `signing` is the number of the key for `sa.key`, None as long as it is not to be written, and `union` the content of
+    `sa.pub`.
     `refused` are certificates of the record that do not count, each with the rest of a sentence. `lowest` is as in
     KeysHeld, from now on. `admitted` is whether the record lets kube-apiserver of this node start with that key.
     """
@@ -56,6 +57,8 @@ def plan(
 ) -> KeyPlan:
     """Return what the node should have by the record, as it was read; None if there is none.
 
+    A node that has no `sa.key` gets it only once the record admits its key: so kube-apiserver cannot start before, and
+    starts with the certificates of all nodes that the record has.
     With `frozen` the record is not the newest: it adds to the union, and nothing is dropped, replaced or deleted.
     `issuing`, `roots` and `between` are as in `service_account.token_keys`.
     """
@@ -77,14 +80,17 @@ def plan(
     if frozen or record is None:
         union.update(held.union)
     deletes = record is not None and entry is not None and not frozen
+    admitted = entry is not None and entry.admitted and signing is not None and _known(record, node, held, signing)
+    # By a record that is not the newest nobody knows whether it was admitted before.
+    waits = held.signing is None and not admitted and not frozen
     return KeyPlan(
         make=() if frozen and held.own else tuple(number for number in wanted if number not in held.own),
         delete=tuple(number for number in held.own if number not in wanted and number != signing) if deletes else (),
-        signing=signing,
+        signing=None if waits else signing,
         union=tuple(sorted(union, key=_order)),
         refused=tuple(each for each in counting.refused if each[0] not in union and each[0] in offered),
         lowest=counting.lowest,
-        admitted=entry is not None and entry.admitted and signing is not None and _known(record, node, held, signing),
+        admitted=admitted,
     )
 
 

@@ -56,6 +56,11 @@ def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
     if done.joining:
         yield "These nodes join:"
         yield from _each(done.joining)
+    if done.to_read:
+        yield (
+            "The agent writes sa.key at its next pass, and then kube-apiserver may start, on: "
+            f"{', '.join(done.to_read)} (`vaultpki agent --once` there does it at once)."
+        )
     if done.may_start:
         yield f"kube-apiserver may start, and has not been seen yet, on: {', '.join(done.may_start)}."
     if done.counting:
@@ -189,6 +194,7 @@ def key_json(done: KeyStepDone) -> dict[str, Any]:
         ],
         "joining": _waiting(done.joining),
         "may_start": list(done.may_start),
+        "to_read": list(done.to_read),
         "sharing": list(done.sharing),
         "stolen": _waiting(done.counting),
         "restarts": _waiting(done.restarts),

@@ -125,6 +125,8 @@ def key_lines(status: Status) -> Iterator[str]:
         yield "sa.key is not of this agent; `vaultpki ca rotate service-account-keys` takes over a key that nodes share"
     elif keys is not None and keys.signing is not None:
         yield printable(f"sa.key is key {keys.signing} of this node; sa.pub accepts {', '.join(keys.union)}")
+    elif keys is not None and keys.numbers:
+        yield f"this node has made its key {max(keys.numbers)}; sa.key and sa.pub are written once the record admits it"
     elif keys is not None:
         yield "this node has no service-account key yet"
     if status.not_admitted:

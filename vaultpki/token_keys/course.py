@@ -80,7 +80,7 @@ def taken_in(stored: KeyRecord | None, scene: KeyScene, replaced: Collection[str
     record = _ended(record, scene)
     if stored is not None:
         record = _admitted(record, stored, scene)
-    record = _first_admitted(record)
+    record = _first_admitted(record, scene)
     return TakenIn(record, tuple(notes))
 
 
@@ -294,14 +294,19 @@ def _complete(keys: NodeKeys, record: KeyRecord) -> bool:
     return all(number in keys.certificates for number in keys.accepted(record.state))
 
 
-def _first_admitted(record: KeyRecord) -> KeyRecord:
-    """Let the first node of a cluster start: there is none that could refuse its tokens."""
-    if any(keys.admitted for keys in record.nodes.values()):
+def _first_admitted(record: KeyRecord, scene: KeyScene) -> KeyRecord:
+    """Let the first nodes of a cluster start: there is none that could refuse their tokens.
+
+    An agent writes `sa.key` only once it has read that its node is admitted, and the certificates of this record with
+    it. So as long as no node has that file, all may start at once. Else the first one by name begins.
+    """
+    if record.departed or any(keys.admitted for keys in record.nodes.values()):
         return record
-    name = next((name for name, keys in sorted(record.nodes.items()) if _complete(keys, record)), "")
-    if not name or record.departed:
-        return record
-    return replace(record, nodes={**record.nodes, name: replace(record.nodes[name], admitted=True)})
+    names = [name for name, keys in sorted(record.nodes.items()) if _complete(keys, record)]
+    if any(each.keys is not None and each.keys.signing for each in scene.holders.values()):
+        names = names[:1]
+    started = {name: replace(record.nodes[name], admitted=True) for name in names}
+    return replace(record, nodes={**record.nodes, **started})
 
 
 def only(keys: NodeKeys, number: int) -> NodeKeys:

@@ -15,8 +15,8 @@ class KeyStepDone:
     `moved` says that a step was made, `changed` that the record is another one. `gate` is what stands before the next
     step. `joining` are nodes that wait to start, and why. `counting` are stolen keys, by node, with the nodes that may
     still accept their tokens. `may_start` are nodes that have read that their kube-apiserver may start, and where it
-    was not seen yet. `sharing` are nodes with one `sa.key` that no agent has made, before a rotation takes it over.
-    `notes` are sentences about something unusual.
+    was not seen yet, and `to_read` those whose agents have not read it yet. `sharing` are nodes with one `sa.key` that
+    no agent has made, before a rotation takes it over. `notes` are sentences about something unusual.
     """
 
     record: KeyRecord | None
@@ -27,6 +27,7 @@ class KeyStepDone:
     counting: tuple[Waiting, ...] = ()
     restarts: tuple[Waiting, ...] = ()
     may_start: tuple[str, ...] = ()
+    to_read: tuple[str, ...] = ()
     sharing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -72,6 +72,12 @@ def why_waits(record: KeyRecord, name: str, holders: Holders) -> str:
     return f"{said} (start kube-apiserver of {first_few(idle)} first)" if idle else said
 
 
+def to_read(record: KeyRecord, holders: Holders) -> tuple[str, ...]:
+    """Return the nodes that the record lets start for the first time, and whose agents have not read that yet."""
+    admitted = [holders[name] for name, keys in sorted(record.nodes.items()) if keys.admitted and name in holders]
+    return tuple(each.name for each in admitted if never_ran(each) and each.keys is not None and not each.keys.admitted)
+
+
 def starting(record: KeyRecord, holders: Holders) -> tuple[str, ...]:
     """Return the nodes that have read that their kube-apiserver may start, and where nobody has seen one yet."""
     admitted = [holders[name] for name, keys in sorted(record.nodes.items()) if keys.admitted and name in holders]

@@ -40,6 +40,10 @@ class HandmadeKeys:
         made.write(nodes={node: NodeKeys(1, 1, True, {1: made.own(node)[1]}) for node in nodes})
         return made
 
+    def admit(self, node: str) -> None:
+        """Write the next revision, with this node and the key that it reports beside the others."""
+        self.write(nodes={**self.record.nodes, node: NodeKeys(1, 1, True, {1: self.own(node)[1]})})
+
     def write(self, state: KeyState | None = None, **changes: Any) -> None:
         """Write the next revision, with the numbers of all keys that were ever given."""
         self.record = replace(self.record, state=state or self.record.state, **changes)

@@ -77,18 +77,18 @@ def test_two_nodes_from_an_empty_machine(cluster: AppliedCluster, planes: tuple[
     outcome = passed(one, two)
     assert "service-account-1" in outcome.renewed
     for node in planes:
-        assert union(node) == [f"sa:{node.name}:1"] == [signs_with(node)]
-        assert (node.pki / "sa.key").stat().st_mode & 0o777 == 0o600
-        assert (node.pki / "sa.pub").stat().st_mode & 0o777 == 0o644
-        assert {path.name for path in node.pki.glob("sa*")} == {
-            *("sa.key", "sa.pub"),
-            *("sa-1.key", "sa-1.crt", "sa-1.pem"),
-        }
+        # Nothing that kube-apiserver could start with, before the record admits the key.
+        assert {path.name for path in node.pki.glob("sa*")} == {"sa-1.key", "sa-1.crt", "sa-1.pem"}
         told_keys = reported(cluster, node.name)
-        assert [*told_keys.own] == [1] and told_keys.signing in told_keys.union
+        assert [*told_keys.own] == [1] and not told_keys.signing and not told_keys.union
         assert told_keys.seen.revision == 0 and not told_keys.loaded
     HandmadeKeys.of(cluster, "cp-1", "cp-2")
     passed(one, two)
+    for node in planes:
+        assert (node.pki / "sa.key").stat().st_mode & 0o777 == 0o600
+        assert (node.pki / "sa.pub").stat().st_mode & 0o777 == 0o644
+        told_keys = reported(cluster, node.name)
+        assert told_keys.signing in told_keys.union and not told_keys.loaded
     assert union(one) == union(two) == ["sa:cp-1:1", "sa:cp-2:1"]
     assert (signs_with(one), signs_with(two)) == ("sa:cp-1:1", "sa:cp-2:1")
     assert (one.pki / "sa.pub").read_bytes() == (two.pki / "sa.pub").read_bytes()
@@ -280,6 +280,8 @@ def test_a_key_whose_pair_is_lost_is_certified_again(
 ) -> None:
     one, _ = planes
     passed(one)
+    HandmadeKeys.of(cluster, "cp-1")
+    passed(one)
     key, before = (one.pki / "sa.key").read_bytes(), certificates(one)
     shutil.rmtree(os.path.realpath(one.pki / ".vaultpki/sa-1"))
     passed(one)
@@ -293,6 +295,8 @@ def test_a_file_of_somebody_else_stops_these_keys_alone(
     one, _ = planes
     one.pki.mkdir()
     (one.pki / "sa.pub").write_text("somebody's\n")
+    passed(one)
+    HandmadeKeys.of(cluster, "cp-1")
     failures = failing(one)
     assert [*failures] == ["service-account-keys"] and "sa.pub" in str(failures["service-account-keys"])
     assert (one.pki / "sa.pub").read_text() == "somebody's\n" and (one.pki / "kube-apiserver.crt").exists()
@@ -304,6 +308,8 @@ def test_a_file_of_somebody_else_stops_these_keys_alone(
 def test_no_record_removes_the_key_in_use(cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]) -> None:
     """Whoever writes the node's record, or takes the keys out of cluster.yaml, ends no token by it."""
     one, _ = planes
+    passed(one)
+    HandmadeKeys.of(cluster, "cp-1")
     passed(one)
     before = certificates(one)
     cluster.write(SPEC.replace("service_account_keys: true\n", ""))
@@ -317,11 +323,13 @@ def test_what_is_loaded_is_seen_by_the_start_of_the_process(
 ) -> None:
     one, two = planes
     passed(one, two)
+    made = HandmadeKeys.of(cluster, "cp-1")
+    passed(one)
     with node_components.standing(one, frozenset({NodeRole.CONTROL_PLANE})) as components:
         passed(one)
         first = reported(cluster, "cp-1")
         assert first.loaded and first.loaded_union == first.union and first.reader.healthy
-        made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
+        made.admit("cp-2")
         passed(one)
         second = reported(cluster, "cp-1")
         assert not second.loaded and second.loaded_union == first.union < second.union
@@ -358,11 +366,13 @@ def test_hooks_wait_for_the_turn_that_the_record_gives(
         one.config.read_text() + f"hooks:\n  service-account-keys: [[sh, -c, '{quoted(line)}; echo run >> {log}']]\n"
     )
     passed(one, two)
+    made = HandmadeKeys.of(cluster, "cp-1")
+    passed(one)
     # Nothing runs that has read other files, and a hook might start it too early.
     assert not log.exists() and told(cluster, "cp-1").owed == ()
     with node_components.standing(one, frozenset({NodeRole.CONTROL_PLANE})):
         passed(one)
-        made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
+        made.admit("cp-2")
         passed(one)
         owed = told(cluster, "cp-1")
         assert not log.exists() and owed.owed == owed.waiting == ("service-account-keys",)
@@ -471,11 +481,12 @@ def test_a_node_that_joins_says_that_it_waits(cluster: AppliedCluster, planes: t
     assert "must not be started" not in status(one)
     for said in (status(two), doctor(two)):
         assert "kube-apiserver must not be started yet" in said
-    assert "sa.key is key 1 of this node; sa.pub accepts sa:cp-1:1, sa:cp-2:1" in status(two)
+    assert "this node has made its key 1; sa.key and sa.pub are written once the record admits it" in status(two)
+    assert not (two.pki / "sa.key").exists() and not (two.pki / "sa.pub").exists()
     ran = json.loads(vaultpki("status", "-c", two.config, "--json", expect=3).stdout)
     assert ran["service_account_keys"] == {
-        "signing": 1,
-        "accepted": ["sa:cp-1:1", "sa:cp-2:1"],
+        "signing": None,
+        "accepted": [],
         "own": [1],
         "shared": False,
         "state": "steady",

@@ -70,31 +70,50 @@ def test_a_whole_rotation_of_two(clusters: ClusterFactory) -> None:
 
 
 def test_three_nodes_join_an_empty_cluster_at_once(clusters: ClusterFactory) -> None:
-    """The first may start at once, and the others once it runs; nobody waits for a start that may come in days."""
+    """One command lets all of them start, with the certificates of all, in any order and without a restart."""
     with AgentsWithKeys.joined(clusters.applied(SPEC)) as made:
         planes = {name: made.equip(name) for name in ("cp-1", "cp-2", "cp-3")}
         assert [each.node for each in made.status().joining] == [*planes]
+        for plane in planes.values():
+            assert not (plane.node.pki / "sa.key").exists() and not (plane.node.pki / "sa.pub").exists()
+        env = made.cluster.environment("applier")
         for _ in range(2):
-            done = made.advance()
-            assert made.admitted() == {"cp-1"} and {each.node for each in done.joining} == {"cp-2", "cp-3"}
-            assert all(each.reason.endswith("(start kube-apiserver of cp-1 first)") for each in done.joining)
-            assert not done.restarts
-            made.passes()
-            made.later(61)
-        assert made.status().may_start == ("cp-1",)
-        made.start(planes["cp-1"])
-        assert not made.advance().waits and made.admitted() == {*planes}
+            said = vaultpki("ca", "continue", "-f", made.cluster.file, env=env).stdout
+            assert "kube-apiserver may start, on: cp-1, cp-2, cp-3 (`vaultpki agent --once` there" in said
+        assert made.admitted() == {*planes}
+        # The record alone starts nothing: each node has read it first.
+        assert not any((plane.node.pki / "sa.key").exists() for plane in planes.values())
         made.passes()
+        assert {len(plane.union()) for plane in planes.values()} == {3}
         done = made.advance()
-        assert done.may_start == ("cp-2", "cp-3") and not done.waits
+        assert done.may_start == ("cp-1", "cp-2", "cp-3") and not done.to_read and not done.waits
         text = vaultpki("ca", "status", "-f", made.cluster.file, env=made.cluster.environment("viewer")).stdout
-        assert "kube-apiserver may start, and has not been seen yet, on: cp-2, cp-3." in text
-        made.passes()
-        for name in ("cp-3", "cp-2"):
+        assert "kube-apiserver may start, and has not been seen yet, on: cp-1, cp-2, cp-3." in text
+        for name in ("cp-3", "cp-1", "cp-2"):
             made.start(planes[name])
         made.passes()
         assert {len(plane.accepts()) for plane in planes.values()} == {3}
         assert not made.status().may_start and not made.advance().waits
+
+
+def test_one_that_joins_before_the_first_start_waits_for_it(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.joined(clusters.applied(SPEC)) as made:
+        planes = {name: made.equip(name) for name in ("cp-1", "cp-2")}
+        made.advance()
+        planes["cp-3"] = made.equip("cp-3")
+        for _ in range(2):
+            done = made.advance()
+            assert made.admitted() == {"cp-1", "cp-2"} and [each.node for each in done.joining] == ["cp-3"]
+            made.passes()
+            made.later(61)
+        assert done.joining[0].reason.endswith("(start kube-apiserver of cp-1, cp-2 first)") and not done.restarts
+        assert not (planes["cp-3"].node.pki / "sa.key").exists()
+        for name in ("cp-1", "cp-2"):
+            made.start(planes[name])
+        assert not made.advance().waits and made.admitted() == {*planes}
+        made.passes()
+        made.start(planes["cp-3"])
+        assert {len(plane.accepts()) for plane in planes.values()} == {3}
 
 
 @pytest.mark.parametrize("state", [KeyState.PUBLISHED, KeyState.SWITCHED, KeyState.RETIRED])

@@ -141,6 +141,8 @@ def test_no_file_that_a_component_reads_has_the_ca(clusters: ClusterFactory) -> 
     cluster = clusters.applied(SPEC)
     node = cluster.equip("cp-1")
     node.run()
+    vaultpki("ca", "continue", "-f", cluster.file, env=cluster.environment())
+    vaultpki("agent", "-c", node.config, "--once")
     pem = cluster.server.api("GET", f"{cluster.prefix}/service-account/cert/ca").data["certificate"]
     wanted = x509.read_certificates(pem.encode())[0].pem
     held = [path for path in node.pki.iterdir() if path.is_file() and path.suffix in (".crt", ".pem", ".conf")]

@@ -46,8 +46,11 @@ PUBLISHED = record(KeyState.PUBLISHED, cp_1=keys(1, 2, ONE, TWO), cp_2=keys(1, 2
 
 def test_without_a_record_a_node_makes_key_1_and_waits() -> None:
     assert made(None, NOTHING) == KeyPlan((1,), (), None, (), (), {}, False)
-    first = made(None, WITH_ONE)
-    assert (first.make, first.signing, first.union, first.admitted) == ((), 1, (ONE,), False)
+    first = made(None, KeysHeld({1: ONE}))
+    assert (first.make, first.signing, first.union, first.admitted) == ((), None, (ONE,), False)
+    # What has sa.key keeps it, also where the record was lost.
+    kept = made(None, WITH_ONE)
+    assert (kept.make, kept.signing, kept.union, kept.admitted) == ((), 1, (ONE,), False)
 
 
 def test_a_node_that_joins_makes_the_number_after_the_highest_that_was_ever_given() -> None:
@@ -55,7 +58,21 @@ def test_a_node_that_joins_makes_the_number_after_the_highest_that_was_ever_give
     assert made(known, NOTHING).make == (5,)
     five = token_key("sa:cp-1:5", signer=NAME)
     joined = made(known, KeysHeld({5: five}, None))
-    assert (joined.signing, joined.union, joined.admitted) == (5, (five, OTHER), False)
+    assert (joined.signing, joined.union, joined.admitted) == (None, (five, OTHER), False)
+
+
+def test_a_node_gets_sa_key_only_once_the_record_admits_it() -> None:
+    """So kube-apiserver starts with the certificates of all, or not at all."""
+    fresh = KeysHeld({1: ONE})
+    waits = record(KeyState.STEADY, cp_1=keys(1, 1, ONE, admitted=False), cp_2=keys(1, 1, OTHER))
+    assert made(waits, fresh).signing is None
+    found = made(STEADY, fresh)
+    assert (found.signing, found.union, found.admitted) == (1, (ONE, OTHER), True)
+    # Of another key with that number nobody has the certificate.
+    again = token_key("sa:cp-1:1", signer=NAME)
+    assert made(STEADY, KeysHeld({1: again})).signing is None
+    # A server that was set back does not say whether the node was admitted.
+    assert made(waits, fresh, frozen=True).signing == 1
 
 
 def test_a_node_is_admitted_only_with_the_very_key_that_the_record_has() -> None:

@@ -82,6 +82,43 @@ def test_from_nothing_to_two() -> None:
     assert cluster.record is not None and all(keys.admitted for keys in cluster.record.nodes.values())
 
 
+def unborn(*names: str) -> ImaginedCluster:
+    """A cluster whose nodes have joined Vault, and where nothing runs yet."""
+    cluster = ImaginedCluster({name: ImaginedPlane(name) for name in names})
+    everybody(cluster)
+    return cluster
+
+
+def test_all_nodes_of_an_empty_cluster_start_at_once() -> None:
+    cluster = unborn("cp-1", "cp-2", "cp-3")
+    assert all(plane.held.signing is None for plane in cluster.planes.values())
+    cluster.operate()
+    assert cluster.record is not None and all(keys.admitted for keys in cluster.record.nodes.values())
+    # In any order, and with time between.
+    for name in ("cp-3", "cp-1", "cp-2"):
+        plane = cluster.planes[name]
+        plane.passed(cluster.record, cluster.now, reports=True)
+        assert plane.may and len(plane.held.union) == 3
+        plane.start(cluster.now)
+        cluster.check()
+        cluster.later(70)
+    everybody(cluster)
+    assert not cluster.operate() and cluster.at_rest(KeyState.STEADY)
+
+
+def test_where_a_node_has_sa_key_only_one_begins() -> None:
+    """As where the record was lost: what that node runs with is not known."""
+    cluster = steady("cp-1", "cp-2")
+    cluster.record = None
+    for plane in cluster.planes.values():
+        plane.highest = 0
+    everybody(cluster)
+    cluster.operate()
+    assert cluster.record is not None
+    assert [name for name, keys in cluster.record.nodes.items() if keys.admitted] == ["cp-1"]
+    settle(cluster, KeyState.STEADY, back=False)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_on_and_back(count: int) -> None:
     cluster = steady(*(f"cp-{number + 1}" for number in range(count)))
@@ -333,6 +370,11 @@ def test_random_walks(seed: int) -> None:
     walk(seed)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_random_walks_from_an_empty_cluster(seed: int) -> None:
+    walk(seed, unborn("cp-1", "cp-2"))
+
+
 def test_without_each_rule_some_walk_refuses_a_token(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rules of the model, taken out of the code one by one."""
     for module, name, other in WITHOUT[rule]:
@@ -398,11 +440,11 @@ WITHOUT: dict[str, list[tuple[object, str, object]]] = {
 }
 
 
-def walk(seed: int) -> None:
+def walk(seed: int, cluster: ImaginedCluster | None = None) -> None:
     """One walk: 150 things happen in some order, and then it must be possible to go home and to be done."""
     # Not for secrets.
     dice = random.Random(seed)  # noqa: S311
-    cluster = steady("cp-1", "cp-2")
+    cluster = cluster or steady("cp-1", "cp-2")
     views: dict[str, KeyRecord | None] = {}
     for _ in range(150):
         name = dice.choice(list(cluster.planes))
