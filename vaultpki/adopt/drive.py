@@ -142,7 +142,7 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
         return _standing(look, back=back, refused=True)
     to = gates.next_state(look.record.state, back=back)
     if to is None:
-        return _at_rest(look, back=back)
+        return _at_rest(look, said, back=back)
     step = AdoptionStep(look.record, to, look.now)
     if back:
         gates.refuse_hopeless(step, look.seen, look.sides.old_ends, imported_keys.domains(look))
@@ -334,8 +334,11 @@ def _standing(look: AdoptionLook, *, back: bool, refused: bool = False) -> Adopt
     return AdoptionOutcome(look, to, found, refused=refused, over=to is None and not found.waiting)
 
 
-def _at_rest(look: AdoptionLook, *, back: bool) -> AdoptionOutcome:
+def _at_rest(look: AdoptionLook, said: AdoptionWords, *, back: bool) -> AdoptionOutcome:
     """Finish what has no next state: the end, or the way back that has come to prepared."""
+    # Nothing but a restart is waited for here.
+    words = AdoptionWords(restarted=said.restarted)
+    look = _confirmed(look, AdoptionStep(look.record, look.record.state, look.now), words)
     found = _rest_gate(look)
     look = _with_turn(look, found.turn)
     if found.waiting or not back:

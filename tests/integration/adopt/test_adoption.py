@@ -32,7 +32,7 @@ from vaultpki.adopt.drive import AdoptionWords
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import ChangedMeanwhile, StateConflict
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.records.adoption_report import OldKeys
+from vaultpki.records.adoption_report import ComponentReport, OldKeys
 from vaultpki.rotation.adoption_states import Side
 
 OUTSIDE = AdoptionWords(confirmed=("outside",))
@@ -147,6 +147,27 @@ def test_the_way_back(clusters: ClusterFactory, tmp_path: Path, state: str) -> N
         record = one.record()
         assert record is not None and record.revision > before
         assert INFO_PATH in one.api.values
+
+
+def test_a_person_says_at_home_too_that_a_member_was_restarted(clusters: ClusterFactory, tmp_path: Path) -> None:
+    """Of an etcd that is no static pod nobody else knows what it has read."""
+    with adopted(clusters, tmp_path, Shape(planes=1)) as one:
+        begin(one)
+
+        def passes() -> None:
+            one.passes()
+            record, plane = one.record(), one.machines["cp-1"]
+            assert record is not None
+            told = plane.report(record)
+            unknown = ComponentReport(plane.started, healthy=True)
+            one.write("cp-1", replace(told, components={**told.components, "etcd": unknown}))
+            one.now += timedelta(minutes=20)
+
+        passes()
+        found = one.advance(back=True)
+        assert not found.over and ["--restarted cp-1" in each.reason for each in found.gate.waiting] == [True]
+        found = one.advance(AdoptionWords(restarted=("cp-1",)), back=True)
+        assert found.over and one.state == "", found.gate
 
 
 def test_the_page_shows_what_is_printed(clusters: ClusterFactory, tmp_path: Path) -> None:
