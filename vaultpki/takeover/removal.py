@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Final
 
-from vaultpki.disk import exchange
+from vaultpki.disk import exchange, files
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover import key_copies
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import JOURNAL, files_in
+
+# A folder of the agent's that is being removed.
+_GONE: Final = "removed"
 
 
 def old_files(run: TakeOver) -> Iterator[str]:
@@ -64,8 +68,13 @@ def remove_prepared(run: TakeOver) -> None:
     # First, since a journal that names copies which are gone says that they are lost. What was asked stays in it, and
     # its file goes last: by that the next run of a machine without a record finishes this.
     run.journal.save(kept={}, written={}, copied={}, prepared={}, reached=None, asked=AdoptionState.PREPARED)
-    exchange.remove(run.where.aside)
-    exchange.remove(run.where.kubelet_aside)
-    for path in _copies(run):
+    asides = (run.where.aside, run.where.kubelet_aside)
+    for aside in asides:
+        own, gone = f"{aside}/{FolderKind.AGENT.value}", f"{aside}/{_GONE}"
+        exchange.remove(gone)
+        # In one step: after a kill the agent makes a pass before this goes on, and half of its files would stop it.
+        if files.exists(own):
+            exchange.move(own, gone)
+    for path in (*asides, *_copies(run)):
         exchange.remove(path)
     run.journal.remove()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +14,7 @@ _EVERY_SECONDS = 0.2
 
 @dataclass(slots=True)
 class KubeletRestarts:
-    """For each node the times (Unix time) at which another kubelet was seen."""
+    """For each node the times (Unix time) at which a kubelet was started, the last one before the first look too."""
 
     nodes: Mapping[str, KubeadmNode]
     times: dict[str, list[float]] = field(default_factory=dict)
@@ -40,7 +39,9 @@ class KubeletRestarts:
         while not ending.wait(_EVERY_SECONDS):
             for name, node in self.nodes.items():
                 with contextlib.suppress(OSError):
-                    found = node.seen("/run/kubelet.pid").read_text()
-                    if name in known and found != known[name]:
-                        self.times.setdefault(name, []).append(time.time())
+                    file = node.seen("/run/kubelet.pid")
+                    found, started = file.read_text(), file.stat().st_mtime
+                    # The one before may have ended in the moment before the first look.
+                    if found != known.get(name):
+                        self.times.setdefault(name, []).append(started)
                     known[name] = found
