@@ -346,7 +346,7 @@ def adopted(
     objects = KubeadmObjects(shape)
     files = {"kubernetes": objects.ca.pem, "front-proxy": objects.front.pem, "etcd": objects.etcd.pem}
     cluster = clusters.applied(spec_of(shape), {_FILES[domain]: pem for domain, pem in files.items()})
-    with _serving(objects, folder) as (api, config):
+    with serving(objects, folder) as (api, config):
         made = AdoptedCluster(cluster, objects, api, config)
         for name in shape.names:
             made.machines[name].agent = False
@@ -356,7 +356,8 @@ def adopted(
 
 
 @contextmanager
-def _serving(objects: KubeadmObjects, folder: Path) -> Iterator[tuple[Api, Path]]:
+def serving(objects: KubeadmObjects, folder: Path) -> Iterator[tuple[Api, Path]]:
+    """The API server of a cluster, with a certificate of its CA, and a kubeconfig for it."""
     pair = leaf("kube-apiserver", objects.ca, names=["api.example.com"], addresses=["127.0.0.1"])
     file = folder / "pair.pem"
     file.write_text(pair.pem + pair.key_pem)
@@ -381,4 +382,4 @@ def _serving(objects: KubeadmObjects, folder: Path) -> Iterator[tuple[Api, Path]
         yield api, config
 
 
-__all__ = ["AdoptedCluster", "Held", "Machine", "adopted", "spec_of", "user_pod"]
+__all__ = ["AdoptedCluster", "Held", "Machine", "adopted", "serving", "spec_of", "user_pod"]

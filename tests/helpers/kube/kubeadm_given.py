@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -245,20 +245,24 @@ class Given:
             waiting = {each["node"] for each in found["waiting_for"]}
             if self.state == before and waiting <= PEOPLE:
                 time.sleep(QUICK)
-                if "rights" in waiting:
-                    self.issue()
-                    self.kubectl("apply -f operator/manifests")
-                if "outside" in waiting:
-                    self.outside(found["next"])
-                    later = ("--confirm", "outside")
-                if "pods" in waiting:
-                    self.restart_pods()
+                later = self.by_hand(waiting, found["next"])
             if waiting - PEOPLE or self.state != before:
                 self.settle()
             later += self.restart_members({each["node"]: each["reason"] for each in found["waiting_for"]})
             if self.state != before:
                 return self.state
         raise AssertionError("\n".join(self.said[-6:]))
+
+    def by_hand(self, waiting: Collection[str], to: str) -> tuple[str, ...]:
+        """Do what only a person does of what is waited for before the state `to`; the words that say so."""
+        if "rights" in waiting:
+            self.issue()
+            self.kubectl("apply -f operator/manifests")
+        if "outside" in waiting:
+            self.outside(to)
+        if "pods" in waiting:
+            self.restart_pods()
+        return ("--confirm", "outside") if "outside" in waiting else ()
 
     def restart_members(self, waiting: Mapping[str, str]) -> tuple[str, ...]:
         """Restart the members of external etcd that are waited for, as a person does; the words that say so."""

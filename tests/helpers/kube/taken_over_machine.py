@@ -37,8 +37,8 @@ from vaultpki.node.assignment import Assignment
 from vaultpki.pki import x509
 from vaultpki.places import KUBELET, PKI, Layout, inner_folders
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
-from vaultpki.records.adoption_report import Held
-from vaultpki.takeover import arrangement, carry_out
+from vaultpki.records.adoption_report import AdoptionReport, Held
+from vaultpki.takeover import arrangement, carry_out, report
 from vaultpki.takeover.arrangement import HOME
 from vaultpki.takeover.context import TakeOver
 from vaultpki.values.yaml_edit import YamlText
@@ -269,6 +269,19 @@ syncFrequency: 0s
         if state is not None:
             self.agent_pass(state)
         carry_out.carry_out(self.run(state, clock=clock, **changes))
+
+    def report(self, state: AdoptionState) -> AdoptionReport:
+        """What the agent reports in a state."""
+        found = report.build(
+            self.config,
+            self.assignment(self.record(state)),
+            7,
+            self.processes,
+            lambda clock: datetime.fromtimestamp(clock, UTC),
+            1000.0,
+        )
+        assert found is not None
+        return found
 
     # -- looking -----------------------------------------------------------------------------------------------------
 

@@ -5,50 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
 from helpers import page_runner, pages
-from helpers.kube import answering_api
-from helpers.kube.answering_api import Api
-from helpers.kube.kubeadm_objects import SYSTEM, TOKEN_SECRET, KubeadmObjects, Shape, encoded, leaf
+from helpers.kube.adopted_cluster import serving
+from helpers.kube.kubeadm_objects import SYSTEM, TOKEN_SECRET, KubeadmObjects, Shape, encoded
 from helpers.vault.applied_cluster import Ran, vaultpki
 from vaultpki.config.cluster import load_cluster
 from vaultpki.places import Layout
-
-
-@contextmanager
-def running(objects: KubeadmObjects, folder: Path) -> Iterator[tuple[Api, Path]]:
-    """The API server of a cluster, with a certificate of its CA, and a kubeconfig for it."""
-    pair = leaf("kube-apiserver", objects.ca, names=["api.example.com"], addresses=["127.0.0.1"])
-    file = folder / "pair.pem"
-    file.write_text(pair.pem + pair.key_pem)
-
-    def configure(tls: ssl.SSLContext) -> None:
-        tls.load_cert_chain(file)
-
-    with answering_api.serving(objects.values(), configure) as api:
-        server = f"https://127.0.0.1:{api.server_address[1]}"
-        cluster = {"server": server, "certificate-authority-data": encoded(objects.ca.pem)}
-        config = folder / "admin.conf"
-        config.write_text(
-            json.dumps(
-                {
-                    "kind": "Config",
-                    "current-context": "a",
-                    "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
-                    "clusters": [{"name": "a", "cluster": cluster}],
-                    "users": [{"name": "a", "user": {"token": "s3cret"}}],
-                }
-            )
-        )
-        config.chmod(0o600)
-        yield api, config
 
 
 def inventory(config: Path, *words: str | Path, expect: int = 0) -> Ran:
@@ -58,7 +25,7 @@ def inventory(config: Path, *words: str | Path, expect: int = 0) -> Ran:
 def test_a_control_plane_is_shown_whole_and_its_draft_loads(tmp_path: Path) -> None:
     objects = KubeadmObjects(Shape(sans=("api.internal",)))
     root, written = objects.disk(tmp_path / "cp-1", "cp-1"), tmp_path / "cluster.yaml"
-    with running(objects, tmp_path) as (api, config):
+    with serving(objects, tmp_path) as (api, config):
         ran = inventory(config, "--machine", root, "-o", written, "--cluster", "prod")
         again = inventory(config, "--machine", root, "-o", written, expect=1)
         forced = inventory(config, "--machine", root, "-o", written, "--cluster", "prod", "--force", "--json")
@@ -91,7 +58,7 @@ def test_a_control_plane_is_shown_whole_and_its_draft_loads(tmp_path: Path) -> N
 
 def test_every_part_is_in_json(tmp_path: Path) -> None:
     objects = KubeadmObjects(Shape(planes=2, endpoint="api.example.com:6443", external=("198.51.100.21",)))
-    with running(objects, tmp_path) as (_, config):
+    with serving(objects, tmp_path) as (_, config):
         shown = json.loads(inventory(config, "--json").stdout)
     assert [node["name"] for node in shown["nodes"]] == ["cp-1", "cp-2", "w-1"]
     assert shown["etcd"] == [
@@ -118,7 +85,7 @@ def test_every_part_is_in_json(tmp_path: Path) -> None:
 
 def test_what_must_be_cured_ends_in_three(tmp_path: Path) -> None:
     objects = KubeadmObjects(Shape())
-    with running(objects, tmp_path) as (api, config):
+    with serving(objects, tmp_path) as (api, config):
         node = api.values["/api/v1/nodes"]["items"][1]["status"]
         node["nodeInfo"]["kubeletVersion"] = "v1.30.0"
         ran = inventory(config, "-o", tmp_path / "cluster.yaml", expect=3)
@@ -130,7 +97,7 @@ def test_what_must_be_cured_ends_in_three(tmp_path: Path) -> None:
 
 def test_a_draft_that_is_refused_is_not_written(tmp_path: Path) -> None:
     objects = KubeadmObjects(Shape())
-    with running(objects, tmp_path) as (api, config):
+    with serving(objects, tmp_path) as (api, config):
         api.values["/api/v1/nodes"]["items"][1]["metadata"]["name"] = "localhost"
         ran = inventory(config, "-o", tmp_path / "cluster.yaml", expect=3)
     assert "critical draft-refused: " in ran.stdout and "localhost is reserved" in ran.stdout
@@ -147,7 +114,7 @@ def test_a_missing_right_is_no_failure(tmp_path: Path) -> None:
         "/api/v1/nodes/w-1/proxy/configz",
         f"{SYSTEM}/configmaps/kubeadm-config",
     )
-    with running(objects, tmp_path) as (api, config):
+    with serving(objects, tmp_path) as (api, config):
         api.values |= dict.fromkeys(refused, 403)
         shown = json.loads(inventory(config, "--json").stdout)
     assert set(shown["unread"]) == {
@@ -166,7 +133,7 @@ def test_a_missing_right_is_no_failure(tmp_path: Path) -> None:
 
 def test_a_user_without_any_right_reads_what_was_not_read(tmp_path: Path) -> None:
     objects = KubeadmObjects(Shape())
-    with running(objects, tmp_path) as (api, config):
+    with serving(objects, tmp_path) as (api, config):
         api.values = dict.fromkeys(api.values, 403)
         ran = inventory(config, expect=3)
     assert "info not-read: nodes, " in ran.stdout and "critical draft-refused: " in ran.stdout
@@ -174,7 +141,7 @@ def test_a_user_without_any_right_reads_what_was_not_read(tmp_path: Path) -> Non
 
 def test_an_api_server_that_is_away_is_one_sentence(tmp_path: Path) -> None:
     objects = KubeadmObjects(Shape())
-    with running(objects, tmp_path) as (api, config):
+    with serving(objects, tmp_path) as (api, config):
         api.shutdown()
         api.server_close()
         ran = inventory(config, expect=1)
@@ -197,7 +164,7 @@ def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
     command = next(each for block in pages.blocks(pages.text("adopt")) for each in block.commands())
     objects = KubeadmObjects(Shape())
     root = objects.disk(tmp_path / "cp-1", "cp-1")
-    with running(objects, tmp_path) as (api, config):
+    with serving(objects, tmp_path) as (api, config):
         replaced = {"/etc/kubernetes/admin.conf": str(config), "cluster.yaml": str(tmp_path / "cluster.yaml")}
         words = [replaced.get(word, word) for word in shlex.split(command.text)[1:]]
         ran = vaultpki(*words, "--machine", root)
@@ -215,7 +182,7 @@ def test_the_role_on_the_page_is_enough(tmp_path: Path) -> None:
     )
     kinds = {kind for rule in role["rules"] for kind in rule["resources"]}
     objects = KubeadmObjects(Shape())
-    with running(objects, tmp_path) as (api, config):
+    with serving(objects, tmp_path) as (api, config):
         inventory(config)
         paths = [path.partition("?")[0] for path in api.asked]
     for path in paths:

@@ -195,16 +195,7 @@ def _step_alone(one: Soaked, state: str) -> None:
         found = one.adopt("continue", "--yes", *later)
         if one.state == state:
             return
-        waiting = {each["node"] for each in found["waiting_for"]}
-        later = ()
-        if "rights" in waiting:
-            one.issue()
-            one.kubectl("apply -f operator/manifests")
-        if "outside" in waiting:
-            one.outside(found["next"])
-            later = ("--confirm", "outside")
-        if "pods" in waiting:
-            one.restart_pods()
+        later = one.by_hand({each["node"] for each in found["waiting_for"]}, found["next"])
         time.sleep(2)
     raise AssertionError(one.said[-1])
 

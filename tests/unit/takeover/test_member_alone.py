@@ -9,11 +9,10 @@ import pytest
 
 from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.records.adoption import AdoptionState as S
-from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
+from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
 from vaultpki.rotation.adoption_reasons import AdoptionStep
-from vaultpki.takeover import report
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
@@ -25,39 +24,30 @@ def machine(tmp_path: Path) -> TakenOverMachine:
     return made
 
 
-def said(machine: TakenOverMachine, state: S) -> AdoptionReport:
-    assignment = machine.assignment(machine.record(state))
-    found = report.build(
-        machine.config, assignment, 7, machine.processes, lambda clock: datetime.fromtimestamp(clock, UTC), 1000.0
-    )
-    assert found is not None
-    return found
-
-
 def waits(machine: TakenOverMachine, state: S, to: S, *restarted: str) -> str:
     step = AdoptionStep(machine.record(state, restarted=restarted), to, NOW)
-    seen = AdoptedMachine("etcd-1", member=True, kubelet=False, enrolled=True, report=said(machine, state), time=NOW)
+    seen = AdoptedMachine("etcd-1", member=True, kubelet=False, enrolled=True, report=machine.report(state), time=NOW)
     return reasons.reason(step, seen)
 
 
 def test_it_goes_to_the_end_with_a_persons_word_for_each_restart(machine: TakenOverMachine) -> None:
     machine.go(S.PUBLISHED)
-    found = said(machine, S.PUBLISHED)
+    found = machine.report(S.PUBLISHED)
     assert (found.trust, found.leaves, found.owed) == (Held.BOTH, Held.OLD, ())
     why = waits(machine, S.PUBLISHED, S.SWITCHED)
     assert "it is not known what etcd holds there" in why and "--restarted etcd-1" in why, why
     assert waits(machine, S.PUBLISHED, S.SWITCHED, "etcd-1") == ""
     machine.go(S.SWITCHED)
-    found = said(machine, S.SWITCHED)
+    found = machine.report(S.SWITCHED)
     assert (found.trust, found.leaves, found.keys) == (Held.BOTH, Held.NEW, OldKeys.ASIDE)
     assert "it is not known which certificate etcd shows" in waits(machine, S.SWITCHED, S.CLOSED)
     assert waits(machine, S.SWITCHED, S.CLOSED, "etcd-1") == ""
     for state in (S.CLOSED, S.RETIRED):
         machine.go(state)
-    assert said(machine, S.RETIRED).trust is Held.NEW
+    assert machine.report(S.RETIRED).trust is Held.NEW
     assert waits(machine, S.RETIRED, S.DONE, "etcd-1") == ""
     machine.go(S.DONE)
-    assert said(machine, S.DONE).keys is OldKeys.NONE
+    assert machine.report(S.DONE).keys is OldKeys.NONE
 
 
 def test_and_back_byte_for_byte(tmp_path: Path) -> None:

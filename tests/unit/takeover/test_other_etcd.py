@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.records.adoption import AdoptionState as S
-from vaultpki.records.adoption_report import AdoptionReport, Held
-from vaultpki.takeover import report
+from vaultpki.records.adoption_report import Held
 
 OWN = "external-etcd"
 
@@ -38,15 +36,6 @@ def machine(tmp_path: Path) -> TakenOverMachine:
     return made
 
 
-def said(machine: TakenOverMachine, state: S) -> AdoptionReport:
-    assignment = machine.assignment(machine.record(state))
-    found = report.build(
-        machine.config, assignment, 7, machine.processes, lambda clock: datetime.fromtimestamp(clock, UTC), 1000.0
-    )
-    assert found is not None
-    return found
-
-
 def test_it_goes_there_and_back_byte_for_byte(machine: TakenOverMachine) -> None:
     before = machine.snapshot()
     wanted = {
@@ -59,7 +48,7 @@ def test_it_goes_there_and_back_byte_for_byte(machine: TakenOverMachine) -> None
     }
     for state, what in wanted.items():
         machine.go(state)
-        found = said(machine, state)
+        found = machine.report(state)
         assert (found.trust, found.leaves, found.owed) == (*what, ()), state
         assert found.components["kube-apiserver"].trust is what[0], state
         assert found.components["kube-apiserver"].leaves is what[1], state
@@ -78,6 +67,6 @@ def test_it_goes_there_and_back_byte_for_byte(machine: TakenOverMachine) -> None
 def test_it_goes_to_the_end(machine: TakenOverMachine) -> None:
     for state in (S.PREPARED, S.PUBLISHED, S.SWITCHED, S.CLOSED, S.RETIRED, S.DONE):
         machine.go(state)
-    found = said(machine, S.DONE)
+    found = machine.report(S.DONE)
     assert (found.trust, found.leaves, found.owed) == (Held.NEW, Held.NEW, ())
     assert Path(machine.where.directory, OWN, "apiserver-etcd-client.key").is_file()
