@@ -9,7 +9,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 SITE := $(BIN)/zensical build --strict --clean && $(BIN)/python docs/site_links.py site
 
-.PHONY: venv demo test check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-rotations soak-operators dist release lock clean
+.PHONY: venv demo test check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-keys soak-rotations soak-operators dist release lock clean
 
 venv: $(VENV)/.dev
 
@@ -46,9 +46,10 @@ docs: $(VENV)/.dev
 # as far as a server can make a difference; the files of both servers go before independent checkers and under real
 # clusters, which only root can make.
 # Three rows of clusters at a time, since each cluster has time limits of its own. Twenty-four and seventeen minutes, mostly
-# of waiting: CAs, and leaves, are rotated under load. Beside them etcd's CA on kubeadm's three control planes.
+# of waiting: CAs, service-account keys, and leaves, are rotated under load. Beside them etcd's CA on kubeadm's three control planes.
 CA_ROTATION := tests/conformance/ca/test_kube_ca_rotation.py
 ROOT_OUTSIDE := tests/conformance/ca/test_kube_root_outside.py
+SERVICE_ACCOUNT_KEYS := tests/conformance/ca/test_kube_service_account_keys.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
 KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
 # A cluster of kubeadm's own CAs is adopted: one of three control planes under load, and the smallest one, which is no part of
@@ -80,7 +81,7 @@ FIRST := $(addprefix tests/,models/test_fleet_year.py models/test_models.py \
 	graph/test_pictures.py) integration/verify/test_forbidden_paths.py integration/identity/test_least_privilege.py)
 OTHERS := $(wildcard tests/models/test_*.py tests/docs/test_*.py tests/integration/test_*.py tests/integration/*/test_*.py)
 OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(KUBEADM) $(KUBEADM_SHAPES) $(CA_ROTATION) $(ROOT_OUTSIDE) $(ROTATION) \
-	$(KUBEADM_CA_ROTATION) $(ADOPTION) $(SMALL_ADOPTION) \
+	$(SERVICE_ACCOUNT_KEYS) $(KUBEADM_CA_ROTATION) $(ADOPTION) $(SMALL_ADOPTION) \
 	$(CA_PAGE) $(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
 
 # Builds the programs, and names them in the variable `given` of the same shell.
@@ -99,12 +100,13 @@ conformance: $(VENV)/.dev
 	both="--server vault --also bao $$given" && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(ROOT_OUTSIDE) --timeout 1800 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(PROMPT) $(KUBEADM_SHAPES) --timeout 900 $$both $(PYTEST)" \
+		$(BIN)/python -m pytest $(SERVICE_ACCOUNT_KEYS) --timeout 2700 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(ADOPTION) -m 'not exhaustive' --timeout 2700 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(KUBEADM) --timeout 1800 $$both $(PYTEST)" \
+		$(BIN)/python -m pytest $(KUBEADM) --timeout 1800 $$both $(PYTEST) && \
+		$(BIN)/python -m pytest $(PROMPT) $(KUBEADM_SHAPES) --timeout 900 $$both $(PYTEST)" \
 		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $$both $(PYTEST)"
 
 # What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.
@@ -151,6 +153,13 @@ soak: $(VENV)/.dev
 soak-adoption: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && PYTHONPATH=tests $(BIN)/python -m soak.adoption $$given $(SOAK)
+
+# Two hours and more on each server in turn of rotations of service-account keys on three control planes under load: an abort
+# from each state, nodes that join, leave and are killed, stolen keys, from one shared `sa.key` to own ones, and control
+# runs that must fail. SOAK="--server bao rotation control-loaded control-life" takes one server and these phases alone.
+soak-keys: $(VENV)/.dev
+	$(SETUP)/packages conformance
+	$(BUILD) && PYTHONPATH=tests $(BIN)/python -m soak.keys $$given $(SOAK)
 
 # Hours of CA rotations, aborts and an emergency in real clusters under load, on both servers in turn; the machine should
 # have nothing else to do. SOAK="--server bao etcd emergency" takes one server and these phases alone; those that begin

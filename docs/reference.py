@@ -51,6 +51,7 @@ PAGES: Final = Path(__file__).resolve().parent
 
 _WORDS: Final = {
     "{node}": "NODE",
+    "{number}": "NUMBER",
     "{domain}": "DOMAIN",
     API_NAMES: "extra names",
     API_ADDRESSES: "extra addresses",
@@ -121,7 +122,7 @@ def _certificates() -> str:
 
 
 def _certificate(row: Row) -> tuple[str, ...]:
-    crt, key, _ = pair_files(row.stem)
+    crt, key = _files(row.stem, row)
     # In the order the roles are declared: a set has none.
     roles = [role.value for role in NodeRole if role in row.node_roles]
     return (
@@ -140,13 +141,19 @@ def _certificate(row: Row) -> tuple[str, ...]:
     )
 
 
+def _files(stem: str, row: Row) -> tuple[str, str]:
+    """The two files that people look for: the certificate, or those of all keys that sign tokens, and the key."""
+    crt, key, _ = pair_files(stem)
+    return crt if row.usage.tls else f"{stem}.pub", key
+
+
 def _kubeadms(row: Row) -> str:
     """The files of the row in kubeadm's layout, with their folder."""
     if row.kubeadm is None:
         return "none"
     if row.operator:
         return str(row.kubeconfig)
-    crt, key, _ = pair_files(row.kubeadm.stem)
+    crt, key = _files(row.kubeadm.stem, row)
     return " ".join((shown(row.kubeadm.folder, crt), key, row.kubeconfig or "")).strip()
 
 

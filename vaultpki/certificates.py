@@ -12,11 +12,21 @@ from dataclasses import replace
 from functools import cache
 from typing import Final
 
-from vaultpki.model import NODE, Certificate, Cluster, Node, NodeRole, Pool, Row, Subject, Usage
+from vaultpki.model import NODE, NUMBER, Certificate, Cluster, Node, NodeRole, Pool, Row, Subject, Usage
 from vaultpki.places import ETCD, KUBECONFIGS, KUBELET, PKI, SCHEDULER, KubeadmPlace, KubeconfigFile, Layout
 
 ROOT: Final = "root"
 ISSUING_CAS: Final = ("kubernetes", "kubelet", "etcd", "front-proxy")
+"""The issuing CAs of every cluster. Their leaves are for TLS, and each has bundles."""
+
+SERVICE_ACCOUNT: Final = "service-account"
+"""The issuing CA of the keys with which tokens are signed, and its only row. It is in no bundle."""
+
+SERVICE_ACCOUNT_FILES: Final = "sa"
+"""The name of `sa.key`, with which kube-apiserver signs tokens, and of `sa.pub`, whose keys it accepts.
+
+They are kubeadm's names in both layouts (kubernetes cmd/kubeadm/app/constants/constants.go).
+"""
 
 SERVICE_IPS: Final = "{service_ips}"
 NODE_ADDRESSES: Final = "{node_addresses}"
@@ -250,6 +260,17 @@ TABLE: Final[tuple[Row, ...]] = (
         reload=CLIENT_LOOK,
         ttl=8 * _HOUR,
     ),
+    Row(
+        name=SERVICE_ACCOUNT,
+        purpose="Says whose the key is with which kube-apiserver signs tokens of ServiceAccounts; TLS peers reject it.",
+        usage=Usage.SIGNING,
+        source="kube-apiserver",
+        common_name="sa:{node}:{number}",
+        ca=SERVICE_ACCOUNT,
+        stem=SERVICE_ACCOUNT_FILES,
+        kubeadm=KubeadmPlace(PKI, SERVICE_ACCOUNT_FILES),
+        node_roles=_CONTROL_PLANE,
+    ),
 )
 
 # The largest difference between the clocks of two machines that we allow for; leaves are backdated by the same time.
@@ -303,17 +324,40 @@ def file_set(stem: str) -> str:
     return stem.replace(".", "_")
 
 
+def issuing_cas(cluster: Cluster) -> tuple[str, ...]:
+    """Return the issuing CAs of this cluster, also one that is in no bundle."""
+    return (*ISSUING_CAS, SERVICE_ACCOUNT) if cluster.service_account_keys else ISSUING_CAS
+
+
+def all_cas(cluster: Cluster) -> tuple[str, ...]:
+    """Return the CAs of this cluster, the root first."""
+    return (ROOT, *issuing_cas(cluster))
+
+
 def rows(cluster: Cluster) -> tuple[Row, ...]:
-    """Return the table of this cluster: rows with overrides and the layout applied, then the user's own rows."""
+    """Return the table of this cluster for TLS: rows with overrides and the layout applied, then the user's own."""
     return tuple(_overridden(row, cluster) for row in laid_out(cluster.layout) + cluster.rows)
+
+
+def signing_rows(cluster: Cluster) -> tuple[Row, ...]:
+    """Return the rows whose keys sign tokens: none, or that of service-account keys."""
+    if not cluster.service_account_keys:
+        return ()
+    return tuple(_overridden(row, cluster) for row in TABLE if not row.usage.tls)
+
+
+def all_rows(cluster: Cluster) -> tuple[Row, ...]:
+    """Return every row of this cluster, those for TLS first."""
+    return rows(cluster) + signing_rows(cluster)
 
 
 @cache
 def laid_out(layout: Layout) -> tuple[Row, ...]:
-    """Return the rows of the table with the file names of a layout, without the rows that it does not have."""
+    """Return the rows for TLS with the file names of a layout, without the rows that it does not have."""
+    of_tls = tuple(row for row in TABLE if row.usage.tls)
     if layout is Layout.DOCUMENT:
-        return TABLE
-    return tuple(replace(row, stem=row.kubeadm.stem) for row in TABLE if row.kubeadm is not None)
+        return of_tls
+    return tuple(replace(row, stem=row.kubeadm.stem) for row in of_tls if row.kubeadm is not None)
 
 
 def in_layout(certificate: Certificate, layout: Layout) -> Certificate:
@@ -347,10 +391,11 @@ def pool_role(row: Row, pool: Pool) -> str:
     return f"{row.name}-{pool.name}" if row.addressed else row.name
 
 
-def resolve(row: Row, cluster: Cluster, holder: Node | Pool | None) -> Certificate:
+def resolve(row: Row, cluster: Cluster, holder: Node | Pool | None, number: int = 1) -> Certificate:
     """Return the row resolved for `holder`; for a pool the node's name stays `{node}`, and there are no addresses.
 
-    `holder` is None for an operator's row. `row` must come from `rows(cluster)`.
+    `holder` is None for an operator's row. `row` must come from `all_rows(cluster)`. `number` is that of a
+    service-account key.
     """
     values = {
         SERVICE_IPS: service_addresses(cluster),
@@ -373,7 +418,7 @@ def resolve(row: Row, cluster: Cluster, holder: Node | Pool | None) -> Certifica
         name=row.name,
         usage=row.usage,
         subject=Subject(
-            common_name=row.common_name.replace(NODE, node),
+            common_name=row.common_name.replace(NODE, node).replace(NUMBER, str(number)),
             organization=row.organization,
             dns=fill(row.dns),
             ips=() if isinstance(holder, Pool) else fill(row.ips),
@@ -389,6 +434,15 @@ def resolve(row: Row, cluster: Cluster, holder: Node | Pool | None) -> Certifica
     )
     # An operator's folder is the same in every layout.
     return made if holder is None else in_layout(made, cluster.layout)
+
+
+def with_number(certificate: Certificate, number: int) -> Certificate:
+    """Return the certificate of the node's service-account key with this number, made from that of another number.
+
+    Each number has a pair of files of its own, which no component reads.
+    """
+    head = certificate.subject.common_name.rpartition(":")[0]
+    return replace(certificate, subject=Subject(f"{head}:{number}"), stem=f"{SERVICE_ACCOUNT_FILES}-{number}")
 
 
 def sign_parameters(certificate: Certificate, csr: str) -> dict[str, str]:

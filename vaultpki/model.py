@@ -18,21 +18,29 @@ VERSION = 1
 NODE = "{node}"
 """The placeholder for a node's own name in rows and in records of pools."""
 
+NUMBER = "{number}"
+"""The placeholder for the number of a node's service-account key in the row of those."""
+
 
 class Usage(enum.Enum):
-    """The extended key usage of a leaf (RFC 5280 section 4.2.1.12)."""
+    """The extended key usage of a leaf (RFC 5280 section 4.2.1.12): of TLS, or SIGNING, which no TLS peer accepts."""
 
     CLIENT = "client"
     SERVER = "server"
     BOTH = "both"
+    SIGNING = "signing"
 
     @property
     def client(self) -> bool:
-        return self is not Usage.SERVER
+        return self in (Usage.CLIENT, Usage.BOTH)
 
     @property
     def server(self) -> bool:
-        return self is not Usage.CLIENT
+        return self in (Usage.SERVER, Usage.BOTH)
+
+    @property
+    def tls(self) -> bool:
+        return self is not Usage.SIGNING
 
 
 class NodeRole(enum.Enum):
@@ -66,6 +74,11 @@ class KeyType(enum.Enum):
     @property
     def rsa(self) -> bool:
         return self.vault_type == "rsa"
+
+    @property
+    def signs_tokens(self) -> bool:
+        """Whether kube-apiserver signs tokens with it: RSA and ECDSA alone (pkg/serviceaccount/jwt.go)."""
+        return self is not KeyType.ED25519
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +327,10 @@ class UserTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A checked cluster.yaml. `file` is its path, for later messages."""
+    """A checked cluster.yaml. `file` is its path, for later messages.
+
+    With `service_account_keys` each control-plane node has its own key for tokens, which Vault certifies.
+    """
 
     name: str
     prefix: str
@@ -330,6 +346,7 @@ class Cluster:
     templates: tuple[UserTemplate, ...] = ()
     layout: Layout = Layout.DOCUMENT
     no_store: bool = False
+    service_account_keys: bool = False
     file: str = "cluster.yaml"
 
     def mount(self, ca: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from vaultpki.certificates import CLIENT_LOOK, ISSUING_CAS, bundle, laid_out
+from vaultpki.certificates import CLIENT_LOOK, ISSUING_CAS, SERVICE_ACCOUNT, SERVICE_ACCOUNT_FILES, bundle, laid_out
 from vaultpki.kubernetes_versions import CA_OF_SERVERS, NAMES_OF_KUBELET
 from vaultpki.model import NodeRole
 from vaultpki.places import Layout
@@ -123,9 +123,24 @@ def not_started_again(component: str, ca: str, minor: int | None = None) -> str:
 
     `minor` is its version of Kubernetes 1, which is named where it is the reason.
     """
+    if ca == SERVICE_ACCOUNT:
+        return f"{component} was not started again since {SERVICE_ACCOUNT_FILES}.key or .pub changed"
     always = any(each.follows is None for each in READERS if (each.ca, each.component) == (ca, component))
     of = "" if always or minor is None else f" of Kubernetes 1.{minor}"
     return f"{component}{of} was not started again since the bundle of the CA of {ca} changed"
+
+
+def not_admitted(running: bool) -> str:
+    """Return what is wrong where the record does not admit the key of a node, whose kube-apiserver runs or does not."""
+    if running:
+        return (
+            "kube-apiserver runs, and the record of service-account keys does not admit its key yet: other API servers "
+            "may refuse its tokens"
+        )
+    return (
+        "kube-apiserver must not be started yet: the record of service-account keys does not admit the key of this "
+        "node, so other API servers would refuse its tokens"
+    )
 
 
 def not_healthy(component: str, problem: str) -> str:

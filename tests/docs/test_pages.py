@@ -133,6 +133,9 @@ def test_options_named_alone_exist() -> None:
         "--listen-client-http-urls",
         "--listen-client-urls",
         "--listen-metrics-urls",
+        "--service-account-extend-token-expiration",
+        "--service-account-issuer",
+        "--service-account-max-token-expiration",
         "--secure-port",
         "--service-account-key-file",
         "--service-account-private-key-file",
@@ -314,7 +317,7 @@ def test_the_hooks_to_copy_are_those_that_a_join_writes() -> None:
     with_etcd = frozenset({NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER})
     timeout = format_duration(join_hooks.HOOK_TIMEOUT)
     assert shown == [
-        {"hooks": plain_hooks(join_hooks.static_pods(roles, Layout.KUBEADM)), "hook_timeout": timeout}
+        {"hooks": plain_hooks(join_hooks.static_pods(roles, Layout.KUBEADM, token_keys=True)), "hook_timeout": timeout}
         for roles in (with_etcd, with_etcd - {NodeRole.ETCD})
     ]
 
@@ -379,8 +382,9 @@ def test_files_named_on_pages_are_those_of_the_table() -> None:
 
 
 def test_components_are_pointed_at_every_pair_and_kubeconfig() -> None:
-    files = {certificates.pair_files(row.stem)[0] for row in certificates.TABLE if not (row.kubeconfig or row.operator)}
-    files |= {row.kubeconfig for row in certificates.TABLE if row.kubeconfig and not row.operator}
+    rows = certificates.laid_out(Layout.DOCUMENT)
+    files = {certificates.pair_files(row.stem)[0] for row in rows if not (row.kubeconfig or row.operator)}
+    files |= {row.kubeconfig for row in rows if row.kubeconfig and not row.operator}
     said = {word for component in pages.components() for flag in pages.flags(component, "") for word in flag.split("/")}
     said |= {
         word

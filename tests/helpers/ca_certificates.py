@@ -16,7 +16,8 @@ BEGUN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 
 @cache
-def _key(name: str) -> ec.EllipticCurvePrivateKey:
+def key_of(name: str) -> ec.EllipticCurvePrivateKey:
+    """The key of this name, made once."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -25,7 +26,7 @@ def ca(
     subject: str, *, key: str, signer: str = "", serial: int = 1, years: int = 5, path_length: int | None = 0
 ) -> Facts:
     """A CA with this CN and the key of this name, signed by the key `signer` (named as its CN), by default its own."""
-    own, above = _key(key), _key(signer or key)
+    own, above = key_of(key), key_of(signer or key)
     names = [
         certificates.Name([certificates.NameAttribute(certificates.NameOID.COMMON_NAME, each)])
         for each in (subject, signer or subject)

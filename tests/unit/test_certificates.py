@@ -66,6 +66,7 @@ DESIGN: list[tuple[str, str, tuple[str, ...], str, str | None, Usage, set[NodeRo
         "super-admin", "kubernetes-super-admin", ("system:masters",), "kubernetes", "super-admin.conf", Usage.CLIENT,
         set(),
     ),
+    ("service-account", "sa:{node}:{number}", (), "service-account", None, Usage.SIGNING, {CP}),
 ]  # fmt: skip
 
 LISTED = Node("cp-1", frozenset(NodeRole), ("10.0.0.11", "fd00::11"))
@@ -108,7 +109,7 @@ def test_server_rows_are_the_documents_in_its_order() -> None:
 
 
 def test_the_documents_rows_come_first_and_are_ten() -> None:
-    assert [row.document for row in TABLE] == [True] * 10 + [False] * 4
+    assert [row.document for row in TABLE] == [True] * 10 + [False] * 5
 
 
 def test_rows_are_the_designs() -> None:
@@ -125,7 +126,7 @@ def test_every_row_says_in_one_sentence_what_it_is_for() -> None:
 
 
 def test_further_rows_use_their_names_as_file_names() -> None:
-    assert all(row.stem == row.name for row in TABLE if not row.document)
+    assert all(row.stem == row.name for row in TABLE if not row.document and row.usage.tls)
 
 
 def test_names_and_files_are_unique_and_cas_known() -> None:
@@ -133,7 +134,7 @@ def test_names_and_files_are_unique_and_cas_known() -> None:
     files = [file for row in TABLE for file in (*pair_files(row.stem), row.kubeconfig) if file]
     files += [file for ca in ISSUING_CAS for file in (bundle(ca), chain_bundle(ca))]
     assert not [file for file, count in Counter(files).items() if count > 1]
-    assert {row.ca for row in TABLE} == set(ISSUING_CAS)
+    assert {row.ca for row in TABLE if row.usage.tls} == set(ISSUING_CAS)
 
 
 def test_bundles_are_the_designs() -> None:
@@ -230,7 +231,7 @@ def test_overrides_make_new_rows_and_leave_the_table() -> None:
     assert found.subject.ips == ("10.0.0.11", "fd00::11", "192.0.2.1")
     assert certificates.rows(cluster)[-1] == own
     assert before == TABLE
-    assert certificates.rows(CLUSTER) == TABLE
+    assert certificates.rows(CLUSTER) == tuple(row for row in TABLE if row.usage.tls)
 
 
 def test_shortest_ttl_leaves_a_third_for_the_consumer() -> None:

@@ -95,6 +95,11 @@ def start(look: AdoptionLook, draft: ClusterDraft, ask: Ask) -> AdoptionOutcome:
         )
     if cluster.layout is not Layout.KUBEADM:
         raise StateConflict(f"{cluster.file} has another layout; a kubeadm cluster is taken over in `layout: kubeadm`")
+    if cluster.service_account_keys:
+        raise StateConflict(
+            f"{cluster.file} asks for service_account_keys, and sa.key stays kubeadm's while a cluster is taken over; "
+            "take that line out, apply, and write it again once the adoption is done"
+        )
     for domain, record in existing(cluster, look.vault).items():
         if record.active:
             raise StateConflict(f"the CA {domain} is being rotated ({record.state.value}); end that first")

@@ -23,7 +23,8 @@ from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import acceptable, default_signs
 from vaultpki.records.adoption import NAME
 from vaultpki.records.gaps import Gap, gaps
-from vaultpki.records.rotation import DOMAINS, RotationRecord
+from vaultpki.records.rotation import EVERY_DOMAIN, RotationRecord
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.rotation.adoption_states import TRUSTED, Side
 
 # Vault's clock is known to a second and a little more, and the state is not written for less than this.
@@ -113,6 +114,8 @@ def remembered(
     seen = wanted.rotations.seen(before)
     adopted = wanted.adoption.revision if wanted.adoption is not None else 0
     before = {**before, **({NAME: max(adopted, before.get(NAME, 0))} if adopted or NAME in before else {})}
+    if wanted.token_key is not None:
+        seen[SERVICE_ACCOUNT_KEYS] = wanted.keys.seen(before.get(SERVICE_ACCOUNT_KEYS, 0))
     revisions = {**before, **{domain: each.highest for domain, each in seen.items() if each.highest}}
     missing = set[str]()
     for ca, pems in wanted.trusted.items():
@@ -124,6 +127,9 @@ def remembered(
         state,
         revisions=revisions,
         root=next(iter(roots)),
+        # Of another cluster, whose nodes may have the same names.
+        lowest=state.lowest if state.lowest_root in roots else {},
+        lowest_root=next(iter(roots)) if wanted.token_key is not None else state.lowest_root,
         vanished={sha256: state.vanished.get(sha256, clock) for sha256 in sorted(missing)},
         clock_offset=clock_offset if moved else state.clock_offset,
     )
@@ -146,7 +152,7 @@ def complaints(
         yield f"{domain} rotation", error
     for gap in gaps(rotations.seen(state.revisions), rotations.not_followed):
         yield f"{gap.domain} rotation", VaultpkiError(f"this node {gap.text}")
-    for domain in DOMAINS:
+    for domain in EVERY_DOMAIN:
         record = rotations.records.get(domain)
         if record is None or domain in wanted.issuers.unshown or rotations.frozen(domain, state.revisions):
             continue
@@ -220,7 +226,10 @@ def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) 
     seen = rotations.seen(state.revisions)
     apart = {gap.domain: gap for gap in gaps(seen, rotations.not_followed)}
     found = []
-    for domain in DOMAINS:
+    for domain in EVERY_DOMAIN:
+        if domain not in (ROOT, *trust):
+            # Of a node without service-account keys.
+            continue
         record = rotations.records.get(domain)
         found.append(
             CaOnNode(
@@ -248,7 +257,7 @@ def lives(wanted: Assignment, trust: Mapping[str, Trust], *, cluster: str) -> tu
         ttls[want.ca] = max(ttls.get(want.ca, 0), want.ttl)
     found, longest = list[CaLife](), max(ttls.values(), default=0)
     signers, above = list[Facts](), set[Facts]()
-    for domain in DOMAINS:
+    for domain in EVERY_DOMAIN:
         if domain == ROOT and trust:
             found.append(of_root(next(iter(trust.values())).root, longest, root_name=ca_subject(cluster, ROOT)))
         elif domain in ttls and domain in trust:

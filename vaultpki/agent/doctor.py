@@ -18,7 +18,8 @@ from typing import Any, Literal
 from vaultpki.agent import join_checks
 from vaultpki.agent.join import join_settings, refuse_other_token
 from vaultpki.agent.join_checks import JoinPlan
-from vaultpki.certificates import BUNDLES, SKEW, file_set, pair_files
+from vaultpki.agent.token_keys import TOKEN_FILES
+from vaultpki.certificates import BUNDLES, SERVICE_ACCOUNT_FILES, SKEW, file_set, pair_files
 from vaultpki.disk import files, owner_mark, room
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import NeedsJoin, Sealed, StateConflict, StoreError, VaultpkiError
@@ -27,9 +28,9 @@ from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.kube import flags
 from vaultpki.layout import shown, trust_bundles
 from vaultpki.model import AgentConfig, Hook
-from vaultpki.node import assignment, credential, jwt_claims, pins
+from vaultpki.node import assignment, credential, jwt_claims, pins, state
 from vaultpki.node.secret_id import JoinStep, SecretIdFiles, digest
-from vaultpki.places import HIDDEN_FOLDER, KUBECONFIGS, Layout
+from vaultpki.places import HIDDEN_FOLDER, KUBECONFIGS, PKI, Layout
 from vaultpki.records.join_file import Join
 from vaultpki.redact import printable
 from vaultpki.vault import HEALTH, Settings, Vault
@@ -79,6 +80,7 @@ def of_node(config: AgentConfig, now: datetime, *, allow_http: bool) -> Iterator
     for path in _written(config):
         yield from _tried(f"{path} can be written", partial(_writable, path))
     yield from _files(config)
+    yield from _token_keys(config)
     yield from _mounts(config.paths)
     yield from _hooks(config)
     try:
@@ -94,7 +96,8 @@ def of_node(config: AgentConfig, now: datetime, *, allow_http: bool) -> Iterator
     else:
         yield DoctorCheck("cluster", "unchecked", away)
         yield DoctorCheck("login", "unchecked", away)
-    yield from _flags(config.layout, config.paths)
+    spec = assignment.copy(config)
+    yield from _flags(config.layout, config.paths, token_keys=spec is not None and spec.token_key is not None)
 
 
 def to_json(findings: tuple[DoctorCheck, ...]) -> dict[str, Any]:
@@ -244,6 +247,32 @@ def _files(config: AgentConfig) -> Iterator[DoctorCheck]:
         yield DoctorCheck(check, "failed", str(error))
 
 
+def _token_keys(config: AgentConfig) -> Iterator[DoctorCheck]:
+    """Find what is wrong with this node's service-account keys, and whether its kube-apiserver may be started."""
+    check = "service-account keys"
+    try:
+        spec = assignment.read_copy(config)
+        if spec is None or spec.token_key is None:
+            return
+        with Folders.open(config.paths, create=False, write=False) as folders:
+            held = folders.read(PKI, SERVICE_ACCOUNT_FILES, TOKEN_FILES)
+    except StoreError as error:
+        yield DoctorCheck(check, "failed", str(error))
+        return
+    problems = [f"{name}: {stored.problem}" for name, stored in held.items() if stored.problem]
+    waits = state.load(config.state).not_admitted
+    if [stored.problem for stored in held.values()] == ["foreign"] * len(held):
+        text = "sa.key and sa.pub are not of this agent; `vaultpki ca status` says whether it takes them over"
+        yield DoctorCheck(check, "warning", text)
+    elif problems and waits and [stored.problem for stored in held.values()] == ["missing"] * len(held):
+        # They are written once the node is admitted.
+        yield DoctorCheck(check, "warning", waits)
+    elif problems:
+        yield DoctorCheck(check, "failed", "; ".join(problems))
+    else:
+        yield DoctorCheck(check, "warning" if waits else "ok", waits)
+
+
 def _mounts(paths: Mapping[str, str], table: str = "/proc/self/mountinfo") -> Iterator[DoctorCheck]:
     """Find single files of ours that are mounted by themselves: such a mount never follows a renewal."""
     with contextlib.suppress(OSError), open(table, encoding="utf-8", errors="replace") as lines:
@@ -305,14 +334,14 @@ def _refuse_other_node(config: AgentConfig) -> None:
         )
 
 
-def _flags(layout: Layout, paths: Mapping[str, str]) -> Iterator[DoctorCheck]:
+def _flags(layout: Layout, paths: Mapping[str, str], *, token_keys: bool = False) -> Iterator[DoctorCheck]:
     found = processes.running()
     if not found:
         yield DoctorCheck(
             "component flags", "unchecked", "no component of Kubernetes or etcd that this user may see runs here"
         )
     for component, arguments in found.items():
-        problems = list(flags.findings(component, arguments, layout, paths))
+        problems = list(flags.findings(component, arguments, layout, paths, token_keys=token_keys))
         file = flags.flags_of(arguments).get(flags.AUTHORIZATION_FILE, "")
         if component == "kube-apiserver" and file:
             if configuration := setting_files.mapping(file):

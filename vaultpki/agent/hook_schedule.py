@@ -24,6 +24,7 @@ from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.rotation import Method, State
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 
 # The states of an issuing CA that goes along with the root in which its bundle has both certificates of its key.
 _BOTH_CERTIFICATES: Final = frozenset({State.SWITCHED, State.RETRUSTING, State.RETURNING})
@@ -46,8 +47,10 @@ def live(items: Iterable[PairStatus], held: Mapping[str, BundleDigest]) -> dict[
 def waiting(context: Context, wanted: Assignment) -> tuple[str, ...]:
     """Return the CAs whose rotation this node waits for until it may restart something."""
     rotations, revisions = wanted.rotations, context.state.value.revisions
-    domains = {readers.CA_OF_BUNDLE[key] for key in waiting_for_turn(context, wanted, context.state.value.owed)}
-    return tuple(sorted(domains | ({ROOT} if domains and _gives_turns(rotations, ROOT, revisions) else set())))
+    keys = waiting_for_turn(context, wanted, context.state.value.owed)
+    domains = {readers.CA_OF_BUNDLE[key] for key in keys if key in readers.CA_OF_BUNDLE}
+    domains |= {ROOT} if domains and _gives_turns(rotations, ROOT, revisions) else set()
+    return tuple(sorted(domains | keys.intersection((SERVICE_ACCOUNT_KEYS,))))
 
 
 def waiting_for_turn(context: Context, wanted: Assignment, keys: Iterable[str]) -> frozenset[str]:
@@ -58,8 +61,26 @@ def waiting_for_turn(context: Context, wanted: Assignment, keys: Iterable[str]) 
     return frozenset(
         key
         for key in keys
-        if read_at_start(context, wanted, key) and not _its_turn(context, wanted, readers.CA_OF_BUNDLE[key])
+        if read_at_start(context, wanted, key)
+        and not (
+            _its_turn_for_keys(context, wanted)
+            if key == SERVICE_ACCOUNT_KEYS
+            else _its_turn(context, wanted, readers.CA_OF_BUNDLE[key])
+        )
     )
+
+
+def _its_turn_for_keys(context: Context, wanted: Assignment) -> bool:
+    """Return whether kube-apiserver may restart for other service-account keys, which it may not by itself at any time.
+
+    Nor is it started by a hook before the record admits its key. After a theft nobody waits for a turn.
+    """
+    highest = context.state.value.revisions.get(SERVICE_ACCOUNT_KEYS, 0)
+    record, node = wanted.keys.record, context.config.node
+    if record is None or wanted.keys.frozen(highest):
+        return False
+    entry = record.nodes.get(node)
+    return record.turn == node or (record.hasty and entry is not None and entry.admitted)
 
 
 def _its_turn(context: Context, wanted: Assignment, ca: str) -> bool:
@@ -130,7 +151,9 @@ def follow(
     turns = waiting_for_turn(context, wanted, owed)
     waits = turns | by_hand
     for key in sorted(turns):
-        text = f"the hooks of {key} wait for this node's turn in the rotation of the CA of {readers.CA_OF_BUNDLE[key]}"
+        what = f"the rotation of the CA of {readers.CA_OF_BUNDLE.get(key)}"
+        what = "the record of service-account keys" if key == SERVICE_ACCOUNT_KEYS else what
+        text = f"the hooks of {key} wait for this node's turn in {what}"
         context.found.events.append(Event("turn", text, fields={"hook": key}))
     # A person who mended a hook and runs the agent once need not wait for the pause between two tries of the daemon.
     keys = [key for key in (owed if runner is None else hooks.ready(owed, now)) if key not in waits]
@@ -210,6 +233,7 @@ def _enough(context: Context, wanted: Assignment, key: str) -> bool:
     """Return whether what the readers of a changed bundle hold is enough, so that nothing is to be restarted now."""
     return (
         (key in context.state.value.by_hand and _started_with_all(context, wanted, key))
+        or (key == SERVICE_ACCOUNT_KEYS and (_started_with_all(context, wanted, key) or _starts_later(context)))
         or _holds_more(context, wanted, key)
         or _only_renewed(context, wanted, key)
     )
@@ -226,6 +250,13 @@ def _started_with_all(context: Context, wanted: Assignment, key: str) -> bool:
         seen is not None and bundle is not None and seen.running and set(seen.sha256) == set(bundle.sha256)
         for seen, bundle in pairs
     )
+
+
+def _starts_later(context: Context) -> bool:
+    """Return whether the first service-account key has come, and no kube-apiserver runs that has read other files."""
+    state = context.state.value
+    seen = state.readers.get(readers_seen.OF_TOKEN_KEYS)
+    return SERVICE_ACCOUNT_KEYS not in state.hooked and not (seen is not None and seen.running)
 
 
 def _holds_more(context: Context, wanted: Assignment, key: str) -> bool:
@@ -315,11 +346,13 @@ def _advice(context: Context, live: Mapping[str, str], wanted: Assignment, done:
             if problem := hook_files.problem(hook, path=command.PATH, own=config.paths.values()):
                 yield Event("config", f"{problem}; this hook will not be run", "warning", {"hook": key})
     names = {want.name for want in wanted.certificates}
-    for key in hooks.unknown(config, names.union(readers.CA_OF_BUNDLE)):
+    own = {SERVICE_ACCOUNT_KEYS} if wanted.token_key is not None else set[str]()
+    for key in hooks.unknown(config, names.union(readers.CA_OF_BUNDLE, own)):
         text = f"{config.file}: hooks: {key} is not a certificate or bundle of this node; its hooks never run"
         yield Event("config", text, "warning", {"hook": key})
+    own = {wanted.token_key.name} if wanted.token_key is not None else set[str]()
     for name in config.certificates:
-        if name not in names:
+        if name not in names.union(own):
             text = (
                 f"{config.file}: certificates: {name} is not a certificate of this node; its owner and mode are not "
                 "used"

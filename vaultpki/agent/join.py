@@ -63,8 +63,8 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     secret, node = _open(config, join, settings, now)
     added = None
     if plan.static_pods:
-        roles = assignment.own_roles(config, node or login(config, allow_http=allow_http))
-        config, added = join_hooks.add(config, roles)
+        roles, keys = assignment.own_roles(config, node or login(config, allow_http=allow_http))
+        config, added = join_hooks.add(config, roles, token_keys=keys)
     if join.ca_pem:
         write_private(f"{plan.state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
     os.close(open_folder(os.path.dirname(plan.file), create=True))

@@ -10,6 +10,7 @@ from vaultpki.host.log import Event
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
 from vaultpki.readers import CA_OF_BUNDLE, start_only
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.values.durations import format_duration
 
 # kube-apiserver takes up to a minute to end and begin anew, and a member of etcd that is far behind some minutes.
@@ -28,19 +29,28 @@ class Added:
     timeout: int
 
 
-def static_pods(roles: Collection[NodeRole], layout: Layout) -> dict[str, tuple[Hook, ...]]:
-    """Return the hooks of a node of these roles whose components are static pods, by the keys of bundles."""
+def static_pods(
+    roles: Collection[NodeRole], layout: Layout, *, token_keys: bool = False
+) -> dict[str, tuple[Hook, ...]]:
+    """Return the hooks of a node of these roles whose components are static pods, by the keys of bundles.
+
+    With `token_keys` the node has service-account keys of its own, which are read at the start too.
+    """
     found = {}
     for key, ca in CA_OF_BUNDLE.items():
         components = dict.fromkeys(reader.component for reader in start_only(ca, roles, layout))
         if components:
             found[key] = tuple(Hook("static_pod", name=component) for component in components)
+    if token_keys:
+        # The controller manager signs the Secrets with tokens, and reads sa.key only when it starts too.
+        signers = ("kube-apiserver", "kube-controller-manager")
+        found[SERVICE_ACCOUNT_KEYS] = tuple(Hook("static_pod", name=each) for each in signers)
     return found
 
 
-def add(config: AgentConfig, roles: Collection[NodeRole]) -> tuple[AgentConfig, Added]:
+def add(config: AgentConfig, roles: Collection[NodeRole], *, token_keys: bool = False) -> tuple[AgentConfig, Added]:
     """Return the configuration with the hooks of `static_pods` for keys that have none, and what was added."""
-    wanted = static_pods(roles, config.layout)
+    wanted = static_pods(roles, config.layout, token_keys=token_keys)
     hooks = {key: each for key, each in wanted.items() if not config.hooks.get(key)}
     kept = tuple(key for key in wanted if key not in hooks)
     timeout = max(config.hook_timeout, HOOK_TIMEOUT) if hooks else config.hook_timeout

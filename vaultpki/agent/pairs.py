@@ -7,7 +7,8 @@ import pwd
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from vaultpki.agent.ca_trust import in_place_of
 from vaultpki.certificates import SKEW, file_set, pair_files
@@ -33,6 +34,9 @@ from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.renewal import Assessment, Reason, Recorded
 from vaultpki.pki.succession import chain, chain_differs
 from vaultpki.vault import Vault
+
+if TYPE_CHECKING:
+    from vaultpki.pki.keys import PrivateKey
 
 EVERY: Final = "*"
 """As a name of a forced renewal: every certificate."""
@@ -132,7 +136,7 @@ def _inspect(
     stored = folders.read(want.folder, file_set(want.stem), names)
     crt, key, pem = (stored[name].data for name in names)
     pair = x509.read_pair(crt, key, pem, trust.live)
-    wanted = signing.pair(dict.fromkeys(names, b""), *_options(config, want))
+    wanted = signing.pair(dict.fromkeys(names, b""), *options(config, want))
     present = [name for name in names if not stored[name].problem]
     leaf = pair.leaf
     known = memory.certificates.get(want.name)
@@ -251,12 +255,18 @@ def sign(
     items: Sequence[PairStatus],
     trust: Mapping[str, Trust],
     now: datetime,
+    keys: Mapping[str, PrivateKey] = MappingProxyType({}),
 ) -> dict[str, Signed | VaultpkiError]:
-    """Have a new pair signed and install it, for each item; a failure leaves the old pair as it was."""
+    """Have a new pair signed and install it, for each item; a failure leaves the old pair as it was.
+
+    `keys` are those to certify, by the names of certificates; for the others new ones are made.
+    """
 
     def attempt(item: PairStatus) -> Signed | VaultpkiError:
         try:
-            return signing.sign(vault, item.want, in_place_of(trust[item.want.ca], item.issuer), now)
+            return signing.sign(
+                vault, item.want, in_place_of(trust[item.want.ca], item.issuer), now, keys.get(item.want.name)
+            )
         except VaultpkiError as error:
             return error
 
@@ -334,13 +344,14 @@ def _keep_the_better(item: PairStatus, signed: Signed, now: datetime) -> None:
 _STILL_GOOD: Final = frozenset({Reason.DUE, Reason.TTL_CHANGED, Reason.FORCED})
 
 
-def _options(config: AgentConfig, want: Certificate) -> tuple[FileOwner, int]:
-    options = config.certificates.get(want.name)
-    owner = owner_of((options.owner if options else None) or config.owner)
-    mode = options.mode if options and options.mode is not None else signing.KEY_MODE
+def options(config: AgentConfig, want: Certificate) -> tuple[FileOwner, int]:
+    """Return the owner of a certificate's files, and the mode of those with its key; StoreError as `owner_of`."""
+    own = config.certificates.get(want.name)
+    owner = owner_of((own.owner if own else None) or config.owner)
+    mode = own.mode if own and own.mode is not None else signing.KEY_MODE
     return owner, mode
 
 
 def _install(config: AgentConfig, folders: Folders, want: Certificate, contents: Mapping[str, bytes]) -> None:
     check: Callable[[Mapping[str, bytes]], None] = lambda back: signing.whole(back, want)  # noqa: E731
-    folders.install(want.folder, file_set(want.stem), signing.pair(contents, *_options(config, want)), check=check)
+    folders.install(want.folder, file_set(want.stem), signing.pair(contents, *options(config, want)), check=check)

@@ -12,14 +12,16 @@ from typing import Final
 
 from vaultpki import kubernetes_versions, readers
 from vaultpki.agent.context import Context
-from vaultpki.certificates import ROOT
+from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
 from vaultpki.host import boot_time, component_health, component_version, processes
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.processes import Process
+from vaultpki.kube.token_flags import token_flags
 from vaultpki.model import AgentConfig
 from vaultpki.node import state as node_state
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState, ReaderSeen, Since, VersionSeen
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable
 
 AGAIN: Final = 10.0
@@ -27,6 +29,10 @@ AGAIN: Final = 10.0
 
 # Seconds for one component: three of them must not hold up a pass for long.
 _TIMEOUT: Final = 3.0
+_API_SERVER: Final = "kube-apiserver"
+
+OF_TOKEN_KEYS: Final = f"{SERVICE_ACCOUNT}/{_API_SERVER}"
+"""The reader of `sa.key` and `sa.pub`, which reads both only when it starts (kubernetes pkg/kubeapiserver/options)."""
 _LONGEST: Final = 300
 
 
@@ -38,6 +44,8 @@ def read_at_start(
     With `roots` a component whose bundle has the roots too is listed under the root as well. The versions of components
     count as the last pass that looked at them saw them.
     """
+    if key == SERVICE_ACCOUNT_KEYS:
+        return ((SERVICE_ACCOUNT, _API_SERVER),) if wanted.token_key is not None else ()
     ca = readers.CA_OF_BUNDLE.get(key)
     found = readers.start_only(ca, wanted.roles, context.config.layout, versions(context.state.value)) if ca else ()
     named = tuple((each.ca, each.component) for each in found)
@@ -71,7 +79,10 @@ def note(context: Context, wanted: Assignment) -> None:
             before = ReaderSeen(since=max(since, 0.0), moment=process.started)
         runs = replace(before, running=True, problem=problem)
         found[name] = replace(runs, sha256=_cas_in_memory(context, ca, runs))
-    context.state.value = replace(state, readers=found)
+    process = seen[_API_SERVER][0] if wanted.token_key is not None else None
+    flags = token_flags(process.arguments) if process is not None else None
+    life = {"extends": int(flags.extends), "longest": flags.longest} if flags is not None else {}
+    context.state.value = replace(state, readers=found, token_life=life)
 
 
 def _note_versions(context: Context, wanted: Assignment) -> None:
@@ -93,7 +104,8 @@ def _note_versions(context: Context, wanted: Assignment) -> None:
 
 
 def _names(context: Context, wanted: Assignment) -> tuple[tuple[str, str], ...]:
-    return tuple(each for key in readers.CA_OF_BUNDLE for each in read_at_start(context, wanted, key, roots=True))
+    keys = (*readers.CA_OF_BUNDLE, SERVICE_ACCOUNT_KEYS)
+    return tuple(each for key in keys for each in read_at_start(context, wanted, key, roots=True))
 
 
 def _find_process(component: str, config: AgentConfig) -> tuple[Process | None, str]:
@@ -131,7 +143,9 @@ def installed(state: AgentState, keys: Iterable[str]) -> dict[str, Moment]:
     """Return a moment after the newest file of each of these keys of hooks was installed, where it is known."""
     boot, found = boot_time.boot(), {}
     for key in keys:
-        if key in readers.CA_OF_BUNDLE:
+        if key == SERVICE_ACCOUNT_KEYS:
+            files = [state.bundles.get(SERVICE_ACCOUNT)]
+        elif key in readers.CA_OF_BUNDLE:
             names = (readers.CA_OF_BUNDLE[key], *((ROOT,) if readers.reads_roots(key) else ()))
             files = [state.bundles.get(name) for name in names]
         else:
@@ -168,12 +182,19 @@ def awaited(context: Context, wanted: Assignment) -> dict[str, ReaderSeen]:
         for domain, record in rotations.records.items()
         if (record.active or record.turn) and not rotations.frozen(domain, state.revisions)
     }
+    active |= {SERVICE_ACCOUNT} if awaits_token_keys(context, wanted) else set()
     return {
         name: seen
         for name, seen in state.readers.items()
         for ca in [name.partition("/")[0]]
         if ca in active and (seen.problem or not started_with(seen, state.bundles.get(ca)))
     }
+
+
+def awaits_token_keys(context: Context, wanted: Assignment) -> bool:
+    """Return whether the record of service-account keys waits for restarts: in a rotation, and while it gives turns."""
+    record, highest = wanted.keys.record, context.state.value.revisions.get(SERVICE_ACCOUNT_KEYS, 0)
+    return record is not None and bool(record.active or record.turn) and not wanted.keys.frozen(highest)
 
 
 def changed(config: AgentConfig, before: Mapping[str, ReaderSeen]) -> bool:

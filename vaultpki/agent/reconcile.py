@@ -20,6 +20,7 @@ from vaultpki.agent import (
     readers_seen,
     report,
     sign_due,
+    token_keys,
 )
 from vaultpki.agent.context import Contact, Context, Outcome
 from vaultpki.agent.pairs import PairStatus
@@ -69,35 +70,38 @@ def reconcile(context: Context) -> Outcome:
     if during != after or (first.kept and waiting.intersection(signed.renewed)):
         _install_bundles(context, wanted, after, waiting.difference(signed.renewed))
     kubeconfigs.install(context, wanted.server, items)
+    keys = token_keys.follow(context, contact, wanted, trust)
+    untrusted += keys.refused
     if all(item.ready for item in items):
         _remove_surplus(context, wanted)
     found.events.extend(Event("rewritten", text, "warning") for text in context.folders.rewritten)
-    report.note_installed(context, wanted, items)
+    report.note_installed(context, wanted, items, keys.keys)
     readers_seen.note(context, wanted)
+    token_keys.note_admission(context, keys.keys, readers_seen.OF_TOKEN_KEYS)
     held = bundles.digests(context.folders, config.layout, {ca: known.foreign for ca, known in trust.items()})
     hook_schedule.note_trust(context, held)
-    live = hook_schedule.live(items, held)
+    live = hook_schedule.live(items, held) | (keys.keys.live if keys.keys is not None else {})
     vault = contact.vault if contact.away is None else None
     before = None
     if vault is not None:
         _roll_credential(context, vault)
         if context.runner is None:
             # A hook may take long, and may end this process.
-            before = report.build(context, wanted, items, untrusted, trust)
+            before = report.build(context, wanted, items, untrusted, trust, keys.keys)
             report.send(context, vault, before)
     hook_schedule.follow(context, live, wanted, held)
-    last = report.build(context, wanted, items, untrusted, trust)
+    last = report.build(context, wanted, items, untrusted, trust, keys.keys)
     if vault is None:
         report.send_if_awaited(context, contact, wanted, last)
     elif (before is None and not contact.polled) or report.is_news(context, last):
         report.send(context, vault, last)
-    context.state.value = _remembered(context, items)
+    context.state.value = _remembered(context, items, keys.names)
     if context.folders.unsettled:
         # Settling takes some seconds, and a crash must not lose this.
         context.state.save()
     return Outcome(
-        renewed=signed.renewed,
-        requested=signed.requested,
+        renewed=signed.renewed + keys.signed.renewed,
+        requested=signed.requested + keys.signed.requested,
         failures=found.failures,
         due=min(_dues(items), default=None),
         first_expiry=min((item.not_after for item in items if item.not_after is not None), default=None),
@@ -138,10 +142,13 @@ def _at_rest(context: Context, contact: Contact, wanted: Assignment) -> AtRest |
     return at_rest.after_look(context.config, contact.vault, wanted, context.clock, context.began)
 
 
-def remember_failure(context: Context, items: Collection[PairStatus], what: str, error: VaultpkiError) -> None:
+def remember_failure(context: Context, what: str, error: VaultpkiError) -> None:
     """Add a failure that came after `reconcile` to the outcome and to the agent's state."""
     context.found.failures[what] = error
-    context.state.save(_remembered(context, items))
+    state = context.state.value
+    failures = {what: str(error) for what, error in context.found.failures.items()}
+    state = agent_state.with_faults(state, failures, context.clock)
+    context.state.save(replace(state, state=agent_state.state_of(context.found.failures.values())))
 
 
 def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tuple[PairStatus, ...], Contact]:
@@ -327,6 +334,7 @@ def _remove_surplus(context: Context, wanted: Assignment) -> None:
     """Remove the file sets of certificates that this node no longer holds, and their kubeconfigs."""
     kept = {(each.folder, BUNDLES) for each in bundles.needed(context.config, wanted)}
     kept |= {(want.folder, file_set(want.stem)) for want in wanted.certificates}
+    kept |= token_keys.own_file_sets(context.folders, wanted)
     try:
         kubeconfigs.remove_surplus(context, wanted.certificates)
         for folder, name in context.folders.file_sets():
@@ -347,9 +355,12 @@ def _roll_credential(context: Context, vault: Vault) -> None:
         context.found.failures["credential"] = error
 
 
-def _remembered(context: Context, items: Collection[PairStatus]) -> AgentState:
-    """The agent's state after this pass, without what belongs to certificates that this node no longer holds."""
-    names, failures = {item.want.name for item in items}, context.found.failures
+def _remembered(context: Context, items: Collection[PairStatus], further: Collection[str]) -> AgentState:
+    """The agent's state after this pass, without what belongs to certificates that this node no longer holds.
+
+    `further` are the names of those that are not for TLS.
+    """
+    names, failures = {item.want.name for item in items}.union(further), context.found.failures
     serials = {item.want.name: item.leaf.serial for item in items if item.leaf is not None}
     state = agent_state.with_faults(context.state.value, {w: str(e) for w, e in failures.items()}, context.clock)
     return replace(

@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen, taken_over
 from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
-from vaultpki.certificates import ROOT
+from vaultpki.agent.token_keys import KeysOnDisk, signing_mark
+from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
 from vaultpki.errors import Denied, VaultpkiError
 from vaultpki.host import boot_time
 from vaultpki.host.log import Event
@@ -22,24 +23,35 @@ from vaultpki.node import pins as pins_of_node
 from vaultpki.node import state as node_state
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.secret_id import SecretIdFiles
-from vaultpki.node.state import ReaderSeen, Since
+from vaultpki.node.state import AgentState, ReaderSeen, Since
 from vaultpki.pki.facts import Trust
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.adoption import NAME
-from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
-from vaultpki.records.rotation import DOMAINS
+from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, TokenKeysReport
+from vaultpki.records.rotation import EVERY_DOMAIN
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.vault import Vault
 
+_KEYS_CA: Final = f"{SERVICE_ACCOUNT} CA"
+"""The name in the state of the CAs that have signed the certificates of service-account keys."""
 
-def note_installed(context: Context, wanted: Assignment, items: Collection[PairStatus]) -> None:
-    """Record in the state which CAs each installed bundle has, which leaf each pair has, and since when."""
+
+def note_installed(
+    context: Context, wanted: Assignment, items: Collection[PairStatus], keys: KeysOnDisk | None = None
+) -> None:
+    """Record in the state which CAs each installed bundle has, which leaf each pair has, and since when.
+
+    So it does with the two files that kube-apiserver reads of `keys`.
+    """
     state = context.state.value
     needed = bundles.needed(context.config, wanted)
     held = bundles.installed(context.folders, needed)
     pins = frozenset(_pins(context, wanted))
     roots = bundles.installed_roots(context.folders, needed, pins, context.config.also_trust)
     held |= {ROOT: roots} if roots else {}
-    leaves = {
+    held |= {SERVICE_ACCOUNT: frozenset(keys.fingerprints)} if keys is not None and keys.fingerprints else {}
+    leaves = {} if keys is None else {_KEYS_CA: keys.issuing}
+    leaves |= {
         item.want.name: (item.leaf.fingerprint, *(facts.fingerprint for facts in item.served))
         for item in items
         if item.leaf is not None
@@ -68,6 +80,7 @@ def build(
     items: Collection[PairStatus],
     untrusted: Collection[str],
     trust: Mapping[str, Trust],
+    keys: KeysOnDisk | None = None,
 ) -> NodeReport:
     """Return the report of this moment. Its times are Vault's, as far as its clock is known.
 
@@ -92,9 +105,13 @@ def build(
         bundles={
             ca: BundleReport(frozenset(one.sha256) - held.get(ca, frozenset()), when(one.since))
             for ca, one in state.bundles.items()
-        },
+            if ca != SERVICE_ACCOUNT
+        }
+        | _keys_ca(state, when),
         readers={
-            name: _reader(seen, state.bundles.get(name.partition("/")[0]), when) for name, seen in state.readers.items()
+            name: _reader(seen, state.bundles.get(name.partition("/")[0]), when)
+            for name, seen in state.readers.items()
+            if name != readers_seen.OF_TOKEN_KEYS
         },
         owed=tuple(sorted(state.owed)),
         failed=tuple(sorted(key for key, each in state.owed.items() if each.attempts)),
@@ -115,6 +132,42 @@ def build(
         foreign_ignored={ca: found for ca, found in ignored.items() if found},
         by_hand=state.by_hand,
         adoption=taken_over.report(context.config, wanted, state.revisions.get(NAME, 0), when, context.clock),
+        token_keys=_token_keys(wanted, keys, state, when) if keys is not None else None,
+    )
+
+
+def _keys_ca(state: AgentState, when: Callable[[float], datetime]) -> dict[str, BundleReport]:
+    """Return the CAs by which certificates of service-account keys are checked, as the gates of their rotation count.
+
+    No file holds them.
+    """
+    known = state.leaves.get(_KEYS_CA)
+    if known is None or not known.sha256:
+        return {}
+    return {SERVICE_ACCOUNT: BundleReport(frozenset(known.sha256), when(known.since))}
+
+
+def _token_keys(
+    wanted: Assignment, keys: KeysOnDisk, state: AgentState, when: Callable[[float], datetime]
+) -> TokenKeysReport:
+    files, reader = state.bundles.get(SERVICE_ACCOUNT), state.readers.get(readers_seen.OF_TOKEN_KEYS, ReaderSeen())
+    held, own = keys.held, keys.held.own
+    loaded = set(reader.sha256) if reader.running else set()
+    signing = [facts.fingerprint for facts in own.values() if signing_mark(facts) in loaded]
+    return TokenKeysReport(
+        wanted.keys.seen(state.revisions.get(SERVICE_ACCOUNT_KEYS, 0)),
+        own={number: facts.pem for number, facts in own.items()},
+        union=frozenset(facts.fingerprint for facts in held.union),
+        signing=own[held.signing].fingerprint if held.signing is not None else "",
+        installed=when(files.since) if files is not None else None,
+        loaded_union=frozenset(each for each in loaded if ":" not in each),
+        loaded_signing=next(iter(signing), ""),
+        reader=replace(_reader(reader, files, when), sha256=frozenset()),
+        extends=bool(state.token_life["extends"]) if state.token_life else None,
+        longest=state.token_life["longest"] if state.token_life else None,
+        shared=keys.shared,
+        shared_key=keys.shared_key,
+        admitted=not state.not_admitted,
     )
 
 
@@ -176,7 +229,8 @@ def send_if_awaited(context: Context, contact: Contact, wanted: Assignment, repo
     """Write the report if it says something new while a rotation is under way, so that its gate need not wait."""
     rotations, revisions = wanted.rotations, context.state.value.revisions
     awaited = any(record.active for record in rotations.records.values())
-    awaited = awaited or any(rotations.frozen(domain, revisions) for domain in DOMAINS)
+    awaited = awaited or any(rotations.frozen(domain, revisions) for domain in EVERY_DOMAIN)
+    awaited = awaited or readers_seen.awaits_token_keys(context, wanted)
     if contact.away is not None or not awaited or not is_news(context, report):
         return
     rest = context.options.rest

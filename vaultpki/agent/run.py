@@ -90,5 +90,5 @@ def _locked(context: Context) -> Outcome:
             context.folders.settle()
         except StoreError as error:
             # The new files are installed; the next pass removes the old generation.
-            remember_failure(context, outcome.items, "old files", error)
+            remember_failure(context, "old files", error)
     return replace(outcome, state=context.state.save())

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from vaultpki.agent import bundles, ca_trust, pairs
 from vaultpki.agent.context import Contact, Context
@@ -22,6 +24,9 @@ from vaultpki.node.state import IssuedRecord, PostponedRenewal, with_spent, with
 from vaultpki.pki.facts import Trust
 from vaultpki.pki.renewal import Reason
 from vaultpki.redact import stamp
+
+if TYPE_CHECKING:
+    from vaultpki.pki.keys import PrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ def renew(
 ) -> Renewed:
     """Sign and install what is missing or due; failures go to `context.found` and keep no other certificate back."""
     _note_exposed(context, items)
-    done = _sign(context, contact, wanted, items, trust)
+    done = sign(context, contact, wanted, items, trust)
     _mend(context, [item for item in items if item.want.name not in done.renewed])
     return done
 
@@ -85,13 +90,15 @@ def _note_exposed(context: Context, items: Collection[PairStatus]) -> None:
             context.state.save()
 
 
-def _sign(
+def sign(
     context: Context,
     contact: Contact,
     wanted: Assignment,
     items: Collection[PairStatus],
     trust: Mapping[str, Trust],
+    keys: Mapping[str, PrivateKey] = MappingProxyType({}),
 ) -> Renewed:
+    """Sign and install those of `items` that want it, as `renew`; `keys` are as in `pairs.sign`."""
     allowed = _allowed(context, contact, wanted, [item for item in items if item.wants_signing], trust)
     if not allowed or contact.vault is None:
         return Renewed()
@@ -102,7 +109,7 @@ def _sign(
     first = {item.want.name for item in allowed if item.leaf is None}
     ends = {item.want.name: item.ends for item in allowed}
     renewed, requested = [], 0
-    signed = pairs.sign(context.config, context.folders, contact.vault, allowed, trust, context.now)
+    signed = pairs.sign(context.config, context.folders, contact.vault, allowed, trust, context.now, keys)
     for name, result in signed.items():
         # Without a valid CA Vault was not asked.
         requested += not (isinstance(result, CertificateRefused) and result.reason == "nothing-live")

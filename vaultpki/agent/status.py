@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from vaultpki.agent import bundles, ca_trust, kubeconfigs, pairs, readers_seen, taken_over
+from vaultpki.agent import bundles, ca_trust, kubeconfigs, pairs, readers_seen, taken_over, token_keys
 from vaultpki.agent.ca_trust import CaOnNode
 from vaultpki.certificates import BUNDLES, TABLE, file_set, pair_files
 from vaultpki.disk import files
@@ -65,7 +65,8 @@ class Status:
     `kubernetes` are the versions of Kubernetes that components of the node run with, where they are known. `foreign`
     are sentences about foreign CAs that are offered and not taken, and `unused` are those about SHA-256 in agent.yaml
     for which none is offered. `by_hand` are the keys of hooks that wait for a person. `taken_over` says where a machine
-    of a kubeadm cluster stands that is taken over.
+    of a kubeadm cluster stands that is taken over. `not_admitted` is a sentence that kube-apiserver must not run yet,
+    "" if it may. `keys` says in a few words which service-account keys are in use.
     """
 
     node: str | None
@@ -91,6 +92,23 @@ class Status:
     unused: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
     taken_over: str = ""
+    not_admitted: str = ""
+    keys: TokenKeysStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKeysStatus:
+    """The service-account keys of a node: the number of the key in `sa.key`, and the names in `sa.pub`, in order.
+
+    `numbers` are those of the node's own keys. `shared` says that `sa.key` is not of this agent. `state` is that of the
+    record, None without one.
+    """
+
+    signing: int | None
+    union: tuple[str, ...]
+    numbers: tuple[int, ...]
+    shared: bool
+    state: str | None
 
 
 def of_node(
@@ -122,6 +140,7 @@ def of_node(
         kubernetes=memory.kubernetes(known),
         by_hand=known.by_hand,
         taken_over=taken_over.standing(config),
+        not_admitted=known.not_admitted,
     )
     try:
         spec = assignment.read_copy(config)
@@ -138,6 +157,7 @@ def of_node(
             ends = ca_trust.ends(spec, trust, now, cluster=config.cluster)
             seen, found, odd = _inspect(config, spec, trust, known, now, named)
             status = replace(status, seen=seen, cas=cas, ends=ends, bundles=odd)
+            status = replace(status, keys=_keys(config, spec, trust, known, now))
             unused = tuple(foreign_cas.unused(config.also_trust, spec.foreign))
             status = replace(status, foreign=tuple(ca_trust.foreign_complaints(trust)), unused=unused)
     except StoreError as error:
@@ -151,6 +171,30 @@ def of_node(
         if text not in faults.values():
             faults[what] = text
     return status
+
+
+def _keys(
+    config: AgentConfig,
+    spec: assignment.Assignment,
+    trust: Mapping[str, Trust],
+    known: memory.AgentState,
+    now: datetime,
+) -> TokenKeysStatus | None:
+    if spec.token_key is None:
+        return None
+    # Folders that cannot be read are a fault already.
+    with contextlib.suppress(StoreError), Folders.open(config.paths, create=False, write=False) as folders:
+        found = token_keys.look(config, folders, spec, trust, known, now)
+        if found is not None:
+            record = spec.keys.record
+            return TokenKeysStatus(
+                found.held.signing,
+                tuple(facts.subject.common_name for facts in found.held.union),
+                tuple(sorted(found.held.own)),
+                bool(found.shared),
+                record.state.value if record is not None else None,
+            )
+    return None
 
 
 def _moment(clock: float) -> datetime | None:
@@ -173,7 +217,8 @@ def of_folder(path: str, now: datetime, further: Mapping[str, str] = MappingProx
     with Folders.open({PKI: path, **inner_folders(path), **further}, create=False, write=False) as folders:
         for (folder, name), held in folders.file_sets().items():
             stems = [one.removesuffix(".crt") for one in held if one.endswith(".crt")]
-            if name == BUNDLES or len(stems) != 1 or file_set(stems[0]) != name:
+            # Keys for tokens are not renewed, whatever dates their certificates have.
+            if name == BUNDLES or token_keys.is_ours(name) or len(stems) != 1 or file_set(stems[0]) != name:
                 continue
             # A folder of the kubelet's pairs may be named by itself.
             title = titles.get((folder, stems[0])) or titles.get((KUBELET, stems[0]), stems[0])
@@ -228,6 +273,7 @@ def to_json(status: Status) -> dict[str, Any]:
             }
             for one in status.cas
         ],
+        **({"service_account_keys": _keys_to_json(status)} if status.keys is not None else {}),
         "trust": {
             "generation": status.trust or None,
             "since": stamp(datetime.fromtimestamp(status.trust_since, UTC)) if status.trust_since else None,
@@ -238,6 +284,20 @@ def to_json(status: Status) -> dict[str, Any]:
             "asked": stamp(status.asked) if status.asked else None,
             "answered": stamp(status.answered) if status.answered else None,
         },
+    }
+
+
+def _keys_to_json(status: Status) -> dict[str, Any] | None:
+    keys = status.keys
+    if keys is None:
+        return None
+    return {
+        "signing": keys.signing,
+        "accepted": list(keys.union),
+        "own": list(keys.numbers),
+        "shared": keys.shared,
+        "state": keys.state,
+        "admitted": not status.not_admitted and not keys.shared,
     }
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
+from vaultpki.certificates import all_cas
 from vaultpki.identity import change_notice
 from vaultpki.identity.adoption_record import read_adoption
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.model import Cluster
 from vaultpki.provision.read_back import own_issuers
-from vaultpki.provision.rotation_records import existing
+from vaultpki.provision.rotation_records import existing, read_key_record
 from vaultpki.records.followed import of_rotation
-from vaultpki.records.rotation import DOMAINS
 from vaultpki.vault import Vault
 
 
@@ -19,9 +19,10 @@ def announced(cluster: Cluster, vault: Vault, *, urgent: bool = False) -> Abstra
     """Give the work within a notice, as `change_notice.announced`; at its end it digests what a rotation changes."""
 
     def digests() -> dict[str, str]:
-        lists = [vault.prepare.secrets.pki.list_issuers(mount_point=cluster.mount(ca)) for ca in DOMAINS]
-        found = zip(DOMAINS, vault.many(lists), strict=True)
-        issuers = {ca: own_issuers(ca, answer) for ca, answer in found}
-        return of_rotation(existing(cluster, vault), issuers, read_adoption(cluster, vault).record)
+        cas = all_cas(cluster)
+        lists = [vault.prepare.secrets.pki.list_issuers(mount_point=cluster.mount(ca)) for ca in cas]
+        issuers = {ca: own_issuers(ca, answer) for ca, answer in zip(cas, vault.many(lists), strict=True)}
+        keys = read_key_record(cluster, vault).record if cluster.service_account_keys else None
+        return of_rotation(existing(cluster, vault), issuers, read_adoption(cluster, vault).record, keys)
 
     return change_notice.announced(cluster, vault, digests, urgent=urgent)

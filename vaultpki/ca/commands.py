@@ -24,6 +24,7 @@ from vaultpki.errors import (
     SpecError,
     StateConflict,
 )
+from vaultpki.identity.nodes import NodeList, read_nodes
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision.rotation_records import other_operator, read_record, read_records
@@ -34,7 +35,7 @@ from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
 from vaultpki.rotation.course import Course
 from vaultpki.vault import Vault
 
-_TRIES: Final = 5
+EMERGENCY_TRIES: Final = 5
 """How often an emergency is tried that other commands overtake, each of which soon ends or stops."""
 
 
@@ -47,13 +48,25 @@ class Begun:
 
 
 def status(
-    cluster: Cluster, vault: Vault, now: datetime, pods: KubeTrust | None = None, *, strict: bool = True
+    cluster: Cluster,
+    vault: Vault,
+    now: datetime,
+    pods: KubeTrust | None = None,
+    *,
+    strict: bool = True,
+    found: NodeList | None = None,
 ) -> tuple[CaStatus, ...]:
     """Return where each CA stands; writes nothing. `pods` is what the Kubernetes cluster shows.
 
-    `strict` is as in `read_scene`.
+    `strict` and `found` are as in `read_scene`.
     """
-    return ca_status.status(read_scene(cluster, vault, now, strict=strict), pods)
+    return ca_status.status(read_scene(cluster, vault, now, strict=strict, found=found), pods)
+
+
+def read_members(cluster: Cluster, vault: Vault) -> NodeList:
+    """Return the nodes with their reports, as the server's active node has them."""
+    vault.pin_to_leader()
+    return read_nodes(cluster, vault)
 
 
 def rotate(
@@ -69,7 +82,7 @@ def rotate(
 
     An emergency that another operator's command has overtaken looks again: it waits for nobody.
     """
-    tries = _TRIES if method is Method.EMERGENCY else 1
+    tries = EMERGENCY_TRIES if method is Method.EMERGENCY else 1
     for _ in range(tries - 1):
         with contextlib.suppress(ChangedMeanwhile):
             return _rotate(cluster, vault, domain, method, spread, now, without)

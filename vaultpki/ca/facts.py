@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from vaultpki.certificates import ROOT, ca_subject, resolve, rows
+from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, all_rows, ca_subject, resolve, rows
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
 from vaultpki.identity.anchor import refuse_unvouched_root
 from vaultpki.identity.nodes import Member, NodeList
@@ -177,7 +177,9 @@ def _share(cluster: Cluster, domain: str, roles: frozenset[NodeRole]) -> _Share:
     return _Share(
         roles=roles,
         certificates=frozenset(row.name for row in own if row.ca == domain),
-        bundle=any(each.ca == domain and not each.chain for each in trust_bundles(cluster.layout, roles, own)),
+        bundle=any(each.ca == domain and not each.chain for each in trust_bundles(cluster.layout, roles, own))
+        # It is in no file: such a node reports the CA by which it checks keys, and `token_key_certificates` the rest.
+        or (domain == SERVICE_ACCOUNT and NodeRole.CONTROL_PLANE in roles),
     )
 
 
@@ -260,7 +262,7 @@ def _checked(serial: str) -> str:
 
 def longest_ttl(cluster: Cluster, domain: str) -> int:
     """Return the longest TTL, in seconds, of the leaves of a CA."""
-    return max((row.ttl or cluster.ttl for row in rows(cluster) if row.ca == domain), default=cluster.ttl)
+    return max((row.ttl or cluster.ttl for row in all_rows(cluster) if row.ca == domain), default=cluster.ttl)
 
 
 def reload(cluster: Cluster, domain: str) -> int:

@@ -22,6 +22,7 @@ from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.provision import ca_ends, rotation_records
 from vaultpki.records.adoption import AdoptionRecord
+from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.vault import Vault
 
 
@@ -31,7 +32,8 @@ class ClusterFacts:
 
     `revisions` are those of the rotation records by domain, None if they cannot be read. `ends` are the ends of the
     CAs, and `cas` where each stands, empty if that cannot be read. `adopted` is the record of an
-    adoption, None if there is none. `problems` are sentences on what could not be read.
+    adoption, None if there is none. `keys` says where the rotation of service-account keys stands, None if none does;
+    `key_rotation.fleet` reads it. `problems` are sentences on what could not be read.
     """
 
     cluster: Cluster
@@ -43,6 +45,7 @@ class ClusterFacts:
     cas: tuple[CaStatus, ...]
     problems: tuple[str, ...]
     adopted: AdoptionRecord | None = None
+    keys: KeyStepDone | None = None
 
 
 def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: KubeTrust | None = None) -> ClusterFacts:

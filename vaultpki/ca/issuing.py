@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from vaultpki.ca import outside_move
+from vaultpki.ca import outside_move, token_key_certificates
 from vaultpki.ca.facts import life, longest_ttl, read_operator_leaves, reload
 from vaultpki.ca.scene import Scene
-from vaultpki.certificates import rows
+from vaultpki.certificates import SERVICE_ACCOUNT, rows
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
@@ -28,6 +28,8 @@ _ON_THE_WAY = frozenset({State.PUBLISHED, State.RETRUSTING})
 def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
     """Raise StateConflict if the root ends too early for another CA, or if a node's name means something else.
 
+    Or if the new CA could not certify the keys of nodes again.
+
     What nodes are called does not stop an emergency.
     """
     named = domain == serving_copy.DOMAIN and any(node.name == serving_copy.WORD for node in scene.cluster.nodes)
@@ -35,6 +37,8 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
         raise StateConflict(
             f"a node is called {serving_copy.WORD}, which `--restarted` means something else by; rename it first"
         )
+    if domain == SERVICE_ACCOUNT and method is Method.NEW_KEY:
+        token_key_certificates.refuse_other_types(scene)
     outside_move.refuse_other_root(scene)
     outside = scene.cluster.authority.outside
     if outside is not None and outside.by_people and method is Method.SAME_KEY:
@@ -140,6 +144,8 @@ def gate(
     found = gates.gate(step, nodes)
     if whole or not found.waiting:
         found = gates.gate(step, nodes, _operators(scene, record, to, mount))
+    if domain == SERVICE_ACCOUNT:
+        return token_key_certificates.joined(scene, record, to, mount, found)
     return serving_copy.gate(record, to, found, pods)
 
 
@@ -205,6 +211,8 @@ def _refuse_unknown(scene: Scene, record: RotationRecord, said: Confirmations, n
     aside = {each.name for each in scene.members if each.kind == "listed"}
     words = {serving_copy.WORD} if record.domain == serving_copy.DOMAIN else set()
     certificates = {row.name for row in rows(scene.cluster) if row.operator and row.ca == record.domain}
+    if record.domain == SERVICE_ACCOUNT:
+        aside |= token_key_certificates.departed(scene)
     for name in (*said.without, *said.restarted):
         if name not in nodes | words and not (name in certificates | aside and name in said.without):
             raise ArgumentError(

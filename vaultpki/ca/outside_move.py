@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vaultpki.ca.scene import Scene, chain_of
-from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
+from vaultpki.certificates import MOST_ISSUERS, ROOT, issuing_cas
 from vaultpki.errors import StateConflict
 from vaultpki.identity import outside_signer, root_in_force
 from vaultpki.outside import root_vouching
@@ -49,7 +49,7 @@ def refuse_beginning(scene: Scene) -> None:
             f"the root from outside is called {printable(chain[0].subject_text)}, as roots are that vaultpki makes for "
             f"{target.name}; it needs another name"
         )
-    for problem in outside_signer.problems(target, scene.vault, ISSUING_CAS):
+    for problem in outside_signer.problems(target, scene.vault, issuing_cas(target)):
         raise StateConflict(problem)
     if problem := root_vouching.why_not(scene.root, chain[0], chain[1:]):
         _refuse_unlisted(scene, chain[0], problem)
@@ -158,7 +158,7 @@ def _refuse_other_names(scene: Scene) -> None:
     outside = scene.target.authority.outside
     if outside is None or outside.by_people:
         return
-    for ca in ISSUING_CAS:
+    for ca in issuing_cas(scene.cluster):
         mount = scene.mount(ca)
         found = mount.issuer(mount.default)
         if found is None or found.facts is None:

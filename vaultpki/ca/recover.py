@@ -14,8 +14,8 @@ from vaultpki.ca import set_back
 from vaultpki.ca.announced import announced
 from vaultpki.ca.run import reconcile
 from vaultpki.ca.scene import Scene, read_scene
-from vaultpki.certificates import ISSUING_CAS, ROOT
-from vaultpki.errors import StateConflict
+from vaultpki.certificates import ROOT, all_cas, issuing_cas
+from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import other_operator, read_record
@@ -66,8 +66,11 @@ class Proposal:
 def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str], now: datetime) -> Proposal:
     """Return what would be done; writes nothing. `without` are the nodes whose word does not count.
 
-    Raises StateConflict if it is the root that is to be recovered, or if no revision fits what nodes say.
+    Raises ArgumentError if there is no such CA, StateConflict if it is the root that is to be recovered, or if no
+    revision fits what nodes say.
     """
+    if domain not in all_cas(cluster):
+        raise ArgumentError(f"there is no CA {domain}; write one of {', '.join(all_cas(cluster))}")
     scene = read_scene(cluster, vault, now)
     set_back.refuse_no_member(scene, without)
     record = scene.records[domain].record
@@ -78,7 +81,7 @@ def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str],
         )
     # What a gate leaves out has still read what it has read; only a person's word now sets it aside.
     claims = _claims(scene, domain, without)
-    domains = (ROOT, *ISSUING_CAS) if domain == ROOT and (record is not None and record.active) else (domain,)
+    domains = all_cas(cluster) if domain == ROOT and (record is not None and record.active) else (domain,)
     why = next((said for each in domains if (said := set_back.why(scene, each, without))), "")
     if not why:
         return Proposal(scene, domain, "", claims, record)
@@ -119,11 +122,11 @@ def _recover(scene: Scene, proposal: Proposal) -> RotationRecord:
 def _with_companions(scene: Scene, aside: Sequence[str]) -> dict[str, RotationRecord]:
     """Return the records with which the root, and each issuing CA that nodes have read more of, go on."""
     mount = scene.mount(ROOT)
-    companions = {ca: scene.records[ca].record for ca in ISSUING_CAS}
+    companions = {ca: scene.records[ca].record for ca in issuing_cas(scene.cluster)}
     record, name = scene.records[ROOT].record, scene.cluster.name
     root = root_recovery.recovered(name, record, mount, scene.nodes(ROOT), companions, aside, scene.now)
     found = {ROOT: root}
-    for ca in ISSUING_CAS:
+    for ca in issuing_cas(scene.cluster):
         if set_back.told(ca, companions[ca], scene.nodes(ca), aside):
             found[ca] = _renewed(scene, ca, root, aside)
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.certificates import ISSUING_CAS
+from vaultpki.certificates import issuing_cas
 from vaultpki.identity.outside_signer import renewal_of
 from vaultpki.model import Cluster
 from vaultpki.redact import printable, stamp
@@ -51,7 +51,7 @@ def requests(cluster: Cluster, sent: Sent, there: OutsideCas) -> Iterator[Waitin
     """Yield a request for each issuing CA that is installed, and for whose key the files have another certificate."""
     waiting = {each.domain for each in there.waiting}
     keys = {each.facts.public_key for each in sent.certificates}
-    for ca in ISSUING_CAS:
+    for ca in issuing_cas(cluster):
         signing = there.signing.get(ca)
         if ca not in waiting and signing is not None and signing.public_key in keys:
             yield renewal_of(cluster, ca, signing)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.ca.waiting import WaitingCa, domain_of
-from vaultpki.certificates import ISSUING_CAS
+from vaultpki.certificates import ISSUING_CAS, issuing_cas
 from vaultpki.disk.generations import File
 from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.errors import ArgumentError, CertificateUnreadable, StoreError
@@ -79,7 +79,7 @@ def read(cluster: Cluster, folder: Path) -> tuple[WaitingRequest, ...]:
         except CertificateUnreadable:
             raise ArgumentError(f"{path} is not a signing request; name the folder that `ca csr` wrote") from None
         domain = domain_of(cluster, read_as.common_name)
-        if domain in ISSUING_CAS:
+        if domain in issuing_cas(cluster):
             found.append(request_of(cluster, domain, text))
     if not found:
         raise ArgumentError(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vaultpki.ca import issuing, outside_move
+from vaultpki.ca import issuing, outside_move, token_key_certificates
 from vaultpki.ca.facts import longest_ttl, read_root, reload
 from vaultpki.ca.mount_writes import reconcile_mount
 from vaultpki.ca.scene import Scene, read_old_root
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, issuing_cas
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
@@ -62,7 +62,7 @@ def step_to(scene: Scene, record: RotationRecord, mount: RotationMount, *, back:
 
     Raises StateConflict for a rollback once an issuing CA has lost its certificate under the old root.
     """
-    done = [ca for ca in ISSUING_CAS if (own := scene.records[ca].record) is not None and not own.active]
+    done = [ca for ca in issuing_cas(scene.cluster) if (own := scene.records[ca].record) is not None and not own.active]
     if back and record.state is State.RETIRED and (done or record.closing):
         which = f" ({', '.join(done)})" if done else ""
         raise StateConflict(
@@ -93,7 +93,7 @@ def confirmed(
     for name in said.without:
         if name == PODS or any(
             why := gates.without_refused(replace(record, domain=ca), node, scene.now)
-            for ca in ISSUING_CAS
+            for ca in issuing_cas(scene.cluster)
             for node in scene.nodes(ca)
             if node.name == name
         ):
@@ -107,7 +107,7 @@ def _restart_refused(scene: Scene, record: RotationRecord, to: State, node: Part
     why = gates.restart_refused(record, to, node, scene.now)
     if why or (record.state, to) not in WITH_COMPANIONS:
         return why
-    for ca in filter(scene.active, ISSUING_CAS):
+    for ca in filter(scene.active, issuing_cas(scene.cluster)):
         own, mine = scene.record(ca), {each.name: each for each in scene.nodes(ca)}
         if mine[node.name].readers:
             why = why or gates.restart_refused(replace(own, turn=record.turn), to, mine[node.name], scene.now)
@@ -132,14 +132,17 @@ def gate(
         return Gate(opens=record.since)
     if (record.state, to) == (State.PREPARED, State.PUBLISHED):
         return outside_move.gate(scene, record, mount)
-    unsigned = [ca for ca in ISSUING_CAS if scene.active(ca) and issuing.waits_for_signer(scene, scene.record(ca))]
+    along = filter(scene.active, issuing_cas(scene.cluster))
+    unsigned = [ca for ca in along if issuing.waits_for_signer(scene, scene.record(ca))]
     if (record.state, to) == (State.SWITCHED, State.RETIRED) and unsigned:
         return Gate(waiting=tuple(issuing.for_signer(scene.target, scene.record(ca)) for ca in unsigned))
     companions = {}
     if (record.state, to) in WITH_COMPANIONS:
-        for ca in filter(scene.active, ISSUING_CAS):
+        for ca in filter(scene.active, issuing_cas(scene.cluster)):
             own = replace(scene.record(ca), turn=record.turn, restarted=record.restarted, excused=record.excused)
             companions[ca] = _of_nodes(scene, own, to, keeps)
+            if ca == SERVICE_ACCOUNT:
+                companions[ca] = token_key_certificates.joined(scene, own, to, scene.mount(ca), companions[ca])
     nodes, crossed = _of_nodes(scene, record, to, keeps), _crossed(scene, record, mount)
     return root_gates.gate(record, to, nodes, companions, pods, crossed=crossed)
 
@@ -194,7 +197,7 @@ def _followed(scene: Scene, record: RotationRecord) -> Scene:
     """Bring each issuing CA to the state of the root's record, one after the other, and its mount with it."""
     if record.state in (State.PREPARED, State.PUBLISHED):
         return scene
-    for ca in ISSUING_CAS:
+    for ca in issuing_cas(scene.cluster):
         while True:
             if scene.records[ca].record is not None:
                 scene, _, _ = reconcile_mount(scene, ca)

@@ -13,14 +13,14 @@ from typing import Protocol
 
 from vaultpki.ca import issuing, root, set_back
 from vaultpki.ca.mount_writes import reconcile_mount
-from vaultpki.ca.scene import Scene, refuse_active
-from vaultpki.certificates import ROOT
+from vaultpki.ca.scene import Scene, keys_in_the_way, refuse_active
+from vaultpki.certificates import ROOT, all_cas
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity.adoption_record import refuse_adoption
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision.rotation_records import StoredRecord, read_records
-from vaultpki.records.rotation import DOMAINS, Method, RotationRecord, State
+from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation import listener_trust, recovery, serving_copy, start
 from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
 from vaultpki.rotation.gates import Gate
@@ -101,9 +101,10 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     An emergency goes on until nobody trusts the old CA. A run that was interrupted is continued. Raises StateConflict
     if another rotation is under way or this one cannot begin, Refused if another operator was faster.
     """
-    if domain not in DOMAINS:
-        raise ArgumentError(f"there is no CA {domain}; write one of {', '.join(DOMAINS)}")
-    cluster, vault, stored = scene.cluster, scene.vault, scene.records[domain]
+    cluster, vault = scene.cluster, scene.vault
+    if domain not in all_cas(cluster):
+        raise ArgumentError(f"there is no CA {domain}; write one of {', '.join(all_cas(cluster))}")
+    stored = scene.records[domain]
     if _just_begun(stored, method):
         return _pass_emergency_gates(reconcile_mount(scene, domain)[0], domain).record(domain)
     hasty = method is Method.EMERGENCY
@@ -112,6 +113,8 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
         set_back.refuse(scene, without)
         refuse_adoption(cluster, vault)
     refuse_active(cluster, scene.records)
+    if not hasty and (why := keys_in_the_way(cluster, vault)):
+        raise StateConflict(why)
     kind_of(domain).refuse_beginning(scene, domain, method)
     if stored.record is None:
         mount = scene.mount(domain)
@@ -124,10 +127,12 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     begun = replace(begun, revision=revision, excused=tuple(sorted(set(without))))
     scene = scene.writing(begun)
     others = {name: each for name, each in read_records(cluster, vault).items() if name != domain}
-    if any(each.record is not None and each.record.active for each in others.values()):
+    why = "" if hasty else keys_in_the_way(cluster, vault)
+    if why or any(each.record is not None and each.record.active for each in others.values()):
         # Two operators began one each: both are withdrawn, or the later one.
         scene.writing(start.withdrawn(begun, known, scene.now))
         refuse_active(cluster, others)
+        raise StateConflict(why)
     return _pass_emergency_gates(reconcile_mount(scene, domain)[0], domain).record(domain)
 
 
@@ -136,8 +141,9 @@ def step(scene: Scene, said: Confirmations = NOTHING_CONFIRMED, *, back: bool) -
 
     What earlier rotations have left on the mounts of other CAs is finished first, unless the root is rotated.
     """
-    active = next(filter(scene.active, DOMAINS), None)
-    resting = [domain for domain in DOMAINS if scene.records[domain].record is not None and not scene.active(domain)]
+    active = next(filter(scene.active, all_cas(scene.cluster)), None)
+    cas = all_cas(scene.cluster)
+    resting = [domain for domain in cas if scene.records[domain].record is not None and not scene.active(domain)]
     finished = []
     for domain in resting if active != ROOT else ():
         scene, found, left = _finished(scene, domain)

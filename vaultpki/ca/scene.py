@@ -7,15 +7,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from vaultpki.ca.facts import participants, read_above, read_mount, read_root, refuse_unknown
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ROOT, issuing_cas
 from vaultpki.errors import SpecError, StateConflict
 from vaultpki.identity import outside_signer, root_in_force
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import Member, NodeList, read_nodes
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
-from vaultpki.provision.rotation_records import StoredRecord, read_records, write_record
+from vaultpki.provision.rotation_records import StoredRecord, read_key_record, read_records, write_record
 from vaultpki.records.rotation import RotationRecord
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.rotation import root_gates
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import RotationMount
@@ -114,7 +115,7 @@ def read_scene(
         if strict:
             raise
         unknown = error.problem
-    counted = {ca: participants(cluster, found.members, ca) for ca in ISSUING_CAS}
+    counted = {ca: participants(cluster, found.members, ca) for ca in issuing_cas(cluster)}
     counted[ROOT] = root_gates.without_leaves(counted["kubernetes"])
     notice = notice or ChangeNotice(cluster, vault)
     rotated = records[ROOT].record is not None and records[ROOT].record.active
@@ -138,6 +139,20 @@ def read_old_root(scene: Scene) -> Facts | None:
     record = scene.record(ROOT)
     issuer = scene.mount(ROOT).issuer(record.old.issuer)
     return issuer.facts if issuer is not None else None
+
+
+def keys_in_the_way(cluster: Cluster, vault: Vault) -> str:
+    """Return why no rotation of a CA may begin for that of service-account keys, as a sentence; "" if it may.
+
+    While these only wait for tokens to expire, which may take a year, it may.
+    """
+    record = read_key_record(cluster, vault).record if cluster.service_account_keys else None
+    if record is None or not record.active or record.waits_for_tokens:
+        return ""
+    return (
+        f"{SERVICE_ACCOUNT_KEYS} are being rotated ({record.state.value}), and one rotation goes on at a time; go on "
+        f"with `vaultpki ca continue -f {cluster.file}`, or back with `vaultpki ca abort`"
+    )
 
 
 def refuse_active(cluster: Cluster, records: Mapping[str, StoredRecord]) -> None:

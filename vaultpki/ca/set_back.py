@@ -10,10 +10,10 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from vaultpki.ca.scene import Scene
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ROOT, all_cas
 from vaultpki.errors import ArgumentError, Attention
 from vaultpki.model import Cluster
-from vaultpki.records.rotation import DOMAINS, RotationRecord, State
+from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.redact import first_few, printable
 from vaultpki.rotation import recovery
 from vaultpki.rotation.gates import Participant
@@ -61,7 +61,7 @@ def refuse(scene: Scene, aside: Collection[str] = ()) -> None:
     excused = {
         name for each in scene.records.values() if each.record and each.record.active for name in each.record.excused
     }
-    for domain in DOMAINS:
+    for domain in all_cas(scene.cluster):
         if said := why(scene, domain, {*aside, *excused}):
             raise Attention(f"{said}; nothing was changed: {what_to_do(scene.cluster, with_root(scene, domain))}")
 
@@ -102,7 +102,7 @@ def with_root(scene: Scene, domain: str) -> str:
 
 def lost_mount(scene: Scene, domain: str) -> RotationMount | None:
     """Return the mount of a CA that was rotated and has no record; None for any other, and for the root."""
-    if domain not in ISSUING_CAS or scene.records[domain].record is not None:
+    if domain == ROOT or scene.records[domain].record is not None:
         return None
     mount = scene.mount(domain)
     return mount if recovery.lost(scene.cluster.name, domain, mount) else None

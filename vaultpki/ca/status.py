@@ -8,10 +8,10 @@ from datetime import datetime
 from vaultpki.ca import issuing, set_back
 from vaultpki.ca.run import kind_of
 from vaultpki.ca.scene import Scene, read_old_root
-from vaultpki.certificates import ROOT, ca_subject
+from vaultpki.certificates import ROOT, all_cas, ca_subject
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.records import gaps
-from vaultpki.records.rotation import DOMAINS, RotationRecord, State
+from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.rotation import listener_trust, serving_copy, start
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
@@ -44,7 +44,7 @@ class CaStatus:
 
 def status(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
     """Return where each CA stands, the root first. `pods` is what the Kubernetes cluster shows."""
-    return tuple(scene.vault.map(lambda domain: _status(scene, domain, pods), DOMAINS))
+    return tuple(scene.vault.map(lambda domain: _status(scene, domain, pods), all_cas(scene.cluster)))
 
 
 def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
+from vaultpki.certificates import ROOT, ca_subject, issuing_cas
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity.outside_signer import keeping_name, request_of
 from vaultpki.model import Cluster, OutsideRoot
@@ -88,14 +88,15 @@ def find(cluster: Cluster, vault: Vault) -> OutsideCas:
     Raises StateConflict if the cluster was not applied.
     """
     vault.pin_to_leader()
-    records = read_records(cluster, vault)
-    asked = [request for ca in ISSUING_CAS for request in _lists(cluster, vault, ca)]
+    records, cas = read_records(cluster, vault), issuing_cas(cluster)
+    rotated = {ca: each.record for ca, each in records.items() if each.record is not None}
+    asked = [request for ca in cas for request in _lists(cluster, vault, ca)]
     answers = vault.map(vault.call, asked)
-    lists = dict(zip(ISSUING_CAS, zip(answers[::2], answers[1::2], strict=True), strict=True))
-    shown = {(ca, id_): facts for ca in ISSUING_CAS for id_, facts in _shown(cluster, vault, ca, lists[ca][0]).items()}
-    own = {ca: _own_id(ca, lists[ca][0], records[ca].record) for ca in ISSUING_CAS}
+    lists = dict(zip(cas, zip(answers[::2], answers[1::2], strict=True), strict=True))
+    shown = {(ca, id_): facts for ca in cas for id_, facts in _shown(cluster, vault, ca, lists[ca][0]).items()}
+    own = {ca: _own_id(ca, lists[ca][0], rotated.get(ca)) for ca in cas}
     signing = {ca: shown[ca, id_] for ca, id_ in own.items() if (ca, id_) in shown}
-    found = {ca: _waiting(cluster, vault, ca, records[ca].record, *lists[ca], signing.get(ca)) for ca in ISSUING_CAS}
+    found = {ca: _waiting(cluster, vault, ca, rotated.get(ca), *lists[ca], signing.get(ca)) for ca in cas}
     listed = vault.api.secrets.pki.list_issuers(mount_point=cluster.mount(ROOT))
     names = {id_: str(about.get("issuer_name") or "") for id_, about in listed.key_info.items()}
     over = _shown(cluster, vault, ROOT, listed)
@@ -105,7 +106,7 @@ def find(cluster: Cluster, vault: Vault) -> OutsideCas:
         # One without its name is not installed yet.
         frozenset(facts.fingerprint for id_, facts in over.items() if names[id_] == above.name(facts.pem)),
         signing,
-        {ca: each.record for ca, each in records.items() if each.record is not None},
+        rotated,
     )
 
 
@@ -181,7 +182,7 @@ def _is_own(issuer: Json, name: str, keys: set[str]) -> bool:
 
 def domain_of(cluster: Cluster, common_name: str) -> str:
     """Return the issuing CA whose common name this is, or that of a later key; "" for any other name."""
-    for ca in ISSUING_CAS:
+    for ca in issuing_cas(cluster):
         head = ca_subject(cluster.name, ca)
         rest = common_name.removeprefix(head)
         if common_name.startswith(head) and (not rest or (rest[0] == " " and rest[1:].isdecimal())):

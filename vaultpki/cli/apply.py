@@ -48,7 +48,7 @@ def plan_command(
     from vaultpki.identity import asked_server
     from vaultpki.provision import apply
     from vaultpki.show import plan as plan_text
-    from vaultpki.show.asked_server import server_lines
+    from vaultpki.show.plan import server_lines
 
     with opened(file, allow_http=allow_http) as (cluster, vault, where):
         _warn_of_templates(cluster)
@@ -204,7 +204,7 @@ def carry_out(
 def _head(cluster: Cluster, vault: Vault) -> list[Line]:
     """Return the lines above a plan: which server is asked, and whose token it gets."""
     from vaultpki.identity import asked_server
-    from vaultpki.show.asked_server import server_lines
+    from vaultpki.show.plan import server_lines
 
     return server_lines(asked_server.read(cluster, vault), cluster.file)
 

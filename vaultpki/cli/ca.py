@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from vaultpki.cli.ca_keys import RotateOptions, StepOptions, jwks_command
 from vaultpki.cli.ca_outside import csr_command, import_command
 from vaultpki.cli.ca_recover import recover_command
 from vaultpki.cli.common import json_option, opened, print_json, screen, server_now, spec_option, terminal
@@ -20,12 +21,12 @@ from vaultpki.redact import printable
 
 if TYPE_CHECKING:
     from vaultpki.ca.run import Step
+    from vaultpki.identity.nodes import NodeList
     from vaultpki.kube.objects import KubeTrust
     from vaultpki.model import Cluster
-    from vaultpki.records.rotation import Method
     from vaultpki.rotation.course import Course
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+    from vaultpki.token_keys.standing import KeyStepDone
+    from vaultpki.vault import Vault
 
 wait_option = click.option("--wait", is_flag=True, help="Go on until the rotation is at rest; show what it waits for.")
 without_option = click.option(
@@ -44,37 +45,79 @@ kubeconfig_option = click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Of the cluster: look at its kube-root-ca.crt and pods, and for the CA kubelet at its kubelet-serving-ca.",
+    help="Of the cluster: look at its kube-root-ca.crt and pods, for the CA kubelet at its kubelet-serving-ca, and for "
+    "service-account-keys at the flags of its API servers and at Secrets with tokens.",
 )
+replaced_option = click.option(
+    "--replaced",
+    multiple=True,
+    metavar="NODE",
+    help="You have installed this control-plane node anew: take its new service-account key in. Can be repeated.",
+)
+token_life_option = click.option(
+    "--token-life",
+    metavar="DURATION",
+    help="For service-account-keys: tokens live no longer than this, whatever flags say. Asks.",
+)
+yes_option = click.option("--yes", is_flag=True, help="With --token-life: do not ask.")
 
 
-def _step_options(function: _F) -> _F:
-    """Add the options of the commands that take a step."""
-    for option in (json_option, wait_option, kubeconfig_option, restarted_option, without_option, spec_option):
-        function = option(function)
-    return function
+def _step_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Add the options of the commands that take a step, and pass what a person says as one value, `options`."""
+
+    @functools.wraps(function)
+    def with_options(
+        *,
+        without: tuple[str, ...],
+        restarted: tuple[str, ...],
+        replaced: tuple[str, ...],
+        token_life: str | None,
+        kubeconfig: Path | None,
+        yes: bool,
+        **others: Any,
+    ) -> int:
+        from vaultpki.values.durations import parse_duration
+
+        life = None if token_life is None else parse_duration(token_life)
+        return function(options=StepOptions(restarted, replaced, without, life, kubeconfig, yes), **others)
+
+    made: Callable[..., int] = with_options
+    said = (yes_option, token_life_option, replaced_option, kubeconfig_option, restarted_option, without_option)
+    for option in (json_option, wait_option, *said, spec_option):
+        made = option(made)
+    return made
 
 
 def _method_options(function: Callable[..., int]) -> Callable[..., int]:
-    """Add the options that say how a CA is replaced, and pass them on as one value, `method`."""
+    """Add the options that say how a CA is replaced, and pass them on as one value, `how`."""
 
     @click.option("--same-key", is_flag=True, help="Only renew the CA's certificate: certificates of nodes stay valid.")
     @click.option("--emergency", is_flag=True, help="The key was stolen: distrust first, which is an outage.")
+    @click.option(
+        "--stolen",
+        multiple=True,
+        metavar="NODE",
+        help="With --emergency, of service-account-keys: only the key of this node, which is locked. Can be repeated.",
+    )
+    @click.option("--yes", is_flag=True, help="With --emergency: do not ask.")
     @functools.wraps(function)
-    def with_method(*, same_key: bool, emergency: bool, **options: Any) -> int:
+    def with_method(*, same_key: bool, emergency: bool, stolen: tuple[str, ...], yes: bool, **options: Any) -> int:
         from vaultpki.records.rotation import Method
 
         if same_key and emergency:
             raise click.UsageError("--same-key keeps the key, so it does not help against a stolen one; leave one out")
         method = Method.EMERGENCY if emergency else Method.SAME_KEY if same_key else Method.NEW_KEY
-        return function(method=method, **options)
+        return function(how=RotateOptions(method, stolen, yes), **options)
 
     return with_method
 
 
 @click.group("ca")
 def ca_command() -> None:
-    """Show and rotate the CAs of a cluster: root, kubernetes, kubelet, etcd, front-proxy.
+    """Show and rotate the CAs of a cluster, and the keys with which it signs tokens.
+
+    CAs are root, kubernetes, kubelet, etcd and front-proxy, and service-account, which certifies the keys that sign
+    tokens; those keys are called service-account-keys.
 
     \b
     Example:
@@ -91,8 +134,8 @@ def ca_command() -> None:
 def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_json: bool) -> None:
     """Show each CA, where its rotation stands, which node it waits for and why, and what to do next.
 
-    Exit 3 if a CA cannot sign or expires soon, nodes do not follow its record, or an adoption waits for a person.
-    Writes nothing.
+    Exit 3 if a CA cannot sign or expires soon, nodes do not follow its record, an adoption waits for a person, or a
+    stolen service-account key still counts. Writes nothing.
 
     \b
     Example:
@@ -100,7 +143,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     """
     from datetime import UTC
 
-    from vaultpki.ca import status
+    from vaultpki.ca import commands, status
     from vaultpki.ca.scene import read_scene
     from vaultpki.findings.adoption import of_adoption
     from vaultpki.findings.cluster import of_cas
@@ -109,24 +152,34 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     from vaultpki.identity.adoption_record import read_adoption
     from vaultpki.provision import ca_ends
     from vaultpki.show import ca as ca_text
-    from vaultpki.show import node_table
+    from vaultpki.show import key_status, node_table
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         now = server_now(vault)
         with reading(vault) as counted:
-            scene = read_scene(cluster, counted, now)
+            found = commands.read_members(cluster, counted)
+            scene = read_scene(cluster, counted, now, found=found)
             cas = status.status(scene, _pods(kubeconfig))
             adoption = of_adoption(read_adoption(cluster, counted).record, scene.members, now, cluster.file)
+            keys = _keys_of(cluster, counted, now, kubeconfig, found)
         findings = tuple(of_cas(ca_ends.read(cluster, vault, datetime.now(UTC)), cas, cluster.file))
         findings += (adoption,) if adoption is not None else ()
     soon = [each for each in findings if each.name == "ca-expires" or each is adoption]
     if as_json:
-        print_json({**ca_text.status_json(cas, now), "findings": [to_json(each) for each in findings]})
+        document = {**ca_text.status_json(cas, now), "findings": [to_json(each) for each in findings]}
+        if keys is not None:
+            document["service_account_keys"] = key_status.key_json(keys)
+            if keys.record is not None and keys.record.active:
+                document["rotation"] = document["service_account_keys"]
+        print_json(document)
     else:
         active = ca_text.under_way(cas)
         pin = root_pin.advice(cluster, active.record if active is not None else None)
         for line in ca_text.status_lines(cas, now, str(file), pin=pin, width=screen().width):
             click.echo(line)
+        if keys is not None:
+            click.echo("")
+            _show(key_status.key_lines(keys, now, str(file)))
         for line in node_table.finding_lines(soon):
             click.echo(line)
     if any(ca.problem for ca in cas):
@@ -135,6 +188,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
         raise Attention("a CA of this cluster expires soon; see above")
     if adoption is not None and adoption.attention:
         raise Attention("the adoption of this cluster waits for a person; see above")
+    if keys is not None and keys.counting:
+        raise Attention("tokens of a stolen key are still accepted; see above")
     if any(ca.apart for ca in cas):
         raise Attention("nodes do not follow a record of a CA; see above")
 
@@ -146,23 +201,21 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
 @click.option("--spread", default="1h", show_default=True, help="How long nodes take to replace their certificates.")
 @without_option
 @wait_option
-@click.option("--yes", is_flag=True, help="With --emergency: do not ask.")
 @json_option
 def rotate_command(
     domain: str,
     file: Path,
     allow_http: bool,
-    method: Method,
+    how: RotateOptions,
     spread: str,
     without: tuple[str, ...],
     wait: bool,
-    yes: bool,
     as_json: bool,
 ) -> int:
     """Begin to replace a CA; `ca continue` takes each further step once every node is ready.
 
-    DOMAIN is root, kubernetes, kubelet, etcd or front-proxy. At first nothing changes for nodes, and `ca abort` leads
-    back.
+    DOMAIN is root, kubernetes, kubelet, etcd, front-proxy or service-account, or service-account-keys for the keys
+    with which API servers sign tokens. At first nothing changes for nodes, and `ca abort` leads back.
 
     \b
     Example:
@@ -171,28 +224,41 @@ def rotate_command(
       vaultpki ca rotate kubelet -f cluster.yaml --without w-17
       vaultpki ca rotate etcd -f cluster.yaml --same-key
       vaultpki ca rotate etcd -f cluster.yaml --emergency --yes
+      vaultpki ca rotate service-account-keys -f cluster.yaml
+      vaultpki ca rotate service-account-keys -f cluster.yaml --emergency --stolen cp-2
     """
     from vaultpki.ca import commands, listeners
     from vaultpki.ca.run import Step
-    from vaultpki.cli import ca_wait
-    from vaultpki.records.rotation import DOMAINS, MOST_SPREAD, Method
+    from vaultpki.cli import ca_keys, ca_wait
+    from vaultpki.records.rotation import EVERY_DOMAIN, MOST_SPREAD, Method
+    from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
     from vaultpki.rotation.confirmations import Confirmations
     from vaultpki.rotation.course import Course
     from vaultpki.show import ca as ca_text
     from vaultpki.values.durations import parse_duration
 
-    if domain not in DOMAINS:
-        raise click.UsageError(f"there is no CA {domain!r}; write one of {', '.join(DOMAINS)}")
+    method, emergency = how.method, how.method is Method.EMERGENCY
+    if domain == SERVICE_ACCOUNT_KEYS:
+        if method is Method.SAME_KEY or without or (how.stolen and not emergency):
+            raise click.UsageError("none of these keys can be kept or left out, and --stolen needs --emergency")
+        patience = ca_wait.WAIT_PATIENCE if wait else None
+        with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
+            return ca_keys.rotate(cluster, vault, how, wait=wait, as_json=as_json)
+    if domain not in EVERY_DOMAIN:
+        raise click.UsageError(
+            f"there is no CA {domain!r}; write one of {', '.join((*EVERY_DOMAIN, SERVICE_ACCOUNT_KEYS))}"
+        )
+    if how.stolen:
+        raise click.UsageError(f"--stolen is for {SERVICE_ACCOUNT_KEYS}; leave it out")
     seconds = parse_duration(spread)
     if seconds > MOST_SPREAD:
         raise click.UsageError(f"--spread is at most {MOST_SPREAD // 86400}d")
-    emergency = method is Method.EMERGENCY
     with opened(file, allow_http=allow_http, applied=True, patience=ca_wait.WAIT_PATIENCE if wait else None) as (
         cluster,
         vault,
         _,
     ):
-        if emergency and not yes:
+        if emergency and not how.yes:
             _ask(domain, as_json=as_json)
         begun = commands.rotate(cluster, vault, domain, method, seconds, server_now(vault), without)
         record = begun.record
@@ -218,15 +284,7 @@ def rotate_command(
 
 @ca_command.command("continue")
 @_step_options
-def continue_command(
-    file: Path,
-    allow_http: bool,
-    without: tuple[str, ...],
-    restarted: tuple[str, ...],
-    kubeconfig: Path | None,
-    wait: bool,
-    as_json: bool,
-) -> int:
+def continue_command(file: Path, allow_http: bool, options: StepOptions, wait: bool, as_json: bool) -> int:
     """Take the next step of a rotation if every node is ready for it. Exit 3 if it waits for something.
 
     Can be killed and run again at any time.
@@ -237,22 +295,14 @@ def continue_command(
       vaultpki ca continue -f cluster.yaml --restarted cp-1
       vaultpki ca continue -f cluster.yaml --without w-17 --wait
       vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf
+      vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf --token-life 1d
     """
-    how = {"allow_http": allow_http, "wait": wait, "as_json": as_json}
-    return _go(file, kubeconfig, without, restarted, back=False, **how)
+    return _go(file, options, back=False, allow_http=allow_http, wait=wait, as_json=as_json)
 
 
 @ca_command.command("abort")
 @_step_options
-def abort_command(
-    file: Path,
-    allow_http: bool,
-    without: tuple[str, ...],
-    restarted: tuple[str, ...],
-    kubeconfig: Path | None,
-    wait: bool,
-    as_json: bool,
-) -> int:
+def abort_command(file: Path, allow_http: bool, options: StepOptions, wait: bool, as_json: bool) -> int:
     """Take the next step of the rollback to the old CA. Exit 3 if it waits for something.
 
     \b
@@ -260,13 +310,25 @@ def abort_command(
       vaultpki ca abort -f cluster.yaml
       vaultpki ca abort -f cluster.yaml --wait
     """
-    how = {"allow_http": allow_http, "wait": wait, "as_json": as_json}
-    return _go(file, kubeconfig, without, restarted, back=True, **how)
+    return _go(file, options, back=True, allow_http=allow_http, wait=wait, as_json=as_json)
 
 
 ca_command.add_command(recover_command)
 ca_command.add_command(csr_command)
 ca_command.add_command(import_command)
+ca_command.add_command(jwks_command)
+
+
+def _keys_of(
+    cluster: Cluster, vault: Vault, now: datetime, kubeconfig: Path | None, found: NodeList
+) -> KeyStepDone | None:
+    """Return where service-account keys stand; None if the cluster has none of its own."""
+    from vaultpki.cli.ca_keys import read_tokens
+    from vaultpki.key_rotation import commands as keys
+
+    if not cluster.service_account_keys:
+        return None
+    return keys.status(cluster, vault, now, read_tokens(kubeconfig), found=found)
 
 
 def _pods(kubeconfig: Path | None) -> KubeTrust | None:
@@ -279,28 +341,29 @@ def _pods(kubeconfig: Path | None) -> KubeTrust | None:
     return kube_api.read_trust(document.read(kubeconfig))
 
 
-def _go(
-    file: Path,
-    kubeconfig: Path | None,
-    without: tuple[str, ...],
-    restarted: tuple[str, ...],
-    *,
-    back: bool,
-    allow_http: bool,
-    wait: bool,
-    as_json: bool,
-) -> int:
+def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait: bool, as_json: bool) -> int:
     """Take one step, or with `wait` all of them."""
     from vaultpki.ca import commands, listeners
-    from vaultpki.cli import ca_wait
+    from vaultpki.cli import ca_keys, ca_wait
     from vaultpki.rotation.confirmations import Confirmations
+    from vaultpki.token_keys.gates import LEGACY
 
-    said = Confirmations(without, restarted, look=listeners.probe_listeners)
-    patience = ca_wait.WAIT_PATIENCE if wait else None
+    without = [name for name in options.without if name != LEGACY]
+    said = Confirmations(without, options.restarted, look=listeners.probe_listeners)
+    patience, told = ca_wait.WAIT_PATIENCE if wait else None, set[str]()
     with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
+        course = commands.begun(cluster, vault, back=back)
+        if cluster.service_account_keys and course is None:
+            code = ca_keys.take_step(cluster, vault, options, back=back, wait=wait, as_json=as_json)
+            if code is not None:
+                return code
+        elif options.needed:
+            raise click.UsageError("--token-life and --replaced are for a rotation of service-account-keys")
 
         def take(course: Course | None, pods: KubeTrust | None) -> Step:
             nonlocal said
+            if cluster.service_account_keys and not back:
+                ca_keys.admit_meanwhile(cluster, vault, told)
             # One that waits reads again and again, and says in lines what it waits for.
             with reading(vault, bar=not wait) as counted:
                 done = commands.advance(
@@ -311,10 +374,9 @@ def _go(
             return done
 
         if wait:
-            course = commands.begun(cluster, vault, back=back)
-            done = ca_wait.until_rest(vault, take, lambda: _pods(kubeconfig), course, back=back, quiet=as_json)
+            done = ca_wait.until_rest(vault, take, lambda: _pods(options.kubeconfig), course, back=back, quiet=as_json)
         else:
-            done = take(None, _pods(kubeconfig))
+            done = take(None, _pods(options.kubeconfig))
         return _tell(cluster, done, server_now(vault), as_json=as_json)
 
 

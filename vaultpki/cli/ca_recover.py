@@ -39,8 +39,8 @@ def recover_command(
     record.
 
     It leads back only: to steady, or to re-trusting, where each node keeps its certificate until everybody trusts both
-    CAs. DOMAIN is root, kubernetes, kubelet, etcd or front-proxy. Wait first until every agent has passed once since
-    the restore.
+    CAs. DOMAIN is root, kubernetes, kubelet, etcd, front-proxy or service-account. Wait first until every agent has
+    passed once since the restore.
 
     \b
     Example:
@@ -48,11 +48,11 @@ def recover_command(
       vaultpki ca recover etcd -f cluster.yaml --without cp-3 --yes
     """
     from vaultpki.ca import recover
-    from vaultpki.records.rotation import DOMAINS
+    from vaultpki.records.rotation import EVERY_DOMAIN
     from vaultpki.show import ca as ca_text
 
-    if domain not in DOMAINS:
-        raise click.UsageError(f"there is no CA {domain!r}; write one of {', '.join(DOMAINS)}")
+    if domain not in EVERY_DOMAIN:
+        raise click.UsageError(f"there is no CA {domain!r}; write one of {', '.join(EVERY_DOMAIN)}")
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         now = server_now(vault)
         found = recover.propose(cluster, vault, domain, without, now)

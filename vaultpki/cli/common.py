@@ -29,6 +29,7 @@ _POLICY_OF: Final = {
     "report": "viewer",
     "graph": "viewer",
     "ca status": "viewer",
+    "ca jwks": "viewer",
     "issue": "operator",
     "adopt start": "adopter",
     "adopt status": "adopter",

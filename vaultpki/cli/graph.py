@@ -103,8 +103,8 @@ def _read(
 
         cluster = load_spec(file, allow_http=True)
         return cluster, expiries.of_folder(cluster, directory, today), today
-    from vaultpki.ca import fleet
     from vaultpki.findings.cluster import judge
+    from vaultpki.key_rotation import fleet
     from vaultpki.show import fleet as fleet_text
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _), reading(vault) as counted:

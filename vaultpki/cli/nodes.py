@@ -58,9 +58,9 @@ def nodes_command(
 def _write_metrics(cluster: Cluster, vault: Vault, path: Path) -> None:
     from datetime import UTC, datetime
 
-    from vaultpki.ca import fleet
     from vaultpki.cli import own_file
     from vaultpki.findings import cluster as whole
+    from vaultpki.key_rotation import fleet
     from vaultpki.show import fleet_metrics
 
     today = datetime.now(UTC)
@@ -78,11 +78,11 @@ def _write_metrics(cluster: Cluster, vault: Vault, path: Path) -> None:
 def _read_nodes(cluster: Cluster, vault: Vault, *, bar: bool) -> Shown:
     from datetime import UTC, datetime
 
-    from vaultpki.ca import fleet
     from vaultpki.cli.shown import Shown
     from vaultpki.findings import cluster as whole
     from vaultpki.findings import nodes as node_rows
     from vaultpki.identity import nodes
+    from vaultpki.key_rotation import fleet
     from vaultpki.pki import ca_life
     from vaultpki.show import node_table
 

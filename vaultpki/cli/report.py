@@ -80,14 +80,14 @@ def _of_folder(file: Path, directory: Path, kubeconfig: Path | None) -> Report:
 def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Report:
     from datetime import UTC, datetime
 
-    from vaultpki.ca import fleet
     from vaultpki.findings.cluster import judge
     from vaultpki.identity import root_pin
+    from vaultpki.key_rotation import fleet
     from vaultpki.kube import api as kube_api
     from vaultpki.kube import kubeconfig as document
     from vaultpki.live import cluster as live
     from vaultpki.show import ca as ca_text
-    from vaultpki.show import check_summary, report_model, rotation_banner
+    from vaultpki.show import check_summary, key_status, report_model, rotation_banner
     from vaultpki.show import fleet as fleet_text
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _), reading(vault) as counted:
@@ -103,6 +103,7 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
     if not read.cas:
         # What nodes hold is worth a page all the same.
         return report_model.report(cluster, found, now, checks=checks, rotation=tuple(read.problems))
+    of_keys = list(key_status.key_lines(read.keys, now, str(file))) if read.keys is not None else []
     active = ca_text.under_way(read.cas)
     if active is None or active.record is None:
         # After a rollback, processes may still hold the CA that it deleted.
@@ -112,8 +113,9 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
             if ca.record is not None and ca.gate is not None
             for line in ca_text.record_lines(ca.record, ca.gate, now, str(file))
         ]
-        return report_model.report(cluster, found, now, checks=checks, rotation=held)
+        banner = rotation_banner.of_keys(read.keys, now, str(file))
+        return report_model.report(cluster, found, now, checks=checks, rotation=[*held, *of_keys], banner=banner)
     pin = root_pin.advice(cluster, active.record)
-    lines = ca_text.record_lines(active.record, active.gate, now, str(file), pin=pin)
+    lines = [*ca_text.record_lines(active.record, active.gate, now, str(file), pin=pin), *of_keys]
     banner = rotation_banner.banner(cluster.name, active.record, active.gate, now, str(file))
     return report_model.report(cluster, found, now, checks=checks, rotation=lines, banner=banner)

@@ -177,6 +177,7 @@ def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
             yield printable(f"hook of {key} waits for a person, who restarts one node after the other")
         else:
             yield printable(f"hook of {key} still owed after {times}{why}")
+    yield from node_table.key_lines(status)
     yield from map(printable, dict.fromkeys(status.readers.values()))
     yield from map(printable, status.bundles)
     if status.reachable is not None:

@@ -54,6 +54,7 @@ def read_cluster(text: str, path: Path, *, allow_http: bool = False) -> Cluster:
         templates=tuple(templates.read(name, found, path.parent) for name, found in spec["templates"].value.items()),
         layout=spec.get("layout"),
         no_store=spec["defaults"].get("no_store"),
+        service_account_keys=spec.get("service_account_keys"),
         file=str(path),
     )
     templates.check(cluster, spec)

@@ -32,7 +32,7 @@ _POOL_ROLE = Choice(
         if role is not NodeRole.WORKER
     },
 )
-_USAGE = Choice(tuple(usage.value for usage in Usage), "kind", Usage)
+_USAGE = Choice(tuple(usage.value for usage in Usage if usage.tls), "kind", Usage)
 _CA = Choice(ISSUING_CAS, "issuing CA")
 
 _SHORT = Field(
@@ -132,7 +132,26 @@ _OF_EVERY_ROW: Final = {
 }
 
 
+# ECDSA and RSA alone sign tokens (kubernetes pkg/serviceaccount/jwt.go).
+_TOKEN_KEY = Choice(
+    tuple(key.value for key in KeyType if key.signs_tokens),
+    "key type of a service-account key",
+    KeyType,
+    {KeyType.ED25519.value: "kube-apiserver signs tokens with ECDSA or RSA keys alone: write ec-p256, or an RSA key"},
+)
+
+
+def _of_signing(row: Row) -> Record:
+    reason = f"{row.name} is no certificate for TLS and has no name but its own"
+    refused = {key: f"{reason}; leave {key} out" for key in ("extra_names", "extra_addresses")}
+    refused["file"] = "kube-apiserver's flags name sa.key and sa.pub, as kubeadm does: leave file out"
+    fields = {key: each for key, each in _OF_EVERY_ROW.items() if key != "file"}
+    return Record({**fields, "key": Field(_TOKEN_KEY, "Key of this certificate")}, refused)
+
+
 def _override(row: Row) -> Record:
+    if not row.usage.tls:
+        return _of_signing(row)
     extra = {
         "extra_names": Field(ListOf(kinds.SAN_NAME), f"Further DNS names; {_PLACEHOLDERS}", default=[]),
         "extra_addresses": Field(ListOf(kinds.ADDRESS), "Further IP addresses", default=[]),
@@ -207,6 +226,11 @@ CLUSTER: Final = Record(
             Choice(tuple(layout.value for layout in Layout), "layout", Layout),
             "Names and folders of the nodes' files: document, or kubeadm for nodes that kubeadm sets up",
             default=Layout.DOCUMENT.value,
+        ),
+        "service_account_keys": Field(
+            Boolean(),
+            "Each control-plane node has its own key for the tokens of ServiceAccounts, which Vault certifies",
+            default=False,
         ),
         "api_server": Field(API_SERVER, "Names and addresses of kube-apiserver", default={}),
         "nodes": Field(

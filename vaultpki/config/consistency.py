@@ -22,6 +22,7 @@ SHORTEST_CA: Final = 60
 def check(cluster: Cluster, spec: FieldValue) -> None:
     """Raise SpecError for the first contradiction; `spec` has the place of each value of `cluster`."""
     _layout(cluster, spec)
+    _service_account_keys(cluster, spec)
     _node_names(cluster, spec)
     _endpoint(cluster, spec)
     _authority(cluster, spec)
@@ -43,13 +44,30 @@ def _layout(cluster: Cluster, spec: FieldValue) -> None:
             )
     rows = {row.name for row in certificates.laid_out(cluster.layout)}
     for name, found in spec["certificates"].value.items():
-        if name in row_rules.OF_TABLE and name not in rows:
+        if name in row_rules.OF_TABLE and name not in rows and row_rules.OF_TABLE[name].usage.tls:
             raise found.refuse(
                 f"with kubeadm {name} has no certificate, since it logs in with a ServiceAccount: leave {name} out"
             )
         if name in row_rules.OF_TABLE and found.has("file"):
             raise found["file"].refuse(
                 f"with kubeadm the file of {name} has the name that kubeadm expects: leave file out"
+            )
+
+
+def _service_account_keys(cluster: Cluster, spec: FieldValue) -> None:
+    own = spec["certificates"].value.get(certificates.SERVICE_ACCOUNT)
+    if not cluster.service_account_keys:
+        if own is not None:
+            raise own.refuse(
+                f"nodes have no service-account keys of their own: write service_account_keys: true, or leave "
+                f"{certificates.SERVICE_ACCOUNT} out"
+            )
+        return
+    for row in certificates.signing_rows(cluster):
+        if not (row.key or cluster.key).signs_tokens:
+            raise spec["defaults"]["key"].refuse(
+                f"kube-apiserver signs tokens with ECDSA or RSA keys alone: write another key, or under certificates "
+                f"{row.name}: {{key: ec-p256}}"
             )
 
 
@@ -117,7 +135,7 @@ def _authority(cluster: Cluster, spec: FieldValue) -> None:
 
 def _ttls(cluster: Cluster, spec: FieldValue) -> None:
     issuing = cluster.authority.issuing_ttl
-    for row in certificates.rows(cluster):
+    for row in certificates.all_rows(cluster):
         own = spec["certificates"].value.get(row.name)
         default = spec["defaults"]["ttl"]
         if own is not None and own.has("ttl"):
@@ -202,7 +220,7 @@ def _row_names(cluster: Cluster, spec: FieldValue) -> None:
 
 
 def _lengths(cluster: Cluster, spec: FieldValue) -> None:
-    rows = certificates.rows(cluster)
+    rows = certificates.all_rows(cluster)
     of_the_table = {dns for row in certificates.TABLE for dns in row.dns}
     for holder, found in holders(cluster, spec):
         name = holder.name if isinstance(holder, Node) else holder.node_names[:-1] + "x"

@@ -33,7 +33,9 @@ def _of_holder(holder: Node | Pool, cluster: Cluster, spec: FieldValue, found: F
         # Sample addresses that differ from every other value, so that the result holds for all nodes with as many.
         sample = Node(NODE, holder.roles, tuple(f"#{number}" for number in range(len(holder.addresses))))
         held = tuple(certificates.resolve(row, cluster, sample) for row in rows)
-        record = published.node_record(sample, held, "", cluster.layout, own_server(cluster, holder))
+        signing = [row for row in certificates.signing_rows(cluster) if row.node_roles & holder.roles]
+        key = next((certificates.resolve(row, cluster, sample) for row in signing), None)
+        record = published.node_record(sample, held, "", cluster.layout, own_server(cluster, holder), key)
     else:
         held = tuple(certificates.resolve(row, cluster, holder) for row in rows)
         record = published.pool_record(holder, held, cluster.layout)
@@ -80,7 +82,7 @@ def _remembered_nodes(cluster: Cluster) -> int:
 
 def _remembered_others(cluster: Cluster) -> int:
     """Return the bytes for everything else, mainly PKI roles: a pool has its own role for each row with addresses."""
-    names = [row.name for row in certificates.rows(cluster)]
+    names = [row.name for row in certificates.all_rows(cluster)]
     for pool in cluster.pools:
         names += [certificates.pool_role(row, pool) for row in certificates.node_rows(cluster, pool)]
         names += [pool.name] * 3

@@ -126,6 +126,7 @@ class DaemonMetrics:
             hook_keys=tuple(config.hooks),
             foreign=outcome.foreign,
             by_hand=known.by_hand,
+            not_admitted=known.not_admitted,
         )
 
     def _stale_after(self, config: AgentConfig) -> float:

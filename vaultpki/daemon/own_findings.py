@@ -64,6 +64,7 @@ def _status(view: View, now: float) -> Status:
         readers={name: name for name in view.readers},
         foreign=view.foreign,
         by_hand=view.by_hand,
+        not_admitted=view.not_admitted,
     )
 
 

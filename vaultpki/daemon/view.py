@@ -86,7 +86,7 @@ class View:
     again since their bundle changed, or are not healthy; `components` are all that run here. `hook_keys` are those
     of all hooks in agent.yaml. `faults` are what failed, as sentences by what it is, and `poll` is how many seconds
     pass between two passes. `foreign` are sentences about foreign CAs that are offered and not taken, and `by_hand`
-    the keys of hooks that wait for a person.
+    the keys of hooks that wait for a person. `not_admitted` is a sentence that kube-apiserver must not run yet.
     """
 
     node: str
@@ -112,3 +112,4 @@ class View:
     hook_keys: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
+    not_admitted: str = ""

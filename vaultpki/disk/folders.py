@@ -104,6 +104,11 @@ class Folders:
             return {name: StoredFile(None, problem="missing") for name in names}
         return directory.read(file_set, names)
 
+    def read_foreign(self, folder: str, name: str) -> StoredFile:
+        """Read a file of a folder that is not ours, as `Generations.read_foreign`."""
+        directory = self._find(folder, make=False)
+        return StoredFile(None, problem="missing") if directory is None else directory.read_foreign(name)
+
     def file_sets(self) -> dict[tuple[str, str], tuple[str, ...]]:
         """Return the installed file sets by folder and name, each with the names of its files."""
         return {
@@ -138,9 +143,17 @@ class Folders:
         if directory is not None:
             directory.refuse_taken(file_set, names)
 
-    def install(self, folder: str, file_set: str, wanted: Mapping[str, File], *, check: Check | None = None) -> bool:
+    def install(
+        self,
+        folder: str,
+        file_set: str,
+        wanted: Mapping[str, File],
+        *,
+        check: Check | None = None,
+        taking: Collection[str] = (),
+    ) -> bool:
         """Make the files of the set exactly `wanted`, as `Directory.install`."""
-        return self._made(folder).install(file_set, wanted, check=check)
+        return self._made(folder).install(file_set, wanted, check=check, taking=taking)
 
     def remove(self, folder: str, file_set: str) -> bool:
         """Remove the files of the set in one step; return whether there were any."""

@@ -129,6 +129,13 @@ class Generations:
         with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{file_set}"), self._opened(file_set) as generation:
             return {name: self._stored(file_set, name, generation) for name in names}
 
+    def read_foreign(self, name: str) -> StoredFile:
+        """Read a file of the directory that no file set has, such as one that another program has made there."""
+        with storage_errors(f"{self.path}/{name}"):
+            if self._owner_of(name) != "":
+                return StoredFile(None, problem="missing")
+            return stored_at(name, self._fd)
+
     def mark(self) -> bytes | None:
         """Return the owner mark; None if there is none, or if others could have written it."""
         if self._hidden is None:

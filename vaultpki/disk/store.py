@@ -125,32 +125,43 @@ class Directory(Generations):
                         f"{self.path}/{name}: this file was not made by vaultpki; move it away and run again"
                     )
 
-    def install(self, file_set: str, wanted: Mapping[str, File], *, check: Check | None = None) -> bool:
+    def install(
+        self,
+        file_set: str,
+        wanted: Mapping[str, File],
+        *,
+        check: Check | None = None,
+        taking: Collection[str] = (),
+    ) -> bool:
         """Make the files of the set exactly `wanted`, in one step; return whether their content changed.
 
         Nothing is touched if all is so already, and only modes or links if only these differ. What others may have open
         for writing gets another inode all the same. `check` gets the
         contents as read back from the disk; an exception from it stops the swap. Raises StoreError if anything fails or
-        a file that is not ours has one of the names: what was live then stays live.
+        a file that is not ours has one of the names: what was live then stays live. Those in `taking` are replaced,
+        each in one step, once the set is in place.
         """
         if not wanted:
             raise ValueError(f"the file set {file_set} has no files; remove it instead")
         hidden = self._writable()
-        self.refuse_taken(file_set, wanted)
+        self.refuse_taken(file_set, [name for name in wanted if name not in taking])
         with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{file_set}"):
+            foreign = [name for name in taking if self._owner_of(name) == ""]
             same = self._same(file_set, wanted)
             unsafe = self._unsafe(file_set, wanted) if same else []
             if same and not unsafe:
-                self._mend(file_set, wanted)
+                self._mend(file_set, wanted, foreign)
                 return False
         generation = f"{file_set}.{files.random_suffix()}"
         linked: list[str] = []
         try:
             self._write(hidden, file_set, generation, wanted, check)
             with storage_errors(self.path):
-                self._link(file_set, wanted, linked)
+                self._link(file_set, [name for name in wanted if name not in foreign], linked)
             with storage_errors(f"{self.path}/{HIDDEN_FOLDER}/{file_set}"):
                 old = self._flip(hidden, file_set, generation)
+            with storage_errors(self.path):
+                self._take(file_set, foreign)
         except BaseException:
             self._forget(hidden, file_set, generation, linked)
             raise
@@ -195,15 +206,25 @@ class Directory(Generations):
             except OSError:
                 return False
 
-    def _mend(self, file_set: str, wanted: Mapping[str, File]) -> None:
+    def _mend(self, file_set: str, wanted: Mapping[str, File], foreign: Collection[str]) -> None:
         with self._opened(file_set) as generation:
             for name, file in wanted.items():
                 with files.closing(os.open(name, files.OLD_FILE, dir_fd=generation)) as fd:
                     if stat.S_IMODE(os.fstat(fd).st_mode) != file.mode:
                         files.set_mode_and_owner(fd, file.mode, file.uid, file.gid)
                         os.fsync(fd)
+        self._take(file_set, foreign)
         self._link(file_set, wanted, [])
         self._unlink_obsolete(file_set, wanted)
+
+    def _take(self, file_set: str, names: Collection[str]) -> None:
+        """Replace files that are not ours by links to the live generation, each in one step."""
+        for name in names:
+            temporary = f"{file_set}.{files.random_suffix()}.link"
+            os.symlink(f"{HIDDEN_FOLDER}/{file_set}/{name}", temporary, dir_fd=self._hidden)
+            os.rename(temporary, name, src_dir_fd=self._hidden, dst_dir_fd=self._fd)
+        if names:
+            os.fsync(self._fd)
 
     def _write(
         self, hidden: int, file_set: str, generation: str, wanted: Mapping[str, File], check: Check | None

@@ -213,6 +213,16 @@ CATALOGUE: Final = (
         vault=True,
     ),
     _warning(
+        "key-not-admitted",
+        NodeState.FAILING,
+        "kube-apiserver of the node must not be started yet, or runs although it must not: not every API server "
+        "accepts the tokens of its service-account key.",
+        _CONTINUE,
+        "operator",
+        own=True,
+        vault=True,
+    ),
+    _warning(
         "foreign-ca",
         NodeState.FAILING,
         "The node does not take a CA of `ca.also_trust` into its bundles, or a component that reads them only at its "
@@ -311,7 +321,7 @@ CATALOGUE: Final = (
     _info(
         "rotation-waits",
         None,
-        "The rotation of a CA goes on by itself while `vaultpki ca continue --wait` runs.",
+        "A rotation goes on by itself while `vaultpki ca continue --wait` runs.",
         _CONTINUE,
         "operator",
         vault=True,
@@ -327,7 +337,7 @@ CATALOGUE: Final = (
     _warning(
         "rotation-blocked",
         None,
-        "The rotation of a CA waits for a person, or has stood still for a day.",
+        "A rotation waits for a person, or has stood still for a day.",
         _CONTINUE,
         "operator",
         vault=True,

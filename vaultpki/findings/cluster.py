@@ -19,9 +19,10 @@ from vaultpki.findings.finding import Finding, found, named_command, of_ends, to
 from vaultpki.findings.nodes import NodeRow
 from vaultpki.pki import foreign_cas
 from vaultpki.pki.ca_life import CaExpiry
-from vaultpki.records.rotation import RotationRecord
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.token_keys.standing import KeyStepDone
 
 # A step that agents take by themselves and that has not been taken for longer needs a person. Longer than any `poll`.
 _STILL: Final = 86400
@@ -32,7 +33,8 @@ class Judgement:
     """What was found of a cluster. `nodes` are in the order in which they need attention.
 
     `stored` has the report of each of them as it is stored, as JSON text, in the same order. `cas` are findings on CAs,
-    `rotation` is the one on a rotation that is under way, `adoption` on an adoption. `cluster` are those about the
+    `rotation` is the one on a rotation that is under way, `keys` on one of service-account keys, `adoption` on an
+    adoption. `cluster` are those about the
     cluster as a whole.
     """
 
@@ -43,11 +45,12 @@ class Judgement:
     rotation: Finding | None
     cluster: tuple[Finding, ...]
     adoption: Finding | None = None
+    keys: Finding | None = None
 
     @property
     def about_cluster(self) -> tuple[Finding, ...]:
         """The findings that are not about one node, in the order in which they are shown."""
-        return (*self.cluster, *self.cas, *filter(None, (self.rotation, self.adoption)))
+        return (*self.cluster, *self.cas, *filter(None, (self.rotation, self.keys, self.adoption)))
 
     @property
     def ok(self) -> bool:
@@ -77,6 +80,7 @@ def judge(read: ClusterFacts) -> Judgement:
         _rotation(active or next((ca for ca in read.cas if ca.gate is not None), None), now, file),
         tuple(_cluster(read, file)),
         of_adoption(read.adopted, read.nodes.members, now, file),
+        _keys(read.keys, now, file),
     )
 
 
@@ -106,21 +110,40 @@ def _rotation(ca: CaStatus | None, now: datetime, file: str) -> Finding | None:
     """Return where a rotation stands: it goes on by itself, or it waits for a person."""
     if ca is None or ca.record is None or ca.gate is None:
         return None
-    record, gate = ca.record, ca.gate
+    record = ca.record
     # At the end of a rollback, processes may hold the CA that it deleted; `ca abort` goes on until they do not.
     onward = "continue" if record.active else "abort"
     command = f"vaultpki ca {onward} -f {file} --wait"
     said = f"rotation of {record.domain}, {record.state.value} since {stamp(record.since)}"
+    return _standing(said, ca.gate, record.since + timedelta(seconds=record.spread), now, file, command)
+
+
+def _keys(keys: KeyStepDone | None, now: datetime, file: str) -> Finding | None:
+    """Return where a rotation of service-account keys stands, or what is left to do after one."""
+    if keys is None or keys.record is None:
+        return None
+    record, command = keys.record, f"vaultpki ca continue -f {file} --wait"
+    said = f"{SERVICE_ACCOUNT_KEYS}, {record.state.value} since {stamp(record.since)}"
+    if keys.gate is not None:
+        return _standing(f"rotation of {said}", keys.gate, record.since, now, file, command)
+    left = (*keys.counting, *keys.joining, *keys.restarts)
+    if not left:
+        return None
+    text = printable(f"{said}: {left[0].node}{_more(left)} {left[0].reason}")
+    return found("rotation-waits" if all(each.itself for each in left) else "rotation-blocked", text, command=command)
+
+
+def _standing(said: str, gate: Gate, begun: datetime, now: datetime, file: str, command: str) -> Finding:
     if gate.waiting:
-        return _waiting(said, record, gate, now, file, command)
+        return _waiting(said, gate, now - begun, file, command)
     if gate.open(now):
         return found("rotation-ready", f"{said}: every node is ready for the next step", command=command)
     until = f" until {stamp(gate.opens)}" if gate.opens is not None else ""
     return found("rotation-waits", f"{said}: every node is ready; it waits{until}", command=command)
 
 
-def _waiting(said: str, record: RotationRecord, gate: Gate, now: datetime, file: str, command: str) -> Finding:
-    still = now - record.since > timedelta(seconds=record.spread + _STILL)
+def _waiting(said: str, gate: Gate, lasted: timedelta, file: str, command: str) -> Finding:
+    still = lasted > timedelta(seconds=_STILL)
     persons = [each for each in gate.waiting if not each.itself]
     first = next(iter(persons), gate.waiting[0])
     text = printable(f"{said}, waits for {first.node}{_more(gate.waiting)}: {first.reason}")

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki import kubernetes_versions, readers
+from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.findings import foreign_cas
 from vaultpki.findings.catalogue import ORDER, NodeState, Severity
 from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, named_command, of_ends, some
@@ -20,6 +21,7 @@ from vaultpki.findings.finding import to_json as finding_json
 from vaultpki.pki import renewal
 from vaultpki.readers import CA_OF_BUNDLE
 from vaultpki.records import gaps
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation import reasons
 from vaultpki.values import release_order
@@ -55,7 +57,8 @@ class NodeRow:
 
     `trust` names the CAs in its bundles. `credentials` is None if nobody looked, and for a node that needs none.
     `wrong` has the certificates that need attention, with the names of their findings. `kubernetes` are the versions
-    of Kubernetes that the node's components run with, where its agent can see them.
+    of Kubernetes that the node's components run with, where its agent can see them. `keys` says in a few words which
+    service-account keys a control-plane node has; empty where it has none of its own.
     """
 
     node: str
@@ -71,6 +74,7 @@ class NodeRow:
     credentials: int | None = None
     wrong: Mapping[str, str] = field(default_factory=dict)
     kubernetes: Mapping[str, str] = field(default_factory=dict)
+    keys: str = ""
 
     @property
     def state(self) -> NodeState:
@@ -187,7 +191,27 @@ def of_member(
         credentials=member.credentials,
         wrong=states,
         kubernetes=report.kubernetes,
+        keys=_reported_keys(report),
     )
+
+
+def _reported_keys(report: NodeReport) -> str:
+    from vaultpki.pki import x509
+
+    keys = report.token_keys
+    if keys is None:
+        return ""
+    own = ((number, facts) for number, pem in keys.own.items() for facts in x509.readable(pem)[:1])
+    signing = next((number for number, facts in own if facts.fingerprint == keys.signing), None)
+    return _keys(signing, len(keys.union), bool(keys.shared))
+
+
+def _keys(signing: int | None, accepted: int, shared: bool) -> str:
+    if shared:
+        return "signs tokens with an sa.key that its agent has not made"
+    if signing is None:
+        return "has no service-account key yet"
+    return f"signs tokens with its service-account key {signing}, and accepts those of {accepted}"
 
 
 def of_unfit(unfit: Unfit, *, file: str = "") -> NodeRow:
@@ -314,8 +338,16 @@ def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Fi
     waits = {key for key, ca in CA_OF_BUNDLE.items() if ca in report.waiting}
     owed = [key for key in report.owed if key not in report.by_hand]
     yield from _hooks([key for key in report.failed if key not in waits], owed, finds)
-    untried = {CA_OF_BUNDLE[key] for key in report.owed if key in CA_OF_BUNDLE and key not in report.failed}
-    yield from _behind(_readers(report), {*report.waiting, *untried}, finds)
+    untried = _cas_of(key for key in report.owed if key not in report.failed)
+    waiting = _cas_of(report.waiting).union(report.waiting)
+    yield from _behind(_readers(report), {*waiting, *untried}, finds)
+    if report.token_keys is not None and not report.token_keys.admitted:
+        yield finds("key-not-admitted", readers.not_admitted(report.token_keys.reader.running))
+
+
+def _cas_of(keys: Iterable[str]) -> set[str]:
+    """Return the CAs whose files the hooks of these keys are for; a key of no CA is left out."""
+    return {ca for key in keys if (ca := SERVICE_ACCOUNT if key == SERVICE_ACCOUNT_KEYS else CA_OF_BUNDLE.get(key))}
 
 
 def _foreign(said: Iterable[foreign_cas.Said], finds: _Finder) -> Iterator[Finding]:
@@ -344,6 +376,14 @@ def _readers(report: NodeReport) -> Iterator[tuple[str, str]]:
             yield name, readers.not_started_again(component, ca, versions.get(component))
         elif one.problem:
             yield name, readers.not_healthy(component, one.problem)
+    keys = report.token_keys
+    if keys is not None and keys.reader.running:
+        component = "kube-apiserver"
+        held = keys.loaded_union == keys.union and keys.loaded_signing == keys.signing
+        if keys.loaded_union and not held:
+            yield f"{SERVICE_ACCOUNT}/{component}", readers.not_started_again(component, SERVICE_ACCOUNT)
+        elif keys.reader.problem:
+            yield f"{SERVICE_ACCOUNT}/{component}", readers.not_healthy(component, keys.reader.problem)
 
 
 def _behind(wrong: Iterable[tuple[str, str]], turns: Collection[str], finds: _Finder) -> Iterator[Finding]:
@@ -371,6 +411,7 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
         owed=tuple(sorted(status.owed)),
         wrong=states,
         kubernetes=status.kubernetes,
+        keys=_keys(status.keys.signing, len(status.keys.union), status.keys.shared) if status.keys is not None else "",
     )
 
 
@@ -395,8 +436,10 @@ def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iter
     if status.reachable is False:
         yield finds("vault-away", "Vault does not answer")
     yield from (finds.gap(gap) for gap in apart)
-    untried = {CA_OF_BUNDLE[key] for key, owed in status.owed.items() if key in CA_OF_BUNDLE and not owed.attempts}
+    untried = _cas_of(key for key, owed in status.owed.items() if not owed.attempts)
     yield from _behind(status.readers.items(), untried, finds)
+    if status.not_admitted:
+        yield finds("key-not-admitted", status.not_admitted)
     if status.notes:
         yield finds("files-alone", "; ".join(status.notes))
     if not status.seen and not status.faults:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, pair_files, rows
+from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT, all_cas, all_rows, pair_files
 from vaultpki.layout import shown
 from vaultpki.model import Cluster, NodeRole, Row
 from vaultpki.places import PKI, Layout
@@ -166,7 +166,7 @@ def graph(
     read, such as `files of 3 folders`, and `notices` what needs attention.
     """
     expiries, cas, rotations = expiries or {}, cas or {}, rotations or {}
-    table = rows(cluster)
+    table = all_rows(cluster)
     spelled = _spelled(table)
     pairs = {row.name: _pair(row, cluster.layout, expiries.get(row.name), now) for row in table}
     arrows = tuple(
@@ -187,7 +187,7 @@ def graph(
             ca_until(cas[ca], now) if ca in cas else "",
             rotations.get(ca, ""),
         )
-        for ca in (ROOT, *ISSUING_CAS)
+        for ca in all_cas(cluster)
     )
     about = _about(cluster, now, source)
     return Graph(cluster.name, about, tuple(components), arrows, tuple(domains), root, bool(expiries), tuple(notices))
@@ -208,7 +208,7 @@ def ca_title(ca: str, cluster: str) -> str:
     """Return what a CA is called on its border."""
     if ca == ROOT:
         return f"{ROOT} CA of {cluster}"
-    return f"CA {ca}" if ca in ISSUING_CAS else ca
+    return f"CA {ca}" if ca in (*ISSUING_CAS, SERVICE_ACCOUNT) else ca
 
 
 def sentence(arrow: Arrow) -> str:
@@ -241,7 +241,7 @@ def _has_target(row: Row) -> bool:
 def _pair(row: Row, layout: Layout, expiry: ExpirySummary | None, now: datetime) -> PictureRow:
     place = row.kubeadm if layout is Layout.KUBEADM and not row.operator else None
     crt, _, _ = pair_files(row.stem)
-    files = f"{shown(place.folder if place else PKI, crt)} .key"
+    files = f"{shown(place.folder if place else PKI, crt)} .key" if row.usage.tls else f"{row.stem}.pub .key"
     pair = PictureRow(row.name, row.ca, row.purpose, files, row.kubeconfig or "", row.usage.server)
     return pair if expiry is None else replace(pair, health=expiry.health(now), until=_until(expiry, now))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS
 from vaultpki.graph.content import STATES, Health
 from vaultpki.graph.scene import SIZES, Chip, Label, Rect, text_width
 from vaultpki.graph.text_width import shortened
@@ -16,12 +15,12 @@ MOST: Final = 10
 """How many sentences a picture has at most."""
 
 
-def legend(above: Rect, *, known: bool) -> tuple[tuple[Chip, ...], tuple[Label, ...], float]:
+def legend(above: Rect, cas: Sequence[str], *, known: bool) -> tuple[tuple[Chip, ...], tuple[Label, ...], float]:
     """Return the samples of a legend, their texts, and its lower end; it is as wide as what is above it.
 
-    `known` says that expiries are shown.
+    `cas` are the issuing CAs of the picture, and `known` says that expiries are shown.
     """
-    borders = [(ca, Health.UNKNOWN, f"signed by CA {ca}") for ca in ISSUING_CAS]
+    borders = [(ca, Health.UNKNOWN, f"signed by CA {ca}") for ca in cas]
     colours = [("", health, STATES[health]) for health in _ORDER] if known else []
     samples: list[Chip] = []
     labels: list[Label] = []

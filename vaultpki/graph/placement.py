@@ -323,8 +323,8 @@ def _left_side(cols: Columns, drawing: _Drawing, highs: Sequence[float], room: R
 def _whole(graph: Graph, cols: Columns, drawing: _Drawing, left_x: float) -> Picture:
     """Add the ways around, the outer border, the title and the legend."""
     boxes = [frame.rect for frame in drawing.frames] + [chip.rect for chip in drawing.chips]
-    right = max(*(rect.right for rect in boxes), *(card.rect.right + _PILE for card in drawing.cards))
-    bottom = max(*(rect.bottom for rect in boxes), *(card.rect.bottom + _PILE for card in drawing.cards))
+    right = max([*(rect.right for rect in boxes), *(card.rect.right + _PILE for card in drawing.cards)])
+    bottom = max([*(rect.bottom for rect in boxes), *(card.rect.bottom + _PILE for card in drawing.cards)])
     for index, arrow in enumerate(cols.detours, 1):
         begin, end = drawing.begins[arrow.pair.name], drawing.ends[arrow.pair.name]
         x = right + _TRACK * index
@@ -344,7 +344,7 @@ def _whole(graph: Graph, cols: Columns, drawing: _Drawing, left_x: float) -> Pic
     widest = max(right + around + _BORDER, label.rect.right + 22, *(label.rect.right for label in labels))
     root = Rect(root.x, root.y, widest - root.x, bottom + around + _BORDER - root.y)
     drawing.frames.insert(0, Frame(root, "", label))
-    keys, words, lowest = legend(root, known=graph.known)
+    keys, words, lowest = legend(root, [domain.ca for domain in graph.domains], known=graph.known)
     said, lowest = listed(graph.notices, root, lowest)
     return Picture(
         root.right + _EDGE,

@@ -27,6 +27,7 @@ COLOURS: Final[Mapping[str, tuple[str, str]]] = {
     "kubelet": ("#0b7a75", "#4fc9bf"),
     "etcd": ("#7a3fb5", "#c39bff"),
     "front-proxy": ("#a8326e", "#ff8fc2"),
+    "service-account": ("#8a4b08", "#ffb454"),
     "unknown": ("#ffffff", "#171d29"),
     "valid": ("#e4f5e6", "#15301e"),
     "due": ("#fdf0cf", "#3b2f10"),
@@ -46,6 +47,7 @@ DASHES: Final = {
     "kubelet": "9 4",
     "etcd": "2.5 3.5",
     "front-proxy": "11 4 2.5 4",
+    "service-account": "6 3 2 3 2 3",
     _ROOT: "none",
 }
 """The dashes of each CA's border as SVG writes them, for readers who do not see the colours."""

@@ -16,10 +16,15 @@ from vaultpki.kubernetes_versions import PAIR_OF_KUBELET, oldest
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
 from vaultpki.readers import CA_OF_BUNDLE, once_start_only, readers_of, start_only
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 
 _OLD_PAIR = (
     "kubelet changed: restart kubelet on this node before its former certificate expires, because {version} goes on "
     "presenting that to callers by address, such as kube-apiserver"
+)
+_KEYS_CHANGED = (
+    f"{SERVICE_ACCOUNT_KEYS} changed: restart kube-apiserver on this node when `vaultpki ca status` says that it has "
+    "the turn, because sa.key and sa.pub are read only at start"
 )
 _FIRST_RETRY, _LAST_RETRY = 5.0, 600.0
 
@@ -142,6 +147,8 @@ def advice(
 
     `versions` are the minor versions of Kubernetes 1 that components of the node have, where they are known.
     """
+    if key == SERVICE_ACCOUNT_KEYS:
+        return _KEYS_CHANGED
     ca = CA_OF_BUNDLE.get(key)
     if ca is None:
         keeps = key == "kubelet" and versions.get("kubelet", PAIR_OF_KUBELET) < PAIR_OF_KUBELET

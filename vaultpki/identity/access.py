@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from vaultpki import assets
-from vaultpki.certificates import node_rows, resolve, rows
+from vaultpki.certificates import node_rows, resolve, rows, signing_rows
 from vaultpki.identity import imported, outside_signer
 from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool
 from vaultpki.places import Layout
@@ -94,6 +94,12 @@ def node_certificates(cluster: Cluster, holder: Node | Pool) -> tuple[Certificat
     return tuple(resolve(row, cluster, holder) for row in node_rows(cluster, holder))
 
 
+def signing_certificates(cluster: Cluster, node: Node, numbers: Iterable[int] = (1,)) -> tuple[Certificate, ...]:
+    """Return the certificates that say whose service-account keys with these numbers are: none, or the node's."""
+    held = [row for row in signing_rows(cluster) if row.node_roles & node.roles]
+    return tuple(resolve(row, cluster, node, number) for row in held for number in numbers)
+
+
 def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByHolder) -> dict[str, Fields]:
     """Return the rules of every policy that apply writes, by the policy's name."""
     people = [who for who in WRITTEN if who != _ADOPTER or _may_be_taken_over(cluster)]
@@ -101,7 +107,8 @@ def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByH
     for node in cluster.nodes:
         rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
         signed = (*certificates[node], *_of_former_ca(cluster, facts, certificates[node]))
-        written[f"{cluster.prefix}/node/{node.name}"] = rules | _sign_rules(signed)
+        signing = signing_certificates(cluster, node, facts.numbers_of(node.name))
+        written[f"{cluster.prefix}/node/{node.name}"] = rules | _sign_rules(signed) | _numbered(signing)
     for pool in cluster.pools:
         values = {"prefix": cluster.prefix, "pool": pool.name, "accessor": facts.accessor(pool.auth_mount)}
         rules = policy("pool-jwt.json" if pool.jwt else "pool.json", values)
@@ -203,6 +210,16 @@ def approle_mount(certificates: CertificatesByHolder) -> Fields:
 
 def _sign_rules(certificates: Iterable[Certificate], pattern: str | None = None) -> Fields:
     return {f"{each.mount}/sign/{each.role}": sign_rule(each, pattern) for each in certificates}
+
+
+def _numbered(certificates: Iterable[Certificate]) -> Fields:
+    """Return the rules of certificates that differ in their common names alone."""
+    rules: Fields = {}
+    for each in certificates:
+        rule = rules.setdefault(f"{each.mount}/sign/{each.role}", sign_rule(each))
+        names = rule["allowed_parameters"]["common_name"]
+        rule["allowed_parameters"]["common_name"] = [*dict.fromkeys((*names, each.subject.common_name))]
+    return rules
 
 
 def sign_rule(certificate: Certificate, pattern: str | None = None) -> Fields:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT, rows, stored
+from vaultpki.certificates import MOST_ISSUERS, ROOT, all_cas, all_rows, issuing_cas, stored
 from vaultpki.errors import ArgumentError, BadAnswer, Refused
 from vaultpki.identity import nodes, revocation
 from vaultpki.identity.access import holder_of
 from vaultpki.identity.revocation import Chosen, StoredCertificate, Target
-from vaultpki.model import Cluster, Row
-from vaultpki.pki import chains, x509
+from vaultpki.model import NODE, NUMBER, Cluster, Row
+from vaultpki.pki import chains, service_account, x509
 from vaultpki.pki.chains import chain_up
 from vaultpki.pki.facts import Facts, serial_text
 from vaultpki.pki.trust import self_signed
@@ -77,7 +77,7 @@ def find(cluster: Cluster, vault: Vault, serial: int) -> ServerCertificate:
         return _on_mount(cluster, vault, ca, serial)
 
     # The certificate of an issuing CA is on its own mount and on the root's, which signed it.
-    for found in vault.map(look, (ROOT, *ISSUING_CAS)):
+    for found in vault.map(look, all_cas(cluster)):
         if isinstance(found, ServerCertificate):
             return found
     raise ArgumentError(
@@ -88,7 +88,7 @@ def find(cluster: Cluster, vault: Vault, serial: int) -> ServerCertificate:
 
 def _hint(cluster: Cluster) -> str:
     """Return why Vault may not know a certificate of this cluster; empty if it keeps a copy of every one."""
-    if all(stored(row, cluster) for row in rows(cluster)):
+    if all(stored(row, cluster) for row in all_rows(cluster)):
         return ""
     return (
         ", or Vault keeps no copy of it (no_store): `vaultpki show FILE` shows a file, and `vaultpki revoke "
@@ -101,7 +101,7 @@ def of_file(cluster: Cluster, vault: Vault, facts: Facts) -> ServerCertificate:
 
     Raises ArgumentError if no issuer on the mounts of the cluster's issuing CAs has signed it.
     """
-    for ca in ISSUING_CAS:
+    for ca in issuing_cas(cluster):
         mount = cluster.mount(ca)
         if x509.issuer_of(facts, _signers(vault, mount)) is None:
             continue
@@ -139,7 +139,7 @@ def with_holder(cluster: Cluster, vault: Vault, found: ServerCertificate) -> Ser
         for name, one in member.report.certificates.items()
         if one.serial and int(one.serial, 16) == facts.serial
     }
-    like, named = rows_like(facts, rows(cluster), ca), _named(cluster, ca, facts)
+    like, named = rows_like(facts, all_rows(cluster), ca), _named(cluster, ca, facts)
     # No report of another node says what a certificate is that has this one's name.
     counted = {reported[named]} if named in reported else set() if named else set(reported.values())
     fitting = tuple(row for row in like if row.name in counted) or like
@@ -155,8 +155,12 @@ def rows_like(facts: Facts, table: Sequence[Row], ca: str = "") -> tuple[Row, ..
         if ca in ("", row.ca)
         and row.usage is facts.usage
         and row.organization == facts.subject.organization
-        and re.fullmatch(re.escape(row.common_name).replace(r"\{node\}", ".+"), facts.subject.common_name)
+        and re.fullmatch(_pattern(row), facts.subject.common_name)
     )
+
+
+def _pattern(row: Row) -> str:
+    return re.escape(row.common_name).replace(re.escape(NODE), ".+").replace(re.escape(NUMBER), "[0-9]+")
 
 
 def to_revoke(cluster: Cluster, found: ServerCertificate, now: datetime) -> Chosen:
@@ -207,7 +211,8 @@ def sentences(found: ServerCertificate, chosen: Chosen) -> list[str]:
 
 def _named(cluster: Cluster, ca: str, facts: Facts) -> str:
     """Return the node of the cluster whose name is in the subject, as a name that no other node has; else empty."""
-    names = (facts.subject.common_name.removeprefix("system:node:"), *facts.subject.dns)
+    key = service_account.key_name(facts.subject.common_name)
+    names = (facts.subject.common_name.removeprefix("system:node:"), *facts.subject.dns, *([key.node] if key else []))
     fitting = (name for name in names if holder_of(cluster, name) is not None)
     return next((name for name in fitting if revocation.names_node(cluster, name, ca, facts)), "")
 
@@ -216,7 +221,7 @@ def _domain(cluster: Cluster, facts: Facts) -> str:
     """Return the CA whose certificate it is; empty if its common name is that of no CA of the cluster."""
     name = facts.subject.common_name
     head = re.escape(f"{cluster.name} ")
-    return next((ca for ca in (ROOT, *ISSUING_CAS) if re.fullmatch(rf"{head}{ca} CA( \d+)?", name)), "")
+    return next((ca for ca in all_cas(cluster) if re.fullmatch(rf"{head}{ca} CA( \d+)?", name)), "")
 
 
 def _on_mount(cluster: Cluster, vault: Vault, ca: str, serial: int) -> ServerCertificate | None:

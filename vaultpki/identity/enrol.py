@@ -17,7 +17,7 @@ from typing import Literal
 from vaultpki.certificates import SKEW
 from vaultpki.errors import ArgumentError, Denied, Refused, SpecError, StateConflict
 from vaultpki.identity import anchor, credentials, join_files, jwt_nodes, reports
-from vaultpki.identity.access import node_certificates, pooled_approle, takes
+from vaultpki.identity.access import node_certificates, pooled_approle, signing_certificates, takes
 from vaultpki.identity.anchor import Anchors
 from vaultpki.identity.credentials import JOINING, Identity, role_id
 from vaultpki.identity.ending import (
@@ -227,7 +227,8 @@ def drift(cluster: Cluster, vault: Vault, node: Node | Pool) -> bool:
         return False
     role_id = str(found.get("role_id"))
     certificates = node_certificates(cluster, node)
-    wanted = published.node_record(node, certificates, role_id, cluster.layout, own_server(cluster, node))
+    key = next(iter(signing_certificates(cluster, node)), None)
+    wanted = published.node_record(node, certificates, role_id, cluster.layout, own_server(cluster, node), key)
     return bool(found != wanted)
 
 

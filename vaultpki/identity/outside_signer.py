@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki.certificates import ISSUING_BACKDATE, ISSUING_CAS, ca_subject, rows
+from vaultpki.certificates import ISSUING_BACKDATE, all_rows, ca_subject, issuing_cas
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
 from vaultpki.identity.token_rights import missing_right
 from vaultpki.model import Cluster, OutsideRoot
@@ -60,7 +60,7 @@ def rule(cluster: Cluster) -> Fields:
     outside = cluster.authority.outside
     if outside is None or outside.by_people:
         return {}
-    names = [ca_subject(cluster.name, ca) for ca in ISSUING_CAS]
+    names = [ca_subject(cluster.name, ca) for ca in issuing_cas(cluster)]
     literal = {name: [value] for name, value in parameters(cluster, "").items()}
     # A later key has its number behind the name, so this ends with the only glob that a policy knows.
     literal["common_name"] = [each for name in names for each in (name, f"{name} *")]
@@ -285,7 +285,7 @@ def _shown(cluster: Cluster, vault: Vault, outside: OutsideRoot) -> tuple[Facts,
 
 
 def _longest_ttl(cluster: Cluster, domain: str) -> int:
-    return max((row.ttl or cluster.ttl for row in rows(cluster) if row.ca == domain), default=cluster.ttl)
+    return max((row.ttl or cluster.ttl for row in all_rows(cluster) if row.ca == domain), default=cluster.ttl)
 
 
 def _now(vault: Vault) -> datetime:

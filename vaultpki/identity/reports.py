@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from vaultpki.certificates import node_rows
+from vaultpki.certificates import node_rows, signing_rows
 from vaultpki.errors import BadAnswer
 from vaultpki.identity.ending import is_alias, read_accessors
 from vaultpki.model import Cluster, Node, Pool
@@ -59,7 +59,8 @@ def read(cluster: Cluster, vault: Vault, place: str, held: Mapping[str, str]) ->
 
 def cas_of_rows(cluster: Cluster, holder: Node | Pool | None) -> dict[str, str]:
     """Return the CAs of a holder's rows by the names of the rows; of any node's rows if it is None."""
-    return {row.name: row.ca for row in node_rows(cluster, holder)}
+    signing = (row for row in signing_rows(cluster) if holder is None or row.node_roles & holder.roles)
+    return {row.name: row.ca for row in (*node_rows(cluster, holder), *signing)}
 
 
 def of_lost_answers(cluster: Cluster, vault: Vault, place: str) -> tuple[NodeReport, datetime] | None:

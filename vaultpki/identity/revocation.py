@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from vaultpki.certificates import node_rows, rows, stored
+from vaultpki.certificates import SERVICE_ACCOUNT, all_rows, node_rows, rows, stored
 from vaultpki.identity.access import holder_of
 from vaultpki.model import NODE, Cluster, Row
+from vaultpki.pki import service_account
 from vaultpki.pki.facts import Facts, serial_text
 from vaultpki.records.node_report import NodeReport
 from vaultpki.redact import stamp
@@ -187,6 +188,9 @@ def names_node(cluster: Cluster, node: str, ca: str, facts: Facts) -> bool:
     """Return whether the subject of a certificate names the node, and no name that others have too."""
     table = [row for row in rows(cluster) if row.ca == ca]
     common = facts.subject.common_name
+    if ca == SERVICE_ACCOUNT:
+        key = service_account.key_name(common)
+        return key is not None and key.node == node
     own = {row.common_name.replace(NODE, node) for row in table if NODE in row.common_name}
     # Rows may have been other ones when it was signed.
     own |= {node, f"system:node:{node}"}
@@ -209,11 +213,11 @@ def _named(cluster: Cluster, node: str, one: StoredCertificate, reported: Serial
     mine = {serial: name for name, serial in reported.get(node, {}).items()}
     fitting = [
         row.name
-        for row in rows(cluster)
+        for row in all_rows(cluster)
         if row.ca == one.ca
         and row.node_roles
         and row.usage is one.facts.usage
-        and row.common_name.replace(NODE, node) == one.facts.subject.common_name
+        and (row.ca == SERVICE_ACCOUNT or row.common_name.replace(NODE, node) == one.facts.subject.common_name)
     ]
     if mine.get(one.facts.serial) in fitting:
         return mine[one.facts.serial]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from vaultpki.certificates import ISSUING_CAS
+from vaultpki.certificates import issuing_cas
 from vaultpki.errors import ArgumentError, BadAnswer, CertificateUnreadable, Refused
 from vaultpki.identity import change_notice, nodes, revocation
 from vaultpki.identity.revocation import Chosen, StoredCertificate
@@ -105,10 +105,11 @@ def read_stored(vault: Vault, mount: str) -> list[tuple[Facts, bool]]:
 
 def _stored(cluster: Cluster, vault: Vault, now: datetime) -> list[StoredCertificate]:
     """Read the leaves on the mounts of the issuing CAs that have not expired."""
-    found = vault.map(lambda ca: read_stored(vault, cluster.mount(ca)), ISSUING_CAS)
+    cas = issuing_cas(cluster)
+    found = vault.map(lambda ca: read_stored(vault, cluster.mount(ca)), cas)
     return [
         StoredCertificate(ca, facts, revoked)
-        for ca, stored in zip(ISSUING_CAS, found, strict=True)
+        for ca, stored in zip(cas, found, strict=True)
         for facts, revoked in stored
         if not facts.is_ca and facts.not_after > now
     ]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, rows
+from vaultpki.certificates import all_rows, issuing_cas
 from vaultpki.errors import BadAnswer, Denied, Refused
 from vaultpki.model import Cluster
 from vaultpki.vault import Request, Vault
@@ -33,7 +33,8 @@ class Revoked:
 
 def read(cluster: Cluster, vault: Vault) -> Revoked:
     """Return what the mounts of all issuing CAs show as revoked."""
-    found = dict(zip(ISSUING_CAS, vault.map(lambda ca: _read(cluster, vault, ca), ISSUING_CAS), strict=True))
+    cas = issuing_cas(cluster)
+    found = dict(zip(cas, vault.map(lambda ca: _read(cluster, vault, ca), cas), strict=True))
     unknown = [ca for ca, serials in found.items() if serials is None]
     paths = ", ".join(f"{cluster.mount(ca)}/certs/revoked" for ca in unknown)
     problem = (
@@ -41,7 +42,9 @@ def read(cluster: Cluster, vault: Vault) -> Revoked:
         f"`vaultpki policy -f {cluster.file} viewer` prints what that needs"
     )
     # A row's CA, not the one that a node names: it would name another.
-    return Revoked({row.name: found.get(row.ca) or frozenset() for row in rows(cluster)}, (problem,) if unknown else ())
+    return Revoked(
+        {row.name: found.get(row.ca) or frozenset() for row in all_rows(cluster)}, (problem,) if unknown else ()
+    )
 
 
 def _read(cluster: Cluster, vault: Vault, ca: str) -> frozenset[int] | None:

@@ -50,14 +50,15 @@ def fetch_issuers(
     prefix: str,
     named: Mapping[str, Collection[str]] = MappingProxyType({}),
     known: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    cas: Sequence[str] = ISSUING_CAS,
 ) -> Issuers:
-    """Read the issuers of the cluster's CA mounts; Vault shows them without a token.
+    """Read the issuers of the cluster's CA mounts, those of the issuing CAs `cas`; Vault shows them without a token.
 
     Of more than MOST_ISSUERS on a mount it reads the default, those with an id or name in `named`, by CA, and the
     first of the others. `known` are certificates that were read before, as `by_id`: an issuer keeps its certificate for
     its whole life, so it is not read again. Raises BadAnswer if the root's mount shows none.
     """
-    mounts = {ca: f"{prefix}/{ca}" for ca in (ROOT, *ISSUING_CAS)}
+    mounts = {ca: f"{prefix}/{ca}" for ca in (ROOT, *cas)}
     listed = {ca: _listed(vault, mount) for ca, mount in mounts.items()}
     wanted = [
         (ca, name)
@@ -87,7 +88,7 @@ def fetch_issuers(
         raise BadAnswer(f"{mounts[ROOT]} shows no issuer; run `vaultpki plan` where the cluster is applied")
     unshown = {ca: answer if isinstance(answer, str) else "it shows no issuer" for ca, answer in listed.items()}
     return Issuers(
-        {ca: tuple(found[ca]) for ca in ISSUING_CAS},
+        {ca: tuple(found[ca]) for ca in cas},
         tuple(found[ROOT]),
         defaults,
         {ca: why for ca, why in unshown.items() if not found[ca]},
@@ -140,7 +141,7 @@ def roots_below(
 
     def keeps(before: Roots, after: Roots) -> bool:
         first, then = (follow(issuers, held, views, above, now, cluster=cluster) for above in (before, after))
-        return all(usability(then[ca].issuing, now) >= usability(first[ca].issuing, now) for ca in ISSUING_CAS)
+        return all(usability(then[ca].issuing, now) >= usability(first[ca].issuing, now) for ca in then)
 
     name = ca_subject(cluster, ROOT)
     pin, *further = (root_sha256,) if isinstance(root_sha256, str) else root_sha256
@@ -178,7 +179,7 @@ def trusts(
             root_name=ca_subject(cluster, ROOT),
             held=held.get(ca, ()),
         )
-        for ca in ISSUING_CAS
+        for ca in issuers.issuing
     }
 
 
@@ -197,8 +198,8 @@ def follow(
     to what is shown, and what they refuse of it is not reported as untrusted. `held` of the root may have CAs above.
     """
     issuers = replace(issuers, kept=(*issuers.kept, *held.get(ROOT, ())))
-    before = replace(issuers, issuing={ca: tuple(held.get(ca, ())) for ca in ISSUING_CAS})
-    already = {ca: {facts.fingerprint for facts in certificates(before.issuing[ca])} for ca in ISSUING_CAS}
+    before = replace(issuers, issuing={ca: tuple(held.get(ca, ())) for ca in issuers.issuing})
+    already = {ca: {facts.fingerprint for facts in certificates(pems)} for ca, pems in before.issuing.items()}
     shown = trusts(issuers, above, now, cluster=cluster, held=already)
     known = trusts(before, above, now, cluster=cluster, held=already)
     crosses = _served_crosses(issuers, above, views.get(ROOT, RotationView()))
@@ -220,7 +221,7 @@ def follow(
 
 def _shown(issuers: Issuers, above: Roots) -> tuple[Facts, ...]:
     """Return the certificates on all mounts, among which CAs above are looked for: an import may put them on any."""
-    pems = (*issuers.roots, *(pem for ca in ISSUING_CAS for pem in issuers.issuing.get(ca, ())))
+    pems = (*issuers.roots, *(pem for pems in issuers.issuing.values() for pem in pems))
     return _not_given_up(pems, above)
 
 

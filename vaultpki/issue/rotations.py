@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
 from vaultpki.errors import Denied, SpecError
 from vaultpki.pki.succession import RotationView
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.node_report import Seen
-from vaultpki.records.rotation import DOMAINS, MOST_AHEAD, ROTATION_FOLDER, Method, RotationRecord
+from vaultpki.records.rotation import EVERY_DOMAIN, MOST_AHEAD, ROTATION_FOLDER, Method, RotationRecord
 from vaultpki.vault import Vault
 
 
@@ -33,8 +34,10 @@ class Rotations:
         A record that is not followed counts as not read.
         """
         found = {}
-        for domain in DOMAINS:
-            if domain not in self.unreadable:
+        for domain in EVERY_DOMAIN:
+            known = domain in self.records or domain in self.not_followed or domain in highest
+            # The other records are everybody's; that of this CA only control-plane nodes read.
+            if domain not in self.unreadable and (known or domain != SERVICE_ACCOUNT):
                 record = self.records.get(domain)
                 revision = record.revision if record else 0
                 if domain in self.not_followed:
@@ -48,7 +51,7 @@ class Rotations:
         Its record is unreadable, an older one, or too far ahead to be followed.
         """
         seen = self.seen(highest).get(domain)
-        return seen is None or seen.behind or domain in self.not_followed
+        return domain in self.unreadable or domain in self.not_followed or (seen is not None and seen.behind)
 
     def views(
         self, highest: Mapping[str, int], vanished: Mapping[str, datetime], clock_offset: float = 0.0
@@ -58,7 +61,7 @@ class Rotations:
         `clock_offset` is by how many seconds Vault's clock is ahead of this one.
         """
         found = {}
-        for domain in DOMAINS:
+        for domain in EVERY_DOMAIN:
             record = self.records.get(domain)
             if record is not None:
                 record = replace(record, since=record.since - timedelta(seconds=clock_offset))
@@ -78,18 +81,22 @@ class Rotations:
         return record is not None and record.method is Method.EMERGENCY
 
 
-def fetch_rotations(vault: Vault, prefix: str) -> dict[str, Any]:
-    """Return what the rotation records contain, by domain; nothing if the token's policy is of an older apply."""
+def fetch_rotations(vault: Vault, prefix: str, cas: Sequence[str] = ISSUING_CAS) -> dict[str, Any]:
+    """Return what the rotation records contain, by domain; nothing if the token's policy is of an older apply.
+
+    It reads those of the root and of the issuing CAs `cas`.
+    """
+    domains = (ROOT, *cas)
     read = vault.prepare.secrets.kv.v2.read_secret
     requests = [
         read(f"{ROTATION_FOLDER}/{domain}", mount_point=f"{prefix}/config", raise_on_deleted_version=False)
-        for domain in DOMAINS
+        for domain in domains
     ]
     try:
         answers = vault.many(requests)
     except Denied:
         return {}
-    return {domain: answer.data.get("data") for domain, answer in zip(DOMAINS, answers, strict=True) if answer.found}
+    return {domain: answer.data.get("data") for domain, answer in zip(domains, answers, strict=True) if answer.found}
 
 
 def read_rotations(contents: Mapping[str, Any], prefix: str, highest: Mapping[str, int] | None = None) -> Rotations:
@@ -99,7 +106,7 @@ def read_rotations(contents: Mapping[str, Any], prefix: str, highest: Mapping[st
     MOST_AHEAD above is not followed. None follows every record: nothing was ever read of this cluster.
     """
     records, unreadable, not_followed = {}, {}, {}
-    for domain in DOMAINS:
+    for domain in EVERY_DOMAIN:
         if domain in contents:
             where = f"{prefix}/config/data/{ROTATION_FOLDER}/{domain}"
             try:

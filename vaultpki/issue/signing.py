@@ -45,11 +45,12 @@ class Signed:
         return f"Signed({self.certificate.name})"
 
 
-def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed:
+def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime, key: PrivateKey | None = None) -> Signed:
     """Make a new key for `want`, have Vault sign it, and return the pair if it is exactly what was asked for.
 
-    Only a certificate of one of `trust.signers` is taken. Raises CertificateRefused if there is none or Vault signed
-    something else, BadAnswer if it signed nothing, and the errors of the road to Vault.
+    With `key` that one is certified, and none is made. Only a certificate of one of `trust.signers` is taken. Raises
+    CertificateRefused if there is none or Vault signed something else, BadAnswer if it signed nothing, and the errors
+    of the road to Vault.
     """
     from vaultpki.pki import keys, x509
     from vaultpki.pki.signed import check_signed
@@ -65,7 +66,7 @@ def sign(vault: Vault, want: Certificate, trust: Trust, now: datetime) -> Signed
         last = max((facts.not_after for facts in trust.issuing), default=now)
         ended = f" (it expired on {last:%Y-%m-%d %H:%M}Z)" if last < now else ""
         raise CertificateRefused(f"{want.name}: {why.format(want.ca, ended)}", reason="nothing-live")
-    key = keys.generate_key(want.key)
+    key = key or keys.generate_key(want.key)
     leaf = check_signed(_sent(vault, want, key), key, want, trust.signers, trust.roots, now, between=trust.between)
     issuer = x509.issuer_of(leaf, trust.signers)
     assert issuer is not None  # noqa: S101 - for mypy: check_signed has found it

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from vaultpki.certificates import laid_out, pair_files
+from vaultpki.certificates import SERVICE_ACCOUNT_FILES, laid_out, pair_files
 from vaultpki.kube.objects import mapping
 from vaultpki.layout import TRUST_BUNDLES
 from vaultpki.places import PKI, Layout
@@ -23,18 +23,25 @@ COMPONENTS: Final = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-
 
 
 class Expect(enum.Enum):
-    """What a flag must name: a bundle without the root, either bundle, the one with the root, or a file of a pair."""
+    """What a flag must name: a bundle without the root, either bundle, the one with the root, or a file of a pair.
+
+    FILE is a file of the folder PKI with a name of its own.
+    """
 
     ISSUING = "issuing"
     BUNDLE = "bundle"
     CHAIN = "chain"
     CERTIFICATE = "certificate"
     KEY = "key"
+    FILE = "file"
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag that names one of our files: of which CA or row, and what happens if it is missing (empty: nothing)."""
+    """A flag that names one of our files, and what happens if it is missing (empty: nothing).
+
+    `of` is the CA, the row, or the name of the file.
+    """
 
     component: str
     name: str
@@ -91,6 +98,21 @@ FLAGS: Final = (
 )
 """The flags that name our files."""
 
+# The signing key has no default; without the other flag kube-apiserver takes the key of its own serving pair
+# (kubernetes pkg/kubeapiserver/options/authentication.go).
+TOKEN_FLAGS: Final = (
+    Flag(
+        "kube-apiserver",
+        "service-account-key-file",
+        Expect.FILE,
+        f"{SERVICE_ACCOUNT_FILES}.pub",
+        "it refuses the tokens of every other control-plane node",
+    ),
+    Flag("kube-apiserver", "service-account-signing-key-file", Expect.FILE, f"{SERVICE_ACCOUNT_FILES}.key"),
+    Flag("kube-controller-manager", "service-account-private-key-file", Expect.FILE, f"{SERVICE_ACCOUNT_FILES}.key"),
+)
+"""The flags that name the files of service-account keys, where nodes have their own."""
+
 
 # Where kubeadm's page on an external etcd has them.
 _ETCD_FILES: Final = {
@@ -115,15 +137,15 @@ def replaced_etcd_files(flags: Mapping[str, str], directory: str) -> Iterator[st
 
 
 def findings(
-    component: str, arguments: Sequence[str], layout: Layout, paths: Mapping[str, str]
+    component: str, arguments: Sequence[str], layout: Layout, paths: Mapping[str, str], *, token_keys: bool = False
 ) -> Iterator[FlagProblem]:
     """Yield what is wrong with the arguments of a component; `paths` are the folders of our files by name.
 
     A flag that is read from a file or from the environment counts as missing, and only those that must be there are
-    reported then.
+    reported then. `token_keys` is whether nodes have service-account keys of their own.
     """
     given = flags_of(arguments)
-    for flag in FLAGS:
+    for flag in (*FLAGS, *(TOKEN_FLAGS if token_keys else ())):
         if flag.component == component:
             yield from _flag_findings(flag, f"--{flag.name}", given.get(flag.name), layout, paths)
     for check in _FURTHER.get(component, ()):
@@ -158,6 +180,8 @@ def flags_of(arguments: Sequence[str]) -> dict[str, str]:
 
 def _paths(flag: Flag, layout: Layout, paths: Mapping[str, str]) -> list[str]:
     """Return the paths that the flag may have, the best first."""
+    if flag.expect is Expect.FILE:
+        return [f"{paths[PKI]}/{flag.of}"]
     if flag.expect in (Expect.CERTIFICATE, Expect.KEY):
         row = next((row for row in laid_out(layout) if row.name == flag.of), None)
         if row is None:

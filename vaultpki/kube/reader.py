@@ -76,10 +76,17 @@ class ClusterReader:
         return found
 
     def list(
-        self, plural: str, more: str = "", *, under: str = "/api/v1", limit: int = OBJECTS_A_PAGE
+        self, plural: str, more: str = "", *, under: str = "/api/v1", limit: int = OBJECTS_A_PAGE, accept: str = JSON
     ) -> Iterator[object]:
-        """Yield the objects of a kind; `under` is the path before it, and `more` is added to the query."""
-        for count, item in enumerate(listed(self._access, self._page, plural, more, under=under, limit=limit)):
+        """Yield the objects of a kind; `under` is the path before it, and `more` is added to the query.
+
+        `accept` is the form of the answer to ask for.
+        """
+
+        def page(path: str) -> Mapping[str, Any]:
+            return self._page(path, accept)
+
+        for count, item in enumerate(listed(self._access, page, plural, more, under=under, limit=limit)):
             if count >= _MOST:
                 raise _Unread(f"there are more than {_MOST}")
             yield item
@@ -114,8 +121,8 @@ class ClusterReader:
         self._refuse(status)
         return _json(body)
 
-    def _page(self, path: str) -> Mapping[str, Any]:
-        status, body = self._asked(path, LARGEST_PAGE)
+    def _page(self, path: str, accept: str = JSON) -> Mapping[str, Any]:
+        status, body = self._asked(path, LARGEST_PAGE, accept=accept)
         self._refuse(status)
         return _json(body)
 

@@ -22,7 +22,9 @@ from vaultpki.host import openssl, presented
 from vaultpki.host.presented import Presented
 from vaultpki.kube import running as kube_live
 from vaultpki.kube.cluster import LiveCluster
+from vaultpki.kube.key_sets import read_key_sets
 from vaultpki.kube.kubeconfig import KubeAccess
+from vaultpki.layout import api_port
 from vaultpki.live import probes
 from vaultpki.live import trust as live_trust
 from vaultpki.live.checks import not_checked
@@ -30,12 +32,14 @@ from vaultpki.live.copies import BundleWord, bundle_checks, copy_checks
 from vaultpki.live.flags import flag_checks
 from vaultpki.live.listeners import Endpoint, dns_name, listeners, node_checks
 from vaultpki.live.served import NodeContents, read_contents, served_checks
+from vaultpki.live.token_keys import KeysExpected, token_key_checks
 from vaultpki.live.trust import Expected, Fleet
-from vaultpki.model import Cluster
+from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki.facts import Facts
 from vaultpki.vault import Vault
 from vaultpki.verify import folders
-from vaultpki.verify.on_disk import Check, Holder
+from vaultpki.verify.on_disk import Check, Holder, read_bundle
+from vaultpki.verify.token_key_files import UNION_FILE
 
 TOTAL: Final = 600.0
 """How many seconds the whole may take: what is not reached by then is not checked."""
@@ -72,7 +76,31 @@ def verify(
     checks += bundle_checks(tuple(_words(holders, fleet, expected)), expected)
     checks += _unreported(fleet)
     checks += flag_checks(cluster, live, _directories(holders))
+    if cluster.service_account_keys:
+        checks += _token_key_checks(cluster, access, live, holders, fleet, deadline)
     return tuple(checks), expected.source
+
+
+def _token_key_checks(
+    cluster: Cluster,
+    access: KubeAccess,
+    live: LiveCluster,
+    holders: Sequence[Holder],
+    fleet: Fleet,
+    deadline: float,
+) -> Iterator[Check]:
+    """Check the key set of each API server beside the keys that count: as Vault says, else as its node's file does."""
+    nodes = [node.name for node in cluster.nodes if NodeRole.CONTROL_PLANE in node.roles]
+    addresses = {node.name: node.addresses[0] for node in live.nodes if node.name in nodes and node.addresses}
+    shown = read_key_sets(access, addresses, api_port(cluster), deadline)
+    files = {
+        holder.name: KeysExpected(held, f"{holder.name}/{UNION_FILE}")
+        for holder in holders
+        if (held := read_bundle(holder.folder / UNION_FILE))
+    }
+    expected = files if fleet.keys is None else dict.fromkeys(nodes, fleet.keys)
+    why = fleet.keys_unread or "name the files of its node with --dir"
+    yield from token_key_checks(nodes, shown, expected, why)
 
 
 def verify_copies(
@@ -114,7 +142,7 @@ def _expected(
     try:
         server = vault()
         expected = live_trust.from_vault(cluster, server, now)
-        return expected, live_trust.fleet(cluster, server)
+        return expected, live_trust.with_token_keys(live_trust.fleet(cluster, server), cluster, server, expected)
     except VaultpkiError as error:
         why = str(error)
     return _without_vault(cluster, access, holders, live, now, why), Fleet(unread=why)

@@ -50,7 +50,8 @@ def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, M
     for pod in live.pods:
         seen.add((pod.node, pod.component))
         folders = paths(pod.node, pod.arguments)
-        findings = flags.findings(pod.component, pod.arguments, cluster.layout, folders)
+        own = cluster.service_account_keys
+        findings = flags.findings(pod.component, pod.arguments, cluster.layout, folders, token_keys=own)
         yield found(
             FLAGS_CHECK, f"{pod.node}/{pod.component}", "docs/components.md", refusal="; ".join(map(_words, findings))
         )

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
+from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT, ca_subject
 from vaultpki.errors import CertificateUnreadable, StateConflict, VaultpkiError
 from vaultpki.identity import anchor, nodes
-from vaultpki.issue import issuers, rotations
+from vaultpki.issue import issuers, key_record, rotations
+from vaultpki.live.token_keys import KeysExpected
 from vaultpki.model import Cluster
 from vaultpki.pki import chains, foreign_cas, x509
 from vaultpki.pki.chains import between, why_untrusted
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.roots import unfit
+from vaultpki.pki.service_account import token_keys
 from vaultpki.pki.trust import in_date, is_root, named, named_by_owner
 from vaultpki.records.node_report import NodeReport
 from vaultpki.values import pem
@@ -71,11 +73,16 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What Vault says of the nodes: their last reports by node. `unread` says why there are none."""
+    """What Vault says of the nodes: their last reports by node. `unread` says why there are none.
+
+    `keys` are the service-account keys that count, None if Vault does not say; `keys_unread` says why.
+    """
 
     reports: Mapping[str, NodeReport] = field(default_factory=dict)
     silent: tuple[str, ...] = ()
     unread: str = ""
+    keys: KeysExpected | None = None
+    keys_unread: str = ""
 
 
 def from_vault(cluster: Cluster, vault: Vault, now: datetime) -> Expected:
@@ -101,6 +108,34 @@ def fleet(cluster: Cluster, vault: Vault) -> Fleet:
     found = {member.name: member.report for member in members}
     reports = {name: report for name, report in found.items() if report is not None}
     return Fleet(reports, tuple(name for name in found if name not in reports))
+
+
+def with_token_keys(fleet: Fleet, cluster: Cluster, vault: Vault, expected: Expected) -> Fleet:
+    """Return the same with the service-account keys that count, by the record and the rules of nodes.
+
+    `expected` are the CAs that count.
+    """
+    if not cluster.service_account_keys:
+        return fleet
+    try:
+        read = key_record.read_key_record(key_record.fetch_key_record(vault, cluster.prefix), cluster.prefix)
+        shown = issuers.fetch_issuers(vault, cluster.prefix, cas=(SERVICE_ACCOUNT,))
+    except VaultpkiError as error:
+        return replace(fleet, keys_unread=str(error))
+    if read.record is None:
+        return replace(fleet, keys_unread=str(read.error or "no command has written the record of these keys yet"))
+    on_mount = tuple(issuers.certificates(shown.issuing[SERVICE_ACCOUNT]))
+    above = (*expected.above, *issuers.shown_roots(shown), *on_mount)
+    issuing = [
+        facts
+        for facts in on_mount
+        if any(_why_untrusted(facts, root, above, cluster.name, SERVICE_ACCOUNT) is None for root in expected.roots)
+    ]
+    offered = [facts for pem in read.record.offered for facts in x509.readable(pem)]
+    middle = between(above, expected.roots, root_name=ca_subject(cluster.name, ROOT))
+    counting = token_keys(offered, issuing, expected.roots, read.record.key_nodes, {}, {}, between=middle).certificates
+    changing = read.record.active or bool(read.record.turn)
+    return replace(fleet, keys=KeysExpected(counting, "the record in Vault", changing))
 
 
 def from_files(cluster: Cluster, holders: Sequence[Holder], now: datetime) -> Expected | None:

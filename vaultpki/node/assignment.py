@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_CAS
+from vaultpki.certificates import ISSUING_CAS, SERVICE_ACCOUNT
 from vaultpki.disk.files import private_folder, read_private, storage_errors, write_private
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError, StateConflict, StoreError
 from vaultpki.issue import issuers
 from vaultpki.issue.issuers import Issuers
+from vaultpki.issue.key_record import KeyRecordRead, fetch_key_record, read_key_record
 from vaultpki.issue.rotations import Rotations, fetch_rotations, read_rotations
 from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
 from vaultpki.node import pins
@@ -29,6 +30,7 @@ from vaultpki.records import published
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.changes import CHANGES, LONGEST_LOOK, Mark, settled_mark
 from vaultpki.records.rotation import MOST_AHEAD
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.values import json_object
 from vaultpki.vault import Vault
 
@@ -46,6 +48,8 @@ class Assignment:
     foreign CAs that the cluster's record offers, as text by domain: see `pki.foreign_cas`. `adoption` is the record of
     the cluster's adoption; it is asked for where foreign CAs are accepted, and None if there is none.
     `adoption_ahead` is its revision if that is too far ahead of what the node has read to be followed, else 0.
+    `token_key` is the certificate of a service-account key of this node, of number 1; None if it has none of its own.
+    `keys` is the record of those keys, which only such a node reads.
     """
 
     fetched: float
@@ -62,6 +66,8 @@ class Assignment:
     foreign: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     adoption: AdoptionRecord | None = None
     adoption_ahead: int = 0
+    token_key: Certificate | None = None
+    keys: KeyRecordRead = field(default_factory=KeyRecordRead)
 
     def fresh(self, now: float, age: float) -> bool:
         """Return whether it is younger than `age` seconds. A copy from the future means that a clock was set back."""
@@ -132,12 +138,17 @@ def fetch(
     )
     if not cluster.found or not node.found:
         raise _unrecorded(config)
+    where = f"the records of {store}/data"
+    signs = _token_key(config, node.data.get("data"), where) is not None
+    cas = (*ISSUING_CAS, SERVICE_ACCOUNT) if signs else ISSUING_CAS
     # Read before the issuers: what a record names was made before it was written.
-    contents = fetch_rotations(vault, config.prefix)
+    contents = fetch_rotations(vault, config.prefix, cas)
     adopted = _adoption(config, vault, store)
     ahead = _too_far_ahead(adopted, known)
     rotations, highest = read_rotations(contents, config.prefix, known), known or {}
-    shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), shown_before)
+    keys = fetch_key_record(vault, config.prefix) if signs else None
+    read_keys = read_key_record(keys, config.prefix, None if known is None else known.get(SERVICE_ACCOUNT_KEYS, 0))
+    shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), shown_before, cas)
     # Checked against the pin before it is kept.
     when = datetime.fromtimestamp(now, UTC)
     above = pins.follow(config, shown, rotations, highest, when, held)
@@ -158,11 +169,12 @@ def fetch(
         "not_followed": dict(rotations.not_followed),
         "look": look,
         **({"adoption_ahead": ahead} if ahead else {"adoption": adopted} if adopted is not None else {}),
+        **({"keys": keys, "keys_not_followed": read_keys.not_followed} if signs else {}),
     }
     # Only below a root outside.
     if kept := list(dict.fromkeys(facts.pem for known in trust.values() for facts in (*known.between, *known.tops))):
         value["above"] = kept
-    holding = _read(config, value, f"the records of {store}/data")
+    holding = _read(config, value, where)
     # A machine image brings only agent.yaml and the issuer's token.
     private_folder(config.state)
     write_private(f"{config.state}/{COPY}", json.dumps(value).encode())
@@ -218,16 +230,20 @@ def _changes(vault: Vault, store: str) -> tuple[int, Mark | None]:
     return (LONGEST_LOOK if stored.get("data") else 0), settled_mark(stored)
 
 
-def own_roles(config: AgentConfig, vault: Vault) -> frozenset[NodeRole]:
-    """Ask Vault for the roles of this node. Raises StateConflict if it has no record of it."""
+def own_roles(config: AgentConfig, vault: Vault) -> tuple[frozenset[NodeRole], bool]:
+    """Ask Vault for the roles of this node, and whether it has service-account keys of its own.
+
+    Raises StateConflict if Vault has no record of it.
+    """
     store, own = f"{config.prefix}/config", own_record(config)
     record = vault.stored(store, own).get("data")
     if record is None:
         raise _unrecorded(config)
     where = f"the record {store}/data/{own}"
-    return published.read_certificates(
+    roles, _ = published.read_certificates(
         record, node=config.node, prefix=config.prefix, layout=config.layout, where=where
-    )[0]
+    )
+    return roles, _token_key(config, record, where) is not None
 
 
 def _unrecorded(config: AgentConfig) -> StateConflict:
@@ -249,7 +265,10 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
     published.refuse_file_names(certificates, cluster.templates, config.layout, where=where)
     if not certificates:
         raise SpecError("names no certificate, and every node of a cluster holds some", file=where)
-    issuing = {ca: _texts(value["issuing"][ca]) for ca in ISSUING_CAS}
+    token_key = _token_key(config, own, where)
+    # A copy of before this node had such keys lacks their CA, and is fetched anew.
+    cas = (*ISSUING_CAS, SERVICE_ACCOUNT) if token_key is not None else ISSUING_CAS
+    issuing = {ca: _texts(value["issuing"][ca]) for ca in cas}
     # Vaultpki 0.1 did not write it.
     trusted = value.get("trusted", issuing)
     return Assignment(
@@ -267,13 +286,27 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
             {str(ca): str(why) for ca, why in value.get("unshown", {}).items()},
             kept=_texts(value.get("above", ())),
         ),
-        trusted={ca: _texts(trusted[ca]) for ca in ISSUING_CAS},
+        trusted={ca: _texts(trusted[ca]) for ca in cas},
         rotations=replace(read_rotations(value.get("rotation", {}), config.prefix), not_followed=_not_followed(value)),
         look=int(value.get("look", 0)),
         foreign=cluster.also_trust,
         adoption=adoption_record.read(value["adoption"], where=where) if value.get("adoption") else None,
         adoption_ahead=int(value.get("adoption_ahead", 0)),
+        token_key=token_key,
+        keys=_keys(config, value),
     )
+
+
+def _token_key(config: AgentConfig, record: object, where: str) -> Certificate | None:
+    if not isinstance(record, Mapping):
+        return None
+    return published.read_token_key(record, node=config.node, prefix=config.prefix, where=where)
+
+
+def _keys(config: AgentConfig, value: Mapping[str, Any]) -> KeyRecordRead:
+    if revision := int(value.get("keys_not_followed", 0)):
+        return KeyRecordRead(not_followed=revision)
+    return read_key_record(value.get("keys"), config.prefix)
 
 
 def _not_followed(value: Mapping[str, Any]) -> dict[str, int]:

@@ -67,8 +67,10 @@ def after_look(config: AgentConfig, vault: Vault, seen: Assignment, clock: float
     """
     if seen.mark is None or vault.moved:
         return None
+    keys = seen.keys.record
     rotating = seen.rotations.not_followed or any(record.active for record in seen.rotations.records.values())
     rotating = rotating or bool(seen.adoption_ahead) or (seen.adoption is not None and seen.adoption.active)
+    rotating = rotating or bool(seen.keys.not_followed) or (keys is not None and keys.active)
     reads = vault.standby_reads(ask=not rotating)
     span = LONGEST_LOOK * random.uniform(_EARLIEST_SHARE, 1.0)  # noqa: S311 - not a secret
     return AtRest(config, vault, seen.mark, reads, clock, moment, span, seen.issuers.by_id)

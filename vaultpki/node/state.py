@@ -42,6 +42,10 @@ _LATER: Final = (
     "postponed",
     "hooked_own",
     "by_hand",
+    "lowest",
+    "lowest_root",
+    "token_life",
+    "not_admitted",
 )
 # Vaultpki 0.1 reads no state without these, and inspects everything where they say nothing.
 _ONCE: Final = {
@@ -137,6 +141,10 @@ class AgentState:
     signings since the last one that was answered, and `postponed` are renewals that came late and wait for their turn.
     `hooked_own` are digests as `hooked`, of what the bundles hold of the cluster's own CAs, where they differ from
     those; `by_hand` are the keys of hooks that wait for a person, since only foreign CAs of their bundles have changed.
+    `lowest` is, by node, the lowest number of its service-account keys that was accepted here, which only grows, and
+    `lowest_root` the pin that these belong to. `token_life` are the flags of the kube-apiserver that runs which decide
+    how long tokens live: `extends` (0 or 1) and `longest` in seconds; empty if they are not known. `not_admitted` is a
+    sentence that kube-apiserver must not run yet, since the record does not admit its key; "" if it may.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -166,6 +174,10 @@ class AgentState:
     postponed: Mapping[str, PostponedRenewal] = field(default_factory=dict)
     hooked_own: Mapping[str, str] = field(default_factory=dict)
     by_hand: tuple[str, ...] = ()
+    lowest: Mapping[str, int] = field(default_factory=dict)
+    lowest_root: str = ""
+    token_life: Mapping[str, int] = field(default_factory=dict)
+    not_admitted: str = ""
 
 
 def kubernetes(state: AgentState) -> dict[str, str]:
@@ -296,6 +308,10 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         postponed={str(name): _postponed(each) for name, each in value.get("postponed", {}).items()},
         hooked_own={str(key): str(digest) for key, digest in value.get("hooked_own", {}).items()},
         by_hand=tuple(map(str, value.get("by_hand", ()))),
+        lowest={str(node): _revision(number) for node, number in value.get("lowest", {}).items()},
+        lowest_root=str(value.get("lowest_root", "")),
+        not_admitted=str(value.get("not_admitted", "")),
+        token_life={str(flag): int(_number(each)) for flag, each in value.get("token_life", {}).items()},
     )
 
 

@@ -13,10 +13,15 @@ from vaultpki.values.pem import of_der
 _SERVER_AUTH = "1.3.6.1.5.5.7.3.1"
 _CLIENT_AUTH = "1.3.6.1.5.5.7.3.2"
 
+# None of TLS, and none at all would mean every usage (RFC 5280 section 4.2.1.12). Below the arc that Microsoft gives to
+# OIDs made of a random GUID, since components in Go read no number of more than 31 bits, as those below 2.25 have.
+_FOR_SERVICE_ACCOUNTS = "1.2.840.113556.1.8000.2554.36053.40850.21179.19567.38580.13369536.15269217"
+
 EKU: Final[Mapping[Usage, frozenset[str]]] = {
     Usage.CLIENT: frozenset({_CLIENT_AUTH}),
     Usage.SERVER: frozenset({_SERVER_AUTH}),
     Usage.BOTH: frozenset({_CLIENT_AUTH, _SERVER_AUTH}),
+    Usage.SIGNING: frozenset({_FOR_SERVICE_ACCOUNTS}),
 }
 """The extended key usages, as dotted OIDs, that make each usage exactly (RFC 5280 section 4.2.1.12)."""
 

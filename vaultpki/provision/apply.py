@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ROOT, all_cas, issuing_cas
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
 from vaultpki.identity import change_notice, outside_signer, reports
 from vaultpki.identity.applied import APPLIED, of_cluster
@@ -36,7 +36,6 @@ from vaultpki.provision.read_back import CaMount
 from vaultpki.records import report_paths
 from vaultpki.records.changes import CHANGES
 from vaultpki.records.followed import digests
-from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Vault
 
@@ -54,7 +53,7 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
 
     Of `where` count the addresses, CA and namespace by which nodes find Vault if cluster.yaml does not say it. Raises
     ForeignObject if an object of others is in the place of ours, SpecError for another layout while nodes take part,
-    and SpecError or StateConflict for what an adoption that is under way needs.
+    and SpecError or StateConflict for what an adoption or a rotation that is under way needs.
     """
     now = datetime.now(UTC)
     seen = observe(cluster, vault, where)
@@ -63,9 +62,10 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     foreign_cas.refuse_unfit(cluster, seen, now)
     refused_changes.refuse_layout(cluster, vault, seen)
     refused_changes.refuse_by_adoption(cluster, vault, seen)
+    refused_changes.refuse_key_type(cluster, seen)
     records = seen.found.rotations
     active = tuple(record for record in records.values() if record.active)
-    waiting = tuple(ca for ca in ISSUING_CAS if ca in seen.facts.waiting)
+    waiting = tuple(ca for ca in issuing_cas(cluster) if ca in seen.facts.waiting)
     todo = replace(plan(seen.wanted, seen.observed), waiting=waiting)
     there = ("mount", cluster.mount("config")) in seen.observed.objects
     return seen, replace(
@@ -87,7 +87,7 @@ def _of_signer(cluster: Cluster, vault: Vault, todo: Plan) -> tuple[Danger, ...]
     if cluster.authority.outside is None:
         return ()
     keys = {change.key for change in todo.changes if change.action == "create"}
-    missing = [ca for ca in ISSUING_CAS if ("issuer", cluster.mount(ca)) in keys or ca in todo.waiting]
+    missing = [ca for ca in issuing_cas(cluster) if ("issuer", cluster.mount(ca)) in keys or ca in todo.waiting]
     outside = cluster.authority.outside
     name = "the root from outside" if outside.by_people else f"signer {outside.mount}/issuer/{outside.issuer}"
     return tuple(Danger(name, why) for why in outside_signer.problems(cluster, vault, missing))
@@ -95,7 +95,7 @@ def _of_signer(cluster: Cluster, vault: Vault, todo: Plan) -> tuple[Danger, ...]
 
 def _lives_above(cluster: Cluster, seen: Observation) -> tuple[CaLife, ...]:
     mounts = seen.found.cas
-    pems = {ca: mounts[mount].pem for ca in (ROOT, *ISSUING_CAS) if (mount := cluster.mount(ca)) in mounts}
+    pems = {ca: mounts[mount].pem for ca in all_cas(cluster) if (mount := cluster.mount(ca)) in mounts}
     shown = mounts[cluster.mount(ROOT)].certificates.values() if ROOT in pems else ()
     return ca_ends.lives_above(cluster, pems, shown)
 
@@ -113,11 +113,11 @@ def _corrected(cluster: Cluster, seen: Observation, todo: Plan) -> tuple[Change,
 
 
 def _digests(cluster: Cluster, seen: Observation) -> dict[str, str]:
-    mounts = {ca: seen.found.cas.get(cluster.mount(ca), CaMount()) for ca in DOMAINS}
+    mounts = {ca: seen.found.cas.get(cluster.mount(ca), CaMount()) for ca in all_cas(cluster)}
     issuers = {ca: mount.issuers for ca, mount in mounts.items()}
     # What others put beside our records is followed by nobody.
     own = {key: fields for key, fields in seen.observed.objects.items() if key in seen.wanted}
-    return digests(cluster, own, seen.found.rotations, issuers, seen.found.adopted)
+    return digests(cluster, own, seen.found.rotations, issuers, seen.found.adopted, seen.found.keys)
 
 
 def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
-from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT, ca_subject, rows
+from vaultpki.certificates import MOST_ISSUERS, ROOT, all_cas, all_rows, ca_subject, issuing_cas
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki import ca_life, chains, foreign_cas
@@ -30,7 +30,7 @@ def of(
     come last.
     """
     ends = []
-    for ca in (ROOT, *ISSUING_CAS):
+    for ca in all_cas(cluster):
         if ca in found:
             facts = found[ca]
             begins = facts.not_after - timedelta(seconds=facts.life)
@@ -51,7 +51,7 @@ def lives_above(cluster: Cluster, pems: Mapping[str, str], shown: Iterable[str])
     `pems` are the certificates of the root and of the issuing CAs by their names, `shown` those on the root's mount.
     Nothing is trusted for it: whoever shows a CA above ours gets a warning at most.
     """
-    issuing = [facts for ca in ISSUING_CAS for facts in _readable(pems.get(ca, ""))]
+    issuing = [facts for ca in issuing_cas(cluster) for facts in _readable(pems.get(ca, ""))]
     known = {facts for pem in shown for facts in _readable(pem)}
     root_name = ca_subject(cluster.name, ROOT)
     mine = {facts for facts in known if named(facts, root_name) or facts in _readable(pems.get(ROOT, ""))}
@@ -66,7 +66,7 @@ def _own_root(cluster: Cluster, facts: CaFacts) -> bool:
 
 def longest_ttl(cluster: Cluster, ca: str) -> int:
     """Return the longest TTL of the leaves below a CA, in seconds."""
-    return max((row.ttl or cluster.ttl for row in rows(cluster) if ca in (ROOT, row.ca)), default=cluster.ttl)
+    return max((row.ttl or cluster.ttl for row in all_rows(cluster) if ca in (ROOT, row.ca)), default=cluster.ttl)
 
 
 def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[CaExpiry, ...]:
@@ -80,11 +80,11 @@ def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[CaExpiry, ...]:
             # Without a default issuer both servers answer 400. `plan` says what is wrong with a mount.
             return ca, ""
 
-    pems = dict(vault.map(one, (ROOT, *ISSUING_CAS)))
+    pems = dict(vault.map(one, all_cas(cluster)))
     read_cas = {ca: read_ca(ca, pem) for ca, pem in pems.items()}
     found = {ca: facts for ca, facts in read_cas.items() if facts is not None}
     root, above = found.get(ROOT), tuple[CaLife, ...]()
-    if any(ca in found for ca in ISSUING_CAS) and (root is None or not _own_root(cluster, root)):
+    if any(ca in found for ca in issuing_cas(cluster)) and (root is None or not _own_root(cluster, root)):
         above = lives_above(cluster, pems, _shown(cluster, vault))
     return of(cluster, found, now, _rotating(cluster, vault), above)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_BACKDATE, ISSUING_CAS, ROOT, ROOT_BACKDATE, ca_subject, rows
+from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, all_cas, all_rows, ca_subject
 from vaultpki.model import Cluster, KeyType
 from vaultpki.provision.plan import Rotation
 from vaultpki.records.rotation import RotationRecord
@@ -84,7 +84,7 @@ def rotations_needed(
         Rotation(
             ca, _differing(cluster, ca, found, known.get(ca)), found[ca].not_after, _refused(cluster, ca, found[ca])
         )
-        for ca in (ROOT, *ISSUING_CAS)
+        for ca in all_cas(cluster)
         if ca in found and ca not in active
         # The end of a root from outside is not ours to choose.
         if ca != ROOT or cluster.authority.outside is None
@@ -101,7 +101,7 @@ def requested_ttl(cluster: Cluster, ca: str) -> int:
 
 
 def _refused(cluster: Cluster, ca: str, facts: CaFacts) -> tuple[str, ...]:
-    ours = (row for row in rows(cluster) if row.ca == ca)
+    ours = (row for row in all_rows(cluster) if row.ca == ca)
     return tuple(row.name for row in ours if (row.ttl or cluster.ttl) >= facts.life)
 
 

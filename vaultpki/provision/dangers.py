@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT, ca_subject
+from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT, ca_subject, issuing_cas
 from vaultpki.errors import BadAnswer, Denied
 from vaultpki.identity import reports
 from vaultpki.model import Cluster, Node, NodeRole
@@ -105,7 +105,7 @@ def _all_read(pems: Mapping[str, str]) -> dict[str, Facts]:
 def _lower(cluster: Cluster, cas: Mapping[str, CaMount], anchor: Facts, now: datetime) -> dict[str, list[Facts]]:
     """Return what needs a way up, by its name: the issuing CAs in date, and an anchor that is below a root."""
     found: dict[str, list[Facts]] = {}
-    for ca in ISSUING_CAS:
+    for ca in issuing_cas(cluster):
         shown = _all_read(cas.get(cluster.mount(ca), CaMount()).certificates).values()
         found[ca] = [facts for facts in shown if trust.no_signer(facts) is None and trust.in_date(facts, now)]
     if not trust.self_signed(anchor):

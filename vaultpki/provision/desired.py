@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ROOT, ca_subject, pool_role, resolve, rows, stored
+from vaultpki.certificates import (
+    LEAF_BACKDATE,
+    ROOT,
+    all_cas,
+    all_rows,
+    ca_subject,
+    issuing_cas,
+    pool_role,
+    resolve,
+    stored,
+)
 from vaultpki.identity import access, imported
 from vaultpki.identity.access import CertificatesByHolder, auth_mounts, jwt_roles, node_certificates
 from vaultpki.layout import own_server
 from vaultpki.model import NODE, Certificate, Cluster, Node, Pool, Row
+from vaultpki.pki.facts import EKU
 from vaultpki.records import above, published
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
 from vaultpki.rotation.states import CUT_SHORT, FULL, READ_ONLY, number
@@ -42,7 +53,7 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
     wanted: dict[Key, Fields] = {}
     holders: tuple[Node | Pool, ...] = (*cluster.nodes, *cluster.pools)
     certificates = {who: node_certificates(cluster, who) for who in holders}
-    for ca in (ROOT, *ISSUING_CAS):
+    for ca in all_cas(cluster):
         wanted["mount", cluster.mount(ca)] = _pki_mount(cluster, ca, facts)
     for ca in sorted(facts.imported):
         wanted["mount", imported.mount(cluster, ca)] = imported_mount()
@@ -54,7 +65,7 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
             "token_type": "default-service",
             **(access.approle_mount(certificates) if kind == "approle" else {}),
         }
-    for ca in (ROOT, *ISSUING_CAS):
+    for ca in all_cas(cluster):
         if ca in facts.waiting:
             wanted["key", cluster.mount(ca)] = _waiting_key(cluster, ca)
         else:
@@ -94,7 +105,7 @@ def _pki_mount(cluster: Cluster, ca: str, facts: ServerFacts) -> Fields:
         # Nothing is ever signed there.
         return {"type": "pki"}
     root = facts.ca_lives.get(ROOT, cluster.authority.root_ttl)
-    issuing = {each: facts.ca_lives.get(each, cluster.authority.issuing_ttl) for each in ISSUING_CAS}
+    issuing = {each: facts.ca_lives.get(each, cluster.authority.issuing_ttl) for each in issuing_cas(cluster)}
     if ca == ROOT:
         return {"type": "pki", "default_ttl": min(root, max(issuing.values())), "max_ttl": root}
     return {"type": "pki", "default_ttl": min(cluster.ttl, issuing[ca]), "max_ttl": issuing[ca]}
@@ -173,7 +184,7 @@ def _engine_config(cluster: Cluster, ca: str, facts: ServerFacts) -> dict[str, F
 
 def _roles(cluster: Cluster, facts: ServerFacts) -> dict[str, Fields]:
     made: dict[str, Fields] = {}
-    for row in rows(cluster):
+    for row in all_rows(cluster):
         pools = [pool for pool in cluster.pools if row.node_roles & pool.roles]
         shared = [pool for pool in pools if pool_role(row, pool) == row.name]
         mounts = ["listed", *sorted({pool.auth_mount for pool in shared})]
@@ -191,8 +202,13 @@ def _roles(cluster: Cluster, facts: ServerFacts) -> dict[str, Fields]:
 
 
 def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], facts: ServerFacts) -> Fields:
-    sample = resolve(row, cluster, pool or Pool("any", row.node_roles, "*"))
-    names = dict.fromkeys((sample.subject.common_name, *sample.subject.dns))
+    anyone = pool or Pool("any", row.node_roles, "*")
+    sample = resolve(row, cluster, anyone)
+    # Which of the numbers are a node's own, its policy says.
+    own_numbers = {n for node in cluster.nodes if row.node_roles & node.roles for n in facts.numbers_of(node.name)}
+    numbers = [1] if row.usage.tls or not own_numbers else sorted(own_numbers)
+    common_names = (resolve(row, cluster, anyone, number).subject.common_name for number in numbers)
+    names = dict.fromkeys((*common_names, *sample.subject.dns))
     own = [f"{{{{identity.entity.aliases.{facts.accessor(mount)}.{_ALIAS_OF[mount]}}}}}" for mount in mounts]
     domains = [name.replace(NODE, who) for name in names for who in (own if NODE in name else [""])]
     fields: Fields = {
@@ -200,7 +216,7 @@ def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], fact
         "code_signing_flag": False,
         "email_protection_flag": False,
         "ext_key_usage": [],
-        "ext_key_usage_oids": [],
+        "ext_key_usage_oids": [] if row.usage.tls else sorted(EKU[row.usage]),
         "allowed_domains": domains,
         "allowed_domains_template": any(NODE in name for name in names),
         "allow_bare_domains": True,
@@ -266,5 +282,6 @@ def _records(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByH
             facts.role_ids.get(node.name, UNKNOWN),
             cluster.layout,
             own_server(cluster, node),
+            next(iter(access.signing_certificates(cluster, node)), None),
         )
     return made

@@ -8,14 +8,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki import readers
-from vaultpki.certificates import ISSUING_CAS, ca_subject
+from vaultpki.certificates import ISSUING_CAS, all_cas, ca_subject
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki import foreign_cas
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import named, named_by_owner
 from vaultpki.provision.plan import Change
 from vaultpki.records.foreign_cas import FIELD
-from vaultpki.records.rotation import DOMAINS
 from vaultpki.redact import escaped
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def _own(cluster: Cluster, seen: Observation) -> Iterator[Facts]:
     # A CA above the cluster's would let every CA below it into that bundle.
     yield from (facts for pem in (outside.certificates if outside is not None else ()) for facts in _readable(pem))
     is_own = named if outside is None else named_by_owner
-    for ca in DOMAINS:
+    for ca in all_cas(cluster):
         mount = seen.found.cas.get(cluster.mount(ca))
         for pem in (mount.pem, *mount.certificates.values()) if mount is not None else ():
             # What else is on a mount may well be a foreign CA that somebody imported there.

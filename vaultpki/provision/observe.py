@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
+from vaultpki.certificates import ROOT, all_cas, ca_subject, issuing_cas
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
 from vaultpki.identity import anchor, imported, root_in_force
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
@@ -25,8 +25,8 @@ from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
 from vaultpki.records import above
 from vaultpki.records.adoption import OLD_CAS
 from vaultpki.records.paths import LEAVING, is_record
-from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
+from vaultpki.token_keys.numbers import key_numbers
 from vaultpki.values import pem
 from vaultpki.vault import HEALTH, Capabilities, Json, Vault, member
 
@@ -90,7 +90,9 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     if store in objects:
         # A store of version 1 has none of these, and gets them with its upgrade.
         objects[store] = {**objects[store], **STORE_OPTIONS, **found.store_options}
-    read = {ca: read_ca(ca, found.cas[mount].pem) for ca in DOMAINS if (mount := cluster.mount(ca)) in found.cas}
+    read = {
+        ca: read_ca(ca, found.cas[mount].pem) for ca in all_cas(cluster) if (mount := cluster.mount(ca)) in found.cas
+    }
     cas = {ca: ca_facts for ca, ca_facts in read.items() if ca_facts is not None}
     maxima = {ca: objects["mount", cluster.mount(ca)].get("max_ttl") or 0 for ca in cas}
     made = lives(cluster, cas, maxima)
@@ -161,8 +163,8 @@ def _waiting(cluster: Cluster, found: ServerObjects) -> frozenset[str]:
     outside = cluster.authority.outside
     if outside is None or not outside.by_people:
         return frozenset()
-    there = {ca for ca in ISSUING_CAS if found.cas.get(cluster.mount(ca), CaMount()).issuer}
-    return frozenset(ISSUING_CAS) - there - found.rotations.keys()
+    there = {ca for ca in issuing_cas(cluster) if found.cas.get(cluster.mount(ca), CaMount()).issuer}
+    return frozenset(issuing_cas(cluster)) - there - found.rotations.keys()
 
 
 def _add_outside(cluster: Cluster, found: ServerObjects, facts: ServerFacts, objects: dict[Key, Fields]) -> None:
@@ -236,7 +238,7 @@ def _lost(cluster: Cluster, found: ServerObjects, foreign: Collection[str]) -> d
     `foreign` are the names of issuers that are not a CA of ours.
     """
     dangers = {}
-    for ca in ISSUING_CAS:
+    for ca in issuing_cas(cluster):
         mount, record = cluster.mount(ca), found.rotations.get(ca)
         there = found.cas.get(mount, CaMount())
         if record is not None and mount in found.cas and not there.issuer:
@@ -296,6 +298,7 @@ def _facts(
         root_sha256=x509.fingerprint(root.encode()) if root else UNKNOWN,
         role_ids=_role_ids(cluster, vault, found),
         rotations=found.rotations,
+        key_numbers=key_numbers(cluster, found.keys, found.objects),
         openbao=capabilities.openbao,
     )
 
@@ -373,7 +376,7 @@ def _neighbours(cluster: Cluster, found: Json) -> frozenset[str]:
 
 
 def _mounts(cluster: Cluster, found: Json) -> dict[Key, Fields]:
-    ours = {cluster.mount(ca): "pki" for ca in DOMAINS} | {cluster.mount("config"): "kv"}
+    ours = {cluster.mount(ca): "pki" for ca in all_cas(cluster)} | {cluster.mount("config"): "kv"}
     # Made by `ca import --key`; where something else has such a path, there is no imported CA.
     former = [imported.mount(cluster, ca) for ca in OLD_CAS]
     ours |= {path: "pki" for path in former if found.get(f"{path}/", {}).get("description") == marker(cluster)}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from vaultpki.certificates import all_cas
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster
 from vaultpki.pki import ca_life
@@ -15,7 +16,7 @@ from vaultpki.provision.desired import CHAIN, ENGINE_CONFIG
 from vaultpki.records.changes import CHANGES, Changes
 from vaultpki.records.changes import to_json as changes_to_json
 from vaultpki.records.followed import is_followed
-from vaultpki.records.rotation import DOMAINS, RotationRecord
+from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key
 from vaultpki.redact import stamp
 from vaultpki.values.durations import parse_duration
@@ -195,7 +196,7 @@ def followed(cluster: Cluster, change: Change) -> bool:
     Of an issuer that exists they follow whether it is the default, and none of its settings.
     """
     if change.kind == "mount":
-        return change.action != "update" and change.name in {*map(cluster.mount, DOMAINS)}
+        return change.action != "update" and change.name in {*map(cluster.mount, all_cas(cluster))}
     if change.kind == "issuer":
         return change.action != "update" or bool({"default", CHAIN} & change.fields.keys())
     return is_followed(cluster, change.key)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT
+from vaultpki.certificates import MOST_ISSUERS, ROOT, all_cas
 from vaultpki.identity import change_notice, imported
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.adoption_record import read_adoption
@@ -18,13 +18,14 @@ from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
-from vaultpki.provision.rotation_records import existing
+from vaultpki.provision.rotation_records import existing, read_key_record
 from vaultpki.records import above
 from vaultpki.records.adoption import OLD_CAS, AdoptionRecord
 from vaultpki.records.changes import CHANGES
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.records.server_facts import Fields, Key
+from vaultpki.records.service_account import KeyRecord
 from vaultpki.vault import Answer, Json, Request, Vault, check_named, text
 
 # Records that the plan does not cover, or that are listed folder by folder.
@@ -73,7 +74,8 @@ class ServerObjects:
     `store_options` are those of the KV store. `cas` are by mount, `role_ids` those of the AppRoles on the listed mount
     by name. `pooled` are the AppRoles of the pooled mount, `orphans` those among them that belong to no pool. `leaving`
     are the nodes with an unfinished end. `rotations` are the records of CAs by domain, of those that have one. `notice`
-    is the record that agents poll, and `adopted` that of an adoption, None if there is none.
+    is the record that agents poll. `adopted` is the record of an adoption and `keys` that of service-account keys;
+    None if there is none.
     """
 
     objects: dict[Key, Fields]
@@ -87,6 +89,7 @@ class ServerObjects:
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
     notice: StoredChanges = field(default_factory=StoredChanges)
     adopted: AdoptionRecord | None = None
+    keys: KeyRecord | None = None
 
 
 def read_back(
@@ -94,7 +97,7 @@ def read_back(
 ) -> ServerObjects:
     """Read what is on these mounts and auth mounts (of which `auths` has the last parts), and these policies."""
     store, prefix, kv = cluster.mount("config"), cluster.prefix, vault.api.secrets.kv.v2
-    cas = [mount for mount in map(cluster.mount, (ROOT, *ISSUING_CAS)) if mount in mounts]
+    cas = [mount for mount in map(cluster.mount, all_cas(cluster)) if mount in mounts]
     former = [mount for ca in OLD_CAS if (mount := imported.mount(cluster, ca)) in mounts]
     requests = _lists(cluster, vault, cas, auths, store=store in mounts)
     requests += [vault.prepare.secrets.pki.list_roles(mount_point=mount) for mount in former]
@@ -126,6 +129,7 @@ def read_back(
     rotated = f"{ROTATION_FOLDER}/" in names(f"{store}/metadata")
     rotations = existing(cluster, vault) if rotated else {}
     adopted = read_adoption(cluster, vault).record if rotated else None
+    keys_record = read_key_record(cluster, vault).record if rotated and cluster.service_account_keys else None
     own = {mount: rotations.get(mount.rpartition("/")[2]) for mount in cas}
     read = vault.prepare.secrets.pki.read_issuer
     refs = [(mount, ref) for mount in cas for ref in _issuers(mount, answers, own[mount])[1].values() if ref]
@@ -146,6 +150,7 @@ def read_back(
         rotations,
         change_notice.stored(cluster, answers[notice].data if notice in answers else {}),
         adopted,
+        keys_record,
     )
 
 

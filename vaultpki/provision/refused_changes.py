@@ -1,7 +1,8 @@
-"""Refuses changes that nodes which take part could not follow: of the layout, and of what an adoption needs."""
+"""Refuses changes that nodes which take part could not follow: layout, type of token keys, what an adoption needs."""
 
 from __future__ import annotations
 
+from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.errors import SpecError, StateConflict
 from vaultpki.identity import nodes, reports
 from vaultpki.identity.access import fits_pattern
@@ -12,7 +13,10 @@ from vaultpki.places import Layout
 from vaultpki.provision.impact import named
 from vaultpki.provision.observe import Observation
 from vaultpki.records.adoption import OLD_CAS, RECORD, AdoptionRecord, AdoptionState
+from vaultpki.records.rotation import Method
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import first_few, printable
+from vaultpki.token_keys import numbers
 from vaultpki.vault import Vault
 
 
@@ -44,12 +48,19 @@ def refuse_layout(cluster: Cluster, vault: Vault, seen: Observation) -> None:
 def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> None:
     """Raise SpecError if cluster.yaml lacks an old CA of an adoption, StateConflict if it lacks a node that takes part.
 
-    A node is lacking too whose pool is, or whose name fits it no more. In prepared nodes may leave,
-    since nothing that a component reads has changed there. A locked one is gone for good.
+    Or if it asks for service-account keys: the agents of machines would put theirs in the place of kubeadm's.
+
+    A node is lacking too whose pool is, or whose name fits it no more. In prepared nodes may leave, since nothing that
+    a component reads has changed there. A locked one is gone for good.
     """
     record = seen.found.adopted
     if record is None or not record.active:
         return
+    if cluster.service_account_keys:
+        raise StateConflict(
+            f"{cluster.file}: service_account_keys: {cluster.name} is being taken over ({record.state.value}), and "
+            "sa.key stays kubeadm's until that is done: take this line out, and write it again then"
+        )
     refuse_missing_cas(cluster, record)
     if record.state is AdoptionState.PREPARED:
         return
@@ -88,6 +99,28 @@ def adopted_domains(cluster: Cluster) -> tuple[str, ...]:
     etcd = any(NodeRole.ETCD in node.roles for node in cluster.nodes)
     etcd = etcd or any(each.ca == "etcd" for each in cluster.authority.also_trust)
     return tuple(domain for domain in OLD_CAS if domain != "etcd" or etcd)
+
+
+def refuse_key_type(cluster: Cluster, seen: Observation) -> None:
+    """Raise StateConflict if keys that must be certified again are of another type than Vault would take from now on.
+
+    Their CA is being replaced, or a rotation takes over the one that nodes share; neither could go on, nor back.
+    """
+    key = ("role", f"{cluster.mount(SERVICE_ACCOUNT)}/{SERVICE_ACCOUNT}")
+    before, wanted = seen.observed.objects.get(key), seen.wanted.get(key)
+    record, keys = seen.found.rotations.get(SERVICE_ACCOUNT), seen.found.keys
+    replaced = record is not None and record.active and record.method is Method.NEW_KEY
+    taken_over = keys is not None and keys.active and bool(keys.shared)
+    if before is None or wanted is None or not (replaced or taken_over):
+        return
+    if all(before.get(name) == wanted.get(name) for name in ("key_type", "key_bits")):
+        return
+    if other := numbers.other_types(cluster, keys):
+        what = f"the CA {SERVICE_ACCOUNT} is" if replaced else f"{SERVICE_ACCOUNT_KEYS} are"
+        raise StateConflict(
+            f"{cluster.file}: certificates.{SERVICE_ACCOUNT}.key: {what} being rotated, and Vault has to certify the "
+            f"key of {first_few(sorted(other))} again, which is {min(other.values())}: put that back until it is done"
+        )
 
 
 def refuse_missing_cas(cluster: Cluster, record: AdoptionRecord) -> None:

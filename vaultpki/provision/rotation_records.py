@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vaultpki.errors import ChangedMeanwhile, Denied, Refused, SpecError
+from vaultpki.certificates import all_cas
+from vaultpki.errors import ChangedMeanwhile, Denied, Refused, SpecError, StateConflict
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records import rotation as rotation_record
-from vaultpki.records.rotation import DOMAINS, ROTATION_FOLDER, RotationRecord
-from vaultpki.vault import Vault, member
+from vaultpki.records import service_account
+from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
+from vaultpki.records.service_account import KEYS_RECORD, SERVICE_ACCOUNT_KEYS, KeyRecord
+from vaultpki.vault import Json, Vault, member
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,14 @@ class StoredRecord:
     version: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class StoredKeyRecord:
+    """The record of service-account keys, None if there is none, and its version, as in StoredRecord."""
+
+    record: KeyRecord | None
+    version: int = 0
+
+
 def record_path(domain: str) -> str:
     """Return the path of a domain's record in the config store."""
     return f"{ROTATION_FOLDER}/{domain}"
@@ -28,7 +39,8 @@ def record_path(domain: str) -> str:
 
 def read_records(cluster: Cluster, vault: Vault) -> dict[str, StoredRecord]:
     """Return the records of all domains. Raises SpecError for one that no vaultpki wrote."""
-    return {each.domain: each for each in vault.map(lambda domain: read_record(cluster, vault, domain), DOMAINS)}
+    found = vault.map(lambda domain: read_record(cluster, vault, domain), all_cas(cluster))
+    return {each.domain: each for each in found}
 
 
 def existing(cluster: Cluster, vault: Vault) -> dict[str, RotationRecord]:
@@ -57,6 +69,36 @@ def read_record(cluster: Cluster, vault: Vault, domain: str) -> StoredRecord:
     return StoredRecord(domain, record, version if type(version) is int else 0)
 
 
+def read_key_record(cluster: Cluster, vault: Vault) -> StoredKeyRecord:
+    """Return the record of service-account keys. Raises SpecError if no vaultpki wrote it."""
+    store = cluster.mount("config")
+    kv = vault.api.secrets.kv.v2
+    data = kv.read_secret(KEYS_RECORD, mount_point=store, raise_on_deleted_version=False).data
+    version = member(data, "metadata").get("version", 0)
+    found = data.get("data")
+    record = None if found is None else service_account.read(found, where=f"{store}/{KEYS_RECORD}")
+    return StoredKeyRecord(record, version if type(version) is int else 0)
+
+
+def write_key_record(cluster: Cluster, vault: Vault, record: KeyRecord, version: int) -> StoredKeyRecord:
+    """Write the record over the version of the KV store that was read; raise Refused if somebody wrote meanwhile."""
+    if record.revision >= rotation_record.BEYOND:
+        raise SpecError(
+            "the record of service-account keys has the highest revision that there is, which no vaultpki wrote: find "
+            f"out who did, and delete it (`bao kv metadata delete -mount={cluster.mount('config')} {KEYS_RECORD}`)"
+        )
+    value = service_account.to_json(record)
+    try:
+        # What cannot be read stops every node and command; a number that somebody forged leads there.
+        service_account.read(value, where=f"{cluster.mount('config')}/{KEYS_RECORD}")
+    except SpecError as error:
+        raise StateConflict(
+            f"the next record of service-account keys could not be read by anybody, so it was not written: {error}"
+        ) from None
+    _write(cluster, vault, KEYS_RECORD, value, version, SERVICE_ACCOUNT_KEYS)
+    return StoredKeyRecord(record, version + 1)
+
+
 def _read(cluster: Cluster, found: object, domain: str) -> RotationRecord:
     store, path = cluster.mount("config"), record_path(domain)
     try:
@@ -80,17 +122,20 @@ def write_record(cluster: Cluster, vault: Vault, record: RotationRecord, version
             f"the record of {record.domain} has the highest revision that there is, which no vaultpki wrote: find out "
             f"who did, and run `vaultpki ca recover {record.domain} -f {cluster.file}`"
         )
+    _write(cluster, vault, record_path(record.domain), rotation_record.to_json(record), version, record.domain)
+    return StoredRecord(record.domain, record, version + 1)
+
+
+def _write(cluster: Cluster, vault: Vault, path: str, value: Json, version: int, domain: str) -> None:
     # Once: a second try of a write that was done could not be told from another operator's.
     kv, store = vault.sending(once=True).api.secrets.kv.v2, cluster.mount("config")
-    value = rotation_record.to_json(record)
     try:
-        kv.create_or_update_secret(record_path(record.domain), value, cas=version, mount_point=store)
+        kv.create_or_update_secret(path, value, cas=version, mount_point=store)
     except Refused as error:
         # Both servers answer 400 when the version has changed.
         if not any("check-and-set" in reason for reason in error.reasons):
             raise
-        raise other_operator(cluster, record.domain) from None
-    return StoredRecord(record.domain, record, version + 1)
+        raise other_operator(cluster, domain) from None
 
 
 def other_operator(cluster: Cluster, domain: str) -> ChangedMeanwhile:

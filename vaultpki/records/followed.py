@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vaultpki.model import Cluster
-from vaultpki.records import adoption, changes, rotation
+from vaultpki.records import adoption, changes, rotation, service_account
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.paths import is_record, record_name
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.server_facts import Fields, Key
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, KeyRecord
 
 _FOLDERS: Final = ("nodes/", "pools/")
 # A lock changes the one, the end of the root's rotation the other; every plan compares both by themselves.
@@ -32,23 +33,27 @@ def digests(
     rotations: Mapping[str, RotationRecord],
     issuers: Mapping[str, Mapping[str, bool]],
     adopted: AdoptionRecord | None = None,
+    keys: KeyRecord | None = None,
 ) -> dict[str, str]:
     """Return the digests of all parts; the last arguments are those of `of_rotation`."""
-    return {"records": _of_records(cluster, objects), **of_rotation(rotations, issuers, adopted)}
+    return {"records": _of_records(cluster, objects), **of_rotation(rotations, issuers, adopted, keys)}
 
 
 def of_rotation(
     rotations: Mapping[str, RotationRecord],
     issuers: Mapping[str, Mapping[str, bool]],
     adopted: AdoptionRecord | None = None,
+    keys: KeyRecord | None = None,
 ) -> dict[str, str]:
     """Return the digests of the parts that a rotation, or an adoption, changes.
 
     `rotations` are the records of CAs by domain, of those that have one, and `issuers` the ids of each CA's issuers,
-    with whether it is the default. `adopted` is the record of an adoption, None if there is none.
+    with whether it is the default. `adopted` is the record of an adoption and `keys` that of service-account keys; None
+    if there is none.
     """
     records = [(domain, rotation.to_json(record)) for domain, record in rotations.items()]
     records += [(adoption.NAME, adoption.to_json(adopted))] if adopted is not None else []
+    records += [(SERVICE_ACCOUNT_KEYS, service_account.to_json(keys))] if keys is not None else []
     return {
         "rotations": changes.digest(records),
         "issuers": changes.digest((ca, dict(shown)) for ca, shown in issuers.items()),

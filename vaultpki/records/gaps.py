@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from vaultpki.records.node_report import NodeReport, Seen
-from vaultpki.records.rotation import DOMAINS, MOST_AHEAD
+from vaultpki.records.rotation import EVERY_DOMAIN, MOST_AHEAD
 
 SERVER_BEHIND = "server-behind"
 """The name of a gap: the node has read a newer record than the server has."""
@@ -39,7 +39,7 @@ def gaps(
 
     `revisions` are those of the server's records now, where there are any. Without them it is what the node has found.
     """
-    for domain in DOMAINS:
+    for domain in EVERY_DOMAIN:
         if domain not in seen:
             continue
         highest, now = seen[domain].highest, seen[domain].revision

@@ -12,11 +12,13 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from vaultpki import kubernetes_versions
+from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.readers import READERS
 from vaultpki.records import adoption_report
 from vaultpki.records.adoption_report import AdoptionReport
 from vaultpki.records.changes import LONGEST_LOOK
-from vaultpki.records.rotation import BEYOND, DOMAINS
+from vaultpki.records.rotation import BEYOND, EVERY_DOMAIN
+from vaultpki.records.service_account import MOST_IN_UNION
 from vaultpki.redact import moment, printable, stamp
 from vaultpki.values import names
 
@@ -31,6 +33,13 @@ _LONGEST_POLL: Final = 86400
 _MOST_LOST: Final = 20
 # The current secret id, and the one before until it is destroyed.
 _MOST_IN_USE: Final = 2
+
+# The key in use, the next one, and what an attempt before left.
+_MOST_KEYS: Final = 4
+_LONGEST_PEM: Final = 8192
+# Seconds: the most that kube-apiserver grants (kubernetes pkg/apis/authentication/validation).
+_LONGEST_LIFE: Final = 1 << 32
+_KEY_NUMBER: Final = re.compile(r"[1-9][0-9]{0,7}")
 
 _COMPONENTS: Final = frozenset(each.component for each in READERS)
 
@@ -87,6 +96,45 @@ class ReaderReport:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenKeysReport:
+    """The service-account keys of a control-plane node, and what its kube-apiserver has of them in memory.
+
+    `own` are the certificates of the node's own keys, as PEM by number. `union` are the SHA-256 of the certificates in
+    `sa.pub`, and `signing` is that of the node's own certificate whose key is `sa.key`; "" if there is none.
+    `installed` is since when both files are as they are. `loaded_union` and `loaded_signing` are the same of the files
+    with which kube-apiserver was started; empty if that is not known. `reader` says when it was, and whether it runs
+    and is healthy. `seen` are the revisions of the record of these keys, 0 for none.
+
+    `extends` and `longest` are how long tokens live by the flags with which kube-apiserver was started:
+    `--service-account-extend-token-expiration`, and `--service-account-max-token-expiration` in seconds, 0 if it is not
+    set. None if they are not known. `shared` is the SHA-256 in hex of the public key (its SubjectPublicKeyInfo in DER)
+    of an `sa.key` that this agent has not made; "" if there is none. `shared_key` is the type of that key, "" if it is
+    none of ours. `admitted` is False where the node has read that
+    its kube-apiserver must not run yet.
+    """
+
+    seen: Seen
+    own: Mapping[int, str] = field(default_factory=dict)
+    union: frozenset[str] = frozenset()
+    signing: str = ""
+    installed: datetime | None = None
+    loaded_union: frozenset[str] = frozenset()
+    loaded_signing: str = ""
+    reader: ReaderReport = field(default_factory=lambda: ReaderReport(None))
+    extends: bool | None = None
+    longest: int | None = None
+    shared: str = ""
+    admitted: bool = True
+    shared_key: str = ""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether a kube-apiserver that runs and is healthy was started with the files that are on the disk."""
+        same = self.loaded_union == self.union and self.loaded_signing == self.signing
+        return self.reader.sound and bool(self.union) and bool(self.signing) and same
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """The revision of a rotation record that a pass read, and the highest that the node has ever read."""
 
@@ -116,7 +164,8 @@ class NodeReport:
     those that the agent cannot see, and empty in reports of earlier versions. `foreign` are the SHA-256 of the foreign
     CAs in the bundles, by CA; `bundles` do not have those. `foreign_ignored` are those of the ones that the cluster's
     record offers and the node does not take. `by_hand` are those of `owed` that wait for a person. `adoption` is what
-    the node says of the adoption of its machine; None if the machine is not taken over.
+    the node says of the adoption of its machine; None if the machine is not taken over. `token_keys` are the
+    service-account keys of a control-plane node; None where a node has none of its own.
     """
 
     time: datetime
@@ -143,6 +192,7 @@ class NodeReport:
     by_hand: tuple[str, ...] = ()
     written_pins: tuple[str, ...] = ()
     adoption: AdoptionReport | None = None
+    token_keys: TokenKeysReport | None = None
 
     @property
     def next_within(self) -> int:
@@ -179,6 +229,26 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         **({"by_hand": list(report.by_hand)} if report.by_hand else {}),
         **({"written_pins": list(report.written_pins)} if report.written_pins else {}),
         **({"adoption": adoption_report.to_json(report.adoption)} if report.adoption is not None else {}),
+        **({"token_keys": _token_keys_to_json(report.token_keys)} if report.token_keys else {}),
+    }
+
+
+def _token_keys_to_json(keys: TokenKeysReport) -> dict[str, Any]:
+    return {
+        "revision": keys.seen.revision,
+        "highest": keys.seen.highest,
+        "own": {str(number): pem for number, pem in keys.own.items()},
+        "union": sorted(keys.union),
+        "signing": keys.signing,
+        "installed": stamp(keys.installed) if keys.installed else None,
+        "loaded_union": sorted(keys.loaded_union),
+        "loaded_signing": keys.loaded_signing,
+        "kube_apiserver": {each.name: _value(getattr(keys.reader, each.name)) for each in fields(keys.reader)},
+        **({"extends": keys.extends} if keys.extends is not None else {}),
+        **({"longest": keys.longest} if keys.longest is not None else {}),
+        **({"shared": keys.shared} if keys.shared else {}),
+        **({} if keys.admitted else {"admitted": False}),
+        **({"shared_key": keys.shared_key} if keys.shared_key else {}),
     }
 
 
@@ -209,9 +279,11 @@ def read(value: object) -> NodeReport | None:
     return NodeReport(
         time=when,
         agent=_text(report.get("agent")),
-        seen={domain: seen for domain, seen in _each(report.get("rotation"), _read_revisions) if domain in DOMAINS},
+        seen={
+            domain: seen for domain, seen in _each(report.get("rotation"), _read_revisions) if domain in EVERY_DOMAIN
+        },
         certificates=dict(_each(report.get("certificates"), _certificate)),
-        bundles={ca: one for ca, one in _each(report.get("bundles"), _bundle) if ca in DOMAINS},
+        bundles={ca: one for ca, one in _each(report.get("bundles"), _bundle) if ca in EVERY_DOMAIN},
         readers=dict(_each(report.get("readers"), _reader)),
         owed=_texts(hooks.get("owed")),
         waiting=_texts(hooks.get("waiting")),
@@ -225,7 +297,7 @@ def read(value: object) -> NodeReport | None:
         not_followed={
             domain: revision
             for domain, number in _mapping(report.get("not_followed")).items()
-            if domain in DOMAINS and (revision := _number(number, BEYOND - 1))
+            if domain in EVERY_DOMAIN and (revision := _number(number, BEYOND - 1))
         },
         lost=_number(report.get("lost_credentials"), _MOST_LOST),
         in_use=_in_use(report.get("credentials_in_use")),
@@ -239,16 +311,19 @@ def read(value: object) -> NodeReport | None:
         by_hand=_texts(report.get("by_hand")),
         written_pins=_hashes(report.get("written_pins")),
         adoption=adoption_report.read(report.get("adoption")),
+        token_keys=_token_keys(report.get("token_keys")),
     )
 
 
 def with_own_rows_only(report: NodeReport, rows: Mapping[str, str]) -> NodeReport:
     """Return the report with those certificates alone that the node may hold; `rows` are its rows and their CAs.
 
-    A node may write any name, such as that of another node's certificate, and any CA.
+    A node may write any name, such as that of another node's certificate, and any CA. Token keys count only for a node
+    that has the row of those.
     """
     kept = {name: one for name, one in report.certificates.items() if rows.get(name) == one.ca}
-    return replace(report, certificates=kept)
+    token_keys = report.token_keys if SERVICE_ACCOUNT in rows else None
+    return replace(report, certificates=kept, token_keys=token_keys)
 
 
 def last_expiry(report: NodeReport) -> datetime | None:
@@ -310,8 +385,37 @@ def _reader(entry: Mapping[str, Any]) -> ReaderReport | None:
     )
 
 
+def _token_keys(value: object) -> TokenKeysReport | None:
+    entry = _mapping(value)
+    seen, reader = _read_revisions(entry), _reader(_mapping(entry.get("kube_apiserver")))
+    if seen is None or reader is None:
+        return None
+    own = {
+        int(number): pem
+        for number, pem in list(_mapping(entry.get("own")).items())[:_MOST_KEYS]
+        if isinstance(number, str) and _KEY_NUMBER.fullmatch(number)
+        if isinstance(pem, str) and len(pem) <= _LONGEST_PEM
+    }
+    signing, loaded = entry.get("signing"), entry.get("loaded_signing")
+    return TokenKeysReport(
+        seen,
+        own,
+        frozenset(_hashes(entry.get("union"), MOST_IN_UNION)),
+        next(iter(_hashes([signing])), ""),
+        moment(entry.get("installed")),
+        frozenset(_hashes(entry.get("loaded_union"), MOST_IN_UNION)),
+        next(iter(_hashes([loaded])), ""),
+        reader,
+        extends if isinstance(extends := entry.get("extends"), bool) else None,
+        longest if type(longest := entry.get("longest")) is int and 0 <= longest <= _LONGEST_LIFE else None,
+        next(iter(_hashes([entry.get("shared")])), ""),
+        entry.get("admitted") is not False,
+        _text(entry.get("shared_key")),
+    )
+
+
 def _hashes_by_ca(value: object) -> dict[str, frozenset[str]]:
-    found = {ca: frozenset(_hashes(_mapping(value).get(ca))) for ca in DOMAINS}
+    found = {ca: frozenset(_hashes(_mapping(value).get(ca))) for ca in EVERY_DOMAIN}
     return {ca: each for ca, each in found.items() if each}
 
 
@@ -342,6 +446,6 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(_text(entry) for entry in entries if isinstance(entry, str))
 
 
-def _hashes(value: object) -> tuple[str, ...]:
-    entries = value[:_MOST_ENTRIES] if isinstance(value, list) else []
+def _hashes(value: object, most: int = _MOST_ENTRIES) -> tuple[str, ...]:
+    entries = value[:most] if isinstance(value, list) else []
     return tuple(entry for entry in entries if isinstance(entry, str) and _SHA256.fullmatch(entry))

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_CAS, in_layout
+from vaultpki.certificates import ISSUING_CAS, SERVICE_ACCOUNT, in_layout
 from vaultpki.errors import SpecError
 from vaultpki.model import (
     NODE,
+    NUMBER,
     VERSION,
     Certificate,
     Cluster,
@@ -52,6 +53,7 @@ MOST_CERTIFICATES: Final = 40
 # The name of a certificate, or of a certificate and a pool (`certificates.pool_role`).
 _ROLE = re.compile(rf"{names.LABEL_PATTERN}(?:-{names.LABEL_PATTERN})?")
 _MOST_SECONDS = 100 * 365 * 86400 - 1
+_KEY_FIELD: Final = "service_account"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +102,17 @@ def node_record(
     role_id: str,
     layout: Layout = Layout.DOCUMENT,
     server: str | None = None,
+    token_key: Certificate | None = None,
 ) -> Json:
     """Return the record `nodes/NODE`. Written before the AppRole, it proves by `role_id` that the AppRole is ours.
 
-    `server` is the URL of the node's own kube-apiserver, which its kubeconfigs name.
+    `server` is the URL of the node's own kube-apiserver, which its kubeconfigs name. `token_key` is the certificate of
+    a service-account key of the node, of any number; None if it has none of its own.
     """
     return {
         **_head(layout),
         **({"server": server} if server else {}),
+        **({_KEY_FIELD: {"ttl": token_key.ttl, "key": token_key.key.value}} if token_key else {}),
         "node": node.name,
         "roles": sorted(role.value for role in node.roles),
         "role_id": role_id,
@@ -208,6 +213,35 @@ def read_certificates(
 def read_server(record: Mapping[str, Any], *, where: str) -> str | None:
     """Return the URL of the node's own kube-apiserver, None if it has none; raise SpecError as `read_cluster`."""
     return _read(record, where).optional("server", hosts.endpoint)
+
+
+def read_token_key(record: Mapping[str, Any], *, node: str, prefix: str, where: str) -> Certificate | None:
+    """Return the certificate that says whose service-account key 1 of a node is; None if it has none of its own.
+
+    The record says only how long it lives, and the type of the key. Raises SpecError as `read_cluster`.
+    """
+    read = _read(record, where)
+    if _KEY_FIELD not in read.value:
+        return None
+    row = row_rules.OF_TABLE[SERVICE_ACCOUNT]
+    entry = _entry(read.value[_KEY_FIELD], f"{where}: {_KEY_FIELD}")
+    key = next((key for key in KeyType if key.signs_tokens and key.value == entry.value.get("key")), None)
+    if key is None:
+        raise entry.wrong("key")
+    if "node" not in read.value or not row.node_roles & _roles(read):
+        raise read.wrong(_KEY_FIELD)
+    ttl = entry.integer("ttl", row_rules.SHORTEST_LEAF, _MOST_SECONDS)
+    return Certificate(
+        name=row.name,
+        usage=row.usage,
+        subject=Subject(row.common_name.replace(NODE, node).replace(NUMBER, "1")),
+        ca=row.ca,
+        mount=f"{prefix}/{row.ca}",
+        role=row.name,
+        ttl=ttl,
+        key=key,
+        stem=row.stem,
+    )
 
 
 def refuse_other_layout(found: Layout, wanted: Layout, *, where: str) -> None:

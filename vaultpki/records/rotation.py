@@ -13,13 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_CAS, ROOT
+from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
 from vaultpki.errors import SpecError
 from vaultpki.redact import stamp
 from vaultpki.values import hosts, names
 from vaultpki.values.json_object import JsonObject
 
 DOMAINS: Final = (ROOT, *ISSUING_CAS)
+"""The CAs of every cluster."""
+
+EVERY_DOMAIN: Final = (*DOMAINS, SERVICE_ACCOUNT)
+"""Those of a cluster with service-account keys too."""
 """What `ca rotate` takes."""
 
 ROTATION_FOLDER: Final = "rotation"

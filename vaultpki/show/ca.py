@@ -9,7 +9,7 @@ from typing import Any, Final
 from vaultpki import readers
 from vaultpki.ca.run import Step
 from vaultpki.ca.status import CaStatus
-from vaultpki.certificates import ROOT
+from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import first_few, printable, stamp
 from vaultpki.rotation import root_words
@@ -266,6 +266,10 @@ def progress_line(record: RotationRecord, gate: Gate | None, now: datetime) -> s
 def emergency_lines(domain: str) -> Iterator[str]:
     """Yield what an emergency rotation does to a cluster, for a person to confirm."""
     yield f"An emergency rotation of {domain} is for a stolen key. It does not wait for any node:"
+    if domain == SERVICE_ACCOUNT:
+        yield "- At once nodes take no key in that this CA certifies, and it signs no more."
+        yield "- No token is refused: unions keep the keys that they hold, until these are certified by the new CA."
+        return
     yield f"- At once nodes stop trusting the CA that {domain} has now, and it signs no more."
     yield "- Every component refuses its peers until both have certificates of the new CA. This outage ends once every"
     yield "  agent has passed, and what reads the CA only at its start was restarted."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, TABLE
+from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT, TABLE
 from vaultpki.findings.nodes import time_left
 from vaultpki.identity.by_serial import ServerCertificate
 from vaultpki.kube.flags import FLAGS, Expect
@@ -21,7 +21,9 @@ from vaultpki.show.table import wrapped
 
 _LABEL: Final = 12
 _MOST_LINES: Final = 40
-_CA_NAME: Final = re.compile(rf"(?:.*\bCN=)?\S+ ({'|'.join((ROOT, *ISSUING_CAS))}) CA(?: \d+)?(?:,.*)?")
+_CA_NAME: Final = re.compile(
+    rf"(?:.*\bCN=)?\S+ ({'|'.join((ROOT, *ISSUING_CAS, SERVICE_ACCOUNT))}) CA(?: \d+)?(?:,.*)?"
+)
 _EKU_NAMES: Final = {oid: usage.value for usage, oids in EKU.items() if len(oids) == 1 for oid in oids}
 
 

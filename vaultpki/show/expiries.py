@@ -31,6 +31,7 @@ from vaultpki.show.inventory import FAULTS, CaFound, HolderPair, HolderSummary, 
 from vaultpki.verify import folders
 from vaultpki.verify.on_disk import Check, pair_checks, read_bundle
 from vaultpki.verify.on_disk import Holder as Folder
+from vaultpki.verify.token_key_files import token_key_checks
 
 _MISSING: Final = "is missing"
 
@@ -100,6 +101,7 @@ def _look(cluster: Cluster, folder: Folder, table: Mapping[str, Row], now: datet
             key_id = pair.leaf.authority_key_id or ""
             pairs.append(HolderPair(folder.name, want.name, want.ca, pair.leaf.not_after, fault, key_id))
             signers += ((want.ca, facts) for facts in read_bundle(pair.crt)[1:2])
+    faults += (f"{check.target} {check.detail}" for check in token_key_checks((folder,)) if not check.ok)
     row = _row(cluster, folder, looked, states, now)
     holder = HolderSummary(folder.name, row.roles, row.pool or "", row, tuple(faults))
     return _Look(row, holder, tuple(pairs), tuple(signers))

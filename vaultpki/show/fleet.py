@@ -47,8 +47,7 @@ def inventory(read: ClusterFacts, judged: Judgement) -> Inventory:
 def _notices(judged: Judgement) -> Iterator[Notice]:
     yield from attention.of_cluster(judged.cluster, "certificates")
     yield from attention.of_cluster(judged.cas, "cas")
-    if judged.rotation is not None:
-        yield from attention.of_cluster((judged.rotation,), "rotation")
+    yield from attention.of_cluster(filter(None, (judged.rotation, judged.keys)), "rotation")
     yield from attention.of_nodes(judged.nodes, "certificates")
 
 

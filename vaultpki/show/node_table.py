@@ -17,7 +17,7 @@ from vaultpki.redact import printable
 from vaultpki.show.table import Cell, Column, Paint, lines, plain, wrapped
 
 if TYPE_CHECKING:
-    from vaultpki.agent.status import CertificateStatus
+    from vaultpki.agent.status import CertificateStatus, Status
 
 _BAR: Final = 8
 _INDENT: Final = "    "
@@ -116,6 +116,21 @@ def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
     """Yield a line for each finding that is not one node's: `!` needs attention, `?` a plan."""
     for finding in findings:
         yield printable(f"{'!' if finding.attention else '?'} {finding.advice()}")
+
+
+def key_lines(status: Status) -> Iterator[str]:
+    """Yield which service-account keys a node has in its files, and that kube-apiserver must not run yet."""
+    keys = status.keys
+    if keys is not None and keys.shared:
+        yield "sa.key is not of this agent; `vaultpki ca rotate service-account-keys` takes over a key that nodes share"
+    elif keys is not None and keys.signing is not None:
+        yield printable(f"sa.key is key {keys.signing} of this node; sa.pub accepts {', '.join(keys.union)}")
+    elif keys is not None and keys.numbers:
+        yield f"this node has made its key {max(keys.numbers)}; sa.key and sa.pub are written once the record admits it"
+    elif keys is not None:
+        yield "this node has no service-account key yet"
+    if status.not_admitted:
+        yield printable(status.not_admitted)
 
 
 def command_lines(row: NodeRow) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Shows a plan in the words in which a person approves it; pure."""
+"""Shows a plan in the words in which a person approves it, and which server is asked with whose token; pure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,41 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from vaultpki.identity import root_pin
+from vaultpki.identity.asked_server import AskedServer
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import Level
 from vaultpki.provision.impact import named, sentences
 from vaultpki.provision.plan import SECRET_ID, Change, Colour, Plan, Rotation, without_notice
 from vaultpki.records.rotation import RotationRecord
-from vaultpki.redact import escaped, stamp
+from vaultpki.redact import escaped, first_few, stamp
 from vaultpki.show.line import SIGN_COLOURS, WIDTH, Entry, Line, wrapped
 from vaultpki.show.plan_entries import ACTION_SIGNS, entries, fields, title
 from vaultpki.values.durations import format_duration
 
 _LEVELS: Final[Mapping[Level, Colour | None]] = {Level.NOTICE: None, Level.WARNING: "yellow"}
+
+
+def server_lines(asked: AskedServer, file: str) -> list[Line]:
+    """Return the lines that stand above a plan; `file` is the path of cluster.yaml."""
+    shown = wrapped(f"Server: {escaped(asked.address)}, namespace {escaped(asked.namespace)}", None, WIDTH)
+    if asked.of_spec:
+        shown += wrapped(
+            f"! {asked.variable} names this server; {escaped(file)} names {first_few(asked.of_spec)}", "yellow", WIDTH
+        )
+    if asked.ignored:
+        text = f"! this server has no namespaces: it ignores VAULT_NAMESPACE ({escaped(asked.ignored)})"
+        shown += wrapped(text, "yellow", WIDTH)
+    owner = asked.owner
+    if owner is None:
+        text = "cannot be read: its policies do not allow auth/token/lookup-self"
+        return [*shown, *wrapped(f"Token: {text}", "yellow", WIDTH)]
+    parts = [
+        escaped(owner.name) or "without a name",
+        f"policies {', '.join(map(escaped, owner.policies)) or 'none'}",
+        *([f"entity {escaped(owner.entity)}"] if owner.entity else []),
+        *([f"accessor {escaped(owner.accessor)}"] if owner.accessor else []),
+    ]
+    return [*shown, *wrapped(f"Token: {', '.join(parts)}", None, WIDTH)]
 
 
 def lines(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> list[Line]:

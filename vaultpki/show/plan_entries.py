@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from vaultpki.certificates import NODE_ADDRESSES, ROOT, node_rows, resolve, rows
+from vaultpki.certificates import NODE_ADDRESSES, ROOT, all_cas, all_rows, node_rows, resolve, rows
 from vaultpki.identity.access import WRITTEN
 from vaultpki.model import NODE, Cluster, KeyType, Node, Pool, Row, Usage
 from vaultpki.places import Layout
@@ -19,7 +19,6 @@ from vaultpki.provision.impact import named
 from vaultpki.provision.plan import Action, Change, is_notice, without_notice
 from vaultpki.records.changes import PARTS
 from vaultpki.records.paths import LEAVING
-from vaultpki.records.rotation import DOMAINS
 from vaultpki.records.server_facts import Key
 from vaultpki.redact import escaped
 from vaultpki.show.line import Entry
@@ -104,11 +103,11 @@ def _new_cluster(cluster: Cluster, left: _Left) -> Iterator[Entry]:
 
 def _new_cas(cluster: Cluster, left: _Left) -> Iterator[Entry]:
     outside = cluster.authority.outside
-    for change in _take(left, "create", [("key", cluster.mount(ca)) for ca in DOMAINS]):
+    for change in _take(left, "create", [("key", cluster.mount(ca)) for ca in all_cas(cluster)]):
         name, key = (change.fields[field][1] for field in ("common_name", "key"))
         about = f'"{name}", key {key}; the signer outside makes its CA'
         yield Entry("+", f"key of the CA {change.name.rpartition('/')[2]}", (about,))
-    for change in _take(left, "create", [("issuer", cluster.mount(ca)) for ca in DOMAINS]):
+    for change in _take(left, "create", [("issuer", cluster.mount(ca)) for ca in all_cas(cluster)]):
         ca = change.name.rpartition("/")[2]
         if ca == ROOT and outside is not None:
             between = f" and {len(outside.others)} further CAs" if len(outside.others) > 1 else ""
@@ -206,7 +205,7 @@ def _left_chain(cluster: Cluster, left: _Left) -> Iterator[Entry]:
 
 
 def _new_certificates(cluster: Cluster, left: _Left) -> Iterator[Entry]:
-    known = {f"{cluster.mount(row.ca)}/{row.name}": row for row in rows(cluster)}
+    known = {f"{cluster.mount(row.ca)}/{row.name}": row for row in all_rows(cluster)}
     for change in _take(left, "create", [(kind, name) for kind, name in left if kind == "role" and name in known]):
         row = known[change.name]
         usage = {Usage.BOTH: "client and server"}.get(row.usage, row.usage.value)
@@ -291,7 +290,7 @@ def _note(cluster: Cluster, change: Change) -> tuple[str, ...]:
 def _usual_name(cluster: Cluster, change: Change) -> str:
     """Return what a person calls an object: a role by its certificate, a record by its node or pool."""
     store, (mount, _, last) = cluster.mount("config"), change.name.rpartition("/")
-    if change.kind == "role" and any(change.name == f"{cluster.mount(row.ca)}/{row.name}" for row in rows(cluster)):
+    if change.kind == "role" and any(change.name == f"{cluster.mount(row.ca)}/{row.name}" for row in all_rows(cluster)):
         return f"certificate {last}"
     if change.key == ("config", f"{store}/cluster"):
         return f"cluster {cluster.name}"
@@ -306,7 +305,7 @@ def _varying(cluster: Cluster, change: Change) -> tuple[str, str]:
     head, _, last = change.name.rpartition("/")
     if head in (f"{prefix}/listed", f"{prefix}/node", f"{cluster.mount('config')}/nodes"):
         return f"/{last}", "/NODE"
-    for mount in map(cluster.mount, DOMAINS):
+    for mount in map(cluster.mount, all_cas(cluster)):
         if change.kind != "role" and f"{change.name}/".startswith(f"{mount}/"):
             return mount, f"{prefix}/CA"
     return "", ""

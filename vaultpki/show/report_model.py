@@ -247,6 +247,8 @@ def _notes(holder: HolderSummary, now: datetime) -> Iterator[str]:
         yield f"{count(row.credentials, 'live credential')}."
     if row is not None and row.owed:
         yield f"Hooks that are owed: {some(row.owed)}."
+    if row is not None and row.keys:
+        yield f"It {row.keys}."
 
 
 def _faults(holder: HolderSummary) -> Iterator[str]:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from vaultpki import assets
-from vaultpki.certificates import ISSUING_CAS
+from vaultpki.certificates import ISSUING_CAS, SERVICE_ACCOUNT
 from vaultpki.graph.content import STATES
 from vaultpki.graph.svg import COLOURS, DASHES, svg
 from vaultpki.graph.svg import GRAPH_MARK as PICTURE_MARK
@@ -23,7 +23,7 @@ REPORT_MARK: Final = "<!-- vaultpki report -->"
 _BAR: Final = 56
 
 # Of the picture's colours, by their names there; in light, in dark.
-_OF_PICTURE: Final = ("text", "quiet", "edge", *ISSUING_CAS, "root")
+_OF_PICTURE: Final = ("text", "quiet", "edge", *ISSUING_CAS, SERVICE_ACCOUNT, "root")
 _PAGE: Final[Mapping[str, tuple[str, str]]] = {
     "back": ("#f4f6fa", "#0c1018"),
     "paper": ("#ffffff", "#12161f"),

@@ -13,6 +13,8 @@ from vaultpki.records.rotation import RotationRecord
 from vaultpki.redact import first_few, stamp
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.show import ca as ca_text
+from vaultpki.show import key_status
+from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.values.durations import long_span
 
 _REASONS: Final = 4
@@ -38,6 +40,19 @@ def banner(cluster: str, record: RotationRecord, gate: Gate | None, now: datetim
         since=since,
         holds=ca_text.state_sentence(record),
         waits=tuple(_waits(gate, now, file)),
+    )
+
+
+def of_keys(keys: KeyStepDone | None, now: datetime, file: str) -> RotationBanner | None:
+    """Return the banner of a rotation of service-account keys; None if none is under way."""
+    if keys is None or keys.record is None or not keys.record.active:
+        return None
+    record = keys.record
+    return RotationBanner(
+        title=f"The service-account keys are being rotated: {record.state.value}",
+        since=f"since {record.since:%Y-%m-%d %H:%M} UTC, {long_span(now - record.since)} ago",
+        holds=key_status.state_sentence(record),
+        waits=tuple(_waits(keys.gate, now, file)),
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
 
-from vaultpki.certificates import BUNDLES, TABLE, file_set, laid_out, pair_files
+from vaultpki.certificates import BUNDLES, SERVICE_ACCOUNT_FILES, TABLE, file_set, laid_out, pair_files
 from vaultpki.layout import TRUST_BUNDLES
 from vaultpki.model import Certificate, Row, UserTemplate
 from vaultpki.places import ETCD, SCHEDULER, Layout
@@ -107,6 +108,8 @@ _FOLDERS: Final[Mapping[Layout, Mapping[str, str]]] = {
 }
 """The folders below `directory`, whose names no file may have."""
 
+# The pairs of service-account keys, by their numbers.
+_NUMBERED: Final = re.compile(rf"{SERVICE_ACCOUNT_FILES}-[0-9]{{1,8}}")
 _STORES_OWN: Final = {BUNDLES: "the bundles", "lock": "the lock"}
 """The other entries of the store's hidden folder, beside the folders of pairs."""
 
@@ -117,8 +120,8 @@ _TABLES_OWN: Final = {
     for client in TABLE
     if client.kubeconfig and client is not row and _base(row.stem) == _base(_bare(client.kubeconfig))
 }
-_ROWS: Final = {row.name for row in TABLE}
-_STEMS: Final = {row.stem for row in TABLE}
+_ROWS: Final = {row.name for row in TABLE if row.usage.tls}
+_STEMS: Final = {row.stem for row in TABLE if row.usage.tls}
 
 
 @cache
@@ -138,6 +141,8 @@ def _reserved(claim: FileUse, layout: Layout) -> str | None:
         return f"{quoted(claim.name)} has the same name as {own} of the store"
     if claim.kind == "template" and claim.name.lower().endswith(_OF_PAIRS) and _base(_bare(claim.name)) not in reserved:
         return f"{quoted(claim.name)} has an ending of certificates and keys, which no template may have"
+    if _NUMBERED.fullmatch(_base(claim.name if claim.kind == "pair" else _bare(claim.name))):
+        return f"{quoted(claim.file)} is also the file of a service-account key"
     name = claim.name if claim.kind == "pair" else _bare(claim.name)
     # A template may have the bare word as its name: no file is called just `ca`.
     if (claim.kind == "pair" or name != claim.name) and (other := reserved.get(_base(name))):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from vaultpki.certificates import TABLE, laid_out, pool_role
+from vaultpki.certificates import ISSUING_CAS, TABLE, laid_out, pool_role
 from vaultpki.model import NODE, Certificate, NodeRole, Pool, Row
 from vaultpki.places import Layout
 from vaultpki.values.names import quoted
@@ -36,6 +36,8 @@ def own_row_problem(row: Row, *, node: str, reads_as: Callable[[str, str], bool]
     `node` is the text in the row that stands for the node's name. `reads_as` returns whether the first text equals the
     second one for some node that gets the row.
     """
+    if not row.usage.tls or row.ca not in ISSUING_CAS:
+        return Problem("kind", "only the table has certificates that are not for TLS: write client, server or both")
     if not row.usage.server and (row.dns or row.ips):
         key = "names" if row.dns else "addresses"
         return Problem(
@@ -100,6 +102,9 @@ def held_problem(
     `node` is the node's name, as in the certificate. `pool` is its pool, None for a listed node.
     """
     row = OF_TABLE.get(certificate.name)
+    if row is not None and not row.usage.tls:
+        # It stands apart from what is for TLS in a node's record.
+        return "name"
     if pool is not None and certificate.subject.ips:
         return "ips"
     own = row is None
@@ -121,7 +126,7 @@ def held_problem(
         if problem is None and _passes_for_the_api(row):
             return "dns"
         if problem is not None:
-            return {"names": "dns", "addresses": "ips", "": "usage"}.get(problem.key, problem.key)
+            return {"names": "dns", "addresses": "ips", "": "usage", "kind": "usage"}.get(problem.key, problem.key)
     elif (key := _changed(certificate, row, node, roles, pool) or _misplaced(certificate, layout)) is not None:
         return key
     allowed = {row.name} if pool is None else {pool_role(row, pool)}

@@ -183,6 +183,7 @@ def _node(cluster: Cluster, name: str, folder: Path) -> Holder | None:
     who = holder_of(cluster, name)
     if who is None:
         return None
+    signing = certificates.signing_rows(cluster)
     return Holder(
         name,
         folder,
@@ -192,6 +193,7 @@ def _node(cluster: Cluster, name: str, folder: Path) -> Holder | None:
         layout=cluster.layout,
         places=_places(cluster, folder),
         foreign=foreign_cas.read(cluster),
+        token_keys=any(row.node_roles & who.roles for row in signing) if signing else None,
     )
 
 

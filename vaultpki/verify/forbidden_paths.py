@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final, Literal
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, rows
+from vaultpki.certificates import all_cas, all_rows
 from vaultpki.identity.access import POLICIES
 from vaultpki.model import Certificate, Cluster, Node, Pool
 from vaultpki.records import report_paths
 from vaultpki.records.changes import CHANGES
-from vaultpki.records.rotation import DOMAINS, ROTATION_FOLDER
+from vaultpki.records.rotation import ROTATION_FOLDER
+from vaultpki.records.service_account import KEYS_RECORD
 
 HeldBy = Literal["refusal", "check", "indifference"]
 
@@ -65,8 +66,8 @@ class Forbidden:
 
 def forbidden_paths(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str, ...]) -> Iterator[Forbidden]:
     """Yield every request of the node `name` that is not signing; `others` are other nodes' names."""
-    for ca in (ROOT, *ISSUING_CAS):
-        roles = [row.name for row in rows(cluster) if row.ca == ca] or ["any"]
+    for ca in all_cas(cluster):
+        roles = [row.name for row in all_rows(cluster) if row.ca == ca] or ["any"]
         values: dict[str, Sequence[str]] = {"mount": [cluster.mount(ca)], "ca": [ca], "role": roles}
         for method, path, body in _expand(_ENGINE, values):
             yield Forbidden("the CAs' own settings", method, path, body, "the CA would be the node's")
@@ -97,8 +98,11 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
     ends = [*POLICIES, f"node/{name}", "of-my-own", *(f"pool/{p.name}" for p in cluster.pools)]
     parent = prefix.rpartition("/")[0]
     own = _own_reports(name, holder)
-    rotations = [f"{ROTATION_FOLDER}/{domain}" for domain in DOMAINS]
+    rotations = [f"{ROTATION_FOLDER}/{domain}" for domain in all_cas(cluster)]
+    rotations += [KEYS_RECORD] if cluster.service_account_keys else []
     records = ["cluster", CHANGES, mine, report_paths.former(name), reports[0], f"nodes/{others[0]}", rotations[0]]
+    # Who wrote this one would have tokens refused.
+    records += [KEYS_RECORD] if cluster.service_account_keys else []
     return {
         "name": [name],
         "NAME": [name.upper()],
@@ -113,8 +117,8 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
         "own": [f"auth/{prefix}/{kind}/role/{name}"],
         # Its own name on the other mount is another node.
         "namesake": [f"auth/{prefix}/{other_kind}/role/{name}"],
-        "mount": [cluster.mount(mount) for mount in (ROOT, *ISSUING_CAS, "config")],
-        "sign": [f"{row.ca}/sign/{row.name}" for row in rows(cluster)],
+        "mount": [cluster.mount(mount) for mount in (*all_cas(cluster), "config")],
+        "sign": [f"{row.ca}/sign/{row.name}" for row in all_rows(cluster)],
         "store": [cluster.mount("config")],
         "read": ["cluster", CHANGES, mine, *rotations],
         "theirs": [record for record in dict.fromkeys(theirs) if record != mine],

@@ -13,7 +13,16 @@ from itertools import product
 from typing import Any, Final
 from urllib.parse import quote
 
-from vaultpki.certificates import ISSUING_CAS, ROOT, node_rows, pool_role, resolve, rows, sign_parameters
+from vaultpki.certificates import (
+    all_cas,
+    all_rows,
+    node_rows,
+    pool_role,
+    resolve,
+    rows,
+    sign_parameters,
+    signing_rows,
+)
 from vaultpki.model import NODE, Certificate, Cluster, KeyType, Node, Pool, Subject
 from vaultpki.verify.forbidden_paths import Forbidden, HeldBy, forbidden_paths
 
@@ -43,15 +52,21 @@ def for_node(certificate: Certificate, name: str) -> Certificate:
 
 
 def certificates_of(cluster: Cluster, name: str, holder: Node | Pool) -> tuple[Certificate, ...]:
-    """Return the certificates of the node `name`, as a listed node or as one of a pool."""
+    """Return the certificates for TLS of the node `name`, as a listed node or as one of a pool."""
     return tuple(for_node(resolve(row, cluster, holder), name) for row in node_rows(cluster, holder))
+
+
+def signable(cluster: Cluster, name: str, holder: Node | Pool) -> tuple[Certificate, ...]:
+    """Return everything that the node `name` may have signed: its certificates, and that of its service-account key."""
+    signing = (row for row in signing_rows(cluster) if row.node_roles & holder.roles)
+    return certificates_of(cluster, name, holder) + tuple(resolve(row, cluster, holder) for row in signing)
 
 
 def allowed(cluster: Cluster, name: str, holder: Node | Pool, csr: Csr) -> tuple[Allowed, ...]:
     """Return the node's own requests: a refusal proves nothing unless these succeed."""
     return tuple(
         Allowed(own, f"{own.mount}/sign/{own.role}", sign_parameters(own, csr(own.key, own.subject)))
-        for own in certificates_of(cluster, name, holder)
+        for own in signable(cluster, name, holder)
     )
 
 
@@ -102,8 +117,8 @@ def _others(cluster: Cluster, name: str) -> tuple[str, ...]:
 
 def _other_rows(cluster: Cluster, name: str, holder: Node | Pool, csr: Csr) -> Iterator[Forbidden]:
     """Yield a request for every role that is not the node's, as its holder would send it, with the node's own name."""
-    held = {(own.mount, own.role) for own in certificates_of(cluster, name, holder)}
-    for row in rows(cluster):
+    held = {(own.mount, own.role) for own in signable(cluster, name, holder)}
+    for row in all_rows(cluster):
         roles = [row.name, *(pool_role(row, pool) for pool in cluster.pools)]
         # A listed node requests addresses, a pooled one does not.
         nobody = Node(name, row.node_roles, ("192.0.2.1",))
@@ -123,7 +138,7 @@ def _other_ways_to_sign(cluster: Cluster, own: tuple[Allowed, ...]) -> Iterator[
     """Yield the node's own request at every other path that signs or issues, on every mount."""
     for mine in own:
         role = mine.certificate.role
-        for ca in (ROOT, *ISSUING_CAS):
+        for ca in all_cas(cluster):
             mount = cluster.mount(ca)
             issuers = [f"{mount}/issuer/{ref}" for ref in ("default", f"{ca}-1")]
             paths = [f"{mount}/issue/{role}", f"{mount}/sign-verbatim/{role}", f"{mount}/sign-verbatim"]
@@ -148,6 +163,8 @@ def _changed(cluster: Cluster, name: str, mine: Allowed, others: tuple[str, ...]
     for text in (*_spellings(others[0]), *others[1:], *_names_of_the_cluster(cluster, own)):
         yield from _with_name(but, name, own, text)
     yield from _with_other_rows(but, cluster, own)
+    if not own.usage.tls:
+        yield from _with_number(but, own)
     yield from _respelt(but, name, own)
     for address in _addresses(cluster, own):
         yield from _with_address(but, own, address)
@@ -215,6 +232,15 @@ def _with_other_rows(but: _But, cluster: Cluster, own: Certificate) -> Iterator[
             yield but(_NAMES, f"it would pass for {row.name}", alt_names=common)
         for group in row.organization:
             yield but(_NAMES, f"it would be of the group {group}", organization=group)
+
+
+def _with_number(but: _But, own: Certificate) -> Iterator[Forbidden]:
+    """Yield the certificate of a service-account key with a number that the operator has not given it."""
+    head = own.subject.common_name.rpartition(":")[0]
+    for number in ("0", "2", "3", "01", "11", "1 ", "*", ""):
+        why = "a node would bring its own retired key back, or the next one too early"
+        yield but(_NAMES, why, common_name=f"{head}:{number}")
+    yield but(_NAMES, "it would have no number", common_name=head)
 
 
 def _respelt(but: _But, name: str, own: Certificate) -> Iterator[Forbidden]:

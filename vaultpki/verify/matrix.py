@@ -15,7 +15,7 @@ from pathlib import Path
 from ssl import SSLContext
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_CAS, TABLE
+from vaultpki.certificates import ISSUING_CAS, SERVICE_ACCOUNT, TABLE
 from vaultpki.host import openssl
 from vaultpki.layout import client_cas
 from vaultpki.model import Row
@@ -33,6 +33,7 @@ from vaultpki.verify.on_disk import (
     read_bundle,
     tried,
 )
+from vaultpki.verify.token_key_files import newest_pair, token_key_checks
 
 __all__ = ["Check", "Holder", "to_json", "verify"]
 
@@ -68,9 +69,11 @@ def verify(
             pair, found = pair_checks(holder, by_name[certificate.name], certificate, now)
             checks.extend(found)
             pairs.append(pair)
+    checks.extend(token_key_checks(holders))
     sound = tuple(pair for pair in pairs if pair.leaf is not None)
     checks.extend(_chains(holders, sound, now))
     checks.extend(_handshakes(sound, rows, step))
+    checks.extend(_token_keys_are_refused(holders, sound, rows))
     return tuple(checks)
 
 
@@ -215,6 +218,41 @@ def _handshakes(pairs: Sequence[PairOnDisk], rows: Sequence[Row], step: Callable
             refusal=refusal,
             accepted=f"by a client certificate of the CA {client.certificate.ca}",
         )
+
+
+def _token_keys_are_refused(
+    holders: Sequence[Holder], pairs: Sequence[PairOnDisk], rows: Sequence[Row]
+) -> Iterator[Check]:
+    """Check that no server lets a service-account key's certificate in, and that no client takes it for a server's."""
+    bundles, contexts = _Bundles(pairs), _Contexts()
+    servers = _first([pair for pair in pairs if pair.certificate.usage.server])
+    for holder in holders:
+        files = newest_pair(holder) if holder.token_keys else None
+        if files is None:
+            continue
+        label = f"{holder.name}/{files[0].name}"
+        try:
+            calling = handshake.context(server=False, pair=files, trusted=())
+            answering = handshake.context(server=True, pair=files, trusted=())
+        except OSError as error:
+            # What nobody can use opens nothing; what this user may not read is not tried.
+            if isinstance(error, PermissionError):
+                yield tried(SERVICE_ACCOUNT, "handshake", label, "every server", refusal=DENIED)
+            continue
+        for name, server in servers.items():
+            trusted = tuple(path for ca in client_cas(server.row, rows) if (path := bundles.find(ca, server.holder)))
+            listening = contexts.server(server, trusted)
+            if trusted and not isinstance(listening, str):
+                refusal = handshake.shake(listening, calling, _a_name(server))
+                what = f"{SERVICE_ACCOUNT} to {name}"
+                yield tried(what, "handshake", label, server.label, good=False, refusal=refusal)
+        for ca in ISSUING_CAS:
+            path = bundles.find(ca, holder)
+            asking = contexts.client(None, (path,), names=False) if path is not None else ""
+            if not isinstance(asking, str):
+                who, refusal = f"a client of {holder.bundle_name(ca)}", handshake.shake(answering, asking)
+                what = f"a client to {SERVICE_ACCOUNT}"
+                yield tried(what, "handshake", who, label, good=False, refusal=refusal)
 
 
 def _meetings(pairs: Sequence[PairOnDisk]) -> Iterator[tuple[PairOnDisk, PairOnDisk]]:

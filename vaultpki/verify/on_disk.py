@@ -64,7 +64,8 @@ class Holder:
     `cluster` is the name in its CAs' subjects. `places` are further folders by name. `embedded` says that kubeconfigs
     hold the pair itself. `modes` gives the mode of a certificate's secret files, by the
     certificate's name, if it is not 0600. `found` are checks that failed, or could not be made, during the search for
-    holders. `foreign` are the foreign CAs that its bundles should hold too, by CA.
+    holders. `foreign` are the foreign CAs that its bundles should hold too, by CA. `token_keys` is whether it should
+    have service-account keys, None where no node of the cluster has its own.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Holder:
     places: Mapping[str, Path] = field(default_factory=dict)
     embedded: bool = False
     foreign: Mapping[str, tuple[Facts, ...]] = field(default_factory=dict)
+    token_keys: bool | None = None
 
     def at(self, folder: str) -> Path:
         """Return the path of one of the folders by its name."""

@@ -1,8 +1,8 @@
 """The real kubeadm makes a cluster by the commands of docs/kubeadm.md, on files of agents that joined through OpenBao.
 
 One cluster for the whole module, and the tests continue each other: the page with Kubernetes of the minor version
-before, its upgrade to the newest while etcd's CA is rotated, who gets in, renewals under load, a reset. Half of the
-time is what clients take to look at their pairs again.
+before, its upgrade to the newest while etcd's CA is rotated, who gets in, renewals under load, resets, a control plane
+that joins later. Each control plane has a service-account key of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 import trustme
 
 from helpers import page_runner
-from helpers.kube import kubeadm_cluster, kubeadm_nodes, kubeadm_planes, kubeadm_use
+from helpers.kube import keys_on_disks, kubeadm_cluster, kubeadm_nodes, kubeadm_planes, kubeadm_use
 from helpers.kube.ca_operator import STEP_SECONDS, Operator
 from helpers.kube.certificates_in_use import LOOK_SECONDS, MARGIN_SECONDS
 from helpers.kube.client_load import Load
@@ -33,9 +33,10 @@ from helpers.vault.servers import wait_for
 from vaultpki.host import static_pod
 from vaultpki.records.rotation import State
 
-# Its first renewals take six minutes beside other tests, and twice that on a machine half as fast.
-pytestmark = [pytest.mark.conformance, pytest.mark.timeout(1800)]
+# The cluster, and its upgrade, take a quarter of an hour each beside other tests, and twice that on a slower machine.
+pytestmark = [pytest.mark.conformance, pytest.mark.timeout(2700)]
 
+PLANES = ("cp-1", "cp-2", "cp-3")
 POD = "load"
 POD_SECONDS = 60.0
 # The agent takes the old files away five seconds after the new ones are there, and that is what watchers notice.
@@ -91,10 +92,9 @@ def test_the_page_prints_what_it_shows(made: KubeadmCluster) -> None:
 
 
 def test_kubeadm_made_no_certificate_and_no_token(made: KubeadmCluster) -> None:
-    """Every certificate of kubeadm's names is the agent's, and nobody can join by a token."""
+    """Every certificate and key of kubeadm's names is the agent's, and nobody can join by a token."""
     printed = "\n".join(ran.output for ran in made.ran)
-    assert "keyless certificate authority" in printed and 'Generating "sa" key' in printed
-    assert not re.search(r'Generating "(?!sa")', printed)
+    assert "keyless certificate authority" in printed and 'Generating "' not in printed
     for node in made.nodes.values():
         ran = node.vaultpki("status", "--json")
         assert '"ok": true' in ran.stdout, ran.stdout
@@ -105,6 +105,29 @@ def test_kubeadm_made_no_certificate_and_no_token(made: KubeadmCluster) -> None:
 def test_no_credential_is_left_that_was_for_the_moment(made: KubeadmCluster) -> None:
     for node in made.nodes.values():
         assert not [name for name in files(node) if re.search("admin.conf|bootstrap", name)]
+
+
+def test_each_api_server_accepts_the_tokens_of_all_and_signs_with_its_own_key(made: KubeadmCluster) -> None:
+    judge_tokens(made)
+
+
+def test_no_private_key_lies_on_two_machines(made: KubeadmCluster) -> None:
+    assert keys_on_disks.on_two(made) == []
+
+
+def test_control_a_key_that_was_copied_is_found(made: KubeadmCluster) -> None:
+    made.run("scp -p operator/admin.conf root@cp-3:/etc/kubernetes/")
+    (found,) = keys_on_disks.on_two(made)
+    assert "/etc/kubernetes/admin.conf" in found and "operator" in found
+    made.run("rm /etc/kubernetes/admin.conf", "cp-3")
+
+
+def judge_tokens(cluster: KubeadmCluster) -> None:
+    """A token that any API server has issued is accepted at every one, and each signs with a key of its own."""
+    key_ids, answers = kubeadm_use.tokens(cluster)
+    count = len(cluster.kubernetes.apis)
+    assert len(key_ids) == count and len(answers) == count**2
+    assert set(answers.values()) == {201}, answers
 
 
 def test_nothing_signs_certificate_requests(made: KubeadmCluster) -> None:
@@ -151,12 +174,12 @@ def upgrade(made: KubeadmCluster, programs: Programs) -> Upgrade:
         """The nodes that have both CAs. Without `ca continue` none has the turn to restart anything."""
         return [name for name, reason in operator.waiting().items() if "restart" in reason]
 
-    wait_for(lambda: restarts() == ["cp-1", "cp-2"], STEP_SECONDS, lambda: str(operator.waiting()))
+    wait_for(lambda: restarts() == [*PLANES], STEP_SECONDS, lambda: str(operator.waiting()))
     before = {name: files(node) for name, node in made.nodes.items()}
 
     def forget(command: Command) -> None:
         name = command.node
-        if name is not None and "kubeadm upgrade node" in command.text:
+        if name in ("cp-2", "w-1") and "kubeadm upgrade node" in command.text:
             unconfigured[name] = made.run(f"kubeadm upgrade node {CHECKS}", name)
             kubelet = ("config.yaml", "kubeadm-flags.env")
             settings, flags = (made.nodes[name].seen(f"/var/lib/kubelet/{each}").read_text() for each in kubelet)
@@ -167,7 +190,7 @@ def upgrade(made: KubeadmCluster, programs: Programs) -> Upgrade:
     made.upgrade(programs, forget)
     after = {name: files(node) for name, node in made.nodes.items()}
     operator.advance("etcd", State.SWITCHED)
-    manifests = {name: made.nodes[name].seen(f"{static_pod.MANIFEST_FOLDER}/etcd.yaml") for name in ("cp-1", "cp-2")}
+    manifests = {name: made.nodes[name].seen(f"{static_pod.MANIFEST_FOLDER}/etcd.yaml") for name in PLANES}
     hooked = [name for name, each in manifests.items() if static_pod.ANNOTATION in each.read_text()]
     operator.rest("etcd")
     for node in made.nodes.values():
@@ -201,7 +224,7 @@ def test_everything_is_of_the_new_version(cluster: KubeadmCluster, programs: Pro
     running = {container["image"] for pod in pods for container in pod["spec"]["containers"]}
     assert running <= images, running - images
     assert len(running) == len(kubeadm_nodes.CONTROL_PLANE) + 2
-    for name in ("cp-1", "cp-2"):
+    for name in PLANES:
         at = f"--server=https://{cluster.nodes[name].address}:{API_PORT}"
         said = kubernetes.kubectl(kubernetes.admin, at, "get", "--raw", "/version").stdout
         assert json.loads(said)["gitVersion"] == programs.version
@@ -221,11 +244,15 @@ def test_the_restarts_of_an_upgrade_count_for_a_rotation(
     cluster: KubeadmCluster, upgrade: Upgrade, before: Programs, programs: Programs
 ) -> None:
     """From one version to itself, kubeadm restarts etcd only where it wrote the manifest without our configuration."""
-    assert upgrade.hooked == ([] if before.version != programs.version else ["cp-1"])
+    assert upgrade.hooked == ([] if before.version != programs.version else ["cp-1", "cp-3"])
     assert Operator(cluster.kubernetes).record("etcd").state is State.DONE
 
 
-@pytest.mark.parametrize("node", ["cp-1", "cp-2", "w-1"])
+def test_tokens_are_accepted_everywhere_after_an_upgrade(cluster: KubeadmCluster) -> None:
+    judge_tokens(cluster)
+
+
+@pytest.mark.parametrize("node", [*PLANES, "w-1"])
 def test_pods_from_before_an_upgrade_go_on(cluster: KubeadmCluster, node: str) -> None:
     kubernetes = cluster.kubernetes
     assert kubernetes.kubectl(kubernetes.admin, "logs", f"old-on-{node}").stdout == "hello\n"
@@ -235,7 +262,7 @@ def test_pods_from_before_an_upgrade_go_on(cluster: KubeadmCluster, node: str) -
 # Who gets in
 
 
-@pytest.mark.parametrize("node", ["cp-1", "cp-2", "w-1"])
+@pytest.mark.parametrize("node", [*PLANES, "w-1"])
 def test_a_pod_runs_and_logs_and_exec_work(cluster: KubeadmCluster, node: str) -> None:
     kubernetes = cluster.kubernetes
     kubernetes.run_pod(f"on-{node}", node=node, seconds=POD_SECONDS)
@@ -304,7 +331,7 @@ def test_verify_live_finds_nothing_wrong(cluster: KubeadmCluster, node: str | No
     loopback = {f"cp-1/{name}" for name in ("kube-controller-manager", "kube-scheduler")}
     assert served == listeners | {"endpoint/kube-apiserver"} | (loopback if node else set())
     flags = {check["from"] for check in checks if check["name"] == "flags"}
-    static = {f"{on}/{name}" for on in ("cp-1", "cp-2") for name in ("etcd", *kubeadm_nodes.CONTROL_PLANE)}
+    static = {f"{on}/{name}" for on in PLANES for name in ("etcd", *kubeadm_nodes.CONTROL_PLANE)}
     assert flags == static | {f"{name}/kubelet" for name in cluster.nodes}
 
 
@@ -376,10 +403,13 @@ def test_clients_came_with_their_new_pairs(
 
 
 @pytest.fixture(scope="module")
-def administrator(cluster: KubeadmCluster) -> None:
+def administrator(cluster: KubeadmCluster) -> Iterator[None]:
     """The administrator's file where kubeadm looks for it."""
-    for name in ("cp-1", "cp-2"):
+    for name in PLANES:
         cluster.run(f"scp -p operator/admin.conf root@{name}:/etc/kubernetes/")
+    yield
+    for name in PLANES:
+        cluster.run("rm -f /etc/kubernetes/admin.conf", name)
 
 
 @pytest.mark.usefixtures("administrator")
@@ -394,21 +424,57 @@ def test_kubeadm_renews_nothing_and_cannot_read_expirations(cluster: KubeadmClus
 
 
 @pytest.mark.usefixtures("administrator")
-@pytest.mark.parametrize("name", ["w-1", "cp-2"])
+@pytest.mark.parametrize("name", ["w-1", "cp-3"])
 def test_a_node_joins_again_after_a_reset(cluster: KubeadmCluster, name: str) -> None:
-    """kubeadm deletes the node's certificates; its agent brings them back."""
+    """kubeadm deletes the node's certificates; its agent brings them back, and makes another service-account key."""
     node, kubernetes = cluster.nodes[name], cluster.kubernetes
     before = files(node)
     cluster.run(f"kubeadm reset -f --ignore-preflight-errors={IGNORED}", name)
     assert not kubeadm_use.file(node, kubeadm_use.row("kubelet")).exists()
     kubernetes.kubectl(kubernetes.admin, "delete", "node", name)
     node.vaultpki("agent", "--once")
-    if name == "cp-2":
-        both = " ".join(f"root@cp-1:/etc/kubernetes/pki/sa.{end}" for end in ("key", "pub"))
-        cluster.run(f"scp -3p {both} root@cp-2:/etc/kubernetes/pki/")
-        cluster.run("scp -p operator/admin.conf root@cp-2:/etc/kubernetes/")
+    if name in PLANES:
+        for other in PLANES:
+            if other != name:
+                cluster.nodes[other].resident()
+        cluster.run(f"vaultpki ca continue -f cluster.yaml --replaced {name} --wait")
+        node.vaultpki("agent", "--once")
+        cluster.run(f"scp -p operator/admin.conf root@{name}:/etc/kubernetes/")
     cluster.run("kubeadm join --config /etc/kubernetes/kubeadm/kubeadm.yaml", name)
     assert files(node).keys() == before.keys()
     kubernetes.run_pod(f"again-on-{name}", node=name, seconds=POD_SECONDS)
     assert kubernetes.kubectl(kubernetes.admin, "logs", f"again-on-{name}").stdout == "hello\n"
     refuse_ca_keys(cluster, "a reset and a join")
+
+
+# A control plane that joins later
+
+
+@pytest.fixture(scope="module")
+def grown(made: KubeadmCluster) -> KubeadmCluster:
+    """The cluster with the further control plane of the page; the agents of all others stay meanwhile."""
+    for name in PLANES:
+        node = made.nodes[name]
+        if "poll: 10s" not in node.seen(kubeadm_planes.AGENT).read_text():
+            kubeadm_planes.configure(node, "poll: 5m", "poll: 10s")
+        agent = node.machine.processes.get("agent")
+        if agent is None or not agent.alive():
+            node.resident()
+    made.grow()
+    return made
+
+
+def test_a_control_plane_joins_later_by_the_page(grown: KubeadmCluster) -> None:
+    page_runner.refuse_other_output(grown.ran, grown.folder)
+    kubernetes = grown.kubernetes
+    kubernetes.run_pod("later", node="cp-4", seconds=POD_SECONDS)
+    assert kubernetes.kubectl(kubernetes.admin, "logs", "later").stdout == "hello\n"
+
+
+def test_its_tokens_are_accepted_everywhere_and_it_accepts_those_of_all(grown: KubeadmCluster) -> None:
+    judge_tokens(grown)
+    assert len(grown.kubernetes.apis) == 4
+
+
+def test_no_private_key_lies_on_two_machines_in_the_end(grown: KubeadmCluster) -> None:
+    assert keys_on_disks.on_two(grown) == []

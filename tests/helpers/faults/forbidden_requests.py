@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.servers import Answer, Server
+from vaultpki.certificates import issuing_cas
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.vault import Settings, Vault
@@ -51,7 +52,7 @@ class Intruder:
         server = self.cluster.server
         settings = Settings((server.address,), ca_file=str(server.ca_file))
         now = datetime.now(UTC)
-        issuers = fetch_issuers(Vault(settings), self.cluster.prefix)
+        issuers = fetch_issuers(Vault(settings), self.cluster.prefix, cas=issuing_cas(self.model))
         above = roots_below(issuers, self.cluster.root_sha256, None, now, cluster=self.cluster.name)
         trust = trusts(issuers, above, now, cluster=self.cluster.name)
         return self.keys.judge(trust, now)

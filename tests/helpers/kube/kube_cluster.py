@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import pages
-from helpers.kube import components, containerd, forwarded_port
+from helpers.kube import components, containerd, forwarded_port, own_keys
 from helpers.kube.components import API_PORT, ETCD_PORT, Programs, ServiceAccountKeys
 from helpers.kube.machines import Lan, Machine, Process, Ran, lan
 from helpers.node import enrolled_nodes
@@ -311,12 +312,16 @@ def cluster(
     name: str | None = None,
     comers: Mapping[str, tuple[str, str]] = types.MappingProxyType({}),
     apply: Callable[[AppliedCluster], object] = AppliedCluster.apply,
+    later: Mapping[str, str] = types.MappingProxyType({}),
+    given: Callable[[KubeNode], ServiceAccountKeys] | None = None,
 ) -> Iterator[Kubernetes]:
     """A Kubernetes as `spec` (the rest of cluster.yaml) says, ready for work; all of it ends on the way out.
 
     The manifests are applied. Logs lie in `folder`, in a folder for each node. `comers` are nodes of the spec's pools
     (see `COMERS`); where there are some, every machine finds all nodes by name, and the API server. `apply` has the
-    server made what cluster.yaml says, where that takes more than one command.
+    server made what cluster.yaml says, where that takes more than one command. `later` has names and addresses of
+    machines of which no node is made yet. `given` makes the service-account keys that a node has before cluster.yaml
+    asks for any; without it all have one pair, which is on no node.
     """
     applied = AppliedCluster(server, folder / "cluster", name or f"k{secrets.token_hex(4)}")
     applied.write(spec)
@@ -338,7 +343,7 @@ def cluster(
     for person in ("super-admin", "admin"):
         applied.issue(person, operator)
     with contextlib.ExitStack() as stack:
-        network = stack.enter_context(lan(folder / "machines", addresses))
+        network = stack.enter_context(lan(folder / "machines", {**addresses, **later}))
         stack.enter_context(forwarded_port.everywhere(network, server))
         nodes = {name: KubeNode(name, roles[name], node_folders[name], network.machines[name]) for name in roles}
         running = Kubernetes(applied, programs, folder, network, nodes, operator)
@@ -347,7 +352,13 @@ def cluster(
         cgroup = f"/vaultpki-{applied.name}"
         stack.callback(remove_cgroups, cgroup)
         stack.callback(running.end_agents)
-        _start(running, service_account_keys(folder), cgroup, by_name=bool(comers))
+        planes = running.having(NodeRole.CONTROL_PLANE)
+        if given is None and not applied.model.service_account_keys:
+            shared = service_account_keys(folder)
+            keys = {node.name: shared for node in planes}
+        else:
+            keys = {node.name: given(node) for node in planes} if given else {}
+        _start(running, keys, cgroup, by_name=bool(comers))
         yield running
 
 
@@ -359,14 +370,22 @@ def service_account_keys(folder: Path) -> ServiceAccountKeys:
     return keys
 
 
-def _start(kubernetes: Kubernetes, keys: ServiceAccountKeys, cgroup: str, *, by_name: bool) -> None:
+def _start(kubernetes: Kubernetes, given: Mapping[str, ServiceAccountKeys], cgroup: str, *, by_name: bool) -> None:
+    """`given` is the pair of each control plane, by its name; that of others is made by its agent."""
     programs = kubernetes.programs
     members = {node.name: node.address for node in kubernetes.members}
     for node in kubernetes.members:
         node.machine.start("etcd", *components.etcd(programs, node.machine, node.pki, members))
+    started: list[KubeNode] = []
     for node in kubernetes.having(NodeRole.CONTROL_PLANE):
+        keys = given.get(node.name) or own_keys.of(node)
         command = components.kube_apiserver(programs, node.machine, node.pki, members.values(), keys, by_name=by_name)
-        node.machine.start("kube-apiserver", *command)
+        begin = functools.partial(node.machine.start, "kube-apiserver", *command)
+        if node.name in given:
+            begin()
+        else:
+            own_keys.start(kubernetes, node, begin, started)
+        started.append(node)
     for node in kubernetes.having(NodeRole.WORKER):
         containerd.start(node.machine)
 
@@ -378,6 +397,7 @@ def _start(kubernetes: Kubernetes, keys: ServiceAccountKeys, cgroup: str, *, by_
     wait_for(ready, READY_SECONDS, lambda: f"kube-apiserver is not ready:\n{apiserver.last_words()}", pause=0.2)
     kubernetes.kubectl(kubernetes.super_admin, "apply", "-f", kubernetes.operator / "manifests")
     for node in kubernetes.having(NodeRole.CONTROL_PLANE):
+        keys = given.get(node.name) or own_keys.of(node)
         command = components.kube_controller_manager(programs, node.machine, node.pki, keys)
         node.machine.start("kube-controller-manager", *command)
         node.machine.start("kube-scheduler", *components.kube_scheduler(programs, node.pki))

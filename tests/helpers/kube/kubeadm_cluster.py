@@ -31,8 +31,11 @@ from vaultpki.config.cluster import load_cluster
 from vaultpki.model import NodeRole
 
 PAGE = "kubeadm"
+LATER = "A control-plane node that joins later"
 UPGRADE = "Upgrade Kubernetes"
-"""The part of the page that follows later, once there is a newer version."""
+"""The parts of the page that follow later: once the cluster grows, and once there is a newer version."""
+ONE_KEY = "One sa.key for all nodes"
+"""The part for a cluster without service-account keys of its own."""
 COMERS: Mapping[str, str] = types.MappingProxyType({"w-1": "198.51.100.41"})
 """The pooled node: its name is the page's, and no certificate tells its address."""
 
@@ -69,6 +72,7 @@ _TIMEOUTS = (
     "etcdAPICall",
     "upgradeManifests",
 )
+_PART = "# in cluster.yaml\n"
 _AUDIT = "/var/log/kubernetes"
 _AUDIT_POLICY = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n"
 
@@ -96,7 +100,10 @@ exec nsenter --target {outside} --net --mount --wdns="$PWD" -- {kubectl} "$@"
 
 @dataclass(slots=True)
 class KubeadmCluster:
-    """The cluster, the operator's folder, and what each command of the page printed."""
+    """The cluster, the operator's folder, and what each command of the page printed.
+
+    `spare` are machines that are no nodes yet.
+    """
 
     cluster: AppliedCluster
     programs: Programs
@@ -105,6 +112,7 @@ class KubeadmCluster:
     kubernetes: Kubernetes
     environment: Mapping[str, str]
     ran: list[Ran] = field(default_factory=list)
+    spare: dict[str, KubeadmNode] = field(default_factory=dict)
 
     @property
     def operator(self) -> Path:
@@ -129,7 +137,26 @@ class KubeadmCluster:
 
     def make(self, after: Callable[[Command], None]) -> None:
         """Make the cluster, by the page; `after` is called after each command."""
-        self._follow(pages.text(PAGE).partition(f"\n## {UPGRADE}\n")[0], after=after)
+        self._follow(pages.text(PAGE).partition(f"\n## {LATER}\n")[0], after=after)
+
+    def grow(self) -> None:
+        """Have the further control-plane node of the page join, with the programs that the others have now."""
+        archives = kubeadm_nodes.images(self.programs, self.folder)
+        for node in self.spare.values():
+            containerd.load(node.machine, kubeadm_nodes.needed(node, archives))
+            node.install(self.programs, "kubeadm", "kubelet", "kubectl")
+        self.nodes |= self.spare
+        made = {name: _kube_node(node) for name, node in self.spare.items()}
+        self.kubernetes.nodes = {**self.kubernetes.nodes, **made}
+        self.spare = {}
+        self._follow(pages.part(PAGE, LATER))
+
+    def one_key(self, name: str | None = None) -> None:
+        """Make the one service-account key of all nodes, or copy it to this node, as the page has it."""
+        for block in pages.blocks(pages.part(PAGE, ONE_KEY)):
+            for command in block.commands():
+                if (command.node is None) == (name is not None):
+                    self.run(command.text.replace("root@cp-2:", f"root@{name}:"), command.node)
 
     def upgrade(self, programs: Programs, before: Callable[[Command], None]) -> None:
         """Upgrade the cluster to these programs, by the page; `before` is called before each command."""
@@ -158,6 +185,8 @@ class KubeadmCluster:
                 (self.folder / block.file).write_text(
                     block.text.replace(page_runner.ADDRESSES[0], self.cluster.server.address)
                 )
+            if block.language == "yaml" and block.text.startswith(_PART):
+                _change(self.folder / "cluster.yaml", block.text)
             for command in block.commands():
                 if " wait " in command.text and "node --all" in command.text:
                     self._await_nodes(command.text.partition(" wait ")[0])
@@ -176,6 +205,15 @@ class KubeadmCluster:
             if re.search("kubeadm (init|join) --config", each.command.text)
         }
         wait_for(lambda: joined <= {*self.run(f"{kubectl} get nodes -o name").split()}, 300, lambda: str(joined), 1)
+
+
+def _change(file: Path, part: str) -> None:
+    """Put a part of a cluster.yaml in place of what the file has under the same keys."""
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | yaml.safe_load(part), sort_keys=False))
+
+
+def _kube_node(node: KubeadmNode) -> KubeNode:
+    return KubeNode(node.name, node.roles, NodeFolder(node.name, node.home), node.machine)
 
 
 def adapt(folder: Path, version: str) -> None:
@@ -214,20 +252,29 @@ def machines(
 ) -> Iterator[KubeadmCluster]:
     """The machines of the page, or of another `spec`, and an operator's folder beside Vault; no command has been run.
 
-    `comers` are the addresses of pooled nodes by name. A node's first address is of IPv4; it may have one of IPv6 too.
+    The page has one machine more than its cluster at first. `comers` are the addresses of pooled nodes by name. A
+    node's first address is of IPv4; it may have one of IPv6 too.
     """
     operator = folder / "operator-home"
     operator.mkdir(parents=True)
     (operator / "vault-ca.crt").write_bytes(server.ca_file.read_bytes())
     (operator / "cluster.yaml").write_text(spec or pages.file(PAGE, "cluster.yaml"))
     model = load_cluster(operator / "cluster.yaml")
+    at_first = {node.name for node in model.nodes} | comers.keys()
+    if spec is None:
+        (part,) = (each.text for each in pages.blocks(pages.part(PAGE, LATER)) if each.text.startswith(_PART))
+        later = operator / "later.yaml"
+        later.write_text((operator / "cluster.yaml").read_text())
+        _change(later, part)
+        model = load_cluster(later)
+        later.unlink()
     cluster = AppliedCluster(server, operator, model.name)
     environment = page_runner.equip(operator, server) | cluster.environment()
     roles = {node.name: node.roles for node in model.nodes} | dict.fromkeys(comers, frozenset({NodeRole.WORKER}))
     addresses = {node.name: node.addresses[0] for node in model.nodes} | dict(comers)
     with (
         contextlib.ExitStack() as stack,
-        kubeadm_nodes.nodes(programs, folder / "nodes", roles, addresses) as (network, nodes),
+        kubeadm_nodes.nodes(programs, folder / "nodes", roles, addresses, roles.keys() - at_first) as (network, nodes),
     ):
         for listed in model.nodes:
             for address in listed.addresses[1:]:
@@ -236,11 +283,11 @@ def machines(
             stack.callback(remove_cgroups, f"/vaultpki-kubeadm-{os.getpid()}-{name}")
         stack.enter_context(forwarded_port.everywhere(network, server))
         network.tell(addresses | {"api.example.com": addresses["cp-1"]})
-        kube_nodes = {
-            name: KubeNode(name, roles[name], NodeFolder(name, node.home), node.machine) for name, node in nodes.items()
-        }
+        spare = {name: node for name, node in nodes.items() if name not in at_first}
+        begun = {name: node for name, node in nodes.items() if name in at_first}
+        kube_nodes = {name: _kube_node(node) for name, node in begun.items()}
         kubernetes = Kubernetes(cluster, programs, folder, network, kube_nodes, operator / "operator")
-        made = KubeadmCluster(cluster, programs, operator, nodes, kubernetes, environment)
+        made = KubeadmCluster(cluster, programs, operator, begun, kubernetes, environment, spare=spare)
         for node in nodes.values():
             node.seen(_AUDIT).mkdir()
             node.seen(f"{_AUDIT}/policy.yaml").write_text(_AUDIT_POLICY)

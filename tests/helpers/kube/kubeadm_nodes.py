@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from vaultpki.model import NodeRole
 
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
-# What systemd does with the kubelet's unit of Kubernetes' own packages: it starts again and again until kubeadm has
-# written the configuration.
+# What systemd does with the kubelet's unit of Kubernetes' own packages: it starts again whenever it has ended. Without
+# a configuration of kubeadm's it would end at once, and take its time for that.
 _KUBELET = """\
 #!/bin/sh
 while :; do
-  if [ ! -e /run/kubelet.stopped ]; then
+  if [ ! -e /run/kubelet.stopped ] && [ -e /var/lib/kubelet/config.yaml ]; then
     KUBELET_KUBEADM_ARGS=
     [ -e /var/lib/kubelet/kubeadm-flags.env ] && . /var/lib/kubelet/kubeadm-flags.env
     setpriv --pdeathsig KILL kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf \\
@@ -109,9 +109,16 @@ class KubeadmNode:
 
 @contextlib.contextmanager
 def nodes(
-    programs: Programs, folder: Path, roles: Mapping[str, frozenset[NodeRole]], addresses: Mapping[str, str]
+    programs: Programs,
+    folder: Path,
+    roles: Mapping[str, frozenset[NodeRole]],
+    addresses: Mapping[str, str],
+    spare: Collection[str] = (),
 ) -> Iterator[tuple[Lan, dict[str, KubeadmNode]]]:
-    """A machine for each name, ready for kubeadm: what its page of requirements asks for, and no certificate."""
+    """A machine for each name, ready for kubeadm: what its page of requirements asks for, and no certificate.
+
+    The images of Kubernetes are not on those in `spare`, which may get a later version.
+    """
     folder.mkdir(parents=True)
     archives = images(programs, folder)
     with lan(folder / "machines", addresses) as network:
@@ -121,7 +128,8 @@ def nodes(
             _own_folders(node, network.hosts)
             _tools(node)
             node.install(programs, "kubeadm", "kubelet", "kubectl")
-            containerd.start(machine, needed(node, archives), sandbox=sandbox(programs))
+            wanted = archives[-1:] if name in spare else needed(node, archives)
+            containerd.start(machine, wanted, sandbox=sandbox(programs))
             machine.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1", "net.ipv6.conf.default.forwarding=1")
             service = node.tools / "kubelet-service"
             path = f"PATH={node.tools}:{environment(machine.folder)['PATH']}"
@@ -182,6 +190,10 @@ def images(programs: Programs, folder: Path) -> list[Path]:
     names = image_names(programs)
     made = []
     for name in ("etcd", *CONTROL_PLANE, "kube-proxy"):
+        archive = folder / f"{name}.tar"
+        made.append(archive)
+        if archive.exists():
+            continue
         files = with_libraries(programs.path(name), f"usr/local/bin/{name}")
         links = {}
         if name == "etcd":
@@ -191,9 +203,7 @@ def images(programs: Programs, folder: Path) -> list[Path]:
             files |= _iptables()
             files["bin/busybox"] = containerd.busybox()
             links = {f"bin/{applet}": "busybox" for applet in ("sh", "cat", "ls")}
-        archive = folder / f"{name}.tar"
         archive.write_bytes(containerd.packed([names[name]], files, links, entry=name))
-        made.append(archive)
     pause = folder / "pause.tar"
     pause.write_bytes(containerd.image(names["pause"]))
     return [*made, pause]

@@ -160,10 +160,10 @@ def standing(server: Server, programs: Programs, folder: Path, poll: str = "10s"
 
 
 def _make(made: KubeadmCluster, poll: str) -> None:
-    """docs/kubeadm.md for three control planes."""
+    """docs/kubeadm.md for three control planes that share one service-account key."""
     run = made.run
     run("vaultpki apply -f cluster.yaml --yes")
-    run("kubeadm init phase certs sa --cert-dir /etc/kubernetes/pki", "cp-1")
+    made.one_key()
     for name, node in made.nodes.items():
         run(f"vaultpki enroll -f cluster.yaml {name} -o {name}.json && scp -p {name}.json root@{name}:")
         run(f"vaultpki agent --join {name}.json --hooks static-pods --once", name)
@@ -196,10 +196,9 @@ def configure(node: KubeadmNode, old: str, new: str) -> None:
     file.write_text(text.replace(f"\n{old}\n", f"\n{new}\n"))
 
 
-def join(made: KubeadmCluster, name: str, copy_from: str = "cp-1") -> None:
+def join(made: KubeadmCluster, name: str) -> None:
     """The page's join of a further control-plane node."""
-    keys = " ".join(f"root@{copy_from}:/etc/kubernetes/pki/sa.{end}" for end in ("key", "pub"))
-    made.run(f"scp -3p {keys} root@{name}:/etc/kubernetes/pki/")
+    made.one_key(name)
     made.run(f"scp -rp {name} root@{name}:/etc/kubernetes/kubeadm")
     made.run(f"scp -p operator/admin.conf root@{name}:/etc/kubernetes/")
     made.run(f"kubeadm join --config {CONFIGURATION}", name)

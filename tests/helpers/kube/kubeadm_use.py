@@ -16,6 +16,7 @@ from helpers.kube.certificates_in_use import CREDENTIAL, X509
 from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
+from helpers.kube.token_load import TokenLoad
 from vaultpki.certificates import laid_out, pair_files
 from vaultpki.kubernetes_versions import PAIR_OF_KUBELET
 from vaultpki.layout import DIRECTORY, node_folders
@@ -96,6 +97,18 @@ def verify_live(cluster: KubeadmCluster, node: str | None = None) -> dict[str, A
     assert said, (cluster.folder / "verify.log").read_text()
     found: dict[str, Any] = json.loads(said)
     return found
+
+
+def tokens(cluster: KubeadmCluster) -> tuple[set[str], dict[tuple[str, str], int]]:
+    """Have each API server issue a token, and use it at every one.
+
+    Returns the ids of the keys that signed, and what each server answered, by the addresses of issuer and server.
+    """
+    apis = cluster.kubernetes.apis
+    load = TokenLoad(cluster.kubernetes, lambda: apis)
+    issued = [load.issue(at) for at in apis]
+    answers = {(token.issuer[0], at[0]): load.status_of(token, at) for token in issued for at in apis}
+    return {token.key_id for token in issued}, answers
 
 
 @dataclass(slots=True)

@@ -21,6 +21,8 @@ from helpers.kube.kube_cluster import KubeNode, Kubernetes
 from helpers.vault.servers import wait_for
 from vaultpki import readers
 from vaultpki.certificates import bundle
+from vaultpki.model import NodeRole
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 
 HEALTHY_SECONDS = 60.0
 HOOK_SECONDS = 240
@@ -58,11 +60,13 @@ def unexplained(restarts: Iterable[Restart], failures: Iterable[Failure]) -> lis
 
 @dataclass(slots=True)
 class Restarts:
-    """What has been restarted, oldest first."""
+    """What has been restarted, oldest first; `away` are API servers that nobody is sent to."""
 
     kubernetes: Kubernetes
     done: list[Restart] = field(default_factory=list)
     away: set[tuple[str, int]] = field(default_factory=set)
+    ending: threading.Event = field(default_factory=threading.Event)
+    threads: list[threading.Thread] = field(default_factory=list)
 
     def serving(self) -> list[tuple[str, int]]:
         """The API servers that a load balancer would send somebody to now."""
@@ -76,6 +80,8 @@ class Restarts:
             components = found.setdefault(bundle(reader.ca).removesuffix(".crt"), [])
             if reader.at_start(minor) and reader.role in node.roles and reader.component not in components:
                 components.append(reader.component)
+        if self.kubernetes.cluster.model.service_account_keys and NodeRole.CONTROL_PLANE in node.roles:
+            found[SERVICE_ACCOUNT_KEYS] = [API_SERVER]
         return {key: components for key, components in found.items() if components}
 
     def configure(self, node: KubeNode) -> None:
@@ -88,31 +94,33 @@ class Restarts:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Does what hooks ask for until the end, of all nodes at once: nothing here makes one wait for another."""
-        ending = threading.Event()
-        threads = []
         for node in self.kubernetes.nodes.values():
-            # Where the agent is: abstract names are of a network.
-            with node.machine.network():
-                listening = socket.socket(socket.AF_UNIX)
-                listening.bind(f"\0{self._address(node)}")
-            listening.listen()
-            listening.settimeout(0.2)
-            # One for each node, which lives on: with it ends what it has started.
-            threads.append(threading.Thread(target=self._serve, args=(node, listening, ending), daemon=True))
-            threads[-1].start()
+            self.serve(node)
         try:
             yield
         finally:
-            ending.set()
-            for thread in threads:
+            self.ending.set()
+            for thread in self.threads:
                 thread.join(2 * HEALTHY_SECONDS)
+
+    def serve(self, node: KubeNode) -> None:
+        """The same of one node more, until the end."""
+        # Where the agent is: abstract names are of a network.
+        with node.machine.network():
+            listening = socket.socket(socket.AF_UNIX)
+            listening.bind(f"\0{self._address(node)}")
+        listening.listen()
+        listening.settimeout(0.2)
+        # One for each node, which lives on: with it ends what it has started.
+        self.threads.append(threading.Thread(target=self._serve, args=(node, listening), daemon=True))
+        self.threads[-1].start()
 
     def _address(self, node: KubeNode) -> str:
         return f"{self.kubernetes.cluster.name}-{node.name}"
 
-    def _serve(self, node: KubeNode, listening: socket.socket, ending: threading.Event) -> None:
+    def _serve(self, node: KubeNode, listening: socket.socket) -> None:
         with listening:
-            while not ending.is_set():
+            while not self.ending.is_set():
                 with contextlib.suppress(TimeoutError):
                     call, _ = listening.accept()
                     with call, contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ may change: `answer`, the status and the text of the endpoint, and `slow`, for h
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.server
 import os
 import shlex
@@ -94,11 +95,14 @@ class Component:
                 )
             self.starts += 1
             # By then it has its name and its flags.
-            _wait((self.folder / "pid").exists, f"{self.name} did not start")
+            _wait((self.folder / "pid").exists, lambda: f"{self.name} did not start")
 
     def serves(self) -> None:
         """Wait until the process that runs listens."""
-        _wait(lambda: _text(self.folder / "serving") == _text(self.folder / "pid") != "", f"{self.name} does not serve")
+        _wait(
+            lambda: _text(self.folder / "serving") == _text(self.folder / "pid") != "",
+            lambda: f"{self.name} does not serve: {_text(self.folder / 'log')[-1000:]}",
+        )
 
     def restart(self) -> None:
         """Have it restarted while `supervised`, as a person does, and wait until it listens."""
@@ -120,7 +124,10 @@ class Component:
         thread = threading.Thread(target=self._supervise, args=(watched, ended), name=self.name, daemon=True)
         thread.start()
         try:
-            _wait(lambda: self.running is not None and (self.folder / "pid").exists(), f"{self.name} did not start")
+            _wait(
+                lambda: self.running is not None and (self.folder / "pid").exists(),
+                lambda: f"{self.name} did not start",
+            )
             yield self
         finally:
             ended.set()
@@ -145,10 +152,10 @@ def _version(path: Path | None) -> tuple[int, int] | None:
     return about.st_ino, about.st_mtime_ns
 
 
-def _wait(reached: Callable[[], bool], otherwise: str, seconds: float = 60.0) -> None:
+def _wait(reached: Callable[[], bool], otherwise: Callable[[], str], seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not reached():
-        assert time.monotonic() < until, otherwise
+        assert time.monotonic() < until, otherwise()
         time.sleep(POLL)
 
 
@@ -166,7 +173,7 @@ def _restart(folder: Path) -> None:
     def restarted() -> bool:
         return not (folder / "restart").exists() and _text(folder / "pid") not in ("", before)
 
-    _wait(restarted, f"nobody restarts the component of {folder}")
+    _wait(restarted, lambda: f"nobody restarts the component of {folder}")
 
 
 def _write(name: str, text: str) -> None:
@@ -204,6 +211,20 @@ class _TlsServer(http.server.ThreadingHTTPServer):
             super().finish_request(wrapped, client_address)
 
 
+def _listening(
+    made: type[http.server.ThreadingHTTPServer], port: int, seconds: float = 50.0
+) -> http.server.ThreadingHTTPServer:
+    """Listen on a port that was free before; a connection of somebody else may have it for a while."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return made((HOST, port), _Health)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > until:
+                raise
+        time.sleep(POLL)
+
+
 def _serve(flags: dict[str, str]) -> None:
     url = (
         flags.get("listen-metrics-urls")
@@ -213,7 +234,7 @@ def _serve(flags: dict[str, str]) -> None:
     )
     parts = urlsplit(url)
     made = _TlsServer if parts.scheme == "https" else http.server.ThreadingHTTPServer
-    server = made((HOST, parts.port or 0), _Health)
+    server = _listening(made, parts.port or 0)
     if isinstance(server, _TlsServer):
         server.flags = flags
     _write("serving", str(os.getpid()))

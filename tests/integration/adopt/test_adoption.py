@@ -219,6 +219,11 @@ def test_what_a_person_does_not_agree_to_is_not_done(clusters: ClusterFactory, t
         assert "runs the only kube-apiserver" in ran.stderr and "pass --yes" in ran.stderr and one.state == ""
         assert "is not being taken over" in vaultpki("adopt", "status", *words, env=env).stdout
         assert "begins" in vaultpki("adopt", "continue", *words, env=env, expect=1).stderr
+        whole = one.cluster.file.read_text()
+        one.cluster.file.write_text(f"service_account_keys: true\n{whole}")
+        refused = vaultpki("adopt", "start", *words, "--yes", env=env, expect=1)
+        assert "sa.key stays kubeadm's" in refused.stderr and one.state == ""
+        one.cluster.file.write_text(whole)
         begin(one)
         again = vaultpki("adopt", "start", *words, "--yes", env=env, expect=1)
         assert "has begun before and is prepared" in again.stderr

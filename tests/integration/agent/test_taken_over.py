@@ -359,6 +359,7 @@ def test_no_apply_takes_away_what_an_adoption_needs(enrolled: EnrolledMachine) -
 
     enrolled.record(S.PREPARED)
     refused(without_ca, "is being taken over (prepared), and the old CA of etcd with the SHA-256")
+    refused(f"service_account_keys: true\n{whole}", "sa.key stays kubeadm's until that is done")
     cluster.file.write_text(without_node)
     vaultpki("plan", "-f", cluster.file, env=cluster.environment())
     enrolled.record(S.PUBLISHED)

@@ -156,7 +156,8 @@ def expected(pair: Pair, want: Certificate, now: datetime, known: dict[str, Any]
     if one != two or pair.leaf.further_names != ():
         found.add("names-changed")
     server, client = (oid in pair.leaf.usages for oid in OIDS)
-    if (server, client) != (want.usage.server, want.usage.client) or pair.leaf.usages - {*OIDS}:
+    further = frozenset() if want.usage.tls else EKU[Usage.SIGNING]
+    if (server, client) != (want.usage.server, want.usage.client) or pair.leaf.usages - {*OIDS} != further:
         found.add("usage-changed")
     if want.key != pair.leaf.key:
         found.add("key-type-changed")

@@ -10,18 +10,19 @@ from typing import Any
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from vaultpki.certificates import TABLE, resolve
+from vaultpki.certificates import laid_out, resolve
 from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import SpecError
 from vaultpki.identity.access import node_certificates
 from vaultpki.model import NODE, Certificate, Cluster, Node, NodeRole
+from vaultpki.places import Layout
 from vaultpki.records import published
 
 _KEPT = tempfile.TemporaryDirectory(prefix="vaultpki-test-")
 _FOLDER = Path(_KEPT.name)
 _NODE = "w-1"
 _ADDRESS = "10.0.0.21"
-_BUILT_IN = {row.name: row for row in TABLE}
+_BUILT_IN = {row.name: row for row in laid_out(Layout.DOCUMENT)}
 
 STEMS = st.sampled_from(
     ("etcd-ca", "etcd-ca-chain", "ca", "sa", "front-proxy-ca", "bundles", "lock", "kubelet", "kubelet-client", "admin",
@@ -36,13 +37,13 @@ COMMON_NAMES = st.sampled_from(
 GROUPS = st.sampled_from(("mine", "system:masters", "System:Nodes", "system:nodes", "system:monitoring", "system:x"))
 NAMES = st.sampled_from(("w-1", "mine.example.com", "7", "kubernetes", "kubernetes.default.svc.cluster.local"))
 FIELDS = {
-    "name": st.sampled_from((*_BUILT_IN, "mine", "theirs")),
-    "usage": st.sampled_from(("client", "server", "both")),
+    "name": st.sampled_from((*_BUILT_IN, "service-account", "mine", "theirs")),
+    "usage": st.sampled_from(("client", "server", "both", "signing")),
     "common_name": COMMON_NAMES,
     "organization": st.lists(GROUPS, max_size=2),
     "dns": st.lists(NAMES, max_size=3),
     "ips": st.lists(st.sampled_from((_ADDRESS, "127.0.0.1", "::1")), max_size=2),
-    "ca": st.sampled_from(("kubernetes", "kubelet", "etcd", "front-proxy")),
+    "ca": st.sampled_from(("kubernetes", "kubelet", "etcd", "front-proxy", "service-account")),
     "role": st.sampled_from((*_BUILT_IN, "mine", "theirs")),
     "ttl": st.sampled_from((0, 29, 30, 86400, 100 * 365 * 86400 - 3)),
     "key": st.sampled_from(("ec-p256", "rsa-2048", "ed25519")),

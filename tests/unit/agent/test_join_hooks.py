@@ -69,3 +69,11 @@ def test_hooks_of_the_owner_stay() -> None:
     assert told(added)[1:] == ["agent.yaml has hooks of etcd-ca already; they stay"]
     again, added = join_hooks.add(replace(config, hook_timeout=30), (CONTROL_PLANE, ETCD))
     assert again == replace(config, hook_timeout=30) and not added.hooks
+
+
+def test_what_signs_tokens_restarts_for_keys_of_its_own() -> None:
+    hooks = join_hooks.static_pods((CONTROL_PLANE,), Layout.KUBEADM, token_keys=True)
+    assert plain_hooks(hooks)["service-account-keys"] == [
+        {"static_pod": "kube-apiserver"},
+        {"static_pod": "kube-controller-manager"},
+    ]

@@ -269,6 +269,8 @@ def test_the_roots_sha256_in_its_normal_form(tmp_path: Path, written: str) -> No
 def test_starter_loads_and_uncommented_too(tmp_path: Path) -> None:
     cluster = load(starter(), tmp_path)
     assert (cluster.name, cluster.vault.namespace, cluster.authority.root_sha256) == ("prod", None, None)
+    # For a new cluster; one that exists does not get them by itself.
+    assert cluster.service_account_keys and not load(f"cluster: prod\n{NODES}", tmp_path).service_account_keys
     (tmp_path / "vault-ca.crt").write_text(PEM)
     (tmp_path / "issuer-ca.crt").write_text(PEM)
     (tmp_path / "old-ca.crt").write_text(PEM)

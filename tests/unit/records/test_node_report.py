@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
-from vaultpki.records import changes, node_report
-from vaultpki.records.node_report import NodeReport, ReaderReport
+from vaultpki.records import changes, node_report, service_account
+from vaultpki.records.node_report import NodeReport, ReaderReport, Seen, TokenKeysReport
 from vaultpki.redact import moment, stamp
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -135,3 +137,76 @@ def test_a_time_is_read_as_it_was_written() -> None:
 )
 def test_what_no_agent_writes_is_no_time(text: object) -> None:
     assert moment(text) is None
+
+
+KEYS = TokenKeysReport(
+    Seen(3, 4),
+    own={1: "-----BEGIN CERTIFICATE-----\n", 2: "another"},
+    union=frozenset({SHA, "6f" * 32}),
+    signing=SHA,
+    installed=NOW,
+    loaded_union=frozenset({SHA}),
+    loaded_signing=SHA,
+    reader=ReaderReport(NOW, running=True, healthy=True),
+    extends=False,
+    longest=0,
+    shared=SHA,
+    shared_key="rsa-2048",
+)
+
+
+@pytest.mark.parametrize("keys", [KEYS, TokenKeysReport(Seen(0, 0)), replace(KEYS, loaded_union=frozenset())])
+def test_token_keys_are_read_as_they_were_written(keys: TokenKeysReport) -> None:
+    read = node_report.read(json.loads(json.dumps(node_report.to_json(NodeReport(NOW, token_keys=keys)))))
+    assert read is not None and read.token_keys == keys
+    assert "token_keys" not in node_report.to_json(NodeReport(NOW))
+
+
+def test_a_report_says_all_that_the_largest_union_has() -> None:
+    """Else a cluster with many keys would wait for ever: what is left out counts as missing."""
+    largest = frozenset(f"{number:064x}" for number in range(service_account.MOST_IN_UNION))
+    keys = TokenKeysReport(Seen(3, 3), union=largest, loaded_union=largest)
+    written = json.loads(json.dumps(node_report.to_json(NodeReport(NOW, token_keys=keys))))
+    found = node_report.read(written)
+    assert found is not None and found.token_keys is not None
+    assert found.token_keys.union == found.token_keys.loaded_union == largest
+
+
+def test_files_are_loaded_if_a_healthy_process_was_started_with_both() -> None:
+    assert not KEYS.loaded
+    loaded = replace(KEYS, loaded_union=KEYS.union)
+    assert loaded.loaded
+    assert not replace(loaded, loaded_signing="").loaded
+    assert not replace(loaded, reader=ReaderReport(NOW, running=True, problem="it answers 500")).loaded
+    assert not TokenKeysReport(Seen(0, 0)).loaded
+
+
+def test_token_keys_count_for_a_node_that_has_the_row_alone() -> None:
+    told = NodeReport(NOW, token_keys=KEYS)
+    assert node_report.with_own_rows_only(told, {"service-account": "service-account"}).token_keys == KEYS
+    assert node_report.with_own_rows_only(told, {"kubelet": "kubelet"}).token_keys is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("own", {"0": "x"}),
+        ("own", {"1": 7}),
+        ("own", {"1": "x" * 10_000}),
+        ("own", ["x"]),
+        ("union", ["no hash"]),
+        ("signing", "no hash"),
+        ("signing", [SHA]),
+        ("loaded_union", {SHA: 1}),
+        ("extends", "true"),
+        ("longest", -1),
+        ("longest", True),
+        ("longest", 1 << 33),
+        ("shared", "no hash"),
+    ],
+)
+def test_what_a_false_report_says_of_token_keys_is_left_out(field: str, value: object) -> None:
+    written = node_report.to_json(NodeReport(NOW, token_keys=TokenKeysReport(Seen(1, 1))))
+    written["token_keys"][field] = value
+    read = node_report.read(written)
+    assert read is not None and read.token_keys == TokenKeysReport(Seen(1, 1))

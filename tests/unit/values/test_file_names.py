@@ -6,12 +6,13 @@ import dataclasses
 
 import pytest
 
-from vaultpki.certificates import BUNDLES, ISSUING_CAS, TABLE, bundle, chain_bundle, pair_files
+from vaultpki.certificates import BUNDLES, ISSUING_CAS, TABLE, bundle, chain_bundle, laid_out, pair_files
 from vaultpki.disk import generations
+from vaultpki.places import Layout
 from vaultpki.values import file_names
 from vaultpki.values.file_names import FileUse
 
-TABLES_OWN = [claim for row in TABLE for claim in file_names.of_row(row)]
+TABLES_OWN = [claim for row in laid_out(Layout.DOCUMENT) for claim in file_names.of_row(row)]
 
 
 def problem(*claims: FileUse) -> str | None:
@@ -27,7 +28,9 @@ def test_the_table_has_room_for_itself() -> None:
 
 @pytest.mark.parametrize("kind", ["pair", "kubeconfig", "template"])
 @pytest.mark.parametrize(
-    "stem", [name.removesuffix(".crt") for ca in ISSUING_CAS for name in (bundle(ca), chain_bundle(ca))] + ["ca", "sa"]
+    "stem",
+    [name.removesuffix(".crt") for ca in ISSUING_CAS for name in (bundle(ca), chain_bundle(ca))]
+    + ["ca", "sa", "sa-1", "sa-12"],
 )
 def test_bundles_and_kubeadms_own_belong_to_nobody(kind: str, stem: str) -> None:
     for twin in (stem, stem.upper()):

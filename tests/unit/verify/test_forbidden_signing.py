@@ -10,8 +10,10 @@ import pytest
 
 from helpers.example_cluster import load
 from helpers.node import handmade_files
-from vaultpki.certificates import TABLE, rows
+from vaultpki.certificates import laid_out, rows
 from vaultpki.model import Cluster, KeyType, Node, NodeRole, Pool, Row, Subject, Usage
+from vaultpki.places import Layout
+from vaultpki.records.service_account import KEYS_RECORD
 from vaultpki.verify.forbidden_paths import Forbidden
 from vaultpki.verify.forbidden_signing import allowed, forbidden
 
@@ -80,7 +82,7 @@ def test_a_request_to_sign_is_one_that_succeeds_with_one_thing_changed(cluster: 
 def test_every_row_of_another_is_asked_for(cluster: Cluster, name: str) -> None:
     own = {each.path for each in allowed(cluster, name, holder(cluster, name), csr)}
     asked = {each.path for each in listed(cluster, name) if each.group == "rows of others"}
-    for row in TABLE:
+    for row in laid_out(Layout.DOCUMENT):
         path = f"vaultpki/prod/{row.ca}/sign/{row.name}"
         assert path in own or path in asked, path
         assert f"vaultpki/prod/{row.ca}/issue/{row.name}" in {each.path for each in listed(cluster, name)}
@@ -142,3 +144,10 @@ def test_what_could_change_something_is_told_apart(cluster: Cluster, name: str) 
             assert f"/role/{name}/" in request.path and not request.harmless
     for word in ("roles/", "sign-intermediate", "generate", "revoke", "tidy", "sys/seal", "token/create", "secret-id"):
         assert any(word in request.path for request in listed(cluster, name) if not request.harmless), word
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_writes_the_record_of_service_account_keys(name: str, tmp_path: Path) -> None:
+    text = SPEC if "service_account_keys" in SPEC else f"service_account_keys: true\n{SPEC}"
+    found = {each.method for each in listed(load(tmp_path, text), name) if each.path.endswith(f"/data/{KEYS_RECORD}")}
+    assert found == {"POST", "PUT", "PATCH", "DELETE"}

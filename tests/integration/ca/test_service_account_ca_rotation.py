@@ -1,0 +1,256 @@
+"""The rotation of the CA `service-account`: keys stay, their certificates are of the next CA, no token is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+import pytest
+
+from helpers.node.agents_with_keys import SPEC, AgentsWithKeys
+from helpers.vault.applied_cluster import vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.snapshots import Snapshot
+from vaultpki.agent import run
+from vaultpki.ca import commands, recover
+from vaultpki.ca.run import Step
+from vaultpki.config.agent import load_agent
+from vaultpki.errors import Attention, StateConflict
+from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts
+from vaultpki.provision.rotation_records import read_records
+from vaultpki.records.rotation import Method, State
+from vaultpki.records.service_account import KEYS_RECORD, KeyState
+from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
+
+DOMAIN = "service-account"
+ONWARD = (State.PUBLISHED, State.SWITCHED, State.RETIRED, State.DONE)
+
+
+def begin(made: AgentsWithKeys, domain: str = DOMAIN, method: Method = Method.NEW_KEY) -> None:
+    commands.rotate(made.cluster.model, made.vault, domain, method, 0, made.now)
+
+
+def state(made: AgentsWithKeys, domain: str = DOMAIN) -> State:
+    record = read_records(made.cluster.model, made.vault)[domain].record
+    assert record is not None
+    return record.state
+
+
+def step(made: AgentsWithKeys, said: Confirmations = NOTHING_CONFIRMED, *, back: bool = False) -> Step:
+    """What `ca continue` does: it takes in the certificates of keys, and then a step."""
+    made.advance()
+    return commands.advance(made.cluster.model, made.vault, made.now, said, back=back)
+
+
+def moved(made: AgentsWithKeys, to: State, *, back: bool = False) -> Step:
+    for _ in range(16):
+        done = step(made, back=back)
+        made.check()
+        if done.moved:
+            assert done.record.state is to, done
+            made.passes()
+            return done
+        made.later(61)
+        made.passes()
+    raise AssertionError(done)
+
+
+def issuers(made: AgentsWithKeys) -> Mapping[str, Facts]:
+    cluster = made.cluster
+    listed = cluster.server.api("LIST", f"{cluster.prefix}/{DOMAIN}/issuers").data
+    found = {}
+    for id_, about in listed["key_info"].items():
+        pem = cluster.server.api("GET", f"{cluster.prefix}/{DOMAIN}/issuer/{id_}").data["certificate"]
+        found[about["issuer_name"]] = x509.readable(pem)[0]
+    return found
+
+
+def unions(made: AgentsWithKeys) -> list[tuple[Facts, ...]]:
+    return [x509.read_certificates((plane.node.pki / "sa.pub").read_bytes()) for plane in made.planes.values()]
+
+
+@pytest.mark.on_both
+def test_a_whole_rotation(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        before = {name: plane.signs() for name, plane in made.planes.items()}
+        begin(made)
+        made.passes()
+        for wanted in ONWARD[:2]:
+            moved(made, wanted)
+            made.settled()
+        # The gate holds until every union has certificates of the next CA, also in memory.
+        waiting = step(made)
+        assert not waiting.moved and waiting.gate is not None and waiting.gate.waiting
+        for wanted in ONWARD[2:]:
+            moved(made, wanted)
+            made.settled()
+        (name, ca), *others = issuers(made).items()
+        assert name == "service-account-2" and not others
+        for union in unions(made):
+            assert [each.subject.common_name for each in union] == ["sa:cp-1:1", "sa:cp-2:1"]
+            assert all(x509.signed_by(each, ca) for each in union)
+        assert {name: plane.signs() for name, plane in made.planes.items()} == before
+        # A node that joins afterwards takes all of them.
+        made.join("cp-3")
+        assert made.planes["cp-3"].union() == ["sa:cp-1:1", "sa:cp-2:1", "sa:cp-3:1"]
+        made.settled()
+
+
+@pytest.mark.parametrize("turned", [State.PUBLISHED, State.SWITCHED, State.RETIRED])
+def test_the_way_back(turned: State, clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        begin(made)
+        made.passes()
+        for wanted in ONWARD[: ONWARD.index(turned) + 1]:
+            moved(made, wanted)
+        ways = {
+            State.PUBLISHED: (State.STEADY,),
+            State.SWITCHED: (State.RETURNING, State.STEADY),
+            State.RETIRED: (State.RETRUSTING, State.RETURNING, State.STEADY),
+        }
+        for wanted in ways[turned]:
+            moved(made, wanted, back=True)
+        made.settled()
+        (name, ca), *others = issuers(made).items()
+        assert name == "service-account-1" and not others
+        for union in unions(made):
+            assert len(union) == 2 and all(x509.signed_by(each, ca) for each in union)
+
+
+def test_a_renewal_with_the_same_key_certifies_no_key_anew(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        before = unions(made)
+        begin(made, method=Method.SAME_KEY)
+        made.passes()
+        for wanted in ONWARD:
+            moved(made, wanted)
+        assert set(issuers(made)) == {"service-account-1r2"} and unions(made) == before
+        made.settled()
+
+
+def test_a_stolen_ca_is_distrusted_at_once_and_no_token_is_refused(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        begin(made, method=Method.EMERGENCY)
+        assert state(made) is State.RETIRED
+        made.passes()
+        moved(made, State.DONE)
+        (_, ca), *others = issuers(made).items()
+        assert not others and all(x509.signed_by(each, ca) for union in unions(made) for each in union)
+
+
+def test_the_root_takes_it_along(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        before = unions(made)
+        begin(made, "root")
+        made.passes()
+        for wanted in ONWARD:
+            root_moved(made, wanted)
+        assert state(made) is State.DONE and set(issuers(made)) == {"service-account-1r2"}
+        assert unions(made) == before
+        made.settled()
+        # The next keys are certified below the new root.
+        made.begin()
+        made.passes()
+        made.advance()
+        assert all(len(each.certificates) == 2 for each in made.record.nodes.values())
+
+
+def root_moved(made: AgentsWithKeys, to: State) -> None:
+    """Take a step of the root, with a person's word for components, pods and kubeconfigs that are not there."""
+    for _ in range(12):
+        for words in ((), ("cp-1", "cp-2"), ("pods",), ("outside",)):
+            with suppress(StateConflict):
+                done = step(made, Confirmations(restarted=words))
+                made.check()
+                if done.moved:
+                    assert done.record.state is to, done
+                    made.passes()
+                    return
+            made.passes()
+        made.later(400)
+        made.passes()
+    raise AssertionError(done)
+
+
+def test_another_type_of_key_does_not_keep_it_up(clusters: ClusterFactory) -> None:
+    """Vault certifies keys of one type: those in use keep theirs until they are rotated."""
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        other = SPEC + "certificates: {service-account: {key: ec-p384}}\n"
+        before = {name: plane.signs() for name, plane in made.planes.items()}
+        begin(made)
+        made.passes()
+        moved(made, State.PUBLISHED)
+        made.cluster.write(other)
+        for command in ("apply", "plan"):
+            made.cluster.refused("has to certify the key of cp-1, cp-2 again, which is ec-p256", command=command)
+        made.cluster.write(SPEC)
+        for wanted in ONWARD[1:]:
+            moved(made, wanted)
+        made.cluster.write(other)
+        made.cluster.apply()
+        made.passes()
+        assert {name: plane.signs() for name, plane in made.planes.items()} == before
+        made.settled()
+        with pytest.raises(
+            StateConflict, match=r"the key of cp-1, cp-2 is ec-p256.*rotate service-account-keys` first"
+        ):
+            begin(made)
+        # After a theft of that CA nobody waits, and it says what each node lacks.
+        begin(made, method=Method.EMERGENCY)
+        for plane in made.planes.values():
+            plane.node.age(1e7)
+            options = run.PassOptions(settle=False, share=0.0)
+            failures = run.run(load_agent(plane.node.config), options, clock=made.now.timestamp()).failures
+            assert [*failures] == ["service-account-1"]
+        waiting = step(made).gate
+        assert waiting is not None and any("its key is ec-p256" in each.reason for each in waiting.waiting)
+        made.cluster.write(SPEC)
+        made.cluster.apply()
+        made.passes()
+        moved(made, State.DONE)
+        made.cluster.write(other)
+        made.cluster.apply()
+        made.begin()
+        made.passes()
+        made.reach(KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE)
+        begin(made)
+
+
+def test_what_is_wrong_with_keys_stops_no_other_ca(clusters: ClusterFactory) -> None:
+    """Whoever writes records can spoil that of the keys, and a node can say that it has read a newer one."""
+    with AgentsWithKeys.joined(clusters.applied(SPEC)) as made:
+        begin(made, "etcd")
+        path = f"{made.cluster.prefix}/config/data/{KEYS_RECORD}"
+        assert made.cluster.server.api("POST", path, {"data": {"state": "strange"}}).status == 200
+        file, env = made.cluster.file, made.cluster.environment("applier")
+        ran = vaultpki("ca", "continue", "-f", file, env=env, expect={0, 3})
+        assert "service-account keys: " in ran.stderr and "etcd is published" in ran.stdout
+        assert state(made, "etcd") is State.PUBLISHED
+
+
+def test_a_server_that_was_set_back_is_recovered(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        begin(made)
+        made.passes()
+        moved(made, State.PUBLISHED)
+        snapshot = Snapshot.of(made.cluster, [DOMAIN])
+        moved(made, State.SWITCHED)
+        held = unions(made)
+        snapshot.restore()
+        for plane in made.planes.values():
+            plane.node.age(1e7)
+            options = run.PassOptions(settle=False, share=0.0)
+            done = run.run(load_agent(plane.node.config), options, clock=made.now.timestamp())
+            assert "service-account rotation" in done.failures
+        assert unions(made) == held
+        with pytest.raises(Attention, match="ca recover service-account"):
+            commands.advance(made.cluster.model, made.vault, made.now, back=False)
+        record = recover.recover(recover.propose(made.cluster.model, made.vault, DOMAIN, (), made.now))
+        assert record.state is State.RETRUSTING
+        made.passes()
+        for wanted in ONWARD[1:]:
+            moved(made, wanted)
+        (_, ca), *others = issuers(made).items()
+        assert not others and all(x509.signed_by(each, ca) for union in unions(made) for each in union)
+        made.settled()

@@ -1,0 +1,399 @@
+"""The rotation of service-account keys with real agents: no token that lives is refused, whatever the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.node.agents_with_keys import OF_KUBEADM, SPEC, AgentsWithKeys, Plane
+from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.plan_commands import Ran, fails, vaultpki
+from vaultpki.agent import run
+from vaultpki.ca import commands as ca_commands
+from vaultpki.config.agent import load_agent
+from vaultpki.errors import SpecError, StateConflict
+from vaultpki.identity import enrol
+from vaultpki.model import KeyType, Subject
+from vaultpki.pki import keys, x509
+from vaultpki.records.rotation import Method
+from vaultpki.records.service_account import KEYS_RECORD, Departure, KeyState, NodeKeys, to_json
+
+ONWARD = (KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE)
+
+
+def allowed(made: AgentsWithKeys, name: str) -> set[int]:
+    """The numbers for which the server signs a certificate of a node's key, of the first four."""
+    cluster = made.cluster
+    role = f"auth/{cluster.prefix}/listed/role/{name}"
+    body = {
+        "role_id": cluster.server.api("GET", f"{role}/role-id").data["role_id"],
+        "secret_id": cluster.server.api("POST", f"{role}/secret-id").data["secret_id"],
+    }
+    answer = cluster.server.api("POST", f"auth/{cluster.prefix}/listed/login", body, token="")
+    token = answer.body["auth"]["client_token"]
+    found = set()
+    for number in range(1, 5):
+        common_name = f"sa:{name}:{number}"
+        csr = keys.request(keys.generate_key(KeyType.EC_P256), Subject(common_name))
+        parameters = {"csr": csr, "common_name": common_name, "exclude_cn_from_sans": "true", "format": "pem"}
+        path = f"{cluster.prefix}/service-account/sign/service-account"
+        if cluster.server.api("POST", path, parameters, token=token).status == 200:
+            found.add(number)
+    return found
+
+
+@pytest.mark.on_both
+def test_a_whole_rotation_of_two(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        made.settled()
+        assert made.record.state is KeyState.STEADY and made.admitted() == {"cp-1", "cp-2"}
+        assert allowed(made, "cp-1") == {1}
+        done = made.begin()
+        assert done.record is not None and done.record.state is KeyState.PUBLISHED
+        made.settled()
+        assert allowed(made, "cp-1") == {1, 2}
+        made.passes()
+        for state in ONWARD:
+            made.moved(state)
+            made.settled()
+            made.passes()
+        assert {name: keys.numbers for name, keys in made.record.nodes.items()} == {"cp-1": (2,), "cp-2": (2,)}
+        assert allowed(made, "cp-1") == {2}
+        for plane in made.planes.values():
+            made.passes()
+            assert plane.union() == ["sa:cp-1:2", "sa:cp-2:2"]
+            assert {path.name for path in plane.node.pki.glob("sa*.key")} == {"sa.key", "sa-2.key"}
+
+
+def test_three_nodes_join_an_empty_cluster_at_once(clusters: ClusterFactory) -> None:
+    """One command lets all of them start, with the certificates of all, in any order and without a restart."""
+    with AgentsWithKeys.joined(clusters.applied(SPEC)) as made:
+        planes = {name: made.equip(name) for name in ("cp-1", "cp-2", "cp-3")}
+        assert [each.node for each in made.status().joining] == [*planes]
+        for plane in planes.values():
+            assert not (plane.node.pki / "sa.key").exists() and not (plane.node.pki / "sa.pub").exists()
+        env = made.cluster.environment("applier")
+        for _ in range(2):
+            said = vaultpki("ca", "continue", "-f", made.cluster.file, env=env).stdout
+            assert "kube-apiserver may start, on: cp-1, cp-2, cp-3 (`vaultpki agent --once` there" in said
+        assert made.admitted() == {*planes}
+        # The record alone starts nothing: each node has read it first.
+        assert not any((plane.node.pki / "sa.key").exists() for plane in planes.values())
+        made.passes()
+        assert {len(plane.union()) for plane in planes.values()} == {3}
+        done = made.advance()
+        assert done.may_start == ("cp-1", "cp-2", "cp-3") and not done.to_read and not done.waits
+        text = vaultpki("ca", "status", "-f", made.cluster.file, env=made.cluster.environment("viewer")).stdout
+        assert "kube-apiserver may start, and has not been seen yet, on: cp-1, cp-2, cp-3." in text
+        for name in ("cp-3", "cp-1", "cp-2"):
+            made.start(planes[name])
+        made.passes()
+        assert {len(plane.accepts()) for plane in planes.values()} == {3}
+        assert not made.status().may_start and not made.advance().waits
+
+
+def test_one_that_joins_before_the_first_start_waits_for_it(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.joined(clusters.applied(SPEC)) as made:
+        planes = {name: made.equip(name) for name in ("cp-1", "cp-2")}
+        made.advance()
+        planes["cp-3"] = made.equip("cp-3")
+        for _ in range(2):
+            done = made.advance()
+            assert made.admitted() == {"cp-1", "cp-2"} and [each.node for each in done.joining] == ["cp-3"]
+            made.passes()
+            made.later(61)
+        assert done.joining[0].reason.endswith("(start kube-apiserver of cp-1, cp-2 first)") and not done.restarts
+        assert not (planes["cp-3"].node.pki / "sa.key").exists()
+        for name in ("cp-1", "cp-2"):
+            made.start(planes[name])
+        assert not made.advance().waits and made.admitted() == {*planes}
+        made.passes()
+        made.start(planes["cp-3"])
+        assert {len(plane.accepts()) for plane in planes.values()} == {3}
+
+
+@pytest.mark.parametrize("state", [KeyState.PUBLISHED, KeyState.SWITCHED, KeyState.RETIRED])
+def test_the_way_back(state: KeyState, clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        made.begin()
+        made.passes()
+        made.reach(*{KeyState.PUBLISHED: (), KeyState.SWITCHED: ONWARD[:1], KeyState.RETIRED: ONWARD[:2]}[state])
+        ways = {
+            KeyState.PUBLISHED: (KeyState.STEADY,),
+            KeyState.SWITCHED: (KeyState.RETURNING, KeyState.STEADY),
+            KeyState.RETIRED: (KeyState.RETRUSTING, KeyState.RETURNING, KeyState.STEADY),
+        }
+        for wanted in ways[state]:
+            made.moved(wanted, back=True)
+            made.passes()
+        made.settled()
+        assert made.planes["cp-1"].union() == ["sa:cp-1:1", "sa:cp-2:1"]
+        assert allowed(made, "cp-2") == {1}
+        # No number is given twice.
+        done = made.begin()
+        assert done.record is not None and done.record.nodes["cp-1"].numbers == (1, 3)
+
+
+def test_a_node_joins_in_the_middle_and_one_leaves(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        made.begin()
+        made.passes()
+        made.reach(KeyState.SWITCHED)
+        # It waits until the others have restarted with its key.
+        plane = made.equip("cp-3")
+        assert made.advance().joining and "cp-3" not in made.admitted()
+        for _ in range(8):
+            if "cp-3" in made.admitted():
+                break
+            made.passes()
+            made.later(61)
+            made.advance()
+        made.pass_of(plane)
+        made.start(plane)
+        made.passes()
+        # One leaves: its key counts as long as its tokens live.
+        gone = made.planes.pop("cp-2")
+        made.cluster.write("".join(line for line in SPEC.splitlines(keepends=True) if "cp-2" not in line))
+        with pytest.raises(SpecError, match="cp-2 can log in"):
+            made.advance()
+        made.cluster.apply()
+        done = made.advance()
+        assert done.record is not None and {each.node for each in done.record.departed} == {"cp-2"}
+        assert all(each.why is Departure.REMOVED and each.until is not None for each in done.record.departed)
+        made.passes()
+        assert gone.signs() in made.planes["cp-1"].accepts()
+        made.reach(KeyState.RETIRED, KeyState.DONE)
+        assert not made.record.departed
+        made.settled()
+
+
+def test_a_stolen_key_leaves_at_once_and_its_node_joins_with_another(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        two = made.planes["cp-2"]
+        with pytest.raises(StateConflict, match="vaultpki lock cp-2"):
+            made.begin(emergency=True, stolen=["cp-2"])
+        enrol.lock(made.cluster.model, made.vault, "cp-2")
+        done = made.begin(emergency=True, stolen=["cp-2"])
+        made.stolen.add(two.signs())
+        assert [each.node for each in done.counting] == ["cp-2"] and "cp-1" in done.counting[0].reason
+        del made.planes["cp-2"]
+        for _ in range(6):
+            made.passes()
+            made.later(61)
+            made.advance()
+        one = made.planes["cp-1"]
+        assert two.signs() not in one.accepts() and one.union() == ["sa:cp-1:1"]
+        assert not made.status().counting and not made.record.departed
+        assert made.record.numbers("cp-2") == (2,) and allowed(made, "cp-2") == {2}
+        # Whoever writes records cannot bring it back.
+        answer = made.cluster.server.api("GET", f"{made.cluster.prefix}/config/data/{KEYS_RECORD}").data["data"]
+        answer["nodes"]["cp-2"] = {"old": 1, "new": 1, "admitted": True, "certificates": {"1": _own(two)}}
+        answer["lowest"]["cp-2"], answer["revision"] = 1, answer["revision"] + 1
+        path = f"{made.cluster.prefix}/config/data/{KEYS_RECORD}"
+        assert made.cluster.server.api("POST", path, {"data": answer}).status == 200
+        made.passes()
+        assert one.union() == ["sa:cp-1:1"]
+
+
+def test_in_an_emergency_everybody_restarts_at_once(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        old = {plane.signs() for plane in made.planes.values()}
+        made.stolen |= old
+        done = made.begin(emergency=True)
+        assert done.record is not None and done.record.state is KeyState.RETIRED
+        with pytest.raises(StateConflict, match="no rollback"):
+            made.advance(back=True)
+        # New keys are known nowhere yet, which is the outage that a person has confirmed: only the end is looked at.
+        made.life = 0
+        for _ in range(4):
+            made.passes()
+            made.later(61)
+            made.advance()
+        made.passes()
+        for plane in made.planes.values():
+            assert not old & plane.accepts() and plane.union() == ["sa:cp-1:2", "sa:cp-2:2"]
+            assert plane.signs() not in old
+
+
+def test_an_emergency_begins_in_the_middle_of_other_rotations(clusters: ClusterFactory) -> None:
+    """Neither that of keys nor that of a CA is waited for, and whoever writes records brings no stolen key back."""
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        first = {plane.signs() for plane in made.planes.values()}
+        made.begin()
+        made.passes()
+        made.reach(KeyState.SWITCHED)
+        for _ in range(8):
+            made.passes()
+            made.later(61)
+            made.advance()
+            if made.record.waits_for_tokens:
+                break
+        assert made.record.waits_for_tokens
+        ca_commands.rotate(made.cluster.model, made.vault, "front-proxy", Method.NEW_KEY, 0, made.now)
+        with pytest.raises(StateConflict, match="front-proxy is being rotated"):
+            made.begin()
+        old, before = first | {plane.signs() for plane in made.planes.values()}, made.record
+        assert len(old) == 4
+        made.stolen |= old
+        done = made.begin(emergency=True)
+        assert done.record is not None and done.record.state is KeyState.RETIRED and done.record.hasty
+        assert allowed(made, "cp-1") == {2, 3}
+        made.life = 0
+        for _ in range(4):
+            made.passes()
+            made.later(61)
+            made.advance()
+        made.passes()
+        assert all(plane.union() == ["sa:cp-1:3", "sa:cp-2:3"] for plane in made.planes.values())
+        for forged in (before, replace(before, state=KeyState.STEADY, nodes=_with_the_first(before.nodes))):
+            value = to_json(replace(forged, revision=made.record.revision + 1, lowest={}, turn="cp-1"))
+            path = f"{made.cluster.prefix}/config/data/{KEYS_RECORD}"
+            assert made.cluster.server.api("POST", path, {"data": value}).status == 200
+            for plane in made.planes.values():
+                plane.node.age(1e7)
+                options = run.PassOptions(settle=False, share=0.0)
+                failed = run.run(load_agent(plane.node.config), options, clock=made.now.timestamp()).failures
+                assert {*failed} <= {"service-account-1"}, failed
+                assert not old & (plane.accepts() | {plane.signs()}) and plane.union() == [f"sa:{plane.name}:3"]
+                assert (plane.node.pki / "sa-3.key").exists()
+
+
+def _with_the_first(nodes: Mapping[str, NodeKeys]) -> dict[str, NodeKeys]:
+    return {name: NodeKeys(1, 1, True, {1: each.certificates[1]}) for name, each in nodes.items()}
+
+
+def test_from_one_key_that_all_share_there_and_back(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.of_kubeadm(clusters, "cp-1", "cp-2") as made:
+        # Nothing changes before a person begins.
+        assert not made.advance().joining and made.known is None
+        file, env = made.cluster.file, made.cluster.environment("viewer")
+        assert "cp-1, cp-2 have a sa.key that was not made here" in vaultpki("ca", "status", "-f", file, env=env).stdout
+        # What Vault would not certify is said before anything begins.
+        made.cluster.write(SPEC)
+        with pytest.raises(StateConflict, match="is rsa-2048, and Vault certifies keys of type ec-p256"):
+            made.begin()
+        made.cluster.write(OF_KUBEADM)
+        made.begin()
+        assert made.record.shared
+        made.passes()
+        made.reach(KeyState.SWITCHED)
+        for wanted in (KeyState.RETURNING, KeyState.STEADY):
+            made.moved(wanted, back=True)
+            made.passes()
+        assert {plane.signs() for plane in made.planes.values()} == {made.shared} and made.record.shared
+        made.settled()
+
+
+def test_from_one_key_that_all_share_to_own_keys(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.of_kubeadm(clusters, "cp-1", "cp-2") as made:
+        made.begin()
+        made.passes()
+        made.reach(*ONWARD)
+        made.settled()
+        assert not made.record.shared
+        for plane in made.planes.values():
+            held = {keys.public_der(keys.read_key(each.read_bytes())) for each in plane.node.pki.glob("sa*.key")}
+            assert held == {plane.signs()} and made.shared not in plane.accepts() | held
+
+
+def test_who_joins_beside_a_shared_key_bars_the_way_back_to_it(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.of_kubeadm(clusters, "cp-1", "cp-2") as made:
+        plane = made.equip("cp-3")
+        (note,) = made.advance().notes
+        assert "cp-3 waits: the other nodes share one sa.key" in note and made.known is None
+        made.begin()
+        made.passes()
+        for _ in range(8):
+            made.advance()
+            made.passes()
+            made.later(61)
+            if "cp-3" in made.admitted():
+                break
+        made.pass_of(plane)
+        made.start(plane)
+        made.reach(KeyState.SWITCHED)
+        made.moved(KeyState.RETURNING, back=True)
+        made.passes()
+        done = made.advance(back=True)
+        assert done.gate is not None
+        barred = [each.node for each in done.gate.waiting if "has joined with a key of its own" in each.reason]
+        assert barred == ["cp-3"]
+        made.reach(KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE)
+        made.settled()
+
+
+def _own(plane: Plane) -> str:
+    """The certificate of a node's first key, as PEM."""
+    return x509.read_certificates((plane.node.pki / "sa-1.crt").read_bytes())[0].pem
+
+
+def test_the_commands(clusters: ClusterFactory, tmp_path: Path) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1") as made:
+        file, env = made.cluster.file, made.cluster.environment("applier")
+        viewer = made.cluster.environment("viewer")
+
+        def ca(*words: str | Path, expect: int = 0, env: Mapping[str, str] = env) -> Ran:
+            return vaultpki("ca", *words, "-f", file, env=env, expect=expect)
+
+        keys = "service-account-keys"
+        assert "service-account-keys are steady" in ca("status", env=viewer).stdout
+        # What nobody may say, and what a person must confirm.
+        assert "none of these keys can be kept" in ca("rotate", keys, "--same-key", expect=2).stderr
+        assert "--stolen needs --emergency" in ca("rotate", keys, "--stolen", "cp-1", expect=2).stderr
+        ran = ca("rotate", "etcd", "--emergency", "--stolen", "cp-1", expect=2)
+        assert "--stolen is for service-account-keys" in ran.stderr
+        fails(ca("rotate", keys, "--emergency", expect=1), "pass --yes")
+        fails(ca("rotate", keys, "--emergency", "--stolen", "cp-1", "--yes", expect=1), "vaultpki lock cp-1")
+        fails(ca("continue", "--token-life", "10m", expect=1), "pass --yes")
+        fails(ca("abort", expect=1), "no service-account keys are being rotated")
+
+        ran = ca("rotate", keys)
+        assert "service-account-keys are published" in ran.stdout and "It waits for:" in ran.stdout
+        fails(ca("rotate", "etcd", expect=1), "service-account-keys are being rotated (published)")
+        document = json.loads(ca("status", "--json", env=viewer).stdout)
+        assert document["rotation"] == document["service_account_keys"]
+        rotation = document["rotation"]
+        assert (rotation["domain"], rotation["state"], rotation["next"]) == (keys, "published", "switched")
+        assert rotation["nodes"] == {"cp-1": {"old": 1, "new": 2, "admitted": True}}
+        assert [each["node"] for each in rotation["waiting_for"]] == ["cp-1"]
+        # Every view says so.
+        shown = vaultpki("nodes", "-f", file, "--json", env=viewer, expect={0, 3})
+        texts = [
+            each["message"] for each in json.loads(shown.stdout)["findings"] if each["name"].startswith("rotation-")
+        ]
+        assert len(texts) == 1 and "rotation of service-account-keys, published since" in texts[0], texts
+        page = tmp_path / "report.html"
+        vaultpki("report", "-f", file, "--from-vault", "-o", page, env=viewer, expect={0, 3})
+        assert "The service-account keys are being rotated: published" in page.read_text()
+        document = json.loads(ca("continue", "--json", expect=3).stdout)
+        assert document["moved"] is False and document["rotation"]["state"] == "published"
+
+        # Those who check tokens outside get the keys of the union, and a file of others is not lost.
+        made.passes()
+        ca("continue", expect=3)
+        written = tmp_path / "jwks.json"
+        ca("jwks", "-o", written, env=viewer)
+        shown = json.loads(written.read_text())["keys"]
+        assert len(shown) == 2 and json.loads(ca("jwks", env=viewer).stdout)["keys"] == shown
+        ca("jwks", "-o", written, env=viewer)
+        (tmp_path / "other.json").write_text("{}")
+        fails(ca("jwks", "-o", tmp_path / "other.json", env=viewer, expect=1), "is not a key set of vaultpki")
+
+        assert "service-account-keys are steady" in ca("abort").stdout
+        fails(ca("continue", "--replaced", "cp-9", expect=1), "cp-9 has no service-account keys")
+
+
+def test_a_cluster_without_such_keys_has_none_to_rotate(clusters: ClusterFactory) -> None:
+    cluster = clusters.applied(SPEC.replace("service_account_keys: true\n", ""))
+    env = cluster.environment("applier")
+    fails(
+        vaultpki("ca", "rotate", "service-account-keys", "-f", cluster.file, env=env, expect=1),
+        "service_account_keys: true",
+    )
+    ran = vaultpki("ca", "continue", "--token-life", "1d", "-f", cluster.file, env=env, expect=2)
+    assert "--token-life" in ran.stderr
+    assert "service-account-keys" not in vaultpki("ca", "status", "-f", cluster.file, env=env).stdout

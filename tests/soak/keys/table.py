@@ -1,0 +1,96 @@
+"""The phases of the soak of service-account keys, what is wrong in one, and the tables of them all."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from soak.phases import SHOWN
+from soak.printed import brief
+
+_MOST_OTHERWISE: Final = 0.01
+"""Which part of all uses may fail for another reason: a restart ends some connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a phase shows that is a control run: the rule of the model that is switched off, and the model's words.
+
+    `held` is what happened with the rule.
+    """
+
+    rule: str
+    model: str
+    held: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPhase:
+    """One phase: its length, how many uses of tokens worked, and what failed.
+
+    `unauthorized` are uses that were answered with 401, of tokens and, by the audit logs, of all other clients;
+    `otherwise` are the other failures of both. `refused` are uses of tokens of stolen keys that were refused, as they
+    must be, and `others` requests of other clients that worked. `outage` says that tokens may be refused, as in an
+    emergency. `broken` says why the phase did not end.
+    """
+
+    server: str
+    name: str
+    seconds: float
+    used: int
+    unauthorized: tuple[str, ...] = ()
+    otherwise: tuple[str, ...] = ()
+    refused: int = 0
+    others: int = 0
+    outage: bool = False
+    control: Control | None = None
+    broken: str = ""
+
+    def wrong(self) -> Iterator[str]:
+        """Yield a sentence for each thing that must not be."""
+        if self.broken:
+            yield brief(self.broken)
+        if self.control is not None:
+            if not self.unauthorized:
+                yield f"no token was refused without the rule {self.control.rule}"
+        elif self.unauthorized and not self.outage:
+            yield f"{len(self.unauthorized)} answered with 401, such as {brief('; '.join(self.unauthorized[:SHOWN]))}"
+        if len(self.otherwise) > (self.used + self.others) * _MOST_OTHERWISE:
+            such = brief("; ".join(self.otherwise[:SHOWN]))
+            yield f"{len(self.otherwise)} of {self.used + self.others} failed for other reasons, such as {such}"
+
+
+_HEADS: Final = (
+    *("server", "phase", "took", "tokens used", "401", "failed otherwise"),
+    *("refused as they must be", "requests of others"),
+)
+_CONTROLS: Final = ("server", "rule that is switched off", "the model without it", "with it", "without it")
+
+
+def report(phases: Sequence[KeyPhase]) -> int:
+    """Print the tables, and what was wrong; return the exit code."""
+    print(f"\n{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores.\n")
+    _row(*_HEADS)
+    print(f"|{'---|' * len(_HEADS)}")
+    for one in phases:
+        counted = (one.used, len(one.unauthorized), len(one.otherwise), one.refused, one.others)
+        _row(one.server, one.name, f"{one.seconds:.0f} s", *counted)
+    controlled = [one for one in phases if one.control is not None]
+    if controlled:
+        print()
+        _row(*_CONTROLS)
+        print(f"|{'---|' * len(_CONTROLS)}")
+    for one in controlled:
+        assert one.control is not None
+        seen = f"{len(one.unauthorized)} refused: {one.unauthorized[0]}" if one.unauthorized else "none was refused"
+        _row(one.server, one.control.rule, one.control.model, one.control.held, brief(seen))
+    wrong = [f"{one.server}, {one.name}: {sentence}" for one in phases for sentence in one.wrong()]
+    print("\n" + ("\n".join(wrong) or "nothing was wrong"), flush=True)
+    return 1 if wrong else 0
+
+
+def _row(*cells: object) -> None:
+    print(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")

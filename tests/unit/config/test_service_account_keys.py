@@ -1,0 +1,80 @@
+"""service_account_keys in cluster.yaml: off unless it is written, and only a key that kube-apiserver can sign with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.example_cluster import BASE, check_refused, load
+from vaultpki.certificates import ISSUING_CAS, SERVICE_ACCOUNT, all_rows, issuing_cas, rows, signing_rows
+from vaultpki.model import KeyType
+
+ON = "service_account_keys: true\n"
+
+
+def test_it_is_off_by_default(tmp_path: Path) -> None:
+    cluster = load(tmp_path, BASE)
+    assert not cluster.service_account_keys
+    assert (issuing_cas(cluster), signing_rows(cluster)) == (ISSUING_CAS, ())
+    assert all_rows(cluster) == rows(cluster)
+
+
+def test_it_adds_one_ca_and_one_row_which_is_not_for_tls(tmp_path: Path) -> None:
+    cluster = load(tmp_path, BASE + ON + "certificates: {service-account: {key: rsa-3072, ttl: 90d, no_store: true}}\n")
+    assert issuing_cas(cluster) == (*ISSUING_CAS, SERVICE_ACCOUNT)
+    assert rows(cluster) == rows(load(tmp_path, BASE))
+    (row,) = signing_rows(cluster)
+    assert (row.name, row.ca, row.stem, row.key) == (SERVICE_ACCOUNT, SERVICE_ACCOUNT, "sa", KeyType.RSA_3072)
+    assert (row.ttl, row.no_store) == (90 * 86400, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "hint"),
+    [
+        (
+            "certificates: {service-account: {ttl: 7d}}\n",
+            5,
+            "certificates.service-account",
+            "service_account_keys: true",
+        ),
+        (ON + "defaults: {key: ed25519}\n", 6, "defaults.key", "ECDSA or RSA"),
+        (
+            ON + "certificates: {service-account: {key: ed25519}}\n",
+            6,
+            "certificates.service-account.key",
+            "ECDSA or RSA",
+        ),
+        (
+            ON + "certificates: {service-account: {file: sa2}}\n",
+            6,
+            "certificates.service-account.file",
+            "leave file out",
+        ),
+        (
+            ON + "certificates: {service-account: {extra_names: [a]}}\n",
+            *(6, "certificates.service-account.extra_names", "leave extra_names out"),
+        ),
+        (
+            ON + "certificates: {own: {kind: signing, common_name: own, ca: kubelet, roles: [worker]}}\n",
+            *(6, "certificates.own.kind", "client"),
+        ),
+        (
+            ON + "certificates: {own: {kind: client, common_name: own, ca: service-account, roles: [worker]}}\n",
+            *(6, "certificates.own.ca", "kubernetes"),
+        ),
+        (
+            ON + "certificates: {own: {kind: client, common_name: own, ca: kubelet, file: sa, roles: [worker]}}\n",
+            *(6, "certificates.own.file", "service-account keys"),
+        ),
+        ("service_account_keys: maybe\n", 5, "service_account_keys", "true"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str, line: int, field: str, hint: str) -> None:
+    check_refused(tmp_path, BASE + text, line, field, hint)
+
+
+def test_a_default_that_does_not_fit_may_be_changed_for_this_row_alone(tmp_path: Path) -> None:
+    text = ON + "defaults: {key: ed25519}\ncertificates: {service-account: {key: ec-p384}}\n"
+    (row,) = signing_rows(load(tmp_path, BASE + text))
+    assert row.key is KeyType.EC_P384

@@ -1,0 +1,282 @@
+"""`vaultpki ca` for service-account keys: their rotation by the commands of CAs, and `vaultpki ca jwks`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from vaultpki.cli.common import opened, print_json, screen, server_now, spec_option, terminal
+from vaultpki.cli.progress import reading
+from vaultpki.errors import ChangedMeanwhile, Refused, SpecError, StateConflict, Unavailable, VaultpkiError
+from vaultpki.redact import printable
+
+if TYPE_CHECKING:
+    from vaultpki.kube.token_flags import TokensInUse
+    from vaultpki.model import Cluster
+    from vaultpki.records.rotation import Method
+    from vaultpki.records.service_account import KeyState
+    from vaultpki.token_keys.standing import KeyStepDone
+    from vaultpki.token_keys.steps import KeysSaid
+    from vaultpki.vault import Vault
+
+# Seconds between two looks, and after another operator's write.
+_LOOK: Final = 10.0
+_AGAIN: Final = 1.0
+_JWKS: Final = '{"keys": ['
+
+
+@dataclass(frozen=True, slots=True)
+class RotateOptions:
+    """How a person wants a CA or the keys replaced; `stolen` are nodes whose keys alone were stolen."""
+
+    method: Method
+    stolen: tuple[str, ...] = ()
+    yes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """What a person says on the command line of a step; `kubeconfig` is looked at for each step.
+
+    `token_life` is in seconds. The other fields are as in `rotation.confirmations` and `token_keys.steps.KeysSaid`.
+    """
+
+    restarted: Collection[str] = ()
+    replaced: Collection[str] = ()
+    without: Collection[str] = ()
+    token_life: int | None = None
+    kubeconfig: Path | None = None
+    yes: bool = False
+
+    @property
+    def needed(self) -> bool:
+        """Whether something was said that only service-account keys know."""
+        return bool(self.replaced) or self.token_life is not None
+
+    def said(self) -> KeysSaid:
+        """Return it with what the cluster shows now."""
+        from vaultpki.token_keys.steps import KeysSaid
+
+        tokens = read_tokens(self.kubeconfig)
+        return KeysSaid(self.restarted, self.replaced, self.without, self.token_life, tokens)
+
+
+def read_tokens(kubeconfig: Path | None, *, metrics: bool = False) -> TokensInUse | None:
+    """Return what the running cluster shows of tokens; None without a kubeconfig."""
+    if kubeconfig is None:
+        return None
+    from vaultpki.kube import kubeconfig as document
+    from vaultpki.kube import tokens
+
+    return tokens.read_tokens(document.read(kubeconfig), metrics=metrics)
+
+
+def rotate(cluster: Cluster, vault: Vault, how: RotateOptions, *, wait: bool, as_json: bool) -> int:
+    """Begin a rotation of all keys, or take the certificates of stolen nodes out."""
+    from vaultpki.key_rotation import commands as keys
+    from vaultpki.records.rotation import Method
+    from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
+    from vaultpki.show import key_status
+
+    emergency = how.method is Method.EMERGENCY
+    if emergency and not how.yes:
+        _ask(key_status.emergency_lines(how.stolen), SERVICE_ACCOUNT_KEYS, "what is to be rotated", as_json=as_json)
+    done = keys.rotate(cluster, vault, server_now(vault), emergency=emergency, stolen=how.stolen)
+    if wait:
+        options = StepOptions()
+        return tell(cluster, vault, until_rest(cluster, vault, options, back=False, quiet=as_json), as_json=as_json)
+    return tell(cluster, vault, done, as_json=as_json)
+
+
+def under_way(cluster: Cluster, vault: Vault) -> bool:
+    """Return whether service-account keys are being rotated."""
+    from vaultpki.provision.rotation_records import read_key_record
+
+    if not cluster.service_account_keys:
+        return False
+    record = read_key_record(cluster, vault).record
+    return record is not None and record.active
+
+
+def take_step(
+    cluster: Cluster, vault: Vault, options: StepOptions, *, back: bool, wait: bool, as_json: bool
+) -> int | None:
+    """Take in what nodes report, and a step of a rotation; return the exit code, None if nothing was there to do."""
+    from vaultpki.key_rotation import commands as keys
+
+    _confirm_life(cluster, vault, options, as_json=as_json)
+    if wait and under_way(cluster, vault):
+        done = until_rest(cluster, vault, options, back=back, quiet=as_json)
+        return tell(cluster, vault, done, as_json=as_json)
+    with reading(vault) as counted:
+        done = keys.advance(cluster, counted, server_now(vault), options.said(), back=back)
+    if wait and done.waits:
+        done = until_rest(cluster, vault, replace(options, restarted=(), replaced=()), back=back, quiet=as_json)
+    if not (done.moved or done.changed or done.waits or done.may_start or done.to_read or done.notes):
+        return None
+    return tell(cluster, vault, done, as_json=as_json)
+
+
+def admit_meanwhile(cluster: Cluster, vault: Vault, said: set[str]) -> None:
+    """Take in the keys of nodes that join while the CA of another domain is rotated, and say so on standard error.
+
+    What is wrong with the keys stops no CA: it is said once, and added to `said`.
+    """
+    from vaultpki.key_rotation import commands as keys
+    from vaultpki.show import key_status
+
+    try:
+        done = keys.advance(cluster, vault, server_now(vault))
+    except (SpecError, StateConflict, Refused) as error:
+        if str(error) not in said:
+            click.echo(printable(f"service-account keys: {error}"), err=True)
+        said.add(str(error))
+        return
+    if done.changed:
+        for line in key_status.key_lines(done, server_now(vault), cluster.file):
+            click.echo(line, err=True)
+
+
+def until_rest(cluster: Cluster, vault: Vault, options: StepOptions, *, back: bool, quiet: bool) -> KeyStepDone:
+    """Take steps until the keys are at rest and no node waits, or another operator has turned the rotation round."""
+    from vaultpki.key_rotation import commands as keys
+    from vaultpki.show import key_status
+
+    last = ""
+    state: KeyState | None = None
+
+    def say(line: str) -> None:
+        nonlocal last
+        if not quiet and line != last:
+            click.echo(printable(line), err=True)
+        last = line
+
+    first = True
+    try:
+        while True:
+            try:
+                done = keys.advance(cluster, vault, server_now(vault), options.said(), back=back)
+            except ChangedMeanwhile:
+                time.sleep(_AGAIN)
+                continue
+            except Unavailable as error:
+                if first:
+                    raise
+                say(f"{error}; waiting until it answers again")
+                time.sleep(_LOOK)
+                continue
+            first = False
+            # What a person has said was restarted or stated counts once: it is in the record now.
+            options = replace(options, restarted=(), replaced=(), token_life=None)
+            now = server_now(vault)
+            record = done.record
+            current = record.state if record is not None else None
+            if _turned(state, current, back=back):
+                say("another operator has turned the rotation of service-account keys round; this command has stopped")
+                return done
+            state = current
+            if (record is None or not record.active) and (back or not done.waits):
+                return done
+            say(key_status.progress_line(done, now))
+            if not done.moved:
+                time.sleep(_pause(done, now))
+    except KeyboardInterrupt:
+        click.echo("stopped waiting; nothing is lost: the same command goes on", err=True)
+        raise click.exceptions.Abort from None
+
+
+def _turned(before: KeyState | None, after: KeyState | None, *, back: bool) -> bool:
+    """Return whether a state was reached that this command would not have led to."""
+    from vaultpki.records.service_account import KeyState
+
+    if before is None or after is None or before is after:
+        return False
+    homeward = {KeyState.RETURNING, KeyState.RETRUSTING}
+    onward = {KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE}
+    return (back and after in onward) or (not back and after in homeward and before not in homeward)
+
+
+def _pause(done: KeyStepDone, now: datetime) -> float:
+    opens = done.gate.opens if done.gate is not None else None
+    return _LOOK if opens is None else min(max((opens - now).total_seconds(), 0.5), _LOOK)
+
+
+def tell(cluster: Cluster, vault: Vault, done: KeyStepDone, *, as_json: bool) -> int:
+    """Print where keys stand; return the exit code: 3 where something is waited for."""
+    from vaultpki.show import ca as ca_text
+    from vaultpki.show import key_status
+
+    now = server_now(vault)
+    if as_json:
+        print_json({"moved": done.moved, "changed": done.changed, "rotation": key_status.key_json(done)})
+    else:
+        for line in ca_text.fitted(key_status.key_lines(done, now, cluster.file), screen().width):
+            click.echo(line)
+    return 0 if done.moved or not (done.waits or done.notes) else 3
+
+
+def _confirm_life(cluster: Cluster, vault: Vault, options: StepOptions, *, as_json: bool) -> None:
+    """Have a person confirm that tokens live shorter than the flags of the API servers say."""
+    from vaultpki.key_rotation.scene import read_keys
+    from vaultpki.show import key_status
+
+    if options.token_life is None:
+        return
+    tokens = read_tokens(options.kubeconfig, metrics=True)
+    known = read_keys(cluster, vault, server_now(vault), tokens=tokens).facts.life.seconds
+    if known is not None and known <= options.token_life:
+        return
+    lines = list(key_status.life_lines(options.token_life, known, tokens))
+    if options.yes:
+        for line in lines:
+            click.echo(printable(line), err=True)
+        return
+    _ask(lines, "yes", "that this is so", as_json=as_json)
+
+
+def _ask(lines: Iterable[str], word: str, what: str, *, as_json: bool) -> None:
+    """Show what is at stake, and have a person confirm it by a word."""
+    from vaultpki.show import ca as ca_text
+
+    if not terminal() or as_json:
+        raise VaultpkiError("this needs a person's word and there is no terminal to ask on; pass --yes")
+    for line in ca_text.fitted(lines, screen().width):
+        click.echo(line)
+    if click.prompt(f"Type {word} to confirm {what}", default="", show_default=False) != word:
+        raise VaultpkiError(f"that is not {word}; nothing was changed")
+
+
+@click.command("jwks")
+@spec_option
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write it here and not to standard output."
+)
+def jwks_command(file: Path, allow_http: bool, output: Path | None) -> None:
+    """Write the public keys of all tokens that count now, as the JSON Web Key Set of the cluster's issuer.
+
+    It is what every API server shows at /openid/v1/jwks once it has loaded all keys. Publish it wherever others check
+    tokens of this cluster, before nodes sign with new keys: the page service-account-keys.md says when.
+
+    \b
+    Example:
+      vaultpki ca jwks -f cluster.yaml -o jwks.json
+    """
+    from vaultpki.cli import own_file
+    from vaultpki.key_rotation import commands as keys
+    from vaultpki.pki import jwk
+
+    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
+        found = keys.union(cluster, vault, server_now(vault))
+    lines = ",\n".join(f"  {json.dumps(each)}" for each in jwk.key_set(found)["keys"])
+    text = f"{_JWKS}\n{lines}\n]}}\n"
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    own_file.write(output, text, marks={_JWKS}, what="key set", for_all=True)

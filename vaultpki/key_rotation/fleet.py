@@ -1,0 +1,30 @@
+"""Reads all by which a cluster is judged, as `ca.fleet`, and where the rotation of its service-account keys stands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from vaultpki.ca import fleet
+from vaultpki.ca.fleet import ClusterFacts
+from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, SpecError, StateConflict
+from vaultpki.key_rotation import commands
+from vaultpki.kube.objects import KubeTrust
+from vaultpki.model import Cluster
+from vaultpki.provision.rotation_records import read_key_record
+from vaultpki.vault import Vault
+
+
+def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: KubeTrust | None = None) -> ClusterFacts:
+    """Read a cluster; arguments are as of `ca.fleet.read`. Keys at rest cost one request."""
+    found = fleet.read(cluster, vault, now, today, pods)
+    if not cluster.service_account_keys:
+        return found
+    try:
+        record = read_key_record(cluster, vault).record
+        if record is None or not (record.active or record.turn or record.departed):
+            return found
+        return replace(found, keys=commands.status(cluster, vault, now, found=found.nodes))
+    except (SpecError, StateConflict, ForeignObject, Denied, Refused, BadAnswer) as error:
+        problem = f"where service-account keys stand is not known: {error}"
+        return replace(found, problems=(*found.problems, problem))

@@ -1,0 +1,157 @@
+"""Reads all that a command on service-account keys decides by, once: record, nodes, CAs, policies, and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from vaultpki.ca.facts import read_mount, read_root, refuse_unknown
+from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, ca_subject
+from vaultpki.errors import StateConflict
+from vaultpki.identity.change_notice import ChangeNotice
+from vaultpki.identity.nodes import Member, NodeList, read_nodes
+from vaultpki.key_rotation import policies as key_policies
+from vaultpki.kube.token_flags import TokenFlags, TokensInUse
+from vaultpki.model import Cluster
+from vaultpki.pki import chains
+from vaultpki.pki.facts import Facts
+from vaultpki.provision.rotation_records import (
+    StoredKeyRecord,
+    StoredRecord,
+    read_key_record,
+    read_records,
+    write_key_record,
+)
+from vaultpki.records.server_facts import Fields, Key
+from vaultpki.records.service_account import KeyRecord
+from vaultpki.token_keys.course import KeyScene
+from vaultpki.token_keys.holders import KeyHolder
+from vaultpki.token_keys.life import longest_life
+from vaultpki.token_keys.numbers import key_nodes
+from vaultpki.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class KeysOnServer:
+    """Service-account keys as a command found them.
+
+    `stored` is their record, `rotations` those of CAs. `facts` is what decides how the record goes on. `tokens` is what
+    the running cluster shows, None without `--kubeconfig`. `notice` is begun before each write.
+    """
+
+    cluster: Cluster
+    vault: Vault
+    stored: StoredKeyRecord
+    rotations: Mapping[str, StoredRecord]
+    facts: KeyScene
+    policies: Mapping[Key, Fields] = field(repr=False)
+    notice: ChangeNotice
+    tokens: TokensInUse | None = None
+
+    @property
+    def record(self) -> KeyRecord | None:
+        """The record; None if there is none."""
+        return self.stored.record
+
+    def writing(self, record: KeyRecord) -> KeysOnServer:
+        """Write the record over the one that was read, and return what is there then; Refused if it was changed."""
+        self.notice.begin()
+        return replace(self, stored=write_key_record(self.cluster, self.vault, record, self.stored.version))
+
+    def reconciled(self) -> KeysOnServer:
+        """Make policies and role allow the numbers of the record, and return what is there then."""
+        writes = key_policies.reconcile_numbers(self.cluster, self.vault, self.record, self.policies, self.notice)
+        if not writes:
+            return self
+        policies = key_policies.read_policies(self.cluster, self.vault)
+        given = key_policies.given(self.cluster, policies)
+        return replace(self, policies=policies, facts=replace(self.facts, given=given))
+
+
+def read_keys(
+    cluster: Cluster,
+    vault: Vault,
+    now: datetime,
+    *,
+    strict: bool = True,
+    found: NodeList | None = None,
+    notice: ChangeNotice | None = None,
+    tokens: TokensInUse | None = None,
+) -> KeysOnServer:
+    """Read service-account keys from the server's active node, and the report of every node unless they are `found`.
+
+    Arguments and errors are as of `scene.read_scene`; StateConflict if the cluster has no such keys.
+    """
+    if not cluster.service_account_keys:
+        raise StateConflict(
+            f"{cluster.file} does not ask for service-account keys: write `service_account_keys: true`, and run "
+            "`vaultpki apply`"
+        )
+    vault.pin_to_leader()
+    now = now.replace(microsecond=0)
+    stored, rotations, root = (
+        read_key_record(cluster, vault),
+        read_records(cluster, vault),
+        read_root(cluster, vault, now),
+    )
+    nodes = found if found is not None else read_nodes(cluster, vault)
+    if strict:
+        refuse_unknown(cluster, vault, nodes)
+    holders = _holders(cluster, nodes.members, stored.record)
+    policies = key_policies.read_policies(cluster, vault)
+    issuing, roots, between = read_issuing(cluster, vault, root)
+    own = rotations[SERVICE_ACCOUNT].record
+    # What a CA has signed that is trusted no more brings no key in.
+    issuing = tuple(each for each in issuing if own is None or each.fingerprint in own.trust)
+    flags = known_flags(holders.values(), tokens)
+    # Of a node that has left nobody may know the flags; those of the others count for it then.
+    counted = [
+        name
+        for name in (stored.record.nodes if stored.record is not None else holders)
+        if name in holders or name in flags
+    ]
+    given = key_policies.given(cluster, policies)
+    facts = KeyScene(holders, issuing, roots, now, longest_life(counted, flags), given, between)
+    return KeysOnServer(
+        cluster, vault, stored, rotations, facts, policies, notice or ChangeNotice(cluster, vault), tokens
+    )
+
+
+def read_issuing(
+    cluster: Cluster, vault: Vault, root: Facts
+) -> tuple[tuple[Facts, ...], tuple[Facts, ...], tuple[Facts, ...]]:
+    """Return the CAs of service-account keys, expired ones too, the roots, and the CAs of a PKI outside between them.
+
+    There are two roots while the root is rotated.
+    """
+    mounts = [read_mount(cluster, vault, ca, root) for ca in (SERVICE_ACCOUNT, ROOT)]
+    issuing, shown = (
+        tuple(each.facts for each in mount.issuers if each.facts is not None and not each.revoked) for mount in mounts
+    )
+    # Of the root's mount only what has a key there signs: others may have been imported.
+    owned = {each.facts.public_key for each in mounts[1].issuers if each.key and each.facts is not None}
+    roots = tuple(dict.fromkeys((root, *(each for each in shown if each.public_key in owned))))
+    above = (*mounts[1].above, *shown, *issuing)
+    return issuing, roots, chains.between(above, roots, root_name=ca_subject(cluster.name, ROOT))
+
+
+def known_flags(holders: Iterable[KeyHolder], tokens: TokensInUse | None) -> dict[str, TokenFlags]:
+    """Return the flags of kube-apiserver by node: as the running cluster shows them, else as nodes report them."""
+    found = {
+        holder.name: TokenFlags(keys.extends, keys.longest)
+        for holder in holders
+        if (keys := holder.keys) is not None and keys.extends is not None and keys.longest is not None
+    }
+    return found | dict(tokens.flags if tokens is not None else {})
+
+
+def _holders(cluster: Cluster, members: Collection[Member], record: KeyRecord | None) -> dict[str, KeyHolder]:
+    """Return the control-plane nodes that can log in, have reported or are in the record, by name."""
+    names, recorded = frozenset(key_nodes(cluster)), record.nodes if record is not None else {}
+    return {
+        each.name: KeyHolder(each.name, None if each.locked else each.report, each.locked, each.former, each.join_until)
+        for each in members
+        if each.kind == "listed" and each.name in names
+        if not each.locked or each.name in recorded
+    }

@@ -1,0 +1,385 @@
+"""Writes and reads the record `rotation/service-account-keys`: whose keys count for tokens, and how they are rotated.
+
+An operator's command writes it by check-and-set, and every node may read it. It cannot bring in a key: a node takes a
+certificate from it only if `pki.service_account` says that it counts. Without a record no key of a node is admitted.
+
+Each node has one key at rest, whose number is `old` and `new`. A rotation gives it a second one. A node holds the
+private keys of exactly these two numbers, and deletes others. Number 1 may be kubeadm's `sa.key`, which several nodes
+share: each of them has it certified under its own name.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final
+
+from vaultpki.errors import SpecError
+from vaultpki.records.rotation import BEYOND, ROTATION_FOLDER
+from vaultpki.redact import stamp
+from vaultpki.values import hosts, names
+from vaultpki.values.json_object import JsonObject
+
+SERVICE_ACCOUNT_KEYS: Final = "service-account-keys"
+"""What `ca rotate` takes, the key in the `seen` of reports, and the domain in what is owed or waits for a turn."""
+
+KEYS_RECORD: Final = f"{ROTATION_FOLDER}/{SERVICE_ACCOUNT_KEYS}"
+"""The path of the record in the config store."""
+
+LARGEST_KEY_NUMBER: Final = 99_999_999
+"""The largest number of a key, as in `pki.service_account`."""
+
+MOST_KEY_NODES: Final = 64
+"""The largest number of nodes with keys."""
+
+MOST_DEPARTED: Final = 128
+"""The largest number of departed keys."""
+
+MOST_IN_UNION: Final = 2 * MOST_KEY_NODES + MOST_DEPARTED
+"""The largest number of certificates that a union has by a record."""
+
+_MOST_KNOWN: Final = 1024
+_LONGEST_PEM: Final = 8192
+_LONGEST_LIFE: Final = 200 * 365 * 86400
+_WRONG: Final = "contains a value that vaultpki does not write; run `vaultpki ca status`"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256_OR_NONE = re.compile(r"(?:[0-9a-f]{64})?")
+
+
+class KeyState(enum.Enum):
+    """Where a rotation of service-account keys stands. STEADY and DONE are at rest."""
+
+    STEADY = "steady"
+    PUBLISHED = "published"
+    SWITCHED = "switched"
+    RETIRED = "retired"
+    DONE = "done"
+    RETRUSTING = "re-trusting"
+    RETURNING = "returning"
+
+    @property
+    def resting(self) -> bool:
+        return self in (KeyState.STEADY, KeyState.DONE)
+
+
+class KeyAge(enum.Flag):
+    """The keys of a node, by the rotation: the one it had before, and the one it makes for it."""
+
+    OLD = enum.auto()
+    NEW = enum.auto()
+    BOTH = OLD | NEW
+
+
+_S = KeyState
+
+ACCEPTED: Final = {
+    _S.STEADY: KeyAge.OLD,
+    _S.PUBLISHED: KeyAge.BOTH,
+    _S.SWITCHED: KeyAge.BOTH,
+    _S.RETIRED: KeyAge.NEW,
+    _S.DONE: KeyAge.NEW,
+    _S.RETRUSTING: KeyAge.BOTH,
+    _S.RETURNING: KeyAge.BOTH,
+}
+"""The keys whose certificates the union of every node holds, and which a node makes of its own."""
+
+SIGNED_WITH: Final = {
+    _S.STEADY: KeyAge.OLD,
+    _S.PUBLISHED: KeyAge.OLD,
+    _S.SWITCHED: KeyAge.NEW,
+    _S.RETIRED: KeyAge.NEW,
+    _S.DONE: KeyAge.NEW,
+    _S.RETRUSTING: KeyAge.NEW,
+    _S.RETURNING: KeyAge.OLD,
+}
+"""The key with which a node signs tokens."""
+
+
+class KeyMethod(enum.Enum):
+    """How keys are replaced: with the old ones trusted as long as their tokens live, or with distrust first."""
+
+    ROTATION = "rotation"
+    EMERGENCY = "emergency"
+
+
+class Departure(enum.Enum):
+    """Why a key is none of a node's keys any more, though tokens of it may live."""
+
+    REMOVED = "removed"
+    REPLACED = "replaced"
+    STOLEN = "stolen"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKeys:
+    """The keys of one control-plane node: the numbers, and the certificates as PEM that Vault made for them, by number.
+
+    `old` and `new` are one number where the node has one key. A number without a certificate here is one that the node
+    is to make, or that no command has copied from its report yet. `admitted` says that kube-apiserver may start there.
+    """
+
+    old: int
+    new: int
+    admitted: bool = False
+    certificates: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers that the node may have certified, in order."""
+        return tuple(sorted({self.old, self.new}))
+
+    def accepted(self, state: KeyState) -> tuple[int, ...]:
+        """Return the numbers of the keys whose tokens are accepted in a state."""
+        ages = ACCEPTED[state]
+        return tuple(
+            sorted({number for age, number in ((KeyAge.OLD, self.old), (KeyAge.NEW, self.new)) if age in ages})
+        )
+
+    def signs_with(self, state: KeyState) -> int:
+        """Return the number of the key with which the node signs in a state."""
+        return self.new if SIGNED_WITH[state] is KeyAge.NEW else self.old
+
+
+@dataclass(frozen=True, slots=True)
+class DepartedKey:
+    """A key that no node has any more: its node, its certificate's SHA-256, and why and since when.
+
+    `pem` is its certificate, which stays in the unions; empty once it has left them, as that of a STOLEN key does at
+    once. `until` is when the longest life of its tokens has passed; None while that is not known, and for a STOLEN one.
+    """
+
+    node: str
+    sha256: str
+    why: Departure
+    since: datetime
+    pem: str = ""
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """The record of all keys.
+
+    `revision` only grows. `since` is when the state began. `nodes` are the control-plane nodes that take part, by name.
+    `highest` is, by node, the highest number that was ever given, also of nodes that are gone: no number is used twice.
+    `lowest` is, by node, the lowest number that counts (`pki.service_account.token_keys`). `departed` are keys whose
+    tokens may live. `shared` is the SHA-256, in hex, of the public key (its SubjectPublicKeyInfo in DER) that several
+    nodes shared when the rotation began; "" if each had its own. `turn` is the node whose kube-apiserver may restart,
+    and `restarted` are those whose restart a person has confirmed in this state. `signing_since` is since when every
+    kube-apiserver signs as the next step wants it, None as long as one does not. `life` is the longest life of tokens
+    in seconds that counts from then, and `stated` whether a person has said it; 0 if it is not known.
+    """
+
+    state: KeyState
+    revision: int
+    since: datetime
+    nodes: Mapping[str, NodeKeys] = field(default_factory=dict)
+    method: KeyMethod = KeyMethod.ROTATION
+    highest: Mapping[str, int] = field(default_factory=dict)
+    lowest: Mapping[str, int] = field(default_factory=dict)
+    departed: tuple[DepartedKey, ...] = ()
+    shared: str = ""
+    turn: str = ""
+    restarted: tuple[str, ...] = ()
+    signing_since: datetime | None = None
+    life: int = 0
+    stated: bool = False
+
+    @property
+    def active(self) -> bool:
+        """Whether a rotation is under way."""
+        return not self.state.resting
+
+    @property
+    def hasty(self) -> bool:
+        """Whether old keys were stolen, so that every kube-apiserver restarts at once and none waits for its turn."""
+        return self.active and self.method is KeyMethod.EMERGENCY
+
+    @property
+    def waits_for_tokens(self) -> bool:
+        """Whether nothing but time keeps the rotation from its next step: every kube-apiserver signs as it should."""
+        return self.state in (KeyState.SWITCHED, KeyState.RETURNING) and self.signing_since is not None
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The certificates, as PEM, that the unions of all nodes are to hold, if they count."""
+        return tuple(dict.fromkeys(self._offered()))
+
+    @property
+    def key_nodes(self) -> frozenset[str]:
+        """The names of all nodes whose certificates may be in a union: control-plane nodes, and those that were."""
+        return frozenset(self.nodes) | {each.node for each in self.departed if each.pem}
+
+    def numbers(self, node: str) -> tuple[int, ...]:
+        """Return the numbers that a node may have certified, also one that is not in the record."""
+        known = self.nodes.get(node)
+        return known.numbers if known is not None else (self.highest.get(node, 0) + 1,)
+
+    def moved(self, state: KeyState, now: datetime, **changes: Any) -> KeyRecord:
+        """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
+        fresh: dict[str, Any] = {"restarted": (), "turn": "", "signing_since": None, "life": 0, "stated": False}
+        return replace(self, state=state, revision=self.revision + 1, since=now, **(fresh | changes))
+
+    def changed(self, **changes: Any) -> KeyRecord:
+        """Return the next revision in the same state."""
+        return replace(self, revision=self.revision + 1, **changes)
+
+    def _offered(self) -> Iterator[str]:
+        for _, keys in sorted(self.nodes.items()):
+            for number in keys.accepted(self.state):
+                if number in keys.certificates:
+                    yield keys.certificates[number]
+        yield from (each.pem for each in self.departed if each.pem)
+
+
+def to_json(record: KeyRecord) -> dict[str, Any]:
+    """Return the record as it is stored."""
+    return {
+        "version": 1,
+        "state": record.state.value,
+        "method": record.method.value,
+        "revision": record.revision,
+        "since": stamp(record.since),
+        "nodes": {
+            name: {
+                "old": keys.old,
+                "new": keys.new,
+                "admitted": keys.admitted,
+                "certificates": {str(number): pem for number, pem in sorted(keys.certificates.items())},
+            }
+            for name, keys in sorted(record.nodes.items())
+        },
+        "highest": dict(sorted(record.highest.items())),
+        "lowest": dict(sorted(record.lowest.items())),
+        "departed": [
+            {
+                "node": each.node,
+                "sha256": each.sha256,
+                "why": each.why.value,
+                "since": stamp(each.since),
+                "pem": each.pem,
+                "until": None if each.until is None else stamp(each.until),
+            }
+            for each in record.departed
+        ],
+        "shared": record.shared,
+        "turn": record.turn,
+        "restarted": list(record.restarted),
+        "signing_since": None if record.signing_since is None else stamp(record.signing_since),
+        "life": record.life,
+        "stated": record.stated,
+    }
+
+
+def read(value: object, *, where: str) -> KeyRecord:
+    """Return the record; raise SpecError with record and field if no vaultpki writes it like this.
+
+    The certificates are texts: whether they count is not checked here.
+    """
+    if not isinstance(value, Mapping):
+        raise SpecError("is not a record of vaultpki; run `vaultpki ca status`", file=where)
+    found = JsonObject(value, where, _WRONG)
+    found.refuse_other_version()
+    state, method = _word(found, "state", KeyState), _word(found, "method", KeyMethod)
+    restarted = tuple(found.texts("restarted"))
+    record = KeyRecord(
+        state=state,
+        revision=found.integer("revision", 1, BEYOND - 1),
+        since=found.time("since"),
+        nodes=_nodes(found, where),
+        method=method,
+        highest=_numbers(found, "highest"),
+        lowest=_numbers(found, "lowest"),
+        departed=_departed(found, where),
+        shared=found.text("shared", _SHA256_OR_NONE),
+        turn=found.text("turn"),
+        restarted=restarted,
+        signing_since=None if value.get("signing_since") is None else found.time("signing_since"),
+        life=found.integer("life", 0, _LONGEST_LIFE),
+        stated=value.get("stated") is True,
+    )
+    if record.turn and not _is_node(record.turn):
+        raise found.wrong("turn")
+    if len(restarted) > MOST_KEY_NODES or not all(map(_is_node, restarted)):
+        raise found.wrong("restarted")
+    for name, keys in record.nodes.items():
+        if state.resting and keys.old != keys.new:
+            raise found.wrong("nodes")
+        if record.highest.get(name, 0) < keys.new or keys.old > keys.new:
+            raise found.wrong("highest")
+    return record
+
+
+def _word(found: JsonObject, key: str, kind: Any) -> Any:
+    try:
+        return kind(found.text(key))
+    except ValueError:
+        raise found.wrong(key) from None
+
+
+def _nodes(found: JsonObject, where: str) -> dict[str, NodeKeys]:
+    value = found.value.get("nodes")
+    if not isinstance(value, Mapping) or len(value) > MOST_KEY_NODES or not all(map(_is_node, value)):
+        raise found.wrong("nodes")
+    return {name: _keys(entry, f"{where}: nodes: {name}") for name, entry in value.items()}
+
+
+def _keys(value: object, where: str) -> NodeKeys:
+    if not isinstance(value, Mapping):
+        raise SpecError("is not a node's keys; run `vaultpki ca status`", file=where)
+    found = JsonObject(value, where, _WRONG)
+    keys = NodeKeys(
+        old=found.integer("old", 1, LARGEST_KEY_NUMBER),
+        new=found.integer("new", 1, LARGEST_KEY_NUMBER),
+        admitted=value.get("admitted") is True,
+    )
+    certificates = value.get("certificates")
+    if not isinstance(certificates, Mapping) or not certificates.keys() <= {str(number) for number in keys.numbers}:
+        raise found.wrong("certificates")
+    if not all(isinstance(pem, str) and 0 < len(pem) <= _LONGEST_PEM for pem in certificates.values()):
+        raise found.wrong("certificates")
+    return replace(keys, certificates={int(number): pem for number, pem in certificates.items()})
+
+
+def _numbers(found: JsonObject, key: str) -> dict[str, int]:
+    value = found.value.get(key)
+    if not isinstance(value, Mapping) or len(value) > _MOST_KNOWN or not all(map(_is_node, value)):
+        raise found.wrong(key)
+    inner = JsonObject(value, "", "")
+    try:
+        return {name: inner.integer(name, 1, LARGEST_KEY_NUMBER) for name in value}
+    except SpecError:
+        raise found.wrong(key) from None
+
+
+def _departed(found: JsonObject, where: str) -> tuple[DepartedKey, ...]:
+    value = found.value.get("departed")
+    if not isinstance(value, list) or len(value) > MOST_DEPARTED:
+        raise found.wrong("departed")
+    return tuple(_departed_key(entry, f"{where}: departed") for entry in value)
+
+
+def _departed_key(value: object, where: str) -> DepartedKey:
+    if not isinstance(value, Mapping):
+        raise SpecError("is not a key; run `vaultpki ca status`", file=where)
+    found = JsonObject(value, where, _WRONG)
+    key = DepartedKey(
+        node=found.text("node"),
+        sha256=found.text("sha256", _SHA256),
+        why=_word(found, "why", Departure),
+        since=found.time("since"),
+        pem=found.text("pem"),
+        until=None if value.get("until") is None else found.time("until"),
+    )
+    if not _is_node(key.node):
+        raise found.wrong("node")
+    if len(key.pem) > _LONGEST_PEM or (key.pem and key.why is Departure.STOLEN):
+        raise found.wrong("pem")
+    return key
+
+
+def _is_node(text: object) -> bool:
+    return isinstance(text, str) and names.fits(text, hosts.node_name)

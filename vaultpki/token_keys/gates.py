@@ -1,0 +1,344 @@
+"""Decides whether a rotation of service-account keys may take its next step: which nodes it waits for, and why; pure.
+
+A gate counts every control-plane node that can log in or has reported, also one that has not started yet. None can be
+left out: its kube-apiserver may sign tokens all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from vaultpki.certificates import SKEW
+from vaultpki.kube.token_flags import LegacyToken
+from vaultpki.records.service_account import Departure, KeyAge, KeyRecord, KeyState, NodeKeys
+from vaultpki.redact import first_few, stamp
+from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.rotation.reasons import SETTLE, too_old
+from vaultpki.token_keys.holders import (
+    Holders,
+    KeyHolder,
+    certificates_of,
+    final_on_disk,
+    fresh,
+    key_sha256,
+    loaded,
+    signs_with,
+    wanted_union,
+)
+from vaultpki.token_keys.life import TokenLife
+from vaultpki.token_keys.states import FREE_KEY_STEPS, STEPS_BY_SIGNING, STEPS_BY_UNION, STEPS_HOME
+from vaultpki.token_keys.turns import may_hold, next_turn, why_waits
+
+LEGACY: Final = "legacy-tokens"
+"""The word for Secrets whose tokens never expire, where gates name nodes and in `--without`."""
+
+LIFE: Final = "token-life"
+"""The word for the longest life of tokens where gates name nodes."""
+
+_NAMED: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTransition:
+    """A step that is wanted: from the state of the record to `to`, at the server's time `now`.
+
+    `life` is the longest life of tokens as far as it is known. `legacy` are the Secrets with tokens that never expire,
+    None if nobody has looked; `without_legacy` says that a person gives their tokens up.
+    """
+
+    record: KeyRecord
+    to: KeyState
+    holders: Holders
+    now: datetime
+    life: TokenLife = field(default_factory=lambda: TokenLife(None))
+    legacy: tuple[LegacyToken, ...] | None = None
+    without_legacy: bool = False
+
+    @property
+    def path(self) -> tuple[KeyState, KeyState]:
+        return self.record.state, self.to
+
+
+def key_gate(step: KeyTransition) -> Gate:
+    """Return the gate before a step, by the reports of nodes."""
+    record = step.record
+    home = _home(step)
+    if step.path in FREE_KEY_STEPS:
+        return Gate(tuple(home), opens=None if home else record.since)
+    turn = next_turn(record, step.holders)
+    waiting = [*home]
+    for name in sorted({*record.nodes, *(name for name, each in step.holders.items() if not each.locked)}):
+        reason, itself = _reason(step, name, turn)
+        if reason:
+            waiting.append(Waiting(name, reason, itself=itself))
+    opens = max([record.since, *_moments(step)])
+    if step.path in STEPS_BY_SIGNING:
+        waiting += _legacy(step, opens)
+        life = _life(step)
+        if life is None:
+            waiting.append(Waiting(LIFE, _life_unknown(step.life)))
+        else:
+            opens = (record.signing_since or opens) + timedelta(seconds=life + SKEW)
+    return Gate(tuple(waiting), opens=None if waiting else opens, turn=turn)
+
+
+def all_sign(record: KeyRecord, to: KeyState, holders: Holders) -> bool | None:
+    """Return whether every kube-apiserver was started to sign as a step wants it; None if reports do not say yet.
+
+    A node with one key signs with that in every state.
+    """
+    age = STEPS_BY_SIGNING.get((record.state, to))
+    if age is None:
+        return None
+    answers: list[bool | None] = []
+    for name, entry in record.nodes.items():
+        if entry.old == entry.new:
+            continue
+        holder = holders.get(name)
+        if holder is None or not fresh(record, holder):
+            answers.append(None)
+        else:
+            answers.append(signs_with(record, holder, entry.new if age is KeyAge.NEW else entry.old))
+    if False in answers:
+        return False
+    return None if None in answers else True
+
+
+def last_start(record: KeyRecord, holders: Holders) -> datetime:
+    """Return when the last kube-apiserver was started, as nodes report it; not before the state began."""
+    started = [
+        holder.keys.reader.started
+        for name, holder in holders.items()
+        if name in record.nodes and holder.keys is not None and name not in record.restarted
+    ]
+    return max([record.since, *(each for each in started if each is not None)])
+
+
+def restart_unconfirmed(record: KeyRecord, holder: KeyHolder | None, name: str) -> str:
+    """Return why a person's word that kube-apiserver was restarted does not count yet, as a sentence; "" if it does."""
+    if holder is None or name not in record.nodes:
+        return f"{name} has no service-account keys in this cluster; look at its name"
+    if final_on_disk(record, holder):
+        return ""
+    return (
+        f"{name} has not reported the files of this step yet, so a restart may have read those before; wait for its "
+        f"report (`vaultpki ca status`), restart kube-apiserver then, and pass `--restarted {name}` again"
+    )
+
+
+def guests(record: KeyRecord) -> tuple[str, ...]:
+    """Return the nodes that have joined with a key of their own while the old key of the others is a shared one."""
+    if not record.shared or not record.active:
+        return ()
+    return tuple(name for name, keys in sorted(record.nodes.items()) if keys.old == keys.new)
+
+
+def _home(step: KeyTransition) -> list[Waiting]:
+    """Find nodes that have no part in a key that all the others share, and cannot go back to it."""
+    record = step.record
+    if step.path not in STEPS_HOME or not record.shared:
+        return []
+    found = [
+        Waiting(
+            name,
+            "has joined with a key of its own and not with the shared one: go on with `vaultpki ca continue`, or "
+            "remove it from the cluster and from cluster.yaml and wait until its tokens have expired",
+        )
+        for name in guests(record)
+    ]
+    for each in record.departed:
+        if each.pem and key_sha256(each.pem) != record.shared:
+            until = f"until {stamp(each.until)}" if each.until is not None else "until their life is known"
+            found.append(Waiting(each.node, f"is gone, and its tokens live {until}"))
+    return found
+
+
+def _reason(step: KeyTransition, name: str, turn: str) -> tuple[str, bool]:
+    """Return what a step waits for on a node, "" for nothing, and whether agents do that by themselves."""
+    holder, entry = step.holders.get(name), step.record.nodes.get(name)
+    if holder is None:
+        return "is not in cluster.yaml any more: run `vaultpki apply`, then `vaultpki ca continue`", False
+    if holder.locked:
+        again = f"`vaultpki enroll {name}` and join it again, or remove it from the cluster and from cluster.yaml"
+        return f"is locked, or its credential has expired: {again}", False
+    for check in _CHECKS:
+        found = check(step, holder, entry)
+        if found:
+            # Agents make passes and files; people restart, admit and mend.
+            return found, check in (_echo, _files)
+    return _started(step, holder, entry, turn)
+
+
+def _unreported(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
+    if holder.report is not None:
+        return ""
+    if holder.former:
+        return too_old(holder.former)
+    if holder.join_until is not None:
+        return (
+            f"has a join file that nobody has used, until {stamp(holder.join_until)}: join the node, or end the file "
+            f"(`vaultpki lock {holder.name}`)"
+        )
+    return "has never reported: start its agent"
+
+
+def _no_keys(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
+    if holder.keys is not None:
+        return ""
+    return "reports no service-account keys: its agent is too old, or look at its log"
+
+
+def _behind(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
+    keys = holder.keys
+    if keys is None or keys.seen.highest <= step.record.revision:
+        return ""
+    return (
+        f"says that it has read revision {keys.seen.highest} of the keys' record, and the server has "
+        f"{step.record.revision}: the server was restored from a snapshot, or that is false; join it anew"
+    )
+
+
+def _joins(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
+    if entry is not None:
+        return ""
+    return "joins, and its key is in no union yet: `vaultpki ca continue` takes it in"
+
+
+def _echo(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
+    if fresh(step.record, holder) or holder.report is None:
+        return ""
+    return (
+        f"has not read the latest step, and last reported at {stamp(holder.report.time)}: wait for its agent's next "
+        "pass, or start its agent"
+    )
+
+
+def _waits(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
+    if entry is None or entry.admitted:
+        return ""
+    return why_waits(step.record, holder.name, step.holders) or "may start: `vaultpki ca continue` lets it"
+
+
+def _made(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
+    keys = holder.keys
+    if entry is None or keys is None or step.path not in STEPS_BY_UNION:
+        return ""
+    lacking = [number for number in entry.accepted(step.record.state) if number not in entry.certificates]
+    if not lacking:
+        return ""
+    if lacking[0] in keys.own:
+        return f"has made key {lacking[0]}: `vaultpki ca continue` takes its certificate in"
+    return f"has not made key {lacking[0]} yet: look at its agent's log"
+
+
+def _files(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
+    keys = holder.keys
+    if entry is None or keys is None:
+        return ""
+    if step.path in STEPS_BY_UNION:
+        if wanted_union(step.record) - keys.union:
+            return f"its sa.pub lacks the certificate of {_whose(step.record, wanted_union(step.record) - keys.union)}"
+        if step.path[1] is KeyState.DONE and _olds(step.record) & keys.union:
+            return f"its sa.pub still has the old certificate of {_whose(step.record, _olds(step.record) & keys.union)}"
+    elif entry.old != entry.new and not final_on_disk(step.record, holder):
+        return "its sa.key is not the key of this state yet: look at its agent's log"
+    return ""
+
+
+_Check = Callable[[KeyTransition, KeyHolder, NodeKeys | None], str]
+_CHECKS: Final[tuple[_Check, ...]] = (_unreported, _no_keys, _behind, _joins, _echo, _waits, _made, _files)
+
+
+def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None, turn: str) -> tuple[str, bool]:
+    """Return what kube-apiserver of a node has not been started with."""
+    record, keys = step.record, holder.keys
+    if entry is None or keys is None:
+        return "", False
+    found = loaded(record, holder)
+    if step.path in STEPS_BY_UNION:
+        lacks = bool(wanted_union(record) - found.union)
+        holds = step.to is KeyState.DONE and bool(_olds(record) & may_hold(record, holder))
+        if not lacks and not holds:
+            return "", False
+        what = "does not accept tokens of every key yet" if lacks else "still accepts tokens of an old key"
+    elif entry.old != entry.new and not signs_with(record, holder, entry.signs_with(record.state)):
+        what = "does not sign with the key of this state yet"
+    else:
+        return "", False
+    if turn not in ("", holder.name):
+        return f"its kube-apiserver {what}: it restarts after {turn}, whose turn it is", True
+    if keys.reader.problem and not keys.reader.sound:
+        return f"its kube-apiserver {what} ({keys.reader.problem}): start it, or look at its log", False
+    command = "abort" if step.to in (KeyState.STEADY, KeyState.RETURNING) else "continue"
+    then = f"wait until it is healthy, and run `vaultpki ca {command} --restarted {holder.name}`"
+    return f"its kube-apiserver {what}: wait for its hook, or restart it there, {then}", bool(turn)
+
+
+def _olds(record: KeyRecord) -> frozenset[str]:
+    """Return the SHA-256 of the certificates whose keys are given up in RETIRED."""
+    found = [certificates_of(keys, {keys.old}) for keys in record.nodes.values() if keys.old != keys.new]
+    gone = {each.sha256 for each in record.departed if not each.pem and each.why is Departure.STOLEN}
+    return frozenset().union(*found, gone) - wanted_union(record)
+
+
+def _whose(record: KeyRecord, hashes: frozenset[str]) -> str:
+    names = {name for name, keys in record.nodes.items() if hashes & certificates_of(keys, keys.numbers)}
+    names |= {each.node for each in record.departed if each.sha256 in hashes}
+    return first_few(sorted(names))
+
+
+def _moments(step: KeyTransition) -> list[datetime]:
+    late = timedelta(seconds=SETTLE)
+    return [last_start(step.record, step.holders) + late] if step.holders else []
+
+
+def _life(step: KeyTransition) -> int | None:
+    """Return the life of tokens that counts: what a person has stated, else the longest that flags have said."""
+    record, known = step.record, step.life.seconds
+    if record.stated:
+        return record.life
+    if known is None:
+        return record.life or None
+    return max(record.life, known)
+
+
+def _life_unknown(life: TokenLife) -> str:
+    of = f" of {first_few(life.unknown, _NAMED)}" if life.unknown else ""
+    return (
+        f"is not known, since nobody has seen the flags of kube-apiserver{of}: pass `--kubeconfig admin.conf`, or say "
+        "how long tokens live at most (`--token-life 1y`)"
+    )
+
+
+def _legacy(step: KeyTransition, since: datetime) -> list[Waiting]:
+    """Find Secrets whose tokens never expire, and which the next state refuses."""
+    if step.without_legacy:
+        return []
+    if step.legacy is None:
+        return [
+            Waiting(
+                LEGACY,
+                "have not been looked for: Secrets of type kubernetes.io/service-account-token never expire, and the "
+                "next step refuses those that an old key has signed; pass `--kubeconfig admin.conf`, or go on without "
+                f"them (`--without {LEGACY}`)",
+            )
+        ]
+    began = step.record.signing_since or since
+    older = sorted(each.name for each in step.legacy if each.created is None or each.created <= began)
+    if not older:
+        return []
+    count = (
+        "a Secret has a token that never expires"
+        if len(older) == 1
+        else f"{len(older)} Secrets have tokens that never expire"
+    )
+    return [
+        Waiting(
+            LEGACY,
+            f"{count} and may be of an old key ({first_few(older, _NAMED)}): once every kube-controller-manager was "
+            f"restarted, delete each and make it again, or go on without them (`--without {LEGACY}`)",
+        )
+    ]

@@ -1,0 +1,109 @@
+"""Decides what one run of `ca continue` or `ca abort` makes of the record of service-account keys; pure.
+
+It takes in what nodes report, and then takes a step if its gate is open; else it says whose turn it is to restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from vaultpki.errors import ArgumentError, StateConflict
+from vaultpki.kube.token_flags import TokensInUse
+from vaultpki.records.service_account import KeyMethod, KeyRecord, KeyState
+from vaultpki.rotation.gates import Gate
+from vaultpki.token_keys import course as key_course
+from vaultpki.token_keys.course import KeyScene
+from vaultpki.token_keys.gates import LEGACY, KeyTransition, key_gate, restart_unconfirmed
+from vaultpki.token_keys.states import FREE_KEY_STEPS
+
+
+@dataclass(frozen=True, slots=True)
+class KeysSaid:
+    """What an operator adds to what nodes report.
+
+    `restarted` are nodes whose kube-apiserver a person has restarted, and `replaced` those that were installed anew.
+    `without` may have the word for Secrets whose tokens never expire. `token_life` is how many seconds tokens live at
+    most by a person's word, None if none was said. `tokens` is what the running cluster shows.
+    """
+
+    restarted: Collection[str] = ()
+    replaced: Collection[str] = ()
+    without: Collection[str] = ()
+    token_life: int | None = None
+    tokens: TokensInUse | None = None
+
+
+NOTHING_SAID_OF_KEYS = KeysSaid()
+"""What an operator says who only asks for the next step."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextKeyRecord:
+    """The record that is to be written, None if there is nothing to begin with; `moved` if it is in another state.
+
+    It is the stored one itself if nothing is to be written. `notes` are sentences about something unusual.
+    """
+
+    record: KeyRecord | None
+    moved: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def next_record(
+    stored: KeyRecord | None,
+    scene: KeyScene,
+    said: KeysSaid = NOTHING_SAID_OF_KEYS,
+    *,
+    back: bool = False,
+    holds: bool = False,
+) -> NextKeyRecord:
+    """Return the record after one run; with `holds` no step is taken, since another rotation is under way.
+
+    Raises ArgumentError and StateConflict for what a person says and does not count, and with `back` StateConflict
+    where there is no way back.
+    """
+    taken = key_course.taken_in(stored, scene, _known(stored, said.replaced))
+    record, notes = taken.record, taken.notes
+    if back and (record is None or key_course.next_key_state(record, back=True) is None):
+        raise StateConflict(_no_way_back(record))
+    if record is None or stored is None:
+        return NextKeyRecord(record, notes=notes)
+    record = key_course.timed(_confirmed(record, scene, said), scene, said.token_life)
+    to = key_course.next_key_state(record, back=back)
+    # What reports of another record say opens no gate, and a step that waits for none is not kept up by it.
+    answered = (record.nodes, record.departed) == (stored.nodes, stored.departed)
+    ready = to is not None and (answered or (record.state, to) in FREE_KEY_STEPS)
+    if to is not None and ready and not holds and transition_gate(record, to, scene, said).open(scene.now):
+        return NextKeyRecord(key_course.stepped(record, to, scene.now), moved=True, notes=notes)
+    record = key_course.with_turn(record, scene)
+    return NextKeyRecord(stored if record == stored else record.changed(), notes=notes)
+
+
+def transition_gate(record: KeyRecord, to: KeyState, scene: KeyScene, said: KeysSaid = NOTHING_SAID_OF_KEYS) -> Gate:
+    """Return what stands before a step."""
+    legacy = said.tokens.legacy if said.tokens is not None else None
+    return key_gate(
+        KeyTransition(record, to, scene.holders, scene.now, scene.life, legacy, without_legacy=LEGACY in said.without)
+    )
+
+
+def _confirmed(record: KeyRecord, scene: KeyScene, said: KeysSaid) -> KeyRecord:
+    for name in said.restarted:
+        why = restart_unconfirmed(record, scene.holders.get(name), name)
+        if why:
+            raise StateConflict(why)
+    return replace(record, restarted=tuple(sorted({*record.restarted, *said.restarted})))
+
+
+def _known(record: KeyRecord | None, names: Collection[str]) -> Collection[str]:
+    for name in names:
+        if record is None or name not in record.nodes:
+            raise ArgumentError(f"{name} has no service-account keys in this cluster; look at its name")
+    return names
+
+
+def _no_way_back(record: KeyRecord | None) -> str:
+    if record is not None and record.active and record.method is KeyMethod.EMERGENCY:
+        return "the old keys were stolen, so there is no rollback to them; go on with `vaultpki ca continue`"
+    return "no service-account keys are being rotated; `vaultpki ca rotate service-account-keys` begins"
