@@ -142,6 +142,7 @@ def test_options_named_alone_exist() -> None:
         "--service-account-signing-key-file",
         "--tls-curve-preferences",
         "--upload-certs",
+        "--use-service-account-credentials",
         "--version",
     }
     foreign |= {"--find-links", "--no-index", "--only-binary", "--require-hashes"}  # pip's

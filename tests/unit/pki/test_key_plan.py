@@ -157,10 +157,11 @@ def test_a_key_that_was_retired_here_is_not_used_again() -> None:
     held = replace(WITH_BOTH, signing=2, union=(TWO, OTHERS_NEXT), lowest={"cp-1": 2, "cp-2": 2})
     found = made(forged, held)
     assert (found.signing, found.union, found.delete) == (2, (TWO,), ())
-    # Nor where the file was lost.
-    assert made(forged, replace(held, signing=None)).signing == 2
-    both = record(KeyState.SWITCHED, cp_1=keys(1, 2, ONE))
-    assert made(both, replace(held, signing=None)).signing == 2
+    # Nor where the file was lost: the node waits for a record that has its own key.
+    lost = replace(held, signing=None)
+    assert made(forged, lost).signing is None
+    assert made(record(KeyState.SWITCHED, cp_1=keys(1, 2, ONE)), lost).signing is None
+    assert made(record(KeyState.SWITCHED, cp_1=keys(1, 2, ONE, TWO)), lost).signing == 2
 
 
 def test_a_node_that_was_removed_and_comes_back_takes_the_next_number() -> None:
