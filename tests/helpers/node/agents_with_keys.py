@@ -205,7 +205,6 @@ class AgentsWithKeys:
             self.passes()
             self.later(61)
         assert name in self.admitted(), self.status()
-        self.pass_of(plane)
         self.start(plane)
         return plane
 
@@ -214,8 +213,9 @@ class AgentsWithKeys:
         return {name for name, each in record.nodes.items() if each.admitted} if record is not None else set()
 
     def start(self, plane: Plane) -> None:
-        """Start kube-apiserver, as kubeadm does; its agent then sees it."""
+        """The agent writes the two files, and kube-apiserver starts, as kubeadm does; its agent then sees it."""
         assert plane.name in self.admitted()
+        self.pass_of(plane)
         self._runs(plane)
 
     def _runs(self, plane: Plane) -> None:
