@@ -142,7 +142,7 @@ def look(
     foreign = folders.read_foreign(PKI, KEY_FILE).data if stored[KEY_FILE].problem == "foreign" else None
     signing_number, stray = _owner(key or foreign, own)
     shared = _sha256(stray) if foreign is not None and stray is not None else ""
-    held = KeysHeld(own, signing_number, _certificates(union), state.lowest)
+    held = KeysHeld(own, signing_number, _certificates(union), state.lowest, stray is not None)
     known = trust[SERVICE_ACCOUNT]
     behind = frozen(wanted, state)
     made = plan(wanted.keys.record, config.node, held, known.issuing, known.roots, frozen=behind, between=known.between)

@@ -15,14 +15,15 @@ from vaultpki.records.service_account import KeyRecord
 class KeysHeld:
     """What a node has: its own certificates with their keys by number, and the two files that kube-apiserver reads.
 
-    `signing` is the number of the key in `sa.key`, None if there is none. `union` are the certificates in `sa.pub`.
-    `lowest` is, by node, the lowest number that was accepted here.
+    `signing` is the number of the key in `sa.key`, None if it is none of them; `other` says whether there is such a key.
+    `union` are the certificates in `sa.pub`. `lowest` is, by node, the lowest number that was accepted here.
     """
 
     own: Mapping[int, Facts] = field(default_factory=dict)
     signing: int | None = None
     union: tuple[Facts, ...] = ()
     lowest: Mapping[str, int] = field(default_factory=dict)
+    other: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,9 @@ def plan(
         union.update(held.union)
     deletes = record is not None and entry is not None and not frozen
     admitted = entry is not None and entry.admitted and signing is not None and _known(record, node, held, signing)
-    # By a record that is not the newest nobody knows whether it was admitted before.
-    waits = held.signing is None and not admitted and not frozen
+    # By a record that is not the newest nobody knows whether it was admitted before. Another key there is replaced at
+    # once: it is a copy of another machine's, or one that was retired.
+    waits = held.signing is None and not held.other and not admitted and not frozen
     return KeyPlan(
         make=() if frozen and held.own else tuple(number for number in wanted if number not in held.own),
         delete=tuple(number for number in held.own if number not in wanted and number != signing) if deletes else (),
