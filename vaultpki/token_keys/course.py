@@ -316,8 +316,12 @@ def only(keys: NodeKeys, number: int) -> NodeKeys:
 
 
 def _later(pem: str, known: str) -> bool:
+    """Return whether a certificate that a node reports takes the place of the known one: not if it is of before it.
+
+    Of two that were made in the same second the node has the later one.
+    """
     one, other = x509.readable(pem), x509.readable(known)
-    return bool(one) and (not other or one[0].not_before > other[0].not_before)
+    return bool(one) and (not other or one[0].not_before >= other[0].not_before)
 
 
 def _refused(pem: str, node: str, number: int, scene: KeyScene, record: KeyRecord | None) -> str:

@@ -9,7 +9,8 @@ from datetime import timedelta
 import pytest
 
 from helpers.ca_certificates import ca
-from helpers.node.imagined_planes import ISSUING, ImaginedCluster, ImaginedPlane
+from helpers.node.imagined_planes import ISSUING, NAME, ImaginedCluster, ImaginedPlane
+from helpers.token_key_certificates import certified
 from vaultpki.pki.facts import Facts
 from vaultpki.records.node_report import BundleReport, Seen
 from vaultpki.records.rotation import CaRef, RotationRecord, State
@@ -90,6 +91,19 @@ def test_a_union_that_is_not_in_memory_is_waited_for(cluster: ImaginedCluster) -
     found = gate(cluster, rotation(cluster, State.SWITCHED), State.RETIRED, ISSUING)
     assert [each.node for each in found.waiting] == ["cp-1", "cp-2"]
     assert all("sa.pub" in each.reason for each in found.waiting)
+
+
+def test_a_key_that_was_certified_twice_in_one_second_counts_by_what_the_node_has(cluster: ImaginedCluster) -> None:
+    """As where a rotation turns back as soon as it had gone on."""
+    assert cluster.record is not None
+    plane = cluster.planes["cp-2"]
+    known = plane.held.own[1]
+    again = certified("sa:cp-2:1", plane.private[1], signer=NAME)
+    assert again != known and again.not_before == known.not_before
+    plane.held = replace(plane.held, own={1: again})
+    _passes(cluster)
+    cluster.operate()
+    assert cluster.record.nodes["cp-2"].certificates[1] == again.pem
 
 
 def test_a_key_of_a_node_that_is_gone_is_named_with_its_end(cluster: ImaginedCluster) -> None:
