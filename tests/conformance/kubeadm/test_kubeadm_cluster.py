@@ -402,7 +402,7 @@ def test_clients_came_with_their_new_pairs(
 # kubeadm's later commands
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def administrator(cluster: KubeadmCluster) -> Iterator[None]:
     """The administrator's file where kubeadm looks for it."""
     for name in PLANES:
