@@ -56,7 +56,8 @@ def test_what_must_not_be_ends_with_1(wrong: KeyPhase, capsys: pytest.CaptureFix
 
 
 def test_tokens_may_be_refused_in_an_emergency_and_must_be_in_a_control_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report([phase(unauthorized=REFUSED, outage=True), phase(unauthorized=REFUSED, control=CONTROL)]) == 0
+    outage = phase(unauthorized=REFUSED, otherwise=REFUSED * 100, outage=True)
+    assert report([outage, phase(unauthorized=REFUSED, control=CONTROL)]) == 0
     assert f"1 refused: {REFUSED[0]}" in capsys.readouterr().out
 
 

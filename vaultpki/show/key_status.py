@@ -141,8 +141,8 @@ def emergency_lines(stolen: Iterable[str]) -> Iterator[str]:
         yield "- Pods get other tokens within minutes; restart those that keep failing."
         return
     yield f"An emergency rotation of {SERVICE_ACCOUNT_KEYS} is for stolen keys. It does not wait for any node:"
-    yield "- At once every API server that restarts refuses all tokens of before. This outage of pods that use the API"
-    yield "  ends once pods have new tokens: restart those that keep failing."
+    yield "- All API servers restart at once, and refuse all tokens of before. This outage of pods that use the API ends"
+    yield "  once pods have new tokens: restart those that keep failing."
     yield "- Each node makes a new key. Until `vaultpki ca continue --wait` has spread their certificates, API servers"
     yield "  refuse each other's tokens too."
     yield "- Secrets of type kubernetes.io/service-account-token end: delete each and make it again."

@@ -34,7 +34,7 @@ class KeyPhase:
     `unauthorized` are uses that were answered with 401, of tokens and, by the audit logs, of all other clients;
     `otherwise` are the other failures of both. `refused` are uses of tokens of stolen keys that were refused, as they
     must be, and `others` requests of other clients that worked. `outage` says that tokens may be refused, as in an
-    emergency. `broken` says why the phase did not end.
+    emergency, in which all API servers restart at once too. `broken` says why the phase did not end.
     """
 
     server: str
@@ -58,7 +58,7 @@ class KeyPhase:
                 yield f"no token was refused without the rule {self.control.rule}"
         elif self.unauthorized and not self.outage:
             yield f"{len(self.unauthorized)} answered with 401, such as {brief('; '.join(self.unauthorized[:SHOWN]))}"
-        if len(self.otherwise) > (self.used + self.others) * _MOST_OTHERWISE:
+        if not self.outage and len(self.otherwise) > (self.used + self.others) * _MOST_OTHERWISE:
             such = brief("; ".join(self.otherwise[:SHOWN]))
             yield f"{len(self.otherwise)} of {self.used + self.others} failed for other reasons, such as {such}"
 
