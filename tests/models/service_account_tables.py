@@ -1,6 +1,6 @@
 """The tables of the model of service-account keys.
 
-tests/unit/rotation/test_service_account_model.py holds the code's against them. The old key of a node is the one with
+tests/unit/token_keys/test_service_account_model.py holds the code's against them. The old key of a node is the one with
 which it signs tokens at first, or kubeadm's `sa.key`, which all share; its new key never leaves it.
 """
 

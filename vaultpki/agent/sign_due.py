@@ -47,7 +47,7 @@ def renew(
     """Sign and install what is missing or due; failures go to `context.found` and keep no other certificate back."""
     _note_exposed(context, items)
     done = sign(context, contact, wanted, items, trust)
-    _mend(context, [item for item in items if item.want.name not in done.renewed])
+    mend(context, [item for item in items if item.want.name not in done.renewed])
     return done
 
 
@@ -125,7 +125,8 @@ def sign(
     return Renewed(tuple(renewed), requested)
 
 
-def _mend(context: Context, items: Collection[PairStatus]) -> None:
+def mend(context: Context, items: Collection[PairStatus]) -> None:
+    """Correct the modes, owners and chains of pairs that are whole; failures go to `context.found`."""
     for item in items:
         if item.problem is not None:
             context.found.failures[item.want.name] = item.problem

@@ -66,7 +66,7 @@ class Status:
     are sentences about foreign CAs that are offered and not taken, and `unused` are those about SHA-256 in agent.yaml
     for which none is offered. `by_hand` are the keys of hooks that wait for a person. `taken_over` says where a machine
     of a kubeadm cluster stands that is taken over. `not_admitted` is a sentence that kube-apiserver must not run yet,
-    "" if it may. `keys` says in a few words which service-account keys are in use.
+    "" if it may. `keys` are its service-account keys, None where it has none of its own.
     """
 
     node: str | None

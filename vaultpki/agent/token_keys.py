@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
 KEY_FILE: Final = f"{SERVICE_ACCOUNT_FILES}.key"
 UNION_FILE: Final = f"{SERVICE_ACCOUNT_FILES}.pub"
-TOKEN_FILES: Final = (KEY_FILE, UNION_FILE)
-"""The two files that kube-apiserver reads."""
+TOKEN_FILES: Final = (UNION_FILE, KEY_FILE)
+"""The two files that kube-apiserver reads. Where they take the place of files that others made, the union goes first: a
+kube-apiserver that starts in between accepts the tokens that it signs."""
 
 _OF_ANOTHER_CA: Final = frozenset({Reason.ISSUER_OUTGOING, Reason.ISSUER_CHANGED})
 _NUMBERED: Final = re.compile(rf"{SERVICE_ACCOUNT_FILES}-([1-9][0-9]{{0,7}})")
@@ -282,9 +283,8 @@ def _follow(
         signed = sign_due.sign(context, contact, wanted, lacking, trust, lost)
     signed = _certified_anew(context, contact, wanted, before, trust, signed)
     after = seen()
-    for item in after.pairs.values():
-        if item.mendable:
-            pairs.mend(config, folders, item)
+    _tell_exposed(context, after)
+    sign_due.mend(context, after.pairs.values())
     _install(context, token_key, after)
     for number in after.plan.delete:
         stem = certificate(token_key, number).stem
@@ -344,8 +344,19 @@ def _remember(context: Context, made: KeyPlan) -> None:
     """Keep the lowest numbers before anything follows from them: what was retired once must not come back."""
     if dict(made.lowest) != dict(context.state.value.lowest):
         context.state.value = replace(context.state.value, lowest=dict(sorted(made.lowest.items())))
-        with contextlib.suppress(StoreError):
-            context.state.save()
+        context.state.save()
+
+
+def _tell_exposed(context: Context, keys: KeysOnDisk) -> None:
+    """Say which keys others could read, before their mode is corrected, which tells it.
+
+    Such a key stays: tokens that it has signed are in use, and only the record takes it out.
+    """
+    for number, item in sorted(keys.pairs.items()):
+        if item.leaf is not None and Reason.KEY_EXPOSED in item.verdict.reasons:
+            text = f"others could read service-account key {number} of this node; if somebody may have, replace it: "
+            text += f"`vaultpki ca rotate {SERVICE_ACCOUNT_KEYS}`, and its page says what to do with a stolen one"
+            context.found.events.append(Event("exposed", text, "warning", {"certificate": item.want.name}))
 
 
 def _install(context: Context, token_key: Certificate, keys: KeysOnDisk) -> None:

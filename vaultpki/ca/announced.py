@@ -24,7 +24,9 @@ def announced(cluster: Cluster, vault: Vault, *, urgent: bool = False) -> Abstra
         cas = all_cas(cluster)
         lists = [vault.prepare.secrets.pki.list_issuers(mount_point=cluster.mount(ca)) for ca in cas]
         issuers = {ca: own_issuers(ca, answer) for ca, answer in zip(cas, vault.many(lists), strict=True)}
-        return of_rotation(existing(cluster, vault), issuers, read_adoption(cluster, vault).record, _keys(cluster, vault))
+        return of_rotation(
+            existing(cluster, vault), issuers, read_adoption(cluster, vault).record, _keys(cluster, vault)
+        )
 
     return change_notice.announced(cluster, vault, digests, urgent=urgent)
 

@@ -239,8 +239,17 @@ def rotate_command(
 
     method, emergency = how.method, how.method is Method.EMERGENCY
     if domain == SERVICE_ACCOUNT_KEYS:
-        if method is Method.SAME_KEY or without or (how.stolen and not emergency):
-            raise click.UsageError("none of these keys can be kept or left out, and --stolen needs --emergency")
+        if method is Method.SAME_KEY:
+            raise click.UsageError("--same-key is for CAs; leave it out")
+        if without:
+            raise click.UsageError("no control-plane node can be left out; remove it from cluster.yaml")
+        if how.stolen and not emergency:
+            raise click.UsageError("--stolen needs --emergency; add it")
+        if wait and not emergency:
+            raise click.UsageError(
+                "--wait cannot come to the end here, since the cluster is looked at before old keys are given up; run "
+                "`vaultpki ca continue --kubeconfig admin.conf --wait` after it"
+            )
         patience = ca_wait.WAIT_PATIENCE if wait else None
         with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
             return ca_keys.rotate(cluster, vault, how, wait=wait, as_json=as_json)
@@ -357,13 +366,17 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
             code = ca_keys.take_step(cluster, vault, options, back=back, wait=wait, as_json=as_json)
             if code is not None:
                 return code
-        elif options.needed:
-            raise click.UsageError("--token-life and --replaced are for a rotation of service-account-keys")
+        elif options.token_life is not None:
+            raise click.UsageError("--token-life is for a rotation of service-account-keys; leave it out")
+        elif options.replaced and (back or not cluster.service_account_keys):
+            raise click.UsageError("--replaced is for service-account-keys, and for `ca continue`; leave it out")
+        replaced = options.replaced
 
         def take(course: Course | None, pods: KubeTrust | None) -> Step:
-            nonlocal said
+            nonlocal said, replaced
             if cluster.service_account_keys and not back:
-                ca_keys.admit_meanwhile(cluster, vault, told)
+                ca_keys.admit_meanwhile(cluster, vault, told, replaced)
+                replaced = ()
             # One that waits reads again and again, and says in lines what it waits for.
             with reading(vault, bar=not wait) as counted:
                 done = commands.advance(

@@ -55,11 +55,6 @@ class StepOptions:
     kubeconfig: Path | None = None
     yes: bool = False
 
-    @property
-    def needed(self) -> bool:
-        """Whether something was said that only service-account keys know."""
-        return bool(self.replaced) or self.token_life is not None
-
     def said(self) -> KeysSaid:
         """Return it with what the cluster shows now."""
         from vaultpki.token_keys.steps import KeysSaid
@@ -124,24 +119,32 @@ def take_step(
     return tell(cluster, vault, done, as_json=as_json)
 
 
-def admit_meanwhile(cluster: Cluster, vault: Vault, said: set[str]) -> None:
-    """Take in the keys of nodes that join while the CA of another domain is rotated, and say so on standard error.
+def admit_meanwhile(cluster: Cluster, vault: Vault, told: set[str], replaced: Collection[str] = ()) -> None:
+    """Take in the keys of nodes that join while a CA is rotated, and say so on standard error.
 
-    What is wrong with the keys stops no CA: it is said once, and added to `said`.
+    `replaced` are nodes that were installed anew. What is wrong with the keys, or unusual, stops no CA: it is said once,
+    and added to `told`.
     """
     from vaultpki.key_rotation import commands as keys
     from vaultpki.show import key_status
+    from vaultpki.token_keys.steps import KeysSaid
+
+    def tell_once(text: str) -> None:
+        if text not in told:
+            click.echo(printable(f"service-account keys: {text}"), err=True)
+        told.add(text)
 
     try:
-        done = keys.advance(cluster, vault, server_now(vault))
+        done = keys.advance(cluster, vault, server_now(vault), KeysSaid(replaced=replaced))
     except (SpecError, StateConflict, Refused) as error:
-        if str(error) not in said:
-            click.echo(printable(f"service-account keys: {error}"), err=True)
-        said.add(str(error))
+        tell_once(str(error))
         return
-    if done.changed:
-        for line in key_status.key_lines(done, server_now(vault), cluster.file):
-            click.echo(line, err=True)
+    if not done.changed:
+        for note in done.notes:
+            tell_once(note)
+        return
+    for line in key_status.key_lines(done, server_now(vault), cluster.file):
+        click.echo(line, err=True)
 
 
 def until_rest(cluster: Cluster, vault: Vault, options: StepOptions, *, back: bool, quiet: bool) -> KeyStepDone:
@@ -173,8 +176,9 @@ def until_rest(cluster: Cluster, vault: Vault, options: StepOptions, *, back: bo
                 time.sleep(_LOOK)
                 continue
             first = False
-            # What a person has said was restarted or stated counts once: it is in the record now.
-            options = replace(options, restarted=(), replaced=(), token_life=None)
+            # What a person has said was restarted counts once: it is in the record now. The life of tokens is said for
+            # each state that waits for it, which this command may reach.
+            options = replace(options, restarted=(), replaced=())
             now = server_now(vault)
             record = done.record
             current = record.state if record is not None else None

@@ -17,7 +17,6 @@ from vaultpki.ca.facts import read_root
 from vaultpki.ca.scene import refuse_active
 from vaultpki.certificates import SERVICE_ACCOUNT, signing_rows
 from vaultpki.errors import ChangedMeanwhile, StateConflict
-from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import NodeList
 from vaultpki.key_rotation.scene import KeysOnServer, read_issuing, read_keys
 from vaultpki.kube.token_flags import TokensInUse
@@ -91,11 +90,8 @@ def advance(
     said: KeysSaid = NOTHING_SAID_OF_KEYS,
     *,
     back: bool = False,
-    notice: ChangeNotice | None = None,
 ) -> KeyStepDone:
     """Take in what nodes report, then take the next step of a rotation, or of its rollback, if its gate is open."""
-    if notice is not None:
-        return _advance(read_keys(cluster, vault, now, notice=notice, tokens=said.tokens), said, back=back)
     with announced(cluster, vault) as own:
         return _advance(read_keys(cluster, vault, now, notice=own, tokens=said.tokens), said, back=back)
 

@@ -9,14 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from vaultpki.model import Subject, Usage
 from vaultpki.pki import chains, trust
 from vaultpki.pki.facts import EKU, Facts
-
-LARGEST_NUMBER: Final = 99_999_999
-"""The largest number of a node's key: its name leaves room for so many digits (`consistency.longest_node`)."""
 
 _NAME = re.compile(r"sa:([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?):([1-9][0-9]{0,7})")
 

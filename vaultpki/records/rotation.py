@@ -24,7 +24,6 @@ DOMAINS: Final = (ROOT, *ISSUING_CAS)
 
 EVERY_DOMAIN: Final = (*DOMAINS, SERVICE_ACCOUNT)
 """Those of a cluster with service-account keys too."""
-"""What `ca rotate` takes."""
 
 ROTATION_FOLDER: Final = "rotation"
 """The folder of these records in the config store."""

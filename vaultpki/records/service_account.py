@@ -30,7 +30,7 @@ KEYS_RECORD: Final = f"{ROTATION_FOLDER}/{SERVICE_ACCOUNT_KEYS}"
 """The path of the record in the config store."""
 
 LARGEST_KEY_NUMBER: Final = 99_999_999
-"""The largest number of a key, as in `pki.service_account`."""
+"""The largest number of a key: its name leaves room for so many digits (`consistency.longest_node`)."""
 
 MOST_KEY_NODES: Final = 64
 """The largest number of nodes with keys."""

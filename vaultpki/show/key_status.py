@@ -141,7 +141,7 @@ def emergency_lines(stolen: Iterable[str]) -> Iterator[str]:
         yield "- Pods get other tokens within minutes; restart those that keep failing."
         return
     yield f"An emergency rotation of {SERVICE_ACCOUNT_KEYS} is for stolen keys. It does not wait for any node:"
-    yield "- All API servers restart at once, and refuse all tokens of before. This outage of pods that use the API ends"
+    yield "- All API servers restart at once, and refuse all tokens of before. This outage of pods ends"
     yield "  once pods have new tokens: restart those that keep failing."
     yield "- Each node makes a new key. Until `vaultpki ca continue --wait` has spread their certificates, API servers"
     yield "  refuse each other's tokens too."

@@ -101,7 +101,9 @@ def timed(record: KeyRecord, scene: KeyScene, stated: int | None = None) -> KeyR
     if signs is False:
         return replace(record, signing_since=None)
     if signs and record.signing_since is None:
-        return replace(record, signing_since=last_start(record, scene.holders))
+        # A person says that it was restarted, and not when: it may have signed with the other key until now.
+        confirmed = bool(record.restarted)
+        return replace(record, signing_since=scene.now if confirmed else last_start(record, scene.holders))
     return record
 
 

@@ -108,7 +108,10 @@ def all_sign(record: KeyRecord, to: KeyState, holders: Holders) -> bool | None:
 
 
 def last_start(record: KeyRecord, holders: Holders) -> datetime:
-    """Return when the last kube-apiserver was started, as nodes report it; not before the state began."""
+    """Return when the last kube-apiserver was started, as nodes report it; not before the state began.
+
+    Those that a person has restarted are left out: nobody knows when that was.
+    """
     started = [
         holder.keys.reader.started
         for name, holder in holders.items()

@@ -12,13 +12,11 @@ from vaultpki.kube.token_flags import TokenFlags
 class TokenLife:
     """The longest life of tokens in seconds, None if it is not known of every node.
 
-    `unknown` are the nodes whose flags nobody knows. `unlimited` are those whose kube-apiserver sets no limit for what
-    a client may ask for: tokens that somebody asked for a longer time than a year outlive this.
+    `unknown` are the nodes whose flags nobody knows.
     """
 
     seconds: int | None
     unknown: tuple[str, ...] = ()
-    unlimited: tuple[str, ...] = ()
 
 
 def longest_life(nodes: Iterable[str], flags: Mapping[str, TokenFlags]) -> TokenLife:
@@ -27,5 +25,4 @@ def longest_life(nodes: Iterable[str], flags: Mapping[str, TokenFlags]) -> Token
     unknown = tuple(node for node in wanted if node not in flags)
     known = [flags[node] for node in wanted if node in flags]
     seconds = None if unknown or not known else max(each.life for each in known)
-    unlimited = tuple(node for node in wanted if node in flags and not flags[node].longest)
-    return TokenLife(seconds, unknown, unlimited)
+    return TokenLife(seconds, unknown)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.token_flags import TokensInUse
 from vaultpki.records.service_account import KeyMethod, KeyRecord, KeyState
+from vaultpki.redact import first_few
 from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys.course import KeyScene
@@ -63,6 +64,11 @@ def next_record(
     Raises ArgumentError and StateConflict for what a person says and does not count, and with `back` StateConflict
     where there is no way back.
     """
+    if stored is not None and stored.active and (left_out := sorted({*said.without} - {LEGACY})):
+        raise ArgumentError(
+            f"{first_few(left_out)} cannot be left out of a rotation of these keys, since its kube-apiserver may sign "
+            "tokens all the same: repair the node, or remove it from cluster.yaml and run `vaultpki apply`"
+        )
     taken = key_course.taken_in(stored, scene, _known(stored, said.replaced))
     record, notes = taken.record, taken.notes
     if back and (record is None or key_course.next_key_state(record, back=True) is None):

@@ -68,6 +68,27 @@ def test_it_opens_after_the_longest_life_since_the_last_start(switched: Imagined
     assert record.life == 3600 and gate(switched, 60).opens == found.opens
 
 
+def test_after_a_persons_word_the_life_begins_when_it_is_given(switched: ImaginedCluster) -> None:
+    """Whoever restarts API servers that no agent sees may do it days after the switch, and does not say when."""
+    assert switched.record is not None
+    switched.write(switched.record.changed(signing_since=None))
+    passes(switched)
+    switched.later(5 * 86400)
+    # Nobody has used tokens meanwhile: only the rule is asked.
+    every = KeysSaid(restarted=("cp-1", "cp-2"), tokens=TokensInUse({}, ()))
+    found = next_record(switched.record, switched.scene, every)
+    assert not found.moved and found.record is not None and found.record.signing_since == switched.now
+    said = switched.now
+    switched.write(found.record)
+    passes(switched)
+    assert gate(switched).opens == said + timedelta(seconds=3600 + SKEW)
+
+
+def test_no_node_can_be_left_out(switched: ImaginedCluster) -> None:
+    with pytest.raises(ArgumentError, match="cp-2 cannot be left out"):
+        next_record(switched.record, switched.scene, KeysSaid(without=("cp-2", LEGACY)))
+
+
 def test_a_life_that_nobody_knows_is_asked_for(switched: ImaginedCluster) -> None:
     record = switched.record
     assert record is not None
