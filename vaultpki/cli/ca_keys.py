@@ -122,8 +122,8 @@ def take_step(
 def admit_meanwhile(cluster: Cluster, vault: Vault, told: set[str], replaced: Collection[str] = ()) -> None:
     """Take in the keys of nodes that join while a CA is rotated, and say so on standard error.
 
-    `replaced` are nodes that were installed anew. What is wrong with the keys, or unusual, stops no CA: it is said once,
-    and added to `told`.
+    `replaced` are nodes that were installed anew. What is wrong with the keys, or unusual, stops no CA: it is said
+    once, and added to `told`.
     """
     from vaultpki.key_rotation import commands as keys
     from vaultpki.show import key_status

@@ -15,8 +15,8 @@ from vaultpki.records.service_account import KeyRecord
 class KeysHeld:
     """What a node has: its own certificates with their keys by number, and the two files that kube-apiserver reads.
 
-    `signing` is the number of the key in `sa.key`, None if it is none of them; `other` says whether there is such a key.
-    `union` are the certificates in `sa.pub`. `lowest` is, by node, the lowest number that was accepted here.
+    `signing` is the number of the key in `sa.key`, None if it is none of them; `other` says whether there is such a
+    key. `union` are the certificates in `sa.pub`. `lowest` is, by node, the lowest number that was accepted here.
     """
 
     own: Mapping[int, Facts] = field(default_factory=dict)

@@ -345,6 +345,9 @@ def test_excused_by_name_but_never_a_member_of_etcd_in_use() -> None:
     said = report()
     dead = member(replace(said, certificates={"etcd-peer": replace(said.certificates["etcd-peer"], not_after=NOW)}))
     assert without_refused(record(State.PUBLISHED), dead, NOW) == ""
+    signs = member(None, "cp-2", readers=())
+    assert "signs tokens" in without_refused(record(State.SWITCHED, domain="service-account"), signs, NOW)
+    assert not without_refused(record(State.SWITCHED, domain="service-account"), replace(signs, bundle=False), NOW)
     # For another CA it may be left out as any node.
     assert without_refused(record(State.PUBLISHED, domain="kubernetes"), etcd, NOW) == ""
 
