@@ -31,6 +31,7 @@ from helpers.pages import Command
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
 from vaultpki.host import static_pod
+from vaultpki.live.token_keys import KEY_SET_CHECK
 from vaultpki.records.rotation import State
 
 # The cluster, and its upgrade, take a quarter of an hour each beside other tests, and twice that on a slower machine.
@@ -98,8 +99,10 @@ def test_kubeadm_made_no_certificate_and_no_token(made: KubeadmCluster) -> None:
     for node in made.nodes.values():
         ran = node.vaultpki("status", "--json")
         assert '"ok": true' in ran.stdout, ran.stdout
-    kinds = [each["type"] for each in made.kubernetes.get("secrets", "-A")["items"]]
-    assert "bootstrap.kubernetes.io/token" not in kinds
+    secrets = made.kubernetes.get("secrets", "-A")["items"]
+    assert "bootstrap.kubernetes.io/token" not in [each["type"] for each in secrets]
+    # Where kubeadm uploads keys for control planes that join.
+    assert "kubeadm-certs" not in [each["metadata"]["name"] for each in secrets]
 
 
 def test_no_credential_is_left_that_was_for_the_moment(made: KubeadmCluster) -> None:
@@ -326,6 +329,8 @@ def test_verify_live_finds_nothing_wrong(cluster: KubeadmCluster, node: str | No
     checks = [check for check in kubeadm_use.verify_live(cluster, node)["checks"] if check["kind"] == "live"]
     wrong = [check for check in checks if check["ok"] is False]
     assert not wrong, "\n".join(map(str, wrong))
+    token_keys = {check["from"]: check["ok"] for check in checks if check["name"] == KEY_SET_CHECK}
+    assert token_keys == {f"{name}/kube-apiserver": True for name in PLANES}
     served = {check["from"].partition(" ")[0] for check in checks if check["name"] == "served certificate"}
     listeners = {f"{on.name}/{row.name}" for on, row in kubeadm_use.held(cluster) if row.name in kubeadm_use.SERVERS}
     loopback = {f"cp-1/{name}" for name in ("kube-controller-manager", "kube-scheduler")}

@@ -45,6 +45,15 @@ def test_every_row_is_shown_once_and_where_the_table_has_it(tmp_path: Path, layo
     assert drawn == {name for name, row in table.items() if row.target != "-"}
 
 
+def test_service_account_keys_are_in_kube_apiserver_and_their_ca_is_a_border(tmp_path: Path) -> None:
+    assert "service-account" not in {domain.ca for domain in graph(load(tmp_path, NODES), NOW).domains}
+    found = graph(load(tmp_path, f"service_account_keys: true\n{NODES}"), NOW)
+    assert found.domains[-1].ca == "service-account" and not found.domains[-1].components
+    (component,) = (each for each in found.components if each.name == "kube-apiserver")
+    (pair,) = (pair for pair in component.pairs if pair.name == "service-account")
+    assert pair.ca == "service-account" and pair.name not in {arrow.pair.name for arrow in found.arrows}
+
+
 def test_every_ca_is_a_border_around_the_servers_that_it_signs_for(cluster: Cluster) -> None:
     found = graph(cluster, NOW)
     assert {domain.ca: domain.components for domain in found.domains} == {
