@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -20,7 +21,7 @@ from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import Method, State
-from vaultpki.records.service_account import KEYS_RECORD, KeyState
+from vaultpki.records.service_account import KEYS_RECORD, Departure, KeyState
 from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
 
 DOMAIN = "service-account"
@@ -227,6 +228,22 @@ def test_what_is_wrong_with_keys_stops_no_other_ca(clusters: ClusterFactory) -> 
         ran = vaultpki("ca", "continue", "-f", file, env=env, expect={0, 3})
         assert "service-account keys: " in ran.stderr and "etcd is published" in ran.stdout
         assert state(made, "etcd") is State.PUBLISHED
+
+
+def test_a_node_that_was_installed_anew_is_taken_in_while_a_ca_is_rotated(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        begin(made, "etcd")
+        shutil.rmtree(made.planes["cp-2"].node.pki)
+        made.passes()
+        words = ("ca", "continue", "-f", made.cluster.file)
+        env = made.cluster.environment("applier")
+        ran = vaultpki(*words, env=env, expect={0, 3})
+        assert "service-account keys: cp-2 reports another key" in ran.stderr and "--replaced cp-2" in ran.stderr
+        assert not made.record.departed
+        ran = vaultpki(*words, "--token-life", "1h", "--yes", env=env, expect=2)
+        assert "--token-life is for a rotation of service-account-keys" in ran.stderr
+        vaultpki(*words, "--replaced", "cp-2", env=env, expect={0, 3})
+        assert [each.why for each in made.record.departed] == [Departure.REPLACED]
 
 
 def test_a_server_that_was_set_back_is_recovered(clusters: ClusterFactory) -> None:
