@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
@@ -81,7 +82,10 @@ def plan(
     if frozen or record is None:
         union.update(held.union)
     deletes = record is not None and entry is not None and not frozen
-    admitted = entry is not None and entry.admitted and signing is not None and _known(record, node, held, signing)
+    accepted_by_all = signing is not None and (
+        _known(record, node, held, signing) or _of_all(record, held.own[signing])
+    )
+    admitted = entry is not None and entry.admitted and accepted_by_all
     # By a record that is not the newest nobody knows whether it was admitted before. Another key there is replaced at
     # once: it is a copy of another machine's, or one that was retired.
     waits = held.signing is None and not held.other and not admitted and not frozen
@@ -130,6 +134,11 @@ def _signing(record: KeyRecord | None, node: str, held: KeysHeld, wanted: Sequen
     if number in held.own and number >= lowest and (current is None or _known(record, node, held, number)):
         return number
     return current if current is not None else best
+
+
+def _of_all(record: KeyRecord | None, facts: Facts) -> bool:
+    """Return whether it is the key that all nodes shared before, whose tokens all accept."""
+    return record is not None and record.shared == sha256(facts.public_key).hexdigest()
 
 
 def _known(record: KeyRecord | None, node: str, held: KeysHeld, number: int) -> bool:

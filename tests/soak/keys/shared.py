@@ -44,8 +44,12 @@ def whole(run: SoakedKeys) -> None:
         run.settle()
         # The shared key is gone from every machine.
         run.common = frozenset()
-        left = [node.name for node in run.kubernetes.nodes.values() if (node.pki / "sa-1.key").exists()]
-        assert not left, f"the shared key is still on {left}"
+
+        def left() -> list[str]:
+            return [node.name for node in run.kubernetes.nodes.values() if (node.pki / "sa-1.key").exists()]
+
+        # Each agent deletes it at its next poll.
+        wait_for(lambda: not left(), _REPORT_SECONDS, lambda: f"the shared key is still on {left()}", pause=1)
 
 
 def _rotate(run: SoakedKeys) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -169,3 +170,11 @@ def test_a_node_that_was_removed_and_comes_back_takes_the_next_number() -> None:
     assert made(known, replace(WITH_ONE, union=(ONE, OTHER))).make == (2,)
     found = made(known, KeysHeld({1: ONE, 2: TWO}, 1, (ONE, OTHER)))
     assert found.signing == 2 and found.union == (TWO, OTHER)
+
+
+def test_the_key_that_all_shared_is_admitted_before_its_certificate_is_taken_in() -> None:
+    """Every API server accepts it already; another key under that number still waits."""
+    shared = replace(record(KeyState.PUBLISHED, cp_1=keys(1, 2)), shared=hashlib.sha256(ONE.public_key).hexdigest())
+    assert made(shared, WITH_ONE).admitted
+    other = replace(shared, shared=hashlib.sha256(OTHER.public_key).hexdigest())
+    assert not made(other, WITH_ONE).admitted
