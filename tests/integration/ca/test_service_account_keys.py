@@ -342,8 +342,10 @@ def test_the_commands(clusters: ClusterFactory, tmp_path: Path) -> None:
         keys = "service-account-keys"
         assert "service-account-keys are steady" in ca("status", env=viewer).stdout
         # What nobody may say, and what a person must confirm.
-        assert "none of these keys can be kept" in ca("rotate", keys, "--same-key", expect=2).stderr
+        assert "--same-key is for CAs; leave it out" in ca("rotate", keys, "--same-key", expect=2).stderr
         assert "--stolen needs --emergency" in ca("rotate", keys, "--stolen", "cp-1", expect=2).stderr
+        assert "no control-plane node can be left out" in ca("rotate", keys, "--without", "cp-1", expect=2).stderr
+        assert "--wait cannot come to the end here" in ca("rotate", keys, "--wait", expect=2).stderr
         ran = ca("rotate", "etcd", "--emergency", "--stolen", "cp-1", expect=2)
         assert "--stolen is for service-account-keys" in ran.stderr
         fails(ca("rotate", keys, "--emergency", expect=1), "pass --yes")
