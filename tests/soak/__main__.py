@@ -29,8 +29,9 @@ from helpers.vault.raft_cluster import Cluster
 from helpers.vault.servers import Server
 from soak.agents import Agent
 from soak.watch import Reader, Waiter, watching, working
-from vaultpki.certificates import TABLE
+from vaultpki.certificates import laid_out
 from vaultpki.model import NodeRole
+from vaultpki.places import Layout
 
 TTL = 60
 # A renewal is due after half of the life at the earliest.
@@ -232,7 +233,7 @@ def clock(when: float) -> str:
 
 
 def stems(node: str) -> tuple[str, ...]:
-    return tuple(row.stem for row in TABLE if row.node_roles & ROLES[node])
+    return tuple(row.stem for row in laid_out(Layout.DOCUMENT) if row.node_roles & ROLES[node])
 
 
 def pairs(role: str) -> int:
@@ -241,7 +242,7 @@ def pairs(role: str) -> int:
     return sum(
         role == f"{row.name}{own[name] if row.addressed else ''}"
         for name, roles in ROLES.items()
-        for row in TABLE
+        for row in laid_out(Layout.DOCUMENT)
         if row.node_roles & roles
     )
 

@@ -22,6 +22,7 @@ from helpers.kube.certificates_in_use import (
     CLIENTS,
     LOOK_SECONDS,
     MARGIN_SECONDS,
+    OF_TLS,
     PORTS,
     Lookout,
     Record,
@@ -34,7 +35,6 @@ from helpers.vault import servers
 from helpers.vault.applied_cluster import NodeFolder
 from helpers.vault.servers import wait_for
 from vaultpki import readers
-from vaultpki.certificates import TABLE
 from vaultpki.host import hooks
 
 pytestmark = pytest.mark.conformance
@@ -206,7 +206,7 @@ def test_every_pair_was_renewed_three_times(outcome: Outcome) -> None:
     """Twice by force, and once between by the agent, since it was due."""
     lookout = outcome.loaded.lookout
     assert not lookout.errors
-    for row in TABLE:
+    for row in OF_TLS:
         changes = lookout.changes[row.name]
         assert len({change.pair for change in changes}) == len(changes) == 4, row.name
         if row.node_roles:
@@ -284,7 +284,7 @@ def test_etcds_health_check_uses_what_lies_there(outcome: Outcome) -> None:
 def test_no_restart_was_needed_and_none_happened(outcome: Outcome) -> None:
     kubernetes = outcome.loaded.kubernetes
     node = only_node(kubernetes)
-    assert all(hooks.advice(row.name, node.roles) is None for row in TABLE)
+    assert all(hooks.advice(row.name, node.roles) is None for row in OF_TLS)
     assert {reader.ca for reader in readers.READERS} == set(readers.CA_OF_BUNDLE.values())
     lines = [line for line in pages.text("components").splitlines() if line.startswith("|")]
     # What an older version needs is another matter: its agents say so.
@@ -348,7 +348,7 @@ def test_control_a_stale_server_is_told(outcome: Outcome) -> None:
 def test_control_a_stale_client_is_told(outcome: Outcome) -> None:
     kubernetes, record = outcome.loaded.kubernetes, outcome.loaded.record
     node, scheduler = only_node(kubernetes), kubernetes.component("kube-scheduler")
-    for row in TABLE:
+    for row in OF_TLS:
         if row.name == "kube-scheduler" and row.kubeconfig:
             copy = outcome.older / row.kubeconfig
             copy.write_text(copy.read_text().replace(str(node.pki), str(outcome.older)))

@@ -23,13 +23,14 @@ import yaml
 from helpers.faults.forbidden_requests import Intruder, holes
 from helpers.kube import access_matrix, kube_cluster, kubelet_authorization
 from helpers.kube.access_matrix import Caller
+from helpers.kube.certificates_in_use import OF_TLS
 from helpers.kube.kube_cluster import KubeNode, Kubernetes
 from helpers.kube.kubelet_authorization import Attempt, TwoNodes
 from helpers.kube.machines import Machine
 from helpers.node import enrolled_nodes
 from helpers.vault import applied_cluster
 from helpers.vault.servers import Answer, wait_for
-from vaultpki.certificates import TABLE, bundle, pair_files, resolve, row_named, sign_parameters
+from vaultpki.certificates import bundle, pair_files, resolve, row_named, sign_parameters
 from vaultpki.model import Node, NodeRole, Row
 from vaultpki.verify import forbidden_signing, vault_trial
 
@@ -38,8 +39,8 @@ pytestmark = pytest.mark.conformance
 OWN, OTHER = "worker-1", "worker-2"
 # As cluster.yaml has it until it is taken off.
 NODE = Node(OWN, frozenset({NodeRole.WORKER}), ("198.51.100.31",))
-MINE = [row for row in TABLE if NodeRole.WORKER in row.node_roles]
-OTHERS = [row for row in TABLE if NodeRole.WORKER not in row.node_roles]
+MINE = [row for row in OF_TLS if NodeRole.WORKER in row.node_roles]
+OTHERS = [row for row in OF_TLS if NodeRole.WORKER not in row.node_roles]
 DENIED = "permission denied"
 
 

@@ -15,12 +15,16 @@ from pathlib import Path
 
 from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT
 from helpers.kube.kube_cluster import KubeNode, Kubernetes
-from vaultpki.certificates import TABLE, pair_files, resolve, row_named
+from vaultpki.certificates import laid_out, pair_files, resolve, row_named
 from vaultpki.model import Row
 from vaultpki.pki import x509
+from vaultpki.places import Layout
 
 PORTS = {"kube-apiserver": API_PORT, "kubelet": KUBELET_PORT, "etcd-server": ETCD_PORT, "etcd-peer": ETCD_PEER_PORT}
-CLIENTS = tuple(row for row in TABLE if row.kubeconfig)
+OF_TLS = laid_out(Layout.DOCUMENT)
+"""The rows of the table whose certificates TLS peers show."""
+
+CLIENTS = tuple(row for row in OF_TLS if row.kubeconfig)
 """Whom kube-apiserver's audit log knows."""
 CALLERS = frozenset({"kube-apiserver-kubelet", "front-proxy-client", "kube-apiserver-etcd"})
 """As whom kube-apiserver itself is a client."""
@@ -58,7 +62,7 @@ def user(kubernetes: Kubernetes, row: Row) -> str:
 
 def lying(kubernetes: Kubernetes) -> dict[str, str]:
     """The SHA-256 of the certificate in each row's file."""
-    return {row.name: _sha256(folder(kubernetes, row) / pair_files(row.stem)[0]) for row in TABLE}
+    return {row.name: _sha256(folder(kubernetes, row) / pair_files(row.stem)[0]) for row in OF_TLS}
 
 
 def _sha256(crt: Path) -> str:
@@ -136,7 +140,7 @@ def faults(kubernetes: Kubernetes, record: Record, since: float) -> dict[str, st
     """
     found = {}
     record.read()
-    for row in TABLE:
+    for row in OF_TLS:
         crt, key, both = ((folder(kubernetes, row) / name).read_bytes() for name in pair_files(row.stem))
         if not x509.matches(key, x509.read_certificates(crt)[0]) or both != key + crt:
             found[row.name] = "torn: the key, the certificate and the file of both are not one pair"
@@ -167,7 +171,7 @@ class Lookout:
     """
 
     kubernetes: Kubernetes
-    changes: dict[str, list[Change]] = field(default_factory=lambda: {row.name: [] for row in TABLE})
+    changes: dict[str, list[Change]] = field(default_factory=lambda: {row.name: [] for row in OF_TLS})
     showing: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     _looking: threading.Lock = field(default_factory=threading.Lock)
@@ -175,7 +179,7 @@ class Lookout:
 
     def renewed(self) -> int:
         """How many times the node's row that is furthest behind was renewed."""
-        return min(len(self.changes[row.name]) for row in TABLE if row.node_roles) - 1
+        return min(len(self.changes[row.name]) for row in OF_TLS if row.node_roles) - 1
 
     def look(self) -> None:
         with self._looking:
