@@ -41,7 +41,7 @@ def reader(kube: Kubernetes, page: str, *, without: str = "") -> Iterator[Path]:
         for block in pages.blocks(pages.text(page))
         if block.language == "yaml" and (found := yaml.safe_load(block.text)).get("kind") == "ClusterRole"
     )
-    role["rules"] = [rule for rule in role["rules"] if without not in rule["resources"]]
+    role["rules"] = [rule for rule in role["rules"] if without not in rule.get("resources", ())]
     name = role["metadata"]["name"]
     binding = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
