@@ -90,8 +90,11 @@ def _token_key_checks(
     deadline: float,
 ) -> Iterator[Check]:
     """Check the key set of each API server beside the keys that count: as Vault says, else as its node's file does."""
-    nodes = [node.name for node in cluster.nodes if NodeRole.CONTROL_PLANE in node.roles]
-    addresses = {node.name: node.addresses[0] for node in live.nodes if node.name in nodes and node.addresses}
+    planes = [node for node in cluster.nodes if NodeRole.CONTROL_PLANE in node.roles]
+    nodes = [node.name for node in planes]
+    # One without a kubelet has no Node object.
+    addresses = {node.name: node.addresses[0] for node in planes if node.addresses}
+    addresses |= {node.name: node.addresses[0] for node in live.nodes if node.name in nodes and node.addresses}
     shown = read_key_sets(access, addresses, api_port(cluster), deadline)
     files = {
         holder.name: KeysExpected(held, f"{holder.name}/{UNION_FILE}")
