@@ -54,7 +54,10 @@ pools:
 - {{name: autoscaled, roles: [worker], node_names: "w-*"}}
 certificates:
 """ + "".join(
-    _OWN.format(ca=ca, use=use.value, names="['{node}']" if use.server else "[]") for ca in ISSUING_CAS for use in Usage
+    _OWN.format(ca=ca, use=use.value, names="['{node}']" if use.server else "[]")
+    for ca in ISSUING_CAS
+    for use in Usage
+    if use.tls
 )
 
 # Two that do all but run pods, of which either may be the API server's name, and workers that come by themselves.
