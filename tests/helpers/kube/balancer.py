@@ -69,13 +69,15 @@ class Balancer:
             asyncio.run(self._serve(standing, ending))
 
     async def _serve(self, standing: threading.Event, ending: threading.Event) -> None:
-        listening = await asyncio.start_server(self._accepted, sock=socket.create_server(self.at))
+        own = socket.create_server(self.at)
+        listening = await asyncio.start_server(self._accepted, sock=own)
         looks = [asyncio.create_task(self._look(name)) for name in self.servers]
         async with listening:
             standing.set()
             await asyncio.to_thread(ending.wait)
-        # What was accepted before the end becomes a task now.
-        await asyncio.sleep(_SETTLE_SECONDS)
+            # What was accepted before the end becomes a task now; a server that is closed first would leave it open.
+            asyncio.get_running_loop().remove_reader(own)
+            await asyncio.sleep(_SETTLE_SECONDS)
         tasks = (*looks, *self.tasks)
         for task in tasks:
             task.cancel()
