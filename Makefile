@@ -46,10 +46,11 @@ docs: $(VENV)/.dev
 # as far as a server can make a difference; the files of both servers go before independent checkers and under real
 # clusters, which only root can make.
 # Three rows of clusters at a time, since each cluster has time limits of its own. Twenty-four and seventeen minutes, mostly
-# of waiting: CAs, and leaves, are rotated under load. Beside them etcd's CA on kubeadm's three control planes.
+# of waiting: CAs, and leaves, are rotated under load.
 CA_ROTATION := tests/conformance/ca/test_kube_ca_rotation.py
 ROOT_OUTSIDE := tests/conformance/ca/test_kube_root_outside.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
+# etcd's CA on kubeadm's three control planes under load, which is no part of `conformance`.
 KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
 # A cluster of kubeadm's own CAs is adopted: one of three control planes under load, and the smallest one, which is no part of
 # `conformance`. The former goes as far as its first control plane there, and back.
@@ -98,13 +99,12 @@ conformance: $(VENV)/.dev
 	$(BUILD) && before=$$($(SETUP)/kubernetes before) && given="$$given --kubernetes-before $$before" && \
 	both="--server vault --also bao $$given" && \
 	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(ROOT_OUTSIDE) --timeout 1800 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(PROMPT) $(KUBEADM_SHAPES) --timeout 900 $$both $(PYTEST)" \
+		$(BIN)/python -m pytest $(ROOT_OUTSIDE) --timeout 1800 $$given $(PYTEST)" \
 		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(ADOPTION) -m 'not exhaustive' --timeout 2700 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(KUBEADM) --timeout 1800 $$both $(PYTEST)" \
+		$(BIN)/python -m pytest $(PROMPT) $(KUBEADM_SHAPES) --timeout 900 $$both $(PYTEST)" \
+		"$(BIN)/python -m pytest $(ADOPTION) -m 'not exhaustive' --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
+		$(BIN)/python -m pytest $(KUBEADM) --timeout 2700 $$both $(PYTEST)" \
 		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $$both $(PYTEST)"
 
 # What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.
@@ -116,11 +116,12 @@ kubernetes: $(VENV)/.dev
 		"$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(KUBEADM) $(KUBEADM_SHAPES) --timeout 900 -n 2 $(PARALLEL) $$given $(PYTEST)"
 
-# Two hours and more: the life of CAs, and adoptions of kubeadm's clusters there, back and to the end.
+# Three hours: the life of CAs, etcd's on kubeadm's three control planes, and adoptions of kubeadm's clusters there, back and
+# to the end.
 lifecycle: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
-	$(BIN)/python -m pytest $(SMALL_ADOPTION) $(ADOPTION) --timeout 5400 $$given $(PYTEST) && \
+	$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) $(SMALL_ADOPTION) $(ADOPTION) --timeout 5400 $$given $(PYTEST) && \
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
 
 # An hour and more: what `test` and `conformance` take in part, above all agents that are killed, or whose calls fail, at

@@ -27,8 +27,9 @@ SERVICE_CIDR = "10.96.0.0/12"
 _AUDIT_POLICY = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n"
 
 
-# One that cannot renew its lease in time ends itself, and on a machine with much else to do 10 s are soon over.
-_PATIENT = ("--leader-elect-lease-duration=60s", "--leader-elect-renew-deadline=50s")
+# One that cannot renew its lease in time ends itself. On a machine with much else to do an API server that is restarted
+# takes a minute until it answers.
+_PATIENT = ("--leader-elect-lease-duration=120s", "--leader-elect-renew-deadline=110s")
 
 
 @dataclass(frozen=True, slots=True)
