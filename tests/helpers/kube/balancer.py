@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 from helpers.kube.machines import OUTSIDE, Machine
 
@@ -20,6 +21,7 @@ ANSWER_SECONDS = 4.0
 # One that has just started answers with 403 for a moment.
 READY_ANSWERS = 2
 _MOST = 1 << 16
+_SETTLE_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class Balancer:
     none_took: list[float] = field(default_factory=list)
     turn: int = 0
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    writers: WeakSet[asyncio.StreamWriter] = field(default_factory=WeakSet)
 
     @property
     def at(self) -> tuple[str, int]:
@@ -66,13 +69,23 @@ class Balancer:
             asyncio.run(self._serve(standing, ending))
 
     async def _serve(self, standing: threading.Event, ending: threading.Event) -> None:
-        listening = await asyncio.start_server(self._accept, sock=socket.create_server(self.at))
+        own = socket.create_server(self.at)
+        listening = await asyncio.start_server(self._accepted, sock=own)
         looks = [asyncio.create_task(self._look(name)) for name in self.servers]
         async with listening:
             standing.set()
             await asyncio.to_thread(ending.wait)
-        for task in (*looks, *self.tasks):
+            # What was accepted before the end becomes a task now; a server that is closed first would leave it open.
+            asyncio.get_running_loop().remove_reader(own)
+            await asyncio.sleep(_SETTLE_SECONDS)
+        tasks = (*looks, *self.tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # Data that nobody reads would keep a connection open beyond the loop.
+        for writer in list(self.writers):
+            writer.transport.abort()
+        await asyncio.sleep(_SETTLE_SECONDS)
 
     async def _look(self, name: str) -> None:
         context = ssl.create_default_context()
@@ -101,30 +114,30 @@ class Balancer:
 
     async def _ask(self, name: str, context: ssl.SSLContext) -> bytes:
         reader, writer = await asyncio.open_connection(self.servers[name], self.port, ssl=context)
+        self.writers.add(writer)
         with contextlib.closing(writer):
             writer.write(b"GET /readyz HTTP/1.1\r\nHost: balancer\r\nConnection: close\r\n\r\n")
             line = await reader.readline()
             writer.transport.abort()
         return line.split(b" ")[1] if line.count(b" ") > 1 else b""
 
-    async def _accept(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accepted(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
+        """Note a connection at once: a task that is cancelled before it begins would not close it."""
+        self.writers.add(near_writer)
+        task = asyncio.create_task(self._pass_on(near, near_writer))
         self.tasks.add(task)
-        try:
-            with contextlib.closing(near_writer):
-                far = await self._connect()
-                if far is None:
-                    near_writer.transport.abort()
-                    return
-                reader, writer = far
-                with contextlib.closing(writer):
-                    await asyncio.gather(_copy(near, writer), _copy(reader, near_writer))
-        except asyncio.CancelledError:
-            # Its end is the balancer's.
-            pass
-        finally:
-            self.tasks.discard(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _pass_on(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(near_writer):
+            far = await self._connect()
+            if far is None:
+                near_writer.transport.abort()
+                return
+            reader, writer = far
+            self.writers.add(writer)
+            with contextlib.closing(writer):
+                await asyncio.gather(_copy(near, writer), _copy(reader, near_writer))
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         self.turn += 1
