@@ -16,7 +16,7 @@ from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.rotation_records import StoredRecord, read_key_record, read_records, write_record
 from vaultpki.records.rotation import RotationRecord
-from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, KeyRecord
 from vaultpki.rotation import root_gates
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import RotationMount
@@ -149,6 +149,11 @@ def keys_in_the_way(cluster: Cluster, vault: Vault) -> str:
     record = read_key_record(cluster, vault).record if cluster.service_account_keys else None
     if record is None or not record.active or record.waits_for_tokens:
         return ""
+    return keys_under_way(cluster, record)
+
+
+def keys_under_way(cluster: Cluster, record: KeyRecord) -> str:
+    """Return why nothing else may begin while service-account keys are being rotated, as a sentence."""
     return (
         f"{SERVICE_ACCOUNT_KEYS} are being rotated ({record.state.value}), and one rotation goes on at a time; go on "
         f"with `vaultpki ca continue -f {cluster.file}`, or back with `vaultpki ca abort`"

@@ -14,7 +14,7 @@ from datetime import datetime
 from vaultpki.ca.announced import announced
 from vaultpki.ca.commands import EMERGENCY_TRIES
 from vaultpki.ca.facts import read_root
-from vaultpki.ca.scene import refuse_active
+from vaultpki.ca.scene import keys_under_way, refuse_active
 from vaultpki.certificates import SERVICE_ACCOUNT, signing_rows
 from vaultpki.errors import ChangedMeanwhile, StateConflict
 from vaultpki.identity.nodes import NodeList
@@ -111,7 +111,7 @@ def union(cluster: Cluster, vault: Vault, now: datetime) -> tuple[Facts, ...]:
     issuing, roots, between = read_issuing(cluster, vault, read_root(cluster, vault, now))
     counting = service_account.token_keys(offered, issuing, roots, nodes, {}, {}, between=between)
     if not counting.certificates:
-        raise StateConflict("no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in")
+        raise StateConflict(beginning.NO_KEYS_YET)
     return counting.certificates
 
 
@@ -127,10 +127,7 @@ def _begin(seen: KeysOnServer, method: KeyMethod) -> KeysOnServer:
         if record.state is started and record.method is method:
             return seen.reconciled()
         if not hasty:
-            raise StateConflict(
-                f"{SERVICE_ACCOUNT_KEYS} are being rotated ({record.state.value}), and one rotation goes on at a time; "
-                f"go on with `vaultpki ca continue -f {cluster.file}`, or back with `vaultpki ca abort`"
-            )
+            raise StateConflict(keys_under_way(cluster, record))
     if record is None:
         _refuse_other_type(seen)
     begun = beginning.begun(record, seen.facts, method)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 from vaultpki.errors import StateConflict
 from vaultpki.records.service_account import (
@@ -20,6 +21,9 @@ from vaultpki.redact import first_few
 from vaultpki.token_keys.course import KeyScene, only, taken_in, with_key
 from vaultpki.token_keys.holders import key_sha256, sha256_of
 
+NO_KEYS_YET: Final = "no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in"
+"""Why nothing can be done with keys that nobody has."""
+
 
 def begun(stored: KeyRecord | None, scene: KeyScene, method: KeyMethod = KeyMethod.ROTATION) -> KeyRecord:
     """Return the record with which a rotation begins: each node gets the number of its next key.
@@ -31,7 +35,7 @@ def begun(stored: KeyRecord | None, scene: KeyScene, method: KeyMethod = KeyMeth
     hasty = method is KeyMethod.EMERGENCY
     before = stored or (_of_reports(scene) if hasty else None) or _of_shared(scene)
     if not before.nodes:
-        raise StateConflict("no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in")
+        raise StateConflict(NO_KEYS_YET)
     highest, nodes = dict(before.highest), {}
     for name, keys in before.nodes.items():
         highest[name] = max(highest.get(name, 0), keys.new, scene.highest_given(name)) + 1
@@ -101,7 +105,7 @@ def _of_shared(scene: KeyScene) -> KeyRecord:
     found = {shared for shared in sharing.values() if shared}
     silent = sorted(name for name in scene.holders if name not in sharing)
     if not found:
-        raise StateConflict("no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in")
+        raise StateConflict(NO_KEYS_YET)
     if len(found) > 1:
         raise StateConflict(
             "the control-plane nodes have different sa.key of which Vault has certified none, so their tokens are not "

@@ -115,8 +115,12 @@ def signs_with(record: KeyRecord, holder: KeyHolder, number: int) -> bool:
     signing = loaded(record, holder).signing
     if entry is None or keys is None or not signing or number not in entry.certificates:
         return False
-    known, renewed = entry.certificates[number], keys.own.get(number, "")
-    return signing == sha256_of(known) or (signing == sha256_of(renewed) and same_key(known, renewed))
+    return _of_key(signing, entry.certificates[number], keys.own.get(number, ""))
+
+
+def _of_key(sha256: str, known: str, renewed: str) -> bool:
+    """Return whether it is the SHA-256 of a key's known certificate, or of a renewed one of the same key."""
+    return sha256 == sha256_of(known) or (sha256 == sha256_of(renewed) and same_key(known, renewed))
 
 
 def same_key(one: str, other: str) -> bool:
@@ -131,8 +135,8 @@ def final_on_disk(record: KeyRecord, holder: KeyHolder) -> bool:
     if entry is None or keys is None or not fresh(record, holder):
         return False
     number = entry.signs_with(record.state)
-    known, renewed = entry.certificates.get(number, ""), keys.own.get(number, "")
-    signs = keys.signing == sha256_of(known) or (keys.signing == sha256_of(renewed) and same_key(known, renewed))
+    known = entry.certificates.get(number, "")
+    signs = _of_key(keys.signing, known, keys.own.get(number, ""))
     return bool(known) and signs and wanted_union(record) <= keys.union and not unwanted(record) & keys.union
 
 
