@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from helpers.node.handmade_files import NOW, HandmadeFiles, authority, key_usage, made, put
+from helpers.node.handmade_files import LIFE, NOW, HandmadeFiles, authority, key_usage, made, put
 from helpers.vault.applied_cluster import vaultpki
 from vaultpki import certificates
 from vaultpki.certificates import ISSUING_CAS, TABLE, bundle
@@ -291,7 +291,7 @@ def test_what_this_user_may_not_read_is_not_checked_and_no_fault(files: Handmade
 
 
 def test_expired_and_not_yet_valid_are_found_at_the_time_asked_for(files: HandmadeFiles) -> None:
-    late = files.verify(now=NOW + timedelta(hours=2))
+    late = files.verify(now=NOW + LIFE[1] + timedelta(hours=1))
     assert "kubelet.crt: has expired" in details(late, "file")
     assert "certificate has expired" in details(late, "chain", source="worker-1/kubelet")
     early = files.verify(now=NOW - timedelta(minutes=30))
