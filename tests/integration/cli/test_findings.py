@@ -82,18 +82,23 @@ def approle(cluster: AuditedCluster, node: str, logins: int) -> None:
         api(cluster, "POST", f"{role}/secret-id")
 
 
+def fresh(stored: NodeReport) -> dict[str, Any]:
+    """The report as if this file were read now: other tests may have run for hours since."""
+    return node_report.to_json(replace(stored, time=stored.time + (datetime.now(UTC) - NOW)))
+
+
 def writes(cluster: AuditedCluster, node: str, stored: dict[str, Any]) -> None:
     api(cluster, "POST", cluster.report_path(node), {"data": stored})
 
 
 def many_credentials(cluster: AuditedCluster) -> None:
     approle(cluster, "w-many-credentials", 3)
-    writes(cluster, "w-many-credentials", node_report.to_json(report()))
+    writes(cluster, "w-many-credentials", fresh(report()))
 
 
 def no_credential(cluster: AuditedCluster) -> None:
     approle(cluster, "w-no-credential", 0)
-    writes(cluster, "w-no-credential", node_report.to_json(report()))
+    writes(cluster, "w-no-credential", fresh(report()))
 
 
 def report_unreadable(cluster: AuditedCluster) -> None:
@@ -192,11 +197,9 @@ class Views:
 
 def test_every_view_shows_each_finding_with_its_command(clusters: ClusterFactory) -> None:
     cluster = clusters.applied(SPEC)
-    # Other tests may have run for long since this file was read.
-    since = datetime.now(UTC) - NOW
     for name, stored in REPORTED.items():
         approle(cluster, f"w-{name}", 1)
-        writes(cluster, f"w-{name}", node_report.to_json(replace(stored, time=stored.time + since)))
+        writes(cluster, f"w-{name}", fresh(stored))
     for make in MADE.values():
         make(cluster)
     views = Views(cluster, {"LD_PRELOAD": faketime_library(), "FAKETIME": f"+{1825 - 59}d"})
