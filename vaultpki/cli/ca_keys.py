@@ -273,12 +273,18 @@ def jwks_command(file: Path, allow_http: bool, output: Path | None) -> None:
       vaultpki ca jwks -f cluster.yaml -o jwks.json
     """
     from vaultpki.cli import own_file
-    from vaultpki.key_rotation import commands as keys
+    from vaultpki.key_rotation.scene import refuse_no_keys
+    from vaultpki.live import trust
     from vaultpki.pki import jwk
+    from vaultpki.token_keys.beginning import NO_KEYS_YET
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
-        found = keys.union(cluster, vault, server_now(vault))
-    lines = ",\n".join(f"  {json.dumps(each)}" for each in jwk.key_set(found)["keys"])
+        refuse_no_keys(cluster)
+        vault.pin_to_leader()
+        found = trust.token_keys_in_vault(cluster, vault, trust.from_vault(cluster, vault, server_now(vault)))
+    if not found.certificates:
+        raise StateConflict(NO_KEYS_YET)
+    lines = ",\n".join(f"  {json.dumps(each)}" for each in jwk.key_set(found.certificates)["keys"])
     text = f"{_JWKS}\n{lines}\n]}}\n"
     if output is None:
         click.echo(text, nl=False)

@@ -13,16 +13,13 @@ from datetime import datetime
 
 from vaultpki.ca.announced import announced
 from vaultpki.ca.commands import EMERGENCY_TRIES
-from vaultpki.ca.facts import read_root
 from vaultpki.ca.scene import keys_under_way, refuse_active
 from vaultpki.certificates import SERVICE_ACCOUNT, signing_rows
 from vaultpki.errors import ChangedMeanwhile, StateConflict
 from vaultpki.identity.nodes import NodeList
-from vaultpki.key_rotation.scene import KeysOnServer, read_issuing, read_keys
+from vaultpki.key_rotation.scene import KeysOnServer, read_keys
 from vaultpki.kube.token_flags import TokensInUse
 from vaultpki.model import Cluster
-from vaultpki.pki import service_account
-from vaultpki.pki.facts import Facts
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
@@ -94,25 +91,6 @@ def advance(
     """Take in what nodes report, then take the next step of a rotation, or of its rollback, if its gate is open."""
     with announced(cluster, vault) as own:
         return _advance(read_keys(cluster, vault, now, notice=own, tokens=said.tokens), said, back=back)
-
-
-def union(cluster: Cluster, vault: Vault, now: datetime) -> tuple[Facts, ...]:
-    """Return the certificates of all keys whose tokens count now, as every kube-apiserver is to accept them.
-
-    Raises StateConflict if there are none.
-    """
-    from vaultpki.pki import x509
-
-    seen = read_keys(cluster, vault, now, strict=False)
-    record = seen.record
-    offered = [facts for pem in (record.offered if record is not None else ()) for facts in x509.readable(pem)]
-    nodes = record.key_nodes if record is not None else ()
-    # Also by a CA that is trusted no more: unions keep what it has certified, until that is certified anew.
-    issuing, roots, between = read_issuing(cluster, vault, read_root(cluster, vault, now))
-    counting = service_account.token_keys(offered, issuing, roots, nodes, {}, {}, between=between)
-    if not counting.certificates:
-        raise StateConflict(beginning.NO_KEYS_YET)
-    return counting.certificates
 
 
 def _begin(seen: KeysOnServer, method: KeyMethod) -> KeysOnServer:

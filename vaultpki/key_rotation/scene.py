@@ -83,11 +83,7 @@ def read_keys(
 
     Arguments and errors are as of `scene.read_scene`; StateConflict if the cluster has no such keys.
     """
-    if not cluster.service_account_keys:
-        raise StateConflict(
-            f"{cluster.file} does not ask for service-account keys: write `service_account_keys: true`, and run "
-            "`vaultpki apply`"
-        )
+    refuse_no_keys(cluster)
     vault.pin_to_leader()
     now = now.replace(microsecond=0)
     stored, rotations, root = (
@@ -116,6 +112,15 @@ def read_keys(
     return KeysOnServer(
         cluster, vault, stored, rotations, facts, policies, notice or ChangeNotice(cluster, vault), tokens
     )
+
+
+def refuse_no_keys(cluster: Cluster) -> None:
+    """Raise StateConflict if cluster.yaml asks for no service-account keys."""
+    if not cluster.service_account_keys:
+        raise StateConflict(
+            f"{cluster.file} does not ask for service-account keys: write `service_account_keys: true`, and run "
+            "`vaultpki apply`"
+        )
 
 
 def read_issuing(

@@ -23,6 +23,7 @@ from vaultpki.pki.roots import unfit
 from vaultpki.pki.service_account import token_keys
 from vaultpki.pki.trust import in_date, is_root, named, named_by_owner
 from vaultpki.records.node_report import NodeReport
+from vaultpki.token_keys.beginning import NO_KEYS_YET
 from vaultpki.values import pem
 from vaultpki.vault import Vault
 from vaultpki.verify.on_disk import Holder
@@ -111,19 +112,26 @@ def fleet(cluster: Cluster, vault: Vault) -> Fleet:
 
 
 def with_token_keys(fleet: Fleet, cluster: Cluster, vault: Vault, expected: Expected) -> Fleet:
-    """Return the same with the service-account keys that count, by the record and the rules of nodes.
-
-    `expected` are the CAs that count.
-    """
+    """Return the same with the service-account keys that count, as `token_keys_in_vault` says."""
     if not cluster.service_account_keys:
         return fleet
     try:
-        read = key_record.read_key_record(key_record.fetch_key_record(vault, cluster.prefix), cluster.prefix)
-        shown = issuers.fetch_issuers(vault, cluster.prefix, cas=(SERVICE_ACCOUNT,))
+        return replace(fleet, keys=token_keys_in_vault(cluster, vault, expected))
     except VaultpkiError as error:
         return replace(fleet, keys_unread=str(error))
-    if read.record is None:
-        return replace(fleet, keys_unread=str(read.error or "no command has written the record of these keys yet"))
+
+
+def token_keys_in_vault(cluster: Cluster, vault: Vault, expected: Expected) -> KeysExpected:
+    """Return the service-account keys that count now, by the record and the rules of nodes.
+
+    `expected` are the CAs that count. A key counts until the record takes it out: also if the CA that certified it is
+    trusted no more, or was revoked. Raises VaultpkiError if Vault does not say; StateConflict if there are none yet.
+    """
+    read = key_record.read_key_record(key_record.fetch_key_record(vault, cluster.prefix), cluster.prefix)
+    record = read.record
+    if record is None:
+        raise read.error or StateConflict(NO_KEYS_YET)
+    shown = issuers.fetch_issuers(vault, cluster.prefix, cas=(SERVICE_ACCOUNT,))
     on_mount = tuple(issuers.certificates(shown.issuing[SERVICE_ACCOUNT]))
     above = (*expected.above, *issuers.shown_roots(shown), *on_mount)
     issuing = [
@@ -131,11 +139,10 @@ def with_token_keys(fleet: Fleet, cluster: Cluster, vault: Vault, expected: Expe
         for facts in on_mount
         if any(_why_untrusted(facts, root, above, cluster.name, SERVICE_ACCOUNT) is None for root in expected.roots)
     ]
-    offered = [facts for pem in read.record.offered for facts in x509.readable(pem)]
+    offered = [facts for pem in record.offered for facts in x509.readable(pem)]
     middle = between(above, expected.roots, root_name=ca_subject(cluster.name, ROOT))
-    counting = token_keys(offered, issuing, expected.roots, read.record.key_nodes, {}, {}, between=middle).certificates
-    changing = read.record.active or bool(read.record.turn)
-    return replace(fleet, keys=KeysExpected(counting, "the record in Vault", changing))
+    counting = token_keys(offered, issuing, expected.roots, record.key_nodes, {}, {}, between=middle).certificates
+    return KeysExpected(counting, "the record in Vault", record.active or bool(record.turn))
 
 
 def from_files(cluster: Cluster, holders: Sequence[Holder], now: datetime) -> Expected | None:

@@ -17,8 +17,9 @@ from vaultpki.ca import commands as ca_commands
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import SpecError, StateConflict
 from vaultpki.identity import enrol
+from vaultpki.live import trust
 from vaultpki.model import KeyType, Subject
-from vaultpki.pki import keys, x509
+from vaultpki.pki import jwk, keys, x509
 from vaultpki.records.rotation import Method
 from vaultpki.records.service_account import KEYS_RECORD, Departure, KeyState, NodeKeys, to_json
 
@@ -387,6 +388,26 @@ def test_the_commands(clusters: ClusterFactory, tmp_path: Path) -> None:
 
         assert "service-account-keys are steady" in ca("abort").stdout
         fails(ca("continue", "--replaced", "cp-9", expect=1), "cp-9 has no service-account keys")
+
+
+def test_a_key_counts_in_every_view_until_the_record_takes_it_out_also_if_its_ca_was_revoked(
+    clusters: ClusterFactory,
+) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        cluster = made.cluster
+        names = made.planes["cp-1"].union()
+        path = f"{cluster.prefix}/service-account/issuer/default"
+        assert cluster.server.api("POST", f"{path}/revoke").status == 200
+        assert cluster.server.api("GET", path).data["revoked"] is True
+        made.passes()
+        text = (made.planes["cp-1"].node.pki / "sa.pub").read_bytes()
+        assert made.planes["cp-1"].union() == made.planes["cp-2"].union() == names == ["sa:cp-1:1", "sa:cp-2:1"]
+        wanted = jwk.key_set(x509.read_certificates(text))["keys"]
+        env = cluster.environment("viewer")
+        assert json.loads(vaultpki("ca", "jwks", "-f", cluster.file, env=env).stdout)["keys"] == wanted
+        viewer = cluster.client("viewer")
+        expected = trust.token_keys_in_vault(cluster.model, viewer, trust.from_vault(cluster.model, viewer, made.now))
+        assert jwk.key_set(expected.certificates)["keys"] == wanted and not expected.changing
 
 
 def test_a_cluster_without_such_keys_has_none_to_rotate(clusters: ClusterFactory) -> None:
