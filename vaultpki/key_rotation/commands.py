@@ -31,7 +31,7 @@ from vaultpki.token_keys import steps as key_steps
 from vaultpki.token_keys.holders import never_ran
 from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.token_keys.steps import NOTHING_SAID_OF_KEYS, KeysSaid
-from vaultpki.token_keys.turns import counts_until, next_turn, starting, to_read, why_waits
+from vaultpki.token_keys.turns import next_turn, starting, still_accepted_by, to_read, why_waits
 from vaultpki.vault import Vault
 
 
@@ -190,7 +190,7 @@ def _told(
     joining += [
         Waiting(name, _to_take_in(seen)) for name in sorted(holders) if name not in record.nodes and _offers(seen, name)
     ]
-    stolen = {each.node: counts_until(record, holders, each.sha256) for each in record.departed if not each.pem}
+    stolen = {each.node: still_accepted_by(record, holders, each.sha256) for each in record.departed if not each.pem}
     counting = tuple(
         Waiting(node, f"its stolen key still counts at {first_few(nodes)}, until kube-apiserver restarts there")
         for node, nodes in sorted(stolen.items())

@@ -26,7 +26,7 @@ from vaultpki.token_keys.gates import all_sign, guests, last_start
 from vaultpki.token_keys.holders import Holders, KeyHolder, key_sha256, same_key, sha256_of
 from vaultpki.token_keys.life import TokenLife
 from vaultpki.token_keys.states import KEYS_HOMEWARD, KEYS_ONWARD, STEPS_BY_SIGNING
-from vaultpki.token_keys.turns import counts_until, may_start, next_turn
+from vaultpki.token_keys.turns import next_turn, not_loaded_by, still_accepted_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ def _ended(record: KeyRecord, scene: KeyScene) -> KeyRecord:
     kept = []
     for each in record.departed:
         if each.why is Departure.STOLEN:
-            if counts_until(record, scene.holders, each.sha256):
+            if still_accepted_by(record, scene.holders, each.sha256):
                 kept.append(each)
             continue
         until, life = each.until, scene.life.seconds
@@ -287,7 +287,7 @@ def _admitted(record: KeyRecord, stored: KeyRecord, scene: KeyScene) -> KeyRecor
         entry = nodes.get(name)
         if entry is None or keys.admitted or entry.certificates != keys.certificates or not _complete(keys, stored):
             continue
-        if not may_start(stored, name, scene.holders):
+        if not_loaded_by(stored, name, scene.holders) == ():
             nodes[name] = replace(entry, admitted=True)
     return replace(record, nodes=nodes)
 

@@ -38,7 +38,7 @@ def next_turn(record: KeyRecord, holders: Holders) -> str:
     return first.name if first is not None else ""
 
 
-def counts_until(record: KeyRecord, holders: Holders, sha256: str) -> tuple[str, ...]:
+def still_accepted_by(record: KeyRecord, holders: Holders, sha256: str) -> tuple[str, ...]:
     """Return the nodes whose kube-apiserver may still accept tokens of a certificate that has left the unions."""
     nodes = []
     for name, keys in sorted(record.nodes.items()):
@@ -48,7 +48,7 @@ def counts_until(record: KeyRecord, holders: Holders, sha256: str) -> tuple[str,
     return tuple(nodes)
 
 
-def may_start(record: KeyRecord, name: str, holders: Holders) -> tuple[str, ...]:
+def not_loaded_by(record: KeyRecord, name: str, holders: Holders) -> tuple[str, ...]:
     """Return the admitted nodes that have not reported yet that they accept tokens of a node that waits to start."""
     entry = record.nodes[name]
     wanted = certificates_of(entry, entry.accepted(record.state))
@@ -64,7 +64,7 @@ def may_start(record: KeyRecord, name: str, holders: Holders) -> tuple[str, ...]
 
 def why_waits(record: KeyRecord, name: str, holders: Holders) -> str:
     """Return why a node must not start yet, as the rest of a sentence; "" if it may."""
-    lacking = may_start(record, name, holders)
+    lacking = not_loaded_by(record, name, holders)
     if not lacking:
         return ""
     said = f"waits to start until every kube-apiserver has loaded its key; not yet: {first_few(lacking)}"

@@ -224,7 +224,7 @@ def test_the_key_of_a_stolen_node_leaves_at_once_by_turns(state: KeyState) -> No
     cluster.write(beginning.stolen(cluster.record, "cp-3", cluster.now))
     assert not keys & {each.public_key for each in offered(cluster)}
     (one, *_) = [each for each in cluster.record.departed if each.why is Departure.STOLEN]
-    assert key_turns.counts_until(cluster.record, cluster.scene.holders, one.sha256) == ("cp-1", "cp-2")
+    assert key_turns.still_accepted_by(cluster.record, cluster.scene.holders, one.sha256) == ("cp-1", "cp-2")
     seen = set()
     for _ in range(12):
         for name in ("cp-1", "cp-2"):
@@ -435,7 +435,7 @@ WITHOUT: dict[str, list[tuple[object, str, object]]] = {
     "life": [(key_gates, "_life", lambda step: 0)],
     "since": [(key_course, "timed", since_the_record)],
     "started": [(each, "loaded", of_disk) for each in (key_gates, key_turns, key_holders)],
-    "admit": [(key_course, "may_start", lambda record, name, holders: ())],
+    "admit": [(key_course, "not_loaded_by", lambda record, name, holders: ())],
     "union": [(key_gates, "wanted_union", lambda record: frozenset())],
 }
 
