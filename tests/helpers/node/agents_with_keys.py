@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -131,14 +132,14 @@ class AgentsWithKeys:
 
     @classmethod
     @contextmanager
-    def standing(cls, clusters: ClusterFactory, *names: str) -> Iterator[AgentsWithKeys]:
+    def standing(cls, clusters: ClusterFactory, *names: str) -> Iterator[Self]:
         """A cluster in which these nodes were admitted, one after the other, and serve."""
         with cls.joined(clusters.applied(SPEC), *names) as made:
             yield made
 
     @classmethod
     @contextmanager
-    def joined(cls, cluster: AuditedCluster, *names: str) -> Iterator[AgentsWithKeys]:
+    def joined(cls, cluster: AuditedCluster, *names: str) -> Iterator[Self]:
         """The same in a cluster that was applied already."""
         with ExitStack() as stack:
             made = cls(cluster, stack, cluster.client("applier"))
@@ -148,7 +149,7 @@ class AgentsWithKeys:
 
     @classmethod
     @contextmanager
-    def of_kubeadm(cls, clusters: ClusterFactory, *names: str) -> Iterator[AgentsWithKeys]:
+    def of_kubeadm(cls, clusters: ClusterFactory, *names: str) -> Iterator[Self]:
         """A cluster whose nodes run with one `sa.key`, which a person has copied."""
         cluster = clusters.applied(OF_KUBEADM)
         key = private_keys.generate_key(KeyType.RSA_2048)
