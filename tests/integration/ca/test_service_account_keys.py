@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,15 @@ from helpers.vault.plan_commands import Ran, fails, vaultpki
 from vaultpki.agent import run
 from vaultpki.ca import commands as ca_commands
 from vaultpki.config.agent import load_agent
-from vaultpki.errors import SpecError, StateConflict
+from vaultpki.errors import ChangedMeanwhile, SpecError, StateConflict
 from vaultpki.identity import enrol
+from vaultpki.key_rotation import commands
 from vaultpki.live import trust
 from vaultpki.model import KeyType, Subject
 from vaultpki.pki import jwk, keys, x509
 from vaultpki.records.rotation import Method
 from vaultpki.records.service_account import KEYS_RECORD, Departure, KeyState, NodeKeys, to_json
+from vaultpki.token_keys.standing import KeyStepDone
 
 ONWARD = (KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE)
 
@@ -388,6 +391,44 @@ def test_the_commands(clusters: ClusterFactory, tmp_path: Path) -> None:
 
         assert "service-account-keys are steady" in ca("abort").stdout
         fails(ca("continue", "--replaced", "cp-9", expect=1), "cp-9 has no service-account keys")
+
+
+def test_two_operators_at_once_take_one_step_and_the_slower_one_is_told(clusters: ClusterFactory) -> None:
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made, ThreadPoolExecutor(2) as pool:
+        model, said = made.cluster.model, made.said()
+
+        def rotates() -> KeyStepDone:
+            return commands.rotate(model, made.cluster.client("applier"), made.now)
+
+        def continues() -> KeyStepDone:
+            return commands.advance(model, made.cluster.client("applier"), made.now, said)
+
+        def aborts() -> KeyStepDone:
+            return commands.advance(model, made.cluster.client("applier"), made.now, said, back=True)
+
+        def at_once(*acts: Callable[[], KeyStepDone]) -> None:
+            done = [pool.submit(act) for act in acts]
+            told = [each.exception() for each in done]
+            assert all(each is None or isinstance(each, (ChangedMeanwhile, StateConflict)) for each in told), told
+            assert any(each is None for each in told), told
+            # Who was too slow looks again, and the server is made to match.
+            made.advance()
+            made.passes()
+            made.later(61)
+
+        for _ in range(3):
+            at_once(rotates, rotates)
+            at_once(continues, continues)
+            at_once(continues, aborts)
+            assert made.record.state in (KeyState.PUBLISHED, KeyState.SWITCHED, KeyState.STEADY, KeyState.RETURNING)
+            for _ in range(20):
+                if not made.record.active:
+                    break
+                made.advance(back=True)
+                made.passes()
+                made.later(61)
+            assert made.record.state is KeyState.STEADY and made.record.numbers("cp-1") == (1,)
+            made.settled()
 
 
 def test_a_key_counts_in_every_view_until_the_record_takes_it_out_also_if_its_ca_was_revoked(
