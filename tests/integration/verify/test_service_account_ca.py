@@ -12,9 +12,11 @@ from helpers.vault.applied_cluster import AppliedCluster, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import CertificateRefused
-from vaultpki.model import Usage
+from vaultpki.identity.access import pooled_approle
+from vaultpki.model import KeyType, Subject, Usage
 from vaultpki.pki import x509
 from vaultpki.pki.facts import EKU
+from vaultpki.records.service_account import KEYS_RECORD
 from vaultpki.verify import forbidden_signing, vault_trial
 
 pytestmark = pytest.mark.on_both
@@ -26,6 +28,8 @@ nodes:
 - {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
 - {name: cp-2, roles: [control-plane], addresses: [10.0.0.12]}
 - {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+pools:
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
 """
 ROLE = "service-account/roles/service-account"
 
@@ -101,6 +105,40 @@ def test_every_other_request_to_that_mount_is_refused(good: AppliedCluster, name
             if hole:
                 bad.append((hole, request.method, request.path, request.body))
     assert listed and not bad, bad[:5]
+
+
+def test_an_enroller_and_the_nodes_that_it_makes_get_no_key_in(good: AppliedCluster) -> None:
+    """Also one that a stolen enroller names like a control plane."""
+    server, prefix, token = good.server, good.prefix, good.token("enroller")
+    (pool,) = good.model.pools
+    request = vault_trial.Keys().request
+    tokens = {"the enroller": token}
+    for name in ("cp-1", "cp-9", "w-1"):
+        role = f"auth/{prefix}/pooled/role/{name}"
+        assert server.api("POST", role, pooled_approle(good.model, pool), token=token).status == 204
+        body = {
+            "role_id": server.api("GET", f"{role}/role-id").data["role_id"],
+            "secret_id": server.api("POST", f"{role}/secret-id").data["secret_id"],
+        }
+        answer = server.api("POST", f"auth/{prefix}/pooled/login", body, token="")
+        tokens[name] = answer.body["auth"]["client_token"]
+    for who, held in tokens.items():
+        for name in ("sa:cp-1:1", "sa:cp-9:1", "sa:w-1:1"):
+            for way in ("sign", "issue"):
+                body = {"common_name": name, "exclude_cn_from_sans": "true", "format": "pem"}
+                body |= {"csr": request(KeyType.EC_P256, Subject(name))} if way == "sign" else {}
+                answer = server.api("POST", f"{prefix}/service-account/{way}/service-account", body, token=held)
+                assert answer.status == 403, (who, way, name, answer)
+        for path in (
+            f"{prefix}/config/data/{KEYS_RECORD}",
+            f"{prefix}/config/data/nodes/cp-1",
+            f"{prefix}/{ROLE}",
+            f"sys/policies/acl/{prefix}/node/cp-1",
+            f"sys/policies/acl/{prefix}/pool/autoscaled",
+            f"auth/{prefix}/listed/role/cp-1/secret-id",
+        ):
+            answer = server.api("POST", path, {"data": {}, "policy": 'path "*" {}'}, token=held)
+            assert answer.status == 403, (who, path, answer)
 
 
 @pytest.mark.parametrize(
