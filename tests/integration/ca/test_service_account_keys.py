@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -268,6 +269,32 @@ def test_an_emergency_begins_in_the_middle_of_other_rotations(clusters: ClusterF
 
 def _with_the_first(nodes: Mapping[str, NodeKeys]) -> dict[str, NodeKeys]:
     return {name: NodeKeys(1, 1, True, {1: each.certificates[1]}) for name, each in nodes.items()}
+
+
+def test_a_record_that_was_set_back_stops_commands_and_no_emergency(clusters: ClusterFactory) -> None:
+    """Nodes say that they have read a newer one, and keep all that counted."""
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        path = f"{made.cluster.prefix}/config/data/{KEYS_RECORD}"
+        former = made.cluster.server.api("GET", path).data["data"]
+        made.begin()
+        made.passes()
+        made.reach(KeyState.SWITCHED)
+        newest = made.record.revision
+        before = {name: (plane.union(), plane.signs()) for name, plane in made.planes.items()}
+        assert made.cluster.server.api("POST", path, {"data": former}).status == 200
+        for act in (made.begin, made.advance, partial(made.advance, back=True)):
+            with pytest.raises(StateConflict, match="cp-1, cp-2 read a newer record of service-account-keys"):
+                act()
+            assert made.cluster.server.api("GET", path).data["data"] == former
+        for plane in made.planes.values():
+            plane.node.age(1e7)
+            options = run.PassOptions(settle=False, share=0.0)
+            run.run(load_agent(plane.node.config), options, clock=made.now.timestamp())
+        made.check()
+        assert {name: (plane.union(), plane.signs()) for name, plane in made.planes.items()} == before
+        made.stolen |= {plane.signs() for plane in made.planes.values()} | made.alive.keys()
+        done = made.begin(emergency=True)
+        assert done.record is not None and done.record.hasty and done.record.revision > newest
 
 
 def test_from_one_key_that_all_share_there_and_back(clusters: ClusterFactory) -> None:
