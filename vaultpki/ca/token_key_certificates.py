@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from vaultpki.ca.scene import Scene
 from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.errors import StateConflict
+from vaultpki.identity.nodes import Member
+from vaultpki.model import Cluster
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
@@ -17,14 +21,20 @@ from vaultpki.token_keys.holders import KeyHolder
 from vaultpki.token_keys.numbers import key_nodes, other_types
 
 
+def key_holders(cluster: Cluster, members: Iterable[Member], recorded: Collection[str] = ()) -> dict[str, KeyHolder]:
+    """Return the control-plane nodes that can log in or have reported, locked ones only if `recorded`, by name."""
+    names = frozenset(key_nodes(cluster))
+    return {
+        each.name: KeyHolder(each.name, None if each.locked else each.report, each.locked, each.former, each.join_until)
+        for each in members
+        if each.kind == "listed" and each.name in names
+        if not each.locked or each.name in recorded
+    }
+
+
 def joined(scene: Scene, record: RotationRecord, to: State, mount: RotationMount, found: Gate) -> Gate:
     """Return the gate of a step of this CA with what unions and certificates keep it from; `found` is of the nodes."""
-    cluster, names = scene.cluster, frozenset(key_nodes(scene.cluster))
-    holders = {
-        each.name: KeyHolder(each.name, each.report, each.locked, each.former, each.join_until)
-        for each in scene.members
-        if each.kind == "listed" and each.name in names and not each.locked
-    }
+    cluster, holders = scene.cluster, key_holders(scene.cluster, scene.members)
     issuer = mount_steps.issuer_of(cluster.name, record, mount, record.leaf)
     signer = issuer.facts if issuer is not None else None
     keys = read_key_record(cluster, scene.vault).record

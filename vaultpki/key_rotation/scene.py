@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from vaultpki.ca.facts import read_mount, read_root, refuse_unknown
+from vaultpki.ca.token_key_certificates import key_holders
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, ca_subject
 from vaultpki.errors import StateConflict
 from vaultpki.identity.change_notice import ChangeNotice
-from vaultpki.identity.nodes import Member, NodeList, read_nodes
+from vaultpki.identity.nodes import NodeList, read_nodes
 from vaultpki.key_rotation import policies as key_policies
 from vaultpki.kube.token_flags import TokenFlags, TokensInUse
 from vaultpki.model import Cluster
@@ -28,7 +29,6 @@ from vaultpki.records.service_account import KeyRecord
 from vaultpki.token_keys.course import KeyScene
 from vaultpki.token_keys.holders import KeyHolder
 from vaultpki.token_keys.life import longest_life
-from vaultpki.token_keys.numbers import key_nodes
 from vaultpki.vault import Vault
 
 
@@ -94,7 +94,8 @@ def read_keys(
     nodes = found if found is not None else read_nodes(cluster, vault)
     if strict:
         refuse_unknown(cluster, vault, nodes)
-    holders = _holders(cluster, nodes.members, stored.record)
+    recorded = stored.record.nodes if stored.record is not None else ()
+    holders = key_holders(cluster, nodes.members, recorded)
     policies = key_policies.read_policies(cluster, vault)
     issuing, roots, between = read_issuing(cluster, vault, root)
     own = rotations[SERVICE_ACCOUNT].record
@@ -149,14 +150,3 @@ def known_flags(holders: Iterable[KeyHolder], tokens: TokensInUse | None) -> dic
         if (keys := holder.keys) is not None and keys.extends is not None and keys.longest is not None
     }
     return found | dict(tokens.flags if tokens is not None else {})
-
-
-def _holders(cluster: Cluster, members: Collection[Member], record: KeyRecord | None) -> dict[str, KeyHolder]:
-    """Return the control-plane nodes that can log in, have reported or are in the record, by name."""
-    names, recorded = frozenset(key_nodes(cluster)), record.nodes if record is not None else {}
-    return {
-        each.name: KeyHolder(each.name, None if each.locked else each.report, each.locked, each.former, each.join_until)
-        for each in members
-        if each.kind == "listed" and each.name in names
-        if not each.locked or each.name in recorded
-    }
