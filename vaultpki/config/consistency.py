@@ -12,6 +12,7 @@ from vaultpki.config.fields import FieldValue
 from vaultpki.errors import SpecError
 from vaultpki.model import NODE, Cluster, Node, NodeRole, Pool, Row
 from vaultpki.places import Layout
+from vaultpki.records.service_account import MOST_KEY_NODES
 from vaultpki.values import file_names, hosts, row_rules
 from vaultpki.values.durations import format_duration
 from vaultpki.values.names import LONGEST_COMMON_NAME, quoted
@@ -69,6 +70,13 @@ def _service_account_keys(cluster: Cluster, spec: FieldValue) -> None:
                 f"kube-apiserver signs tokens with ECDSA or RSA keys alone: write another key, or under certificates "
                 f"{row.name}: {{key: ec-p256}}"
             )
+    roles = {role for row in certificates.signing_rows(cluster) for role in row.node_roles}
+    holders = [place for node, place in zip(cluster.nodes, spec.items("nodes"), strict=True) if node.roles & roles]
+    if len(holders) > MOST_KEY_NODES:
+        raise holders[MOST_KEY_NODES].refuse(
+            f"{len(holders)} control-plane nodes are more than the {MOST_KEY_NODES} that may have service-account keys "
+            "of their own: leave nodes out, or leave service_account_keys out"
+        )
 
 
 def _node_names(cluster: Cluster, spec: FieldValue) -> None:

@@ -9,6 +9,7 @@ import pytest
 from helpers.example_cluster import BASE, check_refused, load
 from vaultpki.certificates import ISSUING_CAS, SERVICE_ACCOUNT, all_rows, issuing_cas, rows, signing_rows
 from vaultpki.model import KeyType
+from vaultpki.records.service_account import MOST_KEY_NODES
 
 ON = "service_account_keys: true\n"
 
@@ -78,3 +79,16 @@ def test_a_default_that_does_not_fit_may_be_changed_for_this_row_alone(tmp_path:
     text = ON + "defaults: {key: ed25519}\ncertificates: {service-account: {key: ec-p384}}\n"
     (row,) = signing_rows(load(tmp_path, BASE + text))
     assert row.key is KeyType.EC_P384
+
+
+def test_more_control_planes_than_a_record_has_room_for(tmp_path: Path) -> None:
+    def planes(number: int) -> str:
+        return "".join(
+            f"- {{name: cp-{each}, roles: [control-plane], addresses: [10.0.0.{each}]}}\n"
+            for each in range(1, number + 1)
+        )
+
+    head = 'cluster: prod\napi_server: {endpoint: "https://10.0.0.1:6443"}\n' + ON + "nodes:\n"
+    assert len(load(tmp_path, head + planes(MOST_KEY_NODES)).nodes) == MOST_KEY_NODES
+    check_refused(tmp_path, head + planes(MOST_KEY_NODES + 2), 69, "nodes[64]", "66 control-plane nodes are more than")
+    load(tmp_path, (head + planes(MOST_KEY_NODES + 2)).replace(ON, ""))
