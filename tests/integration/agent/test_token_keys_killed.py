@@ -6,14 +6,18 @@ Usable means that kube-apiserver, started then, accepts the tokens that it signs
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from helpers.faults.disturbed_passes import Trials
 from helpers.faults.system_calls import Call, Fault
@@ -22,12 +26,13 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_keys import SPEC, HandmadeKeys, give_number
 from vaultpki.agent import run
 from vaultpki.config.agent import load_agent
+from vaultpki.model import KeyType
 from vaultpki.pki import keys, x509
-from vaultpki.records.service_account import KeyState
+from vaultpki.records.service_account import KeyRecord, KeyState, NodeKeys
 
 pytestmark = pytest.mark.on_node
 
-SAMPLE = 12
+SAMPLE = 10
 # The keys' own names, of files and of file sets.
 _OWN = re.compile(r"""[/"<]sa(?:-[12])?[."/>]""")
 Kept = dict[str, bytes]
@@ -62,7 +67,17 @@ def done(made: HandmadeKeys) -> None:
     made.write(KeyState.DONE, nodes=nodes, lowest=dict.fromkeys(nodes, 2))
 
 
+def taken_over(made: HandmadeKeys) -> None:
+    """The node takes over the one `sa.key` that kubeadm has made, which others have too, and makes its next key."""
+    shared = hashlib.sha256(public(SHARED)).hexdigest()
+    nodes = dict.fromkeys(("cp-1", "cp-2"), NodeKeys(1, 2, admitted=True))
+    made.write(KeyState.PUBLISHED, nodes=nodes, shared=shared)
+    give_number(made.cluster, 2)
+
+
 COURSE: tuple[Changes, ...] = (published, switched, done)
+SHARED = keys.key_pem(keys.generate_key(KeyType.RSA_2048))
+OF_KUBEADM = SPEC + "certificates: {service-account: {key: rsa-2048}}\n"
 
 
 def passed(node: NodeFolder) -> None:
@@ -74,6 +89,18 @@ def passed(node: NodeFolder) -> None:
 def begun(cluster: AppliedCluster, change: Changes) -> NodeFolder:
     """A node that has not yet followed the change."""
     node, other = cluster.equip("cp-1"), cluster.equip("cp-2")
+    if change is taken_over:
+        for each in (node, other):
+            each.pki.mkdir()
+            (each.pki / "sa.key").touch(mode=0o600)
+            (each.pki / "sa.key").write_bytes(SHARED)
+            own = serialization.load_der_public_key(public(SHARED))
+            text = own.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+            (each.pki / "sa.pub").write_bytes(text)
+            passed(each)
+        taken_over(HandmadeKeys(cluster, KeyRecord(KeyState.STEADY, 1, datetime.now(UTC).replace(microsecond=0))))
+        node.age(100_000)
+        return node
     passed(other)
     if change is nothing:
         return node
@@ -83,8 +110,8 @@ def begun(cluster: AppliedCluster, change: Changes) -> NodeFolder:
         node.age(100_000)
         return node
     passed(node)
-    for each in COURSE[: COURSE.index(change)]:
-        each(made)
+    for earlier in COURSE[: COURSE.index(change)]:
+        earlier(made)
         passed(node)
         passed(other)
     change(made)
@@ -98,10 +125,18 @@ def kept(node: NodeFolder) -> Kept:
     return {path.name: path.read_bytes() for path in node.pki.glob("sa*") if path.exists()}
 
 
+def accepted(union: bytes) -> set[bytes]:
+    """The public keys in a union, or in the file of one key that kubeadm writes."""
+    if b"BEGIN PUBLIC KEY" in union:
+        own = serialization.load_pem_public_key(union)
+        return {own.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)}
+    return {facts.public_key for facts in x509.read_certificates(union)}
+
+
 def usable(files: Kept) -> None:
     assert ("sa.key" in files) == ("sa.pub" in files), sorted(files)
     if "sa.key" in files:
-        assert any(x509.matches(files["sa.key"], facts) for facts in x509.read_certificates(files["sa.pub"]))
+        assert public(files["sa.key"]) in accepted(files["sa.pub"])
     for number in (1, 2):
         crt, key = files.get(f"sa-{number}.crt"), files.get(f"sa-{number}.key")
         assert (crt is None) == (key is None), sorted(files)
@@ -112,10 +147,10 @@ def public(key: bytes) -> bytes:
     return keys.public_der(keys.read_key(key))
 
 
-@pytest.mark.parametrize("change", [nothing, admitted, *COURSE])
+@pytest.mark.parametrize("change", [nothing, admitted, *COURSE, taken_over])
 @pytest.mark.parametrize("size", [SAMPLE, pytest.param(10_000, marks=pytest.mark.exhaustive)])
 def test_killed(change: Changes, size: int, clusters: ClusterFactory, tmp_path: Path) -> None:
-    base = begun(clusters.applied(SPEC), change)
+    base = begun(clusters.applied(OF_KUBEADM if change is taken_over else SPEC), change)
     before = kept(base)
     usable(before)
     trials = Trials(base, tmp_path)
