@@ -59,7 +59,7 @@ ADOPTION := tests/conformance/kubeadm/test_kubeadm_adoption.py
 SMALL_ADOPTION := tests/conformance/kubeadm/test_kubeadm_adoption_small.py
 # The life of a CA at its full length: the page's whole session, and a cut after every write.
 CA_PAGE := tests/conformance/ca/test_ca_page.py
-CA_CUTS := tests/integration/ca/test_rotation_killed.py tests/integration/ca/test_root_rotation_killed.py
+CA_CUTS := $(addprefix tests/integration/ca/test_,rotation_killed.py root_rotation_killed.py root_move_killed.py)
 # What is run with each version of Kubernetes beside the files of STANDING (docs/versions.md): one rotation, which is no part of
 # `conformance`, and kubeadm's configuration and clusters.
 ONE_ROTATION := tests/conformance/ca/test_kube_ca_by_version.py

@@ -134,7 +134,7 @@ PART = 24
         pytest.param("back", [47], id="back, sample", marks=pytest.mark.sample),
         pytest.param("abort", [17], id="abort, sample", marks=pytest.mark.sample),
         *(
-            pytest.param(way, range(3, events, 14), id=f"{way}, some", marks=pytest.mark.conformance)
+            pytest.param(way, range(3, events, 28), id=f"{way}, some", marks=pytest.mark.conformance)
             for way, events in EVENTS.items()
         ),
         *(

@@ -30,7 +30,7 @@ def killed_all_the_way(one: EnrolledMachine, state: S | None, step: int) -> int:
     "step",
     [
         pytest.param(23, id="sample", marks=pytest.mark.sample),
-        pytest.param(7, id="some", marks=pytest.mark.conformance),
+        pytest.param(13, id="some", marks=pytest.mark.conformance),
         pytest.param(1, id="each", marks=pytest.mark.exhaustive),
     ],
 )
