@@ -16,6 +16,7 @@ from helpers.closing_tls import ClosingSocket
 from helpers.vault import raft_cluster, servers
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.raft_cluster import Cluster
+from helpers.vault.server_of_many_tests import ServerOfManyTests
 from helpers.vault.servers import Server
 
 # A shell starts what it puts into the background with SIGINT ignored, and nohup with SIGHUP; every process
@@ -105,10 +106,15 @@ def zlint(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binary: Path | None) -> Iterator[Server]:
-    """One server for the whole run: do not stop, seal or freeze it, and keep to a `prefix` of your own."""
-    with servers.running(server_kind, tmp_path_factory.mktemp(server_kind), vault_binary) as one:
+def many_tests(tmp_path_factory: pytest.TempPathFactory, vault_binary: Path | None) -> Iterator[ServerOfManyTests]:
+    with ServerOfManyTests(tmp_path_factory, vault_binary) as one:
         yield one
+
+
+@pytest.fixture(scope="module")
+def server(server_kind: str, many_tests: ServerOfManyTests) -> Server:
+    """One server for many tests: do not stop, seal or freeze it, and keep to a `prefix` of your own."""
+    return many_tests.server(server_kind)
 
 
 @pytest.fixture
