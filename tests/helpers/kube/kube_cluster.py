@@ -406,9 +406,10 @@ def _start(kubernetes: Kubernetes, given: Mapping[str, ServiceAccountKeys], cgro
         node.machine.start("kube-scheduler", *components.kube_scheduler(programs, node.pki))
     for node in kubernetes.having(NodeRole.WORKER):
         node.machine.start("kubelet", *components.kubelet(programs, node.machine, node.pki, cgroup))
-        node.machine.start("kube-proxy", *components.kube_proxy(programs, node.machine, node.pki))
     for node in kubernetes.having(NodeRole.WORKER):
         kubernetes.await_node(node.name)
+        # Begun before its node is known it ends as soon as that has an address, so that somebody starts it again.
+        node.machine.start("kube-proxy", *components.kube_proxy(programs, node.machine, node.pki))
     manager = kubernetes.component("kube-controller-manager", kubernetes.control_plane.name)
     # The controller manager makes it; without it no pod may be made.
     wait_for(
