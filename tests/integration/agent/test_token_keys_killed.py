@@ -32,7 +32,7 @@ from vaultpki.records.service_account import KeyRecord, KeyState, NodeKeys
 
 pytestmark = pytest.mark.on_node
 
-SAMPLE = 10
+SAMPLE = 6
 # The keys' own names, of files and of file sets.
 _OWN = re.compile(r"""[/"<]sa(?:-[12])?[."/>]""")
 Kept = dict[str, bytes]

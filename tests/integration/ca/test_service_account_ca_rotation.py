@@ -98,6 +98,7 @@ def test_a_whole_rotation(clusters: ClusterFactory) -> None:
         made.settled()
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("turned", [State.PUBLISHED, State.SWITCHED, State.RETIRED])
 def test_the_way_back(turned: State, clusters: ClusterFactory) -> None:
     with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
@@ -174,6 +175,7 @@ def root_moved(made: AgentsWithKeys, to: State) -> None:
     raise AssertionError(done)
 
 
+@pytest.mark.on_node
 def test_another_type_of_key_does_not_keep_it_up(clusters: ClusterFactory) -> None:
     """Vault certifies keys of one type: those in use keep theirs until they are rotated."""
     with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:

@@ -121,6 +121,7 @@ def test_one_that_joins_before_the_first_start_waits_for_it(clusters: ClusterFac
         assert {len(plane.accepts()) for plane in planes.values()} == {3}
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("state", [KeyState.PUBLISHED, KeyState.SWITCHED, KeyState.RETIRED])
 def test_the_way_back(state: KeyState, clusters: ClusterFactory) -> None:
     with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
@@ -143,6 +144,7 @@ def test_the_way_back(state: KeyState, clusters: ClusterFactory) -> None:
         assert done.record is not None and done.record.nodes["cp-1"].numbers == (1, 3)
 
 
+@pytest.mark.on_node
 def test_a_node_joins_in_the_middle_and_one_leaves(clusters: ClusterFactory) -> None:
     with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
         made.begin()
@@ -297,6 +299,7 @@ def test_a_record_that_was_set_back_stops_commands_and_no_emergency(clusters: Cl
         assert done.record is not None and done.record.hasty and done.record.revision > newest
 
 
+@pytest.mark.on_node
 def test_from_one_key_that_all_share_there_and_back(clusters: ClusterFactory) -> None:
     with AgentsWithKeys.of_kubeadm(clusters, "cp-1", "cp-2") as made:
         # Nothing changes before a person begins.
@@ -319,6 +322,7 @@ def test_from_one_key_that_all_share_there_and_back(clusters: ClusterFactory) ->
         made.settled()
 
 
+@pytest.mark.on_node
 def test_from_one_key_that_all_share_to_own_keys(clusters: ClusterFactory) -> None:
     with AgentsWithKeys.of_kubeadm(clusters, "cp-1", "cp-2") as made:
         made.begin()
@@ -331,6 +335,7 @@ def test_from_one_key_that_all_share_to_own_keys(clusters: ClusterFactory) -> No
             assert held == {plane.signs()} and made.shared not in plane.accepts() | held
 
 
+@pytest.mark.on_node
 def test_who_joins_beside_a_shared_key_bars_the_way_back_to_it(clusters: ClusterFactory) -> None:
     with AgentsWithKeys.of_kubeadm(clusters, "cp-1", "cp-2") as made:
         plane = made.equip("cp-3")
