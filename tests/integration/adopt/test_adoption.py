@@ -114,6 +114,7 @@ def test_a_whole_adoption(clusters: ClusterFactory, tmp_path: Path) -> None:
         assert found.over and not found.gate.waiting, found.gate
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("state", ["published", "switched", "closed", "retired"])
 def test_the_way_back(clusters: ClusterFactory, tmp_path: Path, state: str) -> None:
     with adopted(clusters, tmp_path, Shape(planes=1)) as one:

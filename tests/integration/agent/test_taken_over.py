@@ -151,6 +151,7 @@ def kubeadms(snapshot: dict[str, Any]) -> dict[str, Any]:
     return {name: each for name, each in snapshot.items() if "/vaultpki" not in name}
 
 
+@pytest.mark.on_node
 def test_it_joins_beside_kubeadms_files_and_stands_for_weeks(enrolled: EnrolledMachine) -> None:
     enrolled.join()
     text = enrolled.file.read_text()
@@ -238,6 +239,7 @@ def test_it_follows_the_record_to_the_end(enrolled: EnrolledMachine) -> None:
     assert Path(enrolled.machine.where.directory, "apiserver.crt").read_bytes() != before
 
 
+@pytest.mark.on_node
 def test_no_hook_restarts_what_the_take_over_restarts_by_turns(enrolled: EnrolledMachine, tmp_path: Path) -> None:
     enrolled.join()
     for state in (S.PUBLISHED, S.SWITCHED, S.CLOSED):
@@ -254,6 +256,7 @@ def test_no_hook_restarts_what_the_take_over_restarts_by_turns(enrolled: Enrolle
     assert not ran.exists()
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("turned", [S.SWITCHED, S.RETIRED])
 def test_it_follows_the_record_back_to_the_byte(enrolled: EnrolledMachine, turned: S) -> None:
     enrolled.join()
@@ -270,6 +273,7 @@ def test_it_follows_the_record_back_to_the_byte(enrolled: EnrolledMachine, turne
     assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh
 
 
+@pytest.mark.on_node
 def test_a_record_that_is_deleted_or_set_back_takes_nothing_away(enrolled: EnrolledMachine) -> None:
     enrolled.join()
     enrolled.file.write_text(enrolled.file.read_text().replace("by_agent: false", "by_agent: true"))
@@ -302,6 +306,7 @@ def test_a_record_that_is_deleted_or_set_back_takes_nothing_away(enrolled: Enrol
     assert (report.reached, report.owed, report.revision) == (S.SWITCHED, (), last + 1)
 
 
+@pytest.mark.on_node
 def test_a_record_that_comes_too_early_takes_no_ca_out_of_a_bundle(enrolled: EnrolledMachine) -> None:
     """The agent's folder is in place in switched: others may have certificates of the old CAs still."""
     enrolled.join()
@@ -319,6 +324,7 @@ def test_a_record_that_comes_too_early_takes_no_ca_out_of_a_bundle(enrolled: Enr
     assert enrolled.report().trust is Held.NEW
 
 
+@pytest.mark.on_node
 def test_every_view_says_where_it_stands(enrolled: EnrolledMachine) -> None:
     enrolled.join()
     cluster = enrolled.cluster
@@ -375,6 +381,7 @@ def test_no_apply_takes_away_what_an_adoption_needs(enrolled: EnrolledMachine) -
     vaultpki("plan", "-f", cluster.file, env=cluster.environment())
 
 
+@pytest.mark.on_node
 def test_every_file_flag_and_restart_is_shown_before(enrolled: EnrolledMachine) -> None:
     enrolled.join()
     enrolled.record(S.PUBLISHED)

@@ -47,6 +47,7 @@ def whole(one: EnrolledMachine) -> dict[str, tuple[str, int, int]]:
     return found
 
 
+@pytest.mark.on_node
 def test_a_dry_run_asks_vault_and_writes_nothing(enrolled: EnrolledMachine) -> None:
     assert "no adoption is under way" in adopt_node(enrolled, "--dry-run")[0]
     # Nobody makes a pass in between.
@@ -65,6 +66,7 @@ def test_a_dry_run_asks_vault_and_writes_nothing(enrolled: EnrolledMachine) -> N
     assert whole(enrolled) == before
 
 
+@pytest.mark.on_node
 def test_where_vault_is_away_it_says_when_it_was_told(enrolled: EnrolledMachine) -> None:
     enrolled.record(S.PREPARED)
     enrolled.passes()
@@ -107,6 +109,7 @@ def test_by_leave_too(enrolled: EnrolledMachine) -> None:
     assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh
 
 
+@pytest.mark.on_node
 def test_an_agent_that_is_at_work_for_long_stops_nobody_who_has_nothing_to_do(
     enrolled: EnrolledMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -238,6 +238,7 @@ def test_the_way_back_from_outside(move: RootMove, tmp_path: Path, state: State)
         rotation.moved(State.SWITCHED)
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("state", BACK)
 def test_the_way_back_to_outside(move: RootMove, tmp_path: Path, state: State) -> None:
     rotation = move.rotation
@@ -257,6 +258,7 @@ def test_the_way_back_to_outside(move: RootMove, tmp_path: Path, state: State) -
     rotation.settled()
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("listed", [False, True])
 def test_from_one_outside_to_another(move: RootMove, tmp_path: Path, listed: bool) -> None:
     rotation = move.rotation

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
+import pytest
+
 from helpers.node.resident_agent import (
     AT_ONCE,
     PASS,
@@ -70,6 +72,7 @@ def test_what_is_applied_is_on_the_node_in_time(server: Server, clusters: Cluste
     assert [event for event in agent.events() if event["level"] != "info"] == [], agent.log.read_text()
 
 
+@pytest.mark.on_node
 def test_a_role_that_grants_less_than_asked_is_reported_once(server: Server, clusters: ClusterFactory) -> None:
     """Each certificate of the shorter life is renewed in time, and no more is signed than that needs."""
     cluster = clusters.applied(short_and_long("60s", "kube-proxy"))

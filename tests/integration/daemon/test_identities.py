@@ -8,6 +8,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from helpers.node import resident_agent
 from helpers.node.resident_agent import (
     AT_ONCE,
@@ -133,6 +135,7 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
         assert agent.process.poll() is None and agent.end() < AT_ONCE
 
 
+@pytest.mark.on_node
 def test_a_join_between_two_passes_is_noticed(clusters: ClusterFactory, tmp_path: Path) -> None:
     """The agent of a node that was unenrolled and joined again continues with the new role id."""
     pool = 'pools:\n- {name: autoscaled, roles: [worker], node_names: "w-*"}\n'
