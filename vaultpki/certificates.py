@@ -346,6 +346,12 @@ def signing_rows(cluster: Cluster) -> tuple[Row, ...]:
     return tuple(_overridden(row, cluster) for row in TABLE if not row.usage.tls)
 
 
+def key_nodes(cluster: Cluster) -> tuple[str, ...]:
+    """Return the names of the nodes with a service-account key of their own; none in a cluster without such keys."""
+    roles = {role for row in signing_rows(cluster) for role in row.node_roles}
+    return tuple(node.name for node in cluster.nodes if node.roles & roles)
+
+
 def all_rows(cluster: Cluster) -> tuple[Row, ...]:
     """Return every row of this cluster, those for TLS first."""
     return rows(cluster) + signing_rows(cluster)

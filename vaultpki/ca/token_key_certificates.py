@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from vaultpki.ca.scene import Scene
-from vaultpki.certificates import SERVICE_ACCOUNT
+from vaultpki.certificates import SERVICE_ACCOUNT, key_nodes
 from vaultpki.errors import StateConflict
 from vaultpki.identity.nodes import Member
 from vaultpki.model import Cluster
@@ -18,7 +18,7 @@ from vaultpki.rotation.gates import Gate
 from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.token_keys import certificates
 from vaultpki.token_keys.holders import KeyHolder
-from vaultpki.token_keys.numbers import key_nodes, other_types
+from vaultpki.token_keys.numbers import other_types
 
 
 def key_holders(cluster: Cluster, members: Iterable[Member], recorded: Collection[str] = ()) -> dict[str, KeyHolder]:

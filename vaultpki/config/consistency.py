@@ -70,11 +70,11 @@ def _service_account_keys(cluster: Cluster, spec: FieldValue) -> None:
                 f"kube-apiserver signs tokens with ECDSA or RSA keys alone: write another key, or under certificates "
                 f"{row.name}: {{key: ec-p256}}"
             )
-    roles = {role for row in certificates.signing_rows(cluster) for role in row.node_roles}
-    holders = [place for node, place in zip(cluster.nodes, spec.items("nodes"), strict=True) if node.roles & roles]
-    if len(holders) > MOST_KEY_NODES:
-        raise holders[MOST_KEY_NODES].refuse(
-            f"{len(holders)} control-plane nodes are more than the {MOST_KEY_NODES} that may have service-account keys "
+    names = certificates.key_nodes(cluster)
+    if len(names) > MOST_KEY_NODES:
+        places = {node.name: place for node, place in zip(cluster.nodes, spec.items("nodes"), strict=True)}
+        raise places[names[MOST_KEY_NODES]].refuse(
+            f"{len(names)} control-plane nodes are more than the {MOST_KEY_NODES} that may have service-account keys "
             "of their own: leave nodes out, or leave service_account_keys out"
         )
 

@@ -97,7 +97,7 @@ def read_keys(
     recorded = stored.record.nodes if stored.record is not None else ()
     holders = key_holders(cluster, nodes.members, recorded)
     policies = key_policies.read_policies(cluster, vault)
-    issuing, roots, between = read_issuing(cluster, vault, root)
+    issuing, roots, between = _read_issuing(cluster, vault, root)
     own = rotations[SERVICE_ACCOUNT].record
     # What a CA has signed that is trusted no more brings no key in.
     issuing = tuple(each for each in issuing if own is None or each.fingerprint in own.trust)
@@ -124,7 +124,7 @@ def refuse_no_keys(cluster: Cluster) -> None:
         )
 
 
-def read_issuing(
+def _read_issuing(
     cluster: Cluster, vault: Vault, root: Facts
 ) -> tuple[tuple[Facts, ...], tuple[Facts, ...], tuple[Facts, ...]]:
     """Return the CAs of service-account keys, expired ones too, the roots, and the CAs of a PKI outside between them.

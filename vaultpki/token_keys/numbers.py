@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vaultpki.certificates import SERVICE_ACCOUNT, signing_rows
+from vaultpki.certificates import SERVICE_ACCOUNT, key_nodes, signing_rows
 from vaultpki.model import Cluster
 from vaultpki.pki.service_account import key_name
 from vaultpki.records.server_facts import Fields, Key
@@ -19,12 +19,6 @@ def sign_path(cluster: Cluster) -> str:
 def node_policy(cluster: Cluster, node: str) -> Key:
     """Return the key of a listed node's policy."""
     return "policy", f"{cluster.prefix}/node/{node}"
-
-
-def key_nodes(cluster: Cluster) -> tuple[str, ...]:
-    """Return the names of the nodes with a service-account key of their own; none in a cluster without such keys."""
-    roles = {role for row in signing_rows(cluster) for role in row.node_roles}
-    return tuple(node.name for node in cluster.nodes if node.roles & roles)
 
 
 def other_types(cluster: Cluster, record: KeyRecord | None) -> dict[str, str]:

@@ -92,11 +92,7 @@ class Plane:
 
     def accepts(self) -> set[bytes]:
         """The public keys in the memory of the process."""
-        loaded = (self.server.folder / "loaded.pub").read_bytes()
-        if b"BEGIN PUBLIC KEY" in loaded:
-            key = serialization.load_pem_public_key(loaded)
-            return {key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)}
-        return {each.public_key for each in x509.read_certificates(loaded)}
+        return accepted((self.server.folder / "loaded.pub").read_bytes())
 
     def signs(self) -> bytes:
         """The public key of the one that the process signs with."""
@@ -107,6 +103,23 @@ class Plane:
         """The names in `sa.pub` on the disk."""
         found = x509.read_certificates((self.node.pki / "sa.pub").read_bytes())
         return [each.subject.common_name for each in found]
+
+
+def accepted(union: bytes) -> set[bytes]:
+    """The public keys in a union, or in the file of one key that kubeadm writes."""
+    if b"BEGIN PUBLIC KEY" in union:
+        key = serialization.load_pem_public_key(union)
+        return {key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)}
+    return {each.public_key for each in x509.read_certificates(union)}
+
+
+def copied(node: NodeFolder, key: private_keys.PrivateKey) -> None:
+    """A person has copied the pair that kubeadm made to this node, which has no other file yet."""
+    node.pki.mkdir()
+    (node.pki / "sa.key").touch(mode=0o600)
+    (node.pki / "sa.key").write_bytes(private_keys.key_pem(key))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (node.pki / "sa.pub").write_bytes(public)
 
 
 def _quoted(text: str) -> str:
@@ -157,11 +170,7 @@ class AgentsWithKeys:
             made = cls(cluster, stack, cluster.client("applier"), shared=private_keys.public_der(key))
             for name in names:
                 plane = made.planes[name] = Plane.of(cluster.equip(name))
-                plane.node.pki.mkdir()
-                (plane.node.pki / "sa.key").touch(mode=0o600)
-                (plane.node.pki / "sa.key").write_bytes(private_keys.key_pem(key))
-                public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-                (plane.node.pki / "sa.pub").write_bytes(public)
+                copied(plane.node, key)
                 made._runs(plane)
             yield made
 

@@ -16,11 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from helpers.faults.disturbed_passes import Trials
 from helpers.faults.system_calls import Call, Fault
+from helpers.node.agents_with_keys import accepted, copied
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_keys import SPEC, HandmadeKeys, give_number
@@ -69,14 +68,14 @@ def done(made: HandmadeKeys) -> None:
 
 def taken_over(made: HandmadeKeys) -> None:
     """The node takes over the one `sa.key` that kubeadm has made, which others have too, and makes its next key."""
-    shared = hashlib.sha256(public(SHARED)).hexdigest()
+    shared = hashlib.sha256(keys.public_der(SHARED)).hexdigest()
     nodes = dict.fromkeys(("cp-1", "cp-2"), NodeKeys(1, 2, admitted=True))
     made.write(KeyState.PUBLISHED, nodes=nodes, shared=shared)
     give_number(made.cluster, 2)
 
 
 COURSE: tuple[Changes, ...] = (published, switched, done)
-SHARED = keys.key_pem(keys.generate_key(KeyType.RSA_2048))
+SHARED = keys.generate_key(KeyType.RSA_2048)
 OF_KUBEADM = SPEC + "certificates: {service-account: {key: rsa-2048}}\n"
 
 
@@ -91,12 +90,7 @@ def begun(cluster: AppliedCluster, change: Changes) -> NodeFolder:
     node, other = cluster.equip("cp-1"), cluster.equip("cp-2")
     if change is taken_over:
         for each in (node, other):
-            each.pki.mkdir()
-            (each.pki / "sa.key").touch(mode=0o600)
-            (each.pki / "sa.key").write_bytes(SHARED)
-            own = serialization.load_der_public_key(public(SHARED))
-            text = own.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            (each.pki / "sa.pub").write_bytes(text)
+            copied(each, SHARED)
             passed(each)
         taken_over(HandmadeKeys(cluster, KeyRecord(KeyState.STEADY, 1, datetime.now(UTC).replace(microsecond=0))))
         node.age(100_000)
@@ -123,14 +117,6 @@ def begun(cluster: AppliedCluster, change: Changes) -> NodeFolder:
 def kept(node: NodeFolder) -> Kept:
     """The files of these keys, as one who opens them finds them."""
     return {path.name: path.read_bytes() for path in node.pki.glob("sa*") if path.exists()}
-
-
-def accepted(union: bytes) -> set[bytes]:
-    """The public keys in a union, or in the file of one key that kubeadm writes."""
-    if b"BEGIN PUBLIC KEY" in union:
-        own = serialization.load_pem_public_key(union)
-        return {own.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)}
-    return {facts.public_key for facts in x509.read_certificates(union)}
 
 
 def usable(files: Kept) -> None:
