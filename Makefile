@@ -9,7 +9,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 SITE := $(BIN)/zensical build --strict --clean && $(BIN)/python docs/site_links.py site
 
-.PHONY: venv demo test check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-keys soak-rotations soak-operators dist release lock clean
+.PHONY: venv demo test near check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-keys soak-rotations soak-operators dist release lock clean
 
 venv: $(VENV)/.dev
 
@@ -29,6 +29,11 @@ demo: $(VENV)/.embedded
 test: $(VENV)/.dev
 	$(SETUP)/packages
 	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not (conformance or exhaustive)" -n 6 $(PARALLEL) $(PYTEST)
+
+# Only the tests that can reach what has changed since SINCE, by default where this branch left main. No proof of a change.
+near: $(VENV)/.dev
+	files=$$($(BIN)/python $(SETUP)/near $(SINCE)) && \
+	if [ -n "$$files" ]; then $(MAKE) --no-print-directory test PYTEST="$$files $(PYTEST)"; fi
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
