@@ -5,7 +5,8 @@
   (`"vaultpki.cli."`) as that of all modules below. Docstrings count for nothing.
 - A test reaches the conftests of its folders, and what these import. What a conftest imports for its fixtures alone is
   reached by the tests that ask for one of its fixtures.
-- Whatever starts `python -m vaultpki` reaches every command: the words may come from a page, or from another command.
+- What a test starts as a process of its own is not followed: most tests with a server run commands, and each change of
+  the product would run them all.
 - A file is also reached by those that name it: by its path or the end of it, or a pattern such as `*.py`. One that is
   no Python, also by those that name a folder above it or its ending: `"docs"`, `".md"`. Of the product only files that
   look beside themselves (`__file__`) name any.
@@ -27,12 +28,10 @@ from typing import Final
 # Where Python looks for a module, as `pythonpath` in pyproject.toml says.
 FOLDERS: Final = ("", "tests/", "docs/")
 SETTINGS: Final = "pyproject.toml"
-PROGRAM: Final = "vaultpki/__main__.py"
 EVERY_FILE: Final = "ls-files"
 
 _MODULE: Final = re.compile(r"\bvaultpki(?:\.\w+)+\.?|^vaultpki\.$")
 _IMPORTED: Final = re.compile(r"\bfrom (vaultpki[\w.]*) import ([\w, ]+)")
-_STARTED: Final = re.compile(r"-m vaultpki\b")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,6 @@ class Source:
     imports: frozenset[str]
     named: frozenset[str]
     beside_itself: bool
-    starts_program: bool
     asked: frozenset[str]
     fixtures: frozenset[str]
     for_fixtures: frozenset[str]
@@ -87,7 +85,6 @@ def read(text: str) -> Source:
         imports=frozenset(name for name, _ in imported) | modules,
         named=frozenset(string for string in strings if string and not set(string) & {" ", "\n"}),
         beside_itself=any(isinstance(node, ast.Name) and node.id == "__file__" for node in nodes),
-        starts_program={"-m", "vaultpki"} <= strings or any(map(_STARTED.search, strings)),
         asked=frozenset(_asked(nodes)),
         fixtures=frozenset(node.name for node in fixtures),
         for_fixtures=frozenset(name for name, local in imported if local not in used) - modules,
@@ -159,8 +156,6 @@ def leads_to(path: str, sources: Mapping[str, Source], known: Collection[str]) -
             if conftest in sources and sources[conftest].fixtures & asked:
                 names |= sources[conftest].for_fixtures
                 asked |= sources[conftest].asked
-    if source.starts_program:
-        found.add(PROGRAM)
     return found.union(*(_files(name, known) for name in names)) & set(known)
 
 

@@ -12,7 +12,6 @@ from helpers import reach
 
 TREE = {
     "vaultpki/__init__.py": "",
-    "vaultpki/__main__.py": "def main():\n    from vaultpki.cli import main",
     "vaultpki/assets.py": "from pathlib import Path\nFOLDER = Path(__file__).parent / 'policies'",
     "vaultpki/cli/__init__.py": "import importlib\ndef get(name): importlib.import_module(f'vaultpki.cli.{name}')",
     "vaultpki/cli/plan.py": "from vaultpki.pki import facts",
@@ -22,7 +21,7 @@ TREE = {
     "@pytest.fixture\ndef ran(base): return process",
     "tests/helpers/__init__.py": "",
     "tests/helpers/clock.py": "",
-    "tests/helpers/process.py": "COMMAND = ['python', '-m', 'vaultpki']",
+    "tests/helpers/process.py": "from vaultpki.cli import main\nCOMMAND = ['python', '-m', 'vaultpki']",
     "tests/helpers/pages.py": "PAGES = __file__, 'docs'",
     "tests/integration/conftest.py": "import pytest\nfrom helpers import pages\n"
     "@pytest.fixture\ndef both(ran): return pages",
@@ -45,6 +44,7 @@ SOURCES = {path: reach.read(text) for path, text in TREE.items()}
     [
         ("vaultpki/pki/facts.py", {"facts", "program", "both", "ran"}),
         ("vaultpki/pki/__init__.py", {"facts", "program", "both", "ran"}),
+        ("vaultpki/cli/__init__.py", {"both", "ran"}),
         ("vaultpki/cli/plan.py", {"both", "ran"}),
         ("vaultpki/cli/gone.py", {"both", "ran"}),
         ("vaultpki/assets.py", {"policy"}),
