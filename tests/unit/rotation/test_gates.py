@@ -404,6 +404,17 @@ def test_a_turn_ends_with_a_report_that_owes_nothing() -> None:
     assert next_turn(said, *others, turn="cp-1", restarted=("cp-1",)) == "cp-2"
 
 
+def test_a_report_of_one_that_has_read_a_newer_record_opens_nothing_and_gets_no_turn() -> None:
+    """The server was set back: what that node did last was a step that the record does not have any more."""
+    ahead = {"etcd": Seen(REVISION, REVISION + 3)}
+    assert next_turn(owing("cp-1", seen=ahead)) == ""
+    assert next_turn(owing("cp-1", seen=ahead), owing("cp-2")) == "cp-2"
+    # It does not end its turn by that either, and a person's restart counts only with the record as it stands.
+    assert next_turn(member(report(seen=ahead)), owing("cp-2"), turn="cp-1") == "cp-1"
+    said = restart_refused(record(State.PUBLISHED), State.SWITCHED, member(report(readers={}, seen=ahead)), NOW)
+    assert "has not reported the bundle of this step" in said
+
+
 def test_a_hook_whose_components_were_restarted_by_somebody_else_waits_for_its_turn() -> None:
     step = between(State.PUBLISHED, State.SWITCHED, member(report(owed=("etcd-ca",), waiting=("etcd",))))
     assert reason(step) == "its hook for etcd-ca waits for its turn: run `vaultpki ca continue`"
