@@ -132,46 +132,59 @@ def called(_: KubeadmObjects, values: Values) -> None:
     node(values, "w-1")["status"]["addresses"].append({"type": "InternalDNS", "address": "w-1.int"})
 
 
+def status(**more: Any) -> Change:
+    """The worker's status has this."""
+    return lambda _, values: node(values, "w-1")["status"].update(more)
+
+
+def at(path: str, **more: Any) -> Change:
+    """The object at a path has this."""
+    return lambda _, values: values[f"/apis/{path}"].update(more)
+
+
+def uploaded(_: KubeadmObjects, values: Values) -> None:
+    owner = {"ownerReferences": [{"name": "bootstrap-token-abcdef"}]}
+    values[f"{SYSTEM}/secrets/kubeadm-certs"] = {"metadata": owner}
+
+
+def own_clients(_: KubeadmObjects, values: Values) -> None:
+    config(values, "w-1", authentication={"x509": {"clientCAFile": "/own/ca.crt"}})
+
+
+def plain_http(_: KubeadmObjects, values: Values) -> None:
+    flags(values, "etcd", lambda words: [word.replace("https://198", "http://198") for word in words])
+
+
+LEASE: Final = "coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler"
+SLICES: Final = "discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
 CASES: Final[dict[str, tuple[Change, str, str]]] = {
     "none of kubeadm": (none_of_kubeadm, "not-kubeadm", "neither a static pod of kube-apiserver nor"),
     "by systemd": (by_systemd, "not-a-static-pod", "cp-2 is a control plane without kube-scheduler"),
     "API elsewhere": (
-        lambda _, values: values["/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"].update(
-            endpoints=[{"addresses": ["203.0.113.3"]}]
-        ),
+        at(SLICES, endpoints=[{"addresses": ["203.0.113.3"]}]),
         "not-a-static-pod",
         "a kube-apiserver answers at 203.0.113.3",
     ),
     "leader elsewhere": (
-        lambda _, values: values["/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler"].update(
-            spec={"holderIdentity": "hosted_1"}
-        ),
+        at(LEASE, spec={"holderIdentity": "hosted_1"}),
         "leader-elsewhere",
         "kube-scheduler on hosted leads",
     ),
     "a pod of a worker's": (forged, "unlabelled-control-plane", "w-1 shows kube-apiserver"),
     "old kubelet": (
-        lambda _, values: node(values, "w-1")["status"].update(nodeInfo={"kubeletVersion": "v1.30.4"}),
+        status(nodeInfo={"kubeletVersion": "v1.30.4"}),
         "old-kubeadm",
         "v1.30.4 is the version of kubelet of w-1",
     ),
     "new kubelet": (
-        lambda _, values: node(values, "w-1")["status"].update(nodeInfo={"kubeletVersion": "v1.38.0"}),
+        status(nodeInfo={"kubeletVersion": "v1.38.0"}),
         "untried-version",
         "v1.38.0 is the version of kubelet of w-1",
     ),
-    "silent": (
-        lambda _, values: node(values, "w-1")["status"].update(conditions=[{"type": "Ready", "status": "Unknown"}]),
-        "node-silent",
-        "w-1 does not report",
-    ),
+    "silent": (status(conditions=[{"type": "Ready", "status": "Unknown"}]), "node-silent", "w-1 does not report"),
     "two CAs": (two_cas, "several-cas", "holds CN=kubernetes, CN=next"),
     "nobody signs": (unsigned, "kubelet-locked-out", "and no controller manager signs them"),
-    "another client CA": (
-        lambda _, values: config(values, "w-1", authentication={"x509": {"clientCAFile": "/own/ca.crt"}}),
-        "kubelet-locked-out",
-        "the kubelet of w-1 trusts clients by /own/ca.crt",
-    ),
+    "another client CA": (own_clients, "kubelet-locked-out", "the kubelet of w-1 trusts clients by /own/ca.crt"),
     "called by a name": (
         called,
         "kubelet-locked-out",
@@ -180,23 +193,11 @@ CASES: Final[dict[str, tuple[Change, str, str]]] = {
     "stuck": (stuck, "requests-stuck", "approved and not issued: 1, of system:node:w-1"),
     "strange signer": (signed_by_others, "foreign-signer", "odd of system:node:w-1 was signed by CN=stranger"),
     "webhook": (webhook, "copies-by-hand", "webhook one.example.com holds the CA of kubernetes"),
-    "keys": (
-        lambda _, values: values.update(
-            {f"{SYSTEM}/secrets/kubeadm-certs": {"metadata": {"ownerReferences": [{"name": "bootstrap-token-abcdef"}]}}}
-        ),
-        "uploaded-keys",
-        "kubeadm-certs is there until the token abcdef ends",
-    ),
+    "keys": (uploaded, "uploaded-keys", "kubeadm-certs is there until the token abcdef ends"),
     "names asked for": (asked, "names-asked-for", "kube-apiserver: later.example.com"),
     "pods": (keeps, "pods-keep-the-ca", "apps/by-file: one file of kube-root-ca.crt, by subPath"),
     "host files": (keeps, "pods-keep-the-ca", "apps/by-host: /etc/kubernetes/pki/etcd of its node"),
-    "etcd without TLS": (
-        lambda _, values: flags(
-            values, "etcd", lambda words: [word.replace("https://198", "http://198") for word in words]
-        ),
-        "etcd-without-tls",
-        "etcd of cp-1 is called by http://",
-    ),
+    "etcd without TLS": (plain_http, "etcd-without-tls", "etcd of cp-1 is called by http://"),
 }
 
 
