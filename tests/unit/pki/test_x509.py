@@ -120,7 +120,6 @@ def encoded(attribute: c.NameAttribute[str], kind: str) -> c.NameAttribute[str]:
 ROOT = Authority("root")
 ISSUING = Authority("issuing", ROOT)
 KEY = keys.generate_key(KeyType.EC_P256)
-RSA = keys.generate_key(KeyType.RSA_2048)
 WANT = Certificate(
     name="kubelet",
     usage=Usage.SERVER,
@@ -253,14 +252,15 @@ def test_another_key_is_refused() -> None:
 
 
 def test_key_encipherment_is_for_rsa_servers() -> None:
+    rsa_key = keys.generate_key(KeyType.RSA_2048)
     both = usage(digital_signature=True, key_encipherment=True)
-    judged(ISSUING.sign(RSA.public_key(), usage=both), RSA)
-    judged(ISSUING.sign(RSA.public_key()), RSA)
+    judged(ISSUING.sign(rsa_key.public_key(), usage=both), rsa_key)
+    judged(ISSUING.sign(rsa_key.public_key()), rsa_key)
     with pytest.raises(CertificateRefused):
-        judged(ISSUING.sign(RSA.public_key(), usage=usage(key_encipherment=True)), RSA)
+        judged(ISSUING.sign(rsa_key.public_key(), usage=usage(key_encipherment=True)), rsa_key)
     want = dataclasses.replace(WANT, usage=Usage.CLIENT)
     with pytest.raises(CertificateRefused):
-        judged(ISSUING.sign(RSA.public_key(), usage=both, eku=CLIENT), RSA, want)
+        judged(ISSUING.sign(rsa_key.public_key(), usage=both, eku=CLIENT), rsa_key, want)
 
 
 def test_each_usage_is_that_usage_and_no_other() -> None:
