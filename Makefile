@@ -5,7 +5,7 @@ SETUP := tests/setup
 # More workers than cores, since tests wait for servers and renewals much of their time; fewer where each may start a
 # cluster. Not sorted by the number of their tests, which would leave the longest files, of few tests, to the end.
 PARALLEL := --dist loadfile --no-loadscope-reorder
-# Every worker imports every test, which pytest rewrites first: nine seconds for each worker, unless what was made is kept.
+# Every worker imports every test, which pytest rewrites first: three times the seconds, unless what was made is kept.
 unexport PYTHONDONTWRITEBYTECODE
 SITE := $(BIN)/zensical build --strict --clean && $(BIN)/python docs/site_links.py site
 
@@ -26,9 +26,17 @@ demo: $(VENV)/.embedded
 	$(SETUP)/packages openssl
 	$(BIN)/vaultpki demo $(DEMO)
 
-test: $(VENV)/.dev
+# All tests are rewritten once, and later those that have changed, not once for each worker. The run itself names those that
+# cannot be collected.
+TESTED := --ignore=tests/conformance
+.cache/rewritten: $(VENV)/.dev $(wildcard tests/*/test_*.py tests/*/*/test_*.py)
+	mkdir -p .cache
+	$(BIN)/python -m pytest --collect-only -qq $(if $(filter $(VENV)/.dev,$?),$(TESTED),$?) >.cache/collected 2>&1 || true
+	touch $@
+
+test: $(VENV)/.dev .cache/rewritten
 	$(SETUP)/packages
-	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not (conformance or exhaustive)" -n 6 $(PARALLEL) $(PYTEST)
+	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest $(TESTED) -m "not (conformance or exhaustive)" -n 6 $(PARALLEL) $(PYTEST)
 
 # Only the tests that can reach what has changed since SINCE, by default where this branch left main. No proof of a change.
 near: $(VENV)/.dev
