@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from vaultpki.kube import kubeconfig
+from vaultpki.kube.kubeconfig import KubeAccess
 
 
 class Api(ThreadingHTTPServer):
@@ -115,3 +120,24 @@ def serving(values: Mapping[str, Any], configure: Callable[[ssl.SSLContext], Non
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def access(api: Api, folder: Path, ca_pem: bytes) -> KubeAccess:
+    """The way to it, by a kubeconfig in this folder with a token."""
+    ca = base64.b64encode(ca_pem).decode()
+    cluster = {"server": f"https://127.0.0.1:{api.server_address[1]}", "certificate-authority-data": ca}
+    config = {
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "clusters": [{"name": "a", "cluster": cluster}],
+        "users": [{"name": "a", "user": {"token": "s3cret"}}],
+    }
+    file = folder / "admin.conf"
+    file.write_text(json.dumps(config))
+    file.chmod(0o600)
+    return kubeconfig.read(file)
+
+
+def items(*found: Mapping[str, Any]) -> dict[str, Any]:
+    """A list as an API server answers it."""
+    return {"items": found, "metadata": {}}

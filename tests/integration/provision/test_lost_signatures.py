@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from helpers.faults.cutting_proxy import proxied
+from helpers.vault.applied_cluster import ONE_WORKER
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import rotation_of
 from helpers.vault.servers import Server
@@ -17,11 +16,6 @@ from vaultpki.records.rotation import State
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault
 
-SPEC = """\
-api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
-nodes:
-- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
-"""
 ISSUING = 4
 
 
@@ -30,11 +24,10 @@ def signed(server: Server, prefix: str, since: int = 0) -> int:
     return sum("sign-intermediate" in path and path.startswith(f"{prefix}/root/") for _, path in server.requests(since))
 
 
-def test_a_ca_whose_answer_was_lost_is_not_signed_again(own_server: Server, tmp_path: Path) -> None:
-    server = own_server
+@pytest.mark.on_node
+def test_a_ca_whose_answer_was_lost_is_not_signed_again(server: Server, clusters: ClusterFactory) -> None:
     with proxied(server) as proxy:
-        clusters = ClusterFactory(server, tmp_path)
-        cluster = clusters.written(SPEC)
+        cluster = clusters.written(ONE_WORKER)
         model = load_cluster(cluster.file)
 
         def apply(vault: Vault) -> None:
