@@ -62,9 +62,8 @@ def test_plan_and_nodes_warn_in_time(cluster: AuditedCluster) -> None:
     for left, level in ((181, "none"), (179, "notice"), (59, "warning"), (29, "critical"), (-1, "expired")):
         ends = ca_ends.read(cluster.model, viewer, now + timedelta(days=1825 - left))
         assert {end.ca: end.level.value for end in ends} == {"root": "none", **dict.fromkeys(ISSUING, level)}, left
-    for command in (("plan", "--detailed-exitcode"), ("nodes",)):
-        said = ahead(cluster, 1825 - 179, *command).stdout
-        assert "? etcd CA: it expires on " in said
+    for words in (("plan", "--detailed-exitcode"), ("nodes",)):
+        assert "? etcd CA: it expires on " in ahead(cluster, 1825 - 179, *words).stdout
     said = " ".join(ahead(cluster, 1825 - 59, "plan", "--detailed-exitcode", expect=3).stdout.split())
     assert said.count("! ") == 4 and said.endswith("Nothing to change.")
     for ca in ISSUING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,6 +76,11 @@ def everything(corp: CorpMount) -> dict[str, Any]:
     return {"issuers": found, "keys": corp.api("LIST", "keys"), "config": corp.api("GET", "config/issuers")}
 
 
+def planned(cluster: AuditedCluster) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(vaultpki("plan", "-f", cluster.file, "--json", env=cluster.environment()).stdout)
+    return found
+
+
 def test_it_signs_without_a_person(corp: CorpMount, cluster: AuditedCluster) -> None:
     root = x509.read_certificates(corp.api("GET", "issuer/corp-root")["certificate"].encode())[0]
     signer = x509.read_certificates(corp.api("GET", "issuer/corp-kubernetes")["certificate"].encode())[0]
@@ -88,7 +94,7 @@ def test_it_signs_without_a_person(corp: CorpMount, cluster: AuditedCluster) -> 
     assert cluster.applied()[1] == []
     # A renewal with the same key keeps the name that ca.subject had.
     cluster.file.write_text(cluster.file.read_text().replace("O: Corp", "O: Corp Two"))
-    (change,) = (each["fields"]["subject"] for each in cluster.plan()["rotation_needed"] if each["ca"] == "etcd")
+    (change,) = (each["fields"]["subject"] for each in planned(cluster)["rotation_needed"] if each["ca"] == "etcd")
     assert change == {"from": "O=Corp, C=DE", "to": "O=Corp Two, C=DE"}
     rotate = ("ca", "rotate", "etcd", "--same-key", "-f", cluster.file)
     ran = vaultpki(*rotate, env=cluster.environment(), expect=1)
@@ -115,6 +121,8 @@ def test_the_printed_policy_lets_nothing_else_be_signed(corp: CorpMount, cluster
         "use_csr_values": "false",
         "format": "pem",
         "ttl": "9000h",
+        "organization": "Corp",
+        "country": "DE",
     }
     path, token = f"{corp.path}/issuer/corp-kubernetes/sign-intermediate", cluster.token()
     assert cluster.server.api("POST", path, right, token=token).status == 200
@@ -149,12 +157,12 @@ def test_plan_says_what_is_in_the_way(corp: CorpMount, clusters: ClusterFactory)
     corp.between("corp-narrow", max_path_length=1, permitted_dns_domains="corp.example")
     for issuer, hint in (("corp-leaves", "path length 0"), ("corp-narrow", "name constraints")):
         cluster = clusters.written(spec(corp, issuer))
-        assert any(hint in each["reason"] for each in cluster.plan()["dangers"]), issuer
+        assert any(hint in each["reason"] for each in planned(cluster)["dangers"]), issuer
         ran = cluster.apply(expect=1)
         assert hint in ran.stderr
     corp.between("corp-new", max_path_length=1, not_before_duration="1m")
     cluster = clusters.written(spec(corp, "corp-new"))
-    assert any("minutes before they are signed" in each["reason"] for each in cluster.plan()["dangers"])
+    assert any("minutes before they are signed" in each["reason"] for each in planned(cluster)["dangers"])
     cluster = clusters.written(spec(corp, "nobody"))
     ran = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect=1)
     assert "there is no issuer nobody" in ran.stderr

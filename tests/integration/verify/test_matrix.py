@@ -150,7 +150,7 @@ def test_faults_of_pairs_are_found_by_every_kind_of_check_that_sees_them(files: 
     assert details(checks, "handshake", source="worker-1/kubelet") == ""
     assert "IP address mismatch" in details(checks, "handshake", target="worker-1/kubelet")
     assert ("cp-1/kube-apiserver", "refuse", "accept") in {(each.source, each.expect, each.got) for each in live}
-    assert "cp-1/etcd-server: the server refuses: unable to get local issuer" in details(checks, "handshake")
+    assert "cp-1/etcd-peer: the server refuses: unable to get local issuer" in details(checks, "handshake")
     assert "the server refuses: certificate has expired" in details(checks, "handshake", source="cp-1/kube-controller")
     assert "key values mismatch" in details(checks, "handshake", source="cp-1/kube-scheduler")
     without = [each for each in live if each.target == "cp-1/etcd-server"]

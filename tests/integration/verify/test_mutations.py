@@ -289,7 +289,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "does not name kube-scheduler.crt",
     ),
     *(
-        (f"kubeconfig: {words}", replaced(old, new), "scheduler.conf", words)
+        (f"kubeconfig: {old.strip()}", replaced(old, new), "scheduler.conf", words)
         for old, new, words in (
             ("https://", "http://", "is not an https URL"),
             ("    server:", "    insecure-skip-tls-verify: true\n    server:", "holds insecure-skip-tls-verify"),
