@@ -182,6 +182,7 @@ def test_a_removal_cut_off_anywhere_goes_on_when_repeated(clusters: ClusterFacto
         assert shown(node.cluster).endswith("\nNothing to change.\n")
 
 
+@pytest.mark.on_node
 def test_a_note_of_an_unenroll_that_was_cut_off_is_left_to_it(cluster: AuditedCluster) -> None:
     node = join(cluster, "w-1", "autoscaled")
     note = {"data": {"version": 1, "role_ids": [node.role_id]}}

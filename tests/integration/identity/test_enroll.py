@@ -45,6 +45,7 @@ def test_a_listed_node_is_enrolled_by_the_applier(cluster: AppliedCluster, appli
     assert len(enrolled_nodes.accessors(cluster, "worker-1", "listed")) == 1
 
 
+@pytest.mark.on_node
 def test_what_apply_has_not_done_yet_is_told(clusters: ClusterFactory, tmp_path: Path) -> None:
     cluster = clusters.written(enrolled_nodes.SPEC)
     applier = Enroller(cluster, cluster.token())
@@ -145,6 +146,7 @@ def test_join_files_are_the_owners_alone(
     }
 
 
+@pytest.mark.on_node
 def test_a_node_that_has_used_its_join_file_is_left_alone(
     cluster: AppliedCluster, applier: Enroller, tmp_path: Path
 ) -> None:
@@ -258,6 +260,7 @@ def test_a_progress_bar_on_a_terminal_only(cluster: AppliedCluster, applier: Enr
     assert applier.enroll("--all", "-o", tmp_path / "joins").stderr == ""
 
 
+@pytest.mark.on_node
 def test_a_single_enrolment_cut_anywhere_goes_on(
     cluster: AppliedCluster, applier: Enroller, enroller: Enroller, tmp_path: Path
 ) -> None:
@@ -285,6 +288,7 @@ def test_a_single_enrolment_cut_anywhere_goes_on(
     assert at == 2 * 3 and lost == [3, 4]
 
 
+@pytest.mark.on_node
 def test_nodes_shows_listed_and_pooled_with_their_reports(
     cluster: AppliedCluster, applier: Enroller, enroller: Enroller, tmp_path: Path
 ) -> None:

@@ -144,6 +144,7 @@ def test_a_full_disk_is_told_first(applier: Enroller, tmp_path: Path) -> None:
     assert applier.cluster.server.writes(mark) == []
 
 
+@pytest.mark.on_node
 def test_where_the_last_step_fails_the_join_file_is_kept_and_named(cluster: AppliedCluster, tmp_path: Path) -> None:
     model, vault = cluster.model, cluster.client()
     who, path = enrol.holder(model, "worker-1", None), tmp_path / "join.json"
@@ -252,6 +253,7 @@ def test_only_what_is_just_as_it_would_be_written_is_kept(somebody: Enroller, tm
     enrolled_nodes.join(NodeFolder("w-addresses", tmp_path / "node"), joins / "w-addresses.json")
 
 
+@pytest.mark.on_node
 def test_another_life_is_not_kept(applier: Enroller, tmp_path: Path) -> None:
     joins = tmp_path / "joins"
     applier.enroll("--all", "-o", joins, "--wrap-ttl", "2h")

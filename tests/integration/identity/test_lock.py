@@ -185,6 +185,7 @@ def test_a_new_enrolment_ends_all_others(
     assert len(enrolled_nodes.accessors(cluster, node, stolen.kind)) == 1
 
 
+@pytest.mark.on_node
 def test_one_who_may_not_end_them_is_told_who_may(cluster: AppliedCluster, enroller: Enroller, tmp_path: Path) -> None:
     equipped(cluster, "w-kept", "autoscaled")
     arguments = ("w-kept", "--pool", "autoscaled", "-o", tmp_path / "join.json")
@@ -210,6 +211,7 @@ def test_one_who_may_not_end_them_is_told_who_may(cluster: AppliedCluster, enrol
     enroller.enroll(*arguments)
 
 
+@pytest.mark.on_node
 def test_an_enroller_of_before_who_may_not_look_is_told_so(cluster: AppliedCluster, tmp_path: Path) -> None:
     path = f"sys/policies/acl/{cluster.prefix}/enroller"
     rules = json.loads(cluster.read(path)["policy"])
@@ -224,6 +226,7 @@ def test_an_enroller_of_before_who_may_not_look_is_told_so(cluster: AppliedClust
     )
 
 
+@pytest.mark.on_node
 def test_what_cannot_be_locked(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
     keys = tmp_path / "issuer.pem"
     keys.write_text(Issuer().public_pem)
@@ -419,6 +422,7 @@ def test_a_node_taken_off_the_list_after_a_cut_lock_is_ended_whole(server: Serve
     assert server.api("GET", f"{cluster.prefix}/config/metadata/leaving/worker-1").status == 404
 
 
+@pytest.mark.on_node
 def test_a_cluster_is_destroyed_after_a_cut_lock(server: Server, clusters: ClusterFactory) -> None:
     cluster = clusters.applied(enrolled_nodes.SPEC)
     stolen = equipped(cluster, "worker-1", None)
@@ -453,6 +457,7 @@ def test_what_a_thief_does_to_the_node_itself(cluster: AppliedCluster, applier: 
     assert enrolled_nodes.wrapped(cluster, mint, token=token, ttl="60s")
 
 
+@pytest.mark.on_node
 def test_nodes_of_one_who_may_not_look(cluster: AppliedCluster, applier: Enroller) -> None:
     paths = {
         f"auth/{cluster.prefix}/pooled/role": {"capabilities": ["list"]},

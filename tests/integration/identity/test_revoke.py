@@ -159,6 +159,7 @@ def test_too_little_right_and_a_run_that_was_cut_off(cluster: AppliedCluster) ->
     assert len(asked) == len(told) - 1
 
 
+@pytest.mark.on_node
 def test_what_another_node_says_keeps_nothing_from_being_revoked(cluster: AppliedCluster) -> None:
     nodes = {name: cluster.equip(name) for name in ("cp-1", "cp-2")}
     for node in nodes.values():

@@ -82,6 +82,7 @@ def test_it_ends_the_tokens_of_a_pooled_node_and_no_others(cluster: AppliedClust
     assert again.role_id != gone.role_id and not enrolled_nodes.works(cluster, gone.token)
 
 
+@pytest.mark.on_node
 def test_a_node_still_listed_is_refused(cluster: AppliedCluster, applier: Enroller) -> None:
     listed = identity(cluster, "worker-1", None)
     mark = cluster.server.audit_position()
@@ -96,6 +97,7 @@ def test_a_node_still_listed_is_refused(cluster: AppliedCluster, applier: Enroll
     assert cluster.server.writes(mark) == []
 
 
+@pytest.mark.on_node
 def test_a_node_taken_off_the_list_is_not_called_ended_before_apply_has_ended_it(clusters: ClusterFactory) -> None:
     cluster = clusters.applied(enrolled_nodes.SPEC)
     listed = identity(cluster, "worker-1", None)
@@ -182,6 +184,7 @@ def test_a_server_that_is_frozen_meanwhile_is_looked_at_once_it_goes_on(cluster:
     assert node.has_ended() and not any(enrolled_nodes.works(cluster, token) for token in tokens)
 
 
+@pytest.mark.on_node
 def test_the_second_look_ends_what_came_after_the_first(cluster: AppliedCluster) -> None:
     """A login that was through only after the first look: made here by giving the AppRole back in between."""
     node = identity(cluster, "w-late")
@@ -213,6 +216,7 @@ def test_cut_anywhere_it_goes_on(cluster: AppliedCluster, drawn: Drawn, number: 
         node.leaves_nothing()
 
 
+@pytest.mark.on_node
 def test_enrolled_again_between_a_cut_and_its_rerun(cluster: AppliedCluster) -> None:
     """The machine's successor under the same name; ending that one ends the old one's tokens too."""
     old = identity(cluster, "w-again")

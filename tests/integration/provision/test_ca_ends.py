@@ -28,6 +28,7 @@ def ahead(cluster: AuditedCluster, days: float, command: str, *options: str, exp
     return vaultpki(command, *options, "-f", cluster.file, env=env, expect=expect)
 
 
+@pytest.mark.on_node
 def test_a_mount_without_a_ca_keeps_no_other_from_being_listed(cluster: AuditedCluster) -> None:
     assert cluster.server.api("DELETE", f"{cluster.prefix}/etcd/issuer/etcd-1").status in (200, 204)
     ran = vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer"), expect=3)
@@ -56,6 +57,7 @@ def test_a_cluster_of_before_gets_one_update_for_each_issuing_ca(cluster: Audite
     assert cluster.read(f"{cluster.prefix}/root/issuer/root-1")["leaf_not_after_behavior"] == "err"
 
 
+@pytest.mark.on_node
 def test_plan_and_nodes_warn_in_time(cluster: AuditedCluster) -> None:
     """Root 730, 365 and 182 days before its end, issuing CAs 180, 60 and 30: their lives are ten and five years."""
     viewer, now = cluster.client("viewer"), datetime.now(UTC)

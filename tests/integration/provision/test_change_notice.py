@@ -17,6 +17,8 @@ from helpers.vault.plan_commands import SPEC, AuditedCluster
 from vaultpki.provision import apply
 from vaultpki.records.server_facts import ServerFacts
 
+pytestmark = pytest.mark.on_node
+
 OTHER = SPEC.replace("names: [api.example.com]", "names: [api.example.com, k8s.example.com]")
 
 
@@ -118,7 +120,6 @@ def test_a_revocation_tells_agents(cluster: AuditedCluster) -> None:
     assert cluster.plan()["changes"] == []
 
 
-@pytest.mark.on_node
 def test_killed_at_each_write(cluster: AuditedCluster) -> None:
     record, versions = f"{cluster.prefix}/config/data/cluster", []
 
@@ -147,7 +148,6 @@ def test_killed_at_each_write(cluster: AuditedCluster) -> None:
     assert len(versions) >= 5 and versions == sorted(set(versions))
 
 
-@pytest.mark.on_node
 def test_an_applier_of_the_first_release_beside(cluster: AuditedCluster, before: int, tmp_path: Path) -> None:
     """It takes the right to read the record from nodes, which then look at everything at each poll."""
     earlier_release.extract(earlier_release.releases()["0.1.0"], tmp_path / "0.1.0")

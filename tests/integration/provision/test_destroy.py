@@ -87,6 +87,7 @@ def test_one_of_two_clusters_goes_and_everything_else_stays(own_server: Server, 
     assert server.writes(start) == []
 
 
+@pytest.mark.on_node
 def test_clusters_whose_policies_would_share_names_do_not_live_in_one_vault(clusters: ClusterFactory) -> None:
     above, below = clusters.applied(SPEC), clusters.written(SPEC)
     for prefix, folder in ((f"{above.prefix}/node", "node"), (f"{above.prefix}/pool/more", "pool")):
@@ -142,6 +143,7 @@ def test_destroy_asks_and_takes_what_is_the_clusters_alone(cluster: AuditedClust
     ("remembered", "removals"),
     [(True, 2), (False, 3), *(pytest.param(each, 1, marks=pytest.mark.exhaustive) for each in (True, False))],
 )
+@pytest.mark.on_node
 def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(
     cluster: AuditedCluster, remembered: bool, removals: int
 ) -> None:
@@ -184,6 +186,7 @@ def test_a_destroy_cut_off_anywhere_goes_on_when_repeated(
 THEIRS = {"policy": '{"path": {"theirs": {"capabilities": ["read"]}}}'}
 
 
+@pytest.mark.on_node
 def test_a_policy_that_stands_where_ours_would_is_not_removed_before_a_first_apply(cluster: AuditedCluster) -> None:
     path = f"sys/policies/acl/{cluster.prefix}/operator"
     assert cluster.server.api("POST", path, THEIRS).status == 204
@@ -196,6 +199,7 @@ def test_a_policy_that_stands_where_ours_would_is_not_removed_before_a_first_app
     assert cluster.server.api("DELETE", path).status == 204
 
 
+@pytest.mark.on_node
 def test_what_apply_refuses_destroy_still_removes(cluster: AuditedCluster) -> None:
     cluster.apply()
     p, api = cluster.prefix, cluster.server.api

@@ -174,6 +174,7 @@ def passed_first(node: NodeFolder) -> Outcome:
     return run.run(load_agent(node.config), run.PassOptions(settle=False))
 
 
+@pytest.mark.on_node
 def test_a_node_that_renews_goes_on_with_the_other_domains(own: Equipped) -> None:
     cluster, node = own.cluster, own.node
     trusted, held = bundles(node), pairs(node)
@@ -261,6 +262,7 @@ def test_another_root_on_the_root_mount_is_told(cluster: AuditedCluster, node: N
     assert f"! issuer {cluster.prefix}/root/issuer/other: foreign and dangerous" in ran.stdout
 
 
+@pytest.mark.on_node
 def test_one_in_the_place_of_the_mounts_own_is_told(cluster: AuditedCluster) -> None:
     """By its name it passes for ours; by its certificate it does not."""
     stranger = brought(cluster, "etcd", certificate(cluster, "kubernetes"))
@@ -272,6 +274,7 @@ def test_one_in_the_place_of_the_mounts_own_is_told(cluster: AuditedCluster) -> 
     assert f"its name is not CN={cluster.name} etcd CA alone" in danger["reason"]
 
 
+@pytest.mark.on_node
 def test_a_server_that_lies_of_every_ca_changes_no_bundle(
     cluster: AuditedCluster, node: NodeFolder, equipped: Equipped
 ) -> None:
@@ -299,6 +302,7 @@ def test_a_server_that_lies_of_every_ca_changes_no_bundle(
     assert not done.failures and told(done) == [] and bundles(node) == trusted
 
 
+@pytest.mark.on_node
 def test_a_name_that_would_steer_a_terminal_is_told_harmlessly(cluster: AuditedCluster) -> None:
     """The name of an issuer is the server's to say."""
     steering = "x\x1b[2J\nPlan: 0 to create"
@@ -320,6 +324,7 @@ def test_a_name_that_would_steer_a_terminal_is_told_harmlessly(cluster: AuditedC
     assert [line for line in shown if line.startswith("Plan")] == []
 
 
+@pytest.mark.on_node
 def test_an_operator_takes_no_stranger_either(cluster: AuditedCluster, tmp_path: Path) -> None:
     folder = tmp_path / "operator"
     cluster.issue("admin", folder)
@@ -341,6 +346,7 @@ def test_an_operator_takes_no_stranger_either(cluster: AuditedCluster, tmp_path:
     assert (folder / "admin.crt").read_bytes() == before
 
 
+@pytest.mark.on_node
 def test_plan_tells_dangers_by_its_exit_code(cluster: AuditedCluster) -> None:
     command = ("plan", "-f", cluster.file, "--detailed-exitcode")
     environment = cluster.environment()

@@ -60,6 +60,7 @@ def planned(cluster: AppliedCluster) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.on_node
 def test_a_ca_that_leaves_root_file_stays_while_something_is_below_it(clusters: ClusterFactory) -> None:
     outside = put_outside(clusters, SPEC[: SPEC.index("ca: {")])
     cluster, (root, upper, lower) = outside.cluster, (outside.root, outside.upper, outside.lower)

@@ -111,6 +111,7 @@ def test_a_first_plan_goes_from_one_job_to_the_next(clusters: ClusterFactory) ->
     refused(cluster, file, f"the root CA of the server is another one: {cluster.root_sha256}, not {'0' * 64};")
 
 
+@pytest.mark.on_node
 def test_what_nodes_do_in_between_does_not_matter(cluster: AuditedCluster, tmp_path: Path) -> None:
     file = saved(cluster)
     assert cluster.equip("worker-1", folder=tmp_path / "worker-1").run().returncode == 0
@@ -222,6 +223,7 @@ def test_what_others_change_on_the_server_is_named(cluster: AuditedCluster, what
     cluster.apply()
 
 
+@pytest.mark.on_node
 def test_a_rotation_in_between_is_named_and_reports_in_it_are_not(clusters: ClusterFactory) -> None:
     rotation = rotation_of(clusters)
     cluster = rotation.cluster
@@ -272,6 +274,7 @@ def computed_again(cluster: AuditedCluster, file: Path) -> tuple[Vault, ServerFa
     return vault, where, saved_plan.computed_again(file, saved_plan.read(file), cluster.model, vault, where)
 
 
+@pytest.mark.on_node
 def test_a_change_between_the_comparison_and_the_writes(cluster: AuditedCluster) -> None:
     vault, where, plan = computed_again(cluster, saved(cluster))
     by_hand(cluster)
@@ -284,6 +287,7 @@ def test_a_change_between_the_comparison_and_the_writes(cluster: AuditedCluster)
     cluster.apply()
 
 
+@pytest.mark.on_node
 def test_a_change_of_others_during_the_writes_is_not_undone(cluster: AuditedCluster) -> None:
     """Another object than those of the plan is left as it is; one of the plan is written again."""
     vault, where, plan = computed_again(cluster, saved(cluster))
@@ -305,6 +309,7 @@ def test_a_change_of_others_during_the_writes_is_not_undone(cluster: AuditedClus
     cluster.apply()
 
 
+@pytest.mark.on_node
 def test_a_loss_that_was_not_approved_and_no_secret_in_the_file(
     clusters: ClusterFactory, server: Server, tmp_path: Path
 ) -> None:

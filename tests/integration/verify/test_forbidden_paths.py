@@ -24,9 +24,6 @@ from vaultpki.verify import forbidden_signing
 from vaultpki.verify.forbidden_paths import Forbidden
 
 # Rows of the user's own, one of them with addresses and two names: the list has to follow the table.
-# All that a node's token must be refused: each server has its own rules for policies and roles.
-pytestmark = pytest.mark.on_both
-
 SPEC = """\
 api_server:
   endpoint: https://api.example.com:6443
@@ -148,6 +145,8 @@ def widen_policy(cluster: AppliedCluster, name: str, path: str, *capabilities: s
 NAMES = ("names of others", "its own name in other spelling", "names in the certificate request")
 
 
+# Each server has its own rules for policies and roles.
+@pytest.mark.on_both
 @pytest.mark.parametrize("name", NODES)
 def test_vault_refuses_a_node_all_that_is_not_its_own(
     good: AppliedCluster, name: str, step: int, capsys: pytest.CaptureFixture[str]

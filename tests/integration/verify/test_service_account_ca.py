@@ -19,8 +19,6 @@ from vaultpki.pki.facts import EKU
 from vaultpki.records.service_account import KEYS_RECORD
 from vaultpki.verify import forbidden_signing, vault_trial
 
-pytestmark = pytest.mark.on_both
-
 SPEC = """\
 service_account_keys: true
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
