@@ -30,7 +30,6 @@ from vaultpki.identity import access, asked_server, enrol, nodes
 from vaultpki.issue import operator
 from vaultpki.model import Certificate
 from vaultpki.pki import keys, x509
-from vaultpki.provision import apply as bootstrap
 from vaultpki.provision import destroy
 from vaultpki.records.join_file import dump_join
 from vaultpki.records.server_facts import ServerFacts
@@ -55,7 +54,7 @@ CHANGED = (
 
 def apply(cluster: AppliedCluster, vault: Vault, text: str) -> None:
     cluster.write(text)
-    bootstrap.apply(cluster.model, vault, ServerFacts((), None), first=None, progress=lambda change: None)
+    cluster.applied_here(vault)
 
 
 def applying(cluster: AppliedCluster, vault: Vault) -> list[Step]:

@@ -17,9 +17,7 @@ from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.identity import ending, enrol
-from vaultpki.provision import apply as bootstrap
 from vaultpki.records import report_paths
-from vaultpki.records.server_facts import ServerFacts
 
 
 @dataclass(frozen=True)
@@ -239,24 +237,18 @@ def test_apply_ends_a_node_taken_off_the_list_though_it_is_cut(clusters: Cluster
         made.write(enrolled_nodes.SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", ""))
         return node
 
-    def apply(cluster: AppliedCluster) -> None:
-        bootstrap.apply(cluster.model, cluster.client(), WHERE, first=None, progress=lambda change: None)
-
     # After the AppRole's end, after the entity's, and after the second look, where records go.
     points = (5, 9, 18)
     nodes = [cluster_with_node() for _ in points]
-    children = [begun(lambda: apply(node.cluster), at) for at, node in zip(points, nodes, strict=True)]  # noqa: B023
+    children = [begun(node.cluster.applied_here, at) for at, node in zip(points, nodes, strict=True)]
     assert ended(children[0]) and nodes[0].login() is None and not nodes[0].has_ended()
     assert ended(children[1]) and nodes[1].has_ended()
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda node: apply(node.cluster), nodes[:2]))
+        list(pool.map(lambda node: node.cluster.applied_here(), nodes[:2]))
     assert ended(children[2])
-    apply(nodes[2].cluster)
+    nodes[2].cluster.applied_here()
     for node in nodes:
         assert node.has_ended(), node.cluster.name
         node.leaves_nothing()
         applied = node.cluster.read(f"{node.cluster.prefix}/config/data/applied")["data"]
         assert "worker-1" not in json.dumps(applied)
-
-
-WHERE = ServerFacts((), None)

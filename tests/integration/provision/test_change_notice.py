@@ -14,8 +14,6 @@ from helpers.node import earlier_release
 from helpers.vault.applied_cluster import environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster
-from vaultpki.provision import apply
-from vaultpki.records.server_facts import ServerFacts
 
 pytestmark = pytest.mark.on_node
 
@@ -123,23 +121,20 @@ def test_a_revocation_tells_agents(cluster: AuditedCluster) -> None:
 def test_killed_at_each_write(cluster: AuditedCluster) -> None:
     record, versions = f"{cluster.prefix}/config/data/cluster", []
 
-    def work() -> None:
-        apply.apply(cluster.model, cluster.client(), ServerFacts((), None), first=None, progress=lambda change: None)
-
     # Before each of its writes, and after the last; the first is the question what the token may do.
     for at in range(0, 100, 2):
         text = SPEC.replace("{names:", f'{{endpoint: "https://api.example.com:{6443 + at}", names:')
         before, mark = cluster.read(record)["data"], read(cluster)
         cluster.write(text)
-        dead = died(work, at)
+        dead = died(cluster.applied_here, at)
         changed = cluster.read(record)["data"] != before
         # Whoever has looked at the record as it was before looks again.
         assert not changed or read(cluster) != mark
-        left = apply.observe_and_plan(cluster.model, cluster.client(), ServerFacts((), None))[1].changes
+        left = cluster.left_to_apply()
         assert left or read(cluster)[0] == "settled"
-        work()
+        cluster.applied_here()
         assert read(cluster)[0] == "settled"
-        assert not apply.observe_and_plan(cluster.model, cluster.client(), ServerFacts((), None))[1].changes
+        assert not cluster.left_to_apply()
         versions.append(read(cluster)[1])
         if not dead:
             break
