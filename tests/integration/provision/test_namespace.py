@@ -135,7 +135,7 @@ def test_the_namespace_above_all_has_no_name_in_urls(clusters: ClusterFactory) -
     assert cluster.plan()["changes"] == []
 
 
-# In a namespace of a namespace, which cluster.yaml names
+# In a namespace of a namespace, which cluster.yaml names; HashiCorp's community edition has none
 
 NESTED = "team1/prod"
 JWT = "{issuer: https://issuer.example, audiences: [vaultpki], node_claim: node, public_keys_file: keys.pem}"
@@ -158,15 +158,7 @@ def within(server: Server, namespace: str = NESTED) -> dict[str, Any]:
 
 @pytest.fixture
 def nested(own_server: Server, tmp_path: Path) -> Iterator[tuple[AppliedCluster, dict[str, str]]]:
-    """A cluster's spec in a nested namespace of a server of its own, and the environment of its applier.
-
-    HashiCorp's community edition has no namespaces: there nothing is made.
-    """
-    if own_server.product == "vault":
-        cluster = AppliedCluster(own_server, tmp_path, "prod")
-        named(cluster)
-        yield cluster, cluster.environment()
-        return
+    """A cluster's spec in a nested namespace of a server of its own, and the environment of its applier."""
     for path in ("sys/namespaces/team1", "team1/sys/namespaces/prod"):
         assert own_server.api("POST", path, {}).status == 200
     cluster = AppliedCluster(own_server, tmp_path, "prod")
@@ -184,14 +176,12 @@ def nested(own_server: Server, tmp_path: Path) -> Iterator[tuple[AppliedCluster,
 ISSUER = Issuer()
 
 
+@pytest.mark.on_node
 def test_a_nested_namespace_from_apply_to_destroy(
     nested: tuple[AppliedCluster, dict[str, str]], tmp_path: Path
 ) -> None:
     """No command, node, unit or pod has to be told it by its environment."""
     cluster, applier = nested
-    if cluster.server.product == "vault":
-        fails(vaultpki("apply", "-f", cluster.file, "--yes", env=applier, expect=1), "has no namespaces")
-        return
 
     def run(*arguments: str | Path, expect: int = 0, env: Mapping[str, str] = applier) -> Any:
         command, *rest = arguments
@@ -212,7 +202,8 @@ def test_a_nested_namespace_from_apply_to_destroy(
         vaultpki("agent", "-c", node_folder.config, "--join", join, "--dir", node_folder.pki, "--once")
         assert f"namespace: {NESTED}" in node_folder.config.read_text()
         check_node_urls(cluster.server, node_folder.pki, f"{NESTED}/{cluster.prefix}")
-        stays_in_place(node_folder)
+        if not pool:
+            stays_in_place(node_folder)
     assert "worker-1 may have a live credential" in run("enroll", "--all", "-o", tmp_path / "joins", expect=3).stderr
     run("lock", "worker-1")
     run("enroll", "--all", "-o", tmp_path / "joins")
@@ -266,12 +257,9 @@ def _fetched(node: NodeFolder) -> bool:
     return time.time() - fetched < 1800
 
 
+@pytest.mark.on_node
 def test_a_namespace_that_does_not_exist_is_told_before_anything_is_promised(server: Server, tmp_path: Path) -> None:
     cluster = AppliedCluster(server, tmp_path, "prod")
-    if server.product == "vault":
-        named(cluster, "nowhere")
-        fails(vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer"), expect=1), "has no namespaces")
-        return
     hint = "look at vault.namespace in cluster.yaml and at VAULT_NAMESPACE, or make it first"
     commands: tuple[tuple[str | Path, ...], ...] = (
         ("plan",),
@@ -296,6 +284,7 @@ def test_a_namespace_that_does_not_exist_is_told_before_anything_is_promised(ser
     assert server.writes(start) == []
 
 
+@pytest.mark.on_node
 def test_an_agent_whose_namespace_is_gone_asks_for_no_join_file(server: Server, tmp_path: Path) -> None:
     node = NodeFolder("w-1", tmp_path / "node")
     node.state.mkdir(parents=True, mode=0o700)
@@ -307,10 +296,6 @@ def test_an_agent_whose_namespace_is_gone_asks_for_no_join_file(server: Server, 
         f"auth: {{method: approle, role_id: r}}\ndirectory: {node.pki}\nstate: {node.state}\n"
     )
     said = node.run(expect=1).stderr
-    if server.product == "vault":
-        # It does not look at the header, and has no such auth mount.
-        assert "Vault refuses POST auth/vaultpki/prod/pooled/login: permission denied" in said
-        return
     sentence = f"the namespace nowhere does not exist at {server.address}; look at vault.namespace in {node.config}"
     assert sentence in said and "join" not in said
     agent = json.loads(vaultpki("status", "-c", node.config, "--json", expect=3).stdout)["agent"]
