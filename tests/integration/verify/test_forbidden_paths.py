@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from helpers.faults.forbidden_requests import Intruder, found, holes, sent, wire
+from helpers.vault import servers
 from helpers.vault.applied_cluster import AppliedCluster, Ran, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.servers import Server
 from vaultpki.errors import CertificateRefused
 from vaultpki.identity.access import pooled_approle
 from vaultpki.verify import forbidden_signing
@@ -69,6 +71,13 @@ LOOSE = {
     "cn_validations": ["disabled"],
     "enforce_hostnames": False,
 }
+
+
+@pytest.fixture(scope="module")
+def server(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binary: Path | None) -> Iterator[Server]:
+    """One with raft: a server that can have no standby allows everybody `sys/step-down`, and does nothing."""
+    with servers.running(server_kind, tmp_path_factory.mktemp("server"), vault_binary) as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
