@@ -19,6 +19,7 @@ from vaultpki.kube.kubeconfig import KubeAccess
 class Api(ThreadingHTTPServer):
     """An API server that answers paths with values, and others with 404; a number is a status.
 
+    `answers` tells values otherwise: by a path with its query, and by whether the client has shown who it is.
     `configure` gives it its pair. It notes the methods, what was asked for in which form, and what was changed. An
     object is replaced only over the version that was read; `after` is called once one was replaced or deleted. `made`
     returns what becomes of an object that somebody makes, or a status.
@@ -34,6 +35,7 @@ class Api(ThreadingHTTPServer):
         self.changed: list[tuple[str, str]] = []
         self.after: Callable[[str, str], None] = lambda method, path: None
         self.made: Callable[[str, dict[str, Any]], Any] = lambda path, body: 403
+        self.answers: Callable[[str, bool], Any] = lambda path, known: self.values.get(path.partition("?")[0], 404)
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         configure(tls)
         self.socket = tls.wrap_socket(self.socket, server_side=True)
@@ -51,7 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Api)
         self.server.asked[self.path] = self.headers.get("Accept", "")
-        self._answer(self.server.values.get(self.path.partition("?")[0], 404))
+        shown = isinstance(self.connection, ssl.SSLSocket) and self.connection.getpeercert()
+        known = bool(shown) or self.headers.get("Authorization") == "Bearer s3cret"
+        self._answer(self.server.answers(self.path, known))
 
     def do_PUT(self) -> None:
         assert isinstance(self.server, Api)

@@ -211,7 +211,7 @@ def test_a_listed_nodes_names_are_held_by_its_policy_where_the_role_is_loose(clu
 @pytest.mark.parametrize(
     ("name", "policy", "role", "stolen"),
     [
-        ("worker-1", "node/worker-1", "kubernetes/roles/kubelet-client", ("system:node:",)),
+        ("worker-1", "node/worker-1", "kubernetes/roles/kubelet-client", ("system:node:worker-2", "kubernetes-admin")),
         (POOLED, "pool/autoscaled", "kubelet/roles/kubelet-autoscaled", ("worker-1", "10.0.0.11")),
     ],
 )
@@ -229,9 +229,9 @@ def test_names_are_held_by_the_role_where_the_policy_is_loose_and_with_both_loos
     left = [o for o in found(outcomes) if o not in addresses and f"@{name}" not in str(sent(o.request))]
     assert not holes(left), "\n".join(holes(left)[:20])
     loosen_role(cluster, f"{cluster.prefix}/{role}")
-    given = [str(sent(o.request)) for o in found(node.tries("names of others", "addresses", step=SPARSE))]
+    given = [str(sent(o.request)) for o in found(node.tries("names of others", "addresses"))]
     for what in stolen:
-        assert any(what in each and f"system:node:{name}'" not in each for each in given), what
+        assert any(what in each for each in given), what
 
 
 def test_a_pools_addresses_and_foreign_names_are_held_by_its_policy_where_the_role_is_loose(

