@@ -80,11 +80,10 @@ class AuditedCluster(AppliedCluster):
         return document, writes
 
     def settled(self) -> None:
-        """Fails where another apply has anything to write, or a plan anything to show."""
+        """Fails where another apply, which begins with a plan, has anything to write."""
         document, writes = self.applied()
         assert (document["changes"], writes) == ([], [])
         assert document["requests"]["writes"] == 0
-        assert self.plan()["changes"] == []
 
     def refused(self, *fragments: str, token: str | None = None, command: str = "apply") -> None:
         """`apply` (or another command) ends with 1 and one sentence, and the audit log has no write of it."""
