@@ -2,7 +2,7 @@
 
 It has its own arguments, environment, folder, umask and streams, and runs as `python -m vaultpki` does. What differs is
 the start: others see another command line, and all is imported. A test of these starts a process of its own, and so
-do the tests of the pages, which run every command.
+does that of README.md, which shows that commands start as people start them; the other pages run forks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import json
 import os
 import pkgutil
 import runpy
+import secrets
 import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -80,6 +82,53 @@ def _number(answers: socket.socket) -> int:
     return int(answer)
 
 
+_PROGRAM = """\
+#!{python} -IS
+import json, os, signal, socket, sys
+ENDS = {{signal.SIGINT, signal.SIGTERM}}
+signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+door.connect({place!r})
+request = [sys.argv[1:], dict(os.environ), os.getcwd(), os.umask(0), False]
+socket.send_fds(door, [json.dumps(request).encode()], [0, 1, 2])
+pid = int(door.recv(64))
+for number in ENDS:
+    signal.signal(number, lambda number, _: os.kill(pid, number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
+status = int(door.recv(64))
+sys.exit(status if status >= 0 else 128 - status)
+"""
+
+
+@contextlib.contextmanager
+def program(path: Path) -> Iterator[None]:
+    """Make a program that a shell calls as `vaultpki`: a fork with the three streams of the caller, who signals it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        # An abstract name (unix(7)) is short, wherever the tests' folder is.
+        place = f"\0vaultpki-{secrets.token_hex(16)}"
+        door.bind(place)
+        door.listen(64)
+        path.write_text(_PROGRAM.format(python=sys.executable, place=place))
+        path.chmod(0o755)
+        passing = threading.Thread(target=_pass_on, args=(door,), daemon=True)
+        passing.start()
+        yield
+        door.shutdown(socket.SHUT_RDWR)
+        passing.join()
+
+
+def _pass_on(door: socket.socket) -> None:
+    # The end of the door is an error of `accept`.
+    with contextlib.suppress(OSError):
+        while True:
+            caller, _ = door.accept()
+            with caller:
+                request, (given, *places), _, _ = socket.recv_fds(caller, ROOM, 3)
+                socket.send_fds(_driver(), [request], [*places, caller.fileno(), given])
+                for each in (given, *places):
+                    os.close(each)
+
+
 @functools.cache
 def _driver() -> socket.socket:
     """Start the process to fork from, which ends with this one; return the way to it."""
@@ -125,16 +174,16 @@ def main(place: str) -> None:
                 with caller, contextlib.suppress(OSError):
                     caller.send(str(status).encode())
                 continue
-            request, places, _, _ = socket.recv_fds(calls, ROOM, 3)
+            request, places, _, _ = socket.recv_fds(calls, ROOM, 4)
             if not request:
                 return
             pid = os.fork()
             if pid == 0:
                 _become(request, places)
                 return
-            for each in places[:2]:
+            caller = socket.socket(fileno=places.pop(2))
+            for each in places:
                 os.close(each)
-            caller = socket.socket(fileno=places[2])
             with contextlib.suppress(OSError):
                 caller.send(str(pid).encode())
             ended = os.pidfd_open(pid)
@@ -144,8 +193,9 @@ def main(place: str) -> None:
 
 def _become(request: bytes, places: Sequence[int]) -> None:
     arguments, environment, folder, umask, stops = json.loads(request)
-    os.dup2(places[0], 1)
-    os.dup2(places[1], 2)
+    output, errors, _, *given = places
+    for number, place in enumerate((*given, output, errors), 1 - len(given)):
+        os.dup2(place, number)
     os.closerange(3, 1 << 20)
     os.environ.clear()
     os.environ.update(environment)
