@@ -12,6 +12,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -27,11 +28,65 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import vaultpki
 
 ROOM: Final = 1 << 20
+
+
+class Fork:
+    """A command that has begun on these streams: its standard input, output and errors; as a `subprocess.Popen`.
+
+    `replaced` has other values for names of the product, as `module:name`.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        streams: Sequence[int],
+        *,
+        umask: int = 0o022,
+        stops: bool = False,
+        replaced: Mapping[str, object] | None = None,
+    ) -> None:
+        self._ends, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        request = [list(arguments), dict(env), os.getcwd(), umask, stops, dict(replaced or {})]
+        given, output, errors = streams
+        with theirs:
+            places = [output, errors, theirs.fileno(), given]
+            socket.send_fds(_driver(), [json.dumps(request).encode()], places)
+        self.arguments, self.pid = list(arguments), _number(self._ends)
+        self.returncode: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            self._ends.settimeout(timeout)
+            try:
+                self.returncode = _number(self._ends)
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(self.arguments, timeout or 0) from None
+            self._ends.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired, BlockingIOError):
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def run(
@@ -42,21 +97,22 @@ def run(
     With options for `strace`, which name a log file, the process is followed from its first step of its own on.
     Raises subprocess.TimeoutExpired after `timeout` seconds, when the process has been killed.
     """
-    request = json.dumps([list(arguments), dict(env), os.getcwd(), umask, bool(strace)]).encode()
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors, ours:
-        with theirs:
-            socket.send_fds(_driver(), [request], [output.fileno(), errors.fileno(), theirs.fileno()])
-        pid = _number(ours)
-        ours.settimeout(timeout)
-        with _followed(pid, strace) if strace else contextlib.nullcontext():
+    with (
+        open(os.devnull) as nothing,
+        tempfile.TemporaryFile("w+") as output,
+        tempfile.TemporaryFile("w+") as errors,
+    ):
+        streams = [nothing.fileno(), output.fileno(), errors.fileno()]
+        with (
+            Fork(arguments, env, streams, umask=umask, stops=bool(strace)) as fork,
+            _followed(fork.pid, strace) if strace else contextlib.nullcontext(),
+        ):
             try:
-                status = _number(ours)
-            except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
-                ours.settimeout(None)
-                _number(ours)
-                raise subprocess.TimeoutExpired(list(arguments), timeout) from None
+                status = fork.wait(timeout)
+            except subprocess.TimeoutExpired:
+                fork.kill()
+                fork.wait()
+                raise
         for stream in (output, errors):
             stream.seek(0)
         return subprocess.CompletedProcess(list(arguments), status, output.read(), errors.read())
@@ -89,7 +145,7 @@ ENDS = {{signal.SIGINT, signal.SIGTERM}}
 signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
 door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 door.connect({place!r})
-request = [sys.argv[1:], dict(os.environ), os.getcwd(), os.umask(0), False]
+request = [sys.argv[1:], dict(os.environ), os.getcwd(), os.umask(0), False, {{}}]
 socket.send_fds(door, [json.dumps(request).encode()], [0, 1, 2])
 pid = int(door.recv(64))
 for number in ENDS:
@@ -192,10 +248,19 @@ def main(place: str) -> None:
 
 
 def _become(request: bytes, places: Sequence[int]) -> None:
-    arguments, environment, folder, umask, stops = json.loads(request)
-    output, errors, _, *given = places
-    for number, place in enumerate((*given, output, errors), 1 - len(given)):
+    arguments, environment, folder, umask, stops, replaced = json.loads(request)
+    for place, value in replaced.items():
+        module, _, name = place.partition(":")
+        setattr(sys.modules[module], name, value)
+    output, errors, _, given = places
+    for number, place in enumerate((given, output, errors)):
         os.dup2(place, number)
+    if os.isatty(0):
+        # A session of its own, which no signal to the tests' terminal reaches.
+        os.setsid()
+        # As Python has it where it starts on one (`sys.stdout`).
+        assert isinstance(sys.stdout, io.TextIOWrapper)
+        sys.stdout.reconfigure(line_buffering=True)
     os.closerange(3, 1 << 20)
     os.environ.clear()
     os.environ.update(environment)

@@ -10,6 +10,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from helpers.node.reporting_nodes import all_pass
@@ -21,6 +22,9 @@ from vaultpki.findings.catalogue import KINDS
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import State
+
+# What is read of both servers is in agent/test_report.py.
+pytestmark = pytest.mark.on_node
 
 SPEC: Final = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
