@@ -228,15 +228,6 @@ def test_a_read_ends_in_one_sentence_and_what_makes_a_key_is_sent_once(
     assert server.heard.count(b"root/generate/internal") <= 1 or harmless
 
 
-@pytest.mark.parametrize("behaviour", [garbage, hangs, closes, resets_at_once, always(200, {})])
-def test_no_tls_where_tls_should_be(behaviour: Behaviour, caplog: pytest.LogCaptureFixture) -> None:
-    with hostile_server.serving(behaviour) as server:
-        found = outcome(client(server.address.replace("http:", "https:")), READ)
-    assert type(found.error) is Unavailable
-    assert TOKEN.encode() not in server.heard
-    fit(found, caplog)
-
-
 @pytest.mark.parametrize(
     ("auth", "words"),
     [
