@@ -7,6 +7,7 @@ import time
 import traceback
 import tracemalloc
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -84,9 +85,9 @@ def outcome(vault: Vault, request: Request) -> Outcome:
     raise AssertionError(f"it was taken for an answer: {answer}")
 
 
-def client(*addresses: str, seconds: float = REQUEST_SECONDS, **settings: str) -> Vault:
+def client(*addresses: str, seconds: float = REQUEST_SECONDS, **settings: Any) -> Vault:
     """One with a token, and with little patience: `seconds` for each try."""
-    known = Settings(addresses, token=TOKEN, **settings)  # type: ignore[arg-type]
+    known = Settings(addresses, token=TOKEN, **settings)
     return Vault(known, patience=PATIENCE, request_seconds=seconds)
 
 

@@ -121,6 +121,10 @@ def test_from_new_to_well_to_urgent(fleet: Fleet) -> None:
     assert [(each["node"], each["state"], each["message"]) for each in document["nodes"]] == [
         (name, "new", "not enrolled") for name in NODES
     ]
+    # One that reports and has no credential has lost it.
+    fleet.reports("worker-1")
+    (first, *_) = fleet.json(expect=3)["nodes"]
+    assert (first["node"], first["state"], first["credentials"]) == ("worker-1", "needs-join", 0)
     for name in NODES:
         fleet.logins(name, 1)
         fleet.reports(name)
@@ -148,12 +152,6 @@ def test_from_new_to_well_to_urgent(fleet: Fleet) -> None:
     ]
     assert lines[-1] == "3 nodes: 1 expired, 1 clone, 1 silent"
     assert "ago" in lines[1] and " 0%" in lines[1] and "#" not in ran.stdout and "\x1b" not in ran.stdout
-
-
-def test_a_node_whose_credential_has_ended(fleet: Fleet) -> None:
-    fleet.reports("worker-1")
-    (first, *_) = fleet.json(expect=3)["nodes"]
-    assert (first["node"], first["state"], first["credentials"]) == ("worker-1", "needs-join", 0)
 
 
 def test_on_a_terminal(fleet: Fleet) -> None:

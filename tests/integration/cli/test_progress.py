@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.node.handmade_files import made
 from helpers.terminals import on_terminal
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, vaultpki
@@ -38,18 +39,24 @@ def test_commands_that_read_a_fleet(clusters: ClusterFactory, tmp_path: Path) ->
     assert "Reading" not in vaultpki("nodes", "-f", cluster.file, env=viewer, expect={3}).stderr
 
 
-def test_demo_and_verify(tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    with on_terminal("demo", "--dir", folder, env={}, columns=100) as shown:
-        assert shown.ended() == 0
-    assert "Making the demo" in shown.shown and "100%" in shown.shown
-    assert "Client certificates for clients" in shown.left and max(map(len, shown.left)) <= 100
-    words = ("verify", "-f", folder / "cluster.yaml", "--dir", folder)
+def test_verify(tmp_path: Path) -> None:
+    files = made(tmp_path)
+    words = ("verify", "-f", files.file, "--dir", files.folder)
     with on_terminal(*words, env={}, columns=100) as shown:
         assert shown.ended() == 0
     assert "Checking files" in shown.shown and "100%" in shown.shown
     assert shown.left[-2].endswith("all as they should be.")
     ran = vaultpki(*words)
     assert ran.stderr == "" and "Checking" not in ran.stdout
+
+
+# It starts a server; its commands and what it makes are in demo/test_demo.py.
+@pytest.mark.conformance
+def test_demo(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    with on_terminal("demo", "--dir", folder, env={}, columns=100) as shown:
+        assert shown.ended() == 0
+    assert "Making the demo" in shown.shown and "100%" in shown.shown
+    assert "Client certificates for clients" in shown.left and max(map(len, shown.left)) <= 100
     # What it leaves can be looked at as one.
     assert vaultpki("status", "--dir", folder).stdout.splitlines()[-1] == "3 nodes: 3 ok"

@@ -124,34 +124,21 @@ def test_a_member_without_a_listener_for_probes_is_asked_with_its_own_pair(pki: 
         assert ask("etcd", "--config-file", str(settings)) == ""
 
 
-def test_an_api_server_is_asked_with_a_pair_and_without(pki: Path) -> None:
-    flags = [
-        f"--client-ca-file={pki}/ca.crt",
-        f"--kubelet-client-certificate={pki}/client.crt",
-        f"--kubelet-client-key={pki}/client.key",
-    ]
-
-    def named(guest: Guest) -> None:
+@pytest.mark.parametrize(
+    ("with_pair", "without", "said"),
+    [(200, 401, ""), (401, 200, ""), (403, 401, "/readyz answers 403")],
+    ids=["lets in those it knows", "lets in anybody", "starting"],
+)
+def test_an_api_server_is_asked_with_a_pair_and_without(with_pair: int, without: int, said: str, pki: Path) -> None:
+    def behave(guest: Guest) -> None:
         guest.request()
         assert isinstance(guest.socket, ssl.SSLSocket)
-        guest.answer(200 if guest.socket.getpeercert() else 401, "ok")
+        guest.answer(with_pair if guest.socket.getpeercert() else without, "ok")
 
-    def nobody(guest: Guest) -> None:
-        guest.request()
-        assert isinstance(guest.socket, ssl.SSLSocket)
-        guest.answer(401 if guest.socket.getpeercert() else 200, "ok")
-
-    for behaviour in (named, nobody):
-        with serving(behaviour, tls=tls(pki, clients=ssl.CERT_OPTIONAL)) as server:
-            assert ask("kube-apiserver", f"--secure-port={port(server)}", *flags) == ""
-
-    def starting(guest: Guest) -> None:
-        guest.request()
-        assert isinstance(guest.socket, ssl.SSLSocket)
-        guest.answer(403 if guest.socket.getpeercert() else 401, "")
-
-    with serving(starting, tls=tls(pki, clients=ssl.CERT_OPTIONAL)) as server:
-        assert ask("kube-apiserver", f"--secure-port={port(server)}", *flags) == "/readyz answers 403"
+    pair = [f"--client-ca-file={pki}/ca.crt", f"--kubelet-client-certificate={pki}/client.crt"]
+    pair.append(f"--kubelet-client-key={pki}/client.key")
+    with serving(behave, tls=tls(pki, clients=ssl.CERT_OPTIONAL)) as server:
+        assert ask("kube-apiserver", f"--secure-port={port(server)}", *pair) == said
 
 
 def test_an_api_server_may_serve_a_certificate_of_another_ca_if_it_is_its_own(pki: Path) -> None:
