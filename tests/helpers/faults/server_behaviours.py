@@ -85,8 +85,9 @@ def outcome(vault: Vault, request: Request) -> Outcome:
     raise AssertionError(f"it was taken for an answer: {answer}")
 
 
-def client(*addresses: str, seconds: float = REQUEST_SECONDS, **settings: Any) -> Vault:
-    """One with a token, and with little patience: `seconds` for each try."""
+def client(*addresses: str, **settings: Any) -> Vault:
+    """One with a token, and with little patience; `seconds` are what each try has, all else is a setting."""
+    seconds = settings.pop("seconds", REQUEST_SECONDS)
     known = Settings(addresses, token=TOKEN, **settings)
     return Vault(known, patience=PATIENCE, request_seconds=seconds)
 
