@@ -229,26 +229,15 @@ def test_a_read_ends_in_one_sentence_and_what_makes_a_key_is_sent_once(
 
 
 NO_TOKENS = (None, "", 7, "hvs.x\nX-Evil: 1", "hvs.x\r\n\r\nGET /", "hvs.\u00e9", "s" * 5000)
+TOO_LARGE = {"client_token": "hvs.x", "metadata": {"x": "y" * (2 << 20)}}
 
 
-@pytest.mark.parametrize(
-    ("auth", "words"),
-    [
-        (None, ""),
-        ([], ""),
-        ("x", ""),
-        ({}, ""),
-        *(({"client_token": each}, "") for each in NO_TOKENS),
-        ({"client_token": "hvs.x", "metadata": {"x": "y" * (2 << 20)}}, "larger"),
-    ],
-)
-def test_a_login_that_brings_no_token(auth: object, words: str) -> None:
-    with (
-        hostile_server.serving(always(200, {"auth": auth})) as server,
-        pytest.raises(BadAnswer, match=words) as caught,
-    ):
+@pytest.mark.parametrize("auth", [None, [], "x", {}, *({"client_token": each} for each in NO_TOKENS), TOO_LARGE])
+def test_a_login_that_brings_no_token(auth: object) -> None:
+    with hostile_server.serving(always(200, {"auth": auth})) as server, pytest.raises(BadAnswer) as caught:
         client(server.address).login(Request("POST", "auth/x/listed/login", {"role_id": "r", "secret_id": SECRET_ID}))
     assert SECRET_ID not in str(caught.value) and str(caught.value).isprintable()
+    assert ("larger" in str(caught.value)) is (auth is TOO_LARGE)
 
 
 @pytest.mark.parametrize("warnings", [["ttl was capped"], "ttl was capped", [{"a": 1}], [f"role {SECRET_ID} is bad"]])
