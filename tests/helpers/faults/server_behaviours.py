@@ -19,7 +19,7 @@ TOKEN = "hvs.CANARYcanaryCANARYcanary01"
 SECRET_ID = "5ec9e7aa-0000-4000-8000-canarycanary"
 PATIENCE = 0.6
 REQUEST_SECONDS = 0.8
-# For a request that the server's answer ends, of which a busy machine may make a long one.
+# The patience with what the first answer ends, of which a busy machine may make a long one.
 ANSWERED = 30.0
 # A try under way when patience ends is given a second (client.py), and this machine may be busy.
 BOUND = PATIENCE + max(REQUEST_SECONDS, 1.0) + ANSWERED
@@ -86,10 +86,10 @@ def outcome(vault: Vault, request: Request) -> Outcome:
 
 
 def client(*addresses: str, **settings: Any) -> Vault:
-    """One with a token, and with little patience; `seconds` are what each try has, all else is a setting."""
-    seconds = settings.pop("seconds", REQUEST_SECONDS)
+    """One with a token, and with little patience, or with so many `seconds`; all else is a setting."""
+    patience = settings.pop("seconds", PATIENCE)
     known = Settings(addresses, token=TOKEN, **settings)
-    return Vault(known, patience=PATIENCE, request_seconds=seconds)
+    return Vault(known, patience=patience, request_seconds=max(patience, REQUEST_SECONDS))
 
 
 def fit(found: Outcome, caplog: pytest.LogCaptureFixture) -> None:

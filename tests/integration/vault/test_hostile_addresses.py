@@ -17,8 +17,8 @@ from helpers.faults.server_behaviours import (
     ANSWERED,
     BOMB,
     BOUND,
+    PATIENCE,
     READ,
-    REQUEST_SECONDS,
     SECRET_ID,
     TOKEN,
     WRITE,
@@ -41,7 +41,7 @@ LOGIN = Request("POST", "auth/x/listed/login", {"role_id": "r", "secret_id": SEC
 def both(one: Behaviour, other: Behaviour) -> Iterator[tuple[Hostile, Hostile, Vault]]:
     """Two servers that behave so, and a client that has the addresses of both in this order."""
     with hostile_server.serving(one) as first, hostile_server.serving(other) as second:
-        seconds = REQUEST_SECONDS if hangs in (one, other) else ANSWERED
+        seconds = PATIENCE if {one, other} & {hangs, closes} else ANSWERED
         yield first, second, client(first.address, second.address, seconds=seconds)
 
 

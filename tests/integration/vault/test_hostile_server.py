@@ -21,8 +21,8 @@ from helpers.faults.hostile_server import Behaviour, Guest
 from helpers.faults.server_behaviours import (
     ANSWERED,
     BOMB,
+    PATIENCE,
     READ,
-    REQUEST_SECONDS,
     SECRET_ID,
     TOKEN,
     WRITE,
@@ -86,18 +86,17 @@ def floods(head: str, piece: bytes) -> Behaviour:
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
-NO_ANSWER = "no whole answer in time"
 PIECE = b"x" * 65536
 LINE = b"X-A: " + b"b" * 8000 + b"\r\n"
 # (behaviour, the error of a read, a part of its sentence)
 CASES: dict[str, tuple[Behaviour, type[VaultError], str]] = {
-    "drips in headers": (drips_headers, Unavailable, NO_ANSWER),
-    "drips in body": (drips_body, Unavailable, NO_ANSWER),
+    "drips in headers": (drips_headers, Unavailable, "no whole answer in time"),
+    "drips in body": (drips_body, Unavailable, "no whole answer in time"),
     "reset after the request": (resets, Unavailable, "closed the connection"),
     "reset at once": (resets_at_once, Unavailable, ""),
     "reset in body": (resets_in_body, Unavailable, ""),
     "half a body": (bare("HTTP/1.1 200 OK\r\nContent-Length: 50\r\nConnection: close\r\n\r\n{"), Unavailable, ""),
-    "never answers": (hangs, Unavailable, NO_ANSWER),
+    "never answers": (hangs, Unavailable, "no whole answer in time"),
     "accepts and closes": (closes, Unavailable, "closed the connection"),
     "closes after the request": (closes_after_request, Unavailable, "closed the connection"),
     "length too large": (bare("HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n{}"), BadAnswer, "larger"),
@@ -217,7 +216,7 @@ def test_a_read_ends_in_one_sentence_and_what_makes_a_key_is_sent_once(
 ) -> None:
     """A second try is made only where the server has said that it did not act on the first."""
     behaviour, kind, words = CASES[name]
-    seconds = REQUEST_SECONDS if words == NO_ANSWER else ANSWERED
+    seconds = PATIENCE if kind is Unavailable else ANSWERED
     with hostile_server.serving(behaviour) as server:
         read, write = (outcome(client(server.address, seconds=seconds), request) for request in (READ, WRITE))
     assert type(read.error) is kind, read.told
