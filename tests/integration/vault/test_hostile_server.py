@@ -244,11 +244,11 @@ def test_a_warning_nobody_expected_is_an_error(warnings: object) -> None:
     write = Request("POST", "x/roles/y", {"secret_id": SECRET_ID}, warnings=("known",))
     with hostile_server.serving(always(200, {"data": {}, "warnings": warnings})) as server:
         with pytest.raises(BadAnswer, match="but warns") as caught:
-            client(server.address).call(write)
+            client(server.address, seconds=ANSWERED).call(write)
         assert SECRET_ID not in str(caught.value)
-        client(server.address).call(READ)
+        client(server.address, seconds=ANSWERED).call(READ)
     with hostile_server.serving(always(200, {"data": {}, "warnings": ["a known one"]})) as server:
-        client(server.address).call(write)
+        client(server.address, seconds=ANSWERED).call(write)
 
 
 def test_no_variable_of_another_library_has_a_say(tmp_path: Path) -> None:
