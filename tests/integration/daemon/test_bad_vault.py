@@ -42,9 +42,9 @@ def test_wrong_signatures_are_asked_for_few_times(server: Server, clusters: Clus
         cluster.write(short_and_long("30s") + "certificates:\n  kubelet: {extra_names: [kubelet.example.com]}\n")
         cluster.apply()
         began = time.time()
-        # Each in a process of its own; one of them dies between the asking and the answer.
+        # Each in a process of its own, at one moment; one of them dies between the asking and the answer.
         for start in range(2 * backoff.AT_ONCE):
-            died(lambda: passed(node), 3 if start == 5 else NEVER)
+            died(lambda: passed(node, clock=began), 3 if start == 5 else NEVER)
         asked = between.count("/sign/kubelet", began)
         assert 0 < asked <= backoff.AT_ONCE + 4, asked
         assert leaves(node) == good
