@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from helpers.foreign_ca import ForeignCa
+from helpers.node.vouched_nodes import CLOUD, EDGE, LISTED, NODES, Vouched
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.servers import Server
-from integration.agent.test_jwt import CLOUD, EDGE, LISTED, NODES, Vouched
 from vaultpki.records import adoption
 from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
 
