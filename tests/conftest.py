@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 
 from helpers.closing_tls import ClosingSocket
+from helpers.faults.drawn import Drawn, default_seed
 from helpers.vault import raft_cluster, servers
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.raft_cluster import Cluster
@@ -53,6 +54,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--etcd", type=Path, help="the folder with etcd and etcdctl, for the same")
     parser.addoption("--standing", type=Path, help="a file to make once the cluster of a rotation stands")
+    parser.addoption("--seed", help="draws the points at which agents and commands are disturbed (default: the commit)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # Before xdist hands the options to its workers.
+    config.option.seed = config.option.seed or default_seed()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"points drawn by --seed {config.getoption('--seed')}"
 
 
 class FailuresAtOnce:
@@ -90,6 +102,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     if "server_kind" not in getattr(item, "fixturenames", ()):
         item.add_marker("serverless")
+
+
+@pytest.fixture
+def drawn(request: pytest.FixtureRequest) -> Drawn:
+    """Draws points for one test."""
+    seed = request.config.getoption("--seed")
+    # Shown where the test fails.
+    print(f"points drawn by --seed {seed}")
+    return Drawn(seed, request.node.nodeid)
 
 
 @pytest.fixture(scope="session")
