@@ -18,7 +18,8 @@ from helpers.faults.forbidden_requests import wire
 from helpers.vault.applied_cluster import ALONE, NodeFolder, Ran
 from helpers.vault.jwt_issuer import Issuer, showing
 from helpers.vault.plan_commands import AuditedCluster, changes, everything, fails, vaultpki
-from helpers.vault.servers import Answer, Server
+from helpers.vault.server_calls import Answer
+from helpers.vault.servers import Server
 from vaultpki.certificates import LEAF_BACKDATE
 from vaultpki.identity import nodes
 from vaultpki.model import Certificate, KeyType, Pool, Subject
