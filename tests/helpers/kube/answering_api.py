@@ -30,6 +30,8 @@ class Api(ThreadingHTTPServer):
         self.after: Callable[[str, str], None] = lambda method, path: None
         self.made: Callable[[str, dict[str, Any]], Any] = lambda path, body: 403
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # Nobody comes back to a session.
+        tls.num_tickets = 0
         configure(tls)
         self.socket = tls.wrap_socket(self.socket, server_side=True)
 
