@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trustme
 
 from helpers.faults import hostile_server
 from helpers.faults.hostile_server import Guest
 from helpers.faults.trusted_proxy import upwards
+from helpers.vault.applied_cluster import AppliedCluster, vaultpki
 from helpers.vault.servers import Server
 
 READS = ("GET", "LIST", "HEAD")
@@ -53,6 +55,15 @@ class Proxy:
         """The server itself does all of the first write to a path that holds `part`, and its answer is lost."""
         self.arm(None, reopens=False)
         self.part, self.after = part, None
+
+    def cut_off(self, cluster: AppliedCluster, *words: str | Path) -> None:
+        """Run a command of the cluster's operator, which fails once this ends its connection to the server."""
+        trust = cluster.folder / "proxy-ca.crt"
+        trust.write_text(self.ca_pem)
+        env = {**cluster.environment(), "VAULT_ADDR": self.address, "VAULT_CACERT": str(trust)}
+        ran = vaultpki(*words, env=env, expect={0, 1})
+        # It may have fewer writes.
+        assert ran.returncode == (1 if self.closed else 0), ran
 
     def serve(self, guest: Guest) -> None:
         with upwards(self.server) as upstream, contextlib.suppress(http.client.HTTPException):

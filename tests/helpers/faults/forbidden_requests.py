@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from helpers.vault.applied_cluster import AppliedCluster
-from helpers.vault.servers import Answer, Server
+from helpers.vault.server_calls import Answer
+from helpers.vault.servers import Server
 from vaultpki.certificates import issuing_cas
 from vaultpki.identity.access import pooled_approle
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts

@@ -37,6 +37,8 @@ class Api(ThreadingHTTPServer):
         self.made: Callable[[str, dict[str, Any]], Any] = lambda path, body: 403
         self.answers: Callable[[str, bool], Any] = lambda path, known: self.values.get(path.partition("?")[0], 404)
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # Nobody comes back to a session.
+        tls.num_tickets = 0
         configure(tls)
         self.socket = tls.wrap_socket(self.socket, server_side=True)
 

@@ -20,7 +20,8 @@ from helpers.node.vouched_nodes import CLOUD, SPEC, Vouched, csr, goes_on, place
 from helpers.vault.applied_cluster import ALONE
 from helpers.vault.jwt_issuer import Issuer, showing
 from helpers.vault.plan_commands import fails, vaultpki
-from helpers.vault.servers import Answer, Server
+from helpers.vault.server_calls import Answer
+from helpers.vault.servers import Server
 from vaultpki.certificates import LEAF_BACKDATE
 from vaultpki.identity import nodes
 from vaultpki.model import Certificate
