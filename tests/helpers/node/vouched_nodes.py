@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from helpers.vault.applied_cluster import NodeFolder, Ran
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.plan_commands import AuditedCluster
-from helpers.vault.servers import Answer
+from helpers.vault.server_calls import Answer
 from vaultpki.model import KeyType, Pool, Subject
 from vaultpki.pki import keys
 from vaultpki.records import report_paths
