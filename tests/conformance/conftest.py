@@ -12,7 +12,9 @@ import pytest
 from helpers.kube import kube_cluster
 from helpers.kube.components import Programs
 from helpers.kube.kube_cluster import Kubernetes
+from helpers.product import CLIENTS
 from helpers.vault import servers
+from vaultpki.certificates import CLIENT_LOOK
 
 INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 INSTANCES = 4096
@@ -26,7 +28,9 @@ def programs(request: pytest.FixtureRequest) -> Programs:
     # Each component keeps some, and all clusters on the machine share them: a kubelet without one ends at once.
     if int(INOTIFY.read_text()) < INSTANCES:
         INOTIFY.write_text(str(INSTANCES))
-    return Programs(kubernetes.absolute(), etcd.absolute())
+    found = Programs(kubernetes.absolute(), etcd.absolute())
+    assert found.client_look <= CLIENT_LOOK, f"{kubernetes} looks every {found.client_look} s, and {CLIENTS}"
+    return found
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def outcome(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> It
             agent.check()
         load, restarts = operator.load, tuple(operator.restarts.done)
         print(
-            f"\n| {cluster.programs.version} | {CA} | {time.time() - begin:.0f} s "
+            f"\n| {cluster.programs.named} | {CA} | {time.time() - begin:.0f} s "
             f"| {load.worked.total() + len(load.failures)} | {sum(each.of_tls for each in load.failures)} "
             f"| {len(operator.unauthorized())} | {len(operator.complaints())} "
             f"| {sum(not each.of_tls for each in load.failures)} | {_told(restarts)} |"

@@ -42,8 +42,8 @@ from helpers.kube.live_faults import (
     webhook,
 )
 from helpers.kube.trust_bundles import reader, serves_trust_bundles, trust_bundle
+from helpers.product import PYTHONPATH
 from helpers.vault import servers
-from helpers.vault.applied_cluster import ROOT
 from helpers.vault.servers import wait_for
 from vaultpki.pki import x509
 
@@ -293,7 +293,7 @@ def test_a_report_shows_copies_of_the_running_cluster(live: LiveCluster) -> None
     def report(conf: Path) -> tuple[int, str, str]:
         token = f"VAULT_TOKEN={kube.cluster.token('viewer')}"
         words = ("report", "-f", kube.cluster.file, "--from-vault", "--kubeconfig", conf, "-o", page)
-        command = ("env", f"PYTHONPATH={ROOT}", token, sys.executable, "-m", "vaultpki", *words)
+        command = ("env", f"PYTHONPATH={PYTHONPATH}", token, sys.executable, "-m", "vaultpki", *words)
         ran = kube.control_plane.machine.run(*command, expect=None)
         return ran.returncode, ran.stderr, unescape(page.read_text())
 

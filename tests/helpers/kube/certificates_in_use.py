@@ -15,7 +15,7 @@ from pathlib import Path
 
 from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT
 from helpers.kube.kube_cluster import KubeNode, Kubernetes
-from vaultpki.certificates import laid_out, pair_files, resolve, row_named
+from vaultpki.certificates import CLIENT_LOOK, laid_out, pair_files, resolve, row_named
 from vaultpki.model import Row
 from vaultpki.pki import x509
 from vaultpki.places import Layout
@@ -29,9 +29,9 @@ CLIENTS = tuple(row for row in OF_TLS if row.kubeconfig)
 CALLERS = frozenset({"kube-apiserver-kubelet", "front-proxy-client", "kube-apiserver-etcd"})
 """As whom kube-apiserver itself is a client."""
 CREDENTIAL, X509 = "authentication.kubernetes.io/credential-id", "X509SHA256="
-# client-go looks at the pair of a kubeconfig so often; then the connections have to be made anew, by components that
-# share the processors with everything else.
-LOOK_SECONDS, MARGIN_SECONDS = 300, 30
+# client-go looks at the pair of a kubeconfig so often, as it is built; then the connections have to be made anew, by
+# components that share the processors with everything else.
+LOOK_SECONDS, MARGIN_SECONDS = CLIENT_LOOK, 30
 
 
 @dataclass(frozen=True, slots=True)

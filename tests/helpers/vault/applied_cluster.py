@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.product import PYTHONPATH
 from helpers.vault import forked_command, operator_tokens
 from helpers.vault.operator_tokens import Who
 from helpers.vault.servers import Server
@@ -71,7 +72,7 @@ def vaultpki(
 def environment(further: Mapping[str, str] | None = None, root: str = "") -> dict[str, str]:
     """Nothing of the tester's own Vault; the checkout is importable. Fails for a root token, unless `root` says why."""
     operator_tokens.refuse_root(dict(further or {}), root)
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **(further or {})}
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": PYTHONPATH, "LC_ALL": "C.UTF-8", **(further or {})}
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from typing import Final
 import vaultpki
 
 ROOM: Final = 1 << 20
+_CHECKOUT: Final = str(Path(__file__).parents[3])
 
 
 def run(
@@ -44,7 +45,11 @@ def run(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors, ours:
         with theirs:
-            socket.send_fds(_driver(), [request], [output.fileno(), errors.fileno(), theirs.fileno()])
+            socket.send_fds(
+                _driver(env.get("PYTHONPATH", _CHECKOUT)),
+                [request],
+                [output.fileno(), errors.fileno(), theirs.fileno()],
+            )
         pid = _number(ours)
         ours.settimeout(timeout)
         with _followed(pid, strace) if strace else contextlib.nullcontext():
@@ -81,13 +86,13 @@ def _number(answers: socket.socket) -> int:
 
 
 @functools.cache
-def _driver() -> socket.socket:
-    """Start the process to fork from, which ends with this one; return the way to it."""
+def _driver(path: str) -> socket.socket:
+    """Start the process to fork from, with this PYTHONPATH; it ends with this one. Return the way to it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         driver = subprocess.Popen(
             [sys.executable, "-P", __file__, str(theirs.fileno())],
-            env={"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[3]), "LC_ALL": "C.UTF-8"},
+            env={"PATH": os.defpath, "PYTHONPATH": path, "LC_ALL": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from helpers.kube.components import Programs
-from helpers.pages import CHECKOUT
+from helpers.product import PYTHONPATH
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
 from soak.adoption import cluster as clusters
@@ -60,7 +60,7 @@ arrangement._signing_flags = lambda before: ()
 # The product on a machine, changed.
 _CHANGED = """\
 #!/bin/sh
-exec env PYTHONPATH={checkout} {python} {program} "$@"
+exec env PYTHONPATH={path} {python} {program} "$@"
 """
 
 
@@ -135,7 +135,7 @@ def without_the_signing_copy(one: Soaked) -> tuple[str, str]:
     program = one.folder / "without-copy.py"
     program.write_text(f"{_WITHOUT_COPY}import sys\nfrom vaultpki.__main__ import main\nsys.exit(main())\n")
     tool = one.nodes["cp-1"].tools / "vaultpki"
-    tool.write_text(_CHANGED.format(checkout=CHECKOUT, python=sys.executable, program=program))
+    tool.write_text(_CHANGED.format(path=PYTHONPATH, python=sys.executable, program=program))
     one.begin()
     while one.state != "published":
         one.adopt("continue", "--yes")
