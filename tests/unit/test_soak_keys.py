@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.kube.key_operator import STATED
 from helpers.kube.token_load import AGENT, LIFE
 from helpers.node.imagined_planes import ImaginedCluster, ImaginedPlane
 from models.explore import LIMIT
@@ -15,7 +16,6 @@ from models.service_account_tables import RULES
 from soak.keys import __main__ as soak
 from soak.keys import controls, disks
 from soak.keys.audit import Audit
-from soak.keys.cluster import STATED
 from soak.keys.shape import FIRST, LATER, Asked, spec
 from soak.keys.table import Control, KeyPhase, report
 from vaultpki.certificates import SERVICE_ACCOUNT, SKEW

@@ -382,7 +382,7 @@ def test_leaves_are_renewed_under_load_without_a_failed_request(
     assert [failure for failure in load.failures if failure.of_tls] == []
     assert len([each for each in load.failures if not each.late]) <= load.worked.total() / 1000, load.failures
     assert len(load.failures) <= load.worked.total() / 100, load.failures
-    assert load.worked["exec"] > 30 and load.worked["logs"] > 60 and load.worked["write"] > 300, load.worked
+    assert load.lacking() == {}, load.worked
     assert audit.unauthorized == []
 
 
