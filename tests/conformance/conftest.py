@@ -20,6 +20,13 @@ INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 INSTANCES = 4096
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Says beside the figures of a run which Kubernetes it was."""
+    kubernetes, etcd = (config.getoption(option) for option in ("--kubernetes", "--etcd"))
+    if kubernetes and etcd:
+        terminalreporter.write_line(f"Kubernetes {Programs(kubernetes.absolute(), etcd.absolute()).named}; {CLIENTS}")
+
+
 @pytest.fixture(scope="session")
 def programs(request: pytest.FixtureRequest) -> Programs:
     """Kubernetes' and etcd's programs."""
@@ -29,7 +36,7 @@ def programs(request: pytest.FixtureRequest) -> Programs:
     if int(INOTIFY.read_text()) < INSTANCES:
         INOTIFY.write_text(str(INSTANCES))
     found = Programs(kubernetes.absolute(), etcd.absolute())
-    assert found.client_look <= CLIENT_LOOK, f"{kubernetes} looks every {found.client_look} s, and {CLIENTS}"
+    assert found.client_look <= CLIENT_LOOK, f"{kubernetes} is {found.named}, and {CLIENTS}"
     return found
 
 

@@ -14,7 +14,7 @@ QUICK = Path(__file__).with_name("kube") / "quick"
 
 IS_QUICK = str(QUICK) in sys.path
 PYTHONPATH = os.pathsep.join(map(str, (QUICK, CHECKOUT) if IS_QUICK else (CHECKOUT,)))
-CLIENTS = f"clients of kube-apiserver look at their files every {CLIENT_LOOK} s"
-"""What figures and reports of a run with such a Kubernetes say."""
+CLIENTS = f"vaultpki counts on clients that look at their files every {CLIENT_LOOK} s"
+"""What a run says of itself."""
 
 assert (CLIENT_LOOK < 5 * 60) == IS_QUICK, f"{QUICK} is on PYTHONPATH: {IS_QUICK}, and CLIENT_LOOK is {CLIENT_LOOK}"

@@ -51,7 +51,6 @@ def begun(stands: Callable[[], None], programs: Programs, tmp_path_factory: pyte
         kubeadm_adoption.standing(server, programs, folder / "kube") as made,
     ):
         stands()
-        made.quick = True
         clients = adoption_under_load.start(made)
         made.draft()
         made.vaultpki("apply", "--yes", who="applier")
