@@ -39,8 +39,8 @@ from vaultpki.host import hooks
 
 pytestmark = pytest.mark.conformance
 
-# Half of it is the earliest that a renewal is ever due, and leaves clients of kube-apiserver some minutes more than they
-# take. cluster.yaml has to be told that this is meant: with another machine's clock it could be too short.
+# Half of it is the earliest that a renewal is ever due, and leaves clients of kube-apiserver more than they take.
+# cluster.yaml has to be told that this is meant: with another machine's clock it could be too short.
 TTL = 2 * (LOOK_SECONDS + 150)
 SPEC = f"defaults: {{ttl: {TTL}s, allow_short_ttl: true}}\n{kube_cluster.ONE}"
 POD = "load"

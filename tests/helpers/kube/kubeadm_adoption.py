@@ -52,7 +52,7 @@ _ADDRESSES = {
     WORKER: "198.51.100.21",
     LATER: "198.51.100.22",
 }
-_QUICK = own_cas.quick(joins=15, readers=CLIENT_LOOK + 5)
+_QUICK = own_cas.quick(joins=15, readers=min(CLIENT_LOOK + 5, 20))
 PERSONS = frozenset({"pods", "outside", "webhooks"})
 STATE_SECONDS = 1800.0
 
