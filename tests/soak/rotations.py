@@ -11,14 +11,12 @@ Markdown. Three control planes that kubeadm made follow (control_planes.py).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,14 +33,13 @@ from helpers.kube.operator_under_load import OperatorUnderLoad
 from helpers.kube.pod_clients import PodClients
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
-from soak import control_planes, outside
+from soak import command, control_planes, outside
 from soak.phases import Phase, report
 from soak.printed import brief, say
 from vaultpki.kube.objects import SERVING_CA
 from vaultpki.records.rotation import State
 from vaultpki.rotation.gates import SIGNER_OUTSIDE
 
-KINDS = ("vault", "bao")
 # The slowest way of one CA: that of the root, all states there and back.
 MOST_SECONDS = 2 * 3600.0
 # client-go reads a pair again after five minutes, and only then does the last component show its new one.
@@ -283,41 +280,21 @@ def on(
         operator = stack.enter_context(operator_under_load.standing(cluster))
         pods = PodClients(cluster, operator.load.pods, operator.restarts.serving)
         run = Run(kind, operator, pods, phases)
-        try:
-            with pods.running(), operator.load.running():
-                run.steady("before")
-                for name in names:
-                    PHASES[name](run)
-            missed = {who: operator.load.missed(who) for who in OPERATORS}
-            phases += [Phase.of_watch(kind, who, numbers) for who, numbers in missed.items() if numbers]
-        except (AssertionError, subprocess.SubprocessError, OSError) as error:
-            assert phases and phases[-1].broken, "no phase has begun"
-            say(f"{kind}: {brief(str(error))}")
+        with pods.running(), operator.load.running():
+            run.steady("before")
+            for name in names:
+                PHASES[name](run)
+        missed = {who: operator.load.missed(who) for who in OPERATORS}
+        phases += [Phase.of_watch(kind, who, numbers) for who, numbers in missed.items() if numbers]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="soak.rotations", description=__doc__)
-    parser.add_argument("--vault-binary", type=Path)
-    parser.add_argument("--kubernetes", type=Path, required=True)
-    parser.add_argument("--etcd", type=Path, required=True)
-    parser.add_argument("--zlint", help="not used; `make` names every program that it has built")
-    parser.add_argument("--server", action="append", choices=KINDS, help="default: both in turn")
-    every = [*PHASES, *control_planes.PHASES]
-    parser.add_argument("phase", nargs="*", metavar="PHASE", help=f"default: all of {', '.join(every)}")
-    asked = parser.parse_args()
-    if unknown := set(asked.phase) - set(every):
-        parser.error(f"there is no phase {', '.join(sorted(unknown))}")
-    programs = Programs(asked.kubernetes.absolute(), asked.etcd.absolute())
-    phases: list[Phase] = []
-    # Whoever stops it after some hours wants to see what there was.
-    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="vaultpki-soak-") as place:
-        for kind in asked.server or KINDS:
-            # Each shape of a cluster in its turn.
-            for part, known in ((on, PHASES), (control_planes.on, control_planes.PHASES)):
-                if names := [name for name in asked.phase or every if name in known]:
-                    folder = Path(place) / f"{kind}-{names[0]}"
-                    part(kind, programs, asked.vault_binary, folder, names, phases)
-    return report(phases)
+    def given_up(kind: str, why: str) -> Phase:
+        return Phase(kind, "between phases", 0.0, 0, broken=why)
+
+    # Each shape of a cluster in its turn.
+    parts = ((on, PHASES), (control_planes.on, control_planes.PHASES))
+    return report(command.run("soak.rotations", __doc__, parts, given_up))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from soak.keys import __main__ as soak
 from soak.keys import controls, disks
 from soak.keys.audit import Audit
 from soak.keys.shape import FIRST, LATER, Asked, spec
-from soak.keys.table import Control, KeyPhase, report
+from soak.keys.table import KeyPhase, report
+from soak.phases import Control
 from vaultpki.certificates import SERVICE_ACCOUNT, SKEW
 from vaultpki.config.cluster import load_cluster
 from vaultpki.model import KeyType, NodeRole

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -28,6 +26,8 @@ from helpers.vault import servers
 from helpers.vault.servers import wait_for
 from soak.adoption import cluster as clusters
 from soak.adoption.cluster import Soaked, frozen, thawed
+from soak.command import ENDS
+from soak.phases import Control, Phase
 from soak.printed import brief, say
 
 COMER = "w-2"
@@ -62,21 +62,6 @@ _CHANGED = """\
 #!/bin/sh
 exec env PYTHONPATH={path} {python} {program} "$@"
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """One control run: the protection and its rule of the model, what the model has without it, and what was seen.
-
-    `held` is what happened with the protection. `broken` says why the run did not show what it was to show.
-    """
-
-    server: str
-    rule: str
-    model: str
-    held: str = ""
-    seen: str = ""
-    broken: str = ""
 
 
 def without_unseen_nodes(one: Soaked) -> tuple[str, str]:
@@ -254,34 +239,23 @@ CONTROLS: Mapping[str, tuple[str, str, Callable[[Soaked], tuple[str, str]]]] = {
 
 
 def on(
-    kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], found: list[Control]
+    kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], phases: list[Phase]
 ) -> None:
-    """Adds the control runs on one server to `found`, each on a cluster of its own."""
+    """Adds the control runs on one server to `phases`, each on a cluster of its own."""
     for name in names:
         rule, model, run = CONTROLS[name]
         say(f"{kind}: {name}")
-        place = folder / name
+        place, begin, broken = folder / name, time.time(), ""
+        found = Control(rule, model)
         with (
             servers.running(kind, place / "server", binary) as server,
             clusters.small(server, programs, place / "kube") as cluster,
         ):
             try:
-                held, seen = run(cluster)
-                found.append(Control(kind, rule, model, held, seen))
-            except (AssertionError, subprocess.SubprocessError, OSError) as error:
-                say(f"{kind}, {name}: {brief(str(error))}")
-                found.append(Control(kind, rule, model, broken=f"{type(error).__name__}: {error}"))
+                found = Control(rule, model, *run(cluster))
+            except ENDS as error:
+                broken = f"{type(error).__name__}: {error}"
+                say(f"{kind}, {name}: {brief(broken)}")
             finally:
                 (place / "said.log").write_text("\n".join(cluster.said))
-
-
-def report(found: Sequence[Control]) -> int:
-    """Print the table of control runs; return the exit code: 1 if one did not fail as the model says."""
-    print("\n| server | rule that is switched off | the model without it | with it | without it |")
-    print("|---|---|---|---|---|")
-    for one in found:
-        cells = [one.server, one.rule, one.model, one.held, brief(one.broken) if one.broken else one.seen]
-        print(f"| {' | '.join(each.replace('|', '/') for each in cells)} |")
-    wrong = [f"{one.server}, {one.rule}: {brief(one.broken)}" for one in found if one.broken]
-    print("\n" + ("\n".join(wrong) or "every control run failed as the model says"), flush=True)
-    return 1 if wrong else 0
+        phases.append(Phase(kind, name, time.time() - begin, 0, broken=broken, control=found))

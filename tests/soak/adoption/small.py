@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import functools
 import random
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from helpers.kube import kubeadm_cluster
@@ -152,7 +151,9 @@ PHASES: Mapping[str, Callable[[Watched], None]] = {
 """What a run consists of, in this order unless another one is asked for; after `whole` there is no way back."""
 
 
-def on(kind: str, programs: Programs, binary: Path | None, folder: Path, names: list[str], phases: list[Phase]) -> None:
+def on(
+    kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], phases: list[Phase]
+) -> None:
     """Adds the phases on one server to `phases`; they end with the first one that could not be ended."""
     with (
         servers.running(kind, folder / "server", binary) as server,
@@ -166,9 +167,5 @@ def on(kind: str, programs: Programs, binary: Path | None, folder: Path, names: 
                     cluster.enrol(name)
             for name in names:
                 PHASES[name](run)
-        except (AssertionError, subprocess.SubprocessError, OSError) as error:
-            say(f"{kind}: {brief(str(error))}")
-            if not (phases and phases[-1].broken):
-                phases.append(Phase(kind, "between phases", 0.0, 0, broken=f"{type(error).__name__}: {error}"))
         finally:
             (folder / "said.log").write_text("\n".join(cluster.said))

@@ -23,7 +23,8 @@ from helpers.vault.servers import wait_for
 from soak.keys import disks
 from soak.keys.audit import Audit
 from soak.keys.shape import FIRST, LATER, Asked, spec
-from soak.keys.table import Control, KeyPhase
+from soak.keys.table import KeyPhase
+from soak.phases import Control
 from soak.printed import say
 
 _ATTEMPTS_SECONDS: Final = 300.0
