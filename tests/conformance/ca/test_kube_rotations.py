@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.kube import cas_in_use, kube_cluster, operator_under_load, own_keys
+from helpers.kube import cas_in_use, held_on_disks, kube_cluster, operator_under_load, own_keys
 from helpers.kube.access_matrix import Heard
 from helpers.kube.ca_operator import SPREAD, STEP_SECONDS
 from helpers.kube.client_load import OPERATORS
@@ -270,13 +270,10 @@ def test_every_listener_refuses_the_leaves_of_the_ca_that_left(outcome: Outcome)
 
 
 def test_no_private_key_is_on_two_machines(outcome: Outcome) -> None:
-    held = [
-        {keys.public_der(keys.read_key(path.read_bytes())) for path in node.pki.rglob("*.key")}
-        for node in outcome.kubernetes.nodes.values()
-    ]
-    assert sum(map(len, held)) == len(set().union(*held))
+    nodes = outcome.kubernetes.nodes
+    assert held_on_disks.on_two({name: [node.node.folder] for name, node in nodes.items()}) == []
     planes = outcome.kubernetes.having(NodeRole.CONTROL_PLANE)
-    assert all(node in planes or not list(node.pki.glob("sa*")) for node in outcome.kubernetes.nodes.values())
+    assert all(node in planes or not list(node.pki.glob("sa*")) for node in nodes.values())
     assert len({own_keys.of(node).public.read_bytes() for node in planes}) == 1
 
 

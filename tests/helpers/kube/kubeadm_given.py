@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shlex
-import stat
 import subprocess
 import sys
 import time
@@ -37,8 +35,6 @@ PEOPLE = frozenset({"outside", "pods", "rights"})
 """What a step waits for that people do."""
 
 _BACK = frozenset({"re-trusting", "returning"})
-
-Disk = dict[str, tuple[int, int, bytes]]
 
 
 @dataclass(slots=True)
@@ -390,35 +386,6 @@ class Given:
             return set(names) <= found.keys() and set(found.values()) == {"True"}
 
         wait_for(ready, SECONDS, said, 1)
-
-
-def changed(before: Disk, after: Disk) -> list[str]:
-    """The paths that differ, without the folders that the agent prepares beside kubeadm's."""
-    every = before.keys() | after.keys()
-    own = re.compile(r"/(etc/kubernetes|var/lib/kubelet)/vaultpki(/|$)")
-    return sorted(path for path in every if before.get(path) != after.get(path) and not own.match(path))
-
-
-def disk(node: KubeadmNode) -> Disk:
-    """Mode, time and content of each of kubeadm's files on a machine, by path."""
-    found: Disk = {}
-    for top in (
-        "/etc/kubernetes",
-        "/var/lib/kubelet/pki",
-        "/var/lib/kubelet/config.yaml",
-        "/var/lib/kubelet/kubeadm-flags.env",
-    ):
-        root = node.seen(top)
-        for path in [root, *sorted(root.rglob("*"))]:
-            about = path.lstat()
-            name = f"{top}/{path.relative_to(root)}" if path != root else top
-            if stat.S_ISLNK(about.st_mode):
-                found[name] = (about.st_mode, 0, os.readlink(path).encode())
-            elif stat.S_ISREG(about.st_mode):
-                found[name] = (about.st_mode, about.st_mtime_ns, path.read_bytes())
-            else:
-                found[name] = (about.st_mode, 0, b"")
-    return found
 
 
 def spec(server: Server, names: Mapping[str, str]) -> str:

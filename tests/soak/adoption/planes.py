@@ -83,8 +83,7 @@ class Run:
             made.finish("abort")
         assert made.record() is None
         for name, before in self.before.items():
-            after = adopted_disks.files(made.nodes[name])
-            changed = {place for place in before.keys() | after.keys() if before.get(place) != after.get(place)}
+            changed = adopted_disks.changed(before, adopted_disks.files(made.nodes[name]))
             assert not changed, (name, changed)
 
     def whole(self) -> None:

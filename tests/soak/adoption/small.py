@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from helpers.kube import kubeadm_cluster
+from helpers.kube import held_on_disks
 from helpers.kube.components import Programs
 from helpers.vault import servers
 from soak.adoption import cluster as clusters
@@ -40,7 +40,7 @@ def whole(run: Watched) -> None:
         one.lead("done")
         assert one.adopt("continue", "--yes", expect=[0])["over"], one.said[-1]
         one.works()
-    keys = {name: kubeadm_cluster.ca_keys(one.nodes[name]) for name in one.nodes_at_first}
+    keys = {name: held_on_disks.ca_keys(one.nodes[name]) for name in one.nodes_at_first}
     assert not any(keys.values()), keys
     one.forget()
     assert one.adopt("status", expect=[0])["over"], one.said[-1]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from helpers.kube import kube_cluster, operator_under_load, token_load
+from helpers.kube import held_on_disks, kube_cluster, operator_under_load, token_load
 from helpers.kube.components import Programs, ServiceAccountKeys
 from helpers.kube.key_operator import PASSES, KeyOperator
 from helpers.kube.kube_cluster import KubeNode
@@ -20,7 +20,6 @@ from helpers.kube.pod_token import PodToken
 from helpers.kube.token_load import Api, TokenLoad
 from helpers.vault import applied_cluster, servers
 from helpers.vault.servers import wait_for
-from soak.keys import disks
 from soak.keys.audit import Audit
 from soak.keys.shape import FIRST, LATER, Asked, spec
 from soak.keys.table import KeyPhase
@@ -197,7 +196,9 @@ class SoakedKeys(KeyOperator):
         self.kubernetes.running()
         for agent in self.kubernetes.agents.values():
             agent.check()
-        found = disks.on_two_machines(self.kubernetes.folder / "agents", self.common)
+        found = held_on_disks.on_two(
+            {each.name: [each] for each in (self.kubernetes.folder / "agents").iterdir()}, self.common
+        )
         assert not found, found
 
 
