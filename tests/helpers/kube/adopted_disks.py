@@ -14,7 +14,7 @@ _NOT_OWN = ("/etc/kubernetes/vaultpki", "/etc/kubernetes/kubeadm", "/etc/kuberne
 
 
 class FileSeen(NamedTuple):
-    """A file: its content, or where a link leads; its mode, and when it was changed (ns)."""
+    """A file or folder: its content, or where a link leads; its mode, and when a file was changed (ns)."""
 
     data: bytes
     mode: int
@@ -35,11 +35,13 @@ def files(node: KubeadmNode) -> Files:
     for top in _OWN:
         for path in sorted([node.seen(top), *node.seen(top).rglob("*")]):
             place = str(path).removeprefix(str(node.seen("/")).rstrip("/"))
-            if path.is_dir() and not path.is_symlink():
-                continue
             if any(f"{place}/".startswith(f"{other}/") for other in _NOT_OWN):
                 continue
             about = path.lstat()
-            data = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
-            found[place] = FileSeen(data, about.st_mode, about.st_mtime_ns)
+            if path.is_symlink():
+                found[place] = FileSeen(os.readlink(path).encode(), about.st_mode, 0)
+            elif path.is_dir():
+                found[place] = FileSeen(b"", about.st_mode, 0)
+            else:
+                found[place] = FileSeen(path.read_bytes(), about.st_mode, about.st_mtime_ns)
     return found
