@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +29,7 @@ from helpers.kube.machines import OUTSIDE
 from helpers.kube.people_of_kubeadm import CHAIN, kubeconfig_in_files, put
 from helpers.product import IS_QUICK
 from helpers.vault import servers
-from helpers.vault.applied_cluster import Ran, environment, vaultpki
+from helpers.vault.applied_cluster import Ran, vaultpki
 from helpers.vault.operator_tokens import Who
 from helpers.vault.servers import Server, wait_for
 from vaultpki.certificates import CLIENT_LOOK
@@ -107,19 +105,8 @@ class Adoption:
         env = cluster.environment(who)
         behind = self.kubernetes.outside.inside
         timeout = timeout or servers.SHARED * COMMAND_SECONDS
-        if not self.quick:
-            return vaultpki(*command, env=env, expect=set(expect), timeout=timeout, behind=behind)
-        ran = subprocess.run(
-            [*behind, sys.executable, "-c", _QUICK, *map(str, command)],
-            env=environment(env),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
-        assert ran.returncode in expect, f"{command}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
-        return ran
+        changed = _QUICK if self.quick else ""
+        return vaultpki(*command, env=env, expect=set(expect), timeout=timeout, behind=behind, changed=changed)
 
     def adopt(self, *words: str, expect: Collection[int] = (0, 3), timeout: float = 0) -> Ran:
         """A command of the adoption; 3 is how one ends that waits for something."""

@@ -6,8 +6,6 @@ import contextlib
 import json
 import re
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +20,7 @@ from helpers.kube.components import ETCD_PEER_PORT, ETCD_PORT, Programs
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
 from helpers.kube.kubeadm_own_cas import CONFIGURATION
-from helpers.vault.applied_cluster import environment
+from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.servers import Server, wait_for
 from vaultpki.model import NodeRole
 
@@ -35,6 +33,7 @@ PEOPLE = frozenset({"outside", "pods", "rights"})
 """What a step waits for that people do."""
 
 _BACK = frozenset({"re-trusting", "returning"})
+_ANY = frozenset(range(256))
 
 
 @dataclass(slots=True)
@@ -162,21 +161,13 @@ class Given:
 
         Gates wait for `quick` seconds in place of several minutes. After `timeout` seconds it is killed.
         """
-        env = environment(self.made.cluster.environment("adopter")) | {"HOME": str(self.folder)}
+        env = self.made.cluster.environment("adopter") | {"HOME": str(self.folder)}
         outside = self.made.kubernetes.outside.holder.pid
         enter = ["nsenter", "--target", str(outside), "--net", "--mount", f"--wdns={self.folder}", "--"]
         # Nobody is connected here for as long as the waits are for; the test of the whole cluster under load has more.
-        program = [sys.executable, "-c", own_cas.quick(joins=quick, readers=quick, changed=self.changed)]
-        told = ["--kubeconfig", "admin.conf", "-f", "cluster.yaml", "--json"]
-        ran = subprocess.run(
-            [*enter, *program, "adopt", *words, *told],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
-        )
+        changed = own_cas.quick(joins=quick, readers=quick) + self.changed
+        command = ("adopt", *words, "--kubeconfig", "admin.conf", "-f", "cluster.yaml", "--json")
+        ran = vaultpki(*command, env=env, expect=_ANY, timeout=timeout, behind=enter, changed=changed)
         self.said.append(f"$ adopt {' '.join(words)} -> {ran.returncode}\n{ran.stderr}{ran.stdout[-3000:]}")
         assert ran.returncode in expect, self.said[-1]
         found: dict[str, Any] = json.loads(ran.stdout) if ran.stdout.strip() else {}

@@ -33,6 +33,7 @@ ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 """Behind this a command sees no process of another test: `doctor` takes the components that it sees for its node's."""
 # Variables that nothing reads before vaultpki itself does.
 _READ_LATER = ("VAULT_", "BAO_")
+_MAIN = "\nimport sys\nfrom vaultpki.__main__ import main\nsys.exit(main())\n"
 
 
 def vaultpki(
@@ -44,18 +45,24 @@ def vaultpki(
     timeout: float = 240,
     behind: Sequence[str] = (),
     root: str = "",
+    changed: str = "",
 ) -> Ran:
     """The product as a whole process, behind another command; fails where it ends with another code than `expect`.
 
     Without another command, Python or variable that Python reads as it starts, the process is a fork. `root` says why
-    it has the root token.
+    it has the root token. `changed` are lines of Python that run in the process before the product does.
     """
     words = list(map(str, arguments))
-    if not behind and python == sys.executable and all(name.startswith(_READ_LATER) for name in env or ()):
+    if (
+        not changed
+        and not behind
+        and python == sys.executable
+        and all(name.startswith(_READ_LATER) for name in env or ())
+    ):
         ran = forked_command.run(words, env=environment(env, root), umask=umask, timeout=timeout)
     else:
         ran = subprocess.run(
-            [*behind, python, "-m", "vaultpki", *words],
+            [*behind, python, *(("-c", f"{changed}{_MAIN}") if changed else ("-m", "vaultpki")), *words],
             env=environment(env, root),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from helpers.kube.key_operator import PASSES, KeyOperator
 from helpers.kube.kube_cluster import KubeNode
 from helpers.kube.pod_token import PodToken
 from helpers.kube.token_load import Api, TokenLoad
-from helpers.vault import applied_cluster, servers
+from helpers.vault import servers
+from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.servers import wait_for
 from soak.keys.audit import Audit
 from soak.keys.shape import FIRST, LATER, Asked, spec
@@ -71,15 +71,13 @@ class SoakedKeys(KeyOperator):
     def without(self, change: str, *words: str | Path) -> None:
         """A `ca` command in a process in which these lines of Python have switched a rule off."""
         cluster = self.kubernetes.cluster
-        program = f"{change}import sys\nfrom vaultpki.__main__ import main\nsys.exit(main())\n"
-        ran = subprocess.run(
-            [*self.kubernetes.outside.inside, sys.executable, "-c", program, "ca", *words, "-f", cluster.file],
-            env=applied_cluster.environment(cluster.environment()),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
+        ran = vaultpki(
+            *("ca", *words, "-f", cluster.file),
+            env=cluster.environment(),
+            expect={0, 1, 3},
             timeout=_COMMAND_SECONDS,
+            behind=self.kubernetes.outside.inside,
+            changed=change,
         )
         self.said = ran.stdout + ran.stderr
         assert ran.returncode in (0, 3) or any(each in ran.stderr for each in PASSES), self.said
