@@ -107,7 +107,7 @@ def begun(cluster: Kubernetes) -> Iterator[KeyOperator]:
     """The cluster with its agents, its hooks and its clients, who have not begun yet."""
     # A third of the requests of `make soak-rotations`, since other tests need the processors too.
     with operator_under_load.standing(cluster, pace=3) as operator:
-        yield KeyOperator(operator, TokenLoad(cluster, operator.restarts.serving))
+        yield KeyOperator(operator, TokenLoad(cluster, operator.restarts.serving, pace=3))
 
 
 @pytest.fixture(scope="module")

@@ -166,14 +166,9 @@ def test_another_kubelet_answers_none_of_its_pairs(thief: Thief, two_nodes: TwoN
             assert heard.status == 401 and heard.body.strip() == "Unauthorized", (row.name, heard)
 
 
-_BY_NAME = TwoNodes(OWN, OTHER, {})
-
-
-@pytest.mark.parametrize("name", [attempt.name for attempt in kubelet_authorization.of_a_kubelet(_BY_NAME)])
-def test_kube_apiserver_refuses_its_kubelet(thief: Thief, two_nodes: TwoNodes, name: str) -> None:
-    (attempt,) = (each for each in kubelet_authorization.of_a_kubelet(two_nodes) if each.name == name)
-    heard = kubelet_authorization.ask(thief.kubernetes, thief.pki, "kubelet-client", attempt)
-    assert kubelet_authorization.refused(attempt, heard), heard
+def test_kube_apiserver_refuses_its_kubelet(thief: Thief, two_nodes: TwoNodes) -> None:
+    assert len(kubelet_authorization.of_a_kubelet(two_nodes)) > 50
+    assert kubelet_authorization.get_through(thief.kubernetes, thief.pki, two_nodes) == {}
 
 
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -440,7 +435,3 @@ def test_unenrolled_the_other_worker_goes_on(thief: Thief, unenrolled: str) -> N
     robbed = thief.kubernetes
     assert robbed.vaultpki(OTHER, "renew", "--force").returncode == 0
     robbed.await_node(OTHER)
-
-
-def test_there_are_many_attempts() -> None:
-    assert len(OF_A_PROXY) + len(kubelet_authorization.of_a_kubelet(_BY_NAME)) >= 50
