@@ -72,14 +72,11 @@ def one_node(
 
 
 @pytest.fixture(scope="session")
-def spread(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
-    """A control-plane node, three of etcd and a worker, enrolled through OpenBao; a test leaves it as it was."""
-    yield from _standing("bao", kube_cluster.SPREAD, programs, None, tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
 def robbed(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
-    """As `spread`, with a second worker and rows of a user's own; worker-1 is stolen, and may have no identity left."""
+    """A control-plane node, three of etcd and two workers, with rows of a user's own, enrolled through OpenBao.
+
+    worker-1 is stolen in the end, and may have no identity left; until then a test leaves it as it was.
+    """
     yield from _standing("bao", kube_cluster.ROBBED, programs, None, tmp_path_factory)
 
 
@@ -91,7 +88,7 @@ def growing(
     yield from _standing("vault", kube_cluster.GROWING, programs, vault_binary, tmp_path_factory, kube_cluster.COMERS)
 
 
-@pytest.fixture(scope="session", params=["one_node", "spread"])
+@pytest.fixture(scope="session", params=["one_node", "robbed"])
 def kubernetes(request: pytest.FixtureRequest) -> Kubernetes:
     """Each of the two shapes in turn."""
     shape: Kubernetes = request.getfixturevalue(request.param)

@@ -34,24 +34,20 @@ ONE = """\
 nodes:
 - {name: node-1, roles: [control-plane, etcd, worker], addresses: [198.51.100.11]}
 """
-SPREAD = """\
+# A row of the user's own for every CA and every use, where no worker has it.
+_OWN = """\
+  own-{ca}-{use}: {{kind: {use}, common_name: own-{ca}-{use}, ca: {ca}, roles: [control-plane], names: {names}}}
+"""
+ROBBED = """\
 nodes:
 - {name: cp-1, roles: [control-plane], addresses: [198.51.100.11]}
 - {name: etcd-1, roles: [etcd], addresses: [198.51.100.21]}
 - {name: etcd-2, roles: [etcd], addresses: [198.51.100.22]}
 - {name: etcd-3, roles: [etcd], addresses: [198.51.100.23]}
 - {name: worker-1, roles: [worker], addresses: [198.51.100.31]}
-"""
-
-# A row of the user's own for every CA and every use, where no worker has it.
-_OWN = """\
-  own-{ca}-{use}: {{kind: {use}, common_name: own-{ca}-{use}, ca: {ca}, roles: [control-plane], names: {names}}}
-"""
-ROBBED = f"""\
-{SPREAD}\
-- {{name: worker-2, roles: [worker], addresses: [198.51.100.32]}}
+- {name: worker-2, roles: [worker], addresses: [198.51.100.32]}
 pools:
-- {{name: autoscaled, roles: [worker], node_names: "w-*"}}
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
 certificates:
 """ + "".join(
     _OWN.format(ca=ca, use=use.value, names="['{node}']" if use.server else "[]")
