@@ -121,8 +121,9 @@ def outcome(begun: KeyOperator, signer: OutsideSigner, tmp_path_factory: pytest.
         held = keys_until_tokens_end(begun)
         # The rotation of keys waits for nothing but time now, and one of a CA may begin.
         let_in = cas_in_use.at_etcd(kubernetes, old_etcd)
-        rotate_etcd(operator, signer, folder / "requests")
-        operator.rotate("kubernetes")
+        begin(operator, signer, "etcd", folder / "etcd")
+        operator.rest("etcd")
+        begin(operator, signer, "kubernetes", folder / "kubernetes")
         operator.advance("kubernetes", State.SWITCHED)
         switched = operator.record("kubernetes")
         assert switched.new is not None
@@ -165,13 +166,12 @@ def keys_until_tokens_end(run: KeyOperator) -> dict[str, str]:
     return waiting
 
 
-def rotate_etcd(operator: OperatorUnderLoad, signer: OutsideSigner, requests: Path) -> None:
-    """A whole rotation, which waits for the signer outside."""
-    operator.rotate("etcd")
-    assert operator.record("etcd").state is State.PREPARED
+def begin(operator: OperatorUnderLoad, signer: OutsideSigner, domain: str, requests: Path) -> None:
+    """A rotation begins, which waits for the signer outside."""
+    operator.rotate(domain)
+    assert operator.record(domain).state is State.PREPARED
     operator.ca("csr", "-o", requests, expect=[0])
     operator.ca("import", *signer.sign_all(requests), expect=[0])
-    operator.rest("etcd")
 
 
 def test_all_went_through_every_state(outcome: Outcome) -> None:
@@ -318,9 +318,7 @@ def test_control_a_skipped_gate_is_told(outcome: Outcome, signer: OutsideSigner,
     operator.load = dataclasses.replace(operator.load, failures=[], worked=Counter(), ending=threading.Event())
     operator.mark()
     with operator.load.running():
-        operator.rotate("etcd")
-        operator.ca("csr", "-o", tmp_path / "requests", expect=[0])
-        operator.ca("import", *signer.sign_all(tmp_path / "requests"), expect=[0])
+        begin(operator, signer, "etcd", tmp_path / "requests")
         operator.advance("etcd", State.PUBLISHED)
         record = operator.record("etcd")
         assert record.new is not None and operator.faults() == {}
