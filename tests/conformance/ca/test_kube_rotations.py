@@ -47,6 +47,8 @@ service_account_keys: true
 {kube_cluster.TURNING}\
 ca: {{root: external, root_file: corp-root.pem, issuing_ttl: 1y}}
 """
+# Over so many seconds nodes replace their leaves.
+SPREAD_SECONDS = 20
 BETWEEN = ["Corp Policy CA", "Corp Platform CA"]
 # How a component says that it refuses a CA, or that the other end does.
 UNKNOWN_CA = ("certificate signed by unknown authority", "unknown certificate authority")
@@ -168,7 +170,7 @@ def keys_until_tokens_end(run: KeyOperator) -> dict[str, str]:
 
 def begin(operator: OperatorUnderLoad, signer: OutsideSigner, domain: str, requests: Path) -> None:
     """A rotation begins, which waits for the signer outside."""
-    operator.rotate(domain)
+    operator.rotate(domain, spread=SPREAD_SECONDS)
     assert operator.record(domain).state is State.PREPARED
     operator.ca("csr", "-o", requests, expect=[0])
     operator.ca("import", *signer.sign_all(requests), expect=[0])
