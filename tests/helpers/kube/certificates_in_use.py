@@ -120,7 +120,7 @@ class Record:
         for event in self.log.events():
             if event.get("responseStatus", {}).get("code") == 401:
                 self.unauthorized.append(f"{event['requestReceivedTimestamp']} {event['verb']} {event['requestURI']}")
-            row = rows.get(event["user"]["username"])
+            row = rows.get(event["user"].get("username", ""))
             self.uses += [Use(row, pair, at) for pair, at in pairs(event) if row is not None]
 
     def first(self, row: str, pair: str) -> float | None:
