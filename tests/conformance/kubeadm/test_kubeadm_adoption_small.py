@@ -153,6 +153,9 @@ def test_another_adoption_begins(small: Small) -> None:
     one = small.given
     one.kubectl("drain w-2 --ignore-daemonsets && kubectl --kubeconfig admin.conf delete node w-2")
     one.made.run("kubeadm reset -f --ignore-preflight-errors=SystemVerification", "w-2")
+    # Nobody ends its pods any more: the controller manager forgets them after a while, and until then they count.
+    of_w_2 = "-l k8s-app=kube-proxy --field-selector=spec.nodeName=w-2"
+    one.kubectl(f"-n kube-system wait --for=delete pods {of_w_2} --timeout={kubeadm_given.SECONDS:.0f}s", expect=None)
     # Its certificate of the old CA is gone with it, and would be waited for.
     one.kubectl("delete csr --all")
     for name in NODES:
