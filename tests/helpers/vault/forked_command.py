@@ -33,6 +33,7 @@ from typing import Final, Self
 import vaultpki
 
 ROOM: Final = 1 << 20
+_CHECKOUT: Final = str(Path(__file__).parents[3])
 
 
 class Fork:
@@ -56,7 +57,8 @@ class Fork:
         given, output, errors = streams
         with theirs:
             places = [output, errors, theirs.fileno(), given]
-            socket.send_fds(_driver(), [json.dumps(request).encode()], places)
+            driver = _driver(env.get("PYTHONPATH", _CHECKOUT))
+            socket.send_fds(driver, [json.dumps(request).encode()], places)
         self.arguments, self.pid = list(arguments), _number(self._ends)
         self.returncode: int | None = None
 
@@ -180,19 +182,19 @@ def _pass_on(door: socket.socket) -> None:
             caller, _ = door.accept()
             with caller:
                 request, (given, *places), _, _ = socket.recv_fds(caller, ROOM, 3)
-                socket.send_fds(_driver(), [request], [*places, caller.fileno(), given])
+                socket.send_fds(_driver(_CHECKOUT), [request], [*places, caller.fileno(), given])
                 for each in (given, *places):
                     os.close(each)
 
 
 @functools.cache
-def _driver() -> socket.socket:
-    """Start the process to fork from, which ends with this one; return the way to it."""
+def _driver(path: str) -> socket.socket:
+    """Start the process to fork from, with this PYTHONPATH; it ends with this one. Return the way to it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         driver = subprocess.Popen(
             [sys.executable, "-P", __file__, str(theirs.fileno())],
-            env={"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[3]), "LC_ALL": "C.UTF-8"},
+            env={"PATH": os.defpath, "PYTHONPATH": path, "LC_ALL": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
