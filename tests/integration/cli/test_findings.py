@@ -142,7 +142,7 @@ ROTATIONS: Final = ("rotation-waits", "rotation-blocked", "rotation-ready")
 # What needs more than a report: a login that is refused, an issuer of tokens, a backup, a copied folder.
 ELSEWHERE: Final = {
     "needs-join": "daemon/test_identities.py",
-    "locked": "agent/test_jwt.py",
+    "locked": "agent/test_jwt_applied.py",
     "record-not-followed": "agent/test_rotation.py",
     "no-live-credential": "show/test_report_of_fleet.py",
     "not-read": "identity/test_lock.py",
