@@ -89,6 +89,8 @@ def test_the_script_compares_with_the_commit_where_the_branch_began(tmp_path: Pa
     (tmp_path / "tests/setup").mkdir()
     shutil.copy(script, tmp_path / "tests/setup/near")
     shutil.copy(rules, tmp_path / "tests/helpers/reach.py")
+    # Python keeps what it compiles of the rules beside them.
+    (tmp_path / ".gitignore").write_text("__pycache__/\n")
     git("init", "--initial-branch", "main")
     git("add", ".")
     git("commit", "-m", "first")
