@@ -143,7 +143,7 @@ ROTATIONS: Final = ("rotation-waits", "rotation-blocked", "rotation-ready")
 ELSEWHERE: Final = {
     "needs-join": "daemon/test_identities.py",
     "locked": "agent/test_jwt_applied.py",
-    "record-not-followed": "agent/test_rotation.py",
+    "record-not-followed": "agent/test_rotation_records.py",
     "no-live-credential": "show/test_report_of_fleet.py",
     "not-read": "identity/test_lock.py",
     "files-alone": "agent/test_node_folders.py",
