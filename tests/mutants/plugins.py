@@ -77,8 +77,8 @@ class Measuring:
         if report.failed or report.skipped:
             self.tests[report.nodeid]["passed"] = False
 
-    def end(self) -> None:
-        """Write all down, once the processes that a test leaves to the end of pytest have ended, too."""
+    def pytest_unconfigure(self) -> None:
+        """Write all down: by now the fixtures have ended the processes that they started."""
         self.coverage.stop()
         data = self.coverage.get_data()
         found: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
