@@ -98,7 +98,7 @@ class Judge:
         into.unlink(missing_ok=True)
         usual = [measured.seconds[test] for test in tests]
         words = [f"--timeout={max(60, 10 * max(usual)):.0f}", "-x", "-m", which_tests.SKIPPED, *files]
-        ended = checkouts.run(self.place, words, Choosing(tests, files, into), limit=60 + 10 * sum(usual))
+        ended = checkouts.run(self.place, words, Choosing(tests, files, into), limit=600 + 10 * sum(usual))
         found = json.loads(into.read_text()) if into.exists() else {}
         if ended.status is None:
             return Killer(files[0], "time-out"), ended.seconds
