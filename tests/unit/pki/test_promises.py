@@ -1,0 +1,57 @@
+"""What the rules on certificates promise at the edge of their cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from helpers.corporate_certificates import NOW, Corporate
+from vaultpki.certificates import SKEW
+from vaultpki.config.windows import parse
+from vaultpki.pki import der
+from vaultpki.pki.chains import trust_below
+from vaultpki.pki.trust import in_date
+from vaultpki.pki.windows import within
+
+OURS, PARKED = Corporate(), Corporate()
+
+
+def test_a_ca_below_a_parked_root_is_neither_trusted_nor_reported() -> None:
+    """Such a root is known and waits: an alert about a CA below it would send people after their own rotation."""
+    shown = [each.facts for corp in (OURS, PARKED) for each in (corp.upper, corp.lower)]
+    pems = [corp.issuing.facts.pem.encode() for corp in (OURS, PARKED)]
+    trust = trust_below(
+        pems, (OURS.root.facts,), NOW, name=OURS.name, parked=(PARKED.root.facts,), shown=shown, root_name="own"
+    )
+    assert trust.issuing == (OURS.issuing.facts,) and trust.untrusted == ()
+    unknown = trust_below(pems, (OURS.root.facts,), NOW, name=OURS.name, shown=shown, root_name="own")
+    assert [each.fingerprint for each in unknown.untrusted] == [PARKED.issuing.facts.fingerprint]
+
+
+def test_a_certificate_of_version_1_is_refused() -> None:
+    """Go ignores the extensions of one, which say whether it is a CA and what it may sign."""
+    _, whole = next(der.elements(OURS.root.facts.der))
+    signed, algorithm, signature = der.elements(whole)
+    fields = list(der.elements(signed[1]))[1:]
+    first = b"".join(der.element(tag, content) for tag, content in fields)
+    others = b"".join(der.element(*each) for each in (algorithm, signature))
+    with pytest.raises(ValueError, match="not of version 3"):
+        der.refuse_odd(der.element(0x30, der.element(0x30, first) + others))
+
+
+def test_a_certificate_counts_while_a_clock_may_be_so_much_behind() -> None:
+    leaf = replace(OURS.root.facts, not_before=NOW + timedelta(seconds=SKEW), not_after=NOW + timedelta(days=1))
+    assert in_date(leaf, NOW)
+    assert not in_date(replace(leaf, not_before=leaf.not_before + timedelta(seconds=1)), NOW)
+    assert not in_date(replace(leaf, not_after=NOW), NOW)
+
+
+def test_of_several_windows_the_next_one_counts() -> None:
+    """Whatever order agent.yaml has them in, and though some do not open on a day."""
+    windows = [parse(each) for each in ("mon 02:00-03:00", "sun 02:00-03:00", "sat 04:00-05:00")]
+    # A Friday at noon.
+    end = NOW + timedelta(days=7)
+    for order in (windows, windows[::-1], [windows[1], windows[2], windows[0]]):
+        assert within(order, NOW, end, 0.0, NOW) == NOW.replace(hour=4) + timedelta(days=1)
