@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from helpers.corporate_certificates import NOW, Corporate
-from vaultpki.certificates import SKEW
 from vaultpki.config.windows import parse
 from vaultpki.pki import der
 from vaultpki.pki.chains import trust_below
-from vaultpki.pki.trust import in_date
 from vaultpki.pki.windows import within
 
 OURS, PARKED = Corporate(), Corporate()
@@ -39,13 +36,6 @@ def test_a_certificate_of_version_1_is_refused() -> None:
     others = b"".join(der.element(*each) for each in (algorithm, signature))
     with pytest.raises(ValueError, match="not of version 3"):
         der.refuse_odd(der.element(0x30, der.element(0x30, first) + others))
-
-
-def test_a_certificate_counts_while_a_clock_may_be_so_much_behind() -> None:
-    leaf = replace(OURS.root.facts, not_before=NOW + timedelta(seconds=SKEW), not_after=NOW + timedelta(days=1))
-    assert in_date(leaf, NOW)
-    assert not in_date(replace(leaf, not_before=leaf.not_before + timedelta(seconds=1)), NOW)
-    assert not in_date(replace(leaf, not_after=NOW), NOW)
 
 
 def test_of_several_windows_the_next_one_counts() -> None:
