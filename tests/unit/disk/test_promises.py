@@ -10,7 +10,7 @@ import pytest
 
 from vaultpki.disk import exchange
 from vaultpki.disk.files import write_private
-from vaultpki.disk.generations import File
+from vaultpki.disk.generations import File, StoredFile
 from vaultpki.disk.store import Directory
 from vaultpki.errors import StoreError
 
@@ -46,3 +46,23 @@ def test_an_exchange_outlives_a_power_cut(tmp_path: Path, monkeypatch: pytest.Mo
     exchange.exchange(str(one), str(other))
     assert (one / "name").read_text() == "pki.new" and (other / "name").read_text() == "pki"
     assert set(synced) == {str(one.parent), str(other.parent)}
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "shown"),
+    [
+        ((0o600, 0, 0), File(b""), False),
+        ((0o640, 0, 0), File(b"", 0o600), True),
+        ((0o604, 0, 0), File(b"", 0o600), True),
+        # Its owner may read it, and whoever is wanted as its owner is none of the others.
+        ((0o600, 4711, 0), File(b"", 0o600), True),
+        ((0o600, 4711, 0), File(b"", 0o600, uid=4711), False),
+        ((0o640, 0, 4711), File(b"", 0o640), True),
+        ((0o640, 0, 4711), File(b"", 0o640, gid=4711), False),
+        # Nobody else is in root's group.
+        ((0o640, 0, 0), File(b"", 0o640, gid=4711), False),
+    ],
+)
+def test_whom_a_file_was_shown_to(stored: tuple[int, int, int], wanted: File, shown: bool) -> None:
+    """A key that others could read is replaced, and one that its own reader reads is not."""
+    assert StoredFile(b"", *stored).shown_to_others(wanted) == shown

@@ -6,10 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from helpers.corporate_certificates import NOW, Corporate
+from helpers.corporate_certificates import NOW, Ca, Corporate
 from vaultpki.config.windows import parse
 from vaultpki.pki import der
 from vaultpki.pki.chains import trust_below
+from vaultpki.pki.ways_up import MOST_ABOVE, Ends, ways_up
 from vaultpki.pki.windows import within
 
 OURS, PARKED = Corporate(), Corporate()
@@ -45,3 +46,14 @@ def test_of_several_windows_the_next_one_counts() -> None:
     end = NOW + timedelta(days=7)
     for order in (windows, windows[::-1], [windows[1], windows[2], windows[0]]):
         assert within(order, NOW, end, 0.0, NOW) == NOW.replace(hour=4) + timedelta(days=1)
+
+
+def test_as_many_cas_as_are_allowed_may_be_above_another() -> None:
+    cas = [Ca("Root")]
+    for number in range(9):
+        cas.append(Ca(f"CA {number}", cas[-1]))
+    known, root = [each.facts for each in cas], cas[0].facts
+    (way,) = ways_up(known[8], known, root)
+    assert way.ends is Ends.AT_ROOT and way.above == tuple(known[7::-1]) and len(way.above) == MOST_ABOVE
+    (way,) = ways_up(known[9], known, root)
+    assert way.ends is Ends.TOO_LONG and len(way.above) == MOST_ABOVE
