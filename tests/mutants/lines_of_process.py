@@ -46,7 +46,9 @@ def _end(measured: object, test: str) -> None:
     with contextlib.suppress(Exception):
         measured.stop()
         data = measured.get_data()
-        found = {os.path.relpath(file, HERE): data.lines(file) or [] for file in data.measured_files()}
+        lines = {os.path.relpath(file, HERE): data.lines(file) or [] for file in data.measured_files()}
+        # A thousand processes say so: bits are short.
+        found = {file: hex(sum(1 << line for line in numbers)) for file, numbers in lines.items()}
         line = json.dumps({"test": test, "lines": found}).encode() + b"\n"
         place = os.open(LINES, os.O_WRONLY | os.O_APPEND)
         os.write(place, line)

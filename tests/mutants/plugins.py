@@ -89,9 +89,8 @@ class Measuring:
                     found[each][file] |= 1 << line
         for text in (self.place / "lines.jsonl").read_text().splitlines():
             one = json.loads(text)
-            for file, lines in one["lines"].items():
-                for line in lines:
-                    found[one["test"]][file] |= 1 << line
+            for file, bits in one["lines"].items():
+                found[one["test"]][file] |= int(bits, 16)
         kept = {test: {file: hex(bits) for file, bits in files.items()} for test, files in found.items()}
         (self.place / "current").unlink()
         written = self.into.with_suffix(".new")
