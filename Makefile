@@ -5,11 +5,11 @@ SETUP := tests/setup
 # More workers than cores, since tests wait for servers and renewals much of their time; fewer where each may start a
 # cluster. Not sorted by the number of their tests, which would leave the longest files, of few tests, to the end.
 PARALLEL := --dist loadfile --no-loadscope-reorder
-# Every worker imports every test, which pytest rewrites first: nine seconds for each worker, unless what was made is kept.
+# Every worker imports every test, which pytest rewrites first: three times the seconds, unless what was made is kept.
 unexport PYTHONDONTWRITEBYTECODE
 SITE := $(BIN)/zensical build --strict --clean && $(BIN)/python docs/site_links.py site
 
-.PHONY: venv demo test mutants check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-keys soak-rotations soak-operators dist release lock clean
+.PHONY: venv demo test near mutants check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-keys soak-rotations soak-operators dist release lock clean
 
 venv: $(VENV)/.dev
 
@@ -26,9 +26,22 @@ demo: $(VENV)/.embedded
 	$(SETUP)/packages openssl
 	$(BIN)/vaultpki demo $(DEMO)
 
-test: $(VENV)/.dev
+# All tests are rewritten once, and later those that have changed, not once for each worker. The run itself names those that
+# cannot be collected.
+TESTED := --ignore=tests/conformance
+.cache/rewritten: $(VENV)/.dev $(wildcard tests/*/test_*.py tests/*/*/test_*.py)
+	mkdir -p .cache
+	$(BIN)/python -m pytest --collect-only -qq $(if $(filter $(VENV)/.dev,$?),$(TESTED),$?) >.cache/collected 2>&1 || true
+	touch $@
+
+test: $(VENV)/.dev .cache/rewritten
 	$(SETUP)/packages
-	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not (conformance or exhaustive)" -n 6 $(PARALLEL) $(PYTEST)
+	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest $(TESTED) -m "not (conformance or exhaustive)" -n 6 $(PARALLEL) $(PYTEST)
+
+# Only the tests that can reach what has changed since SINCE, by default where this branch left main. No proof of a change.
+near: $(VENV)/.dev
+	files=$$($(BIN)/python $(SETUP)/near $(SINCE)) && \
+	if [ -n "$$files" ]; then $(MAKE) --no-print-directory test PYTEST="$$files $(PYTEST)"; fi
 
 # How sharp the tests are (tests/MUTANTS.md): COUNT mutants that SEED draws, of one ROOM or all that decide; LEVEL=unit takes
 # no test with a server. An hour or more of both cores, of what is committed; it goes on where it was interrupted.

@@ -40,7 +40,9 @@ class ServerOfManyTests:
             self._end(kind)
         if kind not in self.running:
             stack = ExitStack()
-            server = stack.enter_context(servers.running(kind, self.folders.mktemp(kind), self.vault_binary))
+            server = stack.enter_context(
+                servers.running(kind, self.folders.mktemp(kind), self.vault_binary, in_memory=True)
+            )
             self.running[kind] = server, stack
         return self.running[kind][0]
 
