@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).parent
 PLACE = HERE / ".mutants"
@@ -31,6 +32,14 @@ def begin() -> None:
     tests = [_current()]
     os.register_at_fork(after_in_child=lambda: tests.append(_current()))
     atexit.register(lambda: _end(measured, tests[-1]))
+    leave = os._exit
+
+    def end_and_leave(status: int) -> NoReturn:
+        _end(measured, tests[-1])
+        leave(status)
+
+    # A command does not wait until Python has tidied up.
+    os._exit = end_and_leave
 
 
 def _current() -> str:
