@@ -1,10 +1,14 @@
-"""What is promised of the kubelet's own files, which kubeadm and people write too."""
+"""What is promised of files that others write too: the kubelet's own, and those that a killed run has left."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.errors import StoreError
+from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.takeover import settings
 
 PATH = "/var/lib/kubelet/config.yaml"
@@ -24,3 +28,24 @@ def test_a_flag_is_added_once_and_taken_back(args: bytes) -> None:
     assert once != data and args in once
     assert settings.with_flag(once, PATH) == once
     assert settings.without_flag(once) == data
+
+
+def test_flags_that_a_person_gives_the_kubelet_in_between_stay_without_ours(tmp_path: Path) -> None:
+    machine = TakenOverMachine(tmp_path)
+    for state in (S.PREPARED, S.PUBLISHED, S.SWITCHED):
+        machine.go(state)
+    flags = Path(machine.where.kubelet).parent / "kubeadm-flags.env"
+    assert "--rotate-certificates=false" in flags.read_text()
+    flags.write_text(flags.read_text().replace('="', '="--v=7 '))
+    for state in (S.RETURNING, S.PREPARED, None):
+        machine.go(state)
+    assert "--v=7" in flags.read_text() and "--rotate-certificates" not in flags.read_text()
+
+
+def test_what_a_killed_run_has_left_is_gone_from_the_folder_that_lies_aside_too(tmp_path: Path) -> None:
+    machine = TakenOverMachine(tmp_path)
+    machine.go(S.PREPARED)
+    left = Path(machine.where.directory) / ".apiserver.key.0123456789abcdef"
+    left.write_text("a private key")
+    machine.go(S.PUBLISHED)
+    assert not list(tmp_path.rglob(left.name))
