@@ -49,6 +49,8 @@ _CALLED: Final = {"min": "max", "max": "min", "any": "all", "all": "any"}
 _TELLING: Final = frozenset({"tell", "say", "log", "debug", "info", "warning", "error", "print", "echo"})
 # What a declaration says to dataclasses alone.
 _DECLARING: Final = frozenset({"repr", "slots", "frozen", "kw_only"})
+# Whoever asks for these only asks whether there is something, as there is not in None.
+_EMPTY: Final = frozenset(f"return {each}" for each in ('""', 'b""', "()", "[]", "{}", "False"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def draw(root: Path, seed: int, count: int, rooms: Sequence[str] = ROOMS) -> lis
         lines += [by_line[line] for line in sorted(by_line)]
     chance = random.Random(seed)  # noqa: S311 - a draw, no secret
     drawn = (chance.choice(line) for line in chance.sample(lines, len(lines)))
-    taken = itertools.islice((one for one in drawn if _compiles(root, one)), count)
+    taken = itertools.islice((one for one in drawn if one.old not in _EMPTY and _compiles(root, one)), count)
     return sorted(taken, key=lambda one: (one.file, one.line))
 
 
