@@ -30,7 +30,7 @@ FOLDERS: Final = ("", "tests/", "docs/")
 SETTINGS: Final = "pyproject.toml"
 EVERY_FILE: Final = "ls-files"
 
-_MODULE: Final = re.compile(r"\bvaultpki(?:\.\w+)+\.?|^vaultpki\.$")
+_MODULE: Final = re.compile(r"\bvaultpki(?:\.\w+)+\.?")
 _IMPORTED: Final = re.compile(r"\bfrom (vaultpki[\w.]*) import ([\w, ]+)")
 
 

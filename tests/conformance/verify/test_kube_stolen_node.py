@@ -29,7 +29,8 @@ from helpers.kube.kubelet_authorization import Attempt, TwoNodes
 from helpers.kube.machines import Machine
 from helpers.node import enrolled_nodes
 from helpers.vault import applied_cluster
-from helpers.vault.servers import Answer, wait_for
+from helpers.vault.server_calls import Answer
+from helpers.vault.servers import wait_for
 from vaultpki.certificates import bundle, pair_files, resolve, row_named, sign_parameters
 from vaultpki.model import Node, NodeRole, Row
 from vaultpki.verify import forbidden_signing, vault_trial

@@ -22,7 +22,10 @@ from vaultpki.config.cluster import load_cluster
 from vaultpki.identity.access import pooled_approle, takes
 from vaultpki.model import Cluster
 from vaultpki.pki import x509
+from vaultpki.provision import apply as bootstrap
+from vaultpki.provision.plan import Change
 from vaultpki.records import report_paths as report_place
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault
 
 ROOT = Path(__file__).parents[3]
@@ -183,6 +186,17 @@ class AppliedCluster:
         """The product's own client with the token of `who`, for calls of its functions."""
         ca_pem = self.server.ca_file.read_text()
         return Vault(Settings((self.server.address,), ca_pem=ca_pem, token=self.token(who)))
+
+    def applied_here(self, vault: Vault | None = None) -> tuple[Change, ...]:
+        """What an apply in this process has changed; as the applier, unless through another client."""
+        through = vault or self.client()
+        done = bootstrap.apply(self.model, through, ServerFacts((), None), first=None, progress=lambda change: None)
+        return done.changes
+
+    def left_to_apply(self, vault: Vault | None = None) -> tuple[Change, ...]:
+        """What a plan in this process would change."""
+        _, made = bootstrap.observe_and_plan(self.model, vault or self.client(), ServerFacts((), None))
+        return made.changes
 
     def report_place(self, node: str) -> str:
         """Where a node with an AppRole reports, as a path below the store's `data` and `metadata`."""

@@ -264,9 +264,37 @@ def test_a_join_file_without_a_namespace_is_of_the_one_above_all(tmp_path: Path)
         ("addresses", ["https://v:8200"] * 17),
         *(("namespace", text) for text in ("", "/", "a/", "/a", "a//b", "../a", "a b", "a\r\nX: y", "team1/sys", 7)),
         *(("ca_pem", text) for text in ("", "BEGIN CERTIFICATE", "-----BEGIN CERTIFICATE-----\nx", 7, False)),
+        *(("version", value) for value in (0, "1", True, float("inf"))),
+        *(("addresses", value) for value in ([], ["https://[::1"])),
+        *(("expires", text) for text in ("2020-01-01", "2020-13-01T00:00:00Z")),
+        ("role_id", 7),
+        ("wrap_token", "s.a\r\nX-Vault-Token: b"),
+        ("more", 1),
     ],
 )
 def test_a_join_file_that_enroll_cannot_have_written_is_refused(tmp_path: Path, key: str, value: object) -> None:
     with pytest.raises(SpecError, match="is not as `vaultpki enroll` writes it") as caught:
         load_join(written(tmp_path, json.dumps({**JOIN, key: value})))
     assert caught.value.field == key
+
+
+WHOLE = json.dumps(JOIN)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "version: 1\n",
+        "[" * 200_000,
+        '{"version": 1}' + " " * (1 << 20),
+        *(WHOLE[:n] for n in range(5)),
+    ]
+    + [WHOLE[:length] for length in range(5, len(WHOLE), 17)],
+    ids=len,
+)
+def test_what_is_no_whole_join_file_is_told(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SpecError, match="is not a join file"):
+        load_join(written(tmp_path, text))
