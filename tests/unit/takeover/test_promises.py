@@ -37,8 +37,8 @@ def test_flags_that_a_person_gives_the_kubelet_in_between_stay_without_ours(tmp_
     flags = Path(machine.where.kubelet).parent / "kubeadm-flags.env"
     assert "--rotate-certificates=false" in flags.read_text()
     flags.write_text(flags.read_text().replace('="', '="--v=7 '))
-    for state in (S.RETURNING, S.PREPARED, None):
-        machine.go(state)
+    for back in (S.RETURNING, S.PREPARED, None):
+        machine.go(back)
     assert "--v=7" in flags.read_text() and "--rotate-certificates" not in flags.read_text()
 
 
