@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.kube.kubeadm_objects import leaf
 from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.errors import StoreError
+from vaultpki.pki import x509
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.takeover import settings
 
@@ -49,3 +51,14 @@ def test_what_a_killed_run_has_left_is_gone_from_the_folder_that_lies_aside_too(
     left.write_text("a private key")
     machine.go(S.PUBLISHED)
     assert not list(tmp_path.rglob(left.name))
+
+
+def test_the_old_pair_that_ends_first_is_reported(tmp_path: Path) -> None:
+    """Until then the way back needs no CA's key."""
+    machine = TakenOverMachine(tmp_path)
+    first = leaf("kube-apiserver", machine.old["kubernetes"], names=["cp-1"], kind="ECDSA-P256", days=20)
+    (Path(machine.where.directory) / "apiserver.crt").write_text(first.pem)
+    for state in (S.PREPARED, S.PUBLISHED, S.SWITCHED):
+        machine.go(state)
+    run = machine.run(S.SWITCHED)
+    assert run.machine.kept_until(run.cas) == x509.readable(first.pem)[0].not_after
