@@ -93,9 +93,7 @@ class Measuring:
                 found[one["test"]][file] |= int(bits, 16)
         kept = {test: {file: hex(bits) for file, bits in files.items()} for test, files in found.items()}
         (self.place / "current").unlink()
-        written = self.into.with_suffix(".new")
-        written.write_text(json.dumps({"tests": self.tests, "lines": kept}))
-        written.rename(self.into)
+        self.into.write_text(json.dumps({"tests": self.tests, "lines": kept}))
 
 
 class Choosing:

@@ -38,14 +38,17 @@ def measure(place: Path, commit: str, wanted: Iterable[str]) -> None:
         into = kept / f"{folder.replace('/', '-')}.json"
         if into.exists():
             continue
-        plugin = Measuring(place, into)
+        # It counts once all have run.
+        written = into.with_suffix(".new")
+        plugin = Measuring(place, written)
         files = sorted(str(file.relative_to(place)) for file in (place / folder).glob("test_*.py"))
         # A test may take longer than usual while it is measured.
         words = ["-m", SKIPPED, "--timeout=900", *files]
         ended = checkouts.run(place, words, plugin, limit=10_000, before=plugin.begin)
         print(f"measured {folder}: {ended.seconds} s of a core", flush=True)
-        if not into.exists():
+        if ended.status not in (0, 1):
             raise SystemExit(f"{folder} could not be measured; see {place}/.mutants/log")
+        written.rename(into)
 
 
 @dataclass(slots=True)
