@@ -9,7 +9,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 SITE := $(BIN)/zensical build --strict --clean && $(BIN)/python docs/site_links.py site
 
-.PHONY: venv demo test near check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-keys soak-rotations soak-operators dist release lock clean
+.PHONY: venv demo test near mutants check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-keys soak-rotations soak-operators dist release lock clean
 
 venv: $(VENV)/.dev
 
@@ -42,6 +42,13 @@ test: $(VENV)/.dev .cache/rewritten
 near: $(VENV)/.dev
 	files=$$($(BIN)/python $(SETUP)/near $(SINCE)) && \
 	if [ -n "$$files" ]; then $(MAKE) --no-print-directory test PYTEST="$$files $(PYTEST)"; fi
+
+# How sharp the tests are (tests/MUTANTS.md): COUNT mutants that SEED draws, of one ROOM or all that decide; LEVEL=unit takes
+# no test with a server. An hour or more of both cores, of what is committed; it goes on where it was interrupted.
+mutants: $(VENV)/.dev
+	$(SETUP)/packages
+	PYTHONPATH=tests $(BIN)/python -m mutants --seed $(or $(SEED),39) --count $(or $(COUNT),300) --level $(or $(LEVEL),all) \
+		$(and $(ROOM),--room $(ROOM)) $(and $(COMMIT),--commit $(COMMIT))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -104,6 +104,12 @@ def test_one_of_our_own_and_an_expired_one_are_refused(tmp_path: Path) -> None:
     # One that nodes have may end there: every command goes on.
     foreign_cas.refuse_expired(cluster, {"etcd": [ended.pem]}, later)
     foreign_cas.refuse_expired(cluster, {}, datetime(2027, 1, 1, tzinfo=UTC))
+    # One that they have does not let another one in.
+    beside = ForeignCa("ended too", years=1)
+    both = load(tmp_path, "    etcd: [a.crt]\n", {"a.crt": ended.pem + beside.pem})
+    for one, other in ((ended, "ended too"), (beside, "ended")):
+        with pytest.raises(SpecError, match=f"CN={other} expired"):
+            foreign_cas.refuse_expired(both, {"etcd": [one.pem]}, later)
 
 
 def test_the_record_offers_them_and_reads_them_back(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What `verify` finds in a kubeconfig that holds a pair itself, and tries with the token of a node."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from helpers.example_cluster import BASE, load
+from helpers.node import handmade_files
+from vaultpki import certificates
+from vaultpki.certificates import pair_files
+from vaultpki.model import Cluster
+from vaultpki.verify.forbidden_paths import Forbidden
+from vaultpki.verify.forbidden_signing import forbidden
+from vaultpki.verify.on_disk import Holder, pair_checks
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+CRT, KEY = b64encode(b"crt").decode(), b64encode(b"key").decode()
+GOOD = {
+    "users": [{"user": {"client-certificate-data": CRT, "client-key-data": KEY}}],
+    "clusters": [{"cluster": {"certificate-authority-data": CRT, "server": "https://api.example.com:6443"}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("", "", ""),
+        (f"certificate-authority-data: {CRT}", "certificate-authority-data: ''", "holds no CA"),
+        (KEY, b64encode(b"other").decode(), "does not hold the pair that lies beside it"),
+        ("https://", "http://", "its server is not an https URL"),
+        ("server:", "servers:", "is not a kubeconfig with one cluster and one user that holds a certificate"),
+    ],
+)
+def test_a_kubeconfig_that_holds_the_pair(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    cluster = load(tmp_path, BASE)
+    row = next(row for row in certificates.rows(cluster) if row.name == "admin")
+    want = certificates.resolve(row, cluster, None)
+    files = zip(pair_files(want.stem), (b"crt", b"key", b"keycrt"), strict=True)
+    for name, data in [*files, (str(want.kubeconfig), yaml.safe_dump(GOOD).replace(old, new).encode())]:
+        (tmp_path / name).write_bytes(data)
+        (tmp_path / name).chmod(0o600)
+    holder = Holder("operator", tmp_path, (want,), cluster.name, embedded=True)
+    checks = {check.target: check.detail for check in pair_checks(holder, row, want, NOW)[1]}
+    assert checks[str(want.kubeconfig)] == problem
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> tuple[Cluster, tuple[Forbidden, ...]]:
+    """A cluster, and what one of its nodes must not do."""
+    cluster = load(tmp_path, handmade_files.SPEC)
+    node = next(node for node in cluster.nodes if node.name == "cp-1")
+    return cluster, forbidden(cluster, "cp-1", node, lambda kind, subject: f"{kind.value} {subject}")
+
+
+def test_each_role_of_each_ca_is_among_what_a_node_must_not_change(
+    listed: tuple[Cluster, tuple[Forbidden, ...]],
+) -> None:
+    cluster, requests = listed
+    paths = {each.path for each in requests if each.method == "POST"}
+    for row in certificates.rows(cluster):
+        assert f"{cluster.mount(row.ca)}/roles/{row.name}" in paths, row.name
+
+
+def test_an_approle_without_a_secret_is_tried(listed: tuple[Cluster, tuple[Forbidden, ...]]) -> None:
+    """Whoever knows the role id, which is no secret, could log in."""
+    tried = [body["bind_secret_id"] for each in listed[1] if "bind_secret_id" in (body := each.body or {})]
+    assert tried and not any(tried)
+
+
+@pytest.mark.parametrize("other", ["worker-1", "w-other", "cp-1x", "xcp-1", "cp"])
+def test_names_of_other_nodes_and_those_that_look_alike_are_tried(
+    listed: tuple[Cluster, tuple[Forbidden, ...]], other: str
+) -> None:
+    """In the place of its own one too, among the others of a certificate."""
+    names = {
+        str((each.body or {}).get("alt_names")) for each in listed[1] if each.own and "cp-1" in each.own.subject.dns
+    }
+    several = {",".join(each.own.subject.dns) for each in listed[1] if each.own and len(each.own.subject.dns) > 1}
+    assert any(dns.replace("cp-1", other) in names for dns in several if "cp-1" in dns.split(","))
