@@ -222,7 +222,7 @@ def _refuse_unknown(scene: Scene, record: RotationRecord, said: Confirmations, n
 
 
 def _operators(scene: Scene, record: RotationRecord, to: State, mount: RotationMount) -> tuple[OperatorLeaf, ...]:
-    """Return the operators' leaves of the CA that is to leave."""
+    """Return the operators' leaves of the CA that is to leave, as far as they were not replaced."""
     leaving = {
         (State.SWITCHED, State.RETIRED): record.old,
         (State.RETURNING, State.STEADY): record.new,
@@ -230,4 +230,4 @@ def _operators(scene: Scene, record: RotationRecord, to: State, mount: RotationM
     issuer = mount.issuer(leaving.issuer) if leaving is not None else None
     if issuer is None or issuer.facts is None or record.method is Method.SAME_KEY:
         return ()
-    return read_operator_leaves(scene.cluster, scene.vault, issuer.facts, record.domain, scene.now)
+    return read_operator_leaves(scene.cluster, scene.vault, issuer.facts, record.domain, scene.now, record.since)
