@@ -158,17 +158,24 @@ def test_a_node_that_cluster_yaml_does_not_name_is_not_forgotten(rotation: Rotat
     assert before != cluster.model
 
 
-def test_operators_certificates_hold_the_gate_until_they_are_revoked(clusters: ClusterFactory, tmp_path: Path) -> None:
+def test_operators_certificates_hold_the_gate_until_they_are_replaced_or_revoked(
+    clusters: ClusterFactory, tmp_path: Path
+) -> None:
     rotation = rotation_of(clusters, "kubernetes")
     cluster = rotation.cluster
-    cluster.issue("admin", tmp_path / "admin")
+    for folder in ("admin", "colleague"):
+        cluster.issue("admin", tmp_path / folder)
     rotation.reach(State.SWITCHED)
     rotation.reported()
     rotation.later(600)
     step = rotation.advance()
     assert not step.moved and step.gate is not None
     (waiting,) = step.gate.waiting
-    assert waiting.node == "admin" and "--without admin" in waiting.reason
+    assert waiting.node == "admin" and "--without admin" in waiting.reason and "2 certificates" in waiting.reason
+    cluster.issue("admin", tmp_path / "colleague")
+    step = rotation.advance()
+    assert not step.moved and step.gate is not None
+    assert [(each.node, "2 certificates" in each.reason) for each in step.gate.waiting] == [("admin", False)]
     leaf = x509.read_certificates((tmp_path / "admin" / "admin.crt").read_bytes())[0]
     serial = ":".join(f"{leaf.serial:040x}"[index : index + 2] for index in range(0, 40, 2))
     revoked = cluster.server.api("POST", f"{cluster.prefix}/kubernetes/revoke", {"serial_number": serial})
