@@ -5,11 +5,11 @@ SETUP := tests/setup
 # More workers than cores, since tests wait for servers and renewals much of their time; fewer where each may start a
 # cluster. Not sorted by the number of their tests, which would leave the longest files, of few tests, to the end.
 PARALLEL := --dist loadfile --no-loadscope-reorder
-# Every worker imports every test, which pytest rewrites first: nine seconds for each worker, unless what was made is kept.
+# Every worker imports every test, which pytest rewrites first: three times the seconds, unless what was made is kept.
 unexport PYTHONDONTWRITEBYTECODE
 SITE := $(BIN)/zensical build --strict --clean && $(BIN)/python docs/site_links.py site
 
-.PHONY: venv demo test check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-keys soak-rotations soak-operators dist release lock clean
+.PHONY: venv demo test near check docs conformance kubernetes lifecycle exhaustive bench compare soak soak-adoption soak-keys soak-rotations soak-operators dist release lock clean
 
 venv: $(VENV)/.dev
 
@@ -26,9 +26,22 @@ demo: $(VENV)/.embedded
 	$(SETUP)/packages openssl
 	$(BIN)/vaultpki demo $(DEMO)
 
-test: $(VENV)/.dev
+# All tests are rewritten once, and later those that have changed, not once for each worker. The run itself names those that
+# cannot be collected.
+TESTED := --ignore=tests/conformance
+.cache/rewritten: $(VENV)/.dev $(wildcard tests/*/test_*.py tests/*/*/test_*.py)
+	mkdir -p .cache
+	$(BIN)/python -m pytest --collect-only -qq $(if $(filter $(VENV)/.dev,$?),$(TESTED),$?) >.cache/collected 2>&1 || true
+	touch $@
+
+test: $(VENV)/.dev .cache/rewritten
 	$(SETUP)/packages
-	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest -m "not (conformance or exhaustive)" -n 6 $(PARALLEL) $(PYTEST)
+	$(SETUP)/with-docker $(BIN)/python $(BIN)/python -m pytest $(TESTED) -m "not (conformance or exhaustive)" -n 6 $(PARALLEL) $(PYTEST)
+
+# Only the tests that can reach what has changed since SINCE, by default where this branch left main. No proof of a change.
+near: $(VENV)/.dev
+	files=$$($(BIN)/python $(SETUP)/near $(SINCE)) && \
+	if [ -n "$$files" ]; then $(MAKE) --no-print-directory test PYTEST="$$files $(PYTEST)"; fi
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -45,11 +58,9 @@ docs: $(VENV)/.dev
 # The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. The integration suite runs on that Vault,
 # as far as a server can make a difference; the files of both servers go before independent checkers and under real
 # clusters, which only root can make.
-# Three rows of clusters at a time, since each cluster has time limits of its own. Twenty-four and seventeen minutes, mostly
-# of waiting: CAs, service-account keys, and leaves, are rotated under load.
-CA_ROTATION := tests/conformance/ca/test_kube_ca_rotation.py
-ROOT_OUTSIDE := tests/conformance/ca/test_kube_root_outside.py
-SERVICE_ACCOUNT_KEYS := tests/conformance/ca/test_kube_service_account_keys.py
+# Three rows of clusters at a time, since each cluster has time limits of its own. Each begins with one under load: CAs and
+# service-account keys, a cluster that is adopted, and leaves.
+ROTATIONS := tests/conformance/ca/test_kube_rotations.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
 # etcd's CA on kubeadm's three control planes under load, which is no part of `conformance`.
 KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
@@ -81,32 +92,33 @@ FIRST := $(addprefix tests/,models/test_fleet_year.py models/test_models.py \
 	show/test_report_in_browser.py packages/test_install_page.py packages/test_wheel.py packages/test_bills.py \
 	graph/test_pictures.py) integration/verify/test_forbidden_paths.py integration/identity/test_least_privilege.py)
 OTHERS := $(wildcard tests/models/test_*.py tests/docs/test_*.py tests/integration/test_*.py tests/integration/*/test_*.py)
-OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(KUBEADM) $(KUBEADM_SHAPES) $(CA_ROTATION) $(ROOT_OUTSIDE) $(ROTATION) \
-	$(SERVICE_ACCOUNT_KEYS) $(KUBEADM_CA_ROTATION) $(ADOPTION) $(SMALL_ADOPTION) \
-	$(CA_PAGE) $(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
+OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(KUBEADM) $(KUBEADM_SHAPES) $(ROTATIONS) $(ROTATION) \
+	$(KUBEADM_CA_ROTATION) $(ADOPTION) $(SMALL_ADOPTION) $(CA_PAGE) $(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
 
 # Builds the programs, and names them in the variable `given` of the same shell.
 VAULT = vault=$$($(SETUP)/go-build tests/conformance/vault 6 vault=github.com/hashicorp/vault)
 ETCD = etcd=$$($(SETUP)/go-build tests/conformance/etcd 1 \
 	etcd=go.etcd.io/etcd/server/v3 etcdctl=go.etcd.io/etcd/etcdctl/v3)
+# `make conformance` has a Kubernetes whose clients look at their files every 15 seconds, and runs the product as one that
+# counts on that: it has no such setting, so tests change its one constant from outside.
 BUILD = $(VAULT) && \
 	zlint=$$($(SETUP)/go-build tests/conformance/zlint 1 zlint=github.com/zmap/zlint/v3/cmd/zlint) && \
 	$(ETCD) && \
-	kubernetes=$$($(SETUP)/kubernetes) && \
+	kubernetes=$$($(SETUP)/kubernetes $(QUICK)) && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes"
+COUNTS_ON_QUICK := PYTHONPATH=$(CURDIR)/tests/helpers/kube/quick $(BIN)/python -m pytest
 # The models of rotations are among the others, as far as `test` has not explored them: a good minute of one core.
+conformance: QUICK := quick
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
-	$(BUILD) && before=$$($(SETUP)/kubernetes before) && given="$$given --kubernetes-before $$before" && \
+	$(BUILD) && before=$$($(SETUP)/kubernetes before quick) && given="$$given --kubernetes-before $$before" && \
 	both="--server vault --also bao $$given" && \
-	$(SETUP)/beside "$(BIN)/python -m pytest $(CA_ROTATION) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(ROOT_OUTSIDE) --timeout 1800 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(PROMPT) $(KUBEADM_SHAPES) --timeout 900 $$both $(PYTEST)" \
-		"$(BIN)/python -m pytest $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(SERVICE_ACCOUNT_KEYS) --timeout 2700 $$given $(PYTEST)" \
-		"$(BIN)/python -m pytest $(ADOPTION) -m 'not exhaustive' --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
-		$(BIN)/python -m pytest $(KUBEADM) --timeout 2700 $$both $(PYTEST)" \
+	$(SETUP)/beside "$(COUNTS_ON_QUICK) $(ROTATIONS) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
+		$(COUNTS_ON_QUICK) $(STANDING) --timeout 900 $$given $(PYTEST)" \
+		"$(COUNTS_ON_QUICK) $(ADOPTION) -m 'not exhaustive' --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
+		$(COUNTS_ON_QUICK) $(PROMPT) $(KUBEADM_SHAPES) --timeout 900 $$both $(PYTEST)" \
+		"$(COUNTS_ON_QUICK) $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
+		$(COUNTS_ON_QUICK) $(KUBEADM) --timeout 2700 $$both $(PYTEST)" \
 		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $$both $(PYTEST)"
 
 # What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.
@@ -118,12 +130,13 @@ kubernetes: $(VENV)/.dev
 		"$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(KUBEADM) $(KUBEADM_SHAPES) --timeout 2700 -n 2 $(PARALLEL) $$given $(PYTEST)"
 
-# Three hours: the life of CAs, etcd's on kubeadm's three control planes, and adoptions of kubeadm's clusters there, back and
-# to the end.
+# Five hours, with Kubernetes as it is: what `conformance` rotates, renews and adopts with quick clients; the life of CAs, etcd's
+# on kubeadm's three control planes, and adoptions of kubeadm's clusters there, back and to the end.
 lifecycle: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
-	$(BIN)/python -m pytest $(KUBEADM_CA_ROTATION) $(SMALL_ADOPTION) $(ADOPTION) --timeout 5400 $$given $(PYTEST) && \
+	$(BIN)/python -m pytest $(ROTATIONS) $(ROTATION) $(KUBEADM_CA_ROTATION) $(SMALL_ADOPTION) $(ADOPTION) --timeout 7200 \
+		$$given $(PYTEST) && \
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
 
 # An hour and more: what `test` and `conformance` take in part, above all agents that are killed, or whose calls fail, at

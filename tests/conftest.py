@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
@@ -10,9 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import hypothesis.configuration
 import pytest
+from hypothesis.database import DirectoryBasedExampleDatabase
 
+from helpers import run_summary
 from helpers.closing_tls import ClosingSocket
+from helpers.faults.drawn import Drawn, default_seed
 from helpers.vault import raft_cluster, servers
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.raft_cluster import Cluster
@@ -29,8 +34,14 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 # Servers and clients are killed all the time here, and a socket that Python leaves open is an error.
 ssl.SSLContext.sslsocket_class = ClosingSocket
 
-# A change is held to the same examples each time; every other run looks for new ones.
-hypothesis.settings.register_profile("ci", derandomize=True)
+# What made a property fail is tried first by every later run on this machine, of whatever clone.
+EXAMPLES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaultpki" / "hypothesis"
+hypothesis.configuration.set_hypothesis_home_dir(EXAMPLES)
+# A change is held to the same examples each time; every other run looks for new ones. `derandomize` by itself keeps
+# nothing, and hypothesis takes a database only after it.
+hypothesis.settings.register_profile(
+    "ci", hypothesis.settings(derandomize=True), database=DirectoryBasedExampleDatabase(EXAMPLES / "examples")
+)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
@@ -53,6 +64,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--etcd", type=Path, help="the folder with etcd and etcdctl, for the same")
     parser.addoption("--standing", type=Path, help="a file to make once the cluster of a rotation stands")
+    parser.addini("long_unit_test", "seconds of a core, after which a unit test is named at the end of a run")
+    parser.addoption("--seed", help="draws the points at which agents and commands are disturbed (default: the commit)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # Before xdist hands the options to its workers.
+    config.option.seed = config.option.seed or default_seed()
+    run_summary.register(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    # Nothing of what is collected is garbage, so Python need not look for any, now or with each test.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"points drawn by --seed {config.getoption('--seed')}"
 
 
 class FailuresAtOnce:
@@ -90,6 +125,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     if "server_kind" not in getattr(item, "fixturenames", ()):
         item.add_marker("serverless")
+
+
+@pytest.fixture
+def drawn(request: pytest.FixtureRequest) -> Drawn:
+    """Draws points for one test."""
+    seed = request.config.getoption("--seed")
+    # Shown where the test fails.
+    print(f"points drawn by --seed {seed}")
+    return Drawn(seed, request.node.nodeid)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,8 @@
-"""Every command of every page in docs/, in the order of the menu, against a real server; and what they print."""
+"""Every command of every page in docs/, in the order of the menu, against a real server; and what they print.
+
+README.md, whose commands `make test` runs, is in test_readme.py. These run in `make conformance`, as forks, and on
+OpenBao, which has the namespaces that pages show; README's run on HashiCorp Vault there.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import pytest
 
 from helpers import page_runner, pages
 from helpers.page_runner import found_in_order
-from helpers.vault import servers
+from helpers.vault import forked_command, servers
 from helpers.vault.servers import Server
 from vaultpki.agent.token_keys import TOKEN_FILES
 
@@ -80,9 +84,6 @@ CONFORMANCE = {
 }
 """Pages of which no command runs here, each with its reason."""
 
-NAMESPACE = "team1"
-"""Commands with this word need a server with namespaces, which Vault's community edition is not."""
-
 
 @dataclass
 class Sandbox:
@@ -97,23 +98,25 @@ class Sandbox:
 @pytest.fixture(scope="module")
 def sandbox(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binary: Path | None) -> Iterator[Sandbox]:
     folder = tmp_path_factory.mktemp("pages")
-    with servers.running(server_kind, tmp_path_factory.mktemp("server"), vault_binary) as server:
-        yield Sandbox(server, folder, page_runner.equip(folder, server))
+    place, fork = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("fork") / "vaultpki"
+    with servers.running(server_kind, place, vault_binary) as server, forked_command.program(fork):
+        yield Sandbox(server, folder, page_runner.equip(folder, server, fork))
 
 
+@pytest.mark.conformance
+@pytest.mark.on_node
 @pytest.mark.parametrize("page", [name for name in pages.names() if name not in CONFORMANCE])
-def test_every_command_runs_and_prints_what_is_shown(page: str, sandbox: Sandbox, server_kind: str) -> None:
+def test_every_command_runs_and_prints_what_is_shown(page: str, sandbox: Sandbox) -> None:
     assert not sandbox.failed, f"{sandbox.failed[0]} failed, and {page} continues it"
     sandbox.failed.append(page)
-    instead = INSTEAD | dict.fromkeys(ELSEWHERE)
-    if server_kind == "vault":
-        instead |= {each.text: None for each in commands() if NAMESPACE in each.text}
-    ran = page_runner.run(page, sandbox.server, sandbox.folder, sandbox.environment, instead)
+    ran = page_runner.run(page, sandbox.server, sandbox.folder, sandbox.environment, INSTEAD | dict.fromkeys(ELSEWHERE))
     page_runner.refuse_other_output(ran, sandbox.folder)
     refuse_other_shapes(page, sandbox.folder)
     sandbox.failed.clear()
 
 
+@pytest.mark.conformance
+@pytest.mark.on_node
 def test_files_that_the_pages_name_are_there(sandbox: Sandbox) -> None:
     manifests = list((sandbox.folder / "operator/manifests").iterdir())
     assert len(manifests) == 3

@@ -5,11 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
-from cryptography import x509 as certificates
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from vaultpki.pki import x509
+from helpers.signed_certificates import extensions, facts, named, signed
 from vaultpki.pki.facts import Facts
 
 BEGUN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -26,32 +24,10 @@ def ca(
     subject: str, *, key: str, signer: str = "", serial: int = 1, years: int = 5, path_length: int | None = 0
 ) -> Facts:
     """A CA with this CN and the key of this name, signed by the key `signer` (named as its CN), by default its own."""
-    own, above = key_of(key), key_of(signer or key)
-    names = [
-        certificates.Name([certificates.NameAttribute(certificates.NameOID.COMMON_NAME, each)])
-        for each in (subject, signer or subject)
-    ]
-    usage = dict.fromkeys(
-        (
-            *("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "digital_signature"),
-            *("encipher_only", "decipher_only"),
-        ),
-        False,
-    )
-    made = (
-        certificates.CertificateBuilder()
-        .subject_name(names[0])
-        .issuer_name(names[1])
-        .public_key(own.public_key())
-        .serial_number(serial)
-        .not_valid_before(BEGUN)
-        .not_valid_after(BEGUN + timedelta(days=365 * years))
-        .add_extension(certificates.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(certificates.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
-        .add_extension(certificates.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
-        .sign(above, hashes.SHA256())
-    )
-    return x509.read_certificates(made.public_bytes(serialization.Encoding.PEM))[0]
+    public, above = key_of(key).public_key(), key_of(signer or key)
+    life = BEGUN, BEGUN + timedelta(days=365 * years)
+    said = extensions(public, path_length=path_length)
+    return facts(signed(named(subject), public, named(signer or subject), above, life, said, serial))
 
 
 def root(cluster: str) -> Facts:

@@ -7,22 +7,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography import x509 as c
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from vaultpki.pki import x509
+from helpers import signed_certificates
+from helpers.signed_certificates import Extension
 from vaultpki.pki.facts import Facts
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 YEAR = timedelta(days=365)
 
-_BITS = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
-_LAST_BITS = ("encipher_only", "decipher_only")
 _NAMES = {"C": NameOID.COUNTRY_NAME, "O": NameOID.ORGANIZATION_NAME, "OU": NameOID.ORGANIZATIONAL_UNIT_NAME}
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
-Extension = tuple[c.ExtensionType, bool]
 
 
 def name(common_name: str, **attributes: str) -> c.Name:
@@ -66,26 +64,14 @@ class Ca:
         hashed: hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None = None,
     ) -> Facts:
         """The certificate of a public key, signed by this CA; a CA's without `ca=False`."""
-        usage: dict[str, Any] = dict.fromkeys((*_BITS, *_LAST_BITS), False) | {"digital_signature": not ca}
-        own_id = c.SubjectKeyIdentifier.from_public_key(self.key.public_key())
-        built = (
-            c.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self.subject)
-            .public_key(public)
-            .serial_number(c.random_serial_number())
-            .not_valid_before(begins)
-            .not_valid_after(ends)
-            .add_extension(c.BasicConstraints(ca=ca, path_length=path_length if ca else None), critical=True)
-            .add_extension(c.KeyUsage(key_cert_sign=ca and signs, crl_sign=ca, **usage), critical=True)
-            .add_extension(c.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(c.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_id), critical=False)
+        bits = (["key_cert_sign"] if signs else []) + ["crl_sign"] if ca else ["digital_signature"]
+        own = signed_certificates.extensions(
+            public, self.key.public_key(), ca=ca, path_length=path_length if ca else None, bits=bits
         )
-        for extension, critical in extensions:
-            built = built.add_extension(extension, critical)
-        by_hash = None if isinstance(self.key, ed25519.Ed25519PrivateKey) else hashed or hashes.SHA256()
-        made = built.sign(self.key, by_hash)
-        return x509.read_certificates(made.public_bytes(serialization.Encoding.PEM))[0]
+        made = signed_certificates.signed(
+            subject, public, self.subject, self.key, (begins, ends), [*own, *extensions], hashed=hashed
+        )
+        return signed_certificates.facts(made)
 
     def sign(self, csr: str, **options: Any) -> str:
         """The certificate, as PEM, that this CA signs for a request."""

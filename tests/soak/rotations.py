@@ -11,19 +11,14 @@ Markdown. Three control planes that kubeadm made follow (control_planes.py).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
-import json
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from helpers.kube import cas_in_use, kube_cluster, operator_under_load
 from helpers.kube.access_matrix import Heard
@@ -35,147 +30,86 @@ from helpers.kube.operator_under_load import OperatorUnderLoad
 from helpers.kube.pod_clients import PodClients
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
-from soak import control_planes, outside
+from soak import command, control_planes, outside
+from soak.ca_run import CALM_SECONDS, CaRun
 from soak.phases import Phase, report
-from soak.printed import brief, say
-from vaultpki.kube.objects import SERVING_CA
+from soak.printed import say
 from vaultpki.records.rotation import State
 from vaultpki.rotation.gates import SIGNER_OUTSIDE
 
-KINDS = ("vault", "bao")
-# The slowest way of one CA: that of the root, all states there and back.
-MOST_SECONDS = 2 * 3600.0
 # client-go reads a pair again after five minutes, and only then does the last component show its new one.
 MOST_OUTAGE = 600.0
-CALM_SECONDS = 60.0
-COMMAND_SECONDS = 600.0
-# An API server that was restarted may take a minute where two clusters share two cores.
-ATTEMPTS_SECONDS = 300.0
-# kube-apiserver only ever adds to what it publishes for others as client CAs (docs/ca-rotation.md).
-PUBLISHED = ("-n", "kube-system", "extension-apiserver-authentication")
 ABORTS = (State.PREPARED, State.PUBLISHED, State.SWITCHED, State.RETIRED)
 
 
 @dataclass(slots=True)
-class Run:
-    """One cluster on one server: what is done to its CAs, and the phases so far."""
+class Run(CaRun):
+    """The cluster of the document's layout, whose pods have clients beside them.
 
-    server: str
-    operator: OperatorUnderLoad
+    While it is `reviving`, whatever has ended is started again, as in an emergency.
+    """
+
+    loaded: OperatorUnderLoad
     pods: PodClients
-    phases: list[Phase]
     reviving: bool = False
 
-    # What an operator does
-
-    def ca(self, *words: str | Path) -> dict[str, Any]:
-        """A step, and what it waits for."""
-        deadline = time.monotonic() + ATTEMPTS_SECONDS
-        while True:
-            ran = self.operator.ca(
-                *(*words, "--json"),
-                expect=(0, 1, 3),
-                timeout=COMMAND_SECONDS,
-            )
-            if ran.returncode != 1:
-                found: dict[str, Any] = json.loads(ran.stdout)["rotation"]
-                return found
-            # The API server that its kubeconfig names may be restarted just now.
-            say(brief(ran.stderr))
-            assert time.monotonic() < deadline, f"ca {' '.join(map(str, words))} goes on failing: {ran.stderr}"
-            time.sleep(3)
-
-    def settle(self, domain: str, goal: State, act: str = "continue") -> None:
-        """Takes steps until the CA is in this state, and does what they wait for meanwhile."""
-        deadline = time.monotonic() + MOST_SECONDS
-        kubernetes = self.operator.kubernetes
-        # For the root it looks at pods, for the kubelet's CA at a ConfigMap.
-        looks: tuple[str | Path, ...] = ("--kubeconfig", kubernetes.admin) if domain in ("root", "kubelet") else ()
-        last: State | None = None
-        words: list[str] = []
-        while (state := self.operator.record(domain).state) is not goal:
-            if state is not last:
-                say(f"{domain} is {state.value}")
-            last = state
-            rotation = self.ca(act, *looks, *words)
-            words = self._answer({each["node"]: each["reason"] for each in rotation["waiting_for"]})
-            self._revive()
-            assert time.monotonic() < deadline, f"{domain} stays {state.value}: {rotation['waiting_for']}"
-            time.sleep(2)
-        say(f"{domain} is {goal.value}")
-
-    def _revive(self) -> None:
+    def between(self) -> None:
         """In an emergency, starts again what has ended, as units and static pods do on a node.
 
         kube-scheduler reads its CA file every five minutes, and ends before that for want of its lease.
         """
-        for node in self.operator.kubernetes.nodes.values() if self.reviving else ():
-            by_hooks = {name for names in self.operator.restarts.of(node).values() for name in names}
+        for node in self.loaded.kubernetes.nodes.values() if self.reviving else ():
+            by_hooks = {name for names in self.loaded.restarts.of(node).values() for name in names}
             for name, process in node.machine.processes.items():
                 if name not in by_hooks and not process.alive():
                     say(f"{node.name}'s {name} has ended, and is started again")
                     process.start()
 
-    def _answer(self, waiting: Mapping[str, str]) -> list[str]:
-        """Does what only a person can do; the words that say so to the next step."""
-        words: list[str] = []
+    def answer(self, waiting: Mapping[str, str]) -> list[str]:
         if SIGNER_OUTSIDE in waiting:
             outside.carry(self)
         for pod in self.pods.pods if "pods" in waiting else ():
             if f"default/{pod}" in waiting["pods"]:
                 self.pods.restart(pod)
-        if SERVING_CA in waiting:
-            self.operator.apply_manifests()
         if "outside" in waiting:
-            self.operator.extension.register(self.operator.kubernetes)
-            words += ["--restarted", "outside"]
-        people = [person for person in OPERATORS if person in waiting]
-        for person in people:
-            words += ["--without", person]
-        if words:
-            self.operator.issue()
-        return words
+            self.loaded.extension.register(self.loaded.kubernetes)
+        return []
 
-    # Phases
+    @contextlib.contextmanager
+    def watched(self, name: str, *, outage: bool) -> Iterator[Callable[[], tuple[Phase, ...]]]:
+        operator = self.loaded
+        self.pods.taken()
+        operator.mark()
+        refused, worked = len(operator.extension.refused), operator.load.worked.total()
+
+        def seen() -> tuple[Phase, ...]:
+            others, failures = self.pods.taken()
+            failures += operator.load.failures
+            phase = Phase(
+                server=self.server,
+                name=name,
+                seconds=0.0,
+                requests=operator.load.worked.total() - worked + others + len(failures),
+                failures=tuple(failures),
+                unauthorized=tuple(operator.unauthorized()),
+                complaints=(*operator.complaints(), *operator.extension.refused[refused:]),
+            )
+            return (phase,)
+
+        yield seen
 
     @contextlib.contextmanager
     def phase(self, name: str, *, outage: bool = False) -> Iterator[None]:
-        """What happens in the block, and what it did to clients; `outage` says that there may be one."""
-        operator = self.operator
-        self.pods.taken()
-        operator.mark()
-        refused, worked, begin = len(operator.extension.refused), operator.load.worked.total(), time.time()
-        say(f"{self.server}: {name}")
-        broken = ""
-        try:
+        with CaRun.phase(self, name, outage=outage):
             yield
-            operator.kubernetes.running()
+            self.loaded.kubernetes.running()
             self.pods.check()
-            for agent in operator.kubernetes.agents.values():
+            for agent in self.loaded.kubernetes.agents.values():
                 agent.check()
-        except (AssertionError, subprocess.SubprocessError, OSError, KeyboardInterrupt) as error:
-            broken = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            others, failures = self.pods.taken()
-            failures += operator.load.failures
-            self.phases.append(
-                Phase(
-                    server=self.server,
-                    name=name,
-                    seconds=time.time() - begin,
-                    requests=operator.load.worked.total() - worked + others + len(failures),
-                    failures=tuple(failures),
-                    unauthorized=tuple(operator.unauthorized()),
-                    complaints=(*operator.complaints(), *operator.extension.refused[refused:]),
-                    most_outage=MOST_OUTAGE if outage else 0.0,
-                    broken=broken,
-                )
-            )
 
     @contextlib.contextmanager
-    def _replaced(self, domain: str, *words: str) -> Iterator[None]:
-        """Around a phase: a leaf of the old CA is let in by every listener before, and refused by each one after.
+    def around(self, domain: str, *words: str) -> Iterator[None]:
+        """A leaf of the old CA is let in by every listener before, and refused by each one after.
 
         No part of the phase, in which a refusal would count as a failure.
         """
@@ -205,49 +139,23 @@ class Run:
             self.phases.append(Phase.of_listeners(self.server, domain, others))
         say(f"a leaf of the old {domain} CA is let in by {', '.join(others) or 'no listener'}")
 
-    def rotated(self, domain: str, *words: str) -> None:
-        with self._replaced(domain, *words), self.phase(" ".join((f"{domain} rotated", *words))):
-            self.operator.rotate(domain, *words)
-            self.settle(domain, State.DONE)
-            self._forget(domain)
-
-    def aborted(self, domain: str, at: State) -> None:
-        with self.phase(f"{domain} aborted when {at.value}"):
-            self.operator.rotate(domain)
-            self.settle(domain, at)
-            self.settle(domain, State.STEADY, "abort")
-            self._forget(domain)
-
     def emergency(self, domain: str) -> None:
         self.reviving = True
-        with self._replaced(domain), self.phase(f"{domain} in an emergency", outage=True):
-            self.operator.rotate(domain, "--emergency", "--yes")
-            self.operator.issue()
-            self.settle(domain, State.DONE)
-            self._forget(domain)
-            wait_for(self._calm, MOST_OUTAGE, lambda: f"no calm: {self._faults()}", pause=1)
+        CaRun.emergency(self, domain)
+
+    def calm(self) -> None:
+        wait_for(self._calm, MOST_OUTAGE, lambda: f"no calm: {self._faults()}", pause=1)
         self.reviving = False
-        self.steady("after the emergency")
-
-    def steady(self, name: str) -> None:
-        with self.phase(name):
-            time.sleep(CALM_SECONDS)
-
-    def _forget(self, domain: str) -> None:
-        if domain == "kubelet":
-            self.operator.apply_manifests()
-        if domain in ("kubernetes", "front-proxy"):
-            self.operator.kubernetes.kubectl(self.operator.kubernetes.admin, "delete", "configmap", *PUBLISHED)
 
     def _calm(self) -> bool:
         """Whether nothing failed for half of the time of a steady phase."""
-        self._revive()
+        self.between()
         before = self._faults()
         time.sleep(CALM_SECONDS / 2)
         return self._faults() == before
 
     def _faults(self) -> dict[str, int]:
-        found = {name: len(said) for name, said in self.operator.faults().items()}
+        found = {name: len(said) for name, said in self.loaded.faults().items()}
         return found | {"pods": sum(client.failed() for client in self.pods.clients)}
 
 
@@ -282,42 +190,22 @@ def on(
         )
         operator = stack.enter_context(operator_under_load.standing(cluster))
         pods = PodClients(cluster, operator.load.pods, operator.restarts.serving)
-        run = Run(kind, operator, pods, phases)
-        try:
-            with pods.running(), operator.load.running():
-                run.steady("before")
-                for name in names:
-                    PHASES[name](run)
-            missed = {who: operator.load.missed(who) for who in OPERATORS}
-            phases += [Phase.of_watch(kind, who, numbers) for who, numbers in missed.items() if numbers]
-        except (AssertionError, subprocess.SubprocessError, OSError) as error:
-            assert phases and phases[-1].broken, "no phase has begun"
-            say(f"{kind}: {brief(str(error))}")
+        run = Run(kind, operator, phases, MOST_OUTAGE, operator, pods)
+        with pods.running(), operator.load.running():
+            run.steady("before")
+            for name in names:
+                PHASES[name](run)
+        missed = {who: operator.load.missed(who) for who in OPERATORS}
+        phases += [Phase.of_watch(kind, who, numbers) for who, numbers in missed.items() if numbers]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="soak.rotations", description=__doc__)
-    parser.add_argument("--vault-binary", type=Path)
-    parser.add_argument("--kubernetes", type=Path, required=True)
-    parser.add_argument("--etcd", type=Path, required=True)
-    parser.add_argument("--zlint", help="not used; `make` names every program that it has built")
-    parser.add_argument("--server", action="append", choices=KINDS, help="default: both in turn")
-    every = [*PHASES, *control_planes.PHASES]
-    parser.add_argument("phase", nargs="*", metavar="PHASE", help=f"default: all of {', '.join(every)}")
-    asked = parser.parse_args()
-    if unknown := set(asked.phase) - set(every):
-        parser.error(f"there is no phase {', '.join(sorted(unknown))}")
-    programs = Programs(asked.kubernetes.absolute(), asked.etcd.absolute())
-    phases: list[Phase] = []
-    # Whoever stops it after some hours wants to see what there was.
-    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="vaultpki-soak-") as place:
-        for kind in asked.server or KINDS:
-            # Each shape of a cluster in its turn.
-            for part, known in ((on, PHASES), (control_planes.on, control_planes.PHASES)):
-                if names := [name for name in asked.phase or every if name in known]:
-                    folder = Path(place) / f"{kind}-{names[0]}"
-                    part(kind, programs, asked.vault_binary, folder, names, phases)
-    return report(phases)
+    def given_up(kind: str, why: str) -> Phase:
+        return Phase(kind, "between phases", 0.0, 0, broken=why)
+
+    # Each shape of a cluster in its turn.
+    parts = ((on, PHASES), (control_planes.on, control_planes.PHASES))
+    return report(command.run("soak.rotations", __doc__, parts, given_up))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 import vaultpki
+from helpers.reach import imports
 
 PACKAGE: Final = Path(vaultpki.__file__).parent
 
@@ -111,18 +111,6 @@ def room(name: str) -> str:
     return name.partition(".")[0]
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The dotted names a file imports, wherever in it; for `from a import b` both a and a.b."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: write imports in full"
-            assert node.module is not None
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
 SOURCES: Final = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 MODULES: Final = {module(path) for path in SOURCES}
 
@@ -130,7 +118,9 @@ MODULES: Final = {module(path) for path in SOURCES}
 @functools.cache
 def edges() -> frozenset[tuple[str, str]]:
     """Who imports what; read at first use, since every worker of the tests imports this file."""
-    return frozenset((module(path), name) for path in SOURCES for name in imports(path))
+    return frozenset(
+        (module(path), name) for path in SOURCES for name, _ in imports(ast.parse(path.read_text(encoding="utf-8")))
+    )
 
 
 def ours() -> set[tuple[str, str]]:

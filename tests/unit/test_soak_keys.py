@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from helpers.kube import held_on_disks
+from helpers.kube.key_operator import STATED
 from helpers.kube.token_load import AGENT, LIFE
 from helpers.node.imagined_planes import ImaginedCluster, ImaginedPlane
 from models.explore import LIMIT
 from models.service_account_settings import tries
 from models.service_account_tables import RULES
 from soak.keys import __main__ as soak
-from soak.keys import controls, disks
+from soak.keys import controls
 from soak.keys.audit import Audit
-from soak.keys.cluster import STATED
 from soak.keys.shape import FIRST, LATER, Asked, spec
-from soak.keys.table import Control, KeyPhase, report
+from soak.keys.table import KeyPhase, report
+from soak.phases import Control
 from vaultpki.certificates import SERVICE_ACCOUNT, SKEW
 from vaultpki.config.cluster import load_cluster
 from vaultpki.model import KeyType, NodeRole
@@ -83,6 +85,10 @@ def test_cluster_yaml_says_what_is_asked_for(asked: Asked, tmp_path: Path) -> No
     assert key is (KeyType.RSA_2048 if asked.key else None)
 
 
+def found_on_two(folder: Path, *common: bytes) -> list[str]:
+    return held_on_disks.on_two({each.name: [each] for each in folder.iterdir()}, common)
+
+
 def test_a_private_key_on_two_machines_is_found_whatever_its_file(tmp_path: Path) -> None:
     one, other = (keys.generate_key(KeyType.EC_P256) for _ in range(2))
     for name in ("cp-1", "cp-2"):
@@ -90,11 +96,11 @@ def test_a_private_key_on_two_machines_is_found_whatever_its_file(tmp_path: Path
     (tmp_path / "cp-1" / "pki" / "sa.key").write_bytes(keys.key_pem(one))
     (tmp_path / "cp-1" / "pki" / "sa-1.key").write_bytes(keys.key_pem(one))
     (tmp_path / "cp-2" / "pki" / "sa.key").write_bytes(keys.key_pem(other))
-    assert disks.on_two_machines(tmp_path) == []
+    assert found_on_two(tmp_path) == []
     (tmp_path / "cp-2" / "pki" / "backup").write_bytes(b"text\n" + keys.key_pem(other) + keys.key_pem(one))
-    (found,) = disks.on_two_machines(tmp_path)
-    assert "cp-1" in found and "cp-2 (pki/backup)" in found
-    assert disks.on_two_machines(tmp_path, frozenset({keys.public_der(one)})) == []
+    (found,) = found_on_two(tmp_path)
+    assert "cp-1" in found and "cp-2/pki/backup" in found
+    assert found_on_two(tmp_path, keys.public_der(one)) == []
 
 
 def test_the_audit_log_has_who_was_refused_from_now_on_but_for_the_loads_tokens(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A real Kubernetes under load goes on while every pair of every component is renewed three times.
 
-A quarter of an hour, mostly of waiting: `make conformance` runs it beside the other suites.
+Three times as long as clients take to look at their files, and half a life of a certificate.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from vaultpki.host import hooks
 
 pytestmark = pytest.mark.conformance
 
-# Half of it is the earliest that a renewal is ever due, and leaves clients of kube-apiserver two minutes more than the
-# five they take. cluster.yaml has to be told that this is meant: with another machine's clock it could be too short.
-TTL = 14 * 60
+# Half of it is the earliest that a renewal is ever due, and leaves clients of kube-apiserver more than they take.
+# cluster.yaml has to be told that this is meant: with another machine's clock it could be too short.
+TTL = 2 * (LOOK_SECONDS + 150)
 SPEC = f"defaults: {{ttl: {TTL}s, allow_short_ttl: true}}\n{kube_cluster.ONE}"
 POD = "load"
 # kube-controller-manager's and kube-scheduler's.
@@ -125,7 +125,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What happened in the quarter of an hour, to be judged by the tests; `third` is Unix time.
+    """What happened, to be judged by the tests; `third` is Unix time.
 
     `processes`, `own` and `said` are the components' ids, the certificates that two of them make for themselves, and
     the length of their logs, as they were at the beginning. `older` holds the node's files of the second generation;
@@ -161,7 +161,7 @@ def cluster(
 
 @pytest.fixture(scope="module")
 def outcome(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """The cluster's quarter of an hour; afterwards it stands without load and without agents."""
+    """All that is renewed; afterwards the cluster stands without load and without agents."""
     folder, node = tmp_path_factory.mktemp("outcome"), only_node(cluster)
     processes, own = cluster.running(), own_certificates(cluster)
     said = {name: len(process.said()) for name, process in node.machine.processes.items()}
@@ -225,11 +225,10 @@ def test_no_request_failed_for_a_reason_of_tls(outcome: Outcome) -> None:
 
 def test_there_was_load(outcome: Outcome) -> None:
     load = outcome.loaded.load
-    # A quarter of what a machine does that has nothing else to do.
-    assert all(load.worked[f"list as {who}"] > 150 for who in OPERATORS), load.worked
-    assert load.worked["write"] > 250 and load.worked["exec"] > 30 and load.worked["logs"] > 60, load.worked
+    assert load.lacking() == {}, load.worked
     for who in OPERATORS:
-        assert load.worked[f"watch as {who}"] > 10
+        # One of them ends after forty seconds.
+        assert load.worked[f"watch as {who}"] >= load.seconds // 80
         assert load.missed(who) == []
 
 
@@ -259,7 +258,7 @@ def test_servers_show_the_new_pair_at_their_next_handshake(outcome: Outcome, nam
 
 
 @pytest.mark.parametrize("name", sorted(CALLING))
-def test_clients_come_with_the_new_pair_in_five_minutes(outcome: Outcome, name: str) -> None:
+def test_clients_come_with_the_new_pair_at_their_next_look(outcome: Outcome, name: str) -> None:
     changes, record = outcome.loaded.lookout.changes[name], outcome.loaded.record
     for number, change in enumerate(changes[1:], start=1):
         latest = change.at + LOOK_SECONDS + MARGIN_SECONDS

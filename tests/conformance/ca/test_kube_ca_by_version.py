@@ -85,7 +85,7 @@ def outcome(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> It
             agent.check()
         load, restarts = operator.load, tuple(operator.restarts.done)
         print(
-            f"\n| {cluster.programs.version} | {CA} | {time.time() - begin:.0f} s "
+            f"\n| {cluster.programs.named} | {CA} | {time.time() - begin:.0f} s "
             f"| {load.worked.total() + len(load.failures)} | {sum(each.of_tls for each in load.failures)} "
             f"| {len(operator.unauthorized())} | {len(operator.complaints())} "
             f"| {sum(not each.of_tls for each in load.failures)} | {_told(restarts)} |"
@@ -114,8 +114,7 @@ def test_hardly_a_request_failed_at_all(outcome: Outcome) -> None:
     others = unexplained(outcome.restarts, load.failures)
     assert len(others) <= load.worked.total() / 1000, others
     assert len(load.failures) <= load.worked.total() / 100, load.failures
-    assert all(load.worked[f"list as {who}"] > 100 for who in OPERATORS), load.worked
-    assert load.worked["write"] > 200 and load.worked["exec"] > 20 and load.worked["logs"] > 50, load.worked
+    assert load.lacking() == {}, load.worked
     assert [load.missed(who) for who in OPERATORS] == [[], []]
 
 

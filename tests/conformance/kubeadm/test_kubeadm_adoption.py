@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from helpers.kube import adopted_disks, adoption_under_load, kubeadm_adoption
+from helpers.kube import adopted_disks, adoption_under_load, held_on_disks, kubeadm_adoption
 from helpers.kube.adopted_disks import FileSeen
 from helpers.kube.adoption_under_load import Seen, under_load
 from helpers.kube.client_load import OPERATORS
@@ -51,7 +51,6 @@ def begun(stands: Callable[[], None], programs: Programs, tmp_path_factory: pyte
         kubeadm_adoption.standing(server, programs, folder / "kube") as made,
     ):
         stands()
-        made.quick = True
         clients = adoption_under_load.start(made)
         made.draft()
         made.vaultpki("apply", "--yes", who="applier")
@@ -205,8 +204,7 @@ def test_on_the_way_back_no_request_fails(begun: Begun, aborted: Seen) -> None:
 def test_then_all_is_as_kubeadm_made_it_byte_for_byte(begun: Begun, aborted: Seen) -> None:
     assert begun.adoption.record() is None
     for name, before in begun.before.items():
-        after = adopted_disks.files(begun.adoption.nodes[name])
-        assert {place for place in before.keys() | after.keys() if before.get(place) != after.get(place)} == set(), name
+        assert adopted_disks.changed(before, adopted_disks.files(begun.adoption.nodes[name])) == [], name
 
 
 # To the end
@@ -223,4 +221,4 @@ def test_nothing_of_the_old_cas_is_left(
     begun: Begun, retired: Seen, old: tuple[list[x509.Certificate], list[bytes]]
 ) -> None:
     begun.adoption.forget_old()
-    assert adopted_disks.old_left(begun.adoption.nodes.values(), *old) == []
+    assert held_on_disks.old_left(begun.adoption.nodes.values(), *old) == []

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from helpers import pages
-from helpers.kube import kubeadm_cluster, kubeadm_use
+from helpers.kube import held_on_disks, kubeadm_cluster, kubeadm_use
 from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, Programs
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import CONTROL_PLANE
@@ -137,6 +137,6 @@ def test_logs_go_on_after_all_pairs_were_renewed(cluster: KubeadmCluster) -> Non
         node.vaultpki("renew", "--force")
         shown = json.loads(node.vaultpki("status", "--json").stdout)
         assert shown["ok"], shown
-        assert kubeadm_cluster.ca_keys(node) == []
+        assert held_on_disks.ca_keys(node) == []
     wait_for(logs, 30, lambda: "no logs of kube-proxy after the renewal")
     assert kubernetes.kubectl(kubernetes.admin, "get", "--raw", "/readyz/etcd").stdout == "ok"

@@ -42,8 +42,8 @@ from helpers.kube.live_faults import (
     webhook,
 )
 from helpers.kube.trust_bundles import reader, serves_trust_bundles, trust_bundle
+from helpers.product import PYTHONPATH
 from helpers.vault import servers
-from helpers.vault.applied_cluster import ROOT
 from helpers.vault.servers import wait_for
 from vaultpki.pki import x509
 
@@ -293,7 +293,7 @@ def test_a_report_shows_copies_of_the_running_cluster(live: LiveCluster) -> None
     def report(conf: Path) -> tuple[int, str, str]:
         token = f"VAULT_TOKEN={kube.cluster.token('viewer')}"
         words = ("report", "-f", kube.cluster.file, "--from-vault", "--kubeconfig", conf, "-o", page)
-        command = ("env", f"PYTHONPATH={ROOT}", token, sys.executable, "-m", "vaultpki", *words)
+        command = ("env", f"PYTHONPATH={PYTHONPATH}", token, sys.executable, "-m", "vaultpki", *words)
         ran = kube.control_plane.machine.run(*command, expect=None)
         return ran.returncode, ran.stderr, unescape(page.read_text())
 
@@ -355,15 +355,16 @@ def test_the_sha256_of_the_root_is_enough(live: LiveCluster) -> None:
         assert ran.returncode == code and words in ran.stdout + ran.stderr, ran.stdout + ran.stderr
 
 
-def test_a_cluster_of_many_nodes_is_right(spread: Kubernetes) -> None:
-    agents = spread.control_plane.node.folder.parent
-    ran = run(spread, spread.outside, "--dir", agents, "--json")
+def test_a_cluster_of_many_nodes_is_right(robbed: Kubernetes) -> None:
+    agents = robbed.control_plane.node.folder.parent
+    ran = run(robbed, robbed.outside, "--dir", agents, "--json")
     checks = [check for check in json.loads(ran.stdout)["checks"] if check["kind"] == "live"]
     assert [check for check in checks if check["ok"] is False] == []
     told = {check["from"].partition(" ")[0] for check in checks if check["name"] == "served certificate"}
     assert told == {
         "cp-1/kube-apiserver",
         "worker-1/kubelet",
+        "worker-2/kubelet",
         *(f"etcd-{number}/{name}" for number in (1, 2, 3) for name in ("etcd-server", "etcd-peer")),
     }
 

@@ -26,7 +26,7 @@ from helpers.kube.machines import Machine, Process
 from helpers.kube.recording_servers import register_api
 from helpers.vault.servers import wait_for
 from vaultpki.certificates import TABLE, bundle, chain_bundle, pair_files, resolve, row_named
-from vaultpki.model import Row
+from vaultpki.model import NodeRole, Row
 from vaultpki.pki import x509
 
 pytestmark = pytest.mark.conformance
@@ -53,7 +53,7 @@ def leaf(folder: Path, row: Row) -> bytes:
 def pod(kubernetes: Kubernetes) -> str:
     """A pod that says something, and answers at a port."""
     answer = f"while :; do echo through | nc -l -p {POD_PORT}; done"
-    kubernetes.run_pod(POD, f"({answer}) & echo hello; sleep 100000")
+    kubernetes.run_pod(POD, f"({answer}) & echo hello; sleep 100000", node=kubernetes.worker.name)
     return POD
 
 
@@ -149,18 +149,18 @@ def test_leases_are_held(kubernetes: Kubernetes, row: str) -> None:
     assert kubernetes.get("lease", row, "-n", "kube-system")["spec"]["holderIdentity"]
 
 
-def test_the_kubelet_has_registered_its_node(kubernetes: Kubernetes) -> None:
-    (node,) = kubernetes.get("nodes")["items"]
-    name = kubernetes.worker.name
-    assert node["metadata"]["name"] == name
-    assert {condition["type"]: condition["status"] for condition in node["status"]["conditions"]}["Ready"] == "True"
+def test_each_kubelet_has_registered_its_node(kubernetes: Kubernetes) -> None:
+    workers = {node.name for node in kubernetes.having(NodeRole.WORKER)}
+    nodes = {node["metadata"]["name"]: node["status"]["conditions"] for node in kubernetes.get("nodes")["items"]}
+    assert nodes.keys() == workers
+    assert all({each["type"]: each["status"] for each in said}["Ready"] == "True" for said in nodes.values())
     creators = {
         event["user"]["username"]
         for event in kubernetes.audit()
         if event["verb"] == "create" and event["requestURI"] == "/api/v1/nodes" and event["stage"] == "ResponseComplete"
         if event["responseStatus"]["code"] == 201
     }
-    assert creators == {f"system:node:{name}"}
+    assert creators == {f"system:node:{name}" for name in workers}
 
 
 def test_logs_and_exec(kubernetes: Kubernetes, pod: str) -> None:
@@ -178,13 +178,13 @@ def test_kube_apiserver_reaches_kubelets_only_once_bound(kubernetes: Kubernetes,
     kubernetes.kubectl(kubernetes.super_admin, "delete", *binding)
     try:
         # The kubelet remembers a yes for five minutes (KubeletConfiguration's cacheAuthorizedTTL).
-        kubernetes.restart("kubelet")
+        kubernetes.restart("kubelet", kubernetes.worker.name)
         refusal = "Forbidden (user=kube-apiserver-kubelet-client, verb=get, resource=nodes, subresource(s)=[proxy])"
         wait_for(lambda: refusal in logs(), 30, logs, pause=0.3)
     finally:
         kubernetes.kubectl(kubernetes.super_admin, "apply", "-f", kubernetes.operator / "manifests")
     # And a no for half a minute.
-    kubernetes.restart("kubelet")
+    kubernetes.restart("kubelet", kubernetes.worker.name)
     wait_for(lambda: logs() == "hello\n", 30, logs, pause=0.3)
     kubernetes.await_node(kubernetes.worker.name)
 

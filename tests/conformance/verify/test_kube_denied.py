@@ -26,7 +26,7 @@ from vaultpki.model import Certificate
 
 pytestmark = pytest.mark.conformance
 
-SHAPES = ("one_node", "spread", "robbed")
+SHAPES = ("one_node", "robbed")
 DOORS = (
     "etcd",
     "etcd-peer",

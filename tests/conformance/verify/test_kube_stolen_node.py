@@ -29,10 +29,11 @@ from helpers.kube.kubelet_authorization import Attempt, TwoNodes
 from helpers.kube.machines import Machine
 from helpers.node import enrolled_nodes
 from helpers.vault import applied_cluster
-from helpers.vault.servers import Answer, wait_for
+from helpers.vault.server_calls import Answer
+from helpers.vault.servers import wait_for
 from vaultpki.certificates import bundle, pair_files, resolve, row_named, sign_parameters
 from vaultpki.model import Node, NodeRole, Row
-from vaultpki.verify import forbidden_signing, vault_trial
+from vaultpki.verify import vault_trial
 
 pytestmark = pytest.mark.conformance
 
@@ -40,7 +41,6 @@ OWN, OTHER = "worker-1", "worker-2"
 # As cluster.yaml has it until it is taken off.
 NODE = Node(OWN, frozenset({NodeRole.WORKER}), ("198.51.100.31",))
 MINE = [row for row in OF_TLS if NodeRole.WORKER in row.node_roles]
-OTHERS = [row for row in OF_TLS if NodeRole.WORKER not in row.node_roles]
 DENIED = "permission denied"
 
 
@@ -82,13 +82,6 @@ class Thief:
     def intruder(self) -> Intruder:
         return Intruder(self.kubernetes.cluster, OWN, NODE, self.token, self.keys)
 
-    def request(self, row: str, **changes: Any) -> tuple[str, dict[str, Any]]:
-        """The worker's own request for a row, as path and body, with something changed."""
-        node = self.intruder()
-        found = forbidden_signing.allowed(node.model, node.name, node.holder, self.keys.request)
-        (own,) = (each for each in found if each.certificate.name == row)
-        return own.path, {**own.body, **changes}
-
 
 @pytest.fixture(scope="module")
 def thief(robbed: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Thief:
@@ -109,93 +102,12 @@ def two_nodes(robbed: Kubernetes) -> Iterator[TwoNodes]:
 
 # At Vault: be another node, or another component.
 
-_FOREVER = "87600h"
-_MASTER = {"policies": ["root"], "token_policies": "root"}
-_WIDE = {"policy": '{"path": {"*": {"capabilities": ["sudo", "read", "update"]}}}'}
-_LOOSE = {"allow_any_name": True, "enforce_hostnames": False, "max_ttl": _FOREVER}
 _ROLES = "auth/{prefix}/listed/role"
-
-# What is asked with a change to the worker's own request: the row, and the change.
-CHANGED: dict[str, tuple[str, dict[str, Any]]] = {
-    "another node's name as a client": ("kubelet-client", {"common_name": f"system:node:{OTHER}"}),
-    "another node's name as a server": ("kubelet", {"common_name": f"system:node:{OTHER}", "alt_names": OTHER}),
-    "another node's name beside its own": ("kubelet", {"alt_names": f"{OWN},{OTHER}"}),
-    "another node's address": ("kubelet", {"ip_sans": "198.51.100.32"}),
-    "another node's address beside its own": ("kubelet", {"ip_sans": "198.51.100.31,198.51.100.32"}),
-    "kube-apiserver's names": ("kubelet", {"alt_names": "kubernetes,kubernetes.default.svc"}),
-    "kube-apiserver's service address": ("kubelet", {"ip_sans": "10.96.0.1"}),
-    "an admin's name": ("kubelet-client", {"common_name": "kubernetes-super-admin"}),
-    "an admin's group": ("kubelet-client", {"organization": "system:masters"}),
-    "a life of ten years": ("kubelet-client", {"ttl": _FOREVER}),
-    "an end in the far future": ("kubelet-client", {"not_after": "2099-12-31T23:59:59Z"}),
-    "another use": ("kubelet", {"ext_key_usage": "ServerAuth,ClientAuth"}),
-}
-
-# What is asked elsewhere: method, path, body.
-ELSEWHERE: dict[str, tuple[str, str, object]] = {
-    "read another node's record": ("GET", f"{{prefix}}/config/data/nodes/{OTHER}", None),
-    "write its own record": ("POST", f"{{prefix}}/config/data/nodes/{OWN}", {"data": {"version": 1}}),
-    "write the cluster's record": ("POST", "{prefix}/config/data/cluster", {"data": {"version": 1}}),
-    "report as another node": ("POST", f"{{prefix}}/config/data/reports/listed/{OTHER}", {"data": {"time": "now"}}),
-    "mint another node's secret id": ("POST", f"{_ROLES}/{OTHER}/secret-id", {}),
-    "read another node's role id": ("GET", f"{_ROLES}/{OTHER}/role-id", None),
-    "choose its own secret id": ("POST", f"{_ROLES}/{OWN}/custom-secret-id", {"secret_id": "of-my-own"}),
-    "a secret id that never ends": ("POST", f"{_ROLES}/{OWN}/secret-id", {"ttl": "0"}),
-    "widen its own AppRole": ("POST", f"{_ROLES}/{OWN}", _MASTER),
-    "make an AppRole of a pool": ("POST", "auth/{prefix}/pooled/role/w-1", _MASTER),
-    "mint for a node of a pool": ("POST", "auth/{prefix}/pooled/role/w-1/secret-id", {}),
-    "list the nodes": ("LIST", _ROLES, None),
-    "read its own policy": ("GET", f"sys/policies/acl/{{prefix}}/node/{OWN}", None),
-    "read the applier's policy": ("GET", "sys/policies/acl/{prefix}/applier", None),
-    "widen its own policy": ("POST", f"sys/policies/acl/{{prefix}}/node/{OWN}", _WIDE),
-    "loosen a role": ("POST", "{prefix}/kubernetes/roles/kubelet-client", _LOOSE),
-    "read a role": ("GET", "{prefix}/kubernetes/roles/kubelet-client", None),
-    "change where revocations are told": ("POST", "{prefix}/kubernetes/config/urls", {"crl_distribution_points": "x"}),
-    "make a root": ("POST", "{prefix}/root/root/generate/internal", {"common_name": "mine"}),
-    "make an issuing CA": ("POST", "{prefix}/root/root/sign-intermediate", {"csr": "x", "common_name": "mine"}),
-    "bring a CA": ("POST", "{prefix}/etcd/issuers/import/bundle", {"pem_bundle": "x"}),
-    "export a CA's key": ("POST", "{prefix}/etcd/root/generate/exported", {"common_name": "mine"}),
-    "revoke another's certificate": ("POST", "{prefix}/kubernetes/revoke", {"serial_number": "00:11"}),
-    "make a token": ("POST", "auth/token/create", _MASTER),
-    "be another entity": ("POST", "identity/entity-alias", {"name": "x", "canonical_id": "x", "mount_accessor": "x"}),
-    "take a snapshot": ("GET", "sys/storage/raft/snapshot", None),
-    "silence the audit log": ("DELETE", "sys/audit/main", None),
-}
 
 
 def refused(answer: Answer) -> bool:
     """By the policy itself, before anything of the request was looked at."""
     return answer.status == 403 and DENIED in str(answer.body)
-
-
-@pytest.mark.parametrize("what", CHANGED)
-def test_vault_signs_nothing_else(thief: Thief, what: str) -> None:
-    row, changes = CHANGED[what]
-    path, body = thief.request(row, **changes)
-    answer = thief.vault("POST", path, body)
-    assert refused(answer), answer
-    assert thief.vault("POST", *thief.request(row)).status == 200
-
-
-@pytest.mark.parametrize("verb", ["issue", "sign-verbatim", "issuer/default/sign", "issuer/default/sign-verbatim"])
-def test_vault_signs_in_no_other_way(thief: Thief, verb: str) -> None:
-    path, body = thief.request("kubelet-client")
-    other = path.replace("/sign/", f"/{verb}/")
-    assert other != path and refused(thief.vault("POST", other, body))
-
-
-@pytest.mark.parametrize("row", OTHERS, ids=named)
-def test_vault_signs_no_row_of_others(thief: Thief, row: Row) -> None:
-    cluster = thief.kubernetes.cluster.model
-    wanted = resolve(row_named(cluster, row.name), cluster, NODE)
-    body = sign_parameters(wanted, thief.keys.request(wanted.key, wanted.subject))
-    assert refused(thief.vault("POST", f"{wanted.mount}/sign/{wanted.role}", body))
-
-
-@pytest.mark.parametrize("what", ELSEWHERE)
-def test_vault_gives_nothing_else(thief: Thief, what: str) -> None:
-    answer = thief.vault(*ELSEWHERE[what])
-    assert refused(answer), answer
 
 
 def test_vault_refuses_the_whole_forbidden_list(thief: Thief) -> None:
@@ -255,14 +167,9 @@ def test_another_kubelet_answers_none_of_its_pairs(thief: Thief, two_nodes: TwoN
             assert heard.status == 401 and heard.body.strip() == "Unauthorized", (row.name, heard)
 
 
-_BY_NAME = TwoNodes(OWN, OTHER, {})
-
-
-@pytest.mark.parametrize("name", [attempt.name for attempt in kubelet_authorization.of_a_kubelet(_BY_NAME)])
-def test_kube_apiserver_refuses_its_kubelet(thief: Thief, two_nodes: TwoNodes, name: str) -> None:
-    (attempt,) = (each for each in kubelet_authorization.of_a_kubelet(two_nodes) if each.name == name)
-    heard = kubelet_authorization.ask(thief.kubernetes, thief.pki, "kubelet-client", attempt)
-    assert kubelet_authorization.refused(attempt, heard), heard
+def test_kube_apiserver_refuses_its_kubelet(thief: Thief, two_nodes: TwoNodes) -> None:
+    assert len(kubelet_authorization.of_a_kubelet(two_nodes)) > 50
+    assert kubelet_authorization.get_through(thief.kubernetes, thief.pki, two_nodes) == {}
 
 
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -529,14 +436,3 @@ def test_unenrolled_the_other_worker_goes_on(thief: Thief, unenrolled: str) -> N
     robbed = thief.kubernetes
     assert robbed.vaultpki(OTHER, "renew", "--force").returncode == 0
     robbed.await_node(OTHER)
-
-
-def test_there_are_many_attempts() -> None:
-    many = (
-        len(CHANGED)
-        + len(ELSEWHERE)
-        + len(OTHERS)
-        + len(OF_A_PROXY)
-        + len(kubelet_authorization.of_a_kubelet(_BY_NAME))
-    )
-    assert many >= 100

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import trustme
 
+from helpers.faults import hostile_server
+from helpers.faults.hostile_server import Guest
+from helpers.faults.trusted_proxy import upwards
+from helpers.vault.applied_cluster import AppliedCluster, vaultpki
 from helpers.vault.servers import Server
 
 READS = ("GET", "LIST", "HEAD")
@@ -30,9 +33,8 @@ class Proxy:
     """
 
     server: Server
-    address: str
-    ca_pem: str
-    trust: ssl.SSLContext
+    address: str = ""
+    ca_pem: str = ""
     reopens: bool = False
     cut: int | None = None
     part: str = ""
@@ -54,25 +56,29 @@ class Proxy:
         self.arm(None, reopens=False)
         self.part, self.after = part, None
 
-    def serve(self, client: ssl.SSLSocket) -> None:
-        url = urlsplit(self.server.address)
-        upstream = http.client.HTTPSConnection(url.hostname or "", url.port, context=self.trust)
-        incoming = client.makefile("rb")
-        try:
-            while line := incoming.readline():
-                method, path, _ = line.decode().split(" ")
-                headers = http.client.parse_headers(incoming)
-                body = incoming.read(int(headers.get("Content-Length") or 0))
+    def cut_off(self, cluster: AppliedCluster, *words: str | Path) -> None:
+        """Run a command of the cluster's operator, which fails once this ends its connection to the server."""
+        trust = cluster.folder / "proxy-ca.crt"
+        trust.write_text(self.ca_pem)
+        env = {**cluster.environment(), "VAULT_ADDR": self.address, "VAULT_CACERT": str(trust)}
+        ran = vaultpki(*words, env=env, expect={0, 1})
+        # It may have fewer writes.
+        assert ran.returncode == (1 if self.closed else 0), ran
+
+    def serve(self, guest: Guest) -> None:
+        with upwards(self.server) as upstream, contextlib.suppress(http.client.HTTPException):
+            while True:
+                method, path, headers, body = guest.asked()
                 with self.lock:
                     self.writes += method not in READS
                     at = self.part in path and not self.closed if self.part else self.writes == self.cut
                     last = method not in READS and at
                     if self.closed and not last:
-                        client.sendall(SEALED)
+                        guest.say(SEALED)
                         continue
                     # Before the write arrives, so that whatever other threads send afterwards is cut off too.
                     self.closed = self.closed or (last and not self.reopens)
-                upstream.request(method, path, body, dict(headers.items()))
+                upstream.request(method, path, body, headers)
                 if last and self.part and self.after is not None:
                     time.sleep(self.after)
                     return
@@ -82,41 +88,15 @@ class Proxy:
                     return
                 kept = [f"{name}: {value}" for name, value in answer.getheaders() if name != "Transfer-Encoding"]
                 kept = [line for line in kept if not line.lower().startswith("content-length")]
-                length = "" if answer.status == 204 else f"Content-Length: {len(raw)}\r\n"
-                head = f"HTTP/1.1 {answer.status} x\r\n{length}" + "".join(f"{line}\r\n" for line in kept) + "\r\n"
-                client.sendall(head.encode() + raw)
-        finally:
-            incoming.close()
-            upstream.close()
+                kept += [] if answer.status == 204 else [f"Content-Length: {len(raw)}"]
+                guest.say("\r\n".join([f"HTTP/1.1 {answer.status} x", *kept, "", ""]), raw)
 
 
 @contextlib.contextmanager
 def proxied(server: Server) -> Iterator[Proxy]:
-    ca = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("127.0.0.1").configure_cert(context)
-    ended = threading.Event()
-    threads: list[threading.Thread] = []
-
-    def meet(connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as client:
-            proxy.serve(client)
-
-    def listen() -> None:
-        while not ended.is_set():
-            with contextlib.suppress(TimeoutError):
-                connection, _ = listener.accept()
-                connection.settimeout(60)
-                threads.append(threading.Thread(target=meet, args=(connection,), daemon=True))
-                threads[-1].start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.05)
-        pem = ca.cert_pem.bytes().decode()
-        trust = ssl.create_default_context(cafile=server.ca_file)
-        proxy = Proxy(server, f"https://127.0.0.1:{listener.getsockname()[1]}", pem, trust)
-        accepting = threading.Thread(target=listen, daemon=True)
-        accepting.start()
+    proxy = Proxy(server, ca_pem=ca.cert_pem.bytes().decode())
+    with hostile_server.serving(proxy.serve, tls=context) as running:
+        proxy.address = running.address
         yield proxy
-        ended.set()
-        accepting.join()

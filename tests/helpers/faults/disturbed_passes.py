@@ -147,17 +147,55 @@ def clean(node: NodeFolder) -> None:
     assert {path.stat().st_mode & 0o7777 for path in node.state.iterdir()} == {0o600}
 
 
+class Judge:
+    """What passes of copies of a node may leave where they are disturbed; `due` are the pairs that they replace.
+
+    `good` is a node on which one pass came through.
+    """
+
+    def __init__(self, trials: Trials, good: NodeFolder, due: tuple[str, ...]) -> None:
+        self.base, self.due = trials.base.folder, due
+        self.before, self.recorded, self.ran = pairs(trials.base), others(trials.base), hooked(trials.base)
+        self.good = others(good)
+        self.changed = {key for key in HOOKED if key in due or not self.recorded}
+
+    def pairs_are_whole(self, node: NodeFolder, what: str, *, through: bool = False) -> None:
+        """Every pair is as it was (or not there at all), or new if it is due; new for certain if all was done."""
+        for stem, found in pairs(node).items():
+            if through and stem in self.due:
+                assert found != self.before[stem], f"{what}: told a success that was none: {stem}"
+            old = found == self.before[stem]
+            assert old or (stem in self.due and whole(stem, found)), f"{what}: {stem} is torn or short: {sorted(found)}"
+
+    def others_are_whole(self, node: NodeFolder, what: str, *folders: Path, through: bool = False) -> None:
+        """And so is everything else."""
+        assert others(node, self.base, *folders) in ([self.good] if through else [self.recorded, self.good]), what
+
+    def one_more_pass(self, node: NodeFolder, what: str) -> None:
+        """It sets everything right, runs hooks that are owed, and leaves nothing behind; then the node is removed."""
+        for settle in (False, True):
+            # The second one removes at once what the first one has replaced.
+            again = agent.run(load_agent(node.config), agent.PassOptions(settle=settle, wait=30.0))
+            assert not again.failures, f"{what}, then run again: {again.failures}"
+        for stem, found in pairs(node).items():
+            new = found != self.before[stem]
+            assert whole(stem, found) and new is (stem in self.due), f"{what}, then run again: {stem}"
+        assert others(node) == self.good, what
+        for key, count in hooked(node).items():
+            runs = count - self.ran[key]
+            assert runs in ((1, 2) if key in self.changed else (0,)), f"{what}: {runs} runs of the hook of {key}"
+        clean(node)
+        shutil.rmtree(node.folder)
+
+
 def each_disturbed(
     trials: Trials, faults: Sequence[Fault], due: tuple[str, ...], judge: Callable[[Ran, str], bool]
 ) -> None:
     """A pass with each fault finds every pair of `due` old (or not there at all) or new, and every other as it was.
 
-    `judge` says of how the pass ended whether all was done. One more pass sets everything right, runs hooks that are
-    owed, and leaves nothing behind.
+    `judge` says of how the pass ended whether all was done. One more pass sets everything right.
     """
-    before, recorded, ran = pairs(trials.base), others(trials.base), hooked(trials.base)
-    good = others(NodeFolder(trials.base.name, trials.place / "recorded"))
-    changed = {key for key in HOOKED if key in due or not recorded}
+    may = Judge(trials, NodeFolder(trials.base.name, trials.place / "recorded"), due)
 
     def one(number: int) -> None:
         fault = faults[number]
@@ -168,25 +206,18 @@ def each_disturbed(
         if not fault.what.startswith("signal"):
             assert "(INJECTED)" in log.read_text(errors="replace"), f"{what}: nothing injected"
         through = judge(done, what)
-        for stem, found in pairs(node).items():
-            if through and stem in due:
-                assert found != before[stem], f"{what}: told a success that was none: {stem}"
-            old = found == before[stem]
-            assert old or (stem in due and whole(stem, found)), f"{what}: {stem} is torn or short: {sorted(found)}"
-        assert others(node, trials.base.folder) in ([good] if through else [recorded, good]), what
-        again = agent.run(load_agent(node.config))
-        assert not again.failures, f"{what}, then run again: {again.failures}"
-        for stem, found in pairs(node).items():
-            assert whole(stem, found) and (found != before[stem]) is (stem in due), f"{what}, then run again: {stem}"
-        assert others(node) == good, what
-        for key, count in hooked(node).items():
-            runs = count - ran[key]
-            assert runs in ((1, 2) if key in changed else (0,)), f"{what}: {runs} runs of the hook of {key}"
-        clean(node)
-        shutil.rmtree(node.folder)
+        may.pairs_are_whole(node, what, through=through)
+        may.others_are_whole(node, what, through=through)
+        may.one_more_pass(node, what)
         log.unlink()
 
     # More than there are processors: a run that replaced something waits some seconds for watchers.
     with ThreadPoolExecutor(max_workers=16) as pool:
         for _ in pool.map(one, range(len(faults))):
             pass
+
+
+def killed(done: Ran, what: str) -> bool:
+    """How a pass ended that was killed."""
+    assert done.returncode in (-9, 137), f"{what}: not killed: {done.stdout}{done.stderr}"
+    return False

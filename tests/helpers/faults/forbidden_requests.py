@@ -16,8 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from helpers.vault.applied_cluster import AppliedCluster
-from helpers.vault.servers import Answer, Server
+from helpers.vault.server_calls import Answer
+from helpers.vault.servers import Server
 from vaultpki.certificates import issuing_cas
+from vaultpki.identity.access import pooled_approle
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.vault import Settings, Vault
@@ -43,6 +45,25 @@ class Intruder:
     holder: Node | Pool
     token: str
     keys: vault_trial.Keys
+
+    @classmethod
+    def logged_in(cls, cluster: AppliedCluster, name: str, pool: str | None = None) -> Intruder:
+        """Logs in as the node does, through its own AppRole, which is made for a node of a pool."""
+        model, server = cluster.model, cluster.server
+        kind = "pooled" if pool else "listed"
+        role = f"auth/{cluster.prefix}/{kind}/role/{name}"
+        holder: Node | Pool
+        if pool:
+            holder = next(each for each in model.pools if each.name == pool)
+            assert server.api("POST", role, pooled_approle(model, holder)).status == 204
+        else:
+            holder = next(each for each in model.nodes if each.name == name)
+        body = {
+            "role_id": server.api("GET", f"{role}/role-id").data["role_id"],
+            "secret_id": server.api("POST", f"{role}/secret-id").data["secret_id"],
+        }
+        answer = server.api("POST", f"auth/{cluster.prefix}/{kind}/login", body, token="")
+        return cls(cluster, name, holder, answer.body["auth"]["client_token"], vault_trial.Keys())
 
     @property
     def model(self) -> Cluster:
@@ -70,12 +91,16 @@ class Intruder:
     def requests(self) -> tuple[Forbidden, ...]:
         return forbidden_signing.forbidden(self.model, self.name, self.holder, self.keys.request)
 
-    def tries(self, *groups: str, step: int = 1) -> list[Outcome]:
-        """Sends the requests (of these groups), and judges what comes; of those with one path every `step`th."""
+    def tries(self, *groups: str, step: int = 1, below: str = "") -> list[Outcome]:
+        """Sends the requests (of these groups, to paths below one), and judges what comes.
+
+        Of those with one path every `step`th is sent.
+        """
         judge = self.judge()
         outcomes = []
+        asked = [each for each in self.requests() if not groups or each.group in groups]
         with wire(self.cluster.server, self.token) as send:
-            for request in spread([each for each in self.requests() if not groups or each.group in groups], step):
+            for request in spread([each for each in asked if each.path.startswith(below)], step):
                 answer = send(request)
                 hole = ""
                 if 200 <= answer.status < 300:

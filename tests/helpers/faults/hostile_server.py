@@ -9,6 +9,10 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trustme
 
 Behaviour = Callable[["Guest"], None]
 
@@ -41,6 +45,13 @@ class Guest:
         while len(self.heard) < self.taken:
             self._hear()
         return bytes(self.heard[begun : self.taken])
+
+    def asked(self) -> tuple[str, str, dict[str, str], bytes]:
+        """The next request in parts: its method, its path with `/v1/`, its headers and its body."""
+        head, _, body = self.request().partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        method, path, _ = first.split(" ")
+        return method, path, dict(line.split(": ", 1) for line in lines), body
 
     def say(self, *parts: bytes | str) -> None:
         for part in parts:
@@ -92,6 +103,14 @@ class Hostile:
     @property
     def heard(self) -> bytes:
         return b"".join(bytes(guest.heard) for guest in self.guests)
+
+
+def certified(ca_file: Path, *names: str, **options: Any) -> ssl.SSLContext:
+    """A server's TLS: a certificate for these names (127.0.0.1 without any) of a new CA, which the file gets."""
+    ca, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(*(names or ("127.0.0.1",)), **options).configure_cert(context)
+    ca.cert_pem.write_to_path(ca_file)
+    return context
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ CHANGING = (
     "openat,creat,write,writev,pwrite64,ftruncate,truncate,fallocate,chmod,fchmod,fchmodat,chown,fchown,lchown,fchownat,"
     "fsync,fdatasync,sync,mkdir,mkdirat,symlink,symlinkat,link,linkat,rename,renameat,renameat2,unlink,unlinkat,rmdir,flock"
 )
-READING = "read,pread64,readlink,readlinkat,getdents64,fstat,newfstatat,statx"
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EDQUOT", "EACCES")
 
 
@@ -89,20 +88,6 @@ def _kind(call: Call) -> tuple[str, ...]:
     return (call.name, *(_OWN_NAMES.sub("*", each) for each in places))
 
 
-def everything(points: Iterable[Call]) -> list[Fault]:
-    """Each error in each call, once and for good, and results that are not so."""
-    found = []
-    for call in points:
-        if call.changes:
-            found += [Fault(call, f"error={error}") for error in ERRORS]
-            # Where every write fails, nothing can be told.
-            found += [Fault(call, "error=EIO", lasting=True)] * (call.name != "write")
-        else:
-            found += [Fault(call, f"error={error}") for error in ("EIO", "EACCES")]
-        found += [Fault(call, f"retval={result}") for result in _untrue(call)]
-    return found
-
-
 def rotating(points: Sequence[Call], size: int) -> list[Fault]:
     """About `size` faults, spread over the calls, each kind of call among them and each kind of error."""
     changing = [call for call in points if call.changes]
@@ -113,11 +98,6 @@ def rotating(points: Sequence[Call], size: int) -> list[Fault]:
     found = [Fault(call, f"error={ERRORS[index % len(ERRORS)]}") for index, call in enumerate(picked)]
     writes = [call for call in changing if call.name == "write"]
     return found + [Fault(call, f"retval={index % 2}") for index, call in enumerate(writes[:4])]
-
-
-def _untrue(call: Call) -> tuple[int, ...]:
-    # Nothing is written, and one byte is said to be: what a short write is to who does not look.
-    return (0, 1) if call.name in ("read", "write") else ()
 
 
 _PLACES = re.compile(r'(?:(?:\d+|AT_FDCWD)<([^>]*)>, )?"([^"]*)"')

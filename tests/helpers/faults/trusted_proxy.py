@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import trustme
-
 from helpers.faults import hostile_server
 from helpers.faults.hostile_server import Guest
 from helpers.vault.servers import Server
@@ -47,31 +45,29 @@ def as_heard(guest: Guest, path: str, status: int, body: bytes) -> None:
 
 
 @contextlib.contextmanager
+def upwards(server: Server) -> Iterator[http.client.HTTPSConnection]:
+    """The connection to a real server over which one guest's requests are passed on."""
+    url, trust = urlsplit(server.address), ssl.create_default_context(cafile=server.ca_file)
+    connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=trust, timeout=60)
+    with contextlib.closing(connection):
+        yield connection
+
+
+@contextlib.contextmanager
 def relaying(server: Server, folder: Path, *, ask: Ask = same, say: Say = as_heard) -> Iterator[Relay]:
     """Passes requests on to `server`; the CA of the proxy's own certificate lies in `folder`."""
-    ca = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("127.0.0.1").configure_cert(context)
-    ca_file = folder / "relay.pem"
-    ca.cert_pem.write_to_path(ca_file)
-    url = urlsplit(server.address)
-    upwards = ssl.create_default_context(cafile=server.ca_file)
 
     def behave(guest: Guest) -> None:
-        while True:
-            head, _, body = guest.request().partition(b"\r\n\r\n")
-            first, *lines = head.decode().split("\r\n")
-            method, target, _ = first.split(" ")
-            path = target.removeprefix("/v1/")
-            relay.asked.append(path)
-            headers = {name: value for name, _, value in (line.partition(": ") for line in lines) if name != "Host"}
-            above = http.client.HTTPSConnection(str(url.hostname), url.port, context=upwards, timeout=30)
-            with contextlib.closing(above):
+        with upwards(server) as above:
+            while True:
+                method, target, headers, body = guest.asked()
+                path = target.removeprefix("/v1/")
+                relay.asked.append(path)
                 above.request(method, f"/v1/{relay.ask(path)}", body or None, headers)
                 answer = above.getresponse()
-                content = answer.read()
-            relay.say(guest, path, answer.status, content)
+                relay.say(guest, path, answer.status, answer.read())
 
+    context = hostile_server.certified(folder / "relay.pem")
     with hostile_server.serving(behave, tls=context) as proxy:
-        relay = Relay(proxy.address, ca_file, ask, say)
+        relay = Relay(proxy.address, folder / "relay.pem", ask, say)
         yield relay

@@ -32,7 +32,7 @@ from helpers.kube.kubeadm_objects import (
     user_pod,
 )
 from helpers.node.reporting_nodes import shown
-from helpers.vault.applied_cluster import AppliedCluster
+from helpers.vault.applied_cluster import AppliedCluster, Ran, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.adopt import drive
 from vaultpki.adopt import look as looks
@@ -55,6 +55,9 @@ KEYS_PATH = f"{SYSTEM}/secrets/kubeadm-certs"
 INFO_PATH = f"{PUBLIC}/configmaps/cluster-info"
 AUTHENTICATION_PATH = f"{SYSTEM}/configmaps/extension-apiserver-authentication"
 REQUESTS_PATH = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+OUTSIDE = AdoptionWords(confirmed=("outside",))
+# The states whose next step, forward or back, waits for what lies outside.
+_ASKED = (("published", "closed"), ("returning", "re-trusting"))
 _FILES = {"kubernetes": "old-ca.crt", "front-proxy": "old-front-proxy-ca.crt", "etcd": "old-etcd-ca.crt"}
 
 
@@ -201,6 +204,32 @@ class AdoptedCluster:
                 return found
         return found
 
+    def command(self, *words: str | Path, expect: int = 0) -> Ran:
+        """`vaultpki adopt` with these words, for this cluster."""
+        of_cluster = ("-f", self.cluster.file, "--kubeconfig", self.config)
+        env = self.cluster.environment("adopter")
+        return vaultpki("adopt", words[0], *of_cluster, *words[1:], env=env, expect=expect)
+
+    def begin(self) -> None:
+        self.command("start", "--yes")
+        self.passes()
+        assert self.state == "prepared"
+
+    def lead_to(self, state: str, *, back: bool = False) -> AdoptionOutcome:
+        """Go on until the adoption is in this state ("" is its end), with all that a person does on the way."""
+        if not self.state:
+            self.begin()
+        for _ in range(20):
+            said = OUTSIDE if self.state in _ASKED[back] else None
+            found = self.onward(said, back=back)
+            if waiting(found) == ["pods"]:
+                self.restart_pods()
+            if self.state == state:
+                if not back:
+                    self.settle()
+                return found
+        raise AssertionError((self.state, found.gate))
+
     # The nodes
 
     def enrol(self, name: str) -> None:
@@ -322,6 +351,11 @@ class AdoptedCluster:
                 each["metadata"]["managedFields"] = [{"fieldsV1": {"f:data": {}}, "time": stamp(self.now)}]
 
 
+def waiting(found: AdoptionOutcome) -> list[str]:
+    """Who is waited for."""
+    return [each.node for each in found.gate.waiting]
+
+
 def spec_of(shape: Shape) -> str:
     """cluster.yaml of a shape, with the old CAs below `also_trust`."""
     nodes = "".join(
@@ -358,7 +392,8 @@ def adopted(
 @contextmanager
 def serving(objects: KubeadmObjects, folder: Path) -> Iterator[tuple[Api, Path]]:
     """The API server of a cluster, with a certificate of its CA, and a kubeconfig for it."""
-    pair = leaf("kube-apiserver", objects.ca, names=["api.example.com"], addresses=["127.0.0.1"])
+    # Each request has a connection of its own, and this kind of key signs in a twentieth of the time of RSA.
+    pair = leaf("kube-apiserver", objects.ca, names=["api.example.com"], addresses=["127.0.0.1"], kind="ECDSA-P256")
     file = folder / "pair.pem"
     file.write_text(pair.pem + pair.key_pem)
 
@@ -382,4 +417,4 @@ def serving(objects: KubeadmObjects, folder: Path) -> Iterator[tuple[Api, Path]]
         yield api, config
 
 
-__all__ = ["AdoptedCluster", "Held", "Machine", "adopted", "serving", "spec_of", "user_pod"]
+__all__ = ["OUTSIDE", "AdoptedCluster", "Held", "Machine", "adopted", "serving", "spec_of", "user_pod", "waiting"]

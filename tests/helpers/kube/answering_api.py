@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from vaultpki.kube import kubeconfig
+from vaultpki.kube.kubeconfig import KubeAccess
 
 
 class Api(ThreadingHTTPServer):
     """An API server that answers paths with values, and others with 404; a number is a status.
 
+    `answers` tells values otherwise: by a path with its query, and by whether the client has shown who it is.
     `configure` gives it its pair. It notes the methods, what was asked for in which form, and what was changed. An
     object is replaced only over the version that was read; `after` is called once one was replaced or deleted. `made`
     returns what becomes of an object that somebody makes, or a status.
@@ -29,7 +35,10 @@ class Api(ThreadingHTTPServer):
         self.changed: list[tuple[str, str]] = []
         self.after: Callable[[str, str], None] = lambda method, path: None
         self.made: Callable[[str, dict[str, Any]], Any] = lambda path, body: 403
+        self.answers: Callable[[str, bool], Any] = lambda path, known: self.values.get(path.partition("?")[0], 404)
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # Nobody comes back to a session.
+        tls.num_tickets = 0
         configure(tls)
         self.socket = tls.wrap_socket(self.socket, server_side=True)
 
@@ -46,7 +55,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Api)
         self.server.asked[self.path] = self.headers.get("Accept", "")
-        self._answer(self.server.values.get(self.path.partition("?")[0], 404))
+        shown = isinstance(self.connection, ssl.SSLSocket) and self.connection.getpeercert()
+        known = bool(shown) or self.headers.get("Authorization") == "Bearer s3cret"
+        self._answer(self.server.answers(self.path, known))
 
     def do_PUT(self) -> None:
         assert isinstance(self.server, Api)
@@ -115,3 +126,24 @@ def serving(values: Mapping[str, Any], configure: Callable[[ssl.SSLContext], Non
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def access(api: Api, folder: Path, ca_pem: bytes) -> KubeAccess:
+    """The way to it, by a kubeconfig in this folder with a token."""
+    ca = base64.b64encode(ca_pem).decode()
+    cluster = {"server": f"https://127.0.0.1:{api.server_address[1]}", "certificate-authority-data": ca}
+    config = {
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "clusters": [{"name": "a", "cluster": cluster}],
+        "users": [{"name": "a", "user": {"token": "s3cret"}}],
+    }
+    file = folder / "admin.conf"
+    file.write_text(json.dumps(config))
+    file.chmod(0o600)
+    return kubeconfig.read(file)
+
+
+def items(*found: Mapping[str, Any]) -> dict[str, Any]:
+    """A list as an API server answers it."""
+    return {"items": found, "metadata": {}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import ssl
 import threading
 import time
@@ -12,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from helpers.kube.audit_log import AuditLog
 from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT
 from helpers.kube.kube_cluster import KubeNode, Kubernetes
-from vaultpki.certificates import laid_out, pair_files, resolve, row_named
+from vaultpki.certificates import CLIENT_LOOK, laid_out, pair_files, resolve, row_named
 from vaultpki.model import Row
 from vaultpki.pki import x509
 from vaultpki.places import Layout
@@ -29,9 +30,9 @@ CLIENTS = tuple(row for row in OF_TLS if row.kubeconfig)
 CALLERS = frozenset({"kube-apiserver-kubelet", "front-proxy-client", "kube-apiserver-etcd"})
 """As whom kube-apiserver itself is a client."""
 CREDENTIAL, X509 = "authentication.kubernetes.io/credential-id", "X509SHA256="
-# client-go looks at the pair of a kubeconfig so often; then the connections have to be made anew, by components that
-# share the processors with everything else.
-LOOK_SECONDS, MARGIN_SECONDS = 300, 30
+# client-go looks at the pair of a kubeconfig so often, as it is built; then the connections have to be made anew, by
+# components that share the processors with everything else.
+LOOK_SECONDS, MARGIN_SECONDS = CLIENT_LOOK, 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,15 @@ def user(kubernetes: Kubernetes, row: Row) -> str:
 def lying(kubernetes: Kubernetes) -> dict[str, str]:
     """The SHA-256 of the certificate in each row's file."""
     return {row.name: _sha256(folder(kubernetes, row) / pair_files(row.stem)[0]) for row in OF_TLS}
+
+
+def pairs(event: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield with which pair (SHA-256) somebody came in an event of an audit log, and when (Unix time)."""
+    for credential in event["user"].get("extra", {}).get(CREDENTIAL, ()):
+        # Service accounts' credentials are others.
+        if credential.startswith(X509):
+            received = datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()
+            yield credential.removeprefix(X509), received
 
 
 def _sha256(crt: Path) -> str:
@@ -98,30 +108,20 @@ class Record:
     kubernetes: Kubernetes
     uses: list[Use] = field(default_factory=list)
     unauthorized: list[str] = field(default_factory=list)
-    position: int = 0
+    log: AuditLog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.position = self.kubernetes.audit_position()
+        self.log = AuditLog(self.kubernetes.control_plane.machine.folder)
+        self.log.skip()
 
     def read(self) -> None:
         """Takes in what has been written since."""
         rows = {user(self.kubernetes, row): row.name for row in CLIENTS}
-        with self.kubernetes.audit_log.open("rb") as file:
-            file.seek(self.position)
-            for line in file:
-                # The last line may still be on its way to the disk.
-                if not line.endswith(b"\n"):
-                    break
-                self.position += len(line)
-                event = json.loads(line)
-                received = event["requestReceivedTimestamp"]
-                if event.get("responseStatus", {}).get("code") == 401:
-                    self.unauthorized.append(f"{received} {event['verb']} {event['requestURI']}")
-                who = event["user"]
-                for credential in who.get("extra", {}).get(CREDENTIAL, ()):
-                    if who["username"] in rows and credential.startswith(X509):
-                        pair, at = credential.removeprefix(X509), datetime.fromisoformat(received).timestamp()
-                        self.uses.append(Use(rows[who["username"]], pair, at))
+        for event in self.log.events():
+            if event.get("responseStatus", {}).get("code") == 401:
+                self.unauthorized.append(f"{event['requestReceivedTimestamp']} {event['verb']} {event['requestURI']}")
+            row = rows.get(event["user"].get("username", ""))
+            self.uses += [Use(row, pair, at) for pair, at in pairs(event) if row is not None]
 
     def first(self, row: str, pair: str) -> float | None:
         """When the row's holder came with this pair first."""

@@ -41,6 +41,8 @@ OPERATORS = ("admin", "super-admin")
 CONFIG_MAP = "/api/v1/namespaces/default/configmaps/load"
 # A connection is kept for so long, as a client's that reloads its pair would be.
 KEPT_SECONDS = 45
+# Seconds between two requests: lists of each operator, writes, commands and logs of each pod, each further path.
+LIST, WRITE, EXEC, LOGS, FURTHER = 0.7, 0.4, 4.0, 2.0, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Load:
     # Watches go on until they have seen the last number, which is written after all else has ended: until then at most.
     until: float = math.inf
     turns: Iterator[int] = field(default_factory=itertools.count)
+    seconds: float = 0.0
 
     def request(self, who: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """One request on a connection of its own; raises what a client would complain of."""
@@ -124,7 +127,7 @@ class Load:
     def _list(self, who: str) -> None:
         """Each time by a new handshake."""
         path = "/api/v1/secrets?limit=5" if who == "super-admin" else "/api/v1/nodes?limit=5"
-        self._every(f"list as {who}", 0.7, lambda: self.request(who, "GET", path))
+        self._every(f"list as {who}", LIST, lambda: self.request(who, "GET", path))
 
     def _write(self) -> None:
         """Numbers, one after the other, on a connection that is kept."""
@@ -139,7 +142,7 @@ class Load:
                 if not self.attempt("write", functools.partial(_answer, one, "PATCH", CONFIG_MAP, _data(number))):
                     break
                 self.written.append(number)
-                self.ending.wait(0.4 * self.pace)
+                self.ending.wait(WRITE * self.pace)
                 # A server that ends tells who is idle, and every client then takes another connection.
                 if _ended(one):
                     break
@@ -192,10 +195,10 @@ class Load:
             if ran.stdout != f"{word}\n":
                 raise Refused(ran.stderr or f"exit {ran.returncode}, said {ran.stdout!r}")
 
-        self._every("exec", 4, run)
+        self._every("exec", EXEC, run)
 
     def _ask(self, client: str, path: str) -> None:
-        self._every(client, 1, lambda: self.request("admin", "GET", path))
+        self._every(client, FURTHER, lambda: self.request("admin", "GET", path))
 
     def _logs(self, pod: str) -> None:
         path = f"/api/v1/namespaces/default/pods/{pod}/log"
@@ -208,11 +211,19 @@ class Load:
                 if response.status != 200 or said != "hello\n":
                     raise Refused(f"{response.status} {said}")
 
-        self._every("logs", 2, logs)
+        self._every("logs", LOGS, logs)
 
     def missed(self, who: str) -> list[int]:
         """What was written since a watch began, and what it did not see."""
         return [number for number in self.written if number > min(self.seen[who]) and number not in self.seen[who]]
+
+    def lacking(self) -> dict[str, int]:
+        """What each client did that did less than a quarter of what one does on a machine with nothing else to do."""
+        every = {f"list as {who}": LIST for who in OPERATORS} | {"write": WRITE} | dict.fromkeys(self.further, FURTHER)
+        if self.pods:
+            every |= {"exec": EXEC / len(self.pods), "logs": LOGS / len(self.pods)}
+        least = {client: self.seconds / (seconds * self.pace) / 4 for client, seconds in every.items()}
+        return {client: self.worked[client] for client, count in least.items() if self.worked[client] < count}
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -226,10 +237,12 @@ class Load:
         watches = [threading.Thread(target=self._watch, args=(who,), daemon=True) for who in OPERATORS]
         for thread in others + watches:
             thread.start()
+        begin = time.monotonic()
         try:
             yield
         finally:
             self.ending.set()
+            self.seconds = time.monotonic() - begin
             for thread in others:
                 thread.join(60)
             # What the watches wait for.

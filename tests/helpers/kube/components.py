@@ -44,6 +44,19 @@ class Programs:
         """The version of Kubernetes that was built, such as v1.37.2."""
         return _version(self.path("kubeadm"))
 
+    @property
+    def client_look(self) -> int:
+        """The seconds between two looks of its clients at their files, as `tests/setup/kubernetes` built them."""
+        named = self.kubernetes / "client-look"
+        return int(named.read_text()) if named.exists() else 5 * 60
+
+    @property
+    def named(self) -> str:
+        """The version, and the build of it: what figures say."""
+        return (
+            self.version if self.client_look == 5 * 60 else f"{self.version} (clients look every {self.client_look} s)"
+        )
+
     def path(self, name: str) -> Path:
         found = (self.etcd if name.startswith("etcd") else self.kubernetes) / name
         assert found.is_file(), f"{found} is missing; `make conformance` builds it"

@@ -7,7 +7,6 @@ import http.server
 import json
 import socket
 import ssl
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 from helpers.kube import recording_servers
 from helpers.kube.client_load import load_pair
 from helpers.kube.kube_cluster import Kubernetes
-from helpers.kube.machines import Ran
+from helpers.kube.machines import Ran, accepting
 from helpers.vault.servers import wait_for
 from vaultpki.certificates import bundle, chain_bundle
 
@@ -100,18 +99,7 @@ def running(kubernetes: Kubernetes) -> Iterator[Extension]:
     """Serves outside, with the first control plane's pair; kube-apiserver trusts it by the chain bundle of now."""
     listening = kubernetes.outside.listen()
     extension = Extension(kubernetes.control_plane.pki, listening.getsockname()[1])
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=extension.serve, args=(connection,), daemon=True).start()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    try:
+    with accepting(listening, extension.serve):
         extension.register(kubernetes)
         for address, port in kubernetes.apis:
 
@@ -120,12 +108,6 @@ def running(kubernetes: Kubernetes) -> Iterator[Extension]:
 
             wait_for(lambda ask=ask: ask().returncode == 0, 30, lambda ask=ask: ask().stderr, pause=0.3)  # type: ignore[misc]
         yield extension
-    finally:
-        # Closing alone leaves accept(2) waiting.
-        with contextlib.suppress(OSError):
-            listening.shutdown(socket.SHUT_RDWR)
-        listening.close()
-        thread.join()
 
 
 def _webhook(ca: bytes) -> dict[str, Any]:

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from urllib.parse import urlsplit
 
-from helpers.kube.machines import Lan, Machine
+from helpers.kube.machines import Lan, Machine, accepting
 from helpers.vault.servers import Server
 
 _MOST = 1 << 16
 
 
-@contextlib.contextmanager
-def forwarded(machine: Machine, port: int) -> Iterator[None]:
+def forwarded(machine: Machine, port: int) -> AbstractContextManager[int]:
     """Connections to 127.0.0.1:PORT on the machine reach whoever listens there on the host."""
     with machine.network():
         listening = socket.create_server(("127.0.0.1", port))
-    accepting = threading.Thread(target=_accept, args=(listening, port), daemon=True)
-    accepting.start()
-    try:
-        yield
-    finally:
-        # A thread that waits in accept() is woken by this, and not by close().
-        listening.shutdown(socket.SHUT_RDWR)
-        accepting.join()
-        listening.close()
+    return accepting(listening, functools.partial(_forward, port))
 
 
 @contextlib.contextmanager
@@ -41,14 +34,7 @@ def everywhere(network: Lan, server: Server) -> Iterator[None]:
         yield
 
 
-def _accept(listening: socket.socket, port: int) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            near, _ = listening.accept()
-            threading.Thread(target=_forward, args=(near, port), daemon=True).start()
-
-
-def _forward(near: socket.socket, port: int) -> None:
+def _forward(port: int, near: socket.socket) -> None:
     with near, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as far:
         back = threading.Thread(target=_copy, args=(far, near), daemon=True)
         back.start()

@@ -18,6 +18,7 @@ from typing import Any
 
 from helpers import pages
 from helpers.kube import components, containerd, forwarded_port, own_keys
+from helpers.kube.audit_log import AuditLog
 from helpers.kube.components import API_PORT, ETCD_PORT, Programs, ServiceAccountKeys
 from helpers.kube.machines import Lan, Machine, Process, Ran, lan
 from helpers.node import enrolled_nodes
@@ -34,24 +35,20 @@ ONE = """\
 nodes:
 - {name: node-1, roles: [control-plane, etcd, worker], addresses: [198.51.100.11]}
 """
-SPREAD = """\
+# A row of the user's own for every CA and every use, where no worker has it.
+_OWN = """\
+  own-{ca}-{use}: {{kind: {use}, common_name: own-{ca}-{use}, ca: {ca}, roles: [control-plane], names: {names}}}
+"""
+ROBBED = """\
 nodes:
 - {name: cp-1, roles: [control-plane], addresses: [198.51.100.11]}
 - {name: etcd-1, roles: [etcd], addresses: [198.51.100.21]}
 - {name: etcd-2, roles: [etcd], addresses: [198.51.100.22]}
 - {name: etcd-3, roles: [etcd], addresses: [198.51.100.23]}
 - {name: worker-1, roles: [worker], addresses: [198.51.100.31]}
-"""
-
-# A row of the user's own for every CA and every use, where no worker has it.
-_OWN = """\
-  own-{ca}-{use}: {{kind: {use}, common_name: own-{ca}-{use}, ca: {ca}, roles: [control-plane], names: {names}}}
-"""
-ROBBED = f"""\
-{SPREAD}\
-- {{name: worker-2, roles: [worker], addresses: [198.51.100.32]}}
+- {name: worker-2, roles: [worker], addresses: [198.51.100.32]}
 pools:
-- {{name: autoscaled, roles: [worker], node_names: "w-*"}}
+- {name: autoscaled, roles: [worker], node_names: "w-*"}
 certificates:
 """ + "".join(
     _OWN.format(ca=ca, use=use.value, names="['{node}']" if use.server else "[]")
@@ -246,26 +243,13 @@ class Kubernetes:
         for process in self.agents.values():
             process.kill()
 
-    @property
-    def audit_log(self) -> Path:
-        """The first kube-apiserver's, policy level Metadata: a JSON event each line."""
-        return self.control_plane.machine.folder / "audit.log"
-
     def audit_position(self) -> int:
-        """Where the audit log ends now: what `audit` counts from."""
-        with self.audit_log.open("rb") as file:
-            written = file.read()
-        # The last line may still be on its way to the disk.
-        return written.rfind(b"\n") + 1
+        """Where the first kube-apiserver's audit log ends now: what `audit` counts from."""
+        return AuditLog(self.control_plane.machine.folder).skip()
 
     def audit(self, since: int = 0) -> list[dict[str, Any]]:
-        """kube-apiserver's audit events since a position, oldest first."""
-        with self.audit_log.open("rb") as file:
-            file.seek(since)
-            # Read at once: the server may be writing, and two reads could return one line in two parts.
-            written = file.read()
-        # The last line may still be on its way to the disk.
-        return [json.loads(line) for line in written[: written.rfind(b"\n") + 1].splitlines()]
+        """Its audit events since a position, oldest first, at the level Metadata."""
+        return AuditLog(self.control_plane.machine.folder, since).events()
 
     def ready(self, conf: Path | None = None, at: KubeNode | None = None) -> bool:
         """Whether the API server is ready; `at` names the node where there are several."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,10 +27,12 @@ from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
 from helpers.kube.machines import OUTSIDE
 from helpers.kube.people_of_kubeadm import CHAIN, kubeconfig_in_files, put
+from helpers.product import IS_QUICK
 from helpers.vault import servers
-from helpers.vault.applied_cluster import Ran, environment, vaultpki
+from helpers.vault.applied_cluster import Ran, vaultpki
 from helpers.vault.operator_tokens import Who
 from helpers.vault.servers import Server, wait_for
+from vaultpki.certificates import CLIENT_LOOK
 from vaultpki.records import adoption as adoption_record
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 
@@ -50,7 +50,7 @@ _ADDRESSES = {
     WORKER: "198.51.100.21",
     LATER: "198.51.100.22",
 }
-_QUICK = own_cas.quick(joins=15, readers=10)
+_QUICK = own_cas.quick(joins=15, readers=min(CLIENT_LOOK + 5, 20))
 PERSONS = frozenset({"pods", "outside", "webhooks"})
 STATE_SECONDS = 1800.0
 
@@ -60,8 +60,8 @@ class Adoption:
     """The cluster of kubeadm's own CAs, its balancer, and its operator, who has only what the printed policies give.
 
     `states` are those that the record was seen in, oldest first. `by_hand` are nodes on which root runs `adopt node`;
-    on the others the agent does what a state asks. With `quick` the operator's commands wait for seconds where they
-    wait for minutes, for clients that look at their files every five minutes. `restarted` is called once pods of the
+    on the others the agent does what a state asks. With `quick` the operator's commands wait for seconds, as long as
+    clients take to look at their files, where they wait for six and ten minutes. `restarted` is called once pods of the
     cluster's own were restarted, and restarts those of a test.
     """
 
@@ -70,7 +70,7 @@ class Adoption:
     states: list[AdoptionState] = field(default_factory=list)
     by_hand: tuple[str, ...] = ("cp-3",)
     said: list[str] = field(default_factory=list)
-    quick: bool = False
+    quick: bool = IS_QUICK
     restarted: Callable[[], None] = lambda: None
 
     @property
@@ -105,19 +105,8 @@ class Adoption:
         env = cluster.environment(who)
         behind = self.kubernetes.outside.inside
         timeout = timeout or servers.SHARED * COMMAND_SECONDS
-        if not self.quick:
-            return vaultpki(*command, env=env, expect=set(expect), timeout=timeout, behind=behind)
-        ran = subprocess.run(
-            [*behind, sys.executable, "-c", _QUICK, *map(str, command)],
-            env=environment(env),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
-        assert ran.returncode in expect, f"{command}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
-        return ran
+        changed = _QUICK if self.quick else ""
+        return vaultpki(*command, env=env, expect=set(expect), timeout=timeout, behind=behind, changed=changed)
 
     def adopt(self, *words: str, expect: Collection[int] = (0, 3), timeout: float = 0) -> Ran:
         """A command of the adoption; 3 is how one ends that waits for something."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import re
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from helpers import page_runner, pages
 from helpers.kube import containerd, forwarded_port, kubeadm_nodes
@@ -300,37 +297,3 @@ def machines(
             (operator / "bin" / name).write_text(text)
             (operator / "bin" / name).chmod(0o755)
         yield made
-
-
-def ca_keys(node: KubeadmNode) -> list[str]:
-    """The files of a node with the private key of a CA that any file there names."""
-    cas, keys = set(), {}
-    for top in ("/etc/kubernetes", "/etc/vaultpki", "/var/lib", "/run/etc/kubernetes"):
-        for path in node.seen(top).rglob("*"):
-            if not path.is_file() or "containerd" in path.parts or path.stat().st_size > 1 << 20:
-                continue
-            # In JSON, a line's end is two characters.
-            data = path.read_bytes().replace(b"\\n", b"\n")
-            texts = [data, *map(_decoded, re.findall(rb"-data: ([\w+/=]+)", data))]
-            for text in texts:
-                for pem in re.findall(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL):
-                    found = x509.load_pem_x509_certificate(pem)
-                    with contextlib.suppress(x509.ExtensionNotFound):
-                        if found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-                            cas.add(_public(found.public_key()))
-                for pem in re.findall(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?PRIVATE KEY-----", text, re.DOTALL):
-                    keys[str(path)] = _public(load_pem_private_key(pem, None).public_key())
-    assert keys, f"no key at all was found on {node.name}"
-    return [path for path, public in keys.items() if public in cas]
-
-
-def _decoded(data: bytes) -> bytes:
-    try:
-        return base64.b64decode(data, validate=True)
-    except ValueError:
-        return b""
-
-
-def _public(key: Any) -> bytes:
-    found: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return found

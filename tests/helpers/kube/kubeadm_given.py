@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shlex
-import stat
-import subprocess
-import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +20,7 @@ from helpers.kube.components import ETCD_PEER_PORT, ETCD_PORT, Programs
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
 from helpers.kube.kubeadm_own_cas import CONFIGURATION
-from helpers.vault.applied_cluster import environment
+from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.servers import Server, wait_for
 from vaultpki.model import NodeRole
 
@@ -37,8 +33,7 @@ PEOPLE = frozenset({"outside", "pods", "rights"})
 """What a step waits for that people do."""
 
 _BACK = frozenset({"re-trusting", "returning"})
-
-Disk = dict[str, tuple[int, int, bytes]]
+_ANY = frozenset(range(256))
 
 
 @dataclass(slots=True)
@@ -166,21 +161,13 @@ class Given:
 
         Gates wait for `quick` seconds in place of several minutes. After `timeout` seconds it is killed.
         """
-        env = environment(self.made.cluster.environment("adopter")) | {"HOME": str(self.folder)}
+        env = self.made.cluster.environment("adopter") | {"HOME": str(self.folder)}
         outside = self.made.kubernetes.outside.holder.pid
         enter = ["nsenter", "--target", str(outside), "--net", "--mount", f"--wdns={self.folder}", "--"]
         # Nobody is connected here for as long as the waits are for; the test of the whole cluster under load has more.
-        program = [sys.executable, "-c", own_cas.quick(joins=quick, readers=quick, changed=self.changed)]
-        told = ["--kubeconfig", "admin.conf", "-f", "cluster.yaml", "--json"]
-        ran = subprocess.run(
-            [*enter, *program, "adopt", *words, *told],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
-        )
+        changed = own_cas.quick(joins=quick, readers=quick) + self.changed
+        command = ("adopt", *words, "--kubeconfig", "admin.conf", "-f", "cluster.yaml", "--json")
+        ran = vaultpki(*command, env=env, expect=_ANY, timeout=timeout, behind=enter, changed=changed)
         self.said.append(f"$ adopt {' '.join(words)} -> {ran.returncode}\n{ran.stderr}{ran.stdout[-3000:]}")
         assert ran.returncode in expect, self.said[-1]
         found: dict[str, Any] = json.loads(ran.stdout) if ran.stdout.strip() else {}
@@ -390,35 +377,6 @@ class Given:
             return set(names) <= found.keys() and set(found.values()) == {"True"}
 
         wait_for(ready, SECONDS, said, 1)
-
-
-def changed(before: Disk, after: Disk) -> list[str]:
-    """The paths that differ, without the folders that the agent prepares beside kubeadm's."""
-    every = before.keys() | after.keys()
-    own = re.compile(r"/(etc/kubernetes|var/lib/kubelet)/vaultpki(/|$)")
-    return sorted(path for path in every if before.get(path) != after.get(path) and not own.match(path))
-
-
-def disk(node: KubeadmNode) -> Disk:
-    """Mode, time and content of each of kubeadm's files on a machine, by path."""
-    found: Disk = {}
-    for top in (
-        "/etc/kubernetes",
-        "/var/lib/kubelet/pki",
-        "/var/lib/kubelet/config.yaml",
-        "/var/lib/kubelet/kubeadm-flags.env",
-    ):
-        root = node.seen(top)
-        for path in [root, *sorted(root.rglob("*"))]:
-            about = path.lstat()
-            name = f"{top}/{path.relative_to(root)}" if path != root else top
-            if stat.S_ISLNK(about.st_mode):
-                found[name] = (about.st_mode, 0, os.readlink(path).encode())
-            elif stat.S_ISREG(about.st_mode):
-                found[name] = (about.st_mode, about.st_mtime_ns, path.read_bytes())
-            else:
-                found[name] = (about.st_mode, 0, b"")
-    return found
 
 
 def spec(server: Server, names: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from helpers.kube import containerd
 from helpers.kube.components import Programs
 from helpers.kube.machines import Lan, Machine, Process, Ran, environment, lan
-from helpers.pages import CHECKOUT
+from helpers.product import PYTHONPATH
 from vaultpki.model import NodeRole
 
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -54,7 +54,7 @@ exit 0
 # The product on a node.
 _VAULTPKI = """\
 #!/bin/sh
-exec env PYTHONPATH={checkout} {python} -m vaultpki "$@"
+exec env PYTHONPATH={path} {python} -m vaultpki "$@"
 """
 
 
@@ -151,7 +151,7 @@ def _own_folders(node: KubeadmNode, hosts: Path) -> None:
 
 def _tools(node: KubeadmNode) -> None:
     node.tools.mkdir()
-    product = _VAULTPKI.format(checkout=CHECKOUT, python=sys.executable)
+    product = _VAULTPKI.format(path=PYTHONPATH, python=sys.executable)
     for name, text in {"kubelet-service": _KUBELET, "vaultpki": product}.items():
         (node.tools / name).write_text(text)
         (node.tools / name).chmod(0o755)

@@ -22,26 +22,15 @@ OLD_CAS = {"kubernetes": "ca.crt", "front-proxy": "front-proxy-ca.crt", "etcd": 
 
 _VERSION = "kubeadm.k8s.io/v1beta4"
 
-# The product, with waits of gates in seconds.
-_QUICK = """\
-import sys
-from vaultpki.adopt import gates
-from vaultpki.rotation import adoption_reasons
-gates.JOIN, adoption_reasons.LONGEST_LOOK_AGAIN = {joins}, {readers}
-{changed}
-from vaultpki.__main__ import main
-sys.exit(main())
-"""
-
 Document = dict[str, Any]
 
 
-def quick(joins: int, readers: int, changed: str = "") -> str:
-    """A Python program: `vaultpki`, whose gates wait for so many seconds for older joins and for slow readers.
-
-    `changed` are further lines, which take a protection away.
-    """
-    return _QUICK.format(joins=joins, readers=readers, changed=changed)
+def quick(joins: int, readers: int) -> str:
+    """Lines of Python by which gates wait for so many seconds for older joins and for slow readers."""
+    return (
+        "from vaultpki.adopt import gates\nfrom vaultpki.rotation import adoption_reasons\n"
+        f"gates.JOIN, adoption_reasons.LONGEST_LOOK_AGAIN = {joins}, {readers}\n"
+    )
 
 
 # kubeadm

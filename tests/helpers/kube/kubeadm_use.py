@@ -8,11 +8,11 @@ import shlex
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from helpers.kube.certificates_in_use import CREDENTIAL, X509
+from helpers.kube import certificates_in_use
+from helpers.kube.audit_log import AuditLog
 from helpers.kube.components import API_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT
 from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
@@ -116,7 +116,7 @@ class Audit:
     """What both API servers have logged since this was made: who came with which pair, and who was not let in."""
 
     cluster: KubeadmCluster
-    positions: dict[str, int] = field(default_factory=dict)
+    logs: dict[str, AuditLog] = field(default_factory=dict)
     uses: dict[str, float] = field(default_factory=dict)
     unauthorized: list[str] = field(default_factory=list)
 
@@ -128,20 +128,8 @@ class Audit:
     def read(self) -> None:
         """Take in what is new. `uses` has the last time (Unix time) of each certificate, by its SHA-256."""
         for node in self.cluster.nodes.values():
-            log = node.machine.folder / "audit.log"
-            if not log.exists():
-                continue
-            with log.open("rb") as lines:
-                lines.seek(self.positions.get(node.name, 0))
-                written = lines.read()
-            # The last line may still be on its way to the disk.
-            whole = written[: written.rfind(b"\n") + 1]
-            self.positions[node.name] = self.positions.get(node.name, 0) + len(whole)
-            for event in map(json.loads, whole.splitlines()):
-                received = event["requestReceivedTimestamp"]
+            for event in self.logs.setdefault(node.name, AuditLog(node.machine.folder)).events():
                 if event.get("responseStatus", {}).get("code") == 401:
+                    received = event["requestReceivedTimestamp"]
                     self.unauthorized.append(f"{received} {event['verb']} {event['requestURI']}")
-                for credential in event["user"].get("extra", {}).get(CREDENTIAL, ()):
-                    # Service accounts' credentials are others.
-                    if credential.startswith(X509):
-                        self.uses[credential.removeprefix(X509)] = datetime.fromisoformat(received).timestamp()
+                self.uses.update(certificates_in_use.pairs(event))

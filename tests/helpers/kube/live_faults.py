@@ -22,7 +22,7 @@ from helpers.kube.components import API_PORT, ETCD_PORT, KUBELET_PORT
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.machines import Machine, Process, Ran
 from helpers.node.handmade_files import authority
-from helpers.vault.applied_cluster import ROOT
+from helpers.product import PYTHONPATH
 from helpers.vault.servers import wait_for
 
 GROUP: Final = "fault.invalid"
@@ -39,7 +39,7 @@ def run(
 ) -> Ran:
     """`verify --live` on a machine of the cluster; `vault` is another address of Vault, `conf` another kubeconfig."""
     words = ["verify", "-f", spec or kube.cluster.file, "--live", "--kubeconfig", conf or kube.admin, *arguments]
-    given = [f"PYTHONPATH={ROOT}", *([f"VAULT_ADDR={vault}"] if vault else [])]
+    given = [f"PYTHONPATH={PYTHONPATH}", *([f"VAULT_ADDR={vault}"] if vault else [])]
     return machine.run("env", *given, sys.executable, "-m", "vaultpki", *words, expect=None, timeout=120)
 
 

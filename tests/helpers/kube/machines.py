@@ -11,7 +11,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -183,6 +184,28 @@ class Machine:
             self.connect(address or self.address, port, timeout=2).close()
             return True
         return False
+
+
+@contextlib.contextmanager
+def accepting(listening: socket.socket, serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Has each connection served by a thread of its own until the end of the block; yields the port."""
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        # Closing alone leaves accept(2) waiting.
+        with contextlib.suppress(OSError):
+            listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from helpers.kube import cas_in_use, extension_server
+from helpers.kube import audit_log, cas_in_use, extension_server
 from helpers.kube.ca_operator import SPREAD, STEP_SECONDS, Operator, complains
 from helpers.kube.client_load import Load
 from helpers.kube.extension_server import Extension
@@ -61,10 +60,7 @@ class OperatorUnderLoad(Operator):
         """Requests that an API server answered with 401."""
         found = []
         for name, position in self.audits.items():
-            with (self.kubernetes.nodes[name].machine.folder / "audit.log").open("rb") as file:
-                file.seek(position)
-                lines = [json.loads(line) for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-            refused = [event for event in lines if event.get("responseStatus", {}).get("code") == 401]
+            refused = audit_log.refused(self.kubernetes.nodes[name].machine.folder, position)
             found += [f"{name}: {event['verb']} {event['requestURI']}" for event in refused]
         return found
 

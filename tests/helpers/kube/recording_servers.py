@@ -8,9 +8,9 @@ import hashlib
 import json
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import trustme
 from helpers.kube.certificates_in_use import Use, only_node
 from helpers.kube.components import ETCD_PORT
 from helpers.kube.kube_cluster import Kubernetes
-from helpers.kube.machines import Ran
+from helpers.kube.machines import Ran, accepting
 from helpers.vault.servers import wait_for
 from vaultpki.certificates import bundle
 
@@ -117,8 +117,7 @@ def connections_to_etcd(kubernetes: Kubernetes) -> set[str]:
     return {line.split()[2] for line in said.splitlines()}
 
 
-@contextlib.contextmanager
-def _noting(server: Server, listening: socket.socket, seen: list[Use]) -> Iterator[int]:
+def _noting(server: Server, listening: socket.socket, seen: list[Use]) -> AbstractContextManager[int]:
     """Takes each connection for one request, so that each request brings the pair that is in use then."""
 
     def serve(connection: socket.socket) -> None:
@@ -130,24 +129,7 @@ def _noting(server: Server, listening: socket.socket, seen: list[Use]) -> Iterat
                 session.recv(65536)
                 session.sendall(server.answer.encode())
 
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    try:
-        yield listening.getsockname()[1]
-    finally:
-        # Closing alone leaves accept(2) waiting.
-        with contextlib.suppress(OSError):
-            listening.shutdown(socket.SHUT_RDWR)
-        listening.close()
-        thread.join()
+    return accepting(listening, serve)
 
 
 def _register_node(kubernetes: Kubernetes, port: int) -> None:

@@ -62,9 +62,9 @@ def _conf(server: str, ca: str, user: dict[str, str]) -> str:
 class TakenOverMachine:
     """A machine below `root`: a control plane with etcd, or by its name a worker (w-), or a member of etcd (etcd-)."""
 
-    def __init__(self, root: Path, name: str = "cp-1", days: int = 365) -> None:
+    def __init__(self, root: Path, name: str = "cp-1", days: int = 365, objects: KubeadmObjects | None = None) -> None:
         self.root, self.name = root, name
-        self.objects = KubeadmObjects(Shape(key="ECDSA-P256", planes=3))
+        self.objects = objects or KubeadmObjects(Shape(key="ECDSA-P256", planes=3))
         self.plane, self.member = name.startswith("cp-"), name.startswith("etcd-")
         kubernetes, kubelet = root / "etc/kubernetes", root / "var/lib/kubelet"
         self.where = TakenOver(True, f"{kubernetes}/pki", f"{kubelet}/pki", str(kubernetes))

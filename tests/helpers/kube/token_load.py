@@ -57,7 +57,7 @@ class TokenLoad:
 
     `servers` are the API servers that a load balancer would send somebody to in this moment. `kept` are tokens that
     never expire, and `mounted` reads those that pods are given. Tokens of the keys in `given_up` may be refused, which
-    `refused` counts by who was asked. `rounds` is how often all tokens of a moment were used.
+    `refused` counts by who was asked. `rounds` is how often all tokens of a moment were used, `pace` seconds apart.
     """
 
     kubernetes: Kubernetes
@@ -72,6 +72,7 @@ class TokenLoad:
     failures: list[Failure] = field(default_factory=list)
     key_ids: set[str] = field(default_factory=set)
     ending: threading.Event = field(default_factory=threading.Event)
+    pace: float = 1.0
 
     def issue(self, at: Api) -> Token:
         """A new token of this API server."""
@@ -114,7 +115,7 @@ class TokenLoad:
 
     def _run(self) -> None:
         for turn in itertools.count():
-            if self.ending.wait(1.0):
+            if self.ending.wait(self.pace):
                 return
             apis = self.servers()
             try:

@@ -205,3 +205,75 @@ def facts_of(pem: str) -> str:
     from vaultpki.token_keys.holders import sha256_of
 
     return sha256_of(pem)
+
+
+def steady(*names: str) -> ImaginedCluster:
+    """A cluster whose nodes have been admitted one by one."""
+    cluster = ImaginedCluster({})
+    for name in names:
+        plane = cluster.planes[name] = ImaginedPlane(name)
+        join(cluster, plane)
+    return cluster
+
+
+def of_kubeadm(*names: str) -> ImaginedCluster:
+    """A cluster whose nodes share one key, and that has no record."""
+    cluster = ImaginedCluster({})
+    for name in names:
+        cluster.planes[name] = ImaginedPlane.of_kubeadm(name, cluster.now)
+    return cluster
+
+
+def join(cluster: ImaginedCluster, plane: ImaginedPlane) -> None:
+    """Passes and the operator go on until the node may start, and has."""
+    for _ in range(12):
+        everybody(cluster)
+        if plane.may and not plane.running:
+            plane.start(cluster.now)
+            everybody(cluster)
+            return
+        cluster.operate()
+    raise AssertionError(plane)
+
+
+def everybody(cluster: ImaginedCluster) -> None:
+    """Each node makes a pass and reports."""
+    for plane in cluster.planes.values():
+        if not plane.gone:
+            plane.passed(cluster.record, cluster.now, reports=True)
+            cluster.check()
+    cluster.later(70)
+
+
+def settle(cluster: ImaginedCluster, goal: KeyState, *, back: bool) -> None:
+    """Go on one way until all is at rest: it must always be possible."""
+    for _ in range(120):
+        if cluster.at_rest(goal):
+            return
+        everybody(cluster)
+        for plane in cluster.planes.values():
+            if plane.may and not plane.running and not plane.gone:
+                plane.start(cluster.now)
+        if cluster.record is None or not cluster.record.active:
+            cluster.operate()
+        else:
+            cluster.operate(back=back)
+        cluster.later(600)
+        cluster.check()
+    raise AssertionError((goal, cluster.record))
+
+
+def unborn(*names: str) -> ImaginedCluster:
+    """A cluster whose nodes have joined Vault, and where nothing runs yet."""
+    cluster = ImaginedCluster({name: ImaginedPlane(name) for name in names})
+    everybody(cluster)
+    return cluster
+
+
+def until(cluster: ImaginedCluster, state: KeyState) -> None:
+    """Go on to a state of the rotation."""
+    while cluster.record is not None and cluster.record.state is not state:
+        everybody(cluster)
+        cluster.operate()
+        cluster.later(600)
+        cluster.check()

@@ -60,9 +60,11 @@ def short_and_long(short: str, *names: str) -> str:
     return SPEC.replace("defaults: {ttl: 30s}\n", "") + (f"certificates:\n{own}" if own else "")
 
 
-def polling_node(cluster: AppliedCluster, node: str = "worker-1", further: str = "") -> NodeFolder:
+def polling_node(
+    cluster: AppliedCluster, node: str = "worker-1", further: str = "", folder: Path | None = None
+) -> NodeFolder:
     """A node whose agent polls as often as it may; `further` is appended to agent.yaml."""
-    return cluster.equip(node, further=f"poll: {POLL}s\n{further}")
+    return cluster.equip(node, folder=folder, further=f"poll: {POLL}s\n{further}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +274,13 @@ Alter = Callable[[str, str, int, dict[str, Any]], tuple[int, dict[str, Any]]]
 class Proxy:
     """A Vault on plain http that asks a real one, and answers as `alter` makes it: of method, path, status, body.
 
-    `asked` are the requests it had, with the time of each.
+    `asked` are the requests it had, with the time of each, and `bodies` what came last by each path.
     """
 
     address: str
     alter: Alter
     asked: list[tuple[float, str, str]] = field(default_factory=list)
+    bodies: dict[str, bytes] = field(default_factory=dict)
 
     def count(self, part: str, since: float = 0.0) -> int:
         return sum(part in path for when, _, path in self.asked if when >= since)
@@ -299,6 +302,7 @@ def proxy(server: Server, alter: Alter = honest) -> Iterator[Proxy]:
         def _forward(self) -> None:
             made.asked.append((time.time(), self.command, self.path))
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            made.bodies[self.path] = body
             assert url.hostname is not None
             connection = http.client.HTTPSConnection(url.hostname, url.port, context=context, timeout=30)
             kept = {name: self.headers[name] for name in self.headers if name.lower() not in ("host", "connection")}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.product import PYTHONPATH
 from helpers.vault import forked_command, operator_tokens
 from helpers.vault.operator_tokens import Who
 from helpers.vault.servers import Server
@@ -22,7 +23,10 @@ from vaultpki.config.cluster import load_cluster
 from vaultpki.identity.access import pooled_approle, takes
 from vaultpki.model import Cluster
 from vaultpki.pki import x509
+from vaultpki.provision import apply as bootstrap
+from vaultpki.provision.plan import Change
 from vaultpki.records import report_paths as report_place
+from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault
 
 ROOT = Path(__file__).parents[3]
@@ -32,6 +36,7 @@ ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 """Behind this a command sees no process of another test: `doctor` takes the components that it sees for its node's."""
 # Variables that nothing reads before vaultpki itself does.
 _READ_LATER = ("VAULT_", "BAO_")
+_MAIN = "\nimport sys\nfrom vaultpki.__main__ import main\nsys.exit(main())\n"
 
 
 def vaultpki(
@@ -43,18 +48,24 @@ def vaultpki(
     timeout: float = 240,
     behind: Sequence[str] = (),
     root: str = "",
+    changed: str = "",
 ) -> Ran:
     """The product as a whole process, behind another command; fails where it ends with another code than `expect`.
 
     Without another command, Python or variable that Python reads as it starts, the process is a fork. `root` says why
-    it has the root token.
+    it has the root token. `changed` are lines of Python that run in the process before the product does.
     """
     words = list(map(str, arguments))
-    if not behind and python == sys.executable and all(name.startswith(_READ_LATER) for name in env or ()):
+    if (
+        not changed
+        and not behind
+        and python == sys.executable
+        and all(name.startswith(_READ_LATER) for name in env or ())
+    ):
         ran = forked_command.run(words, env=environment(env, root), umask=umask, timeout=timeout)
     else:
         ran = subprocess.run(
-            [*behind, python, "-m", "vaultpki", *words],
+            [*behind, python, *(("-c", f"{changed}{_MAIN}") if changed else ("-m", "vaultpki")), *words],
             env=environment(env, root),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -71,7 +82,7 @@ def vaultpki(
 def environment(further: Mapping[str, str] | None = None, root: str = "") -> dict[str, str]:
     """Nothing of the tester's own Vault; the checkout is importable. Fails for a root token, unless `root` says why."""
     operator_tokens.refuse_root(dict(further or {}), root)
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **(further or {})}
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": PYTHONPATH, "LC_ALL": "C.UTF-8", **(further or {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +194,17 @@ class AppliedCluster:
         """The product's own client with the token of `who`, for calls of its functions."""
         ca_pem = self.server.ca_file.read_text()
         return Vault(Settings((self.server.address,), ca_pem=ca_pem, token=self.token(who)))
+
+    def applied_here(self, vault: Vault | None = None) -> tuple[Change, ...]:
+        """What an apply in this process has changed; as the applier, unless through another client."""
+        through = vault or self.client()
+        done = bootstrap.apply(self.model, through, ServerFacts((), None), first=None, progress=lambda change: None)
+        return done.changes
+
+    def left_to_apply(self, vault: Vault | None = None) -> tuple[Change, ...]:
+        """What a plan in this process would change."""
+        _, made = bootstrap.observe_and_plan(self.model, vault or self.client(), ServerFacts((), None))
+        return made.changes
 
     def report_place(self, node: str) -> str:
         """Where a node with an AppRole reports, as a path below the store's `data` and `metadata`."""

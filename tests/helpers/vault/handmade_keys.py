@@ -70,6 +70,30 @@ class HandmadeKeys:
         return dict(reported(self.cluster, node).own)
 
 
+@dataclass(frozen=True, slots=True)
+class KeysAsApplied:
+    """What `apply` has made for the keys of a cluster, to be put back after a test."""
+
+    cluster: AppliedCluster
+    bodies: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, cluster: AppliedCluster) -> KeysAsApplied:
+        role = f"{cluster.prefix}/service-account/roles/service-account"
+        policies = [f"sys/policies/acl/{cluster.prefix}/node/{node.name}" for node in cluster.model.nodes]
+        return cls(cluster, {path: cluster.read(path) for path in (role, *policies)})
+
+    def put_back(self) -> None:
+        """Neither a record nor a report is left."""
+        api, store = self.cluster.server.api, f"{self.cluster.prefix}/config/metadata"
+        reports = [self.cluster.report_path(node.name, data="metadata") for node in self.cluster.model.nodes]
+        for path in (f"{store}/{KEYS_RECORD}", *reports):
+            assert api("DELETE", path).status == 204
+        for path, body in self.bodies.items():
+            assert api("POST", path, body).status in (200, 204)
+        tell_nodes(self.cluster)
+
+
 def told(cluster: AppliedCluster, node: str) -> NodeReport:
     """The report of a node."""
     found = node_report.read(cluster.read(cluster.report_path(node))["data"])

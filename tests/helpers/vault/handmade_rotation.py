@@ -60,6 +60,24 @@ def delete(cluster: AppliedCluster, ca: str, issuer: CaRef) -> None:
     tell_nodes(cluster)
 
 
+def as_applied(cluster: AppliedCluster, *cas: str) -> bool:
+    """Make these CAs what `apply` made of them, without records and successors; return False where that is gone."""
+    api = cluster.server.api
+    for ca in cas:
+        mount, first = f"{cluster.prefix}/{ca}", f"{ca}-1"
+        assert api("DELETE", f"{cluster.prefix}/config/metadata/rotation/{ca}").status == 204
+        kinds = {kind: api("LIST", f"{mount}/{kind}s").body.get("data", {}) for kind in ("issuer", "key")}
+        if first not in {each["issuer_name"] for each in kinds["issuer"].get("key_info", {}).values()}:
+            return False
+        assert api("POST", f"{mount}/config/issuers", {"default": first}).status == 200
+        for kind, listed in kinds.items():
+            for id_, each in listed["key_info"].items():
+                if each[f"{kind}_name"] != first:
+                    assert api("DELETE", f"{mount}/{kind}/{id_}").status in (200, 204)
+    tell_nodes(cluster)
+    return True
+
+
 @dataclass(slots=True)
 class Rotation:
     """The rotation of one CA; `record` is what its record says."""

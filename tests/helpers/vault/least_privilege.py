@@ -60,14 +60,15 @@ def each_grant_is_needed(
     refused: Callable[[Rules], str | None],
     step: int = 1,
     seldom: Container[tuple[str, str]] = (),
+    start: int = 0,
 ) -> None:
-    """Takes one grant away after the other (each `step`th), and prints what could not be done then.
+    """Takes one grant away after the other (each `step`th from `start` on), and prints what could not be done then.
 
     `seldom` are needed only after an accident that the job has not.
     """
     assert refused(rules) is None
     needless = []
-    for path, capability in list(grants(rules))[::step]:
+    for path, capability in list(grants(rules))[start::step]:
         failed = refused(without(rules, path, capability))
         print(f"{path} {capability}: without it, {failed or 'nothing'} fails")
         if failed is None and (path, capability) not in seldom:

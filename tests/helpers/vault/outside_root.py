@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from helpers.corporate_certificates import Ca
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.applied_cluster import NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.plan_commands import AuditedCluster
 from vaultpki.certificates import ISSUING_CAS
 
 BEGUN = timedelta(minutes=20)
@@ -18,7 +19,7 @@ BEGUN = timedelta(minutes=20)
 class OutsideRoot:
     """A cluster whose issuing CAs are signed by `lower`, below `upper` and `root`; nodes are pinned to `pin`."""
 
-    cluster: AppliedCluster
+    cluster: AuditedCluster
     root: Ca
     upper: Ca
     lower: Ca

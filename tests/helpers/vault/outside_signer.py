@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from helpers.vault.applied_cluster import AppliedCluster, vaultpki
+from helpers.vault.plan_commands import AuditedCluster
 
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
@@ -82,6 +83,12 @@ class OutsideSigner:
             openssl("x509", "-req", "-in", csr, *above, "-days", str(days), "-sha512", *ext, "-out", crt)
         return cls(folder, names)
 
+    def sign_itself(self, extensions: str) -> None:
+        """Give the root another certificate of its own, with these extensions."""
+        csr, key, crt, ext = (self.folder / f"{self.names[0]}.{ending}" for ending in ("csr", "key", "crt", "ext"))
+        ext.write_text(extensions)
+        openssl("x509", "-req", "-in", csr, "-signkey", key, "-days", "3650", "-extfile", ext, "-out", crt)
+
     def pem(self, name: str) -> str:
         return (self.folder / f"{name}.crt").read_text()
 
@@ -101,6 +108,12 @@ class OutsideSigner:
         requests = cluster.folder / "requests"
         vaultpki("ca", "csr", "-f", cluster.file, "-o", requests, env=cluster.environment())
         vaultpki("ca", "import", "-f", cluster.file, *self.sign_all(requests), env=cluster.environment())
+
+    def answers(self, cluster: AuditedCluster, folder: str = "requests", *, days: int = 365) -> list[Path]:
+        """Sign what `ca csr` asks for, in a folder beside cluster.yaml."""
+        place = cluster.folder / folder
+        cluster.ca("csr", "-o", place)
+        return [self.sign(csr, csr.with_suffix(".ext").read_text(), days=days) for csr in sorted(place.glob("*.csr"))]
 
     def sign_all(self, requests: Path) -> list[Path]:
         """Sign what `ca csr` wrote to this folder, as it asks for it."""

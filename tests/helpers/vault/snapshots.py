@@ -23,7 +23,8 @@ class Snapshot:
     usages: dict[str, dict[str, str]]
 
     @classmethod
-    def of(cls, cluster: AppliedCluster, cas: Iterable[str]) -> Snapshot:
+    def of(cls, cluster: AppliedCluster, cas: Iterable[str], *, usages: bool = True) -> Snapshot:
+        """`usages` is whether the issuers come back as they were too, or stay as they are."""
         domains = tuple(cas)
         paths = [f"rotation/{domain}" for domain in domains]
         paths += [cluster.report_place(node.name) for node in cluster.model.nodes]
@@ -35,7 +36,7 @@ class Snapshot:
             cluster,
             stored,
             {ca: str(cluster.read(f"{cluster.prefix}/{ca}/config/issuers")["default"]) for ca in domains},
-            {ca: {id_: _usage(cluster, ca, id_) for id_ in _ids(cluster, ca)} for ca in domains},
+            {ca: {id_: _usage(cluster, ca, id_) for id_ in _ids(cluster, ca)} for ca in domains} if usages else {},
         )
 
     def restore(self) -> None:
@@ -47,7 +48,7 @@ class Snapshot:
                 assert api("POST", f"{prefix}/config/data/{path}", {"data": value}).status == 200
         for ca, default in self.defaults.items():
             assert api("POST", f"{prefix}/{ca}/config/issuers", {"default": default}).status == 200
-            for id_ in _ids(self.cluster, ca):
+            for id_ in _ids(self.cluster, ca) if ca in self.usages else ():
                 usage = self.usages[ca].get(id_)
                 if usage is None:
                     assert api("DELETE", f"{prefix}/{ca}/issuer/{id_}").status in (200, 204)

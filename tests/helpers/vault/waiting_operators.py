@@ -40,9 +40,8 @@ _VERSIONS = 200
 
 @dataclass(slots=True)
 class Operator:
-    """One who has started a command; `words` are what it was."""
+    """One who has started a command."""
 
-    words: tuple[str, ...]
     process: subprocess.Popen[str]
 
     def end(self) -> tuple[int, str, str]:
@@ -55,10 +54,6 @@ class Operator:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             yield line.rstrip("\n")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 @dataclass(slots=True)
@@ -113,7 +108,7 @@ class Operators:
             command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
             try:
-                yield Operator(words, process)
+                yield Operator(process)
             finally:
                 if process.poll() is None:
                     process.kill()
@@ -133,10 +128,10 @@ class Operators:
         return None if record is None else record.state
 
     @property
-    def active(self) -> bool:
-        """Whether the rotation is under way."""
+    def resting(self) -> bool:
+        """Whether no rotation is under way."""
         record = self.record
-        return record is not None and record.active
+        return record is None or not record.active
 
     def until(self, *states: State) -> None:
         """Wait until the CA is in one of these states."""
@@ -156,15 +151,9 @@ class Operators:
         ]
         return [rotation_record.read(each, DOMAIN, where=path) for each in found]
 
-    def keys(self) -> set[str]:
-        """The names of the keys on the mount."""
-        listed = self.cluster.server.api("LIST", f"{self.cluster.prefix}/{DOMAIN}/keys").data["key_info"].values()
-        return {each["key_name"] for each in listed}
-
     def settled(self) -> None:
         """Nothing is left of another CA, and nobody has anything to do."""
         record = self.record
         assert record is not None and record.state.resting, record
-        plan = self.cluster.plan()
-        assert (plan["changes"], plan["unmanaged"], plan["dangers"], plan["rotation_needed"]) == ([], [], [], [])
-        assert self.keys() == {record.leaf.name}
+        self.cluster.at_rest()
+        assert self.cluster.issuer_names(DOMAIN, "keys") == {record.leaf.name}

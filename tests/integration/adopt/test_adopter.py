@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from helpers.kube.adopted_cluster import AdoptedCluster, adopted
 from helpers.kube.kubeadm_objects import Shape
+from helpers.vault import imported_cas
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.least_privilege import Rules, each_grant_is_needed, first_refused, holder, made
 from vaultpki.errors import Denied
@@ -18,6 +19,14 @@ SELDOM = {
     ("identity/lookup/entity", "update"),
     ("applied", "read"),
 }
+
+
+@pytest.fixture(scope="module")
+def one(shared_clusters: ClusterFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdoptedCluster]:
+    """A cluster whose adoption has not begun. The last test here ends what the others need."""
+    folder = tmp_path_factory.mktemp("kubeadm")
+    with adopted(shared_clusters, folder, Shape(planes=1), enrolled=False) as made:
+        yield made
 
 
 def refused(one: AdoptedCluster, rules: Rules) -> str | None:
@@ -61,44 +70,60 @@ def refused(one: AdoptedCluster, rules: Rules) -> str | None:
         pytest.param(1, id="each", marks=pytest.mark.conformance),
     ],
 )
-def test_the_adopter_needs_each_grant(clusters: ClusterFactory, tmp_path: Path, step: int) -> None:
-    with adopted(clusters, tmp_path, Shape(planes=1), enrolled=False) as one:
-        rules = access.policy_of(one.cluster.model, "adopter")
-        records = f"{one.cluster.prefix}/config/data"
-        seldom = {(f"{records}/{path}" if path == "applied" else path, word) for path, word in SELDOM}
-        each_grant_is_needed(rules, lambda some: refused(one, some), step, seldom)
+def test_the_adopter_needs_each_grant(one: AdoptedCluster, step: int) -> None:
+    rules = access.policy_of(one.cluster.model, "adopter")
+    records = f"{one.cluster.prefix}/config/data"
+    seldom = {(f"{records}/{path}" if path == "applied" else path, word) for path, word in SELDOM}
+    each_grant_is_needed(rules, lambda some: refused(one, some), step, seldom)
 
 
-def test_a_stolen_adopter(clusters: ClusterFactory, tmp_path: Path) -> None:
-    """It delays or leads an adoption; it gets no certificate, lets nobody in, and changes nothing else."""
-    with adopted(clusters, tmp_path, Shape(planes=1), enrolled=False) as one:
-        ask = made(one.cluster.server, holder(one.cluster.server, access.policy_of(one.cluster.model, "adopter")))
-        prefix = one.cluster.prefix
-        for method, path, body in (
-            ("POST", f"{prefix}/kubernetes/sign/admin", {"common_name": "kubernetes-admin"}),
-            ("POST", f"{prefix}/kubernetes/issuer/default", {"usage": "read-only"}),
-            ("DELETE", f"{prefix}/kubernetes/issuer/kubernetes-1", None),
-            ("POST", f"{prefix}/config/data/rotation/kubernetes", {"data": {}}),
-            ("DELETE", f"{prefix}/config/data/rotation/kubernetes", None),
-            ("POST", f"{prefix}/config/data/cluster", {"data": {}}),
-            ("POST", f"{prefix}/config/data/nodes/cp-1", {"data": {}}),
-            ("POST", f"{prefix}/config/data/reports/listed/cp-1", {"data": {}}),
-            ("DELETE", f"{prefix}/config/metadata/rotation/adoption", None),
-            ("POST", f"auth/{prefix}/listed/role/cp-1/secret-id", {}),
-            ("POST", f"auth/{prefix}/listed/role/cp-1", {}),
-            ("GET", f"auth/{prefix}/listed/role/cp-1/role-id", None),
-            ("POST", "identity/entity/id/x", {"disabled": "true"}),
-            ("GET", "sys/policies/acl/root", None),
-            ("GET", "sys/mounts", None),
-        ):
-            assert ask(method, path, body) == 403, path
+def test_a_stolen_adopter(one: AdoptedCluster) -> None:
+    """It delays or leads an adoption; it gets no certificate, lets nobody in, and changes nothing else.
 
-
-def test_the_policy_leaves_with_the_old_cas(clusters: ClusterFactory, tmp_path: Path) -> None:
-    with adopted(clusters, tmp_path, Shape(planes=1), enrolled=False) as one:
-        server, path = one.cluster.server, f"sys/policies/acl/{one.cluster.prefix}/adopter"
-        assert server.api("GET", path).status == 200
-        text = one.cluster.file.read_text()
-        one.cluster.file.write_text(text[: text.index("ca:\n")])
-        one.cluster.apply()
-        assert server.api("GET", path).status == 404
+    It could have imported CAs sign, and get no certificate by that either: only nodes can, each its own.
+    """
+    imported_cas.bring_in(one.cluster, {"kubernetes": one.objects.ca})
+    server, prefix = one.cluster.server, one.cluster.prefix
+    ask = made(server, holder(server, access.policy_of(one.cluster.model, "adopter", {"kubernetes"})))
+    mount = f"{prefix}/imported-kubernetes"
+    (key,) = server.api("LIST", f"{mount}/keys").data["keys"]
+    for method, path, body in (
+        ("POST", f"{prefix}/kubernetes/sign/admin", {"common_name": "kubernetes-admin"}),
+        ("POST", f"{prefix}/kubernetes/issuer/default", {"usage": "read-only"}),
+        ("DELETE", f"{prefix}/kubernetes/issuer/kubernetes-1", None),
+        ("POST", f"{prefix}/config/data/rotation/kubernetes", {"data": {}}),
+        ("DELETE", f"{prefix}/config/data/rotation/kubernetes", None),
+        ("POST", f"{prefix}/config/data/cluster", {"data": {}}),
+        ("POST", f"{prefix}/config/data/nodes/cp-1", {"data": {}}),
+        ("POST", f"{prefix}/config/data/reports/listed/cp-1", {"data": {}}),
+        ("DELETE", f"{prefix}/config/metadata/rotation/adoption", None),
+        ("POST", f"auth/{prefix}/listed/role/cp-1/secret-id", {}),
+        ("POST", f"auth/{prefix}/listed/role/cp-1", {}),
+        ("GET", f"auth/{prefix}/listed/role/cp-1/role-id", None),
+        ("POST", "identity/entity/id/x", {"disabled": "true"}),
+        ("GET", "sys/policies/acl/root", None),
+        ("GET", "sys/mounts", None),
+        ("POST", f"{mount}/sign/kube-scheduler", {"common_name": "system:kube-scheduler"}),
+        ("POST", f"{mount}/sign-verbatim", {}),
+        ("POST", f"{mount}/issuer/imported/sign-verbatim", {}),
+        ("POST", f"{mount}/issuer/imported/sign-intermediate", {}),
+        ("POST", f"{mount}/issuer/imported", {"usage": "read-only"}),
+        ("PATCH", f"{mount}/issuer/imported", {"leaf_not_after_behavior": "permit"}),
+        ("PATCH", f"{mount}/issuer/imported", {"usage": "crl-signing"}),
+        ("POST", f"{mount}/roles/any", {"allow_any_name": "true"}),
+        ("POST", f"{mount}/issuers/import/bundle", {"pem_bundle": "x"}),
+        ("GET", f"{mount}/key/{key}", None),
+        ("POST", f"sys/mounts/{mount}", {"type": "pki"}),
+        ("POST", f"sys/mounts/{mount}/tune", {"max_lease_ttl": "9h"}),
+        ("DELETE", f"sys/mounts/{prefix}/kubernetes", None),
+        ("DELETE", f"{prefix}/kubernetes/key/{key}", None),
+    ):
+        assert ask(method, path, body) == 403, path
+    # It leaves with the imported and the old CAs.
+    imported_cas.remove(one.cluster, "kubernetes")
+    path = f"sys/policies/acl/{prefix}/adopter"
+    assert server.api("GET", path).status == 200
+    text = one.cluster.file.read_text()
+    one.cluster.file.write_text(text[: text.index("ca:\n")])
+    one.cluster.apply()
+    assert server.api("GET", path).status == 404

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.faults.drawn import Drawn
 from helpers.faults.kill_points import NEVER, Events, died
 from helpers.kube.adopted_cluster import AUTHENTICATION_PATH, INFO_PATH, KEYS_PATH, AdoptedCluster, adopted
 from helpers.kube.kubeadm_objects import Shape
@@ -27,19 +28,23 @@ METHODS = ("POST", "PUT", "DELETE")
 
 
 class Operator:
-    """Runs commands of one adoption, each in a process of its own: one dies at event number `at` of them all."""
+    """Runs commands of one adoption, each in a process of its own: they die at these numbers of the events of them all.
 
-    def __init__(self, one: AdoptedCluster, at: int) -> None:
-        self.one, self.at = one, at
+    The events of a command that takes up another's work count too.
+    """
+
+    def __init__(self, one: AdoptedCluster, *cuts: int) -> None:
+        self.one, self.cuts = one, [*cuts]
         self.events = Events()
         self.died = False
 
     def runs(self, command: Callable[[], object]) -> None:
         """Run a command, and look at what it left if it died."""
         before, told = self.one.record(), self._told()
-        if not died(command, self.at, methods=METHODS, events=self.events):
+        if not died(command, self.cuts[0] if self.cuts else NEVER, methods=METHODS, events=self.events):
             return
         self.died = True
+        self.cuts.pop(0)
         after = self.one.record()
         if after != before:
             # Nodes look again once the record of changes is a later one, so that comes before all that they follow.
@@ -83,32 +88,34 @@ def shown(one: AdoptedCluster) -> dict[str, str]:
     return {path: json.dumps(values[path]["data"]) for path in paths if path in values and "data" in values[path]}
 
 
-def whole(clusters: ClusterFactory, folder: Path, way: str, at: int) -> int:
-    """An adoption of which one command dies; how many events it had.
+def whole(clusters: ClusterFactory, folder: Path, way: str, cuts: Sequence[int], later: Sequence[int] = ()) -> int:
+    """An adoption whose commands die at some events; how many events it had.
 
-    The ways are: on after that; back after that; and back from retired with an `abort` that dies.
+    The ways are: on after that; back after the first one, with further ones at events that are counted from there; and
+    back from retired with an `abort` that dies.
     """
     folder.mkdir()
     with adopted(clusters, folder, Shape(planes=1)) as one:
-        before, operator = shown(one), Operator(one, NEVER if way == "abort" else at)
+        before, operator = shown(one), Operator(one, *(() if way == "abort" else cuts))
         operator.begins()
         if way == "abort":
             operator.leads("retired")
             one.settle()
-            operator = Operator(one, at)
+            operator = Operator(one, *cuts)
         else:
             operator.leads(until_death=way == "back")
         if way == "on" or one.state == "done":
             operator.leads()
             ended(one)
         else:
+            operator.cuts += [operator.events.past + each for each in later]
             operator.leads("", back=True)
             assert one.state == "" and all(each.trust is each.leaves is Side.OLD for each in one.machines.values())
             # kube-apiserver writes that one.
             assert {**shown(one), AUTHENTICATION_PATH: ""} == {**before, AUTHENTICATION_PATH: ""}
             assert one.objects.ca.pem in one.held(AUTHENTICATION_PATH, "client-ca-file")
             operator.begins()
-        assert operator.died or at >= operator.events.past
+        assert operator.died or not cuts
         assert not change_notice.read(one.cluster.model, one.cluster.client()).changing
         return operator.events.past
 
@@ -127,12 +134,18 @@ EVENTS = {"on": 94, "back": 94, "abort": 66}
 PART = 24
 
 
+@pytest.mark.sample
+def test_commands_that_die_are_taken_up(clusters: ClusterFactory, tmp_path: Path, drawn: Drawn) -> None:
+    """One adoption goes on after each of some deaths, and one goes back after the first."""
+    # A death takes away an event that would have come.
+    whole(clusters, tmp_path / "on", "on", drawn.some(range(EVENTS["on"] - 5), 5))
+    whole(clusters, tmp_path / "back", "back", [40 + drawn.below(50)], drawn.some(range(40), 3))
+
+
+@pytest.mark.on_node
 @pytest.mark.parametrize(
     ("way", "cuts"),
     [
-        pytest.param("on", [5, 31], id="on, sample", marks=pytest.mark.sample),
-        pytest.param("back", [47], id="back, sample", marks=pytest.mark.sample),
-        pytest.param("abort", [17], id="abort, sample", marks=pytest.mark.sample),
         *(
             pytest.param(way, range(3, events, 28), id=f"{way}, some", marks=pytest.mark.conformance)
             for way, events in EVENTS.items()
@@ -150,10 +163,11 @@ def test_a_command_that_dies_is_taken_up(
     clusters: ClusterFactory, tmp_path: Path, way: str, cuts: Sequence[int]
 ) -> None:
     for at in cuts:
-        assert at < whole(clusters, tmp_path / str(at), way, at)
+        assert at < whole(clusters, tmp_path / str(at), way, [at])
 
 
 @pytest.mark.conformance
+@pytest.mark.on_node
 @pytest.mark.parametrize("way", ["on", "abort"])
 def test_these_are_all_the_events(clusters: ClusterFactory, tmp_path: Path, way: str) -> None:
-    assert whole(clusters, tmp_path / "uncut", way, NEVER) == EVENTS[way]
+    assert whole(clusters, tmp_path / "uncut", way, ()) == EVENTS[way]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,11 @@ import pytest
 from helpers.foreign_ca import ForeignCa
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
+from helpers.node.passes import held, passed, row, status
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import tell_nodes
 from helpers.vault.plan_commands import AuditedCluster
-from vaultpki.agent import run
-from vaultpki.agent.context import PassOptions
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.config.agent import load_agent
 from vaultpki.pki import x509
@@ -35,19 +34,26 @@ SPEC = f"{NODES}ca: {{also_trust: {{kubernetes: [old-ca.crt], etcd: [old-etcd-ca
 PINS = f"also_trust: {{kubernetes: [{OLD.sha256}], etcd: [{OLD_ETCD.sha256}]}}\n"
 
 
+# What is offered stands in a record, and nodes decide.
+pytestmark = pytest.mark.on_node
+
+
+@pytest.fixture(scope="module")
+def applied(shared_clusters: ClusterFactory) -> AuditedCluster:
+    return shared_clusters.applied(NODES, FILES)
+
+
 @pytest.fixture
-def cluster(clusters: ClusterFactory) -> AuditedCluster:
-    return clusters.applied(SPEC, FILES)
+def plain(applied: AuditedCluster) -> Iterator[AuditedCluster]:
+    """A cluster without foreign CAs, and their files beside it; a test may apply what it likes."""
+    yield applied
+    applied.write(NODES)
+    applied.apply()
 
 
 def again(node: NodeFolder) -> tuple[str, ...]:
     """A pass that asks Vault, as a person makes it; returns what it says."""
-    options = PassOptions(share=0.0, settle=False)
-    return tuple(event.text for event in run.run(load_agent(node.config), options).events)
-
-
-def held(node: NodeFolder, file: str) -> set[str]:
-    return {facts.fingerprint for facts in x509.read_certificates((node.pki / file).read_bytes())}
+    return tuple(event.text for event in passed(node, share=0.0).events)
 
 
 def refusal(
@@ -60,21 +66,8 @@ def refusal(
     return handshake.shake(listening, handshake.context(server=False, pair=client, trusted=[]), "api.example.com")
 
 
-def status(node: NodeFolder, *, expect: int = 0) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
-        vaultpki("status", "-c", node.config, "--offline", "--json", expect=expect).stdout
-    )
-    return found
-
-
 def findings(document: Mapping[str, Any]) -> dict[str, str]:
     return {each["name"]: each["message"] for each in document["findings"]}
-
-
-def row(cluster: AppliedCluster, node: str) -> dict[str, Any]:
-    """What `nodes` says of a node; another node that never reported may need attention."""
-    ran = vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer"), expect={0, 3})
-    return next(each for each in json.loads(ran.stdout)["nodes"] if each["node"] == node)
 
 
 def record(cluster: AppliedCluster, **fields: Any) -> None:
@@ -85,15 +78,44 @@ def record(cluster: AppliedCluster, **fields: Any) -> None:
     tell_nodes(cluster)
 
 
-def test_from_cluster_yaml_into_the_bundles_and_out_again(
-    cluster: AuditedCluster, clusters: ClusterFactory, tmp_path: Path
-) -> None:
-    again_applied = json.loads(
-        vaultpki("apply", "-f", cluster.file, "--yes", "--json", env=cluster.environment()).stdout
-    )
-    assert (again_applied["changes"], again_applied["requests"]["writes"]) == ([], 0)
+def unpinned(cluster: AuditedCluster, tmp_path: Path) -> None:
+    """Without its SHA-256 in agent.yaml a node goes on without it."""
+    node = cluster.equip("cp-1", folder=tmp_path / "unpinned")
+    said = again(node)
+    client = OLD.client(tmp_path, "kubernetes-admin", ["system:masters"])
+    assert refusal(node, client) != "" and OLD.sha256 not in held(node, "kubernetes-ca.crt")
+    assert f"CN=kubernetes (SHA-256 {OLD.sha256}) is offered to the bundles of kubernetes" in " ".join(said)
+    said_by_node = findings(status(node, "--offline", expect=3)["summary"])["foreign-ca"]
+    said_of_it = row(cluster, "cp-1")
+    assert said_of_it["state"] == "failing" and "foreign-ca" in said_of_it["reasons"]
+    # One judgement in both views.
+    assert findings(said_of_it)["foreign-ca"] == said_by_node or said_by_node in {
+        each["message"] for each in said_of_it["findings"]
+    }
+    failed = json.loads(vaultpki("verify", "-f", cluster.file, "--dir", node.pki, "--json", expect={1, 3}).stdout)
+    assert any("lacks CN=kubernetes" in each["detail"] for each in failed["checks"])
+
+    node.config.write_text(node.config.read_text() + PINS)
+    again(node)
+    assert refusal(node, client) == "" and OLD_ETCD.sha256 in held(node, "etcd-ca.crt")
+    assert row(cluster, "cp-1")["state"] == "ok" and status(node, "--offline")["ok"]
+    assert json.loads(vaultpki("verify", "-f", cluster.file, "--dir", node.pki, "--json").stdout)["ok"]
+
+
+def test_from_cluster_yaml_into_the_bundles_and_out_again(clusters: ClusterFactory, tmp_path: Path) -> None:
+    """By a saved plan, which knows the files."""
+    cluster = clusters.written(SPEC, FILES)
+    env, saved = cluster.environment(), tmp_path / "plan"
+    vaultpki("plan", "-f", cluster.file, "-o", saved, env=env)
+    (cluster.folder / "old-ca.crt").write_text(ForeignCa().pem)
+    ran = vaultpki("apply", saved, env=env, expect={1, 3})
+    assert "old-ca.crt of ca.also_trust has changed since the plan was saved" in ran.stderr
+    (cluster.folder / "old-ca.crt").write_text(OLD.pem)
+    vaultpki("apply", saved, "--yes", env=env)
+    cluster.settled()
+    unpinned(cluster, tmp_path)
     enroller = Enroller(cluster, cluster.token())
-    join_file = enroller.join_file("cp-1", tmp_path / "join.json")
+    join_file = enroller.join_file("cp-1", tmp_path / "join.json", replace=True)
     assert json.loads(join_file.read_text())["also_trust"] == {
         "kubernetes": [OLD.sha256],
         "etcd": [OLD_ETCD.sha256],
@@ -108,7 +130,7 @@ def test_from_cluster_yaml_into_the_bundles_and_out_again(
     assert refusal(node, person) == "" and refusal(node, robber) != ""
     assert refusal(node, person, server="etcdserver", ca="etcd") != ""
     assert refusal(node, robber, server="etcdserver", ca="etcd") == ""
-    looked = status(node)
+    looked = status(node, "--offline")
     assert [ca["also_trusted"][0]["sha256"] for ca in looked["cas"] if ca["also_trusted"]] == [
         OLD.sha256,
         OLD_ETCD.sha256,
@@ -130,40 +152,17 @@ def test_from_cluster_yaml_into_the_bundles_and_out_again(
     again(node)
     assert not {OLD.sha256, OLD_ETCD.sha256} & {each for ca in ISSUING_CAS for each in held(node, f"{ca}-ca.crt")}
     assert refusal(node, person) != "" and refusal(node, robber, server="etcdserver", ca="etcd") != ""
-    looked = status(node)
+    looked = status(node, "--offline")
     assert "take it out there too" in findings(looked["summary"])["foreign-ca"]
     # The pins stay, and without a certificate they mean nothing.
     assert "also_trust" in node.config.read_text() and row(cluster, "cp-1")["state"] == "ok"
     assert "foreign_cas" not in cluster.read(cluster.report_path("cp-1"))["data"]
 
 
-def test_without_its_sha256_in_agent_yaml_a_node_goes_on_without_it(cluster: AuditedCluster, tmp_path: Path) -> None:
-    node = cluster.equip("cp-1")
-    said = again(node)
-    client = OLD.client(tmp_path, "kubernetes-admin", ["system:masters"])
-    assert refusal(node, client) != "" and OLD.sha256 not in held(node, "kubernetes-ca.crt")
-    assert f"CN=kubernetes (SHA-256 {OLD.sha256}) is offered to the bundles of kubernetes" in " ".join(said)
-    said_by_node = findings(status(node, expect=3)["summary"])["foreign-ca"]
-    said_of_it = row(cluster, "cp-1")
-    assert said_of_it["state"] == "failing" and "foreign-ca" in said_of_it["reasons"]
-    # One judgement in both views.
-    assert findings(said_of_it)["foreign-ca"] == said_by_node or said_by_node in {
-        each["message"] for each in said_of_it["findings"]
-    }
-    failed = json.loads(vaultpki("verify", "-f", cluster.file, "--dir", node.pki, "--json", expect={1, 3}).stdout)
-    assert any("lacks CN=kubernetes" in each["detail"] for each in failed["checks"])
-
-    node.config.write_text(node.config.read_text() + PINS)
-    again(node)
-    assert refusal(node, client) == "" and OLD_ETCD.sha256 in held(node, "etcd-ca.crt")
-    assert row(cluster, "cp-1")["state"] == "ok" and status(node)["ok"]
-    assert json.loads(vaultpki("verify", "-f", cluster.file, "--dir", node.pki, "--json").stdout)["ok"]
-
-
-def test_who_can_write_the_record_brings_no_ca_in(clusters: ClusterFactory, tmp_path: Path) -> None:
-    cluster = clusters.applied(NODES)
+def test_who_can_write_the_record_brings_no_ca_in(plain: AuditedCluster, tmp_path: Path) -> None:
+    cluster = plain
     assert "also_trust" not in cluster.read(f"{cluster.prefix}/config/data/cluster")["data"]
-    node = cluster.equip("cp-1", further=f"also_trust: {{etcd: [{OLD.sha256}]}}\n")
+    node = cluster.equip("cp-1", folder=tmp_path / "cp-1", further=f"also_trust: {{etcd: [{OLD.sha256}]}}\n")
     again(node)
     before = {ca: held(node, f"{ca}-ca.crt") for ca in ISSUING_CAS}
     named = ForeignCa(f"{cluster.name} kubernetes CA")
@@ -183,17 +182,18 @@ def test_who_can_write_the_record_brings_no_ca_in(clusters: ClusterFactory, tmp_
         assert {ca: held(node, f"{ca}-ca.crt") for ca in ISSUING_CAS} == before
     cluster.apply()
     again(node)
-    assert {ca: held(node, f"{ca}-ca.crt") for ca in ISSUING_CAS} == before and status(node)["ok"]
+    assert {ca: held(node, f"{ca}-ca.crt") for ca in ISSUING_CAS} == before and status(node, "--offline")["ok"]
 
 
-def test_a_foreign_ca_with_the_name_of_our_own_signs_nothing_here(clusters: ClusterFactory, tmp_path: Path) -> None:
+def test_a_foreign_ca_with_the_name_of_our_own_signs_nothing_here(plain: AuditedCluster, tmp_path: Path) -> None:
     """Such as the CA of the same cluster in another Vault, from which it is moved."""
-    cluster = clusters.applied(NODES)
+    cluster = plain
     namesake = ForeignCa(f"{cluster.name} etcd CA")
     (cluster.folder / "former.crt").write_text(f"Subject: etcd\n{namesake.pem}")
     cluster.write(f"{NODES}ca: {{also_trust: {{etcd: [former.crt]}}}}\n")
     cluster.apply()
-    node = cluster.equip("etcd-2", further=f"also_trust: {{etcd: [{namesake.sha256}]}}\n")
+    pins = f"also_trust: {{etcd: [{namesake.sha256}]}}\n"
+    node = cluster.equip("etcd-2", folder=tmp_path / "etcd-2", further=pins)
     again(node)
     own = cluster.read(f"{cluster.prefix}/etcd/issuer/default")["certificate"]
     assert held(node, "etcd-ca.crt") == {namesake.sha256, x509.fingerprint(own.encode())}
@@ -211,12 +211,11 @@ def test_a_foreign_ca_with_the_name_of_our_own_signs_nothing_here(clusters: Clus
     assert replaced[1].fingerprint == issuer.fingerprint and replaced[0].serial != serial
 
 
-def test_hooks_of_what_reads_it_at_start_wait_for_a_person(clusters: ClusterFactory, tmp_path: Path) -> None:
+def test_hooks_of_what_reads_it_at_start_wait_for_a_person(plain: AuditedCluster, tmp_path: Path) -> None:
     """No record gives turns for a foreign CA, and every member of etcd would restart at once."""
-    cluster = clusters.applied(NODES, FILES)
-    log = tmp_path / "restarts"
+    cluster, log = plain, tmp_path / "restarts"
     hooks = f"hooks: {{etcd-ca: [[sh, -c, 'echo etcd >> {log}']], kubernetes-ca: [[sh, -c, 'echo api >> {log}']]}}\n"
-    node = cluster.equip("etcd-2", further=PINS + hooks)
+    node = cluster.equip("etcd-2", folder=tmp_path / "etcd-2", further=PINS + hooks)
     again(node)
     log.write_text("")
     cluster.write(SPEC)
@@ -229,13 +228,13 @@ def test_hooks_of_what_reads_it_at_start_wait_for_a_person(clusters: ClusterFact
     assert OLD_ETCD.sha256 in held(node, "etcd-ca.crt")
     # A member of etcd alone has no reader of kubernetes' bundle that would need a start.
     assert log.read_text().split() == ["api"] and "run `vaultpki agent --once` on one node after the other" in said
-    assert "foreign-ca" in findings(status(node, expect=3)["summary"])
+    assert "foreign-ca" in findings(status(node, "--offline", expect=3)["summary"])
     assert row(cluster, "etcd-2")["reasons"] == ["foreign-ca"]
     node.age()
     node.run(expect={0, 3})
     assert log.read_text().split() == ["api"]
     again(node)
-    assert log.read_text().split() == ["api", "etcd"] and status(node)["ok"]
+    assert log.read_text().split() == ["api", "etcd"] and status(node, "--offline")["ok"]
     assert row(cluster, "etcd-2")["state"] == "ok"
     # What the cluster's own CAs make of a bundle is not held back.
     cluster.write(NODES)
@@ -247,8 +246,8 @@ def test_hooks_of_what_reads_it_at_start_wait_for_a_person(clusters: ClusterFact
     assert log.read_text().split() == ["api", "etcd", "api", "etcd"]
 
 
-def test_plan_refuses_what_cannot_be_a_foreign_ca(clusters: ClusterFactory) -> None:
-    cluster = clusters.applied(NODES, FILES)
+def test_plan_refuses_what_cannot_be_a_foreign_ca(plain: AuditedCluster) -> None:
+    cluster = plain
     own = cluster.read(f"{cluster.prefix}/root/issuer/default")["certificate"]
     ended = ForeignCa("ended", years=0)
     for file, pem, why in (
@@ -259,14 +258,3 @@ def test_plan_refuses_what_cannot_be_a_foreign_ca(clusters: ClusterFactory) -> N
         cluster.write(f"{NODES}ca:\n  also_trust:\n    kubelet:\n    - old-ca.crt\n    - {file}\n")
         ran = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect={1, 2})
         assert f"cluster.yaml:11: ca.also_trust.kubelet[1]: {file}: " in ran.stderr and why in ran.stderr
-
-
-def test_a_saved_plan_knows_the_files(clusters: ClusterFactory, tmp_path: Path) -> None:
-    cluster = clusters.written(SPEC, FILES)
-    saved = tmp_path / "plan"
-    vaultpki("plan", "-f", cluster.file, "-o", saved, env=cluster.environment())
-    (cluster.folder / "old-ca.crt").write_text(ForeignCa().pem)
-    ran = vaultpki("apply", saved, env=cluster.environment(), expect={1, 3})
-    assert "old-ca.crt of ca.also_trust has changed since the plan was saved" in ran.stderr
-    (cluster.folder / "old-ca.crt").write_text(OLD.pem)
-    vaultpki("apply", saved, "--yes", env=cluster.environment())

@@ -13,17 +13,16 @@ import pytest
 
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
+from helpers.node.passes import passed
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import write_tls
 from vaultpki.config.agent import load_agent
-from vaultpki.errors import SpecError
 from vaultpki.host.static_pod import MANIFEST_FOLDER
 from vaultpki.node import pins
 from vaultpki.node import state as agent_state
 from vaultpki.pki import x509
 from vaultpki.pki.roots import Roots
-from vaultpki.records.join_file import load_join
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def contents(node: NodeFolder) -> dict[str, tuple[int, bytes]]:
     return {name: (mode, content) for name, (_, _, mode, content) in node.snapshot().items()}
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o777])
+@pytest.mark.parametrize("umask", [0o000, pytest.param(0o777, marks=pytest.mark.on_node)])
 def test_what_a_join_leaves(cluster: AppliedCluster, node: NodeFolder, file: Path, umask: int) -> None:
     ran = enrolled_nodes.join(node, file, umask=umask)
     assert ran.stdout.startswith(f"w-1 has joined {cluster.name}; its configuration is {node.config}\n")
@@ -115,6 +114,7 @@ def test_late(applier: Enroller, node: NodeFolder, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.on_node
 def test_of_another_cluster_or_node(
     applier: Enroller, other: AppliedCluster, node: NodeFolder, file: Path, tmp_path: Path
 ) -> None:
@@ -163,54 +163,43 @@ def test_hooks_for_static_pods_where_there_are_none(cluster: AppliedCluster, nod
     assert "--hooks goes with --join; afterwards `hooks` in agent.yaml says what is run" in said
 
 
+# What is not as `vaultpki enroll` writes it is refused by tests/unit/records.
 CHANGED: dict[str, tuple[dict[str, Any], str]] = {
     "version": ({"version": 0}, "version: is not as `vaultpki enroll` writes it"),
-    "version-text": ({"version": "1"}, "version: is not as `vaultpki enroll` writes it"),
-    "version-true": ({"version": True}, "version: is not as `vaultpki enroll` writes it"),
     "newer": ({"version": 2, "more": 1}, "has version 2 and this vaultpki speaks 1; install the newer vaultpki"),
-    "more": ({"more": 1}, "more: is not as `vaultpki enroll` writes it; do not use this file, and ask for a new one"),
     "prefix": ({"prefix": "vaultpki/none"}, "vaultpki/none/"),
-    "prefix-climbs": ({"prefix": "a/../b"}, "prefix: is not as"),
     "node": ({"node": "w-2"}, "was not made for this node's secret id: the file was tampered with or mixed up"),
     "node-listed": ({"node": "cp-1", "pool": None}, "was not made for this node's secret id"),
     "pool": ({"pool": "batch"}, "Vault rejects the credential in the join file for w-1"),
     "pool-none": ({"pool": None}, "was not made for this node's secret id"),
-    "pool-odd": ({"pool": "../x"}, "pool: is not as"),
     "addresses": ({"addresses": ["https://127.0.0.1:1"]}, "cannot be reached"),
     "addresses-http": ({"addresses": ["http://192.0.2.1:8200"]}, "is plain http"),
-    "addresses-none": ({"addresses": []}, "addresses: is not as"),
-    "addresses-odd": ({"addresses": ["https://[::1"]}, "addresses: is not as"),
     "ca_pem": (
         {"ca_pem": "-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----\n"},
         "cannot be used as a CA file",
     ),
-    "ca_pem-odd": ({"ca_pem": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"}, "ca_pem: is not as"),
     "ca_pem-none": ({"ca_pem": None}, "; the join file names no CA, and this machine's did not sign it: "),
     "namespace": ({"namespace": "team1/none"}, "the namespace team1/none does not exist at https://127.0.0.1:"),
-    "namespace-odd": ({"namespace": "a b"}, "namespace: is not as"),
     "root_sha256": ({"root_sha256": "0" * 64}, "pin"),
     "role_id": ({"role_id": "00000000-0000-0000-0000-000000000000"}, "role_id or pool was changed on its way"),
-    "role_id-odd": ({"role_id": 7}, "role_id: is not as"),
     "wrap_token": ({"wrap_token": "s.AAAAAAAAAAAAAAAAAAAAAAAA"}, "has been used already, and not by this node"),
-    "wrap_token-odd": ({"wrap_token": "s.a\r\nX-Vault-Token: b"}, "wrap_token: is not as"),
     "expires": ({"expires": "2020-01-01"}, "expires: is not as"),
-    "expires-never": ({"expires": "2020-13-01T00:00:00Z"}, "expires: is not as"),
 }
 
 
-@pytest.mark.parametrize("what", CHANGED)
-def test_tampered(cluster: AppliedCluster, node: NodeFolder, file: Path, tmp_path: Path, what: str) -> None:
-    fields, said = CHANGED[what]
-    changed = enrolled_nodes.edited(file, tmp_path / "changed.json", **fields)
-    if what == "namespace" and cluster.server.product == "vault":
-        # HashiCorp's community edition does not look at it.
-        enrolled_nodes.join(node, changed)
-    else:
-        assert said in refused(node, changed)
-
-
-def test_every_field_is_tampered_with(file: Path) -> None:
+def test_tampered(cluster: AppliedCluster, applier: Enroller, node: NodeFolder, file: Path, tmp_path: Path) -> None:
     assert json.loads(file.read_text()).keys() <= {name.partition("-")[0] for name in CHANGED} | {"cluster"}
+    for what, (fields, said) in CHANGED.items():
+        changed = enrolled_nodes.edited(file, tmp_path / "changed.json", **fields)
+        if what == "namespace" and cluster.server.product == "vault":
+            # HashiCorp's community edition does not look at it.
+            enrolled_nodes.join(NodeFolder("w-1", tmp_path / what), changed)
+        else:
+            assert said in refused(node, changed), what
+        if what in ("pool", "role_id", "namespace"):
+            # Only the login shows it, with what the token has brought.
+            file.unlink()
+            applier.join_file("w-1", file, pool="autoscaled", replace=True)
 
 
 def test_a_tampered_file_does_not_harm_a_node_that_works(
@@ -221,10 +210,10 @@ def test_a_tampered_file_does_not_harm_a_node_that_works(
     wrong = "00000000-0000-0000-0000-000000000000"
     bad = enrolled_nodes.edited(file, tmp_path / "bad.json", role_id=wrong, wrap_token=token)
     refused(node, bad)
-    node.age()
-    node.run()
+    assert not passed(node).failures
 
 
+@pytest.mark.on_node
 def test_another_ca_stands_at_the_address(node: NodeFolder, file: Path, tmp_path: Path) -> None:
     (tmp_path / "tls").mkdir()
     ca_pem = write_tls(tmp_path / "tls").read_text()
@@ -253,47 +242,14 @@ def test_a_token_that_wraps_something_else(
 
 
 @pytest.mark.on_node
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "is not a join file; ask the person who enrolled this node for a new one"),
-        (b"{", "is not a join file; ask the person who enrolled this node for a new one"),
-        (b"[]", "is not a join file"),
-        (b"null", "is not a join file"),
-        (b"version: 1\n", "is not a join file"),
-        (b"[" * 200_000, "is not a join file"),
-        (b"\xff\xfe{}", "is not a join file"),
-        (b'{"version": 1}' + b" " * (1 << 20), "is not a join file"),
-        (b'{"version": 1}', "addresses: is not as `vaultpki enroll` writes it"),
-        (b'{"version": 1e999}', "version: is not as `vaultpki enroll` writes it"),
-        (None, "cannot be read (No such file or directory); name the join file you were given"),
-    ],
-)
-def test_broken(node: NodeFolder, tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_broken(node: NodeFolder, tmp_path: Path) -> None:
     broken = tmp_path / "broken.txt"
-    if content is not None:
-        broken.touch(0o600)
-        broken.write_bytes(content)
     found = refused(node, broken)
-    assert found.startswith(f"{broken}: {said}"), found
-
-
-@pytest.mark.on_node
-def test_every_truncation_is_told(node: NodeFolder, file: Path, tmp_path: Path) -> None:
-    whole = file.read_bytes()
-    short = tmp_path / "short"
-    short.touch(0o600)
-    for length in range(0, len(whole.rstrip()), 7):
-        short.write_bytes(whole[:length])
-        with pytest.raises(SpecError, match="is not a join file"):
-            load_join(short)
-
-
-@pytest.mark.on_node
-def test_the_agents_folder_never_lies_in_the_directory(node: NodeFolder, file: Path) -> None:
-    again = NodeFolder("w-1", node.folder / "inside")
-    said = vaultpki("agent", "-c", again.config, "--join", file, "--dir", again.folder, "--once", expect=1).stderr
-    assert "would lie in" in said and not again.state.exists()
+    assert found.startswith(f"{broken}: cannot be read (No such file or directory); name the join file you were given")
+    broken.touch(0o600)
+    broken.write_bytes(b"{")
+    found = refused(node, broken)
+    assert found.startswith(f"{broken}: is not a join file; ask the person who enrolled this node for a new one")
 
 
 @pytest.mark.on_node

@@ -13,8 +13,10 @@ import pytest
 from helpers.faults.small_disks import private_disk
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
+from helpers.node.passes import command_here
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from vaultpki.host import processes
 
 # The machine is looked at before the server is asked.
 pytestmark = pytest.mark.on_node
@@ -25,61 +27,29 @@ def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
     return shared_clusters.applied(enrolled_nodes.SPEC)
 
 
-def of_another(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
-    """The directory of another node of the same cluster."""
-    other = NodeFolder("w-2", tmp_path / "w-2")
-    enrolled_nodes.vacate(cluster, "w-2")
-    enrolled_nodes.join(
-        other, Enroller(cluster, cluster.token()).join_file("w-2", tmp_path / "w-2.json", pool="autoscaled")
-    )
-    node.folder.mkdir()
-    other.pki.rename(node.pki)
-    return f"{node.pki}: this directory belongs to node w-2 of cluster {cluster.name}, and not to node w-1"
+def link(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to("/nowhere")
 
 
-def open_to_others(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
-    node.pki.mkdir(parents=True)
-    node.pki.chmod(0o777)
-    return f"{node.pki}: "
+def a_file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("a file")
 
 
-def a_file_for_a_directory(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
-    node.folder.mkdir()
-    node.pki.write_text("a file")
-    return f"{node.pki}: "
+def open_to_others(path: Path) -> None:
+    path.mkdir(parents=True)
+    path.chmod(0o777)
 
 
-def a_link_for_a_directory(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
-    node.folder.mkdir()
-    node.pki.symlink_to(tmp_path)
-    return f"{node.pki}: "
-
-
-def a_link_for_the_state(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
-    node.folder.mkdir()
-    node.state.symlink_to(tmp_path)
-    return f"{node.state}: "
-
-
-def a_file_for_the_hidden_folder(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
-    node.pki.mkdir(parents=True)
-    (node.pki / ".vaultpki").write_text("a file")
-    return f"{node.pki}/.vaultpki: "
-
-
-def no_place_for_agent_yaml(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> str:
-    node.folder.write_text("a file")
-    return f"{node.folder}: "
-
-
-SPOILT: tuple[Callable[[AppliedCluster, NodeFolder, Path], str], ...] = (
-    of_another,
-    open_to_others,
-    a_file_for_a_directory,
-    a_link_for_a_directory,
-    a_link_for_the_state,
-    a_file_for_the_hidden_folder,
-    no_place_for_agent_yaml,
+# What is spoilt below the node's folder, and what is said of that place.
+SPOILT: tuple[tuple[Callable[[Path], None], str], ...] = (
+    (open_to_others, "pki"),
+    (a_file, "pki"),
+    (link, "pki"),
+    (link, "state"),
+    (a_file, "pki/.vaultpki"),
+    (a_file, ""),
 )
 
 
@@ -89,17 +59,12 @@ def tree(path: Path) -> dict[str, tuple[int, int]]:
     return {str(each): (each.lstat().st_ino, each.lstat().st_mode) for each in found}
 
 
-@pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__)
-def test_nothing_is_used_up_and_nothing_is_left(
-    cluster: AppliedCluster,
-    node: NodeFolder,
-    file: Path,
-    tmp_path: Path,
-    spoil: Callable[[AppliedCluster, NodeFolder, Path], str],
-) -> None:
-    said, since = spoil(cluster, node, tmp_path), cluster.server.audit_position()
+def refused(cluster: AppliedCluster, node: NodeFolder, file: Path, said: str) -> None:
     before = tree(node.folder)
-    examined = vaultpki("doctor", "-c", node.config, "--join", file, "--dir", node.pki, "--json", expect=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "running", dict)
+        words = ("doctor", "-c", node.config, "--join", file, "--dir", node.pki, "--json")
+        examined = command_here(*words, expect=3)
     failed = [each["detail"] for each in json.loads(examined.stdout)["checks"] if each["verdict"] == "failed"]
     assert any(detail.startswith(said) for detail in failed), examined
     assert tree(node.folder) == before
@@ -108,6 +73,25 @@ def test_nothing_is_used_up_and_nothing_is_left(
     assert ran.stdout == "" and ran.stderr.startswith(f"vaultpki: {said}") and ran.stderr.count("\n") == 1, ran
     assert cluster.server.requests(since) == []
     assert tree(node.folder) == before
+
+
+def test_nothing_is_used_up_and_nothing_is_left(
+    cluster: AppliedCluster, node: NodeFolder, file: Path, tmp_path: Path
+) -> None:
+    for number, (spoil, name) in enumerate(SPOILT):
+        spoilt = NodeFolder("w-1", tmp_path / f"spoilt-{number}")
+        place = spoilt.folder / name
+        spoil(place)
+        refused(cluster, spoilt, file, f"{place}: ")
+    # The directory of another node of the same cluster.
+    other = NodeFolder("w-2", tmp_path / "w-2")
+    enrolled_nodes.vacate(cluster, "w-2")
+    theirs = Enroller(cluster, cluster.token()).join_file("w-2", tmp_path / "w-2.json", pool="autoscaled")
+    enrolled_nodes.join(other, theirs)
+    node.folder.mkdir()
+    other.pki.rename(node.pki)
+    said = f"{node.pki}: this directory belongs to node w-2 of cluster {cluster.name}, and not to node w-1"
+    refused(cluster, node, file, said)
     # The same join file serves once that is mended.
     enrolled_nodes.join(NodeFolder("w-1", tmp_path / "elsewhere"), file)
 

@@ -1,4 +1,4 @@
-"""`agent --once` in kubeadm's layout, killed or failed at the calls by which it changes its folders.
+"""A pass in kubeadm's layout, killed or failed at the calls by which it changes its folders.
 
 Each trial works on a copy of a node. What a reader finds afterwards in any folder is whole: each pair is the old or the
 new one, each bundle and kubeconfig too. A kubeconfig that a static pod mounts is the same file as before. One more pass
@@ -12,20 +12,20 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from helpers.faults import system_calls
-from helpers.faults.disturbed_passes import Trials, command, whole
+from helpers.faults import os_calls
+from helpers.faults.disturbed_passes import command, whole
+from helpers.faults.drawn import Drawn
+from helpers.faults.os_calls import ERRORS, moments
 from helpers.faults.small_disks import private_disk
-from helpers.faults.system_calls import Call, Fault
+from helpers.node.passes import passed, passed_well
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
-from vaultpki.agent import run as agent
-from vaultpki.config.agent import load_agent
+from vaultpki.errors import VaultpkiError
 from vaultpki.pki import x509
 
 pytestmark = pytest.mark.on_node
@@ -44,22 +44,8 @@ certificates:
 """
 RENEWED = {"pki/etcd/server", "pki/scheduler/scheduler", "kubelet/kubelet-client"}
 FIXED = ("scheduler.conf", "controller-manager.conf")
-# Other calls work on the first folder, as in the other layout, whose tests take all kinds of them.
-FURTHER = re.compile(r"/(pki/etcd|pki/scheduler|kubelet)[/>\"]|\.conf\b")
-SAMPLE = 4
 
 Files = dict[str, bytes]
-
-
-class Copies(Trials):
-    """As Trials; but a plain kubeconfig names its pair by the path of its node, and is foreign on another one."""
-
-    def copy(self, name: str) -> NodeFolder:
-        node = super().copy(name)
-        for path in node.folder.glob("*.conf"):
-            text = path.read_text().replace(str(self.base.folder), str(node.folder))
-            path.write_text(text)
-        return node
 
 
 @dataclass(frozen=True)
@@ -106,24 +92,30 @@ def _node(cluster: AppliedCluster) -> NodeFolder:
     return cluster.equip("cp-1", folder=folder, further=f"layout: kubeadm\nfolders: {{kubelet: {folder}/kubelet}}\n")
 
 
-def first_issue(cluster: AppliedCluster, place: Path) -> Copies:
+def first_issue(cluster: AppliedCluster) -> NodeFolder:
     """A node that has nothing yet."""
-    return _copies(_node(cluster), place)
+    return _node(cluster)
 
 
-def renewal(cluster: AppliedCluster, place: Path) -> Copies:
+def renewal(cluster: AppliedCluster) -> NodeFolder:
     """A node with a pair to replace in each further folder, and another API server for its kubeconfigs."""
     node = _node(cluster)
-    node.run()
+    passed_well(node)
     cluster.write(SPEC.replace(":6443", ":8443") + CHANGED)
     cluster.apply()
     node.age(100_000)
-    return _copies(node, place)
+    return node
 
 
-def _copies(base: NodeFolder, place: Path) -> Copies:
-    (place / "trials").mkdir()
-    return Copies(base, place / "trials")
+def copied(node: NodeFolder, folder: Path) -> NodeFolder:
+    """A copy; a plain kubeconfig names its pair by the path of its node, and would be foreign on another one."""
+    return renamed(node.copied(folder), node.folder)
+
+
+def renamed(node: NodeFolder, before: Path) -> NodeFolder:
+    for path in node.folder.glob("*.conf"):
+        path.write_text(path.read_text().replace(str(before), str(node.folder)))
+    return node
 
 
 def clean(node: NodeFolder) -> None:
@@ -139,44 +131,36 @@ def clean(node: NodeFolder) -> None:
     assert plain == {"agent.yaml", "state", "pki", "kubelet", "kubelet.conf", *FIXED}
 
 
-def each_disturbed(trials: Copies, faults: list[Fault], judge: Callable[[Ran, str], bool]) -> None:
-    before = found(trials.base)
-    good = found(NodeFolder("cp-1", trials.place / "recorded"))
-    due = RENEWED if before.pairs else set(good.pairs)
-    assert len(good.pairs) == 11
+class Judge:
+    """What a pass that is disturbed may leave in every folder; `good` is a node on which one came through."""
 
-    def one(number: int) -> None:
-        fault = faults[number]
-        node = trials.copy(f"case-{number}")
-        what, at_start = str(fault), found(node).inodes
-        through = judge(trials.run(node, "-o", str(trials.place / f"log-{number}"), *fault.options), what)
-        now = found(node, trials.base.folder)
+    def __init__(self, base: NodeFolder, good: NodeFolder) -> None:
+        self.base, self.before, self.good = base.folder, found(base), found(good)
+        self.due = RENEWED if self.before.pairs else set(self.good.pairs)
+        assert len(self.good.pairs) == 11
+
+    def looks_at(self, node: NodeFolder, what: str, fixed: dict[str, int]) -> None:
+        """Each pair is the old or the new one, and so is everything else; `fixed` files are the very same."""
+        now = found(node, self.base)
         for key, files in now.pairs.items():
-            assert files == before.pairs.get(key) or (key in due and whole(Path(key).name, files)), f"{what}: {key}"
-            assert not through or key not in due or files != before.pairs.get(key), f"{what}: success told: {key}"
-        assert through is False or now.pairs.keys() == good.pairs.keys(), what
+            old = files == self.before.pairs.get(key)
+            assert old or (key in self.due and whole(Path(key).name, files)), f"{what}: {key}"
         for name, data in now.others.items():
-            assert data in (before.others.get(name), good.others[name]), f"{what}: {name}"
-        for name, inode in at_start.items():
+            assert data in (self.before.others.get(name), self.good.others[name]), f"{what}: {name}"
+        for name, inode in fixed.items():
             assert name not in FIXED or now.inodes.get(name) == inode, f"{what}: {name} was replaced"
-        again = agent.run(load_agent(node.config))
-        assert not again.failures, f"{what}, then run again: {again.failures}"
+
+    def one_more_pass(self, node: NodeFolder, what: str) -> None:
+        passed_well(node)
+        # What was replaced goes with the next one.
+        passed_well(node)
         end = found(node)
-        assert end.pairs.keys() == good.pairs.keys() and end.others == good.others, what
+        assert end.pairs.keys() == self.good.pairs.keys() and end.others == self.good.others, what
         for key, files in end.pairs.items():
-            assert whole(Path(key).name, files) and (files != before.pairs.get(key)) is (key in due), f"{what}: {key}"
+            new = files != self.before.pairs.get(key)
+            assert whole(Path(key).name, files) and new is (key in self.due), f"{what}: {key}"
         clean(node)
         shutil.rmtree(node.folder)
-
-    # More than there are processors: a pass that replaced something waits some seconds for watchers.
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        for _ in pool.map(one, range(len(faults))):
-            pass
-
-
-def killed(done: Ran, what: str) -> bool:
-    assert done.returncode in (-9, 137), f"{what}: not killed: {done.stdout}{done.stderr}"
-    return False
 
 
 def told(done: Ran, what: str) -> bool:
@@ -186,46 +170,64 @@ def told(done: Ran, what: str) -> bool:
     return done.returncode == 0
 
 
-def chosen(points: list[Call], size: int) -> list[Call]:
-    """Calls in every further folder and on plain kubeconfigs: the last of each kind, and evenly spread ones."""
-    further = [call for call in points if FURTHER.search(call.line)]
-    assert {"symlink", "rename", "fsync", "mkdir", "link"} & {call.name for call in further}
-    size = min(size, len(further))
-    kinds = {re.sub(r"at2?$", "", call.name): call for call in further}
-    some = {*kinds.values(), *(further[index * len(further) // size] for index in range(size))}
-    return [call for call in further if call in some]
+BEGINS = pytest.mark.parametrize("begin", [first_issue, renewal])
+Begin = Callable[[AppliedCluster], NodeFolder]
 
 
+@BEGINS
 @pytest.mark.parametrize(
-    "size",
+    "step", [pytest.param(80, id="some"), pytest.param(1, id="each", marks=pytest.mark.exhaustive)]
+)
+def test_killed_right_before_a_call(
+    begin: Begin, step: int, cluster: AppliedCluster, tmp_path: Path, drawn: Drawn
+) -> None:
+    """One call in so many is looked at, and followed by another pass."""
+    base, offset = begin(cluster), drawn.below(step)
+    good, node = copied(base, tmp_path / "good"), copied(base, tmp_path / "killed")
+    passed_well(good)
+    may, fixed = Judge(base, good), found(node).inodes
+
+    def looked_at(number: int) -> bool:
+        if number % step == offset:
+            may.looks_at(node, f"call {number}", fixed)
+        return number % step == offset
+
+    places = moments(lambda: passed_well(node), node.folder, tmp_path / "moments", looked_at)
+    assert max(places) > 150, places
+    for number, folder in places.items():
+        copy = NodeFolder(node.name, folder)
+        copy.configure(str(node.folder), str(folder))
+        may.one_more_pass(renamed(copy, node.folder), f"call {number}")
+
+
+@BEGINS
+@pytest.mark.parametrize(
+    "step",
     [
-        pytest.param(SAMPLE, id="some", marks=pytest.mark.conformance),
-        pytest.param(10**6, id="every-call", marks=pytest.mark.exhaustive),
+        pytest.param(20, id="some", marks=pytest.mark.conformance),
+        pytest.param(1, id="each", marks=pytest.mark.exhaustive),
     ],
 )
-@pytest.mark.parametrize("begin", [first_issue, renewal])
-def test_killed(
-    begin: Callable[[AppliedCluster, Path], Copies], size: int, cluster: AppliedCluster, tmp_path: Path
-) -> None:
-    made = begin(cluster, tmp_path)
-    points = chosen(made.points(), size)
-    each_disturbed(made, [Fault(call, "signal=SIGKILL") for call in points], killed)
-
-
-@pytest.mark.parametrize(
-    "size",
-    [
-        pytest.param(SAMPLE, id="some", marks=pytest.mark.conformance),
-        # Each call fails in the other layout; here, the folders differ.
-        pytest.param(60, id="many", marks=pytest.mark.exhaustive),
-    ],
-)
-@pytest.mark.parametrize("begin", [first_issue, renewal])
-def test_a_failing_call(
-    begin: Callable[[AppliedCluster, Path], Copies], size: int, cluster: AppliedCluster, tmp_path: Path
-) -> None:
-    made = begin(cluster, tmp_path)
-    each_disturbed(made, system_calls.rotating(chosen(made.points(), size), size), told)
+def test_a_failing_call(begin: Begin, step: int, cluster: AppliedCluster, tmp_path: Path, drawn: Drawn) -> None:
+    """Sentences say what was wrong, and nothing is told to be done that was not."""
+    base, offset = begin(cluster), drawn.below(step)
+    good = copied(base, tmp_path / "good")
+    with os_calls.seen(lambda *_: None) as made:
+        passed_well(good)
+    may = Judge(base, good)
+    for at in range(offset, len(made), step):
+        what = f"{ERRORS[at % len(ERRORS)]} of {made[at]} {at}"
+        node = copied(base, tmp_path / f"case-{at}")
+        fixed = found(node).inodes
+        with os_calls.seen(os_calls.failing(at, ERRORS[at % len(ERRORS)])):
+            try:
+                through = not passed(node).failures
+            except VaultpkiError:
+                through = False
+        may.looks_at(node, what, fixed)
+        now = found(node).pairs
+        assert not through or all(now[key] != may.before.pairs.get(key) for key in may.due), f"{what}: success told"
+        may.one_more_pass(node, what)
 
 
 def signed(cluster: AppliedCluster, since: int) -> list[str]:
@@ -237,7 +239,7 @@ def signed(cluster: AppliedCluster, since: int) -> list[str]:
 @pytest.mark.parametrize("how", ["full", "read-only"])
 def test_a_folder_that_cannot_be_written_holds_no_other_back(cluster: AppliedCluster, tmp_path: Path, how: str) -> None:
     """The kubelet's folder fails alone, and costs no signature."""
-    node = renewal(cluster, tmp_path).base
+    node = renewal(cluster)
     before, folder = found(node), node.folder / "kubelet"
     aside = folder.rename(folder.with_name("aside"))
     with private_disk(folder, "size=256k,mode=755") as disk:
@@ -266,7 +268,7 @@ def test_a_folder_that_cannot_be_written_holds_no_other_back(cluster: AppliedClu
 
 def test_a_folder_that_others_may_write_to_holds_no_other_back(cluster: AppliedCluster) -> None:
     node = _node(cluster)
-    node.run()
+    passed_well(node)
     before = found(node)
     (node.pki / "etcd").chmod(0o777)
     ran = vaultpki("renew", "-c", node.config, "--force", expect=1)
@@ -285,7 +287,7 @@ def test_a_folder_that_others_may_write_to_holds_no_other_back(cluster: AppliedC
 
 def test_readers_find_whole_files_in_every_folder_at_every_moment(cluster: AppliedCluster, tmp_path: Path) -> None:
     node = _node(cluster)
-    node.run()
+    passed_well(node)
     combined = [path for path in _files(node) if path.suffix == ".pem"]
     assert len(combined) == 11
     ended, problems, looks = threading.Event(), list[str](), 0

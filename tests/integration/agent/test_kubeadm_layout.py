@@ -14,9 +14,11 @@ import yaml
 
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
+from helpers.node.passes import passed, passed_well
 from helpers.node.resident_agent import AT_ONCE, PASS, POLL, resident
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, second_issuer, vaultpki
+from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, Ran, second_issuer, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.handmade_rotation import as_applied
 from helpers.vault.servers import Server, wait_for
 from vaultpki.pki import x509
 
@@ -88,43 +90,42 @@ def folders(node: NodeFolder) -> dict[str, set[str]]:
     return {name: held for name, held in found.items() if held} | {"above": names(node.folder) - {"agent.yaml"}}
 
 
-@pytest.mark.parametrize(
-    ("node", "pool", "expected"),
-    [
-        (
-            "cp-1",
-            None,
-            {"pki": PKI_CP, "etcd": ETCD_MEMBER, "scheduler": SCHEDULER, "kubelet": KUBELET, "above": CP_CONFS},
-        ),
-        (
-            "cp-2",
-            None,
-            {"pki": PKI_CP, "etcd": ETCD_BUNDLES, "scheduler": SCHEDULER, "kubelet": KUBELET, "above": CP_CONFS},
-        ),
-        ("etcd-1", None, {"pki": BUNDLES, "etcd": ETCD_MEMBER, "above": set()}),
-        ("w-1", "autoscaled", {"pki": BUNDLES, "kubelet": KUBELET, "above": {"kubelet.conf"}}),
-    ],
-)
-def test_each_node_has_kubeadms_files(
-    cluster: AppliedCluster, tmp_path: Path, node: str, pool: str | None, expected: dict[str, set[str]]
-) -> None:
-    node_folder = equip(cluster, node, tmp_path / node, pool=pool)
-    node_folder.run()
-    assert folders(node_folder) == expected
-    for path in node_folder.folder.rglob("*"):
-        if path.is_symlink():
-            # A static pod that mounts one folder sees no other: no link may lead out of it.
-            hidden = path.parent if path.parent.name == ".vaultpki" else path.parent / ".vaultpki"
-            assert hidden in path.resolve().parents, path
-    assert not any(path.is_symlink() for path in node_folder.folder.glob("*.conf"))
-    before = node_folder.snapshot()
-    assert "nothing to do until" in node_folder.run().stdout
-    assert node_folder.snapshot() == before
+EXPECTED: dict[str, dict[str, set[str]]] = {
+    "cp-1": {"pki": PKI_CP, "etcd": ETCD_MEMBER, "scheduler": SCHEDULER, "kubelet": KUBELET, "above": CP_CONFS},
+    "cp-2": {"pki": PKI_CP, "etcd": ETCD_BUNDLES, "scheduler": SCHEDULER, "kubelet": KUBELET, "above": CP_CONFS},
+    "etcd-1": {"pki": BUNDLES, "etcd": ETCD_MEMBER, "above": set()},
+    "w-1": {"pki": BUNDLES, "kubelet": KUBELET, "above": {"kubelet.conf"}},
+}
 
 
-def test_kubeconfigs_name_files_that_their_readers_see(cluster: AppliedCluster, tmp_path: Path) -> None:
-    node = equip(cluster, "cp-1", tmp_path / "cp-1")
-    node.run()
+@pytest.fixture(scope="module")
+def nodes(cluster: AppliedCluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, NodeFolder]:
+    """One of each, which tests leave as they are."""
+    top = tmp_path_factory.mktemp("nodes")
+    made = {name: equip(cluster, name, top / name, pool="autoscaled" if name == "w-1" else None) for name in EXPECTED}
+    passed_well(*made.values())
+    return made
+
+
+def test_each_node_has_kubeadms_files(cluster: AppliedCluster, nodes: dict[str, NodeFolder]) -> None:
+    for name, node in nodes.items():
+        assert folders(node) == EXPECTED[name]
+        for path in node.folder.rglob("*"):
+            if path.is_symlink():
+                # A static pod that mounts one folder sees no other: no link may lead out of it.
+                hidden = path.parent if path.parent.name == ".vaultpki" else path.parent / ".vaultpki"
+                assert hidden in path.resolve().parents, path
+        assert not any(path.is_symlink() for path in node.folder.glob("*.conf"))
+        before = node.snapshot()
+        assert "nothing to do until" in node.run().stdout
+        assert node.snapshot() == before
+    # Templates know the folder.
+    pki = nodes["cp-1"].pki
+    assert (pki / "motd.txt").read_text() == f"node cp-1 in {pki}\n"
+
+
+def test_kubeconfigs_name_files_that_their_readers_see(cluster: AppliedCluster, nodes: dict[str, NodeFolder]) -> None:
+    node = nodes["cp-1"]
     kubelet = node.folder / "kubelet"
     for name, folder, stem, ca in (
         ("kubelet.conf", kubelet, "kubelet-client", node.pki),
@@ -138,21 +139,15 @@ def test_kubeconfigs_name_files_that_their_readers_see(cluster: AppliedCluster, 
         assert user == {"client-certificate": f"{folder}/{stem}.crt", "client-key": f"{folder}/{stem}.key"}
         # Its own kube-apiserver, as kubeadm has it: `kubeadm upgrade` would change any other one.
         assert entry == {"server": "https://10.0.0.11:6443", "certificate-authority": f"{ca}/ca.crt"}
-    for bundle in (node.pki / "ca.crt", node.pki / "scheduler" / "ca.crt"):
-        (issuing,) = x509.read_certificates(bundle.read_bytes())
-        assert issuing.subject.common_name == f"{cluster.name} kubernetes CA"
-    (issuing,) = x509.read_certificates((node.pki / "etcd" / "ca.crt").read_bytes())
-    assert issuing.subject.common_name == f"{cluster.name} etcd CA"
-    node = equip(cluster, "w-1", tmp_path / "w-1", pool="autoscaled")
-    node.run()
-    (entry,) = yaml.safe_load((node.folder / "kubelet.conf").read_text())["clusters"]
+    for bundle, of in (("ca.crt", "kubernetes"), ("scheduler/ca.crt", "kubernetes"), ("etcd/ca.crt", "etcd")):
+        (issuing,) = x509.read_certificates((node.pki / bundle).read_bytes())
+        assert issuing.subject.common_name == f"{cluster.name} {of} CA"
+    (entry,) = yaml.safe_load((nodes["w-1"].folder / "kubelet.conf").read_text())["clusters"]
     assert entry["cluster"]["server"] == "https://api.example.com:6443"
 
 
-def test_templates_know_the_folder(cluster: AppliedCluster, tmp_path: Path) -> None:
-    node = equip(cluster, "cp-1", tmp_path / "cp-1")
-    node.run()
-    assert (node.pki / "motd.txt").read_text() == f"node cp-1 in {node.pki}\n"
+STATIC_PODS = ("--hooks", "static-pods")
+MANAGER = [{"static_pod": "kube-controller-manager"}]
 
 
 def test_a_join_writes_the_layout_and_its_folders(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
@@ -166,11 +161,11 @@ def test_a_join_writes_the_layout_and_its_folders(cluster: AppliedCluster, appli
     written = yaml.safe_load(node.config.read_text())
     assert written["layout"] == "kubeadm" and written["version"] == 1
     assert written["folders"] == {"kubelet": str(node.folder / "kubelet"), "kubeconfigs": str(node.folder)}
-    assert folders(node)["kubelet"] == KUBELET
-
-
-STATIC_PODS = ("--hooks", "static-pods")
-MANAGER = [{"static_pod": "kube-controller-manager"}]
+    assert folders(node)["kubelet"] == KUBELET and "hooks" not in written
+    # Repeated, it writes the hooks too.
+    join(node, file, *STATIC_PODS)
+    expected = {"kubernetes-ca": MANAGER, "etcd-ca": [{"static_pod": "kube-apiserver"}]}
+    assert yaml.safe_load(node.config.read_text())["hooks"] == expected
 
 
 def test_a_join_writes_the_hooks_of_static_pods(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
@@ -193,18 +188,6 @@ def test_a_join_writes_the_hooks_of_static_pods(cluster: AppliedCluster, applier
     ran = join(node, applier.join_file("cp-1", tmp_path / "again.json", replace=True), *STATIC_PODS)
     assert "agent.yaml has hooks of etcd-ca already; they stay\n" in ran.stdout
     assert yaml.safe_load(node.config.read_text())["hooks"] == own_hooks
-
-
-def test_a_join_that_is_repeated_writes_the_hooks_too(
-    cluster: AppliedCluster, applier: Enroller, tmp_path: Path
-) -> None:
-    enrolled_nodes.vacate(cluster, "cp-2")
-    file, node = applier.join_file("cp-2", tmp_path / "join.json"), NodeFolder("cp-2", tmp_path / "node")
-    join(node, file)
-    assert "hooks" not in yaml.safe_load(node.config.read_text())
-    join(node, file, *STATIC_PODS)
-    expected = {"kubernetes-ca": MANAGER, "etcd-ca": [{"static_pod": "kube-apiserver"}]}
-    assert yaml.safe_load(node.config.read_text())["hooks"] == expected
 
 
 def test_a_worker_needs_no_hooks(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
@@ -237,10 +220,10 @@ def reset(node: NodeFolder) -> None:
 
 def test_after_kubeadm_reset_a_plain_run_restores_everything(cluster: AppliedCluster, tmp_path: Path) -> None:
     node = equip(cluster, "cp-1", tmp_path / "cp-1")
-    node.run()
+    passed(node)
     before = folders(node)
     reset(node)
-    node.run()
+    passed(node, asks=False)
     assert folders(node) == before
 
 
@@ -258,36 +241,28 @@ def test_a_resident_agent_restores_everything_after_kubeadm_reset(cluster: Appli
         assert agent.end() < AT_ONCE
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "pki/ca.key",
-        "pki/ca.crt",
-        "pki/apiserver.crt",
-        "pki/etcd/ca.key",
-        "pki/etcd/server.key",
-        "kubelet.conf",
-        "scheduler.conf",
-        "kubelet/kubelet.crt",
-        "kubelet/kubelet-client-current.pem",
-    ],
+THEIRS = (
+    *("pki/ca.key", "pki/ca.crt", "pki/apiserver.crt", "pki/etcd/ca.key", "pki/etcd/server.key"),
+    *("kubelet.conf", "scheduler.conf", "kubelet/kubelet.crt", "kubelet/kubelet-client-current.pem"),
 )
+
+
 def test_a_cluster_of_kubeadms_own_is_refused_before_anything_is_used(
-    cluster: AppliedCluster, applier: Enroller, tmp_path: Path, path: str
+    cluster: AppliedCluster, applier: Enroller, tmp_path: Path
 ) -> None:
     enrolled_nodes.vacate(cluster, "cp-2")
     file = applier.join_file("cp-2", tmp_path / "join.json")
     node = NodeFolder("cp-2", tmp_path / "node")
-    mine = node.folder / path
-    mine.parent.mkdir(parents=True, exist_ok=True)
-    mine.write_text("theirs\n")
-    before = node.snapshot()
-    ran = join(node, file, expect=1)
-    assert f"{mine}: it was made by kubeadm or a kubelet, and the join file does not know the CA" in ran.stderr
-    assert node.snapshot() == before
-    mine.unlink()
+    for path in THEIRS:
+        mine = node.folder / path
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text("theirs\n")
+        before = node.snapshot()
+        ran = join(node, file, expect=1)
+        assert f"{mine}: it was made by kubeadm or a kubelet, and the join file does not know the CA" in ran.stderr
+        assert node.snapshot() == before
+        mine.unlink()
     for name in ("sa.key", "sa.pub"):
-        node.pki.mkdir(exist_ok=True)
         (node.pki / name).write_text("kubeadm's own\n")
     join(node, file)
     assert (node.pki / "sa.key").read_text() == "kubeadm's own\n" and folders(node)["etcd"] == ETCD_BUNDLES
@@ -302,13 +277,21 @@ def test_a_first_pass_refuses_it_too(cluster: AppliedCluster, tmp_path: Path) ->
     assert [path.name for path in node.pki.iterdir()] == ["ca.key"]
 
 
-def test_a_kubeconfig_that_a_pod_mounts_is_never_replaced(clusters: ClusterFactory, tmp_path: Path) -> None:
-    spec = re.sub(r"certificates:(.|\n)*", "", SPEC)
-    cluster = clusters.applied(spec)
+PLAIN = re.sub(r"certificates:(.|\n)*", "", SPEC)
+
+
+@pytest.fixture(scope="module")
+def plain(shared_clusters: ClusterFactory) -> AppliedCluster:
+    """A cluster without certificates of its own, which tests put back."""
+    return shared_clusters.applied(PLAIN)
+
+
+def test_a_kubeconfig_that_a_pod_mounts_is_never_replaced(plain: AppliedCluster, tmp_path: Path) -> None:
+    cluster = plain
     node = equip(cluster, "cp-1", tmp_path / "cp-1")
-    node.run()
+    passed(node)
     before = {name: (node.folder / name).stat().st_ino for name in CP_CONFS}
-    cluster.write(spec.replace("10.0.0.11", "10.0.0.99"))
+    cluster.write(PLAIN.replace("10.0.0.11", "10.0.0.99"))
     cluster.apply()
     node.age(100_000)
     ran = node.run()
@@ -328,11 +311,13 @@ def test_a_kubeconfig_that_a_pod_mounts_is_never_replaced(clusters: ClusterFacto
     (node.folder / "scheduler.conf").unlink()
     ran = node.run()
     assert ran.stderr.count("it is outdated") == 1 and "10.0.0.99" in (node.folder / "scheduler.conf").read_text()
+    cluster.write(PLAIN)
+    cluster.apply()
 
 
-def test_the_signer_of_the_leaves_is_first(clusters: ClusterFactory, tmp_path: Path) -> None:
+def test_the_signer_of_the_leaves_is_first(plain: AppliedCluster, tmp_path: Path) -> None:
     """kubeadm looks at the first certificate of ca.crt alone; a change of the order alone runs no hook."""
-    cluster = clusters.applied(re.sub(r"certificates:(.|\n)*", "", SPEC))
+    cluster = plain
     node = equip(cluster, "cp-1", tmp_path / "cp-1")
     with node.config.open("a") as file:
         file.write(f"hooks: {{kubernetes-ca: [[sh, -c, 'echo ran >> {tmp_path}/ran']]}}\n")
@@ -344,11 +329,10 @@ def test_the_signer_of_the_leaves_is_first(clusters: ClusterFactory, tmp_path: P
         found = [[facts.fingerprint for facts in x509.read_certificates(pem)] for pem in (*read, *signers)]
         return [found[0], found[1], found[2][1:], found[3][1:]]
 
-    node.run()
+    passed(node)
     (old,) = cas()[0]
     new = second_issuer(cluster)
-    node.age(100_000)
-    node.run()
+    passed(node)
     assert cas() == [[old, new], [old, new], [old], [old]]
     count = (tmp_path / "ran").read_text().count("ran")
     assert count == 2
@@ -364,13 +348,14 @@ def test_the_signer_of_the_leaves_is_first(clusters: ClusterFactory, tmp_path: P
     ran = vaultpki("verify", "-f", cluster.file, "--dir", node.pki, "--json", expect=3)
     wrong = [check for check in json.loads(ran.stdout)["checks"] if not check["ok"]]
     assert [check["to"] for check in wrong] == ["ca.crt"] and "which kubeadm compares" in wrong[0]["detail"]
+    assert as_applied(cluster, "kubernetes")
 
 
 def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: Path, clusters: ClusterFactory) -> None:
-    cluster = clusters.applied(DOCUMENT)
+    cluster = clusters.applied()
     node = cluster.equip("worker-1")
-    node.run()
-    cluster.write("layout: kubeadm\n" + DOCUMENT)
+    passed(node)
+    cluster.write("layout: kubeadm\n" + ONE_WORKER)
     for command in (["plan"], ["apply", "--yes"]):
         ran = vaultpki(*command, "-f", cluster.file, env=cluster.environment(), expect=1)
         assert "the nodes have the layout document, and a node gets its layout when it joins" in ran.stderr
@@ -396,21 +381,14 @@ def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: 
         name: held for name, held in before.items() if name.startswith("pki")
     }
     # With a live credential the rollback is closed, too.
-    cluster.write(DOCUMENT)
+    cluster.write(ONE_WORKER)
     vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer"), expect=1)
 
 
-DOCUMENT = """\
-api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
-nodes:
-- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
-"""
-
-
-def test_verify_proves_every_node_and_the_operator(clusters: ClusterFactory) -> None:
-    cluster = clusters.applied(re.sub(r"certificates:(.|\n)*", "", SPEC))
+def test_verify_proves_every_node_and_the_operator(plain: AppliedCluster) -> None:
+    cluster = plain
     for node, pool in (("cp-1", None), ("cp-2", None), ("etcd-1", None), ("w-1", "autoscaled")):
-        equip(cluster, node, cluster.folder / "nodes" / node, pool=pool).run()
+        passed_well(equip(cluster, node, cluster.folder / "nodes" / node, pool=pool))
     operator = cluster.folder / "operator"
     for name in ("admin", "super-admin"):
         cluster.issue(name, operator)

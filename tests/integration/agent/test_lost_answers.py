@@ -17,6 +17,9 @@ from vaultpki.agent.context import Outcome
 from vaultpki.config.agent import load_agent
 from vaultpki.node import credential, secret_id
 
+# What a node remembers of answers that did not come.
+pytestmark = pytest.mark.on_node
+
 PASSES = 8
 """Made one after another, as by a person or a unit that is restarted."""
 

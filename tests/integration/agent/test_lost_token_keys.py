@@ -9,24 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from helpers.node.passes import passed
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_keys import SPEC, HandmadeKeys, give_number, reported
-from vaultpki.agent import run
-from vaultpki.config.agent import load_agent
 from vaultpki.pki import keys, x509
 from vaultpki.records.service_account import KeyState
 
 
 @pytest.fixture
-def cluster(clusters: ClusterFactory) -> AppliedCluster:
-    return clusters.applied(SPEC)
+def cluster(with_keys: AppliedCluster) -> AppliedCluster:
+    return with_keys
 
 
 def failing(*nodes: NodeFolder) -> set[str]:
     """A pass on each node, which asks Vault for everything; what failed."""
-    options = run.PassOptions(settle=False, share=0.0)
-    return {name for node in nodes for name in run.run(load_agent(node.config), options).failures}
+    return {name for node in nodes for name in passed(node, share=0.0).failures}
 
 
 def lose(node: NodeFolder, *pairs: str) -> None:
@@ -57,9 +55,11 @@ def switched(cluster: AppliedCluster, one: NodeFolder, two: NodeFolder) -> Handm
     return made
 
 
-def test_a_key_that_was_taken_out_is_not_certified_under_the_next_number(cluster: AppliedCluster) -> None:
+def test_a_key_that_was_taken_out_is_not_certified_under_the_next_number(
+    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
+) -> None:
     """The machine of a stolen key joins again, and has lost the pair beside it."""
-    one, two = cluster.equip("cp-1"), cluster.equip("cp-2")
+    one, two = planes
     assert not failing(one, two)
     made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
     assert not failing(one, two)
@@ -72,8 +72,24 @@ def test_a_key_that_was_taken_out_is_not_certified_under_the_next_number(cluster
     assert [*reported(cluster, "cp-2").own] == [2]
 
 
-def test_it_gets_its_own_number_where_both_pairs_are_lost(cluster: AppliedCluster) -> None:
-    one, two = cluster.equip("cp-1"), cluster.equip("cp-2")
+def test_one_whose_pair_is_lost_is_certified_again(
+    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
+) -> None:
+    one, _ = planes
+    assert not failing(one)
+    HandmadeKeys.of(cluster, "cp-1")
+    assert not failing(one)
+    key, before = (one.pki / "sa.key").read_bytes(), (one.pki / "sa.pub").read_bytes()
+    lose(one, "sa-1")
+    assert not failing(one)
+    assert (one.pki / "sa.key").read_bytes() == key == (one.pki / "sa-1.key").read_bytes()
+    assert (one.pki / "sa.pub").read_bytes() != before and signs_with(one) == "sa:cp-1:1"
+
+
+def test_it_gets_its_own_number_where_both_pairs_are_lost(
+    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
+) -> None:
+    one, two = planes
     switched(cluster, one, two)
     key = public(one.pki / "sa.key")
     lose(one, "sa-1", "sa-2")
@@ -82,8 +98,9 @@ def test_it_gets_its_own_number_where_both_pairs_are_lost(cluster: AppliedCluste
     assert public(one.pki / "sa-1.key") != key
 
 
-def test_it_stays_in_use_as_long_as_vault_does_not_certify_it(cluster: AppliedCluster) -> None:
+def test_it_stays_in_use_as_long_as_vault_does_not_certify_it(clusters: ClusterFactory) -> None:
     """Its role asks for another type of key now, with which the other one is made."""
+    cluster = clusters.applied(SPEC)
     one, two = cluster.equip("cp-1"), cluster.equip("cp-2")
     switched(cluster, one, two)
     key, union = (one.pki / "sa.key").read_bytes(), (one.pki / "sa.pub").read_bytes()
@@ -98,9 +115,9 @@ def test_it_stays_in_use_as_long_as_vault_does_not_certify_it(cluster: AppliedCl
     assert not failing(one) and signs_with(one) == "sa:cp-1:2" and (one.pki / "sa.key").read_bytes() == key
 
 
-def test_the_key_of_another_machine_is_replaced(cluster: AppliedCluster) -> None:
+def test_the_key_of_another_machine_is_replaced(cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]) -> None:
     """A copy of another machine's folder must not become this node's key."""
-    one, two = cluster.equip("cp-1"), cluster.equip("cp-2")
+    one, two = planes
     assert not failing(one, two)
     HandmadeKeys.of(cluster, "cp-1", "cp-2")
     assert not failing(one, two)

@@ -9,12 +9,14 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.node.passes import passed_well
 from helpers.node.resident_agent import faketime_library
 from helpers.terminals import on_terminal
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
@@ -22,7 +24,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import node_folders
 from vaultpki.agent.status import Status, of_folder
 from vaultpki.errors import StoreError
-from vaultpki.findings.nodes import of_status
+from vaultpki.findings.nodes import of_status, order
 
 pytestmark = pytest.mark.on_node
 
@@ -35,23 +37,29 @@ nodes:
 """
 
 
+@pytest.fixture(scope="module")
+def applied(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(SPEC)
+
+
 @pytest.fixture
-def cluster(clusters: ClusterFactory) -> AppliedCluster:
-    return clusters.applied(SPEC)
+def cluster(applied: AppliedCluster, tmp_path: Path) -> AppliedCluster:
+    """The same, with a folder of its own for cluster.yaml."""
+    made = replace(applied, folder=tmp_path / "cluster")
+    made.write(SPEC)
+    return made
 
 
 @pytest.fixture
 def nodes(cluster: AppliedCluster) -> list[NodeFolder]:
     """Two nodes, in `nodes` below the folder of cluster.yaml as `demo --dir` leaves them."""
     nodes = [cluster.equip(name) for name in ("worker-1", "worker-2")]
-    for node in nodes:
-        node.run()
+    passed_well(*nodes)
     return nodes
 
 
-def status(directory: Path, *, expect: int, faketime: str = "") -> dict[str, Any]:
-    env = {"LD_PRELOAD": faketime_library(), "FAKETIME": faketime} if faketime else None
-    ran = vaultpki("status", "--dir", directory, "--json", expect=expect, env=env)
+def status(directory: Path, *, expect: int) -> dict[str, Any]:
+    ran = vaultpki("status", "--dir", directory, "--json", expect=expect)
     found: dict[str, Any] = json.loads(ran.stdout)
     assert found["ok"] is (expect == 0)
     assert (ran.stderr == "vaultpki: something here needs attention; see above\n") is (expect == 3), ran.stderr
@@ -100,11 +108,13 @@ def test_a_broken_node_and_its_place(cluster: AppliedCluster, nodes: list[NodeFo
         lines[1].startswith("worker-2 ")
         and lines[2] == "    missing: kubelet: run `vaultpki renew kubelet` on worker-2"
     )
-    found = status(cluster.folder, expect=3, faketime="+25d")
-    assert [each["state"] for each in found["nodes"]] == ["broken", "overdue"]
-    assert 0.1 < found["nodes"][1]["life_left"] < 0.2
-    found = status(cluster.folder, expect=3, faketime="+31d")
-    assert {each["state"] for each in found["nodes"]} == {"expired"}
+    when = datetime.now(UTC) + timedelta(days=25)
+    rows = [of_status(node_folders.read(each, when), when, name="") for each in node_folders.find(cluster.folder)]
+    assert [row.state.value for row in sorted(rows, key=order)] == ["broken", "overdue"]
+    assert 0.1 < (sorted(rows, key=order)[1].life_left or 0) < 0.2
+    env = {"LD_PRELOAD": faketime_library(), "FAKETIME": "+31d"}
+    ran = vaultpki("status", "--dir", cluster.folder, "--json", expect=3, env=env)
+    assert {each["state"] for each in json.loads(ran.stdout)["nodes"]} == {"expired"}
     first.configure("version: 1", "version: 1\nowner: no-one-here:no-one-here")
     assert states(status(cluster.folder, expect=3))["worker-1"][0] == "broken"
 
@@ -136,7 +146,8 @@ def test_copies_are_judged_by_themselves(cluster: AppliedCluster, nodes: list[No
         assert states(found) == {"worker-1": ("ok", []), "worker-2": ("ok", [])}
         paths = [one["path"] for each in found["nodes"] for one in each["status"]["certificates"]]
         assert len(paths) == 6 and all(path.startswith(f"{folder}/") for path in paths)
-        others(cluster, folder, well=True)
+        if folder == copies:
+            others(cluster, folder, well=True)
         for key in folder.rglob("worker-2/**/kubelet.key"):
             key.unlink()
         assert states(status(folder, expect=3))["worker-2"] == ("broken", ["missing"])
@@ -185,8 +196,7 @@ def test_what_an_ordinary_user_may_not_read(cluster: AppliedCluster) -> None:
         top = Path(name)
         os.chmod(top, 0o755)
         nodes = [cluster.equip(node, folder=top / node) for node in ("worker-1", "worker-2")]
-        for node_folder in nodes:
-            node_folder.run()
+        passed_well(*nodes)
         (top / "notes.txt").touch()
         now = datetime.now(UTC)
         nodes[1].folder.chmod(0o700)

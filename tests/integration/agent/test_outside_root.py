@@ -32,7 +32,7 @@ def outside(clusters: ClusterFactory, request: pytest.FixtureRequest) -> Outside
 
 
 @pytest.mark.parametrize("outside", ["root", "upper", "lower"], indirect=True)
-def test_the_files_of_a_node_have_the_chain(outside: OutsideRoot) -> None:
+def test_the_files_of_a_node_have_the_chain(outside: OutsideRoot, tmp_path: Path) -> None:
     node = outside.equip("cp-1")
     node.run()
     ends = {"root": ("lower", "upper", "root"), "upper": ("lower", "upper", "root"), "lower": ("lower",)}
@@ -56,14 +56,10 @@ def test_the_files_of_a_node_have_the_chain(outside: OutsideRoot) -> None:
     ran = node.run()
     assert node.snapshot() == before and "not trusted" not in ran.stderr
     vaultpki("status", "-c", node.config)
-
-
-@pytest.mark.parametrize("outside", ["root", "lower"], indirect=True)
-def test_a_node_joins_by_its_join_file(outside: OutsideRoot, tmp_path: Path) -> None:
-    """The root has a name of its owner's: the issuing CAs say which cluster it is."""
+    # It joins by its join file too: the root has a name of its owner's, and the issuing CAs say which cluster it is.
     node, enroller = NodeFolder("cp-1", tmp_path / "cp-1"), Enroller(outside.cluster, outside.cluster.token())
     node.folder.mkdir()
-    file = enroller.join_file("cp-1", tmp_path / "join.json")
+    file = enroller.join_file("cp-1", tmp_path / "join.json", replace=True)
     renamed = enrolled_nodes.edited(file, tmp_path / "renamed.json", cluster="another")
     said = enrolled_nodes.join(node, renamed, expect=1).stderr
     assert "the join file is for cluster another" in said, said
@@ -72,6 +68,7 @@ def test_a_node_joins_by_its_join_file(outside: OutsideRoot, tmp_path: Path) -> 
     vaultpki("status", "-c", node.config)
 
 
+@pytest.mark.on_node
 def test_a_server_that_hides_a_ca_between_changes_no_file(outside: OutsideRoot) -> None:
     node = outside.equip("cp-1")
     node.run()

@@ -1,8 +1,8 @@
-"""`agent --once` killed at the system calls by which it changes its node, against the real server.
+"""`agent --once` killed at the calls by which it changes its node, against the real server.
 
-The calls are taken from a recorded trace of the same program. Each trial works on a copy of the node of its own; what a
-reader finds after the kill is whole, and one more run sets everything right, runs the hooks that are owed, and leaves
-nothing behind.
+What a reader finds after the kill is whole, and one more run sets everything right, runs the hooks that are owed, and
+leaves nothing behind. In an ordinary run the pass is one of this process, of which copies are made right before its
+calls; in the whole run each is a process of its own, killed at a call of a recorded trace.
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ from pathlib import Path
 import pytest
 
 from helpers.faults import disturbed_passes
-from helpers.faults.disturbed_passes import RENEWED, STEMS, Trials
-from helpers.faults.system_calls import Call, Fault
-from helpers.vault.applied_cluster import AppliedCluster, Ran
+from helpers.faults.disturbed_passes import RENEWED, STEMS, Judge, Trials, killed
+from helpers.faults.drawn import Drawn
+from helpers.faults.os_calls import moments
+from helpers.faults.system_calls import Fault
+from helpers.node.passes import passed_well
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 
 pytestmark = pytest.mark.on_node
 
-Choice = Callable[[list[Call]], list[Call]]
+Begin = Callable[[AppliedCluster, Path], Trials]
+# One call in so many is followed by another pass; every one is looked at.
+STEP = 25
 
-# Kills in an ordinary run.
-SAMPLE = 10
+BEGINS = pytest.mark.parametrize(
+    ("begin", "due"), [(disturbed_passes.first_issue, STEMS), (disturbed_passes.renewal, RENEWED)]
+)
 
 
 @pytest.fixture
@@ -31,41 +37,33 @@ def cluster(clusters: ClusterFactory) -> AppliedCluster:
     return clusters.applied(disturbed_passes.SPEC)
 
 
-def sample(points: list[Call]) -> list[Call]:
-    """Evenly spread ones."""
-    return [points[index * len(points) // SAMPLE] for index in range(SAMPLE)]
-
-
-def every_call(points: list[Call]) -> list[Call]:
-    return points
-
-
-def killed(done: Ran, what: str) -> bool:
-    assert done.returncode in (-9, 137), f"{what}: not killed: {done.stdout}{done.stderr}"
-    return False
-
-
-@pytest.mark.parametrize(
-    ("begin", "due", "choice"),
-    [
-        pytest.param(begin, due, choice, id=f"{begin.__name__}-{choice.__name__}", marks=marks)
-        for begin, due in ((disturbed_passes.first_issue, STEMS), (disturbed_passes.renewal, RENEWED))
-        for choice, marks in (
-            (sample, ()),
-            (every_call, pytest.mark.exhaustive),
-        )
-    ],
-)
-def test_killed(
-    begin: Callable[[AppliedCluster, Path], Trials],
-    due: tuple[str, ...],
-    choice: Choice,
-    cluster: AppliedCluster,
-    tmp_path: Path,
+@BEGINS
+def test_killed_right_before_a_call(
+    begin: Begin, due: tuple[str, ...], cluster: AppliedCluster, tmp_path: Path, drawn: Drawn
 ) -> None:
+    made, offset = begin(cluster, tmp_path), drawn.below(STEP)
+    good, node = made.copy("good"), made.copy("killed")
+    passed_well(good)
+    may = Judge(made, good, due)
+
+    def looked_at(number: int) -> bool:
+        may.pairs_are_whole(node, f"call {number}")
+        may.others_are_whole(node, f"call {number}")
+        return number % STEP == offset
+
+    found = moments(lambda: passed_well(node), node.folder, tmp_path / "moments", looked_at)
+    assert max(found) > 60 and len(found) > 2, found
+    for number, folder in found.items():
+        copy = NodeFolder(node.name, folder)
+        copy.configure(str(node.folder), str(folder))
+        may.one_more_pass(copy, f"call {number}")
+
+
+@pytest.mark.exhaustive
+@BEGINS
+def test_killed_at_every_call(begin: Begin, due: tuple[str, ...], cluster: AppliedCluster, tmp_path: Path) -> None:
     made = begin(cluster, tmp_path)
     points = made.points()
     assert {"write", "fsync", "openat"} <= {call.name for call in points}
     assert len(points) > 60, points
-    faults = [Fault(call, "signal=SIGKILL") for call in choice(points)]
-    disturbed_passes.each_disturbed(made, faults, due, killed)
+    disturbed_passes.each_disturbed(made, [Fault(call, "signal=SIGKILL") for call in points], due, killed)

@@ -14,6 +14,9 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.snapshots import Snapshot
 from vaultpki.records.rotation import MOST_SPREAD, Kept, State
 
+# tests/integration/ca has the server's side, on both.
+pytestmark = pytest.mark.on_node
+
 CA = "etcd"
 IN_FULL = pytest.mark.conformance
 DUE = timedelta(days=25)

@@ -6,9 +6,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from helpers.faults.unexpected_files import removed
+from helpers.node.passes import passed, passed_well
 from helpers.node.resident_agent import AT_ONCE, POLL, WORKER, leaves, resident, signs
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
 from helpers.vault.servers import wait_for
@@ -19,9 +22,9 @@ pytestmark = pytest.mark.on_node
 
 
 @pytest.fixture
-def node(cluster: AppliedCluster) -> NodeFolder:
-    node = cluster.equip("worker-1", further=f"poll: {POLL}s\n")
-    node.run()
+def node(shared: AppliedCluster, tmp_path: Path) -> NodeFolder:
+    node = shared.equip("worker-1", folder=tmp_path / "worker-1", further=f"poll: {POLL}s\n")
+    passed_well(node)
     return node
 
 
@@ -33,10 +36,10 @@ def changed(before: dict[str, object], node: NodeFolder) -> set[str]:
     return {name for name, found in leaves(node).items() if found != before[name]}
 
 
-def test_a_name_or_all_beside_a_resident_agent(cluster: AppliedCluster, node: NodeFolder) -> None:
+def test_a_name_or_all_beside_a_resident_agent(shared: AppliedCluster, node: NodeFolder) -> None:
     """Whoever comes second waits for the other; the agent goes on, and takes what it finds for granted."""
     before: dict[str, object] = {**leaves(node)}
-    since = cluster.server.audit_position()
+    since = shared.server.audit_position()
     (node.pki / "kube-proxy.crt").unlink()
     with resident(node) as agent:
         # It holds the directory while it waits for watchers of what it mends.
@@ -51,18 +54,18 @@ def test_a_name_or_all_beside_a_resident_agent(cluster: AppliedCluster, node: No
         time.sleep(POLL + 1)
         assert agent.status(expect=0)["ok"]
         assert agent.end() < AT_ONCE
-    asked = signs(cluster.server, cluster.prefix, since)
+    asked = signs(shared.server, shared.prefix, since)
     assert {name: asked.count(name) for name in WORKER} == {"kubelet": 2, "kube-proxy": 2, "kubelet-client": 1}
 
 
-def test_what_is_not_done(cluster: AppliedCluster, node: NodeFolder) -> None:
-    before, since = node.snapshot(), cluster.server.audit_position()
+def test_what_is_not_done(shared: AppliedCluster, node: NodeFolder) -> None:
+    before, since = node.snapshot(), shared.server.audit_position()
     assert "name the certificates to renew, or pass --force to renew all of this node" in renew(node, expect=2).stderr
     said = renew(node, "kubelet", "apiserver", expect=1).stderr.splitlines()
     assert said == [
         "vaultpki: worker-1 holds no certificate apiserver; it holds kube-proxy, kubelet-client, kubelet"
     ], said
-    assert node.snapshot() == before and signs(cluster.server, cluster.prefix, since) == []
+    assert node.snapshot() == before and signs(shared.server, shared.prefix, since) == []
 
 
 @pytest.mark.parametrize("how", ["renew", "once"])
@@ -71,7 +74,7 @@ def test_a_hook_that_is_owed_is_said_and_ends_in_exit_3(how: str, node: NodeFold
     mended = node.folder / "mended"
     with node.config.open("a") as file:
         file.write(f"hooks: {{kubelet: [['true'], [sh, -c, 'test -e {mended}']]}}\n")
-    node.run()
+    passed(node, asks=False)
 
     def run(expect: int) -> Ran:
         return renew(node, "kubelet", expect=expect) if how == "renew" else node.run(expect=expect)
@@ -80,7 +83,7 @@ def test_a_hook_that_is_owed_is_said_and_ends_in_exit_3(how: str, node: NodeFold
     owed = "the hooks of kubelet are still owed, and the next run tries them again"
     if how == "once":
         (node.pki / "kubelet.crt").write_text("damaged")
-        shutil.rmtree(node.pki / ".vaultpki" / (node.pki / ".vaultpki/kubelet").readlink())
+        shutil.rmtree(generation(node, "kubelet"))
         (node.pki / "kubelet.crt").unlink()
     for _ in range(2):
         (said,) = run(expect=3).stderr.splitlines()
@@ -99,9 +102,9 @@ GARBAGE = (b"", b"{", b"[]", b"null", b'{"version": 1}', b"\xff\x00\xfe" * 100, 
 
 
 @pytest.mark.parametrize("file", ["agent.json", "spec.json", "secret-id.json"])
-def test_what_the_agent_remembers_may_be_garbage(file: str, cluster: AppliedCluster, node: NodeFolder) -> None:
+def test_what_the_agent_remembers_may_be_garbage(file: str, shared: AppliedCluster, node: NodeFolder) -> None:
     """Nothing is signed for it, and nobody is told more than there is to do."""
-    before, since = leaves(node), cluster.server.audit_position()
+    before, since = leaves(node), shared.server.audit_position()
     for garbage in GARBAGE:
         path = node.state / file
         path.touch(mode=0o600)
@@ -109,41 +112,24 @@ def test_what_the_agent_remembers_may_be_garbage(file: str, cluster: AppliedClus
         if garbage is GARBAGE[-1]:
             shown = vaultpki("status", "-c", node.config, "--offline", expect=3 if file == "spec.json" else 0)
             assert "Traceback" not in shown.stdout + shown.stderr
-        ran = node.run()
-        assert ran.stderr == "", (garbage[:20], ran)
-    assert leaves(node) == before and signs(cluster.server, cluster.prefix, since) == []
+        outcome = passed(node, asks=False)
+        told = [event for event in outcome.events if event.level != "info"]
+        assert not outcome.failures and not told, (garbage[:20], told)
+    assert leaves(node) == before and signs(shared.server, shared.prefix, since) == []
 
 
-def one_link(node: NodeFolder) -> None:
-    (node.pki / "kube-proxy.key").unlink()
+def generation(node: NodeFolder, name: str) -> Path:
+    return node.pki / ".vaultpki" / (node.pki / ".vaultpki" / name).readlink()
 
 
-def a_whole_pair(node: NodeFolder) -> None:
-    shutil.rmtree(node.pki / ".vaultpki" / (node.pki / ".vaultpki/kubelet").readlink())
-
-
-def a_bundle(node: NodeFolder) -> None:
-    (node.pki / "kubernetes-ca.crt").unlink()
-
-
-def everything(node: NodeFolder) -> None:
-    shutil.rmtree(node.pki)
-
-
-def its_memory(node: NodeFolder) -> None:
-    (node.state / "agent.json").unlink()
-    (node.state / "spec.json").unlink()
-
-
-DAMAGES: tuple[tuple[Callable[[NodeFolder], None], ...], ...] = (
-    (one_link, a_whole_pair, a_bundle),
-    (everything, its_memory),
+DAMAGES: tuple[Callable[[NodeFolder], list[Path]], ...] = (
+    # A link, a whole pair, a bundle; then everything, and what the agent remembers.
+    lambda node: [node.pki / "kube-proxy.key", generation(node, "kubelet"), node.pki / "kubernetes-ca.crt"],
+    lambda node: [node.pki, node.state / "agent.json", node.state / "spec.json"],
 )
 
 
-def test_what_is_taken_away_while_it_runs_is_back_within_the_poll_interval(
-    cluster: AppliedCluster, node: NodeFolder
-) -> None:
+def test_what_is_taken_away_while_it_runs_is_back_within_the_poll_interval(node: NodeFolder) -> None:
     names = {path.name for path in node.pki.iterdir()}
 
     def complete() -> bool:
@@ -152,9 +138,9 @@ def test_what_is_taken_away_while_it_runs_is_back_within_the_poll_interval(
 
     with resident(node) as agent:
         agent.await_said("has started", 20)
-        for damages in DAMAGES:
-            for damage in damages:
-                damage(node)
+        for damage in DAMAGES:
+            for path in damage(node):
+                removed(path)
             wait_for(complete, POLL + OLD_FILES_GRACE + 5, agent.log.read_text)
             leaves(node)
         assert [event for event in agent.events() if event["level"] == "error"] == []

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
-from helpers.node import resident_agent
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+import pytest
+
+from helpers.node import enrolled_nodes, resident_agent
+from helpers.node.passes import row, status
+from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.servers import wait_for
 from vaultpki import __version__
 from vaultpki.records import report_paths
+
+
+@pytest.fixture
+def cluster(shared: AppliedCluster) -> AppliedCluster:
+    """The shared one, without what nodes of earlier tests had and said."""
+    role = f"auth/{shared.prefix}/listed/role/worker-1"
+    for accessor in enrolled_nodes.accessors(shared, "worker-1", "listed"):
+        body = {"secret_id_accessor": accessor}
+        assert shared.server.api("POST", f"{role}/secret-id-accessor/destroy", body).status == 204
+    shared.server.api("DELETE", shared.report_path("worker-1", data="metadata"))
+    return shared
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "worker-1"
 
 
 def report(cluster: AppliedCluster) -> dict[str, Any]:
@@ -17,22 +37,16 @@ def report(cluster: AppliedCluster) -> dict[str, Any]:
     return stored
 
 
-def row(cluster: AppliedCluster, *, expect: int) -> dict[str, Any]:
-    ran = vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer"), expect=expect)
-    (found,) = json.loads(ran.stdout)["nodes"]
-    return dict(found)
-
-
 def reports_written(cluster: AppliedCluster, since: int) -> int:
     path = cluster.report_path("worker-1")
     return sum(written == path for _, written in cluster.server.writes(since))
 
 
-def test_the_first_pass_reports_once_and_all(cluster: AppliedCluster) -> None:
-    node, start = cluster.equip("worker-1"), cluster.server.audit_position()
+def test_the_first_pass_reports_once_and_all(cluster: AppliedCluster, folder: Path) -> None:
+    node, start = cluster.equip("worker-1", folder=folder), cluster.server.audit_position()
     node.run()
     assert reports_written(cluster, start) == 1
-    said, alone = report(cluster), json.loads(vaultpki("status", "-c", node.config, "--json").stdout)
+    said, alone = report(cluster), status(node)
     assert said["poll"] == 0 and said["trust"] == alone["trust"]["generation"] != ""
     assert said["hooks"] == {"owed": [], "failed": [], "waiting": []}
     for one in alone["certificates"]:
@@ -41,21 +55,22 @@ def test_the_first_pass_reports_once_and_all(cluster: AppliedCluster) -> None:
             name: one[name] for name in ("not_before", "not_after", "renew_after", "state")
         }
     # Both commands say the same of one node.
-    there, here = row(cluster, expect=0), alone["summary"]
+    there, here = row(cluster, "worker-1", expect=0), alone["summary"]
     same = ("node", "pool", "roles", "state", "reasons", "message", "first_expiry", "ca_generation", "hooks_owed")
     assert {name: there[name] for name in same} == {name: here[name] for name in same}
     assert (there["agent_version"], there["credentials"]) == (__version__, 1)
     assert abs(there["life_left"] - here["life_left"]) < 0.01
 
 
-def test_how_hooks_ended_is_reported_after_them(cluster: AppliedCluster) -> None:
-    node = cluster.equip("worker-1", further="hooks: {kubelet: [['false']]}\n")
+@pytest.mark.on_node
+def test_how_hooks_ended_is_reported_after_them(cluster: AppliedCluster, folder: Path) -> None:
+    node = cluster.equip("worker-1", folder=folder, further="hooks: {kubelet: [['false']]}\n")
     start = cluster.server.audit_position()
     node.run(expect=3)
     # Before the hook, which may end the process, and after it.
     assert reports_written(cluster, start) == 2
     assert report(cluster)["hooks"] == {"owed": ["kubelet"], "failed": ["kubelet"], "waiting": []}
-    failing = row(cluster, expect=3)
+    failing = row(cluster, "worker-1", expect=3)
     assert (failing["state"], failing["message"]) == ("failing", "hooks failed: kubelet")
     assert failing["hooks_owed"] == ["kubelet"]
     node.configure("'false'", "'true'")
@@ -64,7 +79,7 @@ def test_how_hooks_ended_is_reported_after_them(cluster: AppliedCluster) -> None
     node.run()
     assert reports_written(cluster, start) == 2
     assert report(cluster)["hooks"] == {"owed": [], "failed": [], "waiting": []}
-    assert row(cluster, expect=0)["state"] == "ok"
+    assert row(cluster, "worker-1", expect=0)["state"] == "ok"
     # Nothing changed, so once is enough.
     node.age()
     start = cluster.server.audit_position()
@@ -72,13 +87,14 @@ def test_how_hooks_ended_is_reported_after_them(cluster: AppliedCluster) -> None
     assert reports_written(cluster, start) == 1
 
 
-def test_an_agent_that_stays_says_how_often_it_reports(cluster: AppliedCluster) -> None:
-    node: NodeFolder = resident_agent.polling_node(cluster)
+@pytest.mark.on_node
+def test_an_agent_that_stays_says_how_often_it_reports(cluster: AppliedCluster, folder: Path) -> None:
+    node = cluster.equip("worker-1", folder=folder, further="poll: 10s\n")
     with resident_agent.resident(node) as agent:
         agent.await_issued()
         wait_for(lambda: bool(report_of_now(cluster)), 60, lambda: str(report_of_now(cluster)))
     assert report(cluster)["poll"] == 10
-    assert row(cluster, expect=0)["state"] == "ok"
+    assert row(cluster, "worker-1", expect=0)["state"] == "ok"
 
 
 def report_of_now(cluster: AppliedCluster) -> dict[str, Any]:
@@ -86,7 +102,9 @@ def report_of_now(cluster: AppliedCluster) -> dict[str, Any]:
     return dict(answer.data["data"]) if answer.status == 200 else {}
 
 
-def test_where_the_policy_is_of_before_it_reports_where_that_release_reads(cluster: AppliedCluster) -> None:
+def test_where_the_policy_is_of_before_it_reports_where_that_release_reads(
+    cluster: AppliedCluster, folder: Path
+) -> None:
     """An agent of this release under the policy that an applier of 0.1.0 wrote; it says so once."""
     policy = f"sys/policies/acl/{cluster.prefix}/node/worker-1"
     rules = json.loads(cluster.read(policy)["policy"])
@@ -95,14 +113,14 @@ def test_where_the_policy_is_of_before_it_reports_where_that_release_reads(clust
     before = {"path": {path: rule for path, rule in rules["path"].items() if path != place}}
     assert former in before["path"]
     assert cluster.server.api("PUT", policy, {"policy": json.dumps(before)}).status == 204
-    node = cluster.equip("worker-1")
+    node = cluster.equip("worker-1", folder=folder)
     assert "run `vaultpki apply`" in node.run().stderr
     node.age()
     assert "vaultpki apply" not in node.run().stderr
     assert cluster.server.api("GET", place).status == 404 and cluster.read(former)["data"]["agent"]
-    found = row(cluster, expect=3)
+    found = row(cluster, "worker-1", expect=3)
     assert (found["state"], found["reasons"], found["report"]) == ("failing", ["old-agent"], None)
     assert cluster.server.api("PUT", policy, {"policy": json.dumps(rules)}).status == 204
     node.age()
     assert f"the report is written at {report_paths.listed('worker-1')} again" in node.run().stdout
-    assert row(cluster, expect=0)["state"] == "ok"
+    assert row(cluster, "worker-1", expect=0)["state"] == "ok"

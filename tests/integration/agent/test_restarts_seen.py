@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from helpers.node import node_components
 from helpers.node.node_components import NodeComponents
+from helpers.node.passes import passed_well, report
 from helpers.node.resident_agent import PASS, resident
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
-from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import Rotation
 from helpers.vault.servers import wait_for
-from vaultpki.agent import readers_seen, run
-from vaultpki.config.agent import load_agent
+from vaultpki.agent import readers_seen
 from vaultpki.model import NodeRole
 from vaultpki.node import state
-from vaultpki.records import node_report
 from vaultpki.records.node_report import NodeReport, ReaderReport
 from vaultpki.records.rotation import State
 
@@ -32,32 +31,20 @@ nodes:
 
 
 @pytest.fixture
-def cluster(clusters: ClusterFactory) -> AppliedCluster:
-    return clusters.applied(SPEC)
+def cluster(handed_on: AppliedCluster) -> AppliedCluster:
+    return handed_on
 
 
 @pytest.fixture
-def member(cluster: AppliedCluster) -> Iterator[NodeComponents]:
-    node = cluster.equip("etcd-1")
-    passed(node)
+def member(cluster: AppliedCluster, tmp_path: Path) -> Iterator[NodeComponents]:
+    node = cluster.equip("etcd-1", folder=tmp_path / "etcd-1")
+    passed_well(node, share=1.0)
     with node_components.standing(node, frozenset({NodeRole.ETCD})) as components:
         yield components
 
 
-def passed(node: NodeFolder, clock: float | None = None) -> None:
-    if (node.state / "spec.json").exists():
-        node.age(1e7)
-    assert not run.run(load_agent(node.config), run.PassOptions(settle=False), clock=clock).failures
-
-
-def report(cluster: AppliedCluster) -> NodeReport:
-    found = node_report.read(cluster.read(cluster.report_path("etcd-1"))["data"])
-    assert found is not None
-    return found
-
-
-def etcd(cluster: AppliedCluster) -> ReaderReport:
-    return report(cluster).readers["etcd/etcd"]
+def etcd(cluster: AppliedCluster, node: NodeFolder) -> ReaderReport:
+    return report(cluster, node).readers["etcd/etcd"]
 
 
 def current(told: NodeReport) -> bool:
@@ -75,13 +62,13 @@ def test_a_restart_counts_when_it_is_seen_and_not_when_a_hook_has_succeeded(
 ) -> None:
     node = member.node
     node.config.write_text(f'{node.config.read_text()}\nhooks: {{etcd-ca: [["true"]]}}\n')
-    passed(node)
-    assert current(report(cluster)) and etcd(cluster).healthy
+    passed_well(node, share=1.0)
+    assert current(report(cluster, node)) and etcd(cluster, node).healthy
     rotation = Rotation.of(cluster, "etcd")
     rotation.turn("etcd-1")
     old, both = {rotation.old.sha256}, {rotation.old.sha256, rotation.new.sha256}
-    passed(node)
-    told = report(cluster)
+    passed_well(node, share=1.0)
+    told = report(cluster, node)
     # As with a kubelet that is stopped.
     assert told.owed == () and told.bundles["etcd"].sha256 == both
     assert told.readers["etcd/etcd"].sha256 == old and not current(told) and told.readers["etcd/etcd"].running
@@ -89,38 +76,42 @@ def test_a_restart_counts_when_it_is_seen_and_not_when_a_hook_has_succeeded(
     # Somebody restarts it by hand, and it is not healthy at first.
     member["etcd"].answers(500, "[-]etcd failed")
     member["etcd"].restart()
-    passed(node)
-    assert current(report(cluster)) and etcd(cluster).sha256 == both and not etcd(cluster).healthy
-    assert "500" in etcd(cluster).problem and "500" in status(node)["etcd/etcd"]
+    passed_well(node, share=1.0)
+    assert current(report(cluster, node)) and etcd(cluster, node).sha256 == both and not etcd(cluster, node).healthy
+    assert "500" in etcd(cluster, node).problem and "500" in status(node)["etcd/etcd"]
     member["etcd"].answers(200, "ok")
-    passed(node)
-    assert etcd(cluster).healthy and etcd(cluster).problem == "" and status(node) == {}
+    passed_well(node, share=1.0)
+    assert etcd(cluster, node).healthy and etcd(cluster, node).problem == "" and status(node) == {}
     # What is not there is not running, and nothing of the process before counts for the next one.
     member["etcd"].stop()
-    passed(node)
-    assert (etcd(cluster).running, etcd(cluster).healthy, etcd(cluster).started) == (False, False, None)
-    assert "no process of etcd" in etcd(cluster).problem
+    passed_well(node, share=1.0)
+    assert (etcd(cluster, node).running, etcd(cluster, node).healthy, etcd(cluster, node).started) == (
+        False,
+        False,
+        None,
+    )
+    assert "no process of etcd" in etcd(cluster, node).problem
     member["etcd"].start()
     member["etcd"].serves()
-    passed(node)
-    assert current(report(cluster)) and etcd(cluster).healthy
+    passed_well(node, share=1.0)
+    assert current(report(cluster, node)) and etcd(cluster, node).healthy
 
 
 def test_the_wall_clock_may_be_set_before_a_bundle_comes(cluster: AppliedCluster, member: NodeComponents) -> None:
     """Neither way does a start count that came before the bundle, or not count that came after it."""
     node, rotation = member.node, None
     for minutes in (-4, 4):
-        passed(node)
+        passed_well(node, share=1.0)
         if rotation is None:
             rotation = Rotation.of(cluster, "etcd")
         else:
             rotation.move(State.SWITCHED)
             rotation.move(State.RETIRED)
-        passed(node, time.time() + minutes * 60)
-        assert not current(report(cluster))
+        passed_well(node, share=1.0, clock=time.time() + minutes * 60)
+        assert not current(report(cluster, node))
         member["etcd"].restart()
-        passed(node)
-        assert current(report(cluster))
+        passed_well(node, share=1.0)
+        assert current(report(cluster, node))
 
 
 def test_a_resident_agent_looks_again_while_a_rotation_waits_and_reports_at_once(
@@ -132,13 +123,15 @@ def test_a_resident_agent_looks_again_while_a_rotation_waits_and_reports_at_once
     Rotation.of(cluster, "etcd")
     node.age(1e7)
     with resident(node) as agent:
-        wait_for(lambda: len(report(cluster).bundles["etcd"].sha256) == 2, PASS, agent.log.read_text)
-        assert not current(report(cluster))
+        wait_for(lambda: len(report(cluster, node).bundles["etcd"].sha256) == 2, PASS, agent.log.read_text)
+        assert not current(report(cluster, node))
         time.sleep(1.2 * readers_seen.AGAIN)
         since = cluster.server.audit_position()
         time.sleep(1.2 * readers_seen.AGAIN)
         assert cluster.server.requests(since) == []
         member["etcd"].restart()
         wait_for(
-            lambda: current(report(cluster)) and etcd(cluster).healthy, PASS + readers_seen.AGAIN, agent.log.read_text
+            lambda: current(report(cluster, node)) and etcd(cluster, node).healthy,
+            PASS + readers_seen.AGAIN,
+            agent.log.read_text,
         )

@@ -8,13 +8,14 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.node import resident_agent
+from helpers.node.passes import passed
+from helpers.node.resident_agent import WORKER, leaf, proxy
 from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.servers import free_ports
 from vaultpki.agent.status import Status, of_folder, of_node
@@ -29,19 +30,18 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 @pytest.fixture
-def node(cluster: AppliedCluster) -> NodeFolder:
-    return cluster.equip("worker-1")
+def node(shared: AppliedCluster, tmp_path: Path) -> NodeFolder:
+    return shared.equip("worker-1", folder=tmp_path / "worker-1")
 
 
-def status(node: NodeFolder, *options: str | Path, expect: int, faketime: str = "") -> dict[str, Any]:
+def status(node: NodeFolder, *options: str | Path, expect: int) -> dict[str, Any]:
     """What it says for programs; and for people it says no less, with the same exit code."""
-    env = {"LD_PRELOAD": resident_agent.faketime_library(), "FAKETIME": faketime} if faketime else None
     options = options or ("-c", node.config)
-    ran = vaultpki("status", *options, "--json", expect=expect, env=env)
+    ran = vaultpki("status", *options, "--json", expect=expect)
     assert (ran.stderr == "vaultpki: something here needs attention; see above\n") is (expect == 3), ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout)
     assert found["ok"] is (expect == 0)
-    people = vaultpki("status", *options, expect=expect, env=env).stdout
+    people = vaultpki("status", *options, expect=expect).stdout
     for one in found["certificates"]:
         (line,) = (line for line in people.splitlines() if line.split()[0] == one["name"])
         assert one["state"] in line and ", ".join(one["reasons"]) in line
@@ -53,18 +53,18 @@ def states(found: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
 
 
 REACHED = {"reachable": True, "error": None}
-FINE: dict[str, tuple[str, list[str]]] = dict.fromkeys(resident_agent.WORKER, ("ok", []))
+FINE: dict[str, tuple[str, list[str]]] = dict.fromkeys(WORKER, ("ok", []))
 
 
 def well(seen: Status) -> bool:
     return not of_status(seen, datetime.now(UTC), name="").attention
 
 
-def test_before_and_after_the_first_run(cluster: AppliedCluster, node: NodeFolder) -> None:
+def test_before_and_after_the_first_run(node: NodeFolder) -> None:
     found = status(node, expect=3)
     assert found["certificates"] == [] and found["vault"] == {**REACHED, "asked": None, "answered": None}
     assert found["agent"]["faults"] == {"agent": "nothing was ever issued here; run `vaultpki agent`"}
-    node.run()
+    passed(node, asks=False)
     found = status(node, expect=0)
     assert set(found) == {"node", "agent", "certificates", "cas", "trust", "vault", "ok", "summary"}
     first = min(found["certificates"], key=lambda one: one["not_after"])
@@ -92,16 +92,16 @@ def test_before_and_after_the_first_run(cluster: AppliedCluster, node: NodeFolde
     assert TIME.fullmatch(asked) and found["vault"] == {**REACHED, "asked": asked, "answered": asked}
     assert states(found) == FINE
     for one in found["certificates"]:
-        leaf = resident_agent.leaf(node, one["name"])
+        its = leaf(node, one["name"])
         times = {name: one.pop(name) for name in ("not_before", "not_after", "renew_after")}
         assert all(TIME.fullmatch(when) for when in times.values())
-        assert times["not_before"] < times["renew_after"] < times["not_after"] == f"{leaf.not_after:%Y-%m-%dT%H:%M:%SZ}"
+        assert times["not_before"] < times["renew_after"] < times["not_after"] == f"{its.not_after:%Y-%m-%dT%H:%M:%SZ}"
         assert one == {
             "name": one["name"],
             "path": str(node.pki / f"{one['name']}.crt"),
-            "subject": leaf.subject_text,
-            "issuer": leaf.issuer_text,
-            "serial": f"{leaf.serial:x}",
+            "subject": its.subject_text,
+            "issuer": its.issuer_text,
+            "serial": f"{its.serial:x}",
             "state": "ok",
             "reasons": [],
         }
@@ -109,9 +109,9 @@ def test_before_and_after_the_first_run(cluster: AppliedCluster, node: NodeFolde
     assert offline["vault"] == {"reachable": None, "error": None, "asked": asked, "answered": asked}
 
 
-def test_what_lies_there(cluster: AppliedCluster, node: NodeFolder) -> None:
+def test_what_lies_there(node: NodeFolder) -> None:
     """Damages of files, each told by its reason, on the node and in the folder alone; one run mends them all."""
-    node.run()
+    passed(node, asks=False)
     pki = node.pki
     for damage, expected, by_folder in (
         ((pki / "kubelet.key").unlink, ("missing", ["missing"]), ("missing", ["missing"])),
@@ -129,13 +129,13 @@ def test_what_lies_there(cluster: AppliedCluster, node: NodeFolder) -> None:
         folder = status(node, "--dir", pki, expect=0 if by_folder[0] == "ok" else 3)
         assert (folder["node"], folder["agent"]["state"], folder["vault"]["reachable"]) == (None, None, None)
         assert states(folder) == FINE | {"kubelet": by_folder}
-        node.run()
+        passed(node, asks=False)
         assert states(status(node, expect=0)) == FINE
 
 
-def test_what_cannot_be_looked_at(cluster: AppliedCluster, node: NodeFolder) -> None:
+def test_what_cannot_be_looked_at(node: NodeFolder) -> None:
     """However broken the node is, all of it is told, and why."""
-    node.run()
+    passed(node, asks=False)
     broken, missing = ("broken", ["unreadable"]), ("missing", ["missing"])
     link = node.pki / ".vaultpki" / "kube-proxy"
     generation = link.readlink()
@@ -150,27 +150,25 @@ def test_what_cannot_be_looked_at(cluster: AppliedCluster, node: NodeFolder) -> 
 
     node.configure("version: 1", "version: 1\nowner: no-one-here:no-one-here")
     found = status(node, expect=3)
-    assert states(found) == dict.fromkeys(resident_agent.WORKER, ("broken", ["wrong-owner"]))
+    assert states(found) == dict.fromkeys(WORKER, ("broken", ["wrong-owner"]))
     (text,) = found["agent"]["faults"].values()
     assert text.startswith("owner no-one-here:no-one-here: this machine has no such user or group")
     # What can be told of a certificate is told.
     for one in found["certificates"]:
-        assert one["not_after"] == f"{resident_agent.leaf(node, one['name']).not_after:%Y-%m-%dT%H:%M:%SZ}"
+        assert one["not_after"] == f"{leaf(node, one['name']).not_after:%Y-%m-%dT%H:%M:%SZ}"
     node.configure("owner: no-one-here:no-one-here\n", "")
 
     aside = node.folder / "aside"
     node.pki.rename(aside)
     found = status(node, expect=3)
-    assert states(found) == dict.fromkeys(resident_agent.WORKER, missing)
+    assert states(found) == dict.fromkeys(WORKER, missing)
     assert found["agent"]["faults"] == {"directory": f"{node.pki}: it does not exist; create it or check the path"}
-    assert {one["path"] for one in found["certificates"]} == {
-        f"{node.pki}/{name}.crt" for name in resident_agent.WORKER
-    }
+    assert {one["path"] for one in found["certificates"]} == {f"{node.pki}/{name}.crt" for name in WORKER}
     puts: list[Callable[[], None]] = [lambda: node.pki.symlink_to(aside), node.pki.touch]
     for put in puts:
         put()
         found = status(node, expect=3)
-        assert states(found) == dict.fromkeys(resident_agent.WORKER, broken)
+        assert states(found) == dict.fromkeys(WORKER, broken)
         (text,) = found["agent"]["faults"].values()
         assert text.startswith(f"{node.pki}: ")
         # What the agent says of it is not said twice.
@@ -182,12 +180,12 @@ def test_what_cannot_be_looked_at(cluster: AppliedCluster, node: NodeFolder) -> 
     assert states(status(node, expect=0)) == FINE
 
 
-def test_what_somebody_else_may_not_read(cluster: AppliedCluster) -> None:
+def test_what_somebody_else_may_not_read(shared: AppliedCluster) -> None:
     """Whoever is neither root nor the owner hears that, and not that nothing is there."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
-        node_folder = cluster.equip("worker-1", folder=Path(folder) / "node")
-        node_folder.run()
+        node_folder = shared.equip("worker-1", folder=Path(folder) / "node")
+        passed(node_folder)
         config, now = load_agent(node_folder.config), datetime.now(UTC)
         keys = list(node_folder.pki.glob(".vaultpki/*/*.key"))
         with closed(node_folder.state, *keys):
@@ -202,7 +200,7 @@ def test_what_somebody_else_may_not_read(cluster: AppliedCluster) -> None:
             alone.faults[one.name]
             == f"{node_folder.pki}/{one.name}.key: permission denied; run as its owner or as root"
         )
-    assert alone.faults.keys() == {one.name for one in alone.seen} == set(resident_agent.WORKER)
+    assert alone.faults.keys() == {one.name for one in alone.seen} == set(WORKER)
 
 
 @contextlib.contextmanager
@@ -223,19 +221,24 @@ def closed(*paths: Path) -> Iterator[None]:
             path.chmod(mode)
 
 
-def test_what_the_clock_says(cluster: AppliedCluster, node: NodeFolder) -> None:
-    node.run()
+def test_what_the_clock_says(node: NodeFolder) -> None:
+    passed(node)
+    config, now = load_agent(node.config), datetime.now(UTC)
     # Due is no news before the agent had the time to see to it.
-    assert {state for state, _ in states(status(node, expect=0, faketime="+14d")).values()} == {"ok"}
-    for when, expected in (("+25d", ("due", ["due"])), ("+31d", ("expired", ["expired"]))):
-        found = status(node, expect=3, faketime=when)
-        assert states(found) == dict.fromkeys(resident_agent.WORKER, expected)
-        assert states(status(node, "--dir", node.pki, expect=3, faketime=when)) == states(found)
+    for days, expected in ((14, ("ok", ())), (25, ("due", ("due",))), (31, ("expired", ("expired",)))):
+        when = now + timedelta(days=days)
+        seen = of_node(config, when, ask=False)
+        assert {one.name: (one.state.value, one.reasons) for one in seen.seen} == dict.fromkeys(WORKER, expected)
+        if days > 14:
+            alone = of_folder(str(node.pki), when)
+            assert {one.name: (one.state.value, one.reasons) for one in alone.seen} == dict.fromkeys(WORKER, expected)
+        assert of_status(seen, when, name="").attention is (days > 14)
 
 
-def test_what_cluster_yaml_says_now(cluster: AppliedCluster, node: NodeFolder) -> None:
+def test_what_cluster_yaml_says_now(cluster: AppliedCluster) -> None:
     """Changed, but not signed yet: Vault refuses, in words that are shown."""
-    node.run()
+    node = cluster.equip("worker-1")
+    passed(node)
 
     def refused(method: str, path: str, code: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return (403, {"errors": ["permission denied"]}) if "/sign/" in path else (code, body)
@@ -245,10 +248,9 @@ def test_what_cluster_yaml_says_now(cluster: AppliedCluster, node: NodeFolder) -
         "  kubelet-client: {ttl: 20d}\n  kube-proxy: {key: ec-p384}\n"
     )
     cluster.apply()
-    with resident_agent.proxy(cluster.server, refused) as between:
+    with proxy(cluster.server, refused) as between:
         node.configure(cluster.server.address, between.address)
-        node.age()
-        node.run(expect=1)
+        passed(node)
         found = status(node, expect=3)
     assert states(found) == {
         "kubelet": ("due", ["names-changed"]),
@@ -256,11 +258,11 @@ def test_what_cluster_yaml_says_now(cluster: AppliedCluster, node: NodeFolder) -
         "kube-proxy": ("due", ["key-type-changed"]),
     }
     assert found["agent"]["state"] == "backing-off"
-    assert found["agent"]["faults"].keys() == set(resident_agent.WORKER)
+    assert found["agent"]["faults"].keys() == set(WORKER)
     assert all("permission denied" in text for text in found["agent"]["faults"].values())
 
 
-def test_what_fails_beside_the_certificates(cluster: AppliedCluster, node: NodeFolder) -> None:
+def test_what_fails_beside_the_certificates(shared: AppliedCluster, node: NodeFolder) -> None:
     with node.config.open("a") as config:
         config.write("hooks: {kubelet: [['false']]}\n")
     assert "hook 1 of kubelet (false) failed with exit code 1" in node.run(expect=3).stderr
@@ -269,15 +271,16 @@ def test_what_fails_beside_the_certificates(cluster: AppliedCluster, node: NodeF
     assert "hook 1 of kubelet (false) failed with exit code 1" in vaultpki("status", "-c", node.config, expect=3).stdout
     node.configure("'false'", "'true'")
     # Its time has not come yet, but a person who runs it is not kept waiting.
-    assert owed_after_a_run(node) == []
+    node.run()
+    assert memory.load(str(node.state)).owed == {}
     assert states(status(node, expect=0)) == FINE
 
     (dead,) = free_ports(1)
-    node.configure(cluster.server.address, f"https://127.0.0.1:{dead}")
+    node.configure(shared.server.address, f"https://127.0.0.1:{dead}")
     found = status(node, expect=3)
     assert found["vault"]["reachable"] is False and str(dead) in found["vault"]["error"]
     assert status(node, "-c", node.config, "--offline", expect=0)["vault"]["reachable"] is None
-    node.configure(f"https://127.0.0.1:{dead}", cluster.server.address)
+    node.configure(f"https://127.0.0.1:{dead}", shared.server.address)
 
     (node.state / "secret-id").unlink()
     node.age()
@@ -287,12 +290,7 @@ def test_what_fails_beside_the_certificates(cluster: AppliedCluster, node: NodeF
     assert found["agent"]["state"] == "needs-join" and states(found) == FINE
 
 
-def owed_after_a_run(node: NodeFolder) -> list[str]:
-    node.run()
-    return sorted(memory.load(str(node.state)).owed)
-
-
-def test_a_folder_that_is_none(cluster: AppliedCluster, node: NodeFolder, tmp_path: Path) -> None:
+def test_a_folder_that_is_none(node: NodeFolder, tmp_path: Path) -> None:
     for folder in (tmp_path / "nowhere", node.config):
         ran = vaultpki("status", "--dir", folder, expect=1)
         assert ran.stdout == "" and ran.stderr.startswith("vaultpki: ") and ran.stderr.count("\n") == 1, ran

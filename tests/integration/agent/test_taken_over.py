@@ -3,132 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from helpers.kube.kubeadm_objects import authority
-from helpers.kube.taken_over_machine import TakenOverMachine
-from helpers.node.enrolled_nodes import Enroller
+from helpers.node.enrolled_machine import EnrolledMachine, Ground, kubeadms
 from helpers.node.reporting_nodes import shown
-from helpers.vault.applied_cluster import AppliedCluster, Ran, vaultpki
+from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
-from helpers.vault.handmade_rotation import tell_nodes
-from vaultpki.agent import run
-from vaultpki.agent.context import Outcome, PassOptions
 from vaultpki.certificates import ca_subject
-from vaultpki.config.agent import load_agent
-from vaultpki.node import assignment
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
-from vaultpki.records import adoption, node_report
 from vaultpki.records.adoption import AdoptionState as S
-from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
-from vaultpki.takeover import carry_out, vault_signer
-
-NODES = """\
-layout: kubeadm
-api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
-nodes:
-- {name: cp-1, roles: [control-plane, etcd, worker], addresses: [198.51.100.11]}
-ca: {also_trust: {kubernetes: [old.crt], etcd: [old-etcd.crt], front-proxy: [old-front.crt]}}
-"""
-
-
-MEMBER = "- {name: etcd-1, roles: [etcd], addresses: [198.51.100.21]}\n"
-
-
-class EnrolledMachine:
-    """A control plane of kubeadm's, or another machine, that has joined a cluster that was applied on a server."""
-
-    def __init__(
-        self,
-        clusters: ClusterFactory,
-        folder: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        days: int = 365,
-        name: str = "cp-1",
-    ) -> None:
-        self.name = name
-        self.machine = TakenOverMachine(folder / "machine", name, days=days)
-        self.imported: tuple[str, ...] = ()
-        old = self.machine.old
-        files = {"old.crt": "kubernetes", "old-etcd.crt": "etcd", "old-front.crt": "front-proxy"}
-        nodes = NODES if name == "cp-1" else NODES.replace("ca: {", MEMBER + "ca: {")
-        self.cluster: AppliedCluster = clusters.applied(nodes, {name: old[ca].pem for name, ca in files.items()})
-        self.file = folder / "agent/agent.yaml"
-        self.file.parent.mkdir(mode=0o700)
-        self.fresh = self.machine.snapshot()
-        self.revision = 0
-        self.join_file = Enroller(self.cluster, self.cluster.token()).join_file(name, folder / "join.json")
-        monkeypatch.setattr("vaultpki.takeover.processes.RunningComponents", lambda **options: self.machine.processes)
-
-    def join(self, *, expect: int = 0) -> Ran:
-        where = self.machine.where
-        places = ("--dir", where.directory, "--kubelet-dir", where.kubelet, "--kubeconfig-dir", where.kubeconfigs)
-        return vaultpki("agent", "-c", self.file, "--join", self.join_file, *places, "--once", expect=expect)
-
-    def record(self, state: S | None) -> None:
-        """Somebody leads the adoption of the cluster to a state; None is the end of the way back."""
-        path = f"{self.cluster.prefix}/config/data/{adoption.RECORD}"
-        if state is None:
-            assert self.cluster.server.api("DELETE", path).status == 204
-        else:
-            self.revision += 1
-            record = replace(self.machine.record(state), revision=self.revision, entered=self.revision)
-            record = replace(record, imported=self.imported)
-            value = {"data": adoption.to_json(record)}
-            assert self.cluster.server.api("POST", path, value).status == 200
-        tell_nodes(self.cluster)
-
-    def passes(self) -> Outcome:
-        made = run.run(load_agent(self.file), PassOptions(share=0.0, settle=False))
-        assert not made.failures, made.failures
-        own = {
-            "kubernetes": "ca.crt",
-            "kubelet": "kubelet-ca.crt",
-            "etcd": "etcd/ca.crt",
-            "front-proxy": "front-proxy-ca.crt",
-        }
-        folder, old = load_agent(self.file).directory, {each.pem for each in self.machine.old.values()}
-        self.machine.new = {
-            ca: SimpleNamespace(
-                pem=next(f.pem for f in x509.read_certificates(Path(folder, name).read_bytes()) if f.pem not in old)
-            )  # type: ignore[misc]
-            for ca, name in own.items()
-        }
-        return made
-
-    def go(self, state: S | None) -> None:
-        self.record(state)
-        self.passes()
-        config = load_agent(self.file)
-        known = assignment.read_copy(config)
-        assert known is not None
-        target = carry_out.asked_of(config, known).target
-        assert target is not None
-        sign = vault_signer.of_node(config)
-        carry_out.carry_out(carry_out.prepare(config, known, target, self.machine.processes, sign=sign))
-
-    def report(self) -> AdoptionReport:
-        self.passes()
-        read = node_report.read(self.cluster.read(self.cluster.report_path(self.name))["data"])
-        assert read is not None and read.adoption is not None
-        return read.adoption
-
-
-@pytest.fixture
-def enrolled(clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EnrolledMachine:
-    return EnrolledMachine(clusters, tmp_path, monkeypatch)
+from vaultpki.records.adoption_report import Held, OldKeys
 
 
 def test_a_machine_of_etcd_alone_has_no_kubelet(
     clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    enrolled = EnrolledMachine(clusters, tmp_path, monkeypatch, name="etcd-1")
+    enrolled = EnrolledMachine(Ground.of(clusters, "etcd-1"), tmp_path, monkeypatch)
     kubelet = Path(enrolled.machine.where.kubelet)
     assert not kubelet.exists()
     enrolled.join()
@@ -145,10 +39,6 @@ def test_a_machine_of_etcd_alone_has_no_kubelet(
 
 def certificates(folder: str, name: str) -> tuple[Facts, ...]:
     return x509.read_certificates(Path(folder, name).read_bytes())
-
-
-def kubeadms(snapshot: dict[str, Any]) -> dict[str, Any]:
-    return {name: each for name, each in snapshot.items() if "/vaultpki" not in name}
 
 
 @pytest.mark.on_node
@@ -175,6 +65,7 @@ def test_it_joins_beside_kubeadms_files_and_stands_for_weeks(enrolled: EnrolledM
     assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh
 
 
+@pytest.mark.on_node
 def test_without_the_pin_of_its_ca_it_does_not_join(enrolled: EnrolledMachine) -> None:
     join = json.loads(enrolled.join_file.read_text())
     join["also_trust"]["kubernetes"] = ["0" * 64]
@@ -194,6 +85,7 @@ def test_one_that_kubeadm_joined_while_all_trust_both_enrols(enrolled: EnrolledM
     assert enrolled.report().trust is not Held.OLD
 
 
+@pytest.mark.on_node
 def test_a_stranger_with_the_name_of_the_new_ca_is_none(enrolled: EnrolledMachine) -> None:
     file = Path(enrolled.machine.where.directory, "ca.crt")
     name = ca_subject(enrolled.cluster.name, "kubernetes")
@@ -227,14 +119,14 @@ def test_it_follows_the_record_to_the_end(enrolled: EnrolledMachine) -> None:
     place, old = enrolled.machine.where.directory, {each.pem for each in enrolled.machine.old.values()}
     for shown_then in (S.RETRUSTING, S.PUBLISHED, None):
         enrolled.record(shown_then)
-        run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False))
+        enrolled.tries()
         held = {
             facts.pem for name in ("ca.crt", "etcd/ca.crt", "front-proxy-ca.crt") for facts in certificates(place, name)
         }
         assert held and not held & old, shown_then
     # It is an agent's node like any other then: its pairs are renewed in place.
     before = Path(enrolled.machine.where.directory, "apiserver.crt").read_bytes()
-    made = run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False, force=frozenset({"kube-apiserver"})))
+    made = enrolled.tries("kube-apiserver")
     assert made.renewed == ("kube-apiserver",)
     assert Path(enrolled.machine.where.directory, "apiserver.crt").read_bytes() != before
 
@@ -281,10 +173,9 @@ def test_a_record_that_is_deleted_or_set_back_takes_nothing_away(enrolled: Enrol
         enrolled.go(state)
     before = kubeadms(enrolled.machine.snapshot())
     last = enrolled.revision
-    config = load_agent(enrolled.file)
 
     def stays(words: str) -> None:
-        made = run.run(config, PassOptions(share=0.0, settle=False))
+        made = enrolled.tries()
         assert set(made.failures) == {"adoption"} and words in str(made.failures["adoption"])
         assert kubeadms(enrolled.machine.snapshot()) == before
         assert words in vaultpki("adopt", "node", "-c", enrolled.file, expect=1).stderr
@@ -315,7 +206,7 @@ def test_a_record_that_comes_too_early_takes_no_ca_out_of_a_bundle(enrolled: Enr
     before = kubeadms(enrolled.machine.snapshot())
     for state in (S.RETIRED, S.DONE):
         enrolled.record(state)
-        made = run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False))
+        made = enrolled.tries()
         assert f"says {state.value}, and this machine has done the steps of switched" in str(made.failures["adoption"])
         assert kubeadms(enrolled.machine.snapshot()) == before, state
     # In the right order it follows.
@@ -343,7 +234,7 @@ def test_every_view_says_where_it_stands(enrolled: EnrolledMachine) -> None:
     enrolled.go(S.PUBLISHED)
     said("adoption-waits", "no machine that reports owes anything", 0)
     enrolled.record(None)
-    made = run.run(load_agent(enrolled.file), PassOptions(share=0.0, settle=False))
+    made = enrolled.tries()
     assert set(made.failures) == {"adoption"}
     env = cluster.environment("viewer")
     found = json.loads(vaultpki("nodes", "-f", cluster.file, "--json", env=env, expect=3).stdout)
@@ -406,6 +297,7 @@ def test_every_file_flag_and_restart_is_shown_before(enrolled: EnrolledMachine) 
     assert f"--root-ca-file={where.directory}/ca-chain.crt instead of {where.directory}/ca.crt" in told
 
 
+@pytest.mark.on_node
 def test_the_agent_does_the_steps_where_agent_yaml_lets_it(enrolled: EnrolledMachine) -> None:
     enrolled.join()
     enrolled.record(S.PUBLISHED)

@@ -8,9 +8,9 @@ import pytest
 from cryptography import x509 as c
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from helpers.node.enrolled_machine import EnrolledMachine, Ground
 from helpers.vault import imported_cas
 from helpers.vault.cluster_factory import ClusterFactory
-from integration.agent.test_taken_over import EnrolledMachine
 from vaultpki.ca import imported
 from vaultpki.errors import StateConflict
 from vaultpki.pki import x509
@@ -30,7 +30,7 @@ PAIRS = (
 
 
 def joined(clusters: ClusterFactory, folder: Path, monkeypatch: pytest.MonkeyPatch, days: int) -> EnrolledMachine:
-    one = EnrolledMachine(clusters, folder, monkeypatch, days=days)
+    one = EnrolledMachine(Ground.of(clusters), folder, monkeypatch, days)
     imported_cas.bring_in(one.cluster, one.machine.old)
     one.imported = OLD_CAS
     one.join()

@@ -6,33 +6,23 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
+from helpers.node.enrolled_machine import EnrolledMachine, kubeadms
+from helpers.node.passes import command_here
 from helpers.vault.applied_cluster import vaultpki
-from helpers.vault.cluster_factory import ClusterFactory
-from integration.agent.test_taken_over import EnrolledMachine, kubeadms
-from vaultpki.cli.adopt_node import node_command
 from vaultpki.config.agent import load_agent
-from vaultpki.errors import VaultpkiError
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.takeover import carry_out
 
 
-@pytest.fixture
-def enrolled(clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EnrolledMachine:
-    one = EnrolledMachine(clusters, tmp_path, monkeypatch)
-    one.join()
-    return one
+@pytest.fixture(autouse=True)
+def joined(enrolled: EnrolledMachine) -> None:
+    enrolled.join()
 
 
 def adopt_node(one: EnrolledMachine, *words: str, code: int = 0) -> tuple[str, str]:
     """`adopt node` in this process, where the machine's components are its stand-ins; what it prints on each stream."""
-    ran = CliRunner().invoke(node_command, ["-c", str(one.file), *words])
-    error = ran.exception
-    if isinstance(error, VaultpkiError):
-        assert error.exit_code == code, error
-        return ran.stdout, f"{ran.stderr}{error}\n"
-    assert error is None and code == 0, (error, ran.output)
+    ran = command_here("adopt", "node", "-c", one.file, *words, expect=code)
     return ran.stdout, ran.stderr
 
 

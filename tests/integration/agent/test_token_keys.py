@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,18 +9,16 @@ from hashlib import sha256
 
 import pytest
 
-from helpers.node import node_components
-from helpers.node.components import Component
+from helpers.node.agents_with_keys import OF_KUBEADM, copied
+from helpers.node.passes import passed, passed_well
 from helpers.token_key_certificates import token_key
-from helpers.vault.applied_cluster import ALONE, AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_keys import SPEC, HandmadeKeys, give_number, reported, told
-from vaultpki.agent import pairs, run
-from vaultpki.agent.context import Outcome
+from vaultpki.agent import pairs
 from vaultpki.agent.status import of_folder
-from vaultpki.config.agent import load_agent
 from vaultpki.errors import VaultpkiError
-from vaultpki.model import KeyType, NodeRole, Subject
+from vaultpki.model import KeyType, Subject
 from vaultpki.node import state
 from vaultpki.pki import keys, x509
 from vaultpki.pki.facts import Facts
@@ -31,25 +26,12 @@ from vaultpki.records.service_account import KEYS_RECORD, DepartedKey, Departure
 
 
 @pytest.fixture
-def cluster(clusters: ClusterFactory) -> AppliedCluster:
-    return clusters.applied(SPEC)
-
-
-@pytest.fixture
-def planes(cluster: AppliedCluster) -> tuple[NodeFolder, NodeFolder]:
-    return cluster.equip("cp-1"), cluster.equip("cp-2")
-
-
-def passed(*nodes: NodeFolder) -> Outcome:
-    """A pass on each node, which asks Vault for everything."""
-    for node in nodes:
-        outcome = run.run(load_agent(node.config), run.PassOptions(settle=False, share=0.0))
-        assert not outcome.failures, outcome.failures
-    return outcome
+def cluster(with_keys: AppliedCluster) -> AppliedCluster:
+    return with_keys
 
 
 def failing(node: NodeFolder) -> dict[str, VaultpkiError]:
-    return dict(run.run(load_agent(node.config), run.PassOptions(settle=False, share=0.0)).failures)
+    return dict(passed(node, share=0.0).failures)
 
 
 def union(node: NodeFolder) -> list[str]:
@@ -74,7 +56,7 @@ def private_keys(node: NodeFolder) -> set[bytes]:
 
 def test_two_nodes_from_an_empty_machine(cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]) -> None:
     one, two = planes
-    outcome = passed(one, two)
+    outcome = passed_well(one, two)
     assert "service-account-1" in outcome.renewed
     for node in planes:
         # Nothing that kube-apiserver could start with, before the record admits the key.
@@ -83,7 +65,7 @@ def test_two_nodes_from_an_empty_machine(cluster: AppliedCluster, planes: tuple[
         assert [*told_keys.own] == [1] and not told_keys.signing and not told_keys.union
         assert told_keys.seen.revision == 0 and not told_keys.loaded
     HandmadeKeys.of(cluster, "cp-1", "cp-2")
-    passed(one, two)
+    passed_well(one, two)
     for node in planes:
         assert (node.pki / "sa.key").stat().st_mode & 0o777 == 0o600
         assert (node.pki / "sa.pub").stat().st_mode & 0o777 == 0o644
@@ -94,55 +76,40 @@ def test_two_nodes_from_an_empty_machine(cluster: AppliedCluster, planes: tuple[
     assert (one.pki / "sa.pub").read_bytes() == (two.pki / "sa.pub").read_bytes()
     # The same again changes nothing, and no two machines have one private key.
     before = one.snapshot(), (one.pki / "sa.key").stat().st_ino
-    assert passed(one).requested == 0
+    assert passed_well(one).requested == 0
     assert ((one.pki / "sa.key").stat().st_ino, union(one)) == (before[1], ["sa:cp-1:1", "sa:cp-2:1"])
     assert not private_keys(one) & private_keys(two)
     assert all(b"PRIVATE" not in path.read_bytes() for path in one.state.iterdir())
-
-
-def test_a_worker_has_neither_file_and_no_report_of_them(
-    cluster: AppliedCluster, planes: tuple[NodeFolder, ...]
-) -> None:
-    passed(*planes)
-    HandmadeKeys.of(cluster, "cp-1", "cp-2")
-    worker = cluster.equip("worker-1")
-    passed(worker)
-    assert not list(worker.pki.glob("sa*"))
-    assert told(cluster, "worker-1").token_keys is None
-
-
-def test_a_cluster_without_them_is_as_before(clusters: ClusterFactory) -> None:
-    cluster = clusters.applied(SPEC.replace("service_account_keys: true\n", ""))
-    node = cluster.equip("cp-1")
-    passed(node)
-    assert not list(node.pki.glob("sa*"))
-    assert "lowest" not in (node.state / "agent.json").read_text()
+    # A worker has neither file, and reports nothing of them.
+    worker = cluster.equip("worker-1", folder=one.folder.with_name("worker-1"))
+    passed_well(worker)
+    assert not list(worker.pki.glob("sa*")) and told(cluster, "worker-1").token_keys is None
 
 
 def test_a_whole_rotation(cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]) -> None:
     one, two = planes
-    passed(one, two)
+    passed_well(one, two)
     made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
-    passed(one, two)
+    passed_well(one, two)
     made.write(KeyState.PUBLISHED, nodes={name: replace(keys, new=2) for name, keys in made.record.nodes.items()})
     give_number(cluster, 2)
-    passed(one, two)
+    passed_well(one, two)
     # Each knows its own next key, and the other's once the record has it; nobody signs with it.
     assert union(one) == ["sa:cp-1:1", "sa:cp-1:2", "sa:cp-2:1"] and signs_with(one) == "sa:cp-1:1"
     made.write(nodes=made.taken_in())
-    passed(one, two)
+    passed_well(one, two)
     everything = ["sa:cp-1:1", "sa:cp-1:2", "sa:cp-2:1", "sa:cp-2:2"]
     assert union(one) == union(two) == everything and signs_with(two) == "sa:cp-2:1"
     made.write(KeyState.SWITCHED)
-    passed(one, two)
+    passed_well(one, two)
     assert union(one) == everything and (signs_with(one), signs_with(two)) == ("sa:cp-1:2", "sa:cp-2:2")
     made.write(KeyState.RETIRED)
-    passed(one, two)
+    passed_well(one, two)
     assert union(one) == union(two) == ["sa:cp-1:2", "sa:cp-2:2"]
     assert (one.pki / "sa-1.key").exists()
     # The way back, as far as there is one.
     made.write(KeyState.RETRUSTING)
-    passed(one, two)
+    passed_well(one, two)
     assert union(one) == everything and signs_with(one) == "sa:cp-1:2"
     made.write(KeyState.SWITCHED)
     made.write(KeyState.RETIRED)
@@ -150,7 +117,7 @@ def test_a_whole_rotation(cluster: AppliedCluster, planes: tuple[NodeFolder, Nod
         name: replace(keys, old=2, certificates={2: keys.certificates[2]}) for name, keys in made.record.nodes.items()
     }
     made.write(KeyState.DONE, nodes=at_rest, lowest={"cp-1": 2, "cp-2": 2})
-    passed(one, two)
+    passed_well(one, two)
     assert union(one) == union(two) == ["sa:cp-1:2", "sa:cp-2:2"]
     assert {path.name for path in one.pki.glob("sa*.key")} == {"sa.key", "sa-2.key"}
     assert state.load(str(one.state)).lowest == {"cp-1": 2, "cp-2": 2}
@@ -161,9 +128,9 @@ def test_what_a_writer_of_records_plants_is_refused(
     cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
 ) -> None:
     one, two = planes
-    passed(one, two)
+    passed_well(one, two)
     made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
-    passed(one, two)
+    passed_well(one, two)
     before = union(one)
     forged = token_key("sa:cp-2:1", signer="cp-2", begun=datetime.now(UTC)).pem
     served = (one.pki / "kube-apiserver.crt").read_text()
@@ -172,7 +139,7 @@ def test_what_a_writer_of_records_plants_is_refused(
         # Beside the real one: as a node that has left and whose tokens still count.
         gone = DepartedKey("cp-9", x509.fingerprint(pem.encode()), Departure.REMOVED, datetime.now(UTC), pem)
         made.write(departed=(gone,))
-        outcome = passed(one)
+        outcome = passed_well(one)
         assert union(one) == before, pem
         texts = [each.text.partition("; find out")[0] for each in outcome.events if each.name == "stranger"]
         assert texts and all("does not count" in text for text in texts)
@@ -181,7 +148,7 @@ def test_what_a_writer_of_records_plants_is_refused(
     # In the place of a real one it takes that away, but brings in nothing; this node's own stays.
     keys = made.record.nodes["cp-1"]
     made.write(nodes={**made.record.nodes, "cp-1": replace(keys, certificates={1: forged})})
-    passed(one, two)
+    passed_well(one, two)
     assert union(one) == before and union(two) == ["sa:cp-2:1"]
 
 
@@ -199,46 +166,48 @@ def other_node(cluster: AppliedCluster) -> str:
     return pem + "\n"
 
 
+@pytest.mark.on_node
 def test_a_retired_key_does_not_come_back(cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]) -> None:
     one, two = planes
-    passed(one, two)
+    passed_well(one, two)
     made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
-    passed(one, two)
+    passed_well(one, two)
     former = dict(made.record.nodes)
     removed = {"cp-1": former["cp-1"]}
     made.write(nodes=removed, lowest={"cp-1": 1, "cp-2": 2})
-    passed(one)
+    passed_well(one)
     assert union(one) == ["sa:cp-1:1"]
     # A later revision that brings it back, and forgets that it was retired.
     made.write(nodes=former, lowest={})
-    outcome = passed(one)
+    outcome = passed_well(one)
     assert union(one) == ["sa:cp-1:1"]
     assert any("key 1 of cp-2 was retired" in each.text for each in outcome.events)
     # Nor after the node has joined anew, which forgets the revisions that it has read.
     state.forget_records(str(one.state))
-    passed(one)
+    passed_well(one)
     assert union(one) == ["sa:cp-1:1"] and state.load(str(one.state)).lowest["cp-2"] == 2
     # The node of that name has the next number, and its own kube-apiserver goes on until it restarts.
     made.write(nodes={"cp-1": former["cp-1"], "cp-2": NodeKeys(2, 2)}, lowest={"cp-2": 2})
     give_number(cluster, 2)
-    passed(two)
+    passed_well(two)
     made.write(nodes=made.taken_in())
-    passed(one, two)
+    passed_well(one, two)
     assert union(one) == union(two) == ["sa:cp-1:1", "sa:cp-2:2"] and signs_with(two) == "sa:cp-2:2"
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("how", ["older", "unreadable", "gone", "far ahead"])
 def test_a_record_that_is_not_the_newest_takes_nothing_away(
     how: str, cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
 ) -> None:
     one, two = planes
-    passed(one, two)
+    passed_well(one, two)
     made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
     made.write(KeyState.PUBLISHED, nodes={name: replace(each, new=2) for name, each in made.record.nodes.items()})
     give_number(cluster, 2)
-    passed(one, two)
+    passed_well(one, two)
     made.write(nodes=made.taken_in())
-    passed(one, two)
+    passed_well(one, two)
     before, alone = union(one), replace(made.record, state=KeyState.DONE, nodes={"cp-1": NodeKeys(2, 2)})
     path = f"{cluster.prefix}/config/metadata/{KEYS_RECORD}"
     if how == "gone":
@@ -252,7 +221,7 @@ def test_a_record_that_is_not_the_newest_takes_nothing_away(
     assert (one.pki / "sa-1.key").exists() and (one.pki / "sa-2.key").exists()
     # The next one that is newer counts again.
     made.write()
-    passed(one)
+    passed_well(one)
     assert union(one) == before
 
 
@@ -260,153 +229,72 @@ def test_an_expired_certificate_stays_and_no_key_is_renewed(clusters: ClusterFac
     spec = SPEC + "allow_short_ttl: true\ncertificates: {service-account: {ttl: 30s}}\n"
     cluster = clusters.applied(spec)
     one, two = cluster.equip("cp-1"), cluster.equip("cp-2")
-    passed(one, two)
+    passed_well(one, two)
     HandmadeKeys.of(cluster, "cp-1", "cp-2")
-    passed(one, two)
+    passed_well(one, two)
     key = (one.pki / "sa.key").read_bytes()
     later = time.time() + 3600
-    outcome = run.run(load_agent(one.config), run.PassOptions(settle=False, share=0.0), clock=later)
+    outcome = passed(one, share=0.0, clock=later)
     assert not any(name.startswith("service-account") for name in (*outcome.renewed, *outcome.failures))
     assert union(one) == ["sa:cp-1:1", "sa:cp-2:1"] and (one.pki / "sa.key").read_bytes() == key
     looked = of_folder(str(one.pki), datetime.fromtimestamp(later, UTC))
     assert looked.seen and not any(each.name.startswith("sa") for each in looked.seen)
     # A person who renews everything renews no such key.
-    forced = run.run(load_agent(one.config), run.PassOptions(settle=False, force=frozenset({pairs.EVERY})))
+    forced = passed(one, pairs.EVERY, asks=False)
     assert not forced.failures and (one.pki / "sa.key").read_bytes() == key
 
 
-def test_a_key_whose_pair_is_lost_is_certified_again(
-    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
-) -> None:
-    one, _ = planes
-    passed(one)
-    HandmadeKeys.of(cluster, "cp-1")
-    passed(one)
-    key, before = (one.pki / "sa.key").read_bytes(), certificates(one)
-    shutil.rmtree(os.path.realpath(one.pki / ".vaultpki/sa-1"))
-    passed(one)
-    assert (one.pki / "sa.key").read_bytes() == key == (one.pki / "sa-1.key").read_bytes()
-    assert certificates(one) != before and signs_with(one) == "sa:cp-1:1"
-
-
+@pytest.mark.on_node
 def test_a_file_of_somebody_else_stops_these_keys_alone(
     cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
 ) -> None:
     one, _ = planes
     one.pki.mkdir()
     (one.pki / "sa.pub").write_text("somebody's\n")
-    passed(one)
+    passed_well(one)
     HandmadeKeys.of(cluster, "cp-1")
     failures = failing(one)
     assert [*failures] == ["service-account-keys"] and "sa.pub" in str(failures["service-account-keys"])
     assert (one.pki / "sa.pub").read_text() == "somebody's\n" and (one.pki / "kube-apiserver.crt").exists()
     (one.pki / "sa.pub").unlink()
-    passed(one)
+    passed_well(one)
     assert signs_with(one) == "sa:cp-1:1"
 
 
-def test_no_record_removes_the_key_in_use(cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]) -> None:
+@pytest.mark.on_node
+def test_no_record_removes_the_key_in_use(clusters: ClusterFactory) -> None:
     """Whoever writes the node's record, or takes the keys out of cluster.yaml, ends no token by it."""
-    one, _ = planes
-    passed(one)
+    cluster = clusters.applied(SPEC)
+    one = cluster.equip("cp-1")
+    passed_well(one)
     HandmadeKeys.of(cluster, "cp-1")
-    passed(one)
+    passed_well(one)
     before = certificates(one)
     cluster.write(SPEC.replace("service_account_keys: true\n", ""))
     cluster.apply()
-    passed(one)
+    passed_well(one)
     assert certificates(one) == before and signs_with(one) == "sa:cp-1:1"
-
-
-def test_what_is_loaded_is_seen_by_the_start_of_the_process(
-    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
-) -> None:
-    one, two = planes
-    passed(one, two)
-    made = HandmadeKeys.of(cluster, "cp-1")
-    passed(one)
-    with node_components.standing(one, frozenset({NodeRole.CONTROL_PLANE})) as components:
-        passed(one)
-        first = reported(cluster, "cp-1")
-        assert first.loaded and first.loaded_union == first.union and first.reader.healthy
-        made.admit("cp-2")
-        passed(one)
-        second = reported(cluster, "cp-1")
-        assert not second.loaded and second.loaded_union == first.union < second.union
-        assert second.loaded_signing == second.signing == first.signing
-        assert "kube-apiserver was not started again since sa.key or .pub changed" in status(one)
-        components["kube-apiserver"].restart()
-        passed(one)
-        assert reported(cluster, "cp-1").loaded
-        # The next key, with which a process signs only once it was started with it.
-        made.write(KeyState.PUBLISHED, nodes={name: replace(each, new=2) for name, each in made.record.nodes.items()})
-        give_number(cluster, 2)
-        passed(one, two)
-        made.write(nodes=made.taken_in())
-        made.write(KeyState.SWITCHED)
-        passed(one, two)
-        third = reported(cluster, "cp-1")
-        assert third.signing == x509.fingerprint(third.own[2].encode()) and third.loaded_signing == first.signing
-        components["kube-apiserver"].restart()
-        passed(one)
-        assert reported(cluster, "cp-1").loaded_signing == third.signing and reported(cluster, "cp-1").loaded
-
-
-def status(node: NodeFolder) -> str:
-    return vaultpki("status", "-c", node.config, expect={0, 3}).stdout
-
-
-def test_hooks_wait_for_the_turn_that_the_record_gives(
-    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
-) -> None:
-    one, two = planes
-    log = one.folder / "hooks"
-    line = node_components.restart(one, "kube-apiserver")
-    one.config.write_text(
-        one.config.read_text() + f"hooks:\n  service-account-keys: [[sh, -c, '{quoted(line)}; echo run >> {log}']]\n"
-    )
-    passed(one, two)
-    made = HandmadeKeys.of(cluster, "cp-1")
-    passed(one)
-    # Nothing runs that has read other files, and a hook might start it too early.
-    assert not log.exists() and told(cluster, "cp-1").owed == ()
-    with node_components.standing(one, frozenset({NodeRole.CONTROL_PLANE})):
-        passed(one)
-        made.admit("cp-2")
-        passed(one)
-        owed = told(cluster, "cp-1")
-        assert not log.exists() and owed.owed == owed.waiting == ("service-account-keys",)
-        made.write(turn="cp-2")
-        passed(one)
-        assert not log.exists()
-        made.write(turn="cp-1")
-        passed(one)
-        assert log.read_text() == "run\n" and reported(cluster, "cp-1").loaded
-        assert told(cluster, "cp-1").owed == ()
-
-
-def quoted(text: str) -> str:
-    return text.replace("'", "''")
+    # A node that never had them is as before.
+    two = cluster.equip("cp-2")
+    passed_well(two)
+    assert not list(two.pki.glob("sa*")) and "lowest" not in (two.state / "agent.json").read_text()
 
 
 @pytest.fixture
 def shared(clusters: ClusterFactory) -> tuple[AppliedCluster, NodeFolder, NodeFolder]:
     """Two nodes with the one sa.key that kubeadm has made and a person has copied."""
-    cluster = clusters.applied(SPEC + "certificates: {service-account: {key: rsa-2048}}\n")
+    cluster = clusters.applied(OF_KUBEADM)
     key = keys.generate_key(KeyType.RSA_2048)
     nodes = cluster.equip("cp-1"), cluster.equip("cp-2")
     for node in nodes:
-        node.pki.mkdir()
-        (node.pki / "sa.key").touch(mode=0o600)
-        (node.pki / "sa.key").write_bytes(keys.key_pem(key))
-        (node.pki / "sa.pub").write_bytes(b"-----BEGIN PUBLIC KEY-----\n")
+        copied(node, key)
     return cluster, *nodes
 
 
 def test_from_one_shared_key_to_own_keys(shared: tuple[AppliedCluster, NodeFolder, NodeFolder]) -> None:
     cluster, one, two = shared
     key = (one.pki / "sa.key").read_bytes()
-    passed(one, two)
+    passed_well(one, two)
     # Nothing is touched, and nothing is certified, before the operator begins.
     assert {path.name for path in one.pki.glob("sa*")} == {"sa.key", "sa.pub"}
     assert not (one.pki / "sa.key").is_symlink() and (one.pki / "sa.key").read_bytes() == key
@@ -417,23 +305,23 @@ def test_from_one_shared_key_to_own_keys(shared: tuple[AppliedCluster, NodeFolde
     # Another key than the one that this node has is not taken.
     made.write(KeyState.PUBLISHED, nodes=dict.fromkeys(("cp-1", "cp-2"), NodeKeys(1, 2, True)), shared="5f" * 32)
     give_number(cluster, 2)
-    passed(one)
+    passed_well(one)
     assert not (one.pki / "sa.key").is_symlink() and reported(cluster, "cp-1").own == {}
     made.write(shared=said)
-    passed(one, two)
+    passed_well(one, two)
     for node in (one, two):
         assert (node.pki / "sa.key").is_symlink() and (node.pki / "sa.key").read_bytes() == key
         assert union(node) == [f"sa:{node.name}:1", f"sa:{node.name}:2"] and signs_with(node) == f"sa:{node.name}:1"
         assert reported(cluster, node.name).shared == ""
     made.write(nodes=made.taken_in())
     made.write(KeyState.SWITCHED)
-    passed(one, two)
+    passed_well(one, two)
     assert signs_with(one) == "sa:cp-1:2" and len(union(two)) == 4
     at_rest = {
         name: replace(each, old=2, certificates={2: each.certificates[2]}) for name, each in made.record.nodes.items()
     }
     made.write(KeyState.DONE, nodes=at_rest, lowest={"cp-1": 2, "cp-2": 2}, shared="")
-    passed(one, two)
+    passed_well(one, two)
     assert not private_keys(one) & private_keys(two) and union(one) == ["sa:cp-1:2", "sa:cp-2:2"]
 
 
@@ -441,10 +329,8 @@ def test_a_shared_key_that_vault_does_not_certify_stays(clusters: ClusterFactory
     """And nobody is told to move it away: the agent says what Vault says of its type."""
     cluster, key = clusters.applied(SPEC), keys.generate_key(KeyType.RSA_2048)
     node = cluster.equip("cp-1")
-    node.pki.mkdir()
-    (node.pki / "sa.key").touch(mode=0o600)
-    (node.pki / "sa.key").write_bytes(keys.key_pem(key))
-    passed(node)
+    copied(node, key)
+    passed_well(node)
     said = reported(cluster, "cp-1")
     assert said.shared_key == "rsa-2048"
     made = HandmadeKeys(cluster, KeyRecord(KeyState.STEADY, 1, datetime.now(UTC).replace(microsecond=0)))
@@ -454,61 +340,3 @@ def test_a_shared_key_that_vault_does_not_certify_stays(clusters: ClusterFactory
     assert [*failures] == ["service-account-1"] and "keys of type ec" in str(failures["service-account-1"])
     assert (node.pki / "sa.key").read_bytes() == keys.key_pem(key) and not (node.pki / "sa.key").is_symlink()
     assert [*reported(cluster, "cp-1").own] == [2] and reported(cluster, "cp-1").shared == said.shared
-
-
-def test_the_flags_that_limit_tokens_are_reported(
-    cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]
-) -> None:
-    one, _ = planes
-    passed(one)
-    assert (reported(cluster, "cp-1").extends, reported(cluster, "cp-1").longest) == (None, None)
-    pair = [f"--tls-cert-file={one.pki}/kube-apiserver.crt", f"--tls-private-key-file={one.pki}/kube-apiserver.key"]
-    flags = [*pair, f"--secure-port={node_components.free_port()}", "--service-account-max-token-expiration=48h"]
-    component = Component("kube-apiserver", one.folder / "own", flags)
-    try:
-        component.start()
-        passed(one)
-        assert (reported(cluster, "cp-1").extends, reported(cluster, "cp-1").longest) == (True, 48 * 3600)
-    finally:
-        component.stop()
-
-
-def test_a_node_that_joins_says_that_it_waits(cluster: AppliedCluster, planes: tuple[NodeFolder, NodeFolder]) -> None:
-    one, two = planes
-    passed(one)
-    made = HandmadeKeys.of(cluster, "cp-1")
-    passed(one, two)
-    assert "must not be started" not in status(one)
-    for said in (status(two), doctor(two)):
-        assert "kube-apiserver must not be started yet" in said
-    assert "this node has made its key 1; sa.key and sa.pub are written once the record admits it" in status(two)
-    assert not (two.pki / "sa.key").exists() and not (two.pki / "sa.pub").exists()
-    ran = json.loads(vaultpki("status", "-c", two.config, "--json", expect=3).stdout)
-    assert ran["service_account_keys"] == {
-        "signing": None,
-        "accepted": [],
-        "own": [1],
-        "shared": False,
-        "state": "steady",
-        "admitted": False,
-    }
-    assert "key-not-admitted" in ran["summary"]["reasons"]
-    rows = vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer"), expect=3)
-    reasons = {each["node"]: each["reasons"] for each in json.loads(rows.stdout)["nodes"]}
-    assert "key-not-admitted" in reasons["cp-2"] and "key-not-admitted" not in reasons["cp-1"]
-    # It runs all the same.
-    with node_components.standing(two, frozenset({NodeRole.CONTROL_PLANE})):
-        passed(two)
-        assert "kube-apiserver runs, and the record" in status(two)
-    entry = NodeKeys(1, 1, True, {1: made.own("cp-2")[1]})
-    made.write(nodes={**made.record.nodes, "cp-2": entry})
-    passed(two)
-    assert "must not be started" not in status(two) + doctor(two)
-    # A key that the record does not have is not the one that it lets start.
-    made.write(nodes={**made.record.nodes, "cp-2": replace(entry, certificates={})})
-    passed(two)
-    assert "kube-apiserver must not be started yet" in status(two)
-
-
-def doctor(node: NodeFolder) -> str:
-    return vaultpki("doctor", "-c", node.config, expect={0, 1, 3}, behind=ALONE).stdout

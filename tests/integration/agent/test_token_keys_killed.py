@@ -7,33 +7,27 @@ Usable means that kube-apiserver, started then, accepts the tokens that it signs
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from helpers.faults.disturbed_passes import Trials
-from helpers.faults.system_calls import Call, Fault
+from helpers.faults.drawn import Drawn
+from helpers.faults.os_calls import moments
 from helpers.node.agents_with_keys import accepted, copied
+from helpers.node.passes import passed_well
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_keys import SPEC, HandmadeKeys, give_number
-from vaultpki.agent import run
-from vaultpki.config.agent import load_agent
 from vaultpki.model import KeyType
 from vaultpki.pki import keys, x509
 from vaultpki.records.service_account import KeyRecord, KeyState, NodeKeys
 
 pytestmark = pytest.mark.on_node
 
-SAMPLE = 6
-# The keys' own names, of files and of file sets.
-_OWN = re.compile(r"""[/"<]sa(?:-[12])?[."/>]""")
 Kept = dict[str, bytes]
 Changes = Callable[[HandmadeKeys], None]
 
@@ -79,35 +73,29 @@ SHARED = keys.generate_key(KeyType.RSA_2048)
 OF_KUBEADM = SPEC + "certificates: {service-account: {key: rsa-2048}}\n"
 
 
-def passed(node: NodeFolder) -> None:
-    # A process that another thread begins just now has a copy of the lock of the pass before until its exec.
-    outcome = run.run(load_agent(node.config), run.PassOptions(settle=False, share=0.0, wait=30.0))
-    assert not outcome.failures, outcome.failures
-
-
 def begun(cluster: AppliedCluster, change: Changes) -> NodeFolder:
     """A node that has not yet followed the change."""
     node, other = cluster.equip("cp-1"), cluster.equip("cp-2")
     if change is taken_over:
         for each in (node, other):
             copied(each, SHARED)
-            passed(each)
+            passed_well(each)
         taken_over(HandmadeKeys(cluster, KeyRecord(KeyState.STEADY, 1, datetime.now(UTC).replace(microsecond=0))))
         node.age(100_000)
         return node
-    passed(other)
+    passed_well(other)
     if change is nothing:
         return node
-    passed(node)
+    passed_well(node)
     made = HandmadeKeys.of(cluster, "cp-1", "cp-2")
     if change is admitted:
         node.age(100_000)
         return node
-    passed(node)
+    passed_well(node)
     for earlier in COURSE[: COURSE.index(change)]:
         earlier(made)
-        passed(node)
-        passed(other)
+        passed_well(node)
+        passed_well(other)
     change(made)
     # It looks at everything.
     node.age(100_000)
@@ -133,43 +121,60 @@ def public(key: bytes) -> bytes:
     return keys.public_der(keys.read_key(key))
 
 
-@pytest.mark.parametrize("change", [nothing, admitted, *COURSE, taken_over])
-@pytest.mark.parametrize("size", [SAMPLE, pytest.param(10_000, marks=pytest.mark.exhaustive)])
-def test_killed(change: Changes, size: int, clusters: ClusterFactory, tmp_path: Path) -> None:
-    base = begun(clusters.applied(OF_KUBEADM if change is taken_over else SPEC), change)
-    before = kept(base)
-    usable(before)
-    trials = Trials(base, tmp_path)
-    recorded, calls = trials.recorded()
-    points = [call for call in calls if call.changes and str(recorded.folder) in call.line and _OWN.search(call.line)]
-    after = kept(recorded)
-    assert len(points) > 8 and (after.keys() | before.keys() > {"sa.key", "sa.pub"}) == (change is not nothing), points
-    signing = {number: public(each) for number in (1, 2) if (each := after.get(f"sa-{number}.key"))}
+class Judge:
+    """What a pass that is killed may leave of these keys; `good` is a node on which one came through."""
 
-    def one(call: Call) -> None:
-        fault = Fault(call, "signal=SIGKILL")
-        node = trials.copy(f"case-{call.name}-{call.number}")
-        ran = trials.run(node, "-o", str(node.folder) + ".log", *fault.options)
-        assert ran.returncode in (-9, 137), f"{fault}: not killed: {ran.stderr}"
+    def __init__(self, base: NodeFolder, good: NodeFolder) -> None:
+        self.before, self.after = kept(base), kept(good)
+        usable(self.before)
+        self.signing = {number: public(each) for number in (1, 2) if (each := self.after.get(f"sa-{number}.key"))}
+
+    def looks_at(self, node: NodeFolder, what: str) -> None:
+        """A key that was in use stays, or the next one that everybody knows has come."""
         found = kept(node)
         usable(found)
-        # A key that was in use stays, or the next one that everybody knows has come.
-        if "sa.key" in before:
-            assert found["sa.key"] in (before["sa.key"], after["sa.key"]), fault
-        passed(node)
+        assert "sa.key" not in self.before or found["sa.key"] in (self.before["sa.key"], self.after["sa.key"]), what
+
+    def one_more_pass(self, node: NodeFolder, what: str) -> None:
+        passed_well(node)
         last = kept(node)
         usable(last)
         # What was replaced is removed some seconds later, or by the next pass.
-        passed(node)
+        passed_well(node)
         assert kept(node) == last
-        assert last.keys() == after.keys(), (fault, sorted(last))
-        assert len({public(last[f"sa-{number}.key"]) for number in signing}) == len(signing)
+        assert last.keys() == self.after.keys(), (what, sorted(last))
+        assert len({public(last[f"sa-{number}.key"]) for number in self.signing}) == len(self.signing)
         hidden = {path.name for path in (node.pki / ".vaultpki").iterdir() if path.name.startswith("sa")}
-        sets = len(signing) + ("sa.key" in after)
-        assert len(hidden) == 2 * sets, (fault, hidden)
+        sets = len(self.signing) + ("sa.key" in self.after)
+        assert len(hidden) == 2 * sets, (what, hidden)
         shutil.rmtree(node.folder)
 
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        chosen = {points[index * len(points) // size] for index in range(size)} if size < len(points) else {*points}
-        for _ in pool.map(one, sorted(chosen, key=str)):
-            pass
+
+CHANGES = pytest.mark.parametrize("change", [nothing, admitted, *COURSE, taken_over])
+
+
+@CHANGES
+@pytest.mark.parametrize(
+    "step", [pytest.param(25, id="some"), pytest.param(1, id="each", marks=pytest.mark.exhaustive)]
+)
+def test_killed_right_before_a_call(
+    change: Changes, step: int, clusters: ClusterFactory, tmp_path: Path, drawn: Drawn
+) -> None:
+    """Every call is looked at, and one in `step` is followed by another pass."""
+    base = begun(clusters.applied(OF_KUBEADM if change is taken_over else SPEC), change)
+    good, node, offset = base.copied(tmp_path / "good"), base.copied(tmp_path / "killed"), drawn.below(step)
+    passed_well(good)
+    may = Judge(base, good)
+    # It is what this change is about.
+    assert (may.before.keys() | may.after.keys() > {"sa.key", "sa.pub"}) == (change is not nothing)
+
+    def looked_at(number: int) -> bool:
+        may.looks_at(node, f"call {number}")
+        return number % step == offset
+
+    found = moments(lambda: passed_well(node), node.folder, tmp_path / "moments", looked_at)
+    assert max(found) > 20, found
+    for number, folder in found.items():
+        copy = NodeFolder(node.name, folder)
+        copy.configure(str(node.folder), str(folder))
+        may.one_more_pass(copy, f"call {number}")

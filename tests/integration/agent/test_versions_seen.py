@@ -10,15 +10,11 @@ import pytest
 
 from helpers.node.components import Component
 from helpers.node.node_components import free_port
+from helpers.node.passes import passed_well, report, said
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
-from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import Rotation
-from vaultpki.agent import readers_seen, run
-from vaultpki.config.agent import load_agent
-from vaultpki.host import log
+from vaultpki.agent import readers_seen
 from vaultpki.node import state
-from vaultpki.records import node_report
-from vaultpki.records.node_report import NodeReport
 
 pytestmark = pytest.mark.on_node
 
@@ -31,13 +27,13 @@ KUBELET = "kubernetes/kubelet"
 
 
 @pytest.fixture
-def cluster(clusters: ClusterFactory) -> AppliedCluster:
-    return clusters.applied(SPEC)
+def cluster(handed_on: AppliedCluster) -> AppliedCluster:
+    return handed_on
 
 
 @pytest.fixture
-def node(cluster: AppliedCluster) -> NodeFolder:
-    node = cluster.equip("w-1")
+def node(cluster: AppliedCluster, tmp_path: Path) -> NodeFolder:
+    node = cluster.equip("w-1", folder=tmp_path / "w-1")
     passed(node)
     return node
 
@@ -53,18 +49,9 @@ def kubelet(node: NodeFolder, tmp_path: Path) -> Iterator[Component]:
         yield made
 
 
-def passed(node: NodeFolder) -> list[log.Event]:
-    if (node.state / "spec.json").exists():
-        node.age(1e7)
-    outcome = run.run(load_agent(node.config), run.PassOptions(settle=False))
-    assert not outcome.failures
-    return list(outcome.events)
-
-
-def report(cluster: AppliedCluster) -> NodeReport:
-    found = node_report.read(cluster.read(cluster.report_path("w-1"))["data"])
-    assert found is not None
-    return found
+def passed(node: NodeFolder) -> list[str]:
+    """A pass; the advice that it gives."""
+    return said(passed_well(node, share=1.0), "advice")
 
 
 def behind(node: NodeFolder) -> dict[str, str]:
@@ -75,24 +62,23 @@ def test_an_older_kubelet_counts_as_reading_its_ca_at_its_start(
     cluster: AppliedCluster, node: NodeFolder, kubelet: Component
 ) -> None:
     passed(node)
-    told = report(cluster)
+    told = report(cluster, node)
     assert told.kubernetes == {"kubelet": "v1.35.4"}
     assert told.readers[KUBELET].sound and told.readers[KUBELET].sha256 == told.bundles["kubernetes"].sha256
     rotation = Rotation.of(cluster, "kubernetes")
     both = {rotation.old.sha256, rotation.new.sha256}
-    said = [event.text for event in passed(node) if event.name == "advice"]
-    (advice,) = said
+    (advice,) = passed(node)
     assert advice == (
         "kubernetes-ca changed: restart kubelet on this node, one node at a time, because Kubernetes 1.35 reads it "
         "only at start; on Kubernetes before 1.36, restart kube-proxy"
     )
-    told = report(cluster)
+    told = report(cluster, node)
     assert told.bundles["kubernetes"].sha256 == both and told.readers[KUBELET].sha256 == {rotation.old.sha256}
     assert behind(node)[KUBELET].startswith("kubelet of Kubernetes 1.35 was not started again since the bundle")
     assert "kubelet of Kubernetes 1.35 was not started again" in vaultpki("status", "-c", node.config, expect=3).stdout
     kubelet.restart()
     passed(node)
-    assert report(cluster).readers[KUBELET].sha256 == both and behind(node) == {}
+    assert report(cluster, node).readers[KUBELET].sha256 == both and behind(node) == {}
 
 
 def test_the_version_of_a_process_is_that_of_the_program_that_it_was_started_with(
@@ -102,14 +88,13 @@ def test_the_version_of_a_process_is_that_of_the_program_that_it_was_started_wit
     # The package is upgraded, and nobody has restarted it.
     kubelet.upgrade("v1.36.3")
     passed(node)
-    assert report(cluster).kubernetes == {"kubelet": "v1.35.4"} and KUBELET in report(cluster).readers
+    assert report(cluster, node).kubernetes == {"kubelet": "v1.35.4"} and KUBELET in report(cluster, node).readers
     kubelet.restart()
     passed(node)
     # From this version on nothing is to be restarted.
-    assert report(cluster).kubernetes == {"kubelet": "v1.36.3"} and report(cluster).readers == {}
+    assert report(cluster, node).kubernetes == {"kubelet": "v1.36.3"} and report(cluster, node).readers == {}
     Rotation.of(cluster, "kubernetes")
-    said = [event.text for event in passed(node) if event.name == "advice"]
-    assert said == ["kubernetes-ca changed: on Kubernetes before 1.36, restart kube-proxy"]
+    assert passed(node) == ["kubernetes-ca changed: on Kubernetes before 1.36, restart kube-proxy"]
     assert behind(node) == {}
 
 
@@ -120,7 +105,7 @@ def test_a_kubelet_that_is_stopped_keeps_its_version(
     passed(node)
     kubelet.stop()
     passed(node)
-    told = report(cluster)
+    told = report(cluster, node)
     assert told.kubernetes == {"kubelet": "v1.35.4"} and not told.readers[KUBELET].running
 
 
@@ -128,7 +113,7 @@ def test_an_agent_that_cannot_tell_says_nothing(cluster: AppliedCluster, node: N
     (kubelet.folder / "kubelet").chmod(0o777)
     kubelet.restart()
     passed(node)
-    assert report(cluster).kubernetes == {} and report(cluster).readers == {}
+    assert report(cluster, node).kubernetes == {} and report(cluster, node).readers == {}
 
 
 def test_hooks_of_an_older_kubelet_wait_for_the_nodes_turn(
@@ -138,10 +123,10 @@ def test_hooks_of_an_older_kubelet_wait_for_the_nodes_turn(
     passed(node)
     rotation = Rotation.of(cluster, "kubernetes")
     passed(node)
-    assert report(cluster).waiting == ("kubernetes",) and report(cluster).owed == ("kubernetes-ca",)
+    assert report(cluster, node).waiting == ("kubernetes",) and report(cluster, node).owed == ("kubernetes-ca",)
     rotation.turn("w-1")
     passed(node)
-    assert report(cluster).waiting == () and report(cluster).owed == ()
+    assert report(cluster, node).waiting == () and report(cluster, node).owed == ()
 
 
 def test_hooks_of_a_newer_kubelet_wait_for_no_turn(
@@ -153,4 +138,4 @@ def test_hooks_of_a_newer_kubelet_wait_for_no_turn(
     passed(node)
     Rotation.of(cluster, "kubernetes")
     passed(node)
-    assert report(cluster).waiting == () and report(cluster).owed == ()
+    assert report(cluster, node).waiting == () and report(cluster, node).owed == ()

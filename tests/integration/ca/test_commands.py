@@ -21,6 +21,9 @@ from helpers.node.reporting_nodes import Reporter, record_of
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster, Ran, environment, fails, vaultpki
 
+# Terminals and processes; the rotation around them is on both servers elsewhere.
+pytestmark = pytest.mark.on_node
+
 SPEC = """\
 api_server: {names: [api.example.com]}
 nodes:
@@ -138,6 +141,11 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
     assert said[1] == "etcd is steady: etcd-1 signs, and nodes trust it alone."
     assert said[2].endswith("may still accept certificates of etcd-2, which is deleted.")
     assert cas.run("status").stdout.splitlines()[-1].startswith("No CA is being rotated.")
+    the_root_is_rotated_in_steps_too(cas)
+    # An emergency is announced and asked for.
+    fails(cas.run("rotate", "etcd", "--emergency", expect=1), "no terminal to ask on; pass --yes")
+    assert typed(cas, "kubelet\n", "rotate", "etcd", "--emergency") == (1, "steady")
+    assert typed(cas, "etcd\n", "rotate", "etcd", "--emergency") == (0, "retired")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +161,7 @@ def test_usage(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     assert said in vaultpki("ca", *words, "-f", tmp_path / "cluster.yaml", expect=2).stderr
 
 
-def test_the_root_is_rotated_in_steps_too(cas: Cas, tmp_path: Path) -> None:
+def the_root_is_rotated_in_steps_too(cas: Cas) -> None:
     file = cas.cluster.file
     fails(cas.run("rotate", "root", "--same-key", expect=1), "a new root all the same")
     fails(cas.run("rotate", "root", "--emergency", "--yes", expect=1), "leave out `--emergency`")
@@ -167,16 +175,9 @@ def test_the_root_is_rotated_in_steps_too(cas: Cas, tmp_path: Path) -> None:
     assert document["rotation"]["domain"] == "root" and document["cas"][0]["state"] == "published"
     waiting = {each["node"]: each["reason"] for each in document["rotation"]["waiting_for"]}
     assert "pods" in waiting and "has not read the latest step" in waiting["cp-1"]
-    fails(cas.run("continue", "--kubeconfig", tmp_path / "none", expect=1), "there is no such file")
+    fails(cas.run("continue", "--kubeconfig", cas.cluster.folder / "none", expect=1), "there is no such file")
     fails(cas.run("continue", "--restarted", "pods", expect=1), "not every node is ready")
     assert cas.run("abort").stdout.startswith("root is steady: ")
-
-
-def test_an_emergency_is_announced_and_asked_for(cas: Cas) -> None:
-    fails(cas.run("rotate", "etcd", "--emergency", expect=1), "no terminal to ask on; pass --yes")
-    assert typed(cas, "kubelet\n", "rotate", "etcd", "--emergency") == (1, None)
-    code, state = typed(cas, "etcd\n", "rotate", "etcd", "--emergency")
-    assert (code, state) == (0, "retired")
 
 
 def typed(cas: Cas, keys: str, *words: str) -> tuple[int, str | None]:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from helpers.former_ca import FormerCa
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
+from helpers.vault.applied_cluster import NodeFolder, Ran, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.server_contents import listing
 from vaultpki.ca import imported
 from vaultpki.errors import Denied
@@ -34,34 +35,34 @@ def former(tmp_path_factory: pytest.TempPathFactory) -> FormerCa:
 
 
 @pytest.fixture
-def cluster(clusters: ClusterFactory, former: FormerCa) -> AppliedCluster:
+def cluster(clusters: ClusterFactory, former: FormerCa) -> AuditedCluster:
     return clusters.applied(SPEC, {"former-ca.crt": former.crt.read_text()})
 
 
-def importer(cluster: AppliedCluster) -> dict[str, str]:
+def importer(cluster: AuditedCluster) -> dict[str, str]:
     """The environment with the policy that `vaultpki policy importer` prints, and no other."""
     return cluster.environment("importer")
 
 
-def bring(cluster: AppliedCluster, *words: str | Path, expect: int = 0) -> Ran:
+def bring(cluster: AuditedCluster, *words: str | Path, expect: int = 0) -> Ran:
     return vaultpki("ca", "import", "-f", cluster.file, *words, env=importer(cluster), expect=expect)
 
 
-def mount(cluster: AppliedCluster, ca: str = "kubernetes") -> str:
+def mount(cluster: AuditedCluster, ca: str = "kubernetes") -> str:
     return f"{cluster.prefix}/imported-{ca}"
 
 
-def there(cluster: AppliedCluster, ca: str = "kubernetes") -> bool:
+def there(cluster: AuditedCluster, ca: str = "kubernetes") -> bool:
     return cluster.server.api("GET", f"sys/mounts/{mount(cluster, ca)}").status == 200
 
 
-def listed(cluster: AppliedCluster, what: str, ca: str = "kubernetes") -> dict[str, dict[str, Any]]:
+def listed(cluster: AuditedCluster, what: str, ca: str = "kubernetes") -> dict[str, dict[str, Any]]:
     answer = cluster.server.api("LIST", f"{mount(cluster, ca)}/{what}")
     found: dict[str, dict[str, Any]] = answer.data["key_info"] if answer.status == 200 else {}
     return found
 
 
-def whole(cluster: AppliedCluster, former: FormerCa, ca: str = "kubernetes") -> None:
+def whole(cluster: AuditedCluster, former: FormerCa, ca: str = "kubernetes") -> None:
     """The CA is there once, with its key and its name, and signs nothing."""
     ((id_, about),) = listed(cluster, "issuers", ca).items()
     ((key, _),) = listed(cluster, "keys", ca).items()
@@ -71,38 +72,7 @@ def whole(cluster: AppliedCluster, former: FormerCa, ca: str = "kubernetes") -> 
     assert issuer["certificate"].split() == former.crt.read_text().split()
 
 
-def test_a_ca_of_kubeadm_is_imported_at_rest_and_twice_is_once(cluster: AppliedCluster, former: FormerCa) -> None:
-    own = cluster.server.api("LIST", f"{cluster.prefix}/kubernetes/issuers").data
-    dry = bring(cluster, "--dry-run", "--key", former.key, former.crt)
-    assert "can be imported; nothing was changed" in dry.stdout
-    assert not there(cluster)
-    ran = bring(cluster, "--key", former.key, former.crt)
-    assert ran.stdout.startswith("+ CA kubernetes: CN=kubernetes, until ")
-    assert "no node trusts it" not in ran.stdout
-    whole(cluster, former)
-    since = cluster.server.audit_position()
-    again = bring(cluster, "--json", "--key", former.key, former.crt)
-    document = json.loads(again.stdout)
-    assert (document["domain"], document["changed"], document["trusted"]) == ("kubernetes", False, True)
-    assert cluster.server.writes(since) == []
-    assert cluster.server.api("LIST", f"{cluster.prefix}/kubernetes/issuers").data == own
-
-
-def test_the_end(cluster: AppliedCluster, former: FormerCa) -> None:
-    before = listing(cluster.server, cluster.name)
-    assert "No CA was imported" in bring(cluster, "--remove", "kubernetes").stdout
-    bring(cluster, "--key", former.key, former.crt)
-    assert "pass --yes" in bring(cluster, "--remove", "kubernetes", expect=1).stderr
-    whole(cluster, former)
-    assert "issuer, key and mount are deleted" in bring(cluster, "--yes", "--remove", "kubernetes").stdout
-    assert not there(cluster)
-    assert listing(cluster.server, cluster.name) == before
-
-
-# Who may have it sign
-
-
-def signed(cluster: AppliedCluster, node: NodeFolder, where: str, row: str, names: dict[str, str]) -> int:
+def signed(cluster: AuditedCluster, node: NodeFolder, where: str, row: str, names: dict[str, str]) -> int:
     """The status of a node's own request for a certificate, at a mount."""
     login = {"role_id": role_id(cluster, node), "secret_id": (node.state / "secret-id").read_text().strip()}
     answer = cluster.server.api("POST", f"auth/{cluster.prefix}/listed/login", login, token="")
@@ -112,12 +82,34 @@ def signed(cluster: AppliedCluster, node: NodeFolder, where: str, row: str, name
     return cluster.server.api("POST", f"{where}/sign/{row}", body, token=token).status
 
 
-def role_id(cluster: AppliedCluster, node: NodeFolder) -> str:
+def role_id(cluster: AuditedCluster, node: NodeFolder) -> str:
     found: str = cluster.read(f"auth/{cluster.prefix}/listed/role/{node.name}/role-id")["role_id"]
     return found
 
 
-def test_nodes_get_certificates_of_it_only_while_it_is_let_sign(cluster: AppliedCluster, former: FormerCa) -> None:
+def test_a_ca_of_kubeadm_is_imported_at_rest_and_twice_is_once(cluster: AuditedCluster, former: FormerCa) -> None:
+    before = listing(cluster.server, cluster.name)
+    own = cluster.server.api("LIST", f"{cluster.prefix}/kubernetes/issuers").data
+    assert "No CA was imported" in bring(cluster, "--remove", "kubernetes").stdout
+    dry = bring(cluster, "--dry-run", "--key", former.key, former.crt)
+    assert "can be imported; nothing was changed" in dry.stdout
+    assert not there(cluster)
+    ran = bring(cluster, "--key", former.key, former.crt)
+    assert ran.stdout.startswith("+ CA kubernetes: CN=kubernetes, until ")
+    assert "no node trusts it" not in ran.stdout
+    whole(cluster, former)
+    since = cluster.server.audit_position()
+    document = json.loads(bring(cluster, "--json", "--key", former.key, former.crt).stdout)
+    assert (document["domain"], document["changed"], document["trusted"]) == ("kubernetes", False, True)
+    assert cluster.server.writes(since) == []
+    assert cluster.server.api("LIST", f"{cluster.prefix}/kubernetes/issuers").data == own
+    assert "pass --yes" in bring(cluster, "--remove", "kubernetes", expect=1).stderr
+    whole(cluster, former)
+    assert "issuer, key and mount are deleted" in bring(cluster, "--yes", "--remove", "kubernetes").stdout
+    assert not there(cluster) and listing(cluster.server, cluster.name) == before
+
+
+def test_nodes_get_certificates_of_it_only_while_it_is_let_sign(cluster: AuditedCluster, former: FormerCa) -> None:
     node, row = cluster.equip("cp-1"), "kube-scheduler"
     names = {"common_name": "system:kube-scheduler"}
     bring(cluster, "--key", former.key, former.crt)
@@ -126,9 +118,8 @@ def test_nodes_get_certificates_of_it_only_while_it_is_let_sign(cluster: Applied
     assert f"+ {mount(cluster)}/sign/kube-scheduler (update, with limits)" in plan.stdout
     assert "/sign/admin" not in plan.stdout and "etcd" not in plan.stdout
     cluster.apply()
-    since = cluster.server.audit_position()
-    cluster.apply()
-    assert cluster.server.writes(since) == []
+    cluster.settled()
+    the_importer_can_neither_sign_nor_let_sign(cluster, former)
     assert signed(cluster, node, mount(cluster), row, names) == 500
     assert signed(cluster, node, f"{cluster.prefix}/kubernetes", row, names) == 200
     vault, model = cluster.client(), cluster.model
@@ -153,14 +144,14 @@ def test_nodes_get_certificates_of_it_only_while_it_is_let_sign(cluster: Applied
     cluster.apply()
     rules = cluster.server.api("GET", f"sys/policies/acl/{cluster.prefix}/node/cp-1").data["policy"]
     assert "imported" not in rules
-    since = cluster.server.audit_position()
-    cluster.apply()
-    assert cluster.server.writes(since) == []
-
-
-def test_the_importer_can_neither_sign_nor_let_sign(cluster: AppliedCluster, former: FormerCa) -> None:
+    cluster.settled()
+    # `destroy` removes one too.
     bring(cluster, "--key", former.key, former.crt)
-    cluster.apply()
+    cluster.destroy()
+    assert not any(path.startswith(f"{cluster.prefix}/") for path in cluster.server.api("GET", "sys/mounts").data)
+
+
+def the_importer_can_neither_sign_nor_let_sign(cluster: AuditedCluster, former: FormerCa) -> None:
     (issuer,) = listed(cluster, "issuers")
     (key,) = listed(cluster, "keys")
     token = cluster.token("importer")
@@ -188,9 +179,3 @@ def test_the_importer_can_neither_sign_nor_let_sign(cluster: AppliedCluster, for
     with pytest.raises(Denied):
         imported.let_sign(cluster.model, vault, "kubernetes", on=True)
     whole(cluster, former)
-
-
-def test_destroy_removes_it_too(cluster: AppliedCluster, former: FormerCa) -> None:
-    bring(cluster, "--key", former.key, former.crt)
-    vaultpki("destroy", "-f", cluster.file, "--confirm", cluster.name, env=cluster.environment())
-    assert not any(path.startswith(f"{cluster.prefix}/") for path in cluster.server.api("GET", "sys/mounts").data)

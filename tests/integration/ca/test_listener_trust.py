@@ -85,42 +85,87 @@ def look(cluster: Cluster, record: RotationRecord) -> Mapping[Listener, Said]:
     return listener_look.probe_listeners(here(cluster), record)
 
 
+def waits(step: Step) -> dict[str, str]:
+    assert not step.moved and step.gate is not None
+    return {each.node: each.reason for each in step.gate.waiting}
+
+
 @pytest.mark.parametrize("version", [pytest.param("-tls1_2", marks=pytest.mark.conformance), "-tls1_3"])
-def test_a_listener_that_accepts_the_old_ca_keeps_the_gate_closed(
-    rotation: Rotation, tmp_path: Path, version: str
-) -> None:
-    rotation.reach(State.PUBLISHED)
-    both, new = tmp_path / "both.crt", tmp_path / "new.crt"
-    both.write_text(f"{pem(rotation, 'etcd-1')}\n{pem(rotation, 'etcd-2')}\n")
+def test_each_step_waits_for_what_listeners_say(rotation: Rotation, tmp_path: Path, version: str) -> None:
+    cp, etcd = rotation.nodes
+    cluster = rotation.cluster.model
+    old, both, new = (tmp_path / f"{name}.crt" for name in ("old", "both", "new"))
+    who_accepts_certificates_of_which_ca(here(cluster))
+    rotation.begin()
+    rotation.moved()
+    old.write_text(pem(rotation, "etcd-1"))
     new.write_text(pem(rotation, "etcd-2"))
-    with (
-        listening(ADDRESSES[0], ETCD_PORT, new, tmp_path, version),
-        listening(ADDRESSES[1], ETCD_PEER_PORT, both, tmp_path, version),
-    ):
-        # What every listener accepts is right until the old CA has left.
-        rotation.reach_on(State.RETIRED)
-        rotation.reported()
+    both.write_text(f"{old.read_text()}\n{new.read_text()}\n")
+
+    def listens(
+        index: int, port: int, clients: Path, name: str = "listener"
+    ) -> contextlib.AbstractContextManager[None]:
+        return listening(ADDRESSES[index], port, clients, tmp_path, version, name=name)
+
+    # The turn stays at a node whose listener is away.
+    for node in rotation.nodes:
+        node.passed(rotation.now, restarts=False)
+    assert advance(rotation).record.turn == "cp-1"
+    cp.passed(rotation.now)
+    etcd.passed(rotation.now, restarts=False)
+    with listens(1, ETCD_PORT, old):
         step = advance(rotation)
-        assert not step.moved and step.gate is not None and step.gate.opens is None
-        (waiting,) = step.gate.waiting
-        assert waiting.node == "etcd-2" and f"its etcd at port {ETCD_PEER_PORT} still accepts" in waiting.reason
+        told = waits(step)
+        assert step.gate is not None and (step.record.turn, step.gate.turn) == ("cp-1", "cp-1")
+        assert "its etcd does not answer at port 2379, and that of etcd-2 does" in told["cp-1"]
+        assert told["etcd-2"] == "restarts etcd after cp-1, whose turn it is"
+        with listens(0, ETCD_PORT, old):
+            assert advance(rotation).record.turn == "etcd-2"
+
+    # A listener that does not accept the new CA keeps leaves as they are.
+    rotation.reported()
+    with listens(0, ETCD_PORT, both), listens(1, ETCD_PORT, old):
+        told = waits(advance(rotation))
+        assert [*told] == ["etcd-2"] and "port 2379 does not accept certificates of the new CA" in told["etcd-2"]
+    # Nobody has the turn any more, which the nodes read.
+    rotation.reported()
+    with listens(0, ETCD_PORT, both), listens(1, ETCD_PORT, both):
+        step = advance(rotation)
+    assert step.moved and step.note.startswith("2 of 4 listeners that must accept the new CA could not be asked")
+
+    # One that presents a leaf of the old CA keeps that trusted, also where the new pair lies on the disk.
+    rotation.reported()
+    signers = [ca_subject(cluster.name, "etcd", number) for number in (1, 2)]
+    with listens(0, ETCD_PORT, both, signers[1]), listens(1, ETCD_PEER_PORT, both, signers[0]):
+        step = advance(rotation)
+        assert step.gate is not None and step.gate.opens is None
+        assert waits(step) == {
+            "etcd-2": "its etcd at port 2380 still presents a certificate of the old CA: restart it there"
+        }
+        assert not advance(rotation).moved
+    with listens(0, ETCD_PORT, both, signers[1]), listens(1, ETCD_PEER_PORT, both, signers[1]):
+        step = advance(rotation)
+    assert step.moved and step.record.state is State.RETIRED
+    assert step.note.startswith("2 of 4 listeners that must present a certificate of the new CA could not be asked")
+
+    # One that accepts the old CA keeps its key.
+    rotation.reported()
+    with listens(0, ETCD_PORT, new), listens(1, ETCD_PEER_PORT, both):
+        step = advance(rotation)
+        told = waits(step)
+        assert step.gate is not None and step.gate.opens is None
+        assert [*told] == ["etcd-2"] and f"its etcd at port {ETCD_PEER_PORT} still accepts" in told["etcd-2"]
         assert (rotation.record.state, rotation.record.accepting) == (State.RETIRED, ("etcd-2/etcd",))
         assert not advance(rotation).moved
     # It restarts just now, so that nobody can ask it.
-    with listening(ADDRESSES[0], ETCD_PORT, new, tmp_path, version):
+    with listens(0, ETCD_PORT, new):
         rotation.reported()
-        step = advance(rotation)
-        assert not step.moved and step.gate is not None
-        (waiting,) = step.gate.waiting
-        assert waiting.node == "etcd-2" and waiting.reason.startswith("its etcd was seen accepting")
+        told = waits(advance(rotation))
+        assert [*told] == ["etcd-2"] and told["etcd-2"].startswith("its etcd was seen accepting")
         # `ca status`, which asks no listener, says the same.
         (shown,) = [each for each in rotation.status() if each.domain == "etcd"]
         assert shown.gate is not None and [each.node for each in shown.gate.waiting] == ["etcd-2"]
-    with (
-        listening(ADDRESSES[0], ETCD_PORT, new, tmp_path, version),
-        listening(ADDRESSES[1], ETCD_PORT, new, tmp_path, version),
-        listening(ADDRESSES[1], ETCD_PEER_PORT, new, tmp_path, version),
-    ):
+    with listens(0, ETCD_PORT, new), listens(1, ETCD_PORT, new), listens(1, ETCD_PEER_PORT, new):
         step = advance(rotation)
     assert step.moved and step.record.state is State.DONE and not step.record.accepting
     assert step.note.startswith("1 of 4 listeners that must refuse the old CA could not be asked")
@@ -141,85 +186,13 @@ def test_a_person_may_say_that_a_component_was_restarted_that_nobody_can_ask(
         assert rotation.record.accepting == ("etcd-2/etcd",) and rotation.record.restarted == ()
     rotation.reported()
     assert not advance(rotation).moved
-    assert advance(rotation, "etcd-2").moved
-
-
-def test_a_listener_that_does_not_accept_the_new_ca_keeps_leaves_as_they_are(
-    rotation: Rotation, tmp_path: Path
-) -> None:
-    rotation.reach(State.PUBLISHED)
-    both, old = tmp_path / "both.crt", tmp_path / "old.crt"
-    both.write_text(f"{pem(rotation, 'etcd-1')}\n{pem(rotation, 'etcd-2')}\n")
-    old.write_text(pem(rotation, "etcd-1"))
-    rotation.reported()
-    with listening(ADDRESSES[0], ETCD_PORT, both, tmp_path), listening(ADDRESSES[1], ETCD_PORT, old, tmp_path):
-        step = advance(rotation)
-        assert not step.moved and step.gate is not None
-        (waiting,) = step.gate.waiting
-        assert waiting.node == "etcd-2" and "port 2379 does not accept certificates of the new CA" in waiting.reason
-    with listening(ADDRESSES[0], ETCD_PORT, both, tmp_path), listening(ADDRESSES[1], ETCD_PORT, both, tmp_path):
-        step = advance(rotation)
-    assert step.moved and step.note.startswith("2 of 4 listeners that must accept the new CA could not be asked")
-
-
-def test_a_listener_that_presents_a_leaf_of_the_old_ca_keeps_that_ca_trusted(
-    rotation: Rotation, tmp_path: Path
-) -> None:
-    """Also where the new pair lies on the disk: the component has not read it."""
-    rotation.reach(State.SWITCHED)
-    both, cluster = tmp_path / "both.crt", rotation.cluster.model
-    both.write_text(f"{pem(rotation, 'etcd-1')}\n{pem(rotation, 'etcd-2')}\n")
-    rotation.reported()
-    old, new = (ca_subject(cluster.name, "etcd", number) for number in (1, 2))
-    with (
-        listening(ADDRESSES[0], ETCD_PORT, both, tmp_path, name=new),
-        listening(ADDRESSES[1], ETCD_PEER_PORT, both, tmp_path, name=old),
-    ):
-        step = advance(rotation)
-        assert not step.moved and step.gate is not None and step.gate.opens is None
-        assert [(each.node, each.reason) for each in step.gate.waiting] == [
-            ("etcd-2", "its etcd at port 2380 still presents a certificate of the old CA: restart it there")
-        ]
-        assert not advance(rotation).moved
-    with (
-        listening(ADDRESSES[0], ETCD_PORT, both, tmp_path, name=new),
-        listening(ADDRESSES[1], ETCD_PEER_PORT, both, tmp_path, name=new),
-    ):
-        step = advance(rotation)
-    assert step.moved and step.record.state is State.RETIRED
-    assert step.note.startswith("2 of 4 listeners that must present a certificate of the new CA could not be asked")
-
-
-def test_the_turn_stays_at_a_node_whose_listener_is_away(rotation: Rotation, tmp_path: Path) -> None:
-    cp, etcd = rotation.nodes
-    rotation.begin()
-    rotation.moved()
-    for node in rotation.nodes:
-        node.passed(rotation.now, restarts=False)
-    assert advance(rotation).record.turn == "cp-1"
-    cp.passed(rotation.now)
-    etcd.passed(rotation.now, restarts=False)
-    old = tmp_path / "old.crt"
-    old.write_text(pem(rotation, "etcd-1"))
-    with listening(ADDRESSES[1], ETCD_PORT, old, tmp_path):
-        step = advance(rotation)
-        assert step.gate is not None and (step.record.turn, step.gate.turn) == ("cp-1", "cp-1")
-        told = {each.node: each.reason for each in step.gate.waiting}
-        assert "its etcd does not answer at port 2379, and that of etcd-2 does" in told["cp-1"]
-        assert told["etcd-2"] == "restarts etcd after cp-1, whose turn it is"
-        with listening(ADDRESSES[0], ETCD_PORT, old, tmp_path):
-            assert advance(rotation).record.turn == "etcd-2"
-
-
-def test_what_does_not_say_is_told_and_keeps_nothing_closed(rotation: Rotation) -> None:
-    rotation.reach(State.RETIRED)
-    rotation.reported()
-    step = advance(rotation)
+    step = advance(rotation, "etcd-2")
+    # What does not say anything is told, and keeps nothing closed.
     assert step.moved and step.note.startswith("4 of 4 listeners")
 
 
-def test_who_accepts_certificates_of_which_ca(rotation: Rotation) -> None:
-    cluster, planes = here(rotation.cluster.model), {("cp-1", API_PORT)}
+def who_accepts_certificates_of_which_ca(cluster: Cluster) -> None:
+    planes = {("cp-1", API_PORT)}
 
     def asked(domain: str) -> set[tuple[str, int]]:
         return {(each.node, each.port) for each in listeners(cluster, RotationRecord(domain, *REST))}

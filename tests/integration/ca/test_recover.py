@@ -18,6 +18,9 @@ from vaultpki.records import node_report
 from vaultpki.records.node_report import Seen
 from vaultpki.records.rotation import Kept, Method, State
 
+# What nodes say decides.
+pytestmark = pytest.mark.on_node
+
 
 @pytest.fixture
 def rotation(clusters: ClusterFactory) -> Rotation:
@@ -71,38 +74,31 @@ def test_no_claim_moves_a_rotation_forward_or_begins_one(rotation: Rotation) -> 
     rotation.settled()
 
 
-def test_an_emergency_begins_at_once(rotation: Rotation) -> None:
-    """Whatever nodes say, and although somebody can log in whom cluster.yaml does not name."""
+def test_rotate_leaves_a_liar_out_by_name_and_an_emergency_begins_at_once(rotation: Rotation) -> None:
+    claims(rotation, 2)
+    cluster, env = rotation.cluster, rotation.cluster.environment()
+    ran = cluster.ca("rotate", "etcd", expect=3)
+    assert "cp-3 says" in ran.stderr and "vaultpki ca recover etcd" in ran.stderr, ran
+    assert cluster.ca("rotate", "etcd", "--without", "cp-9", expect=1)
+    cluster.ca("rotate", "etcd", "--without", "cp-3")
+    assert rotation.record.state is State.PREPARED and rotation.record.excused == ("cp-3",)
+    rotation.abort()
+    # Whatever nodes say, and although somebody can log in whom cluster.yaml does not name.
     claims(rotation, 0, more=7)
     claims(rotation, 1, 2, more=10**6)
-    cluster = rotation.cluster
     cluster.write(SPEC)
-    ran = vaultpki("ca", "rotate", "etcd", "--emergency", "--yes", "-f", cluster.file, env=cluster.environment())
+    ran = vaultpki("ca", "rotate", "etcd", "--emergency", "--yes", "-f", cluster.file, env=env)
     assert "cp-3" in ran.stderr and "not in" in ran.stderr
-    assert "etcd-2" in ran.stderr and "vaultpki ca recover etcd" in ran.stderr
+    assert "etcd-2 says" in ran.stderr and "vaultpki ca recover etcd" in ran.stderr
     record = rotation.record
     assert record.state is State.RETIRED and record.method is Method.EMERGENCY
     assert 7 < record.revision < 1000
 
 
-def test_rotate_leaves_a_liar_out_by_name(rotation: Rotation) -> None:
-    claims(rotation, 2)
-    cluster = rotation.cluster
-    ran = vaultpki("ca", "rotate", "etcd", "-f", cluster.file, env=cluster.environment(), expect=3)
-    assert "cp-3 says" in ran.stderr and "vaultpki ca recover etcd" in ran.stderr, ran
-    assert vaultpki(
-        "ca", "rotate", "etcd", "-f", cluster.file, "--without", "cp-9", env=cluster.environment(), expect=1
-    )
-    ran = vaultpki("ca", "rotate", "etcd", "-f", cluster.file, "--without", "cp-3", env=cluster.environment())
-    assert rotation.record.state is State.PREPARED and rotation.record.excused == ("cp-3",)
-
-
 def test_the_command_shows_what_nodes_say_and_asks(rotation: Rotation) -> None:
     """With the printed policy: an older record comes back, one node lies, and the rotation goes on to its end."""
     cluster, place = rotation.cluster, f"{rotation.cluster.prefix}/config/data/rotation/etcd"
-    env = cluster.environment()
-    ran = vaultpki("ca", "recover", "etcd", "-f", cluster.file, env=env)
-    assert "Nothing is to be recovered" in ran.stdout, ran
+    assert "Nothing is to be recovered" in cluster.ca("recover", "etcd").stdout
     rotation.reach(State.PUBLISHED)
     older = cluster.read(place)["data"]
     rotation.moved()
@@ -110,13 +106,12 @@ def test_the_command_shows_what_nodes_say_and_asks(rotation: Rotation) -> None:
     assert cluster.server.api("POST", place, {"data": older}).status == 200
     rotation.nodes[2].highest = 10**9
     rotation.reported()
-    ran = vaultpki("ca", "recover", "etcd", "-f", cluster.file, "--yes", env=env, expect=1)
-    assert "--without cp-3" in ran.stderr, ran
-    words = ("ca", "recover", "etcd", "-f", cluster.file, "--without", "cp-3")
-    ran = vaultpki(*words, env=env, expect=1)
+    assert "--without cp-3" in cluster.ca("recover", "etcd", "--yes", expect=1).stderr
+    words = ("recover", "etcd", "--without", "cp-3")
+    ran = cluster.ca(*words, expect=1)
     assert "pass --yes" in ran.stderr and "left out" in ran.stdout, ran
     assert cluster.read(place)["data"] == older
-    ran = vaultpki(*words, "--yes", "--json", env=env)
+    ran = cluster.ca(*words, "--yes", "--json")
     found = json.loads(ran.stdout)
     assert found["recovered"]["state"] == "re-trusting" and len(found["nodes"]) == 3, ran
     assert [each["counts"] for each in found["nodes"]] == [True, False, True]

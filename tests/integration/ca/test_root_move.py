@@ -1,4 +1,8 @@
-"""The root moves outside and back: a rotation of the root on a real server, with real passes of the nodes' agents."""
+"""The root moves outside and back: a rotation of the root on a real server, with real passes of the nodes' agents.
+
+Each test is a walk of several moves of one cluster; commands that are cut off, and moves that are given up as they
+begin, are in test_root_move_killed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.records.rotation import DOMAINS, State
 
-# Each is one or two whole rotations, with passes of real agents.
+# Each is one to four whole rotations, with passes of real agents.
 pytestmark = pytest.mark.timeout(900)
 
 CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
@@ -51,6 +55,18 @@ def joins_by(rotation: RootRotation, pin: Facts, *roots: Facts) -> None:
     assert {facts for facts in held if x509.signed_by(facts, facts)} == set(roots)
 
 
+def hold(rotation: RootRotation, *roots: str) -> bool:
+    """Whether every node holds these roots, and no others."""
+    return all(rotation.roots(node) == {*roots} for node in rotation.nodes.values())
+
+
+def listed(move: RootMove, first: Facts, *roots: str) -> None:
+    """The owner of each node writes these roots into agent.yaml beside the one that it was pinned to."""
+    for node in move.rotation.nodes.values():
+        line = next(each for each in node.config.read_text().splitlines() if each.startswith("root_sha256: "))
+        node.configure(line, f"root_sha256: [{', '.join((first.fingerprint, *roots))}]")
+
+
 def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     rotation, cluster = move.rotation, move.rotation.cluster
     (first,) = rotation.certificates().values()
@@ -69,10 +85,9 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     assert x509.signed_by(cross, first) and cross.public_key == root.public_key and len(shown) == 4
     rotation.settled()
     rotation.passes()
-    assert all(rotation.roots(node) == {first.fingerprint, root.fingerprint} for node in rotation.nodes.values())
+    assert hold(rotation, first.fingerprint, root.fingerprint)
     everybody_verifies(rotation, tmp_path, first)
     joins_by(rotation, first, first, root)
-    verified(rotation)
 
     rotation.moved(State.SWITCHED)
     joins_by(rotation, first, first, root)
@@ -97,11 +112,7 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
 
     rotation.moved(State.RETIRED)
     rotation.passes()
-    assert all(
-        rotation.roots(node) == {root.fingerprint} and len(chain) == 2
-        for node in rotation.nodes.values()
-        for _, chain in rotation.chains()
-    )
+    assert hold(rotation, root.fingerprint) and all(len(chain) == 2 for _, chain in rotation.chains())
     rotation.moved(State.DONE)
     assert {name for name in rotation.certificates() if not name.startswith("above-")} == {"root-2", "root-2-by-root-1"}
     assert rotation.keys() == set() and cluster.root_sha256 == root.fingerprint
@@ -109,8 +120,7 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     joins_by(rotation, root, root)
     rotation.settled()
     rotation.passes()
-    assert {name: chain[0] for name, chain in rotation.chains()} == leaves
-    assert all(rotation.roots(node) == {root.fingerprint} for node in rotation.nodes.values())
+    assert {name: chain[0] for name, chain in rotation.chains()} == leaves and hold(rotation, root.fingerprint)
 
     # And back, by a cross certificate that people carry.
     move.asks(f"root_ttl: 8y, root_sha256: {root.fingerprint}")
@@ -120,8 +130,7 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     step = rotation.advance()
     assert step.gate is not None and not step.moved and step.gate.waiting[0].node == "signer outside"
     rotation.settled()
-    made = move.crossed("crossing", "-sha384")
-    move.run("import", made)
+    move.run("import", move.crossed("crossing", "-sha384"))
     # The command's clock is behind that of the test.
     assert rotation.advance().record.state is State.PUBLISHED
     rotation.settled()
@@ -142,60 +151,10 @@ def test_out_and_back(move: RootMove, tmp_path: Path) -> None:
     move.asks(f"root_ttl: 8y, root_sha256: {third.fingerprint}")
     rotation.settled()
     rotation.passes()
-    assert all(rotation.roots(node) == {third.fingerprint} for node in rotation.nodes.values())
+    assert hold(rotation, third.fingerprint)
     assert {name: chain[0] for name, chain in rotation.chains()} == leaves
 
 
-def test_no_cross_certificate_but_a_list_in_agent_yaml(move: RootMove) -> None:
-    """Outside to ours: the owner of each node writes the new root, and the gate names the nodes that lack it."""
-    rotation, cluster = move.rotation, move.rotation.cluster
-    first = move.out()
-    outside = move.signer.root_sha256
-    move.asks(f"root_sha256: {outside}")
-    rotation.begin()
-    third = rotation.certificates()["root-3"]
-    nodes = list(rotation.nodes.values())
-
-    def waits() -> set[str]:
-        rotation.passes()
-        rotation.now += rotation.minutes(7)
-        step = rotation.advance()
-        assert step.gate is not None and not step.moved
-        return {each.node for each in step.gate.waiting}
-
-    rotation.crossed = False
-    assert waits() == {"signer outside", "cp-1", "worker-1", "cluster.yaml"}
-    move.asks(f"root_sha256: [{outside}, {third.fingerprint}]")
-    for node, rest in zip(nodes, ({"signer outside", "worker-1"}, set[str]()), strict=True):
-        assert rotation.record.state is State.PREPARED
-        node.configure(f"root_sha256: {first.fingerprint}", f"root_sha256: [{first.fingerprint}, {third.fingerprint}]")
-        if rest:
-            assert waits() == rest
-            # A record alone brings nothing in.
-            assert rotation.roots(node) == {outside}
-    rotation.moved(State.PUBLISHED)
-    rotation.settled()
-    rotation.passes()
-    assert all(rotation.roots(node) == {outside, third.fingerprint} for node in nodes)
-    root = next(facts for facts in rotation.certificates().values() if facts.fingerprint == outside)
-    joins_by(rotation, root, root, third)
-    rotation.moved(State.SWITCHED)
-    joins_by(rotation, root, root, third)
-    cluster.apply()
-    rotation.settled()
-    rotation.moved(State.RETIRED)
-    rotation.moved(State.DONE)
-    rotation.passes()
-    assert all(rotation.roots(node) == {third.fingerprint} for node in nodes)
-    assert set(rotation.certificates()) == {"root-3"}
-
-
-BACK = {
-    State.PREPARED: (),
-    State.PUBLISHED: (State.PUBLISHED,),
-    State.SWITCHED: (State.PUBLISHED, State.SWITCHED),
-    State.RETIRED: (State.PUBLISHED, State.SWITCHED, State.RETIRED),
-}
 TO = {State.SWITCHED: State.RETURNING, State.RETIRED: State.RETRUSTING, State.RETRUSTING: State.RETURNING}
 
 
@@ -207,74 +166,28 @@ def back(rotation: RootRotation, folder: Path) -> None:
         everybody_verifies(rotation, folder)
 
 
-@pytest.mark.parametrize("state", BACK)
-def test_the_way_back_from_outside(move: RootMove, tmp_path: Path, state: State) -> None:
-    """In switched half of the issuing CAs are signed anew."""
-    rotation = move.rotation
-    (first,) = rotation.certificates().values()
-    issuing = {ca: rotation.default(ca) for ca in CAS}
-    move.asks_outside(first.fingerprint)
-    rotation.begin()
-    for each in BACK[state]:
-        rotation.moved(each)
-        if each is State.SWITCHED:
-            move.run("import", *move.signed("requests")[: 2 if state is State.SWITCHED else 4])
-    back(rotation, tmp_path)
-    assert set(rotation.certificates()) == {"root-1"} and rotation.keys() == {"root-1"}
-    assert {ca: rotation.default(ca) for ca in CAS} == issuing
-    assert all(rotation.roots(node) == {first.fingerprint} for node in rotation.nodes.values())
-    move.asks(f"root_sha256: {first.fingerprint}")
-    rotation.settled()
-    if state is State.PUBLISHED:
-        # Its key was given up: only the nodes' owners bring it back.
-        move.asks_outside(first.fingerprint)
-        rotation.begin()
-        rotation.moved(State.PUBLISHED)
-        rotation.passes()
-        assert all(rotation.roots(node) == {first.fingerprint} for node in rotation.nodes.values())
-        for node in rotation.nodes.values():
-            pins = f"root_sha256: [{first.fingerprint}, {move.signer.root_sha256}]"
-            node.configure(f"root_sha256: {first.fingerprint}", pins)
-        rotation.moved(State.SWITCHED)
-
-
 @pytest.mark.on_node
-@pytest.mark.parametrize("state", BACK)
-def test_the_way_back_to_outside(move: RootMove, tmp_path: Path, state: State) -> None:
+def test_from_outside_back_there_to_another_one_and_to_ours_again(move: RootMove, tmp_path: Path) -> None:
     rotation = move.rotation
-    move.out()
+    first, outside = move.out(), move.signer.root_sha256
     before, issuing = set(rotation.certificates()), {ca: rotation.default(ca) for ca in CAS}
-    move.asks(f"root_sha256: {move.signer.root_sha256}")
+    # Half of the way home, and back to the root outside.
+    move.asks(f"root_sha256: {outside}")
     rotation.begin()
-    for each in BACK[state]:
-        if each is State.PUBLISHED:
-            move.run("import", move.crossed("crossing", "-sha256"))
-        rotation.moved(each)
+    move.run("import", move.crossed("crossing", "-sha256"))
+    for state in (State.PUBLISHED, State.SWITCHED):
+        rotation.moved(state)
     back(rotation, tmp_path)
     assert set(rotation.certificates()) == before and rotation.keys() == set()
-    assert {ca: rotation.default(ca) for ca in CAS} == issuing
-    assert all(rotation.roots(node) == {move.signer.root_sha256} for node in rotation.nodes.values())
+    assert {ca: rotation.default(ca) for ca in CAS} == issuing and hold(rotation, outside)
     move.asks_outside()
     rotation.settled()
 
-
-@pytest.mark.on_node
-@pytest.mark.parametrize("listed", [False, True])
-def test_from_one_outside_to_another(move: RootMove, tmp_path: Path, listed: bool) -> None:
-    rotation = move.rotation
-    first = move.out()
+    # To another root outside, for which the first one vouches.
     other = OutsideSigner.made(tmp_path / "other")
-    move.asks_outside(move.signer.root_sha256, signer=other)
+    move.asks_outside(outside, signer=other)
     rotation.begin()
-    rotation.crossed = not listed
-    if listed:
-        for node in rotation.nodes.values():
-            node.configure(
-                f"root_sha256: {first.fingerprint}", f"root_sha256: [{first.fingerprint}, {other.root_sha256}]"
-            )
-        rotation.passes()
-    else:
-        move.run("import", move.crossed("crossing", "-sha256"))
+    move.run("import", move.crossed("to-another", "-sha256"))
     rotation.moved(State.PUBLISHED)
     rotation.settled()
     rotation.moved(State.SWITCHED)
@@ -287,8 +200,79 @@ def test_from_one_outside_to_another(move: RootMove, tmp_path: Path, listed: boo
     move.asks_outside(signer=other)
     rotation.settled()
     rotation.passes()
-    assert all(rotation.roots(node) == {other.root_sha256} for node in rotation.nodes.values())
-    assert set(rotation.certificates()) == ({"root-3"} if listed else {"root-3", "root-3-by-root-2"})
+    assert hold(rotation, other.root_sha256)
+    assert {name for name in rotation.certificates() if not name.startswith("above-")} == {"root-4", "root-4-by-root-2"}
+
+    no_cross_certificate_but_a_list_in_agent_yaml(move, first, other.root_sha256)
+
+
+def no_cross_certificate_but_a_list_in_agent_yaml(move: RootMove, first: Facts, outside: str) -> None:
+    """To ours: the owner of each node writes the new root, and the gate names the nodes that lack it."""
+    rotation = move.rotation
+    move.asks(f"root_sha256: {outside}")
+    rotation.begin()
+    record = rotation.record
+    assert record.new is not None
+    name, nodes = record.new.name, list(rotation.nodes.values())
+    made = rotation.certificates()[name]
+
+    def waits() -> set[str]:
+        rotation.passes()
+        rotation.now += rotation.minutes(7)
+        step = rotation.advance()
+        assert step.gate is not None and not step.moved
+        return {each.node for each in step.gate.waiting}
+
+    rotation.crossed = False
+    assert waits() == {"signer outside", "cp-1", "worker-1", "cluster.yaml"}
+    move.asks(f"root_sha256: [{outside}, {made.fingerprint}]")
+    for node, rest in zip(nodes, ({"signer outside", "worker-1"}, set[str]()), strict=True):
+        assert rotation.record.state is State.PREPARED
+        node.configure(f"root_sha256: {first.fingerprint}", f"root_sha256: [{first.fingerprint}, {made.fingerprint}]")
+        if rest:
+            assert waits() == rest
+            # A record alone brings nothing in.
+            assert rotation.roots(node) == {outside}
+    rotation.moved(State.PUBLISHED)
+    rotation.settled()
+    rotation.passes()
+    assert hold(rotation, outside, made.fingerprint)
+    root = next(facts for facts in rotation.certificates().values() if facts.fingerprint == outside)
+    joins_by(rotation, root, root, made)
+    rotation.moved(State.SWITCHED)
+    joins_by(rotation, root, root, made)
+    rotation.cluster.apply()
+    rotation.settled()
+    rotation.moved(State.RETIRED)
+    rotation.moved(State.DONE)
+    rotation.passes()
+    assert hold(rotation, made.fingerprint) and set(rotation.certificates()) == {name}
+
+
+@pytest.mark.on_node
+def test_the_way_back_from_outside(move: RootMove, tmp_path: Path) -> None:
+    """From retired, and from switched where half of the issuing CAs are signed anew."""
+    rotation = move.rotation
+    (first,) = rotation.certificates().values()
+    issuing, outside = {ca: rotation.default(ca) for ca in CAS}, move.signer.root_sha256
+    for turned, count in ((State.RETIRED, 4), (State.SWITCHED, 2)):
+        move.asks_outside(first.fingerprint)
+        rotation.begin()
+        rotation.moved(State.PUBLISHED)
+        if turned is State.SWITCHED:
+            # It was given up: only the nodes' owners bring it back.
+            rotation.passes()
+            assert hold(rotation, first.fingerprint)
+            listed(move, first, outside)
+        rotation.moved(State.SWITCHED)
+        move.run("import", *move.signed(f"requests-{turned}")[:count])
+        if turned is State.RETIRED:
+            rotation.moved(State.RETIRED)
+        back(rotation, tmp_path)
+        assert set(rotation.certificates()) == {"root-1"} and rotation.keys() == {"root-1"}
+        assert {ca: rotation.default(ca) for ca in CAS} == issuing and hold(rotation, first.fingerprint)
+        move.asks(f"root_sha256: {first.fingerprint}")
+        rotation.settled()
 
 
 def recovered(move: RootMove) -> State:
@@ -296,8 +280,9 @@ def recovered(move: RootMove) -> State:
     return move.rotation.record.state
 
 
-def test_a_server_that_was_set_back_on_the_way_out(move: RootMove, tmp_path: Path) -> None:
-    rotation = move.rotation
+@pytest.mark.on_node
+def test_a_server_that_was_set_back_on_the_way_out_and_then_lost_the_record(move: RootMove, tmp_path: Path) -> None:
+    rotation, cluster = move.rotation, move.rotation.cluster
     (first,) = rotation.certificates().values()
     move.asks_outside(first.fingerprint)
     move.published()
@@ -312,24 +297,10 @@ def test_a_server_that_was_set_back_on_the_way_out(move: RootMove, tmp_path: Pat
     assert recovered(move) is State.PUBLISHED
     rotation.passes()
     everybody_verifies(rotation, tmp_path)
-    rotation.moved(State.SWITCHED)
-    move.run("import", *move.signed("again"))
-    rotation.moved(State.RETIRED)
-    rotation.moved(State.DONE)
-    rotation.passes()
-    assert all(rotation.roots(node) == {move.signer.root_sha256} for node in rotation.nodes.values())
-
-
-def test_a_lost_record_on_the_way_out(move: RootMove, tmp_path: Path) -> None:
-    rotation, cluster = move.rotation, move.rotation.cluster
-    (first,) = rotation.certificates().values()
-    move.asks_outside(first.fingerprint)
-    move.published()
-    move.switched()
+    move.switched("again")
     rotation.passes()
     assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/rotation/root").status == 204
     rotation.passes()
     assert recovered(move) is State.RETRUSTING
     back(rotation, tmp_path)
-    assert set(rotation.certificates()) == {"root-1"}
-    assert all(rotation.roots(node) == {first.fingerprint} for node in rotation.nodes.values())
+    assert set(rotation.certificates()) == {"root-1"} and hold(rotation, first.fingerprint)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from helpers.faults.cutting_proxy import Proxy, proxied
+from helpers.faults.drawn import Drawn
 from helpers.node.reporting_nodes import shown
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.outside_signer import OutsideSigner
 from helpers.vault.root_operator import RootOperator
-from helpers.vault.servers import Server
 from vaultpki.ca import commands, request_files, returned
 from vaultpki.ca import waiting as ca_waiting
 from vaultpki.errors import StateConflict
@@ -22,12 +22,6 @@ from vaultpki.records.rotation import State
 from vaultpki.vault import Settings, Vault
 
 CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
-
-
-@pytest.fixture
-def proxy(own_server: Server) -> Iterator[Proxy]:
-    with proxied(own_server) as one:
-        yield one
 
 
 def standing(clusters: ClusterFactory, proxy: Proxy, signer: OutsideSigner) -> RootOperator:
@@ -94,42 +88,59 @@ def issuers(operator: RootOperator) -> list[dict[str, str]]:
     return list(answer.data["key_info"].values())
 
 
-@pytest.mark.parametrize(
-    ("way", "cuts"),
-    [
-        pytest.param(State.PUBLISHED, [7, 9], id="sample", marks=pytest.mark.sample),
-        pytest.param(State.PUBLISHED, range(1, 200), id="published", marks=pytest.mark.conformance),
-        pytest.param(State.SWITCHED, range(12, 200, 3), id="switched", marks=pytest.mark.conformance),
-        pytest.param(State.RETIRED, range(30, 200, 5), id="retired", marks=pytest.mark.conformance),
-    ],
-)
-@pytest.mark.timeout(1800)
-def test_cut_and_back(own_server: Server, proxy: Proxy, tmp_path: Path, way: State, cuts: range | list[int]) -> None:
+BACK = {
+    State.PUBLISHED: range(1, 200),
+    State.SWITCHED: range(12, 200, 3),
+    State.RETIRED: range(30, 200, 5),
+}
+
+
+@pytest.fixture
+def operator(clusters: ClusterFactory, tmp_path: Path) -> Iterator[tuple[RootOperator, OutsideSigner, Proxy]]:
     signer = OutsideSigner.made(tmp_path / "offline", ["Corp Policy CA"])
-    operator = standing(ClusterFactory(own_server, tmp_path), proxy, signer)
-    for number in cuts:
-        proxy.arm(number, reopens=False)
-        reach(operator, signer, tmp_path / f"requests-{number}", way)
-        operator.back()
-        check(operator, f"{way}, cut after write {number}")
+    with proxied(clusters.server) as proxy:
+        yield standing(clusters, proxy, signer), signer, proxy
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=pytest.mark.conformance) for way in BACK])
+@pytest.mark.timeout(1800)
+def test_cut_and_back(operator: tuple[RootOperator, OutsideSigner, Proxy], tmp_path: Path, way: State) -> None:
+    person, signer, proxy = operator
+    for number in BACK[way]:
+        cut_and_back(person, signer, proxy, tmp_path / f"requests-{number}", way, number)
         if not proxy.closed:
             # This way has fewer writes.
             assert number > 20
             break
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(each, marks=pytest.mark.sample if each == 44 else pytest.mark.conformance)
-        for each in range(4, 84, 8)
-    ],
-)
-@pytest.mark.timeout(600)
-def test_cut_on_the_way_out(own_server: Server, proxy: Proxy, tmp_path: Path, number: int) -> None:
-    signer = OutsideSigner.made(tmp_path / "offline", ["Corp Policy CA"])
-    operator = standing(ClusterFactory(own_server, tmp_path), proxy, signer)
+def cut_and_back(
+    operator: RootOperator, signer: OutsideSigner, proxy: Proxy, folder: Path, way: State, number: int
+) -> None:
     proxy.arm(number, reopens=False)
-    reach(operator, signer, tmp_path / "requests", State.DONE)
+    reach(operator, signer, folder, way)
+    operator.back()
+    check(operator, f"{way}, cut after write {number}")
+
+
+@pytest.mark.parametrize("number", [pytest.param(each, marks=pytest.mark.conformance) for each in range(4, 84, 8)])
+@pytest.mark.timeout(600)
+def test_cut_on_the_way_out(operator: tuple[RootOperator, OutsideSigner, Proxy], tmp_path: Path, number: int) -> None:
+    person, signer, proxy = operator
+    proxy.arm(number, reopens=False)
+    reach(person, signer, tmp_path / "requests", State.DONE)
     assert proxy.closed or number > 60
-    check(operator, f"cut after write {number}")
+    check(person, f"cut after write {number}")
+
+
+@pytest.mark.sample
+def test_cut_and_back_and_on_the_way_out(
+    operator: tuple[RootOperator, OutsideSigner, Proxy], tmp_path: Path, drawn: Drawn
+) -> None:
+    person, signer, proxy = operator
+    way = [*BACK][drawn.below(len(BACK))]
+    for each, number in ((State.PUBLISHED, 1 + drawn.below(20)), (way, 12 + drawn.below(20))):
+        cut_and_back(person, signer, proxy, tmp_path / f"requests-{each}-{number}", each, number)
+    proxy.arm(number := 4 + drawn.below(60), reopens=False)
+    reach(person, signer, tmp_path / "requests", State.DONE)
+    check(person, f"cut after write {number}")

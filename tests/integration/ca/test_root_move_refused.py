@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from helpers.node.reporting_nodes import shown
-from helpers.vault.applied_cluster import AppliedCluster, Ran, vaultpki
+from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.outside_signer import OutsideSigner, openssl
 from helpers.vault.plan_commands import AuditedCluster
@@ -20,17 +19,8 @@ api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
 CROSS = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n"
 
 
-def ca(cluster: AppliedCluster, *words: str | Path, expect: int = 0) -> Ran:
-    return vaultpki("ca", words[0], "-f", cluster.file, *words[1:], env=cluster.environment(), expect=expect)
-
-
-def asks(cluster: AppliedCluster, spec: str, authority: str) -> None:
+def asks(cluster: AuditedCluster, spec: str, authority: str) -> None:
     cluster.file.write_text(f"{spec}ca: {{{authority}}}\n")
-
-
-def state(cluster: AppliedCluster) -> str:
-    found = json.loads(ca(cluster, "status", "--json").stdout)["rotation"]
-    return str(found["state"]) if found else ""
 
 
 @pytest.fixture
@@ -40,13 +30,18 @@ def ours(clusters: ClusterFactory) -> tuple[AuditedCluster, str, str]:
     return cluster, cluster.file.read_text(), shown(cluster, "root")["root-1"].fingerprint
 
 
-def outside(cluster: AppliedCluster, signer: OutsideSigner, *further: str) -> str:
+def outside(cluster: AuditedCluster, signer: OutsideSigner, *further: str) -> str:
     (cluster.folder / "corp-root.pem").write_text(signer.chain)
     return f"root: external, root_file: corp-root.pem, root_sha256: [{', '.join((signer.root_sha256, *further))}]"
 
 
-def test_a_root_in_cluster_yaml_alone_is_refused(ours: tuple[AuditedCluster, str, str], tmp_path: Path) -> None:
+@pytest.mark.on_node
+def test_what_is_refused_before_anything_begins(ours: tuple[AuditedCluster, str, str], tmp_path: Path) -> None:
     cluster, spec, first = ours
+    # Of a root of ours there is nothing to carry.
+    for asked in (("csr", "-o", tmp_path / "r"), ("import", cluster.file)):
+        assert "is made by vaultpki" in cluster.ca(*asked, expect=1).stderr
+    # A root in cluster.yaml alone.
     signer = OutsideSigner.made(tmp_path / "offline")
     asks(cluster, spec, outside(cluster, signer))
     sentence = f"root_sha256: [{signer.root_sha256}, {first}]"
@@ -54,81 +49,58 @@ def test_a_root_in_cluster_yaml_alone_is_refused(ours: tuple[AuditedCluster, str
         ran = vaultpki(*words, "-f", cluster.file, env=cluster.environment(), expect=1)
         assert sentence in ran.stderr.replace("\n", " "), (words, ran.stderr)
     asks(cluster, spec, outside(cluster, signer, "ab" * 32))
-    assert "this is another Vault" in ca(cluster, "rotate", "root", expect=1).stderr
+    assert "this is another Vault" in cluster.ca("rotate", "root", expect=1).stderr
     asks(cluster, spec, outside(cluster, signer, first))
     plan = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect=0).stdout
     assert "`vaultpki ca rotate root`" in plan and signer.root_sha256 in plan
     # No issuing CA is rotated below a root that is to go: nobody would know by whom.
-    assert "rotate the root first" in ca(cluster, "rotate", "etcd", expect=1).stderr
-    assert state(cluster) == ""
+    assert "rotate the root first" in cluster.ca("rotate", "etcd", expect=1).stderr
+    assert cluster.rotated == ""
+    # A root outside that cannot take over.
+    for number, (extra, why) in enumerate(UNABLE.items()):
+        signer = OutsideSigner.made(tmp_path / f"unable-{number}", extra="" if extra == SHORT else extra)
+        if extra == SHORT:
+            signer.sign_itself(SHORT)
+        asks(cluster, spec, outside(cluster, signer, first))
+        with cluster.untouched():
+            assert why in cluster.ca("rotate", "root", expect=1).stderr
+        assert cluster.rotated == ""
 
 
-@pytest.mark.parametrize(
-    ("extra", "why"),
-    [
-        ("pathlen:0", "path length"),
-        ("extendedKeyUsage=serverAuth\n", "extended key usage"),
-        ("nameConstraints=critical,permitted;DNS:corp.example\n", "name constraints"),
-    ],
-)
-def test_a_root_outside_that_cannot_take_over_is_told_before(
-    ours: tuple[AuditedCluster, str, str], tmp_path: Path, extra: str, why: str
-) -> None:
-    cluster, spec, first = ours
-    signer = OutsideSigner.made(tmp_path / "offline", extra="" if extra.startswith("pathlen") else extra)
-    if extra.startswith("pathlen"):
-        root = signer.folder / "Corp Root"
-        (signer.folder / "short.ext").write_text(
-            "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign\n"
-        )
-        csr, key, crt = (root.with_name(f"Corp Root.{ending}") for ending in ("csr", "key", "crt"))
-        openssl(
-            "x509",
-            "-req",
-            "-in",
-            csr,
-            "-signkey",
-            key,
-            "-days",
-            "3650",
-            "-extfile",
-            signer.folder / "short.ext",
-            "-out",
-            crt,
-        )
-    asks(cluster, spec, outside(cluster, signer, first))
-    before = cluster.server.audit_position()
-    assert why in ca(cluster, "rotate", "root", expect=1).stderr
-    assert cluster.server.writes(before) == [] and state(cluster) == ""
+SHORT = "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign\n"
+UNABLE = {
+    SHORT: "path length",
+    "extendedKeyUsage=serverAuth\n": "extended key usage",
+    "nameConstraints=critical,permitted;DNS:corp.example\n": "name constraints",
+}
 
 
+@pytest.mark.on_node
 def test_wrong_cross_certificates(ours: tuple[AuditedCluster, str, str], tmp_path: Path) -> None:
     cluster, spec, first = ours
     signer, other = OutsideSigner.made(tmp_path / "offline", ["Corp Policy CA"]), OutsideSigner.made(tmp_path / "other")
     asks(cluster, spec, outside(cluster, signer, first))
-    ca(cluster, "rotate", "root")
+    cluster.ca("rotate", "root")
     for _ in range(2):
-        ca(cluster, "continue", "--restarted", "pods") if state(cluster) == "published" else ca(cluster, "continue")
-    assert state(cluster) == "switched"
+        cluster.ca("continue", "--restarted", "pods") if cluster.rotated == "published" else cluster.ca("continue")
+    assert cluster.rotated == "switched"
     # That the old root vouches for one from outside proves nothing of the old one: anybody's could.
     asks(cluster, spec, outside(cluster, signer))
     ran = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect=1)
     assert f"[{signer.root_sha256}, {first}]" in ran.stderr.replace("\n", " "), ran
     asks(cluster, spec, outside(cluster, signer, first))
-    requests = tmp_path / "requests"
-    ca(cluster, "csr", "-o", requests)
-    files = [signer.sign(csr, csr.with_suffix(".ext").read_text(), days=1825) for csr in sorted(requests.glob("*.csr"))]
-    ca(cluster, "import", *files)
-    ca(cluster, "continue", "--restarted", "outside")
-    ca(cluster, "continue")
-    assert state(cluster) == ""
+    files = signer.answers(cluster, days=1825)
+    cluster.ca("import", *files)
+    cluster.ca("continue", "--restarted", "outside")
+    cluster.ca("continue")
+    assert cluster.rotated == ""
     asks(cluster, spec, f"root_sha256: {signer.root_sha256}")
-    ran = ca(cluster, "rotate", "root")
+    ran = cluster.ca("rotate", "root")
     assert "ca csr" in ran.stdout and "signer outside" in ran.stdout, ran.stdout
     crossing = tmp_path / "crossing"
-    made = ca(cluster, "csr", "-o", crossing).stdout
+    made = cluster.ca("csr", "-o", crossing).stdout
     assert "Sign " in made and "by CN=Corp Root,O=Corp itself" in made
-    assert ca(cluster, "csr", "-o", crossing).stdout.count("was there already") == 1
+    assert cluster.ca("csr", "-o", crossing).stdout.count("was there already") == 1
     (extensions,) = crossing.glob("*.ext")
     (csr,) = crossing.glob("*.csr")
 
@@ -164,19 +136,19 @@ def test_wrong_cross_certificates(ours: tuple[AuditedCluster, str, str], tmp_pat
         (signed(signer, "Corp Root", right, "-subj", "/CN=Corp New Root"), "has another subject"),
         (files[0], "has no certificate of root-3"),
     ):
-        ran = ca(cluster, "import", answer, expect=1)
+        ran = cluster.ca("import", answer, expect=1)
         assert reason in ran.stdout, (reason, ran.stdout)
-        assert shown(cluster, "root") == before and state(cluster) == "prepared"
+        assert shown(cluster, "root") == before and cluster.rotated == "prepared"
     answer = signed(signer, "Corp Root", right)
-    assert "vouches for root-3" in ca(cluster, "import", "--dry-run", answer).stdout
+    assert "vouches for root-3" in cluster.ca("import", "--dry-run", answer).stdout
     assert shown(cluster, "root") == before
-    ca(cluster, "import", answer)
-    assert state(cluster) == "published"
+    cluster.ca("import", answer)
+    assert cluster.rotated == "published"
     # Another cluster.yaml by now would lead elsewhere.
     asks(cluster, spec, outside(cluster, other, signer.root_sha256))
-    assert "write `ca.root` as it was" in ca(cluster, "continue", "--restarted", "pods", expect=1).stderr
-    ca(cluster, "abort")
-    assert state(cluster) == ""
+    assert "write `ca.root` as it was" in cluster.ca("continue", "--restarted", "pods", expect=1).stderr
+    cluster.ca("abort")
+    assert cluster.rotated == ""
 
 
 def test_to_an_issuer_of_this_server_and_back(ours: tuple[AuditedCluster, str, str]) -> None:
@@ -194,11 +166,11 @@ def test_to_an_issuer_of_this_server_and_back(ours: tuple[AuditedCluster, str, s
 
     def through() -> None:
         for words in ((), ("--restarted", "pods"), ("--restarted", "outside"), ()):
-            ca(cluster, "continue", *words)
+            cluster.ca("continue", *words)
 
-    ca(cluster, "rotate", "root")
+    cluster.ca("rotate", "root")
     through()
-    assert state(cluster) == ""
+    assert cluster.rotated == ""
     asks(cluster, spec, f"{signer}, root_sha256: {root}")
     cluster.apply()
     plan = cluster.plan()
@@ -206,16 +178,16 @@ def test_to_an_issuer_of_this_server_and_back(ours: tuple[AuditedCluster, str, s
     assert x509.signed_by(shown(cluster, "etcd")["etcd-1r2"], x509.read_certificates(made.encode())[0])
     # Its path length allows another root; whoever keeps the mount signs that as any other root outside does.
     asks(cluster, spec, f"root_sha256: {root}")
-    ca(cluster, "rotate", "root")
+    cluster.ca("rotate", "root")
     folder = cluster.folder / "crossing"
-    ca(cluster, "csr", "-o", folder)
+    cluster.ca("csr", "-o", folder)
     (csr,) = folder.glob("*.csr")
     asked = {"csr": csr.read_text(), "common_name": f"{cluster.name} root CA 3", "max_path_length": 1, "ttl": "70000h"}
     answer = api("POST", f"{mount}/issuer/corp/sign-intermediate", {**asked, "exclude_cn_from_sans": True})
     (folder / "answer.crt").write_text(answer.data["certificate"])
-    ca(cluster, "import", folder / "answer.crt")
+    cluster.ca("import", folder / "answer.crt")
     for words in (("--restarted", "pods"), ("--restarted", "outside"), ()):
-        ca(cluster, "continue", *words)
+        cluster.ca("continue", *words)
     assert set(shown(cluster, "root")) == {"root-3", "root-3-by-root-2"}
     asks(cluster, spec, f"root_sha256: {shown(cluster, 'root')['root-3'].fingerprint}")
-    assert state(cluster) == ""
+    assert cluster.rotated == ""

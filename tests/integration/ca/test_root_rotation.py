@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from helpers.node.reporting_nodes import shown
 from helpers.node.root_rotation import RootRotation, everybody_verifies, renew
-from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
-from helpers.vault.plan_commands import fails
-from helpers.vault.root_operator import RootOperator
 from vaultpki.ca import commands
 from vaultpki.errors import StateConflict
-from vaultpki.identity import anchor
 from vaultpki.kube.objects import KubeTrust, PodStart, RootCopy
 from vaultpki.pki import x509
 from vaultpki.records.rotation import Method, State
@@ -53,6 +47,7 @@ def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
     for node in rotation.nodes.values():
         assert rotation.roots(node) == {first.fingerprint, second.fingerprint}
     everybody_verifies(rotation, tmp_path, first)
+    a_second_operator_has_it_signed_too(rotation)
 
     rotation.moved(State.SWITCHED)
     assert {ca: rotation.default(ca) for ca in CAS} == {ca: f"{ca}-1r2" for ca in CAS}
@@ -100,31 +95,26 @@ def test_a_whole_rotation(rotation: RootRotation, tmp_path: Path) -> None:
     assert commands.advance(cluster.model, rotation.vault, rotation.now).record.state is State.PUBLISHED
 
 
-BACK = {
-    State.PREPARED: (),
-    State.PUBLISHED: (State.PUBLISHED,),
-    State.SWITCHED: (State.PUBLISHED, State.SWITCHED),
-    State.RETIRED: (State.PUBLISHED, State.SWITCHED, State.RETIRED),
-}
+def a_second_operator_has_it_signed_too(rotation: RootRotation) -> None:
+    """Two at once may both have the old root sign the new one, and only one gives its cross certificate the name."""
+    record, api, mount = rotation.record, rotation.cluster.server.api, f"{rotation.cluster.prefix}/root"
+    assert record.new is not None
+    name = {"common_name": f"{rotation.cluster.name} root CA 2", "exclude_cn_from_sans": True}
+    csr = api("POST", f"{mount}/intermediate/cross-sign", {"key_ref": record.new.key, **name}).data["csr"]
+    body = {"csr": csr, "ttl": "8760h", "max_path_length": 1, "use_csr_values": False, **name}
+    pem = api("POST", f"{mount}/issuer/{record.old.issuer}/sign-intermediate", body).data["certificate"]
+    imported = api("POST", f"{mount}/issuers/import/cert", {"pem_bundle": pem}).data["imported_issuers"]
+    assert len(imported) == 1 and len(api("LIST", f"{mount}/issuers").data["keys"]) == 4
 
 
-# The least and the most that there is to take back; the others are on the way.
-ENDS = (State.PREPARED, State.RETIRED)
-
-
-@pytest.mark.parametrize(
-    "state",
-    [pytest.param(each, marks=pytest.mark.conformance if each in ENDS else pytest.mark.exhaustive) for each in BACK],
-)
-def test_the_way_back(rotation: RootRotation, tmp_path: Path, state: State) -> None:
+@pytest.mark.conformance
+def test_the_way_back(rotation: RootRotation, tmp_path: Path) -> None:
     (first,) = rotation.certificates().values()
     issuing = {ca: rotation.default(ca) for ca in CAS}
-    rotation.reach(*BACK[state])
+    rotation.reach(State.PUBLISHED, State.SWITCHED, State.RETIRED)
     rotation.passes()
-    while rotation.record.state is not State.STEADY:
-        here = rotation.record.state
-        to = {State.SWITCHED: State.RETURNING, State.RETIRED: State.RETRUSTING, State.RETRUSTING: State.RETURNING}
-        rotation.moved(to.get(here, State.STEADY), back=True)
+    for wanted in (State.RETRUSTING, State.RETURNING, State.STEADY):
+        rotation.moved(wanted, back=True)
         rotation.settled()
         everybody_verifies(rotation, tmp_path)
         rotation.passes()
@@ -139,26 +129,18 @@ def test_the_way_back(rotation: RootRotation, tmp_path: Path, state: State) -> N
     assert begun.new is not None and begun.new.name == "root-3"
 
 
-@pytest.mark.parametrize("state", [State.PUBLISHED, pytest.param(State.SWITCHED, marks=pytest.mark.conformance)])
-def test_the_way_back_restarts_nothing_at_its_end_and_the_next_rotation_does(
-    rotation: RootRotation, state: State
-) -> None:
+@pytest.mark.on_node
+def test_the_way_back_restarts_nothing_at_its_end_and_the_next_rotation_does(rotation: RootRotation) -> None:
     """Members of etcd would restart all at once: the record gives no turns any more."""
     runs = rotation.restarts
-    rotation.reach(*BACK[state])
-    if state is State.PUBLISHED:
-        rotation.passes()
-        # The turn is given, and nobody says that the pods were restarted.
-        assert not rotation.advance().moved
-        rotation.passes()
+    rotation.reach(State.PUBLISHED)
+    rotation.passes()
+    # The turn is given, and nobody says that the pods were restarted.
+    assert not rotation.advance().moved
+    rotation.passes()
     before = runs.read_text()
     # Only the controller manager reads the roots.
     assert "cp-1 kubernetes-ca" in before and "cp-1 etcd-ca" not in before
-    if state is State.SWITCHED:
-        rotation.moved(State.RETURNING, back=True)
-        # The next step waits for leaves alone.
-        rotation.passes()
-        before = runs.read_text()
     rotation.moved(State.STEADY, back=True)
     for _ in range(2):
         rotation.passes()
@@ -168,44 +150,15 @@ def test_the_way_back_restarts_nothing_at_its_end_and_the_next_rotation_does(
     # Agents may see the end of the one and the beginning of the next at once.
     rotation.begin()
     rotation.moved(State.PUBLISHED)
-    rotation.moved(State.SWITCHED)
+    pods_and_kubeconfigs_outside_hold_it_up(rotation)
     assert "cp-1 kubernetes-ca" in runs.read_text()[len(before) :]
 
 
-@pytest.mark.conformance
-def test_from_re_trusting_it_goes_on_too(rotation: RootRotation, tmp_path: Path) -> None:
-    rotation.reach(State.PUBLISHED, State.SWITCHED, State.RETIRED)
-    rotation.moved(State.RETRUSTING, back=True)
-    rotation.passes()
-    first = rotation.certificates()["root-1"]
-    everybody_verifies(rotation, tmp_path, first)
-    rotation.moved(State.SWITCHED)
-    rotation.moved(State.RETIRED)
-    rotation.moved(State.DONE)
-
-
-def test_what_a_second_operator_signed_goes(rotation: RootRotation, tmp_path: Path) -> None:
-    """Two at once may both have the old root sign the new one, and only one gives its cross certificate the name."""
-    rotation.reach(State.PUBLISHED)
-    record, api, mount = rotation.record, rotation.cluster.server.api, f"{rotation.cluster.prefix}/root"
+def pods_and_kubeconfigs_outside_hold_it_up(rotation: RootRotation) -> None:
+    """Until it is switched; from there a person says too that the way back is clear."""
+    record, shown = rotation.record, rotation.certificates()
     assert record.new is not None
-    name = {"common_name": f"{rotation.cluster.name} root CA 2", "exclude_cn_from_sans": True}
-    csr = api("POST", f"{mount}/intermediate/cross-sign", {"key_ref": record.new.key, **name}).data["csr"]
-    body = {"csr": csr, "ttl": "8760h", "max_path_length": 1, "use_csr_values": False, **name}
-    pem = api("POST", f"{mount}/issuer/{record.old.issuer}/sign-intermediate", body).data["certificate"]
-    imported = api("POST", f"{mount}/issuers/import/cert", {"pem_bundle": pem}).data["imported_issuers"]
-    assert len(imported) == 1 and len(api("LIST", f"{mount}/issuers").data["keys"]) == 4
-    for state in (State.SWITCHED, State.RETIRED, State.DONE):
-        rotation.moved(state)
-        rotation.settled()
-        everybody_verifies(rotation, tmp_path)
-    assert set(rotation.certificates()) == {"root-2", "root-2-by-root-1"}
-
-
-def test_pods_and_kubeconfigs_outside_hold_it_up(rotation: RootRotation) -> None:
-    first = rotation.certificates()["root-1"]
-    rotation.reach(State.PUBLISHED)
-    second = rotation.certificates()["root-2"]
+    first, second = shown[record.old.name], shown[record.new.name]
     for _ in range(4):
         rotation.passes()
         rotation.advance()
@@ -223,50 +176,3 @@ def test_pods_and_kubeconfigs_outside_hold_it_up(rotation: RootRotation) -> None
     assert rotation.advance().record.state is State.SWITCHED
     with pytest.raises(StateConflict, match="outside"):
         rotation.abort("outside")
-
-
-@pytest.mark.conformance
-def test_the_pin_in_cluster_yaml_is_the_old_root_until_it_is_gone(clusters: ClusterFactory, tmp_path: Path) -> None:
-    operator = RootOperator.standing(clusters)
-    cluster, spec = operator.cluster, operator.cluster.file.read_text()
-    first = shown(cluster, "root")["root-1"].fingerprint
-
-    def pinned(sha256: str) -> None:
-        cluster.file.write_text(f"{spec}ca: {{root_sha256: {sha256}}}\n")
-
-    def joins_by(sha256: str) -> bool:
-        return anchor.find(cluster.model, operator.through, datetime.now(UTC)).root_sha256 == sha256
-
-    for state in (State.PUBLISHED, State.SWITCHED, State.RETIRED):
-        if state is State.PUBLISHED:
-            operator.begin()
-        operator.step()
-        second = shown(cluster, "root")["root-2"].fingerprint
-        for pin in (first, second):
-            pinned(pin)
-            assert cluster.plan()["changes"] == [] and joins_by(first), (state, pin)
-        pinned("ab" * 32)
-        fails(
-            vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer"), expect=1), "this is another Vault"
-        )
-        cluster.file.write_text(spec)
-        assert joins_by(first)
-        directory = tmp_path / state.value
-        cluster.issue("admin", directory)
-        held = x509.read_certificates((directory / "kubernetes-ca-chain.crt").read_bytes())
-        roots = {facts.fingerprint for facts in held if x509.signed_by(facts, facts)}
-        assert roots == ({second} if state is State.RETIRED else {first, second}), state
-    operator.step()
-    assert operator.record.state is State.DONE
-    pinned(first)
-    sentence = f"write `root_sha256: {second}` into {cluster.file} below `ca`"
-    fails(vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer"), expect=1), sentence)
-    words = ("enroll", "-f", cluster.file, "w-1", "--pool", "autoscaled", "-o", tmp_path / "join.json")
-    fails(vaultpki(*words, env=cluster.environment(), expect=1), sentence)
-    fails(cluster.issue("admin", tmp_path / "retired", expect=1), sentence)
-    for text in (f"{spec}ca: {{root_sha256: {second}}}\n", spec):
-        cluster.file.write_text(text)
-        assert cluster.plan()["changes"] == [] and joins_by(second)
-        # The folders of before are the same operator's, whatever roots they hold.
-        cluster.issue("admin", tmp_path / "retired")
-        cluster.issue("admin", tmp_path / "published")

@@ -6,27 +6,19 @@ Why these are all of its ends is said in test_rotation_killed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from helpers.faults.cutting_proxy import Proxy, proxied
+from helpers.faults.cutting_proxy import proxied
+from helpers.faults.drawn import Drawn
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.root_operator import RootOperator
-from helpers.vault.servers import Server
 from vaultpki.ca import commands
 from vaultpki.errors import StateConflict
 from vaultpki.records.rotation import State
 from vaultpki.vault import Settings, Vault
 
 CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
-
-
-@pytest.fixture
-def proxy(own_server: Server) -> Iterator[Proxy]:
-    with proxied(own_server) as one:
-        yield one
 
 
 def check(operator: RootOperator, when: str) -> None:
@@ -50,23 +42,27 @@ def check(operator: RootOperator, when: str) -> None:
     assert (plan["changes"], plan["unmanaged"], plan["dangers"]) == ([], [], []), when
 
 
+WRITES = {"forward": range(1, 79), "published": range(1, 21), "switched": range(15, 83), "retired": range(52, 107)}
+"""The writes after which each way is cut; what comes before is in the way before."""
+
+
 @pytest.mark.parametrize(
-    ("way", "cuts"),
+    "way",
     [
-        pytest.param("forward", [16], id="sample", marks=pytest.mark.sample),
-        pytest.param("forward", range(1, 79), id="forward", marks=pytest.mark.conformance),
-        pytest.param("published", range(1, 21), id="published", marks=pytest.mark.conformance),
-        pytest.param("switched", range(15, 83), id="switched", marks=pytest.mark.conformance),
-        pytest.param("retired", range(52, 107), id="retired", marks=pytest.mark.conformance),
+        pytest.param("", id="sample", marks=pytest.mark.sample),
+        *(pytest.param(way, marks=pytest.mark.conformance) for way in WRITES),
     ],
 )
 @pytest.mark.timeout(1800)
-def test_cut_after_writes(own_server: Server, proxy: Proxy, tmp_path: Path, way: str, cuts: range | list[int]) -> None:
-    operator = RootOperator.standing(ClusterFactory(own_server, tmp_path))
-    operator.through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=operator.cluster.token()))
-    for number in cuts:
-        proxy.arm(number, reopens=False)
-        operator.reach(State.DONE if way == "forward" else State(way))
-        operator.back()
-        assert proxy.closed, f"{way}: fewer than {number} writes"
-        check(operator, f"{way}, cut after write {number}")
+def test_cut_after_writes(clusters: ClusterFactory, drawn: Drawn, way: str) -> None:
+    operator = RootOperator.standing(clusters)
+    cuts = [(way, number) for number in WRITES.get(way, ())]
+    every = [(each, number) for each in ("forward", "retired") for number in WRITES[each]]
+    with proxied(clusters.server) as proxy:
+        operator.through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=operator.cluster.token()))
+        for each, number in cuts or drawn.some(every, 2):
+            proxy.arm(number, reopens=False)
+            operator.reach(State.DONE if each == "forward" else State(each))
+            operator.back()
+            assert proxy.closed, f"{each}: fewer than {number} writes"
+            check(operator, f"{each}, cut after write {number}")

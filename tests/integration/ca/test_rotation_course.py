@@ -14,10 +14,13 @@ from helpers.vault.rotations import Rotation
 from vaultpki.ca import commands, root
 from vaultpki.ca.run import Step
 from vaultpki.ca.scene import Scene, read_scene
-from vaultpki.errors import Attention, ChangedMeanwhile, StateConflict, Unavailable
-from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.errors import ChangedMeanwhile, StateConflict, Unavailable
+from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.rotation.course import Course
+
+# The record decides.
+pytestmark = pytest.mark.on_node
 
 
 def course_of(rotation: Rotation, *, back: bool = False) -> Course:
@@ -78,24 +81,6 @@ def test_who_was_overtaken_looks_again(rotation: Rotation, monkeypatch: pytest.M
 
 
 @pytest.mark.conformance
-def test_who_waits_leaves_the_next_rotation_alone(rotation: Rotation) -> None:
-    """The rotation has ended, and another operator has begun one of another CA at once."""
-    rotation.reach(State.RETIRED)
-    course = course_of(rotation)
-    assert rotation.moved() is State.DONE
-    commands.rotate(rotation.cluster.model, rotation.vault, "kubelet", Method.NEW_KEY, 60, rotation.now)
-    step = onward(rotation, course)
-    assert not step.stopped and step.record.domain == "etcd" and step.record.state is State.DONE and step.note == ""
-    status = {each.domain: each.record for each in rotation.status()}
-    assert status["kubelet"] is not None and status["kubelet"].state is State.PREPARED
-    # Or of the same one.
-    commands.advance(rotation.cluster.model, rotation.vault, rotation.now, back=True)
-    rotation.begin()
-    step = onward(rotation, course)
-    assert step.stopped and "another rotation of etcd to etcd-3" in step.note and step.record.state is State.PREPARED
-
-
-@pytest.mark.conformance
 def test_a_word_about_a_restart_counts_for_its_state_alone(rotation: Rotation) -> None:
     rotation.reach(State.PUBLISHED)
     course = course_of(rotation)
@@ -103,15 +88,6 @@ def test_a_word_about_a_restart_counts_for_its_state_alone(rotation: Rotation) -
     # Given before another operator took the step: it is no mistake, and says nothing of the new state.
     step = onward(rotation, course, ("cp-1",))
     assert not step.moved and step.record.restarted == ()
-
-
-@pytest.mark.conformance
-def test_a_record_that_is_gone_ends_the_waiting(rotation: Rotation) -> None:
-    rotation.reach(State.PUBLISHED)
-    course, cluster = course_of(rotation), rotation.cluster
-    assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/rotation/etcd").status == 204
-    with pytest.raises(Attention, match="shows no record of etcd's rotation"):
-        onward(rotation, course)
 
 
 @pytest.mark.conformance

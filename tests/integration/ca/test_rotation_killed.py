@@ -7,24 +7,17 @@ the write before left.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from helpers.faults.cutting_proxy import Proxy, proxied
+from helpers.faults.cutting_proxy import proxied
+from helpers.faults.drawn import Drawn
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import Rotation, rotation_of
-from helpers.vault.servers import Server
 from vaultpki.errors import Sealed, StateConflict, Unavailable
 from vaultpki.records.rotation import Method, State
 from vaultpki.vault import Settings, Vault
-
-
-@pytest.fixture
-def proxy(own_server: Server) -> Iterator[Proxy]:
-    with proxied(own_server) as one:
-        yield one
 
 
 def forward(rotation: Rotation, through: Vault, method: Method) -> None:
@@ -79,40 +72,36 @@ def check(rotation: Rotation, when: str) -> None:
     rotation.settled()
 
 
-def run(server: Server, proxy: Proxy, folder: Path, way: str, cuts: list[int]) -> None:
-    rotation = rotation_of(ClusterFactory(server, folder))
-    through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=rotation.cluster.token()))
-    for cut in cuts:
-        proxy.arm(cut, reopens=False)
-        if way == "forward":
-            forward(rotation, through, Method.NEW_KEY)
-        elif way == "same key":
-            forward(rotation, through, Method.SAME_KEY)
-        elif way == "emergency":
-            forward(rotation, through, Method.EMERGENCY)
-        else:
-            back(rotation, through, State(way))
-        assert proxy.closed, f"{way}: fewer than {cut} writes"
-        check(rotation, f"{way}, cut after write {cut}")
+WRITES = {
+    "forward": 27,
+    "same key": 22,
+    "emergency": 20,
+    "prepared": 9,
+    "published": 18,
+    "switched": 29,
+    "retired": 37,
+}
+METHODS = {"forward": Method.NEW_KEY, "same key": Method.SAME_KEY, "emergency": Method.EMERGENCY}
 
 
 @pytest.mark.parametrize(
-    ("way", "cuts"),
+    "way",
     [
-        pytest.param("forward", [6, 9], id="sample", marks=pytest.mark.sample),
-        *(
-            pytest.param(way, [*range(1, most + 1)], id=way, marks=pytest.mark.conformance)
-            for way, most in (
-                ("forward", 27),
-                ("same key", 22),
-                ("emergency", 20),
-                ("prepared", 9),
-                ("published", 18),
-                ("switched", 29),
-                ("retired", 37),
-            )
-        ),
+        pytest.param("", id="sample", marks=pytest.mark.sample),
+        *(pytest.param(way, marks=pytest.mark.conformance) for way in WRITES),
     ],
 )
-def test_cut_after_every_write(own_server: Server, proxy: Proxy, tmp_path: Path, way: str, cuts: list[int]) -> None:
-    run(own_server, proxy, tmp_path, way, cuts)
+def test_cut_after_every_write(clusters: ClusterFactory, drawn: Drawn, way: str) -> None:
+    rotation = rotation_of(clusters)
+    every = [(each, cut) for each, last in WRITES.items() for cut in range(1, last + 1)]
+    cuts = [(each, cut) for each, cut in every if each == way] or drawn.some(every, 3)
+    with proxied(clusters.server) as proxy:
+        through = Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=rotation.cluster.token()))
+        for each, cut in cuts:
+            proxy.arm(cut, reopens=False)
+            if each in METHODS:
+                forward(rotation, through, METHODS[each])
+            else:
+                back(rotation, through, State(each))
+            assert proxy.closed, f"{each}: fewer than {cut} writes"
+            check(rotation, f"{each}, cut after write {cut}")

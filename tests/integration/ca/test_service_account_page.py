@@ -13,7 +13,7 @@ from helpers.vault.plan_commands import vaultpki
 
 PAGE = "service-account-keys"
 OF_KUBERNETES = "vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf --wait"
-"""The one command of the page that needs a cluster: tests/conformance/ca/test_kube_service_account_keys.py."""
+"""The one command of the page that needs a cluster: tests/conformance/ca/test_kube_rotations.py."""
 
 
 def test_each_command_prints_what_the_page_shows(clusters: ClusterFactory) -> None:

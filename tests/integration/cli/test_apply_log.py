@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers.faults.cutting_proxy import proxied
-from helpers.faults.hostile_server import Guest, serving
+from helpers.faults.hostile_server import Guest
+from helpers.faults.trusted_proxy import relaying
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, fails, vaultpki
 from helpers.vault.servers import OF_TESTS
@@ -123,22 +124,19 @@ def test_a_token_that_may_not_look_at_itself_is_told(cluster: AuditedCluster) ->
     assert said.endswith("\nNothing to change.\n")
 
 
-def test_a_server_that_repeats_the_token_does_not_get_it_printed(cluster: AuditedCluster) -> None:
+def test_a_server_that_repeats_the_token_does_not_get_it_printed(cluster: AuditedCluster, tmp_path: Path) -> None:
     token = cluster.token()
 
-    def repeat(guest: Guest) -> None:
-        while True:
-            head, _, content = guest.request().partition(b"\r\n\r\n")
-            method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
-            answer = cluster.server.api(method, path.removeprefix("/v1/"), json.loads(content) if content else None)
-            if path.endswith("lookup-self"):
-                said = {"display_name": f"x {token}\x1b[2J", "policies": [token], "entity_id": token, "accessor": token}
-                answer.body["data"].update(said)
-            guest.answer(answer.status, answer.body)
+    def repeat(guest: Guest, path: str, status: int, heard: bytes) -> None:
+        body = json.loads(heard or b"{}")
+        if path.endswith("lookup-self"):
+            said = {"display_name": f"x {token}\x1b[2J", "policies": [token], "entity_id": token, "accessor": token}
+            body["data"].update(said)
+        guest.answer(status, body if heard else b"")
 
-    with serving(repeat) as liar:
+    with relaying(cluster.server, tmp_path, say=repeat) as liar:
         for words in ([], ["--json"]):
-            env = {"VAULT_ADDR": liar.address, "VAULT_TOKEN": token}
+            env = {**cluster.environment(), **liar.environment}
             ran = vaultpki("plan", "-f", cluster.file, *words, env=env)
             assert token not in ran.stdout + ran.stderr and "(hidden)" in ran.stdout
             assert all(line.isprintable() for line in ran.stdout.splitlines())

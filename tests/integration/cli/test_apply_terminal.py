@@ -1,19 +1,20 @@
-"""`apply` and the streams it is given: a terminal that it asks on, none, one that is full, closed or gone."""
+"""`apply` and the streams it is given: a terminal that it asks on and draws on, one that is full, closed or gone."""
 
 from __future__ import annotations
 
+import json
 import os
 import pty
-import re
-import select
 import subprocess
 import sys
-from typing import Any
+from pathlib import Path
 
 import pytest
 
+from helpers.terminals import OnTerminal, on_terminal
 from helpers.vault.cluster_factory import ClusterFactory
-from helpers.vault.plan_commands import SPEC, AuditedCluster, environment, fails, vaultpki
+from helpers.vault.forked_command import Fork
+from helpers.vault.plan_commands import SPEC, AuditedCluster, environment, vaultpki
 
 pytestmark = pytest.mark.on_node
 
@@ -23,132 +24,132 @@ def cluster(clusters: ClusterFactory) -> AuditedCluster:
     return clusters.written(SPEC)
 
 
-def test_without_a_terminal_apply_wants_yes(cluster: AuditedCluster) -> None:
-    start = cluster.server.audit_position()
-    ran = vaultpki("apply", "-f", cluster.file, env=cluster.environment(), expect=1)
-    fails(ran, "apply would make ", " changes at ", "there is no terminal to ask on; ", ", and pass --yes")
-    assert ran.stdout == "" and cluster.server.writes(start) == []
-    ran = vaultpki("apply", "--no-such-option", env=cluster.environment(), expect=2)
-    assert "No such option" in ran.stderr
+def test_apply_asks_shows_a_bar_and_changes_what_was_agreed_to(cluster: AuditedCluster) -> None:
+    words, env, server = ("apply", "-f", cluster.file), cluster.environment(), cluster.server
+    start = server.audit_position()
+    with on_terminal(*words, env=env, columns=100) as shown:
+        shown.until("[y/N]:")
+        shown.typed("n")
+        assert shown.ended() == 1 and "vaultpki: nothing was changed" in shown.shown
+    assert not has_bar(shown, "Applying") and server.writes(start) == []
+    said = "\n".join(shown.lines)
+    assert "to create, 0 to update, 0 to delete." in said
+    assert f"+ cluster {cluster.name} below {cluster.prefix}: 6 mounts, 2 auth mounts, " in said
+    assert f'+ CA root: "{cluster.name} root CA", life 10y, key ec-p256' in said
+
+    with on_terminal(*words, env=env, columns=100) as shown:
+        shown.until("[y/N]:")
+        assert "Applying" not in shown.shown
+        shown.typed("y")
+        assert shown.ended() == 0
+    assert has_bar(shown, "Applying") and "Done: " in shown.shown
+    cluster.settled()
+
+    # Work that does not begin has no bar.
+    weak = server.api("POST", "auth/token/create", {"policies": ["default"], "ttl": "5m"}).body["auth"]
+    with on_terminal(*words, "--yes", env={**env, "VAULT_TOKEN": weak["client_token"]}) as shown:
+        assert shown.ended() == 1
+    assert "Applying" not in shown.shown and [line[:10] for line in shown.lines if line] == ["vaultpki: "]
+    with on_terminal(*words, "--yes", env=env, columns=200) as shown:
+        assert shown.ended() == 0
+    assert "Applying" not in shown.shown and "Done: 0 changes" in shown.shown
+
+    # A server that changed since the plan was agreed to is not written.
+    cluster.write(SPEC.replace("w-*", "v-*"))
+    with on_terminal(*words, env=env) as shown:
+        shown.until("[y/N]:")
+        assert server.api("DELETE", f"{cluster.prefix}/etcd/roles/etcd-peer").status == 204
+        start = server.audit_position()
+        shown.typed("y")
+        assert shown.ended() == 1
+    assert "the server has changed since the plan was shown" in " ".join(shown.shown.split())
+    assert server.writes(start) == []
 
 
-def redirected(cluster: AuditedCluster, redirection: str, *arguments: str, expect: int) -> tuple[str, str]:
+def has_bar(shown: OnTerminal, label: str) -> bool:
+    return label in shown.shown and "100%" in shown.shown
+
+
+def lines_of(text: list[str], sign: str) -> list[str]:
+    return [line for line in text if line.startswith(sign)]
+
+
+def test_a_bar_spoils_no_line_of_apply_and_destroy(cluster: AuditedCluster) -> None:
+    apply, env = ("apply", "-f", cluster.file, "--yes"), cluster.environment()
+    destroy = ("destroy", "-f", cluster.file, "--confirm", cluster.name)
+    with on_terminal(*apply, env=env, columns=100) as applied:
+        assert applied.ended() == 0 and has_bar(applied, "Applying")
+    removed = vaultpki(*destroy, env=env)
+    # The same lines as in a file, with nothing of a bar in them.
+    again = cluster.apply()
+    assert removed.stderr == again.stderr == ""
+    wanted = lines_of(again.stdout.splitlines(), "+ ")
+    assert len(wanted) > 20 and lines_of(applied.left, "+ ") == wanted
+    with on_terminal(*destroy, env=env, columns=100) as shown:
+        assert shown.ended() == 0 and has_bar(shown, "Removing")
+    assert sorted(lines_of(shown.left, "- ")) == sorted(lines_of(removed.stdout.splitlines(), "- "))
+    # JSON stays whole beside one.
+    leader, follower = pty.openpty()
+    out = cluster.folder / "out"
+    with open(os.devnull) as nothing, out.open("w") as output:
+        process = Fork([*map(str, apply), "--json"], environment(env), [nothing.fileno(), output.fileno(), follower])
+        assert process.wait(240) == 0
+    assert b"Applying" in os.read(leader, 65536)
+    os.close(follower)
+    os.close(leader)
+    assert json.loads(out.read_text())["changes"]
+
+
+def full(cluster: AuditedCluster, output: Path, errors: Path, *arguments: str | Path) -> str:
+    """What a command says on standard error with these streams; fails unless its exit code is 1."""
+    with open(os.devnull) as nothing, output.open("w") as one, errors.open("w") as other:
+        streams = [nothing.fileno(), one.fileno(), other.fileno()]
+        assert Fork(list(map(str, arguments)), environment(cluster.environment()), streams).wait(240) == 1
+    return errors.read_text() if errors.is_file() else ""
+
+
+def closed(cluster: AuditedCluster, redirection: str, *arguments: str | Path, expect: int) -> tuple[str, str]:
     """What a command says whose streams a shell has redirected so; fails where it ends with another code."""
     ran = subprocess.run(
-        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "vaultpki", *arguments],
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "vaultpki", *map(str, arguments)],
         env=environment(cluster.environment()),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
-        timeout=90,
+        timeout=240,
     )
     assert ran.returncode == expect, ran
     return ran.stdout, ran.stderr
 
 
-def test_work_goes_on_where_output_cannot_be_written(cluster: AuditedCluster) -> None:
+def test_work_goes_on_where_output_cannot_be_written(cluster: AuditedCluster, tmp_path: Path) -> None:
+    file, errors, device = cluster.file, tmp_path / "errors", Path("/dev/full")
     lost = "vaultpki: standard output cannot be written (No space left on device); "
-    for command in (
-        ["schema"],
-        ["plan", "-f", str(cluster.file), "--json"],
-        ["apply", "-f", str(cluster.file), "--yes"],
-    ):
-        said, error = redirected(cluster, ">/dev/full", *command, expect=1)
-        assert said == "" and error.startswith(lost) and error.count("\n") == 1, error
+    for command in (["schema"], ["plan", "-f", file, "--json"], ["apply", "-f", file, "--yes"]):
+        error = full(cluster, device, errors, *command)
+        assert error.startswith(lost) and error.count("\n") == 1, error
     cluster.settled()
-    _, error = redirected(
-        cluster, ">/dev/full", "destroy", "-f", str(cluster.file), "--confirm", cluster.name, expect=1
-    )
+    error = full(cluster, device, errors, "destroy", "-f", file, "--confirm", cluster.name)
     assert error.startswith(lost) and error.count("\n") == 1, error
     assert not [path for path in cluster.read("sys/mounts") if path.startswith(f"{cluster.prefix}/")]
     # Where an error cannot be told, the exit code tells it.
-    _, error = redirected(cluster, "2>/dev/full", "plan", "-f", "nowhere.yaml", expect=1)
-    assert error == ""
+    full(cluster, tmp_path / "output", device, "plan", "-f", "nowhere.yaml")
 
-
-def test_streams_that_are_closed(cluster: AuditedCluster) -> None:
-    file = str(cluster.file)
-    assert redirected(cluster, ">&-", "plan", "-f", file, "--json", expect=0) == ("", "")
-    _, error = redirected(cluster, "<&-", "apply", "-f", file, expect=1)
+    assert closed(cluster, ">&-", "plan", "-f", file, "--json", expect=0) == ("", "")
+    _, error = closed(cluster, "<&-", "apply", "-f", file, expect=1)
     assert "there is no terminal to ask on" in error and error.count("\n") == 1, error
-    _, error = redirected(cluster, "<&-", "enroll", "-f", file, "-", "-o", "joins", expect=1)
+    _, error = closed(cluster, "<&-", "enroll", "-f", file, "-", "-o", "joins", expect=1)
     assert error == "vaultpki: no names came on standard input; give one a line\n"
-    redirected(cluster, "2>&-", "plan", "-f", "nowhere.yaml", expect=1)
-    redirected(cluster, "<&- >&- 2>&-", "apply", "-f", file, "--yes", expect=0)
+    closed(cluster, "2>&-", "plan", "-f", "nowhere.yaml", expect=1)
+    closed(cluster, "<&- >&- 2>&-", "apply", "-f", file, "--yes", expect=0)
     cluster.settled()
 
 
-def test_a_reader_that_has_gone_is_told_nothing() -> None:
+def test_a_reader_that_has_gone_is_told_nothing(tmp_path: Path) -> None:
     reader, end = os.pipe()
     os.close(reader)
-    with os.fdopen(end, "w") as stream:
-        ran = subprocess.run(
-            [sys.executable, "-m", "vaultpki", "schema"],
-            env=environment(),
-            stdout=stream,
-            stderr=subprocess.PIPE,
-            check=False,
-            timeout=30,
-        )
-    assert (ran.returncode, ran.stderr) == (1, b"")
-
-
-def at_a_terminal(cluster: AuditedCluster, answer: str, between: Any = None) -> tuple[int, str]:
-    """`apply` on a pseudo-terminal; `between` is called when it asks, before `answer` is typed."""
-    leader, follower = pty.openpty()
-    running = subprocess.Popen(
-        [sys.executable, "-m", "vaultpki", "apply", "-f", str(cluster.file)],
-        env=environment(cluster.environment()),
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        start_new_session=True,
-    )
-    os.close(follower)
-    said = b""
-    try:
-        while True:
-            assert select.select([leader], [], [], 60)[0], said
-            try:
-                read = os.read(leader, 65536)
-            except OSError:  # EIO: the other end was closed
-                break
-            if not read:
-                break
-            said += read
-            if b"[y/N]:" in said and answer:
-                if between is not None:
-                    between()
-                os.write(leader, f"{answer}\n".encode())
-                answer = ""
-    finally:
-        os.close(leader)
-        code = running.wait(60)
-    return code, re.sub(r"\x1b\[[0-9;]*m", "", said.decode())
-
-
-def test_at_a_terminal_apply_shows_and_asks(cluster: AuditedCluster) -> None:
-    start = cluster.server.audit_position()
-    code, said = at_a_terminal(cluster, "n")
-    assert code == 1 and "vaultpki: nothing was changed" in said and "to create, 0 to update, 0 to delete." in said
-    assert f"+ cluster {cluster.name} below {cluster.prefix}: 6 mounts, 2 auth mounts, " in said
-    assert f'+ CA root: "{cluster.name} root CA", life 10y, key ec-p256' in said
-    assert cluster.server.writes(start) == []
-    code, said = at_a_terminal(cluster, "y")
-    assert code == 0 and "Done: " in said, said
-    cluster.settled()
-
-
-def test_a_server_that_changed_since_the_plan_was_agreed_to_is_not_written(cluster: AuditedCluster) -> None:
-    cluster.apply()
-    cluster.write(SPEC.replace("w-*", "v-*"))
-    since = []
-
-    def meddle() -> None:
-        assert cluster.server.api("DELETE", f"{cluster.prefix}/etcd/roles/etcd-peer").status == 204
-        since.append(cluster.server.audit_position())
-
-    code, said = at_a_terminal(cluster, "y", meddle)
-    assert code == 1 and "the server has changed since the plan was shown" in said, said
-    assert cluster.server.writes(since[0]) == []
+    with open(os.devnull) as nothing, (tmp_path / "errors").open("w+") as errors, os.fdopen(end, "w") as stream:
+        streams = [nothing.fileno(), stream.fileno(), errors.fileno()]
+        assert Fork(["schema"], environment(), streams).wait(60) == 1
+        assert errors.read() == ""

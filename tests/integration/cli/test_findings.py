@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from helpers.node.reporting_nodes import all_pass
@@ -21,6 +23,9 @@ from vaultpki.findings.catalogue import KINDS
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import State
+
+# What is read of both servers is in agent/test_report.py.
+pytestmark = pytest.mark.on_node
 
 SPEC: Final = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
@@ -137,13 +142,13 @@ ROTATIONS: Final = ("rotation-waits", "rotation-blocked", "rotation-ready")
 # What needs more than a report: a login that is refused, an issuer of tokens, a backup, a copied folder.
 ELSEWHERE: Final = {
     "needs-join": "daemon/test_identities.py",
-    "locked": "agent/test_jwt.py",
-    "record-not-followed": "agent/test_rotation.py",
+    "locked": "agent/test_jwt_applied.py",
+    "record-not-followed": "agent/test_rotation_records.py",
     "no-live-credential": "show/test_report_of_fleet.py",
     "not-read": "identity/test_lock.py",
     "files-alone": "agent/test_node_folders.py",
     "foreign-ca": "agent/test_foreign_cas.py",
-    "key-not-admitted": "agent/test_token_keys.py",
+    "key-not-admitted": "agent/test_token_keys_running.py",
     "adoption-waits": "agent/test_taken_over.py",
     "adoption-blocked": "agent/test_taken_over.py",
     "adoption-lost": "agent/test_taken_over.py",
@@ -262,20 +267,36 @@ def test_a_real_node_says_the_same_in_status_report_and_picture(clusters: Cluste
 
     def shown(expect: int) -> tuple[str, str]:
         page = folder.parent / "folder.html"
-        vaultpki("report", "-f", cluster.file, "--dir", folder, "-o", page, env={}, expect=expect)
-        drawn = vaultpki("graph", "-f", cluster.file, "--dir", folder, env={}, expect=expect)
-        return unescape(page.read_text()), drawn.stderr
+        told = vaultpki("report", "-f", cluster.file, "--dir", folder, "-o", page, expect=expect).stderr
+        drawn = vaultpki("graph", "-f", cluster.file, "--dir", folder, expect=expect).stderr
+        assert ("Nothing needs attention" in page.read_text()) == (expect == 0)
+        assert set(drawn.splitlines()[:-1]) <= set(told.splitlines())
+        return unescape(page.read_text()), drawn
 
     assert findings(0, "--dir", folder) == {}
     assert shown(0)[1] == ""
+    # The agent.yaml beside it is that of a node, and says nothing of an operator's files.
+    cluster.issue("admin", node.folder / "operator")
+    assert vaultpki("graph", "-f", cluster.file, "--dir", node.folder / "operator").stderr == ""
+    # A hook that failed beside whole pairs.
+    hooked = cluster.equip("w-1", pool="autoscaled", further='hooks: {kubelet: [["false"]]}\n')
+    hooked.run(expect=3)
+    vaultpki("verify", "-f", cluster.file, "--dir", folder)
+    assert findings(3, "--dir", folder).keys() == {"hook-failed"}
+    page, drawn = shown(3)
+    assert "hooks failed: kubelet: run `vaultpki agent --once` on w-1" in drawn
+    assert "hooks failed: kubelet: run <code>vaultpki agent --once</code> on w-1" in page
+    assert "Hooks that are owed: kubelet." in page and '<span class="state is-warning">failing</span>' in page
+    shutil.rmtree(hooked.folder)
     bundle = (node.pki / "kubelet-ca.crt").resolve()
     whole, other = bundle.read_bytes(), (node.pki / "kubernetes-ca.crt").read_bytes()
     for damage in (bundle.unlink, lambda: bundle.write_bytes(other), lambda: bundle.write_bytes(whole + other)):
         damage()
         assert findings(3, "--dir", folder)["bundle"] == "vaultpki agent --once"
         assert f"{node.pki}/kubelet-ca.crt: " in vaultpki("status", "-c", node.config, "--offline", expect=3).stdout
-        page, drawn = shown(3)
-        assert "<code>vaultpki agent --once" in page and "kubelet-ca.crt: " in drawn
+    # Whatever the damage is, all views take it from the same look.
+    page, drawn = shown(3)
+    assert "<code>vaultpki agent --once" in page and "kubelet-ca.crt: " in drawn
     kubeconfig = node.pki / "kubelet.conf"
     kubeconfig.resolve().write_text("{}")
     assert findings(3, "--dir", folder)["broken"] == "vaultpki renew kubelet-client"

@@ -25,7 +25,7 @@ def interrupted(cluster: AuditedCluster, *words: str, writes: int) -> tuple[str,
     """The command, with Ctrl-C once it has sent so many writes; what it printed."""
     start = cluster.server.audit_position()
     running = subprocess.Popen(
-        [sys.executable, "-m", "vaultpki", *words, "-f", str(cluster.file)],
+        [sys.executable, "-m", "vaultpki", *words],
         env=environment(cluster.environment()),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -42,25 +42,22 @@ def interrupted(cluster: AuditedCluster, *words: str, writes: int) -> tuple[str,
     return said, error
 
 
-def test_apply_can_be_run_again(clusters: ClusterFactory) -> None:
-    cluster = clusters.written(SPEC)
-    for writes in (2, 12):
-        _, error = interrupted(cluster, "apply", "--yes", writes=writes)
-        assert error.strip() == (
-            "vaultpki: interrupted; what was done stays done; run the same command again, and it does the rest; of a "
-            "saved plan save a new one, which has the rest"
-        )
-    cluster.apply()
-    cluster.settled()
-
-
-def test_of_a_saved_plan_a_new_one_has_the_rest(clusters: ClusterFactory) -> None:
+def test_the_same_apply_goes_on_and_of_a_saved_plan_a_new_one(clusters: ClusterFactory) -> None:
     cluster = clusters.written(SPEC)
     file = cluster.folder / "plan.json"
-    vaultpki("plan", "-f", cluster.file, "-o", file, env=cluster.environment("viewer"))
-    said, _ = interrupted(cluster, "apply", str(file), writes=12)
+
+    def save() -> None:
+        vaultpki("plan", "-f", cluster.file, "-o", file, env=cluster.environment("viewer"))
+
+    save()
+    said, _ = interrupted(cluster, "apply", str(file), writes=2)
     assert said.splitlines()[-1] == "Save a new plan, which has the rest: this one is refused from now on."
     fails(vaultpki("apply", file, env=cluster.environment(), expect=1), f"{file} is not applied, and nothing was")
-    vaultpki("plan", "-f", cluster.file, "-o", file, env=cluster.environment("viewer"))
+    _, error = interrupted(cluster, "apply", "--yes", "-f", str(cluster.file), writes=12)
+    assert error.strip() == (
+        "vaultpki: interrupted; what was done stays done; run the same command again, and it does the rest; of a "
+        "saved plan save a new one, which has the rest"
+    )
+    save()
     vaultpki("apply", file, env=cluster.environment())
     cluster.settled()

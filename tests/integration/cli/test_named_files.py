@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from helpers.vault.applied_cluster import environment, vaultpki
+from helpers.vault.applied_cluster import vaultpki
 
 COMMANDS = (
     "plan -f",
@@ -25,25 +23,20 @@ COMMANDS = (
 )
 
 
+AWAY = {"VAULT_ADDR": "https://127.0.0.1:9", "VAULT_TOKEN": "t"}
+
+
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_nobody_waits_for_it(tmp_path: Path, kind: str) -> None:
+def test_nobody_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.chdir(tmp_path)
     named = tmp_path / "named"
     if kind == "fifo":
         os.mkfifo(named, 0o600)
     else:
         named.symlink_to("/dev/zero")
     for command in COMMANDS:
-        ran = subprocess.run(
-            [sys.executable, "-m", "vaultpki", *command.split(), str(named)],
-            cwd=tmp_path,
-            env=environment({"VAULT_ADDR": "https://127.0.0.1:9", "VAULT_TOKEN": "t"}),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert ran.returncode == 1 and ran.stdout == "", (command, ran)
+        ran = vaultpki(*command.split(), named, env=AWAY, expect=1, timeout=60)
+        assert ran.stdout == "", (command, ran)
         assert ran.stderr.startswith("vaultpki: /") and ran.stderr.count("\n") == 1, (command, ran)
         assert "a FIFO, a socket or a device" in ran.stderr or "name the real folder" in ran.stderr, (command, ran)
     assert [path.name for path in tmp_path.iterdir()] == ["named"]
@@ -63,5 +56,5 @@ def test_what_cluster_yaml_names_is_no_exception(tmp_path: Path, what: str) -> N
     spec = tmp_path / "cluster.yaml"
     nodes = "nodes: [{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.1]}]\n"
     spec.write_text("cluster: prod\n" + nodes + lines[what])
-    ran = vaultpki("plan", "-f", spec, env={"VAULT_ADDR": "https://127.0.0.1:9", "VAULT_TOKEN": "t"}, expect=1)
+    ran = vaultpki("plan", "-f", spec, env=AWAY, expect=1)
     assert "a FIFO, a socket or a device" in ran.stderr and ran.stderr.count("\n") == 1, ran

@@ -6,10 +6,8 @@ import json
 import os
 import signal
 import stat
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from helpers.terminals import on_terminal
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.forked_command import Fork
 from helpers.vault.plan_commands import AuditedCluster, Ran, environment, fails, vaultpki
 from helpers.vault.servers import wait_for
 from vaultpki.records import node_report
@@ -38,6 +37,7 @@ pools:
 - {name: autoscaled, roles: [worker], node_names: "w-*"}
 """
 DAY = timedelta(days=1)
+NODES = ("cp-1", "worker-1", "worker-2")
 
 
 class Fleet:
@@ -78,16 +78,34 @@ class Fleet:
         path = self.cluster.report_path(node)
         assert self.cluster.server.api("POST", path, {"data": report}).status == 200
 
+    def _secret_ids(self, node: str) -> str:
+        return f"auth/{self.cluster.prefix}/listed/role/{node}/secret-id"
+
     def logins(self, node: str, count: int) -> None:
         """Gives a listed node so many live secret ids more."""
         for _ in range(count):
-            path = f"auth/{self.cluster.prefix}/listed/role/{node}/secret-id"
-            assert self.cluster.server.api("POST", path).status == 200
+            assert self.cluster.server.api("POST", self._secret_ids(node)).status == 200
+
+    def forget(self) -> None:
+        """Takes every report and secret id away."""
+        for node in NODES:
+            self.cluster.server.api("DELETE", self.cluster.report_path(node, data="metadata"))
+            path = self._secret_ids(node)
+            for accessor in self.cluster.read_names(path):
+                self.cluster.server.api("POST", f"{path}-accessor/destroy", {"secret_id_accessor": accessor})
+
+
+@pytest.fixture(scope="module")
+def cluster(shared_clusters: ClusterFactory) -> AuditedCluster:
+    return shared_clusters.applied(SPEC)
 
 
 @pytest.fixture
-def fleet(clusters: ClusterFactory) -> Fleet:
-    return Fleet(clusters.applied(SPEC))
+def fleet(cluster: AuditedCluster) -> Iterator[Fleet]:
+    """Nodes that have said nothing and cannot log in."""
+    fleet = Fleet(cluster)
+    yield fleet
+    fleet.forget()
 
 
 def test_a_cluster_without_a_node(clusters: ClusterFactory) -> None:
@@ -101,9 +119,13 @@ def test_from_new_to_well_to_urgent(fleet: Fleet) -> None:
     # Nobody has joined yet, which is no fault.
     document = fleet.json()
     assert [(each["node"], each["state"], each["message"]) for each in document["nodes"]] == [
-        (name, "new", "not enrolled") for name in ("cp-1", "worker-1", "worker-2")
+        (name, "new", "not enrolled") for name in NODES
     ]
-    for name in ("cp-1", "worker-1", "worker-2"):
+    # One that reports and has no credential has lost it.
+    fleet.reports("worker-1")
+    (first, *_) = fleet.json(expect=3)["nodes"]
+    assert (first["node"], first["state"], first["credentials"]) == ("worker-1", "needs-join", 0)
+    for name in NODES:
         fleet.logins(name, 1)
         fleet.reports(name)
     assert {each["state"] for each in fleet.json()["nodes"]} == {"ok"}
@@ -132,33 +154,28 @@ def test_from_new_to_well_to_urgent(fleet: Fleet) -> None:
     assert "ago" in lines[1] and " 0%" in lines[1] and "#" not in ran.stdout and "\x1b" not in ran.stdout
 
 
-def test_a_node_whose_credential_has_ended(fleet: Fleet) -> None:
-    fleet.reports("worker-1")
-    (first, *_) = fleet.json(expect=3)["nodes"]
-    assert (first["node"], first["state"], first["credentials"]) == ("worker-1", "needs-join", 0)
-
-
-@pytest.mark.parametrize("columns", [80, 100, 160])
-def test_on_a_terminal(fleet: Fleet, columns: int) -> None:
+def test_on_a_terminal(fleet: Fleet) -> None:
     fleet.logins("cp-1", 1)
     fleet.reports("cp-1", days=15)
     fleet.reports("worker-1", failures=("\x1b[2J\u202ekubelet",) * 5)
-    with on_terminal("nodes", "-f", fleet.cluster.file, env=fleet.env, columns=columns) as shown:
-        assert shown.ended() == 3
-    assert shown.coloured and "\x1b[2J" not in shown.shown and "\u202e" not in shown.shown
-    assert all(len(line) <= columns for line in shown.lines), shown.lines
-    good = next(line for line in shown.lines if line.startswith("cp-1 "))
-    assert "####----" in good and "%" not in good
-    assert ("control-plane+etcd" in good) is (columns == 160)
-    with on_terminal("nodes", "-f", fleet.cluster.file, env={**fleet.env, "NO_COLOR": "1"}, columns=columns) as plain:
+    for columns in (80, 100, 160):
+        with on_terminal("nodes", "-f", fleet.cluster.file, env=fleet.env, columns=columns) as shown:
+            assert shown.ended() == 3
+        assert shown.coloured and "\x1b[2J" not in shown.shown and "\u202e" not in shown.shown
+        assert all(len(line) <= columns for line in shown.lines), shown.lines
+        good = next(line for line in shown.lines if line.startswith("cp-1 "))
+        assert "####----" in good and "%" not in good
+        assert ("control-plane+etcd" in good) is (columns == 160)
+    with on_terminal("nodes", "-f", fleet.cluster.file, env={**fleet.env, "NO_COLOR": "1"}) as plain:
         assert plain.ended() == 3
     assert not plain.coloured and "####----" in plain.shown
 
 
-def test_watch_on_a_terminal_draws_in_place(fleet: Fleet) -> None:
+def test_watch_on_a_terminal_draws_in_place_and_goes_on_while_the_server_is_sealed(fleet: Fleet) -> None:
     fleet.logins("cp-1", 1)
     fleet.reports("cp-1")
     words = ("nodes", "-f", fleet.cluster.file, "--watch", "--every", "1s")
+    server = fleet.cluster.server
     with on_terminal(*words, env=fleet.env, rows=12) as shown:
         shown.until("2 new, 1 ok")
         fleet.reports("cp-1", days=-1)
@@ -166,6 +183,13 @@ def test_watch_on_a_terminal_draws_in_place(fleet: Fleet) -> None:
         # It clears once, and is drawn over from then on.
         assert shown.shown.count("\x1b[2J") == 1 and shown.shown.count("\x1b[H") >= 2
         assert "every 1 s; Ctrl-C ends it" in shown.shown
+        server.seal()
+        try:
+            shown.until("is sealed; unseal it")
+        finally:
+            server.unseal()
+        fleet.reports("cp-1")
+        shown.until("2 new, 1 ok", since=len(shown.shown))
         assert shown.ended(signal.SIGINT, 20) == 0
         assert "interrupted" not in shown.shown and "Traceback" not in shown.shown
 
@@ -177,26 +201,19 @@ def test_watch_keeps_to_the_height_of_the_terminal(fleet: Fleet) -> None:
         assert shown.ended(signal.SIGTERM, 20) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_watch_in_a_file_writes_one_table_after_the_other(fleet: Fleet, tmp_path: Path, number: signal.Signals) -> None:
-    out = tmp_path / "watched"
-    with out.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "vaultpki", "nodes", "-f", str(fleet.cluster.file), "--watch", "--every", "1s"],
-            env=environment(fleet.env),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+def test_watch_in_a_file_writes_one_table_after_the_other(fleet: Fleet, tmp_path: Path) -> None:
+    out, said = tmp_path / "watched", tmp_path / "said"
+    words = ["nodes", "-f", str(fleet.cluster.file), "--watch", "--every", "1s"]
+    with open(os.devnull) as nothing, out.open("w") as stream, said.open("w") as errors:
+        streams = [each.fileno() for each in (nothing, stream, errors)]
+        process = Fork(words, environment(fleet.env), streams)
         try:
             wait_for(lambda: out.read_text().count("3 nodes: 3 new") >= 2, 60, out.read_text)
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
         finally:
             process.kill()
-            _, said = process.communicate()
-    assert said == ""
+    assert said.read_text() == ""
     text = out.read_text()
     assert "\x1b" not in text
     tables = [table.splitlines() for table in text.split("\n\n") if table.strip()]
@@ -205,20 +222,6 @@ def test_watch_in_a_file_writes_one_table_after_the_other(fleet: Fleet, tmp_path
     assert all(
         stamp(when) == table[0] and table[1].startswith("NODE ") for when, table in zip(times, tables, strict=True)
     )
-
-
-def test_watch_goes_on_while_the_server_is_sealed(fleet: Fleet, tmp_path: Path) -> None:
-    server = fleet.cluster.server
-    with on_terminal("nodes", "-f", fleet.cluster.file, "--watch", "--every", "1s", env=fleet.env) as shown:
-        shown.until("3 new")
-        server.seal()
-        try:
-            shown.until("is sealed; unseal it")
-        finally:
-            server.unseal()
-        fleet.reports("cp-1", days=-1)
-        shown.until("1 expired")
-        assert shown.ended(signal.SIGINT, 20) == 0
 
 
 def test_what_cannot_be_watched_is_said_at_once(fleet: Fleet) -> None:
@@ -257,11 +260,12 @@ class Written:
         return samples
 
 
-def test_metrics_are_written_whole_for_another_user_to_read(fleet: Fleet, tmp_path: Path) -> None:
+def test_metrics_are_written_whole_for_another_user_to_read(clusters: ClusterFactory, tmp_path: Path) -> None:
+    fleet = Fleet(clusters.applied(SPEC))
     folder = tmp_path / "read"
     folder.mkdir()
     written = Written(fleet, folder / "vaultpki.prom")
-    for name in ("cp-1", "worker-1", "worker-2"):
+    for name in NODES:
         fleet.logins(name, 1)
         fleet.reports(name)
     fleet.reports("worker-2", days=-1, time=datetime.now(UTC) - 3 * DAY)

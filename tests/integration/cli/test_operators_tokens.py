@@ -83,6 +83,7 @@ def test_where_a_cluster_was_destroyed_there_is_none(clusters: ClusterFactory, t
         assert ran.stdout == "" and not [*tmp_path.glob("*.html"), *tmp_path.glob("*.svg")]
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("columns", [60, 80])
 def test_ca_status_fits_a_terminal(cluster: AuditedCluster, columns: int) -> None:
     env = cluster.environment("viewer")

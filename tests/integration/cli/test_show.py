@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -75,6 +74,7 @@ def on_crls(cluster: AppliedCluster) -> set[int]:
     return {entry.serial_number for text in texts for entry in x509.load_pem_x509_crl(text.encode())}
 
 
+@pytest.mark.on_node
 def test_every_certificate_of_a_node(node: NodeFolder) -> None:
     keys = [line for file in node.pki.glob("*.key") for line in file.read_text().splitlines() if "-----" not in line]
     assert keys
@@ -206,7 +206,7 @@ def test_one_certificate_is_revoked(cluster: AppliedCluster, node: NodeFolder, t
     with on_terminal("revoke", "-f", cluster.file, "--serial", serial, env=environment, columns=120) as asked:
         asked.until("Revoke this certificate?")
         assert "etcd-server of cp-1" in asked.shown and serial in asked.shown
-        os.write(asked.leader, b"n\n")
+        asked.typed("n")
         assert asked.ended() == 1 and "nothing was revoked" in asked.shown
     assert on_crls(cluster) == set()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.node import resident_agent
+from helpers.node.passes import passed_well
 from helpers.node.resident_agent import AT_ONCE, PASS, POLL, Watcher, polling_node, resident, short_and_long
 from helpers.vault.applied_cluster import NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
@@ -77,7 +78,7 @@ def test_a_hook_that_hangs_delays_no_certificate(clusters: ClusterFactory, tmp_p
     hangs = f"echo $$ >> {pids_file}; sleep 1000 & echo $! >> {pids_file}; wait"
     cluster = clusters.applied(resident_agent.SPEC)
     node = polling_node(cluster, further="hook_timeout: 1h\nhooks: {kubelet: [['true']]}\n")
-    node.run()
+    passed_well(node)
     with resident(node) as agent, Watcher(node).watching() as watched:
         agent.await_said("has started", 20)
         node.configure("[['true']]", f"[[sh, -c, {json.dumps(hangs)}]]")

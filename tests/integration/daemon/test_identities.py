@@ -28,6 +28,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
 
 
+@pytest.mark.on_node
 def test_a_second_agent_for_the_same_folders_ends_at_once(clusters: ClusterFactory) -> None:
     """The same directory is enough, and so is the same state folder; other commands work beside the first agent."""
     cluster = clusters.applied(resident_agent.SPEC)
@@ -74,6 +75,7 @@ def assert_second(node: NodeFolder, config: Path, kept: Path, pid: int) -> None:
     )
 
 
+@pytest.mark.on_node
 def test_agents_of_two_nodes_in_one_directory(server: Server, clusters: ClusterFactory) -> None:
     """The second one says so and ends."""
     cluster = clusters.applied(short_and_long("30s"))

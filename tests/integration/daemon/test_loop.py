@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import socket
@@ -15,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.faults.drawn import Drawn
 from helpers.node import resident_agent
+from helpers.node.passes import passed_well
 from helpers.node.resident_agent import (
     AT_ONCE,
     POLL,
@@ -37,32 +38,24 @@ from vaultpki.certificates import pair_files
 pytestmark = pytest.mark.on_node
 
 
-@pytest.fixture
-def cluster(clusters: ClusterFactory) -> AppliedCluster:
-    return clusters.applied(resident_agent.SPEC)
+@pytest.fixture(scope="module")
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(resident_agent.SPEC)
 
 
 @pytest.fixture
-def node(cluster: AppliedCluster) -> NodeFolder:
-    return polling_node(cluster)
-
-
-# When a signal comes, in seconds after the start: early ones meet the signing, late ones the installs and the waits.
-CHANCE = random.Random(20261124)  # noqa: S311 - instants, no secrets
-INSTANTS = [CHANCE.uniform(*span) for span in 12 * ((0, 0.4), (0.4, 4))]
+def node(cluster: AppliedCluster, tmp_path: Path) -> NodeFolder:
+    return polling_node(cluster, folder=tmp_path / "worker-1")
 
 
 @pytest.mark.parametrize(
-    "instants",
-    [
-        pytest.param(INSTANTS[:8], id="sample"),
-        pytest.param(INSTANTS, id="each", marks=pytest.mark.exhaustive),
-    ],
+    "trials", [pytest.param(4, id="sample"), pytest.param(24, id="each", marks=pytest.mark.exhaustive)]
 )
-def test_a_signal_ends_it_at_once(instants: list[float], clusters: ClusterFactory) -> None:
-    """While it signs, installs, waits for watchers or sleeps."""
+def test_a_signal_ends_it_at_once(trials: int, clusters: ClusterFactory, drawn: Drawn) -> None:
+    """While it signs, installs, waits for watchers or sleeps: early signals meet the signing, late ones the rest."""
     node = polling_node(clusters.applied(short_and_long("30s")))
-    for trial, instant in enumerate(instants):
+    for trial in range(trials):
+        instant = (drawn.below(400) if trial % 2 == 0 else 400 + drawn.below(3600)) / 1000
         damaged = trial // 2 % 2 == 1
         if damaged:
             # Signed anew, and the damaged ones wait for their watchers.
@@ -82,7 +75,8 @@ def test_a_signal_ends_it_at_once(instants: list[float], clusters: ClusterFactor
             assert len(found) in (0, 3), found
             if found:
                 leaf(node, name)
-        assert node.run().stderr == ""
+        passed_well(node)
+        passed_well(node)
         leaves(node)
         hidden = {path.name.partition(".")[0] for path in (node.pki / ".vaultpki").iterdir()}
         assert hidden == {"lock", "owner", "bundles", *WORKER}
@@ -91,7 +85,8 @@ def test_a_signal_ends_it_at_once(instants: list[float], clusters: ClusterFactor
 
 def test_it_ends_at_once_as_the_first_process_of_a_container(cluster: AppliedCluster, tmp_path: Path) -> None:
     """The kernel gives the first process of a container no default action for a signal."""
-    node = polling_node(cluster, further=f"hooks: {{kubelet: [[sh, -c, 'echo $$ > {tmp_path}/pid; sleep 1000']]}}\n")
+    hook = f"hooks: {{kubelet: [[sh, -c, 'echo $$ > {tmp_path}/pid; sleep 1000']]}}\n"
+    node = polling_node(cluster, further=hook, folder=tmp_path / "worker-1")
     with resident(node, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc") as agent:
         agent.await_issued()
         wait_for((tmp_path / "pid").exists, 10, agent.log.read_text)
@@ -194,7 +189,7 @@ def test_nothing_is_signed_while_a_folder_is_read_only(
     folder: str, server: Server, cluster: AppliedCluster, node: NodeFolder
 ) -> None:
     """It renews once the folder can be written again."""
-    node.run()
+    passed_well(node)
     script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
     read_only = ("unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", str(node.folder / folder))
     since = server.audit_position()

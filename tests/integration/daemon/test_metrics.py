@@ -14,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from helpers import dashboard
 from helpers.node import resident_agent
+from helpers.node.passes import passed_well
 from helpers.node.resident_agent import AT_ONCE, PASS, WORKER, faked, figure, get, resident, short_and_long
-from helpers.vault.applied_cluster import NodeFolder
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server, free_ports, wait_for
 from vaultpki.daemon import metrics, own_findings
@@ -29,11 +30,16 @@ def port() -> int:
     return port
 
 
+@pytest.fixture(scope="module")
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(short_and_long("30s"))
+
+
 @pytest.fixture
-def node(clusters: ClusterFactory, port: int) -> NodeFolder:
-    cluster = clusters.applied(short_and_long("30s"))
+def node(cluster: AppliedCluster, port: int, tmp_path: Path) -> NodeFolder:
     # Not so soon that it asks by itself while a test looks.
-    return cluster.equip("worker-1", further=f"poll: 10m\nmetrics: 127.0.0.1:{port}\n")
+    further = f"poll: 10m\nmetrics: 127.0.0.1:{port}\n"
+    return cluster.equip("worker-1", folder=tmp_path / "worker-1", further=further)
 
 
 def test_a_pass_that_is_broken_off_is_told_and_a_vault_that_is_away_is_not(
@@ -94,12 +100,7 @@ def test_healthz_looks_when_it_is_asked(node: NodeFolder, port: int, tmp_path: P
         assert healthz() == (200, "ok\n")
         # Nothing of it was the agent's own look.
         assert figure(port, "last_pass_timestamp_seconds") == passed
-        assert agent.end() < AT_ONCE
-
-
-def test_a_host_that_agent_yaml_lists_is_answered_from_then_on(node: NodeFolder, port: int) -> None:
-    with resident(node) as agent:
-        wait_for(lambda: get(port, "livez") == (200, "ok\n"), 30, agent.log.read_text)
+        # A host that agent.yaml lists is answered from then on.
         assert get(port, "livez", host="node-1.example.com")[0] == 421
         node.configure(
             f"metrics: 127.0.0.1:{port}", f"metrics: {{address: 127.0.0.1:{port}, hosts: [node-1.example.com]}}"
@@ -107,6 +108,7 @@ def test_a_host_that_agent_yaml_lists_is_answered_from_then_on(node: NodeFolder,
         agent.process.send_signal(signal.SIGHUP)
         wait_for(lambda: get(port, "livez", host="node-1.example.com")[0] == 200, PASS, agent.log.read_text)
         assert get(port, "metrics", host="node-2.example.com")[0] == 421
+        assert agent.end() < AT_ONCE
 
 
 def test_the_poll_interval_in_force_says_when_an_agent_is_stuck(node: NodeFolder, port: int, tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_what_vault_was_asked_to_sign_is_counted_whatever_it_answered(
 
 
 def test_whether_vault_is_there_is_shown_once_it_was_asked(node: NodeFolder, port: int) -> None:
-    node.run()
+    passed_well(node)
     with resident(node) as agent:
         wait_for(lambda: get(port, "healthz") == (200, "ok\n"), 30, agent.log.read_text)
         assert figure(port, "vault_reachable") is None and figure(port, "outage_left_seconds"), get(port, "metrics")[1]

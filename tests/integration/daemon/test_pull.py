@@ -8,9 +8,11 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
+from helpers.node.passes import passed_well
 from helpers.node.resident_agent import leaf, resident, short_and_long
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
@@ -24,9 +26,15 @@ FURTHER = "certificates:\n  kubelet: {{extra_names: [{name}]}}\n"
 QUIET = "poll: 24h\n"
 
 
+@pytest.fixture(scope="module")
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    """Each test applies further names of its own."""
+    return shared_clusters.applied(short_and_long("30d"))
+
+
 @pytest.fixture
-def cluster(clusters: ClusterFactory) -> AppliedCluster:
-    return clusters.applied(short_and_long("30d"))
+def node(cluster: AppliedCluster, tmp_path: Path) -> NodeFolder:
+    return cluster.equip("worker-1", folder=tmp_path / "worker-1", further=QUIET)
 
 
 def apply(cluster: AppliedCluster, name: str) -> None:
@@ -38,25 +46,23 @@ def dns(node: NodeFolder) -> tuple[str, ...]:
     return leaf(node, "kubelet").subject.dns
 
 
-def test_once_asks_and_if_due_does_not(cluster: AppliedCluster) -> None:
-    node = cluster.equip("worker-1", further=QUIET)
-    node.run()
-    apply(cluster, "a.example.com")
+def test_once_asks_and_if_due_does_not(cluster: AppliedCluster, node: NodeFolder) -> None:
+    passed_well(node)
+    apply(cluster, "once.example.com")
     since, before = cluster.server.audit_position(), node.snapshot()
     assert node.run().stdout.startswith("nothing to do until ")
     assert cluster.server.requests(since) == [] and node.snapshot() == before
     assert "renewed kubelet" in vaultpki("agent", "-c", node.config, "--once").stdout
-    assert "a.example.com" in dns(node)
+    assert "once.example.com" in dns(node)
     said = vaultpki("agent", "-c", node.config, "--if-due", expect=2).stderr
     assert "--if-due is for --once" in said
 
 
-def test_status_says_when_vault_was_asked(cluster: AppliedCluster) -> None:
-    node = cluster.equip("worker-1", further=QUIET)
+def test_status_says_when_vault_was_asked(cluster: AppliedCluster, node: NodeFolder) -> None:
     command = ("status", "-c", node.config, "--offline")
     found = json.loads(vaultpki(*command, "--json", expect=3).stdout)["vault"]
     assert found == {"reachable": None, "error": None, "asked": None, "answered": None}
-    node.run()
+    passed_well(node)
     found = json.loads(vaultpki(*command, "--json").stdout)["vault"]
     assert found["asked"] == found["answered"] is not None
     assert f"the agent last asked Vault at {found['asked']}" in vaultpki(*command).stdout.splitlines()
@@ -68,8 +74,7 @@ def test_status_says_when_vault_was_asked(cluster: AppliedCluster) -> None:
     assert f"and last had an answer at {found['answered']}" in vaultpki(*command, expect=3).stdout
 
 
-def test_pull_and_sighup_make_a_resident_agent_ask_at_once(cluster: AppliedCluster) -> None:
-    node = cluster.equip("worker-1", further=QUIET)
+def test_pull_and_sighup_make_a_resident_agent_ask_at_once(cluster: AppliedCluster, node: NodeFolder) -> None:
     with resident(node) as agent:
         agent.await_issued()
         apply(cluster, "a.example.com")
@@ -96,9 +101,8 @@ def test_pull_and_sighup_make_a_resident_agent_ask_at_once(cluster: AppliedClust
     assert "no resident agent of" in said and "--once" in said
 
 
-def test_a_loop_of_sighup_makes_few_looks(cluster: AppliedCluster) -> None:
+def test_a_loop_of_sighup_makes_few_looks(cluster: AppliedCluster, node: NodeFolder) -> None:
     """Such as of a hook that reloads the agent; agent.yaml is read again each time."""
-    node = cluster.equip("worker-1", further=QUIET)
     with resident(node) as agent:
         agent.await_issued()
         since = cluster.server.audit_position()
@@ -111,9 +115,8 @@ def test_a_loop_of_sighup_makes_few_looks(cluster: AppliedCluster) -> None:
         agent.end()
 
 
-def test_pull_signals_no_other_process(cluster: AppliedCluster) -> None:
+def test_pull_signals_no_other_process(node: NodeFolder) -> None:
     """Neither one that has the agent's number by now, nor one that a note names with a start of its own."""
-    node = cluster.equip("worker-1", further=QUIET)
     with resident(node) as agent:
         agent.await_issued()
         agent.process.kill()

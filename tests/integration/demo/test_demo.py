@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 
 from helpers.faults import unexpected_files
+from helpers.faults.drawn import Drawn
 from helpers.vault.applied_cluster import Ran, environment, vaultpki
-from helpers.vault.servers import call, wait_for
+from helpers.vault.server_calls import call
+from helpers.vault.servers import wait_for
 from vaultpki.certificates import pair_files
 from vaultpki.config.cluster import load_cluster
 from vaultpki.pki import x509
@@ -98,16 +100,6 @@ def test_the_tables_show_every_certificate(shown: tuple[Ran, Path]) -> None:
 
 def shown_path(crt: Path, folder: Path) -> str:
     return str(crt.relative_to(folder))
-
-
-def test_a_second_demo_in_the_same_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "here"
-    vaultpki("demo", "--dir", folder)
-    first = (folder / "nodes/cp-1/pki/etcd-ca-chain.crt").read_bytes()
-    (folder / "notes.txt").write_text("mine")
-    vaultpki("demo", "--dir", folder)
-    assert (folder / "nodes/cp-1/pki/etcd-ca-chain.crt").read_bytes() != first
-    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def refused(ran: Ran, *words: str) -> None:
@@ -212,6 +204,12 @@ def test_what_was_put_into_the_folder_when_others_could(tmp_path: Path) -> None:
     assert not (folder / "nodes/cp-1").is_symlink() and not (folder / "cluster.yaml").is_symlink()
     (tmp_path / "link").symlink_to(folder)
     refused(vaultpki("demo", "--dir", tmp_path / "link", expect=1), "symbolic link")
+    # A second demo takes the place of the first, and nobody else's.
+    first = (folder / "nodes/cp-1/pki/etcd-ca-chain.crt").read_bytes()
+    (folder / "notes.txt").write_text("mine")
+    vaultpki("demo", "--dir", folder)
+    assert (folder / "nodes/cp-1/pki/etcd-ca-chain.crt").read_bytes() != first
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def given_away(path: Path) -> None:
@@ -219,12 +217,9 @@ def given_away(path: Path) -> None:
     os.chown(path, STRANGER, STRANGER)
 
 
-def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "here").write_text("")
-    refused(vaultpki("demo", "--dir", tmp_path / "here", expect=1), str(tmp_path / "here"))
-
-
-def test_a_port_in_use(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_and_a_port_in_use(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(vaultpki("demo", "--dir", tmp_path / "file", expect=1), str(tmp_path / "file"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ran = vaultpki("demo", "--dir", tmp_path / "here", "--port", str(port), expect=1)
@@ -266,7 +261,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert servers_of(folder) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.conformance)])
 def test_serve_keeps_the_server_until_it_is_told_to_stop(number: signal.Signals, tmp_path: Path) -> None:
     folder = tmp_path / "here"
     log = tmp_path / "log"
@@ -313,9 +308,13 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_signal_in_the_middle_leaves_no_server(moment: str, tmp_path: Path) -> None:
-    folder = tmp_path / "here"
+@pytest.mark.parametrize("size", [2, pytest.param(len(MOMENTS), id="each", marks=pytest.mark.conformance)])
+def test_a_signal_in_the_middle_leaves_no_server(size: int, tmp_path: Path, drawn: Drawn) -> None:
+    for moment in drawn.some([*MOMENTS], size):
+        interrupted(moment, tmp_path / moment)
+
+
+def interrupted(moment: str, folder: Path) -> None:
     command = [sys.executable, "-m", "vaultpki", "demo", "--dir", str(folder)]
     with subprocess.Popen(
         command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -19,7 +19,10 @@ from vaultpki.kube.flags import COMPONENTS
 
 # Nothing here waits for the first, which a busy machine may need; the second is waited for.
 TIMEOUT, SHORT = 30.0, 0.5
+TOO_LATE = "no whole answer from ADDRESS within 0.5 s"
 CA, OTHER = trustme.CA(), trustme.CA()
+# The CA's certificate, in a list of flags.
+FILE = "FILE"
 
 
 def process(component: str, *flags: str) -> Process:
@@ -82,20 +85,13 @@ def tls(pki: Path, name: str = "server", clients: ssl.VerifyMode = ssl.CERT_REQU
         (garbage, "the answer of ADDRESS is not HTTP"),
         (closes, "nothing answers at ADDRESS"),
         (lambda guest: guest.reset(), "nothing answers at ADDRESS"),
+        (hangs, TOO_LATE),
+        (lambda guest: (guest.request(), guest.drip("HTTP/1.1 200 OK\r\n\r\n" + "ok" * 10000)), TOO_LATE),
     ],
-    ids=["healthy", "unhealthy", "unprintable", "redirect", "huge", "garbage", "closes", "resets"],
+    ids=["healthy", "unhealthy", "unprintable", "redirect", "huge", "garbage", "closes", "resets", "hangs", "drips"],
 )
 def test_an_answer_is_one_part_of_a_sentence(behaviour: Behaviour, said: str) -> None:
-    assert etcd(behaviour) == said
-
-
-@pytest.mark.parametrize(
-    "behaviour",
-    [hangs, lambda guest: (guest.request(), guest.drip("HTTP/1.1 200 OK\r\n\r\n" + "ok" * 10000))],
-    ids=["hangs", "drips"],
-)
-def test_no_answer_takes_longer_than_its_time(behaviour: Behaviour) -> None:
-    assert etcd(behaviour, SHORT) == "no whole answer from ADDRESS within 0.5 s"
+    assert etcd(behaviour, SHORT if said == TOO_LATE else TIMEOUT) == said
 
 
 def test_without_a_listener_nothing_answers() -> None:
@@ -128,40 +124,21 @@ def test_a_member_without_a_listener_for_probes_is_asked_with_its_own_pair(pki: 
         assert ask("etcd", "--config-file", str(settings)) == ""
 
 
-def test_a_member_whose_address_is_not_seen_is_told_what_helps() -> None:
-    assert ask("etcd", "--name=a") == (
-        "its command line does not say where it listens: give it --listen-metrics-urls=http://127.0.0.1:2381"
-    )
-
-
-def test_an_api_server_is_asked_with_a_pair_and_without(pki: Path) -> None:
-    flags = [
-        f"--client-ca-file={pki}/ca.crt",
-        f"--kubelet-client-certificate={pki}/client.crt",
-        f"--kubelet-client-key={pki}/client.key",
-    ]
-
-    def named(guest: Guest) -> None:
+@pytest.mark.parametrize(
+    ("with_pair", "without", "said"),
+    [(200, 401, ""), (401, 200, ""), (403, 401, "/readyz answers 403")],
+    ids=["lets in those it knows", "lets in anybody", "starting"],
+)
+def test_an_api_server_is_asked_with_a_pair_and_without(with_pair: int, without: int, said: str, pki: Path) -> None:
+    def behave(guest: Guest) -> None:
         guest.request()
         assert isinstance(guest.socket, ssl.SSLSocket)
-        guest.answer(200 if guest.socket.getpeercert() else 401, "ok")
+        guest.answer(with_pair if guest.socket.getpeercert() else without, "ok")
 
-    def nobody(guest: Guest) -> None:
-        guest.request()
-        assert isinstance(guest.socket, ssl.SSLSocket)
-        guest.answer(401 if guest.socket.getpeercert() else 200, "ok")
-
-    for behaviour in (named, nobody):
-        with serving(behaviour, tls=tls(pki, clients=ssl.CERT_OPTIONAL)) as server:
-            assert ask("kube-apiserver", f"--secure-port={port(server)}", *flags) == ""
-
-    def starting(guest: Guest) -> None:
-        guest.request()
-        assert isinstance(guest.socket, ssl.SSLSocket)
-        guest.answer(403 if guest.socket.getpeercert() else 401, "")
-
-    with serving(starting, tls=tls(pki, clients=ssl.CERT_OPTIONAL)) as server:
-        assert ask("kube-apiserver", f"--secure-port={port(server)}", *flags) == "/readyz answers 403"
+    pair = [f"--client-ca-file={pki}/ca.crt", f"--kubelet-client-certificate={pki}/client.crt"]
+    pair.append(f"--kubelet-client-key={pki}/client.key")
+    with serving(behave, tls=tls(pki, clients=ssl.CERT_OPTIONAL)) as server:
+        assert ask("kube-apiserver", f"--secure-port={port(server)}", *pair) == said
 
 
 def test_an_api_server_may_serve_a_certificate_of_another_ca_if_it_is_its_own(pki: Path) -> None:
@@ -200,44 +177,41 @@ def test_a_kubelet_and_a_proxy_are_asked_where_their_settings_say(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("component", "flags", "at"),
-    [
-        ("etcd", ["--listen-metrics-urls=http://127.9.9.9:2381"], "127.9.9.9:2381"),
-        ("etcd", ["--listen-metrics-urls", "https://127.9.9.8:1,http://127.9.9.9:2"], "127.9.9.9:2"),
-        ("kubelet", ["--healthz-bind-address=127.9.9.9"], "127.9.9.9:10248"),
-        ("kube-proxy", ["--healthz-bind-address=127.9.9.9:10256"], "127.9.9.9:10256"),
-        ("kube-controller-manager", ["--bind-address=127.9.9.9"], "127.9.9.9:10257"),
-        ("kube-scheduler", ["--bind-address=127.9.9.9"], "127.9.9.9:10259"),
-        ("kube-apiserver", ["--bind-address=127.9.9.9", "--client-ca-file=CA"], "127.9.9.9:6443"),
-    ],
-)
-def test_addresses_and_ports_are_those_of_the_flags(component: str, flags: list[str], at: str, pki: Path) -> None:
-    given = [flag.replace("CA", f"{pki}/ca.crt") for flag in flags]
-    assert ask(component, *given) == f"nothing answers at {at}"
-
-
-@pytest.mark.parametrize(
     ("component", "flags", "said"),
     [
+        # Addresses and ports are those of the flags.
+        ("etcd", ["--listen-metrics-urls=http://127.9.9.9:2381"], "nothing answers at 127.9.9.9:2381"),
+        ("etcd", ["--listen-metrics-urls", "https://127.9.9.8:1,http://127.9.9.9:2"], "nothing answers at 127.9.9.9:2"),
+        ("kubelet", ["--healthz-bind-address=127.9.9.9"], "nothing answers at 127.9.9.9:10248"),
+        ("kube-proxy", ["--healthz-bind-address=127.9.9.9:10256"], "nothing answers at 127.9.9.9:10256"),
+        ("kube-controller-manager", ["--bind-address=127.9.9.9"], "nothing answers at 127.9.9.9:10257"),
+        ("kube-scheduler", ["--bind-address=127.9.9.9"], "nothing answers at 127.9.9.9:10259"),
+        (
+            "kube-apiserver",
+            ["--bind-address=127.9.9.9", "--client-ca-file=FILE"],
+            "nothing answers at 127.9.9.9:6443",
+        ),
+        # What cannot be asked is told.
         ("kube-scheduler", ["--secure-port=0"], "its --secure-port is 0, so it cannot be asked: remove that flag"),
         ("kubelet", ["--healthz-port=0"], "its healthzPort is 0, so it cannot be asked: remove that setting"),
         ("kubelet", ["--healthz-port=99999"], "its flags name no address at which it can be asked"),
         ("kube-proxy", ["--healthz-bind-address=a b"], "its flags name no address at which it can be asked"),
         ("etcd", ["--listen-metrics-urls=http://127.0.0.1:x"], "its flags name no address at which it can be asked"),
+        (
+            "etcd",
+            ["--name=a"],
+            "its command line does not say where it listens: give it --listen-metrics-urls=http://127.0.0.1:2381",
+        ),
         ("kube-apiserver", [], "the CA file in its flags has no certificate that can be read"),
         (
             "kube-apiserver",
-            [
-                "--client-ca-file=PKI/ca.crt",
-                "--kubelet-client-certificate=PKI/ca.crt",
-                "--kubelet-client-key=PKI/ca.crt",
-            ],
+            [f"--{each}={FILE}" for each in ("client-ca-file", "kubelet-client-certificate", "kubelet-client-key")],
             "the CA, certificate or key in its flags cannot be used",
         ),
     ],
 )
-def test_what_cannot_be_asked_is_told(component: str, flags: list[str], said: str, pki: Path) -> None:
-    assert ask(component, *(flag.replace("PKI", str(pki)) for flag in flags)) == said
+def test_flags_say_where_and_how_it_is_asked(component: str, flags: list[str], said: str, pki: Path) -> None:
+    assert ask(component, *(flag.replace(FILE, f"{pki}/ca.crt") for flag in flags)) == said
 
 
 def test_files_that_are_none_are_not_waited_for(pki: Path) -> None:

@@ -41,6 +41,7 @@ spec:
   containers: []  # as kubeadm writes it, shortened
 """
 DIGEST = "4f1c9a0e" * 8
+ERRORS = ("ENOSPC", "EIO", "EROFS")
 CHANGED = MANIFEST.replace(
     "metadata:\n", 'metadata:\n  annotations:\n    "vaultpki/restarted-for": "etcd-ca=4f1c9a0e4f1c9a0e"\n'
 )
@@ -90,13 +91,19 @@ def points(path: Path, log: Path) -> list[tuple[str, int]]:
     return found
 
 
-def test_killed_and_failed_at_every_changing_call(tmp_path: Path) -> None:
+@pytest.mark.parametrize("errors", [1, pytest.param(len(ERRORS), marks=pytest.mark.exhaustive)])
+def test_killed_and_failed_at_every_changing_call(errors: int, tmp_path: Path) -> None:
+    """So many errors of each call, each another one than of the call before."""
     calls = points(manifests(tmp_path / "trial"), tmp_path / "trace")
     names = [name for name, _ in calls]
     assert names[:2] == ["openat", "write"] and names[-3:] == ["renameat", "fsync", "write"], calls
     assert {"fchmod", "fsync"} <= set(names[2:-3]), calls
     faults = [(point, "signal=SIGKILL") for point in calls]
-    faults += [(point, f"error={error}") for point in calls[:-1] for error in ("ENOSPC", "EIO", "EROFS")]
+    faults += [
+        (point, f"error={ERRORS[(number + further) % len(ERRORS)]}")
+        for number, point in enumerate(calls[:-1])
+        for further in range(errors)
+    ]
     faults += [(point, "retval=1") for point in calls if point[0] == "write"][:1]
     for number, ((call, count), fault) in enumerate(faults):
         what = f"{fault} at {call} {count}"
@@ -116,8 +123,7 @@ def test_killed_and_failed_at_every_changing_call(tmp_path: Path) -> None:
                 assert call == "unlink" or os.listdir(path.parent) == [path.name], f"{what}: left something behind"
         # Only a name that the kubelet looks past may stand beside the manifest.
         assert all(name.startswith(".") for name in os.listdir(path.parent) if name != path.name), what
-        again = restart(path)
-        assert again.stdout == "done\n", f"{what}, then run again: {again.stderr}"
+        static_pod.restart(str(path), {"etcd-ca": DIGEST})
         assert path.read_text() == CHANGED and os.listdir(path.parent) == [path.name], what
         assert path.stat().st_mode & 0o7777 == 0o640, what
         shutil.rmtree(path.parent)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from helpers.vault.applied_cluster import NodeFolder, environment, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import free_ports, wait_for
 from vaultpki.config.agent import load_agent
@@ -31,6 +31,9 @@ SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
 nodes:
 - {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+- {name: worker-2, roles: [worker], addresses: [10.0.0.22]}
+- {name: worker-3, roles: [worker], addresses: [10.0.0.23]}
+- {name: worker-4, roles: [worker], addresses: [10.0.0.24]}
 """
 
 # What `systemd-analyze security` finds at most; 10 is a service without any protection. What is left is what the agent
@@ -50,10 +53,16 @@ exec setpriv --no-new-privs --inh-caps -all --bounding-set -all,+chown,+dac_over
 """
 
 
+@pytest.fixture(scope="module")
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(SPEC)
+
+
 @pytest.fixture
-def node(clusters: ClusterFactory) -> NodeFolder:
-    cluster = clusters.applied(SPEC)
-    return cluster.equip("worker-1", further=f"metrics: 127.0.0.1:{free_ports(1)[0]}\n")
+def node(cluster: AppliedCluster) -> NodeFolder:
+    """A node that has nothing yet, another one for each test."""
+    name = next(each.name for each in cluster.model.nodes if not (cluster.folder / "nodes" / each.name).exists())
+    return cluster.equip(name, further=f"metrics: 127.0.0.1:{free_ports(1)[0]}\n")
 
 
 def judged(*arguments: str | Path) -> str:
@@ -198,9 +207,9 @@ def fetched(url: str) -> tuple[int, str]:
         return 0, ""
 
 
-def its(labels: Mapping[str, str]) -> list[str]:
+def its(labels: Mapping[str, str], node: str) -> list[str]:
     """The labels of a sample beside those of the node, which every sample has."""
-    assert labels["node"] == "worker-1" and labels["cluster"]
+    assert labels["node"] == node and labels["cluster"]
     return [value for name, value in labels.items() if name not in ("cluster", "node")]
 
 
@@ -211,7 +220,7 @@ def test_a_resident_agent_shows_what_it_holds(node: NodeFolder) -> None:
         status, text = fetched(f"http://{address}/metrics")
         assert status == 200
         found = {
-            (sample.name.removeprefix("vaultpki_"), *its(sample.labels)): sample.value
+            (sample.name.removeprefix("vaultpki_"), *its(sample.labels, node.name)): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,33 +15,42 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from helpers.node import enrolled_nodes
+from helpers.node.handmade_files import key_usage
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, changes, fails
-from helpers.vault.servers import Server, write_tls
+from helpers.vault.servers import write_tls
 
 FOREIGN = "https://evil.example:8200"
 # What somebody who may write one record of the config store would like people to believe.
-PLANTED: dict[str, dict[str, Any]] = {
-    "pin": {"root_sha256": "00" * 32},
-    "addresses": {"vault": {"addresses": [FOREIGN], "ca_pem": ""}},
-    "endpoint": {"endpoint": "https://evil.example:6443"},
-    "odd": {"root_sha256": 7, "vault": "nowhere", "endpoint": None, "cluster": ["x"], "templates": "x"},
-    "more": {"\x1b[2J": 1},
+BELIEVED: dict[str, Any] = {
+    "root_sha256": "00" * 32,
+    "vault": {"addresses": [FOREIGN], "ca_pem": ""},
+    "endpoint": "https://evil.example:6443",
+    "\x1b[2J": 1,
 }
+ODD: dict[str, Any] = {"root_sha256": 7, "vault": "nowhere", "endpoint": None, "cluster": ["x"], "templates": "x"}
+
+
+@pytest.fixture(scope="module")
+def applied(shared_clusters: ClusterFactory) -> AuditedCluster:
+    return ambient(shared_clusters)
 
 
 @pytest.fixture
-def cluster(clusters: ClusterFactory) -> AuditedCluster:
-    """A cluster that is applied, without `vault` in its cluster.yaml."""
+def cluster(applied: AuditedCluster) -> Iterator[AuditedCluster]:
+    """A cluster that is applied, without `vault` in its cluster.yaml; afterwards it is as it was."""
+    text = applied.file.read_text()
+    yield applied
+    applied.file.write_text(text)
+    applied.apply()
+
+
+def ambient(clusters: ClusterFactory) -> AuditedCluster:
     cluster = clusters.written(SPEC)
-    cluster.file.write_text(ambient(cluster))
+    cluster.file.write_text(f"cluster: {cluster.name}\n{SPEC}")
     cluster.apply()
     return cluster
-
-
-def ambient(cluster: AuditedCluster) -> str:
-    return f"cluster: {cluster.name}\n{SPEC}"
 
 
 def planted(cluster: AuditedCluster, fields: dict[str, Any]) -> None:
@@ -55,27 +65,23 @@ def run(cluster: AuditedCluster, *arguments: str | Path, expect: int = 0, **vari
     return vaultpki(command, "-f", cluster.file, *rest, env=env, expect=expect)
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize(
-    ("what", "named"),
-    [
-        pytest.param(what, named, id=f"{what}-{'named' if named else 'ambient'}", marks=marks)
-        for what in PLANTED
-        for named in (True, False)
-        for marks in [[] if named or what == "addresses" else [pytest.mark.conformance]]
-    ],
+    ("fields", "named"), [(BELIEVED, True), (BELIEVED, False), (ODD, True)], ids=["named", "ambient", "odd"]
 )
 def test_a_record_that_says_something_else_is_drift_and_not_believed(
-    cluster: AuditedCluster, tmp_path: Path, what: str, named: bool
+    cluster: AuditedCluster, tmp_path: Path, fields: dict[str, Any], named: bool
 ) -> None:
     if named:
         cluster.write(SPEC)
     pin, ca_pem = cluster.root_sha256, cluster.server.ca_file.read_text()
     urls = cluster.read(f"{cluster.prefix}/etcd/config/urls")
-    planted(cluster, PLANTED[what])
+    planted(cluster, fields)
 
     warning = f"the record {cluster.prefix}/config/cluster in Vault differs from {cluster.file} ("
     for arguments in (("enroll", "worker-1", "-o", tmp_path / "j.json"), ("enroll", "--all", "-o", tmp_path / "all")):
-        enrolled_nodes.vacate(cluster, "worker-1")
+        for node in ("worker-1", "cp-1"):
+            enrolled_nodes.vacate(cluster, node)
         ran = run(cluster, *arguments)
         assert ran.stderr.startswith(warning) and ran.stderr.count("\n") == 1 and ran.stderr[:-1].isprintable()
         assert "apply` corrects it" in ran.stderr
@@ -92,10 +98,9 @@ def test_a_record_that_says_something_else_is_drift_and_not_believed(
     admin = (tmp_path / "operator/admin.conf").read_text()
     assert "evil" not in admin and 'server: "https://10.0.0.11:6443"' in admin
 
-    drift = changes(cluster.plan())
-    ((key, (action, fields)),) = drift.items()
+    ((key, (action, drift)),) = changes(cluster.plan()).items()
     assert key == ("config", f"{cluster.prefix}/config/cluster") and action == "update"
-    assert fields.keys() == PLANTED[what].keys()
+    assert drift.keys() == fields.keys()
     cluster.applied()
     assert cluster.plan()["changes"] == [] and cluster.read(f"{cluster.prefix}/etcd/config/urls") == urls
     enrolled_nodes.vacate(cluster, "worker-1")
@@ -103,28 +108,26 @@ def test_a_record_that_says_something_else_is_drift_and_not_believed(
     assert ran.stderr == ""
 
 
+@pytest.mark.on_node
 def test_without_a_record_or_with_a_newer_one_nobody_is_enrolled(cluster: AuditedCluster, tmp_path: Path) -> None:
+    asking = (("enroll", "cp-1", "-o", tmp_path / "j.json"), ("issue", "admin", "--dir", tmp_path / "operator"))
     planted(cluster, {"version": 2})
-    for arguments in (
-        ("enroll", "cp-1", "-o", tmp_path / "j.json"),
-        ("issue", "admin", "--dir", tmp_path / "operator"),
-    ):
+    for arguments in asking:
         fails(run(cluster, *arguments, expect=1), "has version 2 and this vaultpki speaks 1")
     assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/cluster").status == 204
-    for arguments in (
-        ("enroll", "cp-1", "-o", tmp_path / "j.json"),
-        ("issue", "admin", "--dir", tmp_path / "operator"),
-    ):
+    for arguments in asking:
         fails(run(cluster, *arguments, expect=1), f"cluster {cluster.name} is not in this Vault; run `vaultpki apply")
     assert not [*tmp_path.glob("*.json"), *tmp_path.glob(".*")] and not (tmp_path / "operator").exists()
 
 
+@pytest.mark.on_node
 def test_the_ca_of_addresses_in_cluster_yaml_is_the_one_beside_them(cluster: AuditedCluster, tmp_path: Path) -> None:
     """VAULT_CACERT is of the way that a person takes, who may come by another address."""
     (tmp_path / "other").mkdir()
     both = tmp_path / "both.pem"
     both.write_text(cluster.server.ca_file.read_text() + write_tls(tmp_path / "other").read_text())
     cluster.write(SPEC)
+    enrolled_nodes.vacate(cluster, "cp-1")
     run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json", VAULT_CACERT=str(both))
     assert json.loads((tmp_path / "cp-1.json").read_text())["ca_pem"] == cluster.server.ca_file.read_text()
     assert json.loads(run(cluster, "plan", "--json", VAULT_CACERT=str(both)).stdout)["changes"] == []
@@ -134,28 +137,28 @@ def test_the_ca_of_addresses_in_cluster_yaml_is_the_one_beside_them(cluster: Aud
 
 
 def pinned(cluster: AuditedCluster, pin: str) -> None:
-    cluster.file.write_text(f"{ambient(cluster)}ca: {{root_sha256: '{pin}'}}\n")
+    cluster.file.write_text(f"cluster: {cluster.name}\n{SPEC}ca: {{root_sha256: '{pin}'}}\n")
 
 
-def test_apply_tells_the_root_until_cluster_yaml_names_it(clusters: ClusterFactory, tmp_path: Path) -> None:
-    cluster = clusters.written(SPEC)
-    first = run(cluster, "apply", "--yes").stdout
+@pytest.mark.on_node
+def test_apply_tells_the_root_until_cluster_yaml_names_it(cluster: AuditedCluster, tmp_path: Path) -> None:
     pin = cluster.root_sha256
     line = f"Root CA SHA-256: {pin}; write it into {cluster.file} as ca.root_sha256"
-    assert line in first.splitlines() and line in run(cluster, "apply", "--yes").stdout.splitlines()
+    assert line in run(cluster, "apply", "--yes").stdout.splitlines()
     assert json.loads(run(cluster, "apply", "--yes", "--json").stdout)["root_sha256"] == pin
-    colons = ":".join(pin[at : at + 2] for at in range(0, 64, 2)).upper()
-    for spelling in (pin, pin.upper(), colons):
-        cluster.write(f"{SPEC}ca: {{root_sha256: '{spelling}'}}\n")
-        assert "Root CA SHA-256" not in run(cluster, "apply", "--yes").stdout
-        assert json.loads(run(cluster, "apply", "--yes", "--json").stdout)["root_sha256"] == pin
-        assert json.loads(run(cluster, "plan", "--json").stdout)["changes"] == []
-        enrolled_nodes.vacate(cluster, "cp-1")
-        run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
+    pinned(cluster, ":".join(pin[at : at + 2] for at in range(0, 64, 2)).upper())
+    assert "Root CA SHA-256" not in run(cluster, "apply", "--yes").stdout
+    assert json.loads(run(cluster, "apply", "--yes", "--json").stdout)["root_sha256"] == pin
+    assert json.loads(run(cluster, "plan", "--json").stdout)["changes"] == []
+    enrolled_nodes.vacate(cluster, "cp-1")
+    run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
     run(cluster, "issue", "admin", "--dir", tmp_path / "operator")
 
 
-def test_a_server_that_shows_another_root_is_refused(cluster: AuditedCluster, tmp_path: Path) -> None:
+@pytest.mark.on_node
+def test_a_server_that_shows_another_root_is_refused(
+    cluster: AuditedCluster, clusters: ClusterFactory, tmp_path: Path
+) -> None:
     pin, other = cluster.root_sha256, "4f" * 32
     pinned(cluster, other)
     mark = cluster.server.audit_position()
@@ -174,50 +177,34 @@ def test_a_server_that_shows_another_root_is_refused(cluster: AuditedCluster, tm
         ("verify", "--vault"),
         ("destroy", "--confirm", cluster.name),
     ):
-        ran = run(cluster, *arguments, expect=1)
-        fails(ran, said)
-    assert cluster.server.writes(mark) == []
+        fails(run(cluster, *arguments, expect=1), said)
     assert not [*tmp_path.glob("*.json"), *tmp_path.glob(".*")] and not (tmp_path / "operator").exists()
-    pinned(cluster, pin)
-    run(cluster, "destroy", "--confirm", cluster.name)
-
-
-def test_an_empty_server_gets_no_other_root(server: Server, clusters: ClusterFactory) -> None:
-    cluster = clusters.written(SPEC)
-    pinned(cluster, "4f" * 32)
-    mark = server.audit_position()
+    # An empty one gets no other root.
+    empty = clusters.written(SPEC)
+    pinned(empty, other)
     for arguments in (("plan",), ("apply", "--yes")):
         fails(
-            run(cluster, *arguments, expect=1),
-            f"there is no root CA at {cluster.prefix}/root, and a new one would be another root than ca.root_sha256 in "
-            f"{cluster.file} names; restore that one from a backup, or remove the key to make a new one",
+            run(empty, *arguments, expect=1),
+            f"there is no root CA at {empty.prefix}/root, and a new one would be another root than ca.root_sha256 in "
+            f"{empty.file} names; restore that one from a backup, or remove the key to make a new one",
         )
-    assert server.writes(mark) == []
-    assert server.api("GET", f"sys/mounts/{cluster.prefix}/root").status != 200
+    assert empty.server.writes(mark) == []
+    assert empty.server.api("GET", f"sys/mounts/{empty.prefix}/root").status != 200
 
 
 # What the root's mount shows
 
 
-def self_signed(name: str, *, ca: bool = True, begun: timedelta = timedelta(days=-1)) -> str:
+def self_signed(name: str, *, begun: timedelta = timedelta(days=-1)) -> str:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     begin = datetime.now(UTC) + begun
-    other_uses = {
-        "digital_signature": False,
-        "content_commitment": False,
-        "key_encipherment": False,
-        "data_encipherment": False,
-        "key_agreement": False,
-        "encipher_only": False,
-        "decipher_only": False,
-    }
     made = (
         x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(begin + timedelta(days=3))
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(**other_uses, key_cert_sign=ca, crl_sign=ca), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(key_usage("key_cert_sign", "crl_sign"), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -231,40 +218,38 @@ def imported(cluster: AuditedCluster, pem: str) -> str:
     return made
 
 
-def test_a_root_that_somebody_put_beside_ours_is_not_taken_for_it(cluster: AuditedCluster, tmp_path: Path) -> None:
-    pin = cluster.root_sha256
-    imported(cluster, self_signed("another root CA"))
-    fake = imported(cluster, self_signed(f"{cluster.name} root CA"))
-    assert cluster.server.api("POST", f"{cluster.prefix}/root/config/issuers", {"default": fake}).status == 200
+def test_a_root_that_somebody_put_beside_ours_or_in_its_place_is_not_taken_for_it(
+    clusters: ClusterFactory, tmp_path: Path
+) -> None:
+    cluster = ambient(clusters)
+    pin, root = cluster.root_sha256, f"{cluster.prefix}/root"
+    planted = [imported(cluster, self_signed(name)) for name in ("another root CA", f"{cluster.name} root CA")]
+    assert cluster.server.api("POST", f"{root}/config/issuers", {"default": planted[1]}).status == 200
     run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
     assert json.loads((tmp_path / "cp-1.json").read_text())["root_sha256"] == pin
     # With no name by which ours is known, a person must say which one it is.
-    named = cluster.server.api("POST", f"{cluster.prefix}/root/issuer/root-1", {"issuer_name": "mine"})
+    named = cluster.server.api("POST", f"{root}/issuer/root-1", {"issuer_name": "mine"})
     assert named.status == 200, named
     ran = run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json", expect=1)
-    fails(
-        ran, f"{cluster.prefix}/root shows 2 root CAs named {cluster.name} root CA; write the SHA-256 of the right one"
-    )
+    fails(ran, f"{root} shows 2 root CAs named {cluster.name} root CA; write the SHA-256 of the right one")
+    text = cluster.file.read_text()
     pinned(cluster, pin)
     enrolled_nodes.vacate(cluster, "cp-1")
     run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json")
     assert json.loads((tmp_path / "cp-1.json").read_text())["root_sha256"] == pin
+    (tmp_path / "cp-1.json").unlink()
 
-
-@pytest.mark.parametrize(
-    "pem",
-    [
-        lambda name: self_signed("another root CA"),
-        lambda name: self_signed(f"{name} kubernetes CA"),
-        lambda name: self_signed(f"{name} root CA", begun=timedelta(days=-4)),
-    ],
-    ids=["other-name", "other-ca", "expired"],
-)
-def test_a_mount_without_a_root_of_ours_pins_nobody(cluster: AuditedCluster, tmp_path: Path, pem: Any) -> None:
-    root = f"{cluster.prefix}/root"
-    assert cluster.server.api("DELETE", f"{root}/issuer/root-1").status in (200, 204)
-    imported(cluster, pem(cluster.name))
+    # A mount without a root of ours pins nobody.
+    cluster.file.write_text(text)
+    enrolled_nodes.vacate(cluster, "cp-1")
+    for issuer in ("mine", planted[1]):
+        assert cluster.server.api("DELETE", f"{root}/issuer/{issuer}").status in (200, 204)
     said = f"none of its issuers is a self-signed CA named {cluster.name} root CA that is in date"
-    fails(run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json", expect=1), said)
+    for pem in (
+        self_signed(f"{cluster.name} kubernetes CA"),
+        self_signed(f"{cluster.name} root CA", begun=timedelta(days=-4)),
+    ):
+        imported(cluster, pem)
+        fails(run(cluster, "enroll", "cp-1", "-o", tmp_path / "cp-1.json", expect=1), said)
     fails(run(cluster, "issue", "admin", "--dir", tmp_path / "operator", expect=1), said)
     assert not (tmp_path / "cp-1.json").exists() and not (tmp_path / "operator").exists()

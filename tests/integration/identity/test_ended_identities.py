@@ -14,12 +14,10 @@ from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster, changes, vaultpki
 from vaultpki.identity import enrol
-from vaultpki.provision import apply as bootstrap
-from vaultpki.records.server_facts import ServerFacts
 
 SPEC = enrolled_nodes.SPEC
 BATCH = '- {name: batch, roles: [worker], node_names: "batch-*"}\n'
-WHERE = ServerFacts((), None)
+WORKER_1 = "- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n"
 
 
 @dataclass(frozen=True)
@@ -77,52 +75,39 @@ def shown(cluster: AuditedCluster, *options: str) -> str:
     return re.sub(r"\n +", " ", said)
 
 
-def test_a_pool_that_goes_takes_its_nodes_with_it_and_no_others(cluster: AuditedCluster) -> None:
-    gone, stays = (
-        [join(cluster, f"batch-{number:02}", "batch") for number in range(12)],
-        join(cluster, "w-1", "autoscaled"),
-    )
-    cluster.write(SPEC.replace(BATCH, ""))
+def test_a_pool_that_goes_or_is_narrowed_takes_its_nodes_with_it_and_no_others(cluster: AuditedCluster) -> None:
+    gone = [join(cluster, f"batch-{number:02}", "batch") for number in range(12)]
+    narrowed, stays = join(cluster, "w-1", "autoscaled"), join(cluster, "w-a1", "autoscaled")
+    # While the pools are the same, no AppRole of a pool is read, nor the report of a pooled node.
+    start = cluster.server.audit_position()
+    cluster.plan()
+    asked = [path for _, path in cluster.server.requests(start)]
+    roles = f"auth/{cluster.prefix}/pooled/role"
+    assert any(path.rstrip("/") == roles for path in asked)
+    assert not [path for path in asked if path.startswith((f"{roles}/w-", f"{roles}/b")) or "/reports/pooled" in path]
+    cluster.server.api("POST", cluster.report_path("worker-1"), {"data": {"time": "now"}})
+    cluster.write(SPEC.replace(BATCH, "").replace("w-*", "w-a*").replace(WORKER_1, ""))
     said = shown(cluster)
     names = ", ".join(f"batch-{number:02}" for number in range(10))
     assert "- pool batch (worker): its record, policy, role\n" in said
-    assert f"- 12 identities of pooled nodes: {names} and 2 more (no pool has the name)\n" in said
-    assert f"12 nodes lose their identity at once and can renew nothing: {names} and 2 more" in said
-    assert "certificates that they have stay valid for at most 30d" in said
-    document = cluster.plan()
-    ends = [key for key in changes(document) if key[0] == "approle"]
-    assert sorted(ends) == [("approle", f"{cluster.prefix}/pooled/{node.name}") for node in gone]
-    (impact,) = document["impact"]
-    assert (impact["effect"], impact["nodes"]) == ("loses-access", 12)
-    cluster.applied()
-    for node in gone:
-        node.ended_wholly()
-    assert stays.lives()
-    cluster.settled()
-
-
-def test_names_narrowed_end_those_that_fit_no_more(cluster: AuditedCluster) -> None:
-    gone, stays = join(cluster, "w-1", "autoscaled"), join(cluster, "w-a1", "autoscaled")
-    cluster.write(SPEC.replace("w-*", "w-a*"))
-    said = shown(cluster)
     assert "~ pool autoscaled: node_names w-* -> w-a*\n" in said
-    assert "- 1 identity of pooled nodes: w-1 (no pool has the name)\n" in said
+    assert f"- 13 identities of pooled nodes: {names} and 3 more (no pool has the name)\n" in said
+    assert f"13 nodes lose their identity at once and can renew nothing: {names} and 3 more" in said
+    assert "certificates that they have stay valid for at most 30d" in said
+    assert "- node worker-1 (worker): its record, policy, AppRole\n" in said
+    assert (
+        "worker-1 loses its identity at once and can renew nothing; its certificates stay valid for at most 30d" in said
+    )
+    document = cluster.plan()
+    ends = [name for kind, name in changes(document) if kind == "approle" and "/pooled/" in name]
+    assert sorted(ends) == [f"{cluster.prefix}/pooled/{node.name}" for node in (*gone, narrowed)]
+    impact = {each.get("node") or each["nodes"]: each["effect"] for each in document["impact"]}
+    assert impact.items() >= {13: "loses-access", "worker-1": "loses-access"}.items()
     cluster.applied()
-    gone.ended_wholly()
+    for node in (*gone, narrowed):
+        node.ended_wholly()
     assert stays.lives() and cluster.server.api("GET", cluster.report_path("w-a1")).status == 200
     cluster.settled()
-
-
-def test_a_pool_under_another_name_is_another_pool(cluster: AuditedCluster) -> None:
-    old = join(cluster, "w-1", "autoscaled")
-    cluster.write(SPEC.replace("name: autoscaled", "name: spot"))
-    said = shown(cluster)
-    assert f"w-1 (no such pool has its policy {cluster.prefix}/pool/autoscaled)" in said
-    cluster.applied()
-    old.ended_wholly()
-    new = join(cluster, "w-1", "spot")
-    cluster.settled()
-    assert new.lives()
 
 
 def test_what_an_earlier_apply_orphaned_is_shown_and_ended(cluster: AuditedCluster) -> None:
@@ -155,31 +140,10 @@ def test_what_an_earlier_apply_orphaned_is_shown_and_ended(cluster: AuditedClust
     by_name.ended_wholly()
     by_policy.ended_wholly()
     assert server.api("GET", theirs).status == server.api("GET", fits).status == 404
+    # A pool under another name is another pool, which its nodes may join.
+    new = join(cluster, "w-1", "spot")
     cluster.settled()
-
-
-def test_only_another_set_of_pools_has_every_approle_read(cluster: AuditedCluster) -> None:
-    for number in range(3):
-        join(cluster, f"w-{number}", "autoscaled")
-    start = cluster.server.audit_position()
-    cluster.plan()
-    asked = [path for _, path in cluster.server.requests(start)]
-    assert f"auth/{cluster.prefix}/pooled/role" in asked or f"auth/{cluster.prefix}/pooled/role/" in asked
-    assert not [path for path in asked if path.startswith(f"auth/{cluster.prefix}/pooled/role/w-")]
-    # Those of listed nodes are looked at: a node may be apart from the server.
-    assert not [path for path in asked if "/reports/pooled" in path]
-
-
-def test_a_removed_node_that_has_joined_is_warned_of(cluster: AuditedCluster) -> None:
-    cluster.server.api("POST", cluster.report_path("worker-1"), {"data": {"time": "now"}})
-    cluster.write(SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", ""))
-    said = shown(cluster)
-    assert "- node worker-1 (worker): its record, policy, AppRole\n" in said
-    assert (
-        "worker-1 loses its identity at once and can renew nothing; its certificates stay valid for at most 30d" in said
-    )
-    (impact,) = cluster.plan()["impact"]
-    assert impact["node"] == "worker-1" and impact["effect"] == "loses-access"
+    assert new.lives()
 
 
 @pytest.mark.conformance
@@ -192,13 +156,10 @@ def test_a_removal_cut_off_anywhere_goes_on_when_repeated(clusters: ClusterFacto
         cluster.write(SPEC.replace(BATCH, ""))
         return node
 
-    def apply(cluster: AuditedCluster) -> None:
-        bootstrap.apply(cluster.model, cluster.client(), WHERE, first=None, progress=lambda change: None)
-
     # Before every other request that writes.
     points = (*range(0, 44, 4), NEVER)
     nodes = [prepared() for _ in points]
-    children = [begun(lambda: apply(node.cluster), at) for at, node in zip(points, nodes, strict=True)]  # noqa: B023
+    children = [begun(node.cluster.applied_here, at) for at, node in zip(points, nodes, strict=True)]
     cut = [ended(child) for child in children]
     # It was cut at least a few times on either side of the AppRole's end, and not at all once.
     gone = [clusters.server.api("GET", f"auth/{n.cluster.prefix}/pooled/role/batch-1").status == 404 for n in nodes]
@@ -209,21 +170,21 @@ def test_a_removal_cut_off_anywhere_goes_on_when_repeated(clusters: ClusterFacto
             said = shown(node.cluster)
             assert "batch-1 (a run that was interrupted has not ended all)" in said and "Nothing to change" not in said
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda node: apply(node.cluster), nodes))
+        list(pool.map(lambda node: node.cluster.applied_here(), nodes))
     for node in nodes:
         node.ended_wholly()
         assert shown(node.cluster).endswith("\nNothing to change.\n")
 
 
+@pytest.mark.on_node
 def test_a_note_of_an_unenroll_that_was_cut_off_is_left_to_it(cluster: AuditedCluster) -> None:
     node = join(cluster, "w-1", "autoscaled")
     note = {"data": {"version": 1, "role_ids": [node.role_id]}}
     assert cluster.server.api("POST", f"{cluster.prefix}/config/data/leaving/w-1", note).status == 200
-    cluster.settled()
-    assert node.lives()
+    assert cluster.applied()[1] == [] and node.lives()
     # Cut off after the AppRole's end, there is nothing but the note to find its tokens by.
     assert cluster.server.api("DELETE", f"auth/{cluster.prefix}/pooled/role/w-1").status == 204
     assert "w-1 (a run that was interrupted has not ended all)" in shown(cluster)
     cluster.applied()
     node.ended_wholly()
-    cluster.settled()
+    assert cluster.plan()["changes"] == []

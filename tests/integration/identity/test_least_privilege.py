@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.faults.drawn import Drawn
 from helpers.node import enrolled_nodes
 from helpers.vault import handmade_rotation
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
@@ -29,7 +30,6 @@ from vaultpki.identity import access, asked_server, enrol, nodes
 from vaultpki.issue import operator
 from vaultpki.model import Certificate
 from vaultpki.pki import keys, x509
-from vaultpki.provision import apply as bootstrap
 from vaultpki.provision import destroy
 from vaultpki.records.join_file import dump_join
 from vaultpki.records.server_facts import ServerFacts
@@ -54,7 +54,7 @@ CHANGED = (
 
 def apply(cluster: AppliedCluster, vault: Vault, text: str) -> None:
     cluster.write(text)
-    bootstrap.apply(cluster.model, vault, ServerFacts((), None), first=None, progress=lambda change: None)
+    cluster.applied_here(vault)
 
 
 def applying(cluster: AppliedCluster, vault: Vault) -> list[Step]:
@@ -102,11 +102,11 @@ def applying(cluster: AppliedCluster, vault: Vault) -> list[Step]:
 @pytest.mark.parametrize(
     "step",
     [
-        pytest.param(4, id="sample", marks=pytest.mark.sample),
+        pytest.param(10, id="sample", marks=pytest.mark.sample),
         pytest.param(1, id="each", marks=pytest.mark.conformance),
     ],
 )
-def test_the_applier(cluster: AppliedCluster, step: int) -> None:
+def test_the_applier(cluster: AppliedCluster, drawn: Drawn, step: int) -> None:
     root = cluster.client()
 
     def refused(rules: Rules) -> str | None:
@@ -116,7 +116,8 @@ def test_the_applier(cluster: AppliedCluster, step: int) -> None:
             apply(cluster, root, SPEC)
         return found
 
-    each_grant_is_needed(access.policy("applier.json", {"prefix": cluster.prefix}), refused, step)
+    rules = access.policy("applier.json", {"prefix": cluster.prefix})
+    each_grant_is_needed(rules, refused, step, start=drawn.below(step))
 
 
 def test_the_applier_is_root_in_all_but_name(cluster: AppliedCluster) -> None:
@@ -131,7 +132,10 @@ def test_the_applier_is_root_in_all_but_name(cluster: AppliedCluster) -> None:
     assert cluster.server.api("DELETE", "sys/policies/acl/anything-at-all").status == 204
     apply(cluster, cluster.client(), SPEC)
     # Its own policy alone reaches nothing that is not the cluster's.
-    for path in ("sys/policies/acl/other", "secret/data/x", "auth/token/create", "sys/audit", "vaultpki/other/root"):
+    for path in (
+        *("sys/policies/acl/other", "secret/data/x", "auth/token/create", "sys/audit", "vaultpki/other/root"),
+        *(f"sys/mounts/{cluster.prefix}", f"sys/mounts/{cluster.prefix}x/root"),
+    ):
         with pytest.raises(Denied):
             applier.write(path, {"policy": ""})
 
@@ -216,15 +220,9 @@ def test_a_stolen_enroller(cluster: AppliedCluster) -> None:
         assert ask("PUT", f"{pooled}/w-7", body) == 403
     for part in (
         *("policies", "token-policies", "secret-id-num-uses", "secret-id-ttl", "token-ttl", "token-max-ttl", "period"),
-        *(
-            "bind-secret-id",
-            "secret-id-bound-cidrs",
-            "token-bound-cidrs",
-            "bound-cidr-list",
-            "role-id",
-            "custom-secret-id",
-        ),
-        *("secret-id/destroy", "secret-id/lookup", "secret-id-accessor/destroy", "secret-id-accessor/lookup"),
+        *("bind-secret-id", "secret-id-bound-cidrs", "token-bound-cidrs", "bound-cidr-list", "role-id"),
+        *("custom-secret-id", "secret-id/destroy", "secret-id/lookup", "secret-id-accessor/destroy"),
+        "secret-id-accessor/lookup",
     ):
         for method in ("POST", "DELETE"):
             assert ask(method, f"{pooled}/w-7/{part}", {part.replace("-", "_"): "x", "secret_id": "x"}, "60s") == 403, (
@@ -366,8 +364,15 @@ def working(node: NodeFolder, cluster: AppliedCluster) -> list[Step]:
     ]
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(5, id="sample", marks=pytest.mark.sample),
+        pytest.param(1, id="each", marks=pytest.mark.conformance),
+    ],
+)
 @pytest.mark.parametrize(("name", "pool"), [("cp-1", None), ("w-priv", "autoscaled")])
-def test_a_node(cluster: AppliedCluster, tmp_path: Path, name: str, pool: str | None) -> None:
+def test_a_node(cluster: AppliedCluster, tmp_path: Path, drawn: Drawn, name: str, pool: str | None, step: int) -> None:
     root = cluster.client()
     node = NodeFolder(name, tmp_path / "node")
     who = enrol.holder(cluster.model, name, pool)
@@ -392,6 +397,6 @@ def test_a_node(cluster: AppliedCluster, tmp_path: Path, name: str, pool: str | 
             former = [path for path in whole if re.fullmatch(r".*/reports/[^/]+", path)]
             seldom = [(path, capability) for path in former for capability in ("create", "update")]
             assert len(former) == 1
-            each_grant_is_needed(whole, refused, seldom=seldom)
+            each_grant_is_needed(whole, refused, step, seldom, drawn.below(step))
     finally:
         write(cluster.server, policy, whole)

@@ -94,6 +94,7 @@ def test_a_node_renews_and_only_a_file_revokes_what_vault_keeps_no_copy_of(
     )
 
 
+@pytest.mark.on_node
 def test_plan_says_what_it_costs_and_the_gate_still_knows_operators(cluster: AppliedCluster, tmp_path: Path) -> None:
     run(cluster, "issue", "admin", "--dir", tmp_path / "admin")
     cluster.file.write_text(cluster.file.read_text().replace("no_store: true", "no_store: false", 1))

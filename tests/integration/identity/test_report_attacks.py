@@ -128,6 +128,7 @@ def as_if_ahead(rotation: Rotation) -> dict[str, Any]:
     return node_report.to_json(report)
 
 
+@pytest.mark.on_node
 def test_a_pool_that_cluster_yaml_lacks_still_stops_a_rotation(clusters: ClusterFactory) -> None:
     """Its nodes live and would be left behind; a name that fits none of the applied pools is none of them."""
     rotation = rotation_of(clusters)
@@ -143,6 +144,7 @@ def test_a_pool_that_cluster_yaml_lacks_still_stops_a_rotation(clusters: Cluster
     assert rotation.begin().state is State.PREPARED
 
 
+@pytest.mark.on_node
 def test_no_report_hides_an_operators_certificate_from_the_gate(clusters: ClusterFactory, tmp_path: Path) -> None:
     rotation = rotation_of(clusters, "kubernetes")
     cluster = rotation.cluster
@@ -175,6 +177,7 @@ def issued_to(cluster: AppliedCluster, path: str) -> str:
     return x509.read_certificates(cluster.read(path)["certificate"].encode())[0].subject.common_name
 
 
+@pytest.mark.on_node
 def test_what_a_locked_node_says_counts_nowhere(clusters: ClusterFactory) -> None:
     rotation = rotation_of(clusters, "kubernetes")
     cluster, cp = rotation.cluster, rotation.nodes[0]
@@ -207,6 +210,7 @@ def test_what_a_locked_node_says_counts_nowhere(clusters: ClusterFactory) -> Non
     assert {line["node"] for line in lines if "no-credential" in line["reasons"]} == {"cp-1", "w-1"}
 
 
+@pytest.mark.on_node
 def test_an_agent_of_before_is_named_and_nothing_else_is_read_of_it(clusters: ClusterFactory) -> None:
     rotation = rotation_of(clusters)
     cluster = rotation.cluster

@@ -16,6 +16,8 @@ from vaultpki.errors import ForeignObject
 from vaultpki.records.rotation import State
 from vaultpki.rotation.states import BACK
 
+pytestmark = pytest.mark.on_node
+
 STRANGER = "ab" * 32
 
 

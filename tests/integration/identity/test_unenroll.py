@@ -8,15 +8,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from helpers.faults.kill_points import NEVER, begun, died, ended
+import pytest
+
+from helpers.faults.drawn import Drawn
+from helpers.faults.kill_points import begun, died, ended
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.identity import ending, enrol
-from vaultpki.provision import apply as bootstrap
 from vaultpki.records import report_paths
-from vaultpki.records.server_facts import ServerFacts
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,14 @@ def test_it_ends_the_tokens_of_a_pooled_node_and_no_others(cluster: AppliedClust
     assert enrol.unenroll(cluster.model, cluster.client(), "w-1", wait=0)
     assert gone.has_ended() and enrolled_nodes.works(cluster, stays.token)
     gone.leaves_nothing()
-    assert_nothing_to_end(applier, "w-1")
+    for name in ("w-1", "no-pools-name"):
+        assert_nothing_to_end(applier, name)
     # The name is free again, for another machine.
     again = identity(cluster, "w-1")
     assert again.role_id != gone.role_id and not enrolled_nodes.works(cluster, gone.token)
 
 
+@pytest.mark.on_node
 def test_a_node_still_listed_is_refused(cluster: AppliedCluster, applier: Enroller) -> None:
     listed = identity(cluster, "worker-1", None)
     mark = cluster.server.audit_position()
@@ -92,6 +95,7 @@ def test_a_node_still_listed_is_refused(cluster: AppliedCluster, applier: Enroll
     assert cluster.server.writes(mark) == []
 
 
+@pytest.mark.on_node
 def test_a_node_taken_off_the_list_is_not_called_ended_before_apply_has_ended_it(clusters: ClusterFactory) -> None:
     cluster = clusters.applied(enrolled_nodes.SPEC)
     listed = identity(cluster, "worker-1", None)
@@ -119,28 +123,26 @@ def assert_nothing_to_end(enroller: Enroller, name: str) -> None:
     assert enroller.cluster.server.writes(mark) == []
 
 
-def test_a_name_that_never_was_is_no_success(applier: Enroller) -> None:
-    for name in ("w-99", "no-pools-name", "batch-x.example"):
-        assert_nothing_to_end(applier, name)
+def hammering(node: Identity, over: threading.Event, refused: threading.Event | None = None) -> list[str]:
+    """Logs in until it is over, seldom once it is refused; returns the tokens."""
+    tokens = []
+    while not over.is_set():
+        token = node.login()
+        if token is None:
+            if refused is not None:
+                refused.set()
+            time.sleep(0.1)
+        else:
+            tokens.append(token)
+    return tokens
 
 
 def test_it_wins_against_a_login_in_flight(cluster: AppliedCluster, applier: Enroller) -> None:
     """Logins go on all through it, four at a time: afterwards no token of any of them works, and no entity is left."""
     node = identity(cluster, "w-racing")
-    ended = threading.Event()
-
-    def hammer() -> list[str]:
-        tokens = []
-        while not ended.is_set():
-            token = node.login()
-            if token is None:
-                time.sleep(0.02)
-            else:
-                tokens.append(token)
-        return tokens
-
+    over = threading.Event()
     with ThreadPoolExecutor(4) as pool:
-        hammers = [pool.submit(hammer) for _ in range(4)]
+        hammers = [pool.submit(hammering, node, over) for _ in range(4)]
         try:
             time.sleep(0.3)
             began = time.monotonic()
@@ -148,7 +150,7 @@ def test_it_wins_against_a_login_in_flight(cluster: AppliedCluster, applier: Enr
             # In full, with the ten seconds to its second look.
             assert ran.stdout.startswith("w-racing has no identity any more") and time.monotonic() - began > 10
         finally:
-            ended.set()
+            over.set()
         tokens = {token for each in hammers for token in each.result()}
     assert len(tokens) > 20 and node.has_ended()
     assert not any(enrolled_nodes.works(cluster, token) for token in tokens)
@@ -159,24 +161,13 @@ def test_a_server_that_is_frozen_meanwhile_is_looked_at_once_it_goes_on(cluster:
     node = identity(cluster, "w-frozen")
     begun, over = threading.Event(), threading.Event()
 
-    def hammer() -> list[str]:
-        tokens = []
-        while not over.is_set():
-            token = node.login()
-            if token is None:
-                begun.set()
-                time.sleep(0.02)
-            else:
-                tokens.append(token)
-        return tokens
-
     def end() -> float:
         began = time.monotonic()
         assert enrol.unenroll(cluster.model, cluster.client(), node.node, wait=1.5)
         return time.monotonic() - began
 
     with ThreadPoolExecutor(3) as pool:
-        hammers = [pool.submit(hammer) for _ in range(2)]
+        hammers = [pool.submit(hammering, node, over, begun) for _ in range(2)]
         ending = pool.submit(end)
         try:
             assert begun.wait(30)
@@ -191,12 +182,12 @@ def test_a_server_that_is_frozen_meanwhile_is_looked_at_once_it_goes_on(cluster:
     assert node.has_ended() and not any(enrolled_nodes.works(cluster, token) for token in tokens)
 
 
+@pytest.mark.on_node
 def test_the_second_look_ends_what_came_after_the_first(cluster: AppliedCluster) -> None:
     """A login that was through only after the first look: made here by giving the AppRole back in between."""
     node = identity(cluster, "w-late")
     vault = cluster.client()
-    mounts = cluster.read("sys/auth")
-    accessor = mounts[f"{cluster.prefix}/pooled/"]["accessor"]
+    accessor = cluster.read("sys/auth")[f"{cluster.prefix}/pooled/"]["accessor"]
     late: list[str | None] = []
     timer = threading.Timer(0.5, lambda: late.append(node.login()))
     timer.start()
@@ -209,22 +200,21 @@ def test_the_second_look_ends_what_came_after_the_first(cluster: AppliedCluster)
     )
 
 
-def test_cut_anywhere_it_goes_on(cluster: AppliedCluster) -> None:
-    at = 0
-    while True:
+@pytest.mark.on_node
+@pytest.mark.parametrize("number", [6, pytest.param(28, id="each", marks=pytest.mark.exhaustive)])
+def test_cut_anywhere_it_goes_on(cluster: AppliedCluster, drawn: Drawn, number: int) -> None:
+    # Right before and right after each of its requests; with the last point it is through.
+    for at in (*drawn.some(range(2 * 14), number), 2 * 14):
         node = identity(cluster, f"w-cut-{at}")
         # The second look comes at once here; in full it is looked at above.
         work = lambda: enrol.unenroll(cluster.model, cluster.client(), node.node, wait=0.01)  # noqa: B023, E731
-        cut = died(work, at, methods=("GET", "POST", "DELETE"))
+        assert died(work, at, methods=("GET", "POST", "DELETE")) is (at < 2 * 14)
         assert enrol.unenroll(cluster.model, cluster.client(), node.node, wait=0) or node.has_ended()
         assert node.has_ended(), at
         node.leaves_nothing()
-        if not cut:
-            break
-        at += 1
-    assert at == 2 * 14
 
 
+@pytest.mark.on_node
 def test_enrolled_again_between_a_cut_and_its_rerun(cluster: AppliedCluster) -> None:
     """The machine's successor under the same name; ending that one ends the old one's tokens too."""
     old = identity(cluster, "w-again")
@@ -237,34 +227,28 @@ def test_enrolled_again_between_a_cut_and_its_rerun(cluster: AppliedCluster) -> 
     assert old.has_ended() and new.has_ended()
 
 
-def test_apply_ends_a_node_taken_off_the_list_cut_or_not(clusters: ClusterFactory) -> None:
+@pytest.mark.on_node
+def test_apply_ends_a_node_taken_off_the_list_though_it_is_cut(clusters: ClusterFactory) -> None:
     """Each cut on a cluster of its own, all at once: a rerun looks twice with ten seconds between, like any."""
 
-    def cluster_with_node(number: int) -> Identity:
-        made = clusters.written(enrolled_nodes.SPEC)
-        bootstrap.apply(made.model, made.client(), WHERE, first=None, progress=lambda change: None)
+    def cluster_with_node() -> Identity:
+        made = clusters.applied(enrolled_nodes.SPEC)
         node = identity(made, "worker-1", None)
         made.write(enrolled_nodes.SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", ""))
         return node
 
-    def apply(cluster: AppliedCluster) -> None:
-        bootstrap.apply(cluster.model, cluster.client(), WHERE, first=None, progress=lambda change: None)
-
-    # Not at all, after the AppRole's end, after the entity's, and after the second look, where records go.
-    points = (NEVER, 5, 9, 18)
-    nodes = [cluster_with_node(number) for number in range(len(points))]
-    children = [begun(lambda: apply(node.cluster), at) for at, node in zip(points, nodes, strict=True)]  # noqa: B023
-    assert ended(children[1]) and nodes[1].login() is None and not nodes[1].has_ended()
-    assert ended(children[2]) and nodes[2].has_ended()
+    # After the AppRole's end, after the entity's, and after the second look, where records go.
+    points = (5, 9, 18)
+    nodes = [cluster_with_node() for _ in points]
+    children = [begun(node.cluster.applied_here, at) for at, node in zip(points, nodes, strict=True)]
+    assert ended(children[0]) and nodes[0].login() is None and not nodes[0].has_ended()
+    assert ended(children[1]) and nodes[1].has_ended()
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda node: apply(node.cluster), nodes[1:3]))
-    assert ended(children[3]) and not ended(children[0])
-    apply(nodes[3].cluster)
+        list(pool.map(lambda node: node.cluster.applied_here(), nodes[:2]))
+    assert ended(children[2])
+    nodes[2].cluster.applied_here()
     for node in nodes:
         assert node.has_ended(), node.cluster.name
         node.leaves_nothing()
         applied = node.cluster.read(f"{node.cluster.prefix}/config/data/applied")["data"]
         assert "worker-1" not in json.dumps(applied)
-
-
-WHERE = ServerFacts((), None)

@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from helpers.faults.drawn import Drawn
 from helpers.node import enrolled_nodes
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
@@ -32,6 +33,13 @@ from vaultpki.vault import Vault
 ISSUER = Issuer()
 JWT = f"{{issuer: {ISSUER.name}, audiences: [vaultpki], node_claim: node, public_keys_file: keys.pem}}"
 SPEC = f'{enrolled_nodes.SPEC}- {{name: cloud, roles: [worker], node_names: "c-*", jwt: {JWT}}}\n'
+SAMPLE = pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(7, id="sample", marks=pytest.mark.sample),
+        pytest.param(1, id="each", marks=pytest.mark.conformance),
+    ],
+)
 METHODS: Final = {"create": "POST", "update": "POST", "patch": "PATCH", "delete": "DELETE"}
 
 
@@ -130,18 +138,13 @@ def viewing(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
     return [("plan", plan), ("nodes", nodes), ("ca status", status), ("report", report)]
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(6, id="sample", marks=pytest.mark.sample),
-        pytest.param(1, id="each", marks=pytest.mark.conformance),
-    ],
-)
-def test_the_viewer_needs_each_grant(in_rotation: ClusterInRotation, step: int) -> None:
+@SAMPLE
+def test_the_viewer_needs_each_grant(in_rotation: ClusterInRotation, drawn: Drawn, step: int) -> None:
     each_grant_is_needed(
         access.policy_of(in_rotation.cluster.model, "viewer"),
         lambda rules: first_refused(viewing(in_rotation, holder(in_rotation.cluster.server, rules))),
         step,
+        start=drawn.below(step),
     )
 
 
@@ -279,14 +282,8 @@ def pooled_node(in_rotation: ClusterInRotation) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("pooled_node")
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(5, id="sample", marks=pytest.mark.sample),
-        pytest.param(1, id="each", marks=pytest.mark.conformance),
-    ],
-)
-def test_the_locker_needs_each_grant(in_rotation: ClusterInRotation, step: int) -> None:
+@SAMPLE
+def test_the_locker_needs_each_grant(in_rotation: ClusterInRotation, drawn: Drawn, step: int) -> None:
     cluster, prefix = in_rotation.cluster, in_rotation.cluster.prefix
 
     def refused(rules: Rules) -> str | None:
@@ -301,6 +298,7 @@ def test_the_locker_needs_each_grant(in_rotation: ClusterInRotation, step: int) 
         access.policy_of(cluster.model, "locker"),
         refused,
         step,
+        start=drawn.below(step),
         # Only where a secret id was lost while it was destroyed.
         seldom={(f"auth/{prefix}/+/tidy/secret-id", "update")},
     )

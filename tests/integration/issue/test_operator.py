@@ -103,6 +103,7 @@ def test_both_in_one_folder_and_again(cluster: AppliedCluster, tmp_path: Path) -
     assert len(generations) == 3, "nothing replaced is left behind"
 
 
+@pytest.mark.on_node
 def test_the_manifests_let_in_whom_the_table_says(cluster: AppliedCluster, tmp_path: Path) -> None:
     cluster.issue("super-admin", tmp_path / "mine")
     manifests = tmp_path / "mine" / "manifests"
@@ -126,6 +127,7 @@ def test_the_manifests_let_in_whom_the_table_says(cluster: AppliedCluster, tmp_p
     assert trust["data"] == {name: (tmp_path / "mine" / name).read_text() for name in names}
 
 
+@pytest.mark.on_node
 @pytest.mark.parametrize("name", ["kubelet", "kube-apiserver", "nobody", "../admin"])
 def test_nobody_elses_certificate(cluster: AppliedCluster, tmp_path: Path, name: str) -> None:
     ran = cluster.issue(name, tmp_path / "mine", expect=1)
@@ -133,6 +135,7 @@ def test_nobody_elses_certificate(cluster: AppliedCluster, tmp_path: Path, name:
     assert not (tmp_path / "mine").exists()
 
 
+@pytest.mark.on_node
 def test_a_file_of_somebody_elses_stays(cluster: AppliedCluster, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -145,6 +148,7 @@ def test_a_file_of_somebody_elses_stays(cluster: AppliedCluster, tmp_path: Path)
     check(cluster, folder, "admin")
 
 
+@pytest.mark.on_node
 def test_a_cluster_that_was_never_applied(clusters: ClusterFactory, tmp_path: Path) -> None:
     ran = clusters.written(SPEC).issue("admin", tmp_path / "mine", expect=1)
     assert ran.stderr.count("\n") == 1 and "vaultpki apply" in ran.stderr

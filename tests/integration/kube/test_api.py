@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import trustme
 
+from helpers.kube import answering_api
 from vaultpki.errors import SpecError, Unavailable, Untrusted, VaultpkiError
 from vaultpki.kube import api as kube_api
 from vaultpki.kube import kubeconfig
@@ -29,65 +29,45 @@ SERVING = "namespaces/kube-system/configmaps"
 WHEN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 
-class Api(ThreadingHTTPServer):
-    """An API server that lists what it is given, two objects a page, to clients with a certificate or the token."""
+class Paged:
+    """What an API server lists, two objects a page, to clients with a certificate or the token."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
         self.lists: dict[str, list[Any]] = {"namespaces": [], "configmaps": [], "pods": [], SERVING: []}
         # By version what the group of certificates has beside lists, as a kind's name; a number is a status.
         self.group: dict[str, str | int] = {"v1": "certificatesigningrequests"}
         self.refuses = 0
         self.refused: dict[str, int] = {}
-        self.asked: list[str] = []
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        CA.issue_cert("127.0.0.1").configure_cert(tls)
-        CA.configure_trust(tls)
-        tls.verify_mode = ssl.CERT_OPTIONAL
-        self.socket = tls.wrap_socket(self.socket, server_side=True)
+        self.server_address: tuple[str, int] = ("", 0)
+        self.asked: dict[str, str] = {}
 
-    def handle_error(self, *_: object) -> None:
-        """A client that does not trust this server is part of a test."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        server = self.server
-        assert isinstance(server, Api) and isinstance(self.connection, ssl.SSLSocket)
-        server.asked.append(self.path)
-        known = self.connection.getpeercert() or self.headers.get("Authorization") == "Bearer s3cret"
-        url = urlsplit(self.path)
-        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+    def answer(self, path: str, known: bool) -> Any:
+        url = urlsplit(path)
         kind = url.path.removeprefix("/prefix/api/v1/").removeprefix("/prefix/apis/")
-        items = server.lists.get(kind)
-        status = server.refuses or server.refused.get(kind, 0) or (200 if known else 401)
-        at = int(query.get("continue", "0"))
-        more = str(at + 2) if items and at + 2 < len(items) else ""
-        value: dict[str, Any] = {"items": (items or [])[at : at + 2], "metadata": {"continue": more}}
+        items, refused = self.lists.get(kind), self.refuses or self.refused.get(kind, 0)
+        if refused or not known:
+            return refused or 401
         if items is None:
             group, _, version = kind.partition("/")
-            there = server.group.get(version, 404) if group == "certificates.k8s.io" else 404
-            status = there if known and isinstance(there, int) else status
-            value = {"resources": [{"name": there}]}
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+            there = self.group.get(version, 404) if group == "certificates.k8s.io" else 404
+            return there if isinstance(there, int) else {"resources": [{"name": there}]}
+        at = int(parse_qs(url.query).get("continue", ["0"])[0])
+        more = str(at + 2) if at + 2 < len(items) else ""
+        return {"items": items[at : at + 2], "metadata": {"continue": more}}
 
 
 @pytest.fixture
-def api() -> Iterator[Api]:
-    server = Api()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def api() -> Iterator[Paged]:
+    def configure(tls: ssl.SSLContext) -> None:
+        CA.issue_cert("127.0.0.1").configure_cert(tls)
+        CA.configure_trust(tls)
+        tls.verify_mode = ssl.CERT_OPTIONAL
+
+    paged = Paged()
+    with answering_api.serving({}, configure) as server:
+        server.answers, paged.asked = paged.answer, server.asked
+        paged.server_address = ("127.0.0.1", server.server_address[1])
+        yield paged
 
 
 def document(server: str, cluster: Mapping[str, Any] | None = None, user: Mapping[str, Any] | None = None) -> str:
@@ -110,7 +90,7 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
-def access(api: Api, folder: Path, user: Mapping[str, Any] | None = None) -> kubeconfig.KubeAccess:
+def access(api: Paged, folder: Path, user: Mapping[str, Any] | None = None) -> kubeconfig.KubeAccess:
     address = f"https://127.0.0.1:{api.server_address[1]}/prefix"
     return kubeconfig.read(written(folder / "admin.conf", document(address, user=user)))
 
@@ -146,7 +126,7 @@ def pod(name: str, *, phase: str = "Running", mounts: bool = True, state: str = 
     }
 
 
-def fill(api: Api) -> None:
+def fill(api: Paged) -> None:
     names = [f"ns-{number}" for number in range(5)]
     api.lists["namespaces"] = [{"metadata": {"name": name}, "status": {"phase": "Active"}} for name in names]
     api.lists["namespaces"].append({"metadata": {"name": "going"}, "status": {"phase": "Terminating"}})
@@ -164,7 +144,7 @@ def fill(api: Api) -> None:
 
 
 @pytest.mark.parametrize("way", ["token", "pair"])
-def test_all_pages_are_read_and_only_pods_that_read_a_root_count(api: Api, tmp_path: Path, way: str) -> None:
+def test_all_pages_are_read_and_only_pods_that_read_a_root_count(api: Paged, tmp_path: Path, way: str) -> None:
     fill(api)
     found = kube_api.read_trust(access(api, tmp_path, pair(tmp_path) if way == "pair" else None))
     assert found.namespaces == tuple(f"ns-{number}" for number in range(5))
@@ -196,7 +176,7 @@ def listed_at(version: str) -> str:
     ],
 )
 def test_trust_bundles_are_read_by_the_newest_version_that_is_served(
-    api: Api, tmp_path: Path, group: dict[str, str | int], version: str
+    api: Paged, tmp_path: Path, group: dict[str, str | int], version: str
 ) -> None:
     fill(api)
     api.group = group
@@ -207,16 +187,14 @@ def test_trust_bundles_are_read_by_the_newest_version_that_is_served(
     assert found.namespaces and found.copies
 
 
-@pytest.mark.parametrize("group", [{"v1": "certificatesigningrequests"}, {}, {"v1": 403}])
-def test_a_cluster_without_trust_bundles_shows_none(api: Api, tmp_path: Path, group: dict[str, str | int]) -> None:
+def test_a_cluster_without_trust_bundles_shows_none(api: Paged, tmp_path: Path) -> None:
     fill(api)
-    api.group = group
-    found = kube_api.read_trust(access(api, tmp_path))
-    assert (found.bundles, found.bundles_unread) == ((), "") and found.copies
-
-
-def test_who_may_not_list_trust_bundles_reads_the_rest(api: Api, tmp_path: Path) -> None:
-    fill(api)
+    groups: tuple[dict[str, str | int], ...] = ({"v1": "certificatesigningrequests"}, {}, {"v1": 403})
+    for group in groups:
+        api.group = group
+        found = kube_api.read_trust(access(api, tmp_path))
+        assert (found.bundles, found.bundles_unread) == ((), "") and found.copies
+    # Who may not list them reads the rest.
     api.group = {"v1": "clustertrustbundles"}
     api.lists[listed_at("v1")], api.refused[listed_at("v1")] = [bundle("PEM")], 403
     found = kube_api.read_trust(access(api, tmp_path))
@@ -225,7 +203,7 @@ def test_who_may_not_list_trust_bundles_reads_the_rest(api: Api, tmp_path: Path)
     assert found.bundles_unread == why
 
 
-def test_trust_bundles_that_are_not_answered_end_the_look(api: Api, tmp_path: Path) -> None:
+def test_trust_bundles_that_are_not_answered_end_the_look(api: Paged, tmp_path: Path) -> None:
     fill(api)
     groups: tuple[dict[str, str | int], ...] = ({"v1": 500}, {"v1": "clustertrustbundles"})
     for group in groups:
@@ -235,7 +213,7 @@ def test_trust_bundles_that_are_not_answered_end_the_look(api: Api, tmp_path: Pa
             kube_api.read_trust(access(api, tmp_path))
 
 
-def test_hostile_trust_bundles_are_bounded_and_of_one_form(api: Api, tmp_path: Path) -> None:
+def test_hostile_trust_bundles_are_bounded_and_of_one_form(api: Paged, tmp_path: Path) -> None:
     fill(api)
     api.group = {"v1": "clustertrustbundles"}
     odd = [{}, [], "text", {"metadata": 1, "spec": []}, bundle(7), bundle(["PEM"]), bundle("A" * 2_000_000)]
@@ -252,14 +230,14 @@ def test_hostile_trust_bundles_are_bounded_and_of_one_form(api: Api, tmp_path: P
 @pytest.mark.parametrize(
     ("status", "says"), [(401, "does not accept the user"), (403, "may not list namespaces"), (500, "answers 500")]
 )
-def test_who_may_not_list_reads_one_sentence(api: Api, tmp_path: Path, status: int, says: str) -> None:
+def test_who_may_not_list_reads_one_sentence(api: Paged, tmp_path: Path, status: int, says: str) -> None:
     api.refuses = status
     with pytest.raises(VaultpkiError, match=says) as error:
         kube_api.read_trust(access(api, tmp_path))
     assert "\n" not in str(error.value) and "s3cret" not in str(error.value)
 
 
-def test_another_ca_is_not_trusted(api: Api, tmp_path: Path) -> None:
+def test_another_ca_is_not_trusted(api: Paged, tmp_path: Path) -> None:
     other = base64.b64encode(trustme.CA().cert_pem.bytes()).decode()
     cluster = {"server": f"https://127.0.0.1:{api.server_address[1]}", "certificate-authority-data": other}
     with pytest.raises(Untrusted, match="is not of a CA in"):
@@ -334,8 +312,8 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, text: str) ->
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_certificate_is_named(api: Api, tmp_path: Path) -> None:
-    for bad in (b"", b"no PEM"):
-        data = base64.b64encode(bad or b"\n").decode()
-        with pytest.raises(SpecError, match=r"admin\.conf"):
-            kube_api.read_trust(access(api, tmp_path, {"client-certificate-data": data, "client-key-data": data}))
+@pytest.mark.parametrize("bad", [b"\n", b"no PEM"])
+def test_what_is_no_certificate_is_named(api: Paged, tmp_path: Path, bad: bytes) -> None:
+    data = base64.b64encode(bad).decode()
+    with pytest.raises(SpecError, match=r"admin\.conf"):
+        kube_api.read_trust(access(api, tmp_path, {"client-certificate-data": data, "client-key-data": data}))

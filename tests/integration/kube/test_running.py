@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,13 @@ import pytest
 import trustme
 
 from helpers.kube import answering_api
-from helpers.kube.answering_api import Api
+from helpers.kube.answering_api import Api, items
 from vaultpki.errors import Unavailable, VaultpkiError
-from vaultpki.kube import kubeconfig
 from vaultpki.kube import running as kube_live
 from vaultpki.kube.cluster import Copied, LiveCluster
 
 CA = trustme.CA()
 PEM = "-----BEGIN CERTIFICATE-----\n"
-
-
-def items(*found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"items": found, "metadata": {}}
 
 
 def values() -> dict[str, Any]:
@@ -56,18 +50,7 @@ def api() -> Iterator[Api]:
 
 
 def read(api: Api, folder: Path, *, seconds: float = 60) -> LiveCluster:
-    ca = base64.b64encode(CA.cert_pem.bytes()).decode()
-    cluster = {"server": f"https://127.0.0.1:{api.server_address[1]}", "certificate-authority-data": ca}
-    config = {
-        "current-context": "a",
-        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
-        "clusters": [{"name": "a", "cluster": cluster}],
-        "users": [{"name": "a", "user": {"token": "s3cret"}}],
-    }
-    file = folder / "admin.conf"
-    file.write_text(json.dumps(config))
-    file.chmod(0o600)
-    return kube_live.read(kubeconfig.read(file), time.monotonic() + seconds)
+    return kube_live.read(answering_api.access(api, folder, CA.cert_pem.bytes()), time.monotonic() + seconds)
 
 
 def test_all_parts_are_read_by_get_alone(api: Api, tmp_path: Path) -> None:
@@ -153,13 +136,6 @@ def test_a_user_who_is_not_accepted_reads_one_sentence(api: Api, tmp_path: Path)
         read(api, tmp_path)
 
 
-def test_a_kubelets_401_is_not_the_users(api: Api, tmp_path: Path) -> None:
-    api.values["/api/v1/nodes/w-1/proxy/configz"] = 401
-    assert read(api, tmp_path).unread == {
-        "kubelet of w-1": "the kubelet does not accept the certificate of kube-apiserver"
-    }
-
-
 def test_an_api_server_that_is_away_ends_the_command(api: Api, tmp_path: Path) -> None:
     api.shutdown()
     api.server_close()
@@ -167,15 +143,20 @@ def test_an_api_server_that_is_away_ends_the_command(api: Api, tmp_path: Path) -
         read(api, tmp_path)
 
 
-@pytest.mark.parametrize("body", [b"not json", b"[" * 100_000])
-def test_what_is_no_json_is_named(api: Api, tmp_path: Path, body: bytes) -> None:
-    api.values["/api/v1/nodes/w-1/proxy/configz"] = body
-    assert read(api, tmp_path).unread == {"kubelet of w-1": "the answer is not a JSON object"}
-
-
-def test_a_kubelet_that_floods_is_not_read(api: Api, tmp_path: Path) -> None:
-    api.values["/api/v1/nodes/w-1/proxy/configz"] = b" " * 3_000_000
-    assert read(api, tmp_path).unread == {"kubelet of w-1": "the API server gave no answer"}
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        # Not the user of the API server.
+        (401, "the kubelet does not accept the certificate of kube-apiserver"),
+        (b"not json", "the answer is not a JSON object"),
+        (b"[" * 100_000, "the answer is not a JSON object"),
+        (b" " * 3_000_000, "the API server gave no answer"),
+    ],
+    ids=["401", "text", "deep", "flood"],
+)
+def test_what_a_kubelet_may_answer(api: Api, tmp_path: Path, answer: int | bytes, said: str) -> None:
+    api.values["/api/v1/nodes/w-1/proxy/configz"] = answer
+    assert read(api, tmp_path).unread == {"kubelet of w-1": said}
 
 
 def test_nothing_is_asked_after_the_time(api: Api, tmp_path: Path) -> None:

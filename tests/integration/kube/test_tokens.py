@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,18 +11,14 @@ import pytest
 import trustme
 
 from helpers.kube import answering_api
-from helpers.kube.answering_api import Api
+from helpers.kube.answering_api import Api, items
 from vaultpki.errors import VaultpkiError
-from vaultpki.kube import kubeconfig, tokens
+from vaultpki.kube import tokens
 from vaultpki.kube.token_flags import LegacyToken, TokenFlags, TokensInUse
 
 CA = trustme.CA()
 PODS = "/api/v1/namespaces/kube-system/pods"
 SECRETS = "/api/v1/secrets"
-
-
-def items(*found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"items": found, "metadata": {}}
 
 
 def pod(node: str, *arguments: str, mirror: bool = True) -> dict[str, Any]:
@@ -54,18 +48,7 @@ def api() -> Iterator[Api]:
 
 
 def read(api: Api, folder: Path, *, metrics: bool = False) -> TokensInUse:
-    ca = base64.b64encode(CA.cert_pem.bytes()).decode()
-    cluster = {"server": f"https://127.0.0.1:{api.server_address[1]}", "certificate-authority-data": ca}
-    config = {
-        "current-context": "a",
-        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
-        "clusters": [{"name": "a", "cluster": cluster}],
-        "users": [{"name": "a", "user": {"token": "s3cret"}}],
-    }
-    file = folder / "admin.conf"
-    file.write_text(json.dumps(config))
-    file.chmod(0o600)
-    return tokens.read_tokens(kubeconfig.read(file), metrics=metrics)
+    return tokens.read_tokens(answering_api.access(api, folder, CA.cert_pem.bytes()), metrics=metrics)
 
 
 def test_flags_and_names_are_read(api: Api, tmp_path: Path) -> None:
@@ -81,9 +64,7 @@ def test_flags_and_names_are_read(api: Api, tmp_path: Path) -> None:
     assert "fieldSelector=type%3Dkubernetes.io%2Fservice-account-token" in path
     assert "as=PartialObjectMetadataList" in api.asked[path]
     assert api.methods == {"GET"}
-
-
-def test_an_api_server_that_shows_no_counter_is_left_out(api: Api, tmp_path: Path) -> None:
+    # This one shows no counter of stale tokens.
     assert read(api, tmp_path, metrics=True).stale == {}
 
 

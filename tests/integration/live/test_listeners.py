@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import ssl
 import subprocess
@@ -182,9 +183,18 @@ class ServedListener:
         return found
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> HandmadeFiles:
+    return made(tmp_path_factory.mktemp("right"))
+
+
 @pytest.fixture
-def served(tmp_path: Path) -> ServedListener:
-    files = made(tmp_path)
+def served(template: HandmadeFiles, tmp_path: Path) -> ServedListener:
+    """A copy of the right files, and a listener that serves them; a test may spoil both."""
+    folder = tmp_path / "files"
+    shutil.copytree(template.folder, folder)
+    file = folder / "cluster.yaml"
+    files = replace(template, folder=folder, file=file, issuing=dict(template.issuing))
     holders = folders.find(files.cluster, files.folder)
     expected = live_trust.from_files(files.cluster, holders, NOW)
     assert expected is not None and set(expected.issuing) == {*ISSUING_CAS}

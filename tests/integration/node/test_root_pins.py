@@ -164,6 +164,7 @@ def bundles(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.glob("*-ca*.crt"))}
 
 
+@pytest.mark.on_node
 def test_no_record_takes_away_the_root_that_every_issuing_ca_is_below(rotation: RootRotation, tmp_path: Path) -> None:
     operator = tmp_path / "operator"
     issue = ("issue", "-f", rotation.cluster.file, "admin", "--dir", operator)
@@ -189,6 +190,7 @@ def test_no_record_takes_away_the_root_that_every_issuing_ca_is_below(rotation: 
     assert bundles(node.pki) == before
 
 
+@pytest.mark.on_node
 def test_a_root_that_was_given_up_does_not_return(rotation: RootRotation) -> None:
     cluster, node, mount = rotation.cluster, rotation.nodes["worker-1"], f"{rotation.cluster.prefix}/root"
     rotation.reach(State.PUBLISHED)
@@ -230,6 +232,7 @@ def _issuers(rotation: RootRotation) -> dict[str, Facts]:
     return {key: x509.read_certificates(pem.encode())[0] for key, pem in shown.items()}
 
 
+@pytest.mark.on_node
 def test_a_server_that_was_set_back_takes_no_root_away(rotation: RootRotation) -> None:
     node = rotation.nodes["worker-1"]
     first = rotation.certificates()["root-1"].fingerprint

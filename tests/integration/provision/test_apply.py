@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from vaultpki.provision.desired import desired
 from vaultpki.provision.plan import Observed, plan
 from vaultpki.records import published
 from vaultpki.records.server_facts import ServerFacts
-from vaultpki.vault import Vault
 
 DAY = 86400
 KINDS = {"mount", "issuer", "role", "policy", "auth", "approle", "config"}
@@ -41,11 +41,25 @@ LEFT_ALONE = {
 
 @pytest.fixture
 def cluster(clusters: ClusterFactory) -> AuditedCluster:
+    """A cluster that is not applied yet."""
     return clusters.written(SPEC)
 
 
-def vault_of(cluster: AuditedCluster) -> tuple[Vault, ServerFacts]:
-    return cluster.client(), ServerFacts((cluster.server.address,), cluster.server.ca_file.read_text())
+@pytest.fixture(scope="module")
+def applied(shared_clusters: ClusterFactory) -> Iterator[AuditedCluster]:
+    """One that is: each test leaves it as it found it."""
+    cluster = shared_clusters.applied(SPEC)
+    yield cluster
+    cluster.settled()
+
+
+@pytest.fixture(scope="module")
+def ambient(shared_clusters: ClusterFactory) -> AuditedCluster:
+    """Another one, whose cluster.yaml does not say where Vault is."""
+    cluster = shared_clusters.written(SPEC)
+    cluster.file.write_text(f"cluster: {cluster.name}\n{SPEC}")
+    cluster.apply()
+    return cluster
 
 
 def certificate(cluster: AuditedCluster, ca: str) -> x509.Certificate:
@@ -71,13 +85,14 @@ def test_an_empty_server_becomes_the_ca_and_a_second_apply_writes_nothing(cluste
     assert changes(document).keys() == wanted.keys() and document["unmanaged"] == []
     # Counted by the server: we also ask once what the token may do.
     assert document["requests"]["writes"] == len(writes) + 1
-    cluster.settled()
+    again, writes = cluster.applied()
+    assert (again["changes"], writes, again["requests"]["writes"]) == ([], [], 0)
     told = vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer"))
     assert told.stdout.splitlines()[-1] == "Nothing to change." and told.stdout.count("\n") == 3
 
 
-def test_it_is_all_there(cluster: AuditedCluster) -> None:
-    cluster.apply()
+def test_it_is_all_there(applied: AuditedCluster) -> None:
+    cluster = applied
     mounts, auths = cluster.read("sys/mounts"), cluster.read("sys/auth")
     for ca in (ROOT, *ISSUING_CAS):
         config = mounts[f"{cluster.prefix}/{ca}/"]["config"]
@@ -100,10 +115,9 @@ def test_it_is_all_there(cluster: AuditedCluster) -> None:
 
 
 @pytest.mark.parametrize("key", ["ec-p256", "rsa-2048"])
-def test_the_cas_are_what_was_asked_for(cluster: AuditedCluster, key: str) -> None:
-    cluster.write(SPEC + f"ca: {{root_ttl: 8y, issuing_ttl: 3y, key: {key}}}\n" if key != "ec-p256" else SPEC)
-    years = (8, 3) if key != "ec-p256" else (10, 5)
-    cluster.apply()
+def test_the_cas_are_what_was_asked_for(applied: AuditedCluster, clusters: ClusterFactory, key: str) -> None:
+    asked = f"{SPEC}ca: {{root_ttl: 8y, issuing_ttl: 3y, key: {key}}}\n"
+    cluster, years = (applied, (10, 5)) if key == "ec-p256" else (clusters.applied(asked), (8, 3))
     root = certificate(cluster, ROOT)
     for ca in (ROOT, *ISSUING_CAS):
         cert = certificate(cluster, ca)
@@ -127,63 +141,49 @@ def test_the_cas_are_what_was_asked_for(cluster: AuditedCluster, key: str) -> No
         backdate = (15 if ca == ROOT else 10) * 60
         life = (cert.not_valid_after_utc - cert.not_valid_before_utc).total_seconds()
         assert abs(life - years[ca != ROOT] * 365 * DAY - backdate) <= 2, ca
-        assert abs(cert.not_valid_before_utc.timestamp() + backdate - time.time()) < 60
-    cluster.settled()
+        assert abs(cert.not_valid_before_utc.timestamp() + backdate - time.time()) < 300
 
 
-def test_a_mount_with_a_short_maximum_is_tuned_before_its_ca_is_made(cluster: AuditedCluster) -> None:
+def test_a_mount_with_a_short_maximum_gives_no_ca_less_life(cluster: AuditedCluster) -> None:
     made = {
         "type": "pki",
         "description": f"made by vaultpki for cluster {cluster.name}",
-        "config": {"max_lease_ttl": DAY},
+        "config": {"max_lease_ttl": 32 * DAY},
     }
-    assert cluster.server.api("POST", f"sys/mounts/{cluster.prefix}/root", made).status == 204
-    assert changes(cluster.plan())["mount", f"{cluster.prefix}/root"] == (
+    mount = f"{cluster.prefix}/root"
+    assert cluster.server.api("POST", f"sys/mounts/{mount}", made).status == 204
+    # Both servers shorten it without a word; such a CA is not kept.
+    wanted = desired(cluster.model, ServerFacts())["issuer", mount]
+    with pytest.raises(BadAnswer, match=r"was asked for 3650 days and got 3[12] days, and was not kept"):
+        authorities.make_root(cluster.model, cluster.client(), mount, wanted, frozenset())
+    assert cluster.read_names(f"{mount}/issuers") == cluster.read_names(f"{mount}/keys") == []
+    assert changes(cluster.plan())["mount", mount] == (
         "update",
-        {"max_ttl": (DAY, 3650 * DAY), "default_ttl": (0, 1825 * DAY)},
+        {"max_ttl": (32 * DAY, 3650 * DAY), "default_ttl": (0, 1825 * DAY)},
     )
     cluster.apply()
     assert (certificate(cluster, ROOT).not_valid_after_utc.timestamp() - time.time()) > 3649 * DAY
 
 
-def test_a_ca_that_got_less_life_than_asked_is_not_kept(cluster: AuditedCluster) -> None:
-    made = {"type": "pki", "description": "", "config": {"max_lease_ttl": 768 * 3600}}
-    mount = f"{cluster.prefix}/root"
-    assert cluster.server.api("POST", f"sys/mounts/{mount}", made).status == 204
-    vault, _ = vault_of(cluster)
-    wanted = desired(cluster.model, ServerFacts())["issuer", mount]
-    with pytest.raises(BadAnswer, match=r"was asked for 3650 days and got 3[12] days, and was not kept"):
-        authorities.make_root(cluster.model, vault, mount, wanted, frozenset())
-    assert cluster.read_names(f"{mount}/issuers") == cluster.read_names(f"{mount}/keys") == []
-
-
 def test_a_missing_engine_is_told_in_one_sentence(cluster: AuditedCluster) -> None:
     # Both servers have PKI built in, and deregistering a built-in plugin changes nothing; so another engine is missing.
-    vault, _ = vault_of(cluster)
     mount = f"{cluster.prefix}/root"
     with pytest.raises(Refused, match=f"has no pki-of-nobody engine, which sys/mounts/{mount} needs"):
-        carry_out.write_mount(cluster.model, vault, ("mount", mount), {"type": "pki-of-nobody"}, create=True)
+        carry_out.write_mount(cluster.model, cluster.client(), ("mount", mount), {"type": "pki-of-nobody"}, create=True)
     # Where the root's mount is refused, nothing else was begun.
     first = plan(desired(cluster.model, ServerFacts()), Observed()).changes
     assert (first[0].kind, first[0].name) == ("mount", f"{cluster.prefix}/root")
 
 
-def test_every_field_of_a_role_that_could_widen_it_is_ours(cluster: AuditedCluster) -> None:
-    cluster.apply()
-    openbao = cluster.server.product == "openbao"
-    wanted = desired(cluster.model, ServerFacts(openbao=openbao))
-    for role in ("kubernetes/kubelet-client", "etcd/etcd-server"):
-        mount, _, name = role.partition("/")
-        there = cluster.read(f"{cluster.prefix}/{mount}/roles/{name}")
-        assert there.keys() - wanted["role", f"{cluster.prefix}/{role}"].keys() <= LEFT_ALONE.keys()
-
-
-def test_every_field_of_an_approle_is_ours(cluster: AuditedCluster) -> None:
-    cluster.apply()
+def test_every_field_that_could_widen_a_role_or_an_approle_is_ours(applied: AuditedCluster) -> None:
+    cluster, p = applied, applied.prefix
     wanted = desired(cluster.model, ServerFacts(openbao=cluster.server.product == "openbao"))
-    there = cluster.read(f"auth/{cluster.prefix}/listed/role/cp-1")
+    for mount, name in (("kubernetes", "kubelet-client"), ("etcd", "etcd-server")):
+        there = cluster.read(f"{p}/{mount}/roles/{name}")
+        assert there.keys() - wanted["role", f"{p}/{mount}/{name}"].keys() <= LEFT_ALONE.keys()
+    there = cluster.read(f"auth/{p}/listed/role/cp-1")
     # Said once, when it is made, and refused from then on.
-    assert there.keys() - wanted["approle", f"{cluster.prefix}/listed/cp-1"].keys() == {"local_secret_ids"}
+    assert there.keys() - wanted["approle", f"{p}/listed/cp-1"].keys() == {"local_secret_ids"}
 
 
 @pytest.mark.parametrize(
@@ -202,37 +202,33 @@ def test_every_field_of_an_approle_is_ours(cluster: AuditedCluster) -> None:
 def test_what_is_not_ours_is_refused(cluster: AuditedCluster, path: str, body: dict[str, Any], fragment: str) -> None:
     path = path.format(p=cluster.prefix)
     assert cluster.server.api("POST", path, body).status == 204
+    # Both compute the same plan: test_destroy.py has both commands.
     cluster.refused(fragment.format(p=cluster.prefix))
-    cluster.refused(fragment.format(p=cluster.prefix), command="plan")
     assert cluster.server.api("DELETE", path).status == 204
 
 
-def test_another_clusters_mounts_are_not_taken_over(cluster: AuditedCluster, tmp_path: Path, cluster_name: str) -> None:
-    cluster.apply()
-    other = AuditedCluster(cluster.server, tmp_path / "other", f"{cluster_name}b")
-    other.write(SPEC + f"prefix: {cluster.prefix}\n")
-    other.refused(f"made by vaultpki for cluster {cluster.name}", f"was not made by vaultpki for cluster {other.name}")
+def test_another_clusters_mounts_are_not_taken_over(applied: AuditedCluster, tmp_path: Path, cluster_name: str) -> None:
+    other = AuditedCluster(applied.server, tmp_path / "other", f"{cluster_name}b")
+    other.write(SPEC + f"prefix: {applied.prefix}\n")
+    other.refused(f"made by vaultpki for cluster {applied.name}", f"was not made by vaultpki for cluster {other.name}")
 
 
-def test_an_approle_planted_for_a_node_to_come_is_refused(cluster: AuditedCluster) -> None:
-    cluster.apply()
-    planted = f"auth/{cluster.prefix}/listed/role/worker-2"
+def test_an_approle_planted_for_a_node_to_come_is_refused(applied: AuditedCluster) -> None:
+    cluster, planted = applied, f"auth/{applied.prefix}/listed/role/worker-2"
     assert cluster.server.api("POST", planted, {"token_policies": f"{cluster.prefix}/node/worker-2"}).status == 204
     assert cluster.plan()["unmanaged"] == [f"approle {cluster.prefix}/listed/worker-2"]
     cluster.write(SPEC.replace("pools:", "- {name: worker-2, roles: [worker], addresses: [10.0.0.22]}\npools:"))
     cluster.refused(f"{planted} was not made by vaultpki", "secret id")
+    cluster.write(SPEC)
     assert cluster.server.api("DELETE", planted).status == 204
-    cluster.apply()
-    cluster.settled()
 
 
-def test_a_lost_root_is_not_replaced_behind_the_nodes_backs(cluster: AuditedCluster) -> None:
-    cluster.apply()
+def test_a_lost_root_is_not_replaced_behind_the_nodes_backs(clusters: ClusterFactory) -> None:
+    cluster = clusters.applied(SPEC)
     assert cluster.server.api("DELETE", f"{cluster.prefix}/root/issuer/root-1").status == 200
     cluster.refused(f"the root CA of {cluster.prefix}/root is gone")
     cluster.destroy()
-    cluster.apply()
-    cluster.settled()
+    assert not [path for path in cluster.read("sys/mounts") if path.startswith(cluster.prefix)]
 
 
 def test_a_sealed_server(own_server: Server, tmp_path: Path) -> None:
@@ -244,9 +240,6 @@ def test_a_sealed_server(own_server: Server, tmp_path: Path) -> None:
         further = {"apply": ["--yes"], "destroy": ["--confirm", "prod"]}.get(command, [])
         ran = vaultpki(command, "-f", cluster.file, *further, env=env, expect=1)
         fails(ran, f"the Vault at {own_server.address} is sealed; unseal it")
-    own_server.unseal()
-    cluster.apply()
-    cluster.settled()
 
 
 def test_nobody_is_there(cluster: AuditedCluster, tmp_path: Path) -> None:
@@ -258,21 +251,27 @@ def test_nobody_is_there(cluster: AuditedCluster, tmp_path: Path) -> None:
     assert time.monotonic() - start < 30
 
 
-def test_another_ca(cluster: AuditedCluster, tmp_path: Path) -> None:
-    trustme.CA().cert_pem.write_to_path(tmp_path / "other.crt")
-    start = cluster.server.audit_position()
-    env = cluster.environment() | {"VAULT_CACERT": str(tmp_path / "other.crt")}
-    fails(vaultpki("apply", "-f", cluster.file, "--yes", env=env, expect=1), "does not verify", "VAULT_CACERT")
-    env["VAULT_CACERT"] = str(tmp_path / "none.crt")
-    fails(vaultpki("apply", "-f", cluster.file, "--yes", env=env, expect=1), "none.crt")
-    assert cluster.server.requests(start) == []
+# What VAULT_ADDR or VAULT_CACERT says, and why nothing is asked then.
+NOT_ASKED: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "plain http": ("VAULT_ADDR", "http://192.0.2.1:8200", ("http://192.0.2.1:8200' is plain http", "--allow-http")),
+    "every address": ("VAULT_ADDR", "https://0.0.0.0:{port}", ("VAULT_ADDR: ",)),
+    "a mapped address": ("VAULT_ADDR", "https://[::ffff:127.0.0.1]:{port}", ("VAULT_ADDR: ",)),
+    "too long a name": ("VAULT_ADDR", f"https://{'a.' * 130}example:{{port}}", ("VAULT_ADDR: ",)),
+    "another CA": ("VAULT_CACERT", "{folder}/other.crt", ("does not verify", "VAULT_CACERT")),
+    "no CA": ("VAULT_CACERT", "{folder}/none.crt", ("none.crt",)),
+}
 
 
 @pytest.mark.on_node
-def test_plain_http_beyond_loopback(cluster: AuditedCluster) -> None:
-    env = cluster.environment() | {"VAULT_ADDR": "http://192.0.2.1:8200"}
-    ran = vaultpki("apply", "-f", cluster.file, "--yes", env=env, expect=1)
-    fails(ran, "http://192.0.2.1:8200' is plain http", "--allow-http")
+@pytest.mark.parametrize("what", NOT_ASKED)
+def test_a_way_to_vault_that_cannot_be_taken(cluster: AuditedCluster, tmp_path: Path, what: str) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.crt")
+    name, value, words = NOT_ASKED[what]
+    value = value.format(port=cluster.server.address.rpartition(":")[2], folder=tmp_path)
+    start = cluster.server.audit_position()
+    ran = vaultpki("apply", "-f", cluster.file, "--yes", env=cluster.environment() | {name: value}, expect=1)
+    fails(ran, *words)
+    assert cluster.server.requests(start) == []
 
 
 def test_tokens_that_are_not_enough(cluster: AuditedCluster) -> None:
@@ -282,9 +281,6 @@ def test_tokens_that_are_not_enough(cluster: AuditedCluster) -> None:
 
     cluster.refused("there is no Vault token; set VAULT_TOKEN", token="")
     cluster.refused("the Vault token is not valid or has expired", token="s.nosuchtoken")
-    short = make(ttl="1s")
-    time.sleep(1.5)
-    cluster.refused("the Vault token is not valid or has expired", token=short)
     cluster.refused("the Vault token is too weak", "sys/", token=make(policies=["default"]))
     # It may read everything and make mounts, and only then would it be stopped.
     half = {
@@ -298,68 +294,35 @@ def test_tokens_that_are_not_enough(cluster: AuditedCluster) -> None:
     assert cluster.server.api("POST", f"sys/policies/acl/{name}", {"policy": json.dumps(half)}).status == 204
     token = make(policies=[name])
     cluster.refused("the Vault token is too weak: it may not update", "vaultpki policy -f", token=token)
-    cluster.refused("too weak", command="apply", token=token)
     assert f"{cluster.prefix}/root/" not in cluster.read("sys/mounts")
 
 
-def test_the_applier_policy_is_enough(cluster: AuditedCluster) -> None:
-    printed = vaultpki("policy", "-f", cluster.file, "applier", env={}).stdout
-    name = f"applier-{cluster.name}"
-    assert cluster.server.api("POST", f"sys/policies/acl/{name}", {"policy": printed}).status == 204
-    made = cluster.server.api(
-        "POST", "auth/token/create", {"policies": [name], "no_default_policy": True, "ttl": "10m"}
-    )
-    token = made.body["auth"]["client_token"]
-    cluster.applied(token=token)
-    document, writes = cluster.applied(token=token)
-    assert (document["changes"], writes) == ([], [])
-    prefix = cluster.prefix
-    for path, body in (
-        (f"{prefix}/etcd/config/urls", {"ocsp_servers": ["https://elsewhere.example.com"]}),
-        (f"sys/mounts/{prefix}/etcd/tune", {"max_lease_ttl": "9000h"}),
-        (f"{prefix}/etcd/issuer/etcd-1", {"leaf_not_after_behavior": "err", "issuer_name": "etcd-1"}),
-        (f"auth/{prefix}/listed/role/cp-1", {"token_max_ttl": "3h"}),
-    ):
-        assert cluster.server.api("POST", path, body).status in (200, 204), path
-    # It can do nothing beside its cluster.
-    for path in (f"sys/mounts/{prefix}x/root", "sys/policies/acl/mine", f"sys/mounts/{prefix}", "sys/audit/x"):
-        assert cluster.server.api("POST", path, {"type": "pki", "policy": ""}, token=token).status == 403, path
-    document, _ = cluster.applied(token=token)
-    assert len(document["changes"]) == 4
-    cluster.settled()
-    # A node logs in, so that there is an entity to end.
-    cluster.equip("worker-1").run()
-    cluster.destroy(token=token)
-    assert not [path for path in cluster.read("sys/mounts") if path.startswith(prefix)]
-
-
-def test_where_nodes_find_vault_is_what_the_environment_says(cluster: AuditedCluster) -> None:
-    text = f"cluster: {cluster.name}\n{SPEC}"
-    cluster.file.write_text(text)
-    cluster.apply()
+def test_where_nodes_find_vault_is_what_the_environment_says(ambient: AuditedCluster, tmp_path: Path) -> None:
+    cluster, text = ambient, ambient.file.read_text()
     stored = cluster.read(f"{cluster.prefix}/config/data/cluster")["data"]["vault"]
     assert stored == {"addresses": [cluster.server.address], "ca_pem": cluster.server.ca_file.read_text()}
-    # Another way to the same server, as another applier may have it, is another answer, and shown before it is given.
-    address = cluster.server.address.replace("127.0.0.1", "localhost")
-    env = cluster.environment() | {"VAULT_ADDR": address}
+    # Another way to the same server, as another applier may have it, is another answer, and shown before it is given;
+    # in its normal form, which agent.yaml and URLs in certificates take.
+    port = cluster.server.address.rpartition(":")[2]
+    address, env = f"https://localhost:{port}", cluster.environment() | {"VAULT_ADDR": f"HTTPS://LOCALHOST:{port}/"}
     drift = changes(json.loads(vaultpki("plan", "-f", cluster.file, "--json", env=env).stdout))
     assert drift.pop(("config", f"{cluster.prefix}/config/cluster")) == (
         "update",
         {"vault": (stored, stored | {"addresses": [address]})},
     )
     assert drift.keys() == {("config", f"{cluster.prefix}/{ca}/config/urls") for ca in (ROOT, *ISSUING_CAS)}
+    vaultpki("apply", "-f", cluster.file, "--yes", env=env)
+    urls = cluster.read(f"{cluster.prefix}/etcd/config/urls")
+    assert urls["ocsp_servers"] == [f"{address}/v1/{cluster.prefix}/etcd/ocsp"]
+    join, node = tmp_path / "join.json", tmp_path / "node"
+    vaultpki("enroll", "-f", cluster.file, "worker-1", "-o", join, env=env)
+    vaultpki("agent", "-c", node / "agent.yaml", "--join", join, "--dir", node / "pki", "--once")
+    vaultpki("agent", "-c", node / "agent.yaml", "--once")
+    cluster.apply()
     # With `vault` in cluster.yaml, all appliers have the same.
     cluster.write(SPEC)
     assert json.loads(vaultpki("plan", "-f", cluster.file, "--json", env=env).stdout)["changes"] == []
-
-
-def test_a_cluster_of_many_nodes(cluster: AuditedCluster) -> None:
-    # Both servers refuse a request with more than 500 entries in a list or an object.
-    nodes = "".join(f"- {{name: n-{i}, roles: [worker], addresses: [10.1.0.{i + 1}]}}\n" for i in range(170))
-    cluster.write("api_server: {endpoint: 'https://api.example.com:6443', names: [api.example.com]}\nnodes:\n" + nodes)
-    document, _ = cluster.applied()
-    assert len(document["changes"]) > 500
-    assert cluster.applied()[1] == []
+    cluster.file.write_text(text)
 
 
 def test_the_largest_records_that_the_spec_takes_are_taken(cluster: AuditedCluster) -> None:
@@ -388,9 +351,8 @@ def test_the_largest_records_that_the_spec_takes_are_taken(cluster: AuditedClust
 
 
 @pytest.mark.on_node
-def test_nothing_but_certificates_of_a_ca_file_is_published(cluster: AuditedCluster, tmp_path: Path) -> None:
-    cluster.file.write_text(f"cluster: {cluster.name}\n{SPEC}")
-    ca_pem = cluster.server.ca_file.read_text()
+def test_nothing_but_certificates_of_a_ca_file_is_published(ambient: AuditedCluster, tmp_path: Path) -> None:
+    cluster, ca_pem = ambient, ambient.server.ca_file.read_text()
     file = tmp_path / "all.pem"
     env = cluster.environment() | {"VAULT_CACERT": str(file)}
     start = cluster.server.audit_position()
@@ -407,35 +369,7 @@ def test_nothing_but_certificates_of_a_ca_file_is_published(cluster: AuditedClus
     assert cluster.server.requests(start) == []
     # As the bundles of some distributions have them.
     file.write_text(f"# F\u0151tan\u00fas\u00edtv\u00e1ny\n{ca_pem}password: hunter2\n", encoding="utf-8")
-    vaultpki("apply", "-f", cluster.file, "--yes", env=env)
-    assert cluster.read(f"{cluster.prefix}/config/data/cluster")["data"]["vault"]["ca_pem"] == ca_pem
+    assert json.loads(vaultpki("plan", "-f", cluster.file, "--json", env=env).stdout)["changes"] == []
     join = tmp_path / "join.json"
     vaultpki("enroll", "-f", cluster.file, "cp-1", "-o", join, env=env)
     assert json.loads(join.read_text())["ca_pem"] == ca_pem
-
-
-@pytest.mark.on_node
-@pytest.mark.parametrize("written", ["https://{}/", "HTTPS://{}", "HTTPS://LOCALHOST:{port}/"])
-def test_nodes_are_told_the_normal_form_of_an_address(cluster: AuditedCluster, tmp_path: Path, written: str) -> None:
-    cluster.file.write_text(f"cluster: {cluster.name}\n{SPEC}")
-    host, _, port = cluster.server.address.removeprefix("https://").partition(":")
-    address = f"https://{'localhost' if 'LOCAL' in written else host}:{port}"
-    env = cluster.environment() | {"VAULT_ADDR": written.format(f"{host}:{port}", port=port)}
-    vaultpki("apply", "-f", cluster.file, "--yes", env=env)
-    stored = cluster.read(f"{cluster.prefix}/config/data/cluster")["data"]["vault"]
-    assert stored["addresses"] == [address]
-    urls = cluster.read(f"{cluster.prefix}/etcd/config/urls")
-    assert urls["ocsp_servers"] == [f"{address}/v1/{cluster.prefix}/etcd/ocsp"]
-    join, node = tmp_path / "join.json", tmp_path / "node"
-    vaultpki("enroll", "-f", cluster.file, "worker-1", "-o", join, env=env)
-    vaultpki("agent", "-c", node / "agent.yaml", "--join", join, "--dir", node / "pki", "--once")
-    vaultpki("agent", "-c", node / "agent.yaml", "--once")
-
-
-@pytest.mark.on_node
-@pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:127.0.0.1]", f"{'a.' * 130}example"])  # noqa: S104 -- refused
-def test_an_address_that_no_agent_yaml_takes_is_refused(cluster: AuditedCluster, host: str) -> None:
-    env = cluster.environment() | {"VAULT_ADDR": f"https://{host}:{cluster.server.address.rpartition(':')[2]}"}
-    start = cluster.server.audit_position()
-    fails(vaultpki("apply", "-f", cluster.file, "--yes", env=env, expect=1), "VAULT_ADDR: ")
-    assert cluster.server.requests(start) == []

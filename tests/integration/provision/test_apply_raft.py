@@ -7,7 +7,6 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,8 @@ import pytest
 from helpers.vault import operator_tokens
 from helpers.vault.applied_cluster import environment
 from helpers.vault.raft_cluster import Cluster
-from helpers.vault.server_contents import Listing, listing
-from helpers.vault.servers import Server, wait_for
+from helpers.vault.server_contents import listing
+from helpers.vault.servers import wait_for
 from vaultpki.errors import Sealed, Unavailable
 from vaultpki.vault import Request, Settings, Vault
 
@@ -62,35 +61,6 @@ def name() -> str:
     return f"t{secrets.token_hex(5)}"
 
 
-def uncut(folder: Path, cluster: Cluster) -> Listing:
-    made = name()
-    apply(spec(folder, cluster, made), everywhere(cluster, made))
-    return listing(cluster.leader(), made)
-
-
-@pytest.fixture
-def child() -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes of the test, ended with it."""
-    running: list[subprocess.Popen[str]] = []
-    yield running
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def test_through_a_standby(cluster3: Cluster, tmp_path: Path) -> None:
-    """A standby's reads are some 100 ms old: a run that believed them would make things twice, or miss them."""
-    expected = uncut(tmp_path, cluster3)
-    for standby in cluster3.standbys():
-        made = name()
-        file = spec(tmp_path, cluster3, made)
-        first = apply(file, standby.environment(applier(cluster3, made)))
-        assert first["changes"] > 40
-        assert listing(cluster3.leader(), made) == expected
-        second = apply(file, standby.environment(applier(cluster3, made)))
-        assert (second["changes"], second["writes"]) == (0, 0)
-
-
 @pytest.mark.conformance
 def test_every_request_goes_to_the_leader(cluster3: Cluster) -> None:
     leader, standby = cluster3.leader(), cluster3.standbys()[0]
@@ -106,60 +76,6 @@ def test_every_request_goes_to_the_leader(cluster3: Cluster) -> None:
         assert not vault.call(Request("GET", path)).found
 
 
-def _killed_after(cluster: Cluster, file: Path, made: str, ready: Callable[[Server], bool]) -> subprocess.Popen[str]:
-    """An apply whose leader is killed once `ready` says so of it."""
-    leader = cluster.leader()
-    process = subprocess.Popen(
-        command(file),
-        env=environment(everywhere(cluster, made)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not ready(leader):
-        assert process.poll() is None, process.communicate()
-    leader.stop()
-    return process
-
-
-def _mounted(made: str, mount: str) -> Callable[[Server], bool]:
-    return lambda leader: f"vaultpki/{made}/{mount}/" in leader.api("GET", "sys/mounts").data
-
-
-def _has_role(made: str, role: str) -> Callable[[Server], bool]:
-    return lambda leader: leader.api("GET", f"vaultpki/{made}/{role}").status == 200
-
-
-@pytest.mark.parametrize(
-    "moment",
-    # Half a minute each, for the nodes to become voters: one of them is enough for every day.
-    [
-        pytest.param("mounts", marks=pytest.mark.conformance),
-        "issuers",
-        pytest.param("roles", marks=pytest.mark.conformance),
-    ],
-)
-def test_the_leader_dies_in_the_middle(
-    cluster3: Cluster, tmp_path: Path, child: list[subprocess.Popen[str]], moment: str
-) -> None:
-    expected = uncut(tmp_path, cluster3)
-    made = name()
-    file = spec(tmp_path, cluster3, made)
-    ready = {
-        "mounts": _mounted(made, "root"),
-        "issuers": _has_role(made, "root/issuer/root-1"),
-        "roles": _has_role(made, "kubernetes/roles/kube-scheduler"),
-    }[moment]
-    process = _killed_after(cluster3, file, made, ready)
-    child.append(process)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert json.loads(out)["changes"]
-    assert listing(cluster3.leader(), made) == expected
-    second = apply(file, everywhere(cluster3, made))
-    assert (second["changes"], second["writes"]) == (0, 0)
-
-
 @pytest.mark.conformance
 def test_a_pinned_client_finds_the_next_leader(cluster3: Cluster) -> None:
     """One address is enough to find the leader, not to find the next one: that one must be among the living."""
@@ -172,6 +88,43 @@ def test_a_pinned_client_finds_the_next_leader(cluster3: Cluster) -> None:
     vault.write("sys/policies/acl/after", {"policy": "{}"})
     assert vault.address == cluster3.leader().address
     assert vault.call(Request("GET", "sys/policies/acl/after")).found
+
+
+@pytest.mark.parametrize(
+    "moment",
+    # Half a minute each, for the nodes to become voters: one of them is enough for every day.
+    [
+        pytest.param("sys/mounts/{below}/root", marks=pytest.mark.conformance, id="mounts"),
+        pytest.param("{below}/root/issuer/root-1", id="issuers"),
+        pytest.param("{below}/kubernetes/roles/kube-scheduler", marks=pytest.mark.conformance, id="roles"),
+    ],
+)
+def test_through_a_standby_and_the_leader_dies_in_the_middle(cluster3: Cluster, tmp_path: Path, moment: str) -> None:
+    """A standby's reads are some 100 ms old: a run that believed them would make things twice, or miss them."""
+    standby, made = cluster3.standbys()[0], name()
+    file = spec(tmp_path, cluster3, made)
+    first = apply(file, standby.environment(applier(cluster3, made)))
+    assert first["changes"] > 40
+    expected = listing(cluster3.leader(), made)
+    second = apply(file, standby.environment(applier(cluster3, made)))
+    assert (second["changes"], second["writes"]) == (0, 0)
+
+    made, leader = name(), cluster3.leader()
+    file, path = spec(tmp_path, cluster3, made), moment.format(below=f"vaultpki/{made}")
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command(file), env=environment(everywhere(cluster3, made)), **options) as process:  # type: ignore[call-overload]
+        try:
+            while leader.api("GET", path).status != 200:
+                assert process.poll() is None, process.communicate()
+            leader.stop()
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    assert json.loads(out)["changes"]
+    assert listing(cluster3.leader(), made) == expected
+    second = apply(file, everywhere(cluster3, made))
+    assert (second["changes"], second["writes"]) == (0, 0)
 
 
 def pinned_read(vault: Vault) -> None:

@@ -14,15 +14,22 @@ from helpers.node import earlier_release
 from helpers.vault.applied_cluster import environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster
-from vaultpki.provision import apply
-from vaultpki.records.server_facts import ServerFacts
+
+pytestmark = pytest.mark.on_node
 
 OTHER = SPEC.replace("names: [api.example.com]", "names: [api.example.com, k8s.example.com]")
 
 
+@pytest.fixture(scope="module")
+def cluster(shared_clusters: ClusterFactory) -> AuditedCluster:
+    """One cluster for these tests, each of which leaves it settled."""
+    return shared_clusters.applied(SPEC)
+
+
 @pytest.fixture
-def cluster(clusters: ClusterFactory) -> AuditedCluster:
-    return clusters.applied(SPEC)
+def before(cluster: AuditedCluster) -> int:
+    """The version of the record when a test begins."""
+    return read(cluster)[1]
 
 
 def path(cluster: AuditedCluster) -> str:
@@ -59,13 +66,12 @@ def test_the_first_apply_writes_it_last_and_the_second_not_at_all(clusters: Clus
     assert [where for _, where in writes].index(path(cluster)) == len(writes) - 1
     assert read(cluster) == ("settled", 1)
     assert path(cluster).replace("/data/", "/") not in [change["name"] for change in document["changes"]]
-    cluster.settled()
-    assert cluster.plan()["unmanaged"] == []
+    assert cluster.applied()[1] == [] and cluster.plan()["unmanaged"] == []
     cluster.destroy()
     assert cluster.server.api("GET", path(cluster)).status == 404
 
 
-def test_an_apply_tells_agents_before_and_after(cluster: AuditedCluster) -> None:
+def test_an_apply_tells_agents_before_and_after(cluster: AuditedCluster, before: int) -> None:
     cluster.write(OTHER)
     since = cluster.server.audit_position()
     cluster.apply()
@@ -73,35 +79,30 @@ def test_an_apply_tells_agents_before_and_after(cluster: AuditedCluster) -> None
     at = [place for place, where in enumerate(writes) if where == path(cluster)]
     followed = [place for place, where in enumerate(writes) if "/config/data/" in where and place not in at]
     assert len(at) == 2 and followed and at[0] < min(followed) and at[1] == len(writes) - 1
-    assert read(cluster) == ("settled", 3)
-    cluster.settled()
-
-
-def test_an_apply_of_what_nodes_do_not_follow_tells_nobody(cluster: AuditedCluster) -> None:
+    assert read(cluster) == ("settled", before + 2)
+    # What nodes do not follow tells nobody.
     policy = f"sys/policies/acl/{cluster.prefix}/viewer"
     assert cluster.server.api("POST", policy, {"policy": "{}"}).status == 204
     cluster.apply()
-    assert read(cluster) == ("settled", 1)
+    assert read(cluster) == ("settled", before + 2)
 
 
-def test_a_plan_shows_what_is_wrong_with_it_and_an_apply_mends_it(cluster: AuditedCluster) -> None:
+def test_a_plan_shows_what_is_wrong_with_it_and_an_apply_mends_it(cluster: AuditedCluster, before: int) -> None:
     interrupt(cluster)
     assert planned(cluster) == [{"state": {"from": "changing", "to": "settled"}}]
     text = vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer")).stdout
     assert "~ config " in text and "a command was interrupted" in text and "Plan: 0 to create, 1 to update" in text
     assert "Done: 1 changes, " in cluster.apply().stdout
-    cluster.settled()
     # Somebody has changed what nodes follow, and told nobody.
     pool = f"{cluster.prefix}/config/data/pools/autoscaled"
-    before = cluster.read(pool)["data"]
-    assert cluster.server.api("POST", pool, {"data": {**before, "more": "by hand"}}).status == 200
+    as_applied = cluster.read(pool)["data"]
+    assert cluster.server.api("POST", pool, {"data": {**as_applied, "more": "by hand"}}).status == 200
     assert [change["name"] for change in cluster.plan()["changes"]] == [pool.replace("/data/", "/")]
-    assert cluster.server.api("POST", pool, {"data": before}).status == 200
-    cluster.settled()
+    assert cluster.server.api("POST", pool, {"data": as_applied}).status == 200
+    assert cluster.plan()["changes"] == [] and read(cluster) == ("settled", before + 2)
     assert cluster.server.api("DELETE", f"{cluster.prefix}/etcd/issuer/default").status in (200, 204)
     cluster.apply()
-    assert read(cluster) == ("settled", 5)
-    cluster.settled()
+    assert read(cluster) == ("settled", before + 4)
     assert cluster.server.api("DELETE", path(cluster).replace("data", "metadata")).status == 204
     assert planned(cluster)[0]["state"] == {"from": None, "to": "settled"}
     cluster.apply()
@@ -114,37 +115,35 @@ def test_a_revocation_tells_agents(cluster: AuditedCluster) -> None:
     vaultpki("revoke", "-f", cluster.file, "worker-1", "--yes", env=cluster.environment())
     writes = written(cluster, since)
     assert writes[0] == writes[-1] == path(cluster) and len(writes) > 3
-    cluster.settled()
+    assert cluster.plan()["changes"] == []
 
 
-def test_killed_at_each_write(clusters: ClusterFactory) -> None:
-    cluster = clusters.applied(SPEC)
+def test_killed_at_each_write(cluster: AuditedCluster) -> None:
     record, versions = f"{cluster.prefix}/config/data/cluster", []
-
-    def work() -> None:
-        apply.apply(cluster.model, cluster.client(), ServerFacts((), None), first=None, progress=lambda change: None)
 
     # Before each of its writes, and after the last; the first is the question what the token may do.
     for at in range(0, 100, 2):
         text = SPEC.replace("{names:", f'{{endpoint: "https://api.example.com:{6443 + at}", names:')
         before, mark = cluster.read(record)["data"], read(cluster)
         cluster.write(text)
-        dead = died(work, at)
+        dead = died(cluster.applied_here, at)
         changed = cluster.read(record)["data"] != before
         # Whoever has looked at the record as it was before looks again.
         assert not changed or read(cluster) != mark
-        left = apply.observe_and_plan(cluster.model, cluster.client(), ServerFacts((), None))[1].changes
+        left = cluster.left_to_apply()
         assert left or read(cluster)[0] == "settled"
-        work()
+        cluster.applied_here()
         assert read(cluster)[0] == "settled"
-        assert not apply.observe_and_plan(cluster.model, cluster.client(), ServerFacts((), None))[1].changes
+        assert not cluster.left_to_apply()
         versions.append(read(cluster)[1])
         if not dead:
             break
+    cluster.write(SPEC)
+    cluster.apply()
     assert len(versions) >= 5 and versions == sorted(set(versions))
 
 
-def test_an_applier_of_the_first_release_beside(cluster: AuditedCluster, tmp_path: Path) -> None:
+def test_an_applier_of_the_first_release_beside(cluster: AuditedCluster, before: int, tmp_path: Path) -> None:
     """It takes the right to read the record from nodes, which then look at everything at each poll."""
     earlier_release.extract(earlier_release.releases()["0.1.0"], tmp_path / "0.1.0")
 
@@ -165,10 +164,10 @@ def test_an_applier_of_the_first_release_beside(cluster: AuditedCluster, tmp_pat
     assert f"? config {cluster.prefix}/config/changes  (not made by vaultpki; left alone)" in shown
     cluster.write(OTHER)
     earlier("apply", "--yes")
-    assert read(cluster) == ("settled", 1)
+    assert read(cluster) == ("settled", before)
     rules = cluster.read(f"sys/policies/acl/{cluster.prefix}/node/worker-1")["policy"]
     assert "config/data/changes" not in rules
     # Ours tells agents what the other one did not.
     cluster.apply()
-    assert read(cluster)[0] == "settled" and read(cluster)[1] > 1
+    assert read(cluster)[0] == "settled" and read(cluster)[1] > before
     cluster.settled()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,55 @@ from vaultpki.pki import x509
 ETCD = ("etcdserver", "etcd-peer", "etcd-healthcheck-client")
 
 
-@pytest.fixture
-def cluster(clusters: ClusterFactory) -> AuditedCluster:
-    return clusters.applied(SPEC)
+CAS = ("root", *ISSUING_CAS)
+
+
+@dataclass(frozen=True, slots=True)
+class Equipped:
+    """A cluster, and a node with all its certificates and a hook that restarts etcd in earnest."""
+
+    cluster: AuditedCluster
+    node: NodeFolder
+    restarts: Path
+
+    @classmethod
+    def made(cls, clusters: ClusterFactory) -> Equipped:
+        cluster = clusters.applied(SPEC)
+        restarts = cluster.folder / "restarts"
+        further = f"hooks: {{etcd-ca: [[sh, -c, 'echo restarted >> {restarts}']]}}\n"
+        node = cluster.equip("cp-1", further=further)
+        node.run()
+        restarts.write_text("")
+        return cls(cluster, node, restarts)
+
+
+@pytest.fixture(scope="module")
+def equipped(shared_clusters: ClusterFactory) -> Equipped:
+    return Equipped.made(shared_clusters)
 
 
 @pytest.fixture
-def node(cluster: AppliedCluster, tmp_path: Path) -> NodeFolder:
-    """A node with all its certificates, and a hook that restarts etcd in earnest."""
-    node = cluster.equip("cp-1", further=f"hooks: {{etcd-ca: [[sh, -c, 'echo restarted >> {tmp_path}/restarts']]}}\n")
-    node.run()
-    (tmp_path / "restarts").write_text("")
-    return node
+def cluster(equipped: Equipped) -> Iterator[AuditedCluster]:
+    """The one of most of these tests: afterwards it has its own CAs again, and no others."""
+    cluster = equipped.cluster
+    own = {ca: set(cluster.read_names(f"{cluster.prefix}/{ca}/issuers")) for ca in CAS}
+    yield cluster
+    for ca, known in own.items():
+        for issuer in set(cluster.read_names(f"{cluster.prefix}/{ca}/issuers")) - known:
+            assert cluster.server.api("DELETE", f"{cluster.prefix}/{ca}/issuer/{issuer}").status in (200, 204)
+    # One that the root signed within a day is installed again, rather than a new one.
+    cluster.apply()
+
+
+@pytest.fixture
+def node(cluster: AuditedCluster, equipped: Equipped) -> NodeFolder:
+    return equipped.node
+
+
+@pytest.fixture
+def own(clusters: ClusterFactory) -> Equipped:
+    """A cluster and a node for one test."""
+    return Equipped.made(clusters)
 
 
 def certificate(cluster: AppliedCluster, ca: str) -> str:
@@ -80,57 +118,52 @@ def told(done: Outcome) -> list[dict[str, Any]]:
     return [{"level": event.level, **event.fields} for event in done.events if event.name == "stranger"]
 
 
-def beside(cluster: AppliedCluster, issuer: str) -> None:
-    """The real one stays, and stays the default."""
-
-
-def default_too(cluster: AppliedCluster, issuer: str) -> None:
-    made_default(cluster, "etcd", issuer)
-
-
 def instead(cluster: AppliedCluster, issuer: str) -> None:
     made_default(cluster, "etcd", issuer)
     deleted(cluster, "etcd")
 
 
 @pytest.mark.parametrize("ca", ["kubernetes", "root"])
-@pytest.mark.parametrize("act", [beside, default_too, instead])
 def test_a_ca_of_the_cluster_on_another_mount_changes_nothing(
-    cluster: AuditedCluster, node: NodeFolder, tmp_path: Path, act: Callable[[AppliedCluster, str], None], ca: str
+    cluster: AuditedCluster, node: NodeFolder, equipped: Equipped, tmp_path: Path, ca: str
 ) -> None:
+    """Beside the mount's own, which stays the default; then as the default; then in its place."""
     trusted, held = bundles(node), pairs(node)
     pem = certificate(cluster, ca)
     issuer = brought(cluster, "etcd", pem)
-    act(cluster, issuer)
-    for _ in range(3):
-        done = passed(node)
-        assert not done.failures and done.renewed == () and "bundles" not in {event.name for event in done.events}
-        why = f"its name is not CN={cluster.name} etcd CA alone"
-        if ca == "root":
-            why = "it is the root CA, which belongs on its own mount alone"
-        about = {"ca": "etcd", "sha256": x509.fingerprint(pem.encode()), "reason": why}
-        assert told(done) == [{"level": "warning", **about}]
-        assert bundles(node) == trusted and pairs(node) == held
+    why = f"its name is not CN={cluster.name} etcd CA alone"
+    if ca == "root":
+        why = "it is the root CA, which belongs on its own mount alone"
+    about = {"ca": "etcd", "sha256": x509.fingerprint(pem.encode()), "reason": why}
+    danger = {"name": f"issuer {cluster.prefix}/etcd/issuer/{issuer}", "reason": f"foreign and dangerous: {why}"}
+    for act in ("beside", "default too", "instead"):
+        if act == "default too":
+            made_default(cluster, "etcd", issuer)
+        elif act == "instead":
+            deleted(cluster, "etcd")
+        for _ in range(2):
+            done = passed(node)
+            assert not done.failures and done.renewed == () and "bundles" not in {event.name for event in done.events}
+            assert told(done) == [{"level": "warning", **about}]
+            assert bundles(node) == trusted and pairs(node) == held
+        assert equipped.restarts.read_text() == ""
+        # A node that comes now takes no more from it.
+        other = cluster.equip("cp-1", folder=tmp_path / act)
+        done = passed_first(other)
+        lies = (other.pki / "etcd-ca.crt").read_bytes() if (other.pki / "etcd-ca.crt").exists() else None
+        assert lies == (None if act == "instead" else trusted["etcd-ca.crt"])
+        assert {"kube-apiserver", "kube-scheduler"} <= set(done.renewed)
+        assert (set(ETCD) & {path.stem for path in other.pki.glob("*.crt")} == set()) is (act != "beside")
+        shown = cluster.plan()
+        assert shown["dangers"] == [danger]
+        assert [(change["kind"], change["name"]) for change in shown["changes"]] == (
+            [] if act == "beside" else [("issuer", f"{cluster.prefix}/etcd")]
+        )
     node.age()
     line = f"CN={cluster.name} {ca} CA on the mount of etcd is not trusted: {why}"
     assert node.run().stderr == f"vaultpki: {line}; remove it from the mount\n"
-    assert (tmp_path / "restarts").read_text() == ""
     report = cluster.read(cluster.report_path("cp-1"))["data"]
     assert report["strangers"] == [line] and report["failures"] == []
-    # A node that comes now takes no more from it.
-    other = cluster.equip("cp-1", folder=tmp_path / "fresh")
-    done = passed_first(other)
-    lies = (other.pki / "etcd-ca.crt").read_bytes() if (other.pki / "etcd-ca.crt").exists() else None
-    assert lies == (None if act is instead else trusted["etcd-ca.crt"])
-    assert {"kube-apiserver", "kube-scheduler"} <= set(done.renewed)
-    assert (set(ETCD) & {path.stem for path in other.pki.glob("*.crt")} == set()) is (act is not beside)
-
-    shown = cluster.plan()
-    danger = {"name": f"issuer {cluster.prefix}/etcd/issuer/{issuer}", "reason": f"foreign and dangerous: {why}"}
-    assert shown["dangers"] == [danger]
-    assert [(change["kind"], change["name"]) for change in shown["changes"]] == (
-        [] if act is beside else [("issuer", f"{cluster.prefix}/etcd")]
-    )
     for options in ([], ["--verbose"]):
         ran = vaultpki("plan", "-f", cluster.file, *options, env=cluster.environment("viewer"))
         assert f"! {danger['name']}: {danger['reason']}\n" in ran.stdout.replace("\n    ", " ")
@@ -141,7 +174,9 @@ def passed_first(node: NodeFolder) -> Outcome:
     return run.run(load_agent(node.config), run.PassOptions(settle=False))
 
 
-def test_a_node_that_renews_goes_on_with_the_other_domains(cluster: AuditedCluster, node: NodeFolder) -> None:
+@pytest.mark.on_node
+def test_a_node_that_renews_goes_on_with_the_other_domains(own: Equipped) -> None:
+    cluster, node = own.cluster, own.node
     trusted, held = bundles(node), pairs(node)
     instead(cluster, brought(cluster, "etcd", certificate(cluster, "kubernetes")))
     done = passed(node, "*")
@@ -155,10 +190,9 @@ def test_a_node_that_renews_goes_on_with_the_other_domains(cluster: AuditedClust
     }
 
 
-def test_a_stranger_comes_and_goes_and_a_ca_that_is_gone_stays_trusted(
-    cluster: AuditedCluster, node: NodeFolder
-) -> None:
+def test_a_stranger_comes_and_goes_and_a_ca_that_is_gone_stays_trusted(own: Equipped) -> None:
     """As a CA that goes away with no stranger in its place; apply makes a new certificate for the key that is left."""
+    cluster, node = own.cluster, own.node
     trusted = bundles(node)["etcd-ca.crt"]
     stranger = brought(cluster, "etcd", certificate(cluster, "kubernetes"))
     deleted(cluster, "etcd")
@@ -192,7 +226,8 @@ def test_a_stranger_comes_and_goes_and_a_ca_that_is_gone_stays_trusted(
     assert signer.pem.encode() in both.replace(trusted, b"") and x509.signed_by(leaf, signer)
 
 
-def test_a_later_key_of_the_ca_counts_beside_the_first(cluster: AuditedCluster, node: NodeFolder) -> None:
+def test_a_later_key_of_the_ca_counts_beside_the_first(own: Equipped) -> None:
+    cluster, node = own.cluster, own.node
     mount, name = f"{cluster.prefix}/etcd", f"{cluster.name} etcd CA 2"
     before = bundles(node)["etcd-ca.crt"]
     api = cluster.server.api
@@ -227,6 +262,7 @@ def test_another_root_on_the_root_mount_is_told(cluster: AuditedCluster, node: N
     assert f"! issuer {cluster.prefix}/root/issuer/other: foreign and dangerous" in ran.stdout
 
 
+@pytest.mark.on_node
 def test_one_in_the_place_of_the_mounts_own_is_told(cluster: AuditedCluster) -> None:
     """By its name it passes for ours; by its certificate it does not."""
     stranger = brought(cluster, "etcd", certificate(cluster, "kubernetes"))
@@ -238,8 +274,9 @@ def test_one_in_the_place_of_the_mounts_own_is_told(cluster: AuditedCluster) -> 
     assert f"its name is not CN={cluster.name} etcd CA alone" in danger["reason"]
 
 
+@pytest.mark.on_node
 def test_a_server_that_lies_of_every_ca_changes_no_bundle(
-    cluster: AuditedCluster, node: NodeFolder, tmp_path: Path
+    cluster: AuditedCluster, node: NodeFolder, equipped: Equipped
 ) -> None:
     """It answers for each issuing CA with another one's certificate, or with what is none."""
     trusted, held = bundles(node), pairs(node)
@@ -260,11 +297,12 @@ def test_a_server_that_lies_of_every_ca_changes_no_bundle(
             assert not done.failures and done.renewed == () and {one["ca"] for one in told(done)} == {*ISSUING_CAS}
             assert bundles(node) == trusted and pairs(node) == held
             node.configure(between.address, cluster.server.address)
-    assert (tmp_path / "restarts").read_text() == ""
+    assert equipped.restarts.read_text() == ""
     done = passed(node)
     assert not done.failures and told(done) == [] and bundles(node) == trusted
 
 
+@pytest.mark.on_node
 def test_a_name_that_would_steer_a_terminal_is_told_harmlessly(cluster: AuditedCluster) -> None:
     """The name of an issuer is the server's to say."""
     steering = "x\x1b[2J\nPlan: 0 to create"
@@ -286,6 +324,7 @@ def test_a_name_that_would_steer_a_terminal_is_told_harmlessly(cluster: AuditedC
     assert [line for line in shown if line.startswith("Plan")] == []
 
 
+@pytest.mark.on_node
 def test_an_operator_takes_no_stranger_either(cluster: AuditedCluster, tmp_path: Path) -> None:
     folder = tmp_path / "operator"
     cluster.issue("admin", folder)
@@ -307,6 +346,7 @@ def test_an_operator_takes_no_stranger_either(cluster: AuditedCluster, tmp_path:
     assert (folder / "admin.crt").read_bytes() == before
 
 
+@pytest.mark.on_node
 def test_plan_tells_dangers_by_its_exit_code(cluster: AuditedCluster) -> None:
     command = ("plan", "-f", cluster.file, "--detailed-exitcode")
     environment = cluster.environment()

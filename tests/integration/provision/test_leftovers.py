@@ -29,9 +29,9 @@ DAY = 86400
 LOST = 3
 
 
-@pytest.fixture
-def cluster(clusters: ClusterFactory) -> AppliedCluster:
-    return clusters.applied(enrolled_nodes.SPEC)
+@pytest.fixture(scope="module")
+def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
+    return shared_clusters.applied(enrolled_nodes.SPEC)
 
 
 @pytest.fixture(autouse=True)

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from helpers.faults.cutting_proxy import proxied
+from helpers.vault.applied_cluster import ONE_WORKER
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import rotation_of
 from helpers.vault.servers import Server
-from vaultpki.config.cluster import load_cluster
 from vaultpki.errors import Sealed, Unavailable
-from vaultpki.provision import apply as bootstrap
 from vaultpki.records.rotation import State
-from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault
 
-SPEC = """\
-api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
-nodes:
-- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
-"""
 ISSUING = 4
 
 
@@ -30,21 +21,15 @@ def signed(server: Server, prefix: str, since: int = 0) -> int:
     return sum("sign-intermediate" in path and path.startswith(f"{prefix}/root/") for _, path in server.requests(since))
 
 
-def test_a_ca_whose_answer_was_lost_is_not_signed_again(own_server: Server, tmp_path: Path) -> None:
-    server = own_server
+@pytest.mark.on_node
+def test_a_ca_whose_answer_was_lost_is_not_signed_again(server: Server, clusters: ClusterFactory) -> None:
     with proxied(server) as proxy:
-        clusters = ClusterFactory(server, tmp_path)
-        cluster = clusters.written(SPEC)
-        model = load_cluster(cluster.file)
-
-        def apply(vault: Vault) -> None:
-            bootstrap.apply(model, vault, ServerFacts((), None), first=None, progress=lambda change: None)
-
+        cluster = clusters.written(ONE_WORKER)
         proxy.arm_at("/root/root/sign-intermediate")
         with pytest.raises((Sealed, Unavailable)):
-            apply(Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=cluster.token())))
+            cluster.applied_here(Vault(Settings((proxy.address,), ca_pem=proxy.ca_pem, token=cluster.token())))
         before = signed(server, cluster.prefix)
-        apply(cluster.client())
+        cluster.applied_here()
         # Other CAs may have been asked for beside the one that was lost.
         assert 1 <= before <= ISSUING and signed(server, cluster.prefix) == ISSUING
 

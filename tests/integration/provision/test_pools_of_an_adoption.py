@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from helpers.foreign_ca import ForeignCa
+from helpers.node.vouched_nodes import CLOUD, EDGE, LISTED, NODES, Vouched
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.jwt_issuer import Issuer
 from helpers.vault.servers import Server
-from integration.agent.test_jwt import CLOUD, EDGE, LISTED, NODES, Vouched
 from vaultpki.records import adoption
 from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
 
@@ -17,6 +19,7 @@ OLD = {ca: ForeignCa(f"old {ca} CA") for ca in OLD_CAS}
 TRUSTED = f"ca: {{also_trust: {{{', '.join(f'{ca}: [{ca}.crt]' for ca in OLD)}}}}}\n"
 
 
+@pytest.mark.on_node
 def test_a_pool_stays_while_its_nodes_are_at_work(server: Server, tmp_path: Path, cluster_name: str) -> None:
     own = Vouched(server, tmp_path, cluster_name, Issuer())
     own.write(f"{NODES}pools:\n{LISTED}{CLOUD}{EDGE}{TRUSTED}")

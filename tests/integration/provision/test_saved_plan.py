@@ -98,7 +98,6 @@ def test_a_first_plan_goes_from_one_job_to_the_next(clusters: ClusterFactory) ->
     cluster.file.write_text(f"# A comment.\n{cluster.file.read_text()}")
     made = json.loads(applied(cluster, file, "--json").stdout)
     assert [(each["kind"], each["name"]) for each in made["changes"]] == [(c["kind"], c["name"]) for c in changes]
-    cluster.settled()
     # Once more there is nothing left to do.
     start = cluster.server.audit_position()
     assert f"All that {file} says is applied already." in applied(cluster, file).stdout
@@ -112,6 +111,7 @@ def test_a_first_plan_goes_from_one_job_to_the_next(clusters: ClusterFactory) ->
     refused(cluster, file, f"the root CA of the server is another one: {cluster.root_sha256}, not {'0' * 64};")
 
 
+@pytest.mark.on_node
 def test_what_nodes_do_in_between_does_not_matter(cluster: AuditedCluster, tmp_path: Path) -> None:
     file = saved(cluster)
     assert cluster.equip("worker-1", folder=tmp_path / "worker-1").run().returncode == 0
@@ -126,18 +126,6 @@ def test_what_nodes_do_in_between_does_not_matter(cluster: AuditedCluster, tmp_p
     # The impact, which names who takes part, is for people.
     assert "worker-1" in "".join(json.loads(saved(cluster, SPEC).read_text())["impact"])
     applied(cluster, file)
-
-
-def test_a_loss_that_was_not_approved(clusters: ClusterFactory, tmp_path: Path) -> None:
-    """The plan is the same, but the node that it removes takes part by now."""
-    cluster = clusters.applied(SPEC, FILES)
-    without = SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", "")
-    file = saved(cluster, without)
-    assert json.loads(file.read_text())["loses_access"] == []
-    cluster.write(SPEC)
-    cluster.equip("worker-1", folder=tmp_path / "worker-1").run()
-    cluster.write(without)
-    refused(cluster, file, "the saved plan does not say that worker-1 loses its identity at once")
 
 
 def other_spec(cluster: AuditedCluster) -> None:
@@ -174,21 +162,15 @@ BEFORE_THE_SERVER: dict[str, tuple[Callable[[AuditedCluster], None], tuple[str, 
 
 
 @pytest.mark.on_node
-@pytest.mark.parametrize("what", BEFORE_THE_SERVER)
-def test_what_is_compared_before_the_server_is_asked(cluster: AuditedCluster, what: str) -> None:
-    change, words = BEFORE_THE_SERVER[what]
-    file = saved(cluster)
-    change(cluster)
-    start = cluster.server.audit_position()
-    refused(cluster, file, *(word.format(file=cluster.file, name=cluster.name) for word in words))
-    assert cluster.server.requests(start) == []
-    for name, text in FILES.items():
-        (cluster.folder / name).write_text(text)
-
-
-def test_another_server_namespace_or_release(cluster: AuditedCluster) -> None:
+def test_what_is_compared_before_the_server_is_asked(cluster: AuditedCluster) -> None:
     file = saved(cluster)
     start = cluster.server.audit_position()
+    for change, words in BEFORE_THE_SERVER.values():
+        change(cluster)
+        refused(cluster, file, *(word.format(file=cluster.file, name=cluster.name) for word in words))
+        cluster.write(CHANGED)
+        for name, text in FILES.items():
+            (cluster.folder / name).write_text(text)
     other = "https://localhost:1"
     refused(cluster, file, f"the server is another one: {other}, not {cluster.server.address};", VAULT_ADDR=other)
     refused(cluster, file, "the namespace is another one: team1, not the root namespace;", VAULT_NAMESPACE="team1")
@@ -241,6 +223,7 @@ def test_what_others_change_on_the_server_is_named(cluster: AuditedCluster, what
     cluster.apply()
 
 
+@pytest.mark.on_node
 def test_a_rotation_in_between_is_named_and_reports_in_it_are_not(clusters: ClusterFactory) -> None:
     rotation = rotation_of(clusters)
     cluster = rotation.cluster
@@ -280,7 +263,7 @@ def test_an_edited_file_gains_nothing(cluster: AuditedCluster) -> None:
     )
     # Whoever may write the file may say another path; what is applied is what was approved.
     vaultpki("apply", file, "-f", cluster.file, env=cluster.environment())
-    cluster.settled()
+    assert cluster.plan()["changes"] == []
     cluster.write(SPEC)
     cluster.apply()
 
@@ -291,6 +274,7 @@ def computed_again(cluster: AuditedCluster, file: Path) -> tuple[Vault, ServerFa
     return vault, where, saved_plan.computed_again(file, saved_plan.read(file), cluster.model, vault, where)
 
 
+@pytest.mark.on_node
 def test_a_change_between_the_comparison_and_the_writes(cluster: AuditedCluster) -> None:
     vault, where, plan = computed_again(cluster, saved(cluster))
     by_hand(cluster)
@@ -303,6 +287,7 @@ def test_a_change_between_the_comparison_and_the_writes(cluster: AuditedCluster)
     cluster.apply()
 
 
+@pytest.mark.on_node
 def test_a_change_of_others_during_the_writes_is_not_undone(cluster: AuditedCluster) -> None:
     """Another object than those of the plan is left as it is; one of the plan is written again."""
     vault, where, plan = computed_again(cluster, saved(cluster))
@@ -324,11 +309,22 @@ def test_a_change_of_others_during_the_writes_is_not_undone(cluster: AuditedClus
     cluster.apply()
 
 
-def test_no_secret_is_in_the_file_nor_digested(clusters: ClusterFactory, server: Server, tmp_path: Path) -> None:
+@pytest.mark.on_node
+def test_a_loss_that_was_not_approved_and_no_secret_in_the_file(
+    clusters: ClusterFactory, server: Server, tmp_path: Path
+) -> None:
+    """The plan is the same, but the node that it removes takes part by now."""
     cluster = clusters.applied(SPEC, FILES)
-    enroller = enrolled_nodes.Enroller(cluster, cluster.token("enroller"))
+    without = SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", "")
+    file = saved(cluster, without)
+    assert json.loads(file.read_text())["loses_access"] == []
+    cluster.write(SPEC)
     node = cluster.equip("worker-1", folder=tmp_path / "worker-1")
     node.run()
+    cluster.write(without)
+    refused(cluster, file, "the saved plan does not say that worker-1 loses its identity at once")
+
+    enroller = enrolled_nodes.Enroller(cluster, cluster.token("enroller"))
     join = enroller.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
     secrets = {server.token, *server.unseal_keys, json.loads(join.read_text())["wrap_token"]}
     secrets |= {cluster.token(who) for who in ("applier", "enroller", "operator", "viewer", "locker")}
@@ -342,8 +338,7 @@ def test_no_secret_is_in_the_file_nor_digested(clusters: ClusterFactory, server:
         secrets.update(re.findall(r"[A-Za-z0-9+/=]{40,}", key.read_text()))
     assert len(secrets) > 15
     # A node goes, and with it the record that has its role id; the jwt pool goes, and with it its configuration.
-    gone = SPEC.replace("- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n", "")
-    gone = re.sub(r"- \{name: (cloud|autoscaled).*\n", "", gone).replace("pools:\n", "")
+    gone = re.sub(r"- \{name: (cloud|autoscaled).*\n", "", without).replace("pools:\n", "")
     text = saved(cluster, gone).read_text()
     assert "- node worker-1" in text
     for secret in secrets:
@@ -354,7 +349,7 @@ def test_no_secret_is_in_the_file_nor_digested(clusters: ClusterFactory, server:
 
 
 @pytest.mark.on_node
-def test_a_file_that_is_not_there_or_no_plan(cluster: AuditedCluster) -> None:
+def test_only_a_saved_plan_is_applied_and_overwritten(cluster: AuditedCluster) -> None:
     file = saved(cluster)
     text = file.read_text()
     edited(file, lambda document: document.update(file="nosuch/cluster.yaml"))
@@ -362,15 +357,10 @@ def test_a_file_that_is_not_there_or_no_plan(cluster: AuditedCluster) -> None:
     file.write_text(text[:-30])
     fails(applied(cluster, file, expect=1), f"{file}: is not as `vaultpki plan -o` writes it: it was changed or cut")
     fails(applied(cluster, cluster.file, expect=1), f"{cluster.file}: is not a plan that `vaultpki plan -o` has saved")
-
-
-@pytest.mark.on_node
-def test_only_a_saved_plan_is_overwritten(cluster: AuditedCluster) -> None:
-    file = saved(cluster)
-    before = file.read_text()
+    file.write_text(text)
     vaultpki("plan", "-f", cluster.file, "-o", file, env=cluster.environment("viewer"), umask=0)
     # The same plan is the same file, which no other user may write.
-    assert (file.read_text(), file.stat().st_mode & 0o777) == (before, 0o644)
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (text, 0o644)
     own = cluster.file.read_text()
     ran = vaultpki("plan", "-f", cluster.file, "-o", cluster.file, env=cluster.environment("viewer"), expect=1)
     fails(ran, f"'{cluster.file}' is not a saved plan of vaultpki: choose another name with -o")

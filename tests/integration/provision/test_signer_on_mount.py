@@ -6,14 +6,14 @@ import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.vault.applied_cluster import AppliedCluster, vaultpki
+from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.outside_signer import SPEC
+from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.servers import Server
 from vaultpki.pki import x509
 
@@ -42,20 +42,26 @@ class CorpMount:
         self.api("POST", f"issuer/{id_}", {"issuer_name": name})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def corp(server: Server) -> Iterator[CorpMount]:
     mount = CorpMount(server, f"corp-{secrets.token_hex(4)}")
     body: dict[str, object] = {"type": "pki", "config": {"max_lease_ttl": "87600h"}}
     assert server.api("POST", f"sys/mounts/{mount.path}", body).status == 204
-    root: dict[str, object] = {
-        "common_name": "Corp",
-        "issuer_name": "corp-root",
-        "ttl": "80000h",
-        "not_before_duration": "2h",
-    }
-    mount.api("POST", "root/generate/internal", root)
+    life = {"ttl": "80000h", "not_before_duration": "2h"}
+    mount.api("POST", "root/generate/internal", {"common_name": "Corp", "issuer_name": "corp-root", **life})
+    mount.between("corp-kubernetes", max_path_length=1)
     yield mount
     assert server.api("DELETE", f"sys/mounts/{mount.path}").status == 204
+
+
+@pytest.fixture(scope="module")
+def cluster(corp: CorpMount, shared_clusters: ClusterFactory) -> AuditedCluster:
+    """A cluster without nodes below an issuer of that mount, which holds nothing else afterwards."""
+    text = spec(corp, "corp-kubernetes", ", subject: {O: Corp, C: DE}")
+    before = everything(corp)
+    made = shared_clusters.applied(text[: text.index("nodes:")] + text[text.index("ca: {") :])
+    assert everything(corp) == before
+    return made
 
 
 def spec(corp: CorpMount, issuer: str, further: str = "") -> str:
@@ -70,17 +76,12 @@ def everything(corp: CorpMount) -> dict[str, Any]:
     return {"issuers": found, "keys": corp.api("LIST", "keys"), "config": corp.api("GET", "config/issuers")}
 
 
-def plan(cluster: AppliedCluster) -> dict[str, Any]:
-    ran = vaultpki("plan", "-f", cluster.file, "--json", env=cluster.environment())
-    made: dict[str, Any] = json.loads(ran.stdout)
-    return made
+def planned(cluster: AuditedCluster) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(vaultpki("plan", "-f", cluster.file, "--json", env=cluster.environment()).stdout)
+    return found
 
 
-def test_it_signs_without_a_person(corp: CorpMount, clusters: ClusterFactory) -> None:
-    corp.between("corp-kubernetes", max_path_length=1)
-    cluster = clusters.written(spec(corp, "corp-kubernetes", ", subject: {O: Corp, C: DE}"))
-    before = everything(corp)
-    cluster.apply()
+def test_it_signs_without_a_person(corp: CorpMount, cluster: AuditedCluster) -> None:
     root = x509.read_certificates(corp.api("GET", "issuer/corp-root")["certificate"].encode())[0]
     signer = x509.read_certificates(corp.api("GET", "issuer/corp-kubernetes")["certificate"].encode())[0]
     assert cluster.root_sha256 == root.fingerprint
@@ -89,30 +90,18 @@ def test_it_signs_without_a_person(corp: CorpMount, clusters: ClusterFactory) ->
         facts = x509.read_certificates(issuer["certificate"].encode())[0]
         assert x509.signed_by(facts, signer) and facts.path_length == 0 and issuer["key_id"]
         assert facts.subject_text == f"CN={cluster.name} {name} CA,O=Corp,C=DE"
-    assert len(cluster.server.api("LIST", f"{cluster.prefix}/root/issuers").data["keys"]) == 2
-    assert everything(corp) == before
-    since = cluster.server.audit_position()
-    cluster.apply()
-    assert cluster.server.writes(since) == []
-
-
-def test_a_renewal_with_the_same_key_keeps_the_name_that_ca_subject_had(
-    corp: CorpMount, clusters: ClusterFactory
-) -> None:
-    corp.between("corp-kubernetes", max_path_length=1)
-    text = spec(corp, "corp-kubernetes", ", subject: {O: Corp, C: DE}")
-    cluster = clusters.written(text[: text.index("nodes:")] + text[text.index("ca: {") :])
-    cluster.apply()
+    assert len(cluster.read_names(f"{cluster.prefix}/root/issuers")) == 2
+    assert cluster.applied()[1] == []
+    # A renewal with the same key keeps the name that ca.subject had.
     cluster.file.write_text(cluster.file.read_text().replace("O: Corp", "O: Corp Two"))
-    (change,) = (each["fields"]["subject"] for each in plan(cluster)["rotation_needed"] if each["ca"] == "etcd")
+    (change,) = (each["fields"]["subject"] for each in planned(cluster)["rotation_needed"] if each["ca"] == "etcd")
     assert change == {"from": "O=Corp, C=DE", "to": "O=Corp Two, C=DE"}
-    env = cluster.environment()
-    ran = vaultpki("ca", "rotate", "etcd", "--same-key", "-f", cluster.file, env=env, expect=1)
+    rotate = ("ca", "rotate", "etcd", "--same-key", "-f", cluster.file)
+    ran = vaultpki(*rotate, env=cluster.environment(), expect=1)
     assert "has O=Corp, C=DE beside its CN" in ran.stderr and "keeps the name" in ran.stderr
     cluster.file.write_text(cluster.file.read_text().replace("O: Corp Two", "O: Corp"))
-    env = cluster.environment()
-    vaultpki("ca", "rotate", "etcd", "--same-key", "-f", cluster.file, env=env)
-    vaultpki("ca", "continue", "-f", cluster.file, env=env)
+    vaultpki(*rotate, env=cluster.environment())
+    vaultpki("ca", "continue", "-f", cluster.file, env=cluster.environment())
     names = [
         x509.read_certificates(cluster.read(f"{cluster.prefix}/etcd/issuer/{name}")["certificate"].encode())[0]
         for name in ("etcd-1", "etcd-1r2")
@@ -120,9 +109,7 @@ def test_a_renewal_with_the_same_key_keeps_the_name_that_ca_subject_had(
     assert names[0].subject_text == names[1].subject_text and names[0].public_key == names[1].public_key
 
 
-def test_the_printed_policy_lets_nothing_else_be_signed(corp: CorpMount, clusters: ClusterFactory) -> None:
-    cluster = clusters.written(spec(corp, "corp-root"))
-    cluster.apply()
+def test_the_printed_policy_lets_nothing_else_be_signed(corp: CorpMount, cluster: AuditedCluster) -> None:
     mount = f"{cluster.prefix}/etcd"
     csr = cluster.server.api("POST", f"{mount}/intermediate/generate/internal", {"common_name": "x"}).data["csr"]
     right = {
@@ -134,8 +121,10 @@ def test_the_printed_policy_lets_nothing_else_be_signed(corp: CorpMount, cluster
         "use_csr_values": "false",
         "format": "pem",
         "ttl": "9000h",
+        "organization": "Corp",
+        "country": "DE",
     }
-    path, token = f"{corp.path}/issuer/corp-root/sign-intermediate", cluster.token()
+    path, token = f"{corp.path}/issuer/corp-kubernetes/sign-intermediate", cluster.token()
     assert cluster.server.api("POST", path, right, token=token).status == 200
     wrong: list[dict[str, object]] = [
         {"common_name": "another CA"},
@@ -155,21 +144,25 @@ def test_the_printed_policy_lets_nothing_else_be_signed(corp: CorpMount, cluster
     for name in ("max_path_length", "use_csr_values", "common_name"):
         less = {key: value for key, value in right.items() if key != name}
         assert cluster.server.api("POST", path, less, token=token).status == 403, name
-    for other in ("root/sign-intermediate", "issuer/corp-root/sign-verbatim", "issuer/default/sign-intermediate"):
+    for other in (
+        "root/sign-intermediate",
+        "issuer/corp-kubernetes/sign-verbatim",
+        "issuer/corp-root/sign-intermediate",
+    ):
         assert cluster.server.api("POST", f"{corp.path}/{other}", right, token=token).status == 403, other
 
 
-def test_plan_says_what_is_in_the_way(corp: CorpMount, clusters: ClusterFactory, tmp_path: Path) -> None:
+def test_plan_says_what_is_in_the_way(corp: CorpMount, clusters: ClusterFactory) -> None:
     corp.between("corp-leaves", max_path_length=0)
     corp.between("corp-narrow", max_path_length=1, permitted_dns_domains="corp.example")
     for issuer, hint in (("corp-leaves", "path length 0"), ("corp-narrow", "name constraints")):
         cluster = clusters.written(spec(corp, issuer))
-        assert any(hint in each["reason"] for each in plan(cluster)["dangers"]), (issuer, plan(cluster)["dangers"])
+        assert any(hint in each["reason"] for each in planned(cluster)["dangers"]), issuer
         ran = cluster.apply(expect=1)
         assert hint in ran.stderr
     corp.between("corp-new", max_path_length=1, not_before_duration="1m")
     cluster = clusters.written(spec(corp, "corp-new"))
-    assert any("minutes before they are signed" in each["reason"] for each in plan(cluster)["dangers"])
+    assert any("minutes before they are signed" in each["reason"] for each in planned(cluster)["dangers"])
     cluster = clusters.written(spec(corp, "nobody"))
     ran = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect=1)
     assert "there is no issuer nobody" in ran.stderr

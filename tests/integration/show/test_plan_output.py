@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.faults.hostile_server import Behaviour, Guest, serving
+from helpers.faults.hostile_server import Guest
+from helpers.faults.trusted_proxy import Say, relaying
 from helpers.vault.cluster_factory import ClusterFactory
-from helpers.vault.plan_commands import SPEC, AuditedCluster, Ran, changes, environment, vaultpki
-from helpers.vault.servers import Server
+from helpers.vault.plan_commands import SPEC, AuditedCluster, Ran, changes, vaultpki
 
 pytestmark = pytest.mark.on_node
 
@@ -149,34 +147,27 @@ def test_nothing_that_lies_on_the_server_steers_a_terminal(cluster: AuditedClust
     cluster.settled()
 
 
-def lying(server: Server, prefix: str) -> Behaviour:
-    """The real server, but every list that it gives holds one more name, which no real one takes."""
+def lying(prefix: str) -> Say:
+    """What the real server said, but every list that it gives holds one more name, which no real one takes."""
 
-    def lie(path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def lie(guest: Guest, path: str, status: int, heard: bytes) -> None:
+        body = json.loads(heard or b"{}")
         data = body.get("data")
         if isinstance(data, dict) and isinstance(data.get("keys"), list):
             data["keys"].append(f"{prefix}/node/{EVIL}" if "policies/acl" in path else EVIL)
             if isinstance(data.get("key_info"), dict):
                 data["key_info"][EVIL] = {"issuer_name": EVIL, "key_name": EVIL, "key_id": EVIL}
-        return body
+        guest.answer(status, body if heard else b"")
 
-    def behave(guest: Guest) -> None:
-        while True:
-            head, _, content = guest.request().partition(b"\r\n\r\n")
-            method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
-            said = json.loads(content) if content else None
-            answer = server.api(method, path.removeprefix("/v1/"), said)
-            guest.answer(answer.status, lie(path, answer.body))
-
-    return behave
+    return lie
 
 
-def test_nor_does_a_name_that_only_a_lying_server_gives(cluster: AuditedCluster) -> None:
+def test_nor_does_a_name_that_only_a_lying_server_gives(cluster: AuditedCluster, tmp_path: Path) -> None:
     """Lists of records, policies, issuers, AppRoles and reports that hold it, printed by plan, nodes and destroy."""
     cluster.write(SPEC.replace("10.0.0.21", "10.0.0.22"))
     shown = "\\x1b[2J\\x1b]0;owned\\x07\\nNothing to change.\\r\\u202egpj\\x9b1m"
-    with serving(lying(cluster.server, cluster.prefix)) as liar:
-        env = {"VAULT_ADDR": liar.address, "VAULT_TOKEN": cluster.token()}
+    with relaying(cluster.server, tmp_path, say=lying(cluster.prefix)) as liar:
+        env = {**cluster.environment(), **liar.environment}
         for options in ([], ["--verbose"]):
             said = vaultpki("plan", "-f", cluster.file, *options, env=env).stdout
             assert all(line.isprintable() for line in said.splitlines()), said
@@ -205,15 +196,8 @@ def test_nor_do_names_in_an_error(cluster: AuditedCluster, tmp_path: Path, clust
     body = {"type": "kv", "description": EVIL}
     assert other.server.api("POST", f"sys/mounts/{other.prefix}/etcd", body).status == 204
     for command in (["plan"], ["apply", "--yes"], ["destroy", "--confirm", other.name]):
-        ran = subprocess.run(
-            [sys.executable, "-m", "vaultpki", command[0], "-f", str(other.file), *command[1:]],
-            env=environment(other.environment()),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=90,
-        )
-        assert ran.returncode == 1 and ran.stdout == ""
+        ran = vaultpki(*command, "-f", other.file, env=other.environment(), expect=1)
+        assert ran.stdout == ""
         (line,) = ran.stderr.splitlines()
         assert line.isprintable() and line.startswith("vaultpki: ") and "owned" in line
     assert other.server.api("DELETE", f"sys/mounts/{other.prefix}/etcd").status == 204

@@ -124,18 +124,23 @@ def test_its_own_page_is_replaced_in_one_step_and_no_other_file(files: HandmadeF
     assert page.stat().st_ino != before
     assert sorted(each.name for each in files.folder.iterdir()) == ["cluster.yaml", "nodes", "operator", "report.html"]
 
-    spec = files.file.read_bytes()
-    said = ran(files, "-o", files.file, expect=1).stderr
+    # One node's folder is read sooner.
+    words = ("--dir", files.pki("w-7").parent)
+    spec, picture = files.file.read_bytes(), files.folder / "a.svg"
+    said = ran(files, *words, "-o", files.file, expect=1).stderr
     assert said == f"vaultpki: {str(files.file)!r} is not a report of vaultpki: choose another name with -o\n"
     assert files.file.read_bytes() == spec
-    vaultpki("graph", "-f", files.file, "-o", files.folder / "a.svg")
-    assert "is not a report" in ran(files, "-o", files.folder / "a.svg", expect=1).stderr
-    link = files.folder / "link.html"
+    vaultpki("graph", "-f", files.file, "-o", picture)
+    link, pipe = files.folder / "link.html", files.folder / "pipe.html"
     link.symlink_to(page)
-    assert "cannot be written" in ran(files, "-o", link, expect=1).stderr
-    os.mkfifo(files.folder / "pipe.html")
-    assert "is not a report" in ran(files, "-o", files.folder / "pipe.html", expect=1).stderr
-    assert "cannot be written" in ran(files, "-o", files.folder / "nowhere/a.html", expect=1).stderr
+    os.mkfifo(pipe)
+    for path, why in (
+        (picture, "is not a report"),
+        (link, "cannot be written"),
+        (pipe, "is not a report"),
+        (files.folder / "nowhere/a.html", "cannot be written"),
+    ):
+        assert why in ran(files, *words, "-o", path, expect=1).stderr
 
 
 def test_what_to_read_must_be_chosen(files: HandmadeFiles) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -36,25 +36,6 @@ def test_a_connection_that_the_server_closed_meanwhile_is_no_failure() -> None:
         assert len(server.guests) == 4
 
 
-def test_bytes_that_nobody_asked_for_are_no_answer() -> None:
-    """A second answer sent ahead would else be taken for that of the next request."""
-
-    def talks(guest: Guest) -> None:
-        while True:
-            guest.request()
-            guest.answer(200, {"data": {"n": guest.number}})
-            guest.answer(200, {"data": {"n": "forged"}})
-
-    with hostile_server.serving(talks) as server:
-        vault = client(server.address)
-        seen = []
-        for _ in range(3):
-            seen.append(vault.call(READ).data["n"])
-            time.sleep(0.05)
-    assert len(seen) == 3
-    assert "forged" not in seen
-
-
 def test_a_retry_after_is_waited_for_within_patience() -> None:
     answers: Iterator[tuple[int, object, str]] = iter([(429, {}, "Retry-After: 1"), (200, {"data": {}}, "X: y")])
 
@@ -79,16 +60,22 @@ def refuses_one_path(guest: Guest) -> None:
             guest.answer(502, "")
 
 
-def test_one_failure_ends_what_waits_in_other_threads() -> None:
-    """The thread that is refused ends the patience of those whose address is away."""
+def deep(vault: Vault, refused: Request, away: list[Request]) -> None:
+    works = [lambda: vault.call(refused), lambda: vault.many(away)]
+    vault.map(lambda work: work(), works)
 
+
+@pytest.mark.parametrize("work", [lambda vault, refused, away: vault.many([refused, *away]), deep])
+def test_one_failure_ends_what_waits_in_other_threads(work: Callable[..., object]) -> None:
+    """The part that is refused ends the patience of those whose address is away, however deep they are in the work."""
     with hostile_server.serving(refuses_one_path) as server:
         vault = Vault(Settings((server.address,)), patience=30)
         vault._route.met = True
         begun = time.monotonic()
         with pytest.raises(Denied):
-            vault.many([Request("GET", "refused"), *(Request("GET", f"away/{n}") for n in range(20))])
+            work(vault, Request("GET", "refused"), [Request("GET", f"away/{n}") for n in range(20)])
         assert time.monotonic() - begun < 15
+        assert vault._work.ended == ()
 
 
 def test_ctrl_c_is_not_kept_waiting() -> None:
@@ -111,20 +98,6 @@ def test_ctrl_c_is_not_kept_waiting() -> None:
         finally:
             child.kill()
             child.wait()
-
-
-def test_threads_share_connections_and_never_answers() -> None:
-    def echoes(guest: Guest) -> None:
-        while True:
-            path = guest.request().split(b" ")[1].decode()
-            guest.answer(200, {"data": {"path": path}})
-
-    with hostile_server.serving(echoes) as server:
-        vault = client(server.address)
-        for _ in range(5):
-            answers = vault.many([Request("GET", f"x/{n}") for n in range(100)])
-            assert [answer.data["path"] for answer in answers] == [f"/v1/x/{n}" for n in range(100)]
-        assert len(server.guests) <= CONNECTIONS
 
 
 def test_nothing_stays_behind() -> None:
@@ -206,6 +179,17 @@ def test_many_requests_take_few_connections_and_keep_their_order() -> None:
         assert server.heard.count(b"GET ") == 80
 
 
+def test_the_items_of_long_lists_are_counted() -> None:
+    """Those of 200 and more: of what a bar is drawn."""
+    told: list[int] = []
+    with hostile_server.serving(echoes) as server:
+        vault = client(server.address).counting(told.append)
+        vault.many([READ] * 199)
+        assert told == []
+        vault.many([READ] * 200)
+    assert told == [200] * 200
+
+
 def test_a_few_requests_take_one_connection() -> None:
     """A node asks for little, and a thousand nodes would else come with a handshake for each request."""
     with hostile_server.serving(echoes) as server:
@@ -282,20 +266,3 @@ def test_a_refusal_among_many_is_told_and_ends_the_rest() -> None:
         with pytest.raises(Denied):
             client(server.address).many([Request("POST", f"x/{n}", {}) for n in range(400)])
         assert server.heard.count(b"POST ") < 100
-
-
-def test_work_within_work_ends_with_it() -> None:
-    """A part that failed ends what other parts wait for, however deep they are in it."""
-
-    with hostile_server.serving(refuses_one_path) as server:
-        vault = Vault(Settings((server.address,)), patience=30)
-        vault._route.met = True
-        works = [
-            lambda: vault.call(Request("GET", "refused")),
-            lambda: vault.many([Request("GET", f"away/{n}") for n in range(20)]),
-        ]
-        begun = time.monotonic()
-        with pytest.raises(Denied):
-            vault.map(lambda work: work(), works)
-        assert time.monotonic() - begun < 15
-        assert vault._work.ended == ()

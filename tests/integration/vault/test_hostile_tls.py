@@ -14,13 +14,25 @@ from pathlib import Path
 import pytest
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from helpers.faults import hostile_server
-from helpers.faults.hostile_server import Guest
-from helpers.faults.server_behaviours import READ, TOKEN, WRITE, always, client, closes, fit, garbage, outcome
+from helpers.faults.hostile_server import Behaviour, Guest
+from helpers.faults.server_behaviours import (
+    READ,
+    TOKEN,
+    WRITE,
+    always,
+    client,
+    closes,
+    fit,
+    garbage,
+    hangs,
+    outcome,
+    resets_at_once,
+)
+from helpers.signed_certificates import Extension, named, signed
 from helpers.vault.servers import Server, free_ports
 from vaultpki.errors import BadAnswer, Unavailable, Untrusted
 from vaultpki.vault import Settings, Vault, from_environment
@@ -36,28 +48,18 @@ def certified(
 
     `names` become subject alternative names: an address one of those, all else a DNS name.
     """
-    now = datetime.now(UTC)
-    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
-    subjects = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("the CA", common_name)]
-    made = []
-    for key, subject, is_ca in zip(keys, subjects, (True, False), strict=True):
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subjects[0])
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now + (-2 * DAY if is_ca else begin))
-            .not_valid_after(now + (2 * DAY if is_ca else end))
-            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-        )
-        if names and not is_ca:
-            said = [x509.IPAddress(ipaddress.ip_address(n)) if n[0].isdigit() else x509.DNSName(n) for n in names]
-            builder = builder.add_extension(x509.SubjectAlternativeName(said), critical=False)
-        made.append(builder.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (folder / "ca.pem").write_bytes(made[0])
-    (folder / "pair.pem").write_bytes(keys[1].private_bytes(*pem) + made[1])
+    now, above = datetime.now(UTC), named("the CA")
+    root, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    own_life, life = (now - 2 * DAY, now + 2 * DAY), (now + begin, now + end)
+    ca = signed(above, root.public_key(), above, root, own_life, [(x509.BasicConstraints(True, None), True)])
+    said: list[Extension] = [(x509.BasicConstraints(False, None), True)]
+    if names:
+        each = [x509.IPAddress(ipaddress.ip_address(n)) if n[0].isdigit() else x509.DNSName(n) for n in names]
+        said.append((x509.SubjectAlternativeName(each), False))
+    leaf = signed(named(common_name), key.public_key(), above, root, life, said)
+    (folder / "ca.pem").write_bytes(ca.public_bytes(Encoding.PEM))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "pair.pem").write_bytes(private + leaf.public_bytes(Encoding.PEM))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "pair.pem")
     return context
@@ -91,7 +93,8 @@ def test_a_common_name_is_no_name(
     with hostile_server.serving(ANSWERS, tls=context) as server:
         settings = {"ca_file": str(tmp_path / "ca.pem"), "server_name": asked}
         said = refused(server.address, caplog, **settings)
-        assert f"it has no subject alternative name {asked} (a common name does not count)" in said
+        assert f"; it has no subject alternative name {asked} (a common name does not count)" in said
+        assert "VAULT_TLS_SERVER_NAME" in said and "CACERT" not in said
         if common_name in ("localhost", "127.0.0.1"):
             address = server.address.replace("127.0.0.1", common_name)
             assert f"alternative name {common_name} " in refused(address, caplog, ca_file=settings["ca_file"])
@@ -101,7 +104,7 @@ def test_a_common_name_is_no_name(
 @pytest.mark.parametrize(
     ("begin", "end", "words"),
     [
-        (-2 * DAY, -DAY, "(certificate has expired); renew it on the server"),
+        (-2 * DAY, -DAY, "(certificate has expired); renew it on the server, and check this machine's clock"),
         (DAY, 2 * DAY, "(certificate is not yet valid); check this machine's clock"),
     ],
 )
@@ -110,8 +113,8 @@ def test_a_certificate_out_of_date(
 ) -> None:
     context = certified(tmp_path, "x", "127.0.0.1", begin=begin, end=end)
     with hostile_server.serving(ANSWERS, tls=context) as server:
-        assert words in refused(server.address, caplog, ca_file=str(tmp_path / "ca.pem"))
-        assert server.heard == b""
+        said = refused(server.address, caplog, ca_file=str(tmp_path / "ca.pem"))
+        assert words in said and "CACERT" not in said and server.heard == b""
 
 
 def test_another_ca_is_told_with_what_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -121,7 +124,8 @@ def test_another_ca_is_told_with_what_to_do(tmp_path: Path, caplog: pytest.LogCa
         assert "; give its CA as vault.ca_file or VAULT_CACERT" in refused(server.address, caplog)
         said = refused(server.address, caplog, ca_pem=other, ca_hint="ask for a new join file")
         assert said.endswith("(unable to get local issuer certificate); ask for a new join file")
-        assert server.heard == b""
+        # At once: each client came once.
+        assert len(server.guests) == 2 and server.heard == b""
 
 
 def test_open_http_to_a_port_of_tls(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -141,18 +145,23 @@ def test_open_http_to_a_port_of_tls(server: Server, caplog: pytest.LogCaptureFix
                 fit(found, caplog)
 
 
-def test_tls_to_a_port_of_open_http(caplog: pytest.LogCaptureFixture) -> None:
-    def no_tls(guest: Guest) -> None:
-        guest.say("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
-        guest.wait(0.2)
+def says_so(guest: Guest) -> None:
+    guest.say("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+    guest.wait(0.2)
 
-    for behaviour in (no_tls, garbage):
-        with hostile_server.serving(behaviour) as server:
-            found = outcome(client(server.address.replace("http:", "https:")), READ)
-        assert type(found.error) is Unavailable
-        assert "does not speak TLS; check the port, and write http:// only for" in str(found.error)
-        assert TOKEN.encode() not in server.heard
-        fit(found, caplog)
+
+@pytest.mark.parametrize(
+    ("behaviour", "no_tls"),
+    [(says_so, True), (garbage, True), (hangs, False), (closes, False), (resets_at_once, False), (ANSWERS, False)],
+)
+def test_no_tls_where_tls_should_be(behaviour: Behaviour, no_tls: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """One that hangs up in the handshake may speak it."""
+    with hostile_server.serving(behaviour) as server:
+        found = outcome(client(server.address.replace("http:", "https:")), READ)
+    assert type(found.error) is Unavailable
+    words = "does not speak TLS; check the port, and write http:// only for"
+    assert (words in str(found.error)) is no_tls and TOKEN.encode() not in server.heard
+    fit(found, caplog)
 
 
 def unused() -> str:
@@ -224,13 +233,6 @@ def test_a_server_that_wants_a_client_certificate(
         found = outcome(client(address, ca_file=str(tmp_path / "ca.pem")), READ)
     assert type(found.error) is Unavailable
     assert "set VAULT_CLIENT_CERT and VAULT_CLIENT_KEY" in str(found.error), found.told
-    fit(found, caplog)
-
-
-def test_a_server_that_hangs_up_in_the_handshake_is_no_server_without_tls(caplog: pytest.LogCaptureFixture) -> None:
-    with hostile_server.serving(closes) as server:
-        found = outcome(client(server.address.replace("http:", "https:")), READ)
-    assert "does not speak TLS" not in str(found.error)
     fit(found, caplog)
 
 

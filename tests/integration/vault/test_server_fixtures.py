@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from helpers.vault import servers
+from helpers.vault import server_calls
 from helpers.vault.servers import Server
 
 pytestmark = pytest.mark.container
@@ -24,7 +24,7 @@ def test_it_is_the_product_it_says(server: Server) -> None:
 def test_another_ca_is_not_trusted(server: Server, tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(tmp_path / "other.crt")
     with pytest.raises(ssl.SSLCertVerificationError):
-        servers.call(server.address, tmp_path / "other.crt", "GET", "sys/health")
+        server_calls.call(server.address, tmp_path / "other.crt", "GET", "sys/health")
 
 
 def test_the_audit_log_counts_reads_and_writes(server: Server, prefix: str) -> None:

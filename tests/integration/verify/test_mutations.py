@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from helpers.node.handmade_files import NOW, HandmadeFiles, authority, build, key_usage, made, put
@@ -112,7 +113,7 @@ def key_of(kind: str) -> Change:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "system:kube-scheduler")])
         extensions: list[tuple[x509.ExtensionType, bool]] = [
             (key_usage("digital_signature"), True),
-            (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False),
+            (CLIENT_USE, False),
         ]
         made = build(subject, key, signer, (-timedelta(minutes=5), timedelta(hours=1)), extensions)  # type: ignore[arg-type]
         crt = made.public_bytes(serialization.Encoding.PEM) + signer.pem
@@ -123,14 +124,44 @@ def key_of(kind: str) -> Change:
     return change
 
 
-def stranger(name: str) -> Change:
-    """A bundle with a CA that has the right name and another root's signature beside the right one."""
+def planted(bundle: str, name: str = "etcd", *, forged: bool = False, **options: Any) -> Change:
+    """A bundle with one more CA; a forged one has the right name and another root's signature."""
 
     def change(files: HandmadeFiles, pki: Path) -> None:
-        forged = authority("etcd", authority("root"))
-        put(pki / name, (pki / name).read_bytes() + forged.pem, 0o644)
+        further = authority(name, authority("root") if forged else files.root, **options)
+        put(pki / bundle, (pki / bundle).read_bytes() + further.pem, 0o644)
 
     return change
+
+
+def none(name: str, how: str) -> Change:
+    """Something in the place of a file that is none, or not the node's."""
+
+    def change(files: HandmadeFiles, pki: Path) -> None:
+        path, outside = pki / name, files.folder / "elsewhere"
+        path.unlink()
+        if how == "a folder":
+            path.mkdir()
+        elif how == "a fifo":
+            os.mkfifo(path)
+        elif how == "a device":
+            path.symlink_to("/dev/zero")
+        elif how == "endless":
+            with path.open("wb") as file:
+                file.truncate(1 << 40)
+        elif how == "outside":
+            shutil.copy(pki / "controller-manager.crt", outside)
+            path.symlink_to(outside)
+        elif how != "missing":
+            mode = 0o644 if name.endswith(".crt") else 0o600
+            put(path, b"" if how == "empty" else b"\xff\0garbage" * 100, mode)
+
+    return change
+
+
+def replaced(old: str, new: str) -> Change:
+    """The scheduler's kubeconfig with another text."""
+    return edit("scheduler.conf", lambda data: data.replace(old.encode(), new.encode()))
 
 
 def halves(name: str) -> Change:
@@ -141,21 +172,19 @@ def end_of(data: bytes) -> int:
     return data.index(b"-----END CERTIFICATE-----\n") + len(b"-----END CERTIFICATE-----\n")
 
 
-AS_IT_WAS: Final = {"life": (-timedelta(minutes=5), timedelta(hours=1))}
+STRANGE: Final = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+CLIENT_USE: Final = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+ONE_NAME: Final = x509.NameConstraints([x509.DNSName("x")], None)
 MUTATIONS: Final[tuple[Mutation, ...]] = (
     # Keys
     ("keys-swapped", copied("kube-scheduler.key", "kube-apiserver.key"), "kube-apiserver.key", "not the key of"),
     ("key-of-another-kind", key_of("rsa"), "kube-scheduler.crt", "key of another type"),
     ("key-of-another-size", key_of("p384"), "kube-scheduler.crt", "key of another type"),
-    ("key-missing", lambda files, pki: (pki / "etcdserver.key").unlink(), "etcdserver.key", "is missing"),
     ("key-truncated", halves("etcdserver.key"), "etcdserver.key", ""),
-    ("key-empty", edit("etcdserver.key", lambda data: b""), "etcdserver.key", ""),
     ("certificate-in-place-of-the-key", copied("etcdserver.crt", "etcdserver.key"), "etcdserver.key", ""),
     # Certificates
     ("pairs-swapped", copied("etcd-peer.crt", "etcdserver.crt"), "etcdserver.key", "not the key of"),
-    ("certificate-missing", lambda files, pki: (pki / "etcd-peer.crt").unlink(), "etcd-peer.crt", "is missing"),
     ("certificate-truncated", halves("etcd-peer.crt"), "etcd-peer.crt", ""),
-    ("certificate-empty", edit("etcd-peer.crt", lambda data: b""), "etcd-peer.crt", ""),
     (
         "certificate-twice",
         edit("etcd-peer.crt", lambda data: data[: end_of(data)] + data),
@@ -178,7 +207,6 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ("text-before", edit("etcd-peer.crt", lambda data: b"subject: x\n" + data), "etcd-peer.pem", "followed by"),
     ("key-in-the-certificate", copied("etcd-peer.pem", "etcd-peer.crt"), "etcd-peer.crt", ""),
     ("pem-of-another", copied("etcdserver.pem", "etcd-peer.pem"), "etcd-peer.pem", "followed by"),
-    ("pem-missing", lambda files, pki: (pki / "etcd-peer.pem").unlink(), "etcd-peer.pem", "is missing"),
     # What the certificate says
     ("expired", leaf(life=(-timedelta(hours=2), -timedelta(minutes=1))), "kube-apiserver.crt", "has expired"),
     ("not-yet-valid", leaf(life=(timedelta(hours=1), timedelta(hours=2))), "kube-apiserver.crt", "not valid yet"),
@@ -193,17 +221,20 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ("wildcard", beside("dns", "*.example.com"), "kube-apiserver.crt", "DNS SAN is"),
     ("address-missing", without("ips", "127.0.0.1"), "kube-apiserver.crt", "IP SAN is"),
     ("address-extra", beside("ips", "10.9.9.9"), "kube-apiserver.crt", "IP SAN is"),
-    ("another-cn", leaf(common_name="system:apiserver"), "kube-apiserver.crt", "CN is"),
+    ("another-cn", leaf(common_name="system:apiserver"), "kube-apiserver.crt", 'CN is "system:apiserver", should be'),
     ("in-a-group", leaf(organization=("system:masters",)), "kube-apiserver.crt", "O is"),
     ("client-too", leaf(purpose=Usage.BOTH), "kube-apiserver.crt", "extended key usage"),
     ("client-instead", leaf(purpose=Usage.CLIENT), "kube-apiserver.crt", "extended key usage"),
     ("may-sign", leaf(usage=key_usage("digital_signature", "key_cert_sign")), "kube-apiserver.crt", "key usage"),
     ("is-a-ca", leaf(ca=True), "kube-apiserver.crt", "is a CA"),
     ("ca-of-another-domain", of_ca("kubernetes"), "kube-apiserver-etcd.crt", "followed by its issuing CA"),
+    ("critical-extension", leaf(further=[(STRANGE, True)]), "kube-apiserver.crt", "extension that was not requested"),
+    *(
+        (f"name-as-{kind}", leaf(encoding=_ASN1Type[kind]), "kube-apiserver.crt", "names that are not in the table")
+        for kind in ("UniversalString", "BMPString", "T61String", "IA5String")
+    ),
     # Bundles
-    ("bundle-missing", lambda files, pki: (pki / "etcd-ca.crt").unlink(), "etcd-ca.crt", "is missing"),
     ("bundle-truncated", halves("etcd-ca.crt"), "etcd-ca.crt", ""),
-    ("bundle-empty", edit("etcd-ca.crt", lambda data: b""), "etcd-ca.crt", ""),
     (
         "bundle-of-another-domain",
         copied("kubernetes-ca.crt", "etcd-ca.crt"),
@@ -215,9 +246,32 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ("bundle-twice", edit("etcd-ca.crt", lambda data: data * 2), "etcd-ca.crt", "holds a certificate twice"),
     ("bundle-lines", edit("etcd-ca.crt", lambda data: data.replace(b"\n", b"\r\n")), "etcd-ca.crt", "plain form"),
     ("bundle-comment", edit("etcd-ca.crt", lambda data: b"# etcd\n" + data), "etcd-ca.crt", "PEM certificates only"),
-    ("bundle-stranger", stranger("etcd-ca.crt"), "etcd-ca.crt", "its root did not sign"),
     ("bundle-and-key", edit("etcd-ca.crt", lambda data: data + b"-----BEGIN PRIVATE KEY-----\n"), "etcd-ca.crt", ""),
+    *(
+        (f"{file}: {words}", planted(file, name, **options), file, words)
+        for file in ("etcd-ca.crt", "etcd-ca-chain.crt")
+        for name, options, words in (
+            ("etcd", {"forged": True}, "holds an issuing CA that its root did not sign"),
+            ("kubernetes", {}, "not an issuing CA of etcd: its name is not CN=prod etcd CA alone"),
+            ("etcd", {"path_length": None}, "its path length is not 0"),
+            ("etcd", {"further": [(CLIENT_USE, False)]}, "extended key usage"),
+            (
+                "etcd",
+                {"further": [(x509.NameConstraints([x509.DNSName("x")], None), False)]},
+                "it has name constraints",
+            ),
+            ("etcd", {"further": [(STRANGE, True)]}, "a critical extension that no CA of ours has (1.2.3.4)"),
+        )
+    ),
+    # What is no file, or not the node's
+    *(
+        (f"{name} is {how}", none(name, how), name, "is missing" if how == "missing" else "")
+        for name in ("kube-scheduler.crt", "kube-scheduler.key", "kube-scheduler.pem", "scheduler.conf", "etcd-ca.crt")
+        for how in ("missing", "empty", "a folder", "a fifo", "garbage", "a device", "endless", "outside")
+    ),
     # Modes and owners
+    ("certificate-too-strict", mode("etcd-peer.crt", 0o600), "etcd-peer.crt", "mode is 0600, should be 0644"),
+    ("chain-too-strict", mode("etcd-ca-chain.crt", 0o640), "etcd-ca-chain.crt", "mode is 0640, should be 0644"),
     ("key-for-all", mode("kube-apiserver.key", 0o644), "kube-apiserver.key", "mode is 0644"),
     ("key-for-a-group", mode("kube-apiserver.key", 0o640), "kube-apiserver.key", "mode is 0640"),
     ("pem-for-all", mode("kube-apiserver.pem", 0o644), "kube-apiserver.pem", "mode is 0644"),
@@ -234,26 +288,17 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "scheduler.conf",
         "does not name kube-scheduler.crt",
     ),
-    (
-        "kubeconfig-in-clear",
-        edit("scheduler.conf", lambda data: data.replace(b"https://", b"http://")),
-        "scheduler.conf",
-        "not an https URL",
-    ),
-    (
-        "kubeconfig-insecure",
-        edit(
-            "scheduler.conf",
-            lambda data: data.replace(b"    server:", b"    insecure-skip-tls-verify: true\n    server:"),
-        ),
-        "scheduler.conf",
-        "insecure-skip-tls-verify",
-    ),
-    (
-        "kubeconfig-other-ca",
-        edit("scheduler.conf", lambda data: data.replace(b"kubernetes-ca.crt", b"etcd-ca.crt")),
-        "scheduler.conf",
-        "does not name a bundle of the CA kubernetes",
+    *(
+        (f"kubeconfig: {old.strip()}", replaced(old, new), "scheduler.conf", words)
+        for old, new, words in (
+            ("https://", "http://", "is not an https URL"),
+            ("    server:", "    insecure-skip-tls-verify: true\n    server:", "holds insecure-skip-tls-verify"),
+            ("kubernetes-ca.crt", "etcd-ca.crt", "does not name a bundle of the CA kubernetes"),
+            ("/etc/kubernetes/pki/kubernetes-ca.crt", "kubernetes-ca.crt", "files of one folder by absolute paths"),
+            ("current-context: ", "current-context: x", "current context is not its user on its cluster"),
+            ("users:", "nobody:", "is not a kubeconfig"),
+            ("kind: Config", "kind: [" * 2000, "is not a kubeconfig"),
+        )
     ),
 )
 

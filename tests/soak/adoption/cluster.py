@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from helpers.kube import kubeadm_cluster, kubeadm_given, kubeadm_nodes, kubeadm_use, people_of_kubeadm
+from helpers.kube import adopted_disks, kubeadm_cluster, kubeadm_given, kubeadm_nodes, kubeadm_use, people_of_kubeadm
 from helpers.kube.client_load import KEPT_SECONDS, OPERATORS, Load
 from helpers.kube.components import API_PORT, Programs
 from helpers.kube.kube_cluster import Kubernetes
@@ -68,7 +68,7 @@ class Soaked(Given):
     nodes_at_first: tuple[str, ...] = ()
     rude: random.Random | None = None
     kills: int = 0
-    disks: dict[str, kubeadm_given.Disk] = dataclasses.field(default_factory=dict)
+    disks: dict[str, adopted_disks.Files] = dataclasses.field(default_factory=dict)
     objects: list[str] = dataclasses.field(default_factory=list)
 
     @property
@@ -83,7 +83,7 @@ class Soaked(Given):
         self.person()
         self.await_ready(*self.nodes_at_first)
         self.kubernetes.run_pod(POD, node=self.nodes_at_first[-1], seconds=POD_SECONDS)
-        self.disks = {name: kubeadm_given.disk(self.nodes[name]) for name in self.nodes_at_first}
+        self.disks = {name: adopted_disks.files(self.nodes[name]) for name in self.nodes_at_first}
         self.objects = self.held()
 
     def held(self) -> list[str]:
@@ -99,7 +99,7 @@ class Soaked(Given):
     def is_kubeadms(self) -> None:
         """Everything is byte for byte as kubeadm left it."""
         found = {
-            name: kubeadm_given.changed(old, kubeadm_given.disk(self.nodes[name])) for name, old in self.disks.items()
+            name: adopted_disks.changed(old, adopted_disks.files(self.nodes[name])) for name, old in self.disks.items()
         }
         assert not any(found.values()), found
         self.person()

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -23,11 +21,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from helpers.kube.components import Programs
-from helpers.pages import CHECKOUT
+from helpers.product import PYTHONPATH
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
 from soak.adoption import cluster as clusters
 from soak.adoption.cluster import Soaked, frozen, thawed
+from soak.command import ENDS
+from soak.phases import Control, Phase
 from soak.printed import brief, say
 
 COMER = "w-2"
@@ -60,23 +60,8 @@ arrangement._signing_flags = lambda before: ()
 # The product on a machine, changed.
 _CHANGED = """\
 #!/bin/sh
-exec env PYTHONPATH={checkout} {python} {program} "$@"
+exec env PYTHONPATH={path} {python} {program} "$@"
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """One control run: the protection and its rule of the model, what the model has without it, and what was seen.
-
-    `held` is what happened with the protection. `broken` says why the run did not show what it was to show.
-    """
-
-    server: str
-    rule: str
-    model: str
-    held: str = ""
-    seen: str = ""
-    broken: str = ""
 
 
 def without_unseen_nodes(one: Soaked) -> tuple[str, str]:
@@ -135,7 +120,7 @@ def without_the_signing_copy(one: Soaked) -> tuple[str, str]:
     program = one.folder / "without-copy.py"
     program.write_text(f"{_WITHOUT_COPY}import sys\nfrom vaultpki.__main__ import main\nsys.exit(main())\n")
     tool = one.nodes["cp-1"].tools / "vaultpki"
-    tool.write_text(_CHANGED.format(checkout=CHECKOUT, python=sys.executable, program=program))
+    tool.write_text(_CHANGED.format(path=PYTHONPATH, python=sys.executable, program=program))
     one.begin()
     while one.state != "published":
         one.adopt("continue", "--yes")
@@ -254,34 +239,23 @@ CONTROLS: Mapping[str, tuple[str, str, Callable[[Soaked], tuple[str, str]]]] = {
 
 
 def on(
-    kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], found: list[Control]
+    kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], phases: list[Phase]
 ) -> None:
-    """Adds the control runs on one server to `found`, each on a cluster of its own."""
+    """Adds the control runs on one server to `phases`, each on a cluster of its own."""
     for name in names:
         rule, model, run = CONTROLS[name]
         say(f"{kind}: {name}")
-        place = folder / name
+        place, begin, broken = folder / name, time.time(), ""
+        found = Control(rule, model)
         with (
             servers.running(kind, place / "server", binary) as server,
             clusters.small(server, programs, place / "kube") as cluster,
         ):
             try:
-                held, seen = run(cluster)
-                found.append(Control(kind, rule, model, held, seen))
-            except (AssertionError, subprocess.SubprocessError, OSError) as error:
-                say(f"{kind}, {name}: {brief(str(error))}")
-                found.append(Control(kind, rule, model, broken=f"{type(error).__name__}: {error}"))
+                found = Control(rule, model, *run(cluster))
+            except ENDS as error:
+                broken = f"{type(error).__name__}: {error}"
+                say(f"{kind}, {name}: {brief(broken)}")
             finally:
                 (place / "said.log").write_text("\n".join(cluster.said))
-
-
-def report(found: Sequence[Control]) -> int:
-    """Print the table of control runs; return the exit code: 1 if one did not fail as the model says."""
-    print("\n| server | rule that is switched off | the model without it | with it | without it |")
-    print("|---|---|---|---|---|")
-    for one in found:
-        cells = [one.server, one.rule, one.model, one.held, brief(one.broken) if one.broken else one.seen]
-        print(f"| {' | '.join(each.replace('|', '/') for each in cells)} |")
-    wrong = [f"{one.server}, {one.rule}: {brief(one.broken)}" for one in found if one.broken]
-    print("\n" + ("\n".join(wrong) or "every control run failed as the model says"), flush=True)
-    return 1 if wrong else 0
+        phases.append(Phase(kind, name, time.time() - begin, 0, broken=broken, control=found))

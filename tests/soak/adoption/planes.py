@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from helpers.kube.components import Programs
 from helpers.kube.kubeadm_adoption import PLANES, WORKER, Adoption
 from helpers.vault import servers
 from soak.phases import Phase
-from soak.printed import brief, say
+from soak.printed import say
 from vaultpki.records.adoption import AdoptionState
 
 S = AdoptionState
@@ -83,8 +83,7 @@ class Run:
             made.finish("abort")
         assert made.record() is None
         for name, before in self.before.items():
-            after = adopted_disks.files(made.nodes[name])
-            changed = {place for place in before.keys() | after.keys() if before.get(place) != after.get(place)}
+            changed = adopted_disks.changed(before, adopted_disks.files(made.nodes[name]))
             assert not changed, (name, changed)
 
     def whole(self) -> None:
@@ -102,7 +101,9 @@ PHASES: Mapping[str, Callable[[Run], None]] = {
 """What a run consists of, in this order unless another one is asked for; after the last there is no way back."""
 
 
-def on(kind: str, programs: Programs, binary: Path | None, folder: Path, names: list[str], phases: list[Phase]) -> None:
+def on(
+    kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], phases: list[Phase]
+) -> None:
     """Adds the phases on one server to `phases`; they end with the first one that could not be ended."""
     with (
         servers.running(kind, folder / "server", binary) as server,
@@ -114,13 +115,8 @@ def on(kind: str, programs: Programs, binary: Path | None, folder: Path, names: 
         made.vaultpki("apply", "--yes", who="applier")
         before = {name: adopted_disks.files(made.nodes[name]) for name in (*PLANES, WORKER)}
         run = Run(kind, made, clients, before, phases)
-        try:
-            made.adopt("start")
-            for name in (*PLANES, WORKER):
-                made.enrol(name)
-            for name in names:
-                PHASES[name](run)
-        except (AssertionError, subprocess.SubprocessError, OSError) as error:
-            say(f"{kind}, three control planes: {brief(str(error))}")
-            if not (phases and phases[-1].broken):
-                phases.append(Phase(kind, "three control planes", 0.0, 0, broken=f"{type(error).__name__}: {error}"))
+        made.adopt("start")
+        for name in (*PLANES, WORKER):
+            made.enrol(name)
+        for name in names:
+            PHASES[name](run)

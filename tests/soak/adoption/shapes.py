@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from helpers.kube import kubeadm_given
@@ -98,7 +98,9 @@ PHASES: Mapping[str, Callable[[Server, str, Programs, Path, list[Phase]], None]]
 }
 
 
-def on(kind: str, programs: Programs, binary: Path | None, folder: Path, names: list[str], phases: list[Phase]) -> None:
+def on(
+    kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], phases: list[Phase]
+) -> None:
     """Adds the phases on one server to `phases`, each on a cluster of its own."""
     for name in names:
         with servers.running(kind, folder / name / "server", binary) as server:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import functools
 import random
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from helpers.kube import kubeadm_cluster
+from helpers.kube import held_on_disks
 from helpers.kube.components import Programs
 from helpers.vault import servers
 from soak.adoption import cluster as clusters
@@ -41,7 +40,7 @@ def whole(run: Watched) -> None:
         one.lead("done")
         assert one.adopt("continue", "--yes", expect=[0])["over"], one.said[-1]
         one.works()
-    keys = {name: kubeadm_cluster.ca_keys(one.nodes[name]) for name in one.nodes_at_first}
+    keys = {name: held_on_disks.ca_keys(one.nodes[name]) for name in one.nodes_at_first}
     assert not any(keys.values()), keys
     one.forget()
     assert one.adopt("status", expect=[0])["over"], one.said[-1]
@@ -152,7 +151,9 @@ PHASES: Mapping[str, Callable[[Watched], None]] = {
 """What a run consists of, in this order unless another one is asked for; after `whole` there is no way back."""
 
 
-def on(kind: str, programs: Programs, binary: Path | None, folder: Path, names: list[str], phases: list[Phase]) -> None:
+def on(
+    kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], phases: list[Phase]
+) -> None:
     """Adds the phases on one server to `phases`; they end with the first one that could not be ended."""
     with (
         servers.running(kind, folder / "server", binary) as server,
@@ -166,9 +167,5 @@ def on(kind: str, programs: Programs, binary: Path | None, folder: Path, names: 
                     cluster.enrol(name)
             for name in names:
                 PHASES[name](run)
-        except (AssertionError, subprocess.SubprocessError, OSError) as error:
-            say(f"{kind}: {brief(str(error))}")
-            if not (phases and phases[-1].broken):
-                phases.append(Phase(kind, "between phases", 0.0, 0, broken=f"{type(error).__name__}: {error}"))
         finally:
             (folder / "said.log").write_text("\n".join(cluster.said))

@@ -13,7 +13,7 @@ from typing import Final
 from helpers.vault.servers import wait_for
 from models.service_account_tables import RULES
 from soak.keys.cluster import SoakedKeys
-from soak.keys.table import Control
+from soak.phases import Control
 from soak.printed import brief, say
 from vaultpki.records.service_account import KeyState
 

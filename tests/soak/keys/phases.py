@@ -6,7 +6,7 @@ They go on with one cluster, in the order of PHASES; each begins and ends where 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -162,7 +162,7 @@ PHASES: Mapping[str, Callable[[SoakedKeys], None]] = {
 
 
 def on(
-    kind: str, programs: Programs, binary: Path | None, folder: Path, names: tuple[str, ...], phases: list[KeyPhase]
+    kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], phases: list[KeyPhase]
 ) -> None:
     """Add the phases on one server to `phases`; they end with the first one that could not be ended."""
     with clusters.standing(kind, programs, binary, folder, phases) as run:

@@ -8,12 +8,13 @@ from typing import Final
 
 from helpers.kube import components, own_keys
 from helpers.kube.components import API_PORT
+from helpers.kube.key_operator import Task
 from helpers.kube.kube_cluster import KubeNode
 from helpers.kube.restarts import API_SERVER
 from helpers.node import enrolled_nodes
 from helpers.vault import applied_cluster
 from helpers.vault.applied_cluster import NodeFolder
-from soak.keys.cluster import SoakedKeys, Task
+from soak.keys.cluster import SoakedKeys
 from soak.keys.shape import LATER
 from soak.printed import say
 from vaultpki.model import NodeRole

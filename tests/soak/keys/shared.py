@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -73,7 +73,7 @@ PHASES: Mapping[str, Callable[[SoakedKeys], None]] = {"shared-abort": abort, "sh
 
 
 def on(
-    kind: str, programs: Programs, binary: Path | None, folder: Path, names: tuple[str, ...], phases: list[KeyPhase]
+    kind: str, programs: Programs, binary: Path | None, folder: Path, names: Sequence[str], phases: list[KeyPhase]
 ) -> None:
     """Add the phases on one server to `phases`; they end with the first one that could not be ended."""
     folder.mkdir(parents=True)

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from soak.phases import SHOWN
+from soak.phases import SHOWN, Control, print_controls, print_head, print_table, told_wrong
 from soak.printed import brief
 
 _MOST_OTHERWISE: Final = 0.01
 """Which part of all uses may fail for another reason: a restart ends some connections."""
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """What a phase shows that is a control run: the rule of the model that is switched off, and the model's words.
-
-    `held` is what happened with the rule.
-    """
-
-    rule: str
-    model: str
-    held: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +35,12 @@ class KeyPhase:
     control: Control | None = None
     broken: str = ""
 
+    def controlled(self) -> Control:
+        """What a control run has shown."""
+        assert self.control is not None
+        refused = self.unauthorized
+        return replace(self.control, seen=f"{len(refused)} refused: {refused[0]}" if refused else "none was refused")
+
     def wrong(self) -> Iterator[str]:
         """Yield a sentence for each thing that must not be."""
         if self.broken:
@@ -67,30 +59,15 @@ _HEADS: Final = (
     *("server", "phase", "took", "tokens used", "401", "failed otherwise"),
     *("refused as they must be", "requests of others"),
 )
-_CONTROLS: Final = ("server", "rule that is switched off", "the model without it", "with it", "without it")
 
 
 def report(phases: Sequence[KeyPhase]) -> int:
     """Print the tables, and what was wrong; return the exit code."""
-    print(f"\n{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores.\n")
-    _row(*_HEADS)
-    print(f"|{'---|' * len(_HEADS)}")
+    print_head()
+    rows = []
     for one in phases:
         counted = (one.used, len(one.unauthorized), len(one.otherwise), one.refused, one.others)
-        _row(one.server, one.name, f"{one.seconds:.0f} s", *counted)
-    controlled = [one for one in phases if one.control is not None]
-    if controlled:
-        print()
-        _row(*_CONTROLS)
-        print(f"|{'---|' * len(_CONTROLS)}")
-    for one in controlled:
-        assert one.control is not None
-        seen = f"{len(one.unauthorized)} refused: {one.unauthorized[0]}" if one.unauthorized else "none was refused"
-        _row(one.server, one.control.rule, one.control.model, one.control.held, brief(seen))
-    wrong = [f"{one.server}, {one.name}: {sentence}" for one in phases for sentence in one.wrong()]
-    print("\n" + ("\n".join(wrong) or "nothing was wrong"), flush=True)
-    return 1 if wrong else 0
-
-
-def _row(*cells: object) -> None:
-    print(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
+        rows.append((one.server, one.name, f"{one.seconds:.0f} s", *counted))
+    print_table(_HEADS, rows)
+    print_controls([(one.server, one.controlled()) for one in phases if one.control is not None])
+    return told_wrong([f"{one.server}, {one.name}: {sentence}" for one in phases for sentence in one.wrong()])

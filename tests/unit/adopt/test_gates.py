@@ -42,13 +42,8 @@ STATES = {letter: AdoptionState(word) for letter, word in model.STATES.items()}
 SIDES = {model.OLD: Side.OLD, model.NEW: Side.NEW, model.BOTH: Side.BOTH}
 OLD = {"kubernetes": ("a" * 64,), "etcd": ("b" * 64,), "front-proxy": ("c" * 64,)}
 _S = AdoptionState
-US, SC, RD, TB, BP = (
-    (_S.PUBLISHED, _S.SWITCHED),
-    (_S.SWITCHED, _S.CLOSED),
-    (_S.RETIRED, _S.DONE),
-    (_S.RETRUSTING, _S.RETURNING),
-    (_S.RETURNING, _S.PREPARED),
-)
+US, SC = (_S.PUBLISHED, _S.SWITCHED), (_S.SWITCHED, _S.CLOSED)
+RD, TB, BP = (_S.RETIRED, _S.DONE), (_S.RETRUSTING, _S.RETURNING), (_S.RETURNING, _S.PREPARED)
 STEPS = (*STEPS_BY_TRUST, *(each for each in STEPS_BY_LEAVES if each not in STEPS_BY_TRUST))
 Step = tuple[AdoptionState, AdoptionState]
 
@@ -114,6 +109,11 @@ def with_machine(state: AdoptionState, name: str, **more: Any) -> ClusterSeen:
     """The same where one machine is another."""
     whole = seen(state)
     return replace(whole, machines=tuple(replace(m, **more) if m.name == name else m for m in whole.machines))
+
+
+def with_etcd(said: AdoptionReport, **more: Any) -> AdoptionReport:
+    """The same where etcd is otherwise."""
+    return replace(said, components={**said.components, "etcd": replace(said.components["etcd"], **more)})
 
 
 def waits(path: Step, found: ClusterSeen, **more: Any) -> dict[str, str]:
@@ -231,17 +231,17 @@ def test_what_the_cluster_shows_must_not_contradict_a_report() -> None:
 
 def test_a_component_that_is_down_or_unknown_holds_the_gate_until_a_person_says_so() -> None:
     base = report(_S.PUBLISHED)
-    down = replace(base.components["etcd"], healthy=False, problem="no leader")
-    found = with_machine(_S.PUBLISHED, "cp-1", report=replace(base, components={**base.components, "etcd": down}))
-    assert "etcd is not healthy there (no leader)" in waits(US, found)["cp-1"]
-    unknown = replace(base.components["etcd"], trust=Held.UNKNOWN)
-    found = with_machine(_S.PUBLISHED, "cp-1", report=replace(base, components={**base.components, "etcd": unknown}))
-    assert "--restarted cp-1" in waits(US, found)["cp-1"]
-    assert not waits(US, found, restarted=("cp-1",))
+
+    def found(**more: Any) -> ClusterSeen:
+        return with_machine(_S.PUBLISHED, "cp-1", report=with_etcd(base, **more))
+
+    assert "etcd is not healthy there (no leader)" in waits(US, found(healthy=False, problem="no leader"))["cp-1"]
+    unknown = found(trust=Held.UNKNOWN)
+    assert "--restarted cp-1" in waits(US, unknown)["cp-1"]
+    assert not waits(US, unknown, restarted=("cp-1",))
     # A person's word does not stand against what is known.
-    wrong = replace(base.components["etcd"], trust=Held.OLD)
-    found = with_machine(_S.PUBLISHED, "cp-1", report=replace(base, components={**base.components, "etcd": wrong}))
-    assert "does not trust the new CA in etcd" in waits(US, found, restarted=("cp-1",))["cp-1"]
+    told = waits(US, found(trust=Held.OLD), restarted=("cp-1",))["cp-1"]
+    assert "does not trust the new CA in etcd" in told
 
 
 def test_joins_of_before_keep_the_gate_closed() -> None:
@@ -348,8 +348,7 @@ def test_turns_pass_one_by_one() -> None:
     ready = machine("cp-1", state)
     assert turn(record(state, turn="cp-1"), ready, two) == "cp-2"
     # Who is not healthy again keeps it, and nobody else restarts meanwhile.
-    ill = report(state)
-    ill = replace(ill, components={**ill.components, "etcd": replace(ill.components["etcd"], healthy=False)})
+    ill = with_etcd(report(state), healthy=False)
     assert turn(record(state, turn="cp-1"), machine("cp-1", state, report=ill), two) == "cp-1"
     # Who is down without having had the turn goes first; a machine that is gone loses it.
     assert turn(record(state), one, machine("cp-2", state, report=replace(owes, components=ill.components))) == "cp-2"
@@ -370,7 +369,7 @@ def test_nobody_restarts_while_another_control_plane_is_away() -> None:
     gone = machine("cp-3", state, report=replace(owes, revision=9), silent=True)
     assert gates.turn(record(state), (one, machine("cp-2", state), gone)) == ""
     assert gates.turn(record(state), (one, machine("cp-2", state), replace(gone, silent=False))) == "cp-1"
-    ill = replace(owes, components={**owes.components, "etcd": replace(owes.components["etcd"], healthy=False)})
+    ill = with_etcd(owes, healthy=False)
     assert gates.turn(record(state), (one, machine("cp-2", state, report=ill), gone)) == "cp-2"
     # Its report may be older than that: the agent may have died with it.
     dead = machine("cp-3", state, stopped=("etcd",))

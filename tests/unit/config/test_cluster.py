@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from helpers import published_schema
 from vaultpki.assets import starter
 from vaultpki.certificates import NODE_ADDRESSES, TABLE
 from vaultpki.cli.spec import init_command, schema_command
@@ -108,7 +108,7 @@ def load(text: str, folder: Path, **options: bool) -> Cluster:
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_accepted_by_loader_and_schema(case: str, tmp_path: Path) -> None:
     load(ACCEPTED[case], tmp_path)
-    jsonschema.validate(yaml.safe_load(ACCEPTED[case]), schema(), cls=jsonschema.Draft202012Validator)
+    assert not published_schema.faults(ACCEPTED[case])
 
 
 def test_full(tmp_path: Path) -> None:
@@ -205,7 +205,6 @@ def walk(kind: Kind, made: dict[str, Any]) -> Iterator[tuple[Record, dict[str, A
 
 def test_schema_says_what_the_loader_reads() -> None:
     made: Any = schema()
-    jsonschema.Draft202012Validator.check_schema(made)
     assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     seen = 0
     for record, part in walk(CLUSTER, made):
@@ -239,7 +238,7 @@ def test_schema_says_what_the_loader_reads() -> None:
     ],
 )
 def test_schema_and_loader_refuse_alike(text: str, tmp_path: Path) -> None:
-    assert list(jsonschema.Draft202012Validator(schema()).iter_errors(yaml.safe_load(text)))
+    assert published_schema.faults(text)
     with pytest.raises(SpecError):
         load(text, tmp_path)
 

@@ -32,6 +32,24 @@ def certificate(name: str, **keys: str) -> str:
     return BASE + f"certificates:\n  {name}:\n" + "".join(f"    {k}: {v}\n" for k, v in own.items() if v)
 
 
+Refused = tuple[str, int, str, str]
+
+
+def inline(name: str, key: str, value: str, hint: str, at: str = "") -> Refused:
+    """One key of a certificate of the table is wrong."""
+    return CERT + f"{{{name}: {{{key}: {value}}}}}\n", 5, f"certificates.{name}.{key}{at}", hint
+
+
+def own(field: str, hint: str, *, name: str = "app", after: str = "", **keys: str) -> Refused:
+    """A certificate of one's own is wrong in this field, or as a whole; `after` is the rest of the file."""
+    text = certificate(name, **keys)
+    (line,) = [
+        n for n, each in enumerate(text.splitlines(), 1) if each.startswith(f"    {field.partition('[')[0]}:")
+    ] or [6]
+    where = "['a*']" if name == '"a*"' else f".{name}"
+    return text + after, line, f"certificates{where}" + f".{field}" * bool(field), hint
+
+
 EXTRA_ALONE = """cluster: prod
 api_server: {endpoint: https://api.internal}
 certificates:
@@ -39,7 +57,7 @@ certificates:
   kube-apiserver: {extra_names: [api.internal]}
 """
 
-REFUSED: dict[str, tuple[str, int | None, str, str]] = {
+REFUSED: dict[str, Refused] = {
     # the table's certificates
     "misspelt certificate": (
         CERT + "{kube-api-server: {ttl: 7d}}\n",
@@ -47,168 +65,76 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
         "certificates.kube-api-server",
         "mean kube-apiserver?",
     ),
-    "names of a client": (
-        CERT + "{admin: {extra_names: [a.b]}}\n",
-        5,
-        "certificates.admin.extra_names",
-        "common name alone",
-    ),
-    "an operator's that is not stored": (
-        CERT + "{admin: {no_store: true}}\n",
-        5,
-        "certificates.admin.no_store",
-        "leave no_store out",
-    ),
-    "addresses of a client": (
-        CERT + "{admin: {extra_addresses: [10.0.0.1]}}\n",
-        5,
-        "certificates.admin.extra_addresses",
-        "client's",
-    ),
-    "extra name": (CERT + "{kubelet: {extra_names: ['*.x']}}\n", 5, "certificates.kubelet.extra_names[0]", "wildcard"),
-    "file with folder": (CERT + "{admin: {file: ../x}}\n", 5, "certificates.admin.file", "plain file name"),
-    "hidden file": (CERT + "{admin: {file: .x}}\n", 5, "certificates.admin.file", "plain file name"),
-    "file with extension": (CERT + "{admin: {file: x.crt}}\n", 5, "certificates.admin.file", "write x"),
-    "file of another": (CERT + "{admin: {file: kubelet}}\n", 5, "certificates.admin.file", "also the file of kubelet"),
-    "file of a bundle": (CERT + "{admin: {file: etcd-ca-chain}}\n", 5, "certificates.admin.file", "bundle of CA etcd"),
+    "names of a client": inline("admin", "extra_names", "[a.b]", "common name alone"),
+    "an operator's that is not stored": inline("admin", "no_store", "true", "leave no_store out"),
+    "addresses of a client": inline("admin", "extra_addresses", "[10.0.0.1]", "client's"),
+    "extra name": inline("kubelet", "extra_names", "['*.x']", "wildcard", at="[0]"),
+    "file with folder": inline("admin", "file", "../x", "plain file name"),
+    "hidden file": inline("admin", "file", ".x", "plain file name"),
+    "file with extension": inline("admin", "file", "x.crt", "write x"),
+    "file of another": inline("admin", "file", "kubelet", "also the file of kubelet"),
+    "file of a bundle": inline("admin", "file", "etcd-ca-chain", "bundle of CA etcd"),
     "folder of another": (
         CERT + "{admin: {file: kube.admin}, super-admin: {file: kube_admin}}\n",
         5,
         "certificates.super-admin.file",
         "same folder as admin",
     ),
-    "file of kubeadm's CA": (CERT + "{admin: {file: ca}}\n", 5, "certificates.admin.file", "kubeadm's CA"),
-    "file of kubeadm's keys": (CERT + "{admin: {file: sa}}\n", 5, "certificates.admin.file", "kubeadm's service"),
-    "file of the lock": (CERT + "{admin: {file: lock}}\n", 5, "certificates.admin.file", "as the lock"),
-    "kubeconfig of another's pair": (
-        certificate("app", kubeconfig="kube-proxy.conf"),
-        11,
-        "certificates.app.kubeconfig",
-        "of kube-proxy",
-    ),
-    "folder of the bundles": (CERT + "{admin: {file: bundles}}\n", 5, "certificates.admin.file", "as the bundles"),
+    "file of kubeadm's CA": inline("admin", "file", "ca", "kubeadm's CA"),
+    "file of kubeadm's keys": inline("admin", "file", "sa", "kubeadm's service"),
+    "file of the lock": inline("admin", "file", "lock", "as the lock"),
+    "kubeconfig of another's pair": own("kubeconfig", "of kube-proxy", kubeconfig="kube-proxy.conf"),
+    "folder of the bundles": inline("admin", "file", "bundles", "as the bundles"),
     # a user's own certificates
-    "own without CN": (certificate("app", common_name=""), 6, "certificates.app.common_name", "is missing"),
-    "own upper-case": (certificate("App"), 6, "certificates.App", "write app"),
-    "own with glob": (certificate('"a*"'), 6, "certificates['a*']", "not a valid name"),
-    "own kind": (certificate("app", kind="peer"), 7, "certificates.app.kind", "client, server, both"),
-    "own CA": (certificate("app", ca="root"), 9, "certificates.app.ca", "kubernetes, kubelet, etcd, front-proxy"),
-    "own no roles": (certificate("app", roles="[]"), 10, "certificates.app.roles", "at least 1"),
-    "CN comma": (certificate("app", common_name='"a,b"'), 8, "certificates.app.common_name", "ASCII"),
-    "CN newline": (certificate("app", common_name='"a\\nb"'), 8, "certificates.app.common_name", "ASCII"),
-    "CN glob": (certificate("app", common_name='"a*"'), 8, "certificates.app.common_name", "ASCII"),
-    "CN mail": (certificate("app", common_name='"a@b"'), 8, "certificates.app.common_name", "ASCII"),
-    "CN non-ASCII": (certificate("app", common_name="ä"), 8, "certificates.app.common_name", "ASCII"),
-    "CN Vault's template": (
-        certificate("app", common_name='"{{identity.x}}"'),
-        8,
-        "certificates.app.common_name",
-        "{node}",
-    ),
-    "CN long": (certificate("app", common_name="a" * 65), 8, "certificates.app.common_name", "at most 64"),
-    "CN long when filled": (
-        certificate("app", common_name="'" + "a" * 62 + "{node}'"),
-        8,
-        "certificates.app.common_name",
-        "65 char",
-    ),
-    "CN of another": (
-        certificate("app", common_name='"system:kube-scheduler"'),
-        8,
-        "certificates.app.common_name",
-        "kube-scheduler",
-    ),
-    "CN of another in other case": (
-        certificate("app", common_name="Kubernetes-Admin"),
-        8,
-        "certificates.app.common_name",
-        "the identity of admin",
-    ),
-    "CN of another by a pool": (
-        certificate("app", common_name="'{node}'") + "pools: [{name: p, roles: [worker], node_names: 'kube-*'}]\n",
-        8,
-        "certificates.app.common_name",
-        "the identity of kube-apiserver-kubelet",
-    ),
-    "CN of a node": (
-        certificate("app", common_name='"system:node:cp-1"'),
-        8,
-        "certificates.app.common_name",
-        "system:",
-    ),
-    "CN of a service account": (
-        certificate("app", common_name='"system:serviceaccount:kube-system:x"'),
-        8,
-        "certificates.app.common_name",
-        "reserved",
-    ),
-    "masters": (
-        certificate("app", organization='["system:masters"]'),
-        11,
-        "certificates.app.organization[0]",
-        "super-admin",
-    ),
-    "masters in other case": (
-        certificate("app", organization='["System:Masters"]'),
-        11,
-        "certificates.app.organization[0]",
-        "super-admin",
-    ),
-    "admins": (
-        certificate("app", organization='["kubeadm:cluster-admins"]'),
-        11,
-        "certificates.app.organization[0]",
-        "of admin",
-    ),
-    "nodes": (
-        certificate("app", organization='["system:nodes"]'),
-        11,
-        "certificates.app.organization[0]",
+    "own without CN": own("common_name", "is missing", common_name=""),
+    "own upper-case": own("", "write app", name="App"),
+    "own with glob": own("", "not a valid name", name='"a*"'),
+    "own kind": own("kind", "client, server, both", kind="peer"),
+    "own CA": own("ca", "kubernetes, kubelet, etcd, front-proxy", ca="root"),
+    "own no roles": own("roles", "at least 1", roles="[]"),
+    "CN comma": own("common_name", "ASCII", common_name='"a,b"'),
+    "CN newline": own("common_name", "ASCII", common_name='"a\\nb"'),
+    "CN glob": own("common_name", "ASCII", common_name='"a*"'),
+    "CN mail": own("common_name", "ASCII", common_name='"a@b"'),
+    "CN non-ASCII": own("common_name", "ASCII", common_name="ä"),
+    "CN Vault's template": own("common_name", "{node}", common_name='"{{identity.x}}"'),
+    "CN long": own("common_name", "at most 64", common_name="a" * 65),
+    "CN long when filled": own("common_name", "65 char", common_name="'" + "a" * 62 + "{node}'"),
+    "CN of another": own("common_name", "kube-scheduler", common_name='"system:kube-scheduler"'),
+    "CN of another in other case": own("common_name", "the identity of admin", common_name="Kubernetes-Admin"),
+    "CN of another by a pool": own(
         "common_name",
+        "the identity of kube-apiserver-kubelet",
+        after="pools: [{name: p, roles: [worker], node_names: 'kube-*'}]\n",
+        common_name="'{node}'",
     ),
-    "client with names": (certificate("app", names="[a.b]"), 11, "certificates.app.names", "kind client"),
-    "server without names": (certificate("app", kind="server"), 6, "certificates.app", "add names or addresses"),
-    "placeholder": (
-        certificate("app", kind="server", names="['{pod}.x']"),
-        11,
-        "certificates.app.names[0]",
-        "{node} and {domain}",
+    "CN of a node": own("common_name", "system:", common_name='"system:node:cp-1"'),
+    "CN of a service account": own("common_name", "reserved", common_name='"system:serviceaccount:kube-system:x"'),
+    "masters": own("organization[0]", "super-admin", organization='["system:masters"]'),
+    "masters in other case": own("organization[0]", "super-admin", organization='["System:Masters"]'),
+    "admins": own("organization[0]", "of admin", organization='["kubeadm:cluster-admins"]'),
+    "nodes": own("organization[0]", "common_name", organization='["system:nodes"]'),
+    "client with names": own("names", "kind client", names="[a.b]"),
+    "server without names": own("", "add names or addresses", kind="server"),
+    "placeholder": own("names[0]", "{node} and {domain}", kind="server", names="['{pod}.x']"),
+    "address placeholder": own("addresses[0]", "{node_addresses}", kind="server", addresses="['{node}']"),
+    "API's name": own("names[0]", "API server's", kind="server", names="[kubernetes.default.svc]"),
+    "API's service address": own("addresses[0]", "API server's", kind="server", addresses="[10.96.0.1]"),
+    "API's node by its name": own(
+        "names[1]", "with cp-1 this certificate could pass for the API server's", kind="server", names="[a.b, cp-1]"
     ),
-    "address placeholder": (
-        certificate("app", kind="server", addresses="['{node}']"),
-        11,
-        "certificates.app.addresses[0]",
-        "{node_addresses}",
-    ),
-    "API's name": (
-        certificate("app", kind="server", names="[kubernetes.default.svc]"),
-        11,
-        "certificates.app.names[0]",
-        "API server's",
-    ),
-    "API's service address": (
-        certificate("app", kind="server", addresses="[10.96.0.1]"),
-        11,
-        "certificates.app.addresses[0]",
-        "API server's",
-    ),
-    "API's node by its name": (
-        certificate("app", kind="server", names="[a.b, cp-1]"),
-        11,
-        "certificates.app.names[1]",
-        "with cp-1 this certificate could pass for the API server's",
-    ),
-    "API's node by its address": (
-        certificate("app", kind="server", addresses="[10.0.0.11]"),
-        11,
-        "certificates.app.addresses[0]",
+    "API's node by its address": own(
+        "addresses[0]",
         "with 10.0.0.11 this certificate could pass for the API server's",
+        kind="server",
+        addresses="[10.0.0.11]",
     ),
-    "API's further name": (
-        certificate("app", kind="server", names="[api.internal]") + "  kube-apiserver: {extra_names: [api.internal]}\n",
-        11,
-        "certificates.app.names[0]",
+    "API's further name": own(
+        "names[0]",
         "with api.internal this certificate could pass for the API server's",
+        after="  kube-apiserver: {extra_names: [api.internal]}\n",
+        kind="server",
+        names="[api.internal]",
     ),
     "API's further name on a worker": (
         CERT + "{kube-apiserver: {extra_names: [w-1]}}\n",
@@ -216,26 +142,23 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
         "nodes[1].name",
         "also in certificates.kube-apiserver.extra_names",
     ),
-    "API's further address": (
-        certificate("app", kind="server", addresses="[10.0.0.99]")
-        + "  kube-apiserver: {extra_addresses: [10.0.0.99]}\n",
-        11,
-        "certificates.app.addresses[0]",
+    "API's further address": own(
+        "addresses[0]",
         "with 10.0.0.99 this",
+        after="  kube-apiserver: {extra_addresses: [10.0.0.99]}\n",
+        kind="server",
+        addresses="[10.0.0.99]",
     ),
-    "API's node, also on its own": (
-        certificate("app", kind="both", roles="[control-plane, worker]", names="[cp-1]"),
-        11,
-        "certificates.app.names[0]",
-        "with cp-1 this",
+    "API's node, also on its own": own(
+        "names[0]", "with cp-1 this", kind="both", roles="[control-plane, worker]", names="[cp-1]"
     ),
-    "API's further name by a pool": (
-        certificate("app", kind="server", names="['{node}']")
-        + "  kube-apiserver: {extra_names: [api.internal]}\n"
-        + "pools: [{name: p, roles: [worker], node_names: 'api.*'}]\n",
-        11,
-        "certificates.app.names[0]",
+    "API's further name by a pool": own(
+        "names[0]",
         "with api.internal this",
+        after="  kube-apiserver: {extra_names: [api.internal]}\n"
+        "pools: [{name: p, roles: [worker], node_names: 'api.*'}]\n",
+        kind="server",
+        names="['{node}']",
     ),
     "API's further name where no node is listed": (
         EXTRA_ALONE,
@@ -256,33 +179,15 @@ REFUSED: dict[str, tuple[str, int | None, str, str]] = {
         "nodes[1].addresses[0]",
         "certificates.kube-apiserver.extra_addresses",
     ),
-    "kubeconfig name": (certificate("app", kubeconfig="app.yaml"), 11, "certificates.app.kubeconfig", ".conf"),
-    "kubeconfig of a server": (
-        certificate("app", kind="server", names="[a.b]", kubeconfig="app.conf"),
-        12,
-        "certificates.app.kubeconfig",
-        "kind client",
-    ),
-    "kubeconfig of etcd": (
-        certificate("app", ca="etcd", kubeconfig="app.conf"),
-        11,
-        "certificates.app.kubeconfig",
-        "ca: kubernetes",
-    ),
-    "kubeconfig of another": (
-        certificate("app", kubeconfig="scheduler.conf"),
-        11,
-        "certificates.app.kubeconfig",
-        "kube-scheduler",
-    ),
-    "own file of another": (certificate("app", file="kubelet"), 11, "certificates.app.file", "kubelet"),
-    "own name of a file": (certificate("etcdserver"), 6, "certificates.etcdserver", "etcd-server"),
-    "own short": (certificate("app", ttl="1m"), 11, "certificates.app.ttl", "at least 15m"),
-    "own name of a role": (
-        certificate("kubelet-p") + "pools: [{name: p, roles: [worker], node_names: 'p-*'}]\n",
-        6,
-        "certificates.kubelet-p",
-        "rename",
+    "kubeconfig name": own("kubeconfig", ".conf", kubeconfig="app.yaml"),
+    "kubeconfig of a server": own("kubeconfig", "kind client", kind="server", names="[a.b]", kubeconfig="app.conf"),
+    "kubeconfig of etcd": own("kubeconfig", "ca: kubernetes", ca="etcd", kubeconfig="app.conf"),
+    "kubeconfig of another": own("kubeconfig", "kube-scheduler", kubeconfig="scheduler.conf"),
+    "own file of another": own("file", "kubelet", file="kubelet"),
+    "own name of a file": own("", "etcd-server", name="etcdserver"),
+    "own short": own("ttl", "at least 15m", ttl="1m"),
+    "own name of a role": own(
+        "", "rename", name="kubelet-p", after="pools: [{name: p, roles: [worker], node_names: 'p-*'}]\n"
     ),
     # templates
     "template nowhere": (

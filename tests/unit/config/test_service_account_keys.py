@@ -30,49 +30,31 @@ def test_it_adds_one_ca_and_one_row_which_is_not_for_tls(tmp_path: Path) -> None
     assert (row.ttl, row.no_store) == (90 * 86400, True)
 
 
+def row(keys: str) -> str:
+    return ON + f"certificates: {{service-account: {{{keys}}}}}\n"
+
+
+def own(keys: str) -> str:
+    return ON + f"certificates: {{own: {{{keys}, common_name: own, roles: [worker]}}}}\n"
+
+
 @pytest.mark.parametrize(
-    ("text", "line", "field", "hint"),
+    ("text", "field", "hint"),
     [
-        (
-            "certificates: {service-account: {ttl: 7d}}\n",
-            5,
-            "certificates.service-account",
-            "service_account_keys: true",
-        ),
-        (ON + "defaults: {key: ed25519}\n", 6, "defaults.key", "ECDSA or RSA"),
-        (
-            ON + "certificates: {service-account: {key: ed25519}}\n",
-            6,
-            "certificates.service-account.key",
-            "ECDSA or RSA",
-        ),
-        (
-            ON + "certificates: {service-account: {file: sa2}}\n",
-            6,
-            "certificates.service-account.file",
-            "leave file out",
-        ),
-        (
-            ON + "certificates: {service-account: {extra_names: [a]}}\n",
-            *(6, "certificates.service-account.extra_names", "leave extra_names out"),
-        ),
-        (
-            ON + "certificates: {own: {kind: signing, common_name: own, ca: kubelet, roles: [worker]}}\n",
-            *(6, "certificates.own.kind", "client"),
-        ),
-        (
-            ON + "certificates: {own: {kind: client, common_name: own, ca: service-account, roles: [worker]}}\n",
-            *(6, "certificates.own.ca", "kubernetes"),
-        ),
-        (
-            ON + "certificates: {own: {kind: client, common_name: own, ca: kubelet, file: sa, roles: [worker]}}\n",
-            *(6, "certificates.own.file", "service-account keys"),
-        ),
-        ("service_account_keys: maybe\n", 5, "service_account_keys", "true"),
+        (row("ttl: 7d").replace(ON, ""), "certificates.service-account", "service_account_keys: true"),
+        (ON + "defaults: {key: ed25519}\n", "defaults.key", "ECDSA or RSA"),
+        (row("key: ed25519"), "certificates.service-account.key", "ECDSA or RSA"),
+        (row("file: sa2"), "certificates.service-account.file", "leave file out"),
+        (row("extra_names: [a]"), "certificates.service-account.extra_names", "leave extra_names out"),
+        (own("kind: signing, ca: kubelet"), "certificates.own.kind", "client"),
+        (own("kind: client, ca: service-account"), "certificates.own.ca", "kubernetes"),
+        (own("kind: client, ca: kubelet, file: sa"), "certificates.own.file", "service-account keys"),
+        ("service_account_keys: maybe\n", "service_account_keys", "true"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, text: str, line: int, field: str, hint: str) -> None:
-    check_refused(tmp_path, BASE + text, line, field, hint)
+def test_what_is_refused(tmp_path: Path, text: str, field: str, hint: str) -> None:
+    """The mistake is in the last line."""
+    check_refused(tmp_path, BASE + text, (BASE + text).count("\n"), field, hint)
 
 
 def test_a_default_that_does_not_fit_may_be_changed_for_this_row_alone(tmp_path: Path) -> None:

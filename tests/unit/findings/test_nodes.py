@@ -117,97 +117,73 @@ AHEAD = (
     "ahead, so no vaultpki wrote it; nothing of etcd is dropped or replaced there; find out who wrote that record, "
     "and run `vaultpki ca recover etcd`, which writes a right one"
 )
-CASES: dict[str, tuple[NodeReport | Mapping[str, Any], int | None, str, list[str], str]] = {
-    "expired": (report(certificates=EXPIRED), 1, "expired", ["expired"], "expired: kubelet, kube-proxy"),
-    "clone": (report(), 3, "clone", ["many-credentials"], "3 live credentials (a clone?)"),
-    "two answers were lost": (report(lost=2), 4, "ok", [], ""),
-    "a clone beside a lost answer": (report(lost=1), 4, "clone", ["many-credentials"], "4 live credentials (a clone?)"),
-    "while a credential is replaced": (report(), 2, "ok", [], ""),
-    "who may not look": (report(), None, "ok", [], ""),
-    "missing": (
+Case = tuple[NodeReport | Mapping[str, Any], int | None, str, list[str], str]
+
+
+def case(
+    stored: NodeReport | Mapping[str, Any],
+    state: str = "ok",
+    message: str = "",
+    *reasons: str,
+    credentials: int | None = 1,
+) -> Case:
+    """The reason has the name of the state where none is given."""
+    return stored, credentials, state, list(reasons) or [state] * (state != "ok"), message
+
+
+def one(days: float, state: str = "ok", **further: Any) -> NodeReport:
+    """The report of a node with one certificate."""
+    return report(certificates={"kubelet": certificate(days, state=state, **further)})
+
+
+CASES: dict[str, Case] = {
+    "expired": case(report(certificates=EXPIRED), "expired", "expired: kubelet, kube-proxy"),
+    "clone": case(report(), "clone", "3 live credentials (a clone?)", "many-credentials", credentials=3),
+    "two answers were lost": case(report(lost=2), credentials=4),
+    "a clone beside a lost answer": case(
+        report(lost=1), "clone", "4 live credentials (a clone?)", "many-credentials", credentials=4
+    ),
+    "while a credential is replaced": case(report(), credentials=2),
+    "who may not look": case(report(), credentials=None),
+    "missing": case(
         report(certificates={"kubelet": CertificateReport("kubelet", "missing")}),
-        1,
         "broken",
-        ["missing"],
         "missing: kubelet",
+        "missing",
     ),
-    "revoked": (
-        report(certificates={"kubelet": certificate(25, state="revoked")}),
-        1,
-        "revoked",
-        ["revoked"],
-        "revoked: kubelet",
+    "revoked": case(one(25, "revoked"), "revoked", "revoked: kubelet"),
+    "broken": case(one(9, "broken"), "broken", "broken: kubelet"),
+    "needs-join": case(
+        report(), "needs-join", "no live credential, so it needs a new join file", "no-credential", credentials=0
     ),
-    "broken": (
-        report(certificates={"kubelet": certificate(9, state="broken")}),
-        1,
-        "broken",
-        ["broken"],
-        "broken: kubelet",
+    "silent": case(report(time=NOW - timedelta(minutes=21)), "silent", "last report 21m ago"),
+    "at rest, between two whole looks": case(report(time=NOW - timedelta(minutes=79), look=3600)),
+    "at rest, after a whole look": case(
+        report(time=NOW - timedelta(minutes=81), look=3600), "silent", "last report 81m ago"
     ),
-    "needs-join": (report(), 0, "needs-join", ["no-credential"], "no live credential, so it needs a new join file"),
-    "silent": (report(time=NOW - timedelta(minutes=21)), 1, "silent", ["silent"], "last report 21m ago"),
-    "at rest, between two whole looks": (report(time=NOW - timedelta(minutes=79), look=3600), 1, "ok", [], ""),
-    "at rest, after a whole look": (
-        report(time=NOW - timedelta(minutes=81), look=3600),
-        1,
-        "silent",
-        ["silent"],
-        "last report 81m ago",
+    "one that does not stay says no more by `look`": case(report(time=NOW - 1.9 * DAY, poll=0, look=60)),
+    "between two polls": case(report(time=NOW - timedelta(minutes=19))),
+    "an agent that does not stay": case(report(time=NOW - 1.9 * DAY, poll=0)),
+    "one that nobody starts": case(report(time=NOW - 2.1 * DAY, poll=0), "silent", "last report 2d ago"),
+    "overdue": case(one(11, "due"), "overdue", "overdue: kubelet"),
+    "just due": case(one(11.995, "due")),
+    "it waits for a window": case(one(5, renew_after=NOW + DAY)),
+    "failing": case(report(failures=("kubelet", "agent")), "failing", "failed: kubelet, agent", "failed"),
+    "a hook failed": case(
+        report(owed=("kubelet",), failed=("kubelet",)), "failing", "hooks failed: kubelet", "hook-failed"
     ),
-    "one that does not stay says no more by `look`": (report(time=NOW - 1.9 * DAY, poll=0, look=60), 1, "ok", [], ""),
-    "between two polls": (report(time=NOW - timedelta(minutes=19)), 1, "ok", [], ""),
-    "an agent that does not stay": (report(time=NOW - 1.9 * DAY, poll=0), 1, "ok", [], ""),
-    "one that nobody starts": (report(time=NOW - 2.1 * DAY, poll=0), 1, "silent", ["silent"], "last report 2d ago"),
-    "overdue": (
-        report(certificates={"kubelet": certificate(11, state="due")}),
-        1,
-        "overdue",
-        ["overdue"],
-        "overdue: kubelet",
+    "a hook runs": case(report(owed=("kubelet",)), "ok", "", "hook-owed"),
+    "a hook waits for its turn": case(
+        report(owed=("etcd-ca",), failed=("etcd-ca",), waiting=("etcd",)), "ok", "", "hook-owed"
     ),
-    "just due": (report(certificates={"kubelet": certificate(11.995, state="due")}), 1, "ok", [], ""),
-    "it waits for a window": (
-        report(certificates={"kubelet": certificate(5, renew_after=NOW + DAY)}),
-        1,
-        "ok",
-        [],
-        "",
+    "a restored server": case(report(seen={"etcd": Seen(3, 4)}), "failing", BEHIND, "server-behind"),
+    "a record too far ahead": case(
+        report(seen={"etcd": Seen(4, 4)}, not_followed={"etcd": 10**9}), "failing", AHEAD, "record-not-followed"
     ),
-    "failing": (report(failures=("kubelet", "agent")), 1, "failing", ["failed"], "failed: kubelet, agent"),
-    "a hook failed": (
-        report(owed=("kubelet",), failed=("kubelet",)),
-        1,
-        "failing",
-        ["hook-failed"],
-        "hooks failed: kubelet",
-    ),
-    "a hook runs": (report(owed=("kubelet",)), 1, "ok", ["hook-owed"], ""),
-    "a hook waits for its turn": (
-        report(owed=("etcd-ca",), failed=("etcd-ca",), waiting=("etcd",)),
-        1,
-        "ok",
-        ["hook-owed"],
-        "",
-    ),
-    "a restored server": (
-        report(seen={"etcd": Seen(3, 4)}),
-        1,
-        "failing",
-        ["server-behind"],
-        BEHIND,
-    ),
-    "a record too far ahead": (
-        report(seen={"etcd": Seen(4, 4)}, not_followed={"etcd": 10**9}),
-        1,
-        "failing",
-        ["record-not-followed"],
-        AHEAD,
-    ),
-    "nothing": (report(certificates={}), 1, "broken", ["empty"], "it reports no certificate"),
-    "never": ({}, 1, "new", ["never-reported"], "never reported"),
-    "not enrolled": ({}, 0, "new", ["not-enrolled"], "not enrolled"),
-    "not readable": ({"time": "now"}, 1, "failing", ["report-unreadable"], "its report cannot be read"),
+    "nothing": case(report(certificates={}), "broken", "it reports no certificate", "empty"),
+    "never": case({}, "new", "never reported", "never-reported"),
+    "not enrolled": case({}, "new", "not enrolled", "not-enrolled", credentials=0),
+    "not readable": case({"time": "now"}, "failing", "its report cannot be read", "report-unreadable"),
 }
 
 
@@ -231,7 +207,7 @@ def test_several_findings_are_told_the_worst_first() -> None:
 
 def test_a_report_of_an_earlier_agent() -> None:
     """It says neither when a certificate begins, nor when it is renewed, nor how often the agent reports."""
-    value = node_report.to_json(report(certificates={"kubelet": certificate(15)}))
+    value = node_report.to_json(one(15))
     for name in ("poll", "trust"):
         del value[name]
     for name in ("not_before", "renew_after"):
@@ -297,43 +273,31 @@ RESTART = (
     "the foreign CAs of etcd changed, and components read them only when they start: run `vaultpki agent --once` on "
     "one node after the other"
 )
+
+
+def of_files(state: str, message: str, **further: Any) -> tuple[Status, str, str]:
+    return replace(GOOD, **further), state, message
+
+
 FILES: dict[str, tuple[Status, str, str]] = {
-    "ok": (GOOD, "ok", ""),
-    "expired": (
-        replace(GOOD, seen=(seen("etcd-peer", PairState.EXPIRED, -1, wrong=True),)),
-        "expired",
-        "expired: etcd-peer",
+    "ok": of_files("ok", ""),
+    "expired": of_files("expired", "expired: etcd-peer", seen=(seen("etcd-peer", PairState.EXPIRED, -1, wrong=True),)),
+    "due": of_files("ok", "", seen=(seen("etcd-peer", PairState.DUE, 9, wrong=False),)),
+    "overdue": of_files("overdue", "overdue: etcd-peer", seen=(seen("etcd-peer", PairState.DUE, 9, wrong=True),)),
+    "revoked": of_files("revoked", "revoked: kubelet", seen=(seen("kubelet", PairState.REVOKED, 20, wrong=True),)),
+    "kubeconfig": of_files("broken", "broken: kubelet", seen=(seen("kubelet", PairState.OK, 9, wrong=True),)),
+    "needs-join": of_files(
+        "needs-join", "its credential is not accepted, so it needs a new join file", agent="needs-join"
     ),
-    "due": (replace(GOOD, seen=(seen("etcd-peer", PairState.DUE, 9, wrong=False),)), "ok", ""),
-    "overdue": (
-        replace(GOOD, seen=(seen("etcd-peer", PairState.DUE, 9, wrong=True),)),
-        "overdue",
-        "overdue: etcd-peer",
-    ),
-    "revoked": (
-        replace(GOOD, seen=(seen("kubelet", PairState.REVOKED, 20, wrong=True),)),
-        "revoked",
-        "revoked: kubelet",
-    ),
-    "kubeconfig": (replace(GOOD, seen=(seen("kubelet", PairState.OK, 9, wrong=True),)), "broken", "broken: kubelet"),
-    "needs-join": (
-        replace(GOOD, agent="needs-join"),
-        "needs-join",
-        "its credential is not accepted, so it needs a new join file",
-    ),
-    "fault": (replace(GOOD, agent="backing-off", faults={"agent": "the disk is full"}), "failing", "the disk is full"),
-    "hook": (replace(GOOD, owed={"kubelet": Owed(1.0, attempts=2)}), "failing", "hooks failed: kubelet"),
-    "away": (replace(GOOD, reachable=False, error="x"), "failing", "Vault does not answer"),
-    "CA": (replace(GOOD, ends=(CaExpiry("etcd", NOW, Level.CRITICAL, "..."),)), "failing", "..."),
-    "foreign": (replace(GOOD, foreign=("CN=old is offered",)), "failing", "CN=old is offered"),
-    "unused pin": (replace(GOOD, unused=("it has a pin",)), "ok", ""),
-    "restart by hand": (
-        replace(GOOD, owed={"etcd-ca": Owed(1.0)}, by_hand=("etcd-ca",)),
-        "failing",
-        RESTART,
-    ),
-    "unknown": (replace(GOOD, agent=None, seen=(), faults={"agent.yaml": "denied"}), "unknown", "denied"),
-    "empty": (replace(GOOD, agent=None, seen=()), "broken", "there is no certificate here"),
+    "fault": of_files("failing", "the disk is full", agent="backing-off", faults={"agent": "the disk is full"}),
+    "hook": of_files("failing", "hooks failed: kubelet", owed={"kubelet": Owed(1.0, attempts=2)}),
+    "away": of_files("failing", "Vault does not answer", reachable=False, error="x"),
+    "CA": of_files("failing", "...", ends=(CaExpiry("etcd", NOW, Level.CRITICAL, "..."),)),
+    "foreign": of_files("failing", "CN=old is offered", foreign=("CN=old is offered",)),
+    "unused pin": of_files("ok", "", unused=("it has a pin",)),
+    "restart by hand": of_files("failing", RESTART, owed={"etcd-ca": Owed(1.0)}, by_hand=("etcd-ca",)),
+    "unknown": of_files("unknown", "denied", agent=None, seen=(), faults={"agent.yaml": "denied"}),
+    "empty": of_files("broken", "there is no certificate here", agent=None, seen=()),
 }
 
 
@@ -457,7 +421,7 @@ def test_colours_say_what_is_urgent() -> None:
     def paint(text: str, colour: str | None) -> str:
         return f"{text}:{colour}" if colour else text
 
-    rows = [row(report(certificates={"kubelet": certificate(days)})) for days in (-1.0, 4.0, 6.8, 7.3)]
+    rows = [row(one(days)) for days in (-1.0, 4.0, 6.8, 7.3)]
     lives = [
         next(each for each in line.split() if "%" in each)
         for line in list(node_lines(rows, NOW, Screen(paint=paint)))[1:]

@@ -101,7 +101,7 @@ def definition(pem: str) -> list[dict[str, Any]]:
 
 def live(
     *,
-    roots: tuple[tuple[str, str], ...] = (("default", CHAIN),),
+    root: str | None = CHAIN,
     info: str | None = CHAIN,
     clients: str = text(KUBERNETES),
     front: str = text(ISSUING["front-proxy"]),
@@ -111,12 +111,16 @@ def live(
     """A cluster whose copies are right, with some of them changed."""
     told = authentication(clients, front, names)
     copies = [
-        *kube_cluster.root_copies([root_copy(space, pem) for space, pem in roots]),
+        *kube_cluster.root_copies([root_copy("default", root)] if root is not None else []),
         *(kube_cluster.cluster_info(cluster_info(info)) if info is not None else ()),
         *kube_cluster.authentication(told),
         *further,
     ]
     return LiveCluster(namespaces=("default",), copies=tuple(copies), allowed_names=kube_cluster.allowed_names(told))
+
+
+def made(**changed: Any) -> Callable[[], LiveCluster]:
+    return lambda: live(**changed)
 
 
 def hooks(pem: str, **client: Any) -> Callable[[], LiveCluster]:
@@ -150,20 +154,17 @@ def wrong(found: LiveCluster, expected: Expected) -> list[Check]:
 RIGHT: Final[dict[str, tuple[Callable[[], LiveCluster], Expected]]] = {
     "all": (live, EXPECTED),
     "by the root's SHA-256 alone": (live, replace(EXPECTED, issuing={})),
-    "no cluster-info": (lambda: live(info=None), EXPECTED),
-    "cluster-info with issuing CAs alone, as kubeadm writes it": (lambda: live(info=text(KUBERNETES)), EXPECTED),
-    "the root alone in kube-root-ca.crt": (lambda: live(roots=(("default", text(ROOT)),)), EXPECTED),
-    "two roots": (
-        lambda: live(roots=(("default", text(KUBERNETES, ROOT, SECOND)),), info=text(ROOT, SECOND)),
-        TWO_ROOTS,
-    ),
+    "no cluster-info": (made(info=None), EXPECTED),
+    "cluster-info with issuing CAs alone, as kubeadm writes it": (made(info=text(KUBERNETES)), EXPECTED),
+    "the root alone in kube-root-ca.crt": (made(root=text(ROOT)), EXPECTED),
+    "two roots": (made(root=text(KUBERNETES, ROOT, SECOND), info=text(ROOT, SECOND)), TWO_ROOTS),
     "a webhook of the user's own CA": (hooks(text(OWN)), EXPECTED),
     "text between certificates": (hooks(f"# mine\n{text(OWN)}\n"), EXPECTED),
     "a webhook of ours": (hooks(text(KUBERNETES)), EXPECTED),
     "a webhook of our root": (hooks(text(ROOT)), EXPECTED),
     "a webhook outside with a public CA": (hooks("", service=None, url="https://hooks.example.com"), EXPECTED),
     "an APIService": (services(text(KUBERNETES)), EXPECTED),
-    "a conversion webhook": (lambda: live(further=tuple(kube_cluster.conversions(definition(text(OWN))))), EXPECTED),
+    "a conversion webhook": (made(further=tuple(kube_cluster.conversions(definition(text(OWN))))), EXPECTED),
     "the controller manager's bundle": (bundle(CHAIN, SIGNER), EXPECTED),
     "a bundle of our root among public CAs, one of them ended": (
         bundle(text(*PUBLIC, EXPIRED, ROOT) + DAMAGED),
@@ -178,131 +179,67 @@ RIGHT: Final[dict[str, tuple[Callable[[], LiveCluster], Expected]]] = {
 
 EMPTY_INFO: Final = tuple(kube_cluster.cluster_info(configmap("cluster-info", "kube-public")))
 
-# What is wrong; where the check must say so; and with which words.
-FAULTS: Final[dict[str, tuple[Callable[[], LiveCluster], Expected, str, str]]] = {
-    "root copy of another root": (
-        lambda: live(roots=(("default", text(FORGED)),)),
-        EXPECTED,
-        POD,
-        "not a CA of the API server",
+Fault = tuple[Callable[[], LiveCluster], Expected, str, str]
+
+
+def fault(place: str, words: str, make: Callable[[], LiveCluster], expected: Expected = EXPECTED) -> Fault:
+    """What is wrong: where the check must say so, and with which words."""
+    return make, expected, place, words
+
+
+FAULTS: Final[dict[str, Fault]] = {
+    "root copy of another root": fault(POD, "not a CA of the API server", made(root=text(FORGED))),
+    "root copy without the root": fault(POD, "lacks CN=prod root CA", made(root=text(KUBERNETES))),
+    "root copy with a stranger beside": fault(POD, "holds CN=prod webhook CA", made(root=CHAIN + text(OWN))),
+    "root copy without the new root": fault(POD, "lacks CN=prod root CA", made(info=None), TWO_ROOTS),
+    "root copy of another domain": fault(
+        POD, "its name is not CN=prod kubernetes CA alone", made(root=text(ISSUING["etcd"], ROOT))
     ),
-    "root copy without the root": (
-        lambda: live(roots=(("default", text(KUBERNETES)),)),
-        EXPECTED,
-        POD,
-        "lacks CN=prod root CA",
+    "root copy that is no PEM": fault(POD, "not a PEM", made(root="hello")),
+    "empty root copy": fault(POD, "holds no CA", made(root="")),
+    "namespace without a copy": fault(POD, "is missing", made(root=None)),
+    "cluster-info of another CA": fault(INFO, "not a CA of the API server", made(info=text(OWN))),
+    "cluster-info without the new CA": fault(
+        INFO, "lacks CN=prod kubernetes CA", made(info=text(KUBERNETES), clients=text(KUBERNETES, NEW)), ROTATING
     ),
-    "root copy with a stranger beside": (
-        lambda: live(roots=(("default", CHAIN + text(OWN)),)),
-        EXPECTED,
-        POD,
-        "holds CN=prod webhook CA",
+    "cluster-info without a kubeconfig": fault(INFO, "holds no CA", made(info=None, further=EMPTY_INFO)),
+    "client CA with the root": fault(CLIENTS, "certificates of every other CA are accepted", made(clients=CHAIN)),
+    "client CA of etcd": fault(CLIENTS, "not a CA of kubernetes", made(clients=text(KUBERNETES, ISSUING["etcd"]))),
+    "client CA that has left": fault(CLIENTS, "Vault does not have it any more", made(clients=text(KUBERNETES, NEW))),
+    "client CA that is new is missing": fault(CLIENTS, "lacks CN=prod kubernetes CA", made(info=CHAIN), ROTATING),
+    "client CA forged": fault(CLIENTS, "not signed by the cluster's root", made(clients=text(KUBERNETES, STRANGE))),
+    "extra requestheader CA": fault(FRONT, "not a CA of front-proxy", made(front=text(ISSUING["front-proxy"], OWN))),
+    "no requestheader CA": fault(FRONT, "holds no CA", made(front="")),
+    "any front proxy": fault(NAMES, "may speak for any user", made(names="[]")),
+    "another front proxy": fault(NAMES, "lets mallory speak", made(names='["front-proxy-client", "mallory"]')),
+    "webhook with an expired CA": fault(HOOK, "expired on", hooks(text(EXPIRED))),
+    "webhook without a CA": fault(HOOK, "holds no CA", hooks("")),
+    "webhook with a damaged CA": fault(HOOK, "not a PEM", hooks(text(OWN)[:-40])),
+    "webhook of a forged root": fault(HOOK, "has the name of the root CA and is not it", hooks(text(FORGED))),
+    "webhook of a CA that has left": fault(HOOK, "does not have it any more", hooks(text(NEW))),
+    "webhook without our new CA": fault(HOOK, "lacks CN=prod kubernetes CA", only_hooks(text(KUBERNETES)), ROTATING),
+    "webhook without our new root": fault(HOOK, "lacks CN=prod root CA", only_hooks(text(ROOT)), TWO_ROOTS),
+    "APIService that checks nobody": fault(
+        "APIService v1.own", "not to be checked at all", services("", insecureSkipTLSVerify=True)
     ),
-    "root copy without the new root": (lambda: live(info=None), TWO_ROOTS, POD, "lacks CN=prod root CA"),
-    "root copy of another domain": (
-        lambda: live(roots=(("default", text(ISSUING["etcd"], ROOT)),)),
-        EXPECTED,
-        POD,
-        "its name is not CN=prod kubernetes CA alone",
+    "APIService with a forged CA": fault("APIService v1.own", "not a CA of kubernetes", services(text(STRANGE))),
+    "conversion webhook without a CA": fault(
+        CONVERSION, "holds no CA", made(further=tuple(kube_cluster.conversions(definition(""))))
     ),
-    "root copy that is no PEM": (lambda: live(roots=(("default", "hello"),)), EXPECTED, POD, "not a PEM"),
-    "empty root copy": (lambda: live(roots=(("default", ""),)), EXPECTED, POD, "holds no CA"),
-    "namespace without a copy": (lambda: live(roots=()), EXPECTED, POD, "is missing"),
-    "cluster-info of another CA": (lambda: live(info=text(OWN)), EXPECTED, INFO, "not a CA of the API server"),
-    "cluster-info without the new CA": (
-        lambda: live(info=text(KUBERNETES), clients=text(KUBERNETES, NEW)),
-        ROTATING,
-        INFO,
-        "lacks CN=prod kubernetes CA",
+    "the controller manager's bundle without the root": fault(
+        TRUST, "lacks CN=prod root CA", bundle(text(KUBERNETES), SIGNER)
     ),
-    "cluster-info without a kubeconfig": (lambda: live(info=None, further=EMPTY_INFO), EXPECTED, INFO, "holds no CA"),
-    "client CA with the root": (
-        lambda: live(clients=CHAIN),
-        EXPECTED,
-        CLIENTS,
-        "certificates of every other CA are accepted",
+    "the controller manager's bundle with a stranger": fault(
+        TRUST, "which is not a CA of the API server", bundle(CHAIN + text(OWN), SIGNER)
     ),
-    "client CA of etcd": (
-        lambda: live(clients=text(KUBERNETES, ISSUING["etcd"])),
-        EXPECTED,
-        CLIENTS,
-        "not a CA of kubernetes",
+    "the controller manager's bundle that is no PEM": fault(TRUST, "not a PEM", bundle("hello", SIGNER)),
+    "bundle of the old root alone": fault(
+        TRUST, "lacks CN=prod root CA", bundle(text(*PUBLIC, ROOT), alone=True), TWO_ROOTS
     ),
-    "client CA that has left": (
-        lambda: live(clients=text(KUBERNETES, NEW)),
-        EXPECTED,
-        CLIENTS,
-        "Vault does not have it any more",
-    ),
-    "client CA that is new is missing": (lambda: live(info=CHAIN), ROTATING, CLIENTS, "lacks CN=prod kubernetes CA"),
-    "client CA forged": (
-        lambda: live(clients=text(KUBERNETES, STRANGE)),
-        EXPECTED,
-        CLIENTS,
-        "not signed by the cluster's root",
-    ),
-    "extra requestheader CA": (
-        lambda: live(front=text(ISSUING["front-proxy"], OWN)),
-        EXPECTED,
-        FRONT,
-        "not a CA of front-proxy",
-    ),
-    "no requestheader CA": (lambda: live(front=""), EXPECTED, FRONT, "holds no CA"),
-    "any front proxy": (lambda: live(names="[]"), EXPECTED, NAMES, "may speak for any user"),
-    "another front proxy": (
-        lambda: live(names='["front-proxy-client", "mallory"]'),
-        EXPECTED,
-        NAMES,
-        "lets mallory speak",
-    ),
-    "webhook with an expired CA": (hooks(text(EXPIRED)), EXPECTED, HOOK, "expired on"),
-    "webhook without a CA": (hooks(""), EXPECTED, HOOK, "holds no CA"),
-    "webhook with a damaged CA": (hooks(text(OWN)[:-40]), EXPECTED, HOOK, "not a PEM"),
-    "webhook of a forged root": (hooks(text(FORGED)), EXPECTED, HOOK, "has the name of the root CA and is not it"),
-    "webhook of a CA that has left": (hooks(text(NEW)), EXPECTED, HOOK, "does not have it any more"),
-    "webhook without our new CA": (only_hooks(text(KUBERNETES)), ROTATING, HOOK, "lacks CN=prod kubernetes CA"),
-    "webhook without our new root": (only_hooks(text(ROOT)), TWO_ROOTS, HOOK, "lacks CN=prod root CA"),
-    "APIService that checks nobody": (
-        services("", insecureSkipTLSVerify=True),
-        EXPECTED,
-        "APIService v1.own",
-        "not to be checked at all",
-    ),
-    "APIService with a forged CA": (services(text(STRANGE)), EXPECTED, "APIService v1.own", "not a CA of kubernetes"),
-    "conversion webhook without a CA": (
-        lambda: live(further=tuple(kube_cluster.conversions(definition("")))),
-        EXPECTED,
-        CONVERSION,
-        "holds no CA",
-    ),
-    "the controller manager's bundle without the root": (
-        bundle(text(KUBERNETES), SIGNER),
-        EXPECTED,
-        TRUST,
-        "lacks CN=prod root CA",
-    ),
-    "the controller manager's bundle with a stranger": (
-        bundle(CHAIN + text(OWN), SIGNER),
-        EXPECTED,
-        TRUST,
-        "which is not a CA of the API server",
-    ),
-    "the controller manager's bundle that is no PEM": (bundle("hello", SIGNER), EXPECTED, TRUST, "not a PEM"),
-    "bundle of the old root alone": (
-        bundle(text(*PUBLIC, ROOT), alone=True),
-        TWO_ROOTS,
-        TRUST,
-        "lacks CN=prod root CA",
-    ),
-    "bundle with a forged root": (
-        bundle(text(ROOT, FORGED)),
-        EXPECTED,
-        TRUST,
-        "has the name of the root CA and is not it",
-    ),
-    "bundle of a CA that has left": (bundle(text(OWN, NEW)), EXPECTED, TRUST, "does not have it any more"),
-    "scraper's with the root": (scraped(text(ISSUING["kubelet"], ROOT)), EXPECTED, SCRAPED, "holds the root CA"),
-    "scraper's of another domain": (scraped(text(KUBERNETES)), EXPECTED, SCRAPED, "not a CA of kubelet"),
+    "bundle with a forged root": fault(TRUST, "has the name of the root CA and is not it", bundle(text(ROOT, FORGED))),
+    "bundle of a CA that has left": fault(TRUST, "does not have it any more", bundle(text(OWN, NEW))),
+    "scraper's with the root": fault(SCRAPED, "holds the root CA", scraped(text(ISSUING["kubelet"], ROOT))),
+    "scraper's of another domain": fault(SCRAPED, "not a CA of kubelet", scraped(text(KUBERNETES))),
 }
 
 
@@ -323,7 +260,7 @@ def test_each_fault_is_named(name: str) -> None:
 
 
 def test_what_may_not_be_read_is_not_checked() -> None:
-    found = replace(live(roots=(), info=None), unread={"kube-root-ca.crt": "the user may not", "cluster-info": "no"})
+    found = replace(live(root=None, info=None), unread={"kube-root-ca.crt": "the user may not", "cluster-info": "no"})
     left = wrong(found, EXPECTED)
     assert {(check.target, check.ok, check.got) for check in left} == {
         ("kube-root-ca.crt", None, "unchecked"),

@@ -65,17 +65,7 @@ def ber(tmp_path: Path) -> bytes:
     (tmp_path / "key.pem").write_bytes(openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout"))
     words = ["req", "-x509", "-new", "-key", str(tmp_path / "key.pem"), "-subj", "/CN=mailer"]
     (tmp_path / "mailer.pem").write_bytes(openssl(*words))
-    words = [
-        "smime",
-        "-sign",
-        "-binary",
-        "-stream",
-        "-nodetach",
-        "-outform",
-        "DER",
-        "-signer",
-        str(tmp_path / "mailer.pem"),
-    ]
+    words = f"smime -sign -binary -stream -nodetach -outform DER -signer {tmp_path}/mailer.pem".split()
     return openssl(*words, "-inkey", str(tmp_path / "key.pem"), "-certfile", str(tmp_path / "all.pem"), given=b"hi")
 
 
@@ -221,16 +211,7 @@ def test_a_pkcs_12_is_refused_as_a_key(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(
         openssl("req", "-x509", "-new", "-key", str(tmp_path / "key.pem"), "-subj", "/CN=x")
     )
-    words = [
-        "pkcs12",
-        "-export",
-        "-inkey",
-        str(tmp_path / "key.pem"),
-        "-in",
-        str(tmp_path / "ca.pem"),
-        "-passout",
-        "pass:",
-    ]
+    words = f"pkcs12 -export -inkey {tmp_path}/key.pem -in {tmp_path}/ca.pem -passout pass:".split()
     (refusal,) = judged([openssl(*words)], MADE["root"]).refused
     assert refusal.reason == "private-key" and "PKCS#12" in refusal.sentence
 

@@ -31,61 +31,36 @@ def told(folder: Path, before: str | None, after: str) -> list[Impact]:
     return list(impact_of(cluster, made.changes))
 
 
-REMOVE = "remove it from etcd first (`etcdctl member remove`)"
+# Members before and after, with the effect.
+COME_AND_GO = {
+    "e-1 e-2 e-3 > e-1 e-2: smaller-quorum": (
+        "etcd: 3 -> 2 members (e-3 leaves): the quorum is 2, so etcd tolerates the loss of none (the loss of 1 "
+        "before); an even number is no safer than 1; remove it from etcd first (`etcdctl member remove`)"
+    ),
+    "e-1 e-2 > e-1: quorum": (
+        "etcd: 2 -> 1 member (e-2 leaves): the quorum is 1, so etcd tolerates the loss of none (the loss of none "
+        "before); remove it from etcd first (`etcdctl member remove`)"
+    ),
+    "e-1 e-2 e-3 e-4 e-5 > e-1 e-2 e-3: smaller-quorum": (
+        "etcd: 5 -> 3 members (e-4, e-5 leave): the quorum is 2, so etcd tolerates the loss of 1 (the loss of 2 "
+        "before); remove them from etcd one at a time first (`etcdctl member remove`)"
+    ),
+    "e-1 e-2 e-3 > e-1 e-2 e-3 e-4: quorum": (
+        "etcd: 3 -> 4 members (e-4 joins): the quorum is 3, so etcd tolerates the loss of 1 (the loss of 1 before); "
+        "an even number is no safer than 3"
+    ),
+    "e-1 e-2 e-3 > e-1 e-2 e-4: quorum": (
+        "etcd: 3 members as before (e-4 joins, e-3 leaves): exchange one member at a time"
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "effect", "sentence"),
-    [
-        (
-            ("e-1", "e-2", "e-3"),
-            ("e-1", "e-2"),
-            "smaller-quorum",
-            (
-                "etcd: 3 -> 2 members (e-3 leaves): the quorum is 2, so etcd tolerates the loss of none (the loss of 1 "
-                f"before); an even number is no safer than 1; {REMOVE}"
-            ),
-        ),
-        (
-            ("e-1", "e-2"),
-            ("e-1",),
-            "quorum",
-            (
-                "etcd: 2 -> 1 member (e-2 leaves): the quorum is 1, so etcd tolerates the loss of none (the loss of "
-                f"none before); {REMOVE}"
-            ),
-        ),
-        (
-            ("e-1", "e-2", "e-3", "e-4", "e-5"),
-            ("e-1", "e-2", "e-3"),
-            "smaller-quorum",
-            (
-                "etcd: 5 -> 3 members (e-4, e-5 leave): the quorum is 2, so etcd tolerates the loss of 1 (the loss of "
-                "2 before); remove them from etcd one at a time first (`etcdctl member remove`)"
-            ),
-        ),
-        (
-            ("e-1", "e-2", "e-3"),
-            ("e-1", "e-2", "e-3", "e-4"),
-            "quorum",
-            (
-                "etcd: 3 -> 4 members (e-4 joins): the quorum is 3, so etcd tolerates the loss of 1 (the loss of 1 "
-                "before); an even number is no safer than 3"
-            ),
-        ),
-        (
-            ("e-1", "e-2", "e-3"),
-            ("e-1", "e-2", "e-4"),
-            "quorum",
-            "etcd: 3 members as before (e-4 joins, e-3 leaves): exchange one member at a time",
-        ),
-    ],
-)
-def test_members_that_come_and_go(
-    tmp_path: Path, before: tuple[str, ...], after: tuple[str, ...], effect: str, sentence: str
-) -> None:
+@pytest.mark.parametrize("change", COME_AND_GO)
+def test_members_that_come_and_go(tmp_path: Path, change: str) -> None:
+    members, _, effect = change.partition(": ")
+    before, after = (names.split() for names in members.split(">"))
     (impact,) = told(tmp_path, spec(*before), spec(*after))
-    assert (impact.effect, impact.detail) == (effect, sentence)
+    assert (impact.effect, impact.detail) == (effect, COME_AND_GO[change])
     assert impact.node is None and impact.nodes == len({*before} ^ {*after})
 
 

@@ -16,6 +16,21 @@ NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 SHA = "5f" * 32
 
 
+def read(**said: object) -> NodeReport:
+    found = node_report.read({"time": "2026-11-27T12:00:00Z", **said})
+    assert found is not None
+    return found
+
+
+def again(said: NodeReport) -> NodeReport:
+    """The same, written and read."""
+    return read(**json.loads(json.dumps(node_report.to_json(said))))
+
+
+def with_reader(entry: dict[str, object]) -> dict[str, ReaderReport]:
+    return dict(read(readers={"etcd/etcd": entry}).readers)
+
+
 @pytest.mark.parametrize(
     "one",
     [
@@ -27,19 +42,15 @@ SHA = "5f" * 32
 def test_a_reader_is_read_as_it_was_written(one: ReaderReport) -> None:
     written = node_report.to_json(NodeReport(NOW, readers={"etcd/etcd": one}))
     assert set(written["readers"]["etcd/etcd"]) == {"started", "sha256", "running", "healthy", "problem"}
-    read = node_report.read(written)
-    assert read is not None and read.readers == {"etcd/etcd": one}
+    assert again(NodeReport(NOW, readers={"etcd/etcd": one})).readers == {"etcd/etcd": one}
 
 
 def test_versions_are_read_as_they_were_written() -> None:
     versions = {"kubelet": "v1.35.4", "kube-proxy": "v1.34.3-eks-1a2b3c4"}
-    written = node_report.to_json(NodeReport(NOW, kubernetes=versions))
-    read = node_report.read(written)
-    assert read is not None and read.kubernetes == versions
+    assert again(NodeReport(NOW, kubernetes=versions)).kubernetes == versions
     # Agents of before say nothing, and neither do those that see none.
     assert "kubernetes" not in node_report.to_json(NodeReport(NOW))
-    read = node_report.read({"time": "2026-11-27T12:00:00Z"})
-    assert read is not None and read.kubernetes == {}
+    assert read().kubernetes == {}
 
 
 @pytest.mark.parametrize(
@@ -58,14 +69,12 @@ def test_versions_are_read_as_they_were_written() -> None:
     ],
 )
 def test_what_is_no_version_of_a_component_is_left_out(value: object) -> None:
-    read = node_report.read({"time": "2026-11-27T12:00:00Z", "kubernetes": value})
-    assert read is not None and read.kubernetes == {}
+    assert read(kubernetes=value).kubernetes == {}
 
 
 def test_a_report_of_an_earlier_version_says_nothing_of_processes() -> None:
-    entry = {"started": "2026-11-27T12:00:00Z", "sha256": [SHA]}
-    read = node_report.read({"time": "2026-11-27T12:00:00Z", "readers": {"etcd/etcd": entry}})
-    assert read is not None and read.readers == {"etcd/etcd": ReaderReport(NOW, frozenset({SHA}))}
+    entry: dict[str, object] = {"started": "2026-11-27T12:00:00Z", "sha256": [SHA]}
+    assert with_reader(entry) == {"etcd/etcd": ReaderReport(NOW, frozenset({SHA}))}
 
 
 @pytest.mark.parametrize(
@@ -79,30 +88,22 @@ def test_a_report_of_an_earlier_version_says_nothing_of_processes() -> None:
     ],
 )
 def test_what_is_no_start_is_no_reader(entry: dict[str, object]) -> None:
-    read = node_report.read({"time": "2026-11-27T12:00:00Z", "readers": {"etcd/etcd": entry}})
-    assert read is not None and read.readers == {}
+    assert with_reader(entry) == {}
 
 
 @pytest.mark.parametrize("word", ["true", 1, None, [True]])
 def test_only_true_says_that_a_component_runs_and_is_healthy(word: object) -> None:
     entry = {"started": "2026-11-27T12:00:00Z", "sha256": [SHA], "running": word, "healthy": word}
-    read = node_report.read({"time": "2026-11-27T12:00:00Z", "readers": {"etcd/etcd": entry}})
-    assert read is not None
-    assert not read.readers["etcd/etcd"].running and not read.readers["etcd/etcd"].healthy
+    found = with_reader(entry)["etcd/etcd"]
+    assert not found.running and not found.healthy
 
 
 def test_a_problem_is_printable_and_bounded() -> None:
     one = ReaderReport(None, problem="\x1b[2Jno\nprocess " + "x" * 900)
     written = node_report.to_json(NodeReport(NOW, readers={"etcd/etcd": one}))
-    for said in (written["readers"]["etcd/etcd"]["problem"], _problem("\x1b[2Jno\nprocess " + "x" * 900)):
+    entry: dict[str, object] = {"started": None, "sha256": [], "running": False, "problem": one.problem}
+    for said in (written["readers"]["etcd/etcd"]["problem"], with_reader(entry)["etcd/etcd"].problem):
         assert len(said) <= 300 and said.isprintable()
-
-
-def _problem(text: str) -> str:
-    entry: dict[str, object] = {"started": None, "sha256": [], "running": False, "problem": text}
-    read = node_report.read({"time": "2026-11-27T12:00:00Z", "readers": {"etcd/etcd": entry}})
-    assert read is not None
-    return read.readers["etcd/etcd"].problem
 
 
 @pytest.mark.parametrize(
@@ -112,14 +113,14 @@ def _problem(text: str) -> str:
 def test_a_report_says_within_which_time_the_next_one_comes(poll: int, look: int, within: int) -> None:
     written = node_report.to_json(NodeReport(NOW, poll=poll, look=look))
     assert ("look" in written) is bool(look)
-    read = node_report.read(written)
-    assert read is not None and (read.poll, read.look, read.next_within) == (poll, look, within)
+    found = read(**written)
+    assert (found.poll, found.look, found.next_within) == (poll, look, within)
 
 
 @pytest.mark.parametrize("look", [changes.LONGEST_LOOK + 1, 10**30, -1, 0.5, True, "3600", None, [3600]])
 def test_no_report_says_that_the_next_one_comes_later_than_any_agent_writes_it(look: object) -> None:
-    read = node_report.read({"time": "2026-11-27T12:00:00Z", "poll": 300, "look": look})
-    assert read is not None and (read.look, read.next_within) == (0, 600)
+    found = read(poll=300, look=look)
+    assert (found.look, found.next_within) == (0, 600)
 
 
 def test_a_time_is_read_as_it_was_written() -> None:
@@ -157,8 +158,7 @@ KEYS = TokenKeysReport(
 
 @pytest.mark.parametrize("keys", [KEYS, TokenKeysReport(Seen(0, 0)), replace(KEYS, loaded_union=frozenset())])
 def test_token_keys_are_read_as_they_were_written(keys: TokenKeysReport) -> None:
-    read = node_report.read(json.loads(json.dumps(node_report.to_json(NodeReport(NOW, token_keys=keys)))))
-    assert read is not None and read.token_keys == keys
+    assert again(NodeReport(NOW, token_keys=keys)).token_keys == keys
     assert "token_keys" not in node_report.to_json(NodeReport(NOW))
 
 
@@ -166,10 +166,8 @@ def test_a_report_says_all_that_the_largest_union_has() -> None:
     """Else a cluster with many keys would wait for ever: what is left out counts as missing."""
     largest = frozenset(f"{number:064x}" for number in range(service_account.MOST_IN_UNION))
     keys = TokenKeysReport(Seen(3, 3), union=largest, loaded_union=largest)
-    written = json.loads(json.dumps(node_report.to_json(NodeReport(NOW, token_keys=keys))))
-    found = node_report.read(written)
-    assert found is not None and found.token_keys is not None
-    assert found.token_keys.union == found.token_keys.loaded_union == largest
+    found = again(NodeReport(NOW, token_keys=keys)).token_keys
+    assert found is not None and found.union == found.loaded_union == largest
 
 
 def test_files_are_loaded_if_a_healthy_process_was_started_with_both() -> None:
@@ -208,5 +206,4 @@ def test_token_keys_count_for_a_node_that_has_the_row_alone() -> None:
 def test_what_a_false_report_says_of_token_keys_is_left_out(field: str, value: object) -> None:
     written = node_report.to_json(NodeReport(NOW, token_keys=TokenKeysReport(Seen(1, 1))))
     written["token_keys"][field] = value
-    read = node_report.read(written)
-    assert read is not None and read.token_keys == TokenKeysReport(Seen(1, 1))
+    assert read(**written).token_keys == TokenKeysReport(Seen(1, 1))

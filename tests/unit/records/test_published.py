@@ -27,6 +27,9 @@ templates: {audit: {file: Audit.yaml, template: a.tmpl, roles: [worker]}}
 """
 
 
+REFUSED = "contains a value that vaultpki does not write"
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
     (tmp_path / "a.tmpl").write_text("${node}\n")
@@ -39,34 +42,84 @@ def of_node(cluster: Cluster) -> dict[str, Any]:
     return made
 
 
+def read(cluster: Cluster, record: dict[str, Any], node: str = "w-1") -> Any:
+    return published.read_certificates(record, node=node, prefix=cluster.prefix, where="record")
+
+
 def test_what_apply_writes_is_taken(cluster: Cluster) -> None:
-    roles, found = published.read_certificates(of_node(cluster), node="w-1", prefix=cluster.prefix, where="record")
+    roles, found = read(cluster, of_node(cluster))
     assert (roles, found) == (cluster.nodes[1].roles, node_certificates(cluster, cluster.nodes[1]))
     assert (found[-1].subject.common_name, found[-1].kubeconfig) == ("team w-1", "Team.conf")
 
 
+# What no record may say of any certificate.
+OF_ANY: list[tuple[str, object]] = [
+    *(("file", text) for text in ("../x", "a/b", "/x", ".x", "", "a\nb", "a\0", "a b", "x.key", "A", "a" * 101)),
+    *(("kubeconfig", text) for text in ("../x.conf", ".conf", "x.key", "a/x.conf", "a\n.conf", "ä.conf")),
+    *(("common_name", text) for text in ("", "a\nb", "a\x1b[m", "a,b", "{domain}", "a ", "*", "a" * 65, None, 7)),
+    *(("organization", [text]) for text in ("", "a\nb", "{node}", "a" * 65, None)),
+    *(("dns", [text]) for text in ("", "*", "*.a", "a\nb", "a b", "a.", "a/b", "A", "a," * 2, "{domain}", "a" * 254)),
+    *(("ips", [text]) for text in ("", "10.0.0.0/8", "010.0.0.1", "fe80::1%eth0", "{node_addresses}", 1)),
+    *(("name", text) for text in ("../x", "a.b", "A", "", "a\n")),
+    *(("role", text) for text in ("../x", "a/b", "a.b", "A", "", "a" * 128)),
+    *(("ca", text) for text in ("root", "../root", "", None)),
+]
+# Nor of one of the cluster's own.
+OF_OWN: list[tuple[str, object]] = [
+    # a bundle, a file of kubeadm's, of the store's, of another row's
+    *(("file", text) for text in ("etcd-ca", "etcd-ca-chain", "kubernetes-ca", "ca", "sa", "front-proxy-ca")),
+    *(("file", text) for text in ("bundles", "lock", "kubelet", "kubelet-client")),
+    *(("kubeconfig", text) for text in ("kubelet.conf", "Kube-Proxy.conf", "etcd-ca.conf", "sa.conf")),
+    # somebody else, or what lets in nobody
+    *(("common_name", text) for text in ("kubernetes-admin", "System:kube-scheduler", "system:node:cp-1")),
+    *(("organization", [text]) for text in ("system:masters", "system:nodes", "kubeadm:cluster-admins", "system:x")),
+    ("ca", "etcd"),
+    ("usage", "server"),
+    ("dns", ["w-1"]),
+    ("ips", ["10.0.0.21"]),
+    *(("name", text) for text in ("kubelet", "admin", "kube-scheduler")),
+    *(("role", text) for text in ("kubelet", "app-w", "admin")),
+    *(("ttl", number) for number in (0, 29, 100 * 365 * 86400, True, "30")),
+]
+# What cluster.yaml cannot change of the table.
+OF_THE_TABLE: list[tuple[str, dict[str, object]]] = [
+    ("kubelet", {"ca": "kubernetes"}),
+    ("kubelet", {"usage": "both"}),
+    ("kubelet", {"common_name": "system:node:cp-1"}),
+    ("kubelet", {"organization": []}),
+    ("kubelet", {"dns": ["api.example.com"]}),
+    ("kubelet", {"kubeconfig": "k.conf"}),
+    ("kubelet-client", {"organization": ["system:masters"]}),
+    ("kubelet-client", {"kubeconfig": "other.conf"}),
+    ("kubelet-client", {"kubeconfig": ""}),
+    ("kubelet-client", {"dns": ["w-1"]}),
+    ("kubelet-client", {"file": "kubelet"}),
+    ("kube-proxy", {"role": "kubelet-client"}),
+    ("kube-proxy", {"file": "etcd-ca"}),
+]
+OF_THE_HOLDER: list[tuple[str, object]] = [
+    *(("node", node) for node in ("cp-1", None)),
+    *(("roles", roles) for roles in (["etcd"], [], ["worker", "worker"])),
+]
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("name", "fields"),
     [
-        *(("file", text) for text in ("../x", "a/b", "/x", ".x", "", "a\nb", "a\0", "a b", "x.key", "A", "a" * 101)),
-        *(("kubeconfig", text) for text in ("../x.conf", ".conf", "x.key", "a/x.conf", "a\n.conf", "ä.conf")),
-        *(("common_name", text) for text in ("", "a\nb", "a\x1b[m", "a,b", "{domain}", "a ", "*", "a" * 65, None, 7)),
-        *(("organization", [text]) for text in ("", "a\nb", "{node}", "a" * 65, None)),
-        *(
-            ("dns", [text])
-            for text in ("", "*", "*.a", "a\nb", "a b", "a.", "a/b", "A", "a," * 2, "{domain}", "a" * 254)
-        ),
-        *(("ips", [text]) for text in ("", "10.0.0.0/8", "010.0.0.1", "fe80::1%eth0", "{node_addresses}", 1)),
-        *(("name", text) for text in ("../x", "a.b", "A", "", "a\n")),
-        *(("role", text) for text in ("../x", "a/b", "a.b", "A", "", "a" * 128)),
-        *(("ca", text) for text in ("root", "../root", "", None)),
+        *(("kube-proxy", {key: value}) for key, value in OF_ANY),
+        *(("app", {key: value}) for key, value in OF_OWN),
+        *OF_THE_TABLE,
+        *(("", {key: value}) for key, value in OF_THE_HOLDER),
     ],
 )
-def test_a_record_that_apply_cannot_have_written_is_refused(cluster: Cluster, key: str, value: object) -> None:
+def test_a_record_that_apply_cannot_have_written_is_refused(
+    cluster: Cluster, name: str, fields: dict[str, object]
+) -> None:
+    """Of a certificate, or of the holder."""
     record = of_node(cluster)
-    record["certificates"][0][key] = value
-    with pytest.raises(SpecError, match="contains a value that vaultpki does not write"):
-        published.read_certificates(record, node="w-1", prefix=cluster.prefix, where="record")
+    (record if not name else next(each for each in record["certificates"] if each["name"] == name)).update(fields)
+    with pytest.raises(SpecError, match=REFUSED):
+        read(cluster, record)
 
 
 @pytest.mark.parametrize(
@@ -89,80 +142,8 @@ def test_a_cluster_record_that_apply_cannot_have_written_is_refused(
     for key in keys[:-1]:
         inner = inner[key]
     inner[keys[-1]] = value
-    with pytest.raises(SpecError, match="contains a value that vaultpki does not write"):
+    with pytest.raises(SpecError, match=REFUSED):
         published.read_cluster(record, where="record")
-
-
-def changed(record: dict[str, Any], **fields: object) -> dict[str, Any]:
-    """The record with its last certificate, which is one of the cluster's own, changed."""
-    *others, last = record["certificates"]
-    return {**record, "certificates": [*others, {**last, **fields}]}
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        # a bundle, a file of kubeadm's, of the store's, of another row's
-        *(("file", text) for text in ("etcd-ca", "etcd-ca-chain", "kubernetes-ca", "ca", "sa", "front-proxy-ca")),
-        *(("file", text) for text in ("bundles", "lock", "kubelet", "kubelet-client")),
-        *(("kubeconfig", text) for text in ("kubelet.conf", "Kube-Proxy.conf", "etcd-ca.conf", "sa.conf")),
-        # somebody else, or what lets in nobody
-        *(("common_name", text) for text in ("kubernetes-admin", "System:kube-scheduler", "system:node:cp-1")),
-        *(
-            ("organization", [text])
-            for text in ("system:masters", "system:nodes", "kubeadm:cluster-admins", "system:x")
-        ),
-        ("ca", "etcd"),
-        ("usage", "server"),
-        ("dns", ["w-1"]),
-        ("ips", ["10.0.0.21"]),
-        *(("name", text) for text in ("kubelet", "admin", "kube-scheduler")),
-        *(("role", text) for text in ("kubelet", "app-w", "admin")),
-        *(("ttl", number) for number in (0, 29, 100 * 365 * 86400, True, "30")),
-    ],
-)
-def test_a_certificate_that_cluster_yaml_refuses_is_refused_in_a_record(
-    cluster: Cluster, field: str, value: object
-) -> None:
-    with pytest.raises(SpecError, match="contains a value that vaultpki does not write"):
-        published.read_certificates(
-            changed(of_node(cluster), **{field: value}), node="w-1", prefix=cluster.prefix, where="record"
-        )
-
-
-@pytest.mark.parametrize(
-    ("name", "fields"),
-    [
-        ("kubelet", {"ca": "kubernetes"}),
-        ("kubelet", {"usage": "both"}),
-        ("kubelet", {"common_name": "system:node:cp-1"}),
-        ("kubelet", {"organization": []}),
-        ("kubelet", {"dns": ["api.example.com"]}),
-        ("kubelet", {"kubeconfig": "k.conf"}),
-        ("kubelet-client", {"organization": ["system:masters"]}),
-        ("kubelet-client", {"kubeconfig": "other.conf"}),
-        ("kubelet-client", {"kubeconfig": ""}),
-        ("kubelet-client", {"dns": ["w-1"]}),
-        ("kubelet-client", {"file": "kubelet"}),
-        ("kube-proxy", {"role": "kubelet-client"}),
-        ("kube-proxy", {"file": "etcd-ca"}),
-    ],
-)
-def test_what_cluster_yaml_cannot_change_of_the_table_is_the_tables(
-    cluster: Cluster, name: str, fields: dict[str, object]
-) -> None:
-    record = of_node(cluster)
-    record["certificates"] = [{**c, **(fields if c["name"] == name else {})} for c in record["certificates"]]
-    with pytest.raises(SpecError, match="contains a value that vaultpki does not write"):
-        published.read_certificates(record, node="w-1", prefix=cluster.prefix, where="record")
-
-
-@pytest.mark.parametrize(
-    "fields", [{"node": "cp-1"}, {"roles": ["etcd"]}, {"roles": []}, {"roles": ["worker", "worker"]}, {"node": None}]
-)
-def test_a_record_of_another_holder_is_refused(cluster: Cluster, fields: dict[str, object]) -> None:
-    with pytest.raises(SpecError, match="contains a value that vaultpki does not write"):
-        published.read_certificates({**of_node(cluster), **fields}, node="w-1", prefix=cluster.prefix, where="record")
 
 
 @pytest.mark.parametrize(
@@ -177,9 +158,9 @@ def test_a_record_of_another_holder_is_refused(cluster: Cluster, fields: dict[st
 def test_a_pools_record_is_for_workers_of_its_names(cluster: Cluster, fields: dict[str, object], node: str) -> None:
     pool = Pool("p", frozenset({NodeRole.WORKER}), "w-*")
     record = json.loads(json.dumps(published.pool_record(pool, node_certificates(cluster, pool))))
-    assert published.read_certificates(record, node="w-1", prefix=cluster.prefix, where="record")[0] == pool.roles
-    with pytest.raises(SpecError, match="contains a value that vaultpki does not write"):
-        published.read_certificates({**record, **fields}, node=node, prefix=cluster.prefix, where="record")
+    assert read(cluster, record)[0] == pool.roles
+    with pytest.raises(SpecError, match=REFUSED):
+        read(cluster, {**record, **fields}, node)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +178,7 @@ def test_a_template_in_a_record_replaces_nothing(cluster: Cluster, file: str) ->
 
 
 def test_a_template_in_a_record_has_no_file_of_the_nodes_own_certificates(cluster: Cluster) -> None:
-    _, held = published.read_certificates(of_node(cluster), node="w-1", prefix=cluster.prefix, where="record")
+    _, held = read(cluster, of_node(cluster))
     record = published.cluster_record(cluster, (), None, "a" * 64)
     published.refuse_file_names(held, published.read_cluster(record, where="record").templates, where="record")
     record["templates"]["bad"] = {"file": "TEAM.conf", "text": "x", "roles": ["worker"]}
@@ -283,9 +264,37 @@ def test_a_join_file_without_a_namespace_is_of_the_one_above_all(tmp_path: Path)
         ("addresses", ["https://v:8200"] * 17),
         *(("namespace", text) for text in ("", "/", "a/", "/a", "a//b", "../a", "a b", "a\r\nX: y", "team1/sys", 7)),
         *(("ca_pem", text) for text in ("", "BEGIN CERTIFICATE", "-----BEGIN CERTIFICATE-----\nx", 7, False)),
+        *(("version", value) for value in (0, "1", True, float("inf"))),
+        *(("addresses", value) for value in ([], ["https://[::1"])),
+        *(("expires", text) for text in ("2020-01-01", "2020-13-01T00:00:00Z")),
+        ("role_id", 7),
+        ("wrap_token", "s.a\r\nX-Vault-Token: b"),
+        ("more", 1),
     ],
 )
 def test_a_join_file_that_enroll_cannot_have_written_is_refused(tmp_path: Path, key: str, value: object) -> None:
     with pytest.raises(SpecError, match="is not as `vaultpki enroll` writes it") as caught:
         load_join(written(tmp_path, json.dumps({**JOIN, key: value})))
     assert caught.value.field == key
+
+
+WHOLE = json.dumps(JOIN)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "version: 1\n",
+        "[" * 200_000,
+        '{"version": 1}' + " " * (1 << 20),
+        *(WHOLE[:n] for n in range(5)),
+    ]
+    + [WHOLE[:length] for length in range(5, len(WHOLE), 17)],
+    ids=len,
+)
+def test_what_is_no_whole_join_file_is_told(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SpecError, match="is not a join file"):
+        load_join(written(tmp_path, text))

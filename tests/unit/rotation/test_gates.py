@@ -70,6 +70,11 @@ def report(
     return replace(made, **changes)
 
 
+def ended(said: NodeReport) -> dict[str, CertificateReport]:
+    """Its certificate, which has expired."""
+    return {"etcd-peer": replace(said.certificates["etcd-peer"], not_after=NOW)}
+
+
 def member(said: NodeReport | None, name: str = "cp-1", **changes: Any) -> Participant:
     made = Participant(name, "listed", frozenset({"etcd-peer"}), True, ("etcd/etcd",), 1, said)
     return replace(made, **changes)
@@ -82,6 +87,11 @@ def between(
     reload = changes.pop("reload", 0)
     ends = changes.pop("signer_ends", NOW + timedelta(days=3650))
     return gate(Transition(record(state, **changes), to, now, reload, 30 * DAY, KEYS, ends), nodes, operators)
+
+
+def onward(*nodes: Participant, **changes: Any) -> Gate:
+    """From published to switched, the step that waits for most."""
+    return between(State.PUBLISHED, State.SWITCHED, *nodes, **changes)
 
 
 def reason(found: Gate) -> str:
@@ -130,7 +140,7 @@ def test_further_cas_of_the_old_days_must_go_with_it_and_need_not_come() -> None
     here = member(report({NEW, ALSO}, leaf=KEYS["new"]))
     assert between(State.RETIRED, State.DONE, here).open(NOW)
     assert "old CA" in reason(between(State.RETIRED, State.DONE, here, also=(ALSO,)))
-    assert between(State.PUBLISHED, State.SWITCHED, member(report()), also=(ALSO,)).open(NOW)
+    assert onward(member(report()), also=(ALSO,)).open(NOW)
 
 
 @pytest.mark.parametrize(("state", "to", "leaf"), LEAVES)
@@ -191,43 +201,40 @@ def test_counted_a_node_that_never_reported_is_waited_for(state: State, to: Stat
 
 def test_counted_a_node_without_credential_is_waited_for_as_long_as_its_certificates_live() -> None:
     stale = report(seen={"etcd": Seen(1, 1)})
-    assert "latest step" in reason(between(State.PUBLISHED, State.SWITCHED, member(stale, credentials=0)))
-    dead = replace(
-        stale,
-        certificates={"etcd-peer": replace(stale.certificates["etcd-peer"], not_after=NOW)},
-    )
-    found = between(State.PUBLISHED, State.SWITCHED, member(dead, credentials=0))
+    assert "latest step" in reason(onward(member(stale, credentials=0)))
+    dead = replace(stale, certificates=ended(stale))
+    found = onward(member(dead, credentials=0))
     assert found.open(NOW)
     assert found.excused == (Waiting("cp-1", "has no credential and no certificate that is in date"),)
 
 
 def test_a_pooled_node_whose_certificates_have_expired_is_excused_and_named() -> None:
     said = report(seen={"etcd": Seen(1, 1)})
-    dead = replace(said, certificates={"etcd-peer": replace(said.certificates["etcd-peer"], not_after=NOW)})
-    found = between(State.PUBLISHED, State.SWITCHED, member(dead, "w-1", kind="pooled", readers=()))
+    dead = replace(said, certificates=ended(said))
+    found = onward(member(dead, "w-1", kind="pooled", readers=()))
     assert found.open(NOW)
     assert found.excused == (Waiting("w-1", "its certificates have all expired"),)
     # Listed nodes are left out by name only; and one certificate that lives is enough to count.
-    assert between(State.PUBLISHED, State.SWITCHED, member(dead)).waiting
+    assert onward(member(dead)).waiting
     half = replace(dead, certificates={**dead.certificates, "kubelet": said.certificates["etcd-peer"]})
-    assert between(State.PUBLISHED, State.SWITCHED, member(half, "w-1", kind="pooled", readers=())).waiting
+    assert onward(member(half, "w-1", kind="pooled", readers=())).waiting
 
 
 def test_a_node_that_has_nothing_of_the_ca_is_neither_counted_nor_named() -> None:
     stranger = member(None, "w-1", certificates=frozenset(), bundle=False, readers=())
-    assert between(State.PUBLISHED, State.SWITCHED, stranger) == Gate(opens=SINCE)
+    assert onward(stranger) == Gate(opens=SINCE)
 
 
 def test_a_node_with_the_bundle_alone_counts_for_trust_and_not_for_leaves() -> None:
     reader = member(None, certificates=frozenset(), readers=())
-    assert between(State.PUBLISHED, State.SWITCHED, reader).waiting
+    assert onward(reader).waiting
     assert between(State.SWITCHED, State.RETIRED, reader).open(NOW)
 
 
 @pytest.mark.parametrize("revision", [0, REVISION - 1])
 def test_echo_a_report_counts_only_if_its_pass_read_the_record_as_it_stands(revision: int) -> None:
     stale = report(seen={"etcd": Seen(revision, revision)})
-    assert "has not read the latest step" in reason(between(State.PUBLISHED, State.SWITCHED, member(stale)))
+    assert "has not read the latest step" in reason(onward(member(stale)))
     assert "has not read the latest step" in reason(between(State.SWITCHED, State.RETIRED, member(stale)))
 
 
@@ -241,15 +248,15 @@ def test_a_node_that_has_seen_a_newer_record_says_that_the_server_is_behind(to: 
 
 def test_agents_that_are_too_old_or_cannot_read_are_named() -> None:
     old = report(seen={}, agent="0.1.0")
-    assert "too old to take part (0.1.0): upgrade it" in reason(between(State.PUBLISHED, State.SWITCHED, member(old)))
+    assert "too old to take part (0.1.0): upgrade it" in reason(onward(member(old)))
     blind = report(seen={"kubelet": Seen(0, 0)})
-    assert "cannot read the rotation's record" in reason(between(State.PUBLISHED, State.SWITCHED, member(blind)))
+    assert "cannot read the rotation's record" in reason(onward(member(blind)))
 
 
 def test_a_report_from_the_future_is_not_believed() -> None:
     odd = report(time=NOW + timedelta(seconds=SKEW + 1))
-    assert "from the future" in reason(between(State.PUBLISHED, State.SWITCHED, member(odd)))
-    assert between(State.PUBLISHED, State.SWITCHED, member(report(time=NOW + timedelta(seconds=SKEW)))).open(NOW)
+    assert "from the future" in reason(onward(member(odd)))
+    assert onward(member(report(time=NOW + timedelta(seconds=SKEW)))).open(NOW)
 
 
 @pytest.mark.parametrize("reload", [0, 300])
@@ -257,7 +264,7 @@ def test_settle_the_gate_opens_when_the_slowest_reader_has_noticed(reload: int) 
     changed = NOW - timedelta(seconds=10)
     said = report(bundles={"etcd": BundleReport(frozenset(BOTH), changed)})
     follower = member(said, readers=())
-    found = between(State.PUBLISHED, State.SWITCHED, member(report(), "cp-0"), follower, reload=reload)
+    found = onward(member(report(), "cp-0"), follower, reload=reload)
     opens = changed + timedelta(seconds=SETTLE + reload)
     assert found == Gate(opens=opens)
     assert not found.open(opens - timedelta(seconds=1))
@@ -278,23 +285,23 @@ def test_settle_a_leaf_counts_from_its_installation_or_else_from_the_report() ->
 
 def test_settle_a_process_counts_some_time_after_its_start() -> None:
     said = report(readers={"etcd/etcd": ReaderReport(NOW, frozenset(BOTH), running=True, healthy=True)})
-    assert between(State.PUBLISHED, State.SWITCHED, member(said)).opens == NOW + timedelta(seconds=SETTLE)
+    assert onward(member(said)).opens == NOW + timedelta(seconds=SETTLE)
 
 
 def test_a_hook_that_has_not_succeeded_keeps_the_gate_closed() -> None:
     said = report(owed=("etcd-ca",))
     follower = member(said, readers=())
-    assert "hook for etcd-ca" in reason(between(State.PUBLISHED, State.SWITCHED, follower))
-    assert between(State.PUBLISHED, State.SWITCHED, follower, restarted=("cp-1",)).open(NOW)
+    assert "hook for etcd-ca" in reason(onward(follower))
+    assert onward(follower, restarted=("cp-1",)).open(NOW)
 
 
 def test_memory_a_persons_restart_counts_as_started() -> None:
     said = report(readers={})
-    assert between(State.PUBLISHED, State.SWITCHED, member(said)).waiting
-    assert between(State.PUBLISHED, State.SWITCHED, member(said), restarted=("cp-1",)).open(NOW)
+    assert onward(member(said)).waiting
+    assert onward(member(said), restarted=("cp-1",)).open(NOW)
     # But it says nothing of the disk, and a new state forgets it.
     wrong = member(report({OLD}, readers={}))
-    assert between(State.PUBLISHED, State.SWITCHED, wrong, restarted=("cp-1",)).waiting
+    assert onward(wrong, restarted=("cp-1",)).waiting
     confirmed = record(State.PUBLISHED, restarted=("cp-1",), turn="cp-1")
     assert confirmed.moved(State.SWITCHED, NOW).restarted == ()
 
@@ -339,22 +346,20 @@ def test_a_new_certificate_of_an_operator_replaces_one_of_that_name() -> None:
 
 def test_operators_certificates_are_no_matter_of_trust() -> None:
     admin = (OperatorLeaf("admin", "1", NOW + timedelta(days=9)),)
-    assert between(State.PUBLISHED, State.SWITCHED, member(report()), operators=admin).open(NOW)
+    assert onward(member(report()), operators=admin).open(NOW)
 
 
 def test_excused_by_name_but_never_a_member_of_etcd_in_use() -> None:
     reader = member(None, "cp-2", readers=("etcd/kube-apiserver",))
-    found = between(State.PUBLISHED, State.SWITCHED, reader, excused=("cp-2",))
+    found = onward(reader, excused=("cp-2",))
     assert found.open(NOW)
     assert found.excused == (Waiting("cp-2", "is left out by `--without`"),)
     etcd = member(None)
-    assert "a member of etcd cannot be left out" in reason(
-        between(State.PUBLISHED, State.SWITCHED, etcd, excused=("cp-1",))
-    )
+    assert "a member of etcd cannot be left out" in reason(onward(etcd, excused=("cp-1",)))
     assert "which no gate leaves out" in without_refused(record(State.PUBLISHED), etcd, NOW)
     assert without_refused(record(State.PUBLISHED), reader, NOW) == ""
     said = report()
-    dead = member(replace(said, certificates={"etcd-peer": replace(said.certificates["etcd-peer"], not_after=NOW)}))
+    dead = member(replace(said, certificates=ended(said)))
     assert without_refused(record(State.PUBLISHED), dead, NOW) == ""
     signs = member(None, "cp-2", readers=())
     assert "signs tokens" in without_refused(record(State.SWITCHED, domain="service-account"), signs, NOW)
@@ -415,10 +420,21 @@ def test_a_turn_ends_with_a_report_that_owes_nothing() -> None:
     assert next_turn(said, *others, turn="cp-1", restarted=("cp-1",)) == "cp-2"
 
 
+def test_a_report_of_one_that_has_read_a_newer_record_opens_nothing_and_gets_no_turn() -> None:
+    """The server was set back: what that node did last was a step that the record does not have any more."""
+    ahead = {"etcd": Seen(REVISION, REVISION + 3)}
+    assert next_turn(owing("cp-1", seen=ahead)) == ""
+    assert next_turn(owing("cp-1", seen=ahead), owing("cp-2")) == "cp-2"
+    # It does not end its turn by that either, and a person's restart counts only with the record as it stands.
+    assert next_turn(member(report(seen=ahead)), owing("cp-2"), turn="cp-1") == "cp-1"
+    said = restart_refused(record(State.PUBLISHED), State.SWITCHED, member(report(readers={}, seen=ahead)), NOW)
+    assert "has not reported the bundle of this step" in said
+
+
 def test_a_hook_whose_components_were_restarted_by_somebody_else_waits_for_its_turn() -> None:
-    step = between(State.PUBLISHED, State.SWITCHED, member(report(owed=("etcd-ca",), waiting=("etcd",))))
+    step = onward(member(report(owed=("etcd-ca",), waiting=("etcd",))))
     assert reason(step) == "its hook for etcd-ca waits for its turn: run `vaultpki ca continue`"
-    step = between(State.PUBLISHED, State.SWITCHED, member(report(owed=("etcd-ca",))))
+    step = onward(member(report(owed=("etcd-ca",))))
     assert reason(step) == "its hook for etcd-ca has not succeeded: look at its agent's log"
 
 
@@ -447,19 +463,19 @@ HEALTHY: dict[str, Any] = {"running": True, "healthy": True}
     ],
 )
 def test_seen_a_restart_counts_once_the_component_runs_since_then_and_is_healthy(said: NodeReport, says: str) -> None:
-    told = reason(between(State.PUBLISHED, State.SWITCHED, member(said)))
+    told = reason(onward(member(said)))
     assert told.startswith(says) and told.endswith("run `vaultpki ca continue --restarted cp-1`")
     # Nobody else restarts meanwhile, until a person says that all is well.
     others = (owing("cp-2"), owing("cp-3"))
     assert next_turn(member(said), *others, turn="cp-1") == "cp-1"
     assert next_turn(member(said), *others, turn="cp-1", restarted=("cp-1",)) == "cp-2"
-    assert between(State.PUBLISHED, State.SWITCHED, member(said), restarted=("cp-1",)).open(NOW)
+    assert onward(member(said), restarted=("cp-1",)).open(NOW)
 
 
 def test_a_node_that_is_not_healthy_comes_before_all_others() -> None:
     down = member(seen(running=True, problem="/readyz answers 503"), "cp-9")
     assert next_turn(owing("cp-1"), down) == "cp-9"
-    found = between(State.PUBLISHED, State.SWITCHED, owing("cp-1"), down)
+    found = onward(owing("cp-1"), down)
     assert [(each.node, each.reason[:39]) for each in found.waiting] == [
         ("cp-1", "restarts etcd after cp-9, whose turn it"),
         ("cp-9", "etcd was restarted there and is not hea"),
@@ -484,22 +500,20 @@ def test_a_node_whose_hooks_wait_gets_a_turn_in_every_state() -> None:
 
 
 def test_reasons_name_the_node_whose_turn_it_is() -> None:
-    found = between(State.PUBLISHED, State.SWITCHED, owing("cp-1"), owing("cp-2"))
+    found = onward(owing("cp-1"), owing("cp-2"))
     assert found.turn == "cp-1"
     assert [each.reason for each in found.waiting] == [
         "restart etcd there, wait until it is healthy, and run `vaultpki ca continue --restarted cp-1`",
         "restarts etcd after cp-1, whose turn it is",
     ]
     hooked = owing("cp-1", owed=("etcd-ca",))
-    assert "has the turn to restart etcd: wait for its hook" in reason(
-        between(State.PUBLISHED, State.SWITCHED, hooked, turn="cp-1")
-    )
+    assert "has the turn to restart etcd: wait for its hook" in reason(onward(hooked, turn="cp-1"))
 
 
 def test_a_false_report_keeps_only_its_own_gate_closed_and_cannot_speak_for_others() -> None:
     liar = member(report(), "w-1")
     honest = member(report({OLD}))
-    found = between(State.PUBLISHED, State.SWITCHED, liar, honest)
+    found = onward(liar, honest)
     assert [each.node for each in found.waiting] == ["cp-1"]
 
 
@@ -521,16 +535,16 @@ def locked(name: str = "cp-1", *, ends: datetime | None = NOW + timedelta(days=3
 
 
 def test_a_locked_listed_node_is_waited_for_until_it_is_enrolled_left_out_or_expired() -> None:
-    said = reason(between(State.PUBLISHED, State.SWITCHED, locked(readers=())))
+    said = reason(onward(locked(readers=())))
     assert (
         said.startswith("is locked, or its credential has expired: `vaultpki enroll cp-1`") and "--without cp-1" in said
     )
-    left = between(State.PUBLISHED, State.SWITCHED, locked(readers=()), excused=("cp-1",))
+    left = onward(locked(readers=()), excused=("cp-1",))
     assert left.open(NOW + timedelta(days=1)) and [each.node for each in left.excused] == ["cp-1"]
-    gone = between(State.PUBLISHED, State.SWITCHED, locked(ends=NOW, readers=()))
+    gone = onward(locked(ends=NOW, readers=()))
     assert gone.open(NOW + timedelta(days=1)) and "no certificate that is in date" in gone.excused[0].reason
     # A member of etcd that may run still is never left out.
-    kept = between(State.PUBLISHED, State.SWITCHED, locked(), excused=("cp-1",))
+    kept = onward(locked(), excused=("cp-1",))
     assert "a member of etcd cannot be left out" in reason(kept)
     assert without_refused(record(State.PUBLISHED), locked(), NOW) and not without_refused(
         record(State.PUBLISHED), locked(ends=NOW), NOW
@@ -538,14 +552,14 @@ def test_a_locked_listed_node_is_waited_for_until_it_is_enrolled_left_out_or_exp
 
 
 def test_a_locked_pooled_node_is_left_out_and_named_and_gets_no_turn() -> None:
-    found = between(State.PUBLISHED, State.SWITCHED, locked("w-1", kind="pooled", readers=()), member(report()))
+    found = onward(locked("w-1", kind="pooled", readers=()), member(report()))
     assert [(each.node, each.reason) for each in found.excused] == [("w-1", "is locked, or its credential has expired")]
     assert found.open(NOW + timedelta(days=1))
     assert turn(record(State.PUBLISHED), State.SWITCHED, [locked()], NOW) == ""
 
 
 def test_an_agent_that_reports_only_where_the_first_release_did_is_named() -> None:
-    said = reason(between(State.PUBLISHED, State.SWITCHED, member(None, former="0.1.0", readers=())))
+    said = reason(onward(member(None, former="0.1.0", readers=())))
     assert "where agents of 0.1.0 did (0.1.0)" in said and "--without cp-1" in said
 
 

@@ -47,41 +47,84 @@ def text(shown: list[str]) -> str:
     return " ".join(line.strip() for line in shown)
 
 
-def test_one_changed_address_is_one_entry_for_each_certificate(tmp_path: Path) -> None:
-    before = objects(load(tmp_path, WITH_POOL))
-    after = load(tmp_path, WITH_POOL.replace("10.0.0.11", "10.0.0.12"))
-    made = planned(after, before)
-    assert {change.key for change in made.changes} == {
-        ("policy", "vaultpki/prod/node/cp-1"),
-        ("config", "vaultpki/prod/config/nodes/cp-1"),
-        ("config", "vaultpki/prod/config/cluster"),
-    }
-    assert told(after, made) == [
-        "~ cp-1: kube-apiserver: addresses + 10.0.0.12 - 10.0.0.11",
-        "~ cp-1: etcd-server: addresses + 10.0.0.12 - 10.0.0.11",
-        "~ cp-1: etcd-peer: addresses + 10.0.0.12 - 10.0.0.11",
-        "~ cluster prod: endpoint https://10.0.0.11:6443 -> https://10.0.0.12:6443",
-        "Plan: 0 to create, 3 to update, 0 to delete.",
-    ]
+def replaced(*pairs: tuple[str, str]) -> str:
+    text = WITH_POOL
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    return text
 
 
-def test_the_same_change_on_many_nodes_is_one_entry(tmp_path: Path) -> None:
-    before = objects(load(tmp_path, WITH_POOL))
-    after = load(tmp_path, WITH_POOL.replace("[api.example.com]", "[api.example.com, k8s.example.com]"))
-    assert told(after, planned(after, before)) == [
-        "~ cp-1, cp-2: kube-apiserver: names + k8s.example.com",
-        "Plan: 0 to create, 5 to update, 0 to delete.",
-    ]
+HEAD = replaced(("{names:", "{endpoint: https://api.example.com:6443, names:"))
+# What cluster.yaml said and says, and the first lines of the plan, or all of them.
+CHANGES: dict[str, tuple[str, str, list[str]]] = {
+    "one address is one entry for each certificate": (
+        WITH_POOL,
+        replaced(("10.0.0.11", "10.0.0.12")),
+        [
+            "~ cp-1: kube-apiserver: addresses + 10.0.0.12 - 10.0.0.11",
+            "~ cp-1: etcd-server: addresses + 10.0.0.12 - 10.0.0.11",
+            "~ cp-1: etcd-peer: addresses + 10.0.0.12 - 10.0.0.11",
+            "~ cluster prod: endpoint https://10.0.0.11:6443 -> https://10.0.0.12:6443",
+            "Plan: 0 to create, 3 to update, 0 to delete.",
+        ],
+    ),
+    "the same change on many nodes is one entry": (
+        WITH_POOL,
+        replaced(("[api.example.com]", "[api.example.com, k8s.example.com]")),
+        ["~ cp-1, cp-2: kube-apiserver: names + k8s.example.com", "Plan: 0 to create, 5 to update, 0 to delete."],
+    ),
+    "durations are as people write them, and a role follows its certificate": (
+        WITH_POOL,
+        WITH_POOL + "certificates: {etcd-peer: {ttl: 7d, key: rsa-2048}, admin: {ttl: 12h}}\n",
+        [
+            "~ cp-1, cp-2: etcd-peer: ttl 30d -> 7d; key ec-p256 -> rsa-2048",
+            "~ certificate admin: ttl 30d -> 12h",
+            "Plan: 0 to create, 4 to update, 0 to delete.",
+        ],
+    ),
+    "an operator's key is told as cluster.yaml writes it": (
+        WITH_POOL,
+        WITH_POOL + "certificates: {admin: {key: rsa-2048}}\n",
+        ["~ certificate admin: key ec-p256 -> rsa-2048"],
+    ),
+    "a pool's names change in one entry": (
+        WITH_POOL,
+        replaced(("w-*", "v-*")),
+        ["~ pool autoscaled: node_names w-* -> v-*", "Plan: 0 to create, 2 to update, 0 to delete."],
+    ),
+    "nodes that lose the same roles are one entry": (
+        HEAD,
+        HEAD.replace("control-plane, etcd", "control-plane"),
+        [
+            *(f"- cp-1, cp-2: {name}" for name in ("etcd-server", "etcd-peer", "etcd-healthcheck-client")),
+            "~ 2 nodes cp-1, cp-2: roles - etcd",
+            "Plan: 0 to create, 4 to update, 0 to delete.",
+        ],
+    ),
+    "a certificate that a node gets is told with its names": (
+        WITH_POOL,
+        replaced(("[worker], addresses: [10", "[worker, etcd], addresses: [10")),
+        [
+            "+ worker-1: etcd-server:",
+            "    ttl 30d",
+            "    names the node's name, localhost",
+            "    addresses the node's addresses, 127.0.0.1, ::1",
+            "+ worker-1: etcd-peer:",
+            "    ttl 30d",
+        ],
+    ),
+}
 
 
-def test_durations_are_as_people_write_them_and_a_role_follows_its_certificate(tmp_path: Path) -> None:
-    before = objects(load(tmp_path, WITH_POOL))
-    after = load(tmp_path, WITH_POOL + "certificates: {etcd-peer: {ttl: 7d, key: rsa-2048}, admin: {ttl: 12h}}\n")
-    assert told(after, planned(after, before)) == [
-        "~ cp-1, cp-2: etcd-peer: ttl 30d -> 7d; key ec-p256 -> rsa-2048",
-        "~ certificate admin: ttl 30d -> 12h",
-        "Plan: 0 to create, 4 to update, 0 to delete.",
-    ]
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_change_of_cluster_yaml(case: str, tmp_path: Path) -> None:
+    before, after, expected = CHANGES[case]
+    found = objects(load(tmp_path, before))
+    cluster = load(tmp_path, after)
+    shown = told(cluster, planned(cluster, found))
+    whole = expected[-1].startswith("Plan: ")
+    assert shown[: len(expected)] == expected and (len(shown) == len(expected) or not whole)
 
 
 def by_hand(found: Objects, key: Key, **fields: Any) -> None:
@@ -211,12 +254,6 @@ def test_templates_say_which_file_is_rendered_to_what_and_where(tmp_path: Path) 
     assert "templates.audit" in text(told(one, planned(one, found)))
 
 
-def test_an_operators_key_is_told_as_cluster_yaml_writes_it(tmp_path: Path) -> None:
-    before = objects(load(tmp_path, WITH_POOL))
-    after = load(tmp_path, WITH_POOL + "certificates: {admin: {key: rsa-2048}}\n")
-    assert told(after, planned(after, before))[0] == "~ certificate admin: key ec-p256 -> rsa-2048"
-
-
 def test_an_unchanged_certificate_with_another_order_of_its_keys_is_not_shown(tmp_path: Path) -> None:
     cluster = load(tmp_path, WITH_POOL)
     found = objects(cluster)
@@ -224,13 +261,6 @@ def test_an_unchanged_certificate_with_another_order_of_its_keys_is_not_shown(tm
     entries = [dict(sorted(entry.items())) for entry in found[key]["certificates"]]
     by_hand(found, key, certificates=[*entries, 7])
     assert told(cluster, planned(cluster, found))[0] == "~ node cp-1: certificates - 7"
-
-
-def test_a_pools_names_change_in_one_entry(tmp_path: Path) -> None:
-    before = objects(load(tmp_path, WITH_POOL))
-    after = load(tmp_path, WITH_POOL.replace("w-*", "v-*"))
-    assert told(after, planned(after, before))[0] == "~ pool autoscaled: node_names w-* -> v-*"
-    assert len(told(after, planned(after, before))) == 2
 
 
 def test_what_differs_only_by_a_ca_is_one_entry(tmp_path: Path) -> None:
@@ -339,23 +369,3 @@ def test_what_a_person_could_misunderstand_is_said(tmp_path: Path) -> None:
     shown = text(told(after, plan(desired(after, addressed), Observed(before, frozenset(before)))))
     assert "vault.addresses + https://vault-2.example.com:8200 - https://vault.example.com:8200" in shown
     assert "for new join files: nodes that have joined keep what their agent.yaml says Plan: " in shown
-
-
-def test_nodes_that_lose_the_same_roles_are_one_entry(tmp_path: Path) -> None:
-    head = WITH_POOL.replace("{names:", "{endpoint: https://api.example.com:6443, names:")
-    before = objects(load(tmp_path, head))
-    after = load(tmp_path, head.replace("control-plane, etcd", "control-plane"))
-    assert "~ 2 nodes cp-1, cp-2: roles - etcd" in told(after, planned(after, before))
-
-
-def test_a_certificate_that_a_node_gets_is_told_with_its_names(tmp_path: Path) -> None:
-    before = objects(load(tmp_path, WITH_POOL))
-    after = load(tmp_path, WITH_POOL.replace("[worker], addresses: [10", "[worker, etcd], addresses: [10"))
-    assert told(after, planned(after, before))[:6] == [
-        "+ worker-1: etcd-server:",
-        "    ttl 30d",
-        "    names the node's name, localhost",
-        "    addresses the node's addresses, 127.0.0.1, ::1",
-        "+ worker-1: etcd-peer:",
-        "    ttl 30d",
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,12 +11,14 @@ from helpers.node.imagined_planes import ImaginedCluster, ImaginedPlane
 from vaultpki.certificates import SKEW
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.token_flags import YEAR, LegacyToken, TokenFlags, TokensInUse
+from vaultpki.records.node_report import Seen
 from vaultpki.records.service_account import KeyState
 from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys.course import KeyScene
 from vaultpki.token_keys.gates import LEGACY, LIFE
 from vaultpki.token_keys.life import TokenLife, longest_life
 from vaultpki.token_keys.steps import KeysSaid, next_record, transition_gate
+from vaultpki.token_keys.turns import still_accepted_by
 
 
 @pytest.fixture
@@ -82,6 +85,17 @@ def test_after_a_persons_word_the_life_begins_when_it_is_given(switched: Imagine
     switched.write(found.record)
     passes(switched)
     assert gate(switched).opens == said + timedelta(seconds=3600 + SKEW)
+
+
+def test_what_one_says_that_has_read_a_newer_record_does_not_count(switched: ImaginedCluster) -> None:
+    """The server was set back: a certificate that left the unions may be in use there still."""
+    record, holders = switched.record, switched.scene.holders
+    assert record is not None and still_accepted_by(record, holders, "0" * 64) == ()
+    report = holders["cp-1"].report
+    assert report is not None and report.token_keys is not None
+    keys = replace(report.token_keys, seen=Seen(record.revision, record.revision + 1))
+    ahead = replace(holders["cp-1"], report=replace(report, token_keys=keys))
+    assert still_accepted_by(record, {**holders, "cp-1": ahead}, "0" * 64) == ("cp-1",)
 
 
 def test_no_node_can_be_left_out(switched: ImaginedCluster) -> None:
