@@ -212,9 +212,17 @@ _SETTLED: WeakKeyDictionary[Vault, dict[str, set[str]]] = WeakKeyDictionary()
 
 
 def read_operator_leaves(
-    cluster: Cluster, vault: Vault, ca: Facts, domain: str, now: datetime, since: datetime
+    cluster: Cluster,
+    vault: Vault,
+    ca: Facts,
+    domain: str,
+    now: datetime,
+    successor: Facts | None = None,
+    since: datetime | None = None,
 ) -> tuple[OperatorLeaf, ...]:
-    """Return the live certificates of operators that `ca` has signed and no other CA has replaced `since` then.
+    """Return the live certificates of operators that `ca` has signed, and that none of the CA `successor` replaces.
+
+    One that was signed before `since` replaces none.
 
     They are known by the subjects of the operators' rows, on the mount itself: a node that reports the serial number of
     one says what is not so. A revoked one does not count: who holds it has been told.
@@ -251,7 +259,8 @@ def read_operator_leaves(
         if facts.authority_key_id == ca.subject_key_id:
             return OperatorLeaf(name, f"{facts.serial:x}", facts.not_after)
         # Vault backdates what it signs.
-        if facts.not_before + timedelta(seconds=LEAF_BACKDATE) >= since:
+        signed = facts.not_before + timedelta(seconds=LEAF_BACKDATE)
+        if successor is not None and facts.authority_key_id == successor.subject_key_id and signed >= (since or signed):
             successors.append(name)
         return None
 
