@@ -12,6 +12,7 @@ from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.model import Cluster
 from vaultpki.provision.read_back import own_issuers
 from vaultpki.provision.rotation_records import existing, read_key_record
+from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.followed import of_rotation
 from vaultpki.records.service_account import KeyRecord
 from vaultpki.vault import Vault
@@ -24,11 +25,20 @@ def announced(cluster: Cluster, vault: Vault, *, urgent: bool = False) -> Abstra
         cas = all_cas(cluster)
         lists = [vault.prepare.secrets.pki.list_issuers(mount_point=cluster.mount(ca)) for ca in cas]
         issuers = {ca: own_issuers(ca, answer) for ca, answer in zip(cas, vault.many(lists), strict=True)}
-        return of_rotation(
-            existing(cluster, vault), issuers, read_adoption(cluster, vault).record, _keys(cluster, vault)
-        )
+        return of_rotation(existing(cluster, vault), issuers, _adoption(cluster, vault), _keys(cluster, vault))
 
     return change_notice.announced(cluster, vault, digests, urgent=urgent)
+
+
+def _adoption(cluster: Cluster, vault: Vault) -> AdoptionRecord | None:
+    """Return the record of an adoption; None if there is none, or if it cannot be read.
+
+    The digests are for `plan` alone, and the step that they follow has been made.
+    """
+    try:
+        return read_adoption(cluster, vault).record
+    except SpecError:
+        return None
 
 
 def _keys(cluster: Cluster, vault: Vault) -> KeyRecord | None:

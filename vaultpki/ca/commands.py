@@ -24,6 +24,7 @@ from vaultpki.errors import (
     SpecError,
     StateConflict,
 )
+from vaultpki.identity import adoption_record
 from vaultpki.identity.nodes import NodeList, read_nodes
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
@@ -97,7 +98,9 @@ def _rotate(
         scene = read_scene(cluster, vault, now, strict=not hasty, notice=notice)
         set_back.refuse_no_member(scene, without, {serving_copy.WORD} if domain == serving_copy.DOMAIN else ())
         record = run.rotate(scene, domain, method, spread, without)
-    notes = [set_back.beyond(scene, domain, record), notice.untold] if hasty else []
+    notes = (
+        [set_back.beyond(scene, domain, record), notice.untold, adoption_record.unread(cluster, vault)] if hasty else []
+    )
     return Begun(record, tuple(note for note in (*notes, scene.unknown) if note))
 
 

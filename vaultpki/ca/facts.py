@@ -7,11 +7,11 @@ import functools
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, all_rows, ca_subject, resolve, rows
+from vaultpki.certificates import LEAF_BACKDATE, ROOT, SERVICE_ACCOUNT, all_rows, ca_subject, resolve, rows
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
 from vaultpki.identity.anchor import refuse_unvouched_root
 from vaultpki.identity.nodes import Member, NodeList
@@ -26,7 +26,7 @@ from vaultpki.readers import READERS, once_start_only, readers_of, start_only
 from vaultpki.records import above as above_names
 from vaultpki.records import node_report
 from vaultpki.redact import printable, stamp
-from vaultpki.rotation.gates import OperatorLeaf, Participant
+from vaultpki.rotation.gates import OperatorLeaf, Participant, unreplaced
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.vault import Answer, Request, Vault, text
 
@@ -212,9 +212,17 @@ _SETTLED: WeakKeyDictionary[Vault, dict[str, set[str]]] = WeakKeyDictionary()
 
 
 def read_operator_leaves(
-    cluster: Cluster, vault: Vault, ca: Facts, domain: str, now: datetime
+    cluster: Cluster,
+    vault: Vault,
+    ca: Facts,
+    domain: str,
+    now: datetime,
+    successor: Facts | None = None,
+    since: datetime | None = None,
 ) -> tuple[OperatorLeaf, ...]:
-    """Return the live certificates of operators that `ca` has signed.
+    """Return the live certificates of operators that `ca` has signed, and that none of the CA `successor` replaces.
+
+    One that was signed before `since` replaces none.
 
     They are known by the subjects of the operators' rows, on the mount itself: a node that reports the serial number of
     one says what is not so. A revoked one does not count: who holds it has been told.
@@ -235,6 +243,8 @@ def read_operator_leaves(
     wanted = [_checked(serial) for serial in listed if serial not in settled]
     pki = vault.api.secrets.pki
 
+    successors: list[str] = []
+
     def look(serial: str) -> OperatorLeaf | None:
         answer = pki.read_certificate(serial, mount_point=mount)
         facts = None
@@ -246,12 +256,17 @@ def read_operator_leaves(
         if facts is None or not name or facts.is_ca or facts.not_after <= now:
             settled.add(serial)
             return None
-        mine = facts.authority_key_id == ca.subject_key_id
-        return OperatorLeaf(name, f"{facts.serial:x}", facts.not_after) if mine else None
+        if facts.authority_key_id == ca.subject_key_id:
+            return OperatorLeaf(name, f"{facts.serial:x}", facts.not_after)
+        # Vault backdates what it signs.
+        signed = facts.not_before + timedelta(seconds=LEAF_BACKDATE)
+        if successor is not None and facts.authority_key_id == successor.subject_key_id and signed >= (since or signed):
+            successors.append(name)
+        return None
 
     # One at a time is kept: a mount has many certificates.
     leaves = [leaf for leaf in vault.map(look, wanted) if leaf is not None]
-    return tuple(sorted(leaves, key=lambda leaf: leaf.not_after))
+    return unreplaced(leaves, successors)
 
 
 def _checked(serial: str) -> str:

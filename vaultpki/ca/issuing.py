@@ -222,12 +222,18 @@ def _refuse_unknown(scene: Scene, record: RotationRecord, said: Confirmations, n
 
 
 def _operators(scene: Scene, record: RotationRecord, to: State, mount: RotationMount) -> tuple[OperatorLeaf, ...]:
-    """Return the operators' leaves of the CA that is to leave."""
-    leaving = {
-        (State.SWITCHED, State.RETIRED): record.old,
-        (State.RETURNING, State.STEADY): record.new,
-    }.get((record.state, to))
-    issuer = mount.issuer(leaving.issuer) if leaving is not None else None
-    if issuer is None or issuer.facts is None or record.method is Method.SAME_KEY:
+    """Return the operators' leaves of the CA that is to leave, as far as they were not replaced.
+
+    On the way back only a certificate of this state replaces one: the old CA has signed for operators before.
+    """
+    leaving, staying, since = {
+        (State.SWITCHED, State.RETIRED): (record.old, record.new, None),
+        (State.RETURNING, State.STEADY): (record.new, record.old, record.since),
+    }.get((record.state, to), (None, None, None))
+    if leaving is None or staying is None or record.method is Method.SAME_KEY:
         return ()
-    return read_operator_leaves(scene.cluster, scene.vault, issuer.facts, record.domain, scene.now)
+    found = [mount.issuer(each.issuer) for each in (leaving, staying)]
+    ca, successor = (each.facts if each is not None else None for each in found)
+    if ca is None:
+        return ()
+    return read_operator_leaves(scene.cluster, scene.vault, ca, record.domain, scene.now, successor, since)

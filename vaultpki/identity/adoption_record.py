@@ -47,6 +47,15 @@ def _read(cluster: Cluster, found: object) -> AdoptionRecord:
         ) from None
 
 
+def unread(cluster: Cluster, vault: Vault) -> str:
+    """Return a sentence for who goes on without the record, if it cannot be read; "" if it can."""
+    try:
+        read_adoption(cluster, vault)
+    except SpecError as error:
+        return f"the record of an adoption was left aside, since it cannot be read: {error}"
+    return ""
+
+
 def write_adoption(cluster: Cluster, vault: Vault, record: AdoptionRecord, version: int) -> StoredAdoption:
     """Write a record over the version of the KV store that was read; ChangedMeanwhile if somebody wrote meanwhile."""
     # Once: a second try of a write that was done could not be told from another operator's.

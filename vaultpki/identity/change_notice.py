@@ -39,21 +39,18 @@ class StoredChanges:
         return self.changes is not None and not self.changes.settled
 
 
-def stored(cluster: Cluster, holding: Mapping[str, Any]) -> StoredChanges:
-    """Return the record of what the KV store holds at its path: `data` and `metadata`.
-
-    Raises SpecError for a record that a newer vaultpki wrote.
-    """
+def stored(holding: Mapping[str, Any]) -> StoredChanges:
+    """Return the record of what the KV store holds at its path: `data` and `metadata`."""
     # Of a deleted record there is the version.
     version, record = member(holding, "metadata").get("version"), holding.get("data")
-    found = None if record is None else changes.read(record, where=f"{cluster.mount('config')}/data/{CHANGES}")
+    found = None if record is None else changes.read(record)
     return StoredChanges(found, version if type(version) is int else 0)
 
 
 def read(cluster: Cluster, vault: Vault) -> StoredChanges:
-    """Read the record. Raises as `stored`."""
+    """Read the record."""
     kv, store = vault.api.secrets.kv.v2, cluster.mount("config")
-    return stored(cluster, kv.read_secret(CHANGES, mount_point=store, raise_on_deleted_version=False).data)
+    return stored(kv.read_secret(CHANGES, mount_point=store, raise_on_deleted_version=False).data)
 
 
 def begin(cluster: Cluster, vault: Vault, found: StoredChanges) -> StoredChanges:

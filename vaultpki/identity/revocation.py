@@ -8,7 +8,7 @@ it does not report is left alone and named, so that a person can decide.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -129,7 +129,7 @@ def choose(cluster: Cluster, node: str, found: Sequence[StoredCertificate], repo
     claims = _claims(node, reported)
     mine = reported.get(node, {})
     targets: list[Target] = []
-    left: dict[tuple[str, str], list[StoredCertificate]] = {}
+    left: dict[tuple[str, str], list[tuple[StoredCertificate, tuple[str, ...]]]] = {}
     for one in found:
         if names_node(cluster, node, one.ca, one.facts):
             targets.append(Target(_named(cluster, node, one, reported), one))
@@ -137,15 +137,15 @@ def choose(cluster: Cluster, node: str, found: Sequence[StoredCertificate], repo
         fitting = _shared_rows(possible, one)
         if not fitting:
             continue
-        others = tuple(sorted(claims.get(one.facts.serial, ())))
+        others = tuple(name for name, row in claims.get(one.facts.serial, ()) if _may_hold(cluster, name, row, one))
         own = next((row for row in fitting if mine.get(row.name) == one.facts.serial), None)
         if own is not None:
             targets.append(Target(own.name, one, others))
         elif not others and all(_only_holder(cluster, node, row) for row in fitting):
             targets.append(Target(fitting[0].name, one))
         elif not one.revoked:
-            left.setdefault((one.ca, fitting[0].name), []).append(one)
-    return Chosen(tuple(targets), tuple(_unattributed(ca, name, some, claims) for (ca, name), some in left.items()))
+            left.setdefault((one.ca, fitting[0].name), []).append((one, others))
+    return Chosen(tuple(targets), tuple(_unattributed(ca, name, some) for (ca, name), some in left.items()))
 
 
 def not_kept(
@@ -167,21 +167,27 @@ def not_kept(
     return tuple(missing)
 
 
-def _claims(node: str, reported: SerialsByNode) -> dict[int, set[str]]:
-    """Return the other nodes that report each serial number."""
-    found: dict[int, set[str]] = {}
-    for name, serials_ in reported.items():
-        for serial in serials_.values() if name != node else ():
-            found.setdefault(serial, set()).add(name)
+def _claims(node: str, reported: SerialsByNode) -> dict[int, list[tuple[str, str]]]:
+    """Return by serial number the other nodes that report it, sorted, each with the row in which it does."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    for name in sorted(reported.keys() - {node}):
+        for row, serial in reported[name].items():
+            found.setdefault(serial, []).append((name, row))
     return found
 
 
-def _unattributed(
-    ca: str, name: str, some: Sequence[StoredCertificate], claims: Mapping[int, Collection[str]]
-) -> Unattributed:
-    claimants = sorted({node for each in some for node in claims.get(each.facts.serial, ())})
-    unclaimed = sum(each.facts.serial not in claims for each in some)
-    return Unattributed(ca, name, len(some), max(each.facts.not_after for each in some), tuple(claimants), unclaimed)
+def _may_hold(cluster: Cluster, node: str, row: str, one: StoredCertificate) -> bool:
+    """Return whether a node may have the certificate in the row of this name; else its claim says nothing of it.
+
+    A serial number alone is no claim: it is unique on one CA only, and every node may read those of others' reports.
+    """
+    return any(each.name == row for each in _shared_rows(node_rows(cluster, holder_of(cluster, node)), one))
+
+
+def _unattributed(ca: str, name: str, some: Sequence[tuple[StoredCertificate, tuple[str, ...]]]) -> Unattributed:
+    claimants = sorted({node for _, nodes in some for node in nodes})
+    unclaimed = sum(not nodes for _, nodes in some)
+    return Unattributed(ca, name, len(some), max(one.facts.not_after for one, _ in some), tuple(claimants), unclaimed)
 
 
 def names_node(cluster: Cluster, node: str, ca: str, facts: Facts) -> bool:

@@ -148,7 +148,7 @@ def read_back(
         _orphans(cluster, vault, pooled, applied),
         kv.list_secrets(LEAVING, mount_point=store).keys if f"{LEAVING}/" in names(f"{store}/metadata") else (),
         rotations,
-        change_notice.stored(cluster, answers[notice].data if notice in answers else {}),
+        change_notice.stored(answers[notice].data if notice in answers else {}),
         adopted,
         keys_record,
     )

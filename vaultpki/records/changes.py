@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from vaultpki.errors import SpecError
 from vaultpki.model import VERSION
 
 CHANGES: Final = "changes"
@@ -57,18 +56,14 @@ def to_json(changes: Changes) -> dict[str, Any]:
     }
 
 
-def read(record: object, *, where: str) -> Changes:
-    """Read the record. Raises SpecError for one that a newer vaultpki wrote.
+def read(record: object) -> Changes:
+    """Read the record.
 
-    One that no vaultpki wrote counts as `changing` with no digest: apply writes it anew.
+    One that no vaultpki wrote, or a newer one, counts as `changing` with no digest, and is written anew: the record
+    decides nothing, and must stop no command.
     """
-    if not isinstance(record, Mapping):
+    if not isinstance(record, Mapping) or record.get("version") != VERSION:
         return Changes(settled=False)
-    version = record.get("version")
-    if type(version) is int and version > VERSION:
-        raise SpecError(
-            f"is of version {version}, and this vaultpki reads {VERSION}; upgrade it", file=where, field="version"
-        )
     digests = record.get("digests")
     known = digests if isinstance(digests, Mapping) else {}
     return Changes(

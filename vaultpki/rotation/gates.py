@@ -6,6 +6,7 @@ with every component are not possible from an operator's machine; `vaultpki veri
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -17,7 +18,17 @@ from vaultpki.redact import stamp
 from vaultpki.rotation import reasons
 from vaultpki.rotation.reasons import ETCD_MEMBER, LEAF_STEPS, TRUST_STEPS, Participant, Transition
 
-__all__ = ["Gate", "OperatorLeaf", "Participant", "Waiting", "gate", "restart_refused", "turn", "without_refused"]
+__all__ = [
+    "Gate",
+    "OperatorLeaf",
+    "Participant",
+    "Waiting",
+    "gate",
+    "restart_refused",
+    "turn",
+    "unreplaced",
+    "without_refused",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,21 @@ class OperatorLeaf:
     name: str
     serial: str
     not_after: datetime
+
+
+def unreplaced(leaving: Iterable[OperatorLeaf], successors: Iterable[str]) -> tuple[OperatorLeaf, ...]:
+    """Return the leaves that no successor replaces, one for one by their names; of several those that expire last.
+
+    `successors` are the names of the certificates that the other CA has signed for operators since it signs.
+    """
+    replacing = Counter(successors)
+    left = []
+    for leaf in sorted(leaving, key=lambda each: each.not_after):
+        if replacing[leaf.name]:
+            replacing[leaf.name] -= 1
+        else:
+            left.append(leaf)
+    return tuple(left)
 
 
 SIGNER_OUTSIDE: Final = "signer outside"

@@ -191,10 +191,11 @@ def test_a_renewal_with_the_same_key(rotation: Rotation) -> None:
 
 
 def test_join_files_and_operators_certificates_hold_the_gate(clusters: ClusterFactory, tmp_path: Path) -> None:
-    """A join file that nobody has used until it expires, a certificate until it is revoked."""
+    """A join file that nobody has used until it expires, a certificate until it is replaced or revoked."""
     rotation = rotation_of(clusters, "kubernetes")
     cluster, model = rotation.cluster, rotation.cluster.model
-    cluster.issue("admin", tmp_path / "admin")
+    for folder in ("admin", "colleague"):
+        cluster.issue("admin", tmp_path / folder)
     who, where = enrol.holder(model, "w-1", "autoscaled"), enrol.place(model, rotation.vault)
     enrol.enroll(model, rotation.vault, "w-1", who, where, wrap_ttl=600)
     enrol.enroll(model, cluster.client("enroller"), "w-2", who, where, wrap_ttl=1)
@@ -219,7 +220,11 @@ def test_join_files_and_operators_certificates_hold_the_gate(clusters: ClusterFa
     step = rotation.advance()
     assert not step.moved and step.gate is not None
     (waiting,) = step.gate.waiting
-    assert waiting.node == "admin" and "--without admin" in waiting.reason
+    assert waiting.node == "admin" and "--without admin" in waiting.reason and "2 certificates" in waiting.reason
+    cluster.issue("admin", tmp_path / "colleague")
+    step = rotation.advance()
+    assert not step.moved and step.gate is not None
+    assert [(each.node, "2 certificates" in each.reason) for each in step.gate.waiting] == [("admin", False)]
     leaf = x509.read_certificates((tmp_path / "admin" / "admin.crt").read_bytes())[0]
     serial = ":".join(f"{leaf.serial:040x}"[index : index + 2] for index in range(0, 40, 2))
     revoked = cluster.server.api("POST", f"{cluster.prefix}/kubernetes/revoke", {"serial_number": serial})

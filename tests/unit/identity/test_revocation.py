@@ -177,12 +177,27 @@ def test_one_liar_of_three_control_planes_hides_nothing(tmp_path: Path) -> None:
     third = "- {name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}\n"
     cluster = load(tmp_path, SPEC.replace("- {name: w-1", f"{third}- {{name: w-1"))
     found, reported = everything(cluster)
-    # cp-3 claims all that cp-1 and cp-2 hold, and cp-1 is to be revoked.
-    claimed = {f"{node}-{name}": serial for node in ("cp-1", "cp-2") for name, serial in reported[node].items()}
-    result = choose(cluster, "cp-1", found, {**reported, "cp-3": claimed})
-    assert {target.certificate.facts.serial for target in result.targets} == set(reported["cp-1"].values())
-    left = {(one.name, one.count, one.claimants, one.unclaimed) for one in result.unattributed}
-    assert left == {(name, 2, ("cp-2", "cp-3"), 1) for name in SHARED}
+    # cp-3 claims all that cp-1 or cp-2 holds, and cp-1 is to be revoked.
+    for victim, claimants, unclaimed in (("cp-1", ("cp-2",), 1), ("cp-2", ("cp-2", "cp-3"), 1)):
+        result = choose(cluster, "cp-1", found, {**reported, "cp-3": reported[victim]})
+        assert {target.certificate.facts.serial for target in result.targets} == set(reported["cp-1"].values())
+        left = {(one.name, one.count, one.claimants, one.unclaimed) for one in result.unattributed}
+        assert left == {(name, 2, claimants, unclaimed) for name in SHARED}
+
+
+@pytest.mark.parametrize(
+    ("liar", "row"),
+    [("s-1", "kubelet-client"), ("w-1", "kube-proxy"), ("w-1", "kube-scheduler"), ("s-1", "no-such-row")],
+)
+def test_a_claim_counts_only_for_a_certificate_of_the_ca_and_subject_of_its_row(
+    tmp_path: Path, liar: str, row: str
+) -> None:
+    """A thief of cp-1 reports nothing, and a worker claims its serial number: `revoke cp-1` ends the certificate."""
+    cluster = load(tmp_path, SPEC.replace("- {name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}\n", ""))
+    stolen = stored(cluster, "kube-scheduler", "cp-1", 7)
+    result = choose(cluster, "cp-1", [stolen], {"cp-1": {}, liar: {row: 7}})
+    assert [(target.name, target.claimants) for target in result.targets] == [("kube-scheduler", ())]
+    assert result.unattributed == ()
 
 
 @pytest.mark.parametrize("name", ["kubernetes-admin", "kube-apiserver-etcd-client", "api"])

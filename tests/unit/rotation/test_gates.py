@@ -20,6 +20,7 @@ from vaultpki.rotation.gates import (
     gate,
     restart_refused,
     turn,
+    unreplaced,
     without_refused,
 )
 from vaultpki.rotation.reasons import SETTLE, Transition
@@ -331,6 +332,16 @@ def test_operators_certificates_that_no_node_reports_must_be_replaced_or_expire(
     left = between(state, to, node, operators=admins, excused=("admin",))
     assert left.open(NOW)
     assert left.excused == (Waiting("admin", "is left out by `--without`"),)
+
+
+def test_a_new_certificate_of_an_operator_replaces_one_of_that_name() -> None:
+    """`vaultpki issue admin` answers what the gate asks for; a colleague's own certificate still counts."""
+    first, second = (OperatorLeaf("admin", str(day), NOW + timedelta(days=day)) for day in (1, 2))
+    other = OperatorLeaf("super-admin", "3", NOW + timedelta(days=3))
+    assert unreplaced((second, first, other), ()) == (first, second, other)
+    assert unreplaced((second, first, other), ("admin",)) == (second, other)
+    assert unreplaced((second, first, other), ("admin", "admin", "admin")) == (other,)
+    assert unreplaced((), ("admin",)) == ()
 
 
 def test_operators_certificates_are_no_matter_of_trust() -> None:
