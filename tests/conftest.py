@@ -161,6 +161,15 @@ def server(server_kind: str, many_tests: ServerOfManyTests) -> Server:
     return many_tests.server(server_kind)
 
 
+@pytest.fixture(scope="module")
+def server_on_disk(
+    server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binary: Path | None
+) -> Iterator[Server]:
+    """The same with raft, for a module: one that can have no standby allows everybody `sys/step-down`."""
+    with servers.running(server_kind, tmp_path_factory.mktemp("server"), vault_binary) as one:
+        yield one
+
+
 @pytest.fixture
 def own_server(server_kind: str, tmp_path: Path, vault_binary: Path | None) -> Iterator[Server]:
     """A server for one test, which may do with it as it likes."""

@@ -31,6 +31,11 @@ from vaultpki.verify.forbidden_signing import allowed, forbidden
 
 
 @pytest.fixture(scope="module")
+def server(server_on_disk: Server) -> Server:
+    return server_on_disk
+
+
+@pytest.fixture(scope="module")
 def cluster(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vouched]:
     """One applied cluster for all tests that leave it as it was."""
     cluster = Vouched(server, tmp_path_factory.mktemp("jwt"), f"jwt{server.product}", Issuer())

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from helpers.faults.forbidden_requests import Intruder, found, holes, sent, wire
-from helpers.vault import servers
 from helpers.vault.applied_cluster import AppliedCluster, Ran, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server
@@ -74,10 +73,8 @@ LOOSE = {
 
 
 @pytest.fixture(scope="module")
-def server(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_binary: Path | None) -> Iterator[Server]:
-    """One with raft: a server that can have no standby allows everybody `sys/step-down`, and does nothing."""
-    with servers.running(server_kind, tmp_path_factory.mktemp("server"), vault_binary) as one:
-        yield one
+def server(server_on_disk: Server) -> Server:
+    return server_on_disk
 
 
 @pytest.fixture(scope="module")
