@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vaultpki.errors import ChangedMeanwhile, Refused, SpecError, StateConflict
+from vaultpki.errors import ChangedMeanwhile, Refused, SpecError, StateConflict, VaultpkiError
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records import adoption
 from vaultpki.records.adoption import RECORD, AdoptionRecord, AdoptionState
@@ -48,10 +48,10 @@ def _read(cluster: Cluster, found: object) -> AdoptionRecord:
 
 
 def unread(cluster: Cluster, vault: Vault) -> str:
-    """Return a sentence for who goes on without the record, if it cannot be read; "" if it can."""
+    """Return a sentence for who has gone on without the record, if it cannot be read; "" if it can. Raises nothing."""
     try:
         read_adoption(cluster, vault)
-    except SpecError as error:
+    except VaultpkiError as error:
         return f"the record of an adoption was left aside, since it cannot be read: {error}"
     return ""
 

@@ -179,7 +179,7 @@ def _claims(node: str, reported: SerialsByNode) -> dict[int, list[tuple[str, str
 def _may_hold(cluster: Cluster, node: str, row: str, one: StoredCertificate) -> bool:
     """Return whether a node may have the certificate in the row of this name; else its claim says nothing of it.
 
-    A serial number alone is no claim: it is unique on one CA only, and every node may read those of others' reports.
+    A serial number alone is no claim: it is unique on one CA only, and whoever presents a certificate shows its own.
     """
     return any(each.name == row for each in _shared_rows(node_rows(cluster, holder_of(cluster, node)), one))
 

@@ -81,21 +81,18 @@ class AuditedCluster(AppliedCluster):
         document: dict[str, Any] = json.loads(ran.stdout)
         return document, writes
 
-    def settled(self) -> None:
-        """Fails where another apply has anything to write."""
-        self._at_rest()
-
-    def at_rest(self) -> None:
-        """The same, and fails where anything is shown that a person must look at: an apply shows what a plan does."""
-        document = self._at_rest()
-        found = {name: document[name] for name in ("unmanaged", "dangers", "rotation_needed")}
-        assert not any(found.values()), found
-
-    def _at_rest(self) -> dict[str, Any]:
+    def settled(self) -> dict[str, Any]:
+        """What another apply shows; fails where it has anything to write."""
         document, writes = self.applied()
         assert (document["changes"], writes) == ([], [])
         assert document["requests"]["writes"] == 0
         return document
+
+    def at_rest(self) -> None:
+        """The same, and fails where anything is shown that a person must look at: an apply shows what a plan does."""
+        document = self.settled()
+        found = {name: document[name] for name in ("unmanaged", "dangers", "rotation_needed")}
+        assert not any(found.values()), found
 
     def refused(self, *fragments: str, token: str | None = None, command: str = "apply") -> None:
         """`apply` (or another command) ends with 1 and one sentence, and the audit log has no write of it."""
