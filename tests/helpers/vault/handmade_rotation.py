@@ -14,6 +14,16 @@ from vaultpki.records import rotation as rotation_record
 from vaultpki.records.changes import CHANGES
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 
+SPEC = """\
+api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
+nodes:
+- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
+- {name: etcd-2, roles: [etcd], addresses: [10.0.0.12]}
+"""
+ETCD = ("etcd-server", "etcd-peer", "etcd-healthcheck-client")
+"""The rows of etcd's CA, and below the names of their files without endings."""
+STEMS = ("etcdserver", "etcd-peer", "etcd-healthcheck-client")
+
 
 def issuer_of(cluster: AppliedCluster, ca: str, name: str = "default") -> CaRef:
     """An issuer that is on the mount of a CA."""

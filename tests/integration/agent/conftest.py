@@ -10,7 +10,7 @@ import pytest
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_machine import EnrolledMachine, Ground
 from helpers.node.enrolled_nodes import Enroller
-from helpers.vault import handmade_keys
+from helpers.vault import handmade_keys, handmade_rotation
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_keys import KeysAsApplied
@@ -51,9 +51,9 @@ def spare() -> list[AppliedCluster]:
 def handed_on(
     request: pytest.FixtureRequest, spare: list[AppliedCluster], shared_clusters: ClusterFactory
 ) -> Iterator[AppliedCluster]:
-    """One by SPEC of its module that is handed on from test to test as `apply` made it, until one deletes a CA."""
+    """One that is handed on from test to test as `apply` made it, until one deletes a CA; by SPEC of a module, if any."""
     if not spare:
-        spare.append(shared_clusters.applied(request.module.SPEC))
+        spare.append(shared_clusters.applied(getattr(request.module, "SPEC", handmade_rotation.SPEC)))
     yield spare[0]
     if not as_applied(spare[0], "etcd", "kubernetes"):
         spare.clear()

@@ -15,7 +15,7 @@ from helpers.node import node_components, passes
 from helpers.node.node_components import NodeComponents
 from helpers.node.passes import passed, report
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
-from helpers.vault.handmade_rotation import Rotation, delete
+from helpers.vault.handmade_rotation import ETCD, STEMS, Rotation, delete
 from vaultpki.agent.context import Outcome
 from vaultpki.host import hook_runner
 from vaultpki.model import NodeRole
@@ -23,15 +23,7 @@ from vaultpki.pki import x509
 from vaultpki.records.node_report import NodeReport, Seen
 from vaultpki.records.rotation import State
 
-SPEC = """\
-api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
-nodes:
-- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
-- {name: etcd-2, roles: [etcd], addresses: [10.0.0.12]}
-"""
-ETCD = ("etcd-server", "etcd-peer", "etcd-healthcheck-client")
 IN_FULL = pytest.mark.conformance
-STEMS = ("etcdserver", "etcd-peer", "etcd-healthcheck-client")
 
 
 ON_NODE = pytest.mark.on_node

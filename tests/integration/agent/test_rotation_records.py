@@ -14,21 +14,13 @@ import pytest
 from helpers.node import passes
 from helpers.node.passes import passed, report
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
-from helpers.vault.handmade_rotation import Rotation, delete, make_default, successor
+from helpers.vault.handmade_rotation import ETCD, STEMS, Rotation, delete, make_default, successor
 from vaultpki.certificates import MOST_ISSUERS
 from vaultpki.pki import x509
 from vaultpki.records.node_report import Seen
 from vaultpki.records.rotation import CaRef, Method, State
 
-SPEC = """\
-api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
-nodes:
-- {name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}
-- {name: etcd-2, roles: [etcd], addresses: [10.0.0.12]}
-"""
-ETCD = ("etcd-server", "etcd-peer", "etcd-healthcheck-client")
 IN_FULL = pytest.mark.conformance
-STEMS = ("etcdserver", "etcd-peer", "etcd-healthcheck-client")
 
 
 ON_NODE = pytest.mark.on_node
