@@ -51,7 +51,7 @@ def spare() -> list[AppliedCluster]:
 def handed_on(
     request: pytest.FixtureRequest, spare: list[AppliedCluster], shared_clusters: ClusterFactory
 ) -> Iterator[AppliedCluster]:
-    """One that is handed on from test to test as `apply` made it, until one deletes a CA; by SPEC of a module, if any."""
+    """One by SPEC of its module, if any, handed on from test to test as `apply` made it, until one deletes a CA."""
     if not spare:
         spare.append(shared_clusters.applied(getattr(request.module, "SPEC", handmade_rotation.SPEC)))
     yield spare[0]
