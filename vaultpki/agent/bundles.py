@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from vaultpki import assets
+from vaultpki.agent import surplus
 from vaultpki.agent.pairs import PairStatus, owner_of
 from vaultpki.certificates import BUNDLES, ROOT, ca_subject, pair_files
 from vaultpki.disk.folders import Folders
@@ -30,7 +31,7 @@ from vaultpki.issue.bundles_and_kubeconfigs import (
     user_file,
 )
 from vaultpki.issue.signing import KEY_MODE
-from vaultpki.layout import TrustBundle, bundle_of, shown, trust_bundles
+from vaultpki.layout import TRUST_BUNDLES, TrustBundle, bundle_of, shown, trust_bundles
 from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.pki import x509
@@ -50,8 +51,11 @@ def site_of(config: AgentConfig, endpoint: str) -> Site:
 
 
 def needed(config: AgentConfig, spec: Assignment) -> tuple[TrustBundle, ...]:
-    """Return the bundles that this node has."""
-    return trust_bundles(config.layout, spec.roles, spec.certificates)
+    """Return the bundles that this node has, those beside surplus pairs among them."""
+    wanted = trust_bundles(config.layout, spec.roles, spec.certificates)
+    beside = {pair.folder for pair in spec.surplus} - {PKI}
+    every = TRUST_BUNDLES[config.layout]
+    return tuple(each for each in every if each in wanted or each.folder in beside)
 
 
 def with_outgoing(
@@ -120,12 +124,18 @@ class BundlesResult:
 
 
 def install(
-    config: AgentConfig, folders: Folders, spec: Assignment, trust: Mapping[str, Trust], waiting: Collection[str] = ()
+    config: AgentConfig,
+    folders: Folders,
+    spec: Assignment,
+    trust: Mapping[str, Trust],
+    waiting: Collection[str] = (),
+    *,
+    prune: bool = False,
 ) -> BundlesResult:
     """Make the file sets what they should be, except for names that files of somebody else have.
 
     `waiting` names certificates that are not installed yet as they should be: an old kubeconfig that names another pair
-    is kept until then.
+    is kept until then. So is one that no certificate has any more, unless `prune` is true.
     """
     site = site_of(config, spec.endpoint)
     places = needed(config, spec)
@@ -136,6 +146,10 @@ def install(
     own = files.setdefault(PKI, {})
     own |= {str(want.kubeconfig): kubeconfig(site, want) for want in linked}
     kept = _keep(folders, own, [want.kubeconfig for want in linked if want.name in waiting])
+    try:
+        own |= {} if prune else surplus.kubeconfigs(folders, site.owner, spec)
+    except StoreError as error:
+        unread[PKI] = failures[shown(PKI, BUNDLES)] = error
     failures |= _add_templates(folders, own, site, spec, config.node)
     changed = False
     for folder, wanted in files.items():
@@ -159,7 +173,8 @@ def _add_templates(
 ) -> dict[str, VaultpkiError]:
     """Add the user's own files to `files`; return what failed by name."""
     failures: dict[str, VaultpkiError] = {}
-    taken = {*files, *(name for want in spec.certificates for name in pair_files(want.stem))}
+    stems = [*(want.stem for want in spec.certificates), *(pair.stem for pair in spec.surplus)]
+    taken = {*files, *(name for stem in stems for name in pair_files(stem))}
     for template in spec.templates:
         try:
             files[template.file] = user_file(site, template, taken, node=node)

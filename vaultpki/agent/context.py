@@ -32,7 +32,8 @@ class PassOptions:
     process may hold the directory. `share` is the part of the poll interval for which Vault's last answer is used
     again; with 0.0 Vault is asked for everything, whatever is due. `rest` is what the pass before left of a node at
     rest, with which one request may be enough. `alive` is called again and again while the pass waits for components of
-    a machine that is taken over, which may take longer than a pass that hangs.
+    a machine that is taken over, which may take longer than a pass that hangs. `prune` removes at once what the node's
+    record does not name; only a person on the node asks for that.
     """
 
     allow_http: bool = False
@@ -42,6 +43,7 @@ class PassOptions:
     share: float = 1.0
     rest: AtRest | None = None
     alive: Callable[[], None] = lambda: None
+    prune: bool = False
 
 
 @dataclass(frozen=True, slots=True)

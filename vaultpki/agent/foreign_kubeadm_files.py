@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vaultpki.agent.kubeconfigs import names_pair
 from vaultpki.certificates import ca_subject, laid_out, pair_files
 from vaultpki.disk import files
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import link_of
 from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.errors import StoreError
+from vaultpki.issue.bundles_and_kubeconfigs import names_pair
 from vaultpki.layout import CA_KEYS, OLD_CA_FILES, TRUST_BUNDLES
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.trust import named

@@ -6,18 +6,17 @@ that a static pod mounts by itself is written once: the pod would never see anot
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator
 
 from vaultpki.agent.bundles import site_of
 from vaultpki.agent.context import Context
 from vaultpki.agent.pairs import PairStatus
-from vaultpki.certificates import laid_out, pair_files
+from vaultpki.certificates import file_set, laid_out
 from vaultpki.disk.generations import File, StoredFile
 from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.errors import StoreError
 from vaultpki.host.log import Event
-from vaultpki.issue.bundles_and_kubeconfigs import Site, kubeconfig
+from vaultpki.issue.bundles_and_kubeconfigs import Site, kubeconfig, names_pair
 from vaultpki.model import Certificate
 from vaultpki.places import KubeconfigFile, Layout
 
@@ -47,11 +46,16 @@ def install(context: Context, server: str, items: Iterable[PairStatus]) -> None:
 
 
 def remove_surplus(context: Context, held: Collection[Certificate]) -> None:
-    """Remove our kubeconfigs of certificates that this node no longer holds; raises StoreError if that fails."""
+    """Remove our kubeconfigs of certificates that this node no longer holds, once their pairs are gone.
+
+    Raises StoreError if that fails.
+    """
     folder, paths = context.folders.kubeconfigs, context.config.paths
-    names = {certificate.name for certificate in held}
+    names, pairs = {certificate.name for certificate in held}, context.folders.file_sets()
     for row in laid_out(Layout.KUBEADM) if folder is not None else ():
         if folder is None or row.kubeadm is None or row.kubeconfig is None or row.operator or row.name in names:
+            continue
+        if (row.kubeadm.folder, file_set(row.kubeadm.stem)) in pairs:
             continue
         stored = folder.read(row.kubeconfig)
         if stored.data is not None and names_pair(stored.data, paths[row.kubeadm.folder], row.kubeadm.stem):
@@ -67,16 +71,6 @@ def problems(site: Site, folder: PlainFolder | None, certificates: Iterable[Cert
             stored = folder.read(str(certificate.kubeconfig))
             if problem := _problem(site, certificate, stored, kubeconfig(site, certificate)):
                 yield certificate.name, f"kubeconfig-{problem}"
-
-
-def names_pair(data: bytes, folder: str, stem: str) -> bool:
-    """Return whether the bytes of a kubeconfig name the pair `stem` of `folder` in lines as we write them."""
-    crt, key, _ = pair_files(stem)
-    lines = [line.strip() for line in data.decode(errors="replace").splitlines()]
-    return all(
-        f"{field}: {json.dumps(f'{folder}/{file}', ensure_ascii=False)}" in lines
-        for field, file in (("client-certificate", crt), ("client-key", key))
-    )
 
 
 def _plain(certificate: Certificate) -> bool:

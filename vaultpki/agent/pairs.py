@@ -26,6 +26,7 @@ from vaultpki.errors import (
 )
 from vaultpki.issue import signing
 from vaultpki.issue.signing import FileOwner, Signed
+from vaultpki.layout import shown
 from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import backoff
 from vaultpki.node.state import AgentState, IssuedRecord, PostponedRenewal
@@ -33,6 +34,8 @@ from vaultpki.pki import renewal, x509
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.renewal import Assessment, Reason, Recorded
 from vaultpki.pki.succession import chain, chain_differs
+from vaultpki.records.node_report import PRUNE
+from vaultpki.redact import stamp
 from vaultpki.vault import Vault
 
 if TYPE_CHECKING:
@@ -139,6 +142,7 @@ def _inspect(
     wanted = signing.pair(dict.fromkeys(names, b""), *options(config, want))
     present = [name for name in names if not stored[name].problem]
     leaf = pair.leaf
+    _refuse_place(want, memory, leaf, now)
     known = memory.certificates.get(want.name)
     if known is not None and (leaf is None or known.serial != leaf.serial):
         known = None
@@ -178,6 +182,34 @@ def _inspect(
         also=also,
     )
     return PairStatus(want, stored, verdict, leaf, issuer=pair.issuer, served=pair.served, serve=serve, ends=ends)
+
+
+def holder(memory: AgentState, folder: str, stem: str, leaf: Facts | None) -> str:
+    """Return of which certificate the pair in a place is, by what the agent remembers of its leaf; "" if of none."""
+    if leaf is None:
+        return ""
+    name, sha256 = memory.surplus.get(shown(folder, f"{stem}.crt"), ("", ""))
+    if sha256 == leaf.fingerprint:
+        return name
+    return next((name for name, each in memory.leaves.items() if each.sha256[:1] == (leaf.fingerprint,)), "")
+
+
+def of_another(want: Certificate, name: str, leaf: Facts) -> bool:
+    """Return whether a pair of the certificate `name` is another one than what is wanted in its place.
+
+    A certificate that only got another name is no other one.
+    """
+    return name not in ("", want.name) and (leaf.subject, leaf.usage) != (want.subject, want.usage)
+
+
+def _refuse_place(want: Certificate, memory: AgentState, leaf: Facts | None, now: datetime) -> None:
+    """Raise StoreError if a pair of another certificate is in the place of this one, and has not expired."""
+    name = holder(memory, want.folder, want.stem, leaf)
+    if leaf is not None and leaf.not_after > now and of_another(want, name, leaf):
+        raise StoreError(
+            f"{shown(want.folder, f'{want.stem}.crt')}: {want.name} waits for this place, where {name} is until "
+            f"{stamp(leaf.not_after)}; if nobody needs {name} any more, run `{PRUNE}`"
+        )
 
 
 def _shown(stored: Mapping[str, StoredFile], wanted: Mapping[str, File]) -> bool:

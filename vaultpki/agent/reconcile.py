@@ -20,12 +20,13 @@ from vaultpki.agent import (
     readers_seen,
     report,
     sign_due,
+    surplus,
     token_keys,
 )
 from vaultpki.agent.context import Contact, Context, Outcome
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.revoked import note_revoked
-from vaultpki.certificates import BUNDLES, ROOT, SKEW, file_set
+from vaultpki.certificates import BUNDLES, ROOT, SKEW
 from vaultpki.errors import (
     CertificateRefused,
     CertificateUnreadable,
@@ -38,7 +39,6 @@ from vaultpki.errors import (
 )
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.issuers import installed_bundles, installed_roots, untrusted_cas
-from vaultpki.layout import shown
 from vaultpki.node import assignment, at_rest, credential, pins
 from vaultpki.node import state as agent_state
 from vaultpki.node.assignment import Assignment
@@ -54,6 +54,7 @@ def reconcile(context: Context) -> Outcome:
     """Make the node's files what Vault says they should be; the directory of `context` is locked."""
     wanted, trust, items, contact = _assigned_pairs(context)
     found, config = context.found, context.config
+    wanted, items = _with_surplus(context, contact, wanted, items, trust)
     found.failures.update(ca_trust.complaints(wanted, trust, context.state.value))
     untrusted = [*_report_untrusted_cas(context, wanted, trust), *_report_ignored_cas(context, trust)]
     # New trust first: a leaf of a new issuing CA must not come before its readers know the CA. Old trust last: a CA
@@ -73,7 +74,7 @@ def reconcile(context: Context) -> Outcome:
     keys = token_keys.follow(context, contact, wanted, trust)
     untrusted += keys.refused
     if all(item.ready for item in items):
-        _remove_surplus(context, wanted)
+        _remove_old_files(context, wanted)
     found.events.extend(Event("rewritten", text, "warning") for text in context.folders.rewritten)
     report.note_installed(context, wanted, items, keys.keys)
     readers_seen.note(context, wanted)
@@ -323,25 +324,37 @@ def _report_ignored_cas(context: Context, trust: Mapping[str, Trust]) -> list[st
 def _install_bundles(
     context: Context, wanted: Assignment, trust: Mapping[str, Trust], waiting: Collection[str]
 ) -> bundles.BundlesResult:
-    result = bundles.install(context.config, context.folders, wanted, trust, waiting)
+    prune = context.options.prune and "prune" not in context.found.failures
+    result = bundles.install(context.config, context.folders, wanted, trust, waiting, prune=prune)
     context.found.failures.update(result.failures)
     if result.changed:
         context.found.events.append(Event("bundles", "wrote bundles and kubeconfigs"))
     return result
 
 
-def _remove_surplus(context: Context, wanted: Assignment) -> None:
-    """Remove the file sets of certificates that this node no longer holds, and their kubeconfigs."""
-    kept = {(each.folder, BUNDLES) for each in bundles.needed(context.config, wanted)}
-    kept |= {(want.folder, file_set(want.stem)) for want in wanted.certificates}
-    kept |= token_keys.own_file_sets(context.folders, wanted)
+def _with_surplus(
+    context: Context, contact: Contact, wanted: Assignment, items: tuple[PairStatus, ...], trust: Mapping[str, Trust]
+) -> tuple[Assignment, tuple[PairStatus, ...]]:
+    """Return what is assigned with the surplus pairs that stay, and the pairs as they are once the others are gone."""
+    try:
+        found = surplus.find(context.config.cluster, context.folders, wanted, context.state.value)
+        left = surplus.remove(context, contact, wanted, found)
+    except StoreError as error:
+        context.found.failures["old files"] = error
+        return wanted, items
+    wanted = replace(wanted, surplus=left)
+    surplus.note(context, left)
+    return wanted, items if left == found else _inspect(context, wanted, trust, context.options.force)
+
+
+def _remove_old_files(context: Context, wanted: Assignment) -> None:
+    """Remove the bundles beside pairs that are gone, and the kubeconfigs of those."""
+    needed = {each.folder for each in bundles.needed(context.config, wanted)}
     try:
         kubeconfigs.remove_surplus(context, wanted.certificates)
         for folder, name in context.folders.file_sets():
-            if (folder, name) not in kept:
-                context.folders.remove(folder, name)
-                text = f"removed {shown(folder, name)}, which this node no longer holds"
-                context.found.events.append(Event("removed", text))
+            if name == BUNDLES and folder not in needed:
+                surplus.remove_set(context, folder, name)
     except StoreError as error:
         context.found.failures["old files"] = error
 

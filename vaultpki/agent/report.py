@@ -21,13 +21,20 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import credential
 from vaultpki.node import pins as pins_of_node
 from vaultpki.node import state as node_state
-from vaultpki.node.assignment import Assignment
+from vaultpki.node.assignment import Assignment, SurplusPair
 from vaultpki.node.secret_id import SecretIdFiles
 from vaultpki.node.state import AgentState, ReaderSeen, Since
 from vaultpki.pki.facts import Trust
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.adoption import NAME
-from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, TokenKeysReport
+from vaultpki.records.node_report import (
+    SURPLUS,
+    BundleReport,
+    CertificateReport,
+    NodeReport,
+    ReaderReport,
+    TokenKeysReport,
+)
 from vaultpki.records.rotation import EVERY_DOMAIN
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.vault import Vault
@@ -133,6 +140,7 @@ def build(
         by_hand=state.by_hand,
         adoption=taken_over.report(context.config, wanted, state.revisions.get(NAME, 0), when, context.clock),
         token_keys=_token_keys(wanted, keys, state, when) if keys is not None else None,
+        surplus={pair.place: _surplus(pair) for pair in wanted.surplus},
     )
 
 
@@ -271,6 +279,19 @@ def _certificate(item: PairStatus, installed: datetime | None) -> CertificateRep
         installed=installed,
         not_before=leaf.not_before if leaf else None,
         renew_after=item.verdict.renew_after,
+    )
+
+
+def _surplus(pair: SurplusPair) -> CertificateReport:
+    leaf = pair.leaf
+    return CertificateReport(
+        ca=pair.ca,
+        state=SURPLUS,
+        not_after=leaf.not_after if leaf else None,
+        serial=f"{leaf.serial:x}" if leaf else "",
+        issuer_key_id=(leaf.authority_key_id or "") if leaf else "",
+        served=tuple(facts.fingerprint for facts in pair.served),
+        not_before=leaf.not_before if leaf else None,
     )
 
 

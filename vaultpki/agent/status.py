@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from vaultpki.agent import bundles, ca_trust, kubeconfigs, pairs, readers_seen, taken_over, token_keys
+from vaultpki.agent import bundles, ca_trust, kubeconfigs, pairs, readers_seen, surplus, taken_over, token_keys
 from vaultpki.agent.ca_trust import CaOnNode
 from vaultpki.certificates import BUNDLES, TABLE, file_set, pair_files
 from vaultpki.disk import files
@@ -19,11 +19,13 @@ from vaultpki.host.hooks import Owed
 from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import assignment, credential
 from vaultpki.node import state as memory
+from vaultpki.node.assignment import SurplusPair
 from vaultpki.pki import ca_life, foreign_cas, renewal, x509
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.renewal import Assessment, PairState, Reason
 from vaultpki.places import KUBELET, PKI, inner_folders
+from vaultpki.records.node_report import SURPLUS
 from vaultpki.redact import stamp
 from vaultpki.vault import HEALTH
 
@@ -66,7 +68,8 @@ class Status:
     are sentences about foreign CAs that are offered and not taken, and `unused` are those about SHA-256 in agent.yaml
     for which none is offered. `by_hand` are the keys of hooks that wait for a person. `taken_over` says where a machine
     of a kubeadm cluster stands that is taken over. `not_admitted` is a sentence that kube-apiserver must not run yet,
-    "" if it may. `keys` are its service-account keys, None where it has none of its own.
+    "" if it may. `keys` are its service-account keys, None where it has none of its own. `surplus` are the pairs that
+    the node's record does not name, by the paths of their certificates.
     """
 
     node: str | None
@@ -94,6 +97,7 @@ class Status:
     taken_over: str = ""
     not_admitted: str = ""
     keys: TokenKeysStatus | None = None
+    surplus: Mapping[str, SurplusPair] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +156,14 @@ def of_node(
             roles = tuple(sorted(role.value for role in spec.roles))
             asked = _moment(max(spec.fetched, known.asked))
             status = replace(status, roles=roles, answered=_moment(spec.fetched), asked=asked)
+            spec = replace(spec, surplus=_surplus(config, spec, known))
             trust = ca_trust.trust_of(config, spec, known, now)
             cas = ca_trust.statuses(spec, trust, known)
             ends = ca_trust.ends(spec, trust, now, cluster=config.cluster)
             seen, found, odd = _inspect(config, spec, trust, known, now, named)
             status = replace(status, seen=seen, cas=cas, ends=ends, bundles=odd)
             status = replace(status, keys=_keys(config, spec, trust, known, now))
+            status = replace(status, surplus={f"{config.paths[p.folder]}/{p.stem}.crt": p for p in spec.surplus})
             unused = tuple(foreign_cas.unused(config.also_trust, spec.foreign))
             status = replace(status, foreign=tuple(ca_trust.foreign_complaints(trust)), unused=unused)
     except StoreError as error:
@@ -195,6 +201,13 @@ def _keys(
                 record.state.value if record is not None else None,
             )
     return None
+
+
+def _surplus(config: AgentConfig, spec: assignment.Assignment, known: memory.AgentState) -> tuple[SurplusPair, ...]:
+    # Folders that cannot be read are a fault already.
+    with contextlib.suppress(StoreError), Folders.open(config.paths, create=False, write=False) as folders:
+        return surplus.find(config.cluster, folders, spec, known)
+    return ()
 
 
 def _moment(clock: float) -> datetime | None:
@@ -243,19 +256,17 @@ def to_json(status: Status) -> dict[str, Any]:
             "readers": dict(sorted(status.readers.items())),
         },
         "certificates": [
-            {
-                "name": one.name,
-                "path": one.path,
-                "subject": one.leaf.subject_text if one.leaf else None,
-                "issuer": one.leaf.issuer_text if one.leaf else None,
-                "serial": f"{one.leaf.serial:x}" if one.leaf else None,
-                "not_before": stamp(one.leaf.not_before) if one.leaf else None,
-                "not_after": stamp(one.leaf.not_after) if one.leaf else None,
-                "renew_after": stamp(one.renew_after) if one.renew_after else None,
-                "state": one.state.value,
-                "reasons": list(one.reasons),
-            }
-            for one in status.seen
+            *(
+                {
+                    **_leaf_to_json(one.name, one.path, one.leaf, one.state.value, list(one.reasons)),
+                    "renew_after": stamp(one.renew_after) if one.renew_after else None,
+                }
+                for one in status.seen
+            ),
+            *(
+                {**_leaf_to_json(pair.name, path, pair.leaf, SURPLUS, []), "renew_after": None}
+                for path, pair in status.surplus.items()
+            ),
         ],
         "cas": [
             {
@@ -284,6 +295,20 @@ def to_json(status: Status) -> dict[str, Any]:
             "asked": stamp(status.asked) if status.asked else None,
             "answered": stamp(status.answered) if status.answered else None,
         },
+    }
+
+
+def _leaf_to_json(name: str, path: str, leaf: Facts | None, state: str, reasons: list[str]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "path": path,
+        "subject": leaf.subject_text if leaf else None,
+        "issuer": leaf.issuer_text if leaf else None,
+        "serial": f"{leaf.serial:x}" if leaf else None,
+        "not_before": stamp(leaf.not_before) if leaf else None,
+        "not_after": stamp(leaf.not_after) if leaf else None,
+        "state": state,
+        "reasons": reasons,
     }
 
 

@@ -27,7 +27,7 @@ from vaultpki.disk.generations import File
 from vaultpki.errors import CertificateUnreadable, StoreError, VaultpkiError
 from vaultpki.host.log import Event
 from vaultpki.issue import signing
-from vaultpki.model import AgentConfig, Certificate, NodeRole
+from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
@@ -101,13 +101,6 @@ def signing_mark(facts: Facts) -> str:
 def certificate(token_key: Certificate, number: int) -> Certificate:
     """Return the certificate of the node's key with this number, under a name of its own."""
     return replace(with_number(token_key, number), name=f"{SERVICE_ACCOUNT}-{number}")
-
-
-def own_file_sets(folders: Folders, wanted: Assignment) -> set[tuple[str, str]]:
-    """Return the file sets with service-account keys that stay whatever the records say: tokens in use need them."""
-    if NodeRole.CONTROL_PLANE not in wanted.roles:
-        return set()
-    return {(folder, name) for folder, name in folders.file_sets() if folder == PKI and is_ours(name)}
 
 
 def is_ours(file_set: str) -> bool:

@@ -105,6 +105,37 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
     return with_joining
 
 
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Whether `agent` makes one pass only (`given`), asks nothing if nothing is due, and removes surplus pairs."""
+
+    given: bool
+    if_due: bool = False
+    prune: bool = False
+
+
+def _once_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Add the options of a single pass, and pass them on as one value, `once`."""
+
+    @click.option(
+        "--once", is_flag=True, help="One pass, which asks Vault, then end; without it the agent stays and renews."
+    )
+    @click.option(
+        "--if-due", is_flag=True, help="With --once, for timers: ask Vault nothing if nothing is due within `poll`."
+    )
+    @click.option(
+        "--prune",
+        is_flag=True,
+        help="With --once: remove at once the pairs that this node's record does not name. Without it each stays until "
+        "it expires.",
+    )
+    @functools.wraps(function)
+    def with_once(*, once: bool, if_due: bool, prune: bool, **options: Any) -> int:
+        return function(once=Once(once, if_due, prune), **options)
+
+    return with_once
+
+
 class _Telling(click.Command):
     """A command that tells an error that ends it in the form that `--log-format` asks for."""
 
@@ -122,12 +153,7 @@ class _Telling(click.Command):
 
 @click.command("agent", cls=_Telling)
 @config_option
-@click.option(
-    "--once", is_flag=True, help="One pass, which asks Vault, then end; without it the agent stays and renews."
-)
-@click.option(
-    "--if-due", is_flag=True, help="With --once, for timers: ask Vault nothing if nothing is due within `poll`."
-)
+@_once_options
 @_join_options
 @click.option(
     "--install-unit", is_flag=True, help="Write the systemd units for this agent.yaml, say what to do next, and end."
@@ -154,8 +180,7 @@ class _Telling(click.Command):
 @allow_http_option
 def agent_command(
     file: Path,
-    once: bool,
-    if_due: bool,
+    once: Once,
     joining: Joining,
     install_unit: bool,
     print_unit: str | None,
@@ -177,8 +202,10 @@ def agent_command(
       vaultpki agent --print-unit alerts.yaml --docs https://docs.example.com/vaultpki/
     """
     places = joining.places
-    if if_due and not once:
+    if once.if_due and not once.given:
         raise click.UsageError("--if-due is for --once; an agent that stays asks Vault at every `poll`")
+    if once.prune and (not once.given or once.if_due):
+        raise click.UsageError("--prune is for --once without --if-due: Vault is asked first what this node holds")
     if joining.static_pods and joining.file is None:
         raise click.UsageError("--hooks goes with --join; afterwards `hooks` in agent.yaml says what is run")
     from vaultpki.agent import run
@@ -211,10 +238,10 @@ def agent_command(
         click.echo("next: systemctl daemon-reload && systemctl enable --now vaultpki-agent")
         click.echo("and, for a node that shall boot with fresh files: systemctl enable vaultpki-agent-once")
         return 0
-    if once:
+    if once.given:
         # A person who runs this knows of something new.
-        share = 1.0 if if_due else 0.0
-        options = run.PassOptions(allow_http=allow_http, wait=_LOCK_WAIT, share=share)
+        share = 1.0 if once.if_due else 0.0
+        options = run.PassOptions(allow_http=allow_http, wait=_LOCK_WAIT, share=share, prune=once.prune)
         return tell_outcome(run.run(config, options), log_format)
     from vaultpki.daemon import loop as daemon
     from vaultpki.host import log

@@ -245,10 +245,10 @@ class Directory(Generations):
 
     def _link(self, file_set: str, names: Collection[str], linked: list[str]) -> None:
         owners = {name: self._owner_of(name) for name in names}
-        # A name that another file set gives up is removed first: its new certificate must not lie beside its old key.
+        # Whoever gives a name up has removed it: nothing takes the path of what is still here.
         for name, owner in owners.items():
             if owner is not None and owner != file_set:
-                os.unlink(name, dir_fd=self._fd)
+                raise StoreError(f"{self.path}/{name}: it belongs to {owner}, which is still here")
         for name, owner in owners.items():
             if owner != file_set:
                 os.symlink(f"{HIDDEN_FOLDER}/{file_set}/{name}", name, dir_fd=self._fd)

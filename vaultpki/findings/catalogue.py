@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from vaultpki.records.node_report import PRUNE
+
 Where = Literal["node", "operator"]
 
 
@@ -36,6 +38,7 @@ class NodeState(enum.Enum):
     SILENT = "silent"
     OVERDUE = "overdue"
     FAILING = "failing"
+    SURPLUS = "surplus"
     NEW = "new"
     OK = "ok"
 
@@ -256,6 +259,23 @@ CATALOGUE: Final = (
         _RECOVER,
         "operator",
         own=True,
+        vault=True,
+    ),
+    _warning(
+        "surplus",
+        NodeState.SURPLUS,
+        "A pair is on the node that its record does not name: it is not renewed, and stays until it expires.",
+        PRUNE,
+        "node",
+        own=True,
+        vault=True,
+    ),
+    _info(
+        "agent-old",
+        NodeState.OK,
+        "The agent of the node is of version 0.2.0 or earlier, which deletes at once what its record does not name.",
+        _AGENT,
+        "node",
         vault=True,
     ),
     _warning(

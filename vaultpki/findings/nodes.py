@@ -47,6 +47,8 @@ _LATE_SECONDS: Final = 900
 _LONGEST: Final = 100
 # More names in one command than a person would want to run at once.
 _MOST_NAMES: Final = 20
+# The first build whose agent keeps what its record does not name.
+_KEEPS: Final = release_order.key("0.3.0.dev0")
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -173,6 +175,7 @@ def of_member(
         *_credentials(member, finds, joined=True),
         *([] if report.certificates else [finds("empty", "it reports no certificate")]),
         *_by_state(states, finds),
+        *_surplus({place: one.not_after for place, one in report.surplus.items()}, finds),
         *_agent(report, now, [gap.domain for gap in apart], finds),
         *(finds.gap(gap) for gap in apart),
         *_foreign(foreign_cas.of_report(report, foreign), finds),
@@ -306,6 +309,14 @@ def _certificates(
             yield name, "overdue"
 
 
+def _surplus(ends: Mapping[str, datetime | None], finds: _Finder) -> Iterator[Finding]:
+    """Yield what is on the node beside what its record names; `ends` are when they expire, by their files."""
+    if ends:
+        last = max((each for each in ends.values() if each is not None), default=None)
+        until = f", until {stamp(last)} at the latest" if last is not None else ""
+        yield finds("surplus", f"surplus: {some(sorted(ends))}{until}")
+
+
 def _late(renew_after: datetime | None, span: tuple[datetime, datetime], poll: int, now: datetime) -> bool:
     if renew_after is None:
         return life_left(*span, now) < LATE
@@ -331,6 +342,8 @@ def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Fi
     age = (now - report.time).total_seconds()
     if age > (report.next_within + _SLACK if report.next_within else _RUNS):
         yield finds("silent", f"last report {ago(now - report.time)}")
+    if release_order.key(report.agent) < _KEEPS:
+        yield finds("agent-old", f"its agent ({printable(report.agent)}) deletes at once what its record does not name")
     # A record that the node does not follow is a finding of its own.
     failures = [each for each in report.failures if each not in {f"{domain} rotation" for domain in apart}]
     if failures:
@@ -417,6 +430,8 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
 
 def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iterator[Finding]:
     yield from _by_state(states, finds)
+    left = {pair.place: pair.leaf.not_after if pair.leaf else None for pair in status.surplus.values()}
+    yield from _surplus(left, finds)
     if status.bundles:
         yield finds("bundle", "; ".join(status.bundles))
     if status.agent == "needs-join":

@@ -8,7 +8,7 @@ it does not report is left alone and named, so that a person can decide.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -122,8 +122,24 @@ def serials(reports: Mapping[str, NodeReport | None]) -> dict[str, dict[str, int
     }
 
 
-def choose(cluster: Cluster, node: str, found: Sequence[StoredCertificate], reported: SerialsByNode) -> Chosen:
-    """Return which of the certificates on the mounts are the node's."""
+def surplus(report: NodeReport | None) -> frozenset[tuple[str, int]]:
+    """Return CA and serial number of the certificates that a node reports and its record does not name."""
+    held = report.surplus.values() if report is not None else ()
+    return frozenset((one.ca, int(one.serial, 16)) for one in held if one.serial)
+
+
+def choose(
+    cluster: Cluster,
+    node: str,
+    found: Sequence[StoredCertificate],
+    reported: SerialsByNode,
+    kept: Collection[tuple[str, int]] = (),
+) -> Chosen:
+    """Return which of the certificates on the mounts are the node's; `kept` are those of its `surplus`.
+
+    A surplus certificate may be of any row that nodes have, since it is of what the node once was. It counts unless
+    another node reports it in a row of its own.
+    """
     # A node that was taken off cluster.yaml may have had any role.
     possible = node_rows(cluster, holder_of(cluster, node))
     claims = _claims(node, reported)
@@ -134,14 +150,16 @@ def choose(cluster: Cluster, node: str, found: Sequence[StoredCertificate], repo
         if names_node(cluster, node, one.ca, one.facts):
             targets.append(Target(_named(cluster, node, one, reported), one))
             continue
-        fitting = _shared_rows(possible, one)
+        fitting, left_over = _shared_rows(possible, one), (one.ca, one.facts.serial) in kept
+        if not fitting and left_over:
+            fitting = [row for row in _shared_rows(all_rows(cluster), one) if row.node_roles]
         if not fitting:
             continue
         others = tuple(name for name, row in claims.get(one.facts.serial, ()) if _may_hold(cluster, name, row, one))
         own = next((row for row in fitting if mine.get(row.name) == one.facts.serial), None)
         if own is not None:
             targets.append(Target(own.name, one, others))
-        elif not others and all(_only_holder(cluster, node, row) for row in fitting):
+        elif not others and (left_over or all(_only_holder(cluster, node, row) for row in fitting)):
             targets.append(Target(fitting[0].name, one))
         elif not one.revoked:
             left.setdefault((one.ca, fitting[0].name), []).append((one, others))
@@ -164,6 +182,10 @@ def not_kept(
                 continue
         if not stored(row, cluster):
             missing.append(NotKept(row.ca, row.name))
+    for place, one in report.surplus.items() if report is not None else ():
+        lives = one.not_after is None or one.not_after > now
+        if one.serial and lives and (one.ca, int(one.serial, 16)) not in known:
+            missing.append(NotKept(one.ca, place, serial_text(int(one.serial, 16)), one.not_after))
     return tuple(missing)
 
 

@@ -31,7 +31,7 @@ def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
     # Its AppRole may just have been deleted, and then it is not a member any more.
     reports[node] = nodes.own_report(cluster, vault, node)
     stored = _stored(cluster, vault, now)
-    chosen = revocation.choose(cluster, node, stored, revocation.serials(reports))
+    chosen = revocation.choose(cluster, node, stored, revocation.serials(reports), revocation.surplus(reports[node]))
     return replace(chosen, not_kept=revocation.not_kept(cluster, node, stored, reports[node], now))
 
 

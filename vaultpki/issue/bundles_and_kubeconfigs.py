@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -88,6 +89,16 @@ def kubeconfig(site: Site, certificate: Certificate, *, chain: bool = False) -> 
         key=f"{folder}/{key}",
     )
     return File(text.encode(), KEY_MODE, site.owner.uid, site.owner.gid)
+
+
+def names_pair(data: bytes, folder: str, stem: str) -> bool:
+    """Return whether the bytes of a kubeconfig name the pair `stem` of `folder` in lines as we write them."""
+    crt, key, _ = pair_files(stem)
+    lines = [line.strip() for line in data.decode(errors="replace").splitlines()]
+    return all(
+        f"{field}: {json.dumps(f'{folder}/{file}', ensure_ascii=False)}" in lines
+        for field, file in (("client-certificate", crt), ("client-key", key))
+    )
 
 
 def embedded_kubeconfig(site: Site, certificate: Certificate, trust: Trust, contents: Mapping[str, bytes]) -> File:

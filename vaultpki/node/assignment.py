@@ -22,9 +22,11 @@ from vaultpki.issue import issuers
 from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.key_record import KeyRecordRead, fetch_key_record, read_key_record
 from vaultpki.issue.rotations import Rotations, fetch_rotations, read_rotations
+from vaultpki.layout import shown
 from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
 from vaultpki.node import pins
 from vaultpki.node.credential import own_record
+from vaultpki.pki.facts import Facts
 from vaultpki.records import adoption as adoption_record
 from vaultpki.records import published
 from vaultpki.records.adoption import AdoptionRecord
@@ -35,6 +37,27 @@ from vaultpki.values import json_object
 from vaultpki.vault import Vault
 
 COPY: Final = "spec.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SurplusPair:
+    """A pair on the disk that this node's record does not name: of the certificate `name`, in `folder` under `stem`.
+
+    `ca` is the domain of its CA, "" if that is not known. `leaf` is None if it cannot be read; `served` is the chain
+    after it in its file.
+    """
+
+    name: str
+    ca: str
+    folder: str
+    stem: str
+    leaf: Facts | None
+    served: tuple[Facts, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The file with the leaf, as messages have it."""
+        return shown(self.folder, f"{self.stem}.crt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +72,8 @@ class Assignment:
     the cluster's adoption; it is asked for where foreign CAs are accepted, and None if there is none.
     `adoption_ahead` is its revision if that is too far ahead of what the node has read to be followed, else 0.
     `token_key` is the certificate of a service-account key of this node, of number 1; None if it has none of its own.
-    `keys` is the record of those keys, which only such a node reads.
+    `keys` is the record of those keys, which only such a node reads. `surplus` are the pairs on the disk that are not
+    assigned (any more); no copy has them.
     """
 
     fetched: float
@@ -68,6 +92,7 @@ class Assignment:
     adoption_ahead: int = 0
     token_key: Certificate | None = None
     keys: KeyRecordRead = field(default_factory=KeyRecordRead)
+    surplus: tuple[SurplusPair, ...] = ()
 
     def fresh(self, now: float, age: float) -> bool:
         """Return whether it is younger than `age` seconds. A copy from the future means that a clock was set back."""

@@ -46,6 +46,7 @@ _LATER: Final = (
     "lowest_root",
     "token_life",
     "not_admitted",
+    "surplus",
 )
 # Vaultpki 0.1 reads no state without these, and inspects everything where they say nothing.
 _ONCE: Final = {
@@ -144,7 +145,8 @@ class AgentState:
     `lowest` is, by node, the lowest number of its service-account keys that was accepted here, which only grows, and
     `lowest_root` the pin that these belong to. `token_life` are the flags of the kube-apiserver that runs which decide
     how long tokens live: `extends` (0 or 1) and `longest` in seconds; empty if they are not known. `not_admitted` is a
-    sentence that kube-apiserver must not run yet, since the record does not admit its key; "" if it may.
+    sentence that kube-apiserver must not run yet, since the record does not admit its key; "" if it may. `surplus` are
+    the pairs that the node's record does not name, by their files: the name of the certificate, and the leaf's SHA-256.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -178,6 +180,7 @@ class AgentState:
     lowest_root: str = ""
     token_life: Mapping[str, int] = field(default_factory=dict)
     not_admitted: str = ""
+    surplus: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def kubernetes(state: AgentState) -> dict[str, str]:
@@ -312,6 +315,7 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         lowest_root=str(value.get("lowest_root", "")),
         not_admitted=str(value.get("not_admitted", "")),
         token_life={str(flag): int(_number(each)) for flag, each in value.get("token_life", {}).items()},
+        surplus={str(place): (str(name), str(sha256)) for place, (name, sha256) in value.get("surplus", {}).items()},
     )
 
 

@@ -45,6 +45,12 @@ _COMPONENTS: Final = frozenset(each.component for each in READERS)
 
 _Entry = TypeVar("_Entry")
 
+SURPLUS: Final = "surplus"
+"""The state of a certificate that its node's record does not name."""
+
+PRUNE: Final = "vaultpki agent --once --prune"
+"""The command that removes those at once, on the node; nothing else does."""
+
 
 @dataclass(frozen=True, slots=True)
 class CertificateReport:
@@ -165,7 +171,8 @@ class NodeReport:
     CAs in the bundles, by CA; `bundles` do not have those. `foreign_ignored` are those of the ones that the cluster's
     record offers and the node does not take. `by_hand` are those of `owed` that wait for a person. `adoption` is what
     the node says of the adoption of its machine; None if the machine is not taken over. `token_keys` are the
-    service-account keys of a control-plane node; None where a node has none of its own.
+    service-account keys of a control-plane node; None where a node has none of its own. `surplus` are the pairs on the
+    node that its record does not name, by their files.
     """
 
     time: datetime
@@ -193,6 +200,12 @@ class NodeReport:
     written_pins: tuple[str, ...] = ()
     adoption: AdoptionReport | None = None
     token_keys: TokenKeysReport | None = None
+    surplus: Mapping[str, CertificateReport] = field(default_factory=dict)
+
+    @property
+    def held(self) -> tuple[CertificateReport, ...]:
+        """Return every certificate that the node says it has, the surplus ones too."""
+        return (*self.certificates.values(), *self.surplus.values())
 
     @property
     def next_within(self) -> int:
@@ -230,6 +243,7 @@ def to_json(report: NodeReport) -> dict[str, Any]:
         **({"written_pins": list(report.written_pins)} if report.written_pins else {}),
         **({"adoption": adoption_report.to_json(report.adoption)} if report.adoption is not None else {}),
         **({"token_keys": _token_keys_to_json(report.token_keys)} if report.token_keys else {}),
+        **({"surplus": _plain(report.surplus)} if report.surplus else {}),
     }
 
 
@@ -312,6 +326,7 @@ def read(value: object) -> NodeReport | None:
         written_pins=_hashes(report.get("written_pins")),
         adoption=adoption_report.read(report.get("adoption")),
         token_keys=_token_keys(report.get("token_keys")),
+        surplus=dict(_each(report.get("surplus"), _certificate)),
     )
 
 
@@ -328,7 +343,7 @@ def with_own_rows_only(report: NodeReport, rows: Mapping[str, str]) -> NodeRepor
 
 def last_expiry(report: NodeReport) -> datetime | None:
     """Return when the last of the certificates expires; None if the report has none."""
-    return max((one.not_after for one in report.certificates.values() if one.not_after is not None), default=None)
+    return max((one.not_after for one in report.held if one.not_after is not None), default=None)
 
 
 def _each(value: object, reading: Callable[[Mapping[str, Any]], _Entry | None]) -> list[tuple[str, _Entry]]:

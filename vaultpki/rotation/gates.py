@@ -169,7 +169,8 @@ def without_refused(record: RotationRecord, node: Participant, now: datetime) ->
 
 def _counts(record: RotationRecord, node: Participant, now: datetime) -> tuple[bool, str]:
     """Return whether a gate waits for a node, and if not, why not: "" for a node that has nothing of this CA."""
-    if not (node.certificates or node.bundle or node.readers):
+    surplus = node.report is not None and reasons.surplus(node.report, record.domain)
+    if not (node.certificates or node.bundle or node.readers or surplus):
         return False, ""
     if not _live(node, now):
         known = node.report is not None or node.last_expiry is not None
@@ -191,7 +192,7 @@ def _live(node: Participant, now: datetime) -> bool:
 
 
 def _expired(node: Participant, now: datetime) -> bool:
-    ends = [one.not_after for one in node.report.certificates.values()] if node.report is not None else []
+    ends = [one.not_after for one in node.report.held] if node.report is not None else []
     return any(ends) and not any(end is not None and end > now for end in ends)
 
 

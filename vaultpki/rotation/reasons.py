@@ -16,7 +16,7 @@ from vaultpki.certificates import ROOT, SKEW, bundle
 from vaultpki.kubernetes_versions import minors, oldest
 from vaultpki.readers import READERS
 from vaultpki.records import gaps
-from vaultpki.records.node_report import CertificateReport, NodeReport
+from vaultpki.records.node_report import PRUNE, CertificateReport, NodeReport
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.redact import printable, stamp
 
@@ -191,7 +191,7 @@ def in_use(record: RotationRecord, node: Participant, now: datetime) -> bool:
 
 def alive(report: NodeReport, now: datetime) -> bool:
     """Return whether a report shows a certificate that is in date."""
-    return any(one.not_after is not None and one.not_after > now for one in report.certificates.values())
+    return any(one.not_after is not None and one.not_after > now for one in report.held)
 
 
 def fresh(step: Transition, report: NodeReport) -> bool:
@@ -359,6 +359,26 @@ def _leaf(step: Transition, node: Participant, report: NodeReport) -> str:
     return ""
 
 
+def _surplus(step: Transition, node: Participant, report: NodeReport) -> str:
+    """Find a pair of the other CA that the node's record does not name, and that nothing renews."""
+    if step.record.method is Method.SAME_KEY or (step.path not in LEAF_STEPS and step.to is not State.DONE):
+        return ""
+    wanted, other = ("old", "new") if step.to is State.STEADY else ("new", "old")
+    for place, leaf in sorted(surplus(report, step.record.domain).items()):
+        ends = leaf.not_after
+        if ends is not None and ends > step.now and leaf.issuer_key_id != step.key_ids.get(wanted, ""):
+            return (
+                f"{place} is surplus there, and of the {other} CA until {stamp(ends)}: if nobody needs it, run "
+                f"`{PRUNE}` there"
+            )
+    return ""
+
+
+def surplus(report: NodeReport, domain: str) -> dict[str, CertificateReport]:
+    """Return the certificates of a CA that a node reports and its record does not name, by their files."""
+    return {place: one for place, one in report.surplus.items() if one.ca == domain}
+
+
 _CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]] = (
     _future,
     _old_agent,
@@ -369,13 +389,15 @@ _CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]]
     _restarts,
     _hooks,
     _leaf,
+    _surplus,
 )
 
 
 def _concerned(step: Transition, node: Participant) -> bool:
     """Return whether the node holds anything that the step waits for."""
     trusts = step.path in TRUST_STEPS and (node.bundle or bool(_readers(step, node)))
-    leaves = (step.path in LEAF_STEPS or step.to is State.DONE) and bool(node.certificates)
+    held = bool(node.certificates) or (node.report is not None and bool(surplus(node.report, step.record.domain)))
+    leaves = (step.path in LEAF_STEPS or step.to is State.DONE) and held
     return trusts or leaves
 
 

@@ -204,10 +204,13 @@ def test_a_changed_set_of_names_and_a_removed_unit(pki: Path) -> None:
         directory.install("two", pair("2", "b"))
         directory.install("one", pair("1", "c"))
         assert names(pki) == [".vaultpki", *sorted([*pair("2", "b"), *pair("1", "c")])] and whole(pki, "1", "c")
+        # Nothing takes the path of what is still there.
+        with pytest.raises(StoreError, match=r"b\.crt: it belongs to two, which is still here"):
+            directory.install("one", pair("1", "b"))
+        assert whole(pki, "1", "c") and whole(pki, "2", "b")
+        directory.install("two", pair("2", "a"))
         directory.install("one", pair("1", "b"))
-        assert whole(pki, "1", "b")
-        directory.install("two", pair("2", "c"))
-        assert whole(pki, "2", "c") and whole(pki, "1", "b")
+        assert whole(pki, "2", "a") and whole(pki, "1", "b")
         assert directory.remove("two") and not directory.remove("two")
         directory.settle(0)
         assert names(pki) == [".vaultpki", *sorted(pair("1", "b"))] and list(directory.file_sets()) == ["one"]

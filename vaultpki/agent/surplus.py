@@ -1,0 +1,141 @@
+"""The pairs and kubeconfigs on a node that its record does not name: each stays until its certificate has expired.
+
+A record takes nothing away: whoever can write one must not be able to delete a node's keys. Such a pair is not renewed,
+nothing else takes its path, and only root on the node removes it sooner (`vaultpki agent --once --prune`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+from vaultpki.agent import token_keys
+from vaultpki.agent.context import Contact, Context
+from vaultpki.agent.pairs import holder, of_another
+from vaultpki.certificates import BUNDLES, ISSUING_CAS, ca_subject, file_set, pair_files
+from vaultpki.disk.folders import Folders
+from vaultpki.disk.generations import File
+from vaultpki.errors import StoreError, VaultpkiError
+from vaultpki.host.log import Event, Value
+from vaultpki.issue.bundles_and_kubeconfigs import names_pair
+from vaultpki.issue.signing import KEY_MODE, FileOwner
+from vaultpki.layout import shown
+from vaultpki.model import NodeRole
+from vaultpki.node.assignment import Assignment, SurplusPair
+from vaultpki.node.state import AgentState
+from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts
+from vaultpki.pki.trust import named_by_owner
+from vaultpki.places import PKI
+from vaultpki.records.node_report import PRUNE
+from vaultpki.redact import stamp
+
+
+def find(cluster: str, folders: Folders, wanted: Assignment, state: AgentState) -> tuple[SurplusPair, ...]:
+    """Return the pairs on the disk that are not of the certificate that is wanted there, if any is.
+
+    Raises StoreError if a folder cannot be read.
+    """
+    at = {(want.folder, file_set(want.stem)): want for want in wanted.certificates}
+    found = []
+    for folder, stem in _stems(folders):
+        want = at.get((folder, file_set(stem)))
+        leaf, served = _read(folders, folder, stem)
+        name = holder(state, folder, stem, leaf)
+        if want is None or (leaf is not None and of_another(want, name, leaf)):
+            found.append(SurplusPair(name or stem, _domain(cluster, served), folder, stem, leaf, served))
+    return tuple(found)
+
+
+def _stems(folders: Folders) -> Iterator[tuple[str, str]]:
+    """Yield folder and stem of each pair on the disk; keys for tokens have rules of their own."""
+    for (folder, name), held in folders.file_sets().items():
+        stems = {one.removesuffix(".crt") for one in held if one.endswith(".crt")} or {name}
+        if name != BUNDLES and not (folder == PKI and token_keys.is_ours(name)) and len(stems) == 1:
+            yield folder, stems.pop()
+
+
+def _read(folders: Folders, folder: str, stem: str) -> tuple[Facts | None, tuple[Facts, ...]]:
+    """Return the leaf and the chain after it; None for a pair that cannot be read, which stays all the more."""
+    try:
+        stored = folders.read(folder, file_set(stem), pair_files(stem))
+    except StoreError:
+        return None, ()
+    crt, key, pem = (each.data for each in stored.values())
+    pair = x509.read_pair(crt, key, pem, None)
+    return pair.leaf, pair.served
+
+
+def _domain(cluster: str, served: tuple[Facts, ...]) -> str:
+    """Return the domain of the CA after a leaf, which was checked when the leaf came; "" if there is none."""
+    signers = [ca for facts in served[:1] for ca in ISSUING_CAS if named_by_owner(facts, ca_subject(cluster, ca))]
+    return next(iter(signers), "")
+
+
+def remove(
+    context: Context, contact: Contact, wanted: Assignment, found: tuple[SurplusPair, ...]
+) -> tuple[SurplusPair, ...]:
+    """Remove the surplus pairs that have expired, with `prune` all of them; return those that stay.
+
+    Without a word of Vault in this pass nothing is removed: its clock says what has expired, and its record what is
+    surplus. Raises StoreError.
+    """
+    if contact.vault is None or contact.away is not None or "clock" in context.found.failures:
+        if context.options.prune:
+            context.found.failures["prune"] = VaultpkiError(
+                "nothing was removed, since Vault did not say what this node holds; run it again when Vault answers"
+            )
+        return found
+    prune, left = context.options.prune, []
+    for pair in found:
+        if prune or (pair.leaf is not None and pair.leaf.not_after <= context.now):
+            remove_set(context, pair.folder, file_set(pair.stem))
+        else:
+            left.append(pair)
+    if prune and NodeRole.CONTROL_PLANE not in wanted.roles:
+        for folder, name in context.folders.file_sets():
+            if folder == PKI and token_keys.is_ours(name):
+                remove_set(context, folder, name)
+    return tuple(left)
+
+
+def remove_set(context: Context, folder: str, name: str) -> None:
+    """Remove a file set, and say so; raises StoreError."""
+    context.folders.remove(folder, name)
+    text = f"removed {shown(folder, name)}, which this node no longer holds"
+    context.found.events.append(Event("removed", text))
+
+
+def note(context: Context, pairs: Collection[SurplusPair]) -> None:
+    """Remember the surplus pairs, and say of each new one that it stays."""
+    before = context.state.value.surplus
+    for pair in pairs:
+        if pair.place not in before:
+            fields: dict[str, Value] = {"certificate": pair.name, "path": pair.place}
+            context.found.events.append(Event("surplus", f"{sentence(pair)}; `{PRUNE}` removes it", "warning", fields))
+    remembered = {pair.place: (pair.name, pair.leaf.fingerprint if pair.leaf else "") for pair in pairs}
+    context.state.value = replace(context.state.value, surplus=remembered)
+
+
+def sentence(pair: SurplusPair) -> str:
+    """Return what a surplus pair is, and until when it stays."""
+    until = f"until {stamp(pair.leaf.not_after)}" if pair.leaf is not None else "though it cannot be read"
+    return f"{pair.place}: {pair.name} is surplus, since this node's record does not name it, and stays {until}"
+
+
+def kubeconfigs(folders: Folders, owner: FileOwner, wanted: Assignment) -> dict[str, File]:
+    """Return the kubeconfigs beside the bundles that are of pairs on the disk, and that no wanted certificate has.
+
+    One that a wanted certificate has too is among them if it is of a surplus pair of another certificate.
+    """
+    pairs = list(_stems(folders))
+    by_pair = {(pair.folder, pair.stem): pair.name for pair in wanted.surplus}
+    taken = {want.kubeconfig: want.name for want in wanted.certificates if want.kubeconfig}
+    found = {}
+    names = [name for name in folders.file_sets().get((PKI, BUNDLES), ()) if name.endswith(".conf")]
+    for name, stored in (folders.read(PKI, BUNDLES, names) if names else {}).items():
+        data = stored.data or b""
+        of = next((pair for pair in pairs if names_pair(data, folders.paths[pair[0]], pair[1])), None)
+        if of is not None and (name not in taken or by_pair.get(of, taken[name]) != taken[name]):
+            found[name] = File(data, KEY_MODE, owner.uid, owner.gid)
+    return found
