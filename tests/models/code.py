@@ -12,6 +12,7 @@ CHECKS: dict[str, str | tuple[str, ...]] = {
     "_restarts": ("memory", "seen"),
     "_hooks": "a hook that has not succeeded is a restart that is still owed",
     "_leaf": ("leafword",),
+    "_surplus": "a pair that nothing renews keeps a gate closed until it ends, as a node that never reports",
 }
 """The checks of a report before a step, in their order, each with rules of the model, or why it has none."""
 

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Final
 
 from vaultpki import assets
-from vaultpki.agent import surplus
 from vaultpki.agent.pairs import PairStatus, owner_of
 from vaultpki.certificates import BUNDLES, ROOT, ca_subject, pair_files
 from vaultpki.disk.folders import Folders
@@ -28,6 +27,7 @@ from vaultpki.issue.bundles_and_kubeconfigs import (
     keep_bundles,
     kubeconfig,
     leading,
+    names_pair,
     user_file,
 )
 from vaultpki.issue.signing import KEY_MODE
@@ -147,7 +147,7 @@ def install(
     own |= {str(want.kubeconfig): kubeconfig(site, want) for want in linked}
     kept = _keep(folders, own, [want.kubeconfig for want in linked if want.name in waiting])
     try:
-        own |= {} if prune else surplus.kubeconfigs(folders, site.owner, spec)
+        own |= {} if prune else _of_kept_pairs(folders, site, spec)
     except StoreError as error:
         unread[PKI] = failures[shown(PKI, BUNDLES)] = error
     failures |= _add_templates(folders, own, site, spec, config.node)
@@ -166,6 +166,24 @@ def install(
         except StoreError as error:
             failures[shown(folder, BUNDLES)] = error
     return BundlesResult(changed, failures, kept)
+
+
+def _of_kept_pairs(folders: Folders, site: Site, spec: Assignment) -> dict[str, File]:
+    """Return the installed kubeconfigs that name a pair of this node, and that no wanted certificate has.
+
+    One that a wanted certificate has too is among them if it names a surplus pair of another certificate.
+    """
+    pairs = {(want.folder, want.stem): want.name for want in spec.certificates}
+    pairs |= {(pair.folder, pair.stem): pair.name for pair in spec.surplus}
+    wanted = {want.kubeconfig: want.name for want in spec.certificates if want.kubeconfig}
+    found = {}
+    names = [name for name in folders.file_sets().get((PKI, BUNDLES), ()) if name.endswith(".conf")]
+    for name, stored in folders.read(PKI, BUNDLES, names).items():
+        data = stored.data or b""
+        holders = [pairs[place] for place in pairs if names_pair(data, site.paths[place[0]], place[1])]
+        if holders and wanted.get(name) not in holders:
+            found[name] = File(data, KEY_MODE, site.owner.uid, site.owner.gid)
+    return found
 
 
 def _add_templates(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vaultpki.host.hook_runner import Runner
     from vaultpki.host.log import Event
     from vaultpki.model import AgentConfig
+    from vaultpki.node.assignment import SurplusPair
     from vaultpki.node.at_rest import AtRest
     from vaultpki.pki.ca_life import CaLife
     from vaultpki.vault import Vault
@@ -120,7 +121,7 @@ class Outcome:
     is when the first certificate expires that Vault may still renew, and `lives` are those of the root and of the CAs
     of this node's certificates. `awaited` are the components by `CA/COMPONENT` that a rotation still waits for here.
     `rest` is what the next pass of a resident agent gets. `foreign` are sentences about foreign CAs that the cluster's
-    record offers and this node does not take.
+    record offers and this node does not take. `surplus` are the pairs that its own record does not name.
     """
 
     renewed: tuple[str, ...] = ()
@@ -138,3 +139,4 @@ class Outcome:
     awaited: Mapping[str, ReaderSeen] = field(default_factory=dict)
     rest: AtRest | None = None
     foreign: tuple[str, ...] = ()
+    surplus: tuple[SurplusPair, ...] = ()

@@ -123,6 +123,7 @@ def reconcile(context: Context) -> Outcome:
         foreign=tuple(ca_trust.foreign_complaints(trust)),
         awaited=readers_seen.awaited(context, wanted),
         rest=_at_rest(context, contact, wanted),
+        surplus=wanted.surplus,
     )
 
 

@@ -14,11 +14,8 @@ from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import holder, of_another
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, ca_subject, file_set, pair_files
 from vaultpki.disk.folders import Folders
-from vaultpki.disk.generations import File
 from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.host.log import Event, Value
-from vaultpki.issue.bundles_and_kubeconfigs import names_pair
-from vaultpki.issue.signing import KEY_MODE, FileOwner
 from vaultpki.layout import shown
 from vaultpki.model import NodeRole
 from vaultpki.node.assignment import Assignment, SurplusPair
@@ -121,21 +118,3 @@ def sentence(pair: SurplusPair) -> str:
     """Return what a surplus pair is, and until when it stays."""
     until = f"until {stamp(pair.leaf.not_after)}" if pair.leaf is not None else "though it cannot be read"
     return f"{pair.place}: {pair.name} is surplus, since this node's record does not name it, and stays {until}"
-
-
-def kubeconfigs(folders: Folders, owner: FileOwner, wanted: Assignment) -> dict[str, File]:
-    """Return the kubeconfigs beside the bundles that are of pairs on the disk, and that no wanted certificate has.
-
-    One that a wanted certificate has too is among them if it is of a surplus pair of another certificate.
-    """
-    pairs = list(_stems(folders))
-    by_pair = {(pair.folder, pair.stem): pair.name for pair in wanted.surplus}
-    taken = {want.kubeconfig: want.name for want in wanted.certificates if want.kubeconfig}
-    found = {}
-    names = [name for name in folders.file_sets().get((PKI, BUNDLES), ()) if name.endswith(".conf")]
-    for name, stored in (folders.read(PKI, BUNDLES, names) if names else {}).items():
-        data = stored.data or b""
-        of = next((pair for pair in pairs if names_pair(data, folders.paths[pair[0]], pair[1])), None)
-        if of is not None and (name not in taken or by_pair.get(of, taken[name]) != taken[name]):
-            found[name] = File(data, KEY_MODE, owner.uid, owner.gid)
-    return found

@@ -157,9 +157,11 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
 
 
 def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
+    from vaultpki.agent import surplus
     from vaultpki.show import node_table
 
     yield from node_table.certificate_lines(status.seen, now, screen())
+    yield from (printable(surplus.sentence(pair)) for pair in status.surplus.values())
     if status.agent is not None:
         yield f"agent: {status.agent}"
     for what, text in status.faults.items():

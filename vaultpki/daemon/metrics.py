@@ -127,6 +127,7 @@ class DaemonMetrics:
             foreign=outcome.foreign,
             by_hand=known.by_hand,
             not_admitted=known.not_admitted,
+            surplus=outcome.surplus or (before.surplus if before and not outcome.items else ()),
         )
 
     def _stale_after(self, config: AgentConfig) -> float:

@@ -65,6 +65,7 @@ def _status(view: View, now: float) -> Status:
         foreign=view.foreign,
         by_hand=view.by_hand,
         not_admitted=view.not_admitted,
+        surplus={pair.place: pair for pair in view.surplus},
     )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vaultpki.pki.ca_life import CaLife
 from vaultpki.records.gaps import Gap
+
+if TYPE_CHECKING:
+    from vaultpki.node.assignment import SurplusPair
 
 AgentState = Literal["ok", "backing-off", "needs-join"]
 
@@ -87,6 +90,7 @@ class View:
     of all hooks in agent.yaml. `faults` are what failed, as sentences by what it is, and `poll` is how many seconds
     pass between two passes. `foreign` are sentences about foreign CAs that are offered and not taken, and `by_hand`
     the keys of hooks that wait for a person. `not_admitted` is a sentence that kube-apiserver must not run yet.
+    `surplus` are the pairs that the node's record does not name.
     """
 
     node: str
@@ -113,3 +117,4 @@ class View:
     foreign: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
     not_admitted: str = ""
+    surplus: tuple[SurplusPair, ...] = ()

@@ -140,6 +140,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, int | None]]] = {
         {f'vaultpki_finding{{finding="foreign-ca", {ON}}}': "1x500"},
         {"VaultpkiForeignCa": 15},
     ),
+    "pairs that the node's record does not name": (
+        {f'vaultpki_finding{{finding="surplus", {ON}}}': "1x500"},
+        {"VaultpkiSurplus": 15},
+    ),
     "a node without a certificate": (
         {f'vaultpki_finding{{finding="empty", {ON}}}': "1x500"},
         {"VaultpkiNoCertificate": 15},

@@ -45,7 +45,7 @@ def certificate(days: float, *, state: str = "ok", **further: Any) -> Certificat
 def report(**further: Any) -> NodeReport:
     made = NodeReport(
         NOW - timedelta(minutes=2),
-        "0.2.0",
+        "0.3.0",
         certificates={"kubelet": certificate(25), "kube-proxy": certificate(28)},
         poll=300,
         trust="5b0c2f6f3c1d9a77",
@@ -73,7 +73,7 @@ def test_a_node_that_is_well() -> None:
         "first_expiry": "2026-12-21T12:00:00Z",
         "life_left": 0.833,
         "reported": "2026-11-26T11:58:00Z",
-        "agent_version": "0.2.0",
+        "agent_version": "0.3.0",
         "kubernetes": {},
         "ca_generation": "5b0c2f6f3c1d9a77",
         "hooks_owed": [],
@@ -180,6 +180,13 @@ CASES: dict[str, Case] = {
     "a record too far ahead": case(
         report(seen={"etcd": Seen(4, 4)}, not_followed={"etcd": 10**9}), "failing", AHEAD, "record-not-followed"
     ),
+    "pairs that its record does not name": case(
+        report(surplus={"old.crt": certificate(25, state="surplus"), "a.crt": certificate(3, state="surplus")}),
+        "surplus",
+        "surplus: a.crt, old.crt, until " + (NOW + 25 * DAY).strftime("%Y-%m-%dT%H:%M:%SZ") + " at the latest",
+        "surplus",
+    ),
+    "an agent that deletes such pairs": case(report(agent="0.2.0"), "ok", "", "agent-old"),
     "nothing": case(report(certificates={}), "broken", "it reports no certificate", "empty"),
     "never": case({}, "new", "never reported", "never-reported"),
     "not enrolled": case({}, "new", "not enrolled", "not-enrolled", credentials=0),

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.example_cluster import load
 from vaultpki.certificates import ISSUING_CAS, node_rows, resolve, row_named
-from vaultpki.identity.revocation import StoredCertificate, choose, not_kept, sentences, serials, to_json
+from vaultpki.identity.revocation import StoredCertificate, choose, not_kept, sentences, serials, surplus, to_json
 from vaultpki.model import Cluster, Subject
 from vaultpki.pki.facts import EKU, Facts
 from vaultpki.records.node_report import CertificateReport, NodeReport
@@ -198,6 +198,24 @@ def test_a_claim_counts_only_for_a_certificate_of_the_ca_and_subject_of_its_row(
     result = choose(cluster, "cp-1", [stolen], {"cp-1": {}, liar: {row: 7}})
     assert [(target.name, target.claimants) for target in result.targets] == [("kube-scheduler", ())]
     assert result.unattributed == ()
+
+
+def test_what_a_node_has_left_of_former_days_is_its_unless_another_one_says_so(cluster: Cluster) -> None:
+    """w-1 was a control plane: its record names no such certificate any more, and the pairs are still there."""
+    found, reported = everything(cluster)
+    found.append(stored(cluster, "kube-scheduler", "cp-1", 77))
+    left = CertificateReport("kubernetes", "surplus", END, "4d")
+    mine = surplus(NodeReport(NOW, surplus={"kube-scheduler.crt": left}))
+    targets = choose(cluster, "w-1", found, reported, mine).targets
+    assert {target.name for target in targets if target.certificate.facts.serial == 77} == {"kube-scheduler"}
+    # A serial number of another CA is no word on this one, and one that cp-1 holds is left to people.
+    for ca, serial in (("etcd", 77), ("kubernetes", reported["cp-1"]["kube-scheduler"])):
+        told = choose(cluster, "w-1", found, reported, {(ca, serial)})
+        assert {target.certificate.facts.serial for target in told.targets} <= set(reported["w-1"].values())
+    # What w-1 says of itself hides nothing of cp-1's.
+    assert chosen(cluster, "cp-1", found, reported) == set(reported["cp-1"])
+    gone = not_kept(cluster, "w-1", found[:-1], NodeReport(NOW, surplus={"kube-scheduler.crt": left}), NOW)
+    assert [(one.name, one.serial) for one in gone] == [("kube-scheduler.crt", "4d")]
 
 
 @pytest.mark.parametrize("name", ["kubernetes-admin", "kube-apiserver-etcd-client", "api"])

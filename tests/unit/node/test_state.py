@@ -59,11 +59,12 @@ FULL = AgentState(
     unsafe=("/etc/kubernetes",),
     unanswered={"kubelet": (NOW,)},
     postponed={"kubelet": PostponedRenewal(7, NOW + 86400.0, 1)},
+    surplus={"old.crt": ("kubelet", "4f" * 32)},
 )
 LATER = (
     *("revisions", "vanished", "bundles", "leaves", "readers", "versions", "reported", "report_refused"),
     *("clock_offset", "root", "asked", "revoked", "exposed", "unsafe", "unanswered", "postponed"),
-    *("hooked_own", "by_hand", "lowest", "lowest_root", "token_life", "not_admitted"),
+    *("hooked_own", "by_hand", "lowest", "lowest_root", "token_life", "not_admitted", "surplus"),
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vaultpki.certificates import SKEW
-from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
+from vaultpki.records.node_report import PRUNE, BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation.gates import (
     Gate,
@@ -150,6 +150,23 @@ def test_every_leaf_must_be_of_the_ca_that_the_record_names(state: State, to: St
     assert "etcd-peer is not of the" in reason(between(state, to, member(report(leaf=other))))
     assert "has no etcd-peer" in reason(between(state, to, member(report(leaf=leaf, certificates={}))))
     assert "hook for etcd-peer" in reason(between(state, to, member(report(leaf=leaf, owed=("etcd-peer",)))))
+
+
+@pytest.mark.parametrize(("state", "to", "leaf"), [*LEAVES, (State.RETIRED, State.DONE, KEYS["new"])])
+def test_a_surplus_pair_holds_the_gate_until_it_ends_and_names_the_command(state: State, to: State, leaf: str) -> None:
+    other = KEYS["old"] if leaf == KEYS["new"] else KEYS["new"]
+    ends = NOW + timedelta(days=20)
+    held = {"etcd-peer.crt": CertificateReport("etcd", "surplus", ends, "2", other)}
+    bundle = {NEW} if to is State.DONE else BOTH
+    # A node whose record names nothing of the CA any more is waited for too.
+    for names in ({"etcd-peer"}, set[str]()):
+        node = member(report(bundle, leaf=leaf, surplus=held), certificates=frozenset(names), bundle=bool(names))
+        said = reason(between(state, to, node))
+        assert said.startswith("etcd-peer.crt is surplus there, and of the ") and PRUNE in said
+        past = {"etcd-peer.crt": replace(held["etcd-peer.crt"], not_after=NOW)}
+        for free in ({}, past, {"kubelet.crt": replace(held["etcd-peer.crt"], ca="kubelet")}):
+            fine = member(report(bundle, leaf=leaf, surplus=free), certificates=frozenset(names), bundle=bool(names))
+            assert not between(state, to, fine).waiting
 
 
 def test_a_leaf_of_the_old_ca_also_keeps_its_key_from_being_deleted() -> None:

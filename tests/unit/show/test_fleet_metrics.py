@@ -28,7 +28,7 @@ Labels = frozenset[tuple[str, str]]
 
 def member(name: str, reported: datetime, end: datetime, *, credentials: int | None = 1) -> Member:
     one = CertificateReport("kubelet", "ok", end, "1f", not_before=end - 30 * DAY, renew_after=end - 12 * DAY)
-    report = NodeReport(reported, "0.2.0", certificates={"kubelet": one}, poll=300, trust="5b0c2f6f")
+    report = NodeReport(reported, "0.3.0", certificates={"kubelet": one}, poll=300, trust="5b0c2f6f")
     return Member(name, "listed", None, credentials, report, '{"version":1}')
 
 
@@ -81,7 +81,7 @@ def test_every_metric_by_name_and_value(tmp_path: Path) -> None:
     each("ca_level", 1, ca="etcd", level="critical")
     each("ca_rotation_since_timestamp_seconds", (NOW - 3 * DAY).timestamp(), ca="etcd", state="published")
     worker, cp = {"node": "worker-1", "pool": ""}, {"node": "cp-1", "pool": ""}
-    each("node_info", 1, **worker, version="0.2.0", generation="5b0c2f6f")
+    each("node_info", 1, **worker, version="0.3.0", generation="5b0c2f6f")
     each("node_info", 1, **cp, version="", generation="")
     each("node_state", 1, **worker, state="expired")
     each("node_state", 1, **cp, state="new")
