@@ -74,8 +74,9 @@ def remove(
 ) -> tuple[SurplusPair, ...]:
     """Remove the surplus pairs that have expired, with `prune` all of them; return those that stay.
 
-    Without a word of Vault in this pass nothing is removed: its clock says what has expired, and its record what is
-    surplus. Raises StoreError.
+    One in the place of a wanted certificate is given up instead, and replaced in one step once that is signed. Without
+    a word of Vault in this pass nothing is removed: its clock says what has expired, and its record what is surplus.
+    Raises StoreError.
     """
     if contact.vault is None or contact.away is not None or "clock" in context.found.failures:
         if context.options.prune:
@@ -84,16 +85,27 @@ def remove(
             )
         return found
     prune, left = context.options.prune, []
+    places = {(want.folder, file_set(want.stem)) for want in wanted.certificates}
     for pair in found:
-        if prune or (pair.leaf is not None and pair.leaf.not_after <= context.now):
-            remove_set(context, pair.folder, file_set(pair.stem))
-        else:
+        if not prune and (pair.leaf is None or pair.leaf.not_after > context.now):
             left.append(pair)
+        elif (pair.folder, file_set(pair.stem)) in places:
+            _give_up(context, pair)
+        else:
+            remove_set(context, pair.folder, file_set(pair.stem))
     if prune and NodeRole.CONTROL_PLANE not in wanted.roles:
         for folder, name in context.folders.file_sets():
             if folder == PKI and token_keys.is_ours(name):
                 remove_set(context, folder, name)
     return tuple(left)
+
+
+def _give_up(context: Context, pair: SurplusPair) -> None:
+    """Forget of which certificate a pair is, so that the one that is wanted in its place may replace it."""
+    state, sha256 = context.state.value, pair.leaf.fingerprint if pair.leaf is not None else ""
+    leaves = {name: each for name, each in state.leaves.items() if each.sha256[:1] != (sha256,)}
+    surplus = {place: each for place, each in state.surplus.items() if place != pair.place}
+    context.state.value = replace(state, leaves=leaves, surplus=surplus)
 
 
 def remove_set(context: Context, folder: str, name: str) -> None:

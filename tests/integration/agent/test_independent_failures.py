@@ -49,7 +49,7 @@ def kubeconfigs(node: NodeFolder) -> dict[str, str]:
 
 @pytest.mark.on_node
 def test_pairs_with_new_names_go_only_once_their_successors_are_there(clusters: ClusterFactory) -> None:
-    """And no kubeconfig points at the pair of another one meanwhile."""
+    """And only by a person's word; no kubeconfig points at the pair of another one meanwhile."""
     cluster = clusters.applied()
     node = cluster.equip("worker-1")
     passed(node)
@@ -61,15 +61,20 @@ def test_pairs_with_new_names_go_only_once_their_successors_are_there(clusters: 
     cluster.apply()
     assert passed(node, "*").renewed
     assert f"{node.pki}/proxy-pair.crt" in kubeconfigs(node)["kube-proxy.conf"]
-    assert leaf(node, "proxy-pair") and not (node.pki / "kube-proxy.crt").is_symlink()
+    assert leaf(node, "proxy-pair") and pair(node, "kube-proxy") == before
 
     texts = kubeconfigs(node)
     respecify(cluster, "certificates: {kube-proxy: {file: kubelet-client}, kubelet-client: {file: proxy-pair}}\n")
     unsigned(cluster, "kube-proxy", "kubelet-client")
     passed(node)
     assert kubeconfigs(node) == texts
+    # Each waits for the place of the other; a person's word gives it up, and it is replaced in one step.
+    pairs = {stem: pair(node, stem) for stem in ("proxy-pair", "kubelet-client")}
+    prune = run.PassOptions(settle=False, share=0.0, prune=True)
+    assert {"kube-proxy", "kubelet-client"} <= run.run(load_agent(node.config), prune).failures.keys()
+    assert {stem: pair(node, stem) for stem in pairs} == pairs and not (node.pki / "kube-proxy.crt").exists()
     cluster.apply()
-    passed(node, "*")
+    assert not run.run(load_agent(node.config), prune).failures
     found = x509.read_certificates((node.pki / "kubelet-client.crt").read_bytes())[0]
     assert found.subject.common_name == "system:kube-proxy"
     assert f"{node.pki}/kubelet-client.crt" in kubeconfigs(node)["kube-proxy.conf"]

@@ -188,10 +188,11 @@ def test_a_changed_spec_reaches_the_node_once_its_copy_is_old(changing: AppliedC
     assert 6.9 < (leaf.not_after - leaf.not_before).days + 1 <= 8
     assert pair(worker, "kubelet")[1] != before[1] and pair(worker, "kubelet-client") == untouched
     assert (worker.pki / "scraper.conf").exists() and whole(worker, "scraper")
-    # Other names and another TTL again: one new pair; what the spec has no more goes.
+    # Other names and another TTL again: one new pair; what the spec has no more goes once somebody says so.
     changing.write(NODES)
     changing.apply()
-    assert passed(worker).renewed == ("kubelet",)
+    assert passed(worker).renewed == ("kubelet",) and whole(worker, "scraper")
+    vaultpki("agent", "-c", worker.config, "--once", "--prune")
     left = sorted(path.name for path in worker.pki.rglob("*scraper*") if "generation" not in path.name)
     assert [name for name in left if (worker.pki / name).exists()] == []
     assert not [path for path in worker.pki.iterdir() if path.name.startswith("scraper")]
@@ -202,6 +203,7 @@ def test_a_changed_spec_reaches_the_node_once_its_copy_is_old(changing: AppliedC
     changing.apply()
     assert sorted(passed(worker).renewed) == ["kube-proxy", "kubelet"]
     assert sorted(path.name for path in worker.pki.glob("serving*")) == ["serving.crt", "serving.key", "serving.pem"]
+    vaultpki("agent", "-c", worker.config, "--once", "--prune")
     assert not list(worker.pki.glob("kubelet.[ckp][re][tym]"))
     assert whole(worker, "serving") and whole(worker, "kube-proxy")
     leaf = x509.read_certificates(pair(worker, "kube-proxy")[0])[0]
