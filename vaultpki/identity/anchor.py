@@ -37,6 +37,7 @@ class Anchors:
     """What every join file of a cluster has in common.
 
     `namespace` is None for the root namespace. `drift` names the fields in which the cluster's record differs.
+    `former_root_sha256` is the root from which nodes come that join with their folders; None for all others.
     """
 
     addresses: tuple[str, ...]
@@ -44,6 +45,7 @@ class Anchors:
     root_sha256: str
     namespace: str | None = None
     drift: tuple[str, ...] = ()
+    former_root_sha256: str | None = None
 
 
 def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:

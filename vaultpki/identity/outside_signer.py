@@ -10,11 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki.certificates import ISSUING_BACKDATE, all_rows, ca_subject, issuing_cas
+from vaultpki.certificates import ISSUING_BACKDATE, ROOT, all_rows, ca_subject, issuing_cas
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
 from vaultpki.identity.token_rights import missing_right
 from vaultpki.model import Cluster, OutsideRoot
-from vaultpki.pki.trust import self_signed
+from vaultpki.pki.trust import named, self_signed
 from vaultpki.records.server_facts import Fields
 from vaultpki.redact import first_few, printable, stamp
 from vaultpki.vault import Request, Vault, shown_request, text
@@ -142,6 +142,19 @@ def chain_of(cluster: Cluster, outside: OutsideRoot) -> tuple[Facts, ...]:
             file=cluster.file,
             field="ca.root_file",
         ) from None
+
+
+def refuse_our_name(cluster: Cluster) -> None:
+    """Raise StateConflict for a root from outside that is called as the cluster's own: nothing tells it from ours."""
+    outside = cluster.authority.outside
+    if outside is None:
+        return
+    anchor = chain_of(cluster, outside)[0]
+    if named(anchor, ca_subject(cluster.name, ROOT)):
+        raise StateConflict(
+            f"the root from outside is called {printable(anchor.subject_text)}, as roots are that vaultpki makes for "
+            f"{cluster.name}; it needs another name"
+        )
 
 
 def sign(cluster: Cluster, vault: Vault, domain: str, csr: str, common_name: str, ttl: int) -> str:
