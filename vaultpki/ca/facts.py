@@ -56,7 +56,9 @@ def read_mount(
     ]
     issuers, keys, config = vault.map(vault.call, requests)
     if len(issuers.keys) > _MOST_ON_MOUNT:
-        raise ForeignObject(f"{mount} has {len(issuers.keys)} issuers; find out who made them, and delete them")
+        raise ForeignObject(
+            f"{mount} has {len(issuers.keys)} issuers; find out who made them, and delete those that nobody needs"
+        )
     read = vault.prepare.secrets.pki.read_issuer
     answers = vault.map(vault.call, [read(id_, mount_point=mount) for id_ in issuers.keys])
     found = zip(issuers.keys, answers, strict=True)

@@ -14,7 +14,7 @@ from vaultpki.certificates import ISSUING_BACKDATE, ROOT, all_rows, ca_subject, 
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
 from vaultpki.identity.token_rights import missing_right
 from vaultpki.model import Cluster, OutsideRoot
-from vaultpki.pki.trust import named, self_signed
+from vaultpki.pki.trust import self_signed
 from vaultpki.records.server_facts import Fields
 from vaultpki.redact import first_few, printable, stamp
 from vaultpki.vault import Request, Vault, shown_request, text
@@ -150,7 +150,8 @@ def refuse_our_name(cluster: Cluster) -> None:
     if outside is None:
         return
     anchor = chain_of(cluster, outside)[0]
-    if named(anchor, ca_subject(cluster.name, ROOT)):
+    # Whatever stands behind it: plans tell ours by that alone.
+    if anchor.subject.common_name.startswith(ca_subject(cluster.name, ROOT)):
         raise StateConflict(
             f"the root from outside is called {printable(anchor.subject_text)}, as roots are that vaultpki makes for "
             f"{cluster.name}; it needs another name"

@@ -53,7 +53,9 @@ def test_a_node_goes_over_in_place(clusters: ClusterFactory, own_server: Server,
     plain = enroller.join_file(NODE, tmp_path / "plain.json")
     said = vaultpki(*joining(node, plain), expect=1).stderr
     command = re.search(r"`vaultpki (enroll [^`]*)`", said)
-    assert command is not None and old.root_sha256 in said and "remove" not in said and node.snapshot(memory=False) == kept
+    assert (
+        command is not None and old.root_sha256 in said and "remove" not in said and node.snapshot(memory=False) == kept
+    )
     words = command[1].replace("cluster.yaml", str(new.file)).split()
     into = tmp_path / "join.json"
     enroller.run(*words, "--replace", "-o", into)
