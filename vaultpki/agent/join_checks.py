@@ -142,7 +142,7 @@ def _former_cas(plan: JoinPlan) -> None:
         raise StoreError(
             f"{plan.directory}: its bundles hold CAs of the former root that the join file does not know, and "
             f"certificates in use may be of them: {first_few(unknown, len(held))}; write each into `ca.also_trust` of "
-            "cluster.yaml, run `vaultpki apply`, and enrol the node again; take them out there once all nodes have joined"
+            "cluster.yaml, run `vaultpki apply`, and enrol the node again; take them out once all nodes have joined"
         )
 
 

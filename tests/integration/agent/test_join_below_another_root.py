@@ -1,4 +1,4 @@
-"""A node that goes over to another root keeps its folders: no advice removes what is in use, and no CA leaves unasked."""
+"""A node that goes over to another root keeps its folders: no advice removes what is in use, no CA leaves unasked."""
 
 from __future__ import annotations
 
