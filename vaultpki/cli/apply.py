@@ -153,7 +153,7 @@ def destroy_command(file: Path, allow_http: bool, confirm: str | None) -> None:
     """
     from vaultpki.provision.destroy import destroy
 
-    with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, where):
+    with opened(file, allow_http=allow_http) as (cluster, vault, where):
         if confirm is None:
             if not terminal():
                 raise VaultpkiError(
