@@ -16,7 +16,7 @@ from vaultpki.node import pins
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
 from vaultpki.pki import chains, foreign_cas, x509
-from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry, foreign_life, lives_above, of_root
+from vaultpki.pki.ca_life import CaExpiry, CaLife, below, expiry, foreign_life, lives_above, of_root
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.foreign_cas import with_foreign
 from vaultpki.pki.roots import Roots
@@ -266,7 +266,8 @@ def lives(wanted: Assignment, trust: Mapping[str, Trust], *, cluster: str) -> tu
             signers += known[:1]
             above |= {*chains.above(known[:1], trust[domain].between), *trust[domain].tops}
     foreign = (foreign_life(ca, one) for ca, known in trust.items() for one in known.foreign)
-    return (*found, *lives_above(above, signers, longest), *foreign)
+    over = lives_above(above, signers, longest)
+    return (*below(found, (*found, *over)), *over, *foreign)
 
 
 def ends(wanted: Assignment, trust: Mapping[str, Trust], now: datetime, *, cluster: str) -> tuple[CaExpiry, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from helpers.node.resident_agent import faketime_library
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.outside_signer import SPEC
@@ -166,3 +167,22 @@ def test_plan_says_what_is_in_the_way(corp: CorpMount, clusters: ClusterFactory)
     cluster = clusters.written(spec(corp, "nobody"))
     ran = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect=1)
     assert "there is no issuer nobody" in ran.stderr
+
+
+@pytest.mark.on_node
+def test_no_ca_is_rotated_in_vain_and_the_end_of_the_pinned_root_is_told(
+    corp: CorpMount, clusters: ClusterFactory
+) -> None:
+    """A new CA would end with the policy CA above it, as the one in use does: the command names that."""
+    corp.between("corp-short", max_path_length=1, ttl="2000h")
+    cluster = clusters.applied(spec(corp, "corp-short"))
+    env, words = cluster.environment(), ("ca", "rotate", "etcd", "-f", cluster.file)
+    ran = vaultpki(*words, "--same-key", env=env, expect=1)
+    told = "CN=corp-short above the CA etcd ends on"
+    assert told in ran.stderr and "no time is gained; have whoever keeps that renew it" in ran.stderr
+    assert json.loads(cluster.ca("status", "--json").stdout)["rotation"] is None
+    assert told in vaultpki(*words, env=env).stderr
+    clock = {"LD_PRELOAD": faketime_library(), "FAKETIME": "+3000d"}
+    for view in (("nodes",), ("ca", "status")):
+        ran = vaultpki(*view, "-f", cluster.file, env={**cluster.environment("viewer"), **clock}, expect=3)
+        assert "! CN=Corp, to which the nodes are pinned, expires on " in ran.stdout, ran
