@@ -10,6 +10,7 @@ from vaultpki.ca.facts import life, longest_ttl, no_time_gained, read_operator_l
 from vaultpki.ca.scene import Scene
 from vaultpki.certificates import SERVICE_ACCOUNT, rows
 from vaultpki.errors import ArgumentError, StateConflict
+from vaultpki.identity import outside_signer
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.records.rotation import Method, RotationRecord, State
@@ -46,6 +47,7 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
         return
     if outside is not None and method is Method.SAME_KEY:
         _refuse_other_name(scene, domain)
+    outside_signer.refuse_missing(scene.cluster, scene.vault)
     life(scene.cluster, domain, scene.root, scene.now)
     if method is Method.SAME_KEY and (why := gains_nothing(scene, domain)):
         raise StateConflict(why)
