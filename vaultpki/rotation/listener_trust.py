@@ -229,8 +229,8 @@ def _wrong(cluster: str, record: RotationRecord, to: State, said: Mapping[Listen
         if to in (State.DONE, State.STEADY):
             which = "old" if to is State.DONE else "deleted"
             gone = record.old if record.new is None else record.new
-            accepts = _of_old(cluster, record, it.accepts) if to is State.DONE else False
-            accepts = accepts or (to is State.STEADY and _subject(cluster, record.domain, gone) in it.accepts)
+            deleted = _subject(cluster, record.domain, gone) in it.accepts
+            accepts = _of_old(cluster, record, it.accepts) if to is State.DONE else deleted
             found += [f"still accepts certificates of the {which} CA"] * accepts
         else:
             lacks = [ca for ca in wanted_cas(record, to) if _subject(cluster, record.domain, ca) not in it.accepts]

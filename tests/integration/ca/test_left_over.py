@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from helpers.vault.applied_cluster import vaultpki
+from helpers.vault.applied_cluster import second_issuer, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import Rotation, rotation_of
 from vaultpki.ca import recover as recovery
 from vaultpki.errors import ArgumentError, StateConflict
+from vaultpki.pki import x509
 from vaultpki.records.rotation import State
+from vaultpki.rotation.left_over import sentence
 from vaultpki.show.ca import state_sentence
 
 # What nodes say decides.
@@ -66,6 +69,26 @@ def test_every_view_names_it_and_the_command(rotation: Rotation) -> None:
         state_sentence(rotation.record)
         == f"etcd-1 signs, and nodes trust it, and what they hold of 1 further CA ({LOST})"
     )
+
+
+def test_the_node_itself_says_the_same(clusters: ClusterFactory, tmp_path: Path) -> None:
+    cluster = clusters.applied()
+    node = cluster.equip("worker-1", folder=tmp_path / "node")
+    second_issuer(cluster)
+    node.run()
+    lost = {each.fingerprint for each in x509.read_certificates((node.pki / "kubernetes-ca.crt").read_bytes())}
+    issuers = cluster.server.api("LIST", f"{cluster.prefix}/kubernetes/issuers").data["key_info"]
+    (id_,) = (id_ for id_, each in issuers.items() if each["issuer_name"] != "kubernetes-1")
+    assert cluster.server.api("DELETE", f"{cluster.prefix}/kubernetes/issuer/{id_}").status in (200, 204)
+    node.age()
+    node.run()
+    ran = vaultpki("ca", "status", "--json", "-f", cluster.file, env=cluster.environment("viewer"), expect=3)
+    (each,) = next(ca["left_over"] for ca in json.loads(ran.stdout)["cas"] if ca["domain"] == "kubernetes")
+    assert each["sha256"] in lost and each["nodes"] == ["worker-1"]
+    said = sentence("kubernetes", each["sha256"], ["worker-1"])
+    assert said in {one["message"] for one in json.loads(ran.stdout)["findings"]}
+    shown = json.loads(vaultpki("status", "-c", node.config, "--json", expect=3).stdout)
+    assert said in {one["message"] for one in shown["summary"]["findings"]}
 
 
 @pytest.mark.parametrize("recovered", [True, False])
