@@ -37,19 +37,23 @@ def left_over(
 ) -> tuple[LeftOver, ...]:
     """Return the CAs of an issuing CA's mount that have gone from it and that nodes keep, since no record drops them.
 
-    None while the CA is rotated: its states say what becomes of each.
+    None while the CA is rotated: its states say what becomes of each. A pooled node alone makes none of it.
     """
     if record is not None and (record.active or record.domain == ROOT):
         return ()
     shown = {each.sha256 for each in mount.issuers}
     domain = mount.path.rpartition("/")[2]
-    holders: dict[str, list[str]] = {}
+    holders: dict[str, list[Participant]] = {}
     for node in nodes:
         bundle = node.report.bundles.get(domain) if node.report is not None and node.bundle else None
         for sha256 in bundle.sha256 if bundle is not None else ():
             if sha256 not in shown and (record is None or sha256 in record.also):
-                holders.setdefault(sha256, []).append(node.name)
-    return tuple(LeftOver(sha256, tuple(sorted(names))) for sha256, names in sorted(holders.items()))
+                holders.setdefault(sha256, []).append(node)
+    return tuple(
+        LeftOver(sha256, tuple(sorted(node.name for node in found)))
+        for sha256, found in sorted(holders.items())
+        if any(node.kind == "listed" for node in found)
+    )
 
 
 def sentence(domain: str, sha256: str, nodes: Collection[str]) -> str:
