@@ -91,7 +91,9 @@ class Unavailable(VaultError):
 
 
 class Sealed(Unavailable):
-    """The server is sealed or not initialised."""
+    """The server at `origin` is sealed or not initialised."""
+
+    origin = ""
 
 
 class Untrusted(VaultError):

@@ -16,7 +16,7 @@ from vaultpki.node import pins
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
 from vaultpki.pki import chains, foreign_cas, x509
-from vaultpki.pki.ca_life import CaExpiry, CaLife, expiry, foreign_life, lives_above, of_root
+from vaultpki.pki.ca_life import CaExpiry, CaLife, below, expiry, foreign_life, lives_above, of_root
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.foreign_cas import with_foreign
 from vaultpki.pki.roots import Roots
@@ -207,7 +207,8 @@ class CaOnNode:
     `behind` is whether the record is older than before, cannot be read, or is not followed since it is too far ahead;
     `not_followed` is its revision then, and `revision` the highest that was read. `certificates` are those that are
     trusted. `gap` says that the node and the server do not have the same record, and what to do; None if they have.
-    `foreign` are the foreign CAs that its bundles hold too.
+    `foreign` are the foreign CAs that its bundles hold too, and `left_over` those of `certificates` that the server
+    does not have, and no record drops.
     """
 
     domain: str
@@ -218,6 +219,7 @@ class CaOnNode:
     not_followed: int | None = None
     gap: Gap | None = None
     foreign: tuple[Facts, ...] = ()
+    left_over: tuple[Facts, ...] = ()
 
 
 def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) -> tuple[CaOnNode, ...]:
@@ -241,9 +243,22 @@ def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) 
                 rotations.not_followed.get(domain),
                 apart.get(domain),
                 trust[domain].foreign if domain in trust else (),
+                tuple(_left_over(domain, wanted, trust, record)),
             )
         )
     return tuple(found)
+
+
+def _left_over(
+    domain: str, wanted: Assignment, trust: Mapping[str, Trust], record: RotationRecord | None
+) -> Iterator[Facts]:
+    """Yield the issuing CAs that this node trusts and the server does not have, as `rotation.left_over` finds them."""
+    if domain not in trust or domain in wanted.issuers.unshown or (record is not None and record.active):
+        return
+    shown = set(_fingerprints(wanted.issuers.issuing[domain]))
+    for facts in trust[domain].issuing:
+        if facts.fingerprint not in shown and (record is None or facts.fingerprint in record.also):
+            yield facts
 
 
 def lives(wanted: Assignment, trust: Mapping[str, Trust], *, cluster: str) -> tuple[CaLife, ...]:
@@ -266,7 +281,8 @@ def lives(wanted: Assignment, trust: Mapping[str, Trust], *, cluster: str) -> tu
             signers += known[:1]
             above |= {*chains.above(known[:1], trust[domain].between), *trust[domain].tops}
     foreign = (foreign_life(ca, one) for ca, known in trust.items() for one in known.foreign)
-    return (*found, *lives_above(above, signers, longest), *foreign)
+    over = lives_above(above, signers, longest)
+    return (*below(found, (*found, *over)), *over, *foreign)
 
 
 def ends(wanted: Assignment, trust: Mapping[str, Trust], now: datetime, *, cluster: str) -> tuple[CaExpiry, ...]:

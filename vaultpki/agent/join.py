@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -18,11 +18,11 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.config.agent import dump_agent
 from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
-from vaultpki.errors import BadAnswer, Denied, JoinRefused, Refused
+from vaultpki.errors import BadAnswer, Denied, JoinRefused, Refused, VaultpkiError
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.model import AgentConfig, Auth, TakenOver
 from vaultpki.node import assignment, pins, state
-from vaultpki.node.credential import approle_login, enrolling, login, own_record, roll, settings_of
+from vaultpki.node.credential import approle_login, enrolling, leave, login, own_record, roll, settings_of
 from vaultpki.node.secret_id import Asked, JoinStep, SecretIdFiles, digest
 from vaultpki.pki.facts import Trust
 from vaultpki.pki.roots import Roots
@@ -37,10 +37,14 @@ CA_FILE: Final = "vault-ca.pem"
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The configuration after a join, and the hooks that it added; None if the plan asked for none."""
+    """The configuration after a join, and the hooks that it added; None if the plan asked for none.
+
+    `note` is a sentence about the server that the node has left; "" if there is none, or all is well.
+    """
 
     config: AgentConfig
     hooks: join_hooks.Added | None
+    note: str = ""
 
 
 def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
@@ -61,6 +65,8 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     if plan.old is None and config.taken_over is not None:
         foreign_kubeadm_files.refuse_other_cas(join, plan.paths, below)
     secret, node = _open(config, join, settings, now)
+    # As long as the files are there by which that server is reached.
+    before = _before(plan, allow_http=allow_http) if secret is not None else None
     added = None
     if plan.static_pods:
         roles, keys = assignment.own_roles(config, node or login(config, allow_http=allow_http))
@@ -69,7 +75,7 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
         write_private(f"{plan.state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
     os.close(open_folder(os.path.dirname(plan.file), create=True))
     if secret is not None:
-        _forget(plan.state)
+        _forget(plan.state, join)
     write_private(plan.file, dump_agent(config).encode(), 0o644)
     if secret is not None:
         files = SecretIdFiles(plan.state)
@@ -79,17 +85,55 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
         files.write_join_step(JoinStep(digest(join.wrap_token), "done"))
     if node is not None:
         roll(config, node, now.timestamp())
-    return Joined(config, added)
+    return Joined(config, added, before.end() if before is not None else "")
 
 
-def _forget(folder: str) -> None:
+def _forget(folder: str, join: Join) -> None:
     """Forget which records and roots the node has seen: it begins with what the join file says.
 
     The files stay as they are, and what is in the bundles counts as held. Raises StoreError.
     """
+    former = join.former_root_sha256
     assignment.remove_copy(folder)
-    pins.forget(folder)
-    state.forget_records(folder)
+    pins.forget(folder, (join.root_sha256, former) if former else ())
+    state.forget_records(folder, keys=former is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """The server that a node leaves, as it is still logged in there; None if it did not let it in."""
+
+    config: AgentConfig
+    vault: Vault | None
+    secrets: tuple[str, ...] = field(repr=False)
+
+    def end(self) -> str:
+        """End the node's credential there, so that nobody takes it for one of that cluster; else say who can."""
+        if self.vault is not None and leave(self.config, self.vault, self.secrets):
+            return ""
+        return (
+            f"its credential at {self.config.addresses[0]}, which it has left, could not be ended: run "
+            f"{_locking(self.config)} there if that server still runs"
+        )
+
+
+def _before(plan: JoinPlan, *, allow_http: bool) -> _Before | None:
+    """Return the server that this join leaves: that of an earlier one below another root; None if there is none."""
+    old = plan.old
+    if old is None or old.auth.method != "approle":
+        return None
+    learnt = pins.load(plan.state)
+    held = [facts.fingerprint for facts in (*learnt.trusted, *learnt.parked)] if learnt is not None else []
+    if plan.join.root_sha256 in (*pins.every_pin(old), *held):
+        return None
+    files = SecretIdFiles(plan.state)
+    secrets = tuple(each for each in (files.current(), files.previous()) if each is not None)
+    if not secrets:
+        return None
+    try:
+        return _Before(old, login(old, allow_http=allow_http, only_looks=True), secrets)
+    except VaultpkiError:
+        return _Before(old, None, secrets)
 
 
 def _configuration(plan: JoinPlan) -> AgentConfig:

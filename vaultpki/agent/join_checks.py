@@ -8,18 +8,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 from vaultpki.agent import foreign_kubeadm_files, pairs
 from vaultpki.config.agent import refuse_folders
 from vaultpki.config.taken_over import ASIDE_FOLDER
 from vaultpki.disk import exchange, files, owner_mark, room
+from vaultpki.disk.folders import Folders
 from vaultpki.errors import ArgumentError, SpecError, StoreError, VaultpkiError
 from vaultpki.host import static_pod
+from vaultpki.issue.issuers import installed_bundles
 from vaultpki.model import AgentConfig, TakenOver
 from vaultpki.node import pins
+from vaultpki.pki import x509
+from vaultpki.pki.trust import in_date
 from vaultpki.places import HIDDEN_FOLDER, KUBECONFIGS, KUBELET, PKI, Layout, inner_folders
 from vaultpki.records.join_file import Join
+from vaultpki.redact import first_few
 
 # What a join and a first pass write, with room to spare: pairs in blocks of 4 KiB, their folders and links.
 STATE_BYTES: Final = 64 * 1024
@@ -110,11 +116,34 @@ def _state(plan: JoinPlan) -> None:
 
 
 def _whose(plan: JoinPlan) -> None:
-    pin = plan.join.root_sha256
-    holder = owner_mark.DirectoryOwner(plan.join.cluster, plan.join.node, pin, pins.every(plan.state, pin))
+    pin, former = plan.join.root_sha256, plan.join.former_root_sha256
+    others = pins.every(plan.state, *filter(None, (pin, former))) | {*filter(None, (former,))}
+    holder = owner_mark.DirectoryOwner(plan.join.cluster, plan.join.node, pin, others)
     for name, path in plan.paths.items():
         if name != KUBECONFIGS:
             owner_mark.refuse_foreign(path, holder)
+
+
+def _former_cas(plan: JoinPlan) -> None:
+    """Refuse to leave a root whose CAs would leave the bundles while other nodes show certificates of them."""
+    join = plan.join
+    if join.former_root_sha256 is None or not files.exists(plan.directory):
+        return
+    now = datetime.now(UTC)
+    with Folders.open(plan.paths, create=False, write=False) as folders:
+        held = {ca: x509.readable(text) for ca, text in installed_bundles(folders, join.layout).items()}
+    unknown = [
+        f"{facts.subject_text} (SHA-256 {facts.fingerprint})"
+        for ca, cas in held.items()
+        for facts in cas
+        if in_date(facts, now) and facts.fingerprint not in join.also_trust.get(ca, ())
+    ]
+    if unknown:
+        raise StoreError(
+            f"{plan.directory}: its bundles hold CAs of the former root that the join file does not know, and "
+            f"certificates in use may be of them: {first_few(unknown, len(held))}; write each into `ca.also_trust` of "
+            "cluster.yaml, run `vaultpki apply`, and enrol the node again; take them out once all nodes have joined"
+        )
 
 
 def _kubeadms(plan: JoinPlan) -> None:
@@ -161,6 +190,7 @@ CHECKS: Final[tuple[tuple[str, Callable[[JoinPlan], None]], ...]] = (
     ("agent.yaml can be written", _configuration),
     ("state folder can be written", _state),
     ("directory is nobody else's", _whose),
+    ("CAs of the former root stay trusted", _former_cas),
     ("no cluster of kubeadm's own is here", _kubeadms),
     ("directory can be written", _directory),
     ("owners exist", _owners),

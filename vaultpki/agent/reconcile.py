@@ -307,7 +307,7 @@ def _report_untrusted_cas(context: Context, wanted: Assignment, trust: Mapping[s
     for ca, ca_found in untrusted_cas(wanted.issuers, trust, above, record, cluster):
         sentences.append(ca_found.sentence(ca))
         fields: dict[str, Value] = {"ca": ca, "sha256": ca_found.fingerprint, "reason": ca_found.reason}
-        context.found.events.append(Event("stranger", f"{sentences[-1]}; remove it from the mount", "warning", fields))
+        context.found.events.append(Event("stranger", f"{sentences[-1]}; find out who put it there", "warning", fields))
     return sentences
 
 

@@ -14,6 +14,7 @@ from vaultpki.ca.announced import announced
 from vaultpki.ca.run import Step
 from vaultpki.ca.scene import Scene, read_scene
 from vaultpki.ca.status import CaStatus
+from vaultpki.certificates import issuing_cas
 from vaultpki.errors import (
     ArgumentError,
     Attention,
@@ -97,9 +98,14 @@ def _rotate(
     with announced(cluster, vault, urgent=hasty) as notice:
         scene = read_scene(cluster, vault, now, strict=not hasty, notice=notice)
         set_back.refuse_no_member(scene, without, {serving_copy.WORD} if domain == serving_copy.DOMAIN else ())
+        # A new key may be wanted all the same.
+        may_gain = method is Method.NEW_KEY and domain in issuing_cas(cluster)
+        vain = issuing.gains_nothing(scene, domain) if may_gain else ""
         record = run.rotate(scene, domain, method, spread, without)
     notes = (
-        [set_back.beyond(scene, domain, record), notice.untold, adoption_record.unread(cluster, vault)] if hasty else []
+        [set_back.beyond(scene, domain, record), notice.untold, adoption_record.unread(cluster, vault)]
+        if hasty
+        else [vain]
     )
     return Begun(record, tuple(note for note in (*notes, scene.unknown) if note))
 

@@ -19,6 +19,7 @@ from vaultpki.identity.outside_signer import chain_of
 from vaultpki.kubernetes_versions import minors
 from vaultpki.layout import trust_bundles
 from vaultpki.model import Cluster, NodeRole
+from vaultpki.pki.ca_life import WITH
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.ca_facts import BEFORE_ROOT
 from vaultpki.provision.impact import named
@@ -56,7 +57,9 @@ def read_mount(
     ]
     issuers, keys, config = vault.map(vault.call, requests)
     if len(issuers.keys) > _MOST_ON_MOUNT:
-        raise ForeignObject(f"{mount} has {len(issuers.keys)} issuers; find out who made them, and delete them")
+        raise ForeignObject(
+            f"{mount} has {len(issuers.keys)} issuers; find out who made them, and delete those that nobody needs"
+        )
     read = vault.prepare.secrets.pki.read_issuer
     answers = vault.map(vault.call, [read(id_, mount_point=mount) for id_ in issuers.keys])
     found = zip(issuers.keys, answers, strict=True)
@@ -287,13 +290,32 @@ def reload(cluster: Cluster, domain: str) -> int:
     return max((*leaves, *bundles), default=0)
 
 
-def life(cluster: Cluster, domain: str, root: Facts, now: datetime) -> int:
-    """Return how many seconds a new CA can live below the root; raise StateConflict if leaves need more."""
+def _first_above(cluster: Cluster, root: Facts) -> Facts:
+    """Return the CA above the issuing ones that ends first: the root, or one of a PKI outside."""
     by_key: dict[bytes, Facts] = {}
     for facts in sorted((root, *_above(cluster)), key=lambda facts: facts.not_after):
         # A CA above is renewed by another certificate for its key.
         by_key[facts.public_key] = facts
-    first = min(by_key.values(), key=lambda facts: facts.not_after)
+    return min(by_key.values(), key=lambda facts: facts.not_after)
+
+
+def no_time_gained(cluster: Cluster, domain: str, root: Facts, old: Facts) -> str:
+    """Return why a successor of the issuing CA `old` would end no later than it, as a sentence; "" if it would."""
+    first = _first_above(cluster, root)
+    if first.not_after > old.not_after + WITH:
+        return ""
+    renew = "have whoever keeps that renew it with its key first, and put it into ca.root_file"
+    if cluster.authority.outside is None:
+        renew = "rotate the root first (`vaultpki ca rotate root`)"
+    return (
+        f"{printable(first.subject_text)} above the CA {domain} ends on {first.not_after:%Y-%m-%d}, and a new CA would "
+        f"end with it, as the one in use does (on {old.not_after:%Y-%m-%d}): no time is gained; {renew}"
+    )
+
+
+def life(cluster: Cluster, domain: str, root: Facts, now: datetime) -> int:
+    """Return how many seconds a new CA can live below the root; raise StateConflict if leaves need more."""
+    first = _first_above(cluster, root)
     left = int((first.not_after - now).total_seconds()) - BEFORE_ROOT
     if left <= 2 * longest_ttl(cluster, domain) and cluster.authority.outside is not None:
         raise StateConflict(

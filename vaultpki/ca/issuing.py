@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from vaultpki.ca import outside_move, token_key_certificates
-from vaultpki.ca.facts import life, longest_ttl, read_operator_leaves, reload
+from vaultpki.ca.facts import life, longest_ttl, no_time_gained, read_operator_leaves, reload
 from vaultpki.ca.scene import Scene
 from vaultpki.certificates import SERVICE_ACCOUNT, rows
 from vaultpki.errors import ArgumentError, StateConflict
+from vaultpki.identity import outside_signer
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.records.rotation import Method, RotationRecord, State
@@ -28,7 +29,7 @@ _ON_THE_WAY = frozenset({State.PUBLISHED, State.RETRUSTING})
 def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
     """Raise StateConflict if the root ends too early for another CA, or if a node's name means something else.
 
-    Or if the new CA could not certify the keys of nodes again.
+    Or if the new CA could not certify the keys of nodes again, or if a renewal would gain nothing.
 
     What nodes are called does not stop an emergency.
     """
@@ -46,7 +47,19 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
         return
     if outside is not None and method is Method.SAME_KEY:
         _refuse_other_name(scene, domain)
+    outside_signer.refuse_missing(scene.cluster, scene.vault)
     life(scene.cluster, domain, scene.root, scene.now)
+    if method is Method.SAME_KEY and (why := gains_nothing(scene, domain)):
+        raise StateConflict(why)
+
+
+def gains_nothing(scene: Scene, domain: str) -> str:
+    """Return that a new CA would end no later than the one in use, as a sentence; "" if it would, or nobody knows."""
+    mount = scene.mount(domain)
+    found = mount.issuer(mount.default)
+    if found is None or found.facts is None:
+        return ""
+    return no_time_gained(scene.cluster, domain, scene.root, found.facts)
 
 
 def _refuse_other_name(scene: Scene, domain: str) -> None:

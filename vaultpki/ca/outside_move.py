@@ -44,11 +44,7 @@ def refuse_beginning(scene: Scene) -> None:
     if not chain:
         _refuse_short_path(scene, ours=ours)
         return
-    if root_in_force.is_ours(target, chain[0]):
-        raise StateConflict(
-            f"the root from outside is called {printable(chain[0].subject_text)}, as roots are that vaultpki makes for "
-            f"{target.name}; it needs another name"
-        )
+    outside_signer.refuse_our_name(target)
     for problem in outside_signer.problems(target, scene.vault, issuing_cas(target)):
         raise StateConflict(problem)
     if problem := root_vouching.why_not(scene.root, chain[0], chain[1:]):

@@ -12,17 +12,21 @@ from typing import Final
 
 from vaultpki.ca import set_back
 from vaultpki.ca.announced import announced
+from vaultpki.ca.facts import reload
 from vaultpki.ca.run import reconcile
-from vaultpki.ca.scene import Scene, read_scene
+from vaultpki.ca.scene import Scene, keys_in_the_way, read_scene, refuse_active
 from vaultpki.certificates import ROOT, all_cas, issuing_cas
 from vaultpki.errors import ArgumentError, StateConflict
+from vaultpki.identity.adoption_record import refuse_adoption
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import other_operator, read_record
 from vaultpki.records.rotation import Kept, RotationRecord, State
-from vaultpki.rotation import recovery, root_recovery
-from vaultpki.rotation.gates import Participant
+from vaultpki.redact import first_few
+from vaultpki.rotation import left_over, recovery, root_recovery
+from vaultpki.rotation.gates import Participant, gate
 from vaultpki.rotation.mount_steps import RotationMount, issuer_of
+from vaultpki.rotation.reasons import Transition
 from vaultpki.vault import Vault
 
 _FAR: Final = 100
@@ -105,6 +109,31 @@ def recover(proposal: Proposal) -> RotationRecord:
     """Write what was proposed, unless somebody changed a record meanwhile (Refused), and make the server match it."""
     with announced(proposal.scene.cluster, proposal.scene.vault) as notice:
         return _recover(replace(proposal.scene, notice=notice), proposal)
+
+
+def propose_drop(cluster: Cluster, vault: Vault, domain: str, dropped: Sequence[str], now: datetime) -> Proposal:
+    """Return what takes CAs out that nodes trust and the server does not have, by their SHA-256; writes nothing.
+
+    Raises as `left_over.dropping`, Attention if a CA is to be recovered first, and StateConflict while another rotation
+    is under way, or as long as a node does not trust the CA that signs.
+    """
+    if domain not in issuing_cas(cluster):
+        raise ArgumentError(f"{domain} is no issuing CA; write one of {', '.join(issuing_cas(cluster))}")
+    scene = read_scene(cluster, vault, now)
+    set_back.refuse(scene)
+    refuse_adoption(cluster, vault)
+    refuse_active(cluster, scene.records)
+    if why := keys_in_the_way(cluster, vault):
+        raise StateConflict(why)
+    before, mount, nodes = scene.records[domain].record, scene.mount(domain), scene.nodes(domain)
+    made = left_over.dropping(cluster, domain, before, mount, nodes, dropped, scene.now)
+    asked = left_over.before_dropping(made, before)
+    step = Transition(asked, State.SWITCHED, scene.now, reload(cluster, domain))
+    for each in gate(step, nodes).waiting:
+        raise StateConflict(f"{each.node} may not trust {made.leaf.name}, which signs: it {each.reason}")
+    holders = {name for each in left_over.left_over(before, mount, nodes) for name in each.nodes}
+    why = f"{first_few(sorted(holders))} trust what the server does not have"
+    return Proposal(scene, domain, why, _claims(scene, domain, ()), before, {domain: made})
 
 
 def _recover(scene: Scene, proposal: Proposal) -> RotationRecord:

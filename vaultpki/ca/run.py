@@ -19,7 +19,7 @@ from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity.adoption_record import refuse_adoption
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
-from vaultpki.provision.rotation_records import StoredRecord, read_records
+from vaultpki.provision.rotation_records import StoredRecord, read_key_record, read_records
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation import listener_trust, recovery, serving_copy, start
 from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
@@ -157,9 +157,21 @@ def step(scene: Scene, said: Confirmations = NOTHING_CONFIRMED, *, back: bool) -
             return _advance(scene, domain, said, back=True)
     if finished:
         return finished[0]
-    raise StateConflict(
-        f"no CA of {scene.cluster.name} is being rotated; `vaultpki ca rotate DOMAIN -f {scene.cluster.file}` begins"
-    )
+    raise StateConflict(_nothing_under_way(scene, back=back))
+
+
+def _nothing_under_way(scene: Scene, *, back: bool) -> str:
+    """Return that there is no rotation to go on with, or to lead back, as a sentence."""
+    cluster = scene.cluster
+    said = f"no CA of {cluster.name} is being rotated"
+    if back:
+        return f"{said}, so there is nothing to lead back"
+    if cluster.service_account_keys and read_key_record(cluster, scene.vault).record is None:
+        return (
+            f"{said}, and no control-plane node has joined whose service-account key could be taken in; enrol one "
+            f"first (`vaultpki enroll -f {cluster.file} NODE`)"
+        )
+    return f"{said}; `vaultpki ca rotate DOMAIN -f {cluster.file}` begins"
 
 
 def finish_rotation(scene: Scene, domain: str) -> Step:

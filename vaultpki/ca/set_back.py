@@ -1,7 +1,7 @@
 """Finds out whether the server shows an older record of a CA's rotation than nodes have read, or has lost one.
 
 Then `ca recover` alone goes on: what nodes say may be false, so that a person looks at it first. Every other command
-says so, and changes nothing.
+says so, and takes no step.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def refuse(scene: Scene, aside: Collection[str] = ()) -> None:
     }
     for domain in all_cas(scene.cluster):
         if said := why(scene, domain, {*aside, *excused}):
-            raise Attention(f"{said}; nothing was changed: {what_to_do(scene.cluster, with_root(scene, domain))}")
+            raise Attention(f"{said}; no step is taken: {what_to_do(scene.cluster, with_root(scene, domain))}")
 
 
 def what_to_do(cluster: Cluster, domain: str) -> str:

@@ -12,8 +12,9 @@ from vaultpki.certificates import ROOT, all_cas, ca_subject
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.records import gaps
 from vaultpki.records.rotation import RotationRecord, State
-from vaultpki.rotation import listener_trust, serving_copy, start
+from vaultpki.rotation import left_over, listener_trust, serving_copy, start
 from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.rotation.left_over import LeftOver
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.states import next_state
 
@@ -25,7 +26,7 @@ class CaStatus:
     `record` is None if it was never rotated. `next` is the state that `continue` leads to, with its gate; `back` the
     one that `abort` leads to. `problem` is why it cannot sign, in one sentence. `apart` are the nodes that have not the
     record that the server has, and cannot follow it. `advice` is a sentence on what a person does now that the rotation
-    is at rest.
+    is at rest. `left_over` are CAs that nodes trust and the server does not have.
     """
 
     domain: str
@@ -40,6 +41,7 @@ class CaStatus:
     key: str = ""
     apart: tuple[Waiting, ...] = ()
     advice: str = ""
+    left_over: tuple[LeftOver, ...] = ()
 
 
 def status(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
@@ -64,6 +66,7 @@ def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
         problem=behind,
         key=facts.key.value if facts is not None and facts.key is not None else "",
         apart=_apart(scene, domain),
+        left_over=left_over.left_over(record, mount, scene.nodes(domain)) if domain != ROOT else (),
     )
     if record is None:
         missing = f"{mount.path} has no CA {ca_subject(cluster.name, domain)}; run `vaultpki apply -f {cluster.file}`"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ROOT, ca_subject, issuing_cas
 from vaultpki.errors import ArgumentError, StateConflict
-from vaultpki.identity.outside_signer import keeping_name, request_of
+from vaultpki.identity.outside_signer import keeping_name, refuse_our_name, request_of
 from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import read_records
@@ -67,7 +67,10 @@ def waits_for_import(record: RotationRecord) -> bool:
 
 
 def outside_root(cluster: Cluster) -> OutsideRoot:
-    """Return the root from outside whose signer people carry requests to; ArgumentError if there is none."""
+    """Return the root from outside whose signer people carry requests to; ArgumentError if there is none.
+
+    Raises StateConflict for one with the name of ours.
+    """
     outside = cluster.authority.outside
     if outside is None:
         raise ArgumentError(
@@ -79,6 +82,7 @@ def outside_root(cluster: Cluster) -> OutsideRoot:
             f"{outside.mount}/issuer/{outside.issuer} signs the issuing CAs of {cluster.name} by itself; "
             f"`vaultpki apply -f {cluster.file}` has them signed"
         )
+    refuse_our_name(cluster)
     return outside
 
 

@@ -71,7 +71,7 @@ def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> No
         if asked.stays:
             click.echo(printable(asked.stays), err=True)
     if not targets:
-        click.echo("no adoption is under way, and nothing was changed on this machine")
+        click.echo("no adoption is under way, so no step is to be taken on this machine")
         return
     runs = _runs(config, known, targets, allow_http=allow_http)
     if dry_run:

@@ -295,6 +295,7 @@ def _tell_joined(joined: Joined, file: Path, log_format: Literal["text", "json"]
 
     config, tell = joined.config, writer(log_format, sys.stdout)
     text = f"{config.node} has joined {config.cluster}; its configuration is {file}"
+    text += f"; {joined.note}" if joined.note else ""
     tell(Event("joined", text, fields={"node": config.node, "cluster": config.cluster}))
     if joined.hooks is not None:
         for event in join_hooks.events(joined.hooks):

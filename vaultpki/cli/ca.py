@@ -190,6 +190,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
         raise Attention("the adoption of this cluster waits for a person; see above")
     if keys is not None and keys.counting:
         raise Attention("tokens of a stolen key are still accepted; see above")
+    if any(ca.left_over for ca in cas):
+        raise Attention("nodes trust a CA that the server does not have; see above")
     if any(ca.apart for ca in cas):
         raise Attention("nodes do not follow a record of a CA; see above")
 

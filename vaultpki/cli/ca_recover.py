@@ -30,10 +30,22 @@ _MOST_LINES: Final = 200
     metavar="NODE",
     help="Do not believe this node: its report or its state is false. Can be repeated.",
 )
+@click.option(
+    "--drop",
+    multiple=True,
+    metavar="SHA256",
+    help="Take this CA out, which nodes trust and the server does not have; see `ca status`. Can be repeated.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def recover_command(
-    domain: str, file: Path, allow_http: bool, without: tuple[str, ...], yes: bool, as_json: bool
+    domain: str,
+    file: Path,
+    allow_http: bool,
+    without: tuple[str, ...],
+    drop: tuple[str, ...],
+    yes: bool,
+    as_json: bool,
 ) -> int:
     """Go on after the server was restored from a snapshot: show what each node has read of a CA, and write a newer
     record.
@@ -42,20 +54,32 @@ def recover_command(
     CAs. DOMAIN is root, kubernetes, kubelet, etcd, front-proxy or service-account. Wait first until every agent has
     passed once since the restore.
 
+    What nodes trust and the server does not have stays, since certificates of it may be in use. With --drop it leaves
+    as the old CA of a rotation does from switched on: `ca continue` waits until every certificate is of the CA that
+    signs, then until nobody trusts it.
+
     \b
     Example:
       vaultpki ca recover etcd -f cluster.yaml
       vaultpki ca recover etcd -f cluster.yaml --without cp-3 --yes
+      vaultpki ca recover etcd -f cluster.yaml --drop 9f3c0e1b...
     """
     from vaultpki.ca import recover
     from vaultpki.records.rotation import EVERY_DOMAIN
     from vaultpki.show import ca as ca_text
+    from vaultpki.values import names
 
     if domain not in EVERY_DOMAIN:
         raise click.UsageError(f"there is no CA {domain!r}; write one of {', '.join(EVERY_DOMAIN)}")
+    if drop and without:
+        raise click.UsageError("--without is for what nodes say of a record; leave it out with --drop")
+    dropped = [names.sha256(each) for each in drop]
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         now = server_now(vault)
-        found = recover.propose(cluster, vault, domain, without, now)
+        if dropped:
+            found = recover.propose_drop(cluster, vault, domain, dropped, now)
+        else:
+            found = recover.propose(cluster, vault, domain, without, now)
         if not as_json:
             for line in lines(found):
                 click.echo(line)

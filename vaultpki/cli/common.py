@@ -96,11 +96,12 @@ def opened(
 
     With `applied` a server that has nothing of the cluster is refused.
     """
+    from vaultpki.identity import asked_server
     from vaultpki.vault import explained
 
     cluster = load_spec(file, allow_http=allow_http)
     vault, where = open_vault(cluster, allow_http=allow_http, patience=patience)
-    with explained(vault, needed_policy(cluster)):
+    with asked_server.told(cluster, vault), explained(vault, needed_policy(cluster)):
         if cluster.authority.outside is not None:
             from vaultpki.identity import outside_signer
 

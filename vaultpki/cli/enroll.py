@@ -30,6 +30,11 @@ _LONGEST_WRAP = 86400
 @click.option(
     "--replace", is_flag=True, help="End every credential that the node has first: of its agent, join files, clones."
 )
+@click.option(
+    "--former-root",
+    metavar="SHA256",
+    help="The root that the node had before, on a server that is lost or left: its folders go over in place.",
+)
 @path_option(
     "-o", "--output", help="The file to write; with several nodes the folder for NODE.json.  [default: join.json]"
 )
@@ -41,6 +46,7 @@ def enroll_command(
     wrap_ttl: str,
     everyone: bool,
     replace: bool,
+    former_root: str | None,
     output: Path | None,
 ) -> None:
     """Give a node its identity: a single-use join file for `vaultpki agent --join` on the node.
@@ -55,11 +61,14 @@ def enroll_command(
       vaultpki enroll -f cluster.yaml w-17 --pool autoscaled -o join.json
       vaultpki enroll -f cluster.yaml cp-1 --replace -o join.json
       vaultpki enroll -f cluster.yaml --all -o joins/
+      vaultpki enroll -f cluster.yaml --all --former-root 4f1c... -o joins/
     """
     from vaultpki.disk.files import storage_errors
     from vaultpki.identity import enrol, join_files
+    from vaultpki.values import names
     from vaultpki.values.durations import parse_duration
 
+    former = names.sha256(former_root) if former_root is not None else None
     if (node is None) == (not everyone):
         raise click.UsageError("name one node, or -, or pass --all")
     seconds = parse_duration(wrap_ttl)
@@ -70,7 +79,7 @@ def enroll_command(
             who = enrol.holder(cluster, node, pool)
             target = output or Path("join.json")
             with join_files.reserved(cluster, target, node) as put:
-                place = _place(cluster, vault)
+                place = _place(cluster, vault, former)
                 _warn_of_drift(cluster, vault, [(node, who)])
                 put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=replace))
             there = f"run `vaultpki agent --join {target.name}` there"
@@ -79,7 +88,7 @@ def enroll_command(
         if output is None:
             raise click.UsageError("several nodes need -o FOLDER")
         wanted = _nodes_to_enroll(cluster, pool, everyone=everyone)
-        place = _place(cluster, vault)
+        place = _place(cluster, vault, former)
         _warn_of_drift(cluster, vault, wanted)
         with storage_errors(str(output)):
             if not output.exists():
@@ -209,11 +218,11 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, go
     decide(done)
 
 
-def _place(cluster: Cluster, vault: Vault) -> Anchors:
+def _place(cluster: Cluster, vault: Vault, former_root: str | None) -> Anchors:
     """Return what all join files have in common; warns where Vault's record differs."""
     from vaultpki.identity import anchor, enrol
 
-    place = enrol.place(cluster, vault)
+    place = enrol.place(cluster, vault, former_root)
     if place.drift:
         click.echo(anchor.drift_sentence(cluster, place.drift), err=True)
     return place

@@ -39,4 +39,4 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
     for path in issued.manifests:
         click.echo(f"manifest: {path}")
     for text in issued.untrusted:
-        click.secho(f"! {printable(text)}; remove it from the mount", fg="red", err=True)
+        click.secho(f"! {printable(text)}; find out who put it there", fg="red", err=True)

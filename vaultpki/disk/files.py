@@ -366,7 +366,7 @@ def read_private(path: str) -> bytes | None:
             return None
     if about.st_uid not in {0, os.geteuid()}:
         raise StoreError(
-            f"{path}: it belongs to the user {about.st_uid}; give it to {permissions.user()} with chown, or remove it"
+            f"{path}: it belongs to the user {about.st_uid}; find out why, and `chown` it to {permissions.user()}"
         )
     if about.st_mode & 0o077:
         raise StoreError(f"{path}: others may read it; `chmod 600` it, and replace the secret if they did")

@@ -77,14 +77,17 @@ def _refuse_other(directory: Generations, holder: DirectoryOwner) -> None:
         return
     if known is not None:
         whose = f"belongs to {known.text(holder)}, and not to {holder.text(known)}"
-    elif not _shows(directory, holder.root_sha256):
+    elif not any(_shows(directory, root) for root in (holder.root_sha256, *holder.others)):
         whose = f"holds certificates of another root than the one of {holder.text()}, {holder.root_sha256}"
     else:
         return
-    raise StoreError(
-        f"{directory.path}: this directory {whose}; choose another directory, or, if nothing uses its files any more, "
-        f"remove {directory.path}/{HIDDEN_FOLDER} and run again"
-    )
+    other = "choose another directory"
+    if known is not None and same and holder.node is not None:
+        other = (
+            f"if this node goes over to that root, join by a file that names the one of before (`vaultpki enroll "
+            f"{holder.node} -f cluster.yaml --former-root {known.root_sha256}`), so that all in use stays; else {other}"
+        )
+    raise StoreError(f"{directory.path}: this directory {whose}; {other}")
 
 
 def _read(directory: Generations) -> DirectoryOwner | None:

@@ -338,6 +338,14 @@ CATALOGUE: Final = (
         "operator",
         vault=True,
     ),
+    _warning(
+        "ca-left-over",
+        None,
+        "Nodes trust a CA that the server does not have, such as after `vaultpki ca recover`.",
+        _CA_STATUS,
+        "operator",
+        vault=True,
+    ),
     _info(
         "rotation-waits",
         None,

@@ -21,6 +21,7 @@ from vaultpki.pki import foreign_cas
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable, stamp
+from vaultpki.rotation import left_over
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.token_keys.standing import KeyStepDone
 
@@ -90,11 +91,17 @@ def document(judgement: Judgement) -> dict[str, Any]:
 
 
 def of_cas(ends: Iterable[CaExpiry], cas: Iterable[CaStatus], file: str) -> Iterator[Finding]:
-    """Yield what needs attention of CAs: one that cannot sign, one whose record is not the newest, one that ends."""
+    """Yield what needs attention of CAs: one that cannot sign, one whose record is not the newest, one that ends.
+
+    Also one that nodes trust and the server does not have.
+    """
     for ca in cas:
         if ca.problem:
             text = f"{ca.domain} CA: {ca.problem}"
             yield found("ca-problem", text, file=file, command=named_command(ca.problem, file))
+        for each in ca.left_over:
+            text = left_over.sentence(ca.domain, each.sha256, each.nodes)
+            yield found("ca-left-over", text, file=file, command=named_command(text, file))
     yield from of_ends(ends, file)
 
 

@@ -23,7 +23,7 @@ from vaultpki.readers import CA_OF_BUNDLE
 from vaultpki.records import gaps
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable, stamp
-from vaultpki.rotation import reasons
+from vaultpki.rotation import left_over, reasons
 from vaultpki.values import release_order
 from vaultpki.values.durations import short_span
 
@@ -451,6 +451,10 @@ def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iter
     if status.reachable is False:
         yield finds("vault-away", "Vault does not answer")
     yield from (finds.gap(gap) for gap in apart)
+    for ca in status.cas:
+        for facts in ca.left_over:
+            text = left_over.sentence(ca.domain, facts.fingerprint, [status.node or "this node"])
+            yield found("ca-left-over", text, command=named_command(text, DEFAULT_FILE))
     untried = _cas_of(key for key, owed in status.owed.items() if not owed.attempts)
     yield from _behind(status.readers.items(), untried, finds)
     if status.not_admitted:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.certificates import MOST_ISSUERS, ROOT, ca_subject
+from vaultpki.certificates import MOST_ISSUERS, ROOT, all_cas, ca_subject
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, SpecError, StateConflict
 from vaultpki.identity import outside_signer, root_pin
 from vaultpki.model import Cluster
@@ -37,6 +37,7 @@ class Anchors:
     """What every join file of a cluster has in common.
 
     `namespace` is None for the root namespace. `drift` names the fields in which the cluster's record differs.
+    `former_root_sha256` is the root from which nodes come that join with their folders; None for all others.
     """
 
     addresses: tuple[str, ...]
@@ -44,6 +45,7 @@ class Anchors:
     root_sha256: str
     namespace: str | None = None
     drift: tuple[str, ...] = ()
+    former_root_sha256: str | None = None
 
 
 def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:
@@ -88,12 +90,19 @@ def refuse_missing(cluster: Cluster, vault: Vault) -> None:
     except Denied:
         # A token may see a part of the nodes, and no record.
         return
-    if not any(path.startswith(f"{cluster.prefix}/") for path in vault.api.sys.list_mounted_secrets_engines().data):
-        raise StateConflict(
-            f"cluster {cluster.name} is not in this Vault ({vault.address} has nothing below {cluster.prefix}): it was "
-            f"never applied here, or it was destroyed; `vaultpki apply -f {cluster.file}` makes it, and VAULT_ADDR, "
-            "VAULT_NAMESPACE and `prefix` say where it is looked for"
-        )
+    # The prefix of another cluster may lie below this one.
+    own = {f"{cluster.mount(name)}/" for name in ("config", *all_cas(cluster))}
+    if own.isdisjoint(vault.api.sys.list_mounted_secrets_engines().data):
+        raise missing(cluster, vault)
+
+
+def missing(cluster: Cluster, vault: Vault) -> StateConflict:
+    """Return the error for a server that has nothing of this cluster."""
+    return StateConflict(
+        f"cluster {cluster.name} is not in this Vault ({vault.address} has nothing below {cluster.prefix}): it was "
+        f"never applied here, or it was destroyed; `vaultpki apply -f {cluster.file}` makes it, and VAULT_ADDR, "
+        "VAULT_NAMESPACE and `prefix` say where it is looked for"
+    )
 
 
 def where(cluster: Cluster, addresses: tuple[str, ...], ca_pem: str | None) -> tuple[tuple[str, ...], str | None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from vaultpki.errors import BadAnswer, Denied, Refused
+from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, StateConflict, VaultError
 from vaultpki.model import Cluster
-from vaultpki.redact import HIDDEN, hide
+from vaultpki.redact import HIDDEN, first_few, hide
 from vaultpki.vault import HEALTH, Capabilities, Json, Vault
 
 _ROOT_NAMESPACE = "root"
@@ -40,10 +42,28 @@ class AskedServer:
     ignored: str = ""
 
 
+def elsewhere(cluster: Cluster, vault: Vault) -> tuple[str, ...]:
+    """Return the addresses in cluster.yaml if the environment names another server; empty if it does not."""
+    settings = vault.settings
+    other = settings.address_variable and not {*settings.addresses} <= {*cluster.vault.addresses}
+    return cluster.vault.addresses if other else ()
+
+
+@contextmanager
+def told(cluster: Cluster, vault: Vault) -> Iterator[None]:
+    """Add to what another server than that of cluster.yaml refuses, or does not have, who named that server."""
+    try:
+        yield
+    except (VaultError, ForeignObject, StateConflict) as error:
+        if (ours := elsewhere(cluster, vault)) and error.args:
+            names = f"{vault.settings.address_variable} names {vault.address}, and {cluster.file} {first_few(ours)}"
+            error.args = (f"{error}; {names}", *error.args[1:])
+        raise
+
+
 def read(cluster: Cluster, vault: Vault) -> AskedServer:
     """Return the server that `vault` asks: once for its token, and for a namespace whether it has namespaces."""
     settings = vault.settings
-    other = settings.address_variable and not {*settings.addresses} <= {*cluster.vault.addresses}
     asked_for = settings.namespace or _ROOT_NAMESPACE
     # HashiCorp's community edition does not look at the header, and answers from the only namespace that it has.
     has = asked_for == _ROOT_NAMESPACE or Capabilities.of(vault.call(HEALTH)).namespaces
@@ -51,7 +71,7 @@ def read(cluster: Cluster, vault: Vault) -> AskedServer:
         vault.address,
         asked_for if has else _ROOT_NAMESPACE,
         settings.address_variable,
-        cluster.vault.addresses if other else (),
+        elsewhere(cluster, vault),
         _owner(vault),
         "" if has else asked_for,
     )

@@ -41,10 +41,12 @@ from vaultpki.vault import Answer, Request, Vault, member
 from vaultpki.vault.answers import server_time, wrapping_token
 
 
-def place(cluster: Cluster, vault: Vault) -> Anchors:
+def place(cluster: Cluster, vault: Vault, former_root: str | None = None) -> Anchors:
     """Return what all join files of a cluster have in common.
 
-    Raises as `anchor.find`, and StateConflict if another layout was applied: the node would refuse its record.
+    `former_root` is the SHA-256 of the root from which nodes come. Raises as `anchor.find`, and StateConflict if
+    another layout was applied: the node would refuse its record; or if nodes from another root would not be offered the
+    foreign CAs of cluster.yaml.
     """
     found = anchor.find(cluster, vault, datetime.now(UTC))
     if {"layout", "version"}.intersection(found.drift):
@@ -52,7 +54,12 @@ def place(cluster: Cluster, vault: Vault) -> Anchors:
             f"{cluster.file}: layout: the record {cluster.mount('config')}/cluster in Vault is for another layout; run "
             f"`vaultpki apply -f {cluster.file}` first"
         )
-    return found
+    if former_root is not None and {foreign_cas.FIELD, "all of it"}.intersection(found.drift):
+        raise StateConflict(
+            f"{cluster.file}: ca.also_trust: Vault does not offer these CAs to nodes yet; run `vaultpki apply -f "
+            f"{cluster.file}` first"
+        )
+    return dataclasses.replace(found, former_root_sha256=former_root)
 
 
 def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
@@ -368,6 +375,7 @@ def _join(
         namespace=where.namespace,
         layout=cluster.layout,
         also_trust=foreign_cas.pins(cluster.authority.also_trust),
+        former_root_sha256=where.former_root_sha256,
     )
 
 

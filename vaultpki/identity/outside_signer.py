@@ -10,14 +10,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki.certificates import ISSUING_BACKDATE, all_rows, ca_subject, issuing_cas
-from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
+from vaultpki.certificates import ISSUING_BACKDATE, MOST_ISSUERS, ROOT, all_rows, ca_subject, issuing_cas
+from vaultpki.errors import BadAnswer, CertificateUnreadable, Denied, ForeignObject, Refused, SpecError, StateConflict
 from vaultpki.identity.token_rights import missing_right
 from vaultpki.model import Cluster, OutsideRoot
-from vaultpki.pki.trust import self_signed
+from vaultpki.pki.trust import named, self_signed
 from vaultpki.records.server_facts import Fields
 from vaultpki.redact import first_few, printable, stamp
-from vaultpki.vault import Request, Vault, shown_request, text
+from vaultpki.vault import Request, Vault, shown_certificate, shown_request, text
 
 if TYPE_CHECKING:
     from vaultpki.outside.request import WaitingRequest
@@ -78,12 +78,17 @@ def rule(cluster: Cluster) -> Fields:
 def complete(cluster: Cluster, vault: Vault) -> Cluster:
     """Return the cluster with the chain that the signer shows, if cluster.yaml has no `root_file`.
 
-    Raises SpecError if the signer is missing or shows no root.
+    Of a signer that is gone it is the chain on the root's mount, where `apply` put it: only signing needs the signer.
+    Raises SpecError if it is missing and nothing is there, or if the chain has no root.
     """
     outside = cluster.authority.outside
     if outside is None or outside.by_people or outside.anchor:
         return cluster
-    chain = _shown(cluster, vault, outside)
+    try:
+        chain = _shown(cluster, vault, outside)
+    except (SpecError, Denied, Refused):
+        if not (chain := _installed(cluster, vault)):
+            raise
     authority = cluster.authority
     pin = [each for each in (authority.root_sha256, *authority.other_roots) if each]
     anchors = [facts for facts in chain if (facts.fingerprint in pin if pin else self_signed(facts))]
@@ -99,6 +104,26 @@ def complete(cluster: Cluster, vault: Vault) -> Cluster:
     known = replace(outside, anchor=anchors[0].pem, others=others)
     pins = anchors[0].fingerprint, tuple(each for each in pin if each != anchors[0].fingerprint)
     return replace(cluster, authority=replace(authority, outside=known, root_sha256=pins[0], other_roots=pins[1]))
+
+
+def _installed(cluster: Cluster, vault: Vault) -> tuple[Facts, ...]:
+    """Return the certificates from outside on the root's mount, as it shows them to everybody."""
+    from vaultpki.pki import x509
+
+    mount = cluster.mount(ROOT)
+    listed = vault.api.secrets.pki.list_issuers(mount_point=mount).keys[:MOST_ISSUERS]
+    answers = vault.many([shown_request(mount, id_) for id_ in listed])
+    found = [
+        facts for each in zip(listed, answers, strict=True) for facts in x509.readable(shown_certificate(mount, *each))
+    ]
+    return tuple(facts for facts in found if not named(facts, ca_subject(cluster.name, ROOT)))
+
+
+def refuse_missing(cluster: Cluster, vault: Vault) -> None:
+    """Raise SpecError or ForeignObject if an issuer on another mount is to sign and is not what cluster.yaml names."""
+    outside = cluster.authority.outside
+    if outside is not None and not outside.by_people:
+        _signer(cluster, vault, outside)
 
 
 def request_of(cluster: Cluster, domain: str, csr: str) -> WaitingRequest:
@@ -142,6 +167,20 @@ def chain_of(cluster: Cluster, outside: OutsideRoot) -> tuple[Facts, ...]:
             file=cluster.file,
             field="ca.root_file",
         ) from None
+
+
+def refuse_our_name(cluster: Cluster) -> None:
+    """Raise StateConflict for a root from outside that is called as the cluster's own: nothing tells it from ours."""
+    outside = cluster.authority.outside
+    if outside is None:
+        return
+    anchor = chain_of(cluster, outside)[0]
+    # Whatever stands behind it: plans tell ours by that alone.
+    if anchor.subject.common_name.startswith(ca_subject(cluster.name, ROOT)):
+        raise StateConflict(
+            f"the root from outside is called {printable(anchor.subject_text)}, as roots are that vaultpki makes for "
+            f"{cluster.name}; it needs another name"
+        )
 
 
 def sign(cluster: Cluster, vault: Vault, domain: str, csr: str, common_name: str, ttl: int) -> str:
@@ -193,7 +232,11 @@ def problems(cluster: Cluster, vault: Vault, missing: Sequence[str]) -> Iterator
             if None not in refusals:
                 yield from (f"{each.sentence}. {each.ask}" for each in refusals[:1] if each is not None)
         return
-    signer, anchor, between = _signer(cluster, vault, outside)
+    try:
+        signer, anchor, between = _signer(cluster, vault, outside)
+    except (SpecError, ForeignObject) as error:
+        yield str(error)
+        return
     for domain in missing:
         refusal = _refusal(cluster, domain, signer, between, anchor, now)
         if refusal is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -299,6 +300,20 @@ def roll(config: AgentConfig, vault: Vault, now: float, *, force: bool = False) 
     # The server may just have lost it, and nothing else lets the node in; then the next pass takes up the old one.
     if seen and present(config, vault, new) is not None:
         _destroy_previous(config, vault, files, new)
+    return True
+
+
+def leave(config: AgentConfig, vault: Vault, secrets: Iterable[str]) -> bool:
+    """End the secret ids of a node that has left for another root; return whether the server did.
+
+    `vault` is the server that it leaves, logged in as the node.
+    """
+    try:
+        for secret in secrets:
+            with contextlib.suppress(Refused):
+                vault.api.auth.approle.destroy_secret_id(config.node, secret, mount_point=mount(config))
+    except VaultError:
+        return False
     return True
 
 

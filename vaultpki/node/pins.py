@@ -53,10 +53,14 @@ def save(config: AgentConfig, roots: Roots) -> None:
     _write(config.state, roots)
 
 
-def forget(state: str) -> None:
-    """Forget what the node has learnt, since it joins anew with another pin. Raises StoreError."""
-    if _value(state) is not None:
-        _write(state, Roots((), former=_every(state)))
+def forget(state: str, roots: Iterable[str] = ()) -> None:
+    """Forget what the node has learnt, since it joins anew with another pin. Raises StoreError.
+
+    `roots` are the SHA-256 of this pin and of a root that the node leaves for it, whose folders it keeps.
+    """
+    former = _every(state).union(roots)
+    if former:
+        _write(state, Roots((), former=former))
 
 
 def _write(state: str, roots: Roots) -> None:

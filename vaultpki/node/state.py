@@ -208,11 +208,17 @@ def save(state: str, content: AgentState) -> None:
     write_private(f"{state}/{STATE_FILE}", json.dumps(value, sort_keys=True).encode())
 
 
-def forget_records(state: str) -> None:
-    """Forget the rotation records that were read, since the node joins anew. Raises StoreError."""
-    content = load(state)
-    if content.revisions or content.root:
-        save(state, replace(content, revisions={}, root="", vanished={}))
+def forget_records(state: str, *, keys: bool = False) -> None:
+    """Forget the rotation records that were read, since the node joins anew. Raises StoreError.
+
+    With `keys` also the numbers of service-account keys: below another root they begin anew.
+    """
+    before = load(state)
+    content = replace(before, revisions={}, root="", vanished={})
+    if keys:
+        content = replace(content, lowest={}, lowest_root="")
+    if content != before:
+        save(state, content)
 
 
 class StateFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -14,6 +14,8 @@ from vaultpki.pki.trust import named
 from vaultpki.redact import printable, stamp
 
 _DAY: Final = 86400
+WITH: Final = timedelta(days=1)
+"""A CA that a signer cut where its chain ends, which takes an hour off, ends with that chain."""
 
 
 class Level(enum.Enum):
@@ -51,7 +53,8 @@ class CaLife:
     `longest_ttl` is the longest TTL of its leaves in seconds, of those that the caller knows. `foreign` is the subject
     of a CA that is not the cluster's and that the bundles of `ca` hold too. `outside` is the subject of a CA of a PKI
     outside, which its owner renews; one above ours that is not the pinned anchor is called by its subject. Both are
-    empty for the cluster's own.
+    empty for the cluster's own. `held_by` is the subject of a CA outside that ends with this one, or before: then a
+    rotation gains no time.
     """
 
     ca: str
@@ -61,6 +64,7 @@ class CaLife:
     longest_ttl: int
     foreign: str = ""
     outside: str = ""
+    held_by: str = ""
 
     def begins(self, level: Level) -> datetime:
         """Return when a level begins; that of NONE is the beginning of the life, that of EXPIRED its end."""
@@ -109,7 +113,20 @@ def foreign_life(ca: str, facts: Facts) -> CaLife:
 def expiry(life: CaLife, now: datetime, *, rotating: bool = False) -> CaExpiry:
     """Return how urgent the end of a CA is at `now`; `rotating` if its rotation is under way."""
     command = "continue its rotation with `vaultpki ca continue`" if rotating else f"run `vaultpki ca rotate {life.ca}`"
+    if life.held_by and not rotating:
+        command = f"{printable(life.held_by)} above it ends then too, so have that renewed first; then {command}"
     return CaExpiry(life.ca, life.not_after, life.level(now), _sentence(life, now, command), life.foreign)
+
+
+def below(lives: Iterable[CaLife], above: Iterable[CaLife]) -> tuple[CaLife, ...]:
+    """Return the lives of issuing CAs, each with the CA of a PKI outside that ends with it or before, if one does."""
+    first = min((life for life in above if life.outside), key=lambda life: life.not_after, default=None)
+    return tuple(
+        replace(life, held_by=first.outside)
+        if first is not None and not life.root and not life.outside and first.not_after <= life.not_after + WITH
+        else life
+        for life in lives
+    )
 
 
 def of_root(root: Facts, longest_ttl: int, *, root_name: str) -> CaLife:
@@ -119,7 +136,7 @@ def of_root(root: Facts, longest_ttl: int, *, root_name: str) -> CaLife:
 
 
 def lives_above(above: Iterable[Facts], issuing: Iterable[Facts], longest_ttl: int) -> tuple[CaLife, ...]:
-    """Return the lives of the CAs of a PKI outside that end before one of the issuing CAs below them.
+    """Return the lives of the CAs of a PKI outside that end before one of the issuing CAs below them, or with it.
 
     `above` are those between an issuing CA and the pinned anchor, and a root above that. Of certificates for one key
     the last one counts: a CA is renewed by another certificate for it.
@@ -130,7 +147,7 @@ def lives_above(above: Iterable[Facts], issuing: Iterable[Facts], longest_ttl: i
         by_key[facts.subject_text, facts.public_key] = facts
     ends: dict[str, Facts] = {}
     for facts in sorted(by_key.values(), key=lambda facts: facts.not_after):
-        if last is not None and facts.not_after < last:
+        if last is not None and facts.not_after <= last + WITH:
             ends.setdefault(facts.subject_text, facts)
     return tuple(
         CaLife(name, False, facts.not_before, facts.not_after, longest_ttl, outside=name)

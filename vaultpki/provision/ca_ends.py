@@ -14,6 +14,7 @@ from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import named
 from vaultpki.provision.ca_facts import CaFacts, read_ca
 from vaultpki.provision.rotation_records import existing
+from vaultpki.records import above as above_records
 from vaultpki.vault import Vault, shown_certificate, shown_request, text
 
 
@@ -29,17 +30,16 @@ def of(
     `above` are the CAs of a PKI outside, as `lives_above` returns them, which follow; the foreign CAs of cluster.yaml
     come last.
     """
-    ends = []
+    lives, above = list[CaLife](), tuple(above)
     for ca in all_cas(cluster):
         if ca in found:
             facts = found[ca]
             begins = facts.not_after - timedelta(seconds=facts.life)
-            outside = facts.common_name if ca == ROOT and not _own_root(cluster, facts) else ""
-            life = CaLife(ca, ca == ROOT, begins, facts.not_after, longest_ttl(cluster, ca), outside=outside)
-            ends.append(expiry(life, now, rotating=ca in rotating))
+            outside = (facts.subject_text or facts.common_name) if ca == ROOT and not _own_root(cluster, facts) else ""
+            lives.append(CaLife(ca, ca == ROOT, begins, facts.not_after, longest_ttl(cluster, ca), outside=outside))
     foreign = foreign_cas.read(cluster).items()
     return (
-        *ends,
+        *(expiry(life, now, rotating=life.ca in rotating) for life in ca_life.below(lives, (*lives, *above))),
         *(expiry(life, now) for life in above),
         *(expiry(foreign_life(ca, facts), now) for ca, cas in foreign for facts in cas),
     )
@@ -64,6 +64,12 @@ def _own_root(cluster: Cluster, facts: CaFacts) -> bool:
     return facts.common_name == name or facts.common_name.startswith(f"{name} ")
 
 
+def _own(cluster: Cluster, pem: str) -> bool:
+    """Return whether this is the certificate of a root that was made for this cluster."""
+    facts = read_ca(ROOT, pem) if pem else None
+    return facts is not None and _own_root(cluster, facts)
+
+
 def longest_ttl(cluster: Cluster, ca: str) -> int:
     """Return the longest TTL of the leaves below a CA, in seconds."""
     return max((row.ttl or cluster.ttl for row in all_rows(cluster) if ca in (ROOT, row.ca)), default=cluster.ttl)
@@ -81,12 +87,14 @@ def read(cluster: Cluster, vault: Vault, now: datetime) -> tuple[CaExpiry, ...]:
             return ca, ""
 
     pems = dict(vault.map(one, all_cas(cluster)))
+    shown = () if _own(cluster, pems[ROOT]) else _shown(cluster, vault)
+    if not pems[ROOT]:
+        # One from outside has no key, so it is no mount's default issuer; its SHA-256 is what counts.
+        pems[ROOT] = next((pem for pem in shown if above_records.sha256(pem) == cluster.authority.root_sha256), "")
     read_cas = {ca: read_ca(ca, pem) for ca, pem in pems.items()}
     found = {ca: facts for ca, facts in read_cas.items() if facts is not None}
-    root, above = found.get(ROOT), tuple[CaLife, ...]()
-    if any(ca in found for ca in issuing_cas(cluster)) and (root is None or not _own_root(cluster, root)):
-        above = lives_above(cluster, pems, _shown(cluster, vault))
-    return of(cluster, found, now, _rotating(cluster, vault), above)
+    over = lives_above(cluster, pems, shown) if any(ca in found for ca in issuing_cas(cluster)) else ()
+    return of(cluster, found, now, _rotating(cluster, vault), over)
 
 
 def _shown(cluster: Cluster, vault: Vault) -> tuple[str, ...]:

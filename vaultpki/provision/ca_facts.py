@@ -25,7 +25,7 @@ class CaFacts:
     """A CA as its certificate describes it.
 
     `life` is the TTL in seconds that it was requested with. `key` is None for a key of another type than ours.
-    `subject` is what its name has besides the CN, by the parameters of the PKI engine.
+    `subject` is what its name has besides the CN, by the parameters of the PKI engine, `subject_text` the whole of it.
     """
 
     common_name: str
@@ -33,6 +33,7 @@ class CaFacts:
     life: int
     not_after: datetime
     subject: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    subject_text: str = field(default="", compare=False)
 
 
 def read_ca(ca: str, pem: str) -> CaFacts | None:
@@ -47,7 +48,8 @@ def read_ca(ca: str, pem: str) -> CaFacts | None:
     life = facts.not_after - facts.not_before
     backdate = ROOT_BACKDATE if ca == ROOT else ISSUING_BACKDATE
     seconds = int(life.total_seconds()) - backdate
-    return CaFacts(facts.subject.common_name, facts.key, seconds, facts.not_after, subject_values(facts))
+    subject = subject_values(facts)
+    return CaFacts(facts.subject.common_name, facts.key, seconds, facts.not_after, subject, facts.subject_text)
 
 
 def lives(cluster: Cluster, found: Mapping[str, CaFacts], maxima: Mapping[str, int]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vaultpki.certificates import ROOT
-from vaultpki.identity import reports
+from vaultpki.identity import anchor, reports
 from vaultpki.identity.ending import end_entities, read_note, unfinished
 from vaultpki.identity.jwt_nodes import locked_names, remove_notes
 from vaultpki.identity.token_rights import refuse_weak_token
@@ -29,13 +29,20 @@ def destroy(
 
     `where` is as for `apply`; `progress` is called with each path that was deleted, and `step` after each with how many
     there are in all, for policies from any thread. Returns the policies that have a name of ours and were kept, because
-    nothing shows that apply made them.
+    nothing shows that apply made them. Raises StateConflict if there is nothing of the cluster.
     """
     seen = observe(cluster, vault, where)
     if ("issuer", cluster.mount(ROOT)) in seen.observed.objects:
         # A missing root is not a reason to keep the rest.
         refuse_other_root(cluster, seen)
     doomed = [key for key in seen.observed.objects if _made_by_us(seen, key)]
+    kept = [
+        name
+        for kind, name in seen.wanted
+        if kind == "policy" and (kind, name) in seen.observed.objects and (kind, name) not in doomed
+    ]
+    if not doomed and not kept:
+        raise anchor.missing(cluster, vault)
     if doomed:
         refuse_weak_token(cluster, vault, {object_path(cluster, vault, key): "delete" for key in doomed})
     # Policies first: without the record, a pool's policy is known as ours by its rules, which name its auth mount.
@@ -59,11 +66,7 @@ def destroy(
         vault.call(delete_request(cluster, vault, ("mount", name)))
         progress(object_path(cluster, vault, ("mount", name)))
         step(len(doomed))
-    return [
-        name
-        for kind, name in seen.wanted
-        if kind == "policy" and (kind, name) in seen.observed.objects and (kind, name) not in doomed
-    ]
+    return kept
 
 
 def delete_auth_mount(cluster: Cluster, vault: Vault, seen: Observation, name: str) -> None:

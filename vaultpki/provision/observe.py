@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from vaultpki.certificates import ROOT, all_cas, ca_subject, issuing_cas
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
-from vaultpki.identity import anchor, imported, root_in_force
+from vaultpki.identity import anchor, imported, outside_signer, root_in_force
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
@@ -211,7 +211,8 @@ def _refuse_other_kind_of_root(cluster: Cluster, seen: Observation) -> None:
     if ours and cluster.authority.outside is not None:
         raise StateConflict(
             f"the root CA at {mount} is ours by its name, and has no key, and {cluster.file} asks for one from outside "
-            "(ca.root); nothing was changed"
+            "(ca.root): nobody can sign by it, and no rotation leads from it to another one; restore its key, or if no "
+            f"node has joined yet, `vaultpki destroy -f {cluster.file}` and apply again"
         )
 
 
@@ -327,6 +328,8 @@ def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
                 f"the policy {key[1]} was not made by vaultpki, and somebody may hold it; "
                 f"delete it (`bao policy delete {key[1]}`) and apply again"
             )
+    # Before the first write: an apply that has put it there could not go on.
+    outside_signer.refuse_our_name(seen.target)
     _refuse_other_kind_of_root(cluster, seen)
     root = cluster.mount(ROOT)
     pinned = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("root_sha256")

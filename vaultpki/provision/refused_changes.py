@@ -135,7 +135,7 @@ def refuse_missing_cas(cluster: Cluster, record: AdoptionRecord) -> None:
         new = f", or if `ca.also_trust.{lacking[0]}` of {cluster.file} is new, take it out until the adoption is done"
         raise StateConflict(
             f"the record of the adoption of {cluster.name} ({record.state.value}) names no old CA of "
-            f"{first_few(lacking)}, which the cluster has: nothing was changed; find out who wrote it, and write the "
+            f"{first_few(lacking)}, which the cluster has; find out who wrote it, and write the "
             f"last right one back (`bao kv rollback -mount={cluster.mount('config')} -version=N {RECORD}`)"
             f"{new if lacking[0] in named else ''}"
         )

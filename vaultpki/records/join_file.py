@@ -30,7 +30,8 @@ class Join:
     """A join file. `pool` is None for a listed node, `ca_pem` if the system's CAs verify Vault.
 
     `namespace` is the Vault namespace of the cluster; None is the root namespace. `layout` is that of the node's files.
-    `also_trust` are the SHA-256 of the foreign CAs that the node accepts, by domain.
+    `also_trust` are the SHA-256 of the foreign CAs that the node accepts, by domain. `former_root_sha256` is a root
+    that the node had before: its folders, with all that is in use there, go over to this root.
     """
 
     cluster: str
@@ -46,6 +47,7 @@ class Join:
     expires: datetime
     layout: Layout = Layout.DOCUMENT
     also_trust: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    former_root_sha256: str | None = None
 
 
 def dump_join(join: Join) -> str:
@@ -58,6 +60,9 @@ def dump_join(join: Join) -> str:
     # A vaultpki that does not know foreign CAs refuses a file that names some: it could not take them over.
     if not join.also_trust:
         del content[foreign_cas.FIELD]
+    # Nor does one take folders over that does not know this.
+    if join.former_root_sha256 is None:
+        del content["former_root_sha256"]
     return json.dumps(content, indent=2) + "\n"
 
 
@@ -110,6 +115,7 @@ def parse(raw: bytes, file: str) -> Join:
         expires=read.time("expires"),
         layout=layout,
         also_trust=_pins(read),
+        former_root_sha256=read.optional("former_root_sha256", names.sha256),
     )
 
 

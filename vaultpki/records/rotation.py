@@ -111,6 +111,7 @@ class RotationRecord:
     `closing` says of the root that its rollback has ended: the issuing CAs lose their certificates of the old root, and
     the state follows. `accepting` are the components (`cp-1/etcd`) whose listeners were seen accepting the old CA in
     RETIRED, and were not seen refusing it since. `let_go` says of STEADY that no process holds what a rollback deleted.
+    `drops` says that `old` is a CA that nodes trust and the server does not have: it only leaves.
     """
 
     domain: str
@@ -130,6 +131,7 @@ class RotationRecord:
     closing: bool = False
     accepting: tuple[str, ...] = ()
     let_go: bool = False
+    drops: bool = False
 
     @property
     def leaf(self) -> CaRef:
@@ -197,6 +199,7 @@ def to_json(record: RotationRecord) -> dict[str, Any]:
         **({"closing": True} if record.closing else {}),
         **({"accepting": list(record.accepting)} if record.accepting else {}),
         **({"let_go": True} if record.let_go else {}),
+        **({"drops": True} if record.drops else {}),
     }
 
 
@@ -232,6 +235,7 @@ def read(value: object, domain: str, *, where: str) -> RotationRecord:
         closing=value.get("closing") is True,
         accepting=_list(read, "accepting", _is_component) if "accepting" in value else (),
         let_go=value.get("let_go") is True,
+        drops=value.get("drops") is True,
     )
     if record.turn and not _is_node(record.turn):
         raise read.wrong("turn")

@@ -212,9 +212,10 @@ def _old_leaves(cluster: str, record: RotationRecord, to: State, said: Mapping[L
 
     A kubelet before Kubernetes 1.36 does so with the pair of its start, for callers by IP address (PR 133654 there).
     """
-    leaves, which = (record.new, "new") if to is State.STEADY else (record.old, "old")
+    which = "new" if to is State.STEADY else "old"
     for each, it in said.items():
-        if leaves is not None and it.issuer == _subject(cluster, record.domain, leaves):
+        of_new = record.new is not None and it.issuer == _subject(cluster, record.domain, record.new)
+        if of_new if to is State.STEADY else _of_old(cluster, record, (it.issuer,)):
             what = f"its {each.component} at port {each.port} still presents a certificate of the {which} CA"
             yield Waiting(each.node, f"{what}: restart it there")
 
@@ -226,9 +227,10 @@ def _wrong(cluster: str, record: RotationRecord, to: State, said: Mapping[Listen
             continue
         found = []
         if to in (State.DONE, State.STEADY):
-            gone = record.old if to is State.DONE or record.new is None else record.new
             which = "old" if to is State.DONE else "deleted"
-            accepts = _subject(cluster, record.domain, gone) in it.accepts
+            gone = record.old if record.new is None else record.new
+            deleted = _subject(cluster, record.domain, gone) in it.accepts
+            accepts = _of_old(cluster, record, it.accepts) if to is State.DONE else deleted
             found += [f"still accepts certificates of the {which} CA"] * accepts
         else:
             lacks = [ca for ca in wanted_cas(record, to) if _subject(cluster, record.domain, ca) not in it.accepts]
@@ -238,8 +240,12 @@ def _wrong(cluster: str, record: RotationRecord, to: State, said: Mapping[Listen
             yield Waiting(each.node, f"its {each.component} at port {each.port} {what}: {how}")
 
 
-def _old(cluster: str, record: RotationRecord) -> str:
-    return _subject(cluster, record.domain, record.old)
+def _of_old(cluster: str, record: RotationRecord, subjects: Collection[str]) -> bool:
+    """Return whether one of these is the subject of the old CA; of one that the server does not have none is known."""
+    if not record.drops or record.new is None:
+        return _subject(cluster, record.domain, record.old) in subjects
+    new = _subject(cluster, record.domain, record.new)
+    return any(each != new and _of_domain(cluster, record.domain, each) for each in subjects)
 
 
 def _noted(cluster: str, record: RotationRecord, said: Mapping[Listener, Said]) -> RotationRecord:
@@ -247,11 +253,12 @@ def _noted(cluster: str, record: RotationRecord, said: Mapping[Listener, Said]) 
 
     A person's word of before such a sighting counts no more.
     """
-    old = _old(cluster, record)
     by_component: dict[str, list[Said]] = {}
     for each, it in said.items():
         by_component.setdefault(f"{each.node}/{each.component}", []).append(it)
-    accepting = {name for name, all_ in by_component.items() if any(old in it.accepts for it in all_)}
+    accepting = {
+        name for name, all_ in by_component.items() if any(_of_old(cluster, record, it.accepts) for it in all_)
+    }
     refusing = {
         name for name, all_ in by_component.items() if all(_names(cluster, record.domain, it) for it in all_)
     } - accepting

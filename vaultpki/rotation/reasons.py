@@ -181,6 +181,9 @@ def wanted_cas(record: RotationRecord, to: State) -> tuple[CaRef, ...]:
     # old one's may be where a rollback goes forward again.
     if record.new is None or (record.state, to) == (State.RETRUSTING, State.RETURNING):
         return (record.old,)
+    if record.drops:
+        # Who never trusted the old one does not learn of it any more.
+        return (record.new,)
     return (record.new,) if (record.state, to) == (State.RETURNING, State.SWITCHED) else (record.old, record.new)
 
 

@@ -210,6 +210,8 @@ def _safe(
     # Without any CA that is named, it says that of the old one: what nodes hold they keep in this state.
     lost_ca = CaRef(name, key=key, sha256=unknown[0] if unknown else old.sha256)
     whole = replace(base, method=Method.NEW_KEY, old=old, new=lost_ca, highest=highest, also=tuple(sorted(also)))
+    # At rest, its old CA is another one.
+    whole = replace(whole, drops=base.drops and base.active)
     return replace(whole, state=State.RETRUSTING, kept=Kept.OLD)
 
 

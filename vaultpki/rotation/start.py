@@ -35,7 +35,7 @@ def first_record(
 
     Raises StateConflict if the mount has no CA to begin with.
     """
-    old = _current(cluster, domain, before, mount)
+    old = current(cluster, domain, before, mount)
     known = [before.highest] if before is not None else []
     highest = max([*known, *numbers(domain, mount), 1])
     name, highest = successor_name(domain, highest, method, old.name)
@@ -97,7 +97,8 @@ def numbers(domain: str, mount: RotationMount) -> Iterator[int]:
             yield number(name)
 
 
-def _current(cluster: Cluster, domain: str, before: RotationRecord | None, mount: RotationMount) -> CaRef:
+def current(cluster: Cluster, domain: str, before: RotationRecord | None, mount: RotationMount) -> CaRef:
+    """Return the CA that signs; `before` is the record at rest. Raises StateConflict if the mount has none."""
     if before is not None:
         return before.leaf
     own = own_issuer(cluster.name, domain, mount)

@@ -12,7 +12,7 @@ from vaultpki.ca.status import CaStatus
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import first_few, printable, stamp
-from vaultpki.rotation import root_words
+from vaultpki.rotation import left_over, root_words
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.reasons import TRUST_STEPS
 from vaultpki.rotation.states import next_state
@@ -56,6 +56,11 @@ _BUNDLES_CHANGE: Final = frozenset(state for state, _ in TRUST_STEPS) - {State.R
 _IS_KEPT: Final = (
     "nodes learn to trust {old} and {new}; each keeps its certificate, and renews it if it is of {leaf}, which signs"
 )
+# The same at rest, if it left what the server does not have where it is.
+_IS_WITH_OTHERS: Final = "{old} signs, and nodes trust it, and what they hold of {also}"
+# And once that has left.
+_IS_DROPPED: Final = "{new} signs, and nodes trust it alone"
+_DOES_DROP: Final = "ends it; after that there is no rollback"
 # What a step does, as the rest of a sentence.
 _DOES: Final = {
     State.STEADY: "deletes {new}, and nodes trust {old} alone",
@@ -132,6 +137,9 @@ def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str) 
         if ca.advice:
             yield ""
             yield printable(f"{ca.domain}: {ca.advice}.")
+        for each in ca.left_over:
+            yield ""
+            yield f"{left_over.sentence(ca.domain, each.sha256, each.nodes)}."
         if ca.apart:
             yield ""
             yield f"These nodes do not follow the record of {ca.domain}:"
@@ -341,6 +349,7 @@ def _ca_json(ca: CaStatus, now: datetime) -> dict[str, Any]:
         "problem": printable(ca.problem) or None,
         "advice": printable(ca.advice) or None,
         "apart": _waiting(ca.apart),
+        "left_over": [{"sha256": each.sha256, "nodes": list(each.nodes)} for each in ca.left_over],
         "waiting_for": _waiting(ca.gate.waiting if ca.gate is not None else ()),
     }
 
@@ -375,6 +384,10 @@ def _filled(record: RotationRecord, state: State, words: dict[State, str], same_
     text = words[state]
     if words is _IS and record.kept is not None and state is record.state:
         text = _IS_KEPT
+    elif words is _IS and state is State.STEADY and record.also and record.domain != ROOT:
+        text = _IS_WITH_OTHERS
+    elif record.drops and state is State.DONE:
+        text = _IS_DROPPED if words is _IS else _DOES_DROP
     elif record.domain == ROOT:
         text = (root_words.holds if words is _IS else root_words.does)(record).get(state, text)
     elif record.method is Method.SAME_KEY:
@@ -385,4 +398,6 @@ def _filled(record: RotationRecord, state: State, words: dict[State, str], same_
 def _with_names(record: RotationRecord, text: str) -> str:
     new = record.new.name if record.new is not None else "no other CA"
     spread = f"within {format_duration(record.spread)}" if record.spread else "at once"
-    return text.format(old=record.old.name, new=new, spread=spread, leaf=record.leaf.name)
+    old = f"the CA with the SHA-256 {record.old.sha256}" if record.drops else record.old.name
+    also = f"{len(record.also)} further CA{'s' if len(record.also) > 1 else ''} ({first_few(record.also, 2)})"
+    return text.format(old=old, new=new, spread=spread, leaf=record.leaf.name, also=also)

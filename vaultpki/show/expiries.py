@@ -211,7 +211,8 @@ def _cas(cluster: Cluster, held: Iterable[Folder], now: datetime) -> Iterator[Ca
     order = (ROOT, "", *ISSUING_CAS)
     for domain, facts in sorted(found.values(), key=lambda each: (order.index(each[0]), each[1].not_after)):
         life = _life(cluster, domain, facts) if domain else early.get(facts.subject_text)
-        end = ca_life.expiry(life, now) if life is not None else None
+        lives = ca_life.below((life,), early.values()) if life is not None else ()
+        end = ca_life.expiry(lives[0], now) if lives else None
         if facts.is_ca:
             yield CaFound(
                 domain or facts.subject_text,

@@ -85,15 +85,15 @@ def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> Non
         lacking = [ca for ca in OLD_CAS if ca in config.also_trust and ca not in record.old]
         if lacking:
             raise StateConflict(
-                f"the record of the adoption names no old CA of {lacking[0]}, and also_trust of {config.file} has one: "
-                "nothing was changed; find out who wrote the record, and write the right one back"
+                f"the record of the adoption names no old CA of {lacking[0]}, and also_trust of {config.file} has one; "
+                "find out who wrote the record, and write the right one back"
             )
     for ca, hashes in record.old.items() if record is not None and record.active else ():
         other = set(hashes).difference(config.also_trust.get(ca, ()))
         if other:
             raise StateConflict(
                 f"the record of the adoption names the old CA {min(other)} of {ca}, and {config.file} does not have "
-                "it in also_trust: nothing was changed; find out who wrote the record, or if it is right, enrol this "
+                "it in also_trust; find out who wrote the record, or if it is right, enrol this "
                 "machine again"
             )
 

@@ -161,7 +161,7 @@ def start_pod(run: TakeOver, component: str, *, signs_only: bool = False, marked
         marked = marked or (wanted != plain_files.original(run, path) and not run.target.home)
         marked = marked or _would_not_change(path, wanted)
         if component == "etcd" and (problem := run.components.problem(component)):
-            raise StateConflict(f"etcd is not healthy before its restart ({problem}); nothing was restarted")
+            raise StateConflict(f"etcd is not healthy before its restart ({problem}), so it is not restarted")
         entry = _write_down(run, component, next_, marked=marked)
     _write(run, component, path, wanted, entry)
     if not _wait(run, component, entry):

@@ -34,14 +34,14 @@ def refuse_unreadable(run: TakeOver) -> None:
     """Raise StateConflict, by its name, for a manifest of a component that cannot be read: it would be left out."""
     found = run.machine.unreadable_pods()
     if found:
-        raise StateConflict(f"nothing was changed: {found[0]}")
+        raise StateConflict(f"no step of the adoption is taken: {found[0]}")
 
 
 def refuse(run: TakeOver) -> None:
     """Raise StateConflict for a manifest that some state could not edit, or a file with CAs that no state changes."""
     found = next(_problems(run), "")
     if found:
-        raise StateConflict(f"nothing was changed: {found}")
+        raise StateConflict(f"no step of the adoption is taken: {found}")
 
 
 def _problems(run: TakeOver) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, SpecError, Unavailable, Untrusted, VaultError
 from vaultpki.values.hosts import parse_origin
-from vaultpki.vault.answers import Answer, Json, Raw, Request, judge, quoted
+from vaultpki.vault.answers import HEALTH, Answer, Json, Raw, Request, judge, quoted
 from vaultpki.vault.settings import Settings
 from vaultpki.vault.transport import Transport
 
@@ -58,8 +58,8 @@ class Route:
         while True:
             try:
                 return self._round(request, token, give_up)
-            except Sealed:
-                raise
+            except Sealed as error:
+                raise self._as_health_says(error) from None
             except Unavailable as error:
                 wait = _pause(attempt, error)
                 attempt += 1
@@ -67,6 +67,18 @@ class Route:
                     raise
             if self.pinned:
                 self._find_leader_again()
+
+    def _as_health_says(self, error: Sealed) -> Sealed:
+        """Return the error as sys/health tells it: all else calls a server sealed that was never initialised."""
+        try:
+            with self.transport.turns:
+                raw = self.transport.send(error.origin, HEALTH, "", time.monotonic() + _LEADER_SECONDS)
+            judge(error.origin, HEALTH, raw, "")
+        except Sealed as told:
+            return told
+        except VaultError:
+            pass
+        return error
 
     def _ask_once(self, origin: str, request: Request, token: str, give_up: float) -> Answer:
         """Send the request to one address, and on to where it redirects; one try, until about `give_up`."""
@@ -82,7 +94,11 @@ class Route:
                 if request.unforwarded and raw.status in _REDIRECTING:
                     raise Unavailable(f"{origin} is a standby that does not answer reads by itself", forwards=True)
                 if raw.status not in _REDIRECTING:
-                    return judge(origin, request, raw, token, self._no_namespace())
+                    try:
+                        return judge(origin, request, raw, token, self._no_namespace())
+                    except Sealed as error:
+                        error.origin = origin
+                        raise
                 origin = self._redirected(origin, request, raw, token)
         raise Unavailable(f"{origin} redirects in a loop; the cluster is choosing a leader, try again")
 

@@ -171,7 +171,7 @@ class Server:
 
     def start(self) -> None:
         self.runner.start()
-        self._await_answer()
+        self.await_answer()
         self.unseal()
 
     def stop(self) -> None:
@@ -207,7 +207,7 @@ class Server:
 
     def initialise(self) -> None:
         self.runner.start()
-        self._await_answer()
+        self.await_answer()
         answer = self.api("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1}, token="")
         assert answer.status == http.HTTPStatus.OK, answer
         self.token, self.unseal_keys = answer.body["root_token"], tuple(answer.body["keys"])
@@ -244,7 +244,7 @@ class Server:
         lookups = ("identity/lookup/entity", "/secret-id-accessor/lookup")
         return [(done, path) for done, path in asked if done in WRITES and not path.endswith(lookups)]
 
-    def _await_answer(self) -> None:
+    def await_answer(self) -> None:
         self._await_status("answering", frozenset(range(200, 600)))
 
     def _await_status(self, what: str, statuses: frozenset[int]) -> None:

@@ -102,7 +102,7 @@ def test_an_issuer_that_is_none_of_the_roots_is_named_and_stops_nobody(
     body = {"common_name": "foreign", "issuer_name": "foreign"}
     made = api("POST", f"{cluster.prefix}/etcd/root/generate/internal", body)
     assert made.status == 200, made
-    text = "CN=foreign on the mount of etcd is not trusted: it was not signed by the cluster's root CA; remove it"
+    text = "CN=foreign on the mount of etcd is not trusted: it was not signed by the cluster's root CA; find out"
     try:
         worker.age()
         assert text in worker.run().stderr

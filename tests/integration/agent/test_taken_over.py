@@ -60,7 +60,7 @@ def test_it_joins_beside_kubeadms_files_and_stands_for_weeks(enrolled: EnrolledM
     stands = vaultpki("status", "-c", enrolled.file, "--offline").stdout
     assert f"it is as kubeadm left it, and the agent's files lie aside, in {own}" in stands
     assert vaultpki("adopt", "node", "-c", enrolled.file).stdout.endswith(
-        "no adoption is under way, and nothing was changed on this machine\n"
+        "no adoption is under way, so no step is to be taken on this machine\n"
     )
     assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh
 

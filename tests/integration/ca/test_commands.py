@@ -82,6 +82,7 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
     assert said[-1] == f"No CA is being rotated. `vaultpki ca rotate DOMAIN -f {file}` begins."
     assert cas.json("status")["rotation"] is None
     fails(cas.run("continue", expect=1), "is being rotated", "`vaultpki ca rotate DOMAIN")
+    fails(cas.run("abort", expect=1), "is being rotated, so there is nothing to lead back")
 
     said = cas.run("rotate", "etcd").stdout.splitlines()
     assert said[0].startswith("etcd is prepared since ")

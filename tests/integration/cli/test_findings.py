@@ -148,6 +148,7 @@ ELSEWHERE: Final = {
     "not-read": "identity/test_lock.py",
     "files-alone": "agent/test_node_folders.py",
     "foreign-ca": "agent/test_foreign_cas.py",
+    "ca-left-over": "ca/test_left_over.py",
     "key-not-admitted": "agent/test_token_keys_running.py",
     "adoption-waits": "agent/test_taken_over.py",
     "adoption-blocked": "agent/test_taken_over.py",

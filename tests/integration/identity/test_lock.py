@@ -199,7 +199,7 @@ def test_one_who_may_not_end_them_is_told_who_may(cluster: AppliedCluster, enrol
             someone.run("lock", "-f", cluster.file, "w-kept", expect=1).stderr,
         ):
             assert said == (
-                "vaultpki: this token may not end the credentials of w-kept, and nothing was changed; `vaultpki lock` "
+                "vaultpki: this token may not end the credentials of w-kept, and none was ended; `vaultpki lock` "
                 f"needs the policy that `vaultpki policy -f {cluster.file} locker` prints, and `vaultpki enroll "
                 "--replace` the applier's\n"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtensionOID
 
-from helpers.vault import servers
+from helpers.vault import operator_tokens, servers
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster, changes, fails, vaultpki
 from helpers.vault.servers import Server
@@ -240,6 +241,33 @@ def test_a_sealed_server(own_server: Server, tmp_path: Path) -> None:
         further = {"apply": ["--yes"], "destroy": ["--confirm", "prod"]}.get(command, [])
         ran = vaultpki(command, "-f", cluster.file, *further, env=env, expect=1)
         fails(ran, f"the Vault at {own_server.address} is sealed; unseal it")
+
+
+def test_a_server_that_was_never_initialised_is_not_called_sealed(own_server: Server, tmp_path: Path) -> None:
+    cluster = AuditedCluster(own_server, tmp_path, "prod")
+    cluster.write(SPEC)
+    env = cluster.environment()
+    own_server.stop()
+    shutil.rmtree(own_server.folder / "data")
+    (own_server.folder / "data").mkdir()
+    own_server.runner.start()
+    own_server.await_answer()
+    ran = vaultpki("plan", "-f", cluster.file, env=env, expect=1)
+    fails(ran, f"the Vault at {own_server.address} is not initialised; run `operator init` on it first")
+
+
+def test_another_server_than_that_of_cluster_yaml_is_named(cluster: AuditedCluster, own_server: Server) -> None:
+    """A cluster that lives elsewhere is not called destroyed, and a refusal names who chose that server."""
+    cluster.apply()
+    names = f"VAULT_ADDR names {own_server.address}, and {cluster.file} {cluster.server.address}"
+    env = own_server.environment(operator_tokens.token(own_server, cluster.prefix, "applier", spec=cluster.file))
+    for words in (("nodes",), ("ca", "status"), ("destroy", "--confirm", cluster.name)):
+        ran = vaultpki(*words, "-f", cluster.file, env=env, expect=1)
+        assert f"cluster {cluster.name} is not in this Vault ({own_server.address} has nothing" in ran.stderr, ran
+        assert ran.stderr.endswith(f"; {names}\n") and "is left" not in ran.stdout, ran
+    stranger = own_server.environment("hvs.unknown")
+    ran = vaultpki("nodes", "-f", cluster.file, env=stranger, expect=1)
+    assert "the Vault token is not valid" in ran.stderr and ran.stderr.endswith(f"; {names}\n"), ran
 
 
 def test_nobody_is_there(cluster: AuditedCluster, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_ca_of_the_cluster_on_another_mount_changes_nothing(
         )
     node.age()
     line = f"CN={cluster.name} {ca} CA on the mount of etcd is not trusted: {why}"
-    assert node.run().stderr == f"vaultpki: {line}; remove it from the mount\n"
+    assert node.run().stderr == f"vaultpki: {line}; find out who put it there\n"
     report = cluster.read(cluster.report_path("cp-1"))["data"]
     assert report["strangers"] == [line] and report["failures"] == []
     for options in ([], ["--verbose"]):

@@ -48,6 +48,18 @@ def test_apply_makes_keys_and_says_what_is_missing(clusters: ClusterFactory, sig
     assert listing(cluster.server, cluster.name) == there
 
 
+@pytest.mark.on_node
+def test_a_root_from_outside_with_the_name_of_ours_is_refused_before_the_first_write(clusters: ClusterFactory) -> None:
+    cluster, now = clusters.written(SPEC), datetime.now(UTC)
+    root = Ca(f"{cluster.name} root CA", begins=now - timedelta(days=1), ends=now + timedelta(days=3000))
+    (cluster.folder / "corp-root.pem").write_text(root.pem)
+    since, before = cluster.server.audit_position(), listing(cluster.server, cluster.name)
+    for words in (("plan",), ("apply", "--yes"), ("ca", "import", "--dry-run", "--csr", ".", "corp-root.pem")):
+        ran = vaultpki(*words, "-f", cluster.file, env=cluster.environment(), expect=1)
+        assert "it needs another name" in ran.stderr and "changed" not in ran.stderr, ran.stderr
+    assert cluster.server.writes(since) == [] and listing(cluster.server, cluster.name) == before
+
+
 def above(cluster: AppliedCluster) -> set[str]:
     """The subjects' SHA-256 of the CAs on the root's mount."""
     listed = cluster.server.api("LIST", f"{cluster.prefix}/root/issuers").data["keys"]

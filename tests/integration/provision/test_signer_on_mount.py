@@ -6,12 +6,15 @@ import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.node.resident_agent import faketime_library
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.operator_tokens import Who
 from helpers.vault.outside_signer import SPEC
 from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.servers import Server
@@ -166,3 +169,52 @@ def test_plan_says_what_is_in_the_way(corp: CorpMount, clusters: ClusterFactory)
     cluster = clusters.written(spec(corp, "nobody"))
     ran = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect=1)
     assert "there is no issuer nobody" in ran.stderr
+
+
+@pytest.mark.on_node
+def test_no_ca_is_rotated_in_vain_and_the_end_of_the_pinned_root_is_told(
+    corp: CorpMount, clusters: ClusterFactory
+) -> None:
+    """A new CA would end with the policy CA above it, as the one in use does: the command names that."""
+    corp.between("corp-short", max_path_length=1, ttl="2000h")
+    cluster = clusters.applied(spec(corp, "corp-short"))
+    env, words = cluster.environment(), ("ca", "rotate", "etcd", "-f", cluster.file)
+    ran = vaultpki(*words, "--same-key", env=env, expect=1)
+    told = "CN=corp-short above the CA etcd ends on"
+    assert told in ran.stderr and "no time is gained; have whoever keeps that renew it" in ran.stderr
+    assert json.loads(cluster.ca("status", "--json").stdout)["rotation"] is None
+    assert told in vaultpki(*words, env=env).stderr
+    clock = {"LD_PRELOAD": faketime_library(), "FAKETIME": "+3000d"}
+    for view in (("nodes",), ("ca", "status")):
+        ran = vaultpki(*view, "-f", cluster.file, env={**cluster.environment("viewer"), **clock}, expect=3)
+        assert "! CN=Corp, to which the nodes are pinned, expires on " in ran.stdout, ran
+
+
+@pytest.mark.on_node
+def test_a_signer_that_is_gone_stops_nothing_but_signing(
+    corp: CorpMount, clusters: ClusterFactory, tmp_path: Path
+) -> None:
+    corp.between("corp-gone", max_path_length=1)
+    cluster = clusters.applied(spec(corp, "corp-gone"))
+    node = cluster.equip("worker-1", folder=tmp_path / "node")
+    corp.api("DELETE", "issuer/corp-gone")
+    gone = f"there is no issuer corp-gone at {corp.path}"
+    assert planned(cluster)["changes"] == []
+    assert cluster.applied()[1] == []
+    node.run()
+    said: tuple[tuple[tuple[str | Path, ...], Who, set[int]], ...] = (
+        (("nodes",), "viewer", {0, 3}),
+        (("ca", "status"), "viewer", {0}),
+        (("issue", "admin", "--dir", tmp_path / "admin"), "operator", {0}),
+        (("enroll", "cp-1", "-o", tmp_path / "join.json"), "applier", {0}),
+        (("lock", "worker-1"), "locker", {0}),
+    )
+    for words, who, code in said:
+        ran = vaultpki(*words, "-f", cluster.file, env=cluster.environment(who), expect=code)
+        assert gone not in ran.stderr, ran
+    # Before its record is written.
+    assert gone in cluster.ca("rotate", "etcd", expect=1).stderr
+    assert json.loads(cluster.ca("status", "--json").stdout)["rotation"] is None
+    assert cluster.server.api("DELETE", f"{cluster.prefix}/etcd/issuer/etcd-1").status in (200, 204)
+    (danger,) = planned(cluster)["dangers"]
+    assert gone in danger["reason"]

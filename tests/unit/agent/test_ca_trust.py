@@ -284,9 +284,9 @@ def test_an_old_ca_does_not_come_back_where_its_adoption_is_done(tmp_path: Path,
 def test_below_a_pki_outside_the_copy_is_enough_and_early_ends_above_are_watched() -> None:
     corp = corporate.Corporate()
     soon = corp.lower.again(corp.upper, ends=corporate.NOW + timedelta(days=90))
-    issuing = {
-        ca: corporate.Ca("", soon, subject=corporate.name(f"prod {ca} CA"), path_length=0).facts for ca in ISSUING_CAS
-    }
+    # A CA that ends with ours would be one more.
+    made: dict[str, Any] = {"path_length": 0, "ends": corporate.NOW + timedelta(days=3000)}
+    issuing = {ca: corporate.Ca("", soon, subject=corporate.name(f"prod {ca} CA"), **made).facts for ca in ISSUING_CAS}
     shown = Issuers(
         {ca: (facts.pem,) for ca, facts in issuing.items()},
         (corp.root.pem,),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from helpers.corporate_certificates import Ca, Corporate, name
-from vaultpki.pki.ca_life import CaLife, Level, expiry, lives_above, of_root, to_json
+from vaultpki.pki.ca_life import CaLife, Level, below, expiry, lives_above, of_root, to_json
 
 DAY = 86400
 END = datetime(2031, 11, 25, 12, tzinfo=UTC)
@@ -103,8 +103,11 @@ def test_the_form_for_programs() -> None:
 
 def test_a_ca_outside_counts_if_it_ends_before_ours_and_is_called_by_its_subject() -> None:
     corp = Corporate()
-    issuing = corp.issuing.facts
+    issuing = corp.issuing.again(corp.lower, ends=corp.lower.facts.not_after - timedelta(days=30)).facts
     early = corp.lower.again(corp.upper, ends=issuing.not_after - timedelta(days=1)).facts
+    # A CA that is cut where its chain ends begins an hour before that.
+    with_it = corp.lower.again(corp.upper, ends=issuing.not_after + timedelta(hours=1)).facts
+    assert [life.outside for life in lives_above((with_it,), (issuing,), 3600)] == [with_it.subject_text]
     assert lives_above((corp.lower.facts, corp.upper.facts), (issuing,), 3600) == ()
     (life,) = lives_above((early, corp.upper.facts), (issuing,), 3600)
     assert life.ca == life.outside == early.subject_text and life.not_after == early.not_after
@@ -117,6 +120,20 @@ def test_a_ca_outside_counts_if_it_ends_before_ours_and_is_called_by_its_subject
     assert end.sentence.startswith(f"{early.subject_text}, which stands above the CAs of this cluster, expires on ")
     assert "have its owner renew it with the same key" in end.sentence and "ca rotate" not in end.sentence
     assert "expired on" in expiry(life, early.not_after).sentence
+
+
+def test_a_ca_that_ends_with_one_above_it_is_not_to_be_rotated_before_that_was_renewed() -> None:
+    corp = Corporate()
+    issuing = corp.issuing.facts
+    own = CaLife("etcd", False, issuing.not_before, issuing.not_after, 3600)
+    late, with_it = (
+        lives_above((corp.lower.again(corp.upper, ends=issuing.not_after + after).facts,), (issuing,), 3600)
+        for after in (timedelta(days=30), timedelta(hours=1))
+    )
+    assert below((own,), late) == (own,)
+    (held,) = below((own,), with_it)
+    sentence = expiry(held, issuing.not_after - timedelta(days=10)).sentence
+    assert f"{with_it[0].outside} above it ends then too, so have that renewed first; then run `vaultpki" in sentence
 
 
 def test_an_anchor_outside_is_no_root_that_a_command_rotates() -> None:

@@ -55,10 +55,11 @@ def test_the_cas_of_the_chain_belong_on_the_mounts_and_no_other(cluster: Cluster
 
 def test_a_ca_above_that_ends_early_is_told_and_never_one_of_ours(cluster: Cluster) -> None:
     pems = {ROOT: ANCHOR.pem, **{ca: facts.pem for ca, facts in CAS.items()}}
-    shown = [ANCHOR.pem, UPPER.pem, LOWER.pem]
-    assert ca_ends.lives_above(cluster, pems, shown) == ()
+    late = {"ends": max(facts.not_after for facts in CAS.values()) + timedelta(days=30)}
+    upper, lower = CORP.upper.again(CORP.root, **late), CORP.lower.again(CORP.upper, **late)
+    assert ca_ends.lives_above(cluster, pems, [ANCHOR.pem, upper.pem, lower.pem]) == ()
     soon = CORP.upper.again(CORP.root, ends=NOW + timedelta(days=20)).facts
-    (life,) = ca_ends.lives_above(cluster, pems, [ANCHOR.pem, soon.pem, LOWER.pem])
+    (life,) = ca_ends.lives_above(cluster, pems, [ANCHOR.pem, soon.pem, lower.pem])
     assert life.ca == UPPER.subject_text
     found = {ca: facts for ca, pem in pems.items() if (facts := read_ca(ca, pem)) is not None}
     ends = ca_ends.of(cluster, found, NOW, above=(life,))

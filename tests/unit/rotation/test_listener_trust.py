@@ -68,6 +68,16 @@ def test_what_is_no_component_of_the_cluster_or_is_away_is_counted_and_told(clus
     assert asked(cluster, record(State.PUBLISHED), State.SWITCHED, {}).note == ""
 
 
+def test_of_a_ca_that_the_server_does_not_have_every_other_name_of_the_domain_counts(cluster: Cluster) -> None:
+    now, leaves = record(State.RETIRED, drops=True), record(State.SWITCHED, drops=True)
+    assert asked(cluster, now, State.DONE, {}, Said((NEW,))).gate.open(NOW)
+    for name in (OLD, "CN=prod etcd CA 7"):
+        found = asked(cluster, now, State.DONE, {"cp-2/etcd": Said((name, NEW))}, Said((NEW,)))
+        assert {each.node for each in found.gate.waiting} == {"cp-2"} and found.record.accepting == ("cp-2/etcd",)
+        found = asked(cluster, leaves, State.RETIRED, {"cp-2/etcd": Said(BOTH.accepts, issuer=name)}, Said(issuer=NEW))
+        assert {each.node for each in found.gate.waiting} == {"cp-2"}
+
+
 def test_a_renewed_certificate_is_the_same_ca_for_whoever_accepts_it(cluster: Cluster) -> None:
     now = record(State.RETIRED, method=Method.SAME_KEY)
     assert asked(cluster, now, State.DONE, {}).gate.open(NOW)

@@ -36,11 +36,11 @@ def test_a_manifest_that_cannot_be_read_is_not_left_out(machine: TakenOverMachin
     path = manifest(machine, "kube-scheduler")
     text = path.read_text()
     path.write_text(f"{text}---\n{text}")
-    refused(machine, rf"nothing was changed: {path}: ")
+    refused(machine, rf"no step of the adoption is taken: {path}: ")
     # Under another name too.
     other = path.with_name("my-scheduler.yaml")
     path.rename(other)
-    refused(machine, rf"nothing was changed: {other}: ")
+    refused(machine, rf"no step of the adoption is taken: {other}: ")
     other.write_text(text)
     path.write_text(text)
     refused(machine, rf"{other}: kube-scheduler has another manifest, {path}")
@@ -117,7 +117,7 @@ def test_the_way_home_leaves_no_manifest_out(machine: TakenOverMachine) -> None:
     machine.go(S.PUBLISHED)
     path = manifest(machine, "etcd")
     path.write_text("kind: Pod\n")
-    refused(machine, rf"nothing was changed: {path}: ", None)
+    refused(machine, rf"no step of the adoption is taken: {path}: ", None)
 
 
 def test_an_etcd_that_keeps_its_own_ca_must_not_lie_where_the_agent_writes(machine: TakenOverMachine) -> None:
