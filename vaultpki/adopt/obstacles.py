@@ -222,12 +222,12 @@ def _copies(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
     for copy in found.whole.live.copies:
         if copy.copied in (Copied.SERVER, Copied.BUNDLE) and (cas := holds(copy, found)):
             yield _one("copies-by-hand", f"{copy.place} holds the CA of {' and '.join(cas)}", copy.place)
-    if found.whole.readers:
-        by_what: dict[str, list[str]] = {}
-        for each in found.whole.readers:
-            by_what.setdefault(each.what, []).append(f"{each.namespace}/{each.name}")
-        for what, pods in by_what.items():
-            yield _one("pods-keep-the-ca", f"{first_few(pods, _NAMED)}: {what}", *pods)
+    by_what: dict[tuple[str, str], list[str]] = {}
+    for each in found.whole.readers:
+        kind = "pods-mount-files" if each.path else "pods-keep-the-ca"
+        by_what.setdefault((kind, each.what), []).append(f"{each.namespace}/{each.name}")
+    for (kind, what), pods in by_what.items():
+        yield _one(kind, f"{first_few(pods, _NAMED)}: {what}", *pods)
 
 
 def _rights(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:

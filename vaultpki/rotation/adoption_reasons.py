@@ -14,6 +14,7 @@ from typing import Final
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
 from vaultpki.redact import printable, stamp
+from vaultpki.rotation import adoption_files
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
 from vaultpki.rotation.adoption_states import (
     FREE_STEPS,
@@ -338,6 +339,7 @@ _CHECKS: Final[tuple[Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], st
     _leaves,
     _shown,
     _kubelet,
+    adoption_files.mounts,
     _keys,
 )
 

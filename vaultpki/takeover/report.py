@@ -14,7 +14,7 @@ from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
 from vaultpki.rotation.adoption_states import SIGNER_ON
-from vaultpki.takeover import arrangement, carry_out, starts
+from vaultpki.takeover import arrangement, carry_out, mounted, starts
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import Prepared, read
@@ -85,6 +85,9 @@ def _report(run: TakeOver, revision: int, when: Callable[[float], datetime], owe
         by_agent=run.where.by_agent,
         owed=tuple(owed),
         since=time_of(max(current, key=lambda each: each.uptime)) if current else None,
+        mounts=mounted.report(
+            run, {pod.manifest: starts.mounting_pod_is_ready(run, pod) for pod in mounted.pods(run.machine)}
+        ),
         no_signer=not run.target.signer and (run.target.home or run.target.state in SIGNER_ON),
     )
 

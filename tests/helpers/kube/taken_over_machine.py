@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
 from vaultpki.host import boot_time
 from vaultpki.host.boot_time import Moment
+from vaultpki.host.mounts import MountHolder
 from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.rotations import Rotations
 from vaultpki.layout import trust_bundles
@@ -39,7 +40,7 @@ from vaultpki.places import KUBELET, PKI, Layout, inner_folders
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held
 from vaultpki.takeover import arrangement, carry_out, report
-from vaultpki.takeover.arrangement import HOME
+from vaultpki.takeover.arrangement import HOME, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.values.yaml_edit import YamlText
 
@@ -307,6 +308,7 @@ class StandInComponents:
     def __init__(self, machine: TakenOverMachine) -> None:
         self._machine = machine
         self._file = machine.root / "processes.json"
+        self._containers = machine.root / "containers.json"
 
     def boot(self) -> None:
         """Start everything, as after a boot of the machine."""
@@ -326,6 +328,7 @@ class StandInComponents:
         self._file.write_text(json.dumps(value))
 
     def _sync(self, *, kubelet: bool = False) -> None:
+        self._sync_others()
         known = self.load()
         pods = {}
         for path in sorted(Path(self._machine.where.kubeconfigs, "manifests").glob("[!.]*.yaml")):
@@ -353,6 +356,39 @@ class StandInComponents:
             words += [f"--rotate={settings['rotateCertificates']}"]
             known["kubelet"] = self._started("", words, ["/"])
         self._save(known)
+
+    def containers(self) -> dict[str, Any]:
+        """The containers beside the components, by the file of their manifest, or a name."""
+        found: dict[str, Any] = json.loads(self._containers.read_text()) if self._containers.exists() else {}
+        return found
+
+    def mount(self, name: str, *paths: str, digest: str = "") -> None:
+        """Start a container with these paths mounted: each is the file or folder that is there now."""
+        held = {}
+        for path in paths:
+            # What the kubelet does for a path that is missing (hostPath without a type).
+            os.makedirs(path, exist_ok=True) if not os.path.exists(path) else None
+            held[path] = os.stat(path).st_ino
+        moment = boot_time.now()
+        entry = {"digest": digest, "moment": [moment.boot, moment.uptime], "held": held}
+        self._containers.write_text(json.dumps({**self.containers(), name: entry}))
+
+    def _sync_others(self) -> None:
+        for path in sorted(Path(self._machine.where.kubeconfigs, "manifests").glob("[!.]*.yaml")):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.stem not in COMPONENTS and self.containers().get(path.stem, {}).get("digest") != digest:
+                volumes = (yaml.safe_load(path.read_text()) or {}).get("spec", {}).get("volumes", [])
+                self.mount(path.stem, *(each["hostPath"]["path"] for each in volumes), digest=digest)
+
+    def holders(self, folders: Collection[str]) -> tuple[MountHolder, ...]:
+        self._sync_others()
+        found = []
+        for name, entry in self.containers().items():
+            for path, number in entry["held"].items():
+                asides = (f"{self._machine.where.aside}/{kind.value}" for kind in FolderKind)
+                where = [each for each in (path, *asides) if os.path.exists(each) and os.stat(each).st_ino == number]
+                found.append(MountHolder(where[0] if where else path, not where, name, 1, Moment(*entry["moment"])))
+        return tuple(each for each in found if any(each.path.startswith(f"{folder}") for folder in folders))
 
     def _started(self, manifest_digest: str, words: Iterable[str], mounts: list[str]) -> dict[str, Any]:
         read = {}
