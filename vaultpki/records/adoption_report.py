@@ -84,7 +84,8 @@ class AdoptionReport:
     do for the state of the record. `since` is when something was last changed for the adoption on this machine; None if
     never, or if that was before its last boot. `no_signer` is whether the controller manager of this node cannot sign
     CSRs, because the key of the old CA is on no disk there. `mounts` is what containers beside the components have
-    mounted of kubeadm's files, None from an agent that does not look.
+    mounted of kubeadm's files, None from an agent that does not look. `pairs` are certificates of the old CAs beside
+    the table that flags name: path and flag of each.
     """
 
     revision: int
@@ -103,6 +104,7 @@ class AdoptionReport:
     not_followed: int = 0
     no_signer: bool = False
     mounts: tuple[MountReport, ...] | None = None
+    pairs: tuple[str, ...] = ()
 
     @property
     def memory(self) -> Held:
@@ -142,6 +144,7 @@ def to_json(report: AdoptionReport) -> dict[str, Any]:
         **({"not_followed": report.not_followed} if report.not_followed else {}),
         **({"no_signer": True} if report.no_signer else {}),
         **({"mounts": list(map(_mount, report.mounts[:_MOST_MOUNTS]))} if report.mounts is not None else {}),
+        **({"pairs": [printable(text)[:_LONGEST] for text in report.pairs[:_MOST_MOUNTS]]} if report.pairs else {}),
     }
 
 
@@ -181,7 +184,7 @@ def read(value: object) -> AdoptionReport | None:
         for name, one in (found if isinstance(found, Mapping) else {}).items()
         if name in RESTART_ORDER and isinstance(one, Mapping)
     }
-    owed = entry.get("owed")
+    owed, pairs = entry.get("owed"), entry.get("pairs")
     return AdoptionReport(
         revision=revision,
         reached=state,
@@ -199,6 +202,7 @@ def read(value: object) -> AdoptionReport | None:
         not_followed=_revision(entry.get("not_followed")),
         no_signer=entry.get("no_signer") is True,
         mounts=_mounts(entry.get("mounts")),
+        pairs=tuple(map(_text, pairs[:_MOST_MOUNTS] if isinstance(pairs, list) else [])),
     )
 
 

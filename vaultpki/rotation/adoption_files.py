@@ -46,6 +46,17 @@ def mounts(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
     return ""
 
 
+def pairs(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    """Find certificates of the old CAs beside the table: nobody trusts them any more, or can renew them."""
+    del machine
+    if step.path not in (LAST_STEP, _TO_THE_END) or not report.pairs:
+        return ""
+    return printable(
+        f"{first_few(report.pairs)}: a certificate of the old CA that no state replaces; put one of Vault's there, "
+        "such as by a row of your own in cluster.yaml whose file the flag names, and restart what reads it"
+    )
+
+
 def _unseen(machine: AdoptedMachine) -> str:
     if not machine.mounting:
         return ""

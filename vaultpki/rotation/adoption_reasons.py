@@ -340,6 +340,7 @@ _CHECKS: Final[tuple[Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], st
     _shown,
     _kubelet,
     adoption_files.mounts,
+    adoption_files.pairs,
     _keys,
 )
 

@@ -14,7 +14,7 @@ from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
 from vaultpki.rotation.adoption_states import SIGNER_ON
-from vaultpki.takeover import arrangement, carry_out, mounted, starts
+from vaultpki.takeover import arrangement, carry_out, mounted, named_files, starts
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import Prepared, read
@@ -88,6 +88,7 @@ def _report(run: TakeOver, revision: int, when: Callable[[float], datetime], owe
         mounts=mounted.report(
             run, {pod.manifest: starts.mounting_pod_is_ready(run, pod) for pod in mounted.pods(run.machine)}
         ),
+        pairs=named_files.old_pairs(run),
         no_signer=not run.target.signer and (run.target.home or run.target.state in SIGNER_ON),
     )
 

@@ -11,7 +11,7 @@ from vaultpki.host.pod_manifest import PodEdits, PodManifest
 from vaultpki.kube.flags import FLAGS, Expect, replaced_etcd_files
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
-from vaultpki.takeover import folders, mounted, plain_files, settings
+from vaultpki.takeover import folders, mounted, named_files, plain_files, settings
 from vaultpki.takeover.arrangement import VERIFY, arrangement, edits
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, named_ca
@@ -60,6 +60,7 @@ def _problems(run: TakeOver) -> Iterator[str]:
             yield str(error)
     yield from mounted.unreadable(run.machine)
     yield from _not_there_later(run)
+    yield from named_files.lost_with_the_folder(run)
     yield from _of_kubelet(run)
     for component, name in (*COMPONENT_KUBECONFIGS.items(), ("kubelet", "kubelet.conf")):
         path = f"{run.where.kubeconfigs}/{name}"

@@ -7,6 +7,7 @@ in a file, so a run in another process sees the same machine.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -42,7 +43,7 @@ from vaultpki.records.adoption_report import AdoptionReport, Held
 from vaultpki.takeover import arrangement, carry_out, report
 from vaultpki.takeover.arrangement import HOME, FolderKind
 from vaultpki.takeover.context import TakeOver
-from vaultpki.values.yaml_edit import YamlText
+from vaultpki.values.yaml_edit import UnsafePlace, YamlText
 
 NEW = Held.NEW
 _KINDS = {"kubernetes": "ca", "front-proxy": "front-proxy-ca", "etcd": "etcd/ca"}
@@ -367,7 +368,8 @@ class StandInComponents:
         held = {}
         for path in paths:
             # What the kubelet does for a path that is missing (hostPath without a type).
-            os.makedirs(path, exist_ok=True) if not os.path.exists(path) else None
+            if not os.path.exists(path):
+                os.makedirs(path)
             held[path] = os.stat(path).st_ino
         moment = boot_time.now()
         entry = {"digest": digest, "moment": [moment.boot, moment.uptime], "held": held}
@@ -377,8 +379,10 @@ class StandInComponents:
         for path in sorted(Path(self._machine.where.kubeconfigs, "manifests").glob("[!.]*.yaml")):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             if path.stem not in COMPONENTS and self.containers().get(path.stem, {}).get("digest") != digest:
-                volumes = (yaml.safe_load(path.read_text()) or {}).get("spec", {}).get("volumes", [])
-                self.mount(path.stem, *(each["hostPath"]["path"] for each in volumes), digest=digest)
+                # The kubelet starts nothing from a broken one.
+                with contextlib.suppress(UnsafePlace, AttributeError):
+                    volumes = YamlText(path.read_bytes()).value["spec"].get("volumes", [])
+                    self.mount(path.stem, *(each["hostPath"]["path"] for each in volumes), digest=digest)
 
     def holders(self, folders: Collection[str]) -> tuple[MountHolder, ...]:
         self._sync_others()
@@ -394,6 +398,7 @@ class StandInComponents:
         read = {}
         for word in words:
             name, _, value = word.lstrip("-").partition("=")
+            value = value.partition(",")[0]
             if value.startswith(str(self._machine.root)):
                 assert any(f"{value}/".startswith(f"{mount}/") or mount == "/" for mount in mounts), (
                     f"{value}: not mounted"
