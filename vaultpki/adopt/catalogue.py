@@ -177,6 +177,13 @@ OBSTACLES: Final = (
         "adopt status` names them, and in switched write a kubeconfig of Vault's into a file by which a pod logs in",
     ),
     _warning(
+        "pair-beside",
+        "a flag names a certificate beside the table that a CA of today has signed: nobody trusts it once the old CAs "
+        "have left, and the step to retired waits until another one lies there",
+        "where the draft has a row for it, check that row; else give the flag another pair, such as that of a row of "
+        "your own, and restart what reads it",
+    ),
+    _warning(
         "rights-differ",
         "a certificate of today gives another user name or other groups than the one of cluster.yaml",
         "apply the manifests that `vaultpki issue` writes beside an operator's certificate before the first such "

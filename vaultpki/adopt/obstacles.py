@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from vaultpki import certificates
-from vaultpki.adopt import kubelets
+from vaultpki.adopt import kubelets, own_rows
 from vaultpki.adopt.catalogue import OBSTACLE_KINDS, OBSTACLES, Obstacle
 from vaultpki.adopt.draft import SERVERS, ClusterDraft, LeftOut, counted
 from vaultpki.adopt.found import CONTROL_PLANE, ROWS, ClusterInventory, InUse
@@ -309,6 +309,15 @@ def _why_not_seen(found: ClusterInventory, at: tuple[str, str], *, shown: bool, 
     return silent or "nothing was found at its address"
 
 
+def _beside(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
+    held: dict[tuple[str, str], list[str]] = {}
+    for each in own_rows.beside(found):
+        who = own_rows.after(each, found, draft.cluster)
+        held.setdefault((f"{each.place} ({each.row}), of the CA {each.ca}", who), []).append(each.node)
+    for (text, who), nodes in held.items():
+        yield _one("pair-beside", f"{first_few(nodes, _NAMED)}: {text}; afterwards {who} must sign it", *nodes)
+
+
 def _nodes(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
     for node in found.whole.nodes:
         if node.ready in ("Unknown", ""):
@@ -344,6 +353,7 @@ _CHECKS: Final[tuple[_Check, ...]] = (
     _copies,
     _rights,
     _names,
+    _beside,
     _nodes,
     _unread,
 )

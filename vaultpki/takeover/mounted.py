@@ -7,7 +7,6 @@ A container that mounts a folder above all of them, such as `/`, is not looked a
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,7 +14,8 @@ from typing import Any
 
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.mounts import MountHolder, changed_since
-from vaultpki.kube.objects import entries, mapping
+from vaultpki.kube.objects import mapping
+from vaultpki.kube.pod_files import host_paths, is_below
 from vaultpki.records.adoption_report import RESTART_ORDER, MountReport, common
 from vaultpki.takeover import folders
 from vaultpki.takeover.arrangement import SIGNER_FOLDER
@@ -60,31 +60,6 @@ def _pod(data: bytes) -> Mapping[str, Any]:
         return {}
 
 
-def host_paths(pod: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the paths of the host that the containers of a pod mount, and those of volumes that none mounts."""
-    spec = mapping(pod.get("spec"))
-    for name, path in volumes(spec).items():
-        parts = [part for mounted, part, _ in mounts(spec) if mounted == name]
-        yield from (posixpath.normpath(f"{path}/{part}") for part in parts or [""])
-
-
-def volumes(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Return the paths of the host among the volumes of a pod, by the name of the volume."""
-    found = {}
-    for volume in map(mapping, entries(spec.get("volumes"))):
-        path = mapping(volume.get("hostPath")).get("path")
-        if isinstance(path, str) and path.startswith("/"):
-            found[str(volume.get("name"))] = path
-    return found
-
-
-def mounts(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield the volume, the part of it, and the place of each mount in the containers of a pod."""
-    for container in map(mapping, [*entries(spec.get("initContainers")), *entries(spec.get("containers"))]):
-        for mount in map(mapping, entries(container.get("volumeMounts"))):
-            yield str(mount.get("name")), str(mount.get("subPath") or ""), str(mount.get("mountPath") or "")
-
-
 def _folders(machine: KubeadmMachine) -> tuple[str, ...]:
     where = machine.where
     return tuple(dict.fromkeys((where.kubeconfigs, where.directory, where.kubelet, where.kubelet_aside)))
@@ -94,11 +69,6 @@ def _is_kubeadms(machine: KubeadmMachine, path: str) -> bool:
     """Return whether a path is one of kubeadm's folders, or in one; manifests and the signer's copy do not count."""
     others = (machine.manifests, f"{machine.where.aside}/{SIGNER_FOLDER}")
     return any(is_below(path, each) for each in _folders(machine)) and not any(is_below(path, each) for each in others)
-
-
-def is_below(path: str, folder: str) -> bool:
-    """Return whether a path is a folder, or in it."""
-    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def holders(run: TakeOver) -> tuple[MountHolder, ...]:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 from vaultpki.disk.generations import link_of
-from vaultpki.kube.flags import named_paths
-from vaultpki.kube.objects import entries, mapping
+from vaultpki.kube.objects import mapping
+from vaultpki.kube.pod_files import is_below, named_files, named_in
 from vaultpki.pki.facts import Facts
 from vaultpki.records.adoption_report import Held
-from vaultpki.takeover import folders, mounted
+from vaultpki.takeover import folders
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
 from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, KUBELET_CONF, PEOPLE
 from vaultpki.values.yaml_edit import UnsafePlace, YamlText
 
-# A flag with its value in a file of the environment, or a key with its value in the kubelet's configuration.
-_NAMED: Final = re.compile(r"""([A-Za-z][A-Za-z-]*)["']?[ \t]*[=: ][ \t]*["']?(/[^\s"',:]+)""")
 _LARGEST: Final = 1 << 20
 
 
@@ -36,7 +33,7 @@ def old_pairs(run: TakeOver) -> tuple[str, ...]:
 def lost_with_the_folder(run: TakeOver) -> Iterator[str]:
     """Yield a sentence about each file of the kubelet's folder that its own flags name: the agent's has none of it."""
     for path in _environments(run):
-        for name, value in _NAMED.findall(_text(path)):
+        for name, value in named_in(_text(path)):
             if value.startswith(f"{run.where.kubelet}/"):
                 yield (
                     f"{path}: --{name} names {value}, which is put aside from switched on, so the kubelet would not "
@@ -51,15 +48,10 @@ def _named(run: TakeOver) -> Iterator[tuple[str, str, str]]:
             pod = mapping(YamlText(data).value)
         except UnsafePlace:
             continue
-        spec = mapping(pod.get("spec"))
-        for container in map(mapping, [*entries(spec.get("initContainers")), *entries(spec.get("containers"))]):
-            words = [*entries(container.get("command")), *entries(container.get("args"))]
-            for name, value in named_paths([word for word in words if isinstance(word, str)]):
-                if found := _on_the_host(spec, value):
-                    yield os.path.basename(path), name, found
+        yield from ((os.path.basename(path), name, found) for name, found in named_files(pod))
     if run.machine.has_kubelet():
         for path in (run.machine.kubelet_settings, *_environments(run)):
-            yield from ((path, name, value) for name, value in _NAMED.findall(_text(path)))
+            yield from ((path, name, value) for name, value in named_in(_text(path)))
 
 
 def _environments(run: TakeOver) -> tuple[str, ...]:
@@ -68,23 +60,13 @@ def _environments(run: TakeOver) -> tuple[str, ...]:
     return run.machine.kubelet_flags, f"{top}/default/kubelet", f"{top}/sysconfig/kubelet"
 
 
-def _on_the_host(spec: Mapping[str, Any], path: str) -> str:
-    """Return where a path of a pod lies on this machine; "" for one in its image or elsewhere."""
-    paths = mounted.volumes(spec)
-    best = ("", "")
-    for name, part, place in mounted.mounts(spec):
-        if name in paths and mounted.is_below(path, place) and len(place) >= len(best[0]):
-            best = (place, "/".join(filter(None, (paths[name].rstrip("/"), part))))
-    return f"{best[1]}{path[len(best[0].rstrip('/')) :]}" if best[0] else ""
-
-
 def _changes(run: TakeOver, path: str) -> bool:
     """Return whether a state changes this file: one of the table, or of a row of the user's own at the same place."""
     where, known = run.where, folders.known_files()
     configs = (*COMPONENT_KUBECONFIGS.values(), KUBELET_CONF, *PEOPLE)
     if path in {f"{where.kubeconfigs}/{name}" for name in configs}:
         return True
-    if any(mounted.is_below(path, each) for each in (where.aside, where.kubelet, where.kubelet_aside)):
+    if any(is_below(path, each) for each in (where.aside, where.kubelet, where.kubelet_aside)):
         return True
     name = path.removeprefix(f"{where.directory}/")
     return name != path and (name in known or bool(link_of(f"{run.machine.folder(FolderKind.AGENT)}/{name}")))
