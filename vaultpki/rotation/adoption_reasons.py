@@ -194,6 +194,10 @@ def _steps(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
         return ""
     first = report.owed[0].rstrip(".") if report.owed else f"its steps of {step.record.state.value}"
     whose = step.record.turn
+    if step.record.state is AdoptionState.DONE:
+        # Nothing is restarted for it, and no record makes a machine delete what the way back needs.
+        how = "its agent does that" if report.by_agent else "run `vaultpki adopt node --finish` there as root"
+        return f"still owes: {printable(first)}; {how}"
     if machine.by_turn and whose and whose != machine.name:
         return f"waits for its turn after {whose}; it still owes: {printable(first)}"
     if machine.by_turn and not whose:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
-from vaultpki.host import component_health, mounts, processes
+from vaultpki.errors import ToolMissing
+from vaultpki.host import component_health, mounts, presented, processes
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.command import CommandRunner
 from vaultpki.host.mounts import MountHolder
+from vaultpki.host.presented import NotReached, Presented
 
 _RESTART: Final = ("systemctl", "restart", "kubelet")
 _RESTART_TIMEOUT: Final = 90.0
@@ -28,6 +30,9 @@ class Components(Protocol):
 
     def holders(self, folders: Collection[str]) -> tuple[MountHolder, ...]:
         """Return the containers that have one of these folders, or something in it, mounted, the oldest first."""
+
+    def presented(self, address: str, port: int) -> Presented | str:
+        """Return what a listener presents, or why that is not known."""
 
     def restart_kubelet(self) -> str:
         """Restart the kubelet; return "", or what went wrong as the rest of a sentence."""
@@ -56,6 +61,13 @@ class RunningComponents:
     def holders(self, folders: Collection[str]) -> tuple[MountHolder, ...]:
         """Return the containers that have one of these folders, or something in it, mounted, the oldest first."""
         return mounts.holders(folders)
+
+    def presented(self, address: str, port: int) -> Presented | str:
+        """Return what a listener presents, or why that is not known."""
+        try:
+            return presented.ask(address, port, "", _ASK)
+        except (NotReached, ToolMissing) as error:
+            return str(error)
 
     def restart_kubelet(self) -> str:
         """Restart the unit of the kubelet; return "", or what went wrong as the rest of a sentence."""

@@ -24,7 +24,7 @@ class MachineStep:
 
     `restarts` is the component that it restarts, "" for none. `after` are the steps, by `what`, that make this one
     needed when they are done, though it is done as things are now. A step that changes folders holds the lock under
-    which the agent makes its passes.
+    which the agent makes its passes. `final` is whether there is no way back from it.
     """
 
     what: str
@@ -34,6 +34,7 @@ class MachineStep:
     restarts: str = ""
     locked: bool = False
     after: frozenset[str] = frozenset()
+    final: bool = False
 
 
 def steps(run: TakeOver) -> Iterator[MachineStep]:
@@ -95,6 +96,7 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
         lambda: _write_kubeconfigs(run),
         lambda: _kubeconfigs_to_write(run),
         locked=True,
+        final=target.state is AdoptionState.DONE,
     )
     # A machine that is booted in between comes up: nothing names a file that is not there.
     if target.ours:
@@ -164,6 +166,7 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
             lambda: removal.delete_old(run),
             lambda: removal.old_files(run),
             locked=True,
+            final=True,
         )
     if target.home:
         yield _removal(run)

@@ -31,6 +31,7 @@ from vaultpki.disk.generations import File
 from vaultpki.host import boot_time
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.mounts import MountHolder
+from vaultpki.host.presented import Presented
 from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.rotations import Rotations
 from vaultpki.layout import trust_bundles
@@ -263,7 +264,7 @@ syncFrequency: 0s
         """A run to a state; None leads home."""
         target = arrangement.arrangement(state) if state is not None else HOME
         record = self.record(state, **changes) if state is not None else None
-        made = carry_out.prepare(self.config, self.assignment(record), target, self.processes, clock=clock)
+        made = carry_out.prepare(self.config, self.assignment(record), target, self.processes, clock=clock, finish=True)
         return replace(made, timeout=3.0)
 
     def go(self, state: AdoptionState | None, *, clock: float | None = None, **changes: Any) -> None:
@@ -310,6 +311,7 @@ class StandInComponents:
         self._machine = machine
         self._file = machine.root / "processes.json"
         self._containers = machine.root / "containers.json"
+        self.serves_old, self.refuses, self.lets_in = False, "", tuple[str, ...]()
 
     def boot(self) -> None:
         """Start everything, as after a boot of the machine."""
@@ -444,6 +446,15 @@ class StandInComponents:
         if signing.count("BEGIN CERTIFICATE") > 1:
             return "the signing file holds two certificates"
         return ""
+
+    def presented(self, address: str, port: int) -> Presented | str:
+        component = {2379: "etcd", 2380: "etcd", 6443: "kube-apiserver", 10250: "kubelet"}.get(port, "")
+        ca = {"kube-apiserver": "kubernetes"}.get(component, component)
+        signer = (self._machine.old if self.serves_old else self._machine.new).get(ca)
+        pem = leaf("own", signer or authority("localhost-ca@1"), kind="ECDSA-P256").pem
+        if component == "kubelet":
+            pem = Path(self._machine.where.kubelet, "kubelet.crt").read_text()
+        return self.refuses or Presented(x509.read_certificates(pem.encode()), self.lets_in)
 
     def restart_kubelet(self) -> str:
         self._sync(kubelet=True)
