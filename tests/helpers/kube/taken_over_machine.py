@@ -448,12 +448,13 @@ class StandInComponents:
         return ""
 
     def presented(self, address: str, port: int) -> Presented | str:
-        component = {2379: "etcd", 2380: "etcd", 6443: "kube-apiserver", 10250: "kubelet"}.get(port, "")
-        ca = {"kube-apiserver": "kubernetes"}.get(component, component)
-        signer = (self._machine.old if self.serves_old else self._machine.new).get(ca)
-        pem = leaf("own", signer or authority("localhost-ca@1"), kind="ECDSA-P256").pem
-        if component == "kubelet":
-            pem = Path(self._machine.where.kubelet, "kubelet.crt").read_text()
+        """What lies there now, or a certificate of an old CA."""
+        where = self._machine.where
+        files = {2379: "etcd/server.crt", 2380: "etcd/peer.crt", 6443: "apiserver.crt"}
+        path = f"{where.directory}/{files[port]}" if port in files else f"{where.kubelet}/kubelet.crt"
+        pem = Path(path).read_text() if port in files or port == 10250 else authority("localhost-ca@1").pem
+        if self.serves_old:
+            pem = leaf("own", self._machine.old["etcd"], kind="ECDSA-P256").pem
         return self.refuses or Presented(x509.read_certificates(pem.encode()), self.lets_in)
 
     def restart_kubelet(self) -> str:
