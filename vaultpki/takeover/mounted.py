@@ -144,6 +144,11 @@ def report(run: TakeOver, ready: Mapping[str, bool]) -> tuple[MountReport, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def has_old(run: TakeOver) -> bool:
+    """Return whether a container has a file or folder of before."""
+    return any(_is_old(run, each) for each in holders(run))
+
+
 def _is_old(run: TakeOver, holder: MountHolder) -> bool:
     """Return whether a container has a file or folder of before."""
     where = run.where

@@ -37,7 +37,9 @@ def note_origin(run: TakeOver) -> None:
             known = replace(known, prepared=later(known, component, _origin(run, component)))
     for pod in mounted.pods(run.machine):
         if pod.manifest not in known.prepared:
-            entry = Prepared(mounted.digest(run, pod), Held.UNKNOWN, Held.UNKNOWN, None, "", None)
+            # An older release, or somebody, may have exchanged what its containers still have.
+            digest = "" if mounted.has_old(run) else mounted.digest(run, pod)
+            entry = Prepared(digest, Held.UNKNOWN, Held.UNKNOWN, None, "", None)
             known = replace(known, prepared=later(known, pod.manifest, entry))
     run.journal.save(prepared=known.prepared)
 

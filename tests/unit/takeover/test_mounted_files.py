@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +109,30 @@ def test_it_waits_for_the_turn_and_the_machine_owes_it(machine: TakenOverMachine
     assert steps.needs_turn(run) and machine.report(S.SWITCHED).owed
     with pytest.raises(Attention, match="restart on one machine at a time"):
         carry_out.carry_out(run)
+
+
+def test_a_release_that_did_not_look_may_have_left_it_with_the_file_of_before(machine: TakenOverMachine) -> None:
+    """An upgrade of vaultpki in the middle of an adoption."""
+    for state in ONWARD[:2]:
+        machine.go(state)
+    journal = machine.run(S.PUBLISHED).journal
+    path, held = str(manifest(machine)), machine.processes.containers()
+    manifest(machine).write_text(VIP.replace("PATH", str(admin(machine))))
+    known = journal.value
+    journal.save(
+        prepared={name: each for name, each in known.prepared.items() if name != path},
+        kept={name: each for name, each in known.kept.items() if name != path},
+        written={name: each for name, each in known.written.items() if name != path},
+    )
+    machine.processes.mount("kube-vip", str(admin(machine)), digest="")
+    machine.processes.holders(())
+    # It has the inode of before.
+    found = machine.processes.containers()
+    found["kube-vip"]["held"] = {str(admin(machine)): 1}
+    (machine.root / "containers.json").write_text(json.dumps(found))
+    assert [step.what for step in carry_out.left(machine.run(S.PUBLISHED))][-1].startswith("restart kube-vip")
+    carry_out.carry_out(machine.run(S.PUBLISHED))
+    assert all(each.fresh for each in said(machine, S.PUBLISHED)) and started(machine) > held["kube-vip"]["moment"][1]
 
 
 def test_the_mark_is_all_that_changes_in_its_manifest(machine: TakenOverMachine) -> None:
