@@ -25,6 +25,7 @@ TIMES = {
     "SETTLE": "rotation/reasons.py",
     "LONGEST_LOOK_AGAIN": "rotation/adoption_reasons.py",
     "JOIN": "adopt/gates.py",
+    "FINISH_AFTER": "takeover/consent.py",
 }
 VARIABLES = {
     "cli/__init__.py": {"NO_COLOR"},

@@ -78,7 +78,15 @@ def document(
             for each in starts.only(found, draft)
         ],
         "pods_that_keep_a_ca": [
-            {"namespace": each.namespace, "name": each.name, "owner": each.owner, "reads": each.what}
+            {
+                "namespace": each.namespace,
+                "name": each.name,
+                "owner": each.owner,
+                "reads": each.what,
+                "path": each.path or None,
+                "node": each.node or None,
+                "static_pod": each.static,
+            }
             for each in found.whole.readers
         ],
         "pods_with_the_root": [

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.adopt import etcd
-from vaultpki.adopt.found import ClusterInventory, InUse, ListenerSeen, Machine
+from vaultpki.adopt.found import ROWS, ClusterInventory, InUse, ListenerSeen, Machine
 from vaultpki.kube import whole as whole_cluster
 from vaultpki.kube.cluster import Copied
 from vaultpki.kube.details import StaticPod
@@ -124,7 +124,10 @@ def _in_use(
             yield InUse(each.node, each.row, True, each.place, each.leaf, _signer(each.leaf, cas))
     for one in machines:
         for row, path, facts in one.leaves:
-            yield InUse(one.node, row, False, path, facts, _signer(facts, cas))
+            signer = _signer(facts, cas)
+            # What other CAs have signed beside the table is their owners' affair.
+            if signer or row in ROWS:
+                yield InUse(one.node, row, False, path, facts, signer)
 
 
 def _signer(leaf: Facts, cas: Mapping[str, Sequence[Facts]]) -> str:

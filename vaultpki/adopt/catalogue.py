@@ -170,6 +170,20 @@ OBSTACLES: Final = (
         "restart them after kube-root-ca.crt holds both CAs, and before the old one leaves",
     ),
     _warning(
+        "pods-mount-files",
+        "pods mount files of kubeadm's from their node, such as admin.conf: each goes on with the file of before until "
+        "it is started anew, and the take-over waits for that",
+        "static pods are restarted by turns (`vaultpki adopt node`, or the agent); restart the others when `vaultpki "
+        "adopt status` names them, and in switched write a kubeconfig of Vault's into a file by which a pod logs in",
+    ),
+    _warning(
+        "pair-beside",
+        "a flag names a certificate beside the table that a CA of today has signed: nobody trusts it once the old CAs "
+        "have left, and the step to retired waits until another one lies there",
+        "where the draft has a row for it, check that row; else give the flag another pair, such as that of a row of "
+        "your own, and restart what reads it",
+    ),
+    _warning(
         "rights-differ",
         "a certificate of today gives another user name or other groups than the one of cluster.yaml",
         "apply the manifests that `vaultpki issue` writes beside an operator's certificate before the first such "

@@ -5,6 +5,7 @@ Only names count that a CA of the cluster has signed; a Node object's own addres
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vaultpki import certificates
+from vaultpki.adopt import own_rows
 from vaultpki.adopt.found import ROWS, ClusterInventory, InUse
 from vaultpki.config.cluster import read_cluster
 from vaultpki.errors import SpecError
@@ -106,13 +108,26 @@ def draft(found: ClusterInventory, path: Path, name: str | None = None) -> Clust
         given = GivenNames(base)
         extra, left_out, shared = _extra(found, base, given)
         document = _with_extra(found, document, extra)
-        text = _text(head, document)
-        cluster = read_cluster(text, path)
+        text, cluster = _with_own_rows(found, head, document, path)
     except SpecError as error:
         return ClusterDraft(text, tuple(document["nodes"]), None, str(error), parts.left_out)
     missing = tuple(_missing(found, cluster, {(each.node, each.row, each.name) for each in left_out}))
     every = (*parts.left_out, *left_out, *missing)
     return ClusterDraft(text, tuple(document["nodes"]), cluster, "", every, shared, given)
+
+
+def _with_own_rows(found: ClusterInventory, head: str, document: Mapping[str, Any], path: Path) -> tuple[str, Cluster]:
+    """Return text and cluster of the draft, with rows for certificates beside the table if its check takes them.
+
+    Raises SpecError if it does not pass without them either.
+    """
+    own = own_rows.rows(found)
+    if own:
+        text = _text(head, {**document, "certificates": {**document.get("certificates", {}), **own}})
+        with contextlib.suppress(SpecError):
+            return text, read_cluster(text, path)
+    text = _text(head, document)
+    return text, read_cluster(text, path)
 
 
 def counted(found: ClusterInventory, row: str) -> Iterator[InUse]:

@@ -365,7 +365,8 @@ def _final(look: AdoptionLook) -> list[str]:
     keys = (
         f"keep the keys of the old CAs ({look.record.kept}): whoever has them can make certificates for the old trust"
         if look.record.kept
-        else f"delete the keys of the old CAs and the old pairs on {first_few(holders) or 'every machine'}"
+        else f"delete the keys of the old CAs and the old pairs on {first_few(holders) or 'every machine'}: once root "
+        "there runs `vaultpki adopt node --finish`, or by its agent a day after it has seen retired"
     )
     former = first_few([*look.imported])
     return [

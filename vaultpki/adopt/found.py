@@ -27,6 +27,7 @@ class InUse:
     """A certificate in use today: of which node and row, where it was found, and which domain's CA has signed it.
 
     `place` is a path or an address. `ca` is empty if no CA of the cluster has signed it; then its names do not count.
+    Of one beside the table `row` is the flag that names it, such as `--tls-cert-file of kube-scheduler.yaml`.
     """
 
     node: str
@@ -51,6 +52,7 @@ class Machine:
 
     `leaves` are certificates with their row and path. `cas` are the CAs by domain, `ca_keys` the paths of CAs' keys,
     `static` what the manifests run, `kubelet` its configuration file. `unread` says by path what could not be read.
+    `keys_named` are the files of keys that flags of static pods name.
     """
 
     root: str
@@ -63,6 +65,7 @@ class Machine:
     static: tuple[StaticPod, ...] = ()
     kubelet: Mapping[str, Any] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
+    keys_named: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,6 +286,11 @@ def _with_evidence(
         unknown=unknown,
         started={pod.component: pod.started for pod in static if pod.started is not None},
         stopped=tuple(pod.component for pod in static if pod.started is None),
+        mounting=tuple(
+            f"{each.namespace}/{each.name} ({each.path})"
+            for each in found.whole.readers
+            if each.path and each.node == machine.name
+        ),
         served=tuple(
             Served(each.row, each.place, sides.signer(each.leaf), own=_self_made(machine.name, each.leaf))
             for each in found.listeners

@@ -9,13 +9,14 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from vaultpki.adopt.found import ROWS, Machine, MachineKubeconfig
 from vaultpki.host.static_pod import MANIFEST_FOLDER
 from vaultpki.kube import details, kubeconfig
 from vaultpki.kube.details import StaticPod
 from vaultpki.kube.flags import COMPONENTS
+from vaultpki.kube.pod_files import named_files, named_in
 from vaultpki.layout import CA_KEYS, DIRECTORY, OLD_CA_FILES
 from vaultpki.live.trust import readable_certificates
 from vaultpki.pki import x509
@@ -58,11 +59,13 @@ def read(root: str, directory: str = "") -> Machine:
     """
     disk = _Disk(root)
     kubelet = yaml_tree.plain_mapping(disk.text(f"{_KUBELET}/config.yaml") or "", "config.yaml")
-    static = tuple(_manifests(disk, str(kubelet.get("staticPodPath") or MANIFEST_FOLDER)))
+    manifests = tuple(_manifests(disk, str(kubelet.get("staticPodPath") or MANIFEST_FOLDER)))
+    static = tuple(each for _, pod in manifests for each in details.components_of(pod, COMPONENTS))
     flags = next((pod.flags for pod in static if pod.component == "kube-apiserver"), {})
     folder = posixpath.dirname(flags.get("client-ca-file", "")) or directory or DIRECTORY
     kubeconfigs = tuple(_kubeconfigs(disk))
-    leaves = tuple(_leaves(disk, folder, kubeconfigs))
+    table = tuple(_leaves(disk, folder, kubeconfigs))
+    leaves = (*table, *_beside(disk, manifests, {path for _, path, _ in table}))
     return Machine(
         root=root,
         node=_node(leaves, static),
@@ -74,6 +77,7 @@ def read(root: str, directory: str = "") -> Machine:
         static=static,
         kubelet=kubelet,
         unread=dict(disk.unread),
+        keys_named=frozenset(path for _, pod in manifests for _, path in named_files(pod) if path.endswith(".key")),
     )
 
 
@@ -118,14 +122,33 @@ def _leaves(disk: _Disk, folder: str, kubeconfigs: tuple[MachineKubeconfig, ...]
                 yield named, config.path, facts
 
 
-def _manifests(disk: _Disk, folder: str) -> Iterator[StaticPod]:
+def _beside(
+    disk: _Disk, manifests: tuple[tuple[str, Mapping[str, Any]], ...], known: set[str]
+) -> Iterator[tuple[str, str, Facts]]:
+    """Yield the certificates beside the table that flags of static pods and of the kubelet name: flag, path, facts."""
+    named = [(f"--{flag} of {name}", path) for name, pod in manifests for flag, path in named_files(pod)]
+    for file in (f"{_KUBELET}/kubeadm-flags.env", "/etc/default/kubelet", "/etc/sysconfig/kubelet"):
+        named += [(f"--{flag} of {file}", path) for flag, path in named_in(disk.text(file) or "")]
+    for who, path in named:
+        if path in known or not disk.is_file(path):
+            continue
+        known.add(path)
+        text = disk.text(path) or ""
+        config = kubeconfig.parts(text) if path.endswith(".conf") else None
+        # Most flags name other files.
+        found = x509.readable(config.certificate_pem) if config is not None else tuple(readable_certificates(text))
+        yield from ((who, path, facts) for facts in found[:1] if not facts.is_ca)
+
+
+def _manifests(disk: _Disk, folder: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the name of each manifest and what it says."""
     for name in disk.names(folder):
         if name.endswith((".yaml", ".yml", ".json")) and not name.startswith("."):
             text = disk.text(f"{folder}/{name}")
             pod = yaml_tree.plain_mapping(text or "", name)
             if text and not pod:
                 disk.unread[f"{folder}/{name}"] = "it is not YAML of one pod, or has anchors or tags"
-            yield from details.components_of(pod, COMPONENTS)
+            yield name, pod
 
 
 def _kubeconfigs(disk: _Disk) -> Iterator[MachineKubeconfig]:
@@ -158,6 +181,12 @@ class _Disk:
             self.unread[path] = _why(error)
             return False
         return True
+
+    def is_file(self, path: str) -> bool:
+        try:
+            return os.path.isfile(self._place(path))
+        except OSError:
+            return False
 
     def names(self, path: str) -> list[str]:
         """Return the names in a folder, none if there is none."""

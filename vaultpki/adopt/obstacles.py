@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from vaultpki import certificates
-from vaultpki.adopt import kubelets
+from vaultpki.adopt import kubelets, own_rows
 from vaultpki.adopt.catalogue import OBSTACLE_KINDS, OBSTACLES, Obstacle
 from vaultpki.adopt.draft import SERVERS, ClusterDraft, LeftOut, counted
 from vaultpki.adopt.found import CONTROL_PLANE, ROWS, ClusterInventory, InUse
@@ -222,12 +222,12 @@ def _copies(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
     for copy in found.whole.live.copies:
         if copy.copied in (Copied.SERVER, Copied.BUNDLE) and (cas := holds(copy, found)):
             yield _one("copies-by-hand", f"{copy.place} holds the CA of {' and '.join(cas)}", copy.place)
-    if found.whole.readers:
-        by_what: dict[str, list[str]] = {}
-        for each in found.whole.readers:
-            by_what.setdefault(each.what, []).append(f"{each.namespace}/{each.name}")
-        for what, pods in by_what.items():
-            yield _one("pods-keep-the-ca", f"{first_few(pods, _NAMED)}: {what}", *pods)
+    by_what: dict[tuple[str, str], list[str]] = {}
+    for each in found.whole.readers:
+        kind = "pods-mount-files" if each.path else "pods-keep-the-ca"
+        by_what.setdefault((kind, each.what), []).append(f"{each.namespace}/{each.name}")
+    for (kind, what), pods in by_what.items():
+        yield _one(kind, f"{first_few(pods, _NAMED)}: {what}", *pods)
 
 
 def _rights(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
@@ -309,6 +309,15 @@ def _why_not_seen(found: ClusterInventory, at: tuple[str, str], *, shown: bool, 
     return silent or "nothing was found at its address"
 
 
+def _beside(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
+    held: dict[tuple[str, str], list[str]] = {}
+    for each in own_rows.beside(found):
+        who = own_rows.after(each, found, draft.cluster)
+        held.setdefault((f"{each.place} ({each.row}), of the CA {each.ca}", who), []).append(each.node)
+    for (text, who), nodes in held.items():
+        yield _one("pair-beside", f"{first_few(nodes, _NAMED)}: {text}; afterwards {who} must sign it", *nodes)
+
+
 def _nodes(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
     for node in found.whole.nodes:
         if node.ready in ("Unknown", ""):
@@ -344,6 +353,7 @@ _CHECKS: Final[tuple[_Check, ...]] = (
     _copies,
     _rights,
     _names,
+    _beside,
     _nodes,
     _unread,
 )

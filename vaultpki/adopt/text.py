@@ -51,6 +51,7 @@ def lines(
         ("Kubelets", _kubelets(found)),
         ("Bootstrap tokens", _tokens(found)),
         ("What reads a CA only when it starts", _starts(found, draft)),
+        ("Pods that mount files of kubeadm's", _mounting(found)),
     ):
         held = [line for each in part for line in ((each,) if isinstance(each, str) else each.lines(width))]
         if held:
@@ -282,6 +283,15 @@ def _starts(found: ClusterInventory, draft: ClusterDraft) -> _Section:
             f"Running pods that were given kube-root-ca.crt: {count}, in {first_few(spaces, _NAMED)}. The file follows "
             "by itself, and a program that has read it once does not."
         )
+
+
+def _mounting(found: ClusterInventory) -> _Section:
+    rows = [
+        (f"{each.namespace}/{each.name}", each.node, each.path, "the take-over, by turns" if each.static else "you")
+        for each in found.whole.readers
+        if each.path
+    ]
+    yield _Rows(("POD", "NODE", "MOUNTS", "IS RESTARTED BY"), rows)
 
 
 def _obstacles(every: Sequence[Obstacle]) -> Iterator[str]:

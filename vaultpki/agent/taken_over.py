@@ -141,7 +141,7 @@ def follow(config: AgentConfig, outcome: Outcome, clock: float, options: PassOpt
     if config.taken_over is None:
         return outcome
     from vaultpki.node import assignment
-    from vaultpki.takeover import carry_out, vault_signer
+    from vaultpki.takeover import carry_out, consent, vault_signer
     from vaultpki.takeover.processes import RunningComponents
 
     events = list[Event]()
@@ -154,13 +154,28 @@ def follow(config: AgentConfig, outcome: Outcome, clock: float, options: PassOpt
             outcome = replace(outcome, failures={**outcome.failures, "adoption": StateConflict(asked.stays)})
         if asked.target is None or not config.taken_over.by_agent:
             return outcome
+        _count(config)
         tell = lambda text: events.append(Event("take-over", text))  # noqa: E731
         sign = vault_signer.of_node(config, allow_http=options.allow_http)
         components = RunningComponents(alive=options.alive)
         run = carry_out.prepare(config, wanted, asked.target, components, clock=clock, tell=tell, sign=sign)
+        if carry_out.is_final(run, carry_out.left(run)):
+            if consent.waits(run):
+                return outcome
+            run = replace(run, finish=True)
         more = carry_out.carry_out(run, most=1)
     except VaultpkiError as error:
         failures = {**outcome.failures, "take-over": error}
         return replace(outcome, failures=failures, events=(*outcome.events, *events))
     retry = clock + NEXT_STEP_AFTER if more else outcome.retry_at
     return replace(outcome, events=(*outcome.events, *events), retry_at=retry)
+
+
+def _count(config: AgentConfig) -> None:
+    """Count the time for which this machine has seen retired; who is at work on it now is not disturbed."""
+    from vaultpki.errors import Busy
+    from vaultpki.takeover import carry_out, consent
+    from vaultpki.takeover.journal import JournalFile
+
+    with contextlib.suppress(Busy), carry_out.locked(config, 0.0):
+        consent.count(JournalFile(config.state))

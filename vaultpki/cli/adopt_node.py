@@ -31,8 +31,13 @@ _LOCK_WAIT = 60.0
     is_flag=True,
     help="Before the first bundle is changed, or after the way back: put kubeadm's files back and forget the rest.",
 )
+@click.option(
+    "--finish",
+    is_flag=True,
+    help="At the end of the adoption: delete the old keys and pairs on this machine. There is no way back from that.",
+)
 @allow_http_option
-def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> None:
+def node_command(file: Path, dry_run: bool, leave: bool, finish: bool, allow_http: bool) -> None:
     """Lead this machine to the state in which the adoption of its cluster is, as root.
 
     The agent's files lie beside kubeadm's. What is not in place yet is exchanged in one step, manifests keep the user's
@@ -40,17 +45,19 @@ def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> No
     kube-controller-manager, kube-scheduler, kubelet. A run that was killed goes on when it is run again, or goes back
     if the adoption was turned round meanwhile. kubeadm's own files are kept until the adoption is done.
 
-    The agent does the same by itself where agent.yaml says `adopt: {by_agent: true}`.
+    The agent does the same by itself where agent.yaml says `adopt: {by_agent: true}`, but for the end: what cannot be
+    undone happens only with --finish, or by such an agent a day after it has seen retired.
 
     It asks Vault first where the adoption stands; --dry-run does so too, and writes nothing. Where Vault does not say,
     it goes by what the agent was told last, and says when that was.
 
-    Exit 3 if etcd or kube-apiserver must wait until it is this machine's turn.
+    Exit 3 if etcd or kube-apiserver must wait until it is this machine's turn, or if the end needs --finish.
 
     \b
     Example:
       vaultpki adopt node --dry-run
       vaultpki adopt node
+      vaultpki adopt node --finish
     """
     from vaultpki.cli.agent import tell_outcome
     from vaultpki.config.agent import load_agent
@@ -73,7 +80,7 @@ def node_command(file: Path, dry_run: bool, leave: bool, allow_http: bool) -> No
     if not targets:
         click.echo("no adoption is under way, so no step is to be taken on this machine")
         return
-    runs = _runs(config, known, targets, allow_http=allow_http)
+    runs = _runs(config, known, targets, finish=finish, allow_http=allow_http)
     if dry_run:
         lines = list(carry_out.lines(next(runs)))
         click.echo("\n".join(lines) if lines else f"nothing is left to do for {targets[0].name}")
@@ -132,7 +139,7 @@ def _known(config: AgentConfig, *, only_looks: bool, allow_http: bool) -> tuple[
 
 
 def _runs(
-    config: AgentConfig, known: Assignment, targets: tuple[Arrangement, ...], *, allow_http: bool
+    config: AgentConfig, known: Assignment, targets: tuple[Arrangement, ...], *, finish: bool, allow_http: bool
 ) -> Iterator[TakeOver]:
     """Yield the run to each target, made once the one before has ended."""
     from vaultpki.takeover import carry_out, vault_signer
@@ -140,7 +147,8 @@ def _runs(
 
     for target in targets:
         sign = vault_signer.of_node(config, allow_http=allow_http)
-        yield carry_out.prepare(config, known, target, RunningComponents(), tell=click.echo, sign=sign)
+        components = RunningComponents()
+        yield carry_out.prepare(config, known, target, components, tell=click.echo, sign=sign, finish=finish)
 
 
 def _agent_pass(config: AgentConfig, *, allow_http: bool) -> Outcome:

@@ -203,21 +203,39 @@ class PodManifest:
     # -- the annotation ----------------------------------------------------------------------------------------------
 
     def _marked(self, mark: str, wanted: Any) -> TextChange:
-        metadata = self._document.at("metadata")
-        annotations = self._document.at("metadata", "annotations")
-        held = wanted["metadata"].get("annotations")
-        wanted["metadata"]["annotations"] = {**(held or {}), TAKEN_OVER: mark}
-        if annotations is None:
-            return self._document.entry(metadata, "annotations", {TAKEN_OVER: mark})
-        if annotations.id != "mapping" or not annotations.value:
-            raise UnsafePlace("its annotations are empty; remove that line")
-        scalar = self._document.at("metadata", "annotations", TAKEN_OVER)
-        if scalar is not None:
-            return self._document.replaced(scalar, mark)
-        return self._document.entry(annotations, TAKEN_OVER, mark)
+        return _mark(self._document, mark, wanted)
 
     def _refused(self, error: UnsafePlace) -> StoreError:
         return StoreError(f"{self.path}: {error}; write it as kubeadm does (`kubeadm init phase`), and run again")
+
+
+def _mark(document: YamlText, mark: str, wanted: Any) -> TextChange:
+    metadata, annotations = document.at("metadata"), document.at("metadata", "annotations")
+    held = wanted["metadata"].get("annotations")
+    wanted["metadata"]["annotations"] = {**(held or {}), TAKEN_OVER: mark}
+    if annotations is None:
+        return document.entry(metadata, "annotations", {TAKEN_OVER: mark})
+    if annotations.id != "mapping" or not annotations.value:
+        raise UnsafePlace("its annotations are empty; remove that line")
+    scalar = document.at("metadata", "annotations", TAKEN_OVER)
+    if scalar is not None:
+        return document.replaced(scalar, mark)
+    return document.entry(annotations, TAKEN_OVER, mark)
+
+
+def marked(data: bytes, mark: str, path: str) -> bytes:
+    """Return the manifest of any pod with the annotation that makes the kubelet start it anew; the rest stays.
+
+    Raises StoreError if that cannot be done safely.
+    """
+    try:
+        document = YamlText(data)
+        if not _is_pod(document.value) or document.value["metadata"].get("uid"):
+            raise UnsafePlace("it is no pod, or sets metadata.uid")
+        wanted = copy.deepcopy(document.value)
+        return document.apply([_mark(document, mark, wanted)], wanted)
+    except UnsafePlace as error:
+        raise StoreError(f"{path}: {error}, so the kubelet could not be made to start it anew; correct that") from None
 
 
 def plain(data: bytes, path: str) -> bytes:

@@ -132,13 +132,17 @@ class KubeadmSettings:
 class PodReader:
     """A running pod that reads a CA in a way that a new one does not reach before the pod starts again.
 
-    `what` says in a few words what it reads.
+    `what` says in a few words what it reads. Of one that mounts a file or folder of its node `path` is that, `node` its
+    node, and `static` whether the kubelet runs it from a manifest; `path` is empty for others.
     """
 
     namespace: str
     name: str
     owner: str
     what: str
+    path: str = ""
+    node: str = ""
+    static: bool = False
 
 
 def node_objects(items: Iterable[object]) -> Iterator[NodeObject]:
@@ -302,25 +306,29 @@ def endpoint_addresses(item: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(address for one in each for address in _texts(one.get("addresses"))))
 
 
-def hard_readers(items: Iterable[object], directories: Iterable[str]) -> Iterator[PodReader]:
+def hard_readers(
+    items: Iterable[object], directories: Iterable[str], components: Iterable[str] = ()
+) -> Iterator[PodReader]:
     """Yield the running pods that read a CA in a way that a new one does not reach: a single file, or host folders.
 
-    `directories` are folders on hosts with the cluster's certificates. Static pods are left out, and pods that have
-    ended. A ConfigMap or Secret that is mounted by `subPath` stays as it was when the pod began (Kubernetes' page on
-    ConfigMaps, "Mounted ConfigMaps are updated automatically").
+    `directories` are folders on hosts with the cluster's certificates. Left out are static pods of these `components`,
+    and pods that have ended. A ConfigMap or Secret that is mounted by `subPath` stays as it was when the pod began
+    (Kubernetes' page on ConfigMaps, "Mounted ConfigMaps are updated automatically").
     """
     below = tuple(directories)
     for item in items:
         about, spec = metadata(item), mapping(mapping(item).get("spec"))
         ended = mapping(mapping(item).get("status")).get("phase") in ("Succeeded", "Failed")
-        if ended or MIRROR in mapping(about.get("annotations")):
+        static = MIRROR in mapping(about.get("annotations"))
+        if ended or (static and any(containers_of(spec, components))):
             continue
         paths, copies = dict(_host_paths(spec)), set(_ca_volumes(spec))
-        for what in dict.fromkeys(_hard_mounts(spec, paths, copies, below)):
+        for what, path in dict.fromkeys(_hard_mounts(spec, paths, copies, below)):
             owners = entries(about.get("ownerReferences"))
             owner = mapping(owners[0]) if owners else {}
             shown = f"{text(owner.get('kind'))} {text(owner.get('name'))}" if owner else ""
-            yield PodReader(text(about.get("namespace")), text(about.get("name")), shown, what)
+            who = text(about.get("namespace")), text(about.get("name")), shown
+            yield PodReader(*who, what, path, text(spec.get("nodeName")), static)
 
 
 def _ca_volumes(spec: Mapping[str, Any]) -> Iterator[str]:
@@ -333,20 +341,22 @@ def _ca_volumes(spec: Mapping[str, Any]) -> Iterator[str]:
 
 def _hard_mounts(
     spec: Mapping[str, Any], paths: Mapping[str, tuple[str, str]], copies: set[str], below: tuple[str, ...]
-) -> Iterator[str]:
+) -> Iterator[tuple[str, str]]:
+    """Yield what is read in a few words, and the path of the node that is mounted, "" for none."""
     containers = [*entries(spec.get("containers")), *entries(spec.get("initContainers"))]
     for container in map(mapping, containers[:_MOST]):
         for mount in map(mapping, entries(container.get("volumeMounts"))[:_MOST]):
             name, part = text(mount.get("name")), text(mount.get("subPath"))
             if name in copies and part:
-                yield "one file of kube-root-ca.crt, by subPath"
+                yield "one file of kube-root-ca.crt, by subPath", ""
             path, _ = paths.get(name, ("", ""))
             if any(path == one or path.startswith(f"{one}/") for one in below):
-                yield f"{path}{f'/{part}' if part else ''} of its node"
+                whole = f"{path}{f'/{part}' if part else ''}"
+                yield f"{whole} of its node", whole
         for one in map(mapping, entries(container.get("env"))[:_MOST]):
             source = mapping(mapping(one.get("valueFrom")).get("configMapKeyRef"))
             if source.get("name") == "kube-root-ca.crt":
-                yield "kube-root-ca.crt in a variable of its environment"
+                yield "kube-root-ca.crt in a variable of its environment", ""
 
 
 def _decoded(value: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -176,6 +177,38 @@ def flags_of(arguments: Sequence[str]) -> dict[str, str]:
         # A boolean flag takes its value only with an equals sign.
         given[name] = value if equals else "true" if not after or after.startswith("-") else after
     return given
+
+
+def named_paths(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the flag and each absolute path that a command line names, also of lists such as `CERT,KEY:NAMES`."""
+    name = ""
+    for word in arguments:
+        value = word
+        if word.startswith("-"):
+            name, _, value = word.lstrip("-").partition("=")
+        yield from ((name, part) for part in re.split("[,:]", value) if part.startswith("/") and name)
+
+
+_EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - what a flag may say
+
+
+def own_listener(flags: Mapping[str, str], port: int) -> tuple[str, int]:
+    """Return address and port at which a controller manager or scheduler listens; "" for every address, 0 for nowhere.
+
+    `port` is its usual one (k8s.io/apiserver, options/serving.go).
+    """
+    address, given = flags.get("bind-address", ""), flags.get("secure-port", "")
+    return ("" if address in _EVERYWHERE else address), int(given) if given.isdecimal() else port
+
+
+def sni_names(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the names for which a component serves certificates of their own (`--tls-sni-cert-key=CERT,KEY:NAMES`).
+
+    A pattern is asked for by a name that it fits. Without names those of the certificate count, and are not known here.
+    """
+    values = [word.partition("=")[2] for word in arguments if word.lstrip("-").startswith("tls-sni-cert-key=")]
+    names = (name.strip() for value in values for name in value.rpartition(":")[2].split(",") if ":" in value)
+    return tuple(dict.fromkeys(name.replace("*", "any", 1) for name in names if name and "/" not in name))
 
 
 def _paths(flag: Flag, layout: Layout, paths: Mapping[str, str]) -> list[str]:

@@ -133,7 +133,7 @@ def directory(static: Sequence[StaticPod], settings: KubeadmSettings | None) -> 
 
 def _directories(static: Sequence[StaticPod], settings: KubeadmSettings | None) -> tuple[str, ...]:
     found = directory(static, settings)
-    return tuple(dict.fromkeys(("/etc/kubernetes", *([found] if found else []))))
+    return tuple(dict.fromkeys(("/etc/kubernetes", "/var/lib/kubelet/pki", *([found] if found else []))))
 
 
 def _config(reader: ClusterReader, name: str) -> Any:
@@ -150,6 +150,6 @@ def _pods(reader: ClusterReader, directories: tuple[str, ...]) -> tuple[tuple[Po
     pods: list[PodStart] = []
     # One at a time: all objects of a large cluster need a lot of memory.
     for item in reader.list("pods"):
-        readers += details.hard_readers((item,), directories)
+        readers += details.hard_readers((item,), directories, COMPONENTS)
         pods += objects.pods((item,))
     return tuple(readers), tuple(pods)

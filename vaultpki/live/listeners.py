@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
 from vaultpki.certificates import rows
 from vaultpki.identity.access import holder_of
-from vaultpki.kube.cluster import LiveNode
+from vaultpki.kube.cluster import LiveNode, PodFlags
+from vaultpki.kube.flags import flags_of, own_listener, sni_names
 from vaultpki.layout import advertised, listener_cas, listener_port
 from vaultpki.live.checks import found, not_checked
 from vaultpki.model import Certificate, Cluster, Node, NodeRole, Pool, Row
+from vaultpki.values import hosts
 from vaultpki.verify.forbidden_signing import certificates_of
 from vaultpki.verify.on_disk import Check
 
@@ -34,9 +36,9 @@ _PATHS: Final = {API: "/api/v1/nodes?limit=1", KUBELET: "/healthz", "etcd-server
 class Endpoint:
     """A place where a component listens: `label` for people, and `path` is what a client asks for there.
 
-    `name` is that of the server row, or of the component that makes its own certificate. `candidates` are the nodes
+    `name` is that of the server row, or of a component with a certificate beside the table. `candidates` are the nodes
     that may answer, with what each must present; none for such a component. `cas` are the CAs whose clients it accepts,
-    the first one that of its users.
+    the first one that of its users. `server_name` is the name by which a certificate of its own is asked for (SNI).
     """
 
     label: str
@@ -46,17 +48,25 @@ class Endpoint:
     candidates: tuple[tuple[str, Certificate], ...]
     cas: tuple[str, ...]
     path: str
+    server_name: str = ""
 
 
 def listeners(
-    cluster: Cluster, live: Sequence[LiveNode], server: str, local: Callable[[str], bool]
+    cluster: Cluster,
+    live: Sequence[LiveNode],
+    server: str,
+    local: Callable[[str], bool],
+    pods: Sequence[PodFlags] = (),
 ) -> tuple[tuple[Endpoint, ...], tuple[Check, ...]]:
     """Return every listener that can be tried from here, and the others as not checked.
 
-    `server` is the URL in the kubeconfig. `local` says whether an address is this machine's.
+    `server` is the URL in the kubeconfig. `local` says whether an address is this machine's. `pods` are static pods,
+    whose flags say where they listen, and for which names they have certificates of their own.
     """
-    found_here = [*_of_listed(cluster, live), *_of_pools(cluster, live), *_own_machine(cluster, local)]
+    given = {(pod.node, pod.component): pod.arguments for pod in pods}
+    found_here = [*_of_listed(cluster, live), *_of_pools(cluster, live), *_own_machine(cluster, local, given)]
     made = [each for each in found_here if isinstance(each, Endpoint)]
+    made += [named for each in made for named in _by_name(each, given)]
     made += _endpoints(cluster, server, {(each.address, each.port) for each in made})
     return tuple(made), tuple(each for each in found_here if isinstance(each, Check))
 
@@ -99,16 +109,30 @@ def _of_pools(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Endpoint |
                 yield _listener(cluster, row, known.name, address, known.port, ((known.name, want),))
 
 
-def _own_machine(cluster: Cluster, local: Callable[[str], bool]) -> Iterator[Endpoint | Check]:
-    """Yield what listens on the loopback address of a control-plane node."""
+def _own_machine(
+    cluster: Cluster, local: Callable[[str], bool], given: Mapping[tuple[str, str], tuple[str, ...]]
+) -> Iterator[Endpoint | Check]:
+    """Yield the listeners of the controller managers and schedulers: kubeadm has them on the loopback address."""
     for node in cluster.nodes:
-        for name, port in _OWN_MACHINE.items() if NodeRole.CONTROL_PLANE in node.roles else ():
-            label = f"{node.name}/{name} {_LOOPBACK}:{port}"
-            if any(map(local, node.addresses)):
-                yield Endpoint(label, name, _LOOPBACK, port, (), ("kubernetes", FRONT_PROXY), "/metrics")
+        for name, usual in _OWN_MACHINE.items() if NodeRole.CONTROL_PLANE in node.roles else ():
+            arguments = given.get((node.name, name))
+            address, port = own_listener(flags_of(arguments), usual) if arguments is not None else (_LOOPBACK, usual)
+            address = address or next(iter(node.addresses), _LOOPBACK)
+            label = f"{node.name}/{name} {_shown(address)}:{port}"
+            if not port:
+                yield not_checked("listener", label, name, "its --secure-port is 0, so it listens nowhere")
+            elif not hosts.is_loopback(address) or any(map(local, node.addresses)):
+                yield Endpoint(label, name, address, port, (), ("kubernetes", FRONT_PROXY), "/metrics")
             else:
                 why = "it listens on its own machine only; run this command there"
                 yield not_checked("listener", label, name, why)
+
+
+def _by_name(listener: Endpoint, given: Mapping[tuple[str, str], tuple[str, ...]]) -> Iterator[Endpoint]:
+    """Yield a listener once more for each name for which its flags give it a certificate of its own."""
+    node = listener.label.partition("/")[0]
+    for name in sni_names(given.get((node, listener.name), ())):
+        yield replace(listener, label=f"{listener.label} as {name}", candidates=(), server_name=name)
 
 
 def _endpoints(cluster: Cluster, server: str, there: set[tuple[str, int]]) -> Iterator[Endpoint]:
@@ -126,9 +150,12 @@ def _endpoints(cluster: Cluster, server: str, there: set[tuple[str, int]]) -> It
 def _listener(
     cluster: Cluster, row: Row, node: str, address: str, port: int, candidates: tuple[tuple[str, Certificate], ...]
 ) -> Endpoint:
-    shown = f"[{address}]" if ":" in address else address
-    label = f"{node}/{row.name} {shown}:{port}"
+    label = f"{node}/{row.name} {_shown(address)}:{port}"
     return Endpoint(label, row.name, address, port, candidates, listener_cas(row, rows(cluster)), _PATHS[row.name])
+
+
+def _shown(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 def node_checks(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Check]:

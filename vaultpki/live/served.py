@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ca_subject, pair_files
@@ -57,9 +58,12 @@ def served_checks(
     leaf = shown.chain[0]
     ends = f"ends in {days_left(leaf.not_after, now)}"
     if not listener.candidates:
-        # It makes its own at each start, so only its client CAs are ours.
-        expired = f"expired on {leaf.not_after:%Y-%m-%d %H:%M}Z" if leaf.not_after <= now else ""
-        yield found("served certificate", listener.label, "the component's own", refusal=expired, accepted=ends)
+        # It makes its own at each start, or its owner has given it one.
+        problem = f"expired on {leaf.not_after:%Y-%m-%d %H:%M}Z" if leaf.not_after <= now else _given_up(leaf, expected)
+        yield found("served certificate", listener.label, "the component's own", refusal=problem, accepted=ends)
+        if not problem and _signer(leaf, expected) is None and not _made_by_itself(leaf):
+            why = f"{leaf.issuer_text} signed it, which is no CA of the cluster: its owner renews it"
+            yield not_checked("chain", listener.label, "the cluster's CAs", why)
     else:
         each = [(node, want, list(leaf_problems(leaf, want, now))) for node, want in listener.candidates]
         node, want, problems = min(each, key=lambda one: len(one[2]))
@@ -71,6 +75,30 @@ def served_checks(
     yield found(
         "client CAs", listener.label, ", ".join(listener.cas), refusal=_client_ca_problems(listener, shown, expected)
     )
+
+
+def _given_up(leaf: Facts, expected: Expected) -> str:
+    """Return what is wrong with a certificate beside the table that a CA of kubeadm's signed; "" for others.
+
+    Its CAs have these names (kubernetes cmd/kubeadm/app/phases/certs/certlist.go), and go when a cluster is taken over.
+    """
+    if leaf.issuer_text not in _OF_KUBEADM or _signer(leaf, expected) is not None:
+        return ""
+    return f"was signed by {leaf.issuer_text}, a CA of kubeadm's that is none of the cluster's: give it another one"
+
+
+_OF_KUBEADM: Final = frozenset({"CN=kubernetes", "CN=etcd-ca", "CN=front-proxy-ca"})
+
+
+def _signer(leaf: Facts, expected: Expected) -> Facts | None:
+    """Return the CA of the cluster, or foreign one of cluster.yaml, that signed it."""
+    cas = (*(each for ca in ISSUING_CAS for each in expected.of(ca)), *chain.from_iterable(expected.foreign.values()))
+    return x509.issuer_of(leaf, cas)
+
+
+def _made_by_itself(leaf: Facts) -> bool:
+    """Return whether a component has made it at its start (client-go util/cert, GenerateSelfSignedCertKey)."""
+    return "-ca@" in leaf.issuer_text or leaf.issuer_text == leaf.subject_text
 
 
 def _overdue(leaf: Facts, want: Certificate, behind: Sequence[Facts], now: datetime) -> bool:

@@ -20,6 +20,7 @@ RESTART_ORDER: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "ku
 
 _LONGEST: Final = 300
 _MOST_OWED: Final = 16
+_MOST_MOUNTS: Final = 64
 
 
 class Held(enum.Enum):
@@ -55,6 +56,21 @@ class ComponentReport:
 
 
 @dataclass(frozen=True, slots=True)
+class MountReport:
+    """A file or folder of kubeadm's at `path` that a container has mounted which is no component: `who` that is.
+
+    `fresh` is whether it was started after the last change there. `trust` and `leaves` are what a kubeconfig at this
+    path holds, UNKNOWN for anything else.
+    """
+
+    who: str
+    path: str
+    fresh: bool
+    trust: Held = Held.UNKNOWN
+    leaves: Held = Held.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
 class AdoptionReport:
     """What a node says of the adoption of its machine.
 
@@ -67,7 +83,9 @@ class AdoptionReport:
     pairs expires. `by_agent` is whether agent.yaml lets the agent do the steps. `owed` are sentences: what is left to
     do for the state of the record. `since` is when something was last changed for the adoption on this machine; None if
     never, or if that was before its last boot. `no_signer` is whether the controller manager of this node cannot sign
-    CSRs, because the key of the old CA is on no disk there.
+    CSRs, because the key of the old CA is on no disk there. `mounts` is what containers beside the components have
+    mounted of kubeadm's files, None from an agent that does not look. `pairs` are certificates of the old CAs beside
+    the table that flags name: path and flag of each.
     """
 
     revision: int
@@ -85,6 +103,8 @@ class AdoptionReport:
     highest: int = 0
     not_followed: int = 0
     no_signer: bool = False
+    mounts: tuple[MountReport, ...] | None = None
+    pairs: tuple[str, ...] = ()
 
     @property
     def memory(self) -> Held:
@@ -123,6 +143,18 @@ def to_json(report: AdoptionReport) -> dict[str, Any]:
         **({"highest": report.highest} if report.highest else {}),
         **({"not_followed": report.not_followed} if report.not_followed else {}),
         **({"no_signer": True} if report.no_signer else {}),
+        **({"mounts": list(map(_mount, report.mounts[:_MOST_MOUNTS]))} if report.mounts is not None else {}),
+        **({"pairs": [printable(text)[:_LONGEST] for text in report.pairs[:_MOST_MOUNTS]]} if report.pairs else {}),
+    }
+
+
+def _mount(one: MountReport) -> dict[str, Any]:
+    return {
+        "who": printable(one.who)[:_LONGEST],
+        "path": printable(one.path)[:_LONGEST],
+        "fresh": one.fresh,
+        "trust": one.trust.value,
+        "leaves": one.leaves.value,
     }
 
 
@@ -152,7 +184,7 @@ def read(value: object) -> AdoptionReport | None:
         for name, one in (found if isinstance(found, Mapping) else {}).items()
         if name in RESTART_ORDER and isinstance(one, Mapping)
     }
-    owed = entry.get("owed")
+    owed, pairs = entry.get("owed"), entry.get("pairs")
     return AdoptionReport(
         revision=revision,
         reached=state,
@@ -169,6 +201,8 @@ def read(value: object) -> AdoptionReport | None:
         highest=_revision(entry.get("highest")),
         not_followed=_revision(entry.get("not_followed")),
         no_signer=entry.get("no_signer") is True,
+        mounts=_mounts(entry.get("mounts")),
+        pairs=tuple(map(_text, pairs[:_MOST_MOUNTS] if isinstance(pairs, list) else [])),
     )
 
 
@@ -180,6 +214,22 @@ def _read_component(entry: Mapping[str, Any]) -> ComponentReport:
         leaves=_held(entry.get("leaves")) if started is not None else Held.UNKNOWN,
         healthy=started is not None and entry.get("healthy") is True,
         problem=_text(entry.get("problem")),
+    )
+
+
+def _mounts(value: object) -> tuple[MountReport, ...] | None:
+    if not isinstance(value, list):
+        return None
+    return tuple(
+        MountReport(
+            _text(one.get("who")),
+            _text(one.get("path")),
+            one.get("fresh") is True,
+            _held(one.get("trust")),
+            _held(one.get("leaves")),
+        )
+        for one in value[:_MOST_MOUNTS]
+        if isinstance(one, Mapping)
     )
 
 

@@ -43,7 +43,8 @@ class AdoptedMachine:
     listeners presented. `later` is whether it has joined with the new CAs' certificates: nothing of kubeadm's CAs was
     ever there. `pooled` is whether its agent is one of a pool: whoever may enrol into that makes as many as it likes.
     `silent` is whether its kubelet has stopped to report. `unknown` is why its kubelet's configuration could not be
-    read, where that alone would tell whether it has joined with the new CAs' certificates; "" elsewhere.
+    read, where that alone would tell whether it has joined with the new CAs' certificates; "" elsewhere. `mounting` are
+    the pods there, beside the components, that mount kubeadm's files, as the API server shows them.
     """
 
     name: str
@@ -62,6 +63,7 @@ class AdoptedMachine:
     pooled: bool = False
     silent: bool = False
     unknown: str = ""
+    mounting: tuple[str, ...] = ()
 
     @property
     def by_turn(self) -> bool:

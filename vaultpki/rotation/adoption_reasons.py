@@ -14,6 +14,7 @@ from typing import Final
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
 from vaultpki.redact import printable, stamp
+from vaultpki.rotation import adoption_files
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
 from vaultpki.rotation.adoption_states import (
     FREE_STEPS,
@@ -193,6 +194,10 @@ def _steps(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
         return ""
     first = report.owed[0].rstrip(".") if report.owed else f"its steps of {step.record.state.value}"
     whose = step.record.turn
+    if step.record.state is AdoptionState.DONE:
+        # Nothing is restarted for it, and no record makes a machine delete what the way back needs.
+        how = "its agent does that" if report.by_agent else "run `vaultpki adopt node --finish` there as root"
+        return f"still owes: {printable(first)}; {how}"
     if machine.by_turn and whose and whose != machine.name:
         return f"waits for its turn after {whose}; it still owes: {printable(first)}"
     if machine.by_turn and not whose:
@@ -338,6 +343,8 @@ _CHECKS: Final[tuple[Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], st
     _leaves,
     _shown,
     _kubelet,
+    adoption_files.mounts,
+    adoption_files.pairs,
     _keys,
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from vaultpki.errors import Attention, Busy, StateConflict, VaultpkiError
@@ -35,10 +35,12 @@ def prepare(
     clock: float | None = None,
     tell: Callable[[str], None] = lambda text: None,
     sign: OldCaSigner | None = None,
+    finish: bool = False,
 ) -> TakeOver:
     """Return the run that leads this machine to `target`; nothing is changed.
 
-    `sign` has Vault sign with an old CA that was imported; None where Vault is not asked.
+    `sign` has Vault sign with an old CA that was imported; None where Vault is not asked. `finish` is whether what
+    cannot be undone may be done.
 
     Raises StateConflict if the machine is not taken over, or if the agent has prepared nothing yet.
     """
@@ -70,6 +72,7 @@ def prepare(
         tell=tell,
         kept_keys=record.kept if record is not None else "",
         sign=sign,
+        finish=finish,
     )
     return run if csr_signer.can_sign(run) else replace(run, target=replace(target, signer=False))
 
@@ -185,8 +188,8 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
 
     Returns whether anything was done, so that a further run may find more.
 
-    Raises Attention if it is another machine's turn, and StateConflict if a component is not healthy; a further run
-    goes on.
+    Raises Attention if it is another machine's turn, or for a last step that nobody has agreed to, and StateConflict if
+    a component is not healthy; a further run goes on.
     """
     try:
         _clean(run, 0.0)
@@ -204,6 +207,11 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
         raise Attention(
             f"etcd and kube-apiserver restart on one machine at a time, and {whose}; `{command}` gives turns where the "
             "cluster is applied"
+        )
+    if not run.finish and is_final(run, todo):
+        raise Attention(
+            "this is the last step on this machine, and there is no way back from it: `vaultpki adopt node --finish` "
+            "as root takes it"
         )
     if not run.target.home:
         run.journal.save(asked=run.target.state)
@@ -225,6 +233,12 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
     if not run.target.home:
         run.journal.save(reached=run.target.state, ended=removal.ended(run))
     return done
+
+
+def is_final(run: TakeOver, todo: Sequence[MachineStep]) -> bool:
+    """Return whether steps that are left, or that they are noted as done, cannot be undone."""
+    ends = run.target.state is AdoptionState.DONE and run.journal.value.reached is not AdoptionState.DONE
+    return ends or any(step.final for step in todo)
 
 
 def is_whole(run: TakeOver) -> bool:

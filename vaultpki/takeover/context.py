@@ -26,7 +26,8 @@ class TakeOver:
     `config` names the agent's files where they lie in the end. `clock` is Unix time in seconds. `tell` is called with
     a sentence for each thing that was done. `turn` says whether this machine may restart etcd and kube-apiserver now,
     `kept_keys` where a person keeps the old keys at the end, "" if they are deleted. `timeout` is in seconds.
-    `sign` has Vault sign with an old CA that was imported; None where Vault is not asked.
+    `sign` has Vault sign with an old CA that was imported; None where Vault is not asked. `finish` is whether what
+    cannot be undone may be done: root has said so, or the agent's consent covers it.
     """
 
     config: AgentConfig
@@ -43,6 +44,7 @@ class TakeOver:
     tell: Callable[[str], None] = lambda text: None
     kept_keys: str = ""
     sign: OldCaSigner | None = None
+    finish: bool = False
 
     @property
     def imported(self) -> tuple[str, ...]:

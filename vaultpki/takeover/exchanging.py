@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from vaultpki.disk.files import private_folder
+from vaultpki.disk.generations import link_of
 from vaultpki.errors import StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.pki.facts import Facts
@@ -118,7 +119,9 @@ def exchange_folders(run: TakeOver) -> None:
         taken = folders.copy_files(names, where.directory, to)
         run.journal.save(changed=tuple(dict.fromkeys((*run.journal.value.changed, *taken))))
     else:
-        folders.copy_files(list(folders.further_files(where.directory)), where.directory, to)
+        # A row of the user's own may have the name of a file that was there.
+        own = [name for name in folders.further_files(where.directory) if not link_of(f"{to}/{name}")]
+        folders.copy_files(own, where.directory, to)
         folders.copy_links(where.directory, to)
     folders.put(where.directory, where.aside, target.folder)
     run.tell(f"exchanged {where.directory} for the folder {IN_WORDS[target.folder]}")

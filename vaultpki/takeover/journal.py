@@ -62,7 +62,8 @@ class Journal:
     last in their places, the one before first. `copied` are those of the copy with both CAs as it was made, by path.
     `prepared` is what each component was prepared to read, newest last. `signed_again` are the names of old pairs that
     were signed again, and `changed` those files that somebody else changed meanwhile. `since` is Unix time. `ended` are
-    the SHA-256 of old CAs by domain with which an adoption is done here; they only become more.
+    the SHA-256 of old CAs by domain with which an adoption is done here; they only become more. `in_retired` are the
+    seconds of this machine's uptime since it has done the steps of RETIRED, as far as they were counted at `counted`.
     """
 
     reached: AdoptionState | None = None
@@ -76,6 +77,8 @@ class Journal:
     report: str = ""
     since: float = 0.0
     ended: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    in_retired: float = 0.0
+    counted: Moment | None = None
 
 
 class JournalFile:
@@ -220,7 +223,13 @@ def _read(value: Mapping[str, Any]) -> Journal:
         report=str(value["report"]),
         since=float(value["since"]),
         ended={str(ca): tuple(map(str, hashes)) for ca, hashes in value.get("ended", {}).items()},
+        in_retired=float(value.get("in_retired", 0.0)),
+        counted=_moment(value.get("counted")),
     )
+
+
+def _moment(value: Mapping[str, Any] | None) -> Moment | None:
+    return None if value is None else Moment(str(value["boot"]), float(value["uptime"]))
 
 
 def _kept(entry: Mapping[str, Any] | None) -> KeptFile | None:
@@ -233,12 +242,11 @@ def _kept(entry: Mapping[str, Any] | None) -> KeptFile | None:
 
 
 def _prepared(entry: Mapping[str, Any]) -> Prepared:
-    moment = entry["moment"]
     return Prepared(
         str(entry["digest"]),
         Held(entry["trust"]),
         Held(entry["leaves"]),
         entry["active"],
         str(entry["mark"]),
-        None if moment is None else Moment(str(moment["boot"]), float(moment["uptime"])),
+        _moment(entry["moment"]),
     )

@@ -10,7 +10,7 @@ from vaultpki.errors import CertificateUnreadable
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.kube.flags import signing_files
 from vaultpki.pki import keys
-from vaultpki.takeover import folders
+from vaultpki.takeover import folders, mounted
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
 
@@ -25,6 +25,7 @@ def elsewhere(run: TakeOver) -> list[str]:
     if not old:
         return []
     used = {value for path in run.machine.static_pods().values() for value in _flags(run, path).values()}
+    used |= mounted.paths(run)
     found = [f"{run.where.directory}/{name}" for name in folders.further_files(run.where.directory)]
     found += _signed_with(run)
     return [path for path in dict.fromkeys(found) if path not in used and _public(path) in old]

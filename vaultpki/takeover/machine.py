@@ -97,7 +97,7 @@ class KubeadmMachine:
     def static_pods(self) -> dict[str, str]:
         """Return the manifests of components by component, in the order in which they are restarted."""
         found = {}
-        for path, data in self._manifests():
+        for path, data in self.manifest_files():
             with contextlib.suppress(StoreError):
                 found[PodManifest(data, path).component] = path
         return {component: found[component] for component in RESTART_ORDER if component in found}
@@ -105,7 +105,7 @@ class KubeadmMachine:
     def unreadable_pods(self) -> list[str]:
         """Return a sentence about each manifest of a component that cannot be read, or that is one too many."""
         found, told = dict[str, str](), list[str]()
-        for path, data in self._manifests():
+        for path, data in self.manifest_files():
             try:
                 component = PodManifest(data, path).component
             except StoreError as error:
@@ -118,7 +118,8 @@ class KubeadmMachine:
             found[component] = path
         return told
 
-    def _manifests(self) -> Iterator[tuple[str, bytes]]:
+    def manifest_files(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the path and the content of each file that the kubelet runs a static pod from."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in sorted(os.listdir(self.manifests)):
                 # The kubelet runs each file whatever its name ends with (kubernetes pkg/kubelet/config/file.go).

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
-from vaultpki.host import component_health, processes
+from vaultpki.errors import ToolMissing
+from vaultpki.host import component_health, mounts, presented, processes
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.command import CommandRunner
+from vaultpki.host.mounts import MountHolder
+from vaultpki.host.presented import NotReached, Presented
 
 _RESTART: Final = ("systemctl", "restart", "kubelet")
 _RESTART_TIMEOUT: Final = 90.0
@@ -24,6 +27,12 @@ class Components(Protocol):
 
     def problem(self, component: str) -> str:
         """Return what is wrong with a component by its own endpoint, as a part of a sentence; "" if it is healthy."""
+
+    def holders(self, folders: Collection[str]) -> tuple[MountHolder, ...]:
+        """Return the containers that have one of these folders, or something in it, mounted, the oldest first."""
+
+    def presented(self, address: str, port: int) -> Presented | str:
+        """Return what a listener presents, or why that is not known."""
 
     def restart_kubelet(self) -> str:
         """Restart the kubelet; return "", or what went wrong as the rest of a sentence."""
@@ -48,6 +57,17 @@ class RunningComponents:
         if not found:
             return "no process of it was seen"
         return next(filter(None, (component_health.problem(each, _ASK) for each in found)), "")
+
+    def holders(self, folders: Collection[str]) -> tuple[MountHolder, ...]:
+        """Return the containers that have one of these folders, or something in it, mounted, the oldest first."""
+        return mounts.holders(folders)
+
+    def presented(self, address: str, port: int) -> Presented | str:
+        """Return what a listener presents, or why that is not known."""
+        try:
+            return presented.ask(address, port, "", _ASK)
+        except (NotReached, ToolMissing) as error:
+            return str(error)
 
     def restart_kubelet(self) -> str:
         """Restart the unit of the kubelet; return "", or what went wrong as the rest of a sentence."""

@@ -12,9 +12,10 @@ from vaultpki.host.boot_time import Moment
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
+from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
 from vaultpki.rotation.adoption_states import SIGNER_ON
-from vaultpki.takeover import arrangement, carry_out, starts
+from vaultpki.takeover import arrangement, carry_out, consent, mounted, named_files, starts
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import Prepared, read
@@ -85,6 +86,10 @@ def _report(run: TakeOver, revision: int, when: Callable[[float], datetime], owe
         by_agent=run.where.by_agent,
         owed=tuple(owed),
         since=time_of(max(current, key=lambda each: each.uptime)) if current else None,
+        mounts=mounted.report(
+            run, {pod.manifest: starts.mounting_pod_is_ready(run, pod) for pod in mounted.pods(run.machine)}
+        ),
+        pairs=named_files.old_pairs(run),
         no_signer=not run.target.signer and (run.target.home or run.target.state in SIGNER_ON),
     )
 
@@ -122,6 +127,10 @@ def _owed(run: TakeOver) -> list[str]:
     except StateConflict as error:
         return [str(error)]
     known = run.journal.value.reached
+    if run.target.state is AdoptionState.DONE and known is not AdoptionState.DONE:
+        # Before all else: nothing of it is done until then.
+        last = consent.waits(run) if run.where.by_agent else ""
+        todo = [last or "the last step, from which there is no way back", *todo]
     if not todo and not run.target.home and known is not run.target.state:
         return [f"note that the steps of {run.target.name} are done"]
     return todo

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from vaultpki.errors import StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.takeover import csr_signer, exchanging, kubelet_files, old_pairs, plain_files, removal, starts
+from vaultpki.takeover import csr_signer, exchanging, kubelet_files, mounted, old_pairs, plain_files, removal, starts
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
@@ -24,7 +24,7 @@ class MachineStep:
 
     `restarts` is the component that it restarts, "" for none. `after` are the steps, by `what`, that make this one
     needed when they are done, though it is done as things are now. A step that changes folders holds the lock under
-    which the agent makes its passes.
+    which the agent makes its passes. `final` is whether there is no way back from it.
     """
 
     what: str
@@ -34,6 +34,7 @@ class MachineStep:
     restarts: str = ""
     locked: bool = False
     after: frozenset[str] = frozenset()
+    final: bool = False
 
 
 def steps(run: TakeOver) -> Iterator[MachineStep]:
@@ -95,6 +96,7 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
         lambda: _write_kubeconfigs(run),
         lambda: _kubeconfigs_to_write(run),
         locked=True,
+        final=target.state is AdoptionState.DONE,
     )
     # A machine that is booted in between comes up: nothing names a file that is not there.
     if target.ours:
@@ -147,6 +149,16 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
             lambda: (f"{path}: removed" for path in kubelet_files.copies(run)),
             locked=True,
         )
+    # Those that mount what was exchanged come last: they call the API server of this machine.
+    for pod in mounted.pods(machine):
+        yield MachineStep(
+            f"restart {pod.name}, which mounts {', '.join(pod.paths)}",
+            lambda pod=pod: starts.mounting_pod_is_ready(run, pod),  # type: ignore[misc]
+            lambda pod=pod: starts.start_mounting_pod(run, pod),  # type: ignore[misc]
+            lambda pod=pod: iter([f"{pod.manifest}: an annotation, so that the kubelet starts it anew"]),  # type: ignore[misc]
+            restarts=pod.name,
+            after=frozenset({exchanged.what, configs.what}),
+        )
     if target.state is AdoptionState.DONE and not run.kept_keys:
         yield MachineStep(
             "delete the old keys and pairs",
@@ -154,6 +166,7 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
             lambda: removal.delete_old(run),
             lambda: removal.old_files(run),
             locked=True,
+            final=True,
         )
     if target.home:
         yield _removal(run)
@@ -192,11 +205,14 @@ def _pod_is_ready(run: TakeOver, component: str) -> bool:
 
 
 def needs_turn(run: TakeOver) -> bool:
-    """Return whether etcd or kube-apiserver of this machine is restarted by a step that is left."""
+    """Return whether a step that is left restarts etcd, kube-apiserver, or a pod that mounts their files here."""
     planes = [component for component in run.machine.static_pods() if component in ("etcd", "kube-apiserver")]
     if not planes:
         return False
-    return run.machine.kind() is not run.target.folder or not all(starts.pod_is_ready(run, each) for each in planes)
+    if run.machine.kind() is not run.target.folder or not all(starts.pod_is_ready(run, each) for each in planes):
+        return True
+    # What balances the API server runs on every control plane.
+    return not all(starts.mounting_pod_is_ready(run, each) for each in mounted.pods(run.machine))
 
 
 # -- what is kept ----------------------------------------------------------------------------------------------------
@@ -210,7 +226,8 @@ def _to_keep(run: TakeOver) -> Iterator[str]:
 
 def _all_kept(run: TakeOver) -> bool:
     known = run.journal.value.prepared
-    return not list(_to_keep(run)) and all(component in known for component in run.machine.components())
+    noted = (*run.machine.components(), *(pod.manifest for pod in mounted.pods(run.machine)))
+    return not list(_to_keep(run)) and all(each in known for each in noted)
 
 
 def _keep(run: TakeOver) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -10,7 +11,7 @@ from vaultpki.host.pod_manifest import PodEdits, PodManifest
 from vaultpki.kube.flags import FLAGS, Expect, replaced_etcd_files
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
-from vaultpki.takeover import folders, plain_files, settings
+from vaultpki.takeover import folders, mounted, named_files, plain_files, settings
 from vaultpki.takeover.arrangement import VERIFY, arrangement, edits
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, named_ca
@@ -57,6 +58,9 @@ def _problems(run: TakeOver) -> Iterator[str]:
                     before.edited(PodEdits(each.flags, each.folders, "check"))
         except (StoreError, StateConflict) as error:
             yield str(error)
+    yield from mounted.unreadable(run.machine)
+    yield from _not_there_later(run)
+    yield from named_files.lost_with_the_folder(run)
     yield from _of_kubelet(run)
     for component, name in (*COMPONENT_KUBECONFIGS.items(), ("kubelet", "kubelet.conf")):
         path = f"{run.where.kubeconfigs}/{name}"
@@ -89,6 +93,19 @@ def _not_replaced(path: str, name: str, value: str, best: str) -> str:
         f"{path}: --{name} names {value}, which no state changes, so its certificate of the old CA would be refused in "
         f"the end: let it name {best}, restart what reads it, and run this again"
     )
+
+
+def _not_there_later(run: TakeOver) -> Iterator[str]:
+    """Find mounted files that a state puts aside: in their places the kubelet would make folders."""
+    where = run.where
+    keys = {f"{where.directory}/{name}" for name in folders.KEY_FILES.values()}
+    for path in sorted(mounted.paths(run)):
+        own = path.startswith((f"{where.kubelet}/kubelet-client-", f"{where.kubelet}/kubelet-server-"))
+        if (path in keys or own) and os.path.isfile(path):
+            yield (
+                f"a pod mounts {path}, which is put aside from switched on, so the pod's next start would make a "
+                "folder of that name: have it mount the folder above, or do without, and run this again"
+            )
 
 
 def _of_other_etcd(before: PodManifest, directory: str) -> Iterator[str]:

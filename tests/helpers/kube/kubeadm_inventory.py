@@ -69,7 +69,7 @@ def whole(values: Mapping[str, Any], unread: Mapping[str, str] | None = None) ->
         endpoints=details.endpoint_addresses(
             single("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes")
         ),
-        readers=tuple(details.hard_readers(listed("/api/v1/pods"), ["/etc/kubernetes"])),
+        readers=tuple(details.hard_readers(listed("/api/v1/pods"), ["/etc/kubernetes"], COMPONENTS)),
         pods=tuple(objects.pods(listed("/api/v1/pods"))),
         unread=dict(unread or {}),
     )

@@ -7,10 +7,11 @@ in a file, so a run in another process sees the same machine.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
 from vaultpki.host import boot_time
 from vaultpki.host.boot_time import Moment
+from vaultpki.host.mounts import MountHolder
+from vaultpki.host.presented import Presented
 from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.rotations import Rotations
 from vaultpki.layout import trust_bundles
@@ -39,9 +42,9 @@ from vaultpki.places import KUBELET, PKI, Layout, inner_folders
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held
 from vaultpki.takeover import arrangement, carry_out, report
-from vaultpki.takeover.arrangement import HOME
+from vaultpki.takeover.arrangement import HOME, FolderKind
 from vaultpki.takeover.context import TakeOver
-from vaultpki.values.yaml_edit import YamlText
+from vaultpki.values.yaml_edit import UnsafePlace, YamlText
 
 NEW = Held.NEW
 _KINDS = {"kubernetes": "ca", "front-proxy": "front-proxy-ca", "etcd": "etcd/ca"}
@@ -261,7 +264,7 @@ syncFrequency: 0s
         """A run to a state; None leads home."""
         target = arrangement.arrangement(state) if state is not None else HOME
         record = self.record(state, **changes) if state is not None else None
-        made = carry_out.prepare(self.config, self.assignment(record), target, self.processes, clock=clock)
+        made = carry_out.prepare(self.config, self.assignment(record), target, self.processes, clock=clock, finish=True)
         return replace(made, timeout=3.0)
 
     def go(self, state: AdoptionState | None, *, clock: float | None = None, **changes: Any) -> None:
@@ -307,6 +310,8 @@ class StandInComponents:
     def __init__(self, machine: TakenOverMachine) -> None:
         self._machine = machine
         self._file = machine.root / "processes.json"
+        self._containers = machine.root / "containers.json"
+        self.serves_old, self.refuses, self.lets_in = False, "", tuple[str, ...]()
 
     def boot(self) -> None:
         """Start everything, as after a boot of the machine."""
@@ -326,6 +331,7 @@ class StandInComponents:
         self._file.write_text(json.dumps(value))
 
     def _sync(self, *, kubelet: bool = False) -> None:
+        self._sync_others()
         known = self.load()
         pods = {}
         for path in sorted(Path(self._machine.where.kubeconfigs, "manifests").glob("[!.]*.yaml")):
@@ -354,10 +360,47 @@ class StandInComponents:
             known["kubelet"] = self._started("", words, ["/"])
         self._save(known)
 
+    def containers(self) -> dict[str, Any]:
+        """The containers beside the components, by the file of their manifest, or a name."""
+        found: dict[str, Any] = json.loads(self._containers.read_text()) if self._containers.exists() else {}
+        return found
+
+    def mount(self, name: str, *paths: str, digest: str = "") -> None:
+        """Start a container with these paths mounted: each is the file or folder that is there now."""
+        held = {}
+        for path in paths:
+            # What the kubelet does for a path that is missing (hostPath without a type).
+            if not os.path.exists(path):
+                os.makedirs(path)
+            held[path] = os.stat(path).st_ino
+        moment = boot_time.now()
+        entry = {"digest": digest, "moment": [moment.boot, moment.uptime], "held": held}
+        self._containers.write_text(json.dumps({**self.containers(), name: entry}))
+
+    def _sync_others(self) -> None:
+        for path in sorted(Path(self._machine.where.kubeconfigs, "manifests").glob("[!.]*.yaml")):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.stem not in COMPONENTS and self.containers().get(path.stem, {}).get("digest") != digest:
+                # The kubelet starts nothing from a broken one.
+                with contextlib.suppress(UnsafePlace, AttributeError):
+                    volumes = YamlText(path.read_bytes()).value["spec"].get("volumes", [])
+                    self.mount(path.stem, *(each["hostPath"]["path"] for each in volumes), digest=digest)
+
+    def holders(self, folders: Collection[str]) -> tuple[MountHolder, ...]:
+        self._sync_others()
+        found = []
+        for name, entry in self.containers().items():
+            for path, number in entry["held"].items():
+                asides = (f"{self._machine.where.aside}/{kind.value}" for kind in FolderKind)
+                where = [each for each in (path, *asides) if os.path.exists(each) and os.stat(each).st_ino == number]
+                found.append(MountHolder(where[0] if where else path, not where, name, 1, Moment(*entry["moment"])))
+        return tuple(each for each in found if any(each.path.startswith(f"{folder}") for folder in folders))
+
     def _started(self, manifest_digest: str, words: Iterable[str], mounts: list[str]) -> dict[str, Any]:
         read = {}
         for word in words:
             name, _, value = word.lstrip("-").partition("=")
+            value = value.partition(",")[0]
             if value.startswith(str(self._machine.root)):
                 assert any(f"{value}/".startswith(f"{mount}/") or mount == "/" for mount in mounts), (
                     f"{value}: not mounted"
@@ -403,6 +446,16 @@ class StandInComponents:
         if signing.count("BEGIN CERTIFICATE") > 1:
             return "the signing file holds two certificates"
         return ""
+
+    def presented(self, address: str, port: int) -> Presented | str:
+        """What lies there now, or a certificate of an old CA."""
+        where = self._machine.where
+        files = {2379: "etcd/server.crt", 2380: "etcd/peer.crt", 6443: "apiserver.crt"}
+        path = f"{where.directory}/{files[port]}" if port in files else f"{where.kubelet}/kubelet.crt"
+        pem = Path(path).read_text() if port in files or port == 10250 else authority("localhost-ca@1").pem
+        if self.serves_old:
+            pem = leaf("own", self._machine.old["etcd"], kind="ECDSA-P256").pem
+        return self.refuses or Presented(x509.read_certificates(pem.encode()), self.lets_in)
 
     def restart_kubelet(self) -> str:
         self._sync(kubelet=True)

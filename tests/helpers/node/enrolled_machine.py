@@ -127,7 +127,7 @@ class EnrolledMachine:
         target = carry_out.asked_of(config, known).target
         assert target is not None
         sign = vault_signer.of_node(config)
-        carry_out.carry_out(carry_out.prepare(config, known, target, self.machine.processes, sign=sign))
+        carry_out.carry_out(carry_out.prepare(config, known, target, self.machine.processes, sign=sign, finish=True))
 
     def report(self) -> AdoptionReport:
         self.passes()

@@ -137,6 +137,12 @@ def keeps(_: KubeadmObjects, values: Values) -> None:
     ]
 
 
+def balances(_: KubeadmObjects, values: Values) -> None:
+    pod = user_pod("kube-vip-cp-1", "kube-system", host_path="/etc/kubernetes/admin.conf")
+    pod["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "0123"}
+    values["/api/v1/pods"]["items"].append(pod)
+
+
 def called(_: KubeadmObjects, values: Values) -> None:
     flags(values, "kube-apiserver", lambda words: [*words, "--kubelet-preferred-address-types=InternalDNS"])
     node(values, "w-1")["status"]["addresses"].append({"type": "InternalDNS", "address": "w-1.int"})
@@ -206,7 +212,8 @@ CASES: Final[dict[str, tuple[Change, str, str]]] = {
     "keys": (uploaded, "uploaded-keys", "kubeadm-certs is there until the token abcdef ends"),
     "names asked for": (asked, "names-asked-for", "kube-apiserver: later.example.com"),
     "pods": (keeps, "pods-keep-the-ca", "apps/by-file: one file of kube-root-ca.crt, by subPath"),
-    "host files": (keeps, "pods-keep-the-ca", "apps/by-host: /etc/kubernetes/pki/etcd of its node"),
+    "host files": (keeps, "pods-mount-files", "apps/by-host: /etc/kubernetes/pki/etcd of its node"),
+    "static pods": (balances, "pods-mount-files", "kube-system/kube-vip-cp-1: /etc/kubernetes/admin.conf of its node"),
     "etcd without TLS": (plain_http, "etcd-without-tls", "etcd of cp-1 is called by http://"),
 }
 

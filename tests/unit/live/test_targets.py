@@ -9,7 +9,7 @@ import pytest
 
 from helpers.example_cluster import load
 from helpers.node.handmade_files import SPEC
-from vaultpki.kube.cluster import LiveNode
+from vaultpki.kube.cluster import LiveNode, PodFlags
 from vaultpki.live.checks import days_left, not_checked
 from vaultpki.live.listeners import dns_name, listeners, node_checks
 from vaultpki.model import Cluster
@@ -52,6 +52,26 @@ def test_loopback_is_tried_on_the_nodes_own_machine(cluster: Cluster) -> None:
     made, left = listeners(cluster, (), ENDPOINT, lambda address: address == "10.0.0.11")
     assert {each.name for each in made} >= {"kube-controller-manager", "kube-scheduler"}
     assert [check.source for check in left] == ["cp-1/extension"]
+
+
+def test_the_flags_say_where_a_component_listens_and_by_which_names(cluster: Cluster) -> None:
+    pods = (
+        PodFlags("cp-1", "kube-scheduler", ("--bind-address=0.0.0.0", "--secure-port=11259")),
+        PodFlags("cp-1", "kube-controller-manager", ("--secure-port=0",)),
+        PodFlags("cp-1", "kube-apiserver", ("--tls-sni-cert-key=/a.crt,/a.key:a.example.com,*.b", "--v=2")),
+    )
+    made, left = listeners(cluster, live(), "https://10.0.0.11:6443", lambda _: False, pods)
+    labels = {each.label: each.server_name for each in made}
+    assert labels["cp-1/kube-scheduler 10.0.0.11:11259"] == ""
+    assert {label: name for label, name in labels.items() if name} == {
+        "cp-1/kube-apiserver 10.0.0.11:6443 as a.example.com": "a.example.com",
+        "cp-1/kube-apiserver 10.0.0.11:6443 as any.b": "any.b",
+    }
+    assert "its --secure-port is 0, so it listens nowhere" in {check.detail for check in left}
+    # kubeadm's own: on its own machine alone.
+    loopback = (PodFlags("cp-1", "kube-scheduler", ("--bind-address=127.0.0.1",)),)
+    _, left = listeners(cluster, live(), "https://10.0.0.11:6443", lambda _: False, loopback)
+    assert "cp-1/kube-scheduler 127.0.0.1:10259" in {check.source for check in left}
 
 
 def test_pooled_nodes_are_found_by_their_node_objects(cluster: Cluster) -> None:

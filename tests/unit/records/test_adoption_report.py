@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from vaultpki.records import adoption_report, node_report
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys, common
+from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, MountReport, OldKeys, common
 from vaultpki.records.node_report import NodeReport
 
 NOW = datetime(2026, 11, 29, 4, 0, tzinfo=UTC)
@@ -33,6 +34,8 @@ REPORT = AdoptionReport(
     highest=15,
     not_followed=5000,
     no_signer=True,
+    mounts=(MountReport("the static pod kube-vip", "/etc/kubernetes/admin.conf", True, Held.BOTH, Held.OLD),),
+    pairs=("/etc/kubernetes/own/x.crt (--tls-cert-file of kube-scheduler.yaml)",),
 )
 
 
@@ -66,6 +69,8 @@ def test_what_cannot_be_read_holds_a_gate_closed() -> None:
         "highest": "9",
         "not_followed": -1,
         "no_signer": "yes",
+        "mounts": [{"who": 3, "path": "/a", "fresh": "yes", "trust": 1}, 7],
+        "pairs": "all",
     }
     read = adoption_report.read({**adoption_report.to_json(REPORT), **odd})
     assert read == AdoptionReport(
@@ -75,7 +80,9 @@ def test_what_cannot_be_read_holds_a_gate_closed() -> None:
         keys=OldKeys.IN_PLACE,
         owed=("a?b",),
         since=NOW,
+        mounts=(MountReport("", "/a", fresh=False),),
     )
+    assert adoption_report.read({**adoption_report.to_json(REPORT), "mounts": {}}) == replace(REPORT, mounts=None)
     assert read.memory is Held.UNKNOWN
 
 

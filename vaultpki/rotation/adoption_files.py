@@ -1,0 +1,71 @@
+"""Finds files beside the table's that keep the gate of an adoption closed: containers have them mounted; pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from vaultpki.records.adoption import AdoptionState
+from vaultpki.records.adoption_report import AdoptionReport, Held
+from vaultpki.redact import first_few, printable
+from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
+from vaultpki.rotation.adoption_states import LAST_STEP, Side
+
+if TYPE_CHECKING:
+    from vaultpki.rotation.adoption_reasons import AdoptionStep
+
+_TO_THE_END: Final = (AdoptionState.RETIRED, AdoptionState.DONE)
+_WORDS: Final = {Side.OLD: "old", Side.NEW: "new"}
+_INSTEAD: Final = {
+    Side.OLD: "write the kubeconfig that `vaultpki issue admin` makes",
+    Side.NEW: "write the one of kubeadm, or another with a certificate of the old CA,",
+}
+
+
+def mounts(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    """Find containers beside the components that would be refused, or refuse others: they read the file of before."""
+    home = step.to is AdoptionState.PREPARED
+    if machine.later or not (step.trust is Side.BOTH or step.path in (LAST_STEP, _TO_THE_END) or home):
+        return ""
+    if report.mounts is None:
+        return _unseen(machine)
+    for each in report.mounts:
+        what = f"{each.path}, which {each.who} has mounted"
+        if step.trust is Side.BOTH and each.trust in (Held.OLD, Held.NEW):
+            lacks = "new" if each.trust is Held.OLD else "old"
+            return printable(f"{what}, lacks the {lacks} CA: write it into that file beside the other one")
+        wrong = Side.NEW if home else Side.OLD
+        if step.trust is not Side.BOTH and each.leaves is HELD[wrong]:
+            return printable(
+                f"{what}, logs in with a certificate of the {_WORDS[wrong]} CA: {_INSTEAD[wrong]} into that file"
+            )
+        if not each.fresh and step.path != _TO_THE_END:
+            return printable(
+                f"{each.who} has {each.path} mounted as it was before its last change: restart it "
+                f"(`kubectl delete pod`){_named(machine)}"
+            )
+    return ""
+
+
+def pairs(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
+    """Find certificates of the old CAs beside the table: nobody trusts them any more, or can renew them."""
+    del machine
+    if step.path not in (LAST_STEP, _TO_THE_END) or not report.pairs:
+        return ""
+    return printable(
+        f"{first_few(report.pairs)}: a certificate of the old CA that no state replaces; put one of Vault's there, "
+        "such as by a row of your own in cluster.yaml whose file the flag names, and restart what reads it"
+    )
+
+
+def _unseen(machine: AdoptedMachine) -> str:
+    if not machine.mounting:
+        return ""
+    return (
+        f"its agent is too old to say which files pods have mounted there, and {printable(machine.mounting[0])} mounts "
+        "one of kubeadm's: upgrade the agent"
+    )
+
+
+def _named(machine: AdoptedMachine) -> str:
+    """Return which pods the API server shows that mount such files there."""
+    return f"; on that machine these mount such files: {first_few(machine.mounting)}" if machine.mounting else ""

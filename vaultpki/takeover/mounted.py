@@ -1,0 +1,164 @@
+"""Says what mounts kubeadm's files on a machine, beside its components: such a container goes on with those of before.
+
+A mounted file or folder stays the one that it was when the container began, however often another one takes its place.
+A container that mounts a folder above all of them, such as `/`, is not looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from vaultpki.host.boot_time import Moment
+from vaultpki.host.mounts import MountHolder, changed_since
+from vaultpki.kube.objects import mapping
+from vaultpki.kube.pod_files import host_paths, is_below
+from vaultpki.records.adoption_report import RESTART_ORDER, MountReport, common
+from vaultpki.takeover import folders
+from vaultpki.takeover.arrangement import SIGNER_FOLDER
+from vaultpki.takeover.context import TakeOver
+from vaultpki.takeover.machine import KubeadmMachine
+from vaultpki.values.yaml_edit import UnsafePlace, YamlText
+
+
+@dataclass(frozen=True, slots=True)
+class MountingPod:
+    """A static pod that is no component: the path of its manifest, its name, and what of kubeadm's files it mounts."""
+
+    manifest: str
+    name: str
+    paths: tuple[str, ...]
+
+
+def pods(machine: KubeadmMachine) -> Iterator[MountingPod]:
+    """Yield the static pods beside the components that mount kubeadm's files."""
+    components = set(machine.static_pods().values())
+    for path, data in machine.manifest_files():
+        pod = _pod(data) if path not in components else {}
+        found = tuple(dict.fromkeys(each for each in host_paths(pod) if _is_kubeadms(machine, each)))
+        if found:
+            yield MountingPod(path, str(mapping(pod.get("metadata")).get("name") or os.path.basename(path)), found)
+
+
+def unreadable(machine: KubeadmMachine) -> Iterator[str]:
+    """Yield a sentence about each manifest that cannot be read and may mount kubeadm's files."""
+    for path, data in machine.manifest_files():
+        try:
+            YamlText(data)
+        except UnsafePlace as error:
+            if any(os.fsencode(folder) in data for folder in _folders(machine)):
+                yield f"{path}: {error}, and it may mount kubeadm's files; write it without that"
+
+
+def _pod(data: bytes) -> Mapping[str, Any]:
+    try:
+        return mapping(YamlText(data).value)
+    except UnsafePlace:
+        return {}
+
+
+def _folders(machine: KubeadmMachine) -> tuple[str, ...]:
+    where = machine.where
+    return tuple(dict.fromkeys((where.kubeconfigs, where.directory, where.kubelet, where.kubelet_aside)))
+
+
+def _is_kubeadms(machine: KubeadmMachine, path: str) -> bool:
+    """Return whether a path is one of kubeadm's folders, or in one; manifests and the signer's copy do not count."""
+    others = (machine.manifests, f"{machine.where.aside}/{SIGNER_FOLDER}")
+    return any(is_below(path, each) for each in _folders(machine)) and not any(is_below(path, each) for each in others)
+
+
+def holders(run: TakeOver) -> tuple[MountHolder, ...]:
+    """Return the containers that have kubeadm's files mounted now, whoever runs them, the oldest first."""
+    found = run.components.holders(_folders(run.machine))
+    # What a component has read is known otherwise.
+    return tuple(e for e in found if e.program not in RESTART_ORDER and _is_kubeadms(run.machine, e.path))
+
+
+def paths(run: TakeOver) -> frozenset[str]:
+    """Return what of kubeadm's files is mounted: by static pods, and by whatever runs now."""
+    return frozenset(
+        (*(path for pod in pods(run.machine) for path in pod.paths), *(each.path for each in holders(run)))
+    )
+
+
+def digest(run: TakeOver, pod: MountingPod) -> str:
+    """Return a digest of what a pod reads there if it is started now."""
+    said = [part for path in pod.paths for part in _contents(run.machine, path)]
+    return sha256("\n".join(said).encode()).hexdigest()[:16]
+
+
+def _contents(machine: KubeadmMachine, path: str) -> Iterator[str]:
+    if os.path.isfile(path):
+        yield f"{path}={_hash(path)}"
+        return
+    for folder in (machine.where.directory, machine.where.kubelet):
+        if is_below(path, folder) or is_below(folder, path):
+            kind = folders.kind(folder)
+            yield f"{folder}={kind.value if kind is not None else ''}"
+    yield from (f"{each}={_hash(each)}" for each in _configs(path))
+
+
+def _configs(path: str) -> list[str]:
+    """Return the kubeconfigs at a path: itself, or those in this folder."""
+    if os.path.isfile(path):
+        return [path] if path.endswith(".conf") else []
+    if not os.path.isdir(path):
+        return []
+    found = (f"{path}/{name}" for name in sorted(os.listdir(path)) if name.endswith(".conf"))
+    return [each for each in found if os.path.isfile(each)]
+
+
+def _hash(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return sha256(file.read(1 << 20)).hexdigest()
+    except OSError:
+        return ""
+
+
+def is_started(run: TakeOver, pod: MountingPod, moment: Moment) -> bool:
+    """Return whether a container that mounts what a static pod mounts was started after a moment."""
+    wanted = {os.path.realpath(path) for path in pod.paths}
+    return any(
+        not each.gone and os.path.realpath(each.path) in wanted and each.started.later_than(moment)
+        for each in holders(run)
+    )
+
+
+def report(run: TakeOver, ready: Mapping[str, bool]) -> tuple[MountReport, ...]:
+    """Return what is to be said of mounted files; `ready` says of each static pod whether it has those of now."""
+    static, found = tuple(pods(run.machine)), list[MountReport]()
+    for pod in static:
+        found += [_said(run, f"the static pod {pod.name}", path, fresh=ready[pod.manifest]) for path in pod.paths]
+    waiting = {path for pod in static if not ready[pod.manifest] for path in pod.paths}
+    known = {path for pod in static for path in pod.paths}
+    for each in holders(run):
+        # One that has the file of before may be of a static pod that is still to be restarted.
+        old = _is_old(run, each) and each.path not in waiting
+        if old or (each.path not in known and _configs(each.path)):
+            found.append(_said(run, f"{each.program} (process {each.pid})", each.path, fresh=not old))
+    return tuple(dict.fromkeys(found))
+
+
+def has_old(run: TakeOver) -> bool:
+    """Return whether a container has a file or folder of before."""
+    return any(_is_old(run, each) for each in holders(run))
+
+
+def _is_old(run: TakeOver, holder: MountHolder) -> bool:
+    """Return whether a container has a file or folder of before."""
+    where = run.where
+    if holder.gone or any(is_below(holder.path, each) for each in (where.aside, where.kubelet_aside)):
+        return True
+    return any(changed_since(each, holder.started) for each in _configs(holder.path))
+
+
+def _said(run: TakeOver, who: str, path: str, *, fresh: bool) -> MountReport:
+    configs = _configs(path) if os.path.isfile(path) else []
+    trust = common(run.cas.trusted(run.machine.kubeconfig_cas(each), "kubernetes") for each in configs)
+    leaves = [run.cas.signer(leaf, "kubernetes") for each in configs for leaf in run.machine.kubeconfig_leaf(each)[:1]]
+    return MountReport(who, path, fresh, trust, common(leaves))
