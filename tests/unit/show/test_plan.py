@@ -286,7 +286,7 @@ def test_identities_that_end_are_counted_and_the_first_ten_named(tmp_path: Path)
     names = ", ".join(f"s-{number}" for number in range(10, 20))
     assert f"- 13 identities of pooled nodes: {names} and 3 more (no pool has the name)" in shown
     assert "- 1 identity of pooled nodes: w-1 (no such pool has its policy vaultpki/prod/pool/gone)" in shown
-    assert "- 1 identity of pooled nodes: s-1 (a run that was interrupted has not ended all)" in shown
+    assert "- 1 identity of pooled nodes: s-1 (locked, or a run that was interrupted has not ended all)" in shown
     assert shown.endswith("Plan: 0 to create, 0 to update, 15 to delete.")
 
 
