@@ -102,7 +102,12 @@ def _cluster(read: ClusterFacts, file: str) -> Iterator[Finding]:
     joined = [each for each in read.nodes.members if each.stored or each.former]
     if joined and all(each.locked for each in joined):
         yield found("no-live-credential", "no node of this cluster has a live credential", file=file)
-    for problem in read.problems:
+    yield from of_problems(read.problems, file)
+
+
+def of_problems(problems: Iterable[str], file: str) -> Iterator[Finding]:
+    """Yield what could not be read, or is not followed, each with the command that its sentence names."""
+    for problem in problems:
         yield found("not-read", problem, file=file, command=named_command(problem, file))
 
 

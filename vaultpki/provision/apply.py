@@ -117,7 +117,7 @@ def _digests(cluster: Cluster, seen: Observation) -> dict[str, str]:
     issuers = {ca: mount.issuers for ca, mount in mounts.items()}
     # What others put beside our records is followed by nobody.
     own = {key: fields for key, fields in seen.observed.objects.items() if key in seen.wanted}
-    return digests(cluster, own, seen.found.rotations, issuers, seen.found.adopted, seen.found.keys)
+    return digests(cluster, own, seen.found.rotations, issuers, seen.found.adopted.record, seen.found.keys)
 
 
 def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> Plan:

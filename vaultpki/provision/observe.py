@@ -22,7 +22,7 @@ from vaultpki.provision.desired import CHAIN, MADE_BY, STORE_OPTIONS, desired, m
 from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
 from vaultpki.records import above
-from vaultpki.records.adoption import OLD_CAS
+from vaultpki.records.adoption import OLD_CAS, RECORD
 from vaultpki.records.paths import LEAVING, is_record
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
 from vaultpki.token_keys.numbers import key_numbers
@@ -127,7 +127,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         Observed(
             shared(objects, wanted),
             found.applied.objects | own_auths.keys() | ending.keys() | going,
-            (*dangers, *lost.values(), *chain.dangers),
+            (*dangers, *lost.values(), *chain.dangers, *_ignored(cluster, found)),
         ),
         facts,
         wanted,
@@ -138,6 +138,12 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         target,
         None if target is cluster else (_kind(cluster), _kind(target)),
     )
+
+
+def _ignored(cluster: Cluster, found: ServerObjects) -> tuple[Danger, ...]:
+    """Return the record of an adoption that nobody follows."""
+    problem = found.adopted.problem
+    return (Danger(f"config {cluster.mount('config')}/{RECORD}", problem),) if problem else ()
 
 
 def _in_force(cluster: Cluster, found: ServerObjects) -> Cluster:
