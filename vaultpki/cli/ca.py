@@ -53,7 +53,8 @@ replaced_option = click.option(
     "--replaced",
     multiple=True,
     metavar="NODE",
-    help="You have installed this control-plane node anew: take its new service-account key in. Can be repeated.",
+    help="You have installed this control-plane node anew, or others take its service-account key for retired: take a "
+    "new one in. Can be repeated.",
 )
 token_life_option = click.option(
     "--token-life",
@@ -195,6 +196,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
         raise Attention("the adoption of this cluster waits for a person; see above")
     if keys is not None and keys.counting:
         raise Attention("tokens of a stolen key are still accepted; see above")
+    if keys is not None and keys.differing:
+        raise Attention("nodes do not accept every service-account key; see above")
     if any(ca.apart for ca in cas):
         raise Attention("nodes do not follow a record of a CA; see above")
 

@@ -129,6 +129,10 @@ def _keys(keys: KeyStepDone | None, now: datetime, file: str) -> Finding | None:
         return None
     record, command = keys.record, f"vaultpki ca continue -f {file} --wait"
     said = f"{SERVICE_ACCOUNT_KEYS}, {record.state.value} since {stamp(record.since)}"
+    if keys.differing:
+        first = keys.differing[0]
+        text = printable(f"{said}: {first.node}{_more(keys.differing)}: {first.reason}")
+        return found("rotation-blocked", text, command=named_command(first.reason, file))
     if keys.gate is not None:
         return _standing(f"rotation of {said}", keys.gate, record.since, now, file, command)
     left = (*keys.counting, *keys.joining, *keys.restarts)
