@@ -12,8 +12,8 @@ import pytest
 from helpers.example_cluster import WITH_POOL, load
 from vaultpki.model import Cluster
 from vaultpki.provision.desired import desired
-from vaultpki.provision.impact import Live, impact_of
-from vaultpki.provision.plan import Change, Impact, Observed, Plan, plan
+from vaultpki.provision.impact import impact_of
+from vaultpki.provision.plan import Change, Impact, Live, Observed, Plan, plan
 from vaultpki.records.server_facts import Fields, Key, ServerFacts
 from vaultpki.show.line import WIDTH
 from vaultpki.show.plan import change_lines, lines
