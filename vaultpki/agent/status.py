@@ -20,12 +20,13 @@ from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import assignment, credential
 from vaultpki.node import state as memory
 from vaultpki.node.assignment import SurplusPair
-from vaultpki.pki import ca_life, foreign_cas, renewal, x509
+from vaultpki.pki import ca_life, foreign_cas, key_plan, renewal, x509
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.renewal import Assessment, PairState, Reason
 from vaultpki.places import KUBELET, PKI, inner_folders
 from vaultpki.records.node_report import SURPLUS
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import stamp
 from vaultpki.vault import HEALTH
 
@@ -105,7 +106,7 @@ class TokenKeysStatus:
     """The service-account keys of a node: the number of the key in `sa.key`, and the names in `sa.pub`, in order.
 
     `numbers` are those of the node's own keys. `shared` says that `sa.key` is not of this agent. `state` is that of the
-    record, None without one.
+    record, None without one. `refused` says that `sa.pub` lacks keys of the record, in one sentence; "" if it has all.
     """
 
     signing: int | None
@@ -113,6 +114,7 @@ class TokenKeysStatus:
     numbers: tuple[int, ...]
     shared: bool
     state: str | None
+    refused: str = ""
 
 
 def of_node(
@@ -164,6 +166,8 @@ def of_node(
             status = replace(status, seen=seen, cas=cas, ends=ends, bundles=odd)
             status = replace(status, keys=_keys(config, spec, trust, known, now))
             status = replace(status, surplus={f"{config.paths[p.folder]}/{p.stem}.crt": p for p in spec.surplus})
+            if status.keys is not None and status.keys.refused:
+                found = {**found, SERVICE_ACCOUNT_KEYS: status.keys.refused}
             unused = tuple(foreign_cas.unused(config.also_trust, spec.foreign))
             status = replace(status, foreign=tuple(ca_trust.foreign_complaints(trust)), unused=unused)
     except StoreError as error:
@@ -193,12 +197,16 @@ def _keys(
         found = token_keys.look(config, folders, spec, trust, known, now)
         if found is not None:
             record = spec.keys.record
+            held = {facts.fingerprint for facts in found.held.union}
+            follows = record is not None and found.held.signing is not None and not token_keys.frozen(spec, known)
+            names = key_plan.refused_nodes(record, held) if record is not None and follows else ()
             return TokenKeysStatus(
                 found.held.signing,
                 tuple(facts.subject.common_name for facts in found.held.union),
                 tuple(sorted(found.held.own)),
                 bool(found.shared),
                 record.state.value if record is not None else None,
+                f"service-account keys: {key_plan.refuses(names)}" if names else "",
             )
     return None
 

@@ -96,7 +96,7 @@ def _rotate(
 ) -> Begun:
     hasty = method is Method.EMERGENCY
     with announced(cluster, vault, urgent=hasty) as notice:
-        scene = read_scene(cluster, vault, now, strict=not hasty, notice=notice)
+        scene = read_scene(cluster, vault, now, strict=not hasty, needed=domain if hasty else "", notice=notice)
         set_back.refuse_no_member(scene, without, {serving_copy.WORD} if domain == serving_copy.DOMAIN else ())
         # A new key may be wanted all the same.
         may_gain = method is Method.NEW_KEY and domain in issuing_cas(cluster)
@@ -107,6 +107,8 @@ def _rotate(
         if hasty
         else [vain]
     )
+    aside = {each.domain: each.problem for each in scene.records.values() if each.problem}
+    notes += [f"the rotation of {other} was left aside, since it cannot be read: {why}" for other, why in aside.items()]
     return Begun(record, tuple(note for note in (*notes, scene.unknown) if note))
 
 

@@ -14,7 +14,7 @@ from vaultpki.ca.scene import read_scene
 from vaultpki.ca.status import CaStatus
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, SpecError, StateConflict
 from vaultpki.identity import revoked_list
-from vaultpki.identity.adoption_record import read_adoption
+from vaultpki.identity.adoption_record import shown_adoption
 from vaultpki.identity.nodes import NodeList, read_nodes
 from vaultpki.identity.revoked_list import Revoked
 from vaultpki.kube.objects import KubeTrust
@@ -63,11 +63,8 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
         cas = status.status(scene, pods)
     except (SpecError, StateConflict, ForeignObject, Denied, Refused, BadAnswer) as error:
         problems.append(f"where the CAs stand is not known: {error}")
-    adopted = None
-    try:
-        adopted = read_adoption(cluster, vault).record
-    except (SpecError, Denied, Refused, BadAnswer) as error:
-        problems.append(f"where an adoption stands is not known: {error}")
+    adopted = shown_adoption(cluster, vault)
+    problems += [adopted.problem] if adopted.problem else []
     return ClusterFacts(
         cluster,
         now,
@@ -77,5 +74,5 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
         ca_ends.read(cluster, vault, today),
         cas,
         tuple(problems),
-        adopted,
+        adopted.record,
     )

@@ -100,7 +100,9 @@ def judge(
     verdict = _only_from_root_file(cluster, verdicts.judge(rest, asked, anchor, chain, now), {anchor, *chain})
     own = {each.request.domain: each.certificate for each in verdict.accepted}
     over = renewed.judge_above(cluster, found, {**there.signing, **own}, anchor, others, now)
-    refused = (*renewed.older(verdict.accepted, there), *over.refused)
+    every = {anchor, *chain, *there.signing.values()}
+    twins = verdicts.same_serials(verdict.accepted, every)
+    refused = (*renewed.older(verdict.accepted, there), *twins, *over.refused)
     domains = dict.fromkeys(there.installed[each.facts.fingerprint] for each in known)
     above = [each for each in rest.certificates if each.facts.fingerprint in there.above]
     if not rest.problems and not _answers(verdict):

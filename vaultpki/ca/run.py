@@ -126,7 +126,8 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     revision = recovery.emergency_revision(domain, begun, nodes) if hasty else begun.revision
     begun = replace(begun, revision=revision, excused=tuple(sorted(set(without))))
     scene = scene.writing(begun)
-    others = {name: each for name, each in read_records(cluster, vault).items() if name != domain}
+    needed = domain if hasty else ""
+    others = {name: each for name, each in read_records(cluster, vault, needed).items() if name != domain}
     why = "" if hasty else keys_in_the_way(cluster, vault)
     if why or any(each.record is not None and each.record.active for each in others.values()):
         # Two operators began one each: both are withdrawn, or the later one.

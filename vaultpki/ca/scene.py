@@ -95,18 +95,19 @@ def read_scene(
     now: datetime,
     *,
     strict: bool = True,
+    needed: str = "",
     found: NodeList | None = None,
     notice: ChangeNotice | None = None,
 ) -> Scene:
     """Read the scene from the server's active node; this reads the report of every node, unless they are `found`.
 
     `notice` is that of the command, None for one that writes nothing. Raises SpecError as `facts.refuse_unknown`,
-    if it is `strict`.
+    if it is `strict`. `needed` is as in `read_records`.
     """
     vault.pin_to_leader()
     # As records have it.
     now = now.replace(microsecond=0)
-    root, records, unknown = read_root(cluster, vault, now), read_records(cluster, vault), ""
+    root, records, unknown = read_root(cluster, vault, now), read_records(cluster, vault, needed), ""
     if found is None:
         found = read_nodes(cluster, vault)
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, opened, path_option, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, path_option, server_now, spec_option, terminal
 from vaultpki.cli.progress import progress, reading
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import escaped
@@ -34,8 +34,15 @@ if TYPE_CHECKING:
 )
 @click.option("--verbose", is_flag=True, help="Every object and every field, uncut.")
 @path_option("-o", "--output", help="Save the plan in this file, for `vaultpki apply FILE`.")
+@click.option("--valid-for", default="30d", show_default=True, help="With -o: how long the file can be applied.")
 def plan_command(
-    file: Path, allow_http: bool, as_json: bool, detailed_exitcode: bool, verbose: bool, output: Path | None
+    file: Path,
+    allow_http: bool,
+    as_json: bool,
+    detailed_exitcode: bool,
+    verbose: bool,
+    output: Path | None,
+    valid_for: str,
 ) -> int:
     """Show what apply would change in Vault, and what that means for the nodes. Writes nothing in Vault.
 
@@ -44,20 +51,24 @@ def plan_command(
       vaultpki plan -f cluster.yaml --detailed-exitcode
       vaultpki plan -f cluster.yaml -o plan.json
     """
+    from datetime import timedelta
+
     from vaultpki.cli import saved_plan
     from vaultpki.identity import asked_server
     from vaultpki.provision import apply
     from vaultpki.show import plan as plan_text
     from vaultpki.show.plan import server_lines
+    from vaultpki.values.durations import parse_duration
 
+    life = timedelta(seconds=parse_duration(valid_for))
     with opened(file, allow_http=allow_http) as (cluster, vault, where):
         _warn_of_templates(cluster)
         with reading(vault) as counted:
             seen, plan = apply.observe_and_plan(cluster, counted, where)
         plan = apply.with_impact(cluster, vault, seen, plan)
         asked = asked_server.read(cluster, vault)
-    if output is not None:
-        saved_plan.write(output, cluster, where, seen, plan)
+        if output is not None:
+            saved_plan.write(output, cluster, where, seen, plan, server_now(vault) + life)
     if as_json:
         _print_json(plan, asked, vault)
     else:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vaultpki.kube.objects import KubeTrust
     from vaultpki.model import Cluster
     from vaultpki.rotation.course import Course
+    from vaultpki.rotation.gates import Gate
     from vaultpki.token_keys.standing import KeyStepDone
     from vaultpki.vault import Vault
 
@@ -52,7 +53,8 @@ replaced_option = click.option(
     "--replaced",
     multiple=True,
     metavar="NODE",
-    help="You have installed this control-plane node anew: take its new service-account key in. Can be repeated.",
+    help="You have installed this control-plane node anew, or others take its service-account key for retired: take a "
+    "new one in. Can be repeated.",
 )
 token_life_option = click.option(
     "--token-life",
@@ -146,10 +148,10 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     from vaultpki.ca import commands, status
     from vaultpki.ca.scene import read_scene
     from vaultpki.findings.adoption import of_adoption
-    from vaultpki.findings.cluster import of_cas
+    from vaultpki.findings.cluster import of_cas, of_problems
     from vaultpki.findings.finding import to_json
     from vaultpki.identity import root_pin
-    from vaultpki.identity.adoption_record import read_adoption
+    from vaultpki.identity.adoption_record import shown_adoption
     from vaultpki.provision import ca_ends
     from vaultpki.show import ca as ca_text
     from vaultpki.show import key_status, node_table
@@ -160,11 +162,13 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
             found = commands.read_members(cluster, counted)
             scene = read_scene(cluster, counted, now, found=found)
             cas = status.status(scene, _pods(kubeconfig))
-            adoption = of_adoption(read_adoption(cluster, counted).record, scene.members, now, cluster.file)
+            adopted = shown_adoption(cluster, counted)
+            adoption = of_adoption(adopted.record, scene.members, now, cluster.file)
             keys = _keys_of(cluster, counted, now, kubeconfig, found)
         findings = tuple(of_cas(ca_ends.read(cluster, vault, datetime.now(UTC)), cas, cluster.file))
         findings += (adoption,) if adoption is not None else ()
-    soon = [each for each in findings if each.name == "ca-expires" or each is adoption]
+        findings += tuple(of_problems(filter(None, [adopted.problem]), cluster.file))
+    soon = [each for each in findings if each.name in ("ca-expires", "not-read") or each is adoption]
     if as_json:
         document = {**ca_text.status_json(cas, now), "findings": [to_json(each) for each in findings]}
         if keys is not None:
@@ -184,6 +188,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
             click.echo(line)
     if any(ca.problem for ca in cas):
         raise Attention("a CA of this cluster cannot sign; see above")
+    if adopted.problem:
+        raise Attention("the record of an adoption needs a person; see above")
     if any(each.attention for each in soon if each is not adoption):
         raise Attention("a CA of this cluster expires soon; see above")
     if adoption is not None and adoption.attention:
@@ -192,6 +198,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
         raise Attention("tokens of a stolen key are still accepted; see above")
     if any(ca.left_over for ca in cas):
         raise Attention("nodes trust a CA that the server does not have; see above")
+    if keys is not None and keys.differing:
+        raise Attention("nodes do not accept every service-account key; see above")
     if any(ca.apart for ca in cas):
         raise Attention("nodes do not follow a record of a CA; see above")
 
@@ -287,9 +295,7 @@ def rotate_command(
             course = Course(record, back=False)
             done = ca_wait.until_rest(vault, take, lambda: None, course, back=False, begun=True, quiet=as_json)
             return _tell(cluster, done, server_now(vault), as_json=as_json)
-        found = commands.status(cluster, vault, server_now(vault), strict=not emergency)
-        active = [ca for ca in found if ca.domain == domain]
-        step = Step(record, active[0].gate if active else None, moved=True, note=stays)
+        step = Step(record, _gate_after(cluster, vault, domain, strict=not emergency), moved=True, note=stays)
         return _tell(cluster, step, server_now(vault), as_json=as_json)
 
 
@@ -393,6 +399,18 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
         else:
             done = take(None, _pods(options.kubeconfig))
         return _tell(cluster, done, server_now(vault), as_json=as_json)
+
+
+def _gate_after(cluster: Cluster, vault: Vault, domain: str, *, strict: bool) -> Gate | None:
+    """Return what a rotation that has begun waits for; None if that is not known, which is said. Its step was made."""
+    from vaultpki.ca import commands
+
+    try:
+        found = commands.status(cluster, vault, server_now(vault), strict=strict)
+    except VaultpkiError as error:
+        click.echo(printable(f"What it waits for is not known: {error}"), err=True)
+        return None
+    return next((ca.gate for ca in found if ca.domain == domain), None)
 
 
 def _tell(cluster: Cluster, step: Step, now: datetime, *, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,11 @@ import click
 from click.core import ParameterSource
 
 from vaultpki.errors import StateConflict
+from vaultpki.redact import stamp
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from vaultpki.model import Cluster
     from vaultpki.provision.observe import Observation
     from vaultpki.provision.plan import Plan
@@ -19,14 +23,14 @@ if TYPE_CHECKING:
     from vaultpki.vault import Vault
 
 
-def write(path: Path, cluster: Cluster, where: ServerFacts, seen: Observation, plan: Plan) -> None:
-    """Write a plan to a file that is new, or is a saved plan. Raises StoreError for any other file."""
+def write(path: Path, cluster: Cluster, where: ServerFacts, seen: Observation, plan: Plan, until: datetime) -> None:
+    """Write a plan that ends at `until` to a file that is new, or is a saved plan. Raises StoreError for any other."""
     from vaultpki.cli import own_file
     from vaultpki.provision import plan_digests
     from vaultpki.records.saved_plan import PLAN_MARK, dump_plan
 
     basis = plan_digests.basis_of(cluster, where.addresses, where.namespace)
-    text = dump_plan(_saved(basis, cluster, seen, plan))
+    text = dump_plan(_saved(basis, cluster, seen, plan, until))
     own_file.write(path, text, marks={PLAN_MARK}, what="saved plan")
 
 
@@ -42,7 +46,8 @@ def spec_path(path: Path, saved: SavedPlan, named: Path) -> Path:
     """Return the cluster.yaml that -f names, else the one of the saved plan; StateConflict if that is not there."""
     if click.get_current_context().get_parameter_source("file") is not ParameterSource.DEFAULT:
         return named
-    if not Path(saved.file).exists():
+    # Path.exists raises where a part of the path is too long.
+    if not os.path.exists(saved.file):
         raise StateConflict(
             f"{path} was computed from {saved.file}, which is not here: go to the folder in which the plan was saved, "
             "or name the file with -f"
@@ -55,27 +60,30 @@ def computed_again(path: Path, saved: SavedPlan, cluster: Cluster, vault: Vault,
 
     Raises StateConflict, which names what differs. The server is asked only if all else is the same.
     """
+    from vaultpki.cli.common import server_now
     from vaultpki.provision import apply, plan_digests
-    from vaultpki.provision.plan import without_notice
+    from vaultpki.provision.plan import Live, without_notice
 
     basis = plan_digests.basis_of(cluster, where.addresses, where.namespace)
     _refuse(path, cluster, plan_digests.other_basis(saved.basis, basis, cluster.file))
     seen, plan = apply.observe_and_plan(cluster, vault, where)
     plan = apply.with_impact(cluster, vault, seen, plan)
-    now = _saved(basis, cluster, seen, plan)
+    now = _saved(basis, cluster, seen, plan, saved.until)
     if without_notice(plan.changes):
-        _refuse(path, cluster, plan_digests.other_plan(saved, now))
+        _refuse(path, cluster, [f"it ended at {stamp(saved.until)}"] if server_now(vault) > saved.until else [])
+        impact = apply.impact_for(cluster, plan, Live(frozenset(saved.reported), saved.pooled))
+        _refuse(path, cluster, plan_digests.other_plan(saved, now, impact))
     elif saved.root_sha256:
         # Of what is applied already, others may have changed more since; a root of somebody else is no such thing.
         _refuse(path, cluster, plan_digests.other_root(saved, now))
     return plan
 
 
-def _saved(basis: Basis, cluster: Cluster, seen: Observation, plan: Plan) -> SavedPlan:
+def _saved(basis: Basis, cluster: Cluster, seen: Observation, plan: Plan, until: datetime) -> SavedPlan:
     from vaultpki.provision import plan_digests
     from vaultpki.show import plan as plan_text
 
-    return plan_digests.saved_plan(basis, cluster, seen, plan, plan_text.change_texts(cluster, plan))
+    return plan_digests.saved_plan(basis, cluster, seen, plan, plan_text.change_texts(cluster, plan), until)
 
 
 def _refuse(path: Path, cluster: Cluster, differences: list[str]) -> None:

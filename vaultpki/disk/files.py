@@ -65,6 +65,8 @@ def storage_errors(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         what = _ADVICE.get(error.errno or 0) or os.strerror(error.errno or errno.EIO)
+        if error.errno == errno.ENOTDIR and (real := os.path.realpath(path)) != os.path.abspath(path):
+            what += f", {real}"
         raise StoreError(f"{path}: {what}") from None
 
 

@@ -109,7 +109,12 @@ def _cluster(read: ClusterFacts, file: str) -> Iterator[Finding]:
     joined = [each for each in read.nodes.members if each.stored or each.former]
     if joined and all(each.locked for each in joined):
         yield found("no-live-credential", "no node of this cluster has a live credential", file=file)
-    for problem in read.problems:
+    yield from of_problems(read.problems, file)
+
+
+def of_problems(problems: Iterable[str], file: str) -> Iterator[Finding]:
+    """Yield what could not be read, or is not followed, each with the command that its sentence names."""
+    for problem in problems:
         yield found("not-read", problem, file=file, command=named_command(problem, file))
 
 
@@ -131,6 +136,10 @@ def _keys(keys: KeyStepDone | None, now: datetime, file: str) -> Finding | None:
         return None
     record, command = keys.record, f"vaultpki ca continue -f {file} --wait"
     said = f"{SERVICE_ACCOUNT_KEYS}, {record.state.value} since {stamp(record.since)}"
+    if keys.differing:
+        first = keys.differing[0]
+        text = printable(f"{said}: {first.node}{_more(keys.differing)}: {first.reason}")
+        return found("rotation-blocked", text, command=named_command(first.reason, file))
     if keys.gate is not None:
         return _standing(f"rotation of {said}", keys.gate, record.since, now, file, command)
     left = (*keys.counting, *keys.joining, *keys.restarts)

@@ -23,7 +23,7 @@ _SEVERITIES: Final[Mapping[Level, Severity]] = {
     Level.CRITICAL: Severity.CRITICAL,
     Level.EXPIRED: Severity.CRITICAL,
 }
-_COMMAND: Final = re.compile(r"`(vaultpki [^`]+)`")
+_COMMAND: Final = re.compile(r"`((?:vaultpki|bao) [^`]+)`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def found(
 
 
 def named_command(text: str, file: str, default: str = "") -> str:
-    """Return the last command that a sentence names, with `-f FILE`; `default` if it names none.
+    """Return the last command that a sentence names, with `-f FILE` if it is ours; `default` if it names none.
 
     What rotations wait for is said with its command, by those who know it.
     """
@@ -94,7 +94,7 @@ def named_command(text: str, file: str, default: str = "") -> str:
     if not commands:
         return default
     last = str(commands[-1])
-    return last if " -f " in last else f"{last} -f {file}"
+    return last if " -f " in last or last.startswith("bao ") else f"{last} -f {file}"
 
 
 def of_ends(ends: Iterable[CaExpiry], file: str = "") -> Iterator[Finding]:

@@ -102,7 +102,7 @@ def signing_certificates(cluster: Cluster, node: Node, numbers: Iterable[int] = 
 
 def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByHolder) -> dict[str, Fields]:
     """Return the rules of every policy that apply writes, by the policy's name."""
-    people = [who for who in WRITTEN if who != _ADOPTER or _may_be_taken_over(cluster)]
+    people = [who for who in WRITTEN if who != _ADOPTER or may_be_taken_over(cluster)]
     written = {f"{cluster.prefix}/{who}": policy_of(cluster, who, facts.imported) for who in people}
     for node in cluster.nodes:
         rules = policy("node.json", {"prefix": cluster.prefix, "node": node.name})
@@ -131,7 +131,7 @@ def _of_former_ca(cluster: Cluster, facts: ServerFacts, certificates: tuple[Cert
             yield imported.of_old_ca(each, cluster.prefix)
 
 
-def _may_be_taken_over(cluster: Cluster) -> bool:
+def may_be_taken_over(cluster: Cluster) -> bool:
     """Return whether cluster.yaml names CAs of kubeadm's; any other cluster needs nobody who leads an adoption."""
     return cluster.layout is Layout.KUBEADM and bool(cluster.authority.also_trust)
 

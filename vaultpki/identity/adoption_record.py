@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vaultpki.errors import ChangedMeanwhile, Refused, SpecError, StateConflict, VaultpkiError
+from vaultpki.errors import BadAnswer, ChangedMeanwhile, Denied, Refused, SpecError, StateConflict, VaultpkiError
+from vaultpki.identity.access import may_be_taken_over
 from vaultpki.model import VERSION, Cluster
-from vaultpki.records import adoption
+from vaultpki.places import Layout
+from vaultpki.records import adoption, foreign_cas
 from vaultpki.records.adoption import RECORD, AdoptionRecord, AdoptionState
 from vaultpki.vault import Vault, member
 
@@ -47,6 +50,51 @@ def _read(cluster: Cluster, found: object) -> AdoptionRecord:
         ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class FollowedAdoption:
+    """The record of an adoption as all other commands follow it, None if they follow none.
+
+    `problem` says in one sentence why one that is there is not followed; "" if it is, or if there is none.
+    """
+
+    record: AdoptionRecord | None = None
+    problem: str = ""
+
+
+def follow_adoption(cluster: Cluster, vault: Vault) -> FollowedAdoption:
+    """Return the record as it counts. A cluster that adopts nothing ignores one that is not done, as its nodes do.
+
+    Such a cluster names no CA to take over: neither in cluster.yaml nor in the record `cluster`, which only an applier
+    writes. So who may lead adoptions stops no other command there. Raises SpecError as `read_adoption` elsewhere.
+    """
+    store = cluster.mount("config")
+    if may_be_taken_over(cluster):
+        return FollowedAdoption(read_adoption(cluster, vault).record)
+    found = vault.stored(store, RECORD).get("data")
+    if found is None:
+        return FollowedAdoption()
+    applied = member(vault.stored(store, "cluster"), "data")
+    if applied.get("layout") == Layout.KUBEADM.value and applied.get(foreign_cas.FIELD):
+        return FollowedAdoption(_read(cluster, found))
+    with contextlib.suppress(SpecError):
+        record = adoption.read(found, where=f"{store}/{RECORD}")
+        if not record.active:
+            return FollowedAdoption(record)
+    return FollowedAdoption(
+        problem=f"there is a record of an adoption ({store}/{RECORD}), and {cluster.name} adopts nothing, since it "
+        "names no CA of kubeadm in ca.also_trust: the record is ignored; find out who wrote it, and remove it (`bao kv "
+        f"metadata delete -mount={store} {RECORD}`)"
+    )
+
+
+def shown_adoption(cluster: Cluster, vault: Vault) -> FollowedAdoption:
+    """Return the record for a view, which shows as a problem what cannot be read."""
+    try:
+        return follow_adoption(cluster, vault)
+    except (SpecError, Denied, Refused, BadAnswer) as error:
+        return FollowedAdoption(problem=f"where an adoption stands is not known: {error}")
+
+
 def unread(cluster: Cluster, vault: Vault) -> str:
     """Return a sentence for who has gone on without the record, if it cannot be read; "" if it can. Raises nothing."""
     try:
@@ -81,7 +129,7 @@ def delete_adoption(cluster: Cluster, vault: Vault) -> None:
 
 def refuse_adoption(cluster: Cluster, vault: Vault) -> None:
     """Raise StateConflict if the cluster is being taken over: all its CAs change together then."""
-    found = read_adoption(cluster, vault).record
+    found = follow_adoption(cluster, vault).record
     if found is not None and found.active:
         raise StateConflict(
             f"{cluster.name} is being taken over ({found.state.value}), and no CA is rotated meanwhile; go on with "
@@ -91,7 +139,7 @@ def refuse_adoption(cluster: Cluster, vault: Vault) -> None:
 
 def refuse_leaving(cluster: Cluster, vault: Vault, node: str) -> None:
     """Raise StateConflict if a node would lose its agent half-way: nobody would do its further steps, or renew."""
-    found = read_adoption(cluster, vault).record
+    found = follow_adoption(cluster, vault).record
     if found is not None and found.active and found.state is not AdoptionState.PREPARED:
         raise StateConflict(
             f"{cluster.name} is being taken over ({found.state.value}), and {node} needs its agent until that is over; "

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, Literal
 
 from vaultpki.errors import BadAnswer, Denied, Refused, StateConflict, TokenTooWeak, Unavailable
-from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.ending import (
     LOGIN_IN_FLIGHT,
     await_logins,
-    change_record,
     end_entities,
+    note_ended,
     read_accessors,
     remove_note,
     store_again,
@@ -30,7 +29,7 @@ from vaultpki.identity.ending import (
 from vaultpki.identity.token_rights import missing_right
 from vaultpki.model import Cluster
 from vaultpki.records.paths import LEAVING
-from vaultpki.vault import Json, Request, Vault
+from vaultpki.vault import Request, Vault
 from vaultpki.vault.answers import BODY_LIMIT, server_time
 
 FLOOD: Final = BODY_LIMIT // 40
@@ -163,10 +162,9 @@ def secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str,
 def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait: float = LOGIN_IN_FLIGHT) -> None:
     """End every credential of these nodes. Their AppRoles stay, each with a role id that nobody has been told.
 
-    A run that was interrupted continues when it is repeated; until then `apply` accepts the AppRole as ours because of
-    the note. `wait` is as for `await_logins`, once for all nodes. Raises TokenTooWeak, before anything is changed, if
-    the token may not do it, and StateConflict if a node has more secret ids than can be listed, or as
-    `await_logins`.
+    A run that was interrupted continues when it is repeated. `wait` is as for `await_logins`, once for all nodes.
+    Raises TokenTooWeak, before anything is changed, if the token may not do it, and StateConflict if a node has more
+    secret ids than can be listed, or as `await_logins`.
     """
     if not identities:
         return
@@ -211,31 +209,17 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
             end_entities(vault, accessors.get(kind, ""), ids)
         if not last:
             await_logins(partial(store_again, cluster, vault, f"{LEAVING}/{first.name}"), wait)
-    # Read again: somebody else may have changed them meanwhile.
-    current = {identity: role_id(cluster, vault, identity) or "" for identity in identities}
-    _record_role_ids(cluster, vault, {each.name: id_ for each, id_ in current.items() if each.kind == "listed" and id_})
-    vault.map(lambda identity: _destroy_secret_ids(cluster, vault, identity), identities)
-    vault.map(lambda identity: remove_note(cluster, vault, identity.name), identities)
 
+    def finish(identity: Identity) -> None:
+        _destroy_secret_ids(cluster, vault, identity)
+        # Read again: somebody else may have changed it meanwhile.
+        current = role_id(cluster, vault, identity) if identity.kind == "listed" else None
+        if current is None:
+            remove_note(cluster, vault, identity.name)
+        else:
+            note_ended(cluster, vault, identity.name, current)
 
-def _record_role_ids(cluster: Cluster, vault: Vault, role_ids: Mapping[str, str]) -> None:
-    """Write the listed nodes' new role ids into the two records where `apply` looks for them."""
-    if not role_ids:
-        return
-
-    def node(entry: tuple[str, str]) -> None:
-        name, id_ = entry
-        # A record that is missing is made again by apply.
-        change_record(cluster, vault, f"nodes/{name}", lambda old: {**old, "role_id": id_} if old else old)
-
-    vault.map(node, role_ids.items())
-
-    def applied(old: Json) -> Json:
-        known = AppliedRecord.read(cluster, old)
-        # If this record is lost, apply uses the nodes' own records.
-        return replace(known, role_ids={**known.role_ids, **role_ids}).record(cluster) if old else old
-
-    change_record(cluster, vault, APPLIED, applied)
+    vault.map(finish, identities)
 
 
 def destroy(cluster: Cluster, vault: Vault, identity: Identity, accessors: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """Notes about identities that are being ended, and the end of their tokens.
 
-A note is written before anything is ended and removed when all is done, so a run that was interrupted can be repeated.
-It holds the role ids by which Vault finds the tokens of a node.
+A note is written before anything is ended, so a run that was interrupted can be repeated. It holds the role ids by
+which Vault finds the tokens of a node. It is removed when all is done; that of a listed node stays then and says
+`ended`, with the new role id: an applier of 0.2.0 knows an AppRole as ours by that, and looks there for a new one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from vaultpki.errors import BadAnswer, Denied, Refused, StateConflict
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records import report_paths
 from vaultpki.records.paths import LEAVING
+from vaultpki.values import hosts, names
 from vaultpki.vault import Json, Vault, member
 
 LOGIN_IN_FLIGHT: Final = 10.0
@@ -26,6 +28,7 @@ _AT_ONCE: Final = 1.0
 _MOST_WAITS: Final = 12
 
 _ROUNDS: Final = 6
+_ENDED: Final = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,26 @@ def read_note(cluster: Cluster, vault: Vault, name: str) -> frozenset[str]:
     return _role_ids(vault.stored(cluster.mount("config"), f"{LEAVING}/{name}").get("data"))
 
 
-def unfinished(cluster: Cluster, vault: Vault) -> frozenset[str]:
-    """Return the nodes whose end is unfinished; none if the token may not list them."""
+def noted(cluster: Cluster, vault: Vault) -> frozenset[str]:
+    """Return the nodes that have a note; none if the token may not list them."""
     try:
-        return frozenset(vault.api.secrets.kv.v2.list_secrets(LEAVING, mount_point=cluster.mount("config")).keys)
+        return frozenset(named_in(cluster, vault, LEAVING))
     except Denied:
         return frozenset()
+
+
+def named_in(cluster: Cluster, vault: Vault, folder: str) -> tuple[str, ...]:
+    """Return the nodes that a folder of the store has a record of.
+
+    What has another name is no node's, and may not even fit into a path; whoever may lock could write it.
+    """
+    found = vault.api.secrets.kv.v2.list_secrets(folder, mount_point=cluster.mount("config")).keys
+    return tuple(name for name in found if names.fits(name, hosts.node_name))
+
+
+def is_unfinished(cluster: Cluster, vault: Vault, name: str) -> bool:
+    """Return whether the end of a node that has a note was interrupted."""
+    return member(vault.stored(cluster.mount("config"), f"{LEAVING}/{name}"), "data").get(_ENDED) is not True
 
 
 def write_note(cluster: Cluster, vault: Vault, name: str, role_ids: Iterable[str]) -> frozenset[str]:
@@ -54,7 +71,8 @@ def write_note(cluster: Cluster, vault: Vault, name: str, role_ids: Iterable[str
     added = frozenset(role_ids)
 
     def more(record: Json) -> Json:
-        return {"version": VERSION, "role_ids": sorted(_role_ids(record) | added)}
+        before = frozenset[str]() if record.get(_ENDED) is True else _role_ids(record)
+        return {"version": VERSION, "role_ids": sorted(before | added)}
 
     return _role_ids(change_record(cluster, vault, f"{LEAVING}/{name}", more))
 
@@ -89,6 +107,12 @@ def store_again(cluster: Cluster, vault: Vault, name: str) -> None:
     with contextlib.suppress(Refused):
         write = vault.api.secrets.kv.v2.create_or_update_secret
         write(name, member(found, "data"), cas=version, mount_point=store)
+
+
+def note_ended(cluster: Cluster, vault: Vault, name: str, role_id: str) -> None:
+    """Write that all credentials of a listed node have ended, and its role id since."""
+    record = {"version": VERSION, "role_ids": [role_id], _ENDED: True}
+    change_record(cluster, vault, f"{LEAVING}/{name}", lambda _: record)
 
 
 def remove_note(cluster: Cluster, vault: Vault, name: str) -> None:

@@ -24,11 +24,12 @@ from vaultpki.identity.ending import (
     LOGIN_IN_FLIGHT,
     await_logins,
     end_entities,
+    is_unfinished,
+    noted,
     read_accessors,
     read_note,
     remove_note,
     store_again,
-    unfinished,
     write_note,
 )
 from vaultpki.layout import own_server
@@ -110,7 +111,7 @@ def enroll(
     identity = _identity(name, who)
     if replace and role_id(cluster, vault, identity) is not None:
         credentials.end(cluster, vault, [identity], wait=wait)
-    elif why := _occupied(cluster, vault, identity, unfinished(cluster, vault)):
+    elif why := _occupied(cluster, vault, identity, noted(cluster, vault)):
         raise StateConflict(f"{name} {why}")
     return _invite(cluster, vault, name, who, where, wrap_ttl=wrap_ttl)
 
@@ -148,10 +149,10 @@ def _identity(name: str, who: Node | Pool) -> Identity:
     return Identity("pooled" if isinstance(who, Pool) else "listed", name)
 
 
-def _occupied(cluster: Cluster, vault: Vault, identity: Identity, ending: frozenset[str]) -> str:
+def _occupied(cluster: Cluster, vault: Vault, identity: Identity, with_note: frozenset[str]) -> str:
     """Return why the node may get no join file beside what it has, and what to do; empty if it may.
 
-    `ending` are the nodes whose end is unfinished.
+    `with_note` are the nodes that `noted` returns.
     """
     if role_id(cluster, vault, identity) is None:
         return ""
@@ -167,7 +168,7 @@ def _occupied(cluster: Cluster, vault: Vault, identity: Identity, ending: frozen
             f"has {which} (its agent's, an unused join file's or a stolen one); pass --replace to end "
             f"{'it' if live == 1 else 'them'} and to enrol the node anew, as the applier may"
         )
-    if identity.name in ending:
+    if identity.name in with_note and is_unfinished(cluster, vault, identity.name):
         return "has credentials whose end was interrupted; pass --replace to complete it and to enrol the node anew"
     return ""
 
@@ -206,13 +207,13 @@ def enroll_many(
         there = vault.map(lambda each: role_id(cluster, vault, each) is not None, identities)
         ending = [each for each, known in zip(identities, there, strict=True) if known]
         credentials.end(cluster, vault, ending, wait=wait)
-    unfinished_ends = unfinished(cluster, vault)
+    with_note = noted(cluster, vault)
 
     def one(entry: tuple[str, Node | Pool]) -> None:
         name, who = entry
         path = folder / f"{name}.json"
         if replace or not _is_good(cluster, path, vault, name, who, where, wrap_ttl):
-            if not replace and _occupied(cluster, vault, _identity(name, who), unfinished_ends):
+            if not replace and _occupied(cluster, vault, _identity(name, who), with_note):
                 left.append(name)
             else:
                 with join_files.reserved(cluster, path, name) as put:

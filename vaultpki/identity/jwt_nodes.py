@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from vaultpki.errors import BadAnswer, Denied, StateConflict, TokenTooWeak
 from vaultpki.identity.access import takes
-from vaultpki.identity.ending import Entity, change_record, find_entity, read_accessors
+from vaultpki.identity.ending import Entity, change_record, find_entity, named_in, read_accessors
 from vaultpki.identity.token_rights import missing_right
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records.paths import LOCKED
@@ -72,8 +72,7 @@ def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
 
 def locked_names(cluster: Cluster, vault: Vault) -> tuple[str, ...]:
     """Return the nodes that were locked and not unlocked since, according to the notes."""
-    names: tuple[str, ...] = vault.api.secrets.kv.v2.list_secrets(LOCKED, mount_point=cluster.mount("config")).keys
-    return names
+    return named_in(cluster, vault, LOCKED)
 
 
 def remove_notes(cluster: Cluster, vault: Vault, names: list[str]) -> None:

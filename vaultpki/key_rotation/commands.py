@@ -20,6 +20,7 @@ from vaultpki.identity.nodes import NodeList
 from vaultpki.key_rotation.scene import KeysOnServer, read_keys
 from vaultpki.kube.token_flags import TokensInUse
 from vaultpki.model import Cluster
+from vaultpki.pki.key_plan import refuses
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
@@ -28,7 +29,7 @@ from vaultpki.rotation.gates import Waiting
 from vaultpki.token_keys import beginning
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys import steps as key_steps
-from vaultpki.token_keys.holders import never_ran
+from vaultpki.token_keys.holders import never_ran, refused_at
 from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.token_keys.steps import NOTHING_SAID_OF_KEYS, KeysSaid
 from vaultpki.token_keys.turns import next_turn, starting, still_accepted_by, to_read, why_waits
@@ -196,6 +197,7 @@ def _told(
         for node, nodes in sorted(stolen.items())
         if nodes
     )
+    refused = {name: refused_at(record, holders.get(name)) for name in record.nodes}
     turn = next_turn(record, holders)
     restarts = []
     # A first start is nobody's turn: it may come in days.
@@ -210,6 +212,7 @@ def _told(
         tuple(joining),
         counting,
         tuple(restarts),
+        tuple(Waiting(name, refuses(names)) for name, names in sorted(refused.items()) if names),
         starting(record, holders),
         to_read(record, holders),
         notes=notes,

@@ -7,11 +7,13 @@ from datetime import datetime
 
 from vaultpki.ca import fleet
 from vaultpki.ca.fleet import ClusterFacts
+from vaultpki.ca.token_key_certificates import key_holders
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, SpecError, StateConflict
 from vaultpki.key_rotation import commands
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision.rotation_records import read_key_record
+from vaultpki.token_keys.holders import refused_at
 from vaultpki.vault import Vault
 
 
@@ -22,7 +24,10 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
         return found
     try:
         record = read_key_record(cluster, vault).record
-        if record is None or not (record.active or record.turn or record.departed):
+        if record is None:
+            return found
+        differ = any(refused_at(record, each) for each in key_holders(cluster, found.nodes.members).values())
+        if not (record.active or record.turn or record.departed or differ):
             return found
         return replace(found, keys=commands.status(cluster, vault, now, found=found.nodes))
     except (SpecError, StateConflict, ForeignObject, Denied, Refused, BadAnswer) as error:

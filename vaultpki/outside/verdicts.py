@@ -24,7 +24,7 @@ Reasons of files are `FILE_ASKS`, those of certificates `checks.ASKS`, each with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -32,7 +32,7 @@ from typing import Final
 from vaultpki.outside.checks import ASKS, FailedCheck, SignedCa, problem, remarks
 from vaultpki.outside.files import OddCertificate, Sent, SentCertificate
 from vaultpki.outside.request import WaitingRequest
-from vaultpki.pki.facts import Facts
+from vaultpki.pki.facts import Facts, serial_text
 from vaultpki.pki.ways_up import ways_through, ways_up
 from vaultpki.redact import first_few, printable
 
@@ -50,6 +50,7 @@ FILE_ASKS: Final = {
     "serial-number": _VERSION_3,
     "odd-certificate": _VERSION_3,
     "no-answer": ASKS["another-key"],
+    "serial-number-twice": "Ask the signer to give each certificate a serial number of its own, and to sign again.",
 }
 """What to do, by the reason for which a file is refused, or a certificate that no program of a cluster accepts."""
 
@@ -159,6 +160,29 @@ def judge(
     if any(not each.domain for each in refused):
         accepted = []
     return Verdict(tuple(accepted), tuple(refused), tuple(unanswered), tuple(ignored))
+
+
+def same_serials(accepted: Sequence[AcceptedCa], others: Iterable[Facts]) -> Iterator[Refusal]:
+    """Yield a refusal for each CA whose issuer gave its serial number to another certificate too, to one of `others`.
+
+    A CRL names a certificate by issuer and serial number alone (RFC 5280, section 4.1.2.2): one that is revoked would
+    revoke the other one as well.
+    """
+    known = {each.fingerprint: each for each in (*others, *(one.certificate for one in accepted))}
+    for one in accepted:
+        own = one.certificate
+        twins = [
+            printable(each.subject_text)
+            for fingerprint, each in known.items()
+            if fingerprint != own.fingerprint and (each.issuer_text, each.serial) == (own.issuer_text, own.serial)
+        ]
+        if twins:
+            reason, domain = "serial-number-twice", one.request.domain
+            sentence = (
+                f"{one.file}: the certificate for {domain} has the serial number {serial_text(own.serial)}, which "
+            )
+            sentence += f"{printable(own.issuer_text)} has given to {first_few(twins)} too"
+            yield Refusal(domain, one.file, reason, sentence, FILE_ASKS[reason])
 
 
 def why_no_signer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -10,6 +10,7 @@ from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.service_account import key_name, token_keys
 from vaultpki.records.service_account import KeyRecord
+from vaultpki.redact import first_few
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,29 @@ def plan(
         refused=tuple(each for each in counting.refused if each[0] not in union and each[0] in offered),
         lowest=counting.lowest,
         admitted=admitted,
+    )
+
+
+def refused_nodes(record: KeyRecord, union: Collection[str]) -> tuple[str, ...]:
+    """Return the nodes whose keys count by the record, and whose certificates a union does not have all.
+
+    `union` are SHA-256 in hex. An agent that has read this very record takes such a key for retired. Nodes that are
+    gone do not count: a node that joined after them may not know the CA of their certificates.
+    """
+    found = []
+    for name, keys in sorted(record.nodes.items()):
+        pems = (keys.certificates.get(number, "") for number in keys.accepted(record.state))
+        if any(facts.fingerprint not in union for pem in pems for facts in x509.readable(pem)[:1]):
+            found.append(name)
+    return tuple(found)
+
+
+def refuses(names: Sequence[str]) -> str:
+    """Return what it means that a node's union lacks the keys of these nodes, as the rest of a sentence."""
+    return (
+        f"its sa.pub has no certificate of {first_few(names)}, though the record has it: its agent takes that key for "
+        "retired, and its kube-apiserver refuses tokens of it from its next start: if nobody has stolen that key, "
+        f"`vaultpki ca continue --replaced {names[0]}` gives {names[0]} a new one, and the other nodes keep theirs"
     )
 
 

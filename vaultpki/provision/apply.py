@@ -19,12 +19,13 @@ from vaultpki.pki.ca_life import CaLife
 from vaultpki.provision import ca_ends, dangers, foreign_cas, leftovers, quorum, refused_changes
 from vaultpki.provision.ca_facts import rotations_needed
 from vaultpki.provision.carry_out import carry_out, change_path
-from vaultpki.provision.impact import Live, concerns_nodes, impact_of, named, of_storage
+from vaultpki.provision.impact import concerns_nodes, impact_of, named, of_storage
 from vaultpki.provision.observe import Observation, observe, refuse_foreign
 from vaultpki.provision.plan import (
     Change,
     Danger,
     Impact,
+    Live,
     Plan,
     followed,
     is_notice,
@@ -117,23 +118,30 @@ def _digests(cluster: Cluster, seen: Observation) -> dict[str, str]:
     issuers = {ca: mount.issuers for ca, mount in mounts.items()}
     # What others put beside our records is followed by nobody.
     own = {key: fields for key, fields in seen.observed.objects.items() if key in seen.wanted}
-    return digests(cluster, own, seen.found.rotations, issuers, seen.found.adopted, seen.found.keys)
+    return digests(cluster, own, seen.found.rotations, issuers, seen.found.adopted.record, seen.found.keys)
 
 
 def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> Plan:
-    """Return the plan with its impact on nodes that take part already, for which it lists their reports if needed.
+    """Return the plan with its impact on nodes that take part already, for which it lists their reports if needed."""
+    live = _live(cluster, vault, seen) if concerns_nodes(cluster, todo.changes) else Live()
+    return replace(todo, impact=impact_for(cluster, todo, live), live=live)
+
+
+def impact_for(cluster: Cluster, todo: Plan, live: Live) -> tuple[Impact, ...]:
+    """Return the impact of a plan on these nodes.
 
     What it means for etcd's quorum and for revocation stands first, and does not depend on reports.
     """
     first = (*quorum.impact_of(cluster, todo.changes), *of_storage(cluster, todo.changes))
-    if not concerns_nodes(cluster, todo.changes):
-        return replace(todo, impact=first)
+    return (*first, *impact_of(cluster, todo.changes, live)) if concerns_nodes(cluster, todo.changes) else first
+
+
+def _live(cluster: Cluster, vault: Vault, seen: Observation) -> Live:
     # Also where agents of 0.1.0 report: whoever wrote a false report there only adds a line to the plan.
     folders = (report_paths.folder("listed"), report_paths.REPORT_FOLDER)
     reported = {name for folder in folders for name in reports.names_in(cluster, vault, folder)}
     reported |= {each.name for each in reports.token_identities(cluster, vault)}
-    impact = impact_of(cluster, todo.changes, Live(frozenset(reported), seen.found.pooled))
-    return replace(todo, impact=(*first, *impact))
+    return Live(frozenset(reported), seen.found.pooled)
 
 
 def apply(

@@ -118,7 +118,9 @@ def _learn(run: _Run) -> _Run:
     ours = of_cluster(run.cluster, facts, wanted)
     # Until the AppRoles of other pools have ended, the record must not say that there are none.
     pools = before.pools if run.seen.ending else ours.pools
-    applied = AppliedRecord(ours.objects | before.objects, {**before.role_ids, **ours.role_ids}, pools)
+    # A lock may have given an AppRole another role id, by which the tokens are found of a node that goes.
+    now = {name: run.seen.found.role_ids.get(name, id_) for name, id_ in before.role_ids.items()}
+    applied = AppliedRecord(ours.objects | before.objects, {**now, **ours.role_ids}, pools)
     _write_applied(run, applied)
     return replace(run, facts=facts, wanted=wanted, applied=applied)
 
@@ -266,7 +268,9 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
     noted_ids = frozenset[str]().union(*noted.values())
     aliases = {
         # A note does not say on which mount its node was.
-        "listed": noted_ids.union(seen.facts.role_ids.get(name, "") for name in unlisted),
+        "listed": noted_ids.union(
+            ids.get(name, "") for ids in (seen.facts.role_ids, run.applied.role_ids) for name in unlisted
+        ),
         "pooled": noted_ids,
         "jwt": [*(each.name for each in removed), *early],
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from vaultpki.certificates import ROOT
 from vaultpki.identity import anchor, reports
-from vaultpki.identity.ending import end_entities, read_note, unfinished
+from vaultpki.identity.ending import end_entities, noted, read_note
 from vaultpki.identity.jwt_nodes import locked_names, remove_notes
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
@@ -109,5 +109,5 @@ def _aliases(cluster: Cluster, vault: Vault, seen: Observation, name: str) -> li
     read = vault.prepare.auth.approle.read_role_id
     found = vault.many([read(approle, mount_point=name) for approle in approles])
     there = {str(answer.data.get("role_id")) for answer in found if answer.found}
-    noted = vault.map(lambda node: read_note(cluster, vault, node), sorted(unfinished(cluster, vault)))
-    return sorted(there.union(seen.facts.role_ids.values(), *noted))
+    in_notes = vault.map(lambda node: read_note(cluster, vault, node), sorted(noted(cluster, vault)))
+    return sorted(there.union(seen.facts.role_ids.values(), *in_notes))

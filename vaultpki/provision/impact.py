@@ -13,7 +13,7 @@ from vaultpki.model import Cluster, Node, NodeRole, Pool, Row
 from vaultpki.provision import foreign_cas
 from vaultpki.provision.causes import RecordChange, record_changes
 from vaultpki.provision.differences import certificate_differences
-from vaultpki.provision.plan import Change, Colour, Impact
+from vaultpki.provision.plan import Change, Colour, Impact, Live
 from vaultpki.provision.quorum import NO_CONTROL_PLANE, NO_ETCD, SMALLER_QUORUM
 from vaultpki.readers import READERS
 from vaultpki.records.server_facts import Key
@@ -35,7 +35,7 @@ DISTRUSTS: Final = "distrusts"
 
 # Fields of a certificate in a record that are not in the certificate itself: a change needs no new certificate.
 _BESIDE: Final = frozenset({"file", "kubeconfig", "reload", "role"})
-_GRAVE: Final = frozenset({LOSES_ACCESS, DISTRUSTS, SMALLER_QUORUM, NO_ETCD, NO_CONTROL_PLANE})
+GRAVE: Final = frozenset({LOSES_ACCESS, DISTRUSTS, SMALLER_QUORUM, NO_ETCD, NO_CONTROL_PLANE})
 _WHEN: Final = "within its agent's `poll` (5m by default) or in its next window"
 # What one node does, and what several do.
 _VERBS: Final[Mapping[str, tuple[str, str]]] = {
@@ -43,14 +43,6 @@ _VERBS: Final[Mapping[str, tuple[str, str]]] = {
     ISSUES: ("issues {}", "issue {}, each"),
     REWRITES: ("writes the files of {} anew", "write the files of {} anew, each"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """Who takes part: the nodes that have reported, and those with an AppRole of a pool."""
-
-    reported: frozenset[str] = frozenset()
-    pooled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +134,7 @@ def named(names: Sequence[str]) -> str:
 
 
 def _colour(impact: Impact) -> Colour:
-    return "red" if impact.effect in _GRAVE else "yellow"
+    return "red" if impact.effect in GRAVE else "yellow"
 
 
 def _node(context: _PlanScope, record: RecordChange) -> Iterator[Impact]:

@@ -14,7 +14,6 @@ from vaultpki.certificates import ROOT, all_cas, ca_subject, issuing_cas
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
 from vaultpki.identity import anchor, imported, outside_signer, root_in_force
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
-from vaultpki.identity.ending import read_note
 from vaultpki.model import Cluster
 from vaultpki.provision import dangers as found_dangers
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
@@ -23,7 +22,7 @@ from vaultpki.provision.desired import CHAIN, MADE_BY, STORE_OPTIONS, desired, m
 from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
 from vaultpki.records import above
-from vaultpki.records.adoption import OLD_CAS
+from vaultpki.records.adoption import OLD_CAS, RECORD
 from vaultpki.records.paths import LEAVING, is_record
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
 from vaultpki.token_keys.numbers import key_numbers
@@ -128,7 +127,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         Observed(
             shared(objects, wanted),
             found.applied.objects | own_auths.keys() | ending.keys() | going,
-            (*dangers, *lost.values(), *chain.dangers),
+            (*dangers, *lost.values(), *chain.dangers, *_ignored(cluster, found)),
         ),
         facts,
         wanted,
@@ -139,6 +138,12 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         target,
         None if target is cluster else (_kind(cluster), _kind(target)),
     )
+
+
+def _ignored(cluster: Cluster, found: ServerObjects) -> tuple[Danger, ...]:
+    """Return the record of an adoption that nobody follows."""
+    problem = found.adopted.problem
+    return (Danger(f"config {cluster.mount('config')}/{RECORD}", problem),) if problem else ()
 
 
 def _in_force(cluster: Cluster, found: ServerObjects) -> Cluster:
@@ -297,7 +302,7 @@ def _facts(
         ca_pem=ca_pem,
         namespace=where.namespace if capabilities.namespaces else "",
         root_sha256=x509.fingerprint(root.encode()) if root else UNKNOWN,
-        role_ids=_role_ids(cluster, vault, found),
+        role_ids=_role_ids(cluster, found),
         rotations=found.rotations,
         key_numbers=key_numbers(cluster, found.keys, found.objects),
         openbao=capabilities.openbao,
@@ -316,7 +321,7 @@ def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
                     f"below {above}/{folder}; choose another `prefix` in {cluster.file}"
                 )
     for node in cluster.nodes:
-        if node.name in seen.found.role_ids and seen.facts.role_ids.get(node.name) != seen.found.role_ids[node.name]:
+        if node.name in seen.found.role_ids and not _is_our_approle(cluster, seen.found, node.name):
             path = f"auth/{cluster.prefix}/listed/role/{node.name}"
             raise ForeignObject(
                 f"{path} was not made by vaultpki, and whoever made it may hold a secret id of it; "
@@ -342,8 +347,18 @@ def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
     refuse_other_root(seen.target, seen)
 
 
-def _role_ids(cluster: Cluster, vault: Vault, found: ServerObjects) -> dict[str, str]:
-    """Return the role ids of the listed nodes' AppRoles that are known as ours."""
+def _is_our_approle(cluster: Cluster, found: ServerObjects, name: str) -> bool:
+    """Return whether an apply made a listed node's AppRole: a record says so that only an applier may write.
+
+    Its role id proves nothing. `lock` gives it another one, so whoever may lock could have `plan` advise to delete it.
+    """
+    if found.applied.objects:
+        return ("approle", f"{cluster.prefix}/listed/{name}") in found.applied.objects
+    return ("config", f"{cluster.mount('config')}/nodes/{name}") in found.objects
+
+
+def _role_ids(cluster: Cluster, found: ServerObjects) -> dict[str, str]:
+    """Return the role ids with which the listed nodes' AppRoles were made; of one without a record, that of now."""
     head = f"{cluster.mount('config')}/nodes/"
     known = {
         name.removeprefix(head): str(fields["role_id"])
@@ -352,11 +367,7 @@ def _role_ids(cluster: Cluster, vault: Vault, found: ServerObjects) -> dict[str,
     }
     # The record `applied` counts more than a node's own: that one is more likely to be edited by hand.
     known |= found.applied.role_ids
-    for name, actual in found.role_ids.items():
-        # An unfinished end of credentials gave the AppRole a new role id, which is in its note.
-        if known.get(name) != actual and actual in read_note(cluster, vault, name):
-            known[name] = actual
-    return known
+    return {name: id_ for name, id_ in found.role_ids.items() if _is_our_approle(cluster, found, name)} | known
 
 
 def _ending(cluster: Cluster, found: ServerObjects) -> dict[Key, Fields]:

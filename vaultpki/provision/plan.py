@@ -117,13 +117,22 @@ class Impact:
 
 
 @dataclass(frozen=True, slots=True)
+class Live:
+    """Who takes part: the nodes that have reported, and those with an AppRole of a pool."""
+
+    reported: frozenset[str] = frozenset()
+    pooled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The changes in the order they are carried out, and the objects of others on our mounts.
 
     `dangers` are those of the latter that a person must look at, since no apply changes them. `rotations` and `impact`
     are shown with the changes and change nothing; so are `active`, the records of CAs that are being rotated, and
     `expires`, the ends of all CAs that exist. `waiting` are the issuing CAs for which the signer of a root from outside
-    has sent nothing yet. `root_sha256` is set by an apply that is done.
+    has sent nothing yet. `live` are those for whom `impact` was computed. `root_sha256` is set by an apply that is
+    done.
     """
 
     changes: tuple[Change, ...]
@@ -135,6 +144,7 @@ class Plan:
     expires: tuple[CaExpiry, ...] = ()
     active: tuple[RotationRecord, ...] = ()
     waiting: tuple[str, ...] = ()
+    live: Live = Live()
 
     @property
     def attention(self) -> bool:

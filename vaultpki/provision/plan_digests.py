@@ -1,7 +1,7 @@
 """Digests what a plan was computed from, and says by name what differs from a plan that was saved; pure.
 
 Reports, times, credentials and the record that agents poll are not digested: a node may join and report between a plan
-and its apply, and a rotation may go on.
+and its apply, and a rotation may go on. The impact is computed again for the nodes that took part before.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki.certificates import ROOT
 from vaultpki.model import Cluster
-from vaultpki.provision.impact import LOSES_ACCESS
-from vaultpki.provision.plan import Plan, without_notice
+from vaultpki.provision.impact import GRAVE
+from vaultpki.provision.plan import Impact, Plan, without_notice
 from vaultpki.records.saved_plan import Basis, SavedPlan
 from vaultpki.records.server_facts import UNKNOWN
 from vaultpki.redact import escaped, first_few
@@ -77,7 +78,9 @@ def _files(cluster: Cluster) -> list[tuple[str, Any]]:
     return [*found, *((f"the template {each.name}", each.text) for each in cluster.templates)]
 
 
-def saved_plan(basis: Basis, cluster: Cluster, seen: Observation, plan: Plan, shown: Sequence[str]) -> SavedPlan:
+def saved_plan(
+    basis: Basis, cluster: Cluster, seen: Observation, plan: Plan, shown: Sequence[str], until: datetime
+) -> SavedPlan:
     """Return the plan with the digests of what it was computed from; `shown` are the lines of its changes."""
     root = seen.facts.root_sha256
     return SavedPlan(
@@ -90,8 +93,11 @@ def saved_plan(basis: Basis, cluster: Cluster, seen: Observation, plan: Plan, sh
             for change in without_notice(plan.changes)
         },
         shown=tuple(shown),
-        losses=tuple(each.detail for each in plan.impact if each.effect == LOSES_ACCESS),
+        losses=tuple(each.detail for each in plan.impact if each.effect in GRAVE),
         impact=tuple(each.detail for each in plan.impact),
+        reported=tuple(sorted(plan.live.reported)),
+        pooled=plan.live.pooled,
+        until=until,
     )
 
 
@@ -143,8 +149,11 @@ def other_root(saved: SavedPlan, now: SavedPlan) -> list[str]:
     return [f"the root CA of the server is another one: {now.root_sha256}, not {saved.root_sha256}"]
 
 
-def other_plan(saved: SavedPlan, now: SavedPlan) -> list[str]:
-    """Return what differs on the server, or if nothing does, in the plan that was computed again."""
+def other_plan(saved: SavedPlan, now: SavedPlan, impact: Sequence[Impact]) -> list[str]:
+    """Return what differs on the server, or if nothing does, in the plan that was computed again.
+
+    `impact` is what it means for the nodes that took part when the plan was saved.
+    """
     found = other_root(saved, now)
     if differing := _differing(saved.objects, now.objects):
         found.append(f"on the server {first_few(differing)} since the plan was saved")
@@ -154,7 +163,10 @@ def other_plan(saved: SavedPlan, now: SavedPlan) -> list[str]:
         found.append(f"the plan is not the saved one: the change of {first_few(differing)}")
     elif saved.shown != now.shown:
         found.append("the text of the plan in the file is not that of the plan: somebody edited it")
-    new = [sentence for sentence in now.losses if sentence not in saved.losses]
+    elif saved.impact != tuple(each.detail for each in impact):
+        found.append("the impact in the file is not that of the plan: somebody edited it")
+    # Those who have joined since are no reason, unless they lose something.
+    new = [sentence for sentence in now.losses if sentence not in saved.impact]
     return [*found, *(f"the saved plan does not say that {escaped(sentence)}" for sentence in new)]
 
 

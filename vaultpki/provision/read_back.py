@@ -11,7 +11,7 @@ from typing import Final
 from vaultpki.certificates import MOST_ISSUERS, ROOT, all_cas
 from vaultpki.identity import change_notice, imported
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
-from vaultpki.identity.adoption_record import read_adoption
+from vaultpki.identity.adoption_record import FollowedAdoption, follow_adoption
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.credentials import Identity, role_id
@@ -20,7 +20,7 @@ from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.rotation_records import existing, read_key_record
 from vaultpki.records import above
-from vaultpki.records.adoption import OLD_CAS, AdoptionRecord
+from vaultpki.records.adoption import OLD_CAS
 from vaultpki.records.changes import CHANGES
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
@@ -74,7 +74,7 @@ class ServerObjects:
     `store_options` are those of the KV store. `cas` are by mount, `role_ids` those of the AppRoles on the listed mount
     by name. `pooled` are the AppRoles of the pooled mount, `orphans` those among them that belong to no pool. `leaving`
     are the nodes with an unfinished end. `rotations` are the records of CAs by domain, of those that have one. `notice`
-    is the record that agents poll. `adopted` is the record of an adoption and `keys` that of service-account keys;
+    is the record that agents poll. `adopted` is the record of an adoption, and `keys` that of service-account keys,
     None if there is none.
     """
 
@@ -88,7 +88,7 @@ class ServerObjects:
     leaving: tuple[str, ...]
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
     notice: StoredChanges = field(default_factory=StoredChanges)
-    adopted: AdoptionRecord | None = None
+    adopted: FollowedAdoption = field(default_factory=FollowedAdoption)
     keys: KeyRecord | None = None
 
 
@@ -128,7 +128,7 @@ def read_back(
     # A cluster whose CAs were never rotated has no such folder.
     rotated = f"{ROTATION_FOLDER}/" in names(f"{store}/metadata")
     rotations = existing(cluster, vault) if rotated else {}
-    adopted = read_adoption(cluster, vault).record if rotated else None
+    adopted = follow_adoption(cluster, vault) if rotated else FollowedAdoption()
     keys_record = read_key_record(cluster, vault).record if rotated and cluster.service_account_keys else None
     own = {mount: rotations.get(mount.rpartition("/")[2]) for mount in cas}
     read = vault.prepare.secrets.pki.read_issuer

@@ -53,7 +53,7 @@ def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> Non
     A node is lacking too whose pool is, or whose name fits it no more. In prepared nodes may leave, since nothing that
     a component reads has changed there. A locked one is gone for good.
     """
-    record = seen.found.adopted
+    record = seen.found.adopted.record
     if record is None or not record.active:
         return
     if cluster.service_account_keys:

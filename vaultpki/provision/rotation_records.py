@@ -17,11 +17,15 @@ from vaultpki.vault import Json, Vault, member
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A domain's record, None if there is none, and the version in the KV store that a check-and-set names."""
+    """A domain's record, None if there is none, and the version in the KV store that a check-and-set names.
+
+    `problem` is why it was left aside, in one sentence; "" if it was not.
+    """
 
     domain: str
     record: RotationRecord | None
     version: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,21 @@ def record_path(domain: str) -> str:
     return f"{ROTATION_FOLDER}/{domain}"
 
 
-def read_records(cluster: Cluster, vault: Vault) -> dict[str, StoredRecord]:
-    """Return the records of all domains. Raises SpecError for one that no vaultpki wrote."""
-    found = vault.map(lambda domain: read_record(cluster, vault, domain), all_cas(cluster))
-    return {each.domain: each for each in found}
+def read_records(cluster: Cluster, vault: Vault, needed: str = "") -> dict[str, StoredRecord]:
+    """Return the records of all domains. Raises SpecError for one that no vaultpki wrote.
+
+    With `needed` of that domain alone: any other that cannot be read counts as missing, with its `problem`.
+    """
+
+    def read(domain: str) -> StoredRecord:
+        try:
+            return read_record(cluster, vault, domain)
+        except SpecError as error:
+            if needed in ("", domain):
+                raise
+            return StoredRecord(domain, None, problem=str(error))
+
+    return {each.domain: each for each in vault.map(read, all_cas(cluster))}
 
 
 def existing(cluster: Cluster, vault: Vault) -> dict[str, RotationRecord]:

@@ -8,7 +8,7 @@ from vaultpki.model import Cluster
 from vaultpki.records.server_facts import Key
 
 LEAVING: Final = "leaving"
-"""The folder in the store of the notes about identities whose end is unfinished."""
+"""The folder in the store of the notes about identities that are being ended, and of listed nodes that were locked."""
 
 LOCKED: Final = "locked"
 """The folder in the store of the notes about nodes with a token of an issuer that were locked."""

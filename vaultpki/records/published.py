@@ -104,7 +104,7 @@ def node_record(
     server: str | None = None,
     token_key: Certificate | None = None,
 ) -> Json:
-    """Return the record `nodes/NODE`. Written before the AppRole, it proves by `role_id` that the AppRole is ours.
+    """Return the record `nodes/NODE`. Written before the AppRole, which is made with `role_id`.
 
     `server` is the URL of the node's own kube-apiserver, which its kubeconfigs name. `token_key` is the certificate of
     a service-account key of the node, of any number; None if it has none of its own.

@@ -1,6 +1,6 @@
 """Writes and reads the file of `plan -o`: what a person approved, and digests of what it was computed from.
 
-No apply carries it out: `apply FILE` computes the plan again and compares. It has no secret and no time.
+No apply carries it out: `apply FILE` computes the plan again and compares. It has no secret.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from vaultpki.errors import SpecError
+from vaultpki.redact import stamp
 from vaultpki.values import json_object
 from vaultpki.values.json_object import JsonObject
 
@@ -24,6 +26,10 @@ PLAN_MARK: Final = f'{{"kind": "{_KIND}", "version": {_VERSION},'
 MOST_PLAN_BYTES: Final = 64 * 1024 * 1024
 """The largest size of the file: about 1,000 bytes for each of 5,000 nodes, and room."""
 
+_FILE: Final = re.compile(r"[^\0]{1,4095}")
+"""A path, which Linux limits to 4,095 bytes (limits.h, PATH_MAX)."""
+_ENDED: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SINCE_0_3: Final = {"until": stamp(_ENDED), "took_part": {"reported": [], "pooled": []}}
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _WRONG: Final = (
     "is not as `vaultpki plan -o` writes it: it was changed or cut off, or is another file; save the plan again"
@@ -54,8 +60,9 @@ class SavedPlan:
 
     `file` is the path of cluster.yaml as it was given. `root_sha256` is empty if there was no root CA. `objects` are
     the digests of what the plan compared on the server, `changes` those of the changes, each by kind and name. `shown`
-    are the lines of the changes, `losses` the sentences about nodes that lose access, `impact` all that the plan means
-    for nodes.
+    are the lines of the changes, `losses` the grave ones of `impact`, which are all sentences on what the plan means
+    for nodes. `reported` and `pooled` are the nodes that took part then, by which `impact` is computed again. After
+    `until` the plan is not applied any more.
     """
 
     file: str
@@ -66,6 +73,9 @@ class SavedPlan:
     shown: tuple[str, ...]
     losses: tuple[str, ...]
     impact: tuple[str, ...]
+    reported: tuple[str, ...] = ()
+    pooled: tuple[str, ...] = ()
+    until: datetime = _ENDED
 
 
 def dump_plan(saved: SavedPlan) -> str:
@@ -81,6 +91,8 @@ def dump_plan(saved: SavedPlan) -> str:
         "plan": list(saved.shown),
         "impact": list(saved.impact),
         "loses_access": list(saved.losses),
+        "until": stamp(saved.until),
+        "took_part": {"reported": list(saved.reported), "pooled": list(saved.pooled)},
         "root_sha256": saved.root_sha256,
         "digests": {
             "cluster.yaml": basis.spec,
@@ -103,11 +115,15 @@ def parse_plan(text: str, file: str) -> SavedPlan:
             "is not a plan that `vaultpki plan -o` has saved: name such a file, or pass `-f` for a cluster.yaml",
             file=file,
         )
+    if value.keys().isdisjoint(_SINCE_0_3):
+        # Of 0.2.0: it is said later that the file is of another release. One that was edited so has ended.
+        value = {**value, **_SINCE_0_3}
     read = JsonObject(value, file, _WRONG)
     read.refuse_other_version(_VERSION)
-    digests = _digests(read, file)
+    took_part = JsonObject(_member(read, "took_part"), f"{file}: took_part", _WRONG)
+    digests = JsonObject(_member(read, "digests"), f"{file}: digests", _WRONG)
     saved = SavedPlan(
-        file=read.text("file"),
+        file=read.text("file", _FILE),
         basis=Basis(
             release=read.text("vaultpki"),
             cluster=read.text("cluster"),
@@ -123,6 +139,9 @@ def parse_plan(text: str, file: str) -> SavedPlan:
         shown=_lines(read, "plan"),
         losses=_lines(read, "loses_access"),
         impact=_lines(read, "impact"),
+        reported=_lines(took_part, "reported"),
+        pooled=_lines(took_part, "pooled"),
+        until=read.time("until"),
     )
     # A key that is not known would be lost.
     if json_object.parse(dump_plan(saved).encode()) != value:
@@ -131,11 +150,11 @@ def parse_plan(text: str, file: str) -> SavedPlan:
     return saved
 
 
-def _digests(read: JsonObject, file: str) -> JsonObject:
-    found = read.value.get("digests")
+def _member(read: JsonObject, key: str) -> Mapping[str, Any]:
+    found = read.value.get(key)
     if not isinstance(found, Mapping):
-        raise read.wrong("digests")
-    return JsonObject(found, f"{file}: digests", _WRONG)
+        raise read.wrong(key)
+    return found
 
 
 def _by_name(read: JsonObject, key: str) -> dict[str, str]:

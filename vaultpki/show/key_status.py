@@ -66,6 +66,9 @@ def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
     if done.counting:
         yield "These keys were stolen:"
         yield from _each(done.counting)
+    if done.differing:
+        yield "These nodes do not accept every key of the record:"
+        yield from _each(done.differing)
     if done.restarts:
         yield "Files of these keys have changed:"
         yield from _each(done.restarts)
@@ -73,13 +76,16 @@ def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
         yield printable(f"{note[0].upper()}{note[1:]}.")
 
 
-def state_sentence(record: KeyRecord) -> str:
-    """Return what holds in the state of the record, as a sentence without its end."""
+def state_sentence(record: KeyRecord, *, differ: bool = False) -> str:
+    """Return what holds in the state of the record, as a sentence without its end; `differ` if not all follow it."""
+    if differ and record.state is KeyState.STEADY:
+        return "each node signs tokens with its key"
     return _EMERGENCY if record.active and record.method is KeyMethod.EMERGENCY else _IS[record.state]
 
 
 def _state_lines(record: KeyRecord, done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
-    yield f"{SERVICE_ACCOUNT_KEYS} are {record.state.value} since {stamp(record.since)}: {state_sentence(record)}."
+    holds = state_sentence(record, differ=bool(done.differing))
+    yield f"{SERVICE_ACCOUNT_KEYS} are {record.state.value} since {stamp(record.since)}: {holds}."
     if record.shared and record.state is not KeyState.DONE:
         yield "The old key is one sa.key that several nodes share."
     if done.gate is not None:
@@ -121,7 +127,13 @@ def _each(entries: tuple[Waiting, ...]) -> Iterator[str]:
 def progress_line(done: KeyStepDone, now: datetime) -> str:
     """Return one line about a wait: how many are missing, and the first of them with its reason."""
     record, gate = done.record, done.gate
-    waiting = (*(gate.waiting if gate is not None else ()), *done.joining, *done.counting, *done.restarts)
+    waiting = (
+        *(gate.waiting if gate is not None else ()),
+        *done.differing,
+        *done.joining,
+        *done.counting,
+        *done.restarts,
+    )
     head = f"{SERVICE_ACCOUNT_KEYS} are {record.state.value}" if record is not None else "no service-account key yet"
     if waiting:
         more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
@@ -197,6 +209,7 @@ def key_json(done: KeyStepDone) -> dict[str, Any]:
         "to_read": list(done.to_read),
         "sharing": list(done.sharing),
         "stolen": _waiting(done.counting),
+        "differing": _waiting(done.differing),
         "restarts": _waiting(done.restarts),
         "notes": [printable(note) for note in done.notes],
         "next": None if to is None else to.value,

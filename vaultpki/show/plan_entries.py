@@ -176,7 +176,7 @@ def _described(cluster: Cluster, folder: str, name: str) -> tuple[str, ...]:
 
 
 def _ended_identities(cluster: Cluster, left: _Left) -> Iterator[Entry]:
-    """AppRoles of the pooled mount that are deleted, and notes of ends that an apply did not finish."""
+    """AppRoles of the pooled mount that are deleted, and notes of ends and locks whose nodes are gone."""
     why: dict[str, list[str]] = {}
     heads = {"approle": f"{cluster.prefix}/pooled/", "config": f"{cluster.mount('config')}/{LEAVING}/"}
     keys = [(kind, name) for kind, name in left if kind in heads and name.startswith(heads[kind])]
@@ -184,7 +184,7 @@ def _ended_identities(cluster: Cluster, left: _Left) -> Iterator[Entry]:
         # Policies are read only for AppRoles whose names fit a pool.
         policies, _ = change.fields.get("token_policies", (None, None))
         if change.kind == "config":
-            reason = "a run that was interrupted has not ended all"
+            reason = "locked, or a run that was interrupted has not ended all"
         elif policies is None:
             reason = "no pool has the name"
         else:

@@ -164,7 +164,8 @@ def left(run: TakeOver) -> list[MachineStep]:
 
 
 def lines(run: TakeOver) -> Iterator[str]:
-    """Yield what the steps that are left would change, in their order, and how to go back."""
+    """Yield what the steps that are left would change, in their order, and how to go back. Raises as `carry_out`."""
+    unfit.refuse_writable(run)
     todo = {step.what for step in left(run)}
     # A process that runs with what lies there now is restarted once that has changed.
     shown = [step for step in steps.steps(run) if step.what in todo or step.after & todo]
@@ -189,8 +190,9 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
     Returns whether anything was done, so that a further run may find more.
 
     Raises Attention if it is another machine's turn, or for a last step that nobody has agreed to, and StateConflict if
-    a component is not healthy; a further run goes on.
+    a component is not healthy, or if others may write what root starts here; a further run goes on.
     """
+    unfit.refuse_writable(run)
     try:
         _clean(run, 0.0)
     except Busy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -14,7 +15,8 @@ from vaultpki.records.adoption_report import Held
 from vaultpki.takeover import folders, mounted, named_files, plain_files, settings
 from vaultpki.takeover.arrangement import VERIFY, arrangement, edits
 from vaultpki.takeover.context import TakeOver
-from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, named_ca
+from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, KUBELET_CONF, named_ca
+from vaultpki.values import permissions
 
 _CA_FLAGS: Final = {
     **{(each.component, each.name): each.of for each in FLAGS if each.expect not in (Expect.CERTIFICATE, Expect.KEY)},
@@ -36,6 +38,22 @@ def refuse_unreadable(run: TakeOver) -> None:
     found = run.machine.unreadable_pods()
     if found:
         raise StateConflict(f"no step of the adoption is taken: {found[0]}")
+
+
+def refuse_writable(run: TakeOver) -> None:
+    """Raise StateConflict for a manifest or a file of the kubelet that others may write: these say what root starts.
+
+    Links are followed, and the file or folder is named that others may write.
+    """
+    machine = run.machine
+    paths = [*machine.static_pods().values(), machine.kubelet_settings, machine.kubelet_flags]
+    for path in (*paths, f"{run.where.kubeconfigs}/{KUBELET_CONF}"):
+        try:
+            # A file that is missing, or none, is a matter of whoever reads it.
+            with contextlib.suppress(OSError):
+                permissions.refuse_file(path)
+        except StoreError as error:
+            raise StateConflict(f"nothing was changed: {error}") from None
 
 
 def refuse(run: TakeOver) -> None:

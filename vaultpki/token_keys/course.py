@@ -23,7 +23,7 @@ from vaultpki.records.service_account import (
 )
 from vaultpki.redact import first_few
 from vaultpki.token_keys.gates import all_sign, guests, last_start
-from vaultpki.token_keys.holders import Holders, KeyHolder, key_sha256, same_key, sha256_of
+from vaultpki.token_keys.holders import Holders, KeyHolder, key_sha256, refused_at, same_key, sha256_of
 from vaultpki.token_keys.life import TokenLife
 from vaultpki.token_keys.states import KEYS_HOMEWARD, KEYS_ONWARD, STEPS_BY_SIGNING
 from vaultpki.token_keys.turns import next_turn, not_loaded_by, still_accepted_by
@@ -63,7 +63,8 @@ class TakenIn:
 def taken_in(stored: KeyRecord | None, scene: KeyScene, replaced: Collection[str] = ()) -> TakenIn:
     """Return the record with what reports add, nodes that leave, and those that may start; the same if nothing is new.
 
-    `replaced` are nodes of which a person says that they were installed anew, so that their old keys are lost.
+    `replaced` are nodes of which a person says that they were installed anew, so that their old keys are lost, or that
+    they need another key, since others take theirs for retired.
     """
     record, notes = stored, list[str]()
     for name, holder in sorted(scene.holders.items()):
@@ -208,6 +209,8 @@ def _certified(record: KeyRecord, holder: KeyHolder, scene: KeyScene, *, replace
             certificates[number] = pem
     if others and replaced:
         return _anew(record, holder, others[-1], scene), ""
+    if replaced and any(name in refused_at(record, each) for each in scene.holders.values()):
+        return _next_number(record, name, scene), ""
     if certificates != keys.certificates:
         record = _having(record, name, replace(keys, certificates=certificates))
     if others:
@@ -224,6 +227,16 @@ def _anew(record: KeyRecord, holder: KeyHolder, number: int, scene: KeyScene) ->
     gone = tuple(_departed(holder.name, keys.certificates.values(), Departure.REPLACED, scene))
     record = replace(record, departed=(*record.departed, *gone))
     return _having(record, holder.name, NodeKeys(number, number, certificates={number: pem}))
+
+
+def _next_number(record: KeyRecord, name: str, scene: KeyScene) -> KeyRecord:
+    """Give a node whose key others take for retired the next number, which none of them has retired.
+
+    It makes that key at its next pass, and its kube-apiserver has its turn once all others have loaded it.
+    """
+    number = max(record.highest.get(name, 0), scene.highest_given(name)) + 1
+    gone = tuple(_departed(name, held_by(record, record.nodes[name]), Departure.REPLACED, scene))
+    return _having(replace(record, departed=(*record.departed, *gone)), name, NodeKeys(number, number))
 
 
 def _left(record: KeyRecord, scene: KeyScene) -> KeyRecord:

@@ -13,6 +13,7 @@ from typing import Final
 
 from vaultpki.certificates import SKEW
 from vaultpki.kube.token_flags import LegacyToken
+from vaultpki.pki.key_plan import refuses
 from vaultpki.records.service_account import Departure, KeyAge, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few, stamp
 from vaultpki.rotation.gates import Gate, Waiting
@@ -21,10 +22,12 @@ from vaultpki.token_keys.holders import (
     Holders,
     KeyHolder,
     certificates_of,
+    expected_union,
     final_on_disk,
     fresh,
     key_sha256,
     loaded,
+    refused_at,
     signs_with,
     wanted_union,
 )
@@ -237,13 +240,18 @@ def _made(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str
     return f"has not made key {lacking[0]} yet: look at its agent's log"
 
 
+def _refused(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
+    names = refused_at(step.record, holder) if entry is not None and step.path in STEPS_BY_UNION else ()
+    return refuses(names) if names else ""
+
+
 def _files(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     keys = holder.keys
     if entry is None or keys is None:
         return ""
     if step.path in STEPS_BY_UNION:
-        if wanted_union(step.record) - keys.union:
-            return f"its sa.pub lacks the certificate of {_whose(step.record, wanted_union(step.record) - keys.union)}"
+        if lacking := expected_union(step.record, holder) - keys.union:
+            return f"its sa.pub lacks the certificate of {_whose(step.record, lacking)}"
         if step.path[1] is KeyState.DONE and _olds(step.record) & keys.union:
             return f"its sa.pub still has the old certificate of {_whose(step.record, _olds(step.record) & keys.union)}"
     elif entry.old != entry.new and not final_on_disk(step.record, holder):
@@ -252,7 +260,7 @@ def _files(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> st
 
 
 _Check = Callable[[KeyTransition, KeyHolder, NodeKeys | None], str]
-_CHECKS: Final[tuple[_Check, ...]] = (_unreported, _no_keys, _behind, _joins, _echo, _waits, _made, _files)
+_CHECKS: Final[tuple[_Check, ...]] = (_unreported, _no_keys, _behind, _joins, _echo, _waits, _made, _refused, _files)
 
 
 def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None, turn: str) -> tuple[str, bool]:
@@ -262,7 +270,7 @@ def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None, tur
         return "", False
     found = loaded(record, holder)
     if step.path in STEPS_BY_UNION:
-        lacks = bool(wanted_union(record) - found.union)
+        lacks = bool(expected_union(record, holder) - found.union)
         holds = step.to is KeyState.DONE and bool(_olds(record) & may_hold(record, holder))
         if not lacks and not holds:
             return "", False

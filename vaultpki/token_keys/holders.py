@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import cache
 
 from vaultpki.pki import x509
+from vaultpki.pki.key_plan import refused_nodes
 from vaultpki.records.node_report import NodeReport, TokenKeysReport
 from vaultpki.records.service_account import KeyRecord, NodeKeys
 
@@ -73,6 +74,17 @@ def wanted_union(record: KeyRecord) -> frozenset[str]:
     return frozenset(map(sha256_of, record.offered)) - {""}
 
 
+def expected_union(record: KeyRecord, holder: KeyHolder) -> frozenset[str]:
+    """Return the same for one node: certificates of nodes that are gone count only if it has them.
+
+    An agent takes none that it has retired, or whose CA it has never known, and nothing helps against that but time.
+    """
+    union = holder.keys.union if holder.keys is not None else frozenset[str]()
+    own = {each for keys in record.nodes.values() for each in certificates_of(keys, keys.accepted(record.state))}
+    gone = {sha256_of(each.pem) for each in record.departed if each.pem} - own
+    return wanted_union(record) - (gone - union)
+
+
 def unwanted(record: KeyRecord) -> frozenset[str]:
     """Return the SHA-256 of the certificates that no union is to hold any more, of those that the record knows."""
     known = frozenset(sha256_of(pem) for keys in record.nodes.values() for pem in keys.certificates.values())
@@ -88,6 +100,14 @@ def fresh(record: KeyRecord, holder: KeyHolder) -> bool:
     """Return whether a node's report answers the record as it stands."""
     keys = holder.keys
     return keys is not None and keys.seen.revision == record.revision == keys.seen.highest
+
+
+def refused_at(record: KeyRecord, holder: KeyHolder | None) -> tuple[str, ...]:
+    """Return the nodes whose keys a node takes for retired, by a report that answers the record as it stands."""
+    keys = holder.keys if holder is not None else None
+    if holder is None or keys is None or not keys.signing or not fresh(record, holder):
+        return ()
+    return refused_nodes(record, keys.union)
 
 
 def loaded(record: KeyRecord, holder: KeyHolder) -> LoadedKeys:
@@ -137,7 +157,7 @@ def final_on_disk(record: KeyRecord, holder: KeyHolder) -> bool:
     number = entry.signs_with(record.state)
     known = entry.certificates.get(number, "")
     signs = _of_key(keys.signing, known, keys.own.get(number, ""))
-    return bool(known) and signs and wanted_union(record) <= keys.union and not unwanted(record) & keys.union
+    return bool(known) and signs and expected_union(record, holder) <= keys.union and not unwanted(record) & keys.union
 
 
 def owes_start(record: KeyRecord, holder: KeyHolder) -> bool:

@@ -128,6 +128,15 @@ def what_is_refused_changes_nothing(cluster: AuditedCluster, signer: OutsideSign
         ran = cluster.ca("import", good, file, expect=1)
         assert hint in ran.stdout and "nothing was changed" in ran.stderr, (name, ran.stdout)
         assert listing(cluster.server, cluster.name) == before, name
+    # A signer whose list of serial numbers was set back: to revoke one of these would revoke all.
+    place, twins = signer.folder / signer.names[-1], list[Path]()
+    for request in csr.values():
+        (place / "index.txt").write_text("")
+        (place / "serial").write_text("4D\n")
+        twins.append(signer.sign(request, terms))
+    ran = cluster.ca("import", *twins, expect=1)
+    assert ran.stdout.count("has the serial number 4d, which") == 4 and "nothing was changed" in ran.stderr, ran.stdout
+    assert listing(cluster.server, cluster.name) == before
     late = signer.sign(csr["kubelet"], terms, begun=timedelta(days=-1))
     assert "is not valid before" in cluster.ca("import", late, expect=1).stdout
 

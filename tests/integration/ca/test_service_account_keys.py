@@ -286,6 +286,49 @@ def test_a_record_that_was_set_back_stops_commands_and_no_emergency(clusters: Cl
 
 
 @pytest.mark.on_node
+def test_who_refuses_a_key_by_one_forged_record_is_named_and_that_key_replaced(clusters: ClusterFactory) -> None:
+    """It was shown once: nodes have retired the key of cp-1 for good. What helps concerns that node alone."""
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2", "cp-3") as made:
+        made.settled()
+        good, file = made.record, made.cluster.file
+        forged = replace(good, lowest={**good.lowest, "cp-1": 99})
+        put(made, to_json(forged))
+        quiet_passes(made)
+        put(made, to_json(good))
+        quiet_passes(made)
+        assert made.planes["cp-2"].union() == ["sa:cp-2:1", "sa:cp-3:1"]
+        help_ = f"vaultpki ca continue --replaced cp-1 -f {file}"
+        viewer, applier = made.cluster.environment("viewer"), made.cluster.environment("applier")
+        for words, env in ((("ca", "status"), viewer), (("nodes",), viewer), (("ca", "continue"), applier)):
+            ran = vaultpki(*words, "-f", file, env=env, expect=3)
+            shown = " ".join(ran.stdout.split())
+            assert "its sa.pub has no certificate of cp-1, though the record has it" in shown, shown
+            assert "`vaultpki ca continue --replaced cp-1`" in shown and "accepts those of all" not in shown, shown
+        found = json.loads(
+            vaultpki("nodes", "-f", file, "--json", env=made.cluster.environment("viewer"), expect=3).stdout
+        )
+        assert help_ in [each["command"] for each in found["findings"]]
+        own = vaultpki("status", "-c", made.planes["cp-3"].node.config, expect=3).stdout
+        assert "its sa.pub has no certificate of cp-1" in " ".join(own.split())
+        # Its tokens of before are refused where kube-apiserver starts again, whatever helps.
+        made.stolen.add(made.planes["cp-1"].signs())
+        vaultpki(*help_.split()[1:], env=applier, expect={0, 3})
+        comes_to(made, lambda: not made.status().waits)
+        numbers = {name: keys.numbers for name, keys in made.record.nodes.items()}
+        assert numbers == {"cp-1": (2,), "cp-2": (1,), "cp-3": (1,)}
+        for plane in made.planes.values():
+            assert {"sa:cp-1:2", "sa:cp-2:1", "sa:cp-3:1"} <= set(plane.union())
+            signing = {each.signs() for each in made.planes.values()}
+            assert signing <= plane.accepts()
+        shown = vaultpki("ca", "status", "-f", file, env=viewer).stdout
+        assert "every API server accepts those of all" in " ".join(shown.split())
+        # Who is not refused by anybody keeps its key.
+        made.advance(replaced=["cp-2"])
+        assert made.record.nodes["cp-2"].numbers == (1,)
+        made.settled()
+
+
+@pytest.mark.on_node
 def test_from_one_key_that_all_share_there_and_back_and_to_own_keys(clusters: ClusterFactory) -> None:
     with AgentsWithKeys.of_kubeadm(clusters, "cp-1", "cp-2") as made:
         # Nothing changes before a person begins.

@@ -11,8 +11,8 @@ import pytest
 from helpers.example_cluster import WITH_POOL, load
 from vaultpki.model import Cluster
 from vaultpki.provision.desired import desired
-from vaultpki.provision.impact import SHOWN, Live, concerns_nodes, impact_of, named, of_storage, sentences
-from vaultpki.provision.plan import Impact, Observed, Plan, plan
+from vaultpki.provision.impact import SHOWN, concerns_nodes, impact_of, named, of_storage, sentences
+from vaultpki.provision.plan import Impact, Live, Observed, Plan, plan
 from vaultpki.records.server_facts import Fields, Key, ServerFacts
 
 JWT = """\

@@ -34,9 +34,9 @@ defaults: {{ttl: 20d, key: rsa-2048}}
 """
 
 RECORDED: Final = {
-    "two nodes": (BASE, "36ca8d7c1d941822f8ab77ba81a49c69679a2da0f34fd61a99a92ca51ef92efd"),
-    "a pool": (WITH_POOL, "9d657532278864b38a192431102ef812de211ad99a5cc3daa15cb4203bf769f1"),
-    "its own values": (WITH_KEYS, "9313587875c7f5f54f95a4d2c950dacf1c9c901178e5cd8a70c40bfd627dd2db"),
+    "two nodes": (BASE, "3f3952bdf090c3a002e44874e559c6c0ee6fcfa8d71073361bb280b6f044c854"),
+    "a pool": (WITH_POOL, "f6eb1832099d76cd177b9ad1683eab51c4f29670d96ac457fd7f607c09b33025"),
+    "its own values": (WITH_KEYS, "a828ddcee2c6251f6987222691701cd1fdfe06ec5eacb7fa3835504cb8a9a22c"),
 }
 
 

@@ -39,8 +39,8 @@ KNOWN = ServerFacts(
 ON = "service_account_keys: true\n"
 P = "vaultpki/prod"
 BEFORE = {
-    "document": "b4b105eb501972af12039de3d30b1793ae124188a95c594e01441f7d778213c2",
-    "kubeadm": "033c13898f838f506e068e425ecf3278c39219023097358cefaad809e13423ef",
+    "document": "7d4b740d27b6fb032b7417f0464974e96b54259f915444b33696403485a4177b",
+    "kubeadm": "9b6a31372c17affa7dd469c9923778fdce7b0d5572b8503af5a5188597e73809",
 }
 """The SHA-256 of all objects as the release before service-account keys made them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ SAVED = SavedPlan(
     shown=("~ certificate etcd-peer: ttl 30d -> 9d", "~ certificate etcd-peer: ttl 30d -> 9d"),
     losses=("worker-1 loses its identity",),
     impact=("cp-1 issues etcd-peer anew", "worker-1 loses its identity"),
+    reported=("cp-1", "worker-1"),
+    pooled=("w-1",),
+    until=datetime(2026, 12, 31, tzinfo=UTC),
 )
 TEXT = dump_plan(SAVED)
 EMPTY = SavedPlan("a", Basis("0.2.0", "prod", "vaultpki/prod", (), "", "1" * 64, {}), "", {}, {}, (), (), ())
@@ -59,6 +63,9 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("version", {"version": True}),
     ("further", {"further": 1}),
     ("file", {"file": None}),
+    ("file", {"file": "x" * 5000}),
+    ("until", {"until": "tomorrow"}),
+    ("reported", {"took_part": {"reported": [1], "pooled": []}}),
     ("addresses", {"addresses": "https://vault:8200"}),
     ("plan", {"plan": ["a", 1]}),
     ("impact", {"impact": None}),
@@ -85,6 +92,12 @@ def test_a_field_that_is_missing_is_named(field: str) -> None:
     with pytest.raises(SpecError) as caught:
         parse_plan(json.dumps(document), "plan.json")
     assert caught.value.field == field
+
+
+def test_a_file_of_0_2_0_is_read_and_has_ended() -> None:
+    document = json.loads(TEXT)
+    del document["until"], document["took_part"]
+    assert parse_plan(json.dumps(document), "plan.json").until < datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def test_a_file_of_a_newer_vaultpki_says_so() -> None:

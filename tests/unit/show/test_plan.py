@@ -12,8 +12,8 @@ import pytest
 from helpers.example_cluster import WITH_POOL, load
 from vaultpki.model import Cluster
 from vaultpki.provision.desired import desired
-from vaultpki.provision.impact import Live, impact_of
-from vaultpki.provision.plan import Change, Impact, Observed, Plan, plan
+from vaultpki.provision.impact import impact_of
+from vaultpki.provision.plan import Change, Impact, Live, Observed, Plan, plan
 from vaultpki.records.server_facts import Fields, Key, ServerFacts
 from vaultpki.show.line import WIDTH
 from vaultpki.show.plan import change_lines, lines
@@ -286,7 +286,7 @@ def test_identities_that_end_are_counted_and_the_first_ten_named(tmp_path: Path)
     names = ", ".join(f"s-{number}" for number in range(10, 20))
     assert f"- 13 identities of pooled nodes: {names} and 3 more (no pool has the name)" in shown
     assert "- 1 identity of pooled nodes: w-1 (no such pool has its policy vaultpki/prod/pool/gone)" in shown
-    assert "- 1 identity of pooled nodes: s-1 (a run that was interrupted has not ended all)" in shown
+    assert "- 1 identity of pooled nodes: s-1 (locked, or a run that was interrupted has not ended all)" in shown
     assert shown.endswith("Plan: 0 to create, 0 to update, 15 to delete.")
 
 

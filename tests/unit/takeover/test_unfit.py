@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.kube.taken_over_machine import TakenOverMachine
-from vaultpki.errors import StateConflict
+from vaultpki.errors import StateConflict, VaultpkiError
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.takeover import carry_out
 
@@ -136,3 +136,21 @@ def test_an_etcd_that_keeps_its_own_ca_must_not_lie_where_the_agent_writes(machi
         text = text.replace(f"{pki}/{name}", kept)
     path.write_text(text)
     assert carry_out.left(machine.run(S.PREPARED))
+
+
+@pytest.mark.parametrize("name", ["manifests/kube-apiserver.yaml", "kubelet.conf", "config.yaml", "kubeadm-flags.env"])
+def test_what_others_may_write_is_refused_as_such_an_agent_yaml_is(machine: TakenOverMachine, name: str) -> None:
+    """It says what root starts on this machine."""
+    kubelet = Path(machine.where.kubelet).parent
+    path = (kubelet if name in ("config.yaml", "kubeadm-flags.env") else Path(machine.where.kubeconfigs)) / name
+    path.chmod(0o666)
+    refused(machine, rf"nothing was changed: {path}: others may write to the file \(mode 0666\); run `chmod go-w")
+    path.chmod(0o600)
+    path.parent.chmod(0o777)
+    with pytest.raises(VaultpkiError, match=rf"{path.parent}: others may write to the folder \(mode 0777\)"):
+        list(carry_out.lines(machine.run(S.PREPARED)))
+    # A link in a path is followed by no command, and the message has what it leads to.
+    real = path.parent.rename(path.parent.with_name("real"))
+    path.parent.symlink_to(real)
+    with pytest.raises(VaultpkiError, match=rf"a symbolic link; name the real folder, {real}$"):
+        list(carry_out.lines(machine.run(S.PREPARED)))

@@ -28,6 +28,8 @@ from vaultpki.token_keys import beginning
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys import gates as key_gates
 from vaultpki.token_keys import turns as key_turns
+from vaultpki.token_keys.holders import refused_at
+from vaultpki.token_keys.steps import KeysSaid, next_record
 
 
 def test_from_nothing_to_two() -> None:
@@ -269,6 +271,32 @@ def test_an_emergency_begins_where_the_record_was_lost() -> None:
     assert {name: (keys.old, keys.new) for name, keys in begun.nodes.items()} == {"cp-1": (2, 3), "cp-2": (2, 3)}
     cluster.record = replace(begun, revision=highest + 1)
     ends_without(cluster, old)
+
+
+@pytest.mark.parametrize("rotating", [False, True])
+def test_a_key_that_another_node_takes_for_retired_is_replaced_alone(rotating: bool) -> None:
+    """At rest nobody waits for it, and a rotation waits for ever: a person says it, and all comes to rest."""
+    cluster = steady("cp-1", "cp-2", "cp-3")
+    if rotating:
+        cluster.rotate()
+        everybody(cluster)
+    two, signs = cluster.planes["cp-2"], cluster.planes["cp-1"].signs
+    assert cluster.record is not None and signs is not None
+    two.held = replace(two.held, lowest={**two.held.lowest, "cp-1": 2})
+    cluster.operate()
+    everybody(cluster)
+    assert refused_at(cluster.record, two.holder) == ("cp-1",)
+    if rotating:
+        step = key_gates.KeyTransition(cluster.record, KeyState.SWITCHED, cluster.scene.holders, cluster.now)
+        reasons = {each.node: each for each in key_gates.key_gate(step).waiting}
+        assert "`vaultpki ca continue --replaced cp-1`" in reasons["cp-2"].reason and not reasons["cp-2"].itself
+    # Who restarts refuses it from now on, whatever is done.
+    cluster.stolen.add(signs.public_key)
+    others = {name: keys for name, keys in cluster.record.nodes.items() if name != "cp-1"}
+    cluster.write(next_record(cluster.record, cluster.scene, KeysSaid(replaced=["cp-1", "cp-3"])).record)
+    assert {name: keys for name, keys in cluster.record.nodes.items() if name != "cp-1"} == others
+    settle(cluster, KeyState.DONE if rotating else KeyState.STEADY, back=False)
+    assert not refused_at(cluster.record, two.holder)
 
 
 def test_it_is_said_that_others_have_the_key_that_is_taken_out() -> None:
