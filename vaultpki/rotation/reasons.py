@@ -167,9 +167,8 @@ def settled(step: Transition, node: Participant) -> datetime:
     if step.path in TRUST_STEPS:
         if node.bundle and record.domain in report.bundles:
             moments.append(report.bundles[record.domain].installed + late)
-        if node.name not in record.restarted:
-            started = [report.readers[name].started for name in _readers(step, node) if name in report.readers]
-            moments += [moment + timedelta(seconds=SETTLE) for moment in started if moment is not None]
+        starts = [report.readers[name].started for name in _awaited(step, node) if name in report.readers]
+        moments += [moment + timedelta(seconds=SETTLE) for moment in starts if moment is not None]
     elif not step.outlived:
         moments += [(leaf.installed or report.time) + late for _, leaf in _leaves(node, report) if leaf is not None]
     return max(moments)
@@ -209,9 +208,14 @@ def holds_final(step: Transition, report: NodeReport) -> bool:
 def owes_restart(step: Transition, node: Participant) -> bool:
     """Return whether a component of the node has not been seen yet to run, healthy, with the bundle of the step."""
     report = node.report
-    if report is None or step.path not in TRUST_STEPS or node.name in step.record.restarted:
+    if report is None or step.path not in TRUST_STEPS:
         return False
-    return any(not _ready(step, report, name) for name in _readers(step, node))
+    return any(not ready(step, report, name) for name in _awaited(step, node))
+
+
+def needs_no_restart(step: Transition, node: Participant) -> bool:
+    """Return whether a person has answered for all that reads the bundle only at its start there, or it is stopped."""
+    return bool(_readers(step, node)) and not _awaited(step, node)
 
 
 def ailing(step: Transition, node: Participant) -> bool:
@@ -220,8 +224,8 @@ def ailing(step: Transition, node: Participant) -> bool:
     None of the others may restart theirs then. A person's word that it is healthy counts more.
     """
     readers = node.report.readers if node.report is not None else {}
-    found = [readers[name] for name in _readers(step, node) if name in readers]
-    return node.name not in step.record.restarted and any(each.problem and not each.sound for each in found)
+    found = [readers[name] for name in _awaited(step, node) if name in readers]
+    return any(each.problem and not each.sound for each in found)
 
 
 def _future(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -287,20 +291,26 @@ def _restarts(step: Transition, node: Participant, report: NodeReport) -> str:
     """Find components that were not seen to run, healthy, with the bundle: a hook's success alone says nothing."""
     if not owes_restart(step, node):
         return ""
-    missing = [name for name in _readers(step, node) if not _ready(step, report, name)]
-    old = [name for name in missing if not _started(step, report, name)]
+    missing = [name for name in _awaited(step, node) if not ready(step, report, name)]
+    old = [name for name in missing if not started(step, report, name)]
     if old and step.turn not in ("", node.name):
         return f"restarts {_components(old)} after {step.turn}, whose turn it is"
     if old and step.key in report.owed:
         return f"has the turn to restart {_components(old)}: wait for its hook, or look at its agent's log"
-    then = f"`{command(step.to)} --restarted {node.name}`"
     for name in missing:
         reader, component = report.readers.get(name), _components([name])
+        then = f"`{command(step.to)} --restarted {node.name}/{component}`"
         if reader is None or not (reader.sound or reader.problem):
             version = f" ({printable(report.agent)})" if report.agent else ""
             return (
                 f"its agent does not say whether {component} runs{version}: upgrade it, or restart {component} there, "
                 f"wait until it is healthy, and run {then}"
+            )
+        if reader.stopped is not None:
+            return (
+                f"{component} is stopped there since {stamp(reader.stopped)}, and no other node restarts before it is "
+                f"healthy: start it, or if only its agent takes it so, restart it there, wait until it is healthy, and "
+                f"run {then}"
             )
         if not reader.running:
             return (
@@ -312,7 +322,10 @@ def _restarts(step: Transition, node: Participant, report: NodeReport) -> str:
                 f"{component} was restarted there and is not healthy ({reader.problem}): wait, or look at its log; if "
                 f"only its agent takes it so, run {then}"
             )
-    return f"restart {_components(old)} there{_because(report, old)}, wait until it is healthy, and run {then}"
+    return (
+        f"restart {_components(old)} there{_because(report, old)}, and wait until its agent has seen it healthy: "
+        f"`{command(step.to)}` goes on then"
+    )
 
 
 def _because(report: NodeReport, names: Collection[str]) -> str:
@@ -330,8 +343,7 @@ def _components(names: Collection[str]) -> str:
 def _hooks(step: Transition, node: Participant, report: NodeReport) -> str:
     """Find hooks that tell a component of new files and have not succeeded."""
     if step.path in TRUST_STEPS:
-        confirmed = node.name in step.record.restarted
-        owed = [step.key] if step.key in report.owed and not confirmed else []
+        owed = [step.key] if step.key in report.owed and not needs_no_restart(step, node) else []
         if owed and step.record.domain in report.waiting:
             # A person, or `kubeadm upgrade`, has restarted what it restarts: it then only looks at that.
             return f"its hook for {owed[0]} waits for its turn: run `{command(step.to)}`"
@@ -383,12 +395,35 @@ def _readers(step: Transition, node: Participant) -> tuple[str, ...]:
     return tuple(name for name in node.readers if name.startswith(f"{step.record.domain}/"))
 
 
-def _ready(step: Transition, report: NodeReport, name: str) -> bool:
+def _awaited(step: Transition, node: Participant) -> tuple[str, ...]:
+    """Return the readers that a step waits for: no person has answered for them, and they may hold something."""
+    said = {name for name in _readers(step, node) if word(node.name, name) in step.record.restarted}
+    return tuple(name for name in _readers(step, node) if name not in said and not _holds_nothing(step, node, name))
+
+
+def word(node: str, reader: str) -> str:
+    """Return what a person says who has restarted a reader (`etcd/kube-apiserver`) of a node: `cp-1/kube-apiserver`."""
+    return f"{node}/{reader.rpartition('/')[2]}"
+
+
+def _holds_nothing(step: Transition, node: Participant, name: str) -> bool:
+    """Return whether a reader is stopped, and nobody waits for it to come back.
+
+    Others wait for a member of etcd, and for what was stopped in the turn of its node: it may have ended by what it
+    read, and the next one would too.
+    """
+    reader = node.report.readers.get(name) if node.report is not None else None
+    if reader is None or reader.stopped is None or name == ETCD_MEMBER:
+        return False
+    return step.record.turn != node.name or reader.stopped < step.record.since
+
+
+def ready(step: Transition, report: NodeReport, name: str) -> bool:
     """Return whether a component was seen to run, healthy, with what the step waits for."""
-    return _started(step, report, name) and report.readers[name].sound
+    return started(step, report, name) and report.readers[name].sound
 
 
-def _started(step: Transition, report: NodeReport, name: str) -> bool:
+def started(step: Transition, report: NodeReport, name: str) -> bool:
     """Return whether a component is known to hold what the step waits for.
 
     Its last known start must be after the bundle was installed: one before may have been followed by another start,

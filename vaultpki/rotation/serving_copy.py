@@ -19,7 +19,7 @@ from vaultpki.rotation.reasons import TRUST_STEPS, command, wanted_cas
 DOMAIN: Final = "kubelet"
 
 WORD: Final = SERVING_CA
-"""As `--restarted kubelet-serving-ca`: a person's word that it was applied; with `--without`, that nobody reads it."""
+"""As `--checked kubelet-serving-ca`: a person's word that it was applied; with `--without`, that nobody reads it."""
 
 _FILE: Final = "manifests/kubelet-serving-ca.yaml"
 
@@ -39,7 +39,7 @@ def gate(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None) 
     if WORD in record.excused:
         return replace(own, excused=(*own.excused, Waiting(WORD, "is left out by `--without`")))
     if found is None:
-        reason = "" if WORD in record.restarted else _unknown(record, to)
+        reason = "" if WORD in record.checked else _unknown(record, to)
     else:
         lacks = [ca for ca in wanted_cas(record, to) if any(ca.sha256 not in held for held in _held(found))]
         which = " and ".join(ca.name for ca in lacks)
@@ -47,11 +47,11 @@ def gate(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None) 
     return replace(own, waiting=(*own.waiting, Waiting(WORD, reason)), opens=None) if reason else own
 
 
-def word_refused(record: RotationRecord, to: State) -> str:
-    """Return why a person's word about the ConfigMap does not count now, as a sentence; "" if it does."""
-    if counts(record, to):
+def word_refused(record: RotationRecord, to: State, word: str) -> str:
+    """Return why a person's word about something outside does not count now, as a sentence; "" if it does."""
+    if word == WORD and counts(record, to):
         return ""
-    return f"{record.domain} is {record.state.value}, which waits for no ConfigMap; leave out `--restarted {WORD}`"
+    return f"{record.domain} is {record.state.value}, which does not wait for {word}; leave out `--checked {word}`"
 
 
 def advice(record: RotationRecord | None, found: KubeTrust | None, *, ended: bool = False) -> str:
@@ -74,7 +74,7 @@ def advice(record: RotationRecord | None, found: KubeTrust | None, *, ended: boo
 def _unknown(record: RotationRecord, to: State) -> str:
     which = " and ".join(ca.name for ca in wanted_cas(record, to))
     return (
-        f"must hold {which} before kubelets have other certificates: {_apply()}, and run `{command(to)} --restarted "
+        f"must hold {which} before kubelets have other certificates: {_apply()}, and run `{command(to)} --checked "
         f"{WORD}`; or pass `--kubeconfig FILE`, which looks at it, or `--without {WORD}` if nobody reads it"
     )
 

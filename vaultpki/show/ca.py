@@ -136,6 +136,10 @@ def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str) 
             yield ""
             yield f"These nodes do not follow the record of {ca.domain}:"
             yield from _each(ca.apart)
+        if ca.behind:
+            yield ""
+            yield f"These nodes do not use the bundle of {ca.domain} as it is:"
+            yield from _each(ca.behind)
     active = under_way(cas)
     if active is None or active.record is None:
         for ca in cas:
@@ -341,7 +345,7 @@ def _ca_json(ca: CaStatus, now: datetime) -> dict[str, Any]:
         "problem": printable(ca.problem) or None,
         "advice": printable(ca.advice) or None,
         "apart": _waiting(ca.apart),
-        "waiting_for": _waiting(ca.gate.waiting if ca.gate is not None else ()),
+        "waiting_for": _waiting((*(ca.gate.waiting if ca.gate is not None else ()), *ca.behind)),
     }
 
 

@@ -6,7 +6,7 @@ left out: its kube-apiserver may sign tokens all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -28,8 +28,16 @@ from vaultpki.token_keys.holders import (
     signs_with,
     wanted_union,
 )
+from vaultpki.token_keys.issuer import JWKS, PUBLISH, PublishedKeys
 from vaultpki.token_keys.life import TokenLife
-from vaultpki.token_keys.states import FREE_KEY_STEPS, STEPS_BY_SIGNING, STEPS_BY_UNION, STEPS_HOME
+from vaultpki.token_keys.starts import to_start
+from vaultpki.token_keys.states import (
+    FREE_KEY_STEPS,
+    STEPS_BY_SIGNING,
+    STEPS_BY_UNION,
+    STEPS_HOME,
+    STEPS_OF_KEY_SETS,
+)
 from vaultpki.token_keys.turns import may_hold, next_turn, why_waits
 
 LEGACY: Final = "legacy-tokens"
@@ -46,7 +54,8 @@ class KeyTransition:
     """A step that is wanted: from the state of the record to `to`, at the server's time `now`.
 
     `life` is the longest life of tokens as far as it is known. `legacy` are the Secrets with tokens that never expire,
-    None if nobody has looked; `without_legacy` says that a person gives their tokens up.
+    None if nobody has looked; `without_legacy` says that a person gives their tokens up. `published` are the key sets
+    outside of the cluster by which others check tokens.
     """
 
     record: KeyRecord
@@ -56,10 +65,16 @@ class KeyTransition:
     life: TokenLife = field(default_factory=lambda: TokenLife(None))
     legacy: tuple[LegacyToken, ...] | None = None
     without_legacy: bool = False
+    published: tuple[PublishedKeys, ...] = ()
 
     @property
     def path(self) -> tuple[KeyState, KeyState]:
         return self.record.state, self.to
+
+    @property
+    def command(self) -> str:
+        """The command that leads there: from re-trusting, `continue` leads to another state."""
+        return f"vaultpki ca {'abort' if self.to in (KeyState.STEADY, KeyState.RETURNING) else 'continue'}"
 
 
 def key_gate(step: KeyTransition) -> Gate:
@@ -74,6 +89,7 @@ def key_gate(step: KeyTransition) -> Gate:
         reason, itself = _reason(step, name, turn)
         if reason:
             waiting.append(Waiting(name, reason, itself=itself))
+    waiting += _published(step)
     opens = max([record.since, *_moments(step)])
     if step.path in STEPS_BY_SIGNING:
         waiting += _legacy(step, opens)
@@ -110,26 +126,24 @@ def all_sign(record: KeyRecord, to: KeyState, holders: Holders) -> bool | None:
 def last_start(record: KeyRecord, holders: Holders) -> datetime:
     """Return when the last kube-apiserver was started, as nodes report it; not before the state began.
 
-    Those that a person has restarted are left out: nobody knows when that was.
+    Those that a person has restarted are left out: nobody knows when that was. One that is stopped may have signed
+    until then.
     """
     started = [
-        holder.keys.reader.started
+        holder.keys.reader.started or holder.keys.reader.stopped
         for name, holder in holders.items()
         if name in record.nodes and holder.keys is not None and name not in record.restarted
     ]
     return max([record.since, *(each for each in started if each is not None)])
 
 
-def restart_unconfirmed(record: KeyRecord, holder: KeyHolder | None, name: str) -> str:
-    """Return why a person's word that kube-apiserver was restarted does not count yet, as a sentence; "" if it does."""
-    if holder is None or name not in record.nodes:
-        return f"{name} has no service-account keys in this cluster; look at its name"
-    if final_on_disk(record, holder):
-        return ""
-    return (
-        f"{name} has not reported the files of this step yet, so a restart may have read those before; wait for its "
-        f"report (`vaultpki ca status`), restart kube-apiserver then, and pass `--restarted {name}` again"
-    )
+def _published(step: KeyTransition) -> Iterator[Waiting]:
+    """Find key sets outside by which others check tokens, as long as nobody says that they have every key."""
+    if step.path in STEPS_OF_KEY_SETS and step.published and JWKS not in step.record.checked:
+        where = " and ".join(each.sentence for each in step.published)
+        then = f"wait for as long as others keep a copy, and run `{step.command} --checked {JWKS}`"
+        reason = f"tokens are checked by {where} too: {PUBLISH}, {then}"
+        yield Waiting(JWKS, reason)
 
 
 def guests(record: KeyRecord) -> tuple[str, ...]:
@@ -273,11 +287,7 @@ def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None, tur
         return "", False
     if turn not in ("", holder.name):
         return f"its kube-apiserver {what}: it restarts after {turn}, whose turn it is", True
-    if keys.reader.problem and not keys.reader.sound:
-        return f"its kube-apiserver {what} ({keys.reader.problem}): start it, or look at its log", False
-    command = "abort" if step.to in (KeyState.STEADY, KeyState.RETURNING) else "continue"
-    then = f"wait until it is healthy, and run `vaultpki ca {command} --restarted {holder.name}`"
-    return f"its kube-apiserver {what}: wait for its hook, or restart it there, {then}", bool(turn)
+    return f"its kube-apiserver {what}: {to_start(holder, step.command)}", bool(turn) and keys.reader.sound
 
 
 def _olds(record: KeyRecord) -> frozenset[str]:
