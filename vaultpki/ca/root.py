@@ -90,13 +90,9 @@ def confirmed(
         if why := root_gates.word_refused(record, to, word, own, crossed=_crossed(scene, record, mount)):
             raise StateConflict(why)
     for name in said.without:
-        if name == PODS or any(
-            why := gates.without_refused(replace(record, domain=ca), node, scene.now)
-            for ca in issuing_cas(scene.cluster)
-            for node in scene.nodes(ca)
-            if node.name == name
-        ):
-            raise StateConflict(why if name != PODS else f"pods cannot be left out; restart them (`--checked {PODS}`)")
+        why = f"pods cannot be left out; restart them (`--checked {PODS}`)" if name == PODS else ""
+        if why := why or (gates.without_refused(record, nodes[name], scene.now) if name in nodes else ""):
+            raise StateConflict(why)
     return said.noted(record)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.certificates import SERVICE_ACCOUNT, SKEW
+from vaultpki.certificates import SKEW
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import stamp
 from vaultpki.rotation import reasons
@@ -184,7 +184,7 @@ def restart_refused(said: str, steps: Sequence[tuple[Transition, Participant]]) 
 
 def without_refused(record: RotationRecord, node: Participant, now: datetime) -> str:
     """Return why no gate may leave a node out, as a sentence; "" if it may."""
-    if record.domain == SERVICE_ACCOUNT and not node.locked and node.bundle and _live(node, now):
+    if reasons.signs_tokens(record, node) and _live(node, now):
         return (
             f"{node.name} signs tokens with a key that the old CA has certified, which nodes that join later would not "
             "accept; repair it, or remove it from cluster.yaml and run `vaultpki apply`"

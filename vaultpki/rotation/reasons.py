@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.certificates import ROOT, SKEW, bundle
+from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, SKEW, bundle
 from vaultpki.kubernetes_versions import minors, oldest
 from vaultpki.readers import READERS
 from vaultpki.records import gaps
@@ -44,13 +44,18 @@ LEAF_STEPS: Final = frozenset({(State.SWITCHED, State.RETIRED), (State.RETURNING
 """The steps that wait until every leaf is of the CA that the record names."""
 
 
+AGENT_DOES: Final = "run `vaultpki agent --once` there, which does it or says why not"
+"""What ends the wait for something that an agent has not done yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Participant:
     """A node that a gate may wait for.
 
     `kind` is "listed" or "pooled". `certificates` are its rows of the record's CA, `bundle` whether it has that CA's
     bundle, and `readers` the components (`etcd/etcd`) that read it only when they start, by the versions that the node
-    reports. `unversioned` are those of which the version would decide that, and is not known. `credentials` is how many
+    reports. `member` says that it is a member of etcd, and `signs` that it signs tokens with a key of its own, whatever
+    the CA. `unversioned` are those of which the version would decide that, and is not known. `credentials` is how many
     live secret ids it has; None if unknown, and for a node that needs none. `report` is None if it never reported, and
     for a node that is `locked`: nobody can log in as it. `last_expiry` is when the last certificate expires that a
     locked node reported. `former` is the version of an agent that reports only where 0.1.0 did. `join_until` is until
@@ -69,6 +74,8 @@ class Participant:
     last_expiry: datetime | None = None
     join_until: datetime | None = None
     unversioned: tuple[str, ...] = ()
+    member: bool = False
+    signs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +156,7 @@ def by_itself(step: Transition, node: Participant) -> bool:
 
 def _unjoined(node: Participant) -> str:
     if node.join_until is None:
-        return "has never reported: start its agent"
+        return f"has never reported: start its agent, or {AGENT_DOES}"
     ends = "lock" if node.kind == "listed" else "unenroll"
     return (
         f"has a join file that nobody has used, until {stamp(node.join_until)}: join the node, or end the file "
@@ -185,7 +192,15 @@ def wanted_cas(record: RotationRecord, to: State) -> tuple[CaRef, ...]:
 
 def in_use(record: RotationRecord, node: Participant, now: datetime) -> bool:
     """Return whether a node is a member of etcd that other members need, so that no gate may leave it out."""
-    return record.domain == "etcd" and ETCD_MEMBER in node.readers and (node.report is None or alive(node.report, now))
+    member = node.member if record.domain == ROOT else record.domain == "etcd" and ETCD_MEMBER in node.readers
+    return member and (node.report is None or alive(node.report, now))
+
+
+def signs_tokens(record: RotationRecord, node: Participant) -> bool:
+    """Return whether others check tokens of a node by what this CA, or one below it, has certified."""
+    return not node.locked and (
+        node.signs if record.domain == ROOT else record.domain == SERVICE_ACCOUNT and node.bundle
+    )
 
 
 def alive(report: NodeReport, now: datetime) -> bool:
@@ -230,7 +245,7 @@ def ailing(step: Transition, node: Participant) -> bool:
 
 def _future(step: Transition, node: Participant, report: NodeReport) -> str:
     late = report.time > step.now + timedelta(seconds=SKEW)
-    return f"its report is from the future ({stamp(report.time)}): set its clock" if late else ""
+    return f"its report is from the future ({stamp(report.time)}): set its clock, and {AGENT_DOES}" if late else ""
 
 
 def _old_agent(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -268,10 +283,10 @@ def _echo(step: Transition, node: Participant, report: NodeReport) -> str:
     if fresh(step, report) or step.outlived or not _concerned(step, node):
         return ""
     if step.record.domain not in report.seen:
-        return f"cannot read the rotation's record: look at its agent's log{_or_without(step, node)}"
+        return f"cannot read the rotation's record: {AGENT_DOES}{_or_without(step, node)}"
     return (
         f"has not read the latest step, and last reported at {stamp(report.time)}: wait for its agent's next pass, or "
-        f"start its agent{_or_without(step, node)}"
+        f"{AGENT_DOES}{_or_without(step, node)}"
     )
 
 
@@ -279,12 +294,12 @@ def _bundle(step: Transition, node: Participant, report: NodeReport) -> str:
     if not node.bundle or step.path not in TRUST_STEPS or holds_final(step, report):
         return ""
     if report.bundles.get(step.record.domain) is None:
-        return "has no bundle of this CA: look at its agent's log"
+        return f"has no bundle of this CA: {AGENT_DOES}{_or_without(step, node)}"
     if step.to in (State.DONE, State.STEADY):
         which = "old" if step.to is State.DONE else "deleted"
-        return f"still trusts the {which} CA on its disk: look at its agent's log"
+        return f"still trusts the {which} CA on its disk: {AGENT_DOES}{_or_without(step, node)}"
     lacks = "old" if step.record.old.sha256 in _wanted(step) - report.bundles[step.record.domain].sha256 else "new"
-    return f"does not trust the {lacks} CA on its disk: look at its agent's log"
+    return f"does not trust the {lacks} CA on its disk: {AGENT_DOES}{_or_without(step, node)}"
 
 
 def _restarts(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -296,7 +311,7 @@ def _restarts(step: Transition, node: Participant, report: NodeReport) -> str:
     if old and step.turn not in ("", node.name):
         return f"restarts {_components(old)} after {step.turn}, whose turn it is"
     if old and step.key in report.owed:
-        return f"has the turn to restart {_components(old)}: wait for its hook, or look at its agent's log"
+        return f"has the turn to restart {_components(old)}: wait for its hook, or {AGENT_DOES}"
     for name in missing:
         reader, component = report.readers.get(name), _components([name])
         then = f"`{command(step.to)} --restarted {node.name}/{component}`"
@@ -349,7 +364,7 @@ def _hooks(step: Transition, node: Participant, report: NodeReport) -> str:
             return f"its hook for {owed[0]} waits for its turn: run `{command(step.to)}`"
     else:
         owed = [name for name in report.owed if name in node.certificates]
-    return f"its hook for {owed[0]} has not succeeded: look at its agent's log" if owed else ""
+    return f"its hook for {owed[0]} has not succeeded: correct it in its agent.yaml, and {AGENT_DOES}" if owed else ""
 
 
 def _leaf(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -360,14 +375,15 @@ def _leaf(step: Transition, node: Participant, report: NodeReport) -> str:
     for name, leaf in _leaves(node, report):
         if leaf is None or leaf.not_after is None:
             if must:
-                return f"has no {name} yet: look at its agent's log"
+                return f"has no {name} yet: {AGENT_DOES}{_or_without(step, node)}"
         elif leaf.not_after <= step.now and not must:
             continue
         elif step.record.method is Method.SAME_KEY:
             if step.record.new is not None and (step.record.new.sha256 in leaf.served) != (wanted == "new"):
-                return f"{name} is still served with the {other} CA certificate: wait for its agent's next pass"
+                return f"{name} is still served with the {other} CA certificate: {AGENT_DOES}"
         elif leaf.issuer_key_id != step.key_ids.get(wanted, ""):
-            return f"{name} is not of the {wanted} CA yet: its agent renews it within {_spread(step)}"
+            within = f"its agent renews it within {_spread(step)}, or at once by `vaultpki renew {name}` there"
+            return f"{name} is not of the {wanted} CA yet: {within}"
     return ""
 
 
@@ -456,6 +472,8 @@ def _leaves(node: Participant, report: NodeReport) -> list[tuple[str, Certificat
 def _or_without(step: Transition, node: Participant) -> str:
     if in_use(step.record, node, step.now):
         return "; a member of etcd cannot be left out"
+    if signs_tokens(step.record, node):
+        return "; a node that signs tokens cannot be left out"
     return f", or go on without it (`--without {node.name}`)"
 
 

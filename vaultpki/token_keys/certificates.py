@@ -16,7 +16,7 @@ from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.records.service_account import DepartedKey, KeyRecord
 from vaultpki.redact import stamp
 from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS, command
+from vaultpki.rotation.reasons import AGENT_DOES, LEAF_STEPS, TRUST_STEPS, command
 from vaultpki.token_keys.holders import Holders, KeyHolder, fresh, loaded, wanted_union
 from vaultpki.token_keys.starts import to_start
 
@@ -57,7 +57,7 @@ def _unread(record: RotationRecord, holder: KeyHolder) -> str:
         return ""
     seen, trusted = holder.report.seen.get(record.domain), holder.report.bundles.get(record.domain)
     if seen is None or seen.revision != record.revision or trusted is None or record.leaf.sha256 not in trusted.sha256:
-        return f"does not check keys by {record.leaf.name} yet: wait for its agent's next pass, or look at its log"
+        return f"does not check keys by {record.leaf.name} yet: wait for its agent's next pass, or {AGENT_DOES}"
     return ""
 
 
@@ -103,7 +103,7 @@ def _uncertified(record: RotationRecord, then: str, holder: KeyHolder | None, si
             f"its key is {other_type}, and Vault certifies another type: write `certificates: {{{record.domain}: "
             f"{{key: {other_type}}}}}` into cluster.yaml and run `vaultpki apply`"
         )
-    return f"its key is not certified by {record.leaf.name} yet: look at its agent's log{_or_without(holder)}"
+    return f"its key is not certified by {record.leaf.name} yet: {AGENT_DOES}{_or_without(holder)}"
 
 
 def _or_without(holder: KeyHolder | None) -> str:
@@ -115,7 +115,7 @@ def _unloaded(keys: KeyRecord, then: str, holder: KeyHolder, wanted: frozenset[s
     if reported is None:
         return ""
     if not fresh(keys, holder) or reported.union != wanted:
-        return "its sa.pub does not have the certificates of the record yet: wait for its agent's next pass"
+        return f"its sa.pub does not have the certificates of the record yet: {AGENT_DOES}"
     if loaded(keys, holder).union != wanted:
         what = "its kube-apiserver was not started with the sa.pub of now"
         if keys.turn not in ("", holder.name):

@@ -16,7 +16,7 @@ from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.records.service_account import Departure, KeyAge, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few, stamp
 from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.reasons import SETTLE, too_old
+from vaultpki.rotation.reasons import AGENT_DOES, SETTLE, too_old
 from vaultpki.token_keys.holders import (
     Holders,
     KeyHolder,
@@ -199,13 +199,13 @@ def _unreported(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) 
             f"has a join file that nobody has used, until {stamp(holder.join_until)}: join the node, or end the file "
             f"(`vaultpki lock {holder.name}`)"
         )
-    return "has never reported: start its agent"
+    return f"has never reported: start its agent, or {AGENT_DOES}"
 
 
 def _no_keys(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if holder.keys is not None:
         return ""
-    return "reports no service-account keys: its agent is too old, or look at its log"
+    return f"reports no service-account keys: upgrade its agent if it is older than 0.2.0, and {AGENT_DOES}"
 
 
 def _behind(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -229,7 +229,7 @@ def _echo(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str
         return ""
     return (
         f"has not read the latest step, and last reported at {stamp(holder.report.time)}: wait for its agent's next "
-        "pass, or start its agent"
+        f"pass, or {AGENT_DOES}"
     )
 
 
@@ -248,7 +248,7 @@ def _made(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str
         return ""
     if lacking[0] in keys.own:
         return f"has made key {lacking[0]}: `vaultpki ca continue` takes its certificate in"
-    return f"has not made key {lacking[0]} yet: look at its agent's log"
+    return f"has not made key {lacking[0]} yet: {AGENT_DOES}"
 
 
 def _files(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -257,11 +257,13 @@ def _files(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> st
         return ""
     if step.path in STEPS_BY_UNION:
         if wanted_union(step.record) - keys.union:
-            return f"its sa.pub lacks the certificate of {_whose(step.record, wanted_union(step.record) - keys.union)}"
+            whose = _whose(step.record, wanted_union(step.record) - keys.union)
+            return f"its sa.pub lacks the certificate of {whose}: {AGENT_DOES}"
         if step.path[1] is KeyState.DONE and _olds(step.record) & keys.union:
-            return f"its sa.pub still has the old certificate of {_whose(step.record, _olds(step.record) & keys.union)}"
+            whose = _whose(step.record, _olds(step.record) & keys.union)
+            return f"its sa.pub still has the old certificate of {whose}: {AGENT_DOES}"
     elif entry.old != entry.new and not final_on_disk(step.record, holder):
-        return "its sa.key is not the key of this state yet: look at its agent's log"
+        return f"its sa.key is not the key of this state yet: {AGENT_DOES}"
     return ""
 
 

@@ -41,7 +41,14 @@ def with_reader(entry: dict[str, object]) -> dict[str, ReaderReport]:
 )
 def test_a_reader_is_read_as_it_was_written(one: ReaderReport) -> None:
     written = node_report.to_json(NodeReport(NOW, readers={"etcd/etcd": one}))
-    assert set(written["readers"]["etcd/etcd"]) == {"started", "sha256", "running", "healthy", "problem"}
+    assert set(written["readers"]["etcd/etcd"]) == {
+        "started",
+        "sha256",
+        "running",
+        "healthy",
+        "problem",
+        "stopped",
+    }
     assert again(NodeReport(NOW, readers={"etcd/etcd": one})).readers == {"etcd/etcd": one}
 
 

@@ -56,13 +56,13 @@ def test_every_file_must_hold_the_cas_that_the_step_waits_for(state: State, to: 
 
 def test_without_a_kubeconfig_a_person_says_so() -> None:
     (said,) = reasons(gate(RECORD, State.SWITCHED, OPEN, None))
-    assert "must hold kubelet-1 and kubelet-2" in said and f"`vaultpki ca continue --restarted {WORD}`" in said
-    told = replace(RECORD, restarted=(WORD,))
+    assert "must hold kubelet-1 and kubelet-2" in said and f"`vaultpki ca continue --checked {WORD}`" in said
+    told = replace(RECORD, checked=(WORD,))
     assert gate(told, State.SWITCHED, OPEN, None).open(NOW)
     # What the cluster shows counts more than the word.
     assert reasons(gate(told, State.SWITCHED, OPEN, shown(OLD.pem)))
     back = replace(RECORD, state=State.RETRUSTING)
-    assert f"`vaultpki ca abort --restarted {WORD}`" in reasons(gate(back, State.RETURNING, OPEN, None))[0]
+    assert f"`vaultpki ca abort --checked {WORD}`" in reasons(gate(back, State.RETURNING, OPEN, None))[0]
     nobody = gate(replace(RECORD, excused=(WORD,)), State.SWITCHED, OPEN, None)
     assert nobody.open(NOW) and nobody.excused == (Waiting(WORD, "is left out by `--without`"),)
 
@@ -78,7 +78,8 @@ def test_without_a_kubeconfig_a_person_says_so() -> None:
 )
 def test_other_steps_do_not_wait_for_it(record: RotationRecord, to: State) -> None:
     assert not counts(record, to) and gate(record, to, OPEN, None) == OPEN
-    assert "waits for no ConfigMap" in word_refused(record, to) and word_refused(RECORD, State.SWITCHED) == ""
+    assert "does not wait for kubelet-serving-ca" in word_refused(record, to, WORD)
+    assert word_refused(RECORD, State.SWITCHED, WORD) == "" and word_refused(RECORD, State.SWITCHED, "pods")
 
 
 def test_at_rest_it_is_applied_again_while_it_holds_another_ca() -> None:
