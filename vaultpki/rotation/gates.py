@@ -250,8 +250,8 @@ def _operators(
         held.append(
             Waiting(
                 name,
-                f"{verb} at {last}: replace it with `vaultpki issue {name}`, or if nobody uses it go on without it "
-                f"(`--without {name}`)",
+                f"{verb} at {last}: replace it with `vaultpki issue {name} --dir DIR`, or if nobody uses it go on "
+                f"without it (`--without {name}`)",
             )
         )
     return held, excused

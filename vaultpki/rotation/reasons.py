@@ -124,25 +124,32 @@ def command(to: State) -> str:
 def reason(step: Transition, node: Participant) -> str:
     """Return what must happen on a node that counts before the step may be taken; "" if nothing."""
     if node.report is None:
-        if step.outlived or not _concerned(step, node):
-            return ""
-        if node.locked:
-            again = f"`vaultpki enroll {node.name}` and join it again"
-            return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
-        if node.former:
-            return f"{too_old(node.former)}{_or_without(step, node)}"
-        return f"{_unjoined(node)}{_or_without(step, node)}"
-    for check in _CHECKS:
-        found = check(step, node, node.report)
-        if found:
-            return found
-    return ""
+        return unreported(step, node)
+    return next((found for check in CHECKS if (found := check(step, node, node.report))), "")
+
+
+def unreported(step: Transition, node: Participant) -> str:
+    """Return the same of a node that has no report that counts."""
+    if step.outlived or not _concerned(step, node):
+        return ""
+    if node.locked:
+        again = f"`vaultpki enroll {node.name}` and join it again"
+        return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
+    if node.former:
+        return f"{too_old(node.former)}{_or_without(step, node)}"
+    if node.join_until is None:
+        return f"has never reported: start its agent, or {AGENT_DOES}{_or_without(step, node)}"
+    ends = "lock" if node.kind == "listed" else "unenroll"
+    return (
+        f"has a join file that nobody has used, until {stamp(node.join_until)}: join the node, or end the file "
+        f"(`vaultpki {ends} {node.name}`){_or_without(step, node)}"
+    )
 
 
 def by_itself(step: Transition, node: Participant) -> bool:
     """Return whether agents do what is waited for on a node, at their next pass or turn, without a person."""
     report = node.report
-    first = next((check for check in _CHECKS if report is not None and check(step, node, report)), None)
+    first = next((check for check in CHECKS if report is not None and check(step, node, report)), None)
     if report is None or first is None:
         return False
     if first is _echo:
@@ -152,16 +159,6 @@ def by_itself(step: Transition, node: Participant) -> bool:
     if first is _hooks:
         return step.record.domain in report.waiting
     return first is _leaf and any(leaf is not None for _, leaf in _leaves(node, report))
-
-
-def _unjoined(node: Participant) -> str:
-    if node.join_until is None:
-        return f"has never reported: start its agent, or {AGENT_DOES}"
-    ends = "lock" if node.kind == "listed" else "unenroll"
-    return (
-        f"has a join file that nobody has used, until {stamp(node.join_until)}: join the node, or end the file "
-        f"(`vaultpki {ends} {node.name}`)"
-    )
 
 
 def settled(step: Transition, node: Participant) -> datetime:
@@ -252,7 +249,7 @@ def _old_agent(step: Transition, node: Participant, report: NodeReport) -> str:
     if report.seen or not _concerned(step, node) or (step.outlived and not alive(report, step.now)):
         return ""
     version = f" ({printable(report.agent)})" if report.agent else ""
-    return f"its agent is too old to take part{version}: upgrade it{_or_without(step, node)}"
+    return f"its agent is too old to take part{version}: upgrade it, and {AGENT_DOES}{_or_without(step, node)}"
 
 
 def too_old(version: str) -> str:
@@ -268,9 +265,10 @@ def _behind(step: Transition, node: Participant, report: NodeReport) -> str:
     if seen is None or seen.highest <= revision:
         return ""
     what = f"says that it has read revision {seen.highest} of this rotation, and the server has {revision}"
+    anew = f"join it anew (`vaultpki enroll {node.name} --replace`)"
     if node.kind == "listed":
-        return f"{what}: run `vaultpki ca recover {step.record.domain}`, or join it anew"
-    return f"{what}: join it anew{_or_without(step, node)}"
+        return f"{what}: run `vaultpki ca recover {step.record.domain}`, or {anew}"
+    return f"{what}: {anew}{_or_without(step, node)}"
 
 
 def _not_followed(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -387,7 +385,7 @@ def _leaf(step: Transition, node: Participant, report: NodeReport) -> str:
     return ""
 
 
-_CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]] = (
+CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]] = (
     _future,
     _old_agent,
     _behind,
@@ -398,6 +396,7 @@ _CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]]
     _hooks,
     _leaf,
 )
+"""What a gate asks of a node's report, in this order. A test runs the command of each sentence."""
 
 
 def _concerned(step: Transition, node: Participant) -> bool:

@@ -251,7 +251,8 @@ def _outside(record: RotationRecord, to: State, *, crossed: bool) -> list[Waitin
         Waiting(
             OUTSIDE,
             f"once every kubeconfig and program outside the cluster that holds a root of it holds the {which} one too "
-            f"(`vaultpki issue` writes an operator's again), say so: `{command(to)} --checked {OUTSIDE}`",
+            f"(`vaultpki issue admin --dir DIR` writes an operator's again), say so: `{command(to)} --checked "
+            f"{OUTSIDE}`",
         )
     ]
 

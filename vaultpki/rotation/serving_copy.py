@@ -80,7 +80,8 @@ def _unknown(record: RotationRecord, to: State) -> str:
 
 
 def _apply() -> str:
-    return f"`vaultpki issue admin` writes {_FILE}; apply it with kubectl, and restart what reads it only at its start"
+    written = f"`vaultpki issue admin --dir DIR` writes {_FILE}"
+    return f"{written}; apply it with kubectl, and restart what reads it only at its start"
 
 
 def _held(found: KubeTrust) -> Iterator[frozenset[str]]:

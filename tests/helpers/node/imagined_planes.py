@@ -37,7 +37,7 @@ _MADE = itertools.count()
 
 @dataclass(slots=True)
 class ImaginedPlane:
-    """One node. Its agent cannot see kube-apiserver if it is `unseen`; `stopped` is since when it knows that none runs."""
+    """One node. Its agent cannot see kube-apiserver if it is `unseen`, and knows since `stopped` that none runs."""
 
     name: str
     held: KeysHeld = field(default_factory=KeysHeld)
