@@ -214,7 +214,8 @@ def _behind(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> s
         return ""
     return (
         f"says that it has read revision {keys.seen.highest} of the keys' record, and the server has "
-        f"{step.record.revision}: the server was restored from a snapshot, or that is false; join it anew"
+        f"{step.record.revision}: the server was restored from a snapshot, or that is false; join it anew "
+        f"(`vaultpki enroll {holder.name} --replace`)"
     )
 
 
