@@ -102,13 +102,28 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
     assert document["moved"] is False and document["rotation"]["state"] == "published"
     waiting = {each["node"]: each["reason"] for each in document["rotation"]["waiting_for"]}
     assert "restarts etcd after cp-1" in waiting["etcd-2"] and document["rotation"]["turn"] == "cp-1"
-    assert "`vaultpki ca continue --restarted cp-1`" in waiting["cp-1"]
-    fails(cas.run("continue", "--restarted", "cp-9", expect=1), "cp-9 takes no part")
+    assert waiting["cp-1"].endswith("and wait until its agent has seen it healthy: `vaultpki ca continue` goes on then")
+    # What its agent sees counts more than a word.
+    refused = cas.run("continue", "--restarted", "cp-1/etcd", expect=1).stderr
+    assert "the agent of cp-1 sees that etcd runs since 20" in refused and "no word is needed" in refused
+    for node in cas.nodes:
+        node.unseen = True
+    cas.pass_()
+    waiting = {each["node"]: each["reason"] for each in cas.json("continue", expect=3)["rotation"]["waiting_for"]}
+    assert "`vaultpki ca continue --restarted cp-1/etcd`" in waiting["cp-1"]
+    fails(cas.run("continue", "--restarted", "cp-9/etcd", expect=1), "cp-9 takes no part")
+    fails(cas.run("continue", "--restarted", "cp-1", expect=1), "write `--restarted cp-1/etcd` or `--restarted cp-1/")
+    fails(cas.run("continue", "--checked", "pods", expect=1), "does not wait for pods; leave out `--checked pods`")
     fails(cas.run("continue", "--without", "cp-1", expect=1), "cp-1 is a member of etcd, which no gate leaves out")
-    cas.pass_(restarts=False)
-    cas.run("continue", "--restarted", "cp-1", expect=3)
-    cas.pass_(restarts=False)
-    said = cas.run("continue", "--restarted", "etcd-2").stdout.splitlines()
+    cas.pass_()
+    cas.run("continue", "--restarted", "cp-1/etcd", expect=3)
+    cas.pass_()
+    # One word for one component.
+    waiting = {each["node"]: each["reason"] for each in cas.json("continue", expect=3)["rotation"]["waiting_for"]}
+    assert "`vaultpki ca continue --restarted cp-1/kube-apiserver`" in waiting["cp-1"]
+    cas.run("continue", "--restarted", "cp-1/kube-apiserver", expect=3)
+    cas.pass_()
+    said = cas.run("continue", "--restarted", "etcd-2/etcd").stdout.splitlines()
     assert "listeners that must accept the new CA could not be asked" in said[0]
     assert "etcd-2 signs; nodes trust both" in said[1] and cas.state == "switched"
     assert "within 1h" in said[1]
@@ -176,7 +191,7 @@ def the_root_is_rotated_in_steps_too(cas: Cas) -> None:
     waiting = {each["node"]: each["reason"] for each in document["rotation"]["waiting_for"]}
     assert "pods" in waiting and "has not read the latest step" in waiting["cp-1"]
     fails(cas.run("continue", "--kubeconfig", cas.cluster.folder / "none", expect=1), "there is no such file")
-    fails(cas.run("continue", "--restarted", "pods", expect=1), "not every node is ready")
+    fails(cas.run("continue", "--checked", "pods", expect=1), "not every node is ready")
     assert cas.run("abort").stdout.startswith("root is steady: ")
 
 

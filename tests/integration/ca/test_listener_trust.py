@@ -182,11 +182,11 @@ def test_a_person_may_say_that_a_component_was_restarted_that_nobody_can_ask(
         assert not advance(rotation).moved
         rotation.reported()
         # What is seen counts more than a word.
-        assert not advance(rotation, "etcd-2").moved
+        assert not advance(rotation, "etcd-2/etcd").moved
         assert rotation.record.accepting == ("etcd-2/etcd",) and rotation.record.restarted == ()
     rotation.reported()
     assert not advance(rotation).moved
-    step = advance(rotation, "etcd-2")
+    step = advance(rotation, "etcd-2/etcd")
     # What does not say anything is told, and keeps nothing closed.
     assert step.moved and step.note.startswith("4 of 4 listeners")
 

@@ -425,13 +425,14 @@ class SimulatedCluster:
             return
         to = self.next_state(record)
         here = next((each for each in self.participants() if each.name == node.name), None)
-        if to is None or here is None or node.name in record.restarted:
+        said = f"{node.name}/{'kube-apiserver' if self.shape.excused else 'etcd'}"
+        if to is None or here is None or said in record.restarted:
             return
-        refused = gates.restart_refused(record, to, here, self.now)
+        refused = gates.restart_refused(said, [(Transition(record, to, self.now), here)])
         if restarts_first and (not refused or self.shape.broken == "bound"):
             self.restarts(node)
         if not refused or self.shape.broken == "bound":
-            self.server.record = record.changed(restarted=(*record.restarted, node.name))
+            self.server.record = record.changed(restarted=(*record.restarted, said))
 
     def excuses(self, node: Node) -> None:
         record = self.server.record

@@ -310,7 +310,7 @@ def test_bound_a_restart_counts_only_after_a_report_showed_the_final_bundle() ->
     assert refused(report(readers={})) == ""
     for said in (None, report({OLD}), report(seen={"etcd": Seen(REVISION - 1, REVISION - 1)})):
         assert "has not reported the bundle of this step" in refused(said)
-    switched = {"state": State.SWITCHED, "to": State.RETIRED}
+    switched: dict[str, Any] = {"state": State.SWITCHED, "to": State.RETIRED}
     assert "waits for no restart of etcd on cp-1; leave out `--restarted cp-1/etcd`" in refused(report(), **switched)
     # Where only the turn is waited for, the word is about that.
     assert refused(report(), **switched, turn="cp-1") == ""
@@ -377,7 +377,7 @@ def test_what_was_stopped_in_its_turn_may_have_ended_by_what_it_read() -> None:
     assert next_turn(crashed, owing("cp-2"), turn="cp-1") == "cp-1"
     told = reason(onward(crashed, turn="cp-1"))
     assert "kube-apiserver is stopped there since" in told and "--restarted cp-1/kube-apiserver`" in told
-    said = {"turn": "cp-1", "restarted": ("cp-1/kube-apiserver",)}
+    said: dict[str, Any] = {"turn": "cp-1", "restarted": ("cp-1/kube-apiserver",)}
     assert onward(crashed, **said).open(NOW) and next_turn(crashed, owing("cp-2"), **said) == "cp-2"
     # One that was stopped before this state began was not ended by it.
     assert next_turn(stopped(), owing("cp-2"), turn="cp-1") == "cp-2"

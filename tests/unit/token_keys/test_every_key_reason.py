@@ -118,6 +118,7 @@ def test_every_reason_of_a_node_names_commands_each_of_which_ends_it() -> None:
     with every_sentence((*gates.CHECKS, starts.to_start)):
         for state, to in STEPS:
             cluster = reached(state)
+            assert cluster.record is not None
             whole = cluster.record, dict(cluster.scene.holders)
             for record, holders in _records(cluster, to):
                 met |= _ended(record, to, holders, cluster, whole)

@@ -193,9 +193,9 @@ def test_a_persons_word_counts_only_after_the_files_were_reported(switched: Imag
     switched.write(found.record)
     switched.planes["cp-3"] = ImaginedPlane("cp-3")
     passes(switched)
-    assert switched.record is not None and switched.record.restarted == ("cp-1",)
+    assert switched.record is not None and [*switched.record.restarted] == ["cp-1"]
     switched.operate()
-    assert "cp-3" in switched.record.nodes and switched.record.restarted == ()
+    assert "cp-3" in switched.record.nodes and [*switched.record.restarted] == []
 
 
 def test_a_word_does_not_count_against_a_process_that_the_agent_sees(switched: ImaginedCluster) -> None:
