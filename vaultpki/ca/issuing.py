@@ -169,7 +169,7 @@ def waits_for_signer(scene: Scene, record: RotationRecord) -> bool:
 
 def for_signer(cluster: Cluster, record: RotationRecord) -> Waiting:
     """Return that a signer outside has not signed the new CA of a record yet."""
-    name = record.new.name if record.new is not None else record.domain
+    name = record.new.title if record.new is not None else record.domain
     reason = (
         f"has not signed {name} yet: `vaultpki ca csr -f {cluster.file} -o DIR` writes the request, and `vaultpki ca "
         f"import -f {cluster.file} FILE...` takes what comes back"

@@ -19,7 +19,7 @@ from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.token_keys import certificates
 from vaultpki.token_keys.holders import KeyHolder
 from vaultpki.token_keys.numbers import other_types
-from vaultpki.token_keys.starts import API_SERVER
+from vaultpki.token_keys.starts import READS_KEYS
 from vaultpki.token_keys.words import restart_refused
 
 
@@ -49,7 +49,7 @@ def word_refused(scene: Scene, record: RotationRecord, word: str, why: str) -> s
     `why` is what the gates of the CA say against it. For kube-apiserver the record of keys has it, if it counts there.
     """
     name, _, component = word.partition("/")
-    if not why or record.domain not in (ROOT, SERVICE_ACCOUNT) or component != API_SERVER:
+    if not why or record.domain not in (ROOT, SERVICE_ACCOUNT) or component != READS_KEYS:
         return why
     keys = read_key_record(scene.cluster, scene.vault).record
     if keys is None or name not in keys.nodes:

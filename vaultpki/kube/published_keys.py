@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from vaultpki.errors import BadAnswer, Unavailable
 from vaultpki.kube import http_exchange
-from vaultpki.kube.token_flags import DISCOVERY
+from vaultpki.kube.token_flags import OIDC_DISCOVERY
 from vaultpki.pki import jwk
 from vaultpki.vault.sockets import connect
 
@@ -32,7 +32,7 @@ def read(url: str) -> frozenset[tuple[str, ...]]:
     """
     deadline = time.monotonic() + _SECONDS
     found = _get(url, deadline)
-    if url.endswith(DISCOVERY):
+    if url.endswith(OIDC_DISCOVERY):
         found = _get(str(found.get("jwks_uri")), deadline)
     keys = found.get("keys")
     if not isinstance(keys, list):

@@ -17,7 +17,7 @@ YEAR: Final = 365 * 86400
 pkg/serviceaccount/claims.go), in seconds. It is counted, too, where no flag sets a limit."""
 
 
-DISCOVERY: Final = "/.well-known/openid-configuration"
+OIDC_DISCOVERY: Final = "/.well-known/openid-configuration"
 """What stands below the URL of an issuer (OpenID Connect Discovery 1.0, section 4)."""
 
 

@@ -95,6 +95,13 @@ class CaRef:
     key: str = ""
     sha256: str = ""
 
+    @property
+    def title(self) -> str:
+        """What sentences call it: `key 2 of the CA etcd`, since a node may be called `etcd-2`."""
+        domain, _, last = self.name.rpartition("-")
+        number, _, renewal = last.partition("r")
+        return f"key {number} of the CA {domain}{f' (certificate {renewal})' if renewal else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class RotationRecord:

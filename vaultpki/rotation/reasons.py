@@ -125,7 +125,7 @@ def reason(step: Transition, node: Participant) -> str:
     """Return what must happen on a node that counts before the step may be taken; "" if nothing."""
     if node.report is None:
         return unreported(step, node)
-    return next((found for check in CHECKS if (found := check(step, node, node.report))), "")
+    return next((found for check in GATE_CHECKS if (found := check(step, node, node.report))), "")
 
 
 def unreported(step: Transition, node: Participant) -> str:
@@ -149,7 +149,7 @@ def unreported(step: Transition, node: Participant) -> str:
 def by_itself(step: Transition, node: Participant) -> bool:
     """Return whether agents do what is waited for on a node, at their next pass or turn, without a person."""
     report = node.report
-    first = next((check for check in CHECKS if report is not None and check(step, node, report)), None)
+    first = next((check for check in GATE_CHECKS if report is not None and check(step, node, report)), None)
     if report is None or first is None:
         return False
     if first is _echo:
@@ -385,7 +385,7 @@ def _leaf(step: Transition, node: Participant, report: NodeReport) -> str:
     return ""
 
 
-CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]] = (
+GATE_CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]] = (
     _future,
     _old_agent,
     _behind,

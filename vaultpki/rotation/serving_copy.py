@@ -42,7 +42,7 @@ def gate(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None) 
         reason = "" if WORD in record.checked else _unknown(record, to)
     else:
         lacks = [ca for ca in wanted_cas(record, to) if any(ca.sha256 not in held for held in _held(found))]
-        which = " and ".join(ca.name for ca in lacks)
+        which = " and ".join(ca.title for ca in lacks)
         reason = f"does not hold {which} yet: {_apply()}" if lacks else ""
     return replace(own, waiting=(*own.waiting, Waiting(WORD, reason)), opens=None) if reason else own
 
@@ -65,14 +65,14 @@ def advice(record: RotationRecord | None, found: KubeTrust | None, *, ended: boo
     if WORD in record.excused or not gone.sha256:
         return ""
     if found is None:
-        return f"if {WORD} in kube-system holds {gone.name}, which has left: {_apply()}" if ended else ""
+        return f"if {WORD} in kube-system holds {gone.title}, which has left: {_apply()}" if ended else ""
     if all(record.leaf.sha256 in held and gone.sha256 not in held for held in _held(found)):
         return ""
-    return f"{WORD} in kube-system does not hold what nodes trust, which is {record.leaf.name} alone: {_apply()}"
+    return f"{WORD} in kube-system does not hold what nodes trust, which is {record.leaf.title} alone: {_apply()}"
 
 
 def _unknown(record: RotationRecord, to: State) -> str:
-    which = " and ".join(ca.name for ca in wanted_cas(record, to))
+    which = " and ".join(ca.title for ca in wanted_cas(record, to))
     return (
         f"must hold {which} before kubelets have other certificates: {_apply()}, and run `{command(to)} --checked "
         f"{WORD}`; or pass `--kubeconfig FILE`, which looks at it, or `--without {WORD}` if nobody reads it"

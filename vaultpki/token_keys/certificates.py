@@ -57,7 +57,7 @@ def _unread(record: RotationRecord, holder: KeyHolder) -> str:
         return ""
     seen, trusted = holder.report.seen.get(record.domain), holder.report.bundles.get(record.domain)
     if seen is None or seen.revision != record.revision or trusted is None or record.leaf.sha256 not in trusted.sha256:
-        return f"does not check keys by {record.leaf.name} yet: wait for its agent's next pass, or {AGENT_DOES}"
+        return f"does not check keys by {record.leaf.title} yet: wait for its agent's next pass, or {AGENT_DOES}"
     return ""
 
 
@@ -72,7 +72,7 @@ def _certificates(
     if keys is None:
         return
     if signer is None:
-        yield Waiting(record.domain, f"{record.leaf.name} cannot be read on its mount: run `vaultpki ca status`")
+        yield Waiting(record.domain, f"{record.leaf.title} cannot be read on its mount: run `vaultpki ca status`")
         return
     wanted = wanted_union(keys)
     for name, entry in sorted(keys.nodes.items()):
@@ -103,7 +103,7 @@ def _uncertified(record: RotationRecord, then: str, holder: KeyHolder | None, si
             f"its key is {other_type}, and Vault certifies another type: write `certificates: {{{record.domain}: "
             f"{{key: {other_type}}}}}` into cluster.yaml and run `vaultpki apply`"
         )
-    return f"its key is not certified by {record.leaf.name} yet: {AGENT_DOES}{_or_without(holder)}"
+    return f"its key is not certified by {record.leaf.title} yet: {AGENT_DOES}{_or_without(holder)}"
 
 
 def _or_without(holder: KeyHolder | None) -> str:

@@ -181,7 +181,7 @@ def _reason(step: KeyTransition, name: str, turn: str) -> tuple[str, bool]:
     if holder.locked:
         again = f"`vaultpki enroll {name}` and join it again, or remove it from the cluster and from cluster.yaml"
         return f"is locked, or its credential has expired: {again}", False
-    for check in CHECKS:
+    for check in KEY_GATE_CHECKS:
         found = check(step, holder, entry)
         if found:
             # Agents make passes and files; people restart, admit and mend.
@@ -269,7 +269,7 @@ def _files(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> st
 
 
 _Check = Callable[[KeyTransition, KeyHolder, NodeKeys | None], str]
-CHECKS: Final[tuple[_Check, ...]] = (_unreported, _no_keys, _behind, _joins, _echo, _waits, _made, _files)
+KEY_GATE_CHECKS: Final[tuple[_Check, ...]] = (_unreported, _no_keys, _behind, _joins, _echo, _waits, _made, _files)
 """What a gate asks of a node, in this order. A test runs the command of each sentence."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from vaultpki.kube.token_flags import DISCOVERY, TokenFlags
+from vaultpki.kube.token_flags import OIDC_DISCOVERY, TokenFlags
 from vaultpki.redact import first_few, printable
 
 JWKS: Final = "jwks"
@@ -49,7 +49,7 @@ def outside(flags: Iterable[TokenFlags], own: Collection[str]) -> tuple[str, ...
         if each.jwks_uri and _elsewhere(each.jwks_uri, own):
             found.add(each.jwks_uri)
         elif _elsewhere(each.issuer, own):
-            found.add(f"{each.issuer.rstrip('/')}{DISCOVERY}")
+            found.add(f"{each.issuer.rstrip('/')}{OIDC_DISCOVERY}")
     return tuple(sorted(found))
 
 

@@ -7,13 +7,13 @@ from typing import Final
 from vaultpki.redact import printable, stamp
 from vaultpki.token_keys.holders import KeyHolder
 
-API_SERVER: Final = "kube-apiserver"
+READS_KEYS: Final = "kube-apiserver"
 """The one component that reads these keys when it starts."""
 
 
 def to_start(holder: KeyHolder, command: str) -> str:
     """Return what to do so that kube-apiserver of a node counts, as the rest of a sentence; `command` goes on then."""
-    word = f"`{command} --restarted {holder.name}/{API_SERVER}`"
+    word = f"`{command} --restarted {holder.name}/{READS_KEYS}`"
     reader = holder.keys.reader if holder.keys is not None else None
     if reader is not None and reader.stopped is not None:
         return (

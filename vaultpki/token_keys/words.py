@@ -7,7 +7,7 @@ from vaultpki.redact import first_few, stamp
 from vaultpki.token_keys.gates import KeyTransition
 from vaultpki.token_keys.holders import KeyHolder, final_on_disk
 from vaultpki.token_keys.issuer import JWKS, PUBLISH
-from vaultpki.token_keys.starts import API_SERVER
+from vaultpki.token_keys.starts import READS_KEYS
 from vaultpki.token_keys.states import STEPS_OF_KEY_SETS
 
 
@@ -20,8 +20,8 @@ def restart_refused(record: KeyRecord, holder: KeyHolder | None, said: str) -> s
     name, _, component = said.partition("/")
     if holder is None or name not in record.nodes or holder.keys is None:
         return f"{name} has no service-account keys in this cluster; look at its name"
-    if component != API_SERVER:
-        return f"only kube-apiserver reads these keys when it starts; write `--restarted {name}/{API_SERVER}`"
+    if component != READS_KEYS:
+        return f"only kube-apiserver reads these keys when it starts; write `--restarted {name}/{READS_KEYS}`"
     if not final_on_disk(record, holder):
         return (
             f"{name} has not reported the files of this step yet, so a restart may have read those before; wait for "

@@ -140,7 +140,8 @@ def test_each_step_waits_for_what_listeners_say(rotation: Rotation, tmp_path: Pa
         step = advance(rotation)
         assert step.gate is not None and step.gate.opens is None
         assert waits(step) == {
-            "etcd-2": "its etcd at port 2380 still presents a certificate of the old CA: restart it there"
+            "etcd-2": "its etcd at port 2380 still presents a certificate of the old CA: restart it there, and run "
+            "`vaultpki ca continue`"
         }
         assert not advance(rotation).moved
     with listens(0, ETCD_PORT, both, signers[1]), listens(1, ETCD_PEER_PORT, both, signers[1]):

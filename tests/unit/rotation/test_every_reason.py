@@ -175,7 +175,7 @@ def waits(step: Transition, who: Participant) -> str:
 
 def test_every_reason_of_a_node_names_commands_each_of_which_ends_it() -> None:
     met: set[str] = set()
-    with every_sentence((*reasons.CHECKS, reasons.unreported)):
+    with every_sentence((*reasons.GATE_CHECKS, reasons.unreported)):
         for domain in READERS:
             for path in STEPS:
                 for changes in _records(path):

@@ -115,7 +115,7 @@ def _records(cluster: ImaginedCluster, to: KeyState) -> Iterator[tuple[KeyRecord
 
 def test_every_reason_of_a_node_names_commands_each_of_which_ends_it() -> None:
     met = set()
-    with every_sentence((*gates.CHECKS, starts.to_start)):
+    with every_sentence((*gates.KEY_GATE_CHECKS, starts.to_start)):
         for state, to in STEPS:
             cluster = reached(state)
             assert cluster.record is not None
