@@ -113,16 +113,16 @@ def read_keys(
         if name in holders or name in flags
     ]
     given = key_policies.given(cluster, policies)
-    life, published = longest_life(counted, flags), _published(cluster, stored.record, flags)
+    # What either says: a pod that restarts is not listed, and an agent may see no flags.
+    everything = (*flags.values(), *known_flags(holders.values(), None).values())
+    life, published = longest_life(counted, flags), _published(cluster, stored.record, everything)
     facts = KeyScene(holders, issuing, roots, now, life, given, between, published)
     return KeysOnServer(
         cluster, vault, stored, rotations, facts, policies, notice or ChangeNotice(cluster, vault), tokens
     )
 
 
-def _published(
-    cluster: Cluster, record: KeyRecord | None, flags: Mapping[str, TokenFlags]
-) -> tuple[PublishedKeys, ...]:
+def _published(cluster: Cluster, record: KeyRecord | None, flags: Iterable[TokenFlags]) -> tuple[PublishedKeys, ...]:
     """Return the key sets outside of the cluster, as far as they can be read from here; none where no step asks."""
     if record is None or JWKS in record.checked or record.state not in {state for state, _ in STEPS_OF_KEY_SETS}:
         return ()
@@ -131,7 +131,7 @@ def _published(
         for name, each in record.nodes.items()
     }
     found = []
-    for url in outside(flags.values(), _own_hosts(cluster)):
+    for url in outside(flags, _own_hosts(cluster)):
         try:
             found.append(PublishedKeys(url, lacking(keys, published_keys.read(url))))
         except (Unavailable, BadAnswer) as error:

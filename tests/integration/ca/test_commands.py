@@ -243,7 +243,7 @@ def test_wait_goes_on_to_the_end_and_tells_each_change(cas: Cas) -> None:
     assert said == (
         "4 of 4 listeners that must refuse the old CA could not be asked from this machine; for them the nodes' "
         "reports count.\n"
-        "etcd is done: etcd-2 signs, and nodes trust it alone; etcd-1 and its key are deleted.\n"
+        "etcd is done: key 2 of the CA etcd signs, and nodes trust it alone; key 1 is deleted.\n"
     )
     shown = lines.splitlines()
     assert len(shown) == len(set(shown)) >= 3 and "\x1b" not in lines

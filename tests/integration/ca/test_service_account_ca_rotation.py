@@ -140,6 +140,22 @@ def test_a_whole_rotation(clusters: ClusterFactory) -> None:
         made.settled()
 
 
+def test_an_abort_takes_in_what_it_waits_for_itself(clusters: ClusterFactory) -> None:
+    """So `ca abort --wait` goes the whole way; nobody runs `ca continue` meanwhile."""
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        begin(made)
+        made.passes()
+        led(made, *ONWARD[:2])
+        moved(made, State.RETURNING, back=True)
+        made.passes()
+        (name,) = {name for name, facts in issuers(made).items() if name == "service-account-1"}
+        ran = vaultpki("ca", "abort", "-f", made.cluster.file, env=made.cluster.environment("applier"), expect={0, 3})
+        assert "Traceback" not in ran.stderr
+        for keys in made.record.nodes.values():
+            ((_, pem),) = keys.certificates.items()
+            assert x509.signed_by(x509.readable(pem)[0], issuers(made)[name]), ran.stdout
+
+
 def test_the_root_takes_it_along(clusters: ClusterFactory) -> None:
     with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
         before = unions(made)
