@@ -419,7 +419,7 @@ class SimulatedCluster:
         return change is not None
 
     def confirms(self, node: Node, *, restarts_first: bool) -> None:
-        """Somebody restarts a node's components when told to, and says so."""
+        """Somebody restarts a node's components when told to, and says so, unless the agent there sees processes."""
         record = self.server.record
         if record is None or not record.active or not node.joined or self.shape.late:
             return
@@ -431,6 +431,9 @@ class SimulatedCluster:
         refused = gates.restart_refused(said, [(Transition(record, to, self.now), here)])
         if restarts_first and (not refused or self.shape.broken == "bound"):
             self.restarts(node)
+        elif restarts_first and node.known_start is not None:
+            self.restarts(node)
+            node.known_start, node.started = node.disk, self.now
         if not refused or self.shape.broken == "bound":
             self.server.record = record.changed(restarted=(*record.restarted, said))
 
