@@ -33,12 +33,16 @@ def is_stopped(component: str, addresses: Collection[str], ports: Collection[int
     """Return whether a component that no process of this machine seems to run is known not to run.
 
     It is if this process sees all processes of the machine in the machine's own network, and nothing listens at a port
-    of the component: the usual one or one of `ports`, at a loopback address or one of `addresses`.
+    of the component: the usual one or one of `ports`, at a loopback address or one of `addresses`. One of those that is
+    no loopback address must be of this machine, else the component may run on another one.
     """
     if not _sees_machine(processes):
         return False
     here = {ipaddress.ip_address(each) for each in addresses}
     try:
+        elsewhere = {each for each in here if not each.is_loopback}
+        if elsewhere and elsewhere.isdisjoint(_local(processes)):
+            return False
         found = list(_listening(processes))
     except (OSError, ValueError, IndexError):
         return False
@@ -60,6 +64,21 @@ def _sees_machine(processes: str) -> bool:
     except OSError:
         return False
     return seen and (own == _FIRST_NAMESPACE or boots) and os.path.samestat(*networks)
+
+
+def _local(processes: str) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Yield the addresses of this machine (Linux net/ipv4/fib_trie.c, net/ipv6/addrconf.c)."""
+    with open(f"{processes}/self/net/fib_trie", encoding="ascii") as file:
+        last = ""
+        for line in file:
+            if "|--" in line:
+                last = line.split()[-1]
+            elif "host LOCAL" in line:
+                yield ipaddress.IPv4Address(last)
+    path = f"{processes}/self/net/if_inet6"
+    if os.path.exists(path):
+        with open(path, encoding="ascii") as file:
+            yield from (ipaddress.IPv6Address(bytes.fromhex(line.split()[0])) for line in file)
 
 
 def _listening(processes: str) -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]]:

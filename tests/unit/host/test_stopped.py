@@ -11,6 +11,16 @@ import pytest
 from vaultpki.host import stopped
 from vaultpki.host.stopped import is_stopped
 
+LOCAL = """\
+Local:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 10.0.0.0
+        /24 link UNICAST
+     |-- 10.0.0.11
+        /32 host LOCAL
+     |-- 10.0.0.255
+        /32 link BROADCAST
+"""
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue\n"
 
 
@@ -28,6 +38,8 @@ def machine(folder: Path, tcp: str = "", tcp6: str = "", *, boots: str = "system
     os.link(folder / "self/net/dev", folder / "1/net/dev") if network == "self" else (folder / "1/net/dev").touch()
     (folder / "1/comm").write_text(f"{boots}\n")
     (folder / "1/cmdline").write_text("/sbin/init\0")
+    (folder / "self/net/fib_trie").write_text(LOCAL)
+    (folder / "self/net/if_inet6").write_text("fd000000000000000000000000000011 02 40 00 80     eth0\n")
     (folder / "self/net/tcp").write_text(HEAD + tcp)
     (folder / "self/net/tcp6").write_text(HEAD + tcp6)
     return str(folder)
@@ -65,6 +77,15 @@ def test_what_listens_elsewhere_is_something_else(tmp_path: Path, tcp: str) -> N
     assert is_stopped("kube-apiserver", ["10.0.0.11"], [], machine(tmp_path, tcp))
 
 
+def test_a_component_whose_addresses_are_of_no_interface_here_may_run_on_another_machine(tmp_path: Path) -> None:
+    folder = machine(tmp_path)
+    assert not is_stopped("kube-apiserver", ["10.0.0.12", "127.0.0.1"], [], folder)
+    # A network and a broadcast address are none of its own.
+    assert not is_stopped("kube-apiserver", ["10.0.0.0", "10.0.0.255"], [], folder)
+    for one in (["10.0.0.12", "10.0.0.11"], ["fd00::11"], ["127.0.0.1"]):
+        assert is_stopped("kube-apiserver", one, [], folder)
+
+
 def test_a_process_that_does_not_see_the_machine_knows_nothing(tmp_path: Path) -> None:
     """A pod with processes of its own, one in a network of its own, and one from which others' are hidden."""
     assert not is_stopped("etcd", [], [], machine(tmp_path / "pod", boots="pause"))
@@ -84,3 +105,4 @@ def test_a_real_listener_is_read_from_the_kernel() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         found = list(stopped._listening("/proc"))
     assert server is not None and any(address.is_loopback for address, _ in found)
+    assert any(address.is_loopback for address in stopped._local("/proc"))

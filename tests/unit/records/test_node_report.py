@@ -56,7 +56,8 @@ def test_a_reader_is_read_as_it_was_written(one: ReaderReport) -> None:
 def test_a_component_that_runs_is_not_stopped_and_an_agent_of_before_does_not_know() -> None:
     entry: dict[str, object] = {"started": None, "running": False, "healthy": False, "problem": "no process"}
     assert with_reader(entry)["etcd/etcd"].stopped is None
-    for odd in (True, "now", 7, {}):
+    odds: tuple[object, ...] = (True, "now", 7, {})
+    for odd in odds:
         assert with_reader(entry | {"stopped": odd})["etcd/etcd"].stopped is None
     runs = {"started": "2026-05-01T12:00:00Z", "running": True, "healthy": True, "stopped": "2026-05-01T12:00:00Z"}
     assert with_reader({**runs})["etcd/etcd"].stopped is None
