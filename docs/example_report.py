@@ -85,19 +85,20 @@ def example(control_plane: int, workers: int, *, faults: bool = True, reported: 
 
 
 _ROTATION: Final = (
-    "etcd is switched since 2026-11-26T09:12:00Z: etcd-2 signs; nodes replace their certificates of etcd-1 within 1h.",
+    "etcd is switched since 2026-11-26T09:12:00Z: key 2 of the CA etcd signs; nodes replace their certificates of key 1 "
+    "within 1h.",
     "It waits for:",
-    "  cp-2  its etcd-server is still of etcd-1",
+    "  cp-2  its etcd-server is still of key 1",
     "Next: once nothing is waited for, `vaultpki ca continue -f cluster.yaml` ends the trust in etcd-1.",
-    "Back: `vaultpki ca abort -f cluster.yaml` makes etcd-1 the CA that signs again.",
+    "Back: `vaultpki ca abort -f cluster.yaml` makes key 1 of the CA etcd the CA that signs again.",
 )
 _AGAIN: Final = "vaultpki verify -f cluster.yaml --dir nodes"
 
 _BANNER: Final = RotationBanner(
     title="CA etcd is being rotated: switched",
     since="since 2026-11-26 09:12 UTC, 48 minutes ago",
-    holds="etcd-2 signs; nodes trust both, and replace their certificates of etcd-1 within 1h",
-    waits=("It waits for cp-2: its etcd-server is still of etcd-1",),
+    holds="key 2 of the CA etcd signs; nodes trust both, and replace their certificates of key 1 within 1h",
+    waits=("It waits for cp-2: its etcd-server is still of key 1",),
 )
 
 

@@ -26,7 +26,7 @@ KEPT_BY = {
     "retrust": "rotation.reasons:TRUST_STEPS",
     "bound": "rotation.gates:restart_refused",
     "memory": "rotation.reasons:owes_restart",
-    "seen": "rotation.reasons:_started",
+    "seen": "rotation.reasons:started",
     "compared": "rotation.listener_trust:looked",
     "newstate": "records.rotation:RotationRecord.moved",
     "operators": "rotation.gates:OperatorLeaf",

@@ -77,7 +77,7 @@ class CaRun:
         if SERVING_CA in waiting:
             self.operator.apply_manifests()
         if "outside" in waiting:
-            words += ["--restarted", "outside"]
+            words += ["--checked", "outside"]
         for person in OPERATORS:
             words += ["--without", person] if person in waiting else []
         if words:

@@ -40,7 +40,7 @@ from soak.watch import working
 from vaultpki.certificates import ROOT, bundle, pair_files, rows
 from vaultpki.pki import x509
 from vaultpki.records.rotation import DOMAINS
-from vaultpki.rotation.root_gates import WORDS
+from vaultpki.rotation.root_gates import OUTSIDE, PODS
 
 KINDS = ("bao", "vault")
 SHAPES = (
@@ -165,14 +165,14 @@ class BusyCluster:
     def step(self, act: str, words: set[str]) -> set[str]:
         """One step, by two operators now and then; what only a person can do of what it waits for then."""
         both = 1 + (self.chance.random() < BESIDE)
-        told = [word for name in sorted(words) for word in ("--restarted", name)] + self.without()
+        told = [word for name in sorted(words) for word in ("--checked", name)] + self.without()
         with ThreadPoolExecutor(both) as operators:
             ran = operators.map(lambda _: self.command("ca", act, *told, "--json", killed=KILLED), range(both))
         found = set[str]()
         for each in ran:
             if each is not None and each.returncode in (0, 3):
                 rotation = json.loads(each.stdout)["rotation"]
-                found |= {one["node"] for one in rotation["waiting_for"]} & WORDS
+                found |= {one["node"] for one in rotation["waiting_for"]} & {OUTSIDE, PODS}
         return found
 
     def without(self) -> list[str]:

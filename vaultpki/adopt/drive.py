@@ -53,7 +53,7 @@ class Ask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AdoptionWords:
-    """What an operator says with a command: words that are confirmed, and machines that were restarted by hand.
+    """What an operator says with a command: words that are confirmed, and components that were restarted by hand.
 
     `keep` says where the keys of the old CAs are kept at the end; empty lets nodes delete theirs. `onward` is whether
     the command goes on to the end, and says the same at each step.
@@ -295,7 +295,7 @@ def _confirmed(look: AdoptionLook, step: AdoptionStep, said: AdoptionWords) -> A
         if why := gates.word_refused(step, word, look.seen):
             raise StateConflict(why)
     for name in said.restarted:
-        if why := gates.restart_refused(step, look.seen.machine(name), name):
+        if why := gates.restart_refused(step, look.seen.machine(name.partition("/")[0]), name):
             raise StateConflict(why)
     record = look.record
     confirmed = tuple(sorted({*record.confirmed, *said.confirmed}))

@@ -15,7 +15,7 @@ from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
 from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
-from vaultpki.records.adoption_report import OldKeys
+from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.redact import first_few, stamp
 from vaultpki.rotation import adoption_reasons as reasons
@@ -228,17 +228,26 @@ def word_refused(step: AdoptionStep, word: str, seen: ClusterSeen) -> str:
     return ""
 
 
-def restart_refused(step: AdoptionStep, machine: AdoptedMachine | None, name: str) -> str:
-    """Return why a person's word that a machine was restarted does not count yet, as a sentence; "" if it does."""
+def restart_refused(step: AdoptionStep, machine: AdoptedMachine | None, said: str) -> str:
+    """Return why a person's word that a component was restarted does not count, as a sentence; "" if it does.
+
+    `said` is the word (`cp-1/etcd`). It counts for what the agent cannot see, and after it has done its steps.
+    """
+    name, _, component = said.partition("/")
     if machine is None:
         return f"the cluster has no node {name}, and no member of etcd there; look at `vaultpki adopt status`"
     report = machine.report
     if report is None or not reasons.fresh(step.record, report) or report.reached is not step.record.state:
         return (
             f"{name} has not done the steps of {step.record.state.value} yet, so a restart may have read what was "
-            f"there before; wait for its report, restart it then, and pass `--restarted {name}` again"
+            f"there before; wait for its report, restart it then, and pass `--restarted {said}` again"
         )
-    return ""
+    unseen = {each for each, one in report.components.items() if Held.UNKNOWN in (one.trust, one.leaves)}
+    if component in unseen:
+        return ""
+    words = " or ".join(f"`--restarted {name}/{each}`" for each in sorted(unseen))
+    what = f"write {words}" if words else f"leave out `--restarted {said}`"
+    return f"the agent of {name} sees what {component} holds; {what}" if component else f"name a component; {what}"
 
 
 def joins_open(record: AdoptionRecord) -> bool:

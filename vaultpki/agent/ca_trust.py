@@ -158,7 +158,7 @@ def complaints(
             continue
         trusted = _trusted(domain, trust)
         if domain != ROOT and all(facts.fingerprint != record.leaf.sha256 for facts in trusted):
-            why = f"does not show {record.leaf.name}, which its rotation names"
+            why = f"does not show {record.leaf.title}, which its rotation names"
             yield f"{domain} CA", VaultpkiError(f"the mount of {domain} {why}; run `vaultpki ca status`")
         accepted = {facts.fingerprint for facts in trusted}
         if domain == ROOT and not record.trust <= accepted:
@@ -174,7 +174,7 @@ def foreign_complaints(trust: Mapping[str, Trust]) -> Iterator[str]:
 
 
 def _refused(record: RotationRecord) -> VaultpkiError:
-    names = " or ".join(ca.name for ca in (record.old, record.new) if ca is not None)
+    names = " or ".join(ca.title for ca in (record.old, record.new) if ca is not None)
     new = record.new
     how = "`vaultpki ca abort` and another `vaultpki ca rotate root` make a new one"
     if new is not None and new.sha256 and not new.key:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
+from urllib.parse import urlsplit
 
 from vaultpki import kubernetes_versions, readers
 from vaultpki.agent.context import Context
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
-from vaultpki.host import boot_time, component_health, component_version, processes
+from vaultpki.host import boot_time, component_health, component_version, processes, stopped
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.processes import Process
 from vaultpki.kube.token_flags import token_flags
@@ -66,23 +67,28 @@ def note(context: Context, wanted: Assignment) -> None:
     state = context.state.value
     names = _names(context, wanted)
     seen = {component: _find_process(component, context.config) for component in {component for _, component in names}}
+    ended = {component for component, (process, _) in seen.items() if process is None and _stopped(component, wanted)}
     now = boot_time.now()
     found = {}
     for ca, component in names:
         name, (process, problem) = f"{ca}/{component}", seen[component]
         before = state.readers.get(name)
         if process is None:
-            found[name] = replace(before or ReaderSeen(), running=False, problem=problem)
+            last = before or ReaderSeen()
+            since = (last.stopped or context.clock) if component in ended else 0.0
+            found[name] = replace(last, running=False, problem=problem, stopped=since)
             continue
         if before is None or before.moment != process.started:
             since = context.clock - max(now.uptime - process.started.uptime, 0.0)
             before = ReaderSeen(since=max(since, 0.0), moment=process.started)
-        runs = replace(before, running=True, problem=problem)
+        runs = replace(before, running=True, problem=problem, stopped=0.0)
         found[name] = replace(runs, sha256=_cas_in_memory(context, ca, runs))
     process = seen[_API_SERVER][0] if wanted.token_key is not None else None
     flags = token_flags(process.arguments) if process is not None else None
     life = {"extends": int(flags.extends), "longest": flags.longest} if flags is not None else {}
-    context.state.value = replace(state, readers=found, token_life=life)
+    named = {"issuer": flags.issuer, "jwks_uri": flags.jwks_uri} if flags is not None else {}
+    issuer = {flag: each for flag, each in named.items() if each}
+    context.state.value = replace(state, readers=found, token_life=life, token_issuer=issuer)
 
 
 def _note_versions(context: Context, wanted: Assignment) -> None:
@@ -115,6 +121,13 @@ def _find_process(component: str, config: AgentConfig) -> tuple[Process | None, 
         return None, f"no process of {component} was seen that reads this node's files"
     problems = (component_health.problem(each, _TIMEOUT) for each in found)
     return found[0], printable(next(filter(None, problems), ""))[:_LONGEST]
+
+
+def _stopped(component: str, wanted: Assignment) -> bool:
+    """Return whether a component of which no process was seen is known not to run."""
+    addresses = {each for one in wanted.certificates for each in one.subject.ips}
+    ports = {urlsplit(wanted.server).port or 443} if component == _API_SERVER else ()
+    return stopped.is_stopped(component, addresses, ports)
 
 
 def _cas_in_memory(context: Context, ca: str, seen: ReaderSeen) -> tuple[str, ...]:

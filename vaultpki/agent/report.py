@@ -173,6 +173,8 @@ def _token_keys(
         reader=replace(_reader(reader, files, when), sha256=frozenset()),
         extends=bool(state.token_life["extends"]) if state.token_life else None,
         longest=state.token_life["longest"] if state.token_life else None,
+        issuer=state.token_issuer.get("issuer", ""),
+        jwks_uri=state.token_issuer.get("jwks_uri", ""),
         shared=keys.shared,
         shared_key=keys.shared_key,
         admitted=not state.not_admitted,
@@ -258,7 +260,7 @@ def _reader(seen: ReaderSeen, bundle: Since | None, when: Callable[[float], date
     say what the clock since boot says.
     """
     if not seen.running:
-        return ReaderReport(None, problem=seen.problem)
+        return ReaderReport(None, problem=seen.problem, stopped=when(seen.stopped) if seen.stopped else None)
     started = when(seen.since)
     if readers_seen.started_with(seen, bundle):
         started = max(started, when(bundle.since)) if bundle is not None else started

@@ -143,7 +143,7 @@ def _advance(scene: Scene, said: Confirmations, course: Course | None, *, back: 
             return ended
         if scene.record(course.last.domain).state is not course.last.state:
             # What a person said was about the state of before.
-            said = replace(said, restarted=())
+            said = replace(said, restarted=(), checked=())
     try:
         set_back.refuse(scene, said.without)
         return run.step(scene, said, back=back)

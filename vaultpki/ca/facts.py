@@ -206,6 +206,8 @@ def _participant(who: Member, cluster: Cluster, domain: str, share: _Share) -> P
         last_expiry=node_report.last_expiry(who.report) if who.locked and who.report is not None else None,
         join_until=who.join_until,
         unversioned=tuple(component for component in older if component not in at_start),
+        member=NodeRole.ETCD in share.roles,
+        signs=cluster.service_account_keys and NodeRole.CONTROL_PLANE in share.roles,
     )
 
 

@@ -36,7 +36,7 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
     named = domain == serving_copy.DOMAIN and any(node.name == serving_copy.WORD for node in scene.cluster.nodes)
     if named and method is not Method.EMERGENCY:
         raise StateConflict(
-            f"a node is called {serving_copy.WORD}, which `--restarted` means something else by; rename it first"
+            f"a node is called {serving_copy.WORD}, which `--without` means something else by; rename it first"
         )
     if domain == SERVICE_ACCOUNT and method is Method.NEW_KEY:
         token_key_certificates.refuse_other_types(scene)
@@ -117,10 +117,13 @@ def confirmed(
     by_name = {node.name: node for node in nodes}
     _refuse_unknown(scene, record, said, {*by_name})
     record = recovery.named_since(record, mount, nodes)
-    for name in said.restarted:
-        node = by_name.get(name)
-        why = gates.restart_refused(record, to, node, scene.now) if node else serving_copy.word_refused(record, to)
-        if why:
+    step = Transition(record, to, scene.now)
+    for word in said.restarted:
+        why = gates.restart_refused(word, [(step, by_name[word.partition("/")[0]])])
+        if why := token_key_certificates.word_refused(scene, record, word, why):
+            raise StateConflict(why)
+    for word in said.checked:
+        if why := serving_copy.word_refused(record, to, word):
             raise StateConflict(why)
     for name in said.without:
         # The gate goes on waiting for a member of etcd whose word does not count any more.
@@ -179,7 +182,7 @@ def waits_for_signer(scene: Scene, record: RotationRecord) -> bool:
 
 def for_signer(cluster: Cluster, record: RotationRecord) -> Waiting:
     """Return that a signer outside has not signed the new CA of a record yet."""
-    name = record.new.name if record.new is not None else record.domain
+    name = record.new.title if record.new is not None else record.domain
     reason = (
         f"has not signed {name} yet: `vaultpki ca csr -f {cluster.file} -o DIR` writes the request, and `vaultpki ca "
         f"import -f {cluster.file} FILE...` takes what comes back"
@@ -226,8 +229,8 @@ def _refuse_unknown(scene: Scene, record: RotationRecord, said: Confirmations, n
     certificates = {row.name for row in rows(scene.cluster) if row.operator and row.ca == record.domain}
     if record.domain == SERVICE_ACCOUNT:
         aside |= token_key_certificates.departed(scene)
-    for name in (*said.without, *said.restarted):
-        if name not in nodes | words and not (name in certificates | aside and name in said.without):
+    for name in (*said.without, *(word.partition("/")[0] for word in said.restarted)):
+        if name not in nodes and not (name in certificates | aside | words and name in said.without):
             raise ArgumentError(
                 f"{printable(name)} takes no part in the rotation of {record.domain}; "
                 f"`vaultpki ca status -f {scene.cluster.file}` names those that it waits for"

@@ -66,7 +66,7 @@ def refuse_other_target(scene: Scene, record: RotationRecord) -> None:
     outside = root_steps.new_is_outside(record)
     if outside is bool(chain) and (not outside or chain[0].fingerprint == new.sha256):
         return
-    leads = f"the root from outside with the SHA-256 {new.sha256}" if outside else f"{new.name}, which vaultpki makes"
+    leads = f"the root from outside with the SHA-256 {new.sha256}" if outside else f"{new.title}, which vaultpki makes"
     raise StateConflict(
         f"this rotation leads to {leads}, and {scene.target.file} asks for another root: write `ca.root` as it was "
         "when it began, or go back with `vaultpki ca abort`"
@@ -95,7 +95,7 @@ def _for_old(scene: Scene, record: RotationRecord, new: CaRef) -> Waiting:
     file = scene.target.file
     return Waiting(
         SIGNER_OUTSIDE,
-        f"has not vouched for {new.name} yet: `vaultpki ca csr -f {file} -o DIR` writes what {record.old.name} must "
+        f"has not vouched for {new.title} yet: `vaultpki ca csr -f {file} -o DIR` writes what {record.old.title} must "
         f"sign, and `vaultpki ca import -f {file} FILE` takes it; or without that, as follows",
     )
 

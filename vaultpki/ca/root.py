@@ -6,6 +6,7 @@ signed by the new root; its record then goes through the same states as the root
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from vaultpki.ca import issuing, outside_move, token_key_certificates
@@ -17,12 +18,13 @@ from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.redact import printable
 from vaultpki.rotation import gates, root_gates, root_steps, start
 from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.rotation.gates import Gate, Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.reasons import Transition
-from vaultpki.rotation.root_gates import COMING_TO_REST, PODS, WITH_COMPANIONS, WORDS
+from vaultpki.rotation.root_gates import COMING_TO_REST, PODS, WITH_COMPANIONS
 from vaultpki.rotation.states import next_state
 from vaultpki.vault import member
 
@@ -38,11 +40,6 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
         raise ArgumentError(
             "nodes take a new root on the word of the old one alone, and a thief of its key can give that word too; "
             "leave out `--emergency` if the key is safe, else make another cluster (`prefix`), and join every node anew"
-        )
-    taken = {node.name for node in scene.cluster.nodes} & WORDS
-    if taken:
-        raise StateConflict(
-            f"a node is called {min(taken)}, which `--restarted` means something else by; rename it first"
         )
     outside_move.refuse_beginning(scene)
 
@@ -81,37 +78,30 @@ def confirmed(
     """Return the record with what a person says; raise StateConflict if that does not count."""
     nodes = {node.name: node for node in scene.nodes(ROOT)}
     own = _of_nodes(scene, record, to)
-    for name in said.restarted:
-        if name in WORDS:
-            why = root_gates.word_refused(record, to, name, own, crossed=_crossed(scene, record, mount))
-        elif name not in nodes:
-            why = f"{name} takes no part in the rotation of the root; look at its name"
-        else:
-            why = _restart_refused(scene, record, to, nodes[name])
-        if why:
+    for word in said.restarted:
+        name = word.partition("/")[0]
+        if name not in nodes:
+            raise ArgumentError(f"{printable(name)} takes no part in the rotation of the root; look at its name")
+        steps = [(Transition(record, to, scene.now), nodes[name]), *_along_with(scene, record, to, name)]
+        why = gates.restart_refused(word, steps)
+        if why := token_key_certificates.word_refused(scene, record, word, why):
+            raise StateConflict(why)
+    for word in said.checked:
+        if why := root_gates.word_refused(record, to, word, own, crossed=_crossed(scene, record, mount)):
             raise StateConflict(why)
     for name in said.without:
-        if name == PODS or any(
-            why := gates.without_refused(replace(record, domain=ca), node, scene.now)
-            for ca in issuing_cas(scene.cluster)
-            for node in scene.nodes(ca)
-            if node.name == name
-        ):
-            raise StateConflict(
-                why if name != PODS else f"pods cannot be left out; restart them (`--restarted {PODS}`)"
-            )
+        why = f"pods cannot be left out; restart them (`--checked {PODS}`)" if name == PODS else ""
+        if why := why or (gates.without_refused(record, nodes[name], scene.now) if name in nodes else ""):
+            raise StateConflict(why)
     return said.noted(record)
 
 
-def _restart_refused(scene: Scene, record: RotationRecord, to: State, node: Participant) -> str:
-    why = gates.restart_refused(record, to, node, scene.now)
-    if why or (record.state, to) not in WITH_COMPANIONS:
-        return why
-    for ca in filter(scene.active, issuing_cas(scene.cluster)):
-        own, mine = scene.record(ca), {each.name: each for each in scene.nodes(ca)}
-        if mine[node.name].readers:
-            why = why or gates.restart_refused(replace(own, turn=record.turn), to, mine[node.name], scene.now)
-    return why
+def _along_with(scene: Scene, record: RotationRecord, to: State, name: str) -> Iterator[tuple[Transition, Participant]]:
+    """Yield the steps of the issuing CAs that go along with the root, each with the node as its gate counts it."""
+    if (record.state, to) in WITH_COMPANIONS:
+        for ca in filter(scene.active, issuing_cas(scene.cluster)):
+            own = replace(scene.record(ca), turn=record.turn)
+            yield from ((Transition(own, to, scene.now), node) for node in scene.nodes(ca) if node.name == name)
 
 
 def gate(

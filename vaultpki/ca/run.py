@@ -205,7 +205,8 @@ def _advance(scene: Scene, domain: str, said: Confirmations, *, back: bool) -> S
     told = kind.confirmed(scene, record, to, mount, said)
     if told.trust != record.trust:
         # Nobody's report answers this one yet, so the gate is closed.
-        record = told.changed()
+        # A restart of before has read another bundle.
+        record = told.changed(restarted=())
         scene = scene.writing(record)
         return Step(record, kind.gate(scene, record, to, mount, pods))
 

@@ -25,8 +25,9 @@ class CaStatus:
 
     `record` is None if it was never rotated. `next` is the state that `continue` leads to, with its gate; `back` the
     one that `abort` leads to. `problem` is why it cannot sign, in one sentence. `apart` are the nodes that have not the
-    record that the server has, and cannot follow it. `advice` is a sentence on what a person does now that the rotation
-    is at rest. `left_over` are CAs that nodes trust and the server does not have.
+    record that the server has, and cannot follow it. `behind` are those with a component that reads this CA and holds
+    another bundle, or is not healthy, while no gate waits for it. `advice` is a sentence on what a person does now that
+    the rotation is at rest. `left_over` are CAs that nodes trust and the server does not have.
     """
 
     domain: str
@@ -40,6 +41,7 @@ class CaStatus:
     problem: str = ""
     key: str = ""
     apart: tuple[Waiting, ...] = ()
+    behind: tuple[Waiting, ...] = ()
     advice: str = ""
     left_over: tuple[LeftOver, ...] = ()
 
@@ -67,6 +69,7 @@ def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
         key=facts.key.value if facts is not None and facts.key is not None else "",
         apart=_apart(scene, domain),
         left_over=left_over.left_over(record, mount, scene.nodes(domain)) if domain != ROOT else (),
+        behind=() if record is not None and record.active else _behind(scene, domain),
     )
     if record is None:
         missing = f"{mount.path} has no CA {ca_subject(cluster.name, domain)}; run `vaultpki apply -f {cluster.file}`"
@@ -99,6 +102,18 @@ def _first(scene: Scene, domain: str, mount: RotationMount) -> MountIssuer | Non
     found = start.own_issuer(name, domain, mount)
     old = read_old_root(scene) if found is None else None
     return found if old is None else start.own_issuer(name, domain, replace(mount, root=old))
+
+
+def _behind(scene: Scene, domain: str) -> tuple[Waiting, ...]:
+    """Return the nodes with components of which `nodes` says that they are behind, each with what to do."""
+    again = "restart it there, and wait until its agent has seen it healthy"
+    return tuple(
+        Waiting(node.name, f"{text}: {again}")
+        for node in scene.nodes(domain)
+        if node.report is not None
+        for name, text in gaps.readers_behind(node.report)
+        if name.partition("/")[0] == domain
+    )
 
 
 def _apart(scene: Scene, domain: str) -> tuple[Waiting, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from vaultpki.ca.scene import Scene
-from vaultpki.certificates import SERVICE_ACCOUNT, key_nodes
+from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, key_nodes
 from vaultpki.errors import StateConflict
 from vaultpki.identity.nodes import Member
 from vaultpki.model import Cluster
@@ -19,6 +19,8 @@ from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.token_keys import certificates
 from vaultpki.token_keys.holders import KeyHolder
 from vaultpki.token_keys.numbers import other_types
+from vaultpki.token_keys.starts import READS_KEYS
+from vaultpki.token_keys.words import restart_refused
 
 
 def key_holders(cluster: Cluster, members: Iterable[Member], recorded: Collection[str] = ()) -> dict[str, KeyHolder]:
@@ -39,6 +41,23 @@ def joined(scene: Scene, record: RotationRecord, to: State, mount: RotationMount
     signer = issuer.facts if issuer is not None else None
     keys = read_key_record(cluster, scene.vault).record
     return certificates.with_unions(record, to, found, signer, keys, holders, other_types(cluster, keys))
+
+
+def word_refused(scene: Scene, record: RotationRecord, word: str, why: str) -> str:
+    """Return why a person's word does not count, as a sentence; "" if it does.
+
+    `why` is what the gates of the CA say against it. For kube-apiserver the record of keys has it, if it counts there.
+    """
+    name, _, component = word.partition("/")
+    if not why or record.domain not in (ROOT, SERVICE_ACCOUNT) or component != READS_KEYS:
+        return why
+    keys = read_key_record(scene.cluster, scene.vault).record
+    if keys is None or name not in keys.nodes:
+        return why
+    holder = key_holders(scene.cluster, scene.members).get(name)
+    if name in keys.restarted:
+        return ""
+    return restart_refused(keys, holder, word) or why
 
 
 def refuse_other_types(scene: Scene) -> None:

@@ -42,8 +42,8 @@ def _step_options(function: _F) -> _F:
     restarted = click.option(
         "--restarted",
         multiple=True,
-        metavar="NODE",
-        help="You have restarted there what `adopt status` names, after it said so. Can be repeated.",
+        metavar="NODE/COMPONENT",
+        help="You have restarted this component, which no agent can see, after `adopt status` named it. Repeatable.",
     )
     wait = click.option("--wait", is_flag=True, help="Go on until the adoption is at rest; show what it waits for.")
     for option in (json_option, wait, yes_option, restarted, confirm, kubeconfig_option, spec_option):

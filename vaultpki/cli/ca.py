@@ -39,8 +39,14 @@ without_option = click.option(
 restarted_option = click.option(
     "--restarted",
     multiple=True,
-    metavar="NODE",
-    help="You have restarted there what `ca status` names, after it said so. Can be repeated.",
+    metavar="NODE/COMPONENT",
+    help="You have restarted this component, which no agent can see, after `ca status` named it. Can be repeated.",
+)
+checked_option = click.option(
+    "--checked",
+    multiple=True,
+    type=click.Choice(["pods", "outside", "kubelet-serving-ca", "jwks"]),
+    help="You have seen to this yourself, as `ca status` asks for it. Can be repeated.",
 )
 kubeconfig_option = click.option(
     "--kubeconfig",
@@ -72,6 +78,7 @@ def _step_options(function: Callable[..., int]) -> Callable[..., int]:
         *,
         without: tuple[str, ...],
         restarted: tuple[str, ...],
+        checked: tuple[str, ...],
         replaced: tuple[str, ...],
         token_life: str | None,
         kubeconfig: Path | None,
@@ -81,11 +88,11 @@ def _step_options(function: Callable[..., int]) -> Callable[..., int]:
         from vaultpki.values.durations import parse_duration
 
         life = None if token_life is None else parse_duration(token_life)
-        return function(options=StepOptions(restarted, replaced, without, life, kubeconfig, yes), **others)
+        return function(options=StepOptions(restarted, checked, replaced, without, life, kubeconfig, yes), **others)
 
     made: Callable[..., int] = with_options
-    said = (yes_option, token_life_option, replaced_option, kubeconfig_option, restarted_option, without_option)
-    for option in (json_option, wait_option, *said, spec_option):
+    said = (yes_option, token_life_option, replaced_option, kubeconfig_option, checked_option, restarted_option)
+    for option in (json_option, wait_option, *said, without_option, spec_option):
         made = option(made)
     return made
 
@@ -186,22 +193,20 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
             _show(key_status.key_lines(keys, now, str(file)))
         for line in node_table.finding_lines(soon):
             click.echo(line)
-    if any(ca.problem for ca in cas):
-        raise Attention("a CA of this cluster cannot sign; see above")
-    if adopted.problem:
-        raise Attention("the record of an adoption needs a person; see above")
-    if any(each.attention for each in soon if each is not adoption):
-        raise Attention("a CA of this cluster expires soon; see above")
-    if adoption is not None and adoption.attention:
-        raise Attention("the adoption of this cluster waits for a person; see above")
-    if keys is not None and keys.counting:
-        raise Attention("tokens of a stolen key are still accepted; see above")
-    if any(ca.left_over for ca in cas):
-        raise Attention("nodes trust a CA that the server does not have; see above")
-    if keys is not None and keys.differing:
-        raise Attention("nodes do not accept every service-account key; see above")
-    if any(ca.apart for ca in cas):
-        raise Attention("nodes do not follow a record of a CA; see above")
+    expires = any(each.attention for each in soon if each is not adoption)
+    needs = (
+        (any(ca.problem for ca in cas), "a CA of this cluster cannot sign"),
+        (adopted.problem, "the record of an adoption needs a person"),
+        (expires, "a CA of this cluster expires soon"),
+        (adoption is not None and adoption.attention, "the adoption of this cluster waits for a person"),
+        (keys is not None and keys.counting, "tokens of a stolen key are still accepted"),
+        (any(ca.left_over for ca in cas), "nodes trust a CA that the server does not have"),
+        (keys is not None and keys.differing, "nodes do not accept every service-account key"),
+        (any(ca.apart for ca in cas), "nodes do not follow a record of a CA"),
+    )
+    for met, what in needs:
+        if met:
+            raise Attention(f"{what}; see above")
 
 
 @ca_command.command("rotate")
@@ -309,7 +314,8 @@ def continue_command(file: Path, allow_http: bool, options: StepOptions, wait: b
     \b
     Example:
       vaultpki ca continue -f cluster.yaml
-      vaultpki ca continue -f cluster.yaml --restarted cp-1
+      vaultpki ca continue -f cluster.yaml --restarted cp-1/kube-apiserver
+      vaultpki ca continue -f cluster.yaml --checked outside
       vaultpki ca continue -f cluster.yaml --without w-17 --wait
       vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf
       vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf --token-life 1d
@@ -366,7 +372,7 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
     from vaultpki.token_keys.gates import LEGACY
 
     without = [name for name in options.without if name != LEGACY]
-    said = Confirmations(without, options.restarted, look=listeners.probe_listeners)
+    said = Confirmations(without, options.restarted, options.checked, look=listeners.probe_listeners)
     patience, told = ca_wait.WAIT_PATIENCE if wait else None, set[str]()
     with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
         course = commands.begun(cluster, vault, back=back)
@@ -382,16 +388,16 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
 
         def take(course: Course | None, pods: KubeTrust | None) -> Step:
             nonlocal said, replaced
-            if cluster.service_account_keys and not back:
-                ca_keys.admit_meanwhile(cluster, vault, told, replaced)
+            if cluster.service_account_keys:
+                ca_keys.admit_meanwhile(cluster, vault, told, replaced, said.restarted)
                 replaced = ()
             # One that waits reads again and again, and says in lines what it waits for.
             with reading(vault, bar=not wait) as counted:
                 done = commands.advance(
                     cluster, counted, server_now(vault), replace(said, pods=pods), course, back=back
                 )
-            # What a person has said was restarted counts once.
-            said = replace(said, restarted=())
+            # What a person has said counts once.
+            said = replace(said, restarted=(), checked=())
             return done
 
         if wait:

@@ -49,6 +49,7 @@ class StepOptions:
     """
 
     restarted: Collection[str] = ()
+    checked: Collection[str] = ()
     replaced: Collection[str] = ()
     without: Collection[str] = ()
     token_life: int | None = None
@@ -60,7 +61,7 @@ class StepOptions:
         from vaultpki.token_keys.steps import KeysSaid
 
         tokens = read_tokens(self.kubeconfig)
-        return KeysSaid(self.restarted, self.replaced, self.without, self.token_life, tokens)
+        return KeysSaid(self.restarted, self.replaced, self.without, self.token_life, tokens, self.checked)
 
 
 def read_tokens(kubeconfig: Path | None, *, metrics: bool = False) -> TokensInUse | None:
@@ -113,16 +114,20 @@ def take_step(
     with reading(vault) as counted:
         done = keys.advance(cluster, counted, server_now(vault), options.said(), back=back)
     if wait and done.waits:
-        done = until_rest(cluster, vault, replace(options, restarted=(), replaced=()), back=back, quiet=as_json)
+        options = replace(options, restarted=(), checked=(), replaced=())
+        done = until_rest(cluster, vault, options, back=back, quiet=as_json)
     if not (done.moved or done.changed or done.waits or done.may_start or done.to_read or done.notes):
         return None
     return tell(cluster, vault, done, as_json=as_json)
 
 
-def admit_meanwhile(cluster: Cluster, vault: Vault, told: set[str], replaced: Collection[str] = ()) -> None:
+def admit_meanwhile(
+    cluster: Cluster, vault: Vault, told: set[str], replaced: Collection[str] = (), restarted: Collection[str] = ()
+) -> None:
     """Take in the keys of nodes that join while a CA is rotated, and say so on standard error.
 
-    `replaced` are nodes that were installed anew. What is wrong with the keys, or unusual, stops no CA: it is said
+    `replaced` are nodes that were installed anew, `restarted` components that a person has restarted; those of no
+    interest here are left out. What is wrong with the keys, or unusual, stops no CA: it is said
     once, and added to `told`.
     """
     from vaultpki.key_rotation import commands as keys
@@ -135,7 +140,8 @@ def admit_meanwhile(cluster: Cluster, vault: Vault, told: set[str], replaced: Co
         told.add(text)
 
     try:
-        done = keys.advance(cluster, vault, server_now(vault), KeysSaid(replaced=replaced))
+        said = KeysSaid(restarted, replaced)
+        done = keys.advance(cluster, vault, server_now(vault), said)
     except (SpecError, StateConflict, Refused) as error:
         tell_once(str(error))
         return
@@ -178,7 +184,7 @@ def until_rest(cluster: Cluster, vault: Vault, options: StepOptions, *, back: bo
             first = False
             # What a person has said was restarted counts once: it is in the record now. The life of tokens is said for
             # each state that waits for it, which this command may reach.
-            options = replace(options, restarted=(), replaced=())
+            options = replace(options, restarted=(), checked=(), replaced=())
             now = server_now(vault)
             record = done.record
             current = record.state if record is not None else None

@@ -230,7 +230,7 @@ class CaRotation:
             return ""
         self._nodes[name].start(knows_old=step.record.state is not State.RETIRED)
         self._passes(*self._nodes)
-        self._advance(restarted=(name,))
+        self._advance(restarted=(f"{name}/etcd", f"{name}/kube-apiserver"))
         return name
 
     def _advance(self, *, restarted: tuple[str, ...] = ()) -> Step:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from vaultpki import kubernetes_versions, readers
+from vaultpki import readers
 from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.findings import foreign_cas
 from vaultpki.findings.catalogue import ORDER, NodeState, Severity
@@ -353,7 +353,7 @@ def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Fi
     yield from _hooks([key for key in report.failed if key not in waits], owed, finds)
     untried = _cas_of(key for key in report.owed if key not in report.failed)
     waiting = _cas_of(report.waiting).union(report.waiting)
-    yield from _behind(_readers(report), {*waiting, *untried}, finds)
+    yield from _behind(gaps.readers_behind(report), {*waiting, *untried}, finds)
     if report.token_keys is not None and not report.token_keys.admitted:
         yield finds("key-not-admitted", readers.not_admitted(report.token_keys.reader.running))
 
@@ -374,29 +374,6 @@ def _hooks(failed: Collection[str], owed: Collection[str], finds: _Finder) -> It
         yield finds("hook-failed", f"hooks failed: {some(sorted(failed))}")
     if waiting := sorted(set(owed) - set(failed)):
         yield finds("hook-owed", f"hooks that have not run yet: {some(waiting)}")
-
-
-def _readers(report: NodeReport) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with components that run, by `CA/COMPONENT`, in the words of `status`."""
-    versions = kubernetes_versions.minors(report.kubernetes)
-    for name, one in report.readers.items():
-        ca, _, component = name.partition("/")
-        bundle = report.bundles.get(ca)
-        if not one.running:
-            continue
-        early = bundle is not None and (one.started is None or one.started < bundle.installed)
-        if bundle is not None and one.sha256 and one.sha256 != bundle.sha256 and early:
-            yield name, readers.not_started_again(component, ca, versions.get(component))
-        elif one.problem:
-            yield name, readers.not_healthy(component, one.problem)
-    keys = report.token_keys
-    if keys is not None and keys.reader.running:
-        component = "kube-apiserver"
-        held = keys.loaded_union == keys.union and keys.loaded_signing == keys.signing
-        if keys.loaded_union and not held:
-            yield f"{SERVICE_ACCOUNT}/{component}", readers.not_started_again(component, SERVICE_ACCOUNT)
-        elif keys.reader.problem:
-            yield f"{SERVICE_ACCOUNT}/{component}", readers.not_healthy(component, keys.reader.problem)
 
 
 def _behind(wrong: Iterable[tuple[str, str]], turns: Collection[str], finds: _Finder) -> Iterator[Finding]:

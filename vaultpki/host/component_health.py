@@ -126,7 +126,8 @@ def _short(text: str) -> str:
 
 def _etcd(process: Process) -> _HealthEndpoint:
     flags = process.flags
-    flags |= _etcd_settings(flags.get("config-file", ""))
+    # With a file etcd ignores its flags.
+    flags |= setting_files.etcd(flags.get("config-file", ""))
     # In this order: its own listener for probes; the one that serves HTTP apart from gRPC (etcd 3.5.11); the clients'.
     for name in ("listen-metrics-urls", "listen-client-http-urls", "listen-client-urls"):
         urls = [url for url in flags.get(name, "").split(",") if url.startswith(("http://", "https://"))]
@@ -148,14 +149,6 @@ def _etcd(process: Process) -> _HealthEndpoint:
     return _HealthEndpoint(
         _origin(parts.scheme, parts.hostname or "", str(parts.port or "")), ("/readyz", "/health"), (tls,)
     )
-
-
-def _etcd_settings(file: str) -> dict[str, str]:
-    """Return flags from etcd's configuration file (etcd server/embed/config.go); with one it ignores its flags."""
-    found = setting_files.mapping(file)
-    security = found.get("client-transport-security")
-    given = {**found, **(security if isinstance(security, dict) else {})}
-    return {name: value for name, value in given.items() if isinstance(value, str)}
 
 
 def _api_server(process: Process) -> _HealthEndpoint:

@@ -1,7 +1,7 @@
 """Finds the processes of this node that run a component, and when each was started.
 
 The command line, the start and the network of a process can be read by every user (proc(5)); its files only by who may
-trace it, which the agent in its unit and in its pod may not. Nothing here writes.
+trace it, which the agent in its unit and in its pod may not, so that nothing here depends on them. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from vaultpki.host.boot_time import Moment
 from vaultpki.kube import flags as component_flags
 
 _LONGEST: Final = 64 * 1024
-# The components of which a flag names one of our files; others have them in a kubeconfig, or in a file of settings.
-_NAMING: Final = frozenset(flag.component for flag in component_flags.FLAGS)
+_API_SERVER: Final = "kube-apiserver"
+_ETCD: Final = "etcd"
+_LISTENERS: Final = ("listen-client-urls", "listen-peer-urls")
 # With one of these a program says something and ends. This agent asks for versions itself, as people do. A version as
 # the value is the one that a program shall report (kubernetes component-base/version/verflag).
 _ASKED: Final = frozenset({("version", "true"), ("version", "raw"), ("help", "true"), ("h", "true")})
@@ -50,10 +51,10 @@ class Process:
 def find(component: str, files: Collection[str], processes: str = "/proc") -> tuple[Process, ...]:
     """Return the processes that run `component` and read one of `files`, the oldest first.
 
-    `files` are absolute paths of files, or of folders that stand for every file below them. A process whose command
-    line names no file of ours, because its settings are in a file or in its environment, counts too. Left out are
-    those of other nodes, in containers or other networks, and programs that are asked for their version or help. A
-    process and its children with the same command line are one. What ends meanwhile is left out.
+    `files` are absolute paths of files, or of folders that stand for every file below them. A process is another node's
+    if it is in another network, or if its flags say so: they name other files, or none where no other setting could
+    name one. Left out are those, and programs that are asked for their version or help. A process and its children with
+    the same command line are one. What ends meanwhile is left out.
     """
     found = {each.pid: each for each in _running(component, processes) if _ours(each, files, processes)}
     alone = [each for each in found.values() if not _same_program(each, found.get(each.parent))]
@@ -115,19 +116,14 @@ def _names(processes: str) -> list[str]:
 
 def _ours(process: Process, files: Collection[str], processes: str) -> bool:
     """Return whether a process reads one of `files` of this node, as far as this user can see."""
-    named = list(_named_files(process))
-    wanted = [path for path in named if _among(path, files)]
-    if named and not wanted:
+    if not _same_network(process.pid, processes):
         return False
-    told = None if process.component in _NAMING else _by_kubeconfig(process, files)
-    if told is False:
+    if named := list(_named_files(process)):
+        return any(_among(path, files) for path in named)
+    if process.component == _API_SERVER:
+        # It has no other settings than its flags.
         return False
-    seen = [_same_file(f"{processes}/{process.pid}/root", path) for path in wanted or files]
-    if any(seen):
-        # Without a name of a file, nodes that share their files are told apart by their networks.
-        return told is True or bool(wanted) or _same_network(process.pid, processes)
-    # What it sees under these names is another node's. Without the right to look, or a name, its network tells.
-    return (not named or None in seen) and _same_network(process.pid, processes)
+    return not _plain_member(process) and _by_kubeconfig(process, files) is not False
 
 
 def _by_kubeconfig(process: Process, files: Collection[str]) -> bool | None:
@@ -141,8 +137,17 @@ def _by_kubeconfig(process: Process, files: Collection[str]) -> bool | None:
     return any(os.fsencode(each) in text for each in files) if text else None
 
 
+def _plain_member(process: Process) -> bool:
+    """Return whether a process is an etcd that its flags let listen without TLS alone: its flags beat all settings."""
+    flags = process.flags
+    given = [url for name in _LISTENERS for url in flags.get(name, "").split(",") if url]
+    return bool(given) and "config-file" not in flags and all(url.startswith("http://") for url in given)
+
+
 def _named_files(process: Process) -> Iterator[str]:
     flags = process.flags
+    if process.component == _ETCD:
+        flags = flags | setting_files.etcd(flags.get("config-file", ""))
     for flag in component_flags.FLAGS:
         if flag.component == process.component and flags.get(flag.name):
             yield os.path.normpath(flags[flag.name])
@@ -150,18 +155,6 @@ def _named_files(process: Process) -> Iterator[str]:
 
 def _among(path: str, files: Collection[str]) -> bool:
     return any(path == each or path.startswith(f"{each.rstrip('/')}/") for each in map(os.path.normpath, files))
-
-
-def _same_file(root: str, path: str) -> bool | None:
-    """Return whether a path leads to the same file in another process's root as here; None if that cannot be seen.
-
-    The folder counts as much as the file, which the agent may be replacing.
-    """
-    try:
-        os.stat(f"{root}/.")
-    except OSError:
-        return None
-    return any(_number(f"{root}{each}") == _number(each) is not None for each in (path, os.path.dirname(path)))
 
 
 def _number(path: str) -> tuple[int, int] | None:

@@ -33,3 +33,15 @@ def mapping(path: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         return {}
     return {str(name): value for name, value in found.items()} if isinstance(found, dict) else {}
+
+
+def etcd(path: str) -> dict[str, str]:
+    """Return etcd's configuration file as the flags that it stands for; empty if there is none that can be read.
+
+    The names of its two sections lack what tells them apart on the command line (etcd server/embed/config.go).
+    """
+    found = mapping(path)
+    client, peer = (found.get(f"{name}-transport-security") for name in ("client", "peer"))
+    given = {**found, **(client if isinstance(client, dict) else {})}
+    given |= {f"peer-{name}": value for name, value in peer.items()} if isinstance(peer, dict) else {}
+    return {str(name): value for name, value in given.items() if isinstance(value, str)}

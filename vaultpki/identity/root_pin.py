@@ -26,18 +26,18 @@ def advice(cluster: Cluster, record: RotationRecord | None) -> str:
         other = replaced_by(record, pin)
         if not other:
             return ""
-        was = f"was replaced by {new.name}" if record.state is State.DONE else f"is deleted, and {old.name} stays"
-        named = old.name if record.state is State.DONE else new.name
+        was = f"was replaced by {new.title}" if record.state is State.DONE else f"is deleted, and {old.title} stays"
+        named = old.title if record.state is State.DONE else new.title
         return f"{file} names {named}, which {was}: write `root_sha256: {other}` there, below `ca`"
     if pin == old.sha256:
         then = f"write `root_sha256: {new.sha256}` there" if new.sha256 else "write the new root there"
         return (
-            f"{file} names {old.name} (ca.root_sha256): leave it so until the rotation is done, and {then} then; after "
-            "`vaultpki ca abort` it stays"
+            f"{file} names {old.title} (ca.root_sha256): leave it so until the rotation is done, and {then} then; "
+            "after `vaultpki ca abort` it stays"
         )
     if new.sha256 and pin == new.sha256:
         return (
-            f"{file} names {new.name} already (ca.root_sha256): if you go back with `vaultpki ca abort`, write "
+            f"{file} names {new.title} already (ca.root_sha256): if you go back with `vaultpki ca abort`, write "
             f"`root_sha256: {old.sha256}` there again"
         )
     return ""
@@ -52,11 +52,11 @@ def _of_list(cluster: Cluster, record: RotationRecord) -> str:
         return ""
     if record.active:
         return (
-            f"{file} names {old.name} and {new.name} (ca.root_sha256): leave it so until the rotation is done, and "
+            f"{file} names {old.title} and {new.title} (ca.root_sha256): leave it so until the rotation is done, and "
             f"then write `root_sha256: {new.sha256}` there; after `vaultpki ca abort` write `ca` as it was before"
         )
     stays, gone = (new, old) if record.state is State.DONE else (old, new)
-    return f"{file} still names {gone.name}, which is gone: write `root_sha256: {stays.sha256}` there, below `ca`"
+    return f"{file} still names {gone.title}, which is gone: write `root_sha256: {stays.sha256}` there, below `ca`"
 
 
 def replaced_by(record: RotationRecord | None, pin: str) -> str:

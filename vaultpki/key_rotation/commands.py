@@ -31,6 +31,7 @@ from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys import steps as key_steps
 from vaultpki.token_keys.holders import never_ran, refused_at
 from vaultpki.token_keys.standing import KeyStepDone
+from vaultpki.token_keys.starts import to_start
 from vaultpki.token_keys.steps import NOTHING_SAID_OF_KEYS, KeysSaid
 from vaultpki.token_keys.turns import next_turn, starting, still_accepted_by, to_read, why_waits
 from vaultpki.vault import Vault
@@ -203,7 +204,8 @@ def _told(
     # A first start is nobody's turn: it may come in days.
     if turn and to is None and not never_ran(holders[turn]):
         ready = f"may restart kube-apiserver: `vaultpki ca continue -f {seen.cluster.file}` gives it the turn"
-        restarts.append(Waiting(turn, "has the turn to restart kube-apiserver" if turn == record.turn else ready))
+        has = f"has the turn to restart kube-apiserver: {to_start(holders[turn], 'vaultpki ca continue')}"
+        restarts.append(Waiting(turn, has if turn == record.turn else ready))
     return KeyStepDone(
         record,
         gate,

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from vaultpki.ca.facts import read_mount, read_root, refuse_unknown
 from vaultpki.ca.token_key_certificates import key_holders
-from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, ca_subject
-from vaultpki.errors import StateConflict
+from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, ca_subject, resolve, rows
+from vaultpki.errors import BadAnswer, StateConflict, Unavailable
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import NodeList, read_nodes
 from vaultpki.key_rotation import policies as key_policies
+from vaultpki.kube import published_keys
 from vaultpki.kube.token_flags import TokenFlags, TokensInUse
-from vaultpki.model import Cluster
-from vaultpki.pki import chains
+from vaultpki.model import Cluster, NodeRole
+from vaultpki.pki import chains, jwk, x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.rotation_records import (
     StoredKeyRecord,
@@ -26,9 +28,11 @@ from vaultpki.provision.rotation_records import (
 )
 from vaultpki.records.server_facts import Fields, Key
 from vaultpki.records.service_account import KeyRecord
-from vaultpki.token_keys.course import KeyScene
+from vaultpki.token_keys.course import KeyScene, held_by
 from vaultpki.token_keys.holders import KeyHolder
+from vaultpki.token_keys.issuer import JWKS, PublishedKeys, lacking, outside
 from vaultpki.token_keys.life import longest_life
+from vaultpki.token_keys.states import STEPS_OF_KEY_SETS
 from vaultpki.vault import Vault
 
 
@@ -109,10 +113,43 @@ def read_keys(
         if name in holders or name in flags
     ]
     given = key_policies.given(cluster, policies)
-    facts = KeyScene(holders, issuing, roots, now, longest_life(counted, flags), given, between)
+    # What either says: a pod that restarts is not listed, and an agent may see no flags.
+    everything = (*flags.values(), *known_flags(holders.values(), None).values())
+    life, published = longest_life(counted, flags), _published(cluster, stored.record, everything)
+    facts = KeyScene(holders, issuing, roots, now, life, given, between, published)
     return KeysOnServer(
         cluster, vault, stored, rotations, facts, policies, notice or ChangeNotice(cluster, vault), tokens
     )
+
+
+def _published(cluster: Cluster, record: KeyRecord | None, flags: Iterable[TokenFlags]) -> tuple[PublishedKeys, ...]:
+    """Return the key sets outside of the cluster, as far as they can be read from here; none where no step asks."""
+    if record is None or JWKS in record.checked or record.state not in {state for state, _ in STEPS_OF_KEY_SETS}:
+        return ()
+    keys = {
+        name: [jwk.material(jwk.key(facts.public_key)) for pem in held_by(record, each) for facts in x509.readable(pem)]
+        for name, each in record.nodes.items()
+    }
+    found = []
+    for url in outside(flags, _own_hosts(cluster)):
+        try:
+            found.append(PublishedKeys(url, lacking(keys, published_keys.read(url))))
+        except (Unavailable, BadAnswer) as error:
+            found.append(PublishedKeys(url, unseen=str(error)))
+    return tuple(found)
+
+
+def _own_hosts(cluster: Cluster) -> frozenset[str]:
+    """Return the names and addresses at which API servers are asked."""
+    servers = [
+        resolve(row, cluster, node).subject
+        for row in rows(cluster)
+        if row.name == "kube-apiserver"
+        for node in cluster.nodes
+        if NodeRole.CONTROL_PLANE in node.roles
+    ]
+    endpoint = urlsplit(cluster.api_server.endpoint or "").hostname or ""
+    return frozenset({endpoint, *(each for one in servers for each in (*one.dns, *one.ips))})
 
 
 def refuse_no_keys(cluster: Cluster) -> None:
@@ -145,7 +182,7 @@ def _read_issuing(
 def known_flags(holders: Iterable[KeyHolder], tokens: TokensInUse | None) -> dict[str, TokenFlags]:
     """Return the flags of kube-apiserver by node: as the running cluster shows them, else as nodes report them."""
     found = {
-        holder.name: TokenFlags(keys.extends, keys.longest)
+        holder.name: TokenFlags(keys.extends, keys.longest, keys.issuer, keys.jwks_uri)
         for holder in holders
         if (keys := holder.keys) is not None and keys.extends is not None and keys.longest is not None
     }

@@ -17,16 +17,23 @@ YEAR: Final = 365 * 86400
 pkg/serviceaccount/claims.go), in seconds. It is counted, too, where no flag sets a limit."""
 
 
+OIDC_DISCOVERY: Final = "/.well-known/openid-configuration"
+"""What stands below the URL of an issuer (OpenID Connect Discovery 1.0, section 4)."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenFlags:
     """The flags of one kube-apiserver that decide how long tokens live.
 
     `extends` is `--service-account-extend-token-expiration`, on by default. `longest` is
-    `--service-account-max-token-expiration` in seconds, 0 if it is not set.
+    `--service-account-max-token-expiration` in seconds, 0 if it is not set. `issuer` is the first
+    `--service-account-issuer`, whose tokens it issues, and `jwks_uri` is `--service-account-jwks-uri`; "" if not set.
     """
 
     extends: bool = True
     longest: int = 0
+    issuer: str = ""
+    jwks_uri: str = ""
 
     @property
     def life(self) -> int:
@@ -62,6 +69,8 @@ class TokensInUse:
 
 _EXTENDS: Final = "service-account-extend-token-expiration"
 _LONGEST: Final = "service-account-max-token-expiration"
+_ISSUER: Final = "service-account-issuer"
+_JWKS: Final = "service-account-jwks-uri"
 _STALE: Final = re.compile(rb"^serviceaccount_stale_tokens_total ([0-9.e+]+)$", re.MULTILINE)
 _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 _SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -74,7 +83,18 @@ def token_flags(arguments: Sequence[str]) -> TokenFlags | None:
     """Return what the arguments of a kube-apiserver say of the life of tokens; None if a value cannot be read."""
     given = flags_of(arguments)
     longest = go_duration(given.get(_LONGEST, "0"))
-    return None if longest is None else TokenFlags(given.get(_EXTENDS, "true") not in _FALSE, longest)
+    if longest is None:
+        return None
+    issuer, jwks_uri = (printable(found)[:_LONGEST_NAME] for found in (_first_issuer(arguments), given.get(_JWKS, "")))
+    return TokenFlags(given.get(_EXTENDS, "true") not in _FALSE, longest, issuer, jwks_uri)
+
+
+def _first_issuer(arguments: Sequence[str]) -> str:
+    """Return the first of the issuers that a command line names: the others are only accepted."""
+    for index in range(len(arguments)):
+        if found := flags_of(arguments[index : index + 2]).get(_ISSUER):
+            return found
+    return ""
 
 
 def go_duration(text: str) -> int | None:

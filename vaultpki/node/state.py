@@ -105,7 +105,8 @@ class ReaderSeen:
     """A component that reads a bundle only when it starts, as the last pass saw it.
 
     `since` (Unix time) and `moment` are its start, and `sha256` the certificates that the bundle had then; empty if
-    nobody knows. `problem` says why it is not healthy, or that no process of it was seen; "" if it is.
+    nobody knows. `problem` says why it is not healthy, or that no process of it was seen; "" if it is. `stopped` is
+    since when (Unix time) it is known not to run; 0 if it runs, or if nobody can know that here.
     """
 
     since: float = 0.0
@@ -113,6 +114,7 @@ class ReaderSeen:
     moment: Moment | None = None
     running: bool = False
     problem: str = ""
+    stopped: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,8 @@ class AgentState:
     those; `by_hand` are the keys of hooks that wait for a person, since only foreign CAs of their bundles have changed.
     `lowest` is, by node, the lowest number of its service-account keys that was accepted here, which only grows, and
     `lowest_root` the pin that these belong to. `token_life` are the flags of the kube-apiserver that runs which decide
-    how long tokens live: `extends` (0 or 1) and `longest` in seconds; empty if they are not known. `not_admitted` is a
+    how long tokens live: `extends` (0 or 1) and `longest` in seconds; empty if they are not known. `token_issuer` are
+    those that say where tokens are checked: `issuer` and `jwks_uri`, without what is not set. `not_admitted` is a
     sentence that kube-apiserver must not run yet, since the record does not admit its key; "" if it may. `surplus` are
     the pairs that the node's record does not name, by their files: the name of the certificate, and the leaf's SHA-256.
     """
@@ -179,6 +182,7 @@ class AgentState:
     lowest: Mapping[str, int] = field(default_factory=dict)
     lowest_root: str = ""
     token_life: Mapping[str, int] = field(default_factory=dict)
+    token_issuer: Mapping[str, str] = field(default_factory=dict)
     not_admitted: str = ""
     surplus: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -320,6 +324,7 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         lowest={str(node): _revision(number) for node, number in value.get("lowest", {}).items()},
         lowest_root=str(value.get("lowest_root", "")),
         not_admitted=str(value.get("not_admitted", "")),
+        token_issuer={str(flag): str(each) for flag, each in value.get("token_issuer", {}).items()},
         token_life={str(flag): int(_number(each)) for flag, each in value.get("token_life", {}).items()},
         surplus={str(place): (str(name), str(sha256)) for place, (name, sha256) in value.get("surplus", {}).items()},
     )
@@ -352,6 +357,7 @@ def _reader(each: Mapping[str, Any]) -> ReaderSeen:
         _moment(each["moment"]),
         each["running"] is True,
         str(each["problem"]),
+        _number(each.get("stopped", 0.0)),
     )
 
 

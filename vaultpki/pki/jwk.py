@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from cryptography.hazmat.primitives import serialization
@@ -15,6 +15,9 @@ from vaultpki.pki.facts import Facts
 
 # The algorithm of a curve (RFC 7518, section 3.4), its name there, and the bytes of a coordinate.
 _CURVES: Final = {"secp256r1": ("ES256", "P-256", 32), "secp384r1": ("ES384", "P-384", 48)}
+
+# What makes a key, by its type (RFC 7518, section 6).
+_MEMBERS: Final = {"RSA": ("n", "e"), "EC": ("crv", "x", "y")}
 
 
 def key_set(certificates: Iterable[Facts]) -> dict[str, Any]:
@@ -40,6 +43,12 @@ def key(public_key: bytes) -> dict[str, str]:
         x, y = (_text(each.to_bytes(length, "big")) for each in (point.x, point.y))
         return {**head, "kty": "EC", "alg": algorithm, "crv": curve, "x": x, "y": y}
     raise CertificateUnreadable("this is a key with which kube-apiserver signs no tokens")
+
+
+def material(key: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a JSON Web Key is, without its name and use; empty for one of a type that signs no tokens."""
+    kind = str(key.get("kty"))
+    return (kind, *(str(key.get(name)) for name in _MEMBERS[kind])) if kind in _MEMBERS else ()
 
 
 def _number(value: int) -> str:

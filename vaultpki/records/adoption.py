@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import SpecError
-from vaultpki.records.rotation import BEYOND, ROTATION_FOLDER
+from vaultpki.records.rotation import BEYOND, ROTATION_FOLDER, components
 from vaultpki.redact import stamp
 from vaultpki.values import hosts, names
 from vaultpki.values.json_object import JsonObject
@@ -59,11 +59,11 @@ class AdoptionRecord:
 
     `old` are the SHA-256 of the old CAs in hex, by domain. `turn` is the node of the control plane, or member of etcd,
     that may restart its components now; "" for none. All others wait. Nodes that run neither need no turn.
-    `restarted` are the nodes whose restarts a person confirmed in this state, and `confirmed` further words of a person
-    for it, such as `outside`. `joins_closed` is when the last bootstrap token of before was seen to be gone in this
-    state, None if that was not seen yet. `kept` says where a person keeps the keys of the old CAs; nodes delete theirs
-    in DONE if it is empty, and leave them where they are if not. `imported` are the domains whose old CA is in Vault
-    with its key: on the way back nodes get its certificates there.
+    `restarted` are the components (`cp-1/etcd`) whose restarts a person confirmed in this state, and `confirmed`
+    further words of a person for it, such as `outside`. `joins_closed` is when the last bootstrap token of before
+    was seen to be gone in this state, None if that was not seen yet. `kept` says where a person keeps the keys of
+    the old CAs; nodes delete theirs in DONE if it is empty, and leave them where they are if not. `imported` are
+    the domains whose old CA is in Vault with its key: on the way back nodes get its certificates there.
     """
 
     state: AdoptionState
@@ -104,7 +104,9 @@ def to_json(record: AdoptionRecord) -> dict[str, Any]:
         "since": stamp(record.since),
         "old": {ca: list(record.old[ca]) for ca in ISSUING_CAS if ca in record.old},
         "turn": record.turn,
-        "restarted": list(record.restarted),
+        # 0.2.0 has nodes here, and refuses anything else.
+        "restarted": [],
+        **({"restarted_components": list(record.restarted)} if record.restarted else {}),
         "confirmed": list(record.confirmed),
         **({"joins_closed": stamp(record.joins_closed)} if record.joins_closed is not None else {}),
         **({"kept": record.kept} if record.kept else {}),
@@ -135,7 +137,7 @@ def read(value: object, *, where: str) -> AdoptionRecord:
         since=read.time("since"),
         old=_old(read, value.get("old")),
         turn=turn,
-        restarted=_list(read, "restarted", _is_node),
+        restarted=components(read, "restarted_components"),
         confirmed=_list(read, "confirmed", lambda word: _WORD.fullmatch(word) is not None),
         joins_closed=read.time("joins_closed") if value.get("joins_closed") is not None else None,
         kept=kept,

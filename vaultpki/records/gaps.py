@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from vaultpki import kubernetes_versions, readers
+from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.records.node_report import NodeReport, Seen
 from vaultpki.records.rotation import EVERY_DOMAIN, MOST_AHEAD
 
@@ -50,6 +52,29 @@ def gaps(
             yield Gap(domain, NOT_FOLLOWED, _not_followed(domain, highest, ahead))
         elif now < highest:
             yield Gap(domain, SERVER_BEHIND, _behind(domain, highest, now))
+
+
+def readers_behind(report: NodeReport) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with components that run, by `CA/COMPONENT`."""
+    versions = kubernetes_versions.minors(report.kubernetes)
+    for name, one in report.readers.items():
+        ca, _, component = name.partition("/")
+        bundle = report.bundles.get(ca)
+        if not one.running:
+            continue
+        early = bundle is not None and (one.started is None or one.started < bundle.installed)
+        if bundle is not None and one.sha256 and one.sha256 != bundle.sha256 and early:
+            yield name, readers.not_started_again(component, ca, versions.get(component))
+        elif one.problem:
+            yield name, readers.not_healthy(component, one.problem)
+    keys = report.token_keys
+    if keys is not None and keys.reader.running:
+        component = "kube-apiserver"
+        held = keys.loaded_union == keys.union and keys.loaded_signing == keys.signing
+        if keys.loaded_union and not held:
+            yield f"{SERVICE_ACCOUNT}/{component}", readers.not_started_again(component, SERVICE_ACCOUNT)
+        elif keys.reader.problem:
+            yield f"{SERVICE_ACCOUNT}/{component}", readers.not_healthy(component, keys.reader.problem)
 
 
 def _behind(domain: str, highest: int, now: int) -> str:

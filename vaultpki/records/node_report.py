@@ -86,7 +86,9 @@ class ReaderReport:
 
     `started` is None if no process was seen. `running` says whether the report's pass saw the process, `healthy`
     whether the component's own endpoint said so then. `problem` is what is wrong with a component that is not both,
-    as a part of a sentence; agents of earlier versions, which do not look at processes, say nothing there.
+    as a part of a sentence; agents of earlier versions, which do not look at processes, say nothing there. `stopped` is
+    since when the agent knows that the component does not run; None if it runs, if the agent cannot know that, and in
+    reports of 0.2.0.
     """
 
     started: datetime | None
@@ -94,6 +96,7 @@ class ReaderReport:
     running: bool = False
     healthy: bool = False
     problem: str = ""
+    stopped: datetime | None = None
 
     @property
     def sound(self) -> bool:
@@ -115,8 +118,8 @@ class TokenKeysReport:
     `--service-account-extend-token-expiration`, and `--service-account-max-token-expiration` in seconds, 0 if it is not
     set. None if they are not known. `shared` is the SHA-256 in hex of the public key (its SubjectPublicKeyInfo in DER)
     of an `sa.key` that this agent has not made; "" if there is none. `shared_key` is the type of that key, "" if it is
-    none of ours. `admitted` is False where the node has read that
-    its kube-apiserver must not run yet.
+    none of ours. `admitted` is False where the node has read that its kube-apiserver must not run yet. `issuer` and
+    `jwks_uri` are the flags by which kube-apiserver names where tokens are checked; "" if not set or not known.
     """
 
     seen: Seen
@@ -132,12 +135,19 @@ class TokenKeysReport:
     shared: str = ""
     admitted: bool = True
     shared_key: str = ""
+    issuer: str = ""
+    jwks_uri: str = ""
 
     @property
     def loaded(self) -> bool:
         """Whether a kube-apiserver that runs and is healthy was started with the files that are on the disk."""
+        return self.reader.sound and self.holds_files
+
+    @property
+    def holds_files(self) -> bool:
+        """Whether the kube-apiserver that runs was started with the files that are on the disk."""
         same = self.loaded_union == self.union and self.loaded_signing == self.signing
-        return self.reader.sound and bool(self.union) and bool(self.signing) and same
+        return bool(self.union) and bool(self.signing) and same
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +273,8 @@ def _token_keys_to_json(keys: TokenKeysReport) -> dict[str, Any]:
         **({"shared": keys.shared} if keys.shared else {}),
         **({} if keys.admitted else {"admitted": False}),
         **({"shared_key": keys.shared_key} if keys.shared_key else {}),
+        **({"issuer": keys.issuer} if keys.issuer else {}),
+        **({"jwks_uri": keys.jwks_uri} if keys.jwks_uri else {}),
     }
 
 
@@ -397,6 +409,7 @@ def _reader(entry: Mapping[str, Any]) -> ReaderReport | None:
         running=entry.get("running") is True,
         healthy=entry.get("healthy") is True,
         problem=_text(entry.get("problem")),
+        stopped=moment(entry.get("stopped")) if entry.get("running") is not True else None,
     )
 
 
@@ -426,6 +439,8 @@ def _token_keys(value: object) -> TokenKeysReport | None:
         next(iter(_hashes([entry.get("shared")])), ""),
         entry.get("admitted") is not False,
         _text(entry.get("shared_key")),
+        _text(entry.get("issuer")),
+        _text(entry.get("jwks_uri")),
     )
 
 

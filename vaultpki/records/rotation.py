@@ -95,6 +95,13 @@ class CaRef:
     key: str = ""
     sha256: str = ""
 
+    @property
+    def title(self) -> str:
+        """What sentences call it: `key 2 of the CA etcd`, since a node may be called `etcd-2`."""
+        domain, _, last = self.name.rpartition("-")
+        number, _, renewal = last.partition("r")
+        return f"key {number} of the CA {domain}{f' (certificate {renewal})' if renewal else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class RotationRecord:
@@ -102,12 +109,13 @@ class RotationRecord:
 
     `revision` only grows, also over a restored snapshot. `since` is when the state began. `highest` is the highest
     number that was given to a key of this CA. `also` are the SHA-256 of further CAs that were on the mount when the
-    rotation began, which are trusted as long as `old` is. `spread` is in seconds. `excused` are the nodes that no gate
-    waits for, `restarted` those whose restarts a person confirmed in this state, and `turn` the node that may restart
-    what reads the bundle only at its start. `kept` is set by a recovery, in RETRUSTING: each node keeps the leaf that
-    it holds, drops no CA that it trusts, and the CA that `kept` names is the default until everybody trusts both. A
-    release that does not know it takes such a record for plain RETRUSTING; it then installs leaves of `new` alone,
-    and none while `old` is the default.
+    rotation began, which are trusted as long as `old` is. `spread` is in seconds. `excused` are the nodes that no
+    gate waits for, `restarted` the components (`cp-1/etcd`) whose restarts a person confirmed in this state,
+    `checked` the further words of a person (`pods`), and `turn` the node that may restart what reads the bundle
+    only at its start. `kept` is set by a recovery, in RETRUSTING: each node keeps the leaf that it holds, drops no
+    CA that it trusts, and the CA that `kept` names is the default until everybody trusts both. A release that does
+    not know it takes such a record for plain RETRUSTING; it then installs leaves of `new` alone, and none while
+    `old` is the default.
     `closing` says of the root that its rollback has ended: the issuing CAs lose their certificates of the old root, and
     the state follows. `accepting` are the components (`cp-1/etcd`) whose listeners were seen accepting the old CA in
     RETIRED, and were not seen refusing it since. `let_go` says of STEADY that no process holds what a rollback deleted.
@@ -132,6 +140,7 @@ class RotationRecord:
     accepting: tuple[str, ...] = ()
     let_go: bool = False
     drops: bool = False
+    checked: tuple[str, ...] = ()
 
     @property
     def leaf(self) -> CaRef:
@@ -165,6 +174,7 @@ class RotationRecord:
         """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
         fresh: dict[str, Any] = {
             "restarted": (),
+            "checked": (),
             "turn": "",
             "kept": None,
             "closing": False,
@@ -193,7 +203,10 @@ def to_json(record: RotationRecord) -> dict[str, Any]:
         "also": list(record.also),
         "spread": record.spread,
         "excused": list(record.excused),
-        "restarted": list(record.restarted),
+        # 0.2.0 has nodes here, and refuses anything else.
+        "restarted": [],
+        **({"restarted_components": list(record.restarted)} if record.restarted else {}),
+        **({"checked": list(record.checked)} if record.checked else {}),
         "turn": record.turn,
         **({"kept": record.kept.value} if record.kept is not None else {}),
         **({"closing": True} if record.closing else {}),
@@ -229,11 +242,12 @@ def read(value: object, domain: str, *, where: str) -> RotationRecord:
         also=_list(read, "also", lambda sha: _SHA256.fullmatch(sha) is not None and sha != ""),
         spread=read.integer("spread", 0, MOST_SPREAD),
         excused=_list(read, "excused", _is_node),
-        restarted=_list(read, "restarted", _is_node),
+        restarted=components(read, "restarted_components"),
+        checked=_list(read, "checked", _is_node) if "checked" in value else (),
         turn=read.text("turn"),
         kept=kept,
         closing=value.get("closing") is True,
-        accepting=_list(read, "accepting", _is_component) if "accepting" in value else (),
+        accepting=components(read, "accepting"),
         let_go=value.get("let_go") is True,
         drops=value.get("drops") is True,
     )
@@ -255,6 +269,11 @@ def _read_ca(value: object, where: str) -> CaRef:
     return CaRef(
         read.text("name", _NAME), read.text("issuer", _ID), read.text("key", _ID), read.text("sha256", _SHA256)
     )
+
+
+def components(read: JsonObject, key: str) -> tuple[str, ...]:
+    """Return the entries such as `cp-1/etcd` of a field that may be missing."""
+    return _list(read, key, _is_component) if key in read.value else ()
 
 
 def _list(read: JsonObject, key: str, fits: Callable[[str], bool]) -> tuple[str, ...]:

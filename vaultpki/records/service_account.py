@@ -168,7 +168,8 @@ class KeyRecord:
     `lowest` is, by node, the lowest number that counts (`pki.service_account.token_keys`). `departed` are keys whose
     tokens may live. `shared` is the SHA-256, in hex, of the public key (its SubjectPublicKeyInfo in DER) that several
     nodes shared when the rotation began; "" if each had its own. `turn` is the node whose kube-apiserver may restart,
-    and `restarted` are those whose restart a person has confirmed in this state. `signing_since` is since when every
+    and `restarted` are those whose restart a person has confirmed in this state; `checked` are further words of a
+    person. `signing_since` is since when every
     kube-apiserver signs as the next step wants it, None as long as one does not. `life` is the longest life of tokens
     in seconds that counts from then, and `stated` whether a person has said it; 0 if it is not known.
     """
@@ -187,6 +188,7 @@ class KeyRecord:
     signing_since: datetime | None = None
     life: int = 0
     stated: bool = False
+    checked: tuple[str, ...] = ()
 
     @property
     def active(self) -> bool:
@@ -220,7 +222,8 @@ class KeyRecord:
 
     def moved(self, state: KeyState, now: datetime, **changes: Any) -> KeyRecord:
         """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
-        fresh: dict[str, Any] = {"restarted": (), "turn": "", "signing_since": None, "life": 0, "stated": False}
+        fresh: dict[str, Any] = {"restarted": (), "checked": (), "turn": "", "signing_since": None}
+        fresh |= {"life": 0, "stated": False}
         return replace(self, state=state, revision=self.revision + 1, since=now, **(fresh | changes))
 
     def changed(self, **changes: Any) -> KeyRecord:
@@ -268,6 +271,7 @@ def to_json(record: KeyRecord) -> dict[str, Any]:
         "shared": record.shared,
         "turn": record.turn,
         "restarted": list(record.restarted),
+        **({"checked": list(record.checked)} if record.checked else {}),
         "signing_since": None if record.signing_since is None else stamp(record.signing_since),
         "life": record.life,
         "stated": record.stated,
@@ -297,6 +301,7 @@ def read(value: object, *, where: str) -> KeyRecord:
         shared=found.text("shared", _SHA256_OR_NONE),
         turn=found.text("turn"),
         restarted=restarted,
+        checked=tuple(found.texts("checked")) if "checked" in value else (),
         signing_since=None if value.get("signing_since") is None else found.time("signing_since"),
         life=found.integer("life", 0, _LONGEST_LIFE),
         stated=value.get("stated") is True,
@@ -305,6 +310,8 @@ def read(value: object, *, where: str) -> KeyRecord:
         raise found.wrong("turn")
     if len(restarted) > MOST_KEY_NODES or not all(map(_is_node, restarted)):
         raise found.wrong("restarted")
+    if len(record.checked) > MOST_KEY_NODES or not all(map(_is_node, record.checked)):
+        raise found.wrong("checked")
     for name, keys in record.nodes.items():
         if state.resting and keys.old != keys.new:
             raise found.wrong("nodes")

@@ -246,13 +246,15 @@ def _trust(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
 
 
 def _memory(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
-    if step.trust is None or (report.memory is Held.UNKNOWN and machine.name in step.record.restarted):
+    if step.trust is None:
         return ""
     for name, one in report.components.items():
         if one.trust is Held.UNKNOWN:
+            if f"{machine.name}/{name}" in step.record.restarted:
+                continue
             return (
-                f"it is not known what {name} holds there{_because(one.problem)}: restart it there, and pass "
-                f"`--restarted {machine.name}`"
+                f"it is not known what {name} holds there{_because(one.problem)}: restart it there, and run "
+                f"`{step.command} --restarted {machine.name}/{name}`"
             )
         if found := _wrong(step.trust, one.trust, f"in {name}", "trusts"):
             return found
@@ -288,10 +290,10 @@ def _shown(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
             continue
         return f"presents a certificate {which} at {each.place} ({each.row}): restart what listens there"
     for name, one in report.components.items():
-        if one.leaves is Held.UNKNOWN and machine.name not in step.record.restarted:
+        if one.leaves is Held.UNKNOWN and f"{machine.name}/{name}" not in step.record.restarted:
             return (
-                f"it is not known which certificate {name} shows{_because(one.problem)}: restart it there, and pass "
-                f"`--restarted {machine.name}`"
+                f"it is not known which certificate {name} shows{_because(one.problem)}: restart it there, and run "
+                f"`{step.command} --restarted {machine.name}/{name}`"
             )
         if one.leaves is not Held.UNKNOWN and (found := _wrong(step.leaves, one.leaves, f"in {name}", "shows")):
             return found

@@ -15,15 +15,16 @@ from vaultpki.rotation.listener_trust import Look
 class Confirmations:
     """What an operator says and lets be looked at.
 
-    `without` are nodes, or names of operators' certificates, that no gate waits for any more. `restarted` are nodes on
-    which a person has restarted what reads the bundle only at its start; there are further words for what is no node
-    (`root_gates.WORDS`, `serving_copy.WORD`). `pods` is what the Kubernetes cluster shows, None without
+    `without` are nodes, or names of operators' certificates, that no gate waits for any more. `restarted` are the
+    components (`cp-1/etcd`) that a person has restarted and that no agent can see. `checked` are further words of a
+    person (`CHECKS`). `pods` is what the Kubernetes cluster shows, None without
     `--kubeconfig`. `look` asks the listeners of nodes before a step that depends on whom they trust, and before a turn
     passes on; None asks nobody.
     """
 
     without: Collection[str] = ()
     restarted: Collection[str] = ()
+    checked: Collection[str] = ()
     pods: KubeTrust | None = None
     look: Look | None = None
 
@@ -33,6 +34,7 @@ class Confirmations:
             listener_trust.confirmed(record, self.restarted),
             excused=tuple(sorted({*record.excused, *self.without})),
             restarted=tuple(sorted({*record.restarted, *self.restarted})),
+            checked=tuple(sorted({*record.checked, *self.checked})),
         )
 
 

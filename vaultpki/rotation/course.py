@@ -89,7 +89,7 @@ def _trusted_again(course: Course, record: RotationRecord) -> bool:
 
 
 def _new(record: RotationRecord) -> str:
-    return record.new.name if record.new is not None else "no other CA"
+    return record.new.title if record.new is not None else "no other CA"
 
 
 def _reachable(steps: Mapping[State, frozenset[State]]) -> dict[State, frozenset[State]]:

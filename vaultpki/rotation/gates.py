@@ -7,12 +7,12 @@ with every component are not possible from an operator's machine; `vaultpki veri
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.certificates import SERVICE_ACCOUNT, SKEW
+from vaultpki.certificates import SKEW
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import stamp
 from vaultpki.rotation import reasons
@@ -133,28 +133,58 @@ def turn(record: RotationRecord, to: State, nodes: Collection[Participant], now:
     return _turn(Transition(record, to, now), nodes)
 
 
-def restart_refused(record: RotationRecord, to: State, node: Participant, now: datetime) -> str:
-    """Return why a person's word that a node was restarted does not count yet, as a sentence; "" if it does.
+def restart_refused(said: str, steps: Sequence[tuple[Transition, Participant]]) -> str:
+    """Return why a person's word that a component was restarted does not count, as a sentence; "" if it does.
 
-    The restart counts only after a report showed the final bundle: a process that was started before has read another.
+    `said` is the word (`cp-1/etcd`), and `steps` are the steps that wait for the node, each with the node as its gate
+    counts it: of the root those of the issuing CAs that go along too. The word counts only after a report showed the
+    final bundle, since a process that was started before has read another, and not against what the agent sees.
     """
-    step = Transition(record, to, now)
-    if step.path not in TRUST_STEPS:
-        if record.turn == node.name:
-            return ""
-        return f"{record.domain} is {record.state.value} and needs no restart; leave out `--restarted {node.name}`"
-    report = node.report
-    if report is not None and reasons.fresh(step, report) and reasons.holds_final(step, report):
+    record, (name, _, component) = steps[0][0].record, said.partition("/")
+    if said in record.accepting:
         return ""
-    return (
-        f"{node.name} has not reported the bundle of this step yet, so a restart may have read the one before; wait "
-        f"for its report (`vaultpki ca status`), restart it then, and pass `--restarted {node.name}` again"
-    )
+    counted = [
+        (each, who, reader)
+        for each, who in steps
+        for reader in who.readers
+        if reader.startswith(f"{each.record.domain}/") and each.path in TRUST_STEPS
+    ]
+    mine = [(each, who, reader) for each, who, reader in counted if reader.rpartition("/")[2] == component]
+    if not mine:
+        if component and record.turn == name:
+            # Its listener does not answer the operator's machine.
+            return ""
+        owing = {
+            reader for each, who, reader in counted if not (who.report and reasons.ready(each, who.report, reader))
+        }
+        words = sorted({f"`--restarted {reasons.word(name, reader)}`" for reader in owing})
+        what = f"write {' or '.join(words)}" if words else f"leave out `--restarted {said}`"
+        none = f"no restart of {component} on {name}" if component else f"no restart on {name}" if not words else ""
+        waits = f"{record.domain} is {record.state.value} and waits for {none}" if none else "a word names a component"
+        return f"{waits}; {what}"
+    for each, who, _ in mine:
+        if who.report is None or not reasons.fresh(each, who.report) or not reasons.holds_final(each, who.report):
+            return (
+                f"{name} has not reported the bundle of this step yet, so a restart may have read the one before; wait "
+                f"for its report (`vaultpki ca status`), restart {component} then, and pass `--restarted {said}` again"
+            )
+    found = [(each, who.report, reader) for each, who, reader in mine if who.report is not None]
+    for each, report, reader in found:
+        seen = report.readers.get(reader)
+        if seen is not None and seen.running and seen.started is not None and not reasons.started(each, report, reader):
+            since = stamp(report.bundles[each.record.domain].installed)
+            return (
+                f"the agent of {name} sees that {component} runs since {stamp(seen.started)}, and the bundle there is "
+                f"of {since}: restart it there; once the agent has seen that, no word is needed"
+            )
+    if record.turn != name and all(reasons.ready(each, report, reader) for each, report, reader in found):
+        return f"the agent of {name} has seen {component} restarted and healthy; leave out `--restarted {said}`"
+    return ""
 
 
 def without_refused(record: RotationRecord, node: Participant, now: datetime) -> str:
     """Return why no gate may leave a node out, as a sentence; "" if it may."""
-    if record.domain == SERVICE_ACCOUNT and not node.locked and node.bundle and _live(node, now):
+    if reasons.signs_tokens(record, node) and _live(node, now):
         return (
             f"{node.name} signs tokens with a key that the old CA has certified, which nodes that join later would not "
             "accept; repair it, or remove it from cluster.yaml and run `vaultpki apply`"
@@ -221,8 +251,8 @@ def _operators(
         held.append(
             Waiting(
                 name,
-                f"{verb} at {last}: replace it with `vaultpki issue {name}`, or if nobody uses it go on without it "
-                f"(`--without {name}`)",
+                f"{verb} at {last}: replace it with `vaultpki issue {name} --dir DIR`, or if nobody uses it go on "
+                f"without it (`--without {name}`)",
             )
         )
     return held, excused
@@ -249,14 +279,14 @@ def _healthy_again(step: Transition, node: Participant) -> bool:
         return False
     if reasons.owes_restart(step, node) or reasons.ailing(step, node):
         return False
-    confirmed = node.name in step.record.restarted
-    return confirmed or not (step.key in report.owed or step.record.domain in report.waiting)
+    done = reasons.needs_no_restart(step, node)
+    return done or not (step.key in report.owed or step.record.domain in report.waiting)
 
 
 def _ready(step: Transition, node: Participant) -> bool:
     """Return whether a restart of the node would be useful now: it has the bundle, and owes the restart."""
     report = node.report
-    if report is None or not reasons.fresh(step, report) or node.name in step.record.restarted:
+    if report is None or not reasons.fresh(step, report) or reasons.needs_no_restart(step, node):
         return False
     if step.path in TRUST_STEPS and not reasons.holds_final(step, report):
         return False

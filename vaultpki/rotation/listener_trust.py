@@ -102,7 +102,7 @@ def looked(
         and record.domain != ROOT
         and record.method is not Method.SAME_KEY
     )
-    passes = record.turn in nodes and record.turn not in (gate.turn, *record.restarted, *record.excused)
+    passes = record.turn in nodes and record.turn not in (gate.turn, *record.excused)
     if look is None or not (compares or passes):
         return Looked(record, held(record, to, gate, nodes))
     said = look(cluster, record)
@@ -137,7 +137,7 @@ def held(record: RotationRecord, to: State, gate: Gate, nodes: Collection[str]) 
             node,
             f"its {component} was seen accepting certificates of the old CA, and not refusing them since: restart it "
             f"there, and look at the file that it reads; if it cannot be reached from here, run `{command(to)} "
-            f"--restarted {node}` then",
+            f"--restarted {node}/{component}` then",
         )
         for node, _, component in seen
         if node in nodes and node not in record.excused
@@ -146,9 +146,8 @@ def held(record: RotationRecord, to: State, gate: Gate, nodes: Collection[str]) 
 
 
 def confirmed(record: RotationRecord, restarted: Collection[str]) -> RotationRecord:
-    """Return the record once a person says that nodes were restarted: what was seen there before counts no more."""
-    left = tuple(entry for entry in record.accepting if entry.partition("/")[0] not in restarted)
-    return replace(record, accepting=left)
+    """Return the record once a person says that components were restarted: what was seen before counts no more."""
+    return replace(record, accepting=tuple(entry for entry in record.accepting if entry not in restarted))
 
 
 def _closed(gate: Gate, waiting: Collection[Waiting]) -> Gate:
@@ -184,11 +183,14 @@ def _silent(cluster: str, record: RotationRecord, to: State, said: Mapping[Liste
     for each, it in said.items():
         if each.node != turn or each.component not in components or each in here or not it.asked:
             continue
+        if f"{turn}/{each.component}" in record.restarted:
+            continue
         for other in (one.node for one in here if (one.component, one.port) == (each.component, each.port)):
             return Waiting(
                 turn,
                 f"its {each.component} does not answer at port {each.port}, and that of {other} does: wait until it is "
-                f"healthy, or if only this machine cannot reach it, run `{command(to)} --restarted {turn}`",
+                f"healthy, or if only this machine cannot reach it, run `{command(to)} --restarted "
+                f"{turn}/{each.component}`",
             )
     return None
 
@@ -217,7 +219,7 @@ def _old_leaves(cluster: str, record: RotationRecord, to: State, said: Mapping[L
         of_new = record.new is not None and it.issuer == _subject(cluster, record.domain, record.new)
         if of_new if to is State.STEADY else _of_old(cluster, record, (it.issuer,)):
             what = f"its {each.component} at port {each.port} still presents a certificate of the {which} CA"
-            yield Waiting(each.node, f"{what}: restart it there")
+            yield Waiting(each.node, f"{what}: restart it there, and run `{command(to)}`")
 
 
 def _wrong(cluster: str, record: RotationRecord, to: State, said: Mapping[Listener, Said]) -> Iterator[Waiting]:
@@ -236,7 +238,7 @@ def _wrong(cluster: str, record: RotationRecord, to: State, said: Mapping[Listen
             lacks = [ca for ca in wanted_cas(record, to) if _subject(cluster, record.domain, ca) not in it.accepts]
             found += [f"does not accept certificates of the {'new' if ca is record.new else 'old'} CA" for ca in lacks]
         for what in found:
-            how = "restart it there, and look at the file that it reads"
+            how = f"restart it there, look at the file that it reads, and run `{command(to)}`"
             yield Waiting(each.node, f"its {each.component} at port {each.port} {what}: {how}")
 
 
@@ -262,11 +264,10 @@ def _noted(cluster: str, record: RotationRecord, said: Mapping[Listener, Said]) 
     refusing = {
         name for name, all_ in by_component.items() if all(_names(cluster, record.domain, it) for it in all_)
     } - accepting
-    nodes = {name.partition("/")[0] for name in accepting}
     return replace(
         record,
         accepting=tuple(sorted((set(record.accepting) | accepting) - refusing)),
-        restarted=tuple(name for name in record.restarted if name not in nodes),
+        restarted=tuple(name for name in record.restarted if name not in accepting),
     )
 
 

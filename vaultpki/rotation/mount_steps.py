@@ -157,20 +157,20 @@ def problem(cluster: str, record: RotationRecord, mount: RotationMount, ca: CaRe
         return ""
     found = issuer_of(cluster, record, mount, ca)
     if found is not None and found.revoked:
-        what = f"somebody revoked the CA {ca.name} ({mount.path}/issuer/{found.id}), which signs nothing any more"
+        what = f"somebody revoked {ca.title} ({mount.path}/issuer/{found.id}), which signs nothing any more"
     elif found is not None:
-        what = f"the key of the CA {ca.name} is gone from {mount.path}"
+        what = f"{ca.title} is gone from {mount.path}"
     else:
-        what = f"the CA {ca.name} and its key are gone from {mount.path}"
+        what = f"{ca.title} and its certificate are gone from {mount.path}"
     other = record.old if ca is record.new else record.new
     if record.state.resting:
         how = f"`vaultpki ca rotate {record.domain}` makes the next one"
     elif other is None or not usable(cluster, record, mount, other):
         how = "restore it from a backup of Vault"
     elif ca is record.new:
-        how = f"`vaultpki ca abort` goes back to {other.name}"
+        how = f"`vaultpki ca abort` goes back to {other.title}"
     else:
-        how = f"`vaultpki ca continue` goes on to {other.name}"
+        how = f"`vaultpki ca continue` goes on to {other.title}"
     return f"{what}, and what it has signed stays valid; {how}"
 
 

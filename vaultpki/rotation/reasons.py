@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.certificates import ROOT, SKEW, bundle
+from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, SKEW, bundle
 from vaultpki.kubernetes_versions import minors, oldest
 from vaultpki.readers import READERS
 from vaultpki.records import gaps
@@ -44,13 +44,18 @@ LEAF_STEPS: Final = frozenset({(State.SWITCHED, State.RETIRED), (State.RETURNING
 """The steps that wait until every leaf is of the CA that the record names."""
 
 
+AGENT_DOES: Final = "run `vaultpki agent --once` there, which does it or says why not"
+"""What ends the wait for something that an agent has not done yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Participant:
     """A node that a gate may wait for.
 
     `kind` is "listed" or "pooled". `certificates` are its rows of the record's CA, `bundle` whether it has that CA's
     bundle, and `readers` the components (`etcd/etcd`) that read it only when they start, by the versions that the node
-    reports. `unversioned` are those of which the version would decide that, and is not known. `credentials` is how many
+    reports. `member` says that it is a member of etcd, and `signs` that it signs tokens with a key of its own, whatever
+    the CA. `unversioned` are those of which the version would decide that, and is not known. `credentials` is how many
     live secret ids it has; None if unknown, and for a node that needs none. `report` is None if it never reported, and
     for a node that is `locked`: nobody can log in as it. `last_expiry` is when the last certificate expires that a
     locked node reported. `former` is the version of an agent that reports only where 0.1.0 did. `join_until` is until
@@ -69,6 +74,8 @@ class Participant:
     last_expiry: datetime | None = None
     join_until: datetime | None = None
     unversioned: tuple[str, ...] = ()
+    member: bool = False
+    signs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,25 +124,32 @@ def command(to: State) -> str:
 def reason(step: Transition, node: Participant) -> str:
     """Return what must happen on a node that counts before the step may be taken; "" if nothing."""
     if node.report is None:
-        if step.outlived or not _concerned(step, node):
-            return ""
-        if node.locked:
-            again = f"`vaultpki enroll {node.name}` and join it again"
-            return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
-        if node.former:
-            return f"{too_old(node.former)}{_or_without(step, node)}"
-        return f"{_unjoined(node)}{_or_without(step, node)}"
-    for check in _CHECKS:
-        found = check(step, node, node.report)
-        if found:
-            return found
-    return ""
+        return unreported(step, node)
+    return next((found for check in GATE_CHECKS if (found := check(step, node, node.report))), "")
+
+
+def unreported(step: Transition, node: Participant) -> str:
+    """Return the same of a node that has no report that counts."""
+    if step.outlived or not _concerned(step, node):
+        return ""
+    if node.locked:
+        again = f"`vaultpki enroll {node.name}` and join it again"
+        return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
+    if node.former:
+        return f"{too_old(node.former)}{_or_without(step, node)}"
+    if node.join_until is None:
+        return f"has never reported: start its agent, or {AGENT_DOES}{_or_without(step, node)}"
+    ends = "lock" if node.kind == "listed" else "unenroll"
+    return (
+        f"has a join file that nobody has used, until {stamp(node.join_until)}: join the node, or end the file "
+        f"(`vaultpki {ends} {node.name}`){_or_without(step, node)}"
+    )
 
 
 def by_itself(step: Transition, node: Participant) -> bool:
     """Return whether agents do what is waited for on a node, at their next pass or turn, without a person."""
     report = node.report
-    first = next((check for check in _CHECKS if report is not None and check(step, node, report)), None)
+    first = next((check for check in GATE_CHECKS if report is not None and check(step, node, report)), None)
     if report is None or first is None:
         return False
     if first is _echo:
@@ -145,16 +159,6 @@ def by_itself(step: Transition, node: Participant) -> bool:
     if first is _hooks:
         return step.record.domain in report.waiting
     return first is _leaf and any(leaf is not None for _, leaf in _leaves(node, report))
-
-
-def _unjoined(node: Participant) -> str:
-    if node.join_until is None:
-        return "has never reported: start its agent"
-    ends = "lock" if node.kind == "listed" else "unenroll"
-    return (
-        f"has a join file that nobody has used, until {stamp(node.join_until)}: join the node, or end the file "
-        f"(`vaultpki {ends} {node.name}`)"
-    )
 
 
 def settled(step: Transition, node: Participant) -> datetime:
@@ -167,9 +171,8 @@ def settled(step: Transition, node: Participant) -> datetime:
     if step.path in TRUST_STEPS:
         if node.bundle and record.domain in report.bundles:
             moments.append(report.bundles[record.domain].installed + late)
-        if node.name not in record.restarted:
-            started = [report.readers[name].started for name in _readers(step, node) if name in report.readers]
-            moments += [moment + timedelta(seconds=SETTLE) for moment in started if moment is not None]
+        starts = [report.readers[name].started for name in _awaited(step, node) if name in report.readers]
+        moments += [moment + timedelta(seconds=SETTLE) for moment in starts if moment is not None]
     elif not step.outlived:
         moments += [(leaf.installed or report.time) + late for _, leaf in _leaves(node, report) if leaf is not None]
     return max(moments)
@@ -189,7 +192,15 @@ def wanted_cas(record: RotationRecord, to: State) -> tuple[CaRef, ...]:
 
 def in_use(record: RotationRecord, node: Participant, now: datetime) -> bool:
     """Return whether a node is a member of etcd that other members need, so that no gate may leave it out."""
-    return record.domain == "etcd" and ETCD_MEMBER in node.readers and (node.report is None or alive(node.report, now))
+    member = node.member if record.domain == ROOT else record.domain == "etcd" and ETCD_MEMBER in node.readers
+    return member and (node.report is None or alive(node.report, now))
+
+
+def signs_tokens(record: RotationRecord, node: Participant) -> bool:
+    """Return whether others check tokens of a node by what this CA, or one below it, has certified."""
+    return not node.locked and (
+        node.signs if record.domain == ROOT else record.domain == SERVICE_ACCOUNT and node.bundle
+    )
 
 
 def alive(report: NodeReport, now: datetime) -> bool:
@@ -212,9 +223,14 @@ def holds_final(step: Transition, report: NodeReport) -> bool:
 def owes_restart(step: Transition, node: Participant) -> bool:
     """Return whether a component of the node has not been seen yet to run, healthy, with the bundle of the step."""
     report = node.report
-    if report is None or step.path not in TRUST_STEPS or node.name in step.record.restarted:
+    if report is None or step.path not in TRUST_STEPS:
         return False
-    return any(not _ready(step, report, name) for name in _readers(step, node))
+    return any(not ready(step, report, name) for name in _awaited(step, node))
+
+
+def needs_no_restart(step: Transition, node: Participant) -> bool:
+    """Return whether a person has answered for all that reads the bundle only at its start there, or it is stopped."""
+    return bool(_readers(step, node)) and not _awaited(step, node)
 
 
 def ailing(step: Transition, node: Participant) -> bool:
@@ -223,20 +239,20 @@ def ailing(step: Transition, node: Participant) -> bool:
     None of the others may restart theirs then. A person's word that it is healthy counts more.
     """
     readers = node.report.readers if node.report is not None else {}
-    found = [readers[name] for name in _readers(step, node) if name in readers]
-    return node.name not in step.record.restarted and any(each.problem and not each.sound for each in found)
+    found = [readers[name] for name in _awaited(step, node) if name in readers]
+    return any(each.problem and not each.sound for each in found)
 
 
 def _future(step: Transition, node: Participant, report: NodeReport) -> str:
     late = report.time > step.now + timedelta(seconds=SKEW)
-    return f"its report is from the future ({stamp(report.time)}): set its clock" if late else ""
+    return f"its report is from the future ({stamp(report.time)}): set its clock, and {AGENT_DOES}" if late else ""
 
 
 def _old_agent(step: Transition, node: Participant, report: NodeReport) -> str:
     if report.seen or not _concerned(step, node) or (step.outlived and not alive(report, step.now)):
         return ""
     version = f" ({printable(report.agent)})" if report.agent else ""
-    return f"its agent is too old to take part{version}: upgrade it{_or_without(step, node)}"
+    return f"its agent is too old to take part{version}: upgrade it, and {AGENT_DOES}{_or_without(step, node)}"
 
 
 def too_old(version: str) -> str:
@@ -252,9 +268,10 @@ def _behind(step: Transition, node: Participant, report: NodeReport) -> str:
     if seen is None or seen.highest <= revision:
         return ""
     what = f"says that it has read revision {seen.highest} of this rotation, and the server has {revision}"
+    anew = f"join it anew (`vaultpki enroll {node.name} --replace`)"
     if node.kind == "listed":
-        return f"{what}: run `vaultpki ca recover {step.record.domain}`, or join it anew"
-    return f"{what}: join it anew{_or_without(step, node)}"
+        return f"{what}: run `vaultpki ca recover {step.record.domain}`, or {anew}"
+    return f"{what}: {anew}{_or_without(step, node)}"
 
 
 def _not_followed(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -267,10 +284,10 @@ def _echo(step: Transition, node: Participant, report: NodeReport) -> str:
     if fresh(step, report) or step.outlived or not _concerned(step, node):
         return ""
     if step.record.domain not in report.seen:
-        return f"cannot read the rotation's record: look at its agent's log{_or_without(step, node)}"
+        return f"cannot read the rotation's record: {AGENT_DOES}{_or_without(step, node)}"
     return (
         f"has not read the latest step, and last reported at {stamp(report.time)}: wait for its agent's next pass, or "
-        f"start its agent{_or_without(step, node)}"
+        f"{AGENT_DOES}{_or_without(step, node)}"
     )
 
 
@@ -278,32 +295,38 @@ def _bundle(step: Transition, node: Participant, report: NodeReport) -> str:
     if not node.bundle or step.path not in TRUST_STEPS or holds_final(step, report):
         return ""
     if report.bundles.get(step.record.domain) is None:
-        return "has no bundle of this CA: look at its agent's log"
+        return f"has no bundle of this CA: {AGENT_DOES}{_or_without(step, node)}"
     if step.to in (State.DONE, State.STEADY):
         which = "old" if step.to is State.DONE else "deleted"
-        return f"still trusts the {which} CA on its disk: look at its agent's log"
+        return f"still trusts the {which} CA on its disk: {AGENT_DOES}{_or_without(step, node)}"
     lacks = "old" if step.record.old.sha256 in _wanted(step) - report.bundles[step.record.domain].sha256 else "new"
-    return f"does not trust the {lacks} CA on its disk: look at its agent's log"
+    return f"does not trust the {lacks} CA on its disk: {AGENT_DOES}{_or_without(step, node)}"
 
 
 def _restarts(step: Transition, node: Participant, report: NodeReport) -> str:
     """Find components that were not seen to run, healthy, with the bundle: a hook's success alone says nothing."""
     if not owes_restart(step, node):
         return ""
-    missing = [name for name in _readers(step, node) if not _ready(step, report, name)]
-    old = [name for name in missing if not _started(step, report, name)]
+    missing = [name for name in _awaited(step, node) if not ready(step, report, name)]
+    old = [name for name in missing if not started(step, report, name)]
     if old and step.turn not in ("", node.name):
         return f"restarts {_components(old)} after {step.turn}, whose turn it is"
     if old and step.key in report.owed:
-        return f"has the turn to restart {_components(old)}: wait for its hook, or look at its agent's log"
-    then = f"`{command(step.to)} --restarted {node.name}`"
+        return f"has the turn to restart {_components(old)}: wait for its hook, or {AGENT_DOES}"
     for name in missing:
         reader, component = report.readers.get(name), _components([name])
+        then = f"`{command(step.to)} --restarted {node.name}/{component}`"
         if reader is None or not (reader.sound or reader.problem):
             version = f" ({printable(report.agent)})" if report.agent else ""
             return (
                 f"its agent does not say whether {component} runs{version}: upgrade it, or restart {component} there, "
                 f"wait until it is healthy, and run {then}"
+            )
+        if reader.stopped is not None:
+            return (
+                f"{component} is stopped there since {stamp(reader.stopped)}, and no other node restarts before it is "
+                f"healthy: start it, or if only its agent takes it so, restart it there, wait until it is healthy, and "
+                f"run {then}"
             )
         if not reader.running:
             return (
@@ -315,7 +338,10 @@ def _restarts(step: Transition, node: Participant, report: NodeReport) -> str:
                 f"{component} was restarted there and is not healthy ({reader.problem}): wait, or look at its log; if "
                 f"only its agent takes it so, run {then}"
             )
-    return f"restart {_components(old)} there{_because(report, old)}, wait until it is healthy, and run {then}"
+    return (
+        f"restart {_components(old)} there{_because(report, old)}, and wait until its agent has seen it healthy: "
+        f"`{command(step.to)}` goes on then"
+    )
 
 
 def _because(report: NodeReport, names: Collection[str]) -> str:
@@ -333,14 +359,13 @@ def _components(names: Collection[str]) -> str:
 def _hooks(step: Transition, node: Participant, report: NodeReport) -> str:
     """Find hooks that tell a component of new files and have not succeeded."""
     if step.path in TRUST_STEPS:
-        confirmed = node.name in step.record.restarted
-        owed = [step.key] if step.key in report.owed and not confirmed else []
+        owed = [step.key] if step.key in report.owed and not needs_no_restart(step, node) else []
         if owed and step.record.domain in report.waiting:
             # A person, or `kubeadm upgrade`, has restarted what it restarts: it then only looks at that.
             return f"its hook for {owed[0]} waits for its turn: run `{command(step.to)}`"
     else:
         owed = [name for name in report.owed if name in node.certificates]
-    return f"its hook for {owed[0]} has not succeeded: look at its agent's log" if owed else ""
+    return f"its hook for {owed[0]} has not succeeded: correct it in its agent.yaml, and {AGENT_DOES}" if owed else ""
 
 
 def _leaf(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -351,14 +376,15 @@ def _leaf(step: Transition, node: Participant, report: NodeReport) -> str:
     for name, leaf in _leaves(node, report):
         if leaf is None or leaf.not_after is None:
             if must:
-                return f"has no {name} yet: look at its agent's log"
+                return f"has no {name} yet: {AGENT_DOES}{_or_without(step, node)}"
         elif leaf.not_after <= step.now and not must:
             continue
         elif step.record.method is Method.SAME_KEY:
             if step.record.new is not None and (step.record.new.sha256 in leaf.served) != (wanted == "new"):
-                return f"{name} is still served with the {other} CA certificate: wait for its agent's next pass"
+                return f"{name} is still served with the {other} CA certificate: {AGENT_DOES}"
         elif leaf.issuer_key_id != step.key_ids.get(wanted, ""):
-            return f"{name} is not of the {wanted} CA yet: its agent renews it within {_spread(step)}"
+            within = f"its agent renews it within {_spread(step)}, or at once by `vaultpki renew {name}` there"
+            return f"{name} is not of the {wanted} CA yet: {within}"
     return ""
 
 
@@ -382,7 +408,7 @@ def surplus(report: NodeReport, domain: str) -> dict[str, CertificateReport]:
     return {place: one for place, one in report.surplus.items() if one.ca == domain}
 
 
-_CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]] = (
+GATE_CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]] = (
     _future,
     _old_agent,
     _behind,
@@ -394,6 +420,7 @@ _CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]]
     _leaf,
     _surplus,
 )
+"""What a gate asks of a node's report, in this order. A test runs the command of each sentence."""
 
 
 def _concerned(step: Transition, node: Participant) -> bool:
@@ -408,12 +435,35 @@ def _readers(step: Transition, node: Participant) -> tuple[str, ...]:
     return tuple(name for name in node.readers if name.startswith(f"{step.record.domain}/"))
 
 
-def _ready(step: Transition, report: NodeReport, name: str) -> bool:
+def _awaited(step: Transition, node: Participant) -> tuple[str, ...]:
+    """Return the readers that a step waits for: no person has answered for them, and they may hold something."""
+    said = {name for name in _readers(step, node) if word(node.name, name) in step.record.restarted}
+    return tuple(name for name in _readers(step, node) if name not in said and not _holds_nothing(step, node, name))
+
+
+def word(node: str, reader: str) -> str:
+    """Return what a person says who has restarted a reader (`etcd/kube-apiserver`) of a node: `cp-1/kube-apiserver`."""
+    return f"{node}/{reader.rpartition('/')[2]}"
+
+
+def _holds_nothing(step: Transition, node: Participant, name: str) -> bool:
+    """Return whether a reader is stopped, and nobody waits for it to come back.
+
+    Others wait for a member of etcd, and for what was stopped in the turn of its node: it may have ended by what it
+    read, and the next one would too.
+    """
+    reader = node.report.readers.get(name) if node.report is not None else None
+    if reader is None or reader.stopped is None or name == ETCD_MEMBER:
+        return False
+    return step.record.turn != node.name or reader.stopped < step.record.since
+
+
+def ready(step: Transition, report: NodeReport, name: str) -> bool:
     """Return whether a component was seen to run, healthy, with what the step waits for."""
-    return _started(step, report, name) and report.readers[name].sound
+    return started(step, report, name) and report.readers[name].sound
 
 
-def _started(step: Transition, report: NodeReport, name: str) -> bool:
+def started(step: Transition, report: NodeReport, name: str) -> bool:
     """Return whether a component is known to hold what the step waits for.
 
     Its last known start must be after the bundle was installed: one before may have been followed by another start,
@@ -446,6 +496,8 @@ def _leaves(node: Participant, report: NodeReport) -> list[tuple[str, Certificat
 def _or_without(step: Transition, node: Participant) -> str:
     if in_use(step.record, node, step.now):
         return "; a member of etcd cannot be left out"
+    if signs_tokens(step.record, node):
+        return "; a node that signs tokens cannot be left out"
     return f", or go on without it (`--without {node.name}`)"
 
 

@@ -139,6 +139,7 @@ def recovered(
         revision=next_revision(domain, record, nodes, aside),
         since=now,
         restarted=(),
+        checked=(),
         turn="",
         excused=tuple(sorted({*aside, *(record.excused if record is not None else ())})),
     )

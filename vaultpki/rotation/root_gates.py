@@ -22,12 +22,10 @@ from vaultpki.rotation.reasons import command
 from vaultpki.values import pem
 
 PODS: Final = "pods"
-"""As `--restarted pods`: a person's word that every `kube-root-ca.crt` and every pod was looked after."""
+"""As `--checked pods`: a person's word that every `kube-root-ca.crt` and every pod was looked after."""
 
 OUTSIDE: Final = "outside"
-"""As `--restarted outside`: a person's word that kubeconfigs outside the cluster hold the root that is named."""
-
-WORDS: Final = frozenset({PODS, OUTSIDE})
+"""As `--checked outside`: a person's word that kubeconfigs outside the cluster hold the root that is named."""
 
 CLUSTER_TRUST_BUNDLE: Final = "ClusterTrustBundle"
 
@@ -127,15 +125,17 @@ def _together(own: Gate, companions: Mapping[str, Gate]) -> list[Waiting]:
 def word_refused(record: RotationRecord, to: State, word: str, own: Gate, *, crossed: bool = True) -> str:
     """Return why a person's word about pods or kubeconfigs outside does not count now, as a sentence; "" if it does."""
     if word == OUTSIDE and not _needs_outside(record, to, crossed=crossed):
-        return f"root is {record.state.value}, which waits for no kubeconfig outside; leave out `--restarted {OUTSIDE}`"
+        return f"root is {record.state.value}, which waits for no kubeconfig outside; leave out `--checked {OUTSIDE}`"
     if word == PODS and not _roots_of_pods(record, to)[1]:
-        return f"root is {record.state.value}, which waits for no pod; leave out `--restarted {PODS}`"
+        return f"root is {record.state.value}, which waits for no pod; leave out `--checked {PODS}`"
     if word == PODS and own.waiting:
         first = own.waiting[0]
         return (
             f"the pods get the root from the controller managers, and not every node is ready ({first.node}: "
-            f"{first.reason}); restart them afterwards, and pass `--restarted {PODS}` then"
+            f"{first.reason}); restart them afterwards, and pass `--checked {PODS}` then"
         )
+    if word not in (OUTSIDE, PODS):
+        return f"root is {record.state.value}, which does not wait for {word}; leave out `--checked {word}`"
     return ""
 
 
@@ -164,12 +164,12 @@ def _pods(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None)
     if found is not None:
         copies = _copies(found, root, holds=holds, which="new" if holds and to is State.SWITCHED else "old")
         return [*copies, *bundles] or (_started_before(found) if pods_count else [])
-    if PODS in record.restarted or not pods_count:
+    if PODS in record.checked or not pods_count:
         return []
     which = "the old" if to is State.RETURNING else "the new"
     how = (
         f"pass `--kubeconfig FILE`, which looks at every {ROOT_COPY}, {CLUSTER_TRUST_BUNDLE} and pod, or once every "
-        f"{ROOT_COPY} and {CLUSTER_TRUST_BUNDLE} holds {which} root and every pod was restarted, `--restarted {PODS}`"
+        f"{ROOT_COPY} and {CLUSTER_TRUST_BUNDLE} holds {which} root and every pod was restarted, `--checked {PODS}`"
     )
     return [Waiting(PODS, how)] if not own.waiting else [Waiting(PODS, "restart them once every node is ready")]
 
@@ -193,7 +193,7 @@ def _bundles(record: RotationRecord, to: State, found: KubeTrust) -> list[Waitin
     if not root:
         return []
     if found.bundles_unread:
-        yourself = f", look yourself, and say `--restarted {PODS}`" if _roots_of_pods(record, to)[1] else ""
+        yourself = f", look yourself, and say `--checked {PODS}`" if _roots_of_pods(record, to)[1] else ""
         why = f"cannot be looked at: {found.bundles_unread}; allow it, or leave out `--kubeconfig`{yourself}"
         return [Waiting(CLUSTER_TRUST_BUNDLE, why)]
     roots = {ca.sha256 for ca in (record.old, record.new) if ca is not None}
@@ -223,7 +223,7 @@ def _started_before(found: KubeTrust) -> list[Waiting]:
     undated = sorted(namespace for namespace, when in changed.items() if when is None)
     if undated:
         why = f"does not say when it changed in {_some(undated, 'namespace')}: restart the pods there, and pass "
-        return [Waiting(ROOT_COPY, f"{why}`--restarted {PODS}` without `--kubeconfig`")]
+        return [Waiting(ROOT_COPY, f"{why}`--checked {PODS}` without `--kubeconfig`")]
     old = sorted(f"{pod.namespace}/{pod.name}" for pod in found.pods if _before(pod, changed.get(pod.namespace)))
     return [Waiting(PODS, f"{_some(old, 'pod')} started before {ROOT_COPY} changed: restart them")] if old else []
 
@@ -244,14 +244,15 @@ def _needs_outside(record: RotationRecord, to: State, *, crossed: bool) -> bool:
 
 
 def _outside(record: RotationRecord, to: State, *, crossed: bool) -> list[Waiting]:
-    if not _needs_outside(record, to, crossed=crossed) or OUTSIDE in record.restarted:
+    if not _needs_outside(record, to, crossed=crossed) or OUTSIDE in record.checked:
         return []
     which = "old" if record.state is State.RETRUSTING else "new"
     return [
         Waiting(
             OUTSIDE,
             f"once every kubeconfig and program outside the cluster that holds a root of it holds the {which} one too "
-            f"(`vaultpki issue` writes an operator's again), say so: `{command(to)} --restarted {OUTSIDE}`",
+            f"(`vaultpki issue admin --dir DIR` writes an operator's again), say so: `{command(to)} --checked "
+            f"{OUTSIDE}`",
         )
     ]
 

@@ -78,8 +78,8 @@ def problem(cluster: str, record: RotationRecord, mount: RotationMount) -> str:
     found = signer(cluster, record, mount)
     if found is not None and not found.revoked and (found.key or not _is_ours(cluster, found)):
         return ""
-    how = f"`vaultpki ca abort` goes back to {record.old.name}" if back else "restore it from a backup of Vault"
-    return f"the root CA {ca.name} can sign nothing any more ({mount.path}); {how}"
+    how = f"`vaultpki ca abort` goes back to {record.old.title}" if back else "restore it from a backup of Vault"
+    return f"{ca.title} can sign nothing any more ({mount.path}); {how}"
 
 
 def _writes(cluster: str, record: RotationRecord, mount: RotationMount, now: datetime) -> Iterator[Write]:

@@ -8,11 +8,11 @@ from typing import Final
 from vaultpki.records.rotation import RotationRecord, State
 
 _HOLDS: Final = {
-    State.PREPARED: "{new} has a key and no certificate yet; nothing has changed for nodes",
+    State.PREPARED: "{new} has no certificate yet; nothing has changed for nodes",
     State.PUBLISHED: "nodes learn to trust {new}, for which {old} vouches; the issuing CAs are still of {old}",
-    State.SWITCHED: "the issuing CAs are of {new}, with their keys; nodes serve that, and the word of {old} for {new}",
+    State.SWITCHED: "the issuing CAs are of {new}, with their keys; nodes serve that, and the cross certificate",
     State.RETIRED: "nodes drop {old}, which signs no more, and trust {new} alone",
-    State.DONE: "nodes trust {new} alone; {old} and its key are deleted",
+    State.DONE: "nodes trust {new} alone; {old} is deleted",
     State.RETRUSTING: "nodes learn to trust {old} again beside {new}; the issuing CAs are still of {new}",
     State.RETURNING: "the issuing CAs are of {old} again; nodes trust both, and serve that",
 }

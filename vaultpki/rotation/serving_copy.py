@@ -19,7 +19,7 @@ from vaultpki.rotation.reasons import TRUST_STEPS, command, wanted_cas
 DOMAIN: Final = "kubelet"
 
 WORD: Final = SERVING_CA
-"""As `--restarted kubelet-serving-ca`: a person's word that it was applied; with `--without`, that nobody reads it."""
+"""As `--checked kubelet-serving-ca`: a person's word that it was applied; with `--without`, that nobody reads it."""
 
 _FILE: Final = "manifests/kubelet-serving-ca.yaml"
 
@@ -39,19 +39,19 @@ def gate(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None) 
     if WORD in record.excused:
         return replace(own, excused=(*own.excused, Waiting(WORD, "is left out by `--without`")))
     if found is None:
-        reason = "" if WORD in record.restarted else _unknown(record, to)
+        reason = "" if WORD in record.checked else _unknown(record, to)
     else:
         lacks = [ca for ca in wanted_cas(record, to) if any(ca.sha256 not in held for held in _held(found))]
-        which = " and ".join(ca.name for ca in lacks)
+        which = " and ".join(ca.title for ca in lacks)
         reason = f"does not hold {which} yet: {_apply()}" if lacks else ""
     return replace(own, waiting=(*own.waiting, Waiting(WORD, reason)), opens=None) if reason else own
 
 
-def word_refused(record: RotationRecord, to: State) -> str:
-    """Return why a person's word about the ConfigMap does not count now, as a sentence; "" if it does."""
-    if counts(record, to):
+def word_refused(record: RotationRecord, to: State, word: str) -> str:
+    """Return why a person's word about something outside does not count now, as a sentence; "" if it does."""
+    if word == WORD and counts(record, to):
         return ""
-    return f"{record.domain} is {record.state.value}, which waits for no ConfigMap; leave out `--restarted {WORD}`"
+    return f"{record.domain} is {record.state.value}, which does not wait for {word}; leave out `--checked {word}`"
 
 
 def advice(record: RotationRecord | None, found: KubeTrust | None, *, ended: bool = False) -> str:
@@ -65,22 +65,23 @@ def advice(record: RotationRecord | None, found: KubeTrust | None, *, ended: boo
     if WORD in record.excused or not gone.sha256:
         return ""
     if found is None:
-        return f"if {WORD} in kube-system holds {gone.name}, which has left: {_apply()}" if ended else ""
+        return f"if {WORD} in kube-system holds {gone.title}, which has left: {_apply()}" if ended else ""
     if all(record.leaf.sha256 in held and gone.sha256 not in held for held in _held(found)):
         return ""
-    return f"{WORD} in kube-system does not hold what nodes trust, which is {record.leaf.name} alone: {_apply()}"
+    return f"{WORD} in kube-system does not hold what nodes trust, which is {record.leaf.title} alone: {_apply()}"
 
 
 def _unknown(record: RotationRecord, to: State) -> str:
-    which = " and ".join(ca.name for ca in wanted_cas(record, to))
+    which = " and ".join(ca.title for ca in wanted_cas(record, to))
     return (
-        f"must hold {which} before kubelets have other certificates: {_apply()}, and run `{command(to)} --restarted "
+        f"must hold {which} before kubelets have other certificates: {_apply()}, and run `{command(to)} --checked "
         f"{WORD}`; or pass `--kubeconfig FILE`, which looks at it, or `--without {WORD}` if nobody reads it"
     )
 
 
 def _apply() -> str:
-    return f"`vaultpki issue admin` writes {_FILE}; apply it with kubectl, and restart what reads it only at its start"
+    written = f"`vaultpki issue admin --dir DIR` writes {_FILE}"
+    return f"{written}; apply it with kubectl, and restart what reads it only at its start"
 
 
 def _held(found: KubeTrust) -> Iterator[frozenset[str]]:

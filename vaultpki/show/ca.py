@@ -36,19 +36,19 @@ _HANGING: Final = " " * 4
 # What holds in a state. `{old}` and `{new}` are the two CAs, `{spread}` says how fast.
 _IS: Final = {
     State.STEADY: "{old} signs, and nodes trust it alone",
-    State.PREPARED: "{new} has a key and no certificate yet; nothing has changed for nodes",
+    State.PREPARED: "{new} has no certificate yet; nothing has changed for nodes",
     State.PUBLISHED: "nodes learn to trust {new} beside {old}; their certificates are still of {old}",
     State.SWITCHED: "{new} signs; nodes trust both, and replace their certificates of {old} {spread}",
     State.RETIRED: "nodes drop {old}, which signs no more, and trust {new} alone",
-    State.DONE: "{new} signs, and nodes trust it alone; {old} and its key are deleted",
+    State.DONE: "{new} signs, and nodes trust it alone; {old} is deleted",
     State.RETRUSTING: "nodes learn to trust {old} again beside {new}; their certificates are still of {new}",
     State.RETURNING: "{old} signs again; nodes trust both, and replace their certificates of {new} {spread}",
 }
 _IS_SAME_KEY: Final = {
-    State.PREPARED: "nothing has changed for nodes; {new} will be a new certificate for the key of {old}",
-    State.PUBLISHED: "nodes learn to trust {new} beside {old}, which has the same key",
+    State.PREPARED: "nothing has changed for nodes; {new} will be signed",
+    State.PUBLISHED: "nodes learn to trust {new} beside {old}",
     State.SWITCHED: "{new} signs; nodes serve it behind their certificates, which stay as they are",
-    State.DONE: "{new} signs, and nodes trust it alone; {old} is deleted, and its key is that of {new}",
+    State.DONE: "{new} signs, and nodes trust it alone; {old} is deleted",
     State.RETURNING: "{old} signs again; nodes serve it behind their certificates",
 }
 _BUNDLES_CHANGE: Final = frozenset(state for state, _ in TRUST_STEPS) - {State.RETURNING, State.STEADY}
@@ -67,7 +67,7 @@ _DOES: Final = {
     State.PUBLISHED: "has the root sign {new}, and nodes learn to trust it",
     State.SWITCHED: "makes {new} the CA that signs; nodes replace their certificates {spread}",
     State.RETIRED: "ends the trust in {old}",
-    State.DONE: "deletes {old} and its key; after that there is no rollback",
+    State.DONE: "deletes {old}; after that there is no rollback",
     State.RETRUSTING: "has nodes trust {old} again",
     State.RETURNING: "makes {old} the CA that signs again; nodes replace their certificates {spread}",
 }
@@ -144,6 +144,10 @@ def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str) 
             yield ""
             yield f"These nodes do not follow the record of {ca.domain}:"
             yield from _each(ca.apart)
+        if ca.behind:
+            yield ""
+            yield f"These nodes do not use the bundle of {ca.domain} as it is:"
+            yield from _each(ca.behind)
     active = under_way(cas)
     if active is None or active.record is None:
         for ca in cas:
@@ -191,7 +195,7 @@ def record_lines(
 
 def _lingering_lines(record: RotationRecord, gate: Gate, now: datetime, file: str) -> Iterator[str]:
     """Yield what may still accept the CA that a rollback deleted, and what goes on."""
-    deleted = record.new.name if record.new is not None else ""
+    deleted = record.new.title if record.new is not None else ""
     yield f"What reads bundles only when it starts may still accept certificates of {deleted}, which is deleted."
     yield from gate_lines(gate, now)
     yield from _turn_lines(record, gate)
@@ -350,7 +354,7 @@ def _ca_json(ca: CaStatus, now: datetime) -> dict[str, Any]:
         "advice": printable(ca.advice) or None,
         "apart": _waiting(ca.apart),
         "left_over": [{"sha256": each.sha256, "nodes": list(each.nodes)} for each in ca.left_over],
-        "waiting_for": _waiting(ca.gate.waiting if ca.gate is not None else ()),
+        "waiting_for": _waiting((*(ca.gate.waiting if ca.gate is not None else ()), *ca.behind)),
     }
 
 
@@ -396,8 +400,13 @@ def _filled(record: RotationRecord, state: State, words: dict[State, str], same_
 
 
 def _with_names(record: RotationRecord, text: str) -> str:
-    new = record.new.name if record.new is not None else "no other CA"
+    new = record.new.title if record.new is not None else "no other CA"
     spread = f"within {format_duration(record.spread)}" if record.spread else "at once"
-    old = f"the CA with the SHA-256 {record.old.sha256}" if record.drops else record.old.name
+    old = f"the CA with the SHA-256 {record.old.sha256}" if record.drops else record.old.title
+    if record.method is Method.SAME_KEY and not old.endswith(")"):
+        old += " (certificate 1)"
     also = f"{len(record.also)} further CA{'s' if len(record.also) > 1 else ''} ({first_few(record.also, 2)})"
-    return text.format(old=old, new=new, spread=spread, leaf=record.leaf.name, also=also)
+    said = text.format(old=old, new=new, spread=spread, leaf=record.leaf.title, also=also)
+    # The domain once is enough.
+    head, of, rest = said.partition(f" of the CA {record.domain}")
+    return f"{head}{of}{rest.replace(of, '')}" if of else head

@@ -130,9 +130,9 @@ def rotation_sentence(file: str, rotation: Rotation) -> str:
 
 def active_sentence(record: RotationRecord) -> str:
     """Return that a CA is being rotated, and the command that says what it waits for."""
-    new = f" to {record.new.name}" if record.new is not None else ""
+    new = f" to {record.new.title}" if record.new is not None else ""
     return (
-        f"{record.domain} CA: being rotated from {record.old.name}{new}, {record.state.value} since "
+        f"{record.domain} CA: being rotated from {record.old.title}{new}, {record.state.value} since "
         f"{stamp(record.since)}; `vaultpki ca status` says what it waits for"
     )
 

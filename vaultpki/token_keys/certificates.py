@@ -16,8 +16,9 @@ from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.records.service_account import DepartedKey, KeyRecord
 from vaultpki.redact import stamp
 from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS
+from vaultpki.rotation.reasons import AGENT_DOES, LEAF_STEPS, TRUST_STEPS, command
 from vaultpki.token_keys.holders import Holders, KeyHolder, fresh, loaded, wanted_union
+from vaultpki.token_keys.starts import to_start
 
 
 def with_unions(
@@ -45,7 +46,7 @@ def with_unions(
         if name not in record.excused and name not in known and (reason := _unread(record, holder)):
             waiting.append(Waiting(name, reason, itself=True))
     if (record.state, to) in LEAF_STEPS or to is State.DONE:
-        waiting += _certificates(record, signer, keys, holders, other_types)
+        waiting += _certificates(record, command(to), signer, keys, holders, other_types)
     waiting = list(dict.fromkeys(waiting))
     return replace(found, waiting=tuple(waiting), opens=None if waiting else found.opens)
 
@@ -56,12 +57,13 @@ def _unread(record: RotationRecord, holder: KeyHolder) -> str:
         return ""
     seen, trusted = holder.report.seen.get(record.domain), holder.report.bundles.get(record.domain)
     if seen is None or seen.revision != record.revision or trusted is None or record.leaf.sha256 not in trusted.sha256:
-        return f"does not check keys by {record.leaf.name} yet: wait for its agent's next pass, or look at its log"
+        return f"does not check keys by {record.leaf.title} yet: wait for its agent's next pass, or {AGENT_DOES}"
     return ""
 
 
 def _certificates(
     record: RotationRecord,
+    then: str,
     signer: Facts | None,
     keys: KeyRecord | None,
     holders: Holders,
@@ -70,7 +72,7 @@ def _certificates(
     if keys is None:
         return
     if signer is None:
-        yield Waiting(record.domain, f"{record.leaf.name} cannot be read on its mount: run `vaultpki ca status`")
+        yield Waiting(record.domain, f"{record.leaf.title} cannot be read on its mount: run `vaultpki ca status`")
         return
     wanted = wanted_union(keys)
     for name, entry in sorted(keys.nodes.items()):
@@ -78,9 +80,9 @@ def _certificates(
             continue
         offered = [entry.certificates[each] for each in entry.accepted(keys.state) if each in entry.certificates]
         if not _signed(offered, signer):
-            reason = _uncertified(record, holders.get(name), signer, other_types.get(name, ""))
+            reason = _uncertified(record, then, holders.get(name), signer, other_types.get(name, ""))
             yield Waiting(name, reason, itself=name in holders)
-        elif name in holders and entry.admitted and (reason := _unloaded(keys, holders[name], wanted)):
+        elif name in holders and entry.admitted and (reason := _unloaded(keys, then, holders[name], wanted)):
             yield Waiting(name, reason)
     for each in keys.departed:
         if each.pem and each.node not in record.excused and not _signed([each.pem], signer):
@@ -92,33 +94,33 @@ def _signed(pems: Collection[str], signer: Facts) -> bool:
     return len(found) == len(pems) and all(x509.issuer_of(facts, (signer,)) is not None for facts in found)
 
 
-def _uncertified(record: RotationRecord, holder: KeyHolder | None, signer: Facts, other_type: str) -> str:
+def _uncertified(record: RotationRecord, then: str, holder: KeyHolder | None, signer: Facts, other_type: str) -> str:
     own = list(holder.keys.own.values()) if holder is not None and holder.keys is not None else []
     if own and _signed(own, signer):
-        return "has its key certified anew: `vaultpki ca continue` takes its certificate in"
+        return f"has its key certified anew: `{then}` takes its certificate in"
     if other_type:
         return (
             f"its key is {other_type}, and Vault certifies another type: write `certificates: {{{record.domain}: "
             f"{{key: {other_type}}}}}` into cluster.yaml and run `vaultpki apply`"
         )
-    return f"its key is not certified by {record.leaf.name} yet: look at its agent's log{_or_without(holder)}"
+    return f"its key is not certified by {record.leaf.title} yet: {AGENT_DOES}{_or_without(holder)}"
 
 
 def _or_without(holder: KeyHolder | None) -> str:
     return "" if holder is not None and holder.report is not None else ", or remove the node from cluster.yaml"
 
 
-def _unloaded(keys: KeyRecord, holder: KeyHolder, wanted: frozenset[str]) -> str:
+def _unloaded(keys: KeyRecord, then: str, holder: KeyHolder, wanted: frozenset[str]) -> str:
     reported = holder.keys
     if reported is None:
         return ""
     if not fresh(keys, holder) or reported.union != wanted:
-        return "its sa.pub does not have the certificates of the record yet: wait for its agent's next pass"
+        return f"its sa.pub does not have the certificates of the record yet: {AGENT_DOES}"
     if loaded(keys, holder).union != wanted:
-        return (
-            "its kube-apiserver was not started with the sa.pub of now: wait for its hook, or restart it there when it "
-            "has the turn, and run `vaultpki ca continue`"
-        )
+        what = "its kube-apiserver was not started with the sa.pub of now"
+        if keys.turn not in ("", holder.name):
+            return f"{what}: it restarts after {keys.turn}, whose turn it is"
+        return f"{what}: {to_start(holder, then)}"
     return ""
 
 

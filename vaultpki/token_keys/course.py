@@ -24,6 +24,7 @@ from vaultpki.records.service_account import (
 from vaultpki.redact import first_few
 from vaultpki.token_keys.gates import all_sign, guests, last_start
 from vaultpki.token_keys.holders import Holders, KeyHolder, key_sha256, refused_at, same_key, sha256_of
+from vaultpki.token_keys.issuer import PublishedKeys
 from vaultpki.token_keys.life import TokenLife
 from vaultpki.token_keys.states import KEYS_HOMEWARD, KEYS_ONWARD, STEPS_BY_SIGNING
 from vaultpki.token_keys.turns import next_turn, not_loaded_by, still_accepted_by
@@ -36,7 +37,7 @@ class KeyScene:
     `holders` are the control-plane nodes of cluster.yaml that can log in or have reported. `issuing` are the CAs of
     these keys, `roots` the roots above them and `between` the CAs of a PKI outside that stand between, by which
     certificates are checked. `life` is the longest life of tokens. `given` are the numbers that the policy of each node
-    allows, as the server has it.
+    allows, as the server has it. `published` are the key sets outside of the cluster by which others check tokens.
     """
 
     holders: Holders
@@ -46,6 +47,7 @@ class KeyScene:
     life: TokenLife = field(default_factory=lambda: TokenLife(None))
     given: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     between: Sequence[Facts] = ()
+    published: tuple[PublishedKeys, ...] = ()
 
     def highest_given(self, node: str) -> int:
         """Return the highest number that a node's policy allows; 0 if that is not known."""

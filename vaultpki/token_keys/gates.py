@@ -6,7 +6,7 @@ left out: its kube-apiserver may sign tokens all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,7 +17,7 @@ from vaultpki.pki.key_plan import refuses
 from vaultpki.records.service_account import Departure, KeyAge, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few, stamp
 from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.reasons import SETTLE, too_old
+from vaultpki.rotation.reasons import AGENT_DOES, SETTLE, too_old
 from vaultpki.token_keys.holders import (
     Holders,
     KeyHolder,
@@ -31,8 +31,16 @@ from vaultpki.token_keys.holders import (
     signs_with,
     wanted_union,
 )
+from vaultpki.token_keys.issuer import JWKS, PUBLISH, PublishedKeys
 from vaultpki.token_keys.life import TokenLife
-from vaultpki.token_keys.states import FREE_KEY_STEPS, STEPS_BY_SIGNING, STEPS_BY_UNION, STEPS_HOME
+from vaultpki.token_keys.starts import to_start
+from vaultpki.token_keys.states import (
+    FREE_KEY_STEPS,
+    STEPS_BY_SIGNING,
+    STEPS_BY_UNION,
+    STEPS_HOME,
+    STEPS_OF_KEY_SETS,
+)
 from vaultpki.token_keys.turns import may_hold, next_turn, why_waits
 
 LEGACY: Final = "legacy-tokens"
@@ -49,7 +57,8 @@ class KeyTransition:
     """A step that is wanted: from the state of the record to `to`, at the server's time `now`.
 
     `life` is the longest life of tokens as far as it is known. `legacy` are the Secrets with tokens that never expire,
-    None if nobody has looked; `without_legacy` says that a person gives their tokens up.
+    None if nobody has looked; `without_legacy` says that a person gives their tokens up. `published` are the key sets
+    outside of the cluster by which others check tokens.
     """
 
     record: KeyRecord
@@ -59,10 +68,16 @@ class KeyTransition:
     life: TokenLife = field(default_factory=lambda: TokenLife(None))
     legacy: tuple[LegacyToken, ...] | None = None
     without_legacy: bool = False
+    published: tuple[PublishedKeys, ...] = ()
 
     @property
     def path(self) -> tuple[KeyState, KeyState]:
         return self.record.state, self.to
+
+    @property
+    def command(self) -> str:
+        """The command that leads there: from re-trusting, `continue` leads to another state."""
+        return f"vaultpki ca {'abort' if self.to in (KeyState.STEADY, KeyState.RETURNING) else 'continue'}"
 
 
 def key_gate(step: KeyTransition) -> Gate:
@@ -77,6 +92,7 @@ def key_gate(step: KeyTransition) -> Gate:
         reason, itself = _reason(step, name, turn)
         if reason:
             waiting.append(Waiting(name, reason, itself=itself))
+    waiting += _published(step)
     opens = max([record.since, *_moments(step)])
     if step.path in STEPS_BY_SIGNING:
         waiting += _legacy(step, opens)
@@ -113,26 +129,24 @@ def all_sign(record: KeyRecord, to: KeyState, holders: Holders) -> bool | None:
 def last_start(record: KeyRecord, holders: Holders) -> datetime:
     """Return when the last kube-apiserver was started, as nodes report it; not before the state began.
 
-    Those that a person has restarted are left out: nobody knows when that was.
+    Those that a person has restarted are left out: nobody knows when that was. One that is stopped may have signed
+    until then.
     """
     started = [
-        holder.keys.reader.started
+        holder.keys.reader.started or holder.keys.reader.stopped
         for name, holder in holders.items()
         if name in record.nodes and holder.keys is not None and name not in record.restarted
     ]
     return max([record.since, *(each for each in started if each is not None)])
 
 
-def restart_unconfirmed(record: KeyRecord, holder: KeyHolder | None, name: str) -> str:
-    """Return why a person's word that kube-apiserver was restarted does not count yet, as a sentence; "" if it does."""
-    if holder is None or name not in record.nodes:
-        return f"{name} has no service-account keys in this cluster; look at its name"
-    if final_on_disk(record, holder):
-        return ""
-    return (
-        f"{name} has not reported the files of this step yet, so a restart may have read those before; wait for its "
-        f"report (`vaultpki ca status`), restart kube-apiserver then, and pass `--restarted {name}` again"
-    )
+def _published(step: KeyTransition) -> Iterator[Waiting]:
+    """Find key sets outside by which others check tokens, as long as nobody says that they have every key."""
+    if step.path in STEPS_OF_KEY_SETS and step.published and JWKS not in step.record.checked:
+        where = " and ".join(each.sentence for each in step.published)
+        then = f"wait for as long as others keep a copy, and run `{step.command} --checked {JWKS}`"
+        reason = f"tokens are checked by {where} too: {PUBLISH}, {then}"
+        yield Waiting(JWKS, reason)
 
 
 def guests(record: KeyRecord) -> tuple[str, ...]:
@@ -170,7 +184,7 @@ def _reason(step: KeyTransition, name: str, turn: str) -> tuple[str, bool]:
     if holder.locked:
         again = f"`vaultpki enroll {name}` and join it again, or remove it from the cluster and from cluster.yaml"
         return f"is locked, or its credential has expired: {again}", False
-    for check in _CHECKS:
+    for check in KEY_GATE_CHECKS:
         found = check(step, holder, entry)
         if found:
             # Agents make passes and files; people restart, admit and mend.
@@ -188,13 +202,13 @@ def _unreported(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) 
             f"has a join file that nobody has used, until {stamp(holder.join_until)}: join the node, or end the file "
             f"(`vaultpki lock {holder.name}`)"
         )
-    return "has never reported: start its agent"
+    return f"has never reported: start its agent, or {AGENT_DOES}"
 
 
 def _no_keys(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if holder.keys is not None:
         return ""
-    return "reports no service-account keys: its agent is too old, or look at its log"
+    return f"reports no service-account keys: upgrade its agent if it is older than 0.2.0, and {AGENT_DOES}"
 
 
 def _behind(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -203,7 +217,8 @@ def _behind(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> s
         return ""
     return (
         f"says that it has read revision {keys.seen.highest} of the keys' record, and the server has "
-        f"{step.record.revision}: the server was restored from a snapshot, or that is false; join it anew"
+        f"{step.record.revision}: the server was restored from a snapshot, or that is false; join it anew "
+        f"(`vaultpki enroll {holder.name} --replace`)"
     )
 
 
@@ -218,7 +233,7 @@ def _echo(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str
         return ""
     return (
         f"has not read the latest step, and last reported at {stamp(holder.report.time)}: wait for its agent's next "
-        "pass, or start its agent"
+        f"pass, or {AGENT_DOES}"
     )
 
 
@@ -237,7 +252,7 @@ def _made(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str
         return ""
     if lacking[0] in keys.own:
         return f"has made key {lacking[0]}: `vaultpki ca continue` takes its certificate in"
-    return f"has not made key {lacking[0]} yet: look at its agent's log"
+    return f"has not made key {lacking[0]} yet: {AGENT_DOES}"
 
 
 def _refused(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -251,16 +266,28 @@ def _files(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> st
         return ""
     if step.path in STEPS_BY_UNION:
         if lacking := expected_union(step.record, holder) - keys.union:
-            return f"its sa.pub lacks the certificate of {_whose(step.record, lacking)}"
+            return f"its sa.pub lacks the certificate of {_whose(step.record, lacking)}: {AGENT_DOES}"
         if step.path[1] is KeyState.DONE and _olds(step.record) & keys.union:
-            return f"its sa.pub still has the old certificate of {_whose(step.record, _olds(step.record) & keys.union)}"
+            whose = _whose(step.record, _olds(step.record) & keys.union)
+            return f"its sa.pub still has the old certificate of {whose}: {AGENT_DOES}"
     elif entry.old != entry.new and not final_on_disk(step.record, holder):
-        return "its sa.key is not the key of this state yet: look at its agent's log"
+        return f"its sa.key is not the key of this state yet: {AGENT_DOES}"
     return ""
 
 
 _Check = Callable[[KeyTransition, KeyHolder, NodeKeys | None], str]
-_CHECKS: Final[tuple[_Check, ...]] = (_unreported, _no_keys, _behind, _joins, _echo, _waits, _made, _refused, _files)
+KEY_GATE_CHECKS: Final[tuple[_Check, ...]] = (
+    _unreported,
+    _no_keys,
+    _behind,
+    _joins,
+    _echo,
+    _waits,
+    _made,
+    _refused,
+    _files,
+)
+"""What a gate asks of a node, in this order. A test runs the command of each sentence."""
 
 
 def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None, turn: str) -> tuple[str, bool]:
@@ -281,11 +308,7 @@ def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None, tur
         return "", False
     if turn not in ("", holder.name):
         return f"its kube-apiserver {what}: it restarts after {turn}, whose turn it is", True
-    if keys.reader.problem and not keys.reader.sound:
-        return f"its kube-apiserver {what} ({keys.reader.problem}): start it, or look at its log", False
-    command = "abort" if step.to in (KeyState.STEADY, KeyState.RETURNING) else "continue"
-    then = f"wait until it is healthy, and run `vaultpki ca {command} --restarted {holder.name}`"
-    return f"its kube-apiserver {what}: wait for its hook, or restart it there, {then}", bool(turn)
+    return f"its kube-apiserver {what}: {to_start(holder, step.command)}", bool(turn) and keys.reader.sound
 
 
 def _olds(record: KeyRecord) -> frozenset[str]:

@@ -113,12 +113,13 @@ def refused_at(record: KeyRecord, holder: KeyHolder | None) -> tuple[str, ...]:
 def loaded(record: KeyRecord, holder: KeyHolder) -> LoadedKeys:
     """Return what the node's kube-apiserver has; nothing if it was not seen to run, healthy.
 
-    A person's word that it was restarted stands for what the agent cannot see.
+    A person's word that it was restarted stands for what the agent cannot see. One that is stopped has what it will
+    read at its start.
     """
     keys = holder.keys
     if keys is None:
         return LoadedKeys(frozenset(), frozenset(), "")
-    if holder.name in record.restarted:
+    if holder.name in record.restarted or holds_nothing(record, holder):
         return LoadedKeys(keys.union, keys.union, keys.signing)
     if not keys.reader.sound:
         return LoadedKeys(frozenset(), keys.union | keys.loaded_union, "")
@@ -163,7 +164,18 @@ def final_on_disk(record: KeyRecord, holder: KeyHolder) -> bool:
 def owes_start(record: KeyRecord, holder: KeyHolder) -> bool:
     """Return whether the node's kube-apiserver was not started with the files that are on its disk."""
     keys = holder.keys
-    return keys is not None and holder.name not in record.restarted and not keys.loaded
+    if keys is None or holder.name in record.restarted or holds_nothing(record, holder):
+        return False
+    return not keys.loaded
+
+
+def holds_nothing(record: KeyRecord, holder: KeyHolder) -> bool:
+    """Return whether kube-apiserver is stopped there, and nobody waits for it to come back.
+
+    Others wait for one that was stopped in its turn: it may have ended by what it read, and the next one would too.
+    """
+    stopped = holder.keys.reader.stopped if holder.keys is not None else None
+    return stopped is not None and (record.turn != holder.name or stopped < record.since)
 
 
 def never_ran(holder: KeyHolder) -> bool:

@@ -20,6 +20,7 @@ __all__ = [
     "STEPS_BY_SIGNING",
     "STEPS_BY_UNION",
     "STEPS_HOME",
+    "STEPS_OF_KEY_SETS",
     "KeyAge",
     "KeyState",
     "KeyStep",
@@ -79,6 +80,9 @@ STEPS_BY_SIGNING: Final[dict[KeyStep, KeyAge]] = {
 
 Then one longest life of tokens must pass, counted from the last report that says so.
 """
+
+STEPS_OF_KEY_SETS: Final = frozenset(step for step, age in STEPS_BY_UNION.items() if age is KeyAge.BOTH)
+"""The steps before which whoever checks tokens by a key set outside of the cluster must have the keys of all too."""
 
 STEPS_HOME: Final = frozenset({(_S.PUBLISHED, _S.STEADY), (_S.RETURNING, _S.STEADY)})
 """The steps after which only the old keys count.

@@ -15,17 +15,20 @@ from vaultpki.redact import first_few
 from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys.course import KeyScene
-from vaultpki.token_keys.gates import LEGACY, KeyTransition, key_gate, restart_unconfirmed
+from vaultpki.token_keys.gates import LEGACY, KeyTransition, key_gate
+from vaultpki.token_keys.holders import wanted_union
 from vaultpki.token_keys.states import FREE_KEY_STEPS
+from vaultpki.token_keys.words import check_refused, restart_refused
 
 
 @dataclass(frozen=True, slots=True)
 class KeysSaid:
     """What an operator adds to what nodes report.
 
-    `restarted` are nodes whose kube-apiserver a person has restarted, and `replaced` those that were installed anew.
-    `without` may have the word for Secrets whose tokens never expire. `token_life` is how many seconds tokens live at
-    most by a person's word, None if none was said. `tokens` is what the running cluster shows.
+    `restarted` are the components (`cp-1/kube-apiserver`) that a person has restarted and that no agent can see, and
+    `checked` further words of a person (`issuer.JWKS`). `replaced` are nodes that were installed anew. `without`
+    may have the word for Secrets whose tokens never expire. `token_life` is how many seconds tokens live at most by
+    a person's word, None if none was said. `tokens` is what the running cluster shows.
     """
 
     restarted: Collection[str] = ()
@@ -33,6 +36,7 @@ class KeysSaid:
     without: Collection[str] = ()
     token_life: int | None = None
     tokens: TokensInUse | None = None
+    checked: Collection[str] = ()
 
 
 NOTHING_SAID_OF_KEYS = KeysSaid()
@@ -75,8 +79,16 @@ def next_record(
         raise StateConflict(_no_way_back(record))
     if record is None or stored is None:
         return NextKeyRecord(record, notes=notes)
-    record = key_course.timed(_confirmed(record, scene, said), scene, said.token_life)
+    if wanted_union(record) != wanted_union(stored):
+        # What a person said was about the keys of before.
+        record = replace(record, restarted=(), checked=())
+        if said.checked:
+            raise StateConflict(
+                "nodes have reported keys that are not in the record yet: run `vaultpki ca continue` first, which "
+                "takes them in, and look at `vaultpki ca status` for what it waits for then"
+            )
     to = key_course.next_key_state(record, back=back)
+    record = key_course.timed(_confirmed(record, to, scene, said, lenient=holds), scene, said.token_life)
     # What reports of another record say opens no gate, and a step that waits for none is not kept up by it.
     answered = (record.nodes, record.departed) == (stored.nodes, stored.departed)
     ready = to is not None and (answered or (record.state, to) in FREE_KEY_STEPS)
@@ -89,17 +101,28 @@ def next_record(
 def transition_gate(record: KeyRecord, to: KeyState, scene: KeyScene, said: KeysSaid = NOTHING_SAID_OF_KEYS) -> Gate:
     """Return what stands before a step."""
     legacy = said.tokens.legacy if said.tokens is not None else None
-    return key_gate(
-        KeyTransition(record, to, scene.holders, scene.now, scene.life, legacy, without_legacy=LEGACY in said.without)
-    )
+    without = LEGACY in said.without
+    step = KeyTransition(record, to, scene.holders, scene.now, scene.life, legacy, without, scene.published)
+    return key_gate(step)
 
 
-def _confirmed(record: KeyRecord, scene: KeyScene, said: KeysSaid) -> KeyRecord:
-    for name in said.restarted:
-        why = restart_unconfirmed(record, scene.holders.get(name), name)
-        if why:
+def _confirmed(
+    record: KeyRecord, to: KeyState | None, scene: KeyScene, said: KeysSaid, *, lenient: bool = False
+) -> KeyRecord:
+    """Return the record with what a person says; StateConflict if it does not count, unless `lenient` leaves it out."""
+    names = set(record.restarted)
+    for word in said.restarted:
+        name = word.partition("/")[0]
+        why = restart_refused(record, scene.holders.get(name), word)
+        if why and not lenient:
             raise StateConflict(why)
-    return replace(record, restarted=tuple(sorted({*record.restarted, *said.restarted})))
+        names |= set() if why else {name}
+    for word in said.checked:
+        step = KeyTransition(record, to or record.state, scene.holders, scene.now, published=scene.published)
+        if why := check_refused(step, word):
+            raise StateConflict(why)
+    checked = tuple(sorted({*record.checked, *said.checked}))
+    return replace(record, restarted=tuple(sorted(names)), checked=checked)
 
 
 def _known(record: KeyRecord | None, names: Collection[str]) -> Collection[str]:

@@ -10,6 +10,7 @@ from vaultpki.token_keys.holders import (
     certificates_of,
     final_on_disk,
     fresh,
+    holds_nothing,
     loaded,
     never_ran,
     owes_start,
@@ -69,7 +70,10 @@ def why_waits(record: KeyRecord, name: str, holders: Holders) -> str:
         return ""
     said = f"waits to start until every kube-apiserver has loaded its key; not yet: {first_few(lacking)}"
     idle = [each for each in lacking if each in holders and never_ran(holders[each])]
-    return f"{said} (start kube-apiserver of {first_few(idle)} first)" if idle else said
+    if not idle:
+        return f"{said} (`vaultpki ca continue --wait` has them restart one by one)"
+    word = f"`vaultpki ca continue --restarted {idle[0]}/kube-apiserver`"
+    return f"{said} (start kube-apiserver of {first_few(idle)} first, or if only the agent cannot see it, run {word})"
 
 
 def to_read(record: KeyRecord, holders: Holders) -> tuple[str, ...]:
@@ -91,11 +95,12 @@ def may_hold(record: KeyRecord, holder: KeyHolder) -> frozenset[str]:
     # What a process holds that nobody can see is taken to be all that it ever held.
     return (
         found.either
-        if keys is not None and (keys.reader.sound or holder.name in record.restarted)
+        if keys is not None and (keys.reader.sound or holder.name in record.restarted or holds_nothing(record, holder))
         else unwanted(record)
     )
 
 
 def _down(record: KeyRecord, holder: KeyHolder) -> bool:
     keys = holder.keys
-    return keys is not None and holder.name not in record.restarted and not keys.reader.sound
+    answered = holder.name in record.restarted or holds_nothing(record, holder)
+    return keys is not None and not answered and not keys.reader.sound

@@ -133,7 +133,9 @@ def believed(planes: Planes, aborted: Seen) -> Seen:
         planes.kubelet(first, "stop")
 
         def two_down() -> bool:
-            said = () if first in planes.record("etcd").restarted else ("--restarted", first)
+            words = {f"{first}/{component}" for component in ("etcd", "kube-apiserver")}
+            words -= {*planes.record("etcd").restarted}
+            said = [each for word in sorted(words) for each in ("--restarted", word)]
             # It is refused as long as the agent has not reported the turn.
             planes.ca("continue", *said, expect=(0, 1, 3))
             return seen.watch.most_down > 1

@@ -75,7 +75,7 @@ def waits(kubernetes: Kubernetes, found: dict[str, Any], state: State, to: State
     (root,) = (each for each in x509.read_certificates(chain) if each.subject_text == each.issuer_text)
     here, other = CaRef("root-1", sha256=root.fingerprint), CaRef("root-2", sha256="0" * 64)
     old, new = (other, here) if left else (here, other)
-    record = RotationRecord("root", state, 3, datetime.now(UTC), old, new, restarted=("outside",))
+    record = RotationRecord("root", state, 3, datetime.now(UTC), old, new, checked=("outside",))
     gate = root_gates.gate(record, to, Gate(opens=datetime.now(UTC)), {}, trust(found))
     return [each.reason for each in gate.waiting if each.node == root_gates.CLUSTER_TRUST_BUNDLE]
 

@@ -254,10 +254,10 @@ class Given:
     def restart_members(self, waiting: Mapping[str, str]) -> tuple[str, ...]:
         """Restart the members of external etcd that are waited for, as a person does; the words that say so."""
         words: tuple[str, ...] = ()
-        for name in (name for name, reason in waiting.items() if f"--restarted {name}" in reason):
+        for name in (name for name, reason in waiting.items() if f"--restarted {name}/etcd" in reason):
             self.nodes[name].machine.processes["etcd"].restart()
             self.await_api()
-            words += ("--restarted", name)
+            words += ("--restarted", f"{name}/etcd")
         return words
 
     def await_api(self) -> None:

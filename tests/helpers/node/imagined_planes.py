@@ -37,7 +37,7 @@ _MADE = itertools.count()
 
 @dataclass(slots=True)
 class ImaginedPlane:
-    """One node. `view` is the record that a pass under way has read, if it is not the one of now."""
+    """One node. Its agent cannot see kube-apiserver if it is `unseen`, and knows since `stopped` that none runs."""
 
     name: str
     held: KeysHeld = field(default_factory=KeysHeld)
@@ -54,6 +54,8 @@ class ImaginedPlane:
     shared: bool = False
     turn: bool = False
     may: bool = False
+    unseen: bool = False
+    stopped: datetime | None = None
 
     @classmethod
     def of_kubeadm(cls, name: str, now: datetime) -> ImaginedPlane:
@@ -101,7 +103,10 @@ class ImaginedPlane:
         self.started = now
 
     def _tell(self, seen: Seen, now: datetime, *, reports: bool, shared: bool = False) -> None:
+        seen_here = self.running and not self.unseen
         reader = ReaderReport(self.started, running=self.running, healthy=self.running)
+        if self.unseen or self.stopped is not None:
+            reader = ReaderReport(None, problem="no process of it was seen", stopped=self.stopped)
         own = self.held.own
         signing = own[self.held.signing].fingerprint if self.held.signing in own else ""  # type: ignore[index]
         # A process counts by the certificates that the node has of its own keys.
@@ -112,8 +117,8 @@ class ImaginedPlane:
             frozenset(facts.fingerprint for facts in self.held.union),
             signing,
             self.installed,
-            frozenset(facts.fingerprint for facts in self.memory),
-            next(iter(mine), ""),
+            frozenset(facts.fingerprint for facts in self.memory if seen_here or not self.running),
+            next(iter(mine), "") if seen_here or not self.running else "",
             reader,
             shared=hashlib.sha256(OF_ALL.public_key).hexdigest() if shared else "",
         )

@@ -43,7 +43,7 @@ def shown(cluster: AppliedCluster, domain: str) -> dict[str, Facts]:
 class Reporter:
     """A node of a cluster. It holds what an agent would: bundles, one CA for all its leaves, what its readers hold.
 
-    `versions` are those of Kubernetes that its components run with, such as v1.36.3.
+    `versions` are those of Kubernetes that its components run with, such as v1.36.3. Its agent sees none if `unseen`.
     """
 
     cluster: AppliedCluster
@@ -55,9 +55,10 @@ class Reporter:
     highest: int = 0
     further: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    unseen: bool = False
 
     def passed(self, now: datetime, *, restarts: bool = True) -> None:
-        """A pass: follows the record as the design says, restarts its readers, and reports."""
+        """A pass: follows the record as the design says, restarts its readers, and reports; not what it cannot see."""
         record, there = record_of(self.cluster, self.domain), shown(self.cluster, self.domain)
         fingerprints = frozenset(facts.fingerprint for facts in there.values())
         revision = record.revision if record is not None else 0
@@ -91,13 +92,16 @@ class Reporter:
                 for index, row in enumerate(rows)
             },
             bundles={self.domain: BundleReport(self.trust, before)},
-            readers={
-                f"{self.domain}/{each.component}": ReaderReport(before, self.started, running=True, healthy=True)
-                for each in readers
-            },
+            readers={f"{self.domain}/{each.component}": self._reader(before) for each in readers},
             kubernetes=self.versions,
         )
         return replace(made, **self.further)
+
+    def _reader(self, installed: datetime) -> ReaderReport:
+        if self.unseen:
+            return ReaderReport(None, problem="no process of it was seen")
+        started = installed if self.started == self.trust else installed - timedelta(hours=1)
+        return ReaderReport(started, self.started, running=True, healthy=True)
 
     def write(self, report: NodeReport) -> None:
         path = self.cluster.report_path(self.name)

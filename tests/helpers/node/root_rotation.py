@@ -111,11 +111,16 @@ class RootRotation:
     def begin(self, spread: int = 60) -> RotationRecord:
         return commands.rotate(self.cluster.model, self.vault, "root", Method.NEW_KEY, spread, self.now).record
 
-    def advance(self, *restarted: str, without: tuple[str, ...] = ()) -> Step:
-        return self._advance(Confirmations(without, restarted, self.pods), back=False)
+    def advance(self, *said: str, without: tuple[str, ...] = ()) -> Step:
+        return self._advance(self._said(said, without), back=False)
 
-    def abort(self, *restarted: str, without: tuple[str, ...] = ()) -> Step:
-        return self._advance(Confirmations(without, restarted, self.pods), back=True)
+    def abort(self, *said: str, without: tuple[str, ...] = ()) -> Step:
+        return self._advance(self._said(said, without), back=True)
+
+    def _said(self, words: tuple[str, ...], without: tuple[str, ...]) -> Confirmations:
+        """What a person says: a component has a node before it, and anything else was checked."""
+        restarted = tuple(word for word in words if "/" in word)
+        return Confirmations(without, restarted, tuple(word for word in words if "/" not in word), self.pods)
 
     def _advance(self, said: Confirmations, *, back: bool) -> Step:
         return commands.advance(self.cluster.model, self.vault, self.now, said, back=back)

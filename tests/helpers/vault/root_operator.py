@@ -71,7 +71,7 @@ class RootOperator:
 
         def once(vault: Vault) -> None:
             if self.record.state is state:
-                commands.advance(self.cluster.model, vault, self.now, Confirmations(restarted=words), back=back)
+                commands.advance(self.cluster.model, vault, self.now, Confirmations(checked=words), back=back)
             else:
                 # Its record says the next state: whoever looks in first makes it so.
                 with contextlib.suppress(*() if self.record.active else (StateConflict,)):

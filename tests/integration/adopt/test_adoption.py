@@ -203,7 +203,7 @@ def back_from_prepared(one: AdoptedCluster) -> None:
     one.now += timedelta(minutes=20)
     found = one.advance(back=True)
     assert not found.over and ["--restarted cp-1" in each.reason for each in found.gate.waiting] == [True]
-    found = one.advance(AdoptionWords(restarted=("cp-1",)), back=True)
+    found = one.advance(AdoptionWords(restarted=("cp-1/etcd",)), back=True)
     assert found.over and one.state == "", found.gate
 
 

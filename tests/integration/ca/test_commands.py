@@ -32,6 +32,9 @@ nodes:
 """
 
 
+NEXT = "key 2 of the CA etcd"
+
+
 class Cas:
     """A cluster, nodes that report, and the command."""
 
@@ -86,13 +89,13 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
 
     said = cas.run("rotate", "etcd").stdout.splitlines()
     assert said[0].startswith("etcd is prepared since ")
-    assert said[0].endswith("etcd-2 has a key and no certificate yet; nothing has changed for nodes.")
-    assert said[1] == (f"Next: `vaultpki ca continue -f {file}` has the root sign etcd-2, and nodes learn to trust it.")
-    assert said[2] == f"Back: `vaultpki ca abort -f {file}` deletes etcd-2, and nodes trust etcd-1 alone."
+    assert said[0].endswith(f"{NEXT} has no certificate yet; nothing has changed for nodes.")
+    assert said[1] == (f"Next: `vaultpki ca continue -f {file}` has the root sign {NEXT}, and nodes learn to trust it.")
+    assert said[2] == f"Back: `vaultpki ca abort -f {file}` deletes {NEXT}, and nodes trust key 1 alone."
     fails(cas.run("rotate", "kubelet", expect=1), "the CA etcd is being rotated (prepared)")
 
     said = cas.run("continue").stdout.splitlines()
-    assert "nodes learn to trust etcd-2 beside etcd-1" in said[0] and said[1] == "It waits for:"
+    assert f"nodes learn to trust {NEXT} beside key 1" in said[0] and said[1] == "It waits for:"
     assert [line.split()[0] for line in said[2:4]] == ["cp-1", "etcd-2"]
     assert "has not read the latest step" in said[2] and "a member of etcd cannot be left out" in said[2]
     assert said[4].startswith("Next: once nothing is waited for, `vaultpki ca continue")
@@ -103,15 +106,31 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
     assert document["moved"] is False and document["rotation"]["state"] == "published"
     waiting = {each["node"]: each["reason"] for each in document["rotation"]["waiting_for"]}
     assert "restarts etcd after cp-1" in waiting["etcd-2"] and document["rotation"]["turn"] == "cp-1"
-    assert "`vaultpki ca continue --restarted cp-1`" in waiting["cp-1"]
-    fails(cas.run("continue", "--restarted", "cp-9", expect=1), "cp-9 takes no part")
+    assert waiting["cp-1"].endswith("and wait until its agent has seen it healthy: `vaultpki ca continue` goes on then")
+    # What its agent sees counts more than a word.
+    cas.pass_(restarts=False)
+    refused = cas.run("continue", "--restarted", "cp-1/etcd", expect=1).stderr
+    assert "the agent of cp-1 sees that etcd runs since 20" in refused and "no word is needed" in refused
+    for node in cas.nodes:
+        node.unseen = True
+    cas.pass_()
+    waiting = {each["node"]: each["reason"] for each in cas.json("continue", expect=3)["rotation"]["waiting_for"]}
+    assert "`vaultpki ca continue --restarted cp-1/etcd`" in waiting["cp-1"]
+    fails(cas.run("continue", "--restarted", "cp-9/etcd", expect=1), "cp-9 takes no part")
+    fails(cas.run("continue", "--restarted", "cp-1", expect=1), "write `--restarted cp-1/etcd` or `--restarted cp-1/")
+    fails(cas.run("continue", "--checked", "pods", expect=1), "does not wait for pods; leave out `--checked pods`")
     fails(cas.run("continue", "--without", "cp-1", expect=1), "cp-1 is a member of etcd, which no gate leaves out")
-    cas.pass_(restarts=False)
-    cas.run("continue", "--restarted", "cp-1", expect=3)
-    cas.pass_(restarts=False)
-    said = cas.run("continue", "--restarted", "etcd-2").stdout.splitlines()
+    cas.pass_()
+    cas.run("continue", "--restarted", "cp-1/etcd", expect=3)
+    cas.pass_()
+    # One word for one component.
+    waiting = {each["node"]: each["reason"] for each in cas.json("continue", expect=3)["rotation"]["waiting_for"]}
+    assert "`vaultpki ca continue --restarted cp-1/kube-apiserver`" in waiting["cp-1"]
+    cas.run("continue", "--restarted", "cp-1/kube-apiserver", expect=3)
+    cas.pass_()
+    said = cas.run("continue", "--restarted", "etcd-2/etcd").stdout.splitlines()
     assert "listeners that must accept the new CA could not be asked" in said[0]
-    assert "etcd-2 signs; nodes trust both" in said[1] and cas.state == "switched"
+    assert f"{NEXT} signs; nodes trust both" in said[1] and cas.state == "switched"
     assert "within 1h" in said[1]
 
     # And back, to the end.
@@ -139,8 +158,8 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
     cas.pass_()
     said = cas.run("abort").stdout.splitlines()
     assert said[0].startswith("4 of 4 listeners that must present a certificate of the old CA could not be asked")
-    assert said[1] == "etcd is steady: etcd-1 signs, and nodes trust it alone."
-    assert said[2].endswith("may still accept certificates of etcd-2, which is deleted.")
+    assert said[1] == "etcd is steady: key 1 of the CA etcd signs, and nodes trust it alone."
+    assert said[2].endswith(f"may still accept certificates of {NEXT}, which is deleted.")
     assert cas.run("status").stdout.splitlines()[-1].startswith("No CA is being rotated.")
     the_root_is_rotated_in_steps_too(cas)
     # An emergency is announced and asked for.
@@ -168,7 +187,8 @@ def the_root_is_rotated_in_steps_too(cas: Cas) -> None:
     fails(cas.run("rotate", "root", "--emergency", "--yes", expect=1), "leave out `--emergency`")
     said = cas.run("rotate", "root").stdout.splitlines()
     assert said[0].startswith("root is prepared") and said[1] == (
-        f"Next: `vaultpki ca continue -f {file}` makes root-2, for which root-1 vouches, and nodes learn to trust it."
+        f"Next: `vaultpki ca continue -f {file}` makes key 2 of the CA root, for which key 1 vouches, and nodes learn "
+        "to trust it."
     )
     fails(cas.run("rotate", "etcd", expect=1), "the CA root is being rotated (prepared)")
     assert cas.run("continue").stdout.startswith("root is published")
@@ -177,7 +197,7 @@ def the_root_is_rotated_in_steps_too(cas: Cas) -> None:
     waiting = {each["node"]: each["reason"] for each in document["rotation"]["waiting_for"]}
     assert "pods" in waiting and "has not read the latest step" in waiting["cp-1"]
     fails(cas.run("continue", "--kubeconfig", cas.cluster.folder / "none", expect=1), "there is no such file")
-    fails(cas.run("continue", "--restarted", "pods", expect=1), "not every node is ready")
+    fails(cas.run("continue", "--checked", "pods", expect=1), "not every node is ready")
     assert cas.run("abort").stdout.startswith("root is steady: ")
 
 
@@ -224,7 +244,7 @@ def test_wait_goes_on_to_the_end_and_tells_each_change(cas: Cas) -> None:
     assert said == (
         "4 of 4 listeners that must refuse the old CA could not be asked from this machine; for them the nodes' "
         "reports count.\n"
-        "etcd is done: etcd-2 signs, and nodes trust it alone; etcd-1 and its key are deleted.\n"
+        "etcd is done: key 2 of the CA etcd signs, and nodes trust it alone; key 1 is deleted.\n"
     )
     shown = lines.splitlines()
     assert len(shown) == len(set(shown)) >= 3 and "\x1b" not in lines

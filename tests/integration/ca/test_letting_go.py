@@ -8,6 +8,7 @@ from helpers.vault.rotations import Rotation
 from vaultpki.ca.run import Step
 from vaultpki.errors import StateConflict
 from vaultpki.records.rotation import Method, State
+from vaultpki.show import ca as ca_text
 
 # Whose turn it is follows from reports alone.
 pytestmark = pytest.mark.on_node
@@ -28,7 +29,7 @@ def test_members_restart_by_turns_once_the_new_ca_is_deleted(rotation: Rotation)
         node.passed(rotation.now, restarts=False)
     step = rotation.abort()
     assert not step.moved and step.record.turn == "cp-1" and rotation.record.state is State.STEADY
-    assert waits(step)["cp-1"].endswith("run `vaultpki ca abort --restarted cp-1`")
+    assert waits(step)["cp-1"].endswith("`vaultpki ca abort` goes on then")
     assert waits(step)["etcd-2"] == "restarts etcd after cp-1, whose turn it is"
     (shown,) = [each for each in rotation.status() if each.domain == "etcd"]
     assert shown.gate is not None and {each.node for each in shown.gate.waiting} == {"cp-1", "etcd-2"}
@@ -56,3 +57,22 @@ def test_a_new_rotation_begins_before_that_and_another_way_back_has_nothing_to_w
     rotation.moved()
     # Its key is that of the CA that stays.
     assert rotation.abort().ended
+
+
+def test_what_nodes_calls_behind_is_told_by_ca_status_too(rotation: Rotation) -> None:
+    """A member that still holds the CA that has left: no view says `run ca status` and leaves that one silent."""
+    cp, _ = rotation.nodes
+    old = cp.trust
+    rotation.reach(State.DONE)
+    rotation.reported()
+    assert all(not each.behind for each in rotation.status())
+    cp.started = old
+    cp.passed(rotation.now, restarts=False)
+    (etcd,) = [each for each in rotation.status() if each.domain == "etcd"]
+    assert {each.node for each in etcd.behind} == {"cp-1"}
+    text = "\n".join(ca_text.status_lines(rotation.status(), rotation.now, "cluster.yaml"))
+    assert "These nodes do not use the bundle of etcd as it is:\n  cp-1  etcd was not started again since the" in text
+    (shown,) = [
+        each for each in ca_text.status_json(rotation.status(), rotation.now)["cas"] if each["domain"] == "etcd"
+    ]
+    assert {each["node"] for each in shown["waiting_for"]} == {"cp-1"}

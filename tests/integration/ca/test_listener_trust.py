@@ -140,7 +140,8 @@ def test_each_step_waits_for_what_listeners_say(rotation: Rotation, tmp_path: Pa
         step = advance(rotation)
         assert step.gate is not None and step.gate.opens is None
         assert waits(step) == {
-            "etcd-2": "its etcd at port 2380 still presents a certificate of the old CA: restart it there"
+            "etcd-2": "its etcd at port 2380 still presents a certificate of the old CA: restart it there, and run "
+            "`vaultpki ca continue`"
         }
         assert not advance(rotation).moved
     with listens(0, ETCD_PORT, both, signers[1]), listens(1, ETCD_PEER_PORT, both, signers[1]):
@@ -182,11 +183,11 @@ def test_a_person_may_say_that_a_component_was_restarted_that_nobody_can_ask(
         assert not advance(rotation).moved
         rotation.reported()
         # What is seen counts more than a word.
-        assert not advance(rotation, "etcd-2").moved
+        assert not advance(rotation, "etcd-2/etcd").moved
         assert rotation.record.accepting == ("etcd-2/etcd",) and rotation.record.restarted == ()
     rotation.reported()
     assert not advance(rotation).moved
-    step = advance(rotation, "etcd-2")
+    step = advance(rotation, "etcd-2/etcd")
     # What does not say anything is told, and keeps nothing closed.
     assert step.moved and step.note.startswith("4 of 4 listeners")
 

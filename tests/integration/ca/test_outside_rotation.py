@@ -34,7 +34,7 @@ def test_it_waits_for_the_import_and_goes_on_or_back(clusters: ClusterFactory, t
     ran = cluster.ca("rotate", "root", expect=1)
     assert "is from outside, and" in ran.stderr and "names the same one" in ran.stderr
     # An abort before anything is signed.
-    assert "has not signed etcd-2 yet" in cluster.ca("rotate", "etcd").stdout
+    assert "has not signed key 2 of the CA etcd yet" in cluster.ca("rotate", "etcd").stdout
     (late,) = signer.answers(cluster, "late")
     cluster.ca("abort")
     assert names(cluster) == ({"etcd-1"}, {"etcd-1"})

@@ -82,7 +82,7 @@ def test_wrong_cross_certificates(ours: tuple[AuditedCluster, str, str], tmp_pat
     asks(cluster, spec, outside(cluster, signer, first))
     cluster.ca("rotate", "root")
     for _ in range(2):
-        cluster.ca("continue", "--restarted", "pods") if cluster.rotated == "published" else cluster.ca("continue")
+        cluster.ca("continue", "--checked", "pods") if cluster.rotated == "published" else cluster.ca("continue")
     assert cluster.rotated == "switched"
     # That the old root vouches for one from outside proves nothing of the old one: anybody's could.
     asks(cluster, spec, outside(cluster, signer))
@@ -91,7 +91,7 @@ def test_wrong_cross_certificates(ours: tuple[AuditedCluster, str, str], tmp_pat
     asks(cluster, spec, outside(cluster, signer, first))
     files = signer.answers(cluster, days=1825)
     cluster.ca("import", *files)
-    cluster.ca("continue", "--restarted", "outside")
+    cluster.ca("continue", "--checked", "outside")
     cluster.ca("continue")
     assert cluster.rotated == ""
     asks(cluster, spec, f"root_sha256: {signer.root_sha256}")
@@ -146,7 +146,7 @@ def test_wrong_cross_certificates(ours: tuple[AuditedCluster, str, str], tmp_pat
     assert cluster.rotated == "published"
     # Another cluster.yaml by now would lead elsewhere.
     asks(cluster, spec, outside(cluster, other, signer.root_sha256))
-    assert "write `ca.root` as it was" in cluster.ca("continue", "--restarted", "pods", expect=1).stderr
+    assert "write `ca.root` as it was" in cluster.ca("continue", "--checked", "pods", expect=1).stderr
     cluster.ca("abort")
     assert cluster.rotated == ""
 
@@ -165,7 +165,7 @@ def test_to_an_issuer_of_this_server_and_back(ours: tuple[AuditedCluster, str, s
     asks(cluster, spec, f"{signer}, root_sha256: [{root}, {first}]")
 
     def through() -> None:
-        for words in ((), ("--restarted", "pods"), ("--restarted", "outside"), ()):
+        for words in ((), ("--checked", "pods"), ("--checked", "outside"), ()):
             cluster.ca("continue", *words)
 
     cluster.ca("rotate", "root")
@@ -186,7 +186,7 @@ def test_to_an_issuer_of_this_server_and_back(ours: tuple[AuditedCluster, str, s
     answer = api("POST", f"{mount}/issuer/corp/sign-intermediate", {**asked, "exclude_cn_from_sans": True})
     (folder / "answer.crt").write_text(answer.data["certificate"])
     cluster.ca("import", folder / "answer.crt")
-    for words in (("--restarted", "pods"), ("--restarted", "outside"), ()):
+    for words in (("--checked", "pods"), ("--checked", "outside"), ()):
         cluster.ca("continue", *words)
     assert set(shown(cluster, "root")) == {"root-3", "root-3-by-root-2"}
     asks(cluster, spec, f"root_sha256: {shown(cluster, 'root')['root-3'].fingerprint}")

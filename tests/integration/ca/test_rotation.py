@@ -78,7 +78,7 @@ def a_plan_says_where_it_stands(rotation: Rotation) -> None:
     (shown_,) = cluster.plan()["rotations"]
     assert {"domain": "etcd", "state": "prepared", "old": "etcd-1", "new": "etcd-2"}.items() <= shown_.items()
     text = vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer")).stdout
-    assert "etcd CA: being rotated from etcd-1 to etcd-2, prepared since" in text
+    assert "etcd CA: being rotated from key 1 of the CA etcd to key 2 of the CA etcd, prepared since" in text
     assert "`vaultpki ca status`" in text.replace("\n    ", " ") and text.endswith("Nothing to change.\n")
 
 

@@ -340,7 +340,7 @@ def test_a_snapshot_of_before_the_rotation_loses_the_new_ca(rotation: Rotation) 
     assert (record.state, record.kept) == (State.RETRUSTING, Kept.OLD)
     rotation.reported()
     assert {node.leaf for node in rotation.nodes} == lost and all(len(node.trust) == 2 for node in rotation.nodes)
-    with pytest.raises(StateConflict, match=r"the CA etcd-2 and its key are gone.*ca abort"):
+    with pytest.raises(StateConflict, match=r"key 2 of the CA etcd and its certificate are gone.*ca abort"):
         rotation.advance()
     ends_with(rotation, "etcd-1")
     again = rotation.begin()

@@ -86,7 +86,7 @@ def test_a_word_about_a_restart_counts_for_its_state_alone(rotation: Rotation) -
     course = course_of(rotation)
     rotation.moved()
     # Given before another operator took the step: it is no mistake, and says nothing of the new state.
-    step = onward(rotation, course, ("cp-1",))
+    step = onward(rotation, course, ("cp-1/etcd",))
     assert not step.moved and step.record.restarted == ()
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from helpers.node.agents_with_keys import SPEC, AgentsWithKeys
+from helpers.sentences import commands as asked
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.snapshots import Snapshot
-from vaultpki.agent import run
+from vaultpki.agent import readers_seen, run
 from vaultpki.ca import commands, recover
 from vaultpki.ca.run import Step
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import Attention, StateConflict
+from vaultpki.host import stopped
+from vaultpki.host.processes import Process
+from vaultpki.model import AgentConfig
+from vaultpki.node.assignment import Assignment
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.rotation_records import read_records
@@ -54,7 +59,7 @@ def moved(made: AgentsWithKeys, to: State, *, back: bool = False) -> Step:
             return done
         made.later(61)
         made.passes()
-    raise AssertionError(done)
+    raise AssertionError(done.gate)
 
 
 def issuers(made: AgentsWithKeys) -> Mapping[str, Facts]:
@@ -135,13 +140,29 @@ def test_a_whole_rotation(clusters: ClusterFactory) -> None:
         made.settled()
 
 
+def test_an_abort_takes_in_what_it_waits_for_itself(clusters: ClusterFactory) -> None:
+    """So `ca abort --wait` goes the whole way; nobody runs `ca continue` meanwhile."""
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        begin(made)
+        made.passes()
+        led(made, *ONWARD[:2])
+        moved(made, State.RETURNING, back=True)
+        made.passes()
+        (name,) = {name for name, facts in issuers(made).items() if name == "service-account-1"}
+        ran = vaultpki("ca", "abort", "-f", made.cluster.file, env=made.cluster.environment("applier"), expect={0, 3})
+        assert "Traceback" not in ran.stderr
+        for keys in made.record.nodes.values():
+            ((_, pem),) = keys.certificates.items()
+            assert x509.signed_by(x509.readable(pem)[0], issuers(made)[name]), ran.stdout
+
+
 def test_the_root_takes_it_along(clusters: ClusterFactory) -> None:
     with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
         before = unions(made)
         begin(made, "root")
         made.passes()
         for wanted in ONWARD:
-            root_moved(made, wanted)
+            answered(made, wanted)
         assert state(made) is State.DONE and set(issuers(made)) == {"service-account-1r2"}
         assert unions(made) == before
         made.settled()
@@ -152,21 +173,84 @@ def test_the_root_takes_it_along(clusters: ClusterFactory) -> None:
         assert all(len(each.certificates) == 2 for each in made.record.nodes.values())
 
 
-def root_moved(made: AgentsWithKeys, to: State) -> None:
-    """Take a step of the root, with a person's word for components, pods and kubeconfigs that are not there."""
-    for _ in range(12):
-        for words in ((), ("cp-1", "cp-2"), ("pods",), ("outside",)):
-            with suppress(StateConflict):
-                done = step(made, Confirmations(restarted=words))
-                made.check()
-                if done.moved:
-                    assert done.record.state is to, done
-                    made.passes()
-                    return
+def restart_those_named(made: AgentsWithKeys, done: Step) -> None:
+    """Do what a person is asked to do for an API server that its agent sees."""
+    for each in done.gate.waiting if done.gate is not None else ():
+        if each.reason.startswith("restart kube-apiserver there"):
+            made.planes[each.node].load()
+            made.planes[each.node].server.restart()
+
+
+def answered(made: AgentsWithKeys, to: State, *, back: bool = False) -> set[str]:
+    """Take a step as `ca continue` or `ca abort` does, with the words that it asks for, and return those."""
+    words, said = set[str](), Confirmations()
+    for _ in range(40):
+        made.advance(restarted=said.restarted)
+        done = commands.advance(made.cluster.model, made.vault, made.now, said, back=back)
+        made.check()
+        if done.moved:
+            assert done.record.state is to, done
             made.passes()
-        made.later(400)
+            return words
+        found = [each for one in (done.gate.waiting if done.gate else ()) for _, each in asked(one.reason)]
+        said = Confirmations(
+            restarted=tuple(word for each in found for word in each.get("restarted", ())),
+            checked=tuple(word for each in found for word in each.get("checked", ())),
+        )
+        words |= {*said.restarted, *said.checked}
+        restart_those_named(made, done)
+        for plane in (
+            made.planes[word.partition("/")[0]] for word in said.restarted if word.endswith("/kube-apiserver")
+        ):
+            plane.load()
+            plane.server.restart()
+        made.later(61)
         made.passes()
-    raise AssertionError(done)
+    raise AssertionError(done.gate)
+
+
+@pytest.mark.parametrize("domain", [DOMAIN, "root"])
+def test_it_goes_forward_and_back_while_an_api_server_was_not_started_or_is_not_seen(
+    clusters: ClusterFactory, monkeypatch: pytest.MonkeyPatch, domain: str
+) -> None:
+    """One that is stopped holds nothing; for one that its agent cannot see a person speaks, in each state."""
+    look = readers_seen._find_process
+
+    def blind(component: str, config: AgentConfig) -> tuple[Process | None, str]:
+        return (None, "its agent sees no processes") if config.node == "cp-2" else look(component, config)
+
+    with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        # It has joined, and may start; nobody has started it.
+        three = made.equip("cp-3")
+        while "cp-3" not in made.admitted():
+            made.advance()
+            made.passes()
+            made.later(61)
+        assert not three.running
+        monkeypatch.setattr(readers_seen, "_find_process", blind)
+        sees = stopped.is_stopped
+        # The nodes' addresses are those of this machine.
+        monkeypatch.setattr(stopped, "_local", lambda _: map(ipaddress.ip_address, ("10.0.0.11", "10.0.0.13")))
+        monkeypatch.setattr(readers_seen, "_stopped", lambda component, wanted: not_blind(component, wanted, sees))
+        made.passes()
+        begin(made, domain)
+        made.passes()
+        words = set[str]()
+        for wanted in ONWARD[:3]:
+            words |= answered(made, wanted)
+        for wanted in (State.RETRUSTING, State.RETURNING, State.STEADY):
+            words |= answered(made, wanted, back=True)
+        assert "cp-2/kube-apiserver" in words and not any(each.startswith("cp-3/kube-apiserver") for each in words)
+        begin(made, domain)
+        made.passes()
+        for wanted in ONWARD:
+            answered(made, wanted)
+
+
+def not_blind(component: str, wanted: Assignment, sees: Callable[..., bool]) -> bool:
+    """What an agent that sees processes finds; that of cp-2, by its own address, sees none."""
+    addresses = {each for one in wanted.certificates for each in one.subject.ips}
+    return "10.0.0.12" not in addresses and sees(component, addresses, ())
 
 
 @pytest.mark.on_node

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import trustme
 
+from helpers.kube import answering_api
 from helpers.node.agents_with_keys import OF_KUBEADM, SPEC, AgentsWithKeys, Plane
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import Ran, fails, vaultpki
@@ -433,6 +435,49 @@ def test_the_commands(clusters: ClusterFactory, tmp_path: Path) -> None:
         fails(ca("continue", "--replaced", "cp-9", expect=1), "cp-9 has no service-account keys")
 
         a_key_counts_in_every_view_also_if_its_ca_was_revoked(made)
+
+
+def test_they_are_switched_only_once_the_key_set_outside_has_the_next_ones(
+    clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever checks tokens by a bucket would refuse those of the next keys."""
+    authority, trusted, written = trustme.CA(), tmp_path / "trusted.crt", tmp_path / "jwks.json"
+    authority.cert_pem.write_to_path(str(trusted))
+    bucket = answering_api.serving({}, authority.issue_cert("localhost").configure_cert)
+    with bucket as api, AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
+        env = made.cluster.environment("applier") | {"SSL_CERT_FILE": str(trusted)}
+        # The operator's own commands are asked in this process too.
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+
+        def ca(*words: str | Path, expect: int = 0) -> Ran:
+            return vaultpki("ca", *words, "-f", made.cluster.file, env=env, expect=expect)
+
+        def publish() -> None:
+            ca("jwks", "-o", written)
+            api.values["/jwks.json"] = json.loads(written.read_text())
+
+        one, url = made.planes["cp-1"], f"https://localhost:{api.server_address[1]}/jwks.json"
+        one.server.flags = [*one.server.flags, f"--service-account-jwks-uri={url}"]
+        one.load()
+        one.server.restart()
+        made.passes()
+        publish()
+        made.begin()
+        fails(ca("continue", "--checked", "jwks", expect=1), "the next key of cp-1, cp-2 is not in the record yet")
+        for _ in range(9):
+            made.later(61)
+            made.passes()
+            assert not made.advance().moved
+        (waiting,) = json.loads(ca("status", "--json").stdout)["rotation"]["waiting_for"]
+        assert waiting["node"] == "jwks" and f"{url}, which lacks keys of cp-1, cp-2 too" in waiting["reason"]
+        fails(ca("continue", "--checked", "jwks", expect=1), "which lacks keys of cp-1, cp-2")
+        publish()
+        assert "which has every key" in ca("status").stdout and not made.advance().moved
+        done = made.advance(checked=("jwks",))
+        assert done.moved and made.record.state is KeyState.SWITCHED and made.record.checked == ()
+        # Back: both were published, and nothing new is to be signed with.
+        back = made.advance(back=True)
+        assert back.moved and back.record is not None and back.record.state is KeyState.RETURNING
 
 
 def a_key_counts_in_every_view_also_if_its_ca_was_revoked(made: AgentsWithKeys) -> None:

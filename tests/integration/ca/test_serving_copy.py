@@ -36,7 +36,7 @@ def test_the_manifest_holds_both_cas_in_published_and_the_new_one_in_the_end(
 
     def advance(pods: KubeTrust | None, *said: str) -> Step:
         rotation.reported()
-        return commands.advance(cluster, rotation.vault, rotation.now, Confirmations(restarted=said, pods=pods))
+        return commands.advance(cluster, rotation.vault, rotation.now, Confirmations(checked=said, pods=pods))
 
     def waits(step: Step) -> list[str]:
         return [each.node for each in step.gate.waiting] if step.gate is not None else []

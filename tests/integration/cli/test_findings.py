@@ -243,11 +243,14 @@ def test_a_rotation_that_waits_for_a_person(clusters: ClusterFactory) -> None:
     one, views = of_rotation(rotation)
     assert (one["name"], one["severity"], views.code) == ("rotation-waits", "info", 0)
     for node in rotation.nodes:
-        node.passed(rotation.now, restarts=False)
+        node.unseen = True
+        node.passed(rotation.now)
     one, views = of_rotation(rotation)
     assert (one["name"], one["severity"], views.code) == ("rotation-blocked", "warning", 3)
-    assert one["command"] == f"vaultpki ca continue --restarted cp-1 -f {rotation.cluster.file}"
+    assert one["command"] == f"vaultpki ca continue --restarted cp-1/etcd -f {rotation.cluster.file}"
     assert views.show(one["command"])
+    for node in rotation.nodes:
+        node.unseen = False
     all_pass(rotation.nodes, rotation.now)
     one, views = of_rotation(rotation)
     assert (one["name"], views.code) == ("rotation-ready", 3)

@@ -77,8 +77,8 @@ def test_a_whole_rotation(clusters: ClusterFactory) -> None:
     pinned = Pinned.standing(clusters)
     operator, cluster = pinned.operator, pinned.operator.cluster
     pinned.reach(State.SWITCHED)
-    keep = f"{cluster.file} names root-1 (ca.root_sha256): leave it so until the rotation is done, and write "
-    keep += f"`root_sha256: {pinned.sha256('root-2')}` there then"
+    keep = f"{cluster.file} names key 1 of the CA root (ca.root_sha256): leave it so until the rotation is done, and "
+    keep += f"write `root_sha256: {pinned.sha256('root-2')}` there then"
     assert keep in pinned.ca("status").stdout
     plan = vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer")).stdout
     assert keep.replace(" ", "") in "".join(plan.split())

@@ -78,7 +78,7 @@ def test_nodes_cas_and_the_rotation_are_on_it(clusters: ClusterFactory) -> None:
     text, said = page(rotation, expect=0)
     assert said.startswith("rotation of etcd, published since ")
     lines = text.partition('id="rotation"')[2]
-    assert "etcd is published since" in lines and "nodes learn to trust etcd-2 beside etcd-1" in lines
+    assert "etcd is published since" in lines and "nodes learn to trust key 2 of the CA etcd beside key 1" in lines
     assert "vaultpki ca continue" in lines
     assert "<strong>rotation: published</strong>" in text
     banner = text.partition('class="banner"')[2].partition("</section>")[0]
@@ -92,7 +92,7 @@ def test_nodes_cas_and_the_rotation_are_on_it(clusters: ClusterFactory) -> None:
     text, said = page(rotation, expect=0)
     assert said.startswith("rotation of etcd, steady since ") and "vaultpki ca abort" in said
     lines = text.partition('id="rotation"')[2]
-    assert "may still accept certificates of etcd-2" in lines and "<code>vaultpki ca abort -f " in lines
+    assert "may still accept certificates of key 2 of the CA etcd" in lines and "<code>vaultpki ca abort -f " in lines
     assert "No CA is being rotated" not in text
 
     worse = replace(rotation.nodes[1].report(rotation.now, rotation.record.revision))

@@ -419,19 +419,23 @@ class SimulatedCluster:
         return change is not None
 
     def confirms(self, node: Node, *, restarts_first: bool) -> None:
-        """Somebody restarts a node's components when told to, and says so."""
+        """Somebody restarts a node's components when told to, and says so, unless the agent there sees processes."""
         record = self.server.record
         if record is None or not record.active or not node.joined or self.shape.late:
             return
         to = self.next_state(record)
         here = next((each for each in self.participants() if each.name == node.name), None)
-        if to is None or here is None or node.name in record.restarted:
+        said = f"{node.name}/{'kube-apiserver' if self.shape.excused else 'etcd'}"
+        if to is None or here is None or said in record.restarted:
             return
-        refused = gates.restart_refused(record, to, here, self.now)
+        refused = gates.restart_refused(said, [(Transition(record, to, self.now), here)])
         if restarts_first and (not refused or self.shape.broken == "bound"):
             self.restarts(node)
+        elif restarts_first and node.known_start is not None:
+            self.restarts(node)
+            node.known_start, node.started = node.disk, self.now
         if not refused or self.shape.broken == "bound":
-            self.server.record = record.changed(restarted=(*record.restarted, node.name))
+            self.server.record = record.changed(restarted=(*record.restarted, said))
 
     def excuses(self, node: Node) -> None:
         record = self.server.record

@@ -136,7 +136,7 @@ class SimulatedCluster:
         words = (PODS, OUTSIDE) if self.skipped == "pods" else (OUTSIDE,)
         # A person says so when it is so.
         wants = R1 if said.state is State.RETRUSTING else R2
-        told = replace(said, restarted=words if wants in self.outside or self.skipped == "outside" else words[:-1])
+        told = replace(said, checked=words if wants in self.outside or self.skipped == "outside" else words[:-1])
         found = root_gates.gate(told, to, own, companions, pods)
         return replace(found, opens=None if found.waiting else NOW - LATER)
 

@@ -237,10 +237,10 @@ def test_a_component_that_is_down_or_unknown_holds_the_gate_until_a_person_says_
 
     assert "etcd is not healthy there (no leader)" in waits(US, found(healthy=False, problem="no leader"))["cp-1"]
     unknown = found(trust=Held.UNKNOWN)
-    assert "--restarted cp-1" in waits(US, unknown)["cp-1"]
-    assert not waits(US, unknown, restarted=("cp-1",))
+    assert "--restarted cp-1/etcd`" in waits(US, unknown)["cp-1"]
+    assert not waits(US, unknown, restarted=("cp-1/etcd",))
     # A person's word does not stand against what is known.
-    told = waits(US, found(trust=Held.OLD), restarted=("cp-1",))["cp-1"]
+    told = waits(US, found(trust=Held.OLD), restarted=("cp-1/etcd",))["cp-1"]
     assert "does not trust the new CA in etcd" in told
 
 
@@ -449,11 +449,16 @@ def test_a_new_adoption_begins_above_what_machines_have_read() -> None:
 
 
 def test_restarts_by_hand_count_after_the_steps() -> None:
-    ready = step(US)
-    assert gates.restart_refused(ready, machine("cp-1", _S.PUBLISHED), "cp-1") == ""
+    ready, base = step(US), report(_S.PUBLISHED)
+    unseen = machine("cp-1", _S.PUBLISHED, report=with_etcd(base, trust=Held.UNKNOWN))
+    assert gates.restart_refused(ready, unseen, "cp-1/etcd") == ""
+    assert "name a component; write `--restarted cp-1/etcd`" in gates.restart_refused(ready, unseen, "cp-1")
+    assert "sees what kubelet holds; write" in gates.restart_refused(ready, unseen, "cp-1/kubelet")
+    seen_all = machine("cp-1", _S.PUBLISHED, report=with_etcd(base))
+    assert "leave out `--restarted cp-1/etcd`" in gates.restart_refused(ready, seen_all, "cp-1/etcd")
     early = machine("cp-1", _S.PUBLISHED, report=report(_S.PUBLISHED, reached=_S.PREPARED))
-    assert "has not done the steps" in gates.restart_refused(ready, early, "cp-1")
-    assert "the cluster has no node cp-9" in gates.restart_refused(ready, None, "cp-9")
+    assert "has not done the steps" in gates.restart_refused(ready, early, "cp-1/etcd")
+    assert "the cluster has no node cp-9" in gates.restart_refused(ready, None, "cp-9/etcd")
 
 
 def test_agents_without_a_machine_are_named_and_not_waited_for() -> None:

@@ -216,7 +216,7 @@ def test_what_is_wrong_on_the_server_is_one_sentence_each() -> None:
     unreadable = said_of(answer(OLD, rotations=read_rotations({"etcd": {"version": 2}}, "p")), AgentState())
     assert "has version 2 and this vaultpki speaks 1" in unreadable["etcd rotation"]
     missing = said_of(answer(OLD, rotations=record(State.SWITCHED, 3)), AgentState())
-    assert "the mount of etcd does not show etcd-2, which its rotation names" in missing["etcd CA"]
+    assert "the mount of etcd does not show key 2 of the CA etcd, which its rotation names" in missing["etcd CA"]
     for sentence in (none["etcd CA"], *older.values(), *lost.values(), *missing.values()):
         assert "`vaultpki" in sentence and "\n" not in sentence
 

@@ -116,32 +116,30 @@ def test_the_components_of_this_machine_are_found_with_their_arguments(proc: Pro
     assert processes.running(str(proc.folder / "missing")) == {}
 
 
-def test_nodes_that_share_a_process_table_are_told_apart_by_the_file(proc: Proc, tmp_path: Path) -> None:
-    """Each has the same path in a root of its own; ours is the real one."""
-    ours = Path("/etc/passwd")
-    other = tmp_path / "root"
-    (other / "etc").mkdir(parents=True)
-    (other / "etc/passwd").touch()
-    proc.add(7, "etcd", f"{CA}={ours}", root=Path("/"), network="a-container's")
-    proc.add(8, "etcd", f"{CA}={ours}", root=other)
-    proc.add(9, "etcd", f"{CA}={ours}", root=tmp_path / "empty")
-
-    assert proc.find("etcd", ours) == [7, 9]
-
-
-def test_a_file_that_is_being_replaced_is_known_by_its_folder(proc: Proc, tmp_path: Path, bundle: Path) -> None:
-    bundle.unlink()
-    proc.add(7, "etcd", f"{CA}={bundle}", root=Path("/"))
-
-    assert proc.find("etcd", bundle) == [7]
-
-
-def test_without_the_right_to_look_the_network_tells(proc: Proc, bundle: Path) -> None:
+def test_nodes_that_share_a_process_table_are_told_apart_by_their_networks(proc: Proc, bundle: Path) -> None:
+    """Whatever files a process could open: who may trace none sees the same as root does."""
     proc.add(7, "etcd", f"{CA}={bundle}", network="here")
     proc.add(8, "etcd", f"{CA}={bundle}", network="a-container's")
     proc.add(9, "etcd", f"{CA}={bundle}")
+    proc.add(10, "etcd", f"{CA}={bundle}", root=Path("/"), network="a-container's")
 
     assert proc.find("etcd", bundle) == [7, 9]
+
+
+def test_etcd_and_api_servers_of_other_clusters_on_this_machine_are_left_out(
+    proc: Proc, bundle: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs.yaml"
+    theirs.write_text("client-transport-security: {trusted-ca-file: /srv/other/ca.crt}\n")
+    plain = ("--listen-client-urls=http://127.0.0.1:12379", "--listen-peer-urls=http://127.0.0.1:12380")
+    proc.add(7, "etcd", *plain, network="here")
+    proc.add(8, "etcd", f"--config-file={theirs}", network="here")
+    # It has no settings but its flags, and these name no file of ours.
+    proc.add(9, "kube-apiserver", "--etcd-servers=http://127.0.0.1:12379", network="here")
+    # Of one that is set up by its environment nobody knows.
+    proc.add(10, "etcd", "--name=a", network="here")
+
+    assert proc.find("etcd", bundle) == [10] and proc.find("kube-apiserver", bundle) == []
 
 
 def test_one_whose_files_are_not_on_its_command_line_counts_by_its_network(proc: Proc, bundle: Path) -> None:

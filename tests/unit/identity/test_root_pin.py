@@ -31,8 +31,8 @@ def advice(folder: Path, pin: str | None, about: RotationRecord | None) -> str:
 def test_the_line_stays_until_the_rotation_is_done(tmp_path: Path, state: State) -> None:
     said = advice(tmp_path, FIRST, record(state))
     assert said == (
-        "cluster.yaml names root-1 (ca.root_sha256): leave it so until the rotation is done, and write `root_sha256: "
-        f"{SECOND}` there then; after `vaultpki ca abort` it stays"
+        "cluster.yaml names key 1 of the CA root (ca.root_sha256): leave it so until the rotation is done, and write "
+        f"`root_sha256: {SECOND}` there then; after `vaultpki ca abort` it stays"
     )
     assert "write the new root there then" in advice(tmp_path, FIRST, record(state, made=False))
 
@@ -41,17 +41,19 @@ def test_the_line_stays_until_the_rotation_is_done(tmp_path: Path, state: State)
 def test_a_line_that_was_changed_early_goes_back_with_an_abort(tmp_path: Path, state: State) -> None:
     said = advice(tmp_path, SECOND, record(state))
     assert said == (
-        "cluster.yaml names root-2 already (ca.root_sha256): if you go back with `vaultpki ca abort`, write "
-        f"`root_sha256: {FIRST}` there again"
+        "cluster.yaml names key 2 of the CA root already (ca.root_sha256): if you go back with `vaultpki ca abort`, "
+        f"write `root_sha256: {FIRST}` there again"
     )
 
 
 def test_once_it_is_over_the_other_root_is_named(tmp_path: Path) -> None:
     assert advice(tmp_path, FIRST, record(State.DONE)) == (
-        f"cluster.yaml names root-1, which was replaced by root-2: write `root_sha256: {SECOND}` there, below `ca`"
+        f"cluster.yaml names key 1 of the CA root, which was replaced by key 2 of the CA root: "
+        f"write `root_sha256: {SECOND}` there, below `ca`"
     )
     assert advice(tmp_path, SECOND, record(State.STEADY)) == (
-        f"cluster.yaml names root-2, which is deleted, and root-1 stays: write `root_sha256: {FIRST}` there, below `ca`"
+        f"cluster.yaml names key 2 of the CA root, which is deleted, and key 1 of the CA root stays: "
+        f"write `root_sha256: {FIRST}` there, below `ca`"
     )
 
 

@@ -28,7 +28,7 @@ def test_what_is_written_is_read(state: AdoptionState) -> None:
     said = replace(
         record,
         turn="cp-1",
-        restarted=("cp-1", "cp-2.example.com"),
+        restarted=("cp-1/etcd", "cp-2.example.com/kubelet"),
         confirmed=("outside",),
         joins_closed=NOW + timedelta(minutes=1),
         kept="in the safe of the second floor",
@@ -38,7 +38,9 @@ def test_what_is_written_is_read(state: AdoptionState) -> None:
 
 
 def test_revisions_only_grow_and_a_state_forgets_what_was_said_in_the_one_before() -> None:
-    said = RECORD.changed(turn="cp-1", restarted=("cp-2",), confirmed=("outside",), joins_closed=NOW, kept="a safe")
+    said = RECORD.changed(
+        turn="cp-1", restarted=("cp-2/etcd",), confirmed=("outside",), joins_closed=NOW, kept="a safe"
+    )
     assert (said.revision, said.entered) == (10, 7)
     later = said.moved(AdoptionState.SWITCHED, NOW + timedelta(hours=1))
     assert (later.revision, later.entered, later.since) == (11, 11, NOW + timedelta(hours=1))
@@ -68,9 +70,9 @@ def test_a_later_release_may_add_fields() -> None:
         ("since", None),
         ("turn", "cp 1"),
         ("turn", None),
-        ("restarted", "cp-1"),
-        ("restarted", ["cp-1", "cp-1"]),
-        ("restarted", ["/etc"]),
+        ("restarted_components", "cp-1/etcd"),
+        ("restarted_components", ["cp-1/etcd", "cp-1/etcd"]),
+        ("restarted_components", ["cp-1"]),
         ("confirmed", ["Not A Word"]),
         ("confirmed", None),
         ("joins_closed", 5),

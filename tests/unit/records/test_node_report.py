@@ -37,12 +37,30 @@ def with_reader(entry: dict[str, object]) -> dict[str, ReaderReport]:
         ReaderReport(NOW, frozenset({SHA}), running=True, healthy=True),
         ReaderReport(NOW, frozenset(), running=True, problem="/readyz answers 500"),
         ReaderReport(None, problem="no process of it runs"),
+        ReaderReport(None, problem="no process of it runs", stopped=NOW),
     ],
 )
 def test_a_reader_is_read_as_it_was_written(one: ReaderReport) -> None:
     written = node_report.to_json(NodeReport(NOW, readers={"etcd/etcd": one}))
-    assert set(written["readers"]["etcd/etcd"]) == {"started", "sha256", "running", "healthy", "problem"}
+    assert set(written["readers"]["etcd/etcd"]) == {
+        "started",
+        "sha256",
+        "running",
+        "healthy",
+        "problem",
+        "stopped",
+    }
     assert again(NodeReport(NOW, readers={"etcd/etcd": one})).readers == {"etcd/etcd": one}
+
+
+def test_a_component_that_runs_is_not_stopped_and_an_agent_of_before_does_not_know() -> None:
+    entry: dict[str, object] = {"started": None, "running": False, "healthy": False, "problem": "no process"}
+    assert with_reader(entry)["etcd/etcd"].stopped is None
+    odds: tuple[object, ...] = (True, "now", 7, {})
+    for odd in odds:
+        assert with_reader(entry | {"stopped": odd})["etcd/etcd"].stopped is None
+    runs = {"started": "2026-05-01T12:00:00Z", "running": True, "healthy": True, "stopped": "2026-05-01T12:00:00Z"}
+    assert with_reader({**runs})["etcd/etcd"].stopped is None
 
 
 def test_versions_are_read_as_they_were_written() -> None:

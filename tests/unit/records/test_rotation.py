@@ -35,3 +35,33 @@ def test_an_odd_list_of_components_is_refused(odd: object) -> None:
     with pytest.raises(SpecError) as caught:
         read(rotation_record.to_json(RECORD) | {"accepting": odd})
     assert caught.value.field == "accepting"
+
+
+def test_words_of_a_person_are_written_where_0_2_0_reads_past_them() -> None:
+    """It takes nodes alone in `restarted`, and refuses a record with anything else there."""
+    said = RECORD.changed(restarted=("cp-1/etcd", "cp-2.example.com/kube-apiserver"), checked=("kubelet-serving-ca",))
+    written = rotation_record.to_json(said)
+    assert written["restarted"] == [] and read(written) == said
+    # Its own words were for all of a node, and do not count here.
+    assert read(rotation_record.to_json(RECORD) | {"restarted": ["cp-1", "pods"]}) == RECORD
+    moved = said.moved(State.RETRUSTING, NOW)
+    assert (moved.restarted, moved.checked) == ((), ())
+
+
+@pytest.mark.parametrize("key", ["restarted_components", "checked"])
+def test_odd_words_are_refused(key: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        read(rotation_record.to_json(RECORD) | {key: ["/"]})
+    assert caught.value.field == key
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("etcd-2", "key 2 of the CA etcd"),
+        ("front-proxy-12", "key 12 of the CA front-proxy"),
+        ("kubelet-1r3", "key 1 of the CA kubelet (certificate 3)"),
+    ],
+)
+def test_a_key_is_not_called_like_a_node(name: str, title: str) -> None:
+    assert CaRef(name).title == title

@@ -59,10 +59,10 @@ def test_it_says_what_the_other_operator_did() -> None:
 def test_another_rotation_is_not_its_own(back: bool) -> None:
     other = record(P, 9, new=CaRef("etcd-3"))
     assert said(record(B), other, back=back).startswith(
-        "another operator has begun another rotation of etcd to etcd-3, and the one to etcd-2 is over; "
+        "another operator has begun another rotation of etcd to key 3 of the CA etcd, and the one to key 2 of the CA "
     )
     emergency = record(B, 9, new=CaRef("etcd-3"), method=Method.EMERGENCY)
-    assert "an emergency rotation of etcd to etcd-3" in said(record(S), emergency, back=back)
+    assert "an emergency rotation of etcd to key 3 of the CA etcd" in said(record(S), emergency, back=back)
     # With the same key the name can come back, and the certificate is another one.
     same = record(B, 4, new=CaRef("etcd-1r2", sha256="c3" * 32), method=Method.SAME_KEY)
     again = replace(same, revision=9, new=CaRef("etcd-1r2", sha256="d4" * 32))

@@ -309,29 +309,95 @@ def test_a_hook_that_has_not_succeeded_keeps_the_gate_closed() -> None:
     said = report(owed=("etcd-ca",))
     follower = member(said, readers=())
     assert "hook for etcd-ca" in reason(onward(follower))
-    assert onward(follower, restarted=("cp-1",)).open(NOW)
+    assert "`vaultpki agent --once`" in reason(onward(follower))
 
 
 def test_memory_a_persons_restart_counts_as_started() -> None:
     said = report(readers={})
     assert onward(member(said)).waiting
-    assert onward(member(said), restarted=("cp-1",)).open(NOW)
+    assert onward(member(said), restarted=("cp-1/etcd",)).open(NOW)
     # But it says nothing of the disk, and a new state forgets it.
     wrong = member(report({OLD}, readers={}))
-    assert onward(wrong, restarted=("cp-1",)).waiting
-    confirmed = record(State.PUBLISHED, restarted=("cp-1",), turn="cp-1")
+    assert onward(wrong, restarted=("cp-1/etcd",)).waiting
+    confirmed = record(State.PUBLISHED, restarted=("cp-1/etcd",), turn="cp-1")
     assert confirmed.moved(State.SWITCHED, NOW).restarted == ()
 
 
 def test_bound_a_restart_counts_only_after_a_report_showed_the_final_bundle() -> None:
-    now = record(State.PUBLISHED)
-    assert restart_refused(now, State.SWITCHED, member(report(readers={})), NOW) == ""
+    assert refused(report(readers={})) == ""
     for said in (None, report({OLD}), report(seen={"etcd": Seen(REVISION - 1, REVISION - 1)})):
-        assert "has not reported the bundle of this step" in restart_refused(now, State.SWITCHED, member(said), NOW)
-    assert "needs no restart" in restart_refused(record(State.SWITCHED), State.RETIRED, member(report()), NOW)
+        assert "has not reported the bundle of this step" in refused(said)
+    switched: dict[str, Any] = {"state": State.SWITCHED, "to": State.RETIRED}
+    assert "waits for no restart of etcd on cp-1; leave out `--restarted cp-1/etcd`" in refused(report(), **switched)
     # Where only the turn is waited for, the word is about that.
-    turned = record(State.SWITCHED, turn="cp-1")
-    assert restart_refused(turned, State.RETIRED, member(report()), NOW) == ""
+    assert refused(report(), **switched, turn="cp-1") == ""
+
+
+def refused(
+    said: NodeReport | None,
+    word: str = "cp-1/etcd",
+    *,
+    state: State = State.PUBLISHED,
+    to: State = State.SWITCHED,
+    **changes: Any,
+) -> str:
+    return restart_refused(word, [(Transition(record(state, **changes), to, NOW), member(said))])
+
+
+def test_a_word_names_a_component_and_one_without_is_told_which_are_waited_for() -> None:
+    assert "a word names a component; write `--restarted cp-1/etcd`" in refused(report(readers={}), "cp-1")
+    assert "no restart of kubelet on cp-1; write `--restarted cp-1/etcd`" in refused(report(readers={}), "cp-1/kubelet")
+    assert "waits for no restart on cp-1; leave out `--restarted cp-1`" in refused(report(), "cp-1")
+
+
+def test_a_word_counts_for_what_cannot_be_seen_and_not_against_a_start_that_is() -> None:
+    early = seen(installed=False, **HEALTHY)
+    said = refused(early)
+    assert "sees that etcd runs since 2026-11-25T11:29:59Z, and the bundle there is of 2026-11-25T11:30:00Z" in said
+    assert "restart it there" in said and "no word is needed" in said
+    assert "has seen etcd restarted and healthy; leave out `--restarted cp-1/etcd`" in refused(report())
+    # Started since then, and only its agent takes it for ill; not seen at all; an agent of 0.2.0 that sees none.
+    for counts in (seen(running=True, problem="no answer"), report(readers={}), seen(problem="no process")):
+        assert refused(counts) == ""
+    # What a listener showed is against the report, not the word.
+    assert refused(report(), accepting=("cp-1/etcd",)) == ""
+
+
+def stopped(since: datetime = SINCE - timedelta(days=1), reader: str = "etcd/kube-apiserver") -> Participant:
+    gone = ReaderReport(None, problem="no process of it was seen", stopped=since)
+    return replace(member(report(readers={reader: gone})), readers=(reader,))
+
+
+def test_what_is_stopped_holds_nothing_and_what_nobody_can_see_waits_for_a_word() -> None:
+    assert onward(stopped()).open(NOW) and next_turn(stopped(), owing("cp-2")) == "cp-2"
+    assert onward(stopped(NOW)).open(NOW)
+    unknown = replace(stopped(), report=report(readers={"etcd/kube-apiserver": ReaderReport(None, problem="not seen")}))
+    assert "--restarted cp-1/kube-apiserver`" in reason(onward(unknown))
+    assert onward(unknown, restarted=("cp-1/kube-apiserver",)).open(NOW)
+    # A hook that fails, as nothing is there to be restarted, keeps nobody waiting.
+    failing = stopped()
+    assert failing.report is not None
+    failing = replace(failing, report=replace(failing.report, owed=("etcd-ca",), waiting=("etcd",)))
+    assert onward(failing).open(NOW) and next_turn(failing, owing("cp-2"), turn="cp-1") == "cp-2"
+
+
+def test_a_member_of_etcd_that_is_stopped_is_waited_for() -> None:
+    """While one is away, the restart of another may cost the quorum."""
+    told = reason(onward(stopped(reader="etcd/etcd")))
+    assert told.startswith("etcd is stopped there since ") and told.endswith("continue --restarted cp-1/etcd`")
+    assert next_turn(stopped(reader="etcd/etcd"), owing("cp-2")) == "cp-1"
+
+
+def test_what_was_stopped_in_its_turn_may_have_ended_by_what_it_read() -> None:
+    """Else the next one would follow it, and the one after that."""
+    crashed = stopped(NOW - timedelta(minutes=5))
+    assert next_turn(crashed, owing("cp-2"), turn="cp-1") == "cp-1"
+    told = reason(onward(crashed, turn="cp-1"))
+    assert "kube-apiserver is stopped there since" in told and "--restarted cp-1/kube-apiserver`" in told
+    said: dict[str, Any] = {"turn": "cp-1", "restarted": ("cp-1/kube-apiserver",)}
+    assert onward(crashed, **said).open(NOW) and next_turn(crashed, owing("cp-2"), **said) == "cp-2"
+    # One that was stopped before this state began was not ended by it.
+    assert next_turn(stopped(), owing("cp-2"), turn="cp-1") == "cp-2"
 
 
 @pytest.mark.parametrize(("state", "to", "leaf"), LEAVES)
@@ -434,7 +500,7 @@ def test_a_turn_ends_with_a_report_that_owes_nothing() -> None:
     assert next_turn(member(None), *others, turn="cp-1") == "cp-1"
     assert next_turn(*others, turn="cp-1") == "cp-2"
     said = replace(owing("cp-1"), report=report(started={OLD}, owed=("etcd-ca",)))
-    assert next_turn(said, *others, turn="cp-1", restarted=("cp-1",)) == "cp-2"
+    assert next_turn(said, *others, turn="cp-1", restarted=("cp-1/etcd",)) == "cp-2"
 
 
 def test_a_report_of_one_that_has_read_a_newer_record_opens_nothing_and_gets_no_turn() -> None:
@@ -444,15 +510,14 @@ def test_a_report_of_one_that_has_read_a_newer_record_opens_nothing_and_gets_no_
     assert next_turn(owing("cp-1", seen=ahead), owing("cp-2")) == "cp-2"
     # It does not end its turn by that either, and a person's restart counts only with the record as it stands.
     assert next_turn(member(report(seen=ahead)), owing("cp-2"), turn="cp-1") == "cp-1"
-    said = restart_refused(record(State.PUBLISHED), State.SWITCHED, member(report(readers={}, seen=ahead)), NOW)
-    assert "has not reported the bundle of this step" in said
+    assert "has not reported the bundle of this step" in refused(report(readers={}, seen=ahead))
 
 
 def test_a_hook_whose_components_were_restarted_by_somebody_else_waits_for_its_turn() -> None:
     step = onward(member(report(owed=("etcd-ca",), waiting=("etcd",))))
     assert reason(step) == "its hook for etcd-ca waits for its turn: run `vaultpki ca continue`"
     step = onward(member(report(owed=("etcd-ca",))))
-    assert reason(step) == "its hook for etcd-ca has not succeeded: look at its agent's log"
+    assert reason(step).startswith("its hook for etcd-ca has not succeeded: correct it in its agent.yaml, and run ")
 
 
 def seen(installed: bool = True, **changes: Any) -> NodeReport:
@@ -469,7 +534,7 @@ HEALTHY: dict[str, Any] = {"running": True, "healthy": True}
     ("said", "says"),
     [
         # The hook has succeeded and nothing has restarted, as with a kubelet that is stopped.
-        (seen(installed=False, **HEALTHY), "restart etcd there, wait until it is healthy"),
+        (seen(installed=False, **HEALTHY), "restart etcd there, and wait until its agent has seen it healthy"),
         (seen(running=True, problem="/readyz answers 503"), "etcd was restarted there and is not healthy (/readyz"),
         (seen(problem="no process of it was found"), "etcd was not seen running there (no process of it was found)"),
         # An agent of before says that the hook has run, and no more.
@@ -481,12 +546,13 @@ HEALTHY: dict[str, Any] = {"running": True, "healthy": True}
 )
 def test_seen_a_restart_counts_once_the_component_runs_since_then_and_is_healthy(said: NodeReport, says: str) -> None:
     told = reason(onward(member(said)))
-    assert told.startswith(says) and told.endswith("run `vaultpki ca continue --restarted cp-1`")
+    word = "run `vaultpki ca continue --restarted cp-1/etcd`"
+    assert told.startswith(says) and told.endswith("goes on then" if says.startswith("restart") else word)
     # Nobody else restarts meanwhile, until a person says that all is well.
     others = (owing("cp-2"), owing("cp-3"))
     assert next_turn(member(said), *others, turn="cp-1") == "cp-1"
-    assert next_turn(member(said), *others, turn="cp-1", restarted=("cp-1",)) == "cp-2"
-    assert onward(member(said), restarted=("cp-1",)).open(NOW)
+    assert next_turn(member(said), *others, turn="cp-1", restarted=("cp-1/etcd",)) == "cp-2"
+    assert onward(member(said), restarted=("cp-1/etcd",)).open(NOW)
 
 
 def test_a_node_that_is_not_healthy_comes_before_all_others() -> None:
@@ -520,7 +586,7 @@ def test_reasons_name_the_node_whose_turn_it_is() -> None:
     found = onward(owing("cp-1"), owing("cp-2"))
     assert found.turn == "cp-1"
     assert [each.reason for each in found.waiting] == [
-        "restart etcd there, wait until it is healthy, and run `vaultpki ca continue --restarted cp-1`",
+        "restart etcd there, and wait until its agent has seen it healthy: `vaultpki ca continue` goes on then",
         "restarts etcd after cp-1, whose turn it is",
     ]
     hooked = owing("cp-1", owed=("etcd-ca",))
@@ -543,7 +609,7 @@ def test_memory_a_start_before_the_bundle_came_says_nothing_of_later_ones() -> N
     node = member(replace(said, readers={"etcd/etcd": early}))
     told = reason(between(State.RETRUSTING, State.RETURNING, node))
     # From re-trusting `ca continue` leads forward.
-    assert told.startswith("restart etcd") and told.endswith("run `vaultpki ca abort --restarted cp-1`")
+    assert told.startswith("restart etcd") and told.endswith("`vaultpki ca abort` goes on then")
 
 
 def locked(name: str = "cp-1", *, ends: datetime | None = NOW + timedelta(days=3), **changes: Any) -> Participant:
@@ -601,8 +667,8 @@ def test_a_component_of_an_older_version_is_waited_for_with_its_version() -> Non
     assert gate(step, [older("v1.35.4")]).open(NOW)
     (waiting,) = gate(step, [older("v1.35.4", started=[OLD])]).waiting
     assert waiting.reason == (
-        "restart kubelet there (Kubernetes 1.35 reads this CA only at start), wait until it is healthy, and run "
-        "`vaultpki ca continue --restarted w-1`"
+        "restart kubelet there (Kubernetes 1.35 reads this CA only at start), and wait until its agent has seen it "
+        "healthy: `vaultpki ca continue` goes on then"
     )
     # Of what every version reads at its start, the version is no reason.
     silent = older("v1.35.4", started=[OLD], readers=("kubernetes/kube-controller-manager",))

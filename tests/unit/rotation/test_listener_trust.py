@@ -98,11 +98,12 @@ def test_a_component_refuses_only_if_all_its_listeners_do(cluster: Cluster) -> N
 
 
 def test_a_persons_word_counts_after_what_was_seen_and_no_longer_than_that(cluster: Cluster) -> None:
-    now = record(State.RETIRED, accepting=("cp-1/etcd",), restarted=("cp-2",))
-    said = confirmed(now, ["cp-1"])
+    now = record(State.RETIRED, accepting=("cp-1/etcd",), restarted=("cp-2/etcd",))
+    assert confirmed(now, ["cp-1/kube-apiserver"]).accepting == ("cp-1/etcd",)
+    said = confirmed(now, ["cp-1/etcd"])
     assert said.accepting == ()
-    seen = asked(cluster, replace(said, restarted=("cp-1", "cp-2")), State.DONE, {"cp-1/etcd": BOTH}, Said())
-    assert (seen.record.accepting, seen.record.restarted) == (("cp-1/etcd",), ("cp-2",))
+    seen = asked(cluster, replace(said, restarted=("cp-1/etcd", "cp-2/etcd")), State.DONE, {"cp-1/etcd": BOTH}, Said())
+    assert (seen.record.accepting, seen.record.restarted) == (("cp-1/etcd",), ("cp-2/etcd",))
 
 
 def test_a_turn_stays_only_where_others_of_the_kind_answer(cluster: Cluster) -> None:
@@ -111,9 +112,9 @@ def test_a_turn_stays_only_where_others_of_the_kind_answer(cluster: Cluster) -> 
         found = asked(cluster, now, State.SWITCHED, {f"cp-1/{component}": Said()}, gate=on)
         (waits,) = found.gate.waiting
         assert found.gate.turn == "cp-1" and f"its {component} does not answer" in waits.reason
-        assert "`vaultpki ca continue --restarted cp-1`" in waits.reason
+        assert f"`vaultpki ca continue --restarted cp-1/{component}`" in waits.reason
         # A person's word, a node that is gone, and a machine from which nothing answers.
-        word = replace(now, restarted=("cp-1",))
+        word = replace(now, restarted=(f"cp-1/{component}",))
         assert asked(cluster, word, State.SWITCHED, {f"cp-1/{component}": Said()}, gate=on).gate == on
         gone = replace(now, turn="cp-9")
         assert asked(cluster, gone, State.SWITCHED, {f"cp-1/{component}": Said()}, gate=on).gate == on
@@ -154,8 +155,7 @@ def test_only_listeners_of_the_ca_that_answer_with_its_leaves_count(cluster: Clu
         assert found.note.startswith("2 of 4 listeners that must present a certificate of the new CA could not be")
     kubelets = RotationRecord("kubelet", State.SWITCHED, 9, NOW, CaRef("kubelet-1"), CaRef("kubelet-2"))
     stale = asked(cluster, kubelets, to, {"worker-1/kubelet": Said(issuer="CN=prod kubelet CA")}, Said())
-    assert [each.reason for each in stale.gate.waiting] == [
-        "its kubelet at port 10250 still presents a certificate of the old CA: restart it there"
-    ]
+    (told,) = stale.gate.waiting
+    assert told.reason.startswith("its kubelet at port 10250 still presents a certificate of the old CA: restart it ")
     renewed = replace(kubelets, method=Method.SAME_KEY)
     assert asked(cluster, renewed, to, {"worker-1/kubelet": Said(issuer="CN=prod kubelet CA")}, Said()).gate == OPEN

@@ -199,9 +199,9 @@ def test_a_ca_that_cannot_sign_is_told_with_what_to_do(state: State) -> None:
     leaf = issuer_of("prod", record, mount, record.leaf)
     assert leaf is not None
     how = {
-        State.PUBLISHED: "`vaultpki ca continue` goes on to etcd-2",
-        State.SWITCHED: "`vaultpki ca abort` goes back to etcd-1",
-        State.RETIRED: "`vaultpki ca abort` goes back to etcd-1",
+        State.PUBLISHED: "`vaultpki ca continue` goes on to key 2 of the CA etcd",
+        State.SWITCHED: "`vaultpki ca abort` goes back to key 1 of the CA etcd",
+        State.RETIRED: "`vaultpki ca abort` goes back to key 1 of the CA etcd",
         State.DONE: "`vaultpki ca rotate etcd` makes the next one",
     }[state]
     others = tuple(each for each in mount.issuers if each != leaf)
@@ -210,9 +210,9 @@ def test_a_ca_that_cannot_sign_is_told_with_what_to_do(state: State) -> None:
     no_key = replace(
         mount, issuers=(*others, replace(leaf, key="")), keys={k: n for k, n in mount.keys.items() if k != leaf.key}
     )
-    assert "the key of the CA" in problem("prod", record, no_key)
+    assert " of the CA etcd is gone from " in problem("prod", record, no_key)
     gone = replace(no_key, issuers=others)
-    assert "and its key are gone" in problem("prod", record, gone)
+    assert "and its certificate are gone" in problem("prod", record, gone)
     for broken in (revoked, no_key, gone):
         assert problem("prod", record, broken).endswith(how)
         # Nothing is written that a server would refuse, or that makes it worse.

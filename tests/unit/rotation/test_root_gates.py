@@ -23,7 +23,7 @@ ETCD = RotationRecord("etcd", State.STEADY, 1, NOW, CaRef("etcd-1", "id-1", "key
 
 
 def at(state: State, *words: str) -> RotationRecord:
-    return replace(RECORD, state=state, restarted=words)
+    return replace(RECORD, state=state, checked=words)
 
 
 def cluster(pem: str, *pods: PodStart, changed: object = NOW) -> KubeTrust:
@@ -106,7 +106,7 @@ def test_bundles_that_may_not_be_listed_are_one_sentence_beside_the_others() -> 
     found = gate(at(State.PUBLISHED), State.SWITCHED, OPEN, ALONE, bundles(pem=R1.pem, unread=why))
     assert names(found) == ["kube-root-ca.crt", "ClusterTrustBundle"]
     assert found.waiting[1].reason == (
-        f"cannot be looked at: {why}; allow it, or leave out `--kubeconfig`, look yourself, and say `--restarted pods`"
+        f"cannot be looked at: {why}; allow it, or leave out `--kubeconfig`, look yourself, and say `--checked pods`"
     )
     (waits,) = gate(at(State.RETIRED), State.DONE, OPEN, ALONE, bundles(pem=R2.pem, unread=why)).waiting
     assert waits.reason == f"cannot be looked at: {why}; allow it, or leave out `--kubeconfig`"
@@ -129,7 +129,7 @@ def test_without_a_kubeconfig_a_person_says_so_and_not_before_the_nodes_are_read
 
 def test_switched_waits_for_kubeconfigs_outside_and_every_issuing_ca() -> None:
     found = gate(at(State.SWITCHED), State.RETIRED, OPEN, {"etcd": OPEN}, None)
-    assert names(found) == [OUTSIDE] and "`vaultpki ca continue --restarted outside`" in found.waiting[0].reason
+    assert names(found) == [OUTSIDE] and "`vaultpki ca continue --checked outside`" in found.waiting[0].reason
     said = at(State.SWITCHED, OUTSIDE)
     assert gate(said, State.RETIRED, OPEN, {"etcd": OPEN}, None).open(NOW)
     closed = Gate((Waiting("cp-1", "etcd-server is still served with the old CA certificate"),))
@@ -144,7 +144,7 @@ def test_the_way_back_waits_for_the_old_root_where_it_had_left() -> None:
     step = (at(State.RETRUSTING), State.RETURNING, OPEN, ALONE)
     found = gate(*step, cluster(R2.pem))
     assert names(found) == ["kube-root-ca.crt", OUTSIDE]
-    assert "`vaultpki ca abort --restarted outside`" in found.waiting[1].reason
+    assert "`vaultpki ca abort --checked outside`" in found.waiting[1].reason
     said = (at(State.RETRUSTING, OUTSIDE), State.RETURNING, OPEN, ALONE)
     assert gate(*said, cluster(R1.pem + R2.pem)).open(NOW)
     assert gate(at(State.RETURNING), State.STEADY, OPEN, {"etcd": OPEN}, None).open(NOW)
@@ -154,7 +154,7 @@ def test_going_on_from_re_trusting_waits_for_the_old_root_outside_too() -> None:
     # From switched an abort waits for nobody: a kubeconfig that dropped the old root would then fail.
     found = gate(at(State.RETRUSTING, PODS), State.SWITCHED, OPEN, ALONE, None)
     assert names(found) == [OUTSIDE] and "holds the old one too" in found.waiting[0].reason
-    assert "`vaultpki ca continue --restarted outside`" in found.waiting[0].reason
+    assert "`vaultpki ca continue --checked outside`" in found.waiting[0].reason
     assert gate(at(State.RETRUSTING, PODS, OUTSIDE), State.SWITCHED, OPEN, ALONE, None).open(NOW)
 
 

@@ -13,6 +13,7 @@ from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.serving_copy import WORD, advice, counts, gate, word_refused
 
 OLD, NEW = Key("prod kubelet CA").root(), Key("prod kubelet CA 2").root()
+K1, K2 = "key 1 of the CA kubelet", "key 2 of the CA kubelet"
 RECORD = RotationRecord(
     "kubelet",
     State.PUBLISHED,
@@ -37,10 +38,10 @@ def reasons(found: Gate) -> list[str]:
 @pytest.mark.parametrize(
     ("state", "to", "lacks"),
     [
-        (State.PUBLISHED, State.SWITCHED, {OLD.pem: "kubelet-2", NEW.pem: "kubelet-1", "": "kubelet-1 and kubelet-2"}),
-        (State.RETRUSTING, State.SWITCHED, {OLD.pem: "kubelet-2", NEW.pem: "kubelet-1"}),
-        (State.RETRUSTING, State.RETURNING, {OLD.pem: "", NEW.pem: "kubelet-1"}),
-        (State.RETURNING, State.SWITCHED, {OLD.pem: "kubelet-2", NEW.pem: ""}),
+        (State.PUBLISHED, State.SWITCHED, {OLD.pem: K2, NEW.pem: K1, "": f"{K1} and {K2}"}),
+        (State.RETRUSTING, State.SWITCHED, {OLD.pem: K2, NEW.pem: K1}),
+        (State.RETRUSTING, State.RETURNING, {OLD.pem: "", NEW.pem: K1}),
+        (State.RETURNING, State.SWITCHED, {OLD.pem: K2, NEW.pem: ""}),
     ],
 )
 def test_every_file_must_hold_the_cas_that_the_step_waits_for(state: State, to: State, lacks: dict[str, str]) -> None:
@@ -51,18 +52,20 @@ def test_every_file_must_hold_the_cas_that_the_step_waits_for(state: State, to: 
     for pem, names in lacks.items():
         found = gate(now, to, OPEN, shown(BOTH, pem))
         assert found.open(NOW) == (not names)
-        assert all(each.startswith(f"does not hold {names} yet: `vaultpki issue admin`") for each in reasons(found))
+        assert all(
+            each.startswith(f"does not hold {names} yet: `vaultpki issue admin --dir DIR`") for each in reasons(found)
+        )
 
 
 def test_without_a_kubeconfig_a_person_says_so() -> None:
     (said,) = reasons(gate(RECORD, State.SWITCHED, OPEN, None))
-    assert "must hold kubelet-1 and kubelet-2" in said and f"`vaultpki ca continue --restarted {WORD}`" in said
-    told = replace(RECORD, restarted=(WORD,))
+    assert f"must hold {K1} and {K2}" in said and f"`vaultpki ca continue --checked {WORD}`" in said
+    told = replace(RECORD, checked=(WORD,))
     assert gate(told, State.SWITCHED, OPEN, None).open(NOW)
     # What the cluster shows counts more than the word.
     assert reasons(gate(told, State.SWITCHED, OPEN, shown(OLD.pem)))
     back = replace(RECORD, state=State.RETRUSTING)
-    assert f"`vaultpki ca abort --restarted {WORD}`" in reasons(gate(back, State.RETURNING, OPEN, None))[0]
+    assert f"`vaultpki ca abort --checked {WORD}`" in reasons(gate(back, State.RETURNING, OPEN, None))[0]
     nobody = gate(replace(RECORD, excused=(WORD,)), State.SWITCHED, OPEN, None)
     assert nobody.open(NOW) and nobody.excused == (Waiting(WORD, "is left out by `--without`"),)
 
@@ -78,7 +81,8 @@ def test_without_a_kubeconfig_a_person_says_so() -> None:
 )
 def test_other_steps_do_not_wait_for_it(record: RotationRecord, to: State) -> None:
     assert not counts(record, to) and gate(record, to, OPEN, None) == OPEN
-    assert "waits for no ConfigMap" in word_refused(record, to) and word_refused(RECORD, State.SWITCHED) == ""
+    assert "does not wait for kubelet-serving-ca" in word_refused(record, to, WORD)
+    assert word_refused(RECORD, State.SWITCHED, WORD) == "" and word_refused(RECORD, State.SWITCHED, "pods")
 
 
 def test_at_rest_it_is_applied_again_while_it_holds_another_ca() -> None:
@@ -87,9 +91,9 @@ def test_at_rest_it_is_applied_again_while_it_holds_another_ca() -> None:
     for pem in (BOTH, OLD.pem, "odd"):
         assert advice(done, shown(NEW.pem, pem)).startswith(f"{WORD} in kube-system does not hold what nodes trust")
     # Without a look only where the rotation has just ended.
-    assert advice(done, None) == "" and "holds kubelet-1, which has left" in advice(done, None, ended=True)
+    assert advice(done, None) == "" and f"holds {K1}, which has left" in advice(done, None, ended=True)
     steady = replace(RECORD, state=State.STEADY)
-    assert "holds kubelet-2, which has left" in advice(steady, None, ended=True)
+    assert f"holds {K2}, which has left" in advice(steady, None, ended=True)
     assert advice(steady, shown(OLD.pem)) == ""
     never = replace(steady, new=CaRef("kubelet-2"))
     for record in (None, RECORD, never, replace(done, excused=(WORD,)), replace(done, domain="etcd")):

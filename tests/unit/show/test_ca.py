@@ -61,8 +61,8 @@ def lines(state: State, turn: str = "", gate: Gate | None = None, **changes: Any
 @pytest.mark.parametrize("method", [Method.NEW_KEY, Method.SAME_KEY])
 def test_from_re_trusting_the_new_ca_signs_already(domain: str, method: Method) -> None:
     (said,) = [line for line in lines(State.RETRUSTING, domain=domain, method=method) if line.startswith("Next: ")]
-    assert "goes forward again" in said and "etcd-2" in said and "already" in said
-    assert "makes" not in said and "has etcd-2 sign" not in said
+    assert "goes forward again" in said and "key 2 of the CA etcd" in said and "already" in said
+    assert "makes" not in said and "has key 2 of the CA etcd sign" not in said
     (said,) = [line for line in lines(State.PUBLISHED, domain=domain, method=method) if line.startswith("Next: ")]
     assert "already" not in said
 

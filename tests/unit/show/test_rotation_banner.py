@@ -36,7 +36,7 @@ def test_it_says_what_the_next_step_waits_for(gate: Gate | None, waits: list[str
     made = banner("prod", record(), gate, NOW, "cluster.yaml")
     assert made.title == "CA etcd is being rotated: published"
     assert made.since == "since 2026-11-26 09:12 UTC, 48 minutes ago"
-    assert "nodes learn to trust etcd-2 beside etcd-1" in made.holds
+    assert "nodes learn to trust key 2 of the CA etcd beside key 1" in made.holds
     for said, expected in zip(made.waits, waits, strict=False):
         assert expected in said
 

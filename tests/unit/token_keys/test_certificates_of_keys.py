@@ -69,7 +69,7 @@ def test_a_certificate_of_the_old_ca_keeps_it_switched(cluster: ImaginedCluster)
     record = rotation(cluster, State.SWITCHED)
     found = gate(cluster, record, State.RETIRED, NEXT)
     assert [each.node for each in found.waiting] == ["cp-1", "cp-2"] and found.opens is None
-    assert all("service-account-2" in each.reason for each in found.waiting)
+    assert all("key 2 of the CA service-account" in each.reason for each in found.waiting)
     left_out = gate(cluster, replace(record, excused=("cp-2",)), State.RETIRED, NEXT)
     assert [each.node for each in left_out.waiting] == ["cp-1"]
     # The CA whose certificates they are: nothing is waited for, as after a renewal with the same key.

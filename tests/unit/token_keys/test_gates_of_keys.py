@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from helpers.node.imagined_planes import ImaginedCluster, ImaginedPlane
+from helpers.node.imagined_planes import ImaginedCluster, ImaginedPlane, steady
 from vaultpki.certificates import SKEW
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.token_flags import YEAR, LegacyToken, TokenFlags, TokensInUse
@@ -15,10 +15,12 @@ from vaultpki.records.node_report import Seen
 from vaultpki.records.service_account import KeyState
 from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys.course import KeyScene
-from vaultpki.token_keys.gates import LEGACY, LIFE
+from vaultpki.token_keys.gates import LEGACY, LIFE, KeyTransition, key_gate, last_start
+from vaultpki.token_keys.issuer import PublishedKeys, outside
 from vaultpki.token_keys.life import TokenLife, longest_life
 from vaultpki.token_keys.steps import KeysSaid, next_record, transition_gate
-from vaultpki.token_keys.turns import still_accepted_by
+from vaultpki.token_keys.turns import next_turn, still_accepted_by
+from vaultpki.token_keys.words import check_refused
 
 
 @pytest.fixture
@@ -75,10 +77,12 @@ def test_after_a_persons_word_the_life_begins_when_it_is_given(switched: Imagine
     """Whoever restarts API servers that no agent sees may do it days after the switch, and does not say when."""
     assert switched.record is not None
     switched.write(switched.record.changed(signing_since=None))
+    for plane in switched.planes.values():
+        plane.unseen = True
     passes(switched)
     switched.later(5 * 86400)
     # Nobody has used tokens meanwhile: only the rule is asked.
-    every = KeysSaid(restarted=("cp-1", "cp-2"), tokens=TokensInUse({}, ()))
+    every = KeysSaid(restarted=("cp-1/kube-apiserver", "cp-2/kube-apiserver"), tokens=TokensInUse({}, ()))
     found = next_record(switched.record, switched.scene, every)
     assert not found.moved and found.record is not None and found.record.signing_since == switched.now
     said = switched.now
@@ -161,7 +165,7 @@ def test_who_is_waited_for_and_why(switched: ImaginedCluster) -> None:
     passes(switched)
     (waiting,) = gate(switched).waiting
     assert waiting.node == "cp-2" and "does not sign with the key of this state yet" in waiting.reason
-    assert "--restarted cp-2" in waiting.reason
+    assert waiting.reason.endswith("wait until its agent has seen it healthy; `vaultpki ca continue` goes on")
     # It has to be counted anew from its next start.
     switched.operate()
     assert switched.record.signing_since is None
@@ -170,15 +174,136 @@ def test_who_is_waited_for_and_why(switched: ImaginedCluster) -> None:
 def test_a_persons_word_counts_only_after_the_files_were_reported(switched: ImaginedCluster) -> None:
     assert switched.record is not None
     with pytest.raises(StateConflict, match="cp-9 has no service-account keys"):
-        next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-9",)))
+        next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-9/kube-apiserver",)))
     with pytest.raises(ArgumentError, match="cp-9 has no service-account keys"):
         next_record(switched.record, switched.scene, KeysSaid(replaced=("cp-9",)))
     switched.write(switched.record.changed())
     with pytest.raises(StateConflict, match="has not reported the files of this step yet"):
-        next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-1",)))
+        next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-1/kube-apiserver",)))
     passes(switched)
-    found = next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-1",)))
+    with pytest.raises(StateConflict, match="has seen kube-apiserver restarted and healthy; leave out"):
+        next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-1/kube-apiserver",)))
+    switched.planes["cp-1"].unseen = True
+    passes(switched)
+    with pytest.raises(StateConflict, match="write `--restarted cp-1/kube-apiserver`"):
+        next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-1",)))
+    found = next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-1/kube-apiserver",)))
     assert found.record is not None and found.record.restarted == ("cp-1",)
+    # It was about these keys: a node that joins later has others in every union.
+    switched.write(found.record)
+    switched.planes["cp-3"] = ImaginedPlane("cp-3")
+    passes(switched)
+    assert switched.record is not None and [*switched.record.restarted] == ["cp-1"]
+    switched.operate()
+    assert "cp-3" in switched.record.nodes and [*switched.record.restarted] == []
+
+
+def test_a_word_does_not_count_against_a_process_that_the_agent_sees(switched: ImaginedCluster) -> None:
+    one = switched.planes["cp-1"]
+    one.signs = one.held.own[1]
+    passes(switched)
+    with pytest.raises(StateConflict, match=r"sees that kube-apiserver runs since \S+, without the files of \S+"):
+        next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-1/kube-apiserver",)))
+
+
+def test_an_api_server_that_is_stopped_holds_no_keys_and_one_that_nobody_sees_waits_for_a_word() -> None:
+    cluster = steady("cp-1", "cp-2", "cp-3")
+    two, three = cluster.planes["cp-2"], cluster.planes["cp-3"]
+    two.running, two.stopped, three.unseen = False, cluster.now - timedelta(days=1), True
+    cluster.rotate()
+    for _ in range(9):
+        passes(cluster)
+        cluster.operate()
+    record = cluster.record
+    assert record is not None and record.state is KeyState.PUBLISHED
+    found = transition_gate(record, KeyState.SWITCHED, cluster.scene)
+    # The one that nobody sees has the turn, and the one that runs is next.
+    assert [each.node for each in found.waiting] == ["cp-1", "cp-3"]
+    assert found.waiting[1].reason.endswith("and run `vaultpki ca continue --restarted cp-3/kube-apiserver`")
+    said = next_record(record, cluster.scene, KeysSaid(restarted=("cp-3/kube-apiserver",))).record
+    assert said is not None
+    cluster.write(said)
+    for _ in range(4):
+        passes(cluster)
+        cluster.operate()
+    # In the next state the word is forgotten.
+    assert cluster.record is not None and cluster.record.state is KeyState.SWITCHED and not cluster.record.restarted
+
+
+def test_one_that_was_stopped_in_its_turn_keeps_it(switched: ImaginedCluster) -> None:
+    """It may have ended by what it read; the next one would too."""
+    assert switched.record is not None
+    one, two = switched.planes["cp-1"], switched.planes["cp-2"]
+    switched.write(switched.record.changed(turn="cp-1"))
+    one.running, one.stopped = False, switched.now
+    two.signs = two.held.own[1]
+    passes(switched)
+    assert next_turn(switched.record, switched.scene.holders) == "cp-1"
+    reasons = {each.node: each.reason for each in gate(switched).waiting}
+    assert "it is stopped since" in reasons["cp-1"] and "--restarted cp-1/kube-apiserver`" in reasons["cp-1"]
+    assert reasons["cp-2"].endswith("it restarts after cp-1, whose turn it is")
+    said = next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-1/kube-apiserver",))).record
+    assert said is not None and said.turn == "cp-2"
+
+
+def test_tokens_of_one_that_was_stopped_live_from_when_it_was(switched: ImaginedCluster) -> None:
+    assert switched.record is not None
+    one = switched.planes["cp-1"]
+    one.running, one.stopped = False, switched.now
+    passes(switched)
+    assert last_start(switched.record, switched.scene.holders) == one.stopped
+
+
+OUTSIDE = "https://keys.example.com/.well-known/openid-configuration"
+
+
+def test_a_key_set_outside_is_waited_for_and_a_word_for_it_is_compared_with_what_is_there() -> None:
+    cluster = steady("cp-1", "cp-2")
+    cluster.rotate()
+    for _ in range(9):
+        passes(cluster)
+        cluster.operate()
+    record = cluster.record
+    # Without one it would have become switched.
+    assert record is not None and record.state is KeyState.SWITCHED
+    record = replace(record, state=KeyState.PUBLISHED)
+    step = KeyTransition(record, KeyState.SWITCHED, cluster.scene.holders, cluster.now)
+
+    def waits(*published: PublishedKeys) -> list[str]:
+        found = key_gate(replace(step, published=published)).waiting
+        return [each.reason for each in found if each.node == "jwks"]
+
+    assert waits() == []
+    lacks = PublishedKeys(OUTSIDE, ("cp-2",))
+    (told,) = waits(lacks)
+    assert f"checked by {OUTSIDE}, which lacks keys of cp-2 too" in told and "`vaultpki ca jwks -o jwks.json`" in told
+    assert told.endswith("run `vaultpki ca continue --checked jwks`")
+    assert "cannot be read" in waits(PublishedKeys(OUTSIDE, unseen="it cannot be read"))[0]
+    whole = replace(step, published=(PublishedKeys(OUTSIDE),))
+    assert check_refused(whole, "jwks") == "" and check_refused(replace(whole, published=()), "jwks")
+    assert "which lacks keys of cp-2" in check_refused(replace(step, published=(lacks,)), "jwks")
+    assert "do not wait for pods" in check_refused(whole, "pods")
+    said = replace(step, record=replace(record, checked=("jwks",)), published=(PublishedKeys(OUTSIDE),))
+    assert not [each for each in key_gate(said).waiting if each.node == "jwks"]
+    assert record.moved(KeyState.SWITCHED, cluster.now).checked == ()
+    # Before every next key is in the record no key set can be whole.
+    young = replace(record.nodes["cp-2"], certificates={1: record.nodes["cp-2"].certificates[1]})
+    early = replace(whole, record=replace(record, nodes={**record.nodes, "cp-2": young}))
+    assert "the next key of cp-2 is not in the record yet" in check_refused(early, "jwks")
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        (TokenFlags(issuer="https://kubernetes.default.svc"), ()),
+        (TokenFlags(issuer="kubernetes/serviceaccount"), ()),
+        (TokenFlags(issuer="https://keys.example.com/"), (OUTSIDE,)),
+        (TokenFlags(issuer="https://api", jwks_uri="https://b.example.com/k.json"), ("https://b.example.com/k.json",)),
+        (TokenFlags(issuer="https://keys.example.com", jwks_uri="https://api/openid/v1/jwks"), (OUTSIDE,)),
+    ],
+)
+def test_what_is_no_api_server_is_a_key_set_outside(flags: TokenFlags, found: tuple[str, ...]) -> None:
+    assert outside([flags, flags], {"kubernetes.default.svc", "api"}) == found
 
 
 def test_another_key_of_a_node_is_taken_in_only_on_a_persons_word(switched: ImaginedCluster) -> None:

@@ -1,0 +1,101 @@
+"""Which sentences of functions were said while something ran: a sentence is a `return` or a `yield` with a value.
+
+So a test can ask that every reason of a list of checks was met, also of those that are added later.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import click
+
+from vaultpki.cli import main as _main  # noqa: F401 - the commands are there once this is imported
+from vaultpki.cli.agent import agent_command
+from vaultpki.cli.apply import apply_command
+from vaultpki.cli.ca import ca_command
+from vaultpki.cli.enroll import enroll_command, lock_command, unenroll_command
+from vaultpki.cli.issue import issue_command
+from vaultpki.cli.status import renew_command
+
+COMMANDS = {
+    "agent": agent_command,
+    "apply": apply_command,
+    "ca": ca_command,
+    "enroll": enroll_command,
+    "issue": issue_command,
+    "lock": lock_command,
+    "renew": renew_command,
+    "unenroll": unenroll_command,
+}
+
+_QUOTED = re.compile(r"`([^`]+)`")
+
+
+def _said(function: Callable[..., Any]) -> set[tuple[str, int, int]]:
+    """Return the sentences that a function can say: its name, and the first and the last line of each."""
+    lines, first = inspect.getsourcelines(function)
+    found = set()
+    for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))):
+        if isinstance(node, ast.Return | ast.Yield) and node.value is not None:
+            constant = node.value.value if isinstance(node.value, ast.Constant) else True
+            if constant:
+                found.add((function.__qualname__, node.lineno + first - 1, (node.end_lineno or 0) + first - 1))
+    return found
+
+
+@contextmanager
+def every_sentence(functions: Iterable[Callable[..., Any]]) -> Iterator[None]:
+    """Fail unless each of these functions says each of its sentences meanwhile."""
+    wanted, codes = set(), {}
+    for each in functions:
+        wanted |= _said(each)
+        codes[each.__code__] = each.__qualname__
+    met: set[tuple[str, int]] = set()
+
+    def local(frame: FrameType, event: str, value: Any) -> Any:
+        if event == "return" and value:
+            met.add((codes[frame.f_code], frame.f_lineno))
+        return local
+
+    def trace(frame: FrameType, _: str, __: Any) -> Any:
+        return local if frame.f_code in codes else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+    missed = {
+        (name, first) for name, first, last in wanted if not any((name, line) in met for line in range(first, last + 1))
+    }
+    assert not missed, f"nothing meets these sentences: {sorted(missed)}"
+
+
+def commands(reason: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the commands in a sentence, each as its name with the options that the command line reads from it.
+
+    `--without NODE` and such alone are options of `vaultpki ca continue`. A name is such as `ca continue`.
+    """
+    return [_parsed(each) for each in _QUOTED.findall(reason) if each.startswith(("vaultpki ", "--"))]
+
+
+def _parsed(text: str) -> tuple[str, dict[str, Any]]:
+    words = text.split()
+    words = words[1:] if words[0] == "vaultpki" else ["ca", "continue", *words]
+    words = [{"FILE": "admin.conf", "DIR": "there", "FILE...": "ca.crt"}.get(word, word) for word in words]
+    name, command = words[0], COMMANDS[words[0]]
+    context = click.Context(command, info_name=name)
+    if isinstance(command, click.Group):
+        name, found, words = f"{name} {words[1]}", command.get_command(context, words[1]), words[1:]
+        assert found is not None, text
+        command = found
+    return name, dict(command.make_context(name, words[1:], resilient_parsing=False).params)
