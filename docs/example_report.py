@@ -85,7 +85,7 @@ def example(control_plane: int, workers: int, *, faults: bool = True, reported: 
 
 
 _ROTATION: Final = (
-    "etcd is switched since 2026-11-26T09:12:00Z: key 2 of the CA etcd signs; nodes replace their certificates of key 1 "
+    "etcd is switched since 2026-11-26T09:12:00Z: key 2 of the CA etcd signs; nodes replace their certificates of key 1",
     "within 1h.",
     "It waits for:",
     "  cp-2  its etcd-server is still of key 1",
