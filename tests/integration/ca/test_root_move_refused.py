@@ -134,7 +134,7 @@ def test_wrong_cross_certificates(ours: tuple[AuditedCluster, str, str], tmp_pat
         (signed(signer, "Corp Root", right.replace("keyCertSign, ", "")), "is not for a CA that may sign"),
         (signed(signer, "Corp Root", f"{right}extendedKeyUsage = serverAuth\n"), "extended key usage"),
         (signed(signer, "Corp Root", right, "-subj", "/CN=Corp New Root"), "has another subject"),
-        (files[0], "has no certificate of root-3"),
+        (files[0], "has no certificate of key 3 of the CA root"),
     ):
         ran = cluster.ca("import", answer, expect=1)
         assert reason in ran.stdout, (reason, ran.stdout)
