@@ -85,11 +85,10 @@ def example(control_plane: int, workers: int, *, faults: bool = True, reported: 
 
 
 _ROTATION: Final = (
-    "etcd is switched since 2026-11-26T09:12:00Z: key 2 of the CA etcd signs; nodes replace their certificates of key 1",
-    "within 1h.",
+    "etcd is switched since 2026-11-26T09:12:00Z: key 2 of the CA etcd signs; nodes replace those of key 1 within 1h.",
     "It waits for:",
     "  cp-2  its etcd-server is still of key 1",
-    "Next: once nothing is waited for, `vaultpki ca continue -f cluster.yaml` ends the trust in etcd-1.",
+    "Next: once nothing is waited for, `vaultpki ca continue -f cluster.yaml` ends the trust in key 1 of the CA etcd.",
     "Back: `vaultpki ca abort -f cluster.yaml` makes key 1 of the CA etcd the CA that signs again.",
 )
 _AGAIN: Final = "vaultpki verify -f cluster.yaml --dir nodes"

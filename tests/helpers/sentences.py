@@ -6,6 +6,7 @@ So a test can ask that every reason of a list of checks was met, also of those t
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import sys
@@ -88,6 +89,7 @@ def commands(reason: str) -> list[tuple[str, dict[str, Any]]]:
     return [_parsed(each) for each in _QUOTED.findall(reason) if each.startswith(("vaultpki ", "--"))]
 
 
+@functools.cache
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:
     words = text.split()
     words = words[1:] if words[0] == "vaultpki" else ["ca", "continue", *words]

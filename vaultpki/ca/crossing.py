@@ -21,7 +21,7 @@ from vaultpki.outside import root_vouching
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import read_record
-from vaultpki.records.rotation import State
+from vaultpki.records.rotation import CaRef, State
 from vaultpki.redact import printable
 from vaultpki.rotation import root_steps
 from vaultpki.rotation.states import number
@@ -114,7 +114,7 @@ class CrossVerdict:
         if self.accepted is not None:
             file, facts = self.accepted
             who, until = printable(wanted.old.subject_text), f"{facts.not_after:%Y-%m-%d}"
-            yield f"+ {who} vouches for {wanted.name}, until {until}, from {file}"
+            yield f"+ {who} vouches for {CaRef(wanted.name).title}, until {until}, from {file}"
             return
         for file, failed in self.refused:
             yield f"! {file}: {failed.sentence}"
@@ -132,7 +132,7 @@ def judge(sent: Sent, wanted: WantedCross, now: datetime) -> CrossVerdict:
             return CrossVerdict((each.file, each.facts))
         refused.append((each.file, failed))
     if not refused:
-        why = f"has no certificate of {wanted.name}, {printable(wanted.new.subject_text)}"
+        why = f"has no certificate of {CaRef(wanted.name).title}, {printable(wanted.new.subject_text)}"
         refused = [(each.file, root_vouching.missing(why)) for each in sent.certificates[:1]]
     return CrossVerdict(None, tuple(refused))
 

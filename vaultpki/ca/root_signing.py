@@ -65,7 +65,7 @@ def sign_cross(cluster: Cluster, vault: Vault, mount: RotationMount, ca: CaRef, 
     ttl = int((signer.facts.not_after - now).total_seconds()) - _BEFORE_OLD
     if ttl <= 0:
         raise StateConflict(
-            f"the root CA {signer.name} ends at {signer.facts.not_after:%Y-%m-%d %H:%M}Z and can vouch for no new one; "
+            f"the root CA ends at {signer.facts.not_after:%Y-%m-%d %H:%M}Z and can vouch for no new one; "
             "make new join files for every node once there is one"
         )
     own = {"exclude_cn_from_sans": True, "format": "pem"}

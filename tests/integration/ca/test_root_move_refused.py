@@ -134,13 +134,13 @@ def test_wrong_cross_certificates(ours: tuple[AuditedCluster, str, str], tmp_pat
         (signed(signer, "Corp Root", right.replace("keyCertSign, ", "")), "is not for a CA that may sign"),
         (signed(signer, "Corp Root", f"{right}extendedKeyUsage = serverAuth\n"), "extended key usage"),
         (signed(signer, "Corp Root", right, "-subj", "/CN=Corp New Root"), "has another subject"),
-        (files[0], "has no certificate of root-3"),
+        (files[0], "has no certificate of key 3 of the CA root"),
     ):
         ran = cluster.ca("import", answer, expect=1)
         assert reason in ran.stdout, (reason, ran.stdout)
         assert shown(cluster, "root") == before and cluster.rotated == "prepared"
     answer = signed(signer, "Corp Root", right)
-    assert "vouches for root-3" in cluster.ca("import", "--dry-run", answer).stdout
+    assert "vouches for key 3 of the CA root" in cluster.ca("import", "--dry-run", answer).stdout
     assert shown(cluster, "root") == before
     cluster.ca("import", answer)
     assert cluster.rotated == "published"

@@ -21,7 +21,7 @@ from vaultpki.errors import Attention, Refused, SpecError, StateConflict, Vaultp
 from vaultpki.provision import apply, authorities
 from vaultpki.provision.carry_out import carry_out
 from vaultpki.records import rotation as rotation_record
-from vaultpki.records.rotation import Kept, Method, State
+from vaultpki.records.rotation import CaRef, Kept, Method, State
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.rotation.states import NO_SIGNING
 
@@ -178,7 +178,7 @@ def test_a_ca_whose_key_is_gone_too(rotation: Rotation, cases: Sequence[tuple[St
         deleted(rotation, "key", name)
         rotation.reported()
         (one,) = [each for each in rotation.status() if each.record]
-        assert one.problem.startswith(f"the CA {name} and its key are gone from") and words in one.problem
+        assert one.problem.startswith(f"{CaRef(name).title} and its certificate are gone from") and words in one.problem
         if state is State.DONE:
             assert "ca rotate etcd" in rotation.advance().note
             rotation.reach(State.DONE)
@@ -199,7 +199,7 @@ def test_a_ca_that_was_revoked_is_left(rotation: Rotation) -> None:
         path = f"{rotation.cluster.prefix}/etcd/issuer/{names[index]}/revoke"
         assert rotation.cluster.server.api("POST", path).status == 200
         rotation.reported()
-        with pytest.raises(StateConflict, match=f"somebody revoked the CA {names[index]} "):
+        with pytest.raises(StateConflict, match=f"somebody revoked {CaRef(names[index]).title} "):
             act()
         ends_with(rotation, names[1 - index])
 
