@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from vaultpki.disk import exchange, files
-from vaultpki.errors import CertificateUnreadable
+from vaultpki.errors import CertificateUnreadable, StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.kube.flags import signing_files
+from vaultpki.kube.pod_files import is_below
 from vaultpki.pki import keys
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover import beside, folders
@@ -37,8 +38,20 @@ def _copies(run: TakeOver) -> list[str]:
     return [path for path in files_in(run.journal.folder) if not path.endswith(f"/{JOURNAL}")]
 
 
+def _refuse_mounted(run: TakeOver) -> None:
+    """Raise StateConflict if a container has something mounted that lies aside: it would find nothing any more."""
+    asides = (run.where.aside, run.where.kubelet_aside)
+    for each in beside.holders(run):
+        if any(is_below(each.path, aside) for aside in asides):
+            raise StateConflict(
+                f"{each.program} (process {each.pid}) has {each.path} mounted, which is to be deleted: restart it, "
+                "such as by `kubectl delete pod`, and run this again"
+            )
+
+
 def delete_old(run: TakeOver) -> None:
-    """Delete it; there is no way back from then on."""
+    """Delete it; there is no way back from then on. Raises StateConflict if a container has some of it mounted."""
+    _refuse_mounted(run)
     # What is no key of an old CA is known as long as their certificates and kubeadm's manifests are there.
     for path in copied_keys(run):
         exchange.remove(path)
@@ -69,7 +82,8 @@ def prepared_files(run: TakeOver) -> Iterator[str]:
 
 
 def remove_prepared(run: TakeOver) -> None:
-    """Remove it, and the journal."""
+    """Remove it, and the journal. Raises StateConflict if a container has some of it mounted."""
+    _refuse_mounted(run)
     # First, since a journal that names copies which are gone says that they are lost. What was asked stays in it, and
     # its file goes last: by that the next run of a machine without a record finishes this.
     run.journal.save(kept={}, written={}, copied={}, prepared={}, reached=None, asked=AdoptionState.PREPARED)
