@@ -30,8 +30,7 @@ from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.redact import first_few
 from vaultpki.rotation import adoption_reasons as reasons
-from vaultpki.rotation.adoption_reasons import AdoptionStep
-from vaultpki.rotation.adoption_states import HOMEWARD, ONWARD, TRUSTED
+from vaultpki.rotation.adoption_states import HOMEWARD, ONWARD, TRUSTED, AdoptionStep
 from vaultpki.rotation.gates import Gate
 
 _S = AdoptionState

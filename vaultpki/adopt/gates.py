@@ -20,7 +20,6 @@ from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.redact import first_few, stamp
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine, ClusterSeen
-from vaultpki.rotation.adoption_reasons import AdoptionStep
 from vaultpki.rotation.adoption_states import (
     FREE_STEPS,
     HOMEWARD,
@@ -29,6 +28,7 @@ from vaultpki.rotation.adoption_states import (
     ONWARD,
     STEPS_BY_TRUST,
     TRUSTED,
+    AdoptionStep,
     Side,
 )
 from vaultpki.rotation.gates import Gate, Waiting

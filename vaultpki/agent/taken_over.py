@@ -141,7 +141,7 @@ def follow(config: AgentConfig, outcome: Outcome, clock: float, options: PassOpt
     if config.taken_over is None:
         return outcome
     from vaultpki.node import assignment
-    from vaultpki.takeover import carry_out, consent, vault_signer
+    from vaultpki.takeover import carry_out, consent, old_pairs
     from vaultpki.takeover.processes import RunningComponents
 
     events = list[Event]()
@@ -156,7 +156,7 @@ def follow(config: AgentConfig, outcome: Outcome, clock: float, options: PassOpt
             return outcome
         _count(config)
         tell = lambda text: events.append(Event("take-over", text))  # noqa: E731
-        sign = vault_signer.of_node(config, allow_http=options.allow_http)
+        sign = old_pairs.vault_signer(config, allow_http=options.allow_http)
         components = RunningComponents(alive=options.alive)
         run = carry_out.prepare(config, wanted, asked.target, components, clock=clock, tell=tell, sign=sign)
         if carry_out.is_final(run, carry_out.left(run)):

@@ -142,11 +142,11 @@ def _runs(
     config: AgentConfig, known: Assignment, targets: tuple[Arrangement, ...], *, finish: bool, allow_http: bool
 ) -> Iterator[TakeOver]:
     """Yield the run to each target, made once the one before has ended."""
-    from vaultpki.takeover import carry_out, vault_signer
+    from vaultpki.takeover import carry_out, old_pairs
     from vaultpki.takeover.processes import RunningComponents
 
     for target in targets:
-        sign = vault_signer.of_node(config, allow_http=allow_http)
+        sign = old_pairs.vault_signer(config, allow_http=allow_http)
         components = RunningComponents()
         yield carry_out.prepare(config, known, target, components, tell=click.echo, sign=sign, finish=finish)
 

@@ -16,8 +16,7 @@ from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.redact import first_few, printable, stamp
 from vaultpki.rotation import adoption_reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
-from vaultpki.rotation.adoption_reasons import AdoptionStep
-from vaultpki.rotation.adoption_states import FREE_STEPS, ONWARD
+from vaultpki.rotation.adoption_states import FREE_STEPS, ONWARD, AdoptionStep
 
 # A step that agents do by themselves and that is not done for longer needs a person.
 _STILL: Final = timedelta(days=1)

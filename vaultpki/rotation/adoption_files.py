@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held
 from vaultpki.redact import first_few, printable
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
-from vaultpki.rotation.adoption_states import LAST_STEP, Side
-
-if TYPE_CHECKING:
-    from vaultpki.rotation.adoption_reasons import AdoptionStep
+from vaultpki.rotation.adoption_states import LAST_STEP, AdoptionStep, Side
 
 _TO_THE_END: Final = (AdoptionState.RETIRED, AdoptionState.DONE)
 _WORDS: Final = {Side.OLD: "old", Side.NEW: "new"}

@@ -7,7 +7,6 @@ false report harms its own machine, or delays the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -20,11 +19,8 @@ from vaultpki.rotation.adoption_states import (
     FREE_STEPS,
     LAST_STEP,
     LEAVES_OF,
-    STEPS_BY_LEAVES,
-    STEPS_BY_TRUST,
-    TRUSTED,
+    AdoptionStep,
     Side,
-    command_to,
 )
 from vaultpki.rotation.gates import Waiting
 
@@ -36,39 +32,6 @@ client-go closes connections with its old certificate at that interval (client-g
 
 _CLOCKS: Final = timedelta(seconds=120)
 """By how much the API server's view of a start may differ from the machine's own: clocks, and the status that lags."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdoptionStep:
-    """A step that is wanted: from the record's state to `to`, at the server's time `now`."""
-
-    record: AdoptionRecord
-    to: AdoptionState
-    now: datetime
-
-    @property
-    def path(self) -> tuple[AdoptionState, AdoptionState]:
-        return self.record.state, self.to
-
-    @property
-    def command(self) -> str:
-        """The command that leads there: from re-trusting, `continue` leads to another state."""
-        return command_to(self.to)
-
-    @property
-    def trust(self) -> Side | None:
-        """The CAs that every machine must trust before it; None if it does not ask."""
-        return TRUSTED[self.to] if self.resting else STEPS_BY_TRUST.get(self.path)
-
-    @property
-    def leaves(self) -> Side | None:
-        """The CA whose certificates every machine must hold and show before it; None if it does not ask."""
-        return LEAVES_OF[self.to] if self.resting else STEPS_BY_LEAVES.get(self.path)
-
-    @property
-    def resting(self) -> bool:
-        """Whether there is no step: the state is one of the two ends, and must be whole."""
-        return self.to is self.record.state
 
 
 def reason(step: AdoptionStep, machine: AdoptedMachine) -> str:

@@ -7,9 +7,11 @@ explored exhaustively by tests/models/adoption.py, whose tables these are; no ot
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
-from vaultpki.records.adoption import AdoptionState
+from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 
 __all__ = [
     "FREE_STEPS",
@@ -25,6 +27,7 @@ __all__ = [
     "TRUSTED",
     "WHILE_AWAY",
     "AdoptionState",
+    "AdoptionStep",
     "Side",
     "Step",
     "command_to",
@@ -162,3 +165,36 @@ WHILE_AWAY: Final = {state: _while_away(state) for state in _S}
 A step that is not free waits for every machine that counts, until it has done the steps of the state before. So no
 machine that counts has ever missed one, however long it was away.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptionStep:
+    """A step that is wanted: from the record's state to `to`, at the server's time `now`."""
+
+    record: AdoptionRecord
+    to: AdoptionState
+    now: datetime
+
+    @property
+    def path(self) -> tuple[AdoptionState, AdoptionState]:
+        return self.record.state, self.to
+
+    @property
+    def command(self) -> str:
+        """The command that leads there: from re-trusting, `continue` leads to another state."""
+        return command_to(self.to)
+
+    @property
+    def trust(self) -> Side | None:
+        """The CAs that every machine must trust before it; None if it does not ask."""
+        return TRUSTED[self.to] if self.resting else STEPS_BY_TRUST.get(self.path)
+
+    @property
+    def leaves(self) -> Side | None:
+        """The CA whose certificates every machine must hold and show before it; None if it does not ask."""
+        return LEAVES_OF[self.to] if self.resting else STEPS_BY_LEAVES.get(self.path)
+
+    @property
+    def resting(self) -> bool:
+        """Whether there is no step: the state is one of the two ends, and must be whole."""
+        return self.to is self.record.state

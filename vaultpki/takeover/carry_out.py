@@ -16,12 +16,11 @@ from vaultpki.rotation.adoption_states import command_to
 from vaultpki.takeover import asked, csr_signer, folders, journal, plain_files, removal, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.asked import AskedOfMachine
-from vaultpki.takeover.context import TakeOver
+from vaultpki.takeover.context import OldCaSigner, TakeOver
 from vaultpki.takeover.journal import JournalFile
 from vaultpki.takeover.machine import KubeadmMachine, OldAndNew
 from vaultpki.takeover.processes import Components
 from vaultpki.takeover.steps import MachineStep
-from vaultpki.takeover.vault_signer import OldCaSigner
 
 _LOCK_WAIT = 60.0
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from vaultpki.model import AgentConfig, TakenOver
+from vaultpki.model import AgentConfig, Certificate, TakenOver
 from vaultpki.node.assignment import Assignment
+from vaultpki.pki.facts import Facts
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.journal import JournalFile
 from vaultpki.takeover.machine import KubeadmMachine, OldAndNew
 from vaultpki.takeover.processes import Components
-from vaultpki.takeover.vault_signer import OldCaSigner
+
+OldCaSigner = Callable[[Certificate, bytes, Facts, datetime], bytes]
+"""Returns a certificate of the old CA that is given, for the key that is given, both as PEM."""
 
 TIMEOUT: Final = 300.0
 """Seconds for a component to be started anew and healthy: the kubelet alone may take half a minute to notice."""

@@ -11,21 +11,29 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vaultpki.disk import files
 from vaultpki.errors import StateConflict, VaultpkiError
-from vaultpki.pki import x509
+from vaultpki.identity import imported
+from vaultpki.issue import signing
+from vaultpki.model import AgentConfig, Certificate
+from vaultpki.node import credential
+from vaultpki.pki import keys, x509
+from vaultpki.pki.facts import Facts
 from vaultpki.pki.signed_again import signed_again
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
 from vaultpki.takeover import folders, kubelet_request
 from vaultpki.takeover.arrangement import FolderKind
-from vaultpki.takeover.context import TakeOver
+from vaultpki.takeover.context import OldCaSigner, TakeOver
 from vaultpki.takeover.journal import read
 from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, client_pem
 from vaultpki.takeover.plain_files import KUBECONFIG_ROWS
 from vaultpki.values.yaml_edit import UnsafePlace, YamlText
+
+if TYPE_CHECKING:
+    from vaultpki.vault import Vault
 
 ENDS_SOON: Final = timedelta(days=7)
 """A pair that ends within this time is signed again: kubeadm's own renewal may be a long way off."""
@@ -35,6 +43,22 @@ _WITHOUT_KEY: Final = timedelta(days=90)
 
 _END: Final = b"-----END CERTIFICATE-----"
 _KEY: Final = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.+?-----END \1-----\n?", re.DOTALL)
+
+
+def vault_signer(config: AgentConfig, *, allow_http: bool = False) -> OldCaSigner:
+    """Return what has Vault sign with an imported old CA as this node, which logs in at the first request.
+
+    It raises CertificateRefused if Vault signed something else, and the errors of the road to Vault.
+    """
+    known: list[Vault] = []
+
+    def sign(want: Certificate, key_pem: bytes, ca: Facts, now: datetime) -> bytes:
+        if not known:
+            known.append(credential.login(config, allow_http=allow_http))
+        wanted = imported.of_old_ca(want, config.prefix)
+        return signing.sign_by_old_ca(known[0], wanted, keys.read_key(key_pem), ca, now)
+
+    return sign
 
 
 def ended(run: TakeOver) -> list[str]:

@@ -20,7 +20,7 @@ from vaultpki.pki.facts import Facts
 from vaultpki.places import KUBECONFIGS, KUBELET, PKI, Layout, inner_folders
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
-from vaultpki.takeover import arrangement, mounted, settings
+from vaultpki.takeover import arrangement, beside, settings
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
 from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, PEOPLE
@@ -36,7 +36,7 @@ KUBECONFIG_ROWS = {
 def plain_files(run: TakeOver) -> list[str]:
     """Return the paths of all files of kubeadm's that a take-over changes on this machine."""
     paths = [*run.machine.static_pods().values(), *run.machine.kubeconfigs()]
-    paths += [pod.manifest for pod in mounted.pods(run.machine)]
+    paths += [pod.manifest for pod in beside.pods(run.machine)]
     if run.machine.has_kubelet():
         paths += [run.machine.kubelet_settings, run.machine.kubelet_flags, str(run.machine.kubeconfig("kubelet"))]
     return paths
@@ -82,7 +82,7 @@ def original(run: TakeOver, path: str) -> bytes | None:
 def _undone(run: TakeOver, path: str, data: bytes, kept: bytes | None) -> bytes | None:
     """Return a file that somebody else has changed, without what was written here; None if that cannot be told."""
     machine = run.machine
-    if path in {pod.manifest for pod in mounted.pods(machine)}:
+    if path in {pod.manifest for pod in beside.pods(machine)}:
         return pod_manifest.plain(data, path)
     if path.startswith(f"{machine.manifests}/"):
         manifest = PodManifest(data, path)
@@ -141,7 +141,7 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
         # One without a pair is somebody's own, such as one with a token. In the place of one that is mounted the
         # kubelet would make a folder (hostPath without a type).
         old = leaf and run.cas.signer(leaf[0], "kubernetes") is Held.OLD
-        return None if old and path not in mounted.paths(run) else data
+        return None if old and path not in beside.paths(run) else data
     if run.target.trust is Held.OLD:
         return _without_new(run, before, path)
     if name in PEOPLE:
@@ -149,7 +149,7 @@ def kubeconfig_of(run: TakeOver, path: str) -> bytes | None:
         leaf = run.machine.kubeconfig_leaf(path)
         if not leaf or run.cas.signer(leaf[0], "kubernetes") is not Held.OLD:
             # A pod that mounts it must have kubeadm's again before nobody lets the new one in.
-            home = run.target.state is AdoptionState.RETURNING and path in mounted.paths(run)
+            home = run.target.state is AdoptionState.RETURNING and path in beside.paths(run)
             return settings.with_cas(before, trusted(run), _own_cas(run), path) if home else _bytes(path)
     return settings.with_cas(before, trusted(run), _own_cas(run), path)
 

@@ -17,6 +17,8 @@ _RESTART: Final = ("systemctl", "restart", "kubelet")
 _RESTART_TIMEOUT: Final = 90.0
 # etcd takes up to 5 s, and an election more, to say that it has no quorum.
 _ASK: Final = 10.0
+# Shorter than the pause in which a restart is waited for.
+_FRESH: Final = 0.4
 
 
 class Components(Protocol):
@@ -46,6 +48,7 @@ class RunningComponents:
 
     def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
         self._alive = alive
+        self._held: tuple[float, tuple[MountHolder, ...]] | None = None
 
     def started(self, component: str) -> tuple[Moment, ...]:
         """Return when each process of a component was started, the oldest first."""
@@ -60,7 +63,10 @@ class RunningComponents:
 
     def holders(self, folders: Collection[str]) -> tuple[MountHolder, ...]:
         """Return the containers that have one of these folders, or something in it, mounted, the oldest first."""
-        return mounts.holders(folders)
+        # Every process is looked at, and a pass asks for the same folders several times.
+        if self._held is None or time.monotonic() - self._held[0] > _FRESH:
+            self._held = (time.monotonic(), mounts.holders(folders))
+        return self._held[1]
 
     def presented(self, address: str, port: int) -> Presented | str:
         """Return what a listener presents, or why that is not known."""

@@ -15,7 +15,7 @@ from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
 from vaultpki.rotation.adoption_states import SIGNER_ON
-from vaultpki.takeover import arrangement, carry_out, consent, mounted, named_files, starts
+from vaultpki.takeover import arrangement, beside, carry_out, consent, starts
 from vaultpki.takeover.arrangement import FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import Prepared, read
@@ -86,10 +86,10 @@ def _report(run: TakeOver, revision: int, when: Callable[[float], datetime], owe
         by_agent=run.where.by_agent,
         owed=tuple(owed),
         since=time_of(max(current, key=lambda each: each.uptime)) if current else None,
-        mounts=mounted.report(
-            run, {pod.manifest: starts.mounting_pod_is_ready(run, pod) for pod in mounted.pods(run.machine)}
+        mounts=beside.report(
+            run, {pod.manifest: starts.mounting_pod_is_ready(run, pod) for pod in beside.pods(run.machine)}
         ),
-        pairs=named_files.old_pairs(run),
+        pairs=beside.named_pairs(run),
         no_signer=not run.target.signer and (run.target.home or run.target.state in SIGNER_ON),
     )
 

@@ -20,11 +20,11 @@ from vaultpki.host.pod_manifest import PodEdits, PodManifest
 from vaultpki.kube.flags import signing_files
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
-from vaultpki.takeover import arrangement, mounted, plain_files, settings
+from vaultpki.takeover import arrangement, beside, plain_files, settings
 from vaultpki.takeover.arrangement import FolderKind
+from vaultpki.takeover.beside import MountingPod
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import Prepared, later, read
-from vaultpki.takeover.mounted import MountingPod
 
 _PAUSE: Final = 0.5
 
@@ -35,10 +35,10 @@ def note_origin(run: TakeOver) -> None:
     for component in run.machine.components():
         if component not in known.prepared:
             known = replace(known, prepared=later(known, component, _origin(run, component)))
-    for pod in mounted.pods(run.machine):
+    for pod in beside.pods(run.machine):
         if pod.manifest not in known.prepared:
             # An older release, or somebody, may have exchanged what its containers still have.
-            digest = "" if mounted.has_old(run) else mounted.digest(run, pod)
+            digest = "" if beside.has_old(run) else beside.digest(run, pod)
             entry = Prepared(digest, Held.UNKNOWN, Held.UNKNOWN, None, "", None)
             known = replace(known, prepared=later(known, pod.manifest, entry))
     run.journal.save(prepared=known.prepared)
@@ -226,14 +226,14 @@ def mounting_pod_is_ready(run: TakeOver, pod: MountingPod) -> bool:
     entry = next(reversed(run.journal.value.prepared.get(pod.manifest, ())), None)
     if run.journal.value.reached is AdoptionState.DONE or (entry is None and run.journal.value.asked is None):
         return True
-    if entry is None or (entry.moment is not None and not mounted.is_started(run, pod, entry.moment)):
+    if entry is None or (entry.moment is not None and not beside.is_started(run, pod, entry.moment)):
         return False
-    return not entry.mark if run.target.home else entry.digest == mounted.digest(run, pod)
+    return not entry.mark if run.target.home else entry.digest == beside.digest(run, pod)
 
 
 def start_mounting_pod(run: TakeOver, pod: MountingPod) -> None:
     """Have the kubelet start such a static pod with the files of now. Raises StateConflict."""
-    path, digest = pod.manifest, mounted.digest(run, pod)
+    path, digest = pod.manifest, beside.digest(run, pod)
     entry = next(reversed(run.journal.value.prepared.get(path, ())), None)
     wanted = plain_files.original(run, path) or b""
     if entry is None or entry.digest != digest or (run.target.home and entry.mark):
@@ -246,7 +246,7 @@ def start_mounting_pod(run: TakeOver, pod: MountingPod) -> None:
     if run.journal.put(path, data, known_as=wanted):
         run.tell(f"wrote {path}; {pod.name} is started anew")
     moment = entry.moment
-    if moment is not None and not _until(run, lambda: mounted.is_started(run, pod, moment)):
+    if moment is not None and not _until(run, lambda: beside.is_started(run, pod, moment)):
         raise StateConflict(
             f"{pod.name} was not started anew within {run.timeout:g} s for {path}: look at its log and at the "
             "kubelet's, and run this again"

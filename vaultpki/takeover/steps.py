@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from vaultpki.errors import StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.takeover import csr_signer, exchanging, kubelet_files, mounted, old_pairs, plain_files, removal, starts
+from vaultpki.takeover import beside, csr_signer, exchanging, kubelet_files, old_pairs, plain_files, removal, starts
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
@@ -150,7 +150,7 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
             locked=True,
         )
     # Those that mount what was exchanged come last: they call the API server of this machine.
-    for pod in mounted.pods(machine):
+    for pod in beside.pods(machine):
         yield MachineStep(
             f"restart {pod.name}, which mounts {', '.join(pod.paths)}",
             lambda pod=pod: starts.mounting_pod_is_ready(run, pod),  # type: ignore[misc]
@@ -212,7 +212,7 @@ def needs_turn(run: TakeOver) -> bool:
     if run.machine.kind() is not run.target.folder or not all(starts.pod_is_ready(run, each) for each in planes):
         return True
     # What balances the API server runs on every control plane.
-    return not all(starts.mounting_pod_is_ready(run, each) for each in mounted.pods(run.machine))
+    return not all(starts.mounting_pod_is_ready(run, each) for each in beside.pods(run.machine))
 
 
 # -- what is kept ----------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def _to_keep(run: TakeOver) -> Iterator[str]:
 
 def _all_kept(run: TakeOver) -> bool:
     known = run.journal.value.prepared
-    noted = (*run.machine.components(), *(pod.manifest for pod in mounted.pods(run.machine)))
+    noted = (*run.machine.components(), *(pod.manifest for pod in beside.pods(run.machine)))
     return not list(_to_keep(run)) and all(each in known for each in noted)
 
 

@@ -12,7 +12,7 @@ from vaultpki.host.pod_manifest import PodEdits, PodManifest
 from vaultpki.kube.flags import FLAGS, Expect, replaced_etcd_files
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
-from vaultpki.takeover import folders, mounted, named_files, plain_files, settings
+from vaultpki.takeover import beside, folders, plain_files, settings
 from vaultpki.takeover.arrangement import VERIFY, arrangement, edits
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, KUBELET_CONF, named_ca
@@ -76,9 +76,9 @@ def _problems(run: TakeOver) -> Iterator[str]:
                     before.edited(PodEdits(each.flags, each.folders, "check"))
         except (StoreError, StateConflict) as error:
             yield str(error)
-    yield from mounted.unreadable(run.machine)
+    yield from beside.unreadable(run.machine)
     yield from _not_there_later(run)
-    yield from named_files.lost_with_the_folder(run)
+    yield from beside.lost_with_the_folder(run)
     yield from _of_kubelet(run)
     for component, name in (*COMPONENT_KUBECONFIGS.items(), ("kubelet", "kubelet.conf")):
         path = f"{run.where.kubeconfigs}/{name}"
@@ -117,7 +117,7 @@ def _not_there_later(run: TakeOver) -> Iterator[str]:
     """Find mounted files that a state puts aside: in their places the kubelet would make folders."""
     where = run.where
     keys = {f"{where.directory}/{name}" for name in folders.KEY_FILES.values()}
-    for path in sorted(mounted.paths(run)):
+    for path in sorted(beside.paths(run)):
         own = path.startswith((f"{where.kubelet}/kubelet-client-", f"{where.kubelet}/kubelet-server-"))
         if (path in keys or own) and os.path.isfile(path):
             yield (

@@ -2,7 +2,8 @@
 
 One cluster for the whole module, and the tests continue each other: the machines enrol; everybody trusts both CAs; a
 worker joins by kubeadm; certificates of the new CAs are taken on some machines, and the adoption is aborted; all is as
-kubeadm made it, byte for byte; another adoption goes to done.
+kubeadm made it, byte for byte; another adoption goes to done. A static pod on each control plane, as kube-vip is one,
+mounts admin.conf and holds a virtual address all the while.
 """
 
 from __future__ import annotations
@@ -23,21 +24,28 @@ from helpers.kube.clients_in_pods import ClientsInPods
 from helpers.kube.components import Programs
 from helpers.kube.kubeadm_adoption import LATER, PLANES, WORKER, Adoption
 from helpers.kube.kubeadm_own_cas import OLD_CAS, PKI
+from helpers.kube.virtual_address import VirtualAddress
 from helpers.vault import servers
 from vaultpki.records.adoption import AdoptionState
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(5400)]
 
 S = AdoptionState
+# Its Lease is another one's after ten seconds, and who has it waits for twenty for an API server that is away.
+ADDRESS_SECONDS = 60
 Files = Mapping[str, FileSeen]
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The cluster, the clients in its pods, and what lay on each machine before anybody enrolled, and after."""
+    """The cluster, the clients in its pods, what holds the virtual address, and what lay on each machine.
+
+    That is from before anybody enrolled, and from after.
+    """
 
     adoption: Adoption
     clients: ClientsInPods
+    vip: VirtualAddress
     before: Mapping[str, Files]
     joined: Mapping[str, Files]
 
@@ -51,6 +59,8 @@ def begun(stands: Callable[[], None], programs: Programs, tmp_path_factory: pyte
         kubeadm_adoption.standing(server, programs, folder / "kube") as made,
     ):
         stands()
+        vip = VirtualAddress([made.nodes[name] for name in PLANES], made.kubernetes.outside, programs.kubernetes)
+        vip.start()
         clients = adoption_under_load.start(made)
         made.draft()
         made.vaultpki("apply", "--yes", who="applier")
@@ -59,7 +69,7 @@ def begun(stands: Callable[[], None], programs: Programs, tmp_path_factory: pyte
         for name in (*PLANES, WORKER):
             before[name] = adopted_disks.files(made.nodes[name])
             made.enrol(name, after_join=lambda name=name: joined.update({name: adopted_disks.files(made.nodes[name])}))  # type: ignore[misc]
-        yield Begun(made, clients, before, joined)
+        yield Begun(made, clients, vip, before, joined)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +77,7 @@ def published(begun: Begun) -> Seen:
     """Every machine trusts both CAs."""
     made = begun.adoption
     made.to(S.PUBLISHED)
-    with under_load(made, begun.clients) as seen:
+    with begun.vip.watched(), under_load(made, begun.clients) as seen:
         made.to(S.SWITCHED, until=people_alone)
     return seen
 
@@ -98,7 +108,7 @@ def switched(begun: Begun, later: str) -> Seen:
         first.extend([found["turn"]] if found["turn"] else [])
         return bool(first) and found["turn"] != first[0]
 
-    with under_load(made, begun.clients) as seen:
+    with begun.vip.watched(), under_load(made, begun.clients) as seen:
         made.to(S.CLOSED, until=passed_on)
     return seen
 
@@ -108,7 +118,7 @@ def aborted(begun: Begun, switched: Seen) -> Seen:
     """And back, to the end of the way."""
     made = begun.adoption
     assert made.states[-1] is S.SWITCHED, made.states
-    with under_load(made, begun.clients) as seen:
+    with begun.vip.watched(), under_load(made, begun.clients) as seen:
         made.to(S.PREPARED, "abort")
         made.finish("abort")
     return seen
@@ -119,7 +129,7 @@ def again(begun: Begun, aborted: Seen) -> Seen:
     """Another adoption, to the step before the last."""
     made = begun.adoption
     made.adopt("start")
-    with under_load(made, begun.clients) as seen:
+    with begun.vip.watched(), under_load(made, begun.clients) as seen:
         made.to(S.SWITCHED, until=lambda found: found["state"] == "published" and people_alone(found))
     return seen
 
@@ -128,7 +138,7 @@ def again(begun: Begun, aborted: Seen) -> Seen:
 def retired(begun: Begun, again: Seen) -> Seen:
     made = begun.adoption
     made.to(S.SWITCHED)
-    with under_load(made, begun.clients) as seen:
+    with begun.vip.watched(), under_load(made, begun.clients) as seen:
         made.to(S.RETIRED)
         made.to(S.DONE)
         made.finish()
@@ -150,8 +160,11 @@ def old(begun: Begun) -> tuple[list[x509.Certificate], list[bytes]]:
     return cas, [key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in keys]
 
 
-def judge(seen: Seen) -> None:
-    """No client was refused, or saw an end that it did not know."""
+def judge(begun: Begun, seen: Seen) -> None:
+    """No client was refused, or saw an end that it did not know, and somebody had the virtual address."""
+    assert begun.vip.refused(seen.begin) == []
+    assert begun.vip.longest_gap(seen.begin, seen.begin + seen.seconds) < ADDRESS_SECONDS
+    begun.vip.await_work(seen.begin + seen.seconds)
     seen.audit.read()
     assert seen.audit.unauthorized == []
     assert [each for each in seen.failures if each.of_tls] == []
@@ -181,16 +194,16 @@ def test_machines_join_beside_kubeadms_files(begun: Begun) -> None:
 # Forward
 
 
-def test_everybody_learns_to_trust_both_under_load(published: Seen) -> None:
-    judge(published)
+def test_everybody_learns_to_trust_both_under_load(begun: Begun, published: Seen) -> None:
+    judge(begun, published)
 
 
 def test_a_worker_joins_by_kubeadm_in_published(begun: Begun, later: str) -> None:
     assert "This node has joined the cluster" in later and LATER in begun.adoption.members
 
 
-def test_machines_take_certificates_of_the_new_cas_under_load(switched: Seen) -> None:
-    judge(switched)
+def test_machines_take_certificates_of_the_new_cas_under_load(begun: Begun, switched: Seen) -> None:
+    judge(begun, switched)
 
 
 # And back
@@ -198,7 +211,7 @@ def test_machines_take_certificates_of_the_new_cas_under_load(switched: Seen) ->
 
 def test_on_the_way_back_no_request_fails(begun: Begun, aborted: Seen) -> None:
     assert begun.adoption.states[-3:] == [S.SWITCHED, S.RETURNING, S.PREPARED], begun.adoption.states
-    judge(aborted)
+    judge(begun, aborted)
 
 
 def test_then_all_is_as_kubeadm_made_it_byte_for_byte(begun: Begun, aborted: Seen) -> None:
@@ -211,9 +224,9 @@ def test_then_all_is_as_kubeadm_made_it_byte_for_byte(begun: Begun, aborted: See
 
 
 @pytest.mark.exhaustive
-def test_it_goes_to_done_under_load(again: Seen, retired: Seen) -> None:
-    judge(again)
-    judge(retired)
+def test_it_goes_to_done_under_load(begun: Begun, again: Seen, retired: Seen) -> None:
+    judge(begun, again)
+    judge(begun, retired)
 
 
 @pytest.mark.exhaustive

@@ -27,6 +27,7 @@ from helpers.kube.kubeadm_cluster import KubeadmCluster
 from helpers.kube.kubeadm_nodes import KubeadmNode
 from helpers.kube.machines import OUTSIDE
 from helpers.kube.people_of_kubeadm import CHAIN, kubeconfig_in_files, put
+from helpers.kube.virtual_address import ADMIN
 from helpers.product import IS_QUICK
 from helpers.vault import servers
 from helpers.vault.applied_cluster import Ran, vaultpki
@@ -143,6 +144,9 @@ class Adoption:
             if found["state"] == state.value or until(found):
                 return found
             assert time.monotonic() < deadline, found
+            for each in found["waiting_for"]:
+                if f"{ADMIN}, which" in each["reason"] and "of the old CA" in each["reason"]:
+                    self.replace_admin(each["node"])
             waiting = {each["node"] for each in found["waiting_for"]}
             if waiting and waiting <= PERSONS:
                 words = self._as_people(waiting, AdoptionState(found["state"]))
@@ -152,6 +156,10 @@ class Adoption:
 
     def finish(self, verb: str = "continue") -> None:
         """Has the last state done by everybody; on the way back that gives the adoption up, and leads machines home."""
+        if verb != "abort":
+            # An agent does it a day later.
+            for name in self.members:
+                self.nodes[name].vaultpki("adopt", "node", "--finish", expect=None)
         found = self.to(AdoptionState.CLOSED, verb, until=lambda found: bool(found["over"]))
         assert found["over"], found
         if verb == "abort":
@@ -171,6 +179,11 @@ class Adoption:
         self.vaultpki("apply", "--yes", who="applier")
         for name in self.members:
             self.nodes[name].vaultpki("agent", "--once", expect=None)
+
+    def replace_admin(self, name: str) -> None:
+        """Writes a kubeconfig of Vault's over kubeadm's admin.conf on a machine, which stays the same file."""
+        self.vaultpki("issue", "admin", "--dir", self.folder / "issued", who="operator")
+        self.nodes[name].seen(ADMIN).write_bytes((self.folder / "issued/admin.conf").read_bytes())
 
     def by_root(self, name: str) -> str:
         """`adopt node` by root on a machine; 3 says that it is not its turn."""

@@ -283,10 +283,11 @@ class Given:
             self.person()
 
     def settle(self) -> None:
-        """Every machine does what it can."""
+        """Every machine does what it can; at the end root says so on each."""
+        words = ("--finish",) if self.state == "done" else ()
         for name in self.nodes:
             if self.nodes[name].seen("/etc/vaultpki/agent.yaml").exists():
-                self.node(name)
+                self.node(name, *words)
 
     def turns(self) -> None:
         """Give each machine its turn, until all have done the steps of the state.

@@ -25,7 +25,7 @@ from vaultpki.pki import x509
 from vaultpki.records import adoption, node_report
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import AdoptionReport
-from vaultpki.takeover import carry_out, vault_signer
+from vaultpki.takeover import carry_out, old_pairs
 
 NODES = """\
 layout: kubeadm
@@ -126,7 +126,7 @@ class EnrolledMachine:
         assert known is not None
         target = carry_out.asked_of(config, known).target
         assert target is not None
-        sign = vault_signer.of_node(config)
+        sign = old_pairs.vault_signer(config)
         carry_out.carry_out(carry_out.prepare(config, known, target, self.machine.processes, sign=sign, finish=True))
 
     def report(self) -> AdoptionReport:

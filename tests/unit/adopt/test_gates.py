@@ -23,7 +23,6 @@ from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, He
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
-from vaultpki.rotation.adoption_reasons import AdoptionStep
 from vaultpki.rotation.adoption_states import (
     FREE_STEPS,
     KEYS_ASIDE,
@@ -33,6 +32,7 @@ from vaultpki.rotation.adoption_states import (
     STEPS_BY_LEAVES,
     STEPS_BY_TRUST,
     TRUSTED,
+    AdoptionStep,
     Side,
 )
 

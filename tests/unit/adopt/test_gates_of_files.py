@@ -10,8 +10,7 @@ from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held, MountReport
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import ClusterSeen
-from vaultpki.rotation.adoption_reasons import AdoptionStep
-from vaultpki.rotation.adoption_states import LAST_STEP
+from vaultpki.rotation.adoption_states import LAST_STEP, AdoptionStep
 
 _S = AdoptionState
 ADMIN = "/etc/kubernetes/admin.conf"

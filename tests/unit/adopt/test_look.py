@@ -26,8 +26,7 @@ from vaultpki.records.adoption_report import AdoptionReport, Held
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import ClusterSeen
-from vaultpki.rotation.adoption_reasons import AdoptionStep
-from vaultpki.rotation.adoption_states import Side
+from vaultpki.rotation.adoption_states import AdoptionStep, Side
 
 REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 _S = AdoptionState

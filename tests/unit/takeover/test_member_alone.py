@@ -12,7 +12,7 @@ from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
-from vaultpki.rotation.adoption_reasons import AdoptionStep
+from vaultpki.rotation.adoption_states import AdoptionStep
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 

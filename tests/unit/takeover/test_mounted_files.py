@@ -166,6 +166,23 @@ def test_other_containers_are_named_until_they_are_started_anew(machine: TakenOv
     assert all(each.fresh for each in said(machine, S.PUBLISHED))
 
 
+@pytest.mark.parametrize("end", [S.DONE, None])
+def test_what_a_container_has_mounted_is_not_deleted(machine: TakenOverMachine, end: S | None) -> None:
+    machine.processes.mount("exporter", machine.where.directory)
+    way = (*ONWARD, S.DONE) if end is S.DONE else (S.PREPARED, S.PUBLISHED, S.PREPARED, None)
+    for state in way[:-1]:
+        machine.go(state)
+    if end is None:
+        # kubeadm's own folder is in place again, and this one was started in between.
+        machine.processes.mount("exporter", f"{machine.where.aside}/both")
+    with pytest.raises(
+        StateConflict, match=r"exporter \(process 1\) has .*/vaultpki/.* mounted, which is to be deleted"
+    ):
+        machine.go(end)
+    machine.processes.mount("exporter", machine.where.directory)
+    machine.go(end)
+
+
 @pytest.mark.parametrize("name", ["pki/ca.key", "pki/etcd/ca.key"])
 def test_a_mounted_file_that_is_put_aside_is_refused_before_anything_is_changed(
     machine: TakenOverMachine, name: str
