@@ -45,6 +45,7 @@ _LATER: Final = (
     "lowest",
     "lowest_root",
     "token_life",
+    "token_issuer",
     "not_admitted",
     "surplus",
 )

@@ -103,9 +103,14 @@ def fresh(record: KeyRecord, holder: KeyHolder) -> bool:
 
 
 def refused_at(record: KeyRecord, holder: KeyHolder | None) -> tuple[str, ...]:
-    """Return the nodes whose keys a node takes for retired, by a report that answers the record as it stands."""
+    """Return the nodes whose keys a node takes for retired, by a report that answers the record as it stands.
+
+    One whose agent has failed at something may only not have written them.
+    """
     keys = holder.keys if holder is not None else None
     if holder is None or keys is None or not keys.signing or not fresh(record, holder):
+        return ()
+    if holder.report is not None and holder.report.failures:
         return ()
     return refused_nodes(record, keys.union)
 

@@ -32,7 +32,10 @@ WITHOUT: dict[str, list[tuple[object, str, object]]] = {
     "since": [(key_course, "timed", since_the_record)],
     "started": [(each, "loaded", of_disk) for each in (key_gates, key_turns, key_holders)],
     "admit": [(key_course, "not_loaded_by", lambda record, name, holders: ())],
-    "union": [(key_gates, "wanted_union", lambda record: frozenset())],
+    "union": [
+        (key_gates, "expected_union", lambda record, holder: frozenset()),
+        (key_gates, "refused_at", lambda record, holder: ()),
+    ],
 }
 
 

@@ -64,7 +64,7 @@ FULL = AgentState(
 LATER = (
     *("revisions", "vanished", "bundles", "leaves", "readers", "versions", "reported", "report_refused"),
     *("clock_offset", "root", "asked", "revoked", "exposed", "unsafe", "unanswered", "postponed"),
-    *("hooked_own", "by_hand", "lowest", "lowest_root", "token_life", "not_admitted", "surplus"),
+    *("hooked_own", "by_hand", "lowest", "lowest_root", "token_life", "token_issuer", "not_admitted", "surplus"),
 )
 
 

@@ -96,6 +96,14 @@ def _leaf(**changes: Any) -> Callable[[NodeReport], NodeReport]:
     return lambda said: replace(said, certificates={"leaf": replace(said.certificates["leaf"], **changes)})
 
 
+def _surplus(key: str) -> Callable[[NodeReport], NodeReport]:
+    def changed(said: NodeReport) -> NodeReport:
+        pairs = {f"{ca}.crt": replace(said.certificates["leaf"], ca=ca, issuer_key_id=key) for ca in said.bundles}
+        return replace(said, surplus=pairs)
+
+    return changed
+
+
 EARLY = {"started": THEN - timedelta(seconds=1), "sha256": frozenset({OLD})}
 GONE = {"started": None, "running": False, "healthy": False, "problem": "no process was seen"}
 REPORTED: Mapping[str, Callable[[NodeReport], NodeReport]] = {
@@ -117,6 +125,7 @@ REPORTED: Mapping[str, Callable[[NodeReport], NodeReport]] = {
     "stopped": _reader(**GONE, stopped=THEN + timedelta(minutes=1)),
     "restarted and ill": _reader(healthy=False, problem="/readyz answers 503"),
     "no leaf": _only(certificates={}),
+    **{f"a surplus pair of the {which} CA": _surplus(KEYS[which]) for which in KEYS},
     "a leaf of the old CA": _leaf(issuer_key_id=KEYS["old"], served=(OLD,)),
     "a leaf of the new CA": _leaf(issuer_key_id=KEYS["new"], served=(NEW,)),
 }

@@ -36,16 +36,16 @@ def test_it_goes_to_the_end_with_a_persons_word_for_each_restart(machine: TakenO
     assert (found.trust, found.leaves, found.owed) == (Held.BOTH, Held.OLD, ())
     why = waits(machine, S.PUBLISHED, S.SWITCHED)
     assert "it is not known what etcd holds there" in why and "--restarted etcd-1" in why, why
-    assert waits(machine, S.PUBLISHED, S.SWITCHED, "etcd-1") == ""
+    assert waits(machine, S.PUBLISHED, S.SWITCHED, "etcd-1/etcd") == ""
     machine.go(S.SWITCHED)
     found = machine.report(S.SWITCHED)
     assert (found.trust, found.leaves, found.keys) == (Held.BOTH, Held.NEW, OldKeys.ASIDE)
     assert "it is not known which certificate etcd shows" in waits(machine, S.SWITCHED, S.CLOSED)
-    assert waits(machine, S.SWITCHED, S.CLOSED, "etcd-1") == ""
+    assert waits(machine, S.SWITCHED, S.CLOSED, "etcd-1/etcd") == ""
     for state in (S.CLOSED, S.RETIRED):
         machine.go(state)
     assert machine.report(S.RETIRED).trust is Held.NEW
-    assert waits(machine, S.RETIRED, S.DONE, "etcd-1") == ""
+    assert waits(machine, S.RETIRED, S.DONE, "etcd-1/etcd") == ""
     machine.go(S.DONE)
     assert machine.report(S.DONE).keys is OldKeys.NONE
 

@@ -68,6 +68,11 @@ def _known(holder: KeyHolder) -> TokenKeysReport:
     return holder.keys
 
 
+def _failing(holder: KeyHolder) -> KeyHolder:
+    assert holder.report is not None
+    return replace(holder, report=replace(holder.report, failures=("service-account keys",)))
+
+
 GONE = {"started": None, "running": False, "healthy": False, "problem": "no process was seen"}
 NOTHING = {"loaded_union": frozenset[str](), "loaded_signing": ""}
 CHANGES: Mapping[str, Change] = {
@@ -79,6 +84,7 @@ CHANGES: Mapping[str, Change] = {
     "has read a later record": _keys(seen=Seen(1, 999)),
     "has read an older record": _keys(seen=Seen(1, 1)),
     "nothing in sa.pub": _keys(union=frozenset()),
+    "it could not write sa.pub": lambda holder, now: _failing(_keys(union=frozenset())(holder, now)),
     "another sa.key": _keys(signing="0" * 64),
     "runs since before": _keys(**NOTHING),
     "not seen to run": lambda holder, now: _reader(**GONE)(_keys(**NOTHING)(holder, now), now),
