@@ -278,7 +278,7 @@ class AdoptedCluster:
         assert self.cluster.server.api("DELETE", path).status == 204
 
     def write(self, name: str, adoption: AdoptionReport | None) -> None:
-        report = NodeReport(time=self.now, agent="0.2.0", adoption=adoption)
+        report = NodeReport(time=self.now, agent="0.3.0", adoption=adoption)
         path = self.cluster.report_path(name)
         assert self.cluster.server.api("POST", path, {"data": node_report.to_json(report)}).status == 200
 

@@ -83,7 +83,7 @@ class Reporter:
         new = record.new.sha256 if record is not None and record.new is not None else ""
         made = NodeReport(
             time=now,
-            agent="0.2.0",
+            agent="0.3.0",
             seen=dict.fromkeys(DOMAINS, Seen(0, 0)) | {self.domain: Seen(revision, self.highest)},
             certificates={
                 row.name: CertificateReport(

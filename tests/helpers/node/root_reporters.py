@@ -29,7 +29,7 @@ class RootReporters:
             held = frozenset[str]().union(*trust.values())
             made = NodeReport(
                 time=now,
-                agent="0.2.0",
+                agent="0.3.0",
                 seen={domain: _seen(record) for domain, record in records.items()},
                 certificates={
                     row.name: CertificateReport(

@@ -67,7 +67,7 @@ def test_every_view_names_it_and_the_command(rotation: Rotation) -> None:
     # And what the recovery says is true.
     assert (
         state_sentence(rotation.record)
-        == f"etcd-1 signs, and nodes trust it, and what they hold of 1 further CA ({LOST})"
+        == f"key 1 of the CA etcd signs, and nodes trust it, and what they hold of 1 further CA ({LOST})"
     )
 
 
@@ -104,7 +104,7 @@ def test_it_leaves_as_the_old_ca_of_a_rotation(rotation: Rotation, recovered: bo
     assert (record.state, record.leaf.name, record.old.sha256) == (State.SWITCHED, "etcd-1", LOST)
     assert record.trust >= {LOST, record.leaf.sha256} and rotation.names() == names
     # The server has none of it, so nothing leads back to it.
-    with pytest.raises(StateConflict, match=r"`vaultpki ca continue` goes on to etcd-1"):
+    with pytest.raises(StateConflict, match=r"`vaultpki ca continue` goes on to key 1 of the CA etcd"):
         rotation.abort()
     # A leaf of it holds the step, as in every rotation.
     rotation.reported()

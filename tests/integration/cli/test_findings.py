@@ -47,7 +47,7 @@ def certificate(days: float = 20, state: str = "ok") -> CertificateReport:
 def report(**further: Any) -> NodeReport:
     # With a look each hour nobody is silent while the views are made, however slow the machine is.
     since = NOW - timedelta(seconds=30)
-    made = NodeReport(since, "0.2.0", certificates={"kubelet": certificate()}, poll=300, look=3600)
+    made = NodeReport(since, "0.3.0", certificates={"kubelet": certificate()}, poll=300, look=3600)
     return replace(made, **further)
 
 
@@ -72,6 +72,8 @@ REPORTED: Final[dict[str, NodeReport]] = {
         readers={"kubernetes/kubelet": ReaderReport(NOW - DAY, frozenset({"b" * 64}), running=True, healthy=True)},
     ),
     "server-behind": report(seen={"kubernetes": Seen(0, 4)}),
+    "surplus": report(surplus={"old.crt": certificate(20, "surplus")}),
+    "agent-old": report(agent="0.2.0"),
 }
 
 

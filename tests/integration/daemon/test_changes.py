@@ -23,6 +23,7 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import Rotation, delete
 from helpers.vault.servers import Server, wait_for
+from vaultpki.node import state
 from vaultpki.pki import x509
 from vaultpki.records.rotation import State
 
@@ -64,7 +65,9 @@ def test_what_is_applied_is_on_the_node_in_time(server: Server, clusters: Cluste
             return found.not_after - found.not_before < timedelta(days=21)
 
         wait_for(shorter, BY_THE_NEXT_POLL, lambda: "the shorter TTL did not come")
-        wait_for(lambda: not (node.pki / "monitoring.crt").is_symlink(), 2, lambda: "the row that went is still there")
+        left = lambda: "monitoring.crt" in state.load(str(node.state)).surplus  # noqa: E731
+        wait_for(left, 2, lambda: "the row that went is not said to be surplus")
+        assert leaf(node, "monitoring").subject.common_name == "monitoring"
         wait_for(lambda: leaf(node, "kubelet").subject.dns == ("worker-1",), 2, lambda: "the name that went is there")
         assert agent.end() < AT_ONCE
     asked = signs(server, cluster.prefix, since)

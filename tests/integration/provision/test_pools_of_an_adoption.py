@@ -22,14 +22,17 @@ TRUSTED = f"ca: {{also_trust: {{{', '.join(f'{ca}: [{ca}.crt]' for ca in OLD)}}}
 @pytest.mark.on_node
 def test_a_pool_stays_while_its_nodes_are_at_work(server: Server, tmp_path: Path, cluster_name: str) -> None:
     own = Vouched(server, tmp_path, cluster_name, Issuer())
-    own.write(f"{NODES}pools:\n{LISTED}{CLOUD}{EDGE}{TRUSTED}")
+    nodes = NODES.replace("etcd]", "etcd, worker]")
+    own.write(f"layout: kubeadm\n{nodes}pools:\n{LISTED}{CLOUD}{EDGE}{TRUSTED}")
     for ca, each in OLD.items():
         (own.folder / f"{ca}.crt").write_text(each.pem)
     own.apply()
     whole = own.file.read_text()
     environment = own.environment()
     vaultpki("enroll", "-f", own.file, "--pool", "autoscaled", "-o", tmp_path / "join.json", "w-1", env=environment)
-    own.image("c-1").run()
+    image = own.image("c-1")
+    image.configure("directory:", "layout: kubeadm\ndirectory:")
+    image.run()
     # Somebody's own, which was never a node of a pool.
     other = f"auth/{own.prefix}/pooled/role/other"
     assert server.api("POST", other, {"token_policies": "default"}).status == 204

@@ -58,7 +58,7 @@ def test_nodes_cas_and_the_rotation_are_on_it(clusters: ClusterFactory) -> None:
     assert "No CA is being rotated." in text and "Nothing was verified" in text
     assert "Nothing needs attention" in text and said == ""
     assert re.findall(r'<details data-node="([\w-]+)"', text) == ["cp-1", "etcd-2"]
-    assert "Last report: " in text and "agent 0.2.0" in text
+    assert "Last report: " in text and "agent 0.3.0" in text
     for domain in ("root", "kubernetes", "kubelet", "etcd", "front-proxy"):
         (facts,) = shown(rotation.cluster, domain).values()
         assert facts.fingerprint in text, domain
@@ -164,7 +164,7 @@ def test_page_and_picture_say_what_nodes_says(steady: Rotation) -> None:
     long_ago = replace(first.report(now - timedelta(days=3), 0), poll=300, owed=("etcd-ca",), failed=("etcd-ca",))
     first.write(long_ago)
     text = same("silent", "hook-failed")
-    assert "3d ago, agent 0.2.0. 1 live credential. Hooks that are owed: etcd-ca." in text
+    assert "3d ago, agent 0.3.0. 1 live credential. Hooks that are owed: etcd-ca." in text
     assert '<span class="state is-warning">silent</span>' in text
     first.passed(now)
 

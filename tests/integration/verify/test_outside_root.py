@@ -134,12 +134,12 @@ def test_a_ca_between_that_ends_before_ours_is_told(tmp_path: Path) -> None:
     names = [each.ca for each in found.cas]
     subjects = {each.facts.subject_text for each in (files.upper, files.lower)}
     assert names.count("root") == 1 and subjects <= set(names)
-    assert not any(each.sentence for each in found.cas if each.ca in subjects)
+    assert not any(each.level.attention for each in found.cas if each.ca in subjects)
     soon = files.lower.again(files.upper, begins=NOW - timedelta(days=100), ends=NOW + timedelta(days=20)).facts
     files.put_bundles({ca: replace(known, between=(soon, files.upper.facts)) for ca, known in files.trust.items()})
     found = expiries.of_folder(files.files.cluster, files.files.folder, NOW)
-    (told,) = (each for each in found.cas if each.sentence and each.ca in subjects)
-    assert told.ca == soon.subject_text and told.level.attention
+    (told,) = (each for each in found.cas if each.level.attention and each.ca in subjects)
+    assert told.ca == soon.subject_text
     assert "have its owner renew it with the same key" in told.sentence and "ca rotate" not in told.sentence
 
 
