@@ -19,6 +19,7 @@ from vaultpki.host.boot_time import Moment
 
 _LARGEST: Final = 4 * 1024 * 1024
 _DELETED: Final = "//deleted"
+_ESCAPES: Final = re.compile(r"[ \t\n\\]")
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 # Of /proc/PID/stat, counted from the one after the command's name: starttime is the 22nd field.
 _STARTED: Final = 19
@@ -52,14 +53,19 @@ def holders(folders: Collection[str], processes: str = "/proc") -> tuple[MountHo
 
     `folders` are absolute paths. What ends meanwhile, or may not be read, is left out.
     """
-    own = list(_mounts("self", processes))
+    own = list(_lines(_table("self", processes)))
     here = _root(own)
     wanted = [(*place, folder) for folder in folders if (place := _place(folder, own)) is not None]
+    # Most processes have none of them mounted, and their tables need not be taken apart.
+    named = [os.fsencode(_ESCAPES.sub(lambda match: f"\\{ord(match[0]):03o}", top)) for _, top, _ in wanted]
     boot, ticks = boot_time.boot(processes), os.sysconf("SC_CLK_TCK")
     found: dict[tuple[str, str, bool], MountHolder] = {}
     for pid in sorted(_processes(processes)):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            mounts = list(_mounts(f"{pid}", processes))
+            table = _table(f"{pid}", processes)
+            if not any(each in table for each in named):
+                continue
+            mounts = list(_lines(table))
             root = _root(mounts)
             # A service of the machine has its root folder, whatever else is hidden from it.
             if root is None or (here is not None and (root.device, root.root) == (here.device, here.root)):
@@ -113,10 +119,13 @@ def _place(path: str, own: Collection[_Mount]) -> tuple[str, str] | None:
     return best.device, f"{best.root.rstrip('/')}{path[len(best.point.rstrip('/')) :]}" or "/"
 
 
-def _mounts(pid: str, processes: str) -> Iterator[_Mount]:
+def _table(pid: str, processes: str) -> bytes:
     with open(f"{processes}/{pid}/mountinfo", "rb") as file:
-        text = os.fsdecode(file.read(_LARGEST))
-    for line in text.splitlines():
+        return file.read(_LARGEST)
+
+
+def _lines(table: bytes) -> Iterator[_Mount]:
+    for line in os.fsdecode(table).splitlines():
         fields = line.split(" ")
         yield _Mount(fields[0], fields[2], _plain(fields[3]), _plain(fields[4]))
 
