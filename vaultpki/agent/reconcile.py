@@ -338,7 +338,7 @@ def _with_surplus(
 ) -> tuple[Assignment, tuple[PairStatus, ...]]:
     """Return what is assigned with the surplus pairs that stay, and the pairs as they are once the others are gone."""
     try:
-        found = surplus.find(context.config.cluster, context.folders, wanted, context.state.value)
+        found = surplus.find(context.config.cluster, context.folders, items, context.state.value)
         left = surplus.remove(context, contact, wanted, found)
     except StoreError as error:
         context.found.failures["old files"] = error

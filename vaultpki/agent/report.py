@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -21,10 +21,10 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import credential
 from vaultpki.node import pins as pins_of_node
 from vaultpki.node import state as node_state
-from vaultpki.node.assignment import Assignment, SurplusPair
+from vaultpki.node.assignment import Assignment
 from vaultpki.node.secret_id import SecretIdFiles
 from vaultpki.node.state import AgentState, ReaderSeen, Since
-from vaultpki.pki.facts import Trust
+from vaultpki.pki.facts import Facts, Trust
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.adoption import NAME
 from vaultpki.records.node_report import (
@@ -140,7 +140,7 @@ def build(
         by_hand=state.by_hand,
         adoption=taken_over.report(context.config, wanted, state.revisions.get(NAME, 0), when, context.clock),
         token_keys=_token_keys(wanted, keys, state, when) if keys is not None else None,
-        surplus={pair.place: _surplus(pair) for pair in wanted.surplus},
+        surplus={each.place: _held(each.ca, SURPLUS, each.leaf, each.served) for each in wanted.surplus},
     )
 
 
@@ -270,29 +270,18 @@ def _reader(seen: ReaderSeen, bundle: Since | None, when: Callable[[float], date
 
 
 def _certificate(item: PairStatus, installed: datetime | None) -> CertificateReport:
-    leaf = item.leaf
-    return CertificateReport(
-        ca=item.want.ca,
-        state=item.verdict.state.value,
-        not_after=item.not_after,
-        serial=f"{leaf.serial:x}" if leaf else "",
-        issuer_key_id=(leaf.authority_key_id or "") if leaf else "",
-        served=tuple(facts.fingerprint for facts in item.served),
-        installed=installed,
-        not_before=leaf.not_before if leaf else None,
-        renew_after=item.verdict.renew_after,
-    )
+    held = _held(item.want.ca, item.verdict.state.value, item.leaf, item.served)
+    return replace(held, installed=installed, renew_after=item.verdict.renew_after)
 
 
-def _surplus(pair: SurplusPair) -> CertificateReport:
-    leaf = pair.leaf
+def _held(ca: str, state: str, leaf: Facts | None, served: Iterable[Facts]) -> CertificateReport:
     return CertificateReport(
-        ca=pair.ca,
-        state=SURPLUS,
+        ca=ca,
+        state=state,
         not_after=leaf.not_after if leaf else None,
         serial=f"{leaf.serial:x}" if leaf else "",
         issuer_key_id=(leaf.authority_key_id or "") if leaf else "",
-        served=tuple(facts.fingerprint for facts in pair.served),
+        served=tuple(facts.fingerprint for facts in served),
         not_before=leaf.not_before if leaf else None,
     )
 

@@ -158,14 +158,13 @@ def of_node(
             roles = tuple(sorted(role.value for role in spec.roles))
             asked = _moment(max(spec.fetched, known.asked))
             status = replace(status, roles=roles, answered=_moment(spec.fetched), asked=asked)
-            spec = replace(spec, surplus=_surplus(config, spec, known))
             trust = ca_trust.trust_of(config, spec, known, now)
             cas = ca_trust.statuses(spec, trust, known)
             ends = ca_trust.ends(spec, trust, now, cluster=config.cluster)
-            seen, found, odd = _inspect(config, spec, trust, known, now, named)
+            seen, found, odd, left = _inspect(config, spec, trust, known, now, named)
             status = replace(status, seen=seen, cas=cas, ends=ends, bundles=odd)
             status = replace(status, keys=_keys(config, spec, trust, known, now))
-            status = replace(status, surplus={f"{config.paths[p.folder]}/{p.stem}.crt": p for p in spec.surplus})
+            status = replace(status, surplus={f"{config.paths[p.folder]}/{p.stem}.crt": p for p in left})
             if status.keys is not None and status.keys.refused:
                 found = {**found, SERVICE_ACCOUNT_KEYS: status.keys.refused}
             unused = tuple(foreign_cas.unused(config.also_trust, spec.foreign))
@@ -209,13 +208,6 @@ def _keys(
                 f"service-account keys: {key_plan.refuses(names)}" if names else "",
             )
     return None
-
-
-def _surplus(config: AgentConfig, spec: assignment.Assignment, known: memory.AgentState) -> tuple[SurplusPair, ...]:
-    # Folders that cannot be read are a fault already.
-    with contextlib.suppress(StoreError), Folders.open(config.paths, create=False, write=False) as folders:
-        return surplus.find(config.cluster, folders, spec, known)
-    return ()
 
 
 def _moment(clock: float) -> datetime | None:
@@ -350,10 +342,11 @@ def _inspect(
     known: memory.AgentState,
     now: datetime,
     named: AgentConfig,
-) -> tuple[tuple[CertificateStatus, ...], dict[str, str], tuple[str, ...]]:
+) -> tuple[tuple[CertificateStatus, ...], dict[str, str], tuple[str, ...], tuple[SurplusPair, ...]]:
     """Return every wanted certificate, why one cannot be read, by its name or "directory" for all, and odd bundles.
 
-    `named` has the places that the files name, which differ from those of `config` in a copy.
+    The last are the surplus pairs. `named` has the places that the files name, which differ from those of `config` in a
+    copy.
     """
     faults: dict[str, str] = {}
     ignored = {Reason.WRONG_OWNER} if named is not config else set()
@@ -369,6 +362,9 @@ def _inspect(
                 else:
                     faults[item.want.name] = str(item.problem)
                     looks.append((item.want, *_unfit(folders, item.want, now)))
+            # Folders that cannot be read are a fault already.
+            with contextlib.suppress(StoreError):
+                spec = replace(spec, surplus=surplus.find(config.cluster, folders, items, known))
             odd = _odd_kubeconfigs(named, folders, spec, items, faults)
             odd_bundles = tuple(bundles.problems(config, folders, spec, trust, items, now))
     except StoreError as error:
@@ -387,7 +383,7 @@ def _inspect(
         )
         for want, leaf, verdict in looks
     )
-    return tuple(seen), faults, odd_bundles
+    return tuple(seen), faults, odd_bundles, spec.surplus
 
 
 def _odd_kubeconfigs(

@@ -6,15 +6,16 @@ nothing else takes its path, and only root on the node removes it sooner (`vault
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from vaultpki.agent import token_keys
 from vaultpki.agent.context import Contact, Context
-from vaultpki.agent.pairs import holder, of_another
+from vaultpki.agent.pairs import PairStatus, holder, of_another
 from vaultpki.certificates import BUNDLES, ISSUING_CAS, ca_subject, file_set, pair_files
 from vaultpki.disk.folders import Folders
-from vaultpki.errors import StoreError, VaultpkiError
+from vaultpki.errors import CertificateUnreadable, StoreError, VaultpkiError
 from vaultpki.host.log import Event, Value
 from vaultpki.layout import shown
 from vaultpki.model import NodeRole
@@ -28,19 +29,22 @@ from vaultpki.records.node_report import PRUNE
 from vaultpki.redact import stamp
 
 
-def find(cluster: str, folders: Folders, wanted: Assignment, state: AgentState) -> tuple[SurplusPair, ...]:
+def find(cluster: str, folders: Folders, items: Collection[PairStatus], state: AgentState) -> tuple[SurplusPair, ...]:
     """Return the pairs on the disk that are not of the certificate that is wanted there, if any is.
 
+    `items` are the wanted certificates as `pairs.inspect` found them: what it could read in a place belongs there.
     Raises StoreError if a folder cannot be read.
     """
-    at = {(want.folder, file_set(want.stem)): want for want in wanted.certificates}
+    at = {(item.want.folder, file_set(item.want.stem)): item for item in items}
     found = []
     for folder, stem in _stems(folders):
-        want = at.get((folder, file_set(stem)))
-        leaf, served = _read(folders, folder, stem)
+        item = at.get((folder, file_set(stem)))
+        if item is not None and item.problem is None:
+            continue
+        leaf, *served = _read(folders, folder, stem) or (None,)
         name = holder(state, folder, stem, leaf)
-        if want is None or (leaf is not None and of_another(want, name, leaf)):
-            found.append(SurplusPair(name or stem, _domain(cluster, served), folder, stem, leaf, served))
+        if item is None or (leaf is not None and of_another(item.want, name, leaf)):
+            found.append(SurplusPair(name or stem, _domain(cluster, served), folder, stem, leaf, tuple(served)))
     return tuple(found)
 
 
@@ -52,18 +56,15 @@ def _stems(folders: Folders) -> Iterator[tuple[str, str]]:
             yield folder, stems.pop()
 
 
-def _read(folders: Folders, folder: str, stem: str) -> tuple[Facts | None, tuple[Facts, ...]]:
-    """Return the leaf and the chain after it; None for a pair that cannot be read, which stays all the more."""
-    try:
-        stored = folders.read(folder, file_set(stem), pair_files(stem))
-    except StoreError:
-        return None, ()
-    crt, key, pem = (each.data for each in stored.values())
-    pair = x509.read_pair(crt, key, pem, None)
-    return pair.leaf, pair.served
+def _read(folders: Folders, folder: str, stem: str) -> tuple[Facts, ...]:
+    """Return the leaf and the chain after it; nothing for a pair that cannot be read, which stays all the more."""
+    file = pair_files(stem)[0]
+    with contextlib.suppress(StoreError, CertificateUnreadable):
+        return x509.read_certificates(folders.read(folder, file_set(stem), [file])[file].data or b"")
+    return ()
 
 
-def _domain(cluster: str, served: tuple[Facts, ...]) -> str:
+def _domain(cluster: str, served: Sequence[Facts]) -> str:
     """Return the domain of the CA after a leaf, which was checked when the leaf came; "" if there is none."""
     signers = [ca for facts in served[:1] for ca in ISSUING_CAS if named_by_owner(facts, ca_subject(cluster, ca))]
     return next(iter(signers), "")
