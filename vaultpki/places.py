@@ -57,3 +57,8 @@ class KubeadmPlace:
 def inner_folders(directory: str) -> dict[str, str]:
     """Return the paths of the folders that kubeadm's layout has in the folder PKI, by name."""
     return {name: f"{directory}/{name}" for name in (ETCD, SCHEDULER)}
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Return whether a path is a folder, or in it."""
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")

@@ -15,7 +15,7 @@ from vaultpki.disk.generations import File, StoredFile
 from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.disk.store import OLD_FILES_GRACE, Check, Directory
 from vaultpki.errors import StoreError
-from vaultpki.places import KUBECONFIGS, PKI
+from vaultpki.places import KUBECONFIGS, PKI, is_below
 
 
 class Folders:
@@ -211,4 +211,4 @@ class Folders:
 
 def _below(path: str, places: Collection[str]) -> bool:
     """Return whether a path is one of these or lies below one."""
-    return any(path == place or path.startswith(f"{place.rstrip('/')}/") for place in places)
+    return any(is_below(path, place) for place in places)

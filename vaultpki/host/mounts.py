@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from vaultpki.host import boot_time
 from vaultpki.host.boot_time import Moment
+from vaultpki.places import is_below
 
 _LARGEST: Final = 4 * 1024 * 1024
 _DELETED: Final = "//deleted"
@@ -100,7 +101,7 @@ def _held(mounts: Collection[_Mount], wanted: Collection[tuple[str, str, str]]) 
     for each in mounts:
         root = each.root.removesuffix(_DELETED)
         for device, top, folder in wanted:
-            if each.device == device and (root == top or root.startswith(f"{top.rstrip('/')}/")):
+            if each.device == device and is_below(root, top):
                 yield f"{folder}{root[len(top) :]}".rstrip("/"), root != each.root
                 break
 
@@ -110,9 +111,7 @@ def _place(path: str, own: Collection[_Mount]) -> tuple[str, str] | None:
     best: _Mount | None = None
     for each in own:
         # Of two mounts at one place the later one is seen.
-        if (path == each.point or path.startswith(f"{each.point.rstrip('/')}/")) and (
-            best is None or len(each.point) >= len(best.point)
-        ):
+        if is_below(path, each.point) and (best is None or len(each.point) >= len(best.point)):
             best = each
     if best is None:
         return None

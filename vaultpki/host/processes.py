@@ -15,6 +15,7 @@ from typing import Final
 from vaultpki.host import boot_time, setting_files
 from vaultpki.host.boot_time import Moment
 from vaultpki.kube import flags as component_flags
+from vaultpki.places import is_below
 
 _LONGEST: Final = 64 * 1024
 _API_SERVER: Final = "kube-apiserver"
@@ -154,7 +155,7 @@ def _named_files(process: Process) -> Iterator[str]:
 
 
 def _among(path: str, files: Collection[str]) -> bool:
-    return any(path == each or path.startswith(f"{each.rstrip('/')}/") for each in map(os.path.normpath, files))
+    return any(is_below(path, each) for each in map(os.path.normpath, files))
 
 
 def _number(path: str) -> tuple[int, int] | None:

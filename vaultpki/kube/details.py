@@ -17,6 +17,7 @@ from typing import Any, Final
 from vaultpki.kube.cluster import MIRROR, containers_of, kubelet_port
 from vaultpki.kube.flags import flags_of
 from vaultpki.kube.objects import entries, mapping, metadata, text
+from vaultpki.places import is_below
 from vaultpki.redact import hide, moment, printable
 from vaultpki.values import yaml_tree
 
@@ -350,7 +351,7 @@ def _hard_mounts(
             if name in copies and part:
                 yield "one file of kube-root-ca.crt, by subPath", ""
             path, _ = paths.get(name, ("", ""))
-            if any(path == one or path.startswith(f"{one}/") for one in below):
+            if any(is_below(path, one) for one in below):
                 whole = f"{path}{f'/{part}' if part else ''}"
                 yield f"{whole} of its node", whole
         for one in map(mapping, entries(container.get("env"))[:_MOST]):

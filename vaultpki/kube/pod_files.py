@@ -9,14 +9,10 @@ from typing import Any, Final
 
 from vaultpki.kube.flags import named_paths
 from vaultpki.kube.objects import entries, mapping
+from vaultpki.places import is_below
 
 # A flag with its value in a file of the environment, or a key with its value in the kubelet's configuration.
 _NAMED: Final = re.compile(r"""([A-Za-z][A-Za-z-]*)["']?[ \t]*[=: ][ \t]*["']?(/[^\s"',:]+)""")
-
-
-def is_below(path: str, folder: str) -> bool:
-    """Return whether a path is a folder, or in it."""
-    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def host_paths(pod: Mapping[str, Any]) -> Iterator[str]:

@@ -17,8 +17,9 @@ from vaultpki.disk.generations import link_of
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.mounts import MountHolder, changed_since
 from vaultpki.kube.objects import mapping
-from vaultpki.kube.pod_files import host_paths, is_below, named_files, named_in
+from vaultpki.kube.pod_files import host_paths, named_files, named_in
 from vaultpki.pki.facts import Facts
+from vaultpki.places import is_below
 from vaultpki.records.adoption_report import RESTART_ORDER, Held, MountReport, common
 from vaultpki.takeover import folders
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind

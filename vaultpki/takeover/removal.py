@@ -11,8 +11,8 @@ from vaultpki.disk import exchange, files
 from vaultpki.errors import CertificateUnreadable, StateConflict
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.kube.flags import signing_files
-from vaultpki.kube.pod_files import is_below
 from vaultpki.pki import keys
+from vaultpki.places import is_below
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover import beside, folders
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind

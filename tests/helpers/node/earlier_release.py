@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,23 @@ def installed(version: str, folder: Path) -> Release:
     quiet = ("--quiet", "--disable-pip-version-check")
     subprocess.run([place / "bin" / "pip", "install", *quiet, source], check=True)
     return Release(version, place / "bin" / "vaultpki")
+
+
+def ran(version: str, folder: Path, words: Sequence[str | Path], env: Mapping[str, str]) -> str:
+    """What a command of a release prints, run from its source in `folder`, to its good end."""
+    if not folder.exists():
+        extract(releases()[version], folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "vaultpki", *map(str, words)],
+        env={**environment(env), "PYTHONPATH": str(folder)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def extract(commit: str, folder: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 
 from helpers.faults.kill_points import died
 from helpers.node import earlier_release
-from helpers.vault.applied_cluster import environment, vaultpki
+from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster
 
@@ -145,20 +143,10 @@ def test_killed_at_each_write(cluster: AuditedCluster) -> None:
 
 def test_an_applier_of_the_first_release_beside(cluster: AuditedCluster, before: int, tmp_path: Path) -> None:
     """It takes the right to read the record from nodes, which then look at everything at each poll."""
-    earlier_release.extract(earlier_release.releases()["0.1.0"], tmp_path / "0.1.0")
 
     def earlier(*arguments: str) -> str:
-        ran = subprocess.run(
-            [sys.executable, "-m", "vaultpki", *arguments, "-f", str(cluster.file)],
-            env={**environment(cluster.environment()), "PYTHONPATH": str(tmp_path / "0.1.0")},
-            cwd=tmp_path / "0.1.0",
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=90,
-        )
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        words: tuple[str | Path, ...] = (*arguments, "-f", cluster.file)
+        return earlier_release.ran("0.1.0", tmp_path / "0.1.0", words, cluster.environment())
 
     shown = earlier("plan")
     assert f"? config {cluster.prefix}/config/changes  (not made by vaultpki; left alone)" in shown
