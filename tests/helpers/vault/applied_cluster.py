@@ -106,6 +106,8 @@ class NodeFolder:
 
     def run(self, *, expect: int | AbstractSet[int] = 0, umask: int = 0o022) -> Ran:
         """One pass of the agent, as a whole process; it asks Vault only if something is due."""
+        text = self.config.read_text()
+        assert "layout: kubeadm" not in text or "folders:" in text, "kubelet's folder would be this machine's own"
         return vaultpki("agent", "-c", self.config, "--once", "--if-due", expect=expect, umask=umask)
 
     def configure(self, old: str, new: str) -> None:

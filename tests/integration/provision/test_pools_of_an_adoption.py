@@ -31,7 +31,7 @@ def test_a_pool_stays_while_its_nodes_are_at_work(server: Server, tmp_path: Path
     environment = own.environment()
     vaultpki("enroll", "-f", own.file, "--pool", "autoscaled", "-o", tmp_path / "join.json", "w-1", env=environment)
     image = own.image("c-1")
-    image.configure("directory:", "layout: kubeadm\ndirectory:")
+    image.configure("directory:", f"layout: kubeadm\nfolders: {{kubelet: {image.folder}/kubelet}}\ndirectory:")
     image.run()
     # Somebody's own, which was never a node of a pool.
     other = f"auth/{own.prefix}/pooled/role/other"
