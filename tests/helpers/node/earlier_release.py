@@ -1,4 +1,4 @@
-"""Agents of the releases that RELEASES names, each installed from its own commit into an environment of its own."""
+"""Releases that RELEASES names, each from its own commit: installed into an environment of its own, or run from source."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from pathlib import Path
 
 from helpers.vault.applied_cluster import ROOT, Ran, environment
 
-WITHOUT_ROTATIONS = frozenset({"0.1.0"})
-"""Releases whose agents know of no rotation of a CA, and report where no gate looks."""
-
 
 @dataclass(frozen=True, slots=True)
 class Release:
@@ -20,11 +17,6 @@ class Release:
 
     version: str
     program: Path
-
-    @property
-    def takes_part(self) -> bool:
-        """Whether its agent follows the record of a rotation, and gates count what it reports."""
-        return self.version not in WITHOUT_ROTATIONS
 
     def run(self, *arguments: str | Path, expect: int = 0) -> Ran:
         """A command of the release as a whole process, to its end."""
@@ -46,6 +38,11 @@ def releases() -> dict[str, str]:
     """The commit of each release by its version, oldest first; the version in work has none yet."""
     lines = [line.split() for line in (ROOT / "RELEASES").read_text().splitlines() if line and line[0] != "#"]
     return {line[0]: line[2] for line in lines if len(line) == 3}
+
+
+def neighbour() -> str:
+    """The version of the newest release: it works beside the one in work, and a cluster can go back to it."""
+    return list(releases())[-1]
 
 
 def installed(version: str, folder: Path) -> Release:
