@@ -13,7 +13,7 @@ from helpers.node import earlier_release, enrolled_nodes
 from helpers.node.agents_in_rotation import AgentsInRotation
 from helpers.node.earlier_release import Release
 from helpers.vault import applied_cluster
-from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder, Ran, vaultpki
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.snapshots import Snapshot
 from vaultpki.certificates import bundle
