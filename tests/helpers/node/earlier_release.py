@@ -1,4 +1,4 @@
-"""Releases that RELEASES names, each from its own commit: installed in an environment of its own, or run from source."""
+"""Releases that RELEASES names, each from its own commit: installed by itself, or run from source."""
 
 from __future__ import annotations
 
