@@ -102,7 +102,8 @@ def _reach(path: str, *, create: bool, last: bool) -> int:
     with storage_errors("/"):
         way = permissions.Way()
     with way:
-        permissions.refuse_others("/", way.fd, os.fstat(way.fd), passing=True)
+        with storage_errors("/"):
+            permissions.refuse_others("/", way.fd, os.fstat(way.fd), passing=True)
         for index, part in enumerate(parts):
             at = f"{at}/{part}"
             with storage_errors(at):
