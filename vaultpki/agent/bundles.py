@@ -169,19 +169,21 @@ def install(
 
 
 def _of_kept_pairs(folders: Folders, site: Site, spec: Assignment) -> dict[str, File]:
-    """Return the installed kubeconfigs that name a pair of this node, and that no wanted certificate has.
+    """Return the installed kubeconfigs that name a pair of this node, and that stay as they are.
 
-    One that a wanted certificate has too is among them if it names a surplus pair of another certificate.
+    One whose name no certificate or template has now stays with its pair. One whose name is taken stays only if it
+    names a surplus pair of another certificate: from a pair that is wanted it can be made again.
     """
-    pairs = {(want.folder, want.stem): want.name for want in spec.certificates}
-    pairs |= {(pair.folder, pair.stem): pair.name for pair in spec.surplus}
-    wanted = {want.kubeconfig: want.name for want in spec.certificates if want.kubeconfig}
+    surplus = {(pair.folder, pair.stem): pair.name for pair in spec.surplus}
+    pairs = {*surplus, *((want.folder, want.stem) for want in spec.certificates)}
+    takers = {template.file: "" for template in spec.templates}
+    takers |= {want.kubeconfig: want.name for want in spec.certificates if want.kubeconfig}
     found = {}
     names = [name for name in folders.file_sets().get((PKI, BUNDLES), ()) if name.endswith(".conf")]
     for name, stored in folders.read(PKI, BUNDLES, names).items():
-        data = stored.data or b""
-        holders = [pairs[place] for place in pairs if names_pair(data, site.paths[place[0]], place[1])]
-        if holders and wanted.get(name) not in holders:
+        data, taker = stored.data or b"", takers.get(name)
+        holders = [place for place in pairs if names_pair(data, site.paths[place[0]], place[1])]
+        if any(taker is None or surplus.get(place, taker) != taker for place in holders):
             found[name] = File(data, KEY_MODE, site.owner.uid, site.owner.gid)
     return found
 
