@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.rotations import Rotations
 from vaultpki.model import Certificate, KeyType, NodeRole, Subject, Usage, UserTemplate
 from vaultpki.node.assignment import Assignment, SurplusPair
-from vaultpki.pki.facts import Trust
+from vaultpki.pki.facts import EKU, Trust
 from vaultpki.places import PKI
 
 WORKER = frozenset({NodeRole.WORKER})
@@ -33,7 +34,8 @@ def row(name: str, kubeconfig: str, file: str = "") -> Certificate:
 
 
 def surplus(*names: str) -> tuple[SurplusPair, ...]:
-    return tuple(SurplusPair(name, "kubernetes", PKI, name, LEAF) for name in names)
+    leaf = replace(LEAF, usages=EKU[Usage.CLIENT])
+    return tuple(SurplusPair(name, "kubernetes", PKI, name, replace(leaf, subject=Subject(name))) for name in names)
 
 
 @pytest.fixture
@@ -87,10 +89,16 @@ def test_pairs_that_wait_for_each_other_keep_their_kubeconfigs(install: Install)
     assert install(row("a", "a", "b"), row("b", "b", "a")) == {"a": "b", "b": "a"}
 
 
-def test_the_kubeconfig_of_a_certificate_follows_it_to_another_file(install: Install) -> None:
-    moved = row("a", "a", "moved")
-    assert install(moved, row("b", "b"), left=surplus("a"), waiting=("a",)) == {"a": "a", "b": "b"}
+@pytest.mark.parametrize("name", ["a", "renamed"])
+def test_the_kubeconfig_of_a_certificate_follows_it_to_another_file(install: Install, name: str) -> None:
+    moved = replace(row(name, "a", "moved"), subject=Subject("a"))
+    assert install(moved, row("b", "b"), left=surplus("a"), waiting=(name,)) == {"a": "a", "b": "b"}
     assert install(moved, row("b", "b"), left=surplus("a")) == {"a": "moved", "b": "b"}
+    # What cannot be read is of whom it was.
+    unread = tuple(replace(pair, leaf=None) for pair in surplus("a"))
+    kept = "moved" if name == "a" else "a"
+    install(row("a", "a"), row("b", "b"))
+    assert install(moved, row("b", "b"), left=unread) == {"a": kept, "b": "b"}
 
 
 def test_a_template_that_is_a_kubeconfig_is_filled_in_at_every_pass(install: Install) -> None:
