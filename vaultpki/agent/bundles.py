@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from vaultpki import assets
-from vaultpki.agent.pairs import PairStatus, owner_of
+from vaultpki.agent.pairs import PairStatus, of_another, owner_of
 from vaultpki.certificates import BUNDLES, ROOT, ca_subject, pair_files
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
@@ -32,8 +32,8 @@ from vaultpki.issue.bundles_and_kubeconfigs import (
 )
 from vaultpki.issue.signing import KEY_MODE
 from vaultpki.layout import TRUST_BUNDLES, TrustBundle, bundle_of, shown, trust_bundles
-from vaultpki.model import AgentConfig
-from vaultpki.node.assignment import Assignment
+from vaultpki.model import AgentConfig, Certificate
+from vaultpki.node.assignment import Assignment, SurplusPair
 from vaultpki.pki import x509
 from vaultpki.pki.chains import tops, trust_below, with_chains
 from vaultpki.pki.facts import Facts, Trust
@@ -169,21 +169,31 @@ def install(
 
 
 def _of_kept_pairs(folders: Folders, site: Site, spec: Assignment) -> dict[str, File]:
-    """Return the installed kubeconfigs that name a pair of this node, and that no wanted certificate has.
+    """Return the installed kubeconfigs that name a pair of this node, and that stay as they are.
 
-    One that a wanted certificate has too is among them if it names a surplus pair of another certificate.
+    One whose name no certificate or template has now stays with its pair. One whose name is taken stays only if it
+    names a surplus pair of another certificate: from a pair that is wanted it can be made again.
     """
-    pairs = {(want.folder, want.stem): want.name for want in spec.certificates}
-    pairs |= {(pair.folder, pair.stem): pair.name for pair in spec.surplus}
-    wanted = {want.kubeconfig: want.name for want in spec.certificates if want.kubeconfig}
+    surplus = {(pair.folder, pair.stem): pair for pair in spec.surplus}
+    places = {*surplus, *((want.folder, want.stem) for want in spec.certificates)}
+    takers: dict[str, Certificate | None] = {template.file: None for template in spec.templates}
+    takers |= {want.kubeconfig: want for want in spec.certificates if want.kubeconfig}
     found = {}
     names = [name for name in folders.file_sets().get((PKI, BUNDLES), ()) if name.endswith(".conf")]
     for name, stored in folders.read(PKI, BUNDLES, names).items():
         data = stored.data or b""
-        holders = [pairs[place] for place in pairs if names_pair(data, site.paths[place[0]], place[1])]
-        if holders and wanted.get(name) not in holders:
+        holders = [place for place in places if names_pair(data, site.paths[place[0]], place[1])]
+        kept = [surplus[place] for place in holders if place in surplus]
+        if any(_blocks(pair, takers[name]) for pair in kept) if name in takers else holders:
             found[name] = File(data, KEY_MODE, site.owner.uid, site.owner.gid)
     return found
+
+
+def _blocks(pair: SurplusPair, taker: Certificate | None) -> bool:
+    """Return whether a surplus pair keeps its kubeconfig from a certificate of that name; from a template it does."""
+    if taker is None or pair.leaf is None:
+        return taker is None or pair.name != taker.name
+    return of_another(taker, pair.name, pair.leaf)
 
 
 def _add_templates(

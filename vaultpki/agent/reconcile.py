@@ -41,7 +41,7 @@ from vaultpki.host.log import Event, Value
 from vaultpki.issue.issuers import installed_bundles, installed_roots, untrusted_cas
 from vaultpki.node import assignment, at_rest, credential, pins
 from vaultpki.node import state as agent_state
-from vaultpki.node.assignment import Assignment
+from vaultpki.node.assignment import Assignment, SurplusPair
 from vaultpki.node.at_rest import AtRest
 from vaultpki.node.secret_id import SECRET_ID
 from vaultpki.node.state import AgentState
@@ -337,12 +337,14 @@ def _with_surplus(
     context: Context, contact: Contact, wanted: Assignment, items: tuple[PairStatus, ...], trust: Mapping[str, Trust]
 ) -> tuple[Assignment, tuple[PairStatus, ...]]:
     """Return what is assigned with the surplus pairs that stay, and the pairs as they are once the others are gone."""
+    found: tuple[SurplusPair, ...] = ()
     try:
         found = surplus.find(context.config.cluster, context.folders, items, context.state.value)
         left = surplus.remove(context, contact, wanted, found)
     except StoreError as error:
         context.found.failures["old files"] = error
-        return wanted, items
+        # One that cannot be removed takes the kubeconfig of no other.
+        return replace(wanted, surplus=found), items
     wanted = replace(wanted, surplus=left)
     surplus.note(context, left)
     return wanted, items if left == found else _inspect(context, wanted, trust, context.options.force)

@@ -17,6 +17,7 @@ from typing import Any, Final
 from vaultpki.kube.cluster import MIRROR, containers_of, kubelet_port
 from vaultpki.kube.flags import flags_of
 from vaultpki.kube.objects import entries, mapping, metadata, text
+from vaultpki.kube.pod_files import host_volumes, mounts
 from vaultpki.places import is_below
 from vaultpki.redact import hide, moment, printable
 from vaultpki.values import yaml_tree
@@ -177,7 +178,7 @@ def static_pods(items: Iterable[object], components: Iterable[str]) -> Iterator[
 def components_of(pod: object, components: Iterable[str]) -> Iterator[StaticPod]:
     """Yield the components in a pod, as in the manifest of a static pod; the node is the one that the pod names."""
     spec, status = mapping(mapping(pod).get("spec")), mapping(mapping(pod).get("status"))
-    paths = dict(_host_paths(spec))
+    paths = host_volumes(spec)
     for container, name, arguments in containers_of(spec, components):
         yield StaticPod(
             node=text(spec.get("nodeName")),
@@ -189,21 +190,13 @@ def components_of(pod: object, components: Iterable[str]) -> Iterator[StaticPod]
         )
 
 
-def _host_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
-    for volume in map(mapping, entries(spec.get("volumes"))[:_MOST]):
-        host = mapping(volume.get("hostPath"))
-        if path := text(host.get("path")):
-            yield text(volume.get("name")), (path, text(host.get("type")))
-
-
 def _volumes(container: Mapping[str, Any], paths: Mapping[str, tuple[str, str]]) -> Iterator[PodVolume]:
-    for mount in map(mapping, entries(container.get("volumeMounts"))[:_MOST]):
-        if found := paths.get(text(mount.get("name"))):
+    for name, below, place in mounts(container):
+        if found := paths.get(name):
             path, kind = found
-            below = text(mount.get("subPath"))
             # A path of the type File is mounted alone; so is whatever a subPath names.
             single = kind in ("File", "FileOrCreate") or bool(below)
-            yield PodVolume(f"{path}/{below}" if below else path, text(mount.get("mountPath")), kind, single)
+            yield PodVolume(text(f"{path}/{below}" if below else path), text(place), text(kind), single)
 
 
 def _started(status: Mapping[str, Any], container: str) -> datetime | None:
@@ -323,7 +316,7 @@ def hard_readers(
         static = MIRROR in mapping(about.get("annotations"))
         if ended or (static and any(containers_of(spec, components))):
             continue
-        paths, copies = dict(_host_paths(spec)), set(_ca_volumes(spec))
+        paths, copies = host_volumes(spec), set(_ca_volumes(spec))
         for what, path in dict.fromkeys(_hard_mounts(spec, paths, copies, below)):
             owners = entries(about.get("ownerReferences"))
             owner = mapping(owners[0]) if owners else {}
@@ -337,7 +330,7 @@ def _ca_volumes(spec: Mapping[str, Any]) -> Iterator[str]:
     for volume in map(mapping, entries(spec.get("volumes"))[:_MOST]):
         sources = [volume, *map(mapping, entries(mapping(volume.get("projected")).get("sources"))[:_MOST])]
         if any(mapping(one.get("configMap")).get("name") == "kube-root-ca.crt" for one in sources):
-            yield text(volume.get("name"))
+            yield str(volume.get("name"))
 
 
 def _hard_mounts(
@@ -346,13 +339,12 @@ def _hard_mounts(
     """Yield what is read in a few words, and the path of the node that is mounted, "" for none."""
     containers = [*entries(spec.get("containers")), *entries(spec.get("initContainers"))]
     for container in map(mapping, containers[:_MOST]):
-        for mount in map(mapping, entries(container.get("volumeMounts"))[:_MOST]):
-            name, part = text(mount.get("name")), text(mount.get("subPath"))
+        for name, part, _ in mounts(container):
             if name in copies and part:
                 yield "one file of kube-root-ca.crt, by subPath", ""
             path, _ = paths.get(name, ("", ""))
             if any(is_below(path, one) for one in below):
-                whole = f"{path}{f'/{part}' if part else ''}"
+                whole = text(f"{path}{f'/{part}' if part else ''}")
                 yield f"{whole} of its node", whole
         for one in map(mapping, entries(container.get("env"))[:_MOST]):
             source = mapping(mapping(one.get("valueFrom")).get("configMapKeyRef"))

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
+from vaultpki.certificates import file_set
 from vaultpki.identity.access import node_certificates, sign_rule
 from vaultpki.model import Certificate, Cluster, KeyType, Subject, Usage
 from vaultpki.provision.desired import role_fields
 from vaultpki.provision.plan import Action, Change
 from vaultpki.records import published as records
+
+# What makes a certificate the one that it is: `agent.pairs.of_another` compares the same.
+_IDENTITY: Final = ("usage", "common_name", "organization", "dns", "ips")
 
 Entry = Mapping[str, Any]
 """A certificate as a record describes it."""
@@ -48,6 +52,21 @@ class RecordChange:
         return max((ttl for ttl in ttls if isinstance(ttl, int)), default=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A certificate that waits for a path: a node keeps what is there of `holder`, until that has expired.
+
+    `pair` is whether it is the path of its pair, else that of its kubeconfig. `ttl` is that of `holder` in seconds; 0
+    if the record does not say.
+    """
+
+    name: str
+    holder: str
+    path: str
+    pair: bool
+    ttl: int
+
+
 def record_changes(cluster: Cluster, changes: Sequence[Change]) -> list[RecordChange]:
     """Return the changes of records, nodes first."""
     found = []
@@ -61,6 +80,33 @@ def record_changes(cluster: Cluster, changes: Sequence[Change]) -> list[RecordCh
                 node_names = str(change.fields.get("node_names", ("", ""))[0] or "")
                 found.append(RecordChange(folder, name, change.action, pairs, node_names))
     return found
+
+
+def waits(record: RecordChange) -> list[Wait]:
+    """Return which certificates wait for a path, since a record takes no pair and no kubeconfig away."""
+    found: list[Wait] = []
+    wanted = [after for _, after in record.certificates.values() if after]
+    for held in (before for before, _ in record.certificates.values() if before):
+        place, conf = _place(held), held.get("kubeconfig")
+        taker = next((each for each in wanted if _place(each) == place), None)
+        if taker is not None and not _another(taker, held):
+            continue
+        heir = next((each for each in wanted if conf and each.get("kubeconfig") == conf and each is not taker), None)
+        ttl = held.get("ttl")
+        for each, path, pair in ((taker, f"{held.get('file')}.crt", True), (heir, str(conf), False)):
+            if each is not None and _another(each, held):
+                names = str(each["name"]), str(held["name"])
+                found.append(Wait(*names, path, pair, ttl if isinstance(ttl, int) else 0))
+    return found
+
+
+def _place(entry: Entry) -> str:
+    return file_set(str(entry.get("file")))
+
+
+def _another(wanted: Entry, held: Entry) -> bool:
+    """Return whether a certificate is another one than what is held; one that only got another name is not."""
+    return any(wanted.get(field) != held.get(field) for field in _IDENTITY) and wanted["name"] != held["name"]
 
 
 def by_name(entries: object) -> dict[str, Entry]:

@@ -11,11 +11,12 @@ from vaultpki.identity.access import approle_pools, fits_pattern, node_certifica
 from vaultpki.layout import own_server
 from vaultpki.model import Cluster, Node, NodeRole, Pool, Row
 from vaultpki.provision import foreign_cas
-from vaultpki.provision.causes import RecordChange, record_changes
+from vaultpki.provision.causes import RecordChange, Wait, record_changes, waits
 from vaultpki.provision.differences import certificate_differences
 from vaultpki.provision.plan import Change, Colour, Impact, Live
 from vaultpki.provision.quorum import NO_CONTROL_PLANE, NO_ETCD, SMALLER_QUORUM
 from vaultpki.readers import READERS
+from vaultpki.records.node_report import PRUNE
 from vaultpki.records.server_facts import Key
 from vaultpki.redact import escaped, first_few
 from vaultpki.values.durations import format_duration
@@ -26,6 +27,7 @@ SHOWN: Final = 10
 REISSUES: Final = "reissues"
 ISSUES: Final = "issues"
 REWRITES: Final = "rewrites"
+WAITS: Final = "waits"
 NOT_RENEWED: Final = "not-renewed"
 LOSES_ACCESS: Final = "loses-access"
 REJOINS: Final = "rejoins"
@@ -99,7 +101,8 @@ def of_storage(cluster: Cluster, changes: Sequence[Change]) -> Iterator[Impact]:
 def sentences(impact: Sequence[Impact], *, merged: bool) -> Iterator[tuple[Colour, str]]:
     """Return the impact in sentences; with `merged` one for all nodes that do the same with the same certificates."""
     if not merged:
-        yield from ((_colour(each), each.detail) for each in impact)
+        # Two certificates that wait for each other have one sentence.
+        yield from dict.fromkeys((_colour(each), each.detail) for each in impact)
         return
     of_holder: dict[tuple[str, str], list[Impact]] = {}
     for each in impact:
@@ -184,8 +187,13 @@ def _pool(context: _PlanScope, record: RecordChange) -> Iterator[Impact]:
 
 def _certificates(record: RecordChange) -> Iterator[tuple[str, str, str]]:
     """Return what a changed record means for each certificate: the effect, the certificate's name, a description."""
+    waiting = waits(record)
+    for wait in waiting:
+        yield WAITS, wait.name, _waits(wait, waiting)
     for name, (before, after) in record.certificates.items():
         shown = escaped(name)
+        if any(wait.name == name and wait.pair for wait in waiting):
+            continue
         if after is None:
             ttl = before.get("ttl") if before else None
             valid = f" {_at_most(ttl)}" if isinstance(ttl, int) and ttl > 0 else ""
@@ -197,6 +205,19 @@ def _certificates(record: RecordChange) -> Iterator[tuple[str, str, str]]:
             new = certificate_differences(*({field: side.get(field) for field in inside} for side in (before, after)))
             effect, verb = (REISSUES, "issues") if new else (REWRITES, "writes")
             yield effect, name, f"{verb} {shown} anew ({', '.join(differing)}) {_WHEN}"
+
+
+def _waits(wait: Wait, waiting: Iterable[Wait]) -> str:
+    """Return what a node does not move, and until when; the same for both of two that wait for each other."""
+    names = (wait.name, wait.holder)
+    back = next((each for each in waiting if wait.pair and each.pair and (each.holder, each.name) == names), None)
+    ttl, late = max(wait.ttl, back.ttl if back else 0), ", and is not issued until then"
+    until = f"expire{'' if back else 's'}{f', {_at_most(ttl)},' if ttl > 0 else ''} or until root there runs `{PRUNE}`"
+    if back is None:
+        path, holder, name = map(escaped, (wait.path, wait.holder, wait.name))
+        return f"keeps {path} of {holder} until that {until}; {name} waits for it{late if wait.pair else ''}"
+    both = " and ".join(map(escaped, sorted(names)))
+    return f"keeps {both} where they are until they {until}; each waits for the other's path{late}"
 
 
 def _ended(context: _PlanScope) -> Iterator[Impact]:

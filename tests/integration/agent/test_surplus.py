@@ -14,6 +14,8 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import run
 from vaultpki.config.agent import load_agent
+from vaultpki.disk.folders import Folders
+from vaultpki.errors import StoreError
 
 SPEC = """\
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
@@ -112,6 +114,10 @@ def test_only_root_on_the_node_prunes_and_only_what_vault_confirms(cluster: Appl
     assert vaultpki("agent", "-c", node.config, "--once", "--if-due", "--prune", expect=2).stderr
 
 
+def unremovable(folders: Folders, folder: str, name: str) -> bool:
+    raise StoreError(f"{folders.paths[folder]}/{name}: Input/output error")
+
+
 def test_what_has_expired_goes(cluster: AppliedCluster, node: NodeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     write(cluster, {name: row for name, row in rows(cluster).items() if name != "kube-scheduler"})
     assert said(passed(node), "surplus") and whole(node, "kube-scheduler")
@@ -123,6 +129,11 @@ def test_what_has_expired_goes(cluster: AppliedCluster, node: NodeFolder, monkey
         patch.setattr("vaultpki.agent.reconcile.SKEW", -1)
         outcome = run.run(load_agent(node.config), options, clock=ends.timestamp() + 60)
         assert "clock" in outcome.failures and whole(node, "kube-scheduler")
+    with monkeypatch.context() as patch:
+        patch.setattr("vaultpki.disk.folders.Folders.remove", unremovable)
+        failed = run.run(load_agent(node.config), options, clock=ends.timestamp() + 60)
+        assert "old files" in failed.failures and whole(node, "kube-scheduler")
+        assert (node.pki / "scheduler.conf").exists()
     gone = run.run(load_agent(node.config), options, clock=ends.timestamp() + 60)
     assert said(gone, "removed") == ["removed kube-scheduler, which this node no longer holds"]
     assert not {"kube-scheduler.key", "scheduler.conf"} & set(files(node))

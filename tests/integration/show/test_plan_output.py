@@ -74,6 +74,11 @@ def test_a_changed_address_reads_as_one_and_says_what_the_node_does(cluster: Aud
     # What apply --yes did is told, with what it meant.
     document, _ = cluster.applied()
     assert document["impact"][0]["node"] == "worker-1"
+    # Two that exchange their paths wait for each other: no pair is taken away.
+    cluster.write(SPEC + "certificates: {kube-proxy: {file: kubelet-client}, kubelet-client: {file: kube-proxy}}\n")
+    keeps = "worker-1 keeps kube-proxy and kubelet-client where they are until they expire, for at most 30d, or until "
+    assert keeps in joined(plan(cluster)) and "`vaultpki agent --once --prune`; each waits" in joined(plan(cluster))
+    assert {(i["certificate"], i["effect"]) for i in cluster.plan()["impact"]} >= {("kube-proxy", "waits")}
     cluster.write(SPEC)
     cluster.apply()
     assert cluster.server.api("DELETE", cluster.report_path("worker-1", data="metadata")).status == 204

@@ -70,6 +70,67 @@ def test_a_file_beside_a_certificate_is_written_and_no_certificate_issued(tmp_pa
     assert effects(after, planned(before, after))[0] == ("rewrites", "worker-1", "kubelet", 1)
 
 
+def test_two_certificates_that_exchange_their_paths_wait_for_each_other(tmp_path: Path) -> None:
+    swap = "certificates:\n  kube-proxy: {file: kubelet-client, ttl: 9d}\n  kubelet-client: {file: kube-proxy}\n"
+    before, after = load(tmp_path, WITH_POOL), load(tmp_path, WITH_POOL + swap)
+    made = planned(before, after)
+    rows = ("kubelet-client", "kube-proxy")
+    assert effects(after, made) == [
+        *(("waits", "worker-1", name, 1) for name in rows),
+        *(("waits", "autoscaled", name, 2) for name in rows),
+    ]
+    text = (
+        "keeps kube-proxy and kubelet-client where they are until they expire, for at most 30d, or until root there "
+        "runs `vaultpki agent --once --prune`; each waits for the other's path, and is not issued until then"
+    )
+    for merged in (True, False):
+        assert list(sentences(impact_of(after, made.changes, LIVE), merged=merged)) == [
+            ("yellow", f"worker-1 {text}"),
+            ("yellow", f"2 nodes of pool autoscaled: each {text}"),
+        ]
+
+
+OWN = """\
+certificates:
+  a: {kind: client, common_name: a, ca: kubernetes, roles: [etcd], ttl: 9d, file: a, kubeconfig: x.conf}
+  b: {kind: client, common_name: b, ca: kubernetes, roles: [etcd], file: b, kubeconfig: y.conf}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "waiting"),
+    [
+        # One that moves leaves its path and its kubeconfig; so does one that is removed.
+        ({"file: a": "file: c", "file: b": "file: a"}, [("a.crt", "b")]),
+        ({"file: a, kubeconfig: x.conf": "file: c", "y.conf": "x.conf"}, [("x.conf", "b")]),
+        ({"  a: {": "  c: {", "name: a": "name: c"}, [("a.crt", "c")]),
+        ({"  a: {": "  c: {", "name: a": "name: c", "file: a": "file: c"}, [("x.conf", "c")]),
+        # Not where the pair stays, nor where it only gets another name.
+        ({"x.conf": "z.conf", "y.conf": "x.conf", "z.conf": "y.conf"}, []),
+        ({"  a: {": "  c: {"}, []),
+        ({"  a: {": "  c: {", "file: a": "file: c"}, []),
+        ({"file: a": "file: c"}, []),
+    ],
+)
+def test_a_certificate_waits_for_what_stays_at_its_path(
+    tmp_path: Path, words: dict[str, str], waiting: list[tuple[str, str]]
+) -> None:
+    text = OWN
+    for old, new in words.items():
+        text = text.replace(old, new)
+    before, after = load(tmp_path, WITH_POOL + OWN), load(tmp_path, WITH_POOL + text)
+    found = impact_of(after, planned(before, after).changes, Live(frozenset({"cp-1"})))
+    late = ", and is not issued until then"
+    assert [each.detail for each in found if each.effect == "waits"] == [
+        f"cp-1 keeps {path} of a until that expires, for at most 9d, or until root there runs "
+        f"`vaultpki agent --once --prune`; {name} waits for it{late if path.endswith('.crt') else ''}"
+        for path, name in waiting
+    ]
+    # Nothing is said to be written where it waits for the path of its pair.
+    pairs = {each.certificate for each in found if each.effect == "waits" and ".crt of" in each.detail}
+    assert not [each for each in found if each.certificate in pairs and each.effect != "waits"]
+
+
 def test_a_role_that_a_node_gets_or_loses(tmp_path: Path) -> None:
     less, more = (
         load(tmp_path, WITH_POOL),
