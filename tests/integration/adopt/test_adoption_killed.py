@@ -38,11 +38,11 @@ class Operator:
         self.events = Events()
         self.died = False
 
-    def runs(self, command: Callable[[], object]) -> None:
-        """Run a command, and look at what it left if it died."""
+    def runs(self, command: Callable[[], object]) -> bool:
+        """Run a command, and look at what it left if it died; whether it came to its end."""
         before, told = self.one.record(), self._told()
         if not died(command, self.cuts[0] if self.cuts else NEVER, methods=METHODS, events=self.events):
-            return
+            return True
         self.died = True
         self.cuts.pop(0)
         after = self.one.record()
@@ -53,13 +53,17 @@ class Operator:
             if before is not None and after is not None:
                 known = before.state, *(gates.next_state(before.state, back=each) for each in (False, True))
                 assert after.revision > before.revision and after.state in known
+        return False
 
     def _told(self) -> int:
         return change_notice.read(self.one.cluster.model, self.one.cluster.client()).version
 
     def begins(self) -> None:
-        while not self.one.state:
-            self.runs(self.one.start)
+        through = False
+        while not through:
+            through = self.runs(
+                functools.partial(self.one.advance, AdoptionWords()) if self.one.state else self.one.start
+            )
         self.one.passes()
 
     def leads(self, goal: str = "done", *, back: bool = False, until_death: bool = False) -> None:
