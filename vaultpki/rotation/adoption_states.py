@@ -181,8 +181,8 @@ class AdoptionStep:
 
     @property
     def command(self) -> str:
-        """The command that leads there: from re-trusting, `continue` leads to another state."""
-        return command_to(self.to)
+        """The command that leads there, with what it needs: from re-trusting, `continue` leads to another state."""
+        return f"{command_to(self.to)} --kubeconfig FILE"
 
     @property
     def trust(self) -> Side | None:
