@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from vaultpki.cli import main as _main  # noqa: F401 - the commands are there once this is imported
+from vaultpki.cli.adopt import adopt_command
 from vaultpki.cli.agent import agent_command
 from vaultpki.cli.apply import apply_command
 from vaultpki.cli.ca import ca_command
@@ -27,6 +28,7 @@ from vaultpki.cli.issue import issue_command
 from vaultpki.cli.status import renew_command
 
 COMMANDS = {
+    "adopt": adopt_command,
     "agent": agent_command,
     "apply": apply_command,
     "ca": ca_command,
@@ -37,7 +39,11 @@ COMMANDS = {
     "unenroll": unenroll_command,
 }
 
+OTHERS = ("kubectl", "kubeadm", "systemctl", "crictl", "etcdctl", "bao")
+"""Programs of others that a person runs."""
+
 _QUOTED = re.compile(r"`([^`]+)`")
+_OR = re.compile(r"\bor\b(?=(?:[^`]*`[^`]*`)*[^`]*$)")
 
 
 def _said(function: Callable[..., Any]) -> set[tuple[str, int, int]]:
@@ -84,14 +90,24 @@ def every_sentence(functions: Iterable[Callable[..., Any]]) -> Iterator[None]:
 def commands(reason: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the commands in a sentence, each as its name with the options that the command line reads from it.
 
-    `--without NODE` and such alone are options of `vaultpki ca continue`. A name is such as `ca continue`.
+    `--without NODE` and such alone are options of `vaultpki ca continue`. A name is such as `ca continue`, or of
+    another program its first three words that are no options, such as `kubectl delete node`.
     """
-    return [_parsed(each) for each in _QUOTED.findall(reason) if each.startswith(("vaultpki ", "--"))]
+    known = ("vaultpki ", "--", *(f"{each} " for each in OTHERS))
+    return [_parsed(each) for each in _QUOTED.findall(reason) if each.startswith(known)]
+
+
+def ways(reason: str) -> list[list[tuple[str, dict[str, Any]]]]:
+    """Return the commands of each thing that a sentence lets a person do, in their order: "or" stands between them."""
+    return [found for part in _OR.split(reason) if (found := commands(part))]
 
 
 @functools.cache
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:
     words = text.split()
+    if words[0] in OTHERS:
+        named = [each for each, before in zip(words, ["", *words], strict=False) if "-" not in (each[0], before[:1])]
+        return " ".join(each for each in named[:3] if not each.isupper()), {"words": tuple(words)}
     words = words[1:] if words[0] == "vaultpki" else ["ca", "continue", *words]
     words = [{"FILE": "admin.conf", "DIR": "there", "FILE...": "ca.crt"}.get(word, word) for word in words]
     name, command = words[0], COMMANDS[words[0]]
