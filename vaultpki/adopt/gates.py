@@ -14,7 +14,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
-from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import OLD_CAS, WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.redact import first_few, stamp
@@ -30,8 +30,10 @@ from vaultpki.rotation.adoption_states import (
     TRUSTED,
     AdoptionStep,
     Side,
+    command_to,
 )
 from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.rotation.reasons import AGENT_DOES
 from vaultpki.rotation.root_gates import RESTARTED, WRITTEN_ANEW
 
 _S = AdoptionState
@@ -141,7 +143,7 @@ def refuse_hopeless(
     """
     if LEAVES_OF[step.to] is not Side.OLD or LEAVES_OF[step.record.state] is not Side.NEW:
         return
-    forward = "go on to the end by `vaultpki adopt continue`"
+    forward = f"go on to the end by `{command_to(_S.DONE)}`"
     if old_ends is not None and old_ends <= step.now:
         raise StateConflict(
             f"the way back cannot work: an old CA expired at {stamp(old_ends)}, and nobody would accept its "
@@ -155,12 +157,12 @@ def refuse_hopeless(
     if silent:
         raise StateConflict(
             f"the way back needs a key of the old CA, and no machine says that it has one; {first_few(silent)} "
-            "did not report: start the agent there, and try again"
+            f"did not report: {AGENT_DOES}, and try again"
         )
     raise StateConflict(
         "the way back cannot work: the key of the old CA is on no machine any more, so its certificates could not be "
         f"renewed; put it back from a backup, import the keys of {first_few(lacking)} from there (`vaultpki ca import "
-        f"--key`), or {forward}"
+        f"--key FILE FILE`), or {forward}"
     )
 
 
@@ -175,8 +177,8 @@ def refuse_set_back(record: AdoptionRecord, seen: ClusterSeen) -> None:
         raise StateConflict(
             f"{first_few(sorted(later))} read revision {max(later.values())} of the adoption's record, and Vault has "
             f"revision {record.revision}: it was restored from a snapshot, or somebody changed the record; no step is "
-            "taken by it; restore a later snapshot, or write the record of that revision back; a machine that is "
-            "wrong about that is left out once it is locked (`vaultpki lock NODE`)"
+            f"taken by it; restore a later snapshot, or {WRITE_BACK}; a machine that is wrong about that is left out "
+            "once it is locked (`vaultpki lock NODE`)"
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.records.adoption import RECORD, AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation import adoption_files
@@ -128,12 +128,12 @@ def _set_back(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionRepor
     if report.not_followed:
         return (
             f"has read revision {highest} of the record, and does not follow revision {report.not_followed}: no "
-            f"adoption comes so far ahead, so no vaultpki wrote it; find out who did, and {_WRITE_BACK}"
+            f"adoption comes so far ahead, so no vaultpki wrote it; find out who did, and {WRITE_BACK}"
         )
     if highest > step.record.revision:
         return (
             f"has read revision {highest} of the record, and Vault has {step.record.revision}: it was restored "
-            f"from a snapshot, or somebody changed it; restore a later snapshot, or {_WRITE_BACK}, or if the machine "
+            f"from a snapshot, or somebody changed it; restore a later snapshot, or {WRITE_BACK}, or if the machine "
             f"is wrong about that, join it anew (`{_enroll(machine)}`)"
         )
     return ""
@@ -339,7 +339,6 @@ _KUBELET_ANEW: Final = "`systemctl restart kubelet` there"
 _ROTATES: Final = (
     f"restart it ({_KUBELET_ANEW}), and where a flag or a drop-in of its own sets that, take that out first"
 )
-_WRITE_BACK: Final = f"write the right one back (`bao kv rollback -mount=MOUNT -version=N {RECORD}`)"
 
 
 def _does(machine: AdoptedMachine) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "FREE_STEPS",
     "HOMEWARD",
     "KEYS_ASIDE",
+    "KUBECONFIG",
     "KUBELETS_CHECKED",
     "LAST_STEP",
     "LEAVES_OF",
@@ -92,6 +93,9 @@ LEAVES_OF: Final = {
 }
 """The CA whose certificates nodes install, whichever the mount's default is."""
 
+KUBECONFIG: Final = "--kubeconfig FILE"
+"""What every command that takes a step needs; who knows the file puts it in there."""
+
 _BY_ABORT: Final = frozenset({_S.PREPARED, _S.RETRUSTING, _S.RETURNING})
 
 
@@ -100,7 +104,7 @@ def command_to(state: AdoptionState) -> str:
 
     In prepared and returning `adopt continue` waits for nobody and leads onward again, so it gives no turn there.
     """
-    return f"vaultpki adopt {'abort' if state in _BY_ABORT else 'continue'}"
+    return f"vaultpki adopt {'abort' if state in _BY_ABORT else 'continue'} {KUBECONFIG}"
 
 
 SIGNER_ON: Final = frozenset({_S.PREPARED, _S.PUBLISHED, _S.SWITCHED, _S.RETURNING})
@@ -181,8 +185,8 @@ class AdoptionStep:
 
     @property
     def command(self) -> str:
-        """The command that leads there, with what it needs: from re-trusting, `continue` leads to another state."""
-        return f"{command_to(self.to)} --kubeconfig FILE"
+        """The command that leads there: from re-trusting, `continue` leads to another state."""
+        return command_to(self.to)
 
     @property
     def trust(self) -> Side | None:

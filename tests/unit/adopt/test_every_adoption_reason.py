@@ -65,7 +65,7 @@ class World:
         world = self
         for name, options in way:
             who, done = world.seen.machine(node), DONE_BY.get(name)
-            assert done is not led or f"vaultpki {name}" == command_to(world.step.to)
+            assert done is not led or command_to(world.step.to).startswith(f"vaultpki {name} ")
             if done is not None:
                 world = done(world.others_ready(node) if done is led else world, options)
             elif who is not None:
@@ -369,6 +369,7 @@ MACHINES: Mapping[str, Change] = {
     "a component has started since its report": _shown(NOW + timedelta(hours=1)),
     "a start is not shown yet": _shown(BEGUN - timedelta(hours=1)),
     "joined later": _both(_only(later=True), _said(leaves=Held.NEW)),
+    **{f"joined later, and trusts {held.value}": _both(_only(later=True), _said(trust=held)) for held in Held},
     **{f"on its disk {held.value} is trusted": _said(trust=held) for held in Held},
     **{f"in etcd {held.value} is trusted": _component("etcd", trust=held) for held in Held},
     "nobody knows what its kubelet trusts": _component("kubelet", trust=Held.UNKNOWN, problem="it was not seen"),
