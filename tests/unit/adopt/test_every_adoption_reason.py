@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
+
 from helpers.sentences import every_sentence, ways
 from unit.adopt.test_gates import BEGUN, NOW, machine, record, report, seen
 from unit.adopt.test_standing import look_at
 from vaultpki.adopt import drive, gates, writes
+from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION
 from vaultpki.kube.objects import ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
@@ -24,6 +27,8 @@ from vaultpki.rotation import adoption_files
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine, ClusterSeen, IssuedRequest, Served
 from vaultpki.rotation.adoption_states import FREE_STEPS, TRUSTED, AdoptionStep, Side, command_to
+from vaultpki.takeover import asked
+from vaultpki.takeover.journal import Journal
 
 _S = AdoptionState
 STEPS = [(state, back) for state in AdoptionState for back in (False, True)]
@@ -487,3 +492,31 @@ def test_a_turn_is_passed_on_and_a_machine_that_is_away_comes_back() -> None:
         away = world.put("cp-1", one).put("cp-2", replace(MACHINES["it has not read the record"](two), silent=True))
         assert gates.turn(away.record, away.seen.machines) == ""
         assert "no other one restarts etcd" in away.waits("cp-2") and ended(away, "cp-1") and ended(away, "cp-2")
+
+
+def refusals() -> Iterator[str]:
+    """Why no step is taken at all, or no new adoption begins."""
+    back = replace(at_rest(_S.SWITCHED, True).step, to=_S.RETURNING)
+    without = tuple(_said(keys=OldKeys.NONE)(each) for each in seen(back.record.state).machines)
+    silent = tuple(replace(m, report=None) if m.name == "cp-2" else m for m in without)
+    for machines, ends in ((without, NOW), (without, None), (silent, None)):
+        with pytest.raises(StateConflict) as refused:
+            gates.refuse_hopeless(back, ClusterSeen(machines=machines), ends)
+        yield str(refused.value)
+    with pytest.raises(StateConflict) as refused:
+        gates.refuse_set_back(back.record, ClusterSeen(machines=(machine("cp-2", _S.SWITCHED, report=AHEAD),)))
+    yield str(refused.value)
+    with pytest.raises(StateConflict) as refused:
+        gates.first_revision(ClusterSeen(machines=(machine("cp-2", _S.RETIRED),)), 0)
+    yield str(refused.value)
+    # A machine that stays as it is says so in its report.
+    yield from (asked._jumped(_S.DONE, None), asked._behind(back.record, 14), asked._ahead(5000, 12))
+    yield asked._without_record(Journal(_S.SWITCHED, _S.SWITCHED)).stays
+
+
+AHEAD = replace(report(_S.SWITCHED), highest=14)
+
+
+def test_what_keeps_every_step_from_being_taken_names_commands_too() -> None:
+    told = list(refusals())
+    assert len(told) == 9 and all(ways(each) for each in told)
