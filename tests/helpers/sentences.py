@@ -11,10 +11,10 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from types import FrameType, ModuleType
+from typing import Any, TypeVar
 
 import click
 
@@ -42,6 +42,12 @@ COMMANDS = {
 OTHERS = ("kubectl", "kubeadm", "systemctl", "crictl", "etcdctl", "bao")
 """Programs of others that a person runs."""
 
+Way = Sequence[tuple[str, Mapping[str, Any]]]
+"""Commands in their order, as `commands` returns them."""
+
+_W = TypeVar("_W")
+# Reasons that follow each other until a wait ends.
+_MOST = 8
 _QUOTED = re.compile(r"`([^`]+)`")
 _OR = re.compile(r"\bor\b(?=(?:[^`]*`[^`]*`)*[^`]*$)")
 
@@ -52,8 +58,8 @@ def _said(function: Callable[..., Any]) -> set[tuple[str, int, int]]:
     found = set()
     for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))):
         if isinstance(node, ast.Return | ast.Yield) and node.value is not None:
-            constant = node.value.value if isinstance(node.value, ast.Constant) else True
-            if constant:
+            nothing = (isinstance(node.value, ast.Constant) and not node.value.value) or ast.unparse(node.value) == "[]"
+            if not nothing:
                 found.add((function.__qualname__, node.lineno + first - 1, (node.end_lineno or 0) + first - 1))
     return found
 
@@ -87,6 +93,12 @@ def every_sentence(functions: Iterable[Callable[..., Any]]) -> Iterator[None]:
     assert not missed, f"nothing meets these sentences: {sorted(missed)}"
 
 
+def saying(module: ModuleType) -> tuple[Callable[..., Any], ...]:
+    """Return the functions of a module that say what is waited for, by what they return."""
+    mine = (each for each in vars(module).values() if inspect.isfunction(each) and each.__module__ == module.__name__)
+    return tuple(each for each in mine if "Waiting" in str(inspect.signature(each).return_annotation))
+
+
 def commands(reason: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the commands in a sentence, each as its name with the options that the command line reads from it.
 
@@ -97,9 +109,28 @@ def commands(reason: str) -> list[tuple[str, dict[str, Any]]]:
     return [_parsed(each) for each in _QUOTED.findall(reason) if each.startswith(known)]
 
 
-def ways(reason: str) -> list[list[tuple[str, dict[str, Any]]]]:
+def ways(reason: str) -> list[Way]:
     """Return the commands of each thing that a sentence lets a person do, in their order: "or" stands between them."""
     return [found for part in _OR.split(reason) if (found := commands(part))]
+
+
+def walked(world: _W, waits: Callable[[_W], Sequence[str]], after: Callable[[_W, Way], _W]) -> set[str]:
+    """Go each way that each reason names, and on until nothing is waited for; return the reasons that were met.
+
+    A reason is gone once its commands were run. It may lead to another one, and none comes back.
+    """
+    met = set[str]()
+    for told in waits(world):
+        assert ways(told), told
+        for way in ways(told):
+            then, before = after(world, way), [told]
+            assert told not in waits(then), (told, way)
+            while left := waits(then):
+                assert left[0] not in before and len(before) < _MOST and ways(left[0]), (left[0], before)
+                before.append(left[0])
+                then = after(then, ways(left[0])[0])
+            met |= {*before}
+    return met
 
 
 @functools.cache

@@ -6,14 +6,14 @@ list of checks is the code's own. A command may lead to the next reason, and nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from helpers.sentences import every_sentence, ways
+from helpers.sentences import Way, every_sentence, walked, ways
 from unit.adopt.test_gates import BEGUN, NOW, machine, record, report, seen
 from unit.adopt.test_standing import look_at
 from vaultpki.adopt import drive, gates, writes
@@ -50,9 +50,9 @@ class World:
         to = gates.next_state(self.record.state, back=self.back)
         return AdoptionStep(self.record, to or self.record.state, NOW)
 
-    def waits(self, node: str) -> str:
+    def waits(self, node: str) -> list[str]:
         found = drive.standing(look_at(self.record, self.seen), back=self.back).gate.waiting
-        return next((each.reason for each in found if each.node == node), "")
+        return [each.reason for each in found if each.node == node]
 
     def put(self, name: str, *changed: AdoptedMachine) -> World:
         """The same with another machine of this name, or with none."""
@@ -66,7 +66,7 @@ class World:
             world = world if each.name == node else world.put(each.name, whole(world, each))
         return world
 
-    def after(self, way: Sequence[tuple[str, Mapping[str, Any]]], node: str) -> World:
+    def after(self, way: Way, node: str) -> World:
         world = self
         for name, options in way:
             who, done = world.seen.machine(node), DONE_BY.get(name)
@@ -456,26 +456,16 @@ def test_every_reason_of_a_machine_or_of_the_cluster_names_commands_each_of_whic
             for held in (world.record, said_nothing):
                 for shown in clusters(state):
                     wrong = replace(world, record=held, seen=replace(world.seen, **shown))
-                    for each in drive.standing(look_at(held, wrong.seen), back=back).gate.waiting:
-                        met |= ended(wrong, each.node)
+                    for node in {
+                        each.node for each in drive.standing(look_at(held, wrong.seen), back=back).gate.waiting
+                    }:
+                        met |= ended(wrong, node)
     assert len(met) > 60
 
 
 def ended(world: World, node: str) -> set[str]:
-    """Go each way that a reason names to its end, and return the reasons on it."""
-    told, met = world.waits(node), set[str]()
-    if not told:
-        return met
-    assert ways(told), told
-    for way in ways(told):
-        after, before = world.after(way, node), [told]
-        while now := after.waits(node):
-            assert now not in before and len(before) < 6, (before, now, way)
-            assert ways(now), now
-            before.append(now)
-            after = after.after(ways(now)[0], node)
-        met |= {*before}
-    return met
+    """Go each way that the reasons of a machine, or of a part of the cluster, name to its end."""
+    return walked(world, lambda now: now.waits(node), lambda now, way: now.after(way, node))
 
 
 def test_a_turn_is_passed_on_and_a_machine_that_is_away_comes_back() -> None:
@@ -486,12 +476,12 @@ def test_a_turn_is_passed_on_and_a_machine_that_is_away_comes_back() -> None:
             continue
         one, two = (replace(m, report=replace(m.report, **OWES)) for m in world.seen.machines[:2] if m.report)
         both = world.put("cp-1", one).put("cp-2", two)
-        assert world.step.command in both.waits("cp-1")
+        assert world.step.command in both.waits("cp-1")[0]
         given = replace(both, record=replace(both.record, turn="cp-2"))
-        assert "waits for its turn after cp-2" in given.waits("cp-1") and ended(given, "cp-1")
+        assert "waits for its turn after cp-2" in given.waits("cp-1")[0] and ended(given, "cp-1")
         away = world.put("cp-1", one).put("cp-2", replace(MACHINES["it has not read the record"](two), silent=True))
         assert gates.turn(away.record, away.seen.machines) == ""
-        assert "no other one restarts etcd" in away.waits("cp-2") and ended(away, "cp-1") and ended(away, "cp-2")
+        assert "no other one restarts etcd" in away.waits("cp-2")[0] and ended(away, "cp-1") and ended(away, "cp-2")
 
 
 def refusals() -> Iterator[str]:
