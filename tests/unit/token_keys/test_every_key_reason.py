@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,11 +12,11 @@ import pytest
 
 from helpers.ca_certificates import ca
 from helpers.node.imagined_planes import ISSUING, ImaginedCluster, everybody, steady, until
-from helpers.sentences import commands, every_sentence
+from helpers.sentences import Way, commands, every_sentence, walked
 from vaultpki.records.node_report import BundleReport, NodeReport, Seen, TokenKeysReport
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.records.service_account import KeyRecord, KeyState, NodeKeys
-from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys import certificates, gates, starts
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys.gates import KeyTransition, key_gate
@@ -137,23 +138,25 @@ def test_every_reason_of_a_node_names_commands_each_of_which_ends_it() -> None:
 def _ended(
     record: KeyRecord, to: KeyState, holders: Mapping[str, KeyHolder], cluster: ImaginedCluster, whole: Any
 ) -> set[str]:
-    step = KeyTransition(record, to, holders, cluster.now)
-    told = {each.node: each.reason for each in key_gate(step).waiting if each.node.startswith("cp-")}
-    for node, reason in told.items():
-        if reason.endswith("whose turn it is"):
-            continue
-        found = commands(reason)
-        assert found, reason
-        for name, options in found:
+    def after(step: KeyTransition, way: Way) -> KeyTransition:
+        for name, options in way:
             if name in ("ca continue", "ca abort") and options["restarted"]:
                 (word,) = options["restarted"]
-                assert restart_refused(record, holders[word.partition("/")[0]], word) == "", reason
-                then = replace(step, record=replace(record, restarted=(word.partition("/")[0],)))
+                who = word.partition("/")[0]
+                assert restart_refused(step.record, step.holders[who], word) == ""
+                step = replace(step, record=replace(step.record, restarted=(*step.record.restarted, who)))
             else:
                 assert name in ("agent", "enroll", "lock", "apply", "ca continue", "ca abort"), name
-                then = replace(step, record=whole[0], holders=whole[1])
-            assert Waiting(node, reason) not in key_gate(then).waiting, (reason, name)
-    return {*told.values()}
+                step = replace(step, record=whole[0], holders=whole[1])
+        return step
+
+    def told(node: str, step: KeyTransition) -> list[str]:
+        found = (each.reason for each in key_gate(step).waiting if each.node == node)
+        return [each for each in found if not each.endswith("whose turn it is")]
+
+    step = KeyTransition(record, to, holders, cluster.now)
+    nodes = {each.node for each in key_gate(step).waiting if each.node.startswith("cp-")}
+    return set[str]().union(*(walked(step, functools.partial(told, node), after) for node in nodes))
 
 
 @pytest.mark.parametrize("state", [State.SWITCHED, State.RETIRED, State.RETURNING])
