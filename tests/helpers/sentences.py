@@ -56,7 +56,11 @@ def _said(function: Callable[..., Any]) -> set[tuple[str, int, int]]:
     """Return the sentences that a function can say: its name, and the first and the last line of each."""
     lines, first = inspect.getsourcelines(function)
     found = set()
-    for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))):
+    (tree,) = ast.parse(textwrap.dedent("".join(lines))).body
+    inner = {
+        each for one in ast.walk(tree) if one is not tree and isinstance(one, ast.FunctionDef) for each in ast.walk(one)
+    }
+    for node in (each for each in ast.walk(tree) if each not in inner):
         if isinstance(node, ast.Return | ast.Yield) and node.value is not None:
             nothing = (isinstance(node.value, ast.Constant) and not node.value.value) or ast.unparse(node.value) == "[]"
             if not nothing:
