@@ -102,7 +102,7 @@ def gate(step: AdoptionStep, seen: ClusterSeen) -> Gate:
         apart = tuple(reasons.waiting(step, seen.machines))
         return Gate(apart, opens=None if apart else record.since, turn=turn(record, seen.machines))
     waiting = list[Waiting]()
-    for check in GATE_CHECKS:
+    for check in ADOPTION_CHECKS:
         # Controller managers write the copies, so pods are looked at once all of them are known to hold what they give.
         if check is not _pods or not waiting:
             waiting += check(step, seen)
@@ -396,5 +396,5 @@ def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
 
 _WORDS: Final = {Side.OLD: "the old CA alone", Side.BOTH: "both CAs", Side.NEW: "the new CA alone"}
 
-GATE_CHECKS: Final = (unread, _cluster, _machines, _copies, _pods, _rights, _words)
+ADOPTION_CHECKS: Final = (unread, _cluster, _machines, _copies, _pods, _rights, _words)
 """What a gate asks, in this order. A test runs the command of each sentence."""

@@ -433,7 +433,7 @@ def at_rest(state: AdoptionState, back: bool) -> World:
 
 
 SENTENCES: tuple[Callable[..., Any], ...] = (
-    *gates.GATE_CHECKS,
+    *gates.ADOPTION_CHECKS,
     *reasons.MACHINE_CHECKS,
     reasons._no_agent,
     reasons._wrong,
