@@ -17,7 +17,6 @@ __all__ = [
     "FREE_STEPS",
     "HOMEWARD",
     "KEYS_ASIDE",
-    "KUBECONFIG",
     "KUBELETS_CHECKED",
     "LAST_STEP",
     "LEAVES_OF",
@@ -27,6 +26,7 @@ __all__ = [
     "STEPS_BY_TRUST",
     "TRUSTED",
     "WHILE_AWAY",
+    "WITH_KUBECONFIG",
     "AdoptionState",
     "AdoptionStep",
     "Side",
@@ -93,7 +93,7 @@ LEAVES_OF: Final = {
 }
 """The CA whose certificates nodes install, whichever the mount's default is."""
 
-KUBECONFIG: Final = "--kubeconfig FILE"
+WITH_KUBECONFIG: Final = "--kubeconfig FILE"
 """What every command that takes a step needs; who knows the file puts it in there."""
 
 _BY_ABORT: Final = frozenset({_S.PREPARED, _S.RETRUSTING, _S.RETURNING})
@@ -104,7 +104,7 @@ def command_to(state: AdoptionState) -> str:
 
     In prepared and returning `adopt continue` waits for nobody and leads onward again, so it gives no turn there.
     """
-    return f"vaultpki adopt {'abort' if state in _BY_ABORT else 'continue'} {KUBECONFIG}"
+    return f"vaultpki adopt {'abort' if state in _BY_ABORT else 'continue'} {WITH_KUBECONFIG}"
 
 
 SIGNER_ON: Final = frozenset({_S.PREPARED, _S.PUBLISHED, _S.SWITCHED, _S.RETURNING})

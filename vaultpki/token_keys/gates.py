@@ -172,7 +172,9 @@ def _home(step: KeyTransition) -> list[Waiting]:
     for each in record.departed:
         if each.pem and key_sha256(each.pem) != record.shared:
             until = f"until {stamp(each.until)}" if each.until is not None else "until their life is known"
-            found.append(Waiting(each.node, f"is gone, and its tokens live {until}: wait, or go on with `vaultpki ca continue`"))
+            found.append(
+                Waiting(each.node, f"is gone, and its tokens live {until}: wait, or go on with `vaultpki ca continue`")
+            )
     return found
 
 
