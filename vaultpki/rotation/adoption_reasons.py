@@ -149,9 +149,11 @@ def _echo(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -
             f"has not read the record of {step.record.state.value} yet{last}, and its kubelet is silent: bring it "
             f"back{held}; once it is back, {AGENT_DOES}, or {_gone(machine)}"
         )
+    # Of one whose Node object was deleted nobody knows whether it is silent.
+    gone = "" if machine.kubelet else f", or {_gone(machine)}"
     return (
         f"has not read the record of {step.record.state.value} yet{last}: wait for its agent's next pass, or "
-        f"{AGENT_DOES}, or {_gone(machine)}"
+        f"{AGENT_DOES}{gone}"
     )
 
 

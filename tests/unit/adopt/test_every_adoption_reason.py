@@ -357,6 +357,9 @@ MACHINES: Mapping[str, Change] = {
     "one of a pool has read a later record": _both(_said(highest=14), _only(pooled=True)),
     "it has not read the record": _said(revision=9),
     "it has not, and nobody knows since when": _both(_said(revision=9), _only(time=None)),
+    "only its Node object was deleted": lambda who: (
+        replace(who, kubelet=False, report=replace(who.report, revision=9)) if who.plane and who.report else who
+    ),
     "its kubelet is silent": _both(_said(revision=9), _only(silent=True)),
     **{f"its signer is {on}": _said(signer=on) for on in (True, False, None)},
     **{f"the flags of its signer are {on}": _only(signs=on) for on in (True, False, None)},
