@@ -11,14 +11,15 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from types import FrameType, ModuleType
+from typing import Any, TypeVar
 
 import click
 
 from vaultpki.cli import main as _main  # noqa: F401 - the commands are there once this is imported
+from vaultpki.cli.adopt import adopt_command
 from vaultpki.cli.agent import agent_command
 from vaultpki.cli.apply import apply_command
 from vaultpki.cli.ca import ca_command
@@ -27,6 +28,7 @@ from vaultpki.cli.issue import issue_command
 from vaultpki.cli.status import renew_command
 
 COMMANDS = {
+    "adopt": adopt_command,
     "agent": agent_command,
     "apply": apply_command,
     "ca": ca_command,
@@ -37,17 +39,31 @@ COMMANDS = {
     "unenroll": unenroll_command,
 }
 
+OTHERS = ("kubectl", "kubeadm", "systemctl", "crictl", "etcdctl", "bao")
+"""Programs of others that a person runs."""
+
+Way = Sequence[tuple[str, Mapping[str, Any]]]
+"""Commands in their order, as `commands` returns them."""
+
+_W = TypeVar("_W")
+# Reasons that follow each other until a wait ends.
+_MOST = 8
 _QUOTED = re.compile(r"`([^`]+)`")
+_OR = re.compile(r"\bor\b(?=(?:[^`]*`[^`]*`)*[^`]*$)")
 
 
 def _said(function: Callable[..., Any]) -> set[tuple[str, int, int]]:
     """Return the sentences that a function can say: its name, and the first and the last line of each."""
     lines, first = inspect.getsourcelines(function)
     found = set()
-    for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))):
+    (tree,) = ast.parse(textwrap.dedent("".join(lines))).body
+    inner = {
+        each for one in ast.walk(tree) if one is not tree and isinstance(one, ast.FunctionDef) for each in ast.walk(one)
+    }
+    for node in (each for each in ast.walk(tree) if each not in inner):
         if isinstance(node, ast.Return | ast.Yield) and node.value is not None:
-            constant = node.value.value if isinstance(node.value, ast.Constant) else True
-            if constant:
+            nothing = (isinstance(node.value, ast.Constant) and not node.value.value) or ast.unparse(node.value) == "[]"
+            if not nothing:
                 found.add((function.__qualname__, node.lineno + first - 1, (node.end_lineno or 0) + first - 1))
     return found
 
@@ -81,17 +97,52 @@ def every_sentence(functions: Iterable[Callable[..., Any]]) -> Iterator[None]:
     assert not missed, f"nothing meets these sentences: {sorted(missed)}"
 
 
+def saying(module: ModuleType) -> tuple[Callable[..., Any], ...]:
+    """Return the functions of a module that say what is waited for, by what they return."""
+    mine = (each for each in vars(module).values() if inspect.isfunction(each) and each.__module__ == module.__name__)
+    return tuple(each for each in mine if "Waiting" in str(inspect.signature(each).return_annotation))
+
+
 def commands(reason: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the commands in a sentence, each as its name with the options that the command line reads from it.
 
-    `--without NODE` and such alone are options of `vaultpki ca continue`. A name is such as `ca continue`.
+    `--without NODE` and such alone are options of `vaultpki ca continue`. A name is such as `ca continue`, or of
+    another program its first three words that are no options, such as `kubectl delete node`.
     """
-    return [_parsed(each) for each in _QUOTED.findall(reason) if each.startswith(("vaultpki ", "--"))]
+    known = ("vaultpki ", "--", *(f"{each} " for each in OTHERS))
+    return [_parsed(each) for each in _QUOTED.findall(reason) if each.startswith(known)]
+
+
+def ways(reason: str) -> list[Way]:
+    """Return the commands of each thing that a sentence lets a person do, in their order: "or" stands between them."""
+    return [found for part in _OR.split(reason) if (found := commands(part))]
+
+
+def walked(world: _W, waits: Callable[[_W], Sequence[str]], after: Callable[[_W, Way], _W]) -> set[str]:
+    """Go each way that each reason names, and on until nothing is waited for; return the reasons that were met.
+
+    A reason is gone once its commands were run. It may lead to another one, and none comes back.
+    """
+    met = set[str]()
+    for told in waits(world):
+        assert ways(told), told
+        for way in ways(told):
+            then, before = after(world, way), [told]
+            assert told not in waits(then), (told, way)
+            while left := waits(then):
+                assert left[0] not in before and len(before) < _MOST and ways(left[0]), (left[0], before)
+                before.append(left[0])
+                then = after(then, ways(left[0])[0])
+            met |= {*before}
+    return met
 
 
 @functools.cache
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:
     words = text.split()
+    if words[0] in OTHERS:
+        named = [each for each, before in zip(words, ["", *words], strict=False) if "-" not in (each[0], before[:1])]
+        return " ".join(each for each in named[:3] if not each.isupper()), {"words": tuple(words)}
     words = words[1:] if words[0] == "vaultpki" else ["ca", "continue", *words]
     words = [{"FILE": "admin.conf", "DIR": "there", "FILE...": "ca.crt"}.get(word, word) for word in words]
     name, command = words[0], COMMANDS[words[0]]

@@ -14,7 +14,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
-from vaultpki.records.adoption import OLD_CAS, AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import OLD_CAS, WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.redact import first_few, stamp
@@ -30,8 +30,11 @@ from vaultpki.rotation.adoption_states import (
     TRUSTED,
     AdoptionStep,
     Side,
+    command_to,
 )
 from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.rotation.reasons import AGENT_DOES
+from vaultpki.rotation.root_gates import RESTARTED, WRITTEN_ANEW
 
 _S = AdoptionState
 
@@ -98,18 +101,14 @@ def gate(step: AdoptionStep, seen: ClusterSeen) -> Gate:
     if step.path in FREE_STEPS:
         apart = tuple(reasons.waiting(step, seen.machines))
         return Gate(apart, opens=None if apart else record.since, turn=turn(record, seen.machines))
-    waiting = [*unread(step, seen), *_cluster(step, seen)]
-    opens = record.since
+    waiting = list[Waiting]()
+    for check in ADOPTION_CHECKS:
+        # Controller managers write the copies, so pods are looked at once all of them are known to hold what they give.
+        if check is not _pods or not waiting:
+            waiting += check(step, seen)
+    opens = max([record.since, *(reasons.settled(step, machine) for machine in seen.machines)])
     if record.state in _JOINS and record.joins_closed is not None:
         opens = max(opens, record.joins_closed + timedelta(seconds=JOIN))
-    waiting += reasons.waiting(step, seen.machines)
-    opens = max([opens, *(reasons.settled(step, machine) for machine in seen.machines)])
-    # Controller managers write the copies, so pods are looked at once all of them are known to hold what they give.
-    ready = not waiting
-    waiting += _copies(step, seen)
-    waiting += _pods(step, seen) if ready and not waiting else []
-    waiting += _rights(step, seen)
-    waiting += _words(step, seen)
     excused = tuple(Waiting(name, "has an agent, and the cluster has no such node") for name in seen.spare)
     return Gate(tuple(waiting), excused, None if waiting else opens, turn(record, seen.machines))
 
@@ -144,7 +143,7 @@ def refuse_hopeless(
     """
     if LEAVES_OF[step.to] is not Side.OLD or LEAVES_OF[step.record.state] is not Side.NEW:
         return
-    forward = "go on to the end by `vaultpki adopt continue`"
+    forward = f"go on to the end by `{command_to(_S.DONE)}`"
     if old_ends is not None and old_ends <= step.now:
         raise StateConflict(
             f"the way back cannot work: an old CA expired at {stamp(old_ends)}, and nobody would accept its "
@@ -158,12 +157,12 @@ def refuse_hopeless(
     if silent:
         raise StateConflict(
             f"the way back needs a key of the old CA, and no machine says that it has one; {first_few(silent)} "
-            "did not report: start the agent there, and try again"
+            f"did not report: {AGENT_DOES}, and try again"
         )
     raise StateConflict(
         "the way back cannot work: the key of the old CA is on no machine any more, so its certificates could not be "
         f"renewed; put it back from a backup, import the keys of {first_few(lacking)} from there (`vaultpki ca import "
-        f"--key`), or {forward}"
+        f"--key FILE FILE`), or {forward}"
     )
 
 
@@ -178,8 +177,8 @@ def refuse_set_back(record: AdoptionRecord, seen: ClusterSeen) -> None:
         raise StateConflict(
             f"{first_few(sorted(later))} read revision {max(later.values())} of the adoption's record, and Vault has "
             f"revision {record.revision}: it was restored from a snapshot, or somebody changed the record; no step is "
-            "taken by it; restore a later snapshot, or write the record of that revision back; a machine that is "
-            "wrong about that is left out once it is locked (`vaultpki lock NODE`)"
+            f"taken by it; restore a later snapshot, or {WRITE_BACK}; a machine that is wrong about that is left out "
+            "once it is locked (`vaultpki lock NODE`)"
         )
 
 
@@ -237,7 +236,7 @@ def restart_refused(step: AdoptionStep, machine: AdoptedMachine | None, said: st
     if machine is None:
         return f"the cluster has no node {name}, and no member of etcd there; look at `vaultpki adopt status`"
     report = machine.report
-    if report is None or not reasons.fresh(step.record, report) or report.reached is not step.record.state:
+    if report is None or not reasons.answers(step, report) or report.reached is not step.record.state:
         return (
             f"{name} has not done the steps of {step.record.state.value} yet, so a restart may have read what was "
             f"there before; wait for its report, restart it then, and pass `--restarted {said}` again"
@@ -261,7 +260,10 @@ def unread(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     needed += (BINDINGS,) if step.to is _S.SWITCHED else ()
     for part in needed:
         if part in seen.unread:
-            yield Waiting(part, f"cannot be looked at: {seen.unread[part]}")
+            yield Waiting(
+                part,
+                f"cannot be looked at: {seen.unread[part]}; run `{step.command}` with a kubeconfig that may read it",
+            )
 
 
 def _ailing(machine: AdoptedMachine, *only: str) -> bool:
@@ -300,6 +302,11 @@ def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
                 )
 
 
+def _machines(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
+    """Find what is waited for on each machine."""
+    return reasons.waiting(step, seen.machines)
+
+
 def _copies(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     """Find copies of CAs that do not hold what all must trust before the step."""
     wanted = step.trust
@@ -309,14 +316,15 @@ def _copies(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     if wrong:
         yield Waiting(
             ROOT_COPY,
-            f"does not hold {_WORDS[wanted]} in {first_few(wrong)}: the controller manager that leads writes it; look "
-            "at its log",
+            f"does not hold {_WORDS[wanted]} in {first_few(wrong)}: {WRITTEN_ANEW}",
         )
     if any(side is not wanted for side in seen.clients.values()):
+        # An API server that has not done its steps would write it as it was.
         how = (
-            f"`{step.command}` deletes it, and kube-apiserver writes it anew"
+            f"`{step.command}` deletes it once every control plane is ready, and kube-apiserver writes it anew"
             if wanted is Side.NEW
-            else "kube-apiserver writes it; look at its log"
+            else f"delete it (`kubectl -n kube-system delete configmap {AUTHENTICATION}`), and kube-apiserver writes "
+            "it anew; if it is as before then, look at its log"
         )
         yield Waiting(AUTHENTICATION, f"does not hold {_WORDS[wanted]}: {how}")
 
@@ -327,10 +335,10 @@ def _pods(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
         return
     undated = sorted(space for space, when in seen.changed.items() if when is None)
     if undated:
-        yield Waiting(ROOT_COPY, f"does not say when it changed in {first_few(undated)}: restart the pods there")
+        yield Waiting(ROOT_COPY, f"does not say when it changed in {first_few(undated)}: {WRITTEN_ANEW}")
     old = sorted(f"{pod.namespace}/{pod.name}" for pod in seen.pods if _before(pod, seen.changed.get(pod.namespace)))
     if old:
-        yield Waiting(PODS, f"{first_few(old)} started before {ROOT_COPY} held both CAs: restart them")
+        yield Waiting(PODS, f"{first_few(old)} started before {ROOT_COPY} held both CAs: {RESTARTED}")
 
 
 def _rights(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
@@ -373,8 +381,9 @@ def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     for part in _unread_servers(seen):
         yield Waiting(
             part,
-            f"cannot be looked at ({seen.unread[part]}), and may name an old CA for another server: name a kubeconfig "
-            f"that may list them, or once you know that none does, say so: `{step.command} --confirm {OTHER_SERVERS}`",
+            f"cannot be looked at ({seen.unread[part]}), and may name an old CA for another server: run "
+            f"`{step.command}` with a kubeconfig that may list them, or once you know that none does, say so: "
+            f"`{step.command} --confirm {OTHER_SERVERS}`",
         )
     if seen.servers:
         yield Waiting(
@@ -386,3 +395,6 @@ def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
 
 
 _WORDS: Final = {Side.OLD: "the old CA alone", Side.BOTH: "both CAs", Side.NEW: "the new CA alone"}
+
+ADOPTION_CHECKS: Final = (unread, _cluster, _machines, _copies, _pods, _rights, _words)
+"""What a gate asks, in this order. A test runs the command of each sentence."""

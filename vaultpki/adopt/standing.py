@@ -13,6 +13,7 @@ from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.redact import first_few, printable, stamp
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
+from vaultpki.rotation.adoption_states import WITH_KUBECONFIG
 from vaultpki.show import table
 from vaultpki.show.ca import fitted, gate_lines
 from vaultpki.show.table import Column
@@ -145,10 +146,10 @@ def _below(outcome: AdoptionOutcome, kubeconfig: str, *, back: bool) -> Iterator
         yield "Not done yet in the cluster's API server:"
         for each in due:
             yield printable(f"  {each.text}")
-    yield from map(printable, gate_lines(outcome.gate, now))
+    command = f"-f {look.cluster.file} --kubeconfig {kubeconfig}"
+    yield from (printable(line.replace(WITH_KUBECONFIG, command)) for line in gate_lines(outcome.gate, now))
     for note in outcome.notes:
         yield printable(f"{note[0].upper()}{note[1:]}.")
-    command = f"-f {look.cluster.file} --kubeconfig {kubeconfig}"
     yield printable(f"Next: {_next(outcome, command, back=back)}.")
     home = gates.next_state(record.state, back=True)
     if home is not None and not back:
@@ -179,7 +180,7 @@ def _next(outcome: AdoptionOutcome, command: str, *, back: bool) -> str:
         return f"{again} {_DOES[outcome.to]}"
     person = next((each for each in outcome.gate.waiting if not each.itself), None)
     if person is not None:
-        return f"{person.node} {person.reason}"
+        return f"{person.node} {person.reason.replace(WITH_KUBECONFIG, command)}"
     return f"wait; `vaultpki adopt {verb} {command} --wait` goes on by itself"
 
 

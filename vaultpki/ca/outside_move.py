@@ -19,6 +19,7 @@ from vaultpki.redact import printable
 from vaultpki.rotation import root_steps
 from vaultpki.rotation.gates import SIGNER_OUTSIDE, Gate, Participant, Waiting
 from vaultpki.rotation.mount_steps import RotationMount
+from vaultpki.rotation.reasons import AGENT_DOES
 
 
 def refuse_other_root(scene: Scene) -> None:
@@ -107,7 +108,7 @@ def _unlisted(scene: Scene, record: RotationRecord, sha256: str) -> Iterator[Wai
             yield Waiting(
                 node.name,
                 f"does not have {sha256} in root_sha256 of its agent.yaml: write it there, beside the other one, as a "
-                f"list, or go on without the node (`--without {node.name}`)",
+                f"list, and {AGENT_DOES}, or go on without the node (`--without {node.name}`)",
             )
 
 
@@ -118,7 +119,7 @@ def _unpinned(scene: Scene, new: CaRef) -> Iterator[Waiting]:
         yield Waiting(
             "cluster.yaml",
             f"write `root_sha256: [{', '.join([*pins, new.sha256])}]` below `ca` in {scene.target.file}, since no root "
-            "that it names vouches for the new one",
+            "that it names vouches for the new one, and run `vaultpki ca continue` with it",
         )
 
 

@@ -55,6 +55,10 @@ class ComponentReport:
     problem: str = ""
 
 
+STATIC_POD: Final = "the static pod "
+"""How `who` of a `MountReport` begins where the kubelet of the machine runs it by a manifest."""
+
+
 @dataclass(frozen=True, slots=True)
 class MountReport:
     """A file or folder of kubeadm's at `path` that a container has mounted which is no component: `who` that is.

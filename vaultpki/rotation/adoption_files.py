@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
+from vaultpki.kube.objects import ROOT_COPY
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.records.adoption_report import AdoptionReport, Held
+from vaultpki.records.adoption_report import STATIC_POD, AdoptionReport, Held
 from vaultpki.redact import first_few, printable
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
 from vaultpki.rotation.adoption_states import LAST_STEP, AdoptionStep, Side
+from vaultpki.rotation.reasons import AGENT_DOES
 
 _TO_THE_END: Final = (AdoptionState.RETIRED, AdoptionState.DONE)
 _WORDS: Final = {Side.OLD: "old", Side.NEW: "new"}
 _INSTEAD: Final = {
-    Side.OLD: "write the kubeconfig that `vaultpki issue admin` makes",
-    Side.NEW: "write the one of kubeadm, or another with a certificate of the old CA,",
+    Side.OLD: "write the kubeconfig that `vaultpki issue admin --dir DIR` makes into that file",
+    Side.NEW: (
+        "write one with a certificate of the old CA into that file, such as `kubeadm kubeconfig user --client-name "
+        "NAME` prints on a control plane"
+    ),
 }
 
 
@@ -29,17 +34,20 @@ def mounts(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
         what = f"{each.path}, which {each.who} has mounted"
         if step.trust is Side.BOTH and each.trust in (Held.OLD, Held.NEW):
             lacks = "new" if each.trust is Held.OLD else "old"
-            return printable(f"{what}, lacks the {lacks} CA: write it into that file beside the other one")
+            return printable(
+                f"{what}, lacks the {lacks} CA: write it into that file beside the other one (`kubectl config "
+                f"set-cluster NAME --kubeconfig {each.path} --embed-certs --certificate-authority FILE`, with what "
+                f"{ROOT_COPY} of any namespace holds)"
+            )
         wrong = Side.NEW if home else Side.OLD
         if step.trust is not Side.BOTH and each.leaves is HELD[wrong]:
-            return printable(
-                f"{what}, logs in with a certificate of the {_WORDS[wrong]} CA: {_INSTEAD[wrong]} into that file"
-            )
+            return printable(f"{what}, logs in with a certificate of the {_WORDS[wrong]} CA: {_INSTEAD[wrong]}")
         if not each.fresh and step.path != _TO_THE_END:
-            return printable(
-                f"{each.who} has {each.path} mounted as it was before its last change: restart it "
-                f"(`kubectl delete pod`){_named(machine)}"
-            )
+            old = f"{each.who} has {each.path} mounted as it was before its last change"
+            if each.who.startswith(STATIC_POD):
+                # To delete what the API server shows of it restarts nothing.
+                return printable(f"{old}: run `vaultpki adopt node` there as root, which restarts it or says why not")
+            return printable(f"{old}: restart it (`kubectl delete pod NAME -n NAMESPACE`){_named(machine)}")
     return ""
 
 
@@ -50,7 +58,8 @@ def pairs(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -
         return ""
     return printable(
         f"{first_few(report.pairs)}: a certificate of the old CA that no state replaces; put one of Vault's there, "
-        "such as by a row of your own in cluster.yaml whose file the flag names, and restart what reads it"
+        "such as by a row of your own in cluster.yaml whose file the flag names (`vaultpki apply`, and then `vaultpki "
+        "agent --once` there), and restart what reads it"
     )
 
 
@@ -59,7 +68,7 @@ def _unseen(machine: AdoptedMachine) -> str:
         return ""
     return (
         f"its agent is too old to say which files pods have mounted there, and {printable(machine.mounting[0])} mounts "
-        "one of kubeadm's: upgrade the agent"
+        f"one of kubeadm's: upgrade the agent, and {AGENT_DOES}"
     )
 
 

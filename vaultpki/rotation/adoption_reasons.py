@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation import adoption_files
@@ -23,6 +23,7 @@ from vaultpki.rotation.adoption_states import (
     Side,
 )
 from vaultpki.rotation.gates import Waiting
+from vaultpki.rotation.reasons import AGENT_DOES
 
 LONGEST_LOOK_AGAIN: Final = 360
 """Seconds for which a gate waits after the last change on a machine: the slowest reader looks every five minutes.
@@ -38,7 +39,7 @@ def reason(step: AdoptionStep, machine: AdoptedMachine) -> str:
     """Return what must happen on a machine before the step, as a sentence without a subject; "" if nothing."""
     if not machine.enrolled or machine.report is None:
         return _no_agent(machine)
-    return next((found for check in _CHECKS if (found := check(step, machine, machine.report))), "")
+    return next((found for check in MACHINE_CHECKS if (found := check(step, machine, machine.report))), "")
 
 
 def waiting(step: AdoptionStep, machines: Iterable[AdoptedMachine]) -> Iterator[Waiting]:
@@ -66,7 +67,7 @@ def by_itself(step: AdoptionStep, machine: AdoptedMachine) -> bool:
     report = machine.report
     if not machine.enrolled or report is None:
         return False
-    first = next((check for check in _CHECKS if check(step, machine, report)), None)
+    first = next((check for check in MACHINE_CHECKS if check(step, machine, report)), None)
     return first is _echo or (report.by_agent and first in (_steps, _trust, _memory, _leaves, _shown, _signer))
 
 
@@ -83,6 +84,15 @@ def fresh(record: AdoptionRecord, report: AdoptionReport) -> bool:
     return record.entered <= report.revision <= record.revision and report.highest <= record.revision
 
 
+def answers(step: AdoptionStep, report: AdoptionReport) -> bool:
+    """Return whether a report answers the record as it stands.
+
+    Where the SHA-256 of the old CAs is out of agent.yaml at the end, nobody asks for the record any more.
+    """
+    ended = step.resting and step.to is AdoptionState.DONE and report.reached is AdoptionState.DONE
+    return ended or fresh(step.record, report)
+
+
 def arrived(record: AdoptionRecord, machine: AdoptedMachine) -> bool:
     """Return whether a machine has done all steps of this state, with every component healthy."""
     report = machine.report
@@ -95,61 +105,56 @@ def _no_agent(machine: AdoptedMachine) -> str:
     if machine.enrolled and machine.unknown:
         return (
             f"the configuration of its kubelet cannot be read ({printable(machine.unknown)}), so nobody knows whether "
-            f"it uses the agent's certificates: cure that, or if {machine.name} is gone for good, delete the node "
-            f"(`kubectl delete node {machine.name}`)"
+            f"it uses the agent's certificates: cure that, or {_gone(machine)}"
         )
     if machine.enrolled and machine.time is not None:
         return (
             "its agent reports nothing of the adoption: it is older than this vaultpki, or it did not join where "
-            f"kubeadm's files lie, so its agent.yaml lacks `adopt`; upgrade it, or enrol {machine.name} again and join "
-            "with the folder of kubeadm's certificates (`vaultpki agent --join FILE --dir DIR`)"
+            f"kubeadm's files lie, so its agent.yaml lacks `adopt`; upgrade it, and {AGENT_DOES}, or enrol it again "
+            f"(`{_enroll(machine)}`) and join it with the folder of kubeadm's certificates (`vaultpki agent --join "
+            "FILE --dir DIR`)"
         )
     if machine.enrolled:
         return (
-            "is enrolled and reports nothing of the adoption: start its agent, or if it never joined, end its "
-            f"credentials (`vaultpki lock {machine.name}`)"
+            f"is enrolled and reports nothing of the adoption: start its agent, or {AGENT_DOES}, or if it never "
+            f"joined, end its credentials (`vaultpki lock {machine.name}`)"
         )
-    if machine.kubelet:
-        return (
-            f"has no agent: enrol it (`vaultpki enroll {machine.name}`), or if it is gone for good, delete the node "
-            f"(`kubectl delete node {machine.name}`)"
-        )
-    return (
-        f"is a member of etcd without an agent: enrol it (`vaultpki enroll {machine.name}`), or if it is gone for "
-        "good, remove the member from etcd"
-    )
+    what = "has no agent" if machine.kubelet else "is a member of etcd without an agent"
+    return f"{what}: enrol it (`{_enroll(machine)}`), or {_gone(machine)}"
 
 
 def _set_back(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
-    del machine
     highest = max(report.highest, report.revision)
     if report.not_followed:
         return (
             f"has read revision {highest} of the record, and does not follow revision {report.not_followed}: no "
-            "adoption comes so far ahead, so no vaultpki wrote it; find out who did, and write the right one back"
+            f"adoption comes so far ahead, so no vaultpki wrote it; find out who did, and {WRITE_BACK}"
         )
     if highest > step.record.revision:
         return (
             f"has read revision {highest} of the record, and Vault has {step.record.revision}: it was restored "
-            "from a snapshot; restore a later one, or write the record of that revision back"
+            f"from a snapshot, or somebody changed it; restore a later snapshot, or {WRITE_BACK}, or if the machine "
+            f"is wrong about that, join it anew (`{_enroll(machine)}`)"
         )
     return ""
 
 
 def _echo(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
-    if fresh(step.record, report):
-        return ""
-    if step.resting and step.to is AdoptionState.DONE and report.reached is AdoptionState.DONE:
-        # Where the SHA-256 of the old CAs is out of agent.yaml, nobody asks for the record any more.
+    if answers(step, report):
         return ""
     last = f", and last reported at {stamp(machine.time)}" if machine.time is not None else ""
     if machine.silent:
         held = ", and until then no other one restarts etcd or kube-apiserver" if machine.by_turn else ""
         return (
             f"has not read the record of {step.record.state.value} yet{last}, and its kubelet is silent: bring it "
-            f"back{held}, or if it is gone for good, delete the node (`kubectl delete node {machine.name}`)"
+            f"back{held}; once it is back, {AGENT_DOES}, or {_gone(machine)}"
         )
-    return f"has not read the record of {step.record.state.value} yet{last}: wait for its agent's pass, or start it"
+    # Of one whose Node object was deleted nobody knows whether it is silent.
+    gone = "" if machine.kubelet else f", or {_gone(machine)}"
+    return (
+        f"has not read the record of {step.record.state.value} yet{last}: wait for its agent's next pass, or "
+        f"{AGENT_DOES}{gone}"
+    )
 
 
 def _steps(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
@@ -159,13 +164,18 @@ def _steps(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
     whose = step.record.turn
     if step.record.state is AdoptionState.DONE:
         # Nothing is restarted for it, and no record makes a machine delete what the way back needs.
-        how = "its agent does that" if report.by_agent else "run `vaultpki adopt node --finish` there as root"
+        how = f"its agent does that, or root at once ({_FINISH})" if report.by_agent else f"run {_FINISH} there as root"
         return f"still owes: {printable(first)}; {how}"
     if machine.by_turn and whose and whose != machine.name:
-        return f"waits for its turn after {whose}; it still owes: {printable(first)}"
+        return (
+            f"waits for its turn after {whose}, and `{step.command}` passes that on; it still owes: {printable(first)}"
+        )
     if machine.by_turn and not whose:
-        return f"waits for its turn, which `{step.command}` gives it; it still owes: {printable(first)}"
-    how = "its agent does them" if report.by_agent else "run `vaultpki adopt node` there as root"
+        return (
+            f"waits for its turn, which `{step.command}` gives it while no other control plane or member of etcd is "
+            f"away; it still owes: {printable(first)}"
+        )
+    how = "its agent does them, or root at once (`vaultpki adopt node`)" if report.by_agent else _MACHINE_DOES
     return f"has not done the steps of {step.record.state.value}: {printable(first)}; {how}"
 
 
@@ -174,14 +184,17 @@ def _components(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionRep
     if onward and machine.kubelet and "kubelet" not in report.components:
         return (
             "its agent finds no kubelet there, which would be locked out: correct `folders.kubelet` in its agent.yaml "
-            "(the kubelet's config.yaml lies beside that folder)"
+            f"(the kubelet's config.yaml lies beside that folder), and {AGENT_DOES}"
         )
     if machine.stopped:
-        return f"{machine.stopped[0]} does not run there, as the API server shows: look at its log"
+        return (
+            f"{machine.stopped[0]} does not run there, as the API server shows: look at its log, cure that, and have "
+            f"its kubelet start it again ({_KUBELET_ANEW})"
+        )
     for name, one in report.components.items():
         if not one.healthy:
             why = printable(one.problem) or "it does not say why"
-            return f"{name} is not healthy there ({why}): look at its log"
+            return f"{name} is not healthy there ({why}): look at its log, cure that, and {AGENT_DOES}"
     return ""
 
 
@@ -192,20 +205,22 @@ def _starts(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport)
     for name, shown in machine.started.items() if not machine.later else ():
         told = report.components[name].started if name in report.components else None
         if told is None:
-            return f"does not say when {name} started there: look at its agent's log"
+            return f"does not say when {name} started there: {AGENT_DOES}"
         if machine.time is not None and shown > machine.time + _CLOCKS:
-            return f"{name} was started there at {stamp(shown)}, after its last report: wait for the next one"
+            return (
+                f"{name} was started there at {stamp(shown)}, after its last report: wait for the next one, or "
+                f"{AGENT_DOES}"
+            )
         if told > shown + _CLOCKS:
             return (
                 f"reports that {name} started at {stamp(told)}, and the API server shows {stamp(shown)}: wait until "
-                "its kubelet shows the new start"
+                f"its kubelet shows the new start, or restart that ({_KUBELET_ANEW})"
             )
     return ""
 
 
 def _trust(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
-    del machine
-    return _wrong(step.trust, report.trust, "on its disk", "trusts")
+    return _wrong(step.trust, report.trust, "on its disk", "trusts", machine)
 
 
 def _memory(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
@@ -219,23 +234,24 @@ def _memory(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport)
                 f"it is not known what {name} holds there{_because(one.problem)}: restart it there, and run "
                 f"`{step.command} --restarted {machine.name}/{name}`"
             )
-        if found := _wrong(step.trust, one.trust, f"in {name}", "trusts"):
+        if found := _wrong(step.trust, one.trust, f"in {name}", "trusts", machine):
             return found
-    return "" if report.components else "reports no component: look at its agent's log"
+    return "" if report.components else f"reports no component: {AGENT_DOES}"
 
 
 def _leaves(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
-    found = _wrong(step.leaves, report.leaves, "on its disk", "has certificates of")
+    found = _wrong(step.leaves, report.leaves, "on its disk", "has certificates of", machine)
     if found and machine.later:
         return (
-            "joined with certificates of the new CAs, and has none to go back to: delete the node, reset it (`kubeadm "
-            "reset`), and join it again by kubeadm once the way back has ended"
+            f"joined with certificates of the new CAs, and has none to go back to: {_taken_out(machine)}, reset it "
+            "(`kubeadm reset`), and join it again by kubeadm once the way back has ended"
         )
     kept = report.kept_until
     if found and step.leaves is Side.OLD and kept is not None and kept <= step.now:
         return (
             f"its kept certificates of the old CA expired at {stamp(kept)}, and it goes on with those of the new one: "
-            f"sign them again with the old CA's key (`vaultpki adopt node --dry-run` on {machine.name} says how)"
+            "run `vaultpki adopt node` there as root, which signs them again with the old CA's key, or says where that "
+            "must lie"
         )
     return found
 
@@ -251,14 +267,17 @@ def _shown(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
             which = "that its kubelet has made itself"
         else:
             continue
-        return f"presents a certificate {which} at {each.place} ({each.row}): restart what listens there"
+        how = _KUBELET_ANEW if each.row == "kubelet" else "`crictl stop ID`, and its kubelet starts it again"
+        return f"presents a certificate {which} at {each.place} ({each.row}): restart what listens there ({how})"
     for name, one in report.components.items():
         if one.leaves is Held.UNKNOWN and f"{machine.name}/{name}" not in step.record.restarted:
             return (
                 f"it is not known which certificate {name} shows{_because(one.problem)}: restart it there, and run "
                 f"`{step.command} --restarted {machine.name}/{name}`"
             )
-        if one.leaves is not Held.UNKNOWN and (found := _wrong(step.leaves, one.leaves, f"in {name}", "shows")):
+        if one.leaves is not Held.UNKNOWN and (
+            found := _wrong(step.leaves, one.leaves, f"in {name}", "shows", machine)
+        ):
             return found
     return ""
 
@@ -267,36 +286,37 @@ def _signer(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport)
     """Find a CSR signer that runs before the last step, or one that is off at the end of the way back."""
     off = {report.signer, machine.signs} == {False} if machine.plane else True not in (report.signer, machine.signs)
     if step.path == LAST_STEP and not off:
-        return "its controller manager still signs CSRs with the old CA, or does not say: wait for its agent"
+        return f"its controller manager still signs CSRs with the old CA, or does not say: {_does(machine)}"
     # With the key in Vault alone nothing on this machine could sign; its kubelets get their certificates of Vault.
     if report.no_signer and "kubernetes" in step.record.imported:
         return ""
     if step.to is AdoptionState.PREPARED and machine.plane and (report.signer is not True or machine.signs is False):
-        return "its controller manager does not sign CSRs again yet: wait for its agent"
+        # It may not restart that before its turn.
+        owes = _steps(step, machine, report)
+        return owes or f"its controller manager does not sign CSRs again yet: {_does(machine)}"
     return ""
 
 
 def _kubelet(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     """Find a kubelet that asks for certificates of the old CA, or does not any more at the end of the way back."""
     if step.leaves is Side.NEW and True in (report.rotates, machine.rotates):
-        return "its kubelet runs with rotateCertificates, and would ask the old CA for a certificate: restart it"
+        return f"its kubelet runs with rotateCertificates, and would ask the old CA for a certificate: {_ROTATES}"
     if step.to is AdoptionState.PREPARED and machine.kubelet and False in (report.rotates, machine.rotates):
-        return "its kubelet runs without rotateCertificates, and would not renew its certificate: restart it"
+        return f"its kubelet runs without rotateCertificates, and would not renew its certificate: {_ROTATES}"
     return ""
 
 
 def _keys(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
-    del machine
     if step.resting and step.to is AdoptionState.DONE and report.keys is not OldKeys.NONE and not step.record.kept:
-        return "keys of the old CAs lie there still: wait for its agent"
+        return f"keys of the old CAs lie there still: run {_FINISH} there as root"
     if step.leaves is Side.NEW and report.keys is OldKeys.IN_PLACE:
-        return "the keys of the old CAs lie where kubeadm makes certificates with them: wait for its agent"
+        return f"the keys of the old CAs lie where kubeadm makes certificates with them: {_does(machine)}"
     if step.to is AdoptionState.PREPARED and report.keys is OldKeys.ASIDE:
-        return "the keys of the old CAs do not lie where kubeadm looks for them yet: wait for its agent"
+        return f"the keys of the old CAs do not lie where kubeadm looks for them yet: {_does(machine)}"
     return ""
 
 
-_CHECKS: Final[tuple[Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], str], ...]] = (
+MACHINE_CHECKS: Final[tuple[Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], str], ...]] = (
     _set_back,
     _echo,
     _signer,
@@ -312,21 +332,51 @@ _CHECKS: Final[tuple[Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], st
     adoption_files.pairs,
     _keys,
 )
+"""What a gate asks of a machine's report, in this order. A test runs the command of each sentence."""
 
 _WORDS: Final = {Side.OLD: "old", Side.NEW: "new"}
+_MACHINE_DOES: Final = "run `vaultpki adopt node` there as root, which does it or says why not"
+_FINISH: Final = "`vaultpki adopt node --finish`"
+_KUBELET_ANEW: Final = "`systemctl restart kubelet` there"
+_ROTATES: Final = (
+    f"restart it ({_KUBELET_ANEW}), and where a flag or a drop-in of its own sets that, take that out first"
+)
 
 
-def _wrong(wanted: Side | None, held: Held, where: str, verb: str) -> str:
+def _does(machine: AdoptedMachine) -> str:
+    """Return what has a machine do what its state asks: one that joined later has only its agent's files."""
+    return AGENT_DOES if machine.later else _MACHINE_DOES
+
+
+def _enroll(machine: AdoptedMachine) -> str:
+    """Return the command that enrols a machine; one with a live credential is enrolled with --replace only."""
+    pool, again = " --pool POOL" if machine.pooled else "", " --replace" if machine.enrolled else ""
+    return f"vaultpki enroll {machine.name}{pool}{again}"
+
+
+def _gone(machine: AdoptedMachine) -> str:
+    return f"if it is gone for good, {_taken_out(machine)}"
+
+
+def _taken_out(machine: AdoptedMachine) -> str:
+    """Return how a machine stops to count; one of the control plane or of etcd counts while its agent may report."""
+    how = [f"`kubectl delete node {machine.name}`"] if machine.kubelet else []
+    how += ["`etcdctl member remove ID`"] if machine.member else []
+    how += [f"`vaultpki lock {machine.name}`"] if machine.by_turn and machine.enrolled else []
+    return f"take it out of the cluster ({', '.join(how)})"
+
+
+def _wrong(wanted: Side | None, held: Held, where: str, verb: str, machine: AdoptedMachine) -> str:
     """Return what is wrong with CAs that are held, as the rest of a sentence; "" if they are as wanted."""
     if wanted is None or held is HELD[wanted]:
         return ""
     if held in (Held.MIXED, Held.UNKNOWN):
-        return f"does not have the same everywhere {where}, or does not say: look at its agent's log"
+        return f"does not have the same everywhere {where}, or does not say: {_does(machine)}"
     if wanted is Side.BOTH:
         lacks = "new" if held is Held.OLD else "old"
-        return f"does not trust the {lacks} CA {where} yet: wait for its agent"
+        return f"does not trust the {lacks} CA {where} yet: {_does(machine)}"
     other = "old" if wanted is Side.NEW else "new"
-    return f"still {verb} the {other} CA {where}: wait for its agent"
+    return f"still {verb} the {other} CA {where}: {_does(machine)}"
 
 
 def _because(problem: str) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "STEPS_BY_TRUST",
     "TRUSTED",
     "WHILE_AWAY",
+    "WITH_KUBECONFIG",
     "AdoptionState",
     "AdoptionStep",
     "Side",
@@ -92,6 +93,9 @@ LEAVES_OF: Final = {
 }
 """The CA whose certificates nodes install, whichever the mount's default is."""
 
+WITH_KUBECONFIG: Final = "--kubeconfig FILE"
+"""What every command that takes a step needs; who knows the file puts it in there."""
+
 _BY_ABORT: Final = frozenset({_S.PREPARED, _S.RETRUSTING, _S.RETURNING})
 
 
@@ -100,7 +104,7 @@ def command_to(state: AdoptionState) -> str:
 
     In prepared and returning `adopt continue` waits for nobody and leads onward again, so it gives no turn there.
     """
-    return f"vaultpki adopt {'abort' if state in _BY_ABORT else 'continue'}"
+    return f"vaultpki adopt {'abort' if state in _BY_ABORT else 'continue'} {WITH_KUBECONFIG}"
 
 
 SIGNER_ON: Final = frozenset({_S.PREPARED, _S.PUBLISHED, _S.SWITCHED, _S.RETURNING})

@@ -35,7 +35,15 @@ CONTROLLER_MANAGER: Final = "kube-controller-manager"
 # A file in a pod that runs already changes with the kubelet's next look at it, which comes once a minute and a half.
 _KUBELET: Final = timedelta(seconds=120)
 
-_PUBLISHED: Final = "the controller manager that leads publishes it; look at its log"
+_ANEW: Final = "and the controller manager that leads writes it anew; if it is as before then, look at its log"
+
+WRITTEN_ANEW: Final = f"delete it there (`kubectl -n NAMESPACE delete configmap {ROOT_COPY}`), {_ANEW}"
+"""What a person does where the copy of a namespace is not right, though every controller manager is."""
+
+RESTARTED: Final = "restart them, such as by `kubectl -n NAMESPACE delete pod NAME`"
+"""What a person does with pods that hold what their copy was before."""
+
+_EDIT: Final = "`kubectl edit clustertrustbundle NAME`"
 
 _FOLLOWED: Final = frozenset(
     {State.SWITCHED, State.RETIRED, State.RETRUSTING, State.RETURNING, State.DONE, State.STEADY}
@@ -163,7 +171,7 @@ def _pods(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None)
         return bundles
     if found is not None:
         copies = _copies(found, root, holds=holds, which="new" if holds and to is State.SWITCHED else "old")
-        return [*copies, *bundles] or (_started_before(found) if pods_count else [])
+        return [*copies, *bundles] or (_started_before(found, to) if pods_count else [])
     if PODS in record.checked or not pods_count:
         return []
     which = "the old" if to is State.RETURNING else "the new"
@@ -171,7 +179,8 @@ def _pods(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None)
         f"pass `--kubeconfig FILE`, which looks at every {ROOT_COPY}, {CLUSTER_TRUST_BUNDLE} and pod, or once every "
         f"{ROOT_COPY} and {CLUSTER_TRUST_BUNDLE} holds {which} root and every pod was restarted, `--checked {PODS}`"
     )
-    return [Waiting(PODS, how)] if not own.waiting else [Waiting(PODS, "restart them once every node is ready")]
+    later = f"restart them once every node is ready: `{command(to)}` says then how"
+    return [Waiting(PODS, later if own.waiting else how)]
 
 
 def _copies(found: KubeTrust, root: str, *, holds: bool, which: str) -> list[Waiting]:
@@ -181,7 +190,7 @@ def _copies(found: KubeTrust, root: str, *, holds: bool, which: str) -> list[Wai
     )
     if not wrong:
         return []
-    return [Waiting(ROOT_COPY, f"{_fault(which, holds=holds)} in {_some(wrong, 'namespace')}: {_PUBLISHED}")]
+    return [Waiting(ROOT_COPY, f"{_fault(which, holds=holds)} in {_some(wrong, 'namespace')}: {WRITTEN_ANEW}")]
 
 
 def _bundles(record: RotationRecord, to: State, found: KubeTrust) -> list[Waiting]:
@@ -193,9 +202,7 @@ def _bundles(record: RotationRecord, to: State, found: KubeTrust) -> list[Waitin
     if not root:
         return []
     if found.bundles_unread:
-        yourself = f", look yourself, and say `--checked {PODS}`" if _roots_of_pods(record, to)[1] else ""
-        why = f"cannot be looked at: {found.bundles_unread}; allow it, or leave out `--kubeconfig`{yourself}"
-        return [Waiting(CLUSTER_TRUST_BUNDLE, why)]
+        return [Waiting(CLUSTER_TRUST_BUNDLE, f"cannot be looked at: {found.bundles_unread}; allow it, {_blind(to)}")]
     roots = {ca.sha256 for ca in (record.old, record.new) if ca is not None}
     fault = _fault("old" if root == record.old.sha256 else "new", holds=holds)
 
@@ -207,8 +214,8 @@ def _bundles(record: RotationRecord, to: State, found: KubeTrust) -> list[Waitin
     return [
         Waiting(CLUSTER_TRUST_BUNDLE, f"{fault} in {first_few(sorted(names))}: {what_to_do}")
         for published, what_to_do in (
-            (True, f"{_PUBLISHED}, and delete one that no controller manager keeps up"),
-            (False, f"add it, as every {ROOT_COPY} has it" if holds else "take it out"),
+            (True, f"delete it (`kubectl delete clustertrustbundle NAME`), {_ANEW}"),
+            (False, f"{f'add it, as every {ROOT_COPY} has it' if holds else 'take it out'} ({_EDIT})"),
         )
         if (names := [bundle.name for bundle in bad if bundle.published is published])
     ]
@@ -218,14 +225,19 @@ def _fault(which: str, *, holds: bool) -> str:
     return f"does not hold the {which} root yet" if holds else f"still holds the {which} root"
 
 
-def _started_before(found: KubeTrust) -> list[Waiting]:
+def _blind(to: State) -> str:
+    """Return the way on without a look at the cluster."""
+    return f"or run `{command(to)}` without a kubeconfig, which says what to look at yourself"
+
+
+def _started_before(found: KubeTrust, to: State) -> list[Waiting]:
     changed = {copy.namespace: copy.changed for copy in found.copies}
     undated = sorted(namespace for namespace, when in changed.items() if when is None)
     if undated:
-        why = f"does not say when it changed in {_some(undated, 'namespace')}: restart the pods there, and pass "
-        return [Waiting(ROOT_COPY, f"{why}`--checked {PODS}` without `--kubeconfig`")]
+        where = _some(undated, "namespace")
+        return [Waiting(ROOT_COPY, f"does not say when it changed in {where}: {WRITTEN_ANEW}, {_blind(to)}")]
     old = sorted(f"{pod.namespace}/{pod.name}" for pod in found.pods if _before(pod, changed.get(pod.namespace)))
-    return [Waiting(PODS, f"{_some(old, 'pod')} started before {ROOT_COPY} changed: restart them")] if old else []
+    return [Waiting(PODS, f"{_some(old, 'pod')} started before {ROOT_COPY} changed: {RESTARTED}")] if old else []
 
 
 def _before(pod: PodStart, changed: datetime | None) -> bool:

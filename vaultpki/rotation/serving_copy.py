@@ -81,7 +81,7 @@ def _unknown(record: RotationRecord, to: State) -> str:
 
 def _apply() -> str:
     written = f"`vaultpki issue admin --dir DIR` writes {_FILE}"
-    return f"{written}; apply it with kubectl, and restart what reads it only at its start"
+    return f"{written}; apply it (`kubectl apply -f DIR/{_FILE}`), and restart what reads it only at its start"
 
 
 def _held(found: KubeTrust) -> Iterator[frozenset[str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vaultpki.node.assignment import Assignment
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held
 from vaultpki.rotation.adoption_states import LEAVES_OF, TRUSTED, WHILE_AWAY, Side
 from vaultpki.takeover.arrangement import HOME, Arrangement, FolderKind, arrangement
@@ -136,8 +136,8 @@ def _jumped(state: AdoptionState, reached: AdoptionState | None) -> str:
     before = "and no adoption that waits for this machine leads from there to that state"
     return (
         f"the record of the adoption says {state.value}, and this machine {stands}, {before}: the machine stays as it "
-        "is, and nothing is deleted here; find out who wrote the record, and write the right one back; a machine that "
-        "was no part of the cluster then is made anew (`kubeadm reset`), and joins again"
+        f"is, and nothing is deleted here; find out who wrote the record, and {WRITE_BACK}; a machine that was no part "
+        "of the cluster then is made anew (`kubeadm reset`), and joins again"
     )
 
 
@@ -145,8 +145,8 @@ def _behind(record: AdoptionRecord, highest: int) -> str:
     return (
         f"this machine has read revision {highest} of the adoption's record, and Vault has revision {record.revision} "
         f"({record.state.value}): it was restored from a snapshot, or somebody changed the record; until it has a "
-        "later one this machine takes no trust away and exchanges no certificates; restore a later snapshot, or write "
-        "the record back"
+        "later one this machine takes no trust away and exchanges no certificates; restore a later snapshot, or "
+        f"{WRITE_BACK}"
     )
 
 
@@ -154,5 +154,5 @@ def _ahead(revision: int, highest: int) -> str:
     return (
         f"this machine has read revision {highest} of the adoption's record, and does not follow revision {revision}: "
         "no adoption comes so far ahead, so no vaultpki wrote it; the machine stays as it is; find out who wrote that "
-        "record, and write the right one back"
+        f"record, and {WRITE_BACK}"
     )

@@ -20,7 +20,7 @@ from vaultpki.kube.objects import mapping
 from vaultpki.kube.pod_files import host_paths, named_files, named_in
 from vaultpki.pki.facts import Facts
 from vaultpki.places import is_below
-from vaultpki.records.adoption_report import RESTART_ORDER, Held, MountReport, common
+from vaultpki.records.adoption_report import RESTART_ORDER, STATIC_POD, Held, MountReport, common
 from vaultpki.takeover import folders
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 from vaultpki.takeover.context import TakeOver
@@ -140,7 +140,7 @@ def report(run: TakeOver, ready: Mapping[str, bool]) -> tuple[MountReport, ...]:
     """Return what is to be said of mounted files; `ready` says of each static pod whether it has those of now."""
     static, found = tuple(pods(run.machine)), list[MountReport]()
     for pod in static:
-        found += [_said(run, f"the static pod {pod.name}", path, fresh=ready[pod.manifest]) for path in pod.paths]
+        found += [_said(run, f"{STATIC_POD}{pod.name}", path, fresh=ready[pod.manifest]) for path in pod.paths]
     waiting = {path for pod in static if not ready[pod.manifest] for path in pod.paths}
     known = {path for pod in static for path in pod.paths}
     for each in holders(run):

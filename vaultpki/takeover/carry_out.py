@@ -11,7 +11,7 @@ from vaultpki.errors import Attention, Busy, StateConflict, VaultpkiError
 from vaultpki.model import AgentConfig
 from vaultpki.node import state
 from vaultpki.node.assignment import Assignment
-from vaultpki.records.adoption import NAME, OLD_CAS, AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import NAME, OLD_CAS, WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.rotation.adoption_states import command_to
 from vaultpki.takeover import asked, csr_signer, folders, journal, plain_files, removal, steps, unfit
 from vaultpki.takeover.arrangement import Arrangement
@@ -88,15 +88,15 @@ def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> Non
         if lacking:
             raise StateConflict(
                 f"the record of the adoption names no old CA of {lacking[0]}, and also_trust of {config.file} has one; "
-                "find out who wrote the record, and write the right one back"
+                f"find out who wrote the record, and {WRITE_BACK}"
             )
     for ca, hashes in record.old.items() if record is not None and record.active else ():
         other = set(hashes).difference(config.also_trust.get(ca, ()))
         if other:
             raise StateConflict(
                 f"the record of the adoption names the old CA {min(other)} of {ca}, and {config.file} does not have "
-                "it in also_trust; find out who wrote the record, or if it is right, enrol this "
-                "machine again"
+                f"it in also_trust; find out who wrote the record, and {WRITE_BACK}, or if it is right, enrol this "
+                f"machine again (`vaultpki enroll {config.node} --replace`)"
             )
 
 
@@ -204,7 +204,7 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
         record = run.assignment.adoption
         named = record is not None and record.turn
         whose = f"it is the turn of {named}" if named else "no machine has its turn yet"
-        command = command_to(record.state) if record is not None else "vaultpki adopt continue"
+        command = command_to(record.state if record is not None else AdoptionState.PUBLISHED)
         raise Attention(
             f"etcd and kube-apiserver restart on one machine at a time, and {whose}; `{command}` gives turns where the "
             "cluster is applied"

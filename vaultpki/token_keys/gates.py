@@ -145,7 +145,7 @@ def _published(step: KeyTransition) -> Iterator[Waiting]:
     if step.path in STEPS_OF_KEY_SETS and step.published and JWKS not in step.record.checked:
         where = " and ".join(each.sentence for each in step.published)
         then = f"wait for as long as others keep a copy, and run `{step.command} --checked {JWKS}`"
-        reason = f"tokens are checked by {where} too: {PUBLISH}, {then}"
+        reason = f"tokens are checked by {where} too: once nothing else is waited for, {PUBLISH}, {then}"
         yield Waiting(JWKS, reason)
 
 
@@ -172,7 +172,9 @@ def _home(step: KeyTransition) -> list[Waiting]:
     for each in record.departed:
         if each.pem and key_sha256(each.pem) != record.shared:
             until = f"until {stamp(each.until)}" if each.until is not None else "until their life is known"
-            found.append(Waiting(each.node, f"is gone, and its tokens live {until}"))
+            found.append(
+                Waiting(each.node, f"is gone, and its tokens live {until}: wait, or go on with `vaultpki ca continue`")
+            )
     return found
 
 

@@ -90,7 +90,7 @@ def test_the_controller_manager_publishes_the_root_in_a_bundle_of_its_own(one_no
     assert bundle["pem"] == (one_node.control_plane.pki / "kubernetes-ca-chain.crt").read_text()
     # It has the root as it is, and no other.
     (reason,) = waits(one_node, found, State.PUBLISHED, State.SWITCHED)
-    assert reason.startswith(f"does not hold the new root yet in {bundle['name']}: the controller manager")
+    assert reason.startswith(f"does not hold the new root yet in {bundle['name']}: delete it (`kubectl delete ")
     assert waits(one_node, found, State.PUBLISHED, State.SWITCHED, left=True) == []
     assert waits(one_node, found, State.RETIRED, State.DONE, left=True) == []
 
@@ -103,8 +103,10 @@ def test_a_bundle_with_the_old_root_keeps_the_root_waiting(one_node: Kubernetes)
         one_node.apply(trust_bundle_of(own + chain.read_text()))
         found = read(one_node, one_node.admin)
         reasons = waits(one_node, found, State.PUBLISHED, State.SWITCHED)
-        assert f"does not hold the new root yet in {GROUP}: add it, as every kube-root-ca.crt has it" in reasons
-        assert f"still holds the old root in {GROUP}: take it out" in waits(one_node, found, State.RETIRED, State.DONE)
+        how = "(`kubectl edit clustertrustbundle NAME`)"
+        assert f"does not hold the new root yet in {GROUP}: add it, as every kube-root-ca.crt has it {how}" in reasons
+        reasons = waits(one_node, found, State.RETIRED, State.DONE)
+        assert f"still holds the old root in {GROUP}: take it out {how}" in reasons
         one_node.apply(trust_bundle_of(own))
         found = read(one_node, one_node.admin)
         assert [each["name"] for each in found["bundles"]].count(GROUP) == 1

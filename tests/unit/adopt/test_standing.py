@@ -104,3 +104,10 @@ def test_where_old_keys_are_kept_is_noted_in_retired() -> None:
 def test_where_old_keys_are_kept_is_not_said_after_the_last_step(kept: str, noted: str) -> None:
     with pytest.raises(StateConflict, match=f"comes too late: the keys of the old CAs {noted}"):
         noting(record(AdoptionState.DONE, kept=kept), [], keep="a safe")
+
+
+def test_commands_in_reasons_name_the_files_of_this_one() -> None:
+    found = drive.standing(look_at(record(AdoptionState.PUBLISHED, confirmed=()), ClusterSeen(info=Side.BOTH)))
+    text = " ".join(" ".join(standing.lines(found, "admin.conf")).split())
+    command = "`vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --confirm outside`"
+    assert text.count(command) == 2 and "FILE" not in text

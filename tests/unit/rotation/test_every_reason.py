@@ -7,18 +7,19 @@ is the code's own: a check or a sentence that is added fails here until somethin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from helpers.sentences import commands, every_sentence
+from helpers.root_certificates import Key
+from helpers.sentences import Way, commands, every_sentence, saying, walked
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, SKEW
-from vaultpki.kube.objects import KubeTrust
+from vaultpki.kube.objects import API_SERVER_SIGNER, ClusterTrustBundle, KubeTrust, PodStart, RootCopy
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import MOST_AHEAD, CaRef, Method, RotationRecord, State
 from vaultpki.rotation import listener_trust, reasons, root_gates, serving_copy
 from vaultpki.rotation.confirmations import Confirmations
-from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant, gate, restart_refused, without_refused
+from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant, Waiting, gate, restart_refused, without_refused
 from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS, Transition
 from vaultpki.rotation.states import BACK, FORWARD
 
@@ -190,7 +191,7 @@ def test_every_reason_of_a_node_names_commands_each_of_which_ends_it() -> None:
                 for changes in _records(path):
                     now = record(domain, path[0], **changes)
                     step = Transition(now, path[1], NOW, 0, 30 * DAY, KEYS, NOW + timedelta(days=3650))
-                    met |= {_ended(step, who) for who in variants(domain, path)}
+                    met = met.union(*(_ended(step, who) for who in variants(domain, path)))
     assert len(met) > 50
 
 
@@ -204,20 +205,19 @@ def _records(path: tuple[State, State]) -> Iterator[dict[str, Any]]:
         yield {"method": Method.SAME_KEY}
 
 
-def _ended(step: Transition, who: Participant) -> str:
-    """Run each command of what a step waits for on a node, and return that."""
-    told = waits(step, who)
-    if not told or told.endswith("whose turn it is"):
-        # It waits for another node, of which the same is asked.
-        return told
-    found = commands(told)
-    assert found, told
-    for name, options in found:
-        then = waits(*done(step, who, name, options))
-        # Of two components each has its own word.
-        assert then != told, (told, name, options)
-        assert not then or "--restarted" in told or step.record.revision != REVISION, (told, name, then)
-    return told
+def _ended(step: Transition, who: Participant) -> set[str]:
+    """Go each way that the reason of a node names to its end. For another node whose turn it is the same is asked."""
+
+    def told(now: tuple[Transition, Participant]) -> list[str]:
+        reason = waits(*now)
+        return [reason] if reason and not reason.endswith("whose turn it is") else []
+
+    def after(now: tuple[Transition, Participant], way: Way) -> tuple[Transition, Participant]:
+        for name, options in way:
+            now = done(*now, name, options)
+        return now
+
+    return walked((step, who), told, after)
 
 
 def test_a_step_that_waits_for_the_signer_or_for_operators_names_what_ends_it() -> None:
@@ -272,3 +272,93 @@ def test_what_was_seen_at_a_listener_is_answered_by_its_word() -> None:
     assert restart_refused(options["restarted"][0], [(step, node("etcd", step.path))]) == ""
     said = Confirmations(restarted=options["restarted"]).noted(now)
     assert said.accepting == () and listener_trust.held(said, State.DONE, Gate(opens=NOW), ["cp-1"]).open(NOW)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A step of the root or of the kubelet CA, as `--kubeconfig` shows the cluster; `found` is None without it."""
+
+    record: RotationRecord
+    to: State
+    own: Gate
+    found: KubeTrust | None
+    companions: Mapping[str, Gate] = field(default_factory=dict)
+
+    def waits(self) -> list[str]:
+        """What is waited for beside the nodes."""
+        whole = (
+            root_gates.gate(self.record, self.to, self.own, self.companions, self.found, crossed=False)
+            if self.record.domain == ROOT
+            else serving_copy.gate(self.record, self.to, self.own, self.found)
+        )
+        return [each.reason for each in whole.waiting if each.node != "cp-1"]
+
+    def right(self) -> KubeTrust:
+        """What the cluster shows once all is right."""
+        pem = {State.DONE: ROOTS[1].pem, State.STEADY: ROOTS[0].pem}.get(self.to, ROOTS[0].pem + ROOTS[1].pem)
+        copies = tuple(RootCopy(name, pem, NOW) for name in ("default", "new"))
+        bundles = (ClusterTrustBundle("published", API_SERVER_SIGNER, pem), ClusterTrustBundle("own", "", pem))
+        return KubeTrust(("default", "new"), copies, (), (pem,), bundles)
+
+    def after(self, way: Way) -> Cluster:
+        now = self
+        for name, options in way:
+            right, found = now.right(), now.found
+            if name in ("ca continue", "ca abort"):
+                # An option alone is that of either command.
+                alone = options["kubeconfig"] or options["without"] or options["checked"]
+                assert alone or reasons.command(now.to) == f"vaultpki {name}"
+                for word in options["checked"]:
+                    refused = root_gates.word_refused(now.record, now.to, word, now.own, crossed=False)
+                    assert (now.record.domain != ROOT) or refused == "", refused
+                said = Confirmations(options["without"], checked=options["checked"])
+                # Who runs it again does so once the nodes, which are named beside this, are ready.
+                found = right if options["kubeconfig"] else None if not options["checked"] else found
+                now = replace(now, record=said.noted(now.record), found=found, own=Gate(opens=NOW), companions={})
+            elif name == "issue":
+                assert options["directory"]
+            elif found is None:
+                # Nobody looks; a word follows.
+                assert name == "kubectl apply"
+            elif name == "kubectl delete pod":
+                now = replace(now, found=replace(found, pods=()))
+            else:
+                now = replace(now, found=replace(found, **{CHANGES[name]: getattr(right, CHANGES[name])}))
+        return now
+
+
+ROOTS = tuple(Key(name).root() for name in ("prod root CA", "prod root CA 2"))
+CHANGES = {
+    "kubectl apply": "serving",
+    "kubectl delete configmap": "copies",
+    "kubectl delete clustertrustbundle": "bundles",
+    "kubectl edit clustertrustbundle": "bundles",
+}
+CLOSED, OTHER = (Gate((Waiting("cp-1", what),)) for what in ("what a node waits for", "what is etcd's"))
+
+
+def clusters(shown: KubeTrust) -> Iterator[KubeTrust]:
+    """What is not right in one that is; the roots of both sides, and none."""
+    for pem in (ROOTS[0].pem, ROOTS[1].pem, ROOTS[0].pem + ROOTS[1].pem, ""):
+        yield replace(shown, copies=(RootCopy("default", pem, NOW),))
+        yield replace(shown, bundles=(replace(shown.bundles[0], pem=pem), shown.bundles[1]))
+        yield replace(shown, bundles=(shown.bundles[0], replace(shown.bundles[1], pem=pem)))
+        yield replace(shown, serving=(pem,))
+    yield replace(shown, bundles_unread="no right")
+    yield replace(shown, copies=tuple(replace(each, changed=None) for each in shown.copies))
+    yield replace(shown, pods=(PodStart("default", "web", THEN, THEN),))
+
+
+def test_every_reason_of_the_root_in_the_cluster_names_commands_each_of_which_ends_it() -> None:
+    """Copies of the root, ClusterTrustBundles, pods and `kubelet-serving-ca`, whether nodes are ready or not."""
+    met = set[str]()
+    refs = [CaRef(f"root-{number}", str(number), str(number), each.fingerprint) for number, each in enumerate(ROOTS, 1)]
+    with every_sentence((*saying(root_gates), serving_copy._unknown)):
+        for state, to in STEPS:
+            for domain in (ROOT, "kubelet"):
+                now = record(domain, state, old=refs[0], new=refs[1])
+                for own in (Gate(opens=NOW), CLOSED):
+                    first = Cluster(now, to, own, None, {"etcd": OTHER} if own is CLOSED else {})
+                    for found in (None, first.right(), *clusters(first.right())):
+                        met |= walked(replace(first, found=found), Cluster.waits, Cluster.after)
+    assert len(met) > 20

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 from helpers.example_cluster import WITH_POOL, load
+from helpers.sentences import Way, every_sentence, saying, walked
 from vaultpki.model import Cluster
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
+from vaultpki.rotation import listener_trust
+from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.rotation.gates import Gate
 from vaultpki.rotation.listener_trust import Listener, Looked, Said, confirmed, listeners, looked
+from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS, command
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 OLD, NEW = "CN=prod etcd CA", "CN=prod etcd CA 2"
@@ -159,3 +163,38 @@ def test_only_listeners_of_the_ca_that_answer_with_its_leaves_count(cluster: Clu
     assert told.reason.startswith("its kubelet at port 10250 still presents a certificate of the old CA: restart it ")
     renewed = replace(kubelets, method=Method.SAME_KEY)
     assert asked(cluster, renewed, to, {"worker-1/kubelet": Said(issuer="CN=prod kubelet CA")}, Said()).gate == OPEN
+
+
+RIGHT = {
+    State.DONE: Said((NEW,), issuer=NEW),
+    State.STEADY: Said((OLD,), issuer=OLD),
+    State.RETIRED: Said((OLD, NEW), issuer=NEW),
+    State.SWITCHED: BOTH,
+    State.RETURNING: BOTH,
+}
+Step = tuple[RotationRecord, State, Mapping[str, Said]]
+
+
+def test_every_reason_of_a_listener_names_a_command_that_ends_it(cluster: Cluster) -> None:
+    """Once what the sentence says was done there, or with the word of a person for what cannot be reached."""
+
+    def waits(step: Step) -> list[str]:
+        now, to, said = step
+        return [each.reason for each in asked(cluster, now, to, said, RIGHT[to]).gate.waiting]
+
+    def after(step: Step, way: Way) -> Step:
+        ((name, options),) = way
+        now, to, said = step
+        assert command(to) == f"vaultpki {name}"
+        if options["restarted"]:
+            return Confirmations(restarted=options["restarted"]).noted(now), to, said
+        return now, to, {}
+
+    met = set[str]()
+    with every_sentence(saying(listener_trust)):
+        for state, to in sorted(TRUST_STEPS | LEAF_STEPS, key=str):
+            for turn in ("", "cp-1"):
+                for odd in (Said(), *RIGHT.values(), replace(BOTH, issuer=OLD)):
+                    first: Step = (record(state, turn=turn), to, {"cp-1/etcd": odd})
+                    met |= walked(first, waits, after)
+    assert len(met) >= 8

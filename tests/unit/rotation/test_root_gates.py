@@ -10,7 +10,15 @@ from helpers.root_certificates import NAME, NOW, Key
 from vaultpki.kube.objects import API_SERVER_SIGNER, ClusterTrustBundle, KubeTrust, PodStart, RootCopy
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation.gates import Gate, Participant, Waiting
-from vaultpki.rotation.root_gates import OUTSIDE, PODS, gate, next_companion, without_leaves, word_refused
+from vaultpki.rotation.root_gates import (
+    OUTSIDE,
+    PODS,
+    RESTARTED,
+    gate,
+    next_companion,
+    without_leaves,
+    word_refused,
+)
 
 R1, R2 = Key(NAME).root(), Key(f"{NAME} 2").root()
 RECORD = RotationRecord(
@@ -18,6 +26,7 @@ RECORD = RotationRecord(
 )
 OPEN = Gate(opens=NOW)
 ALONE: dict[str, Gate] = {}
+EDIT = "`kubectl edit clustertrustbundle NAME`"
 MINUTE = timedelta(minutes=1)
 ETCD = RotationRecord("etcd", State.STEADY, 1, NOW, CaRef("etcd-1", "id-1", "key-1", "ab" * 32))
 
@@ -55,7 +64,7 @@ def test_published_waits_for_every_copy_and_for_older_pods() -> None:
     fresh = PodStart("default", "fresh", NOW, NOW)
     (waits,) = gate(*step, cluster(both, old, again, later, fresh)).waiting
     assert waits == Waiting(
-        PODS, "pods default/again, default/old started before kube-root-ca.crt changed: restart them"
+        PODS, f"pods default/again, default/old started before kube-root-ca.crt changed: {RESTARTED}"
     )
     assert names(gate(*step, cluster(both, changed=None))) == ["kube-root-ca.crt"]
 
@@ -74,8 +83,8 @@ def own(pem: str, name: str = "own") -> ClusterTrustBundle:
 
 
 def test_a_bundle_with_the_old_root_must_hold_the_new_one_before_the_old_one_leaves() -> None:
-    log = "the controller manager that leads publishes it; look at its log, and delete one that no controller manager "
-    log += "keeps up"
+    anew = "delete it (`kubectl delete clustertrustbundle NAME`), and the controller manager that leads writes it anew"
+    anew += "; if it is as before then, look at its log"
     for state, to in ((State.PUBLISHED, State.SWITCHED), (State.SWITCHED, State.RETIRED)):
         step = (at(state, OUTSIDE), to, OPEN, ALONE)
         foreign = ClusterTrustBundle("public", "", OWN.pem + OTHER.pem + DAMAGED)
@@ -83,8 +92,11 @@ def test_a_bundle_with_the_old_root_must_hold_the_new_one_before_the_old_one_lea
         assert gate(*step, bundles(published(BOTH), right, own(R2.pem), foreign, own("hello"), pem=BOTH)).open(NOW)
         found = gate(*step, bundles(published(R1.pem), right, own(OWN.pem + R1.pem + DAMAGED), foreign, pem=BOTH))
         assert [(each.node, each.reason) for each in found.waiting] == [
-            ("ClusterTrustBundle", f"does not hold the new root yet in kubernetes.io:kube-apiserver-serving:1: {log}"),
-            ("ClusterTrustBundle", "does not hold the new root yet in own: add it, as every kube-root-ca.crt has it"),
+            ("ClusterTrustBundle", f"does not hold the new root yet in kubernetes.io:kube-apiserver-serving:1: {anew}"),
+            (
+                "ClusterTrustBundle",
+                f"does not hold the new root yet in own: add it, as every kube-root-ca.crt has it ({EDIT})",
+            ),
         ]
     # The controller manager's is for the API server, whatever it holds.
     assert names(gate(at(State.PUBLISHED), State.SWITCHED, OPEN, ALONE, bundles(published(OWN.pem), pem=BOTH)))
@@ -94,22 +106,21 @@ def test_the_old_root_leaves_every_bundle_and_comes_back_into_every_bundle_that_
     step = (at(State.RETIRED), State.DONE, OPEN, ALONE)
     assert gate(*step, bundles(published(R2.pem), own(R2.pem), own(OWN.pem), pem=R2.pem)).open(NOW)
     (waits,) = gate(*step, bundles(*(own(BOTH, f"b-{number}") for number in range(9)), pem=R2.pem)).waiting
-    assert waits.reason == "still holds the old root in b-0, b-1, b-2, b-3, b-4 and 4 more: take it out"
+    assert waits.reason == f"still holds the old root in b-0, b-1, b-2, b-3, b-4 and 4 more: take it out ({EDIT})"
     back = (at(State.RETRUSTING, OUTSIDE), State.RETURNING, OPEN, ALONE)
     assert gate(*back, bundles(own(BOTH), own(R1.pem), own(OWN.pem), pem=BOTH)).open(NOW)
     (waits,) = gate(*back, bundles(own(R2.pem), pem=BOTH)).waiting
-    assert waits.reason == "does not hold the old root yet in own: add it, as every kube-root-ca.crt has it"
+    assert waits.reason == f"does not hold the old root yet in own: add it, as every kube-root-ca.crt has it ({EDIT})"
 
 
 def test_bundles_that_may_not_be_listed_are_one_sentence_beside_the_others() -> None:
     why = "the user of reader.conf may not list clustertrustbundles of certificates.k8s.io"
     found = gate(at(State.PUBLISHED), State.SWITCHED, OPEN, ALONE, bundles(pem=R1.pem, unread=why))
     assert names(found) == ["kube-root-ca.crt", "ClusterTrustBundle"]
-    assert found.waiting[1].reason == (
-        f"cannot be looked at: {why}; allow it, or leave out `--kubeconfig`, look yourself, and say `--checked pods`"
-    )
+    blind = "allow it, or run `vaultpki ca continue` without a kubeconfig, which says what to look at yourself"
+    assert found.waiting[1].reason == f"cannot be looked at: {why}; {blind}"
     (waits,) = gate(at(State.RETIRED), State.DONE, OPEN, ALONE, bundles(pem=R2.pem, unread=why)).waiting
-    assert waits.reason == f"cannot be looked at: {why}; allow it, or leave out `--kubeconfig`"
+    assert waits.reason == f"cannot be looked at: {why}; {blind}"
     # Where no bundle counts, nobody is told.
     assert gate(at(State.RETURNING), State.STEADY, OPEN, {"etcd": OPEN}, bundles(pem=BOTH, unread=why)).open(NOW)
 

@@ -257,7 +257,9 @@ def test_who_waits_for_a_turn_is_told_the_command_that_gives_it(
     if state is S.RETURNING:
         machine.go(S.SWITCHED)
     machine.agent_pass(state)
-    with pytest.raises(Attention, match=f"no machine has its turn yet; `vaultpki adopt {command}` gives turns"):
+    with pytest.raises(
+        Attention, match=f"no machine has its turn yet; `vaultpki adopt {command} --kubeconfig FILE` gives"
+    ):
         carry_out.carry_out(_without_a_turn(machine.run(state)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,17 +12,20 @@ import pytest
 
 from helpers.ca_certificates import ca
 from helpers.node.imagined_planes import ISSUING, ImaginedCluster, everybody, steady, until
-from helpers.sentences import commands, every_sentence
+from helpers.sentences import Way, commands, every_sentence, walked
+from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.records.node_report import BundleReport, NodeReport, Seen, TokenKeysReport
 from vaultpki.records.rotation import CaRef, RotationRecord, State
-from vaultpki.records.service_account import KeyRecord, KeyState, NodeKeys
-from vaultpki.rotation.gates import Gate, Waiting
+from vaultpki.records.service_account import DepartedKey, Departure, KeyRecord, KeyState, NodeKeys
+from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys import certificates, gates, starts
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys.gates import KeyTransition, key_gate
 from vaultpki.token_keys.holders import KeyHolder, certificates_of
+from vaultpki.token_keys.issuer import PublishedKeys
+from vaultpki.token_keys.life import TokenLife
 from vaultpki.token_keys.states import FREE_KEY_STEPS, KEYS_HOMEWARD, KEYS_ONWARD
-from vaultpki.token_keys.words import restart_refused
+from vaultpki.token_keys.words import check_refused, restart_refused
 
 STEPS = sorted(
     {*KEYS_ONWARD.items(), *KEYS_HOMEWARD.items()} - FREE_KEY_STEPS,
@@ -137,23 +141,85 @@ def test_every_reason_of_a_node_names_commands_each_of_which_ends_it() -> None:
 def _ended(
     record: KeyRecord, to: KeyState, holders: Mapping[str, KeyHolder], cluster: ImaginedCluster, whole: Any
 ) -> set[str]:
-    step = KeyTransition(record, to, holders, cluster.now)
-    told = {each.node: each.reason for each in key_gate(step).waiting if each.node.startswith("cp-")}
-    for node, reason in told.items():
-        if reason.endswith("whose turn it is"):
-            continue
-        found = commands(reason)
-        assert found, reason
-        for name, options in found:
+    def after(step: KeyTransition, way: Way) -> KeyTransition:
+        for name, options in way:
             if name in ("ca continue", "ca abort") and options["restarted"]:
                 (word,) = options["restarted"]
-                assert restart_refused(record, holders[word.partition("/")[0]], word) == "", reason
-                then = replace(step, record=replace(record, restarted=(word.partition("/")[0],)))
+                who = word.partition("/")[0]
+                assert restart_refused(step.record, step.holders[who], word) == ""
+                step = replace(step, record=replace(step.record, restarted=(*step.record.restarted, who)))
             else:
                 assert name in ("agent", "enroll", "lock", "apply", "ca continue", "ca abort"), name
-                then = replace(step, record=whole[0], holders=whole[1])
-            assert Waiting(node, reason) not in key_gate(then).waiting, (reason, name)
-    return {*told.values()}
+                step = replace(step, record=whole[0], holders=whole[1])
+        return step
+
+    step = KeyTransition(record, to, holders, cluster.now)
+    nodes = {each.node for each in key_gate(step).waiting if each.node.startswith("cp-")}
+    return set[str]().union(*(walked(step, functools.partial(_told, node), after) for node in nodes))
+
+
+def _told(node: str, step: KeyTransition) -> list[str]:
+    found = (each.reason for each in key_gate(step).waiting if each.node == node)
+    return [each for each in found if not each.endswith("whose turn it is")]
+
+
+OUTSIDE = "https://keys.example.com/jwks"
+SHOWN: Mapping[str, Mapping[str, Any]] = {
+    "a key set outside was not seen": {"published": (PublishedKeys(OUTSIDE, unseen="timed out"),)},
+    "a key set outside lacks keys": {"published": (PublishedKeys(OUTSIDE, ("cp-2",)),)},
+    "nobody knows how long tokens live": {"life": TokenLife(None, ("cp-2",))},
+    "nobody has looked for tokens that never expire": {"legacy": None},
+    "tokens that never expire": {"legacy": (LegacyToken("app/robot", None),)},
+}
+
+
+def test_every_reason_beside_the_nodes_names_commands_each_of_which_ends_it() -> None:
+    """Key sets outside of the cluster, tokens that outlive the step, and keys of nodes that have left."""
+    met = set()
+    with every_sentence((gates._published, gates._home, gates._legacy, gates._life_unknown)):
+        # From published the way home is free, and waits for keys of nodes that are gone.
+        for state, to in (*STEPS, (KeyState.PUBLISHED, KeyState.STEADY)):
+            cluster = reached(state)
+            assert cluster.record is not None
+            whole = KeyTransition(cluster.record, to, cluster.scene.holders, cluster.now, TokenLife(3600), ())
+            gone = DepartedKey("cp-9", "ab" * 32, Departure.REMOVED, cluster.now, NEXT.pem)
+            shared = replace(whole, record=replace(cluster.record, shared="ab" * 32, departed=(gone,)))
+            dated = replace(gone, until=cluster.now)
+            for step in (
+                *(replace(whole, **changes) for changes in SHOWN.values()),
+                shared,
+                replace(shared, record=replace(shared.record, departed=(dated,))),
+            ):
+                for node in {each.node for each in key_gate(step).waiting} - {"cp-1", "cp-2"}:
+                    met |= walked(step, functools.partial(_told, node), _beside)
+    assert len(met) >= 7
+
+
+def _beside(step: KeyTransition, way: Way) -> KeyTransition:
+    for name, options in way:
+        if name == "ca jwks":
+            step = replace(step, published=tuple(replace(each, lacking=()) for each in step.published))
+        elif name == "ca continue" and step.to is KeyState.STEADY and not (options["checked"] or options["without"]):
+            if options["kubeconfig"] or options["token_life"]:
+                step = _answered(step, options)
+            else:
+                # It leads onward, where the old keys may go.
+                step = replace(step, to=KEYS_ONWARD[step.record.state])
+        else:
+            assert name in ("ca continue", "ca abort"), name
+            step = _answered(step, options)
+    return step
+
+
+def _answered(step: KeyTransition, options: Mapping[str, Any]) -> KeyTransition:
+    for word in options["checked"]:
+        assert check_refused(step, word) == ""
+    record = replace(step.record, checked=(*step.record.checked, *options["checked"]))
+    if options["kubeconfig"]:
+        step = replace(step, life=TokenLife(3600), legacy=())
+    if options["token_life"]:
+        record = replace(record, life=3600, stated=True)
+    return replace(step, record=record, without_legacy=step.without_legacy or gates.LEGACY in options["without"])
 
 
 @pytest.mark.parametrize("state", [State.SWITCHED, State.RETIRED, State.RETURNING])
