@@ -111,8 +111,9 @@ ETCD = etcd=$$($(SETUP)/go-build tests/conformance/etcd 1 \
 BUILD = $(VAULT) && \
 	zlint=$$($(SETUP)/go-build tests/conformance/zlint 1 zlint=github.com/zmap/zlint/v3/cmd/zlint) && \
 	$(ETCD) && \
+	vip=$$(CGO_ENABLED=0 $(SETUP)/go-build tests/conformance/kube-vip 2 kube-vip=github.com/kube-vip/kube-vip) && \
 	kubernetes=$$($(SETUP)/kubernetes $(QUICK)) && \
-	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --etcd $$etcd --kubernetes $$kubernetes"
+	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --kube-vip $$vip/kube-vip --etcd $$etcd --kubernetes $$kubernetes"
 COUNTS_ON_QUICK := PYTHONPATH=$(CURDIR)/tests/helpers/kube/quick $(BIN)/python -m pytest
 # The models of rotations are among the others, as far as `test` has not explored them: a good minute of one core.
 conformance: QUICK := quick

@@ -62,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kubernetes-before", type=Path, help="the same of the minor version before, for an upgrade from it"
     )
+    parser.addoption("--kube-vip", type=Path, help="kube-vip's binary, for the adoption of three control planes")
     parser.addoption("--etcd", type=Path, help="the folder with etcd and etcdctl, for the same")
     parser.addoption("--standing", type=Path, help="a file to make once the cluster of a rotation stands")
     parser.addini("long_unit_test", "seconds of a core, after which a unit test is named at the end of a run")
@@ -146,6 +147,13 @@ def vault_binary(request: pytest.FixtureRequest) -> Path | None:
 def zlint(request: pytest.FixtureRequest) -> Path:
     binary: Path | None = request.config.getoption("--zlint")
     assert binary is not None, "this test needs --zlint; `make conformance` builds it"
+    return binary
+
+
+@pytest.fixture(scope="session")
+def kube_vip(request: pytest.FixtureRequest) -> Path:
+    binary: Path | None = request.config.getoption("--kube-vip")
+    assert binary is not None, "this test needs --kube-vip; `make conformance` builds it"
     return binary
 
 

@@ -1,20 +1,16 @@
-"""A static pod on each control plane that holds a virtual address by a Lease, as kube-vip does with admin.conf.
-
-Its manifest has the form of kube-vip's own: the host's network, NET_ADMIN, and admin.conf as a single file of the host.
-The program is a stand-in: kubectl reads that file at each request, so it is refused as soon as the file is an old one.
-"""
+"""kube-vip as a static pod on each control plane: it holds a virtual address by a Lease, and mounts admin.conf."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -28,58 +24,27 @@ ADMIN = "/etc/kubernetes/admin.conf"
 MANIFEST = "/etc/kubernetes/manifests/kube-vip.yaml"
 _LOGS = "/var/log/kube-vip"
 _SECONDS = 180.0
-# It asks the API server of its own machine, as kube-vip does. leaseTransitions is the time of the last renewal.
-_PROGRAM = """
-ask() {{ timeout 20 /programs/kubectl --kubeconfig {admin} --server https://127.0.0.1:6443 \
---tls-server-name kubernetes -n kube-system "$@"; }}
-set -- $(ip -o -4 addr show to {network}.0/24); device=$2
-while :; do
-  now=$(date +%s); held=0
-  why=$(ask get lease plndr-cp-lock --ignore-not-found -o \
-'jsonpath={{.spec.holderIdentity}} {{.spec.leaseTransitions}} {{.metadata.resourceVersion}}' 2>&1 >/tmp/lease)
-  if [ -z "$why" ]; then
-    set -- $(cat /tmp/lease)
-    if [ -z "$1" ]; then
-      why=$(echo '{{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{{"name":"plndr-cp-lock"}},\
-"spec":{{"holderIdentity":"{node}","leaseTransitions":1}}}}' | ask create -f - 2>&1 >/dev/null)
-    elif [ "$1" = {node} ] || [ $((now - $2)) -gt 10 ]; then
-      why=$(ask patch lease plndr-cp-lock --type=merge -p '{{"metadata":{{"resourceVersion":"'"$3"'"}},\
-"spec":{{"holderIdentity":"{node}","leaseTransitions":'"$now"'}}}}' 2>&1 >/dev/null) && held=1
-    fi
-  fi
-  if [ $held = 1 ]; then ip addr replace {address}/32 dev $device
-  else ip addr del {address}/32 dev $device 2>/dev/null; fi
-  printf '{{"at": %s, "held": %s, "error": "%s"}}\\n' "$(date +%s)" $held \
-"$(printf %s "$why" | tr -d '"\\\\' | tr '\\n' ' ')" >>/log/kube-vip.log
-  sleep 2
-done
-"""
+_QUIET = 10.0
+"""Seconds after which a program that asks each second, and complains of nothing, is let in."""
+
+# The libraries of Kubernetes complain so, with the time of day.
+_COMPLAINT = re.compile(r"^E\d{4} (\d\d):(\d\d):(\d\d)\.\d+ +\d+ \S+\] (.*)$", re.MULTILINE)
 
 
-def manifest(node: str, programs: Path) -> str:
-    """The manifest of the static pod on a node; `programs` is the folder with kubectl."""
-    files = {"usr": ("/usr", "/usr"), "lib": ("/usr/lib", "/lib"), "lib64": ("/usr/lib64", "/lib64")}
-    files |= {"programs": (str(programs), "/programs"), "log": (_LOGS, "/log"), "kubeconfig": (ADMIN, ADMIN)}
-    program = _PROGRAM.format(admin=ADMIN, network=NETWORK, node=node, address=ADDRESS)
-    container = {
-        "name": "kube-vip",
-        "image": containerd.IMAGE,
-        "imagePullPolicy": "Never",
-        "command": ["/bin/sh", "-c", program],
-        "securityContext": {"capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}},
-        "volumeMounts": [{"mountPath": inside, "name": name} for name, (_, inside) in files.items()],
+def manifest(node: KubeadmNode, program: Path) -> str:
+    """What `kube-vip manifest` prints for a node; the program is mounted from the host, since no image is pulled."""
+    (device,) = {
+        line.split()[1]
+        for line in node.run("ip", "-o", "-4", "address", "show", "to", f"{NETWORK}.0/24").stdout.splitlines()
     }
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "kube-vip", "namespace": "kube-system"},
-        "spec": {
-            "containers": [container],
-            "hostNetwork": True,
-            "terminationGracePeriodSeconds": 1,
-            "volumes": [{"hostPath": {"path": path}, "name": name} for name, (path, _) in files.items()],
-        },
-    }
+    words = ("manifest", "pod", "--controlplane", "--arp", "--leaderElection", "--address", ADDRESS)
+    pod = yaml.safe_load(node.run(program, *words, "--interface", device).stdout)
+    (container,) = pod["spec"]["containers"]
+    container |= {"image": containerd.IMAGE, "imagePullPolicy": "Never"}
+    container["command"] = ["/bin/sh", "-c", 'exec /kube-vip "$@" >>/log/kube-vip.log 2>&1', "kube-vip"]
+    for name, (outside, inside) in {"program": (program, "/kube-vip"), "log": (_LOGS, "/log")}.items():
+        container["volumeMounts"].append({"mountPath": inside, "name": name})
+        pod["spec"]["volumes"].append({"hostPath": {"path": str(outside)}, "name": name})
     return yaml.safe_dump(pod)
 
 
@@ -89,55 +54,44 @@ class VirtualAddress:
 
     nodes: Sequence[KubeadmNode]
     outside: Machine
-    programs: Path
+    program: Path
     answered: list[float] = field(default_factory=list)
 
     def start(self) -> None:
         """Puts the manifests there, and waits until one of the pods holds the address and all are let in."""
         for node in self.nodes:
             node.seen(_LOGS).mkdir(exist_ok=True)
-            node.seen(MANIFEST).write_text(manifest(node.name, self.programs))
-        self.await_work(time.time())
+            node.seen(MANIFEST).write_text(manifest(node, self.program))
+        self.await_work()
 
-    def await_work(self, since: float) -> None:
-        """Waits until each pod was let in, and the address was held, after this time."""
+    def await_work(self) -> None:
+        """Waits until each pod has run for a while and complained of nothing, and one of them holds the address."""
 
         def missing() -> list[str]:
-            silent = [each.name for each in self.nodes if not any(not one["error"] for one in self.lines(each, since))]
-            held = any(one["held"] for each in self.nodes for one in self.lines(each, since))
-            return silent if held else [*silent, "nobody holds the address"]
+            since = time.time() - _QUIET
+            held = any(ADDRESS in node.run("ip", "-4", "address").stdout for node in self.nodes)
+            unwell = [node.name for node in self.nodes if not _runs(node) or any(_complaints(node, since))]
+            return unwell if held else [*unwell, "nobody holds the address"]
 
-        wait_for(lambda: not missing(), _SECONDS, lambda: f"{missing()}: {self.refused(since)}", pause=1)
-
-    def lines(self, node: KubeadmNode, since: float) -> list[dict[str, Any]]:
-        """What a node's pod has done since a time."""
-        found = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in node.seen(f"{_LOGS}/kube-vip.log").read_text(errors="replace").splitlines():
-                # The last line may still be on its way.
-                with contextlib.suppress(ValueError):
-                    found.append(json.loads(line))
-        return [each for each in found if each["at"] >= since]
+        wait_for(lambda: not missing(), _SECONDS, lambda: f"{missing()}: {self.refused(time.time() - 60)}", pause=1)
 
     def refused(self, since: float) -> list[str]:
-        """The answers to pods that were not let in, or did not believe the server; one that is away says neither."""
+        """Complaints of pods that were not let in, or did not believe the server; not those of one that is away."""
         words = ("x509", "Unauthorized", "must be logged in", "certificate", "is a directory")
         return [
-            f"{node.name} {one['at']}: {one['error']}"
+            f"{node.name}: {said}"
             for node in self.nodes
-            for one in self.lines(node, since)
-            if any(word in one["error"] for word in words)
+            for said in _complaints(node, since)
+            if any(word in said for word in words)
         ]
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Somebody outside asks for /readyz at the address each second."""
+        """Somebody outside asks for /livez at the address each second."""
         ended = threading.Event()
 
         def ask() -> None:
             while not ended.wait(1):
-                # Nobody tells the network that the address has moved.
-                self.outside.run("ip", "neigh", "flush", "to", ADDRESS, expect=None)
                 url = f"https://{ADDRESS}:6443/livez"
                 if self.outside.run("curl", "-sk", "--max-time", "3", url, expect=None).stdout == "ok":
                     self.answered.append(time.time())
@@ -154,3 +108,19 @@ class VirtualAddress:
         """For how many seconds on end the address did not answer."""
         times = [begin, *(each for each in self.answered if begin <= each <= end), end]
         return max(after - before for before, after in itertools.pairwise(times))
+
+
+def _runs(node: KubeadmNode) -> bool:
+    """Whether the program on a node has run for as long as a complaint would take."""
+    found = node.run("pgrep", "-x", "--older", f"{_QUIET:.0f}", "kube-vip", expect=None).stdout
+    return bool(found)
+
+
+def _complaints(node: KubeadmNode, since: float) -> Iterator[str]:
+    """What the program on a node has complained of since a time, of today."""
+    with contextlib.suppress(FileNotFoundError):
+        for found in _COMPLAINT.finditer(node.seen(f"{_LOGS}/kube-vip.log").read_text(errors="replace")):
+            hour, minute, second = map(int, found.groups()[:3])
+            at = datetime.now(UTC).replace(hour=hour, minute=minute, second=second, microsecond=0)
+            if at.timestamp() >= since:
+                yield found[4]
