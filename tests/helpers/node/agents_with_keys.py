@@ -6,6 +6,7 @@ signed is alive for the life of its tokens, and no process may refuse its tokens
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,7 @@ from vaultpki.pki import keys as private_keys
 from vaultpki.pki import x509
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.records.service_account import KeyRecord, KeyState
+from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.token_keys.steps import KeysSaid
 from vaultpki.vault import Vault
@@ -96,8 +98,7 @@ class Plane:
 
     def signs(self) -> bytes:
         """The public key of the one that the process signs with."""
-        key = private_keys.read_key((self.server.folder / "loaded.key").read_bytes())
-        return private_keys.public_der(key)
+        return _public((self.server.folder / "loaded.key").read_bytes())
 
     def union(self) -> list[str]:
         """The names in `sa.pub` on the disk."""
@@ -111,6 +112,12 @@ def accepted(union: bytes) -> set[bytes]:
         key = serialization.load_pem_public_key(union)
         return {key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)}
     return {each.public_key for each in x509.read_certificates(union)}
+
+
+@functools.cache
+def _public(key: bytes) -> bytes:
+    """The public half of a private key; to read one of RSA takes 30 ms, since its primes are tested."""
+    return private_keys.public_der(private_keys.read_key(key))
 
 
 def copied(node: NodeFolder, key: private_keys.PrivateKey) -> None:
@@ -237,6 +244,11 @@ class AgentsWithKeys:
     def later(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
+    def waits(self, gate: Gate | None) -> None:
+        """A minute goes by; or all of the time that is left, where a gate of a CA waits for nothing else."""
+        opens = gate.opens if gate is not None else None
+        self.later(61 if opens is None else max(61.0, (opens - self.now).total_seconds()))
+
     def pass_of(self, plane: Plane) -> None:
         if (plane.node.state / "spec.json").exists():
             plane.node.age(1e7)
@@ -259,11 +271,7 @@ class AgentsWithKeys:
         for plane in running:
             assert living <= plane.accepts(), (plane.name, "refuses tokens that live", self.known)
         held = [
-            {
-                private_keys.public_der(private_keys.read_key(path.read_bytes()))
-                for path in plane.node.pki.glob("sa*.key")
-            }
-            - {self.shared}
+            {_public(path.read_bytes()) for path in plane.node.pki.glob("sa*.key")} - {self.shared}
             for plane in self.planes.values()
         ]
         assert sum(map(len, held)) == len(set().union(*held)), "a private key is on two machines"
