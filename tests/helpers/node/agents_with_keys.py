@@ -31,7 +31,6 @@ from vaultpki.pki import keys as private_keys
 from vaultpki.pki import x509
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.records.service_account import KeyRecord, KeyState
-from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.token_keys.steps import KeysSaid
 from vaultpki.vault import Vault
@@ -243,11 +242,6 @@ class AgentsWithKeys:
 
     def later(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
-
-    def waits(self, gate: Gate | None) -> None:
-        """A minute goes by; or all of the time that is left, where a gate of a CA waits for nothing else."""
-        opens = gate.opens if gate is not None else None
-        self.later(61 if opens is None else max(61.0, (opens - self.now).total_seconds()))
 
     def pass_of(self, plane: Plane) -> None:
         if (plane.node.state / "spec.json").exists():

@@ -57,7 +57,7 @@ def moved(made: AgentsWithKeys, to: State, *, back: bool = False) -> Step:
             assert done.record.state is to, done
             made.passes()
             return done
-        made.waits(done.gate)
+        made.later(61)
         made.passes()
     raise AssertionError(done.gate)
 
@@ -204,7 +204,7 @@ def answered(made: AgentsWithKeys, to: State, *, back: bool = False) -> set[str]
         ):
             plane.load()
             plane.server.restart()
-        made.waits(done.gate)
+        made.later(61)
         made.passes()
     raise AssertionError(done.gate)
 
