@@ -72,7 +72,7 @@ ROTATION := tests/conformance/agent/test_kube_rotation.py
 # etcd's CA on kubeadm's three control planes under load, which is no part of `conformance`.
 KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
 # A cluster of kubeadm's own CAs is adopted: one of three control planes under load, and the smallest one, which is no part of
-# `conformance`. The former goes as far as its first control plane there, and back.
+# `conformance`. The former goes as far as its first control plane there; `lifecycle` goes back, and to the end.
 ADOPTION := tests/conformance/kubeadm/test_kubeadm_adoption.py
 SMALL_ADOPTION := tests/conformance/kubeadm/test_kubeadm_adoption_small.py
 # The life of a CA at its full length: the page's whole session, and a cut after every write.

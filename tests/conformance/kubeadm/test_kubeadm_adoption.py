@@ -212,11 +212,13 @@ def test_machines_take_certificates_of_the_new_cas_under_load(begun: Begun, swit
 # And back
 
 
+@pytest.mark.exhaustive
 def test_on_the_way_back_no_request_fails(begun: Begun, aborted: Seen) -> None:
     assert begun.adoption.states[-3:] == [S.SWITCHED, S.RETURNING, S.PREPARED], begun.adoption.states
     judge(begun, aborted)
 
 
+@pytest.mark.exhaustive
 def test_then_all_is_as_kubeadm_made_it_byte_for_byte(begun: Begun, aborted: Seen) -> None:
     assert begun.adoption.record() is None
     for name, before in begun.before.items():
