@@ -48,7 +48,8 @@ def run(
     parser.add_argument("--vault-binary", type=Path)
     parser.add_argument("--kubernetes", type=Path, required=True)
     parser.add_argument("--etcd", type=Path, required=True)
-    parser.add_argument("--zlint", help="not used; `make` names every program that it has built")
+    for unused in ("--zlint", "--kube-vip"):
+        parser.add_argument(unused, help="not used; `make` names every program that it has built")
     parser.add_argument("--server", action="append", choices=KINDS, help=f"default: {', '.join(kinds)}")
     parser.add_argument("--keep", type=Path, help="a new folder in which logs are kept")
     every = [name for _, known in parts for name in known]
