@@ -7,7 +7,11 @@ may change: `answer`, the status and the text of the endpoint, and `slow`, for h
 from __future__ import annotations
 
 import contextlib
+import errno
+import http.server
 import os
+import shlex
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,13 +19,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from helpers.node import component_program
-from helpers.node.component_program import HOST, POLL
-
-__all__ = ["HOST", "Component"]
-
-_PROGRAM = [sys.executable, "-I", "-S", component_program.__file__]
+HOST = "127.0.0.1"
+POLL = 0.02
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ class Component:
     @property
     def hook(self) -> list[str]:
         """A hook that has it restarted while `supervised`, and waits for that."""
-        return [*_PROGRAM, "restart", str(self.folder)]
+        return [sys.executable, __file__, "restart", str(self.folder)]
 
     def answers(self, status: int, text: str = "") -> None:
         """Let its endpoint answer so, at once and after a restart."""
@@ -78,22 +80,18 @@ class Component:
         (self.folder / "slow").unlink()
 
     def start(self) -> None:
+        from helpers.vault.servers import tied
+
         with self.lock:
             self.stop()
             (self.folder / "pid").unlink(missing_ok=True)
-            command = [str(self.folder / self.name), *_PROGRAM[1:], *self.flags]
+            command = [str(self.folder / self.name), "-I", "-S", __file__, *self.flags]
             if self.version:
                 # Python under the name of a program that says its version.
                 command = ["/bin/bash", "-c", 'exec -a "$1" "$0" "${@:2}"', os.path.realpath(sys.executable), *command]
             with (self.folder / "log").open("ab") as log:
                 self.running = subprocess.Popen(
-                    # It ends with the thread that starts it.
-                    ["setpriv", "--pdeathsig", "KILL", *command],
-                    cwd=self.folder,
-                    env={**os.environ, component_program.PARENT: str(os.getpid())},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
+                    tied(*command), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
                 )
             self.starts += 1
             # By then it has its name and its flags.
@@ -102,17 +100,14 @@ class Component:
     def serves(self) -> None:
         """Wait until the process that runs listens."""
         _wait(
-            lambda: self._text("serving") == self._text("pid") != "",
-            lambda: f"{self.name} does not serve: {self._text('log')[-1000:]}",
+            lambda: _text(self.folder / "serving") == _text(self.folder / "pid") != "",
+            lambda: f"{self.name} does not serve: {_text(self.folder / 'log')[-1000:]}",
         )
 
     def restart(self) -> None:
         """Have it restarted while `supervised`, as a person does, and wait until it listens."""
-        component_program.restart(str(self.folder))
+        _restart(self.folder)
         self.serves()
-
-    def _text(self, name: str) -> str:
-        return component_program.text(f"{self.folder}/{name}")
 
     def stop(self) -> None:
         with self.lock:
@@ -162,3 +157,104 @@ def _wait(reached: Callable[[], bool], otherwise: Callable[[], str], seconds: fl
     while not reached():
         assert time.monotonic() < until, otherwise()
         time.sleep(POLL)
+
+
+def _text(file: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_text()
+    return ""
+
+
+def _restart(folder: Path) -> None:
+    """What `Component.hook` runs."""
+    before = _text(folder / "pid")
+    (folder / "restart").touch()
+
+    def restarted() -> bool:
+        return not (folder / "restart").exists() and _text(folder / "pid") not in ("", before)
+
+    _wait(restarted, lambda: f"nobody restarts the component of {folder}")
+
+
+def _write(name: str, text: str) -> None:
+    new = Path(f"{name}.new")
+    new.write_text(text)
+    new.replace(name)
+
+
+class _Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        said = Path("answer").read_text() if Path("answer").exists() else "200 ok"
+        status, _, text = said.partition(" ")
+        if self.path.partition("?")[0] not in ("/readyz", "/healthz", "/livez"):
+            status, text = "404", ""
+        self.send_response(int(status))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class _TlsServer(http.server.ThreadingHTTPServer):
+    """Reads its pair anew for each connection, as components of Kubernetes do when the files change."""
+
+    flags: dict[str, str]
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        certificate, key = (
+            ("cert-file", "key-file") if "cert-file" in self.flags else ("tls-cert-file", "tls-private-key-file")
+        )
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(self.flags[certificate], self.flags[key])
+        with contextlib.suppress(OSError), tls.wrap_socket(request, server_side=True) as wrapped:
+            super().finish_request(wrapped, client_address)
+
+
+def _listening(
+    made: type[http.server.ThreadingHTTPServer], port: int, seconds: float = 50.0
+) -> http.server.ThreadingHTTPServer:
+    """Listen on a port that was free before; a connection of somebody else may have it for a while."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return made((HOST, port), _Health)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > until:
+                raise
+        time.sleep(POLL)
+
+
+def _serve(flags: dict[str, str]) -> None:
+    url = (
+        flags.get("listen-metrics-urls")
+        or flags.get("listen-client-urls")
+        or (f"http://{HOST}:{flags['healthz-port']}" if "healthz-port" in flags else "")
+        or f"https://{HOST}:{flags['secure-port']}"
+    )
+    parts = urlsplit(url)
+    made = _TlsServer if parts.scheme == "https" else http.server.ThreadingHTTPServer
+    server = _listening(made, parts.port or 0)
+    if isinstance(server, _TlsServer):
+        server.flags = flags
+    _write("serving", str(os.getpid()))
+    server.serve_forever()
+
+
+def main() -> None:
+    """Be a component in the folder where this was started, or have one restarted."""
+    if sys.argv[1:2] == ["restart"]:
+        _restart(Path(sys.argv[2]))
+        return
+    _write("pid", str(os.getpid()))
+    started, slow = time.monotonic(), Path("slow")
+    with contextlib.suppress(FileNotFoundError):
+        while time.monotonic() < started + float(slow.read_text()):
+            time.sleep(POLL)
+    flags = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
+    print("serves", shlex.join(sys.argv[1:]), flush=True)
+    _serve(flags)
+
+
+if __name__ == "__main__":
+    main()
