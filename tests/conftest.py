@@ -145,15 +145,17 @@ def vault_binary(request: pytest.FixtureRequest) -> Path | None:
 
 @pytest.fixture(scope="session")
 def zlint(request: pytest.FixtureRequest) -> Path:
-    binary: Path | None = request.config.getoption("--zlint")
-    assert binary is not None, "this test needs --zlint; `make conformance` builds it"
-    return binary
+    return _built(request, "--zlint")
 
 
 @pytest.fixture(scope="session")
 def kube_vip(request: pytest.FixtureRequest) -> Path:
-    binary: Path | None = request.config.getoption("--kube-vip")
-    assert binary is not None, "this test needs --kube-vip; `make conformance` builds it"
+    return _built(request, "--kube-vip")
+
+
+def _built(request: pytest.FixtureRequest, option: str) -> Path:
+    binary: Path | None = request.config.getoption(option)
+    assert binary is not None, f"this test needs {option}; `make conformance` builds it"
     return binary
 
 

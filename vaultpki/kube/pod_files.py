@@ -20,8 +20,9 @@ _NAMED: Final = re.compile(r"""([A-Za-z][A-Za-z-]*)["']?[ \t]*[=: ][ \t]*["']?(/
 def host_paths(pod: Mapping[str, Any]) -> Iterator[str]:
     """Yield the paths of the host that the containers of a pod mount, and those of volumes that none mounts."""
     spec = mapping(pod.get("spec"))
+    mounted = list(mounts(*_containers(spec)))
     for name, (path, _) in host_volumes(spec).items():
-        parts = [part for mounted, part, _ in mounts(*_containers(spec)) if mounted == name]
+        parts = [part for volume, part, _ in mounted if volume == name]
         yield from (posixpath.normpath(f"{path}/{part}") for part in parts or [""])
 
 

@@ -120,17 +120,16 @@ def test_it_keeps_working_through_a_rotation(older: OlderAgent) -> None:
     assert status == "ok"
 
 
-def test_a_cluster_goes_back_to_it_and_comes_again(release: Release, clusters: ClusterFactory, tmp_path: Path) -> None:
+def test_a_cluster_goes_back_to_it_and_comes_again(release: Release, clusters: ClusterFactory) -> None:
     """Operators first, then nodes, as the page says; nothing joins again, and no key is made before it is due."""
     cluster = clusters.applied()
     node = cluster.equip(NODE)
     node.run()
     held = node.snapshot(memory=False)
-    sources = tmp_path / "source"
     applier, viewer = cluster.environment(), cluster.environment("viewer")
     asked = ((("apply", "--yes"), applier, ""), (("nodes",), viewer, NODE), (("ca", "status"), viewer, "steady"))
     for words, environment, answer in asked:
-        assert answer in earlier_release.ran(release.version, sources, (*words, "-f", cluster.file), environment)
+        assert answer in release.run(*words, "-f", cluster.file, env=environment).stdout
     back = OlderAgent(cluster, release, node)
     back.run("status")
     back.run("agent", "--once")

@@ -112,8 +112,7 @@ class VirtualAddress:
 
 def _runs(node: KubeadmNode) -> bool:
     """Whether the program on a node has run for as long as a complaint would take."""
-    found = node.run("pgrep", "-x", "--older", f"{_QUIET:.0f}", "kube-vip", expect=None).stdout
-    return bool(found)
+    return bool(node.run("pgrep", "-x", "--older", f"{_QUIET:.0f}", "kube-vip", expect=None).stdout)
 
 
 def _complaints(node: KubeadmNode, since: float) -> Iterator[str]:

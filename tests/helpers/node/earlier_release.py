@@ -18,20 +18,9 @@ class Release:
     version: str
     program: Path
 
-    def run(self, *arguments: str | Path, expect: int = 0) -> Ran:
+    def run(self, *arguments: str | Path, env: Mapping[str, str] | None = None, expect: int = 0) -> Ran:
         """A command of the release as a whole process, to its end."""
-        ran = subprocess.run(
-            [self.program, *map(str, arguments)],
-            env={**environment(), "PYTHONPATH": ""},
-            cwd=self.program.parent,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=90,
-        )
-        assert ran.returncode == expect, f"{arguments}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
-        return ran
+        return _ended([self.program, *arguments], {**environment(env), "PYTHONPATH": ""}, self.program.parent, expect)
 
 
 def releases() -> dict[str, str]:
@@ -59,17 +48,23 @@ def ran(version: str, folder: Path, words: Sequence[str | Path], env: Mapping[st
     """What a command of a release prints, run from its source in `folder`, to its good end."""
     if not folder.exists():
         extract(releases()[version], folder)
-    done = subprocess.run(
-        [sys.executable, "-m", "vaultpki", *map(str, words)],
-        env={**environment(env), "PYTHONPATH": str(folder)},
+    command = [sys.executable, "-m", "vaultpki", *words]
+    return _ended(command, {**environment(env), "PYTHONPATH": str(folder)}, folder).stdout
+
+
+def _ended(command: Sequence[str | Path], env: Mapping[str, str], folder: Path, expect: int = 0) -> Ran:
+    ran = subprocess.run(
+        list(map(str, command)),
+        env=env,
         cwd=folder,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
         timeout=90,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert ran.returncode == expect, f"{command}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+    return ran
 
 
 def extract(commit: str, folder: Path) -> None:
