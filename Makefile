@@ -89,13 +89,13 @@ ON_VAULT := conformance or not (serverless or on_node or sample or exhaustive)
 # Files that ask the same clusters: one process starts each of them once.
 STANDING := $(addprefix tests/conformance/,live/test_live.py live/test_kube_root_copies.py verify/test_kube_allowed.py \
 	verify/test_kube_denied.py verify/test_kube_settings_in_files.py verify/test_kube_stolen_node.py)
-# A cluster that grows, and servers with faults: they too have time limits, so they run beside clusters' files.
-PROMPT := $(addprefix tests/conformance/,provision/test_kube_growing.py vault/test_polls_under_faults.py)
+# A cluster that grows, one with the image, and servers with faults: they too have time limits, so they run beside clusters' files.
+PROMPT := $(addprefix tests/conformance/,provision/test_kube_growing.py packages/test_image.py vault/test_polls_under_faults.py)
 # All others in one run, so that no worker waits for the end of a stage; the longest files first, so that none runs alone in
 # the end. Where a file needs no server, it has to stand before one that does, or pytest takes all that need it before.
 CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*.py)
 FIRST := $(addprefix tests/,models/test_fleet_year.py models/test_models.py \
-	$(addprefix conformance/,packages/test_debian_upgrade.py packages/test_image.py pages/test_site_in_browser.py \
+	$(addprefix conformance/,packages/test_debian_upgrade.py pages/test_site_in_browser.py \
 	show/test_report_in_browser.py packages/test_install_page.py packages/test_wheel.py packages/test_bills.py \
 	graph/test_pictures.py) integration/verify/test_forbidden_paths.py integration/identity/test_least_privilege.py)
 OTHERS := $(wildcard tests/models/test_*.py tests/docs/test_*.py tests/integration/test_*.py tests/integration/*/test_*.py)
