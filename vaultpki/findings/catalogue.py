@@ -279,14 +279,6 @@ CATALOGUE: Final = (
         vault=True,
     ),
     _warning(
-        "old-agent",
-        NodeState.FAILING,
-        "The agent of the node, or its policy, is of version 0.1.0.",
-        "vaultpki apply -f {file}",
-        "operator",
-        vault=True,
-    ),
-    _warning(
         "report-unreadable",
         NodeState.FAILING,
         "The node's report cannot be read.",

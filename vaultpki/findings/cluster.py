@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from vaultpki.ca.fleet import ClusterFacts
 from vaultpki.ca.status import CaStatus
-from vaultpki.certificates import rows
 from vaultpki.findings import nodes
 from vaultpki.findings.adoption import of_adoption
 from vaultpki.findings.finding import Finding, found, named_command, of_ends, to_json
@@ -63,11 +62,10 @@ class Judgement:
 def judge(read: ClusterFacts) -> Judgement:
     """Return the judgement of a cluster."""
     cluster, now, file = read.cluster, read.now, read.cluster.file
-    ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
     # Not by name: an identity that does not belong to a node may have the name of one.
     foreign = foreign_cas.read(cluster)
     pairs: list[tuple[NodeRow, str]] = [
-        (nodes.of_member(each, ttls, now, read.revoked, read.revisions, file=file, foreign=foreign), each.stored)
+        (nodes.of_member(each, now, read.revoked, read.revisions, file=file, foreign=foreign), each.stored)
         for each in read.nodes.members
     ]
     pairs += [(nodes.of_unfit(each, file=file), "") for each in read.nodes.unfit]
@@ -106,7 +104,7 @@ def of_cas(ends: Iterable[CaExpiry], cas: Iterable[CaStatus], file: str) -> Iter
 
 
 def _cluster(read: ClusterFacts, file: str) -> Iterator[Finding]:
-    joined = [each for each in read.nodes.members if each.stored or each.former]
+    joined = [each for each in read.nodes.members if each.stored]
     if joined and all(each.locked for each in joined):
         yield found("no-live-credential", "no node of this cluster has a live credential", file=file)
     yield from of_problems(read.problems, file)

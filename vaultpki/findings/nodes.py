@@ -23,7 +23,7 @@ from vaultpki.readers import CA_OF_BUNDLE
 from vaultpki.records import gaps
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable, stamp
-from vaultpki.rotation import left_over, reasons
+from vaultpki.rotation import left_over
 from vaultpki.values import release_order
 from vaultpki.values.durations import short_span
 
@@ -49,7 +49,6 @@ _LONGEST: Final = 100
 _MOST_NAMES: Final = 20
 # The first build whose agent keeps what its record does not name.
 _KEEPS: Final = release_order.key("0.3.0.dev0")
-_FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 
@@ -148,7 +147,6 @@ def life_left(signed: datetime, not_after: datetime, now: datetime) -> float:
 
 def of_member(
     member: Member,
-    ttls: Mapping[str, int],
     now: datetime,
     revoked: Revoked,
     revisions: Mapping[str, int] | None = None,
@@ -156,7 +154,7 @@ def of_member(
     file: str = "",
     foreign: Mapping[str, Collection[Facts]] = MappingProxyType({}),
 ) -> NodeRow:
-    """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, for earlier agents.
+    """Return the row of a node by what Vault has of it.
 
     `revoked` is what the mounts of the CAs show as revoked: a node's own word is not enough. `revisions` are those of
     the rotation records by domain, None if nobody has read them. `file` is the cluster.yaml that commands name,
@@ -164,10 +162,9 @@ def of_member(
     """
     report, finds = member.report, _Finder(member.name, member.pool, file)
     if report is None:
-        joined = bool(member.stored or member.former)
-        findings = [*_credentials(member, finds, joined=joined), *_without_report(member, finds)]
+        findings = [*_credentials(member, finds, joined=bool(member.stored)), *_without_report(member, finds)]
         return NodeRow(member.name, member.pool, member.roles, tuple(findings), credentials=member.credentials)
-    lives = dict(_lives(report, ttls))
+    lives = dict(_lives(report))
     first = min(lives.values(), key=lambda span: span[1], default=None)
     apart = tuple(gaps.of_report(report, revisions))
     states = dict(_certificates(report, lives, now, revoked))
@@ -256,8 +253,6 @@ class _Finder:
 def _without_report(member: Member, finds: _Finder) -> Iterator[Finding]:
     if member.stored:
         yield finds("report-unreadable", "its report cannot be read")
-    elif member.former:
-        yield finds("old-agent", reasons.too_old(member.former))
     elif member.credentials == 0:
         yield finds("not-enrolled", "not enrolled")
     elif member.join_until is not None:
@@ -277,17 +272,15 @@ def _credentials(member: Member, finds: _Finder, *, joined: bool) -> Iterator[Fi
         yield finds("no-credential", "no live credential, so it needs a new join file")
 
 
-def _lives(report: NodeReport, ttls: Mapping[str, int]) -> Iterator[tuple[str, tuple[datetime, datetime]]]:
+def _lives(report: NodeReport) -> Iterator[tuple[str, tuple[datetime, datetime]]]:
     """Yield when each certificate was signed and when it ends, by name."""
     for name, one in report.certificates.items():
         if one.not_after is None:
             continue
+        begins = one.not_after
         if one.not_before is not None and one.not_before <= one.not_after:
-            yield name, (renewal.signed_at(one.not_before, one.not_after), one.not_after)
-        else:
-            # A node may report the first year that there is.
-            ttl = min(timedelta(seconds=ttls.get(name, 0)), one.not_after - _FIRST)
-            yield name, (one.not_after - ttl, one.not_after)
+            begins = renewal.signed_at(one.not_before, one.not_after)
+        yield name, (begins, one.not_after)
 
 
 def _certificates(

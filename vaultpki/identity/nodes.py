@@ -40,8 +40,8 @@ class Member:
 
     `credentials` is how many secret ids it has; None if the token may not look, and for a node that logs in by a token.
     `report` has of its certificates only those that it may hold; None if it never reported, or if that cannot be read.
-    `stored` is the report as it is stored, as JSON text for people; empty if there is none. `former` is the version of
-    an agent that reports only where 0.1.0 did, else empty. `disabled` is a node by token whose entity opens nothing.
+    `stored` is the report as it is stored, as JSON text for people; empty if there is none. `disabled` is a
+    node by token whose entity opens nothing.
     `join_until` is until when a join file can be used, of a node that has nothing else and has never reported.
     """
 
@@ -51,7 +51,6 @@ class Member:
     credentials: int | None
     report: NodeReport | None = None
     stored: str = ""
-    former: str = ""
     disabled: bool = False
     join_until: datetime | None = None
 
@@ -197,10 +196,8 @@ def _with_approle(
 ) -> Member:
     name = identity.name
     found = reports.read(cluster, vault, place, held)
-    former = "" if found.text else reports.former_agent(cluster, vault, name)
-    if found.text or former:
-        counted = count(cluster, vault, identity)
-        return Member(name, identity.kind, holder, counted, found.report, found.text, former=former)
+    if found.text:
+        return Member(name, identity.kind, holder, count(cluster, vault, identity), found.report, found.text)
     own = held_credentials(cluster, vault, identity)
     return Member(name, identity.kind, holder, own.credentials, join_until=own.join_until)
 
@@ -229,9 +226,10 @@ def _home(cluster: Cluster, applied: Mapping[str, str], name: str) -> str:
 
 
 def _early(cluster: Cluster, vault: Vault, known: Collection[str]) -> list[Member]:
-    """Return the nodes by token that report only where 0.1.0 did: those of which Vault has an entity.
+    """Return the nodes by token that have reported only where the first release did, and of which Vault has an entity.
 
-    Older reports than the longest life of a certificate are of nodes that hold none.
+    Nothing of such a report is read, but no gate may open without the node: nothing else tells of it. Older ones than
+    the longest life of a certificate are of nodes that hold none.
     """
     pools = [pool for pool in cluster.pools if pool.jwt]
     reported = reports.names_in(cluster, vault, report_paths.REPORT_FOLDER) if pools else ()
@@ -243,9 +241,9 @@ def _early(cluster: Cluster, vault: Vault, known: Collection[str]) -> list[Membe
     def look(entry: tuple[str, Pool]) -> Member | None:
         name, pool = entry
         longest = max((each.ttl for each in node_certificates(cluster, pool)), default=0)
-        former = reports.former_agent(cluster, vault, name, within=longest + _DAY)
-        entity = find_entity(vault, accessor, name) if former else None
-        return Member(name, "jwt", pool, None, former=former, disabled=entity.disabled) if entity is not None else None
+        there = reports.is_at_former_place(cluster, vault, name, within=longest + _DAY)
+        entity = find_entity(vault, accessor, name) if there else None
+        return Member(name, "jwt", pool, None, disabled=entity.disabled) if entity is not None else None
 
     return [each for each in vault.map(look, names_) if each is not None]
 

@@ -203,8 +203,6 @@ def to_json(record: RotationRecord) -> dict[str, Any]:
         "also": list(record.also),
         "spread": record.spread,
         "excused": list(record.excused),
-        # 0.2.0 has nodes here, and refuses anything else.
-        "restarted": [],
         **({"restarted_components": list(record.restarted)} if record.restarted else {}),
         **({"checked": list(record.checked)} if record.checked else {}),
         "turn": record.turn,
