@@ -50,7 +50,7 @@ def written(
 
 
 def former(data: bytes) -> str:
-    """The digest of 0.1 in the layout document: of both files one after the other."""
+    """The digest in the layout document: of both files one after the other."""
     return sha256(data).hexdigest()[:32]
 
 

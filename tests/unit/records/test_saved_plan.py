@@ -94,12 +94,6 @@ def test_a_field_that_is_missing_is_named(field: str) -> None:
     assert caught.value.field == field
 
 
-def test_a_file_of_0_2_0_is_read_and_has_ended() -> None:
-    document = json.loads(TEXT)
-    del document["until"], document["took_part"]
-    assert parse_plan(json.dumps(document), "plan.json").until < datetime(2000, 1, 1, tzinfo=UTC)
-
-
 def test_a_file_of_a_newer_vaultpki_says_so() -> None:
     with pytest.raises(SpecError, match="has version 2 and this vaultpki speaks 1; install the newer vaultpki here"):
         parse_plan(json.dumps(json.loads(TEXT) | {"version": 2, "further": 1}), "plan.json")
