@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from vaultpki.ca.fleet import ClusterFacts
 from vaultpki.ca.status import CaStatus
+from vaultpki.certificates import rows
 from vaultpki.findings import nodes
 from vaultpki.findings.adoption import of_adoption
 from vaultpki.findings.finding import Finding, found, named_command, of_ends, to_json
@@ -62,10 +63,11 @@ class Judgement:
 def judge(read: ClusterFacts) -> Judgement:
     """Return the judgement of a cluster."""
     cluster, now, file = read.cluster, read.now, read.cluster.file
+    ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
     # Not by name: an identity that does not belong to a node may have the name of one.
     foreign = foreign_cas.read(cluster)
     pairs: list[tuple[NodeRow, str]] = [
-        (nodes.of_member(each, now, read.revoked, read.revisions, file=file, foreign=foreign), each.stored)
+        (nodes.of_member(each, ttls, now, read.revoked, read.revisions, file=file, foreign=foreign), each.stored)
         for each in read.nodes.members
     ]
     pairs += [(nodes.of_unfit(each, file=file), "") for each in read.nodes.unfit]

@@ -49,6 +49,7 @@ _LONGEST: Final = 100
 _MOST_NAMES: Final = 20
 # The first build whose agent keeps what its record does not name.
 _KEEPS: Final = release_order.key("0.3.0.dev0")
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 
@@ -147,6 +148,7 @@ def life_left(signed: datetime, not_after: datetime, now: datetime) -> float:
 
 def of_member(
     member: Member,
+    ttls: Mapping[str, int],
     now: datetime,
     revoked: Revoked,
     revisions: Mapping[str, int] | None = None,
@@ -154,7 +156,7 @@ def of_member(
     file: str = "",
     foreign: Mapping[str, Collection[Facts]] = MappingProxyType({}),
 ) -> NodeRow:
-    """Return the row of a node by what Vault has of it.
+    """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, where it lacks a begin.
 
     `revoked` is what the mounts of the CAs show as revoked: a node's own word is not enough. `revisions` are those of
     the rotation records by domain, None if nobody has read them. `file` is the cluster.yaml that commands name,
@@ -164,7 +166,7 @@ def of_member(
     if report is None:
         findings = [*_credentials(member, finds, joined=bool(member.stored)), *_without_report(member, finds)]
         return NodeRow(member.name, member.pool, member.roles, tuple(findings), credentials=member.credentials)
-    lives = dict(_lives(report))
+    lives = dict(_lives(report, ttls))
     first = min(lives.values(), key=lambda span: span[1], default=None)
     apart = tuple(gaps.of_report(report, revisions))
     states = dict(_certificates(report, lives, now, revoked))
@@ -272,15 +274,17 @@ def _credentials(member: Member, finds: _Finder, *, joined: bool) -> Iterator[Fi
         yield finds("no-credential", "no live credential, so it needs a new join file")
 
 
-def _lives(report: NodeReport) -> Iterator[tuple[str, tuple[datetime, datetime]]]:
+def _lives(report: NodeReport, ttls: Mapping[str, int]) -> Iterator[tuple[str, tuple[datetime, datetime]]]:
     """Yield when each certificate was signed and when it ends, by name."""
     for name, one in report.certificates.items():
         if one.not_after is None:
             continue
-        begins = one.not_after
         if one.not_before is not None and one.not_before <= one.not_after:
-            begins = renewal.signed_at(one.not_before, one.not_after)
-        yield name, (begins, one.not_after)
+            yield name, (renewal.signed_at(one.not_before, one.not_after), one.not_after)
+        else:
+            # A node may report the first year that there is.
+            ttl = min(timedelta(seconds=ttls.get(name, 0)), one.not_after - _FIRST)
+            yield name, (one.not_after - ttl, one.not_after)
 
 
 def _certificates(

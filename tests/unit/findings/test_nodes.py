@@ -59,7 +59,7 @@ def row(
     """The row of a node whose report is stored so, by way of the form in which it is stored."""
     value = node_report.to_json(stored) if isinstance(stored, NodeReport) else stored
     member = Member("cp-1", "listed", NODE, credentials, node_report.read(value), json.dumps(value) if value else "")
-    return of_member(member, NOW, revoked)
+    return of_member(member, {"kubelet": 30 * 86400}, NOW, revoked)
 
 
 def test_a_node_that_is_well() -> None:
@@ -212,6 +212,19 @@ def test_several_findings_are_told_the_worst_first() -> None:
     assert row(report(certificates=many)).message == "expired: c0, c1, c2, c3, c4 and 4 more"
 
 
+def test_a_report_that_lacks_the_times_of_certificates() -> None:
+    """It says neither when a certificate begins, nor when it is renewed, nor how often the agent reports."""
+    value = node_report.to_json(one(15))
+    for name in ("poll", "trust"):
+        del value[name]
+    for name in ("not_before", "renew_after"):
+        del value["certificates"]["kubelet"][name]
+    found = row(value)
+    assert (found.state, found.life_left, found.trust) == (NodeState.OK, 0.5, "")
+    value["certificates"]["kubelet"]["not_after"] = "2026-12-02T12:00:00Z"
+    assert row(value).state is NodeState.OVERDUE
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -335,7 +348,7 @@ HELD = {"etcd": BundleReport(frozenset({"a" * 64}), NOW - DAY)}
 def test_a_node_and_a_foreign_ca(further: dict[str, Any], state: str, said: str) -> None:
     stored = node_report.to_json(report(**further))
     member = Member("cp-1", "listed", NODE, 1, node_report.read(json.loads(json.dumps(stored))), "x")
-    found = of_member(member, NOW, NOTHING_REVOKED, foreign=NAMED)
+    found = of_member(member, {"kubelet": 30 * 86400}, NOW, NOTHING_REVOKED, foreign=NAMED)
     assert found.state.value == state and found.attention is (state == "failing")
     texts = [finding.text for finding in found.findings]
     assert any(said in text for text in texts) if said else texts == []
