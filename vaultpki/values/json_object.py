@@ -8,8 +8,8 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -144,19 +144,25 @@ def word(check: Callable[[str], str], *, or_empty: bool = False) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class OneOf(Kind):
-    """The value of an enum's member; `called` is the name that messages use for a text that is none of them."""
+    """The value of an enum's member; `called` is the name that messages use for a text that is none of them.
+
+    With `or_empty` "" stands for None.
+    """
 
     words: type[enum.Enum]
     called: str = ""
+    or_empty: bool = False
 
-    def read(self, value: Any, where: str) -> enum.Enum:
+    def read(self, value: Any, where: str) -> enum.Enum | None:
+        if self.or_empty and value == "":
+            return None
         try:
             return self.words(value)
         except ValueError:
             raise Wrong(self.called if isinstance(value, str) else "") from None
 
     def write(self, value: Any) -> Any:
-        return value.value
+        return "" if value is None else value.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,13 +261,19 @@ class Member:
     """A member of an object: its kind, and its `attribute` if that has another name.
 
     One that is `left_out` is not written while it has the default of its attribute, and gets it if it is missing; one
-    that may be `null` gets it from null too.
+    that may be `null` gets it from null too. `spread` is for an object of a `dict`: its members are attributes here.
     """
 
     kind: Kind
     attribute: str = ""
     left_out: bool = False
     null: bool = False
+    spread: bool = False
+
+    def read(self, value: Any, where: str) -> dict[str, Any]:
+        """Return the attributes that are read from the member."""
+        found = self.kind.read(value, where)
+        return found if self.spread else {self.attribute: found}
 
 
 class Object(Kind, Generic[_T]):
@@ -286,12 +298,12 @@ class Object(Kind, Generic[_T]):
         self._make, self._odd, self._version = make, odd, version
         self._other = f"is not {called}; {advice}"
         self._problem = problem or f"contains a value that vaultpki does not write; {advice}"
-        self._members = {name: one if isinstance(one, Member) else Member(one) for name, one in members.items()}
-        self._defaults: dict[str, Any] = {}
-        for each in fields(make):  # type: ignore[arg-type]
-            if each.default is not MISSING or each.default_factory is not MISSING:
-                factory = each.default_factory
-                self._defaults[each.name] = each.default if factory is MISSING else factory()
+        given = {name: one if isinstance(one, Member) else Member(one) for name, one in members.items()}
+        self._members = {name: replace(one, attribute=one.attribute or name) for name, one in given.items()}
+        declared = fields(make) if is_dataclass(make) else ()
+        self._defaults = {each.name: each.default for each in declared if each.default is not MISSING}
+        self._defaults |= {each.name: each.default_factory() for each in declared if callable(each.default_factory)}
+        self._needed = {each.name for each in declared} - self._defaults.keys()
 
     def read(self, value: Any, where: str) -> _T:
         """Return the value in the form of `make`; raise SpecError with `where` and the member that is wrong."""
@@ -299,19 +311,22 @@ class Object(Kind, Generic[_T]):
             raise SpecError(self._other, file=where)
         if self._version:
             JsonObject(value, where, self._problem).refuse_other_version()
-        found = {}
-        for name, member in self._members.items():
-            one = value.get(name)
-            if one is None and (member.null or (member.left_out and name not in value)):
-                continue
+        found: dict[str, Any] = {}
+        for name, member, one in self._given(value):
             try:
-                found[member.attribute or name] = member.kind.read(one, f"{where}: {name}")
+                found |= member.read(one, f"{where}: {name}")
             except Wrong as error:
                 raise self.wrong("".join(error.args) or name, where) from None
         made = self._make(**found)
         if odd := self._odd(made):
             raise self.wrong(odd, where)
         return made
+
+    def _given(self, value: Mapping[str, Any]) -> Iterator[tuple[str, Member, Any]]:
+        for name, member in self._members.items():
+            one = value.get(name)
+            if one is not None or not (member.null or (member.left_out and name not in value)):
+                yield name, member, one
 
     def wrong(self, name: str, where: str) -> SpecError:
         """Return the error for a member of this name."""
@@ -321,8 +336,7 @@ class Object(Kind, Generic[_T]):
         """Return the value as JSON."""
         made: dict[str, Any] = {"version": VERSION} if self._version else {}
         for name, member in self._members.items():
-            attribute = member.attribute or name
-            one = getattr(value, attribute)
-            if not (member.left_out and one == self._defaults[attribute]):
-                made[name] = None if one is None else member.kind.write(one)
+            one = value if member.spread else getattr(value, member.attribute)
+            if not (member.left_out and one == self._defaults[member.attribute]):
+                made[name] = None if one is None and member.null else member.kind.write(one)
         return made
