@@ -245,6 +245,7 @@ def _future(step: Transition, node: Participant, report: NodeReport) -> str:
 
 
 def _old_agent(step: Transition, node: Participant, report: NodeReport) -> str:
+    # Agents since 0.2.0 say what they have read of records. One that can read none says nothing, and is not ready.
     if report.seen or not _concerned(step, node) or (step.outlived and not alive(report, step.now)):
         return ""
     version = f" ({printable(report.agent)})" if report.agent else ""
