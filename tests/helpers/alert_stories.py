@@ -39,24 +39,22 @@ def series(name: str, labels: Labels, value: float | str, spans: Iterable[Span])
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent that answers on some days. `old` is one of 0.1.0, whose samples do not name the node."""
+    """An agent that answers on some days."""
 
     node: str
     spans: Sequence[Span]
     instance: str = ""
     cluster: str = "prod"
     job: str = "vaultpki"
-    old: bool = False
 
     def labels(self, **further: str) -> dict[str, str]:
-        its = {} if self.old else {"cluster": self.cluster, "node": self.node}
+        its = {"cluster": self.cluster, "node": self.node}
         return {"job": self.job, "instance": self.instance or self.node, **its, **further}
 
     def samples(self) -> Samples:
         """What an agent that is well shows, but for its certificates."""
-        both = {"cluster": self.cluster, "node": self.node}
         return {
-            **series("vaultpki_node_info", {**self.labels(), **both}, 1, self.spans),
+            **series("vaultpki_node_info", self.labels(), 1, self.spans),
             **series("vaultpki_build_info", self.labels(version="1"), 1, self.spans),
             **series("vaultpki_last_pass_timestamp_seconds", self.labels(), "now", self.spans),
             **series("vaultpki_vault_reachable", self.labels(), 1, self.spans),

@@ -55,8 +55,6 @@ RULES = {
     "recover": "while a counted node has seen a newer record no other command goes on; an operator recovers first",
     "back only": "a recovery leads to re-trusting or to rest, never to a later state that nodes seem to be in",
     "kept": "in a recovered re-trusting each node keeps the leaf that it holds until everybody trusts both CAs",
-    "default": "after a recovery the new CA is the default only if every counted node says that its leaf is of it",
-    "default first": "a recovery that keeps the old CA as the default makes it so before it writes the record",
     "waits": "in a recovered re-trusting a node that has no leaf takes none",
     "nothing dropped": "in a recovered re-trusting an agent drops no CA that it trusts, whatever the record names",
     "steady": "a recovery leads to rest only if every counted node has reported since, and holds nothing of a newer CA",

@@ -106,7 +106,7 @@ class AdoptionLook:
 
 
 def look(cluster: Cluster, vault: Vault, access: KubeAccess, now: datetime, notice: ChangeNotice) -> AdoptionLook:
-    """AdoptionLook at the adoption of a cluster: Vault first, and then the cluster that `access` leads to.
+    """Look at the adoption of a cluster: Vault first, and then the cluster that `access` leads to.
 
     Raises Unavailable or Untrusted if either cannot be talked to, and SpecError as `read_sides`.
     """

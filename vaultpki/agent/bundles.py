@@ -343,8 +343,7 @@ def _held(
 class BundleDigest:
     """Digests of one CA's installed bundles: `read` of what the components read that its hooks restart, in any order.
 
-    `whole` is of both bundles, as vaultpki 0.1 has it in its reports and in its state. `own` is `read` without foreign
-    CAs.
+    `whole` is of both bundles, as reports have it. `own` is `read` without foreign CAs.
     """
 
     read: str

@@ -100,18 +100,12 @@ def _gives_turns(rotations: Rotations, domain: str, revisions: Mapping[str, int]
 
 
 def note_trust(context: Context, held: Mapping[str, BundleDigest]) -> None:
-    """Record in the state which CAs the bundles have, in one word, and since when; `held` has their digests by key.
-
-    Where vaultpki 0.1 ran the hooks of a bundle, its digest becomes that of today: an upgrade restarts nothing.
-    """
+    """Record in the state which CAs the bundles have, in one word, and since when; `held` has their digests by key."""
     state = context.state.value
     whole = (held[key].whole if key in held else "" for key in readers.CA_OF_BUNDLE)
     trust = sha256("-".join(whole).encode()).hexdigest()[:16]
     since = state.trust_since if trust == state.trust else context.clock
-    hooked = {
-        key: held[key].read if key in held and held[key].whole == done else done for key, done in state.hooked.items()
-    }
-    context.state.value = replace(state, trust=trust, trust_since=since, hooked=hooked)
+    context.state.value = replace(state, trust=trust, trust_since=since)
 
 
 def follow(

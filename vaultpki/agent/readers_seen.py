@@ -144,11 +144,8 @@ def _cas_in_memory(context: Context, ca: str, seen: ReaderSeen) -> tuple[str, ..
 
 def started_with(seen: ReaderSeen | None, bundle: Since | None) -> bool:
     """Return whether a process that runs was started after the bundle was installed, so that it has read it."""
-    if seen is None or bundle is None or not seen.running or seen.moment is None:
+    if seen is None or bundle is None or not seen.running or seen.moment is None or bundle.moment is None:
         return False
-    if bundle.moment is None:
-        # Noted by an earlier release.
-        return seen.since > bundle.since
     return seen.moment.later_than(bundle.moment)
 
 

@@ -14,9 +14,8 @@ from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.token_keys import KeysOnDisk, signing_mark
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
-from vaultpki.errors import Denied, VaultpkiError
+from vaultpki.errors import VaultpkiError
 from vaultpki.host import boot_time
-from vaultpki.host.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.node import credential
 from vaultpki.node import pins as pins_of_node
@@ -182,31 +181,17 @@ def _token_keys(
 
 
 def send(context: Context, vault: Vault, report: NodeReport) -> None:
-    """Write the report, and note in the state that it was written.
-
-    A policy that an earlier release applied allows the place of that release alone. Nothing but the agent's version is
-    read there.
-    """
-    value = node_report.to_json(report)
-    store, place = f"{context.config.prefix}/config", _place(context.config, vault)
-    write = vault.api.secrets.kv.v2.create_or_update_secret
-    refused = place is None
+    """Write the report, and note in the state that it was written."""
+    value, place = node_report.to_json(report), _place(context.config, vault)
+    if place is None:
+        return
     try:
-        try:
-            if place is not None:
-                write(place, value, mount_point=store)
-        except Denied:
-            refused = True
-        if refused:
-            write(report_paths.former(context.config.node), value, mount_point=store)
+        write = vault.api.secrets.kv.v2.create_or_update_secret
+        write(place, value, mount_point=f"{context.config.prefix}/config")
     except VaultpkiError:
         # The next pass that asks Vault writes it; until then a gate waits, and nothing else depends on it.
         return
-    if refused != context.state.value.report_refused:
-        context.found.events.append(
-            _refusal(place or report_paths.REPORT_FOLDER) if refused else _accepted(place or "")
-        )
-    context.state.value = replace(context.state.value, reported=_digest(value), report_refused=refused)
+    context.state.value = replace(context.state.value, reported=_digest(value))
 
 
 def _place(config: AgentConfig, vault: Vault) -> str | None:
@@ -216,18 +201,6 @@ def _place(config: AgentConfig, vault: Vault) -> str | None:
     if config.auth.method != "jwt":
         return report_paths.pooled(config.pool, config.node)
     return report_paths.by_token(config.pool, vault.entity) if report_paths.is_entity(vault.entity) else None
-
-
-def _refusal(place: str) -> Event:
-    text = (
-        f"Vault does not let this node write its report at {place}: its policy is of an earlier release, so the report "
-        "is written where that release reads it; run `vaultpki apply`"
-    )
-    return Event("report-place", text, "warning", {"place": place})
-
-
-def _accepted(place: str) -> Event:
-    return Event("report-place", f"the report is written at {place} again", fields={"place": place})
 
 
 def is_news(context: Context, report: NodeReport) -> bool:

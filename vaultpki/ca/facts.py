@@ -162,7 +162,7 @@ def participants(cluster: Cluster, found: Collection[Member], domain: str) -> tu
     return tuple(
         _participant(each, cluster, domain, shares(each.holder.roles if each.holder is not None else frozenset()))
         for each in found
-        if not each.locked or each.report or each.former
+        if not each.locked or each.report
     )
 
 
@@ -201,7 +201,6 @@ def _participant(who: Member, cluster: Cluster, domain: str, share: _Share) -> P
         readers=tuple(f"{domain}/{component}" for component in at_start),
         credentials=who.credentials,
         report=report,
-        former=who.former,
         locked=who.locked,
         last_expiry=node_report.last_expiry(who.report) if who.locked and who.report is not None else None,
         join_until=who.join_until,

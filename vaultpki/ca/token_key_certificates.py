@@ -27,7 +27,7 @@ def key_holders(cluster: Cluster, members: Iterable[Member], recorded: Collectio
     """Return the control-plane nodes that can log in or have reported, locked ones only if `recorded`, by name."""
     names = frozenset(key_nodes(cluster))
     return {
-        each.name: KeyHolder(each.name, None if each.locked else each.report, each.locked, each.former, each.join_until)
+        each.name: KeyHolder(each.name, None if each.locked else each.report, each.locked, each.join_until)
         for each in members
         if each.kind == "listed" and each.name in names
         if not each.locked or each.name in recorded

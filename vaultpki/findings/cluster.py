@@ -106,7 +106,7 @@ def of_cas(ends: Iterable[CaExpiry], cas: Iterable[CaStatus], file: str) -> Iter
 
 
 def _cluster(read: ClusterFacts, file: str) -> Iterator[Finding]:
-    joined = [each for each in read.nodes.members if each.stored or each.former]
+    joined = [each for each in read.nodes.members if each.stored]
     if joined and all(each.locked for each in joined):
         yield found("no-live-credential", "no node of this cluster has a live credential", file=file)
     yield from of_problems(read.problems, file)

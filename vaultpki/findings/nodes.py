@@ -23,7 +23,7 @@ from vaultpki.readers import CA_OF_BUNDLE
 from vaultpki.records import gaps
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable, stamp
-from vaultpki.rotation import left_over, reasons
+from vaultpki.rotation import left_over
 from vaultpki.values import release_order
 from vaultpki.values.durations import short_span
 
@@ -156,7 +156,7 @@ def of_member(
     file: str = "",
     foreign: Mapping[str, Collection[Facts]] = MappingProxyType({}),
 ) -> NodeRow:
-    """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, for earlier agents.
+    """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, where it lacks a begin.
 
     `revoked` is what the mounts of the CAs show as revoked: a node's own word is not enough. `revisions` are those of
     the rotation records by domain, None if nobody has read them. `file` is the cluster.yaml that commands name,
@@ -164,8 +164,7 @@ def of_member(
     """
     report, finds = member.report, _Finder(member.name, member.pool, file)
     if report is None:
-        joined = bool(member.stored or member.former)
-        findings = [*_credentials(member, finds, joined=joined), *_without_report(member, finds)]
+        findings = [*_credentials(member, finds, joined=bool(member.stored)), *_without_report(member, finds)]
         return NodeRow(member.name, member.pool, member.roles, tuple(findings), credentials=member.credentials)
     lives = dict(_lives(report, ttls))
     first = min(lives.values(), key=lambda span: span[1], default=None)
@@ -256,8 +255,6 @@ class _Finder:
 def _without_report(member: Member, finds: _Finder) -> Iterator[Finding]:
     if member.stored:
         yield finds("report-unreadable", "its report cannot be read")
-    elif member.former:
-        yield finds("old-agent", reasons.too_old(member.former))
     elif member.credentials == 0:
         yield finds("not-enrolled", "not enrolled")
     elif member.join_until is not None:

@@ -12,7 +12,6 @@ from vaultpki.certificates import node_rows, resolve, rows, signing_rows
 from vaultpki.identity import imported, outside_signer
 from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool
 from vaultpki.places import Layout
-from vaultpki.records import report_paths
 from vaultpki.records.adoption import OLD_CAS
 from vaultpki.records.server_facts import Fields, ServerFacts
 from vaultpki.values import hosts, names
@@ -112,10 +111,6 @@ def policies(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByH
     for pool in cluster.pools:
         values = {"prefix": cluster.prefix, "pool": pool.name, "accessor": facts.accessor(pool.auth_mount)}
         rules = policy("pool-jwt.json" if pool.jwt else "pool.json", values)
-        if pool.jwt and report_paths.reaches_reports(pool.node_names.removesuffix("*")):
-            # A claim may hold a slash, and would lead from the place of 0.1.0 to a report of another kind.
-            alias = f"{{{{identity.entity.aliases.{values['accessor']}.name}}}}"
-            del rules[f"{cluster.mount('config')}/data/{report_paths.former(alias)}"]
         signed = (*certificates[pool], *_of_former_ca(cluster, facts, certificates[pool]))
         written[f"{cluster.prefix}/pool/{pool.name}"] = rules | _sign_rules(signed, pool.node_names)
     return written

@@ -2,7 +2,7 @@
 
 A note is written before anything is ended, so a run that was interrupted can be repeated. It holds the role ids by
 which Vault finds the tokens of a node. It is removed when all is done; that of a listed node stays then and says
-`ended`, with the new role id: an applier of 0.2.0 knows an AppRole as ours by that, and looks there for a new one.
+`ended`, with the new role id, as in 0.3.0.
 """
 
 from __future__ import annotations

@@ -136,13 +136,9 @@ def _invite(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: 
 def _minted(cluster: Cluster, vault: Vault, identity: Identity, wrap_ttl: int) -> Answer:
     """Return a new secret id, wrapped. It ends soon after its join file: the node replaces it when it joins."""
     generate, mount = vault.prepare.auth.approle.generate_secret_id, identity.mount(cluster)
-    plain: Request = dataclasses.replace(generate(identity.name, mount_point=mount, wrap_ttl=f"{wrap_ttl}s"), once=True)
-    try:
-        # hvac's method has no TTL.
-        return vault.call(dataclasses.replace(plain, body={"ttl": f"{wrap_ttl + JOINING}s"}))
-    except Denied:
-        # The enroller's policy of 0.1.0 allows no parameter; then it lives as long as the node's own ones.
-        return vault.call(plain)
+    plain: Request = generate(identity.name, mount_point=mount, wrap_ttl=f"{wrap_ttl}s")
+    # hvac's method has no TTL.
+    return vault.call(dataclasses.replace(plain, once=True, body={"ttl": f"{wrap_ttl + JOINING}s"}))
 
 
 def _identity(name: str, who: Node | Pool) -> Identity:

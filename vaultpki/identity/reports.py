@@ -1,15 +1,14 @@
 """Reads and removes the reports of nodes in the KV store, and finds out whose the reports of the jwt mount are.
 
-A name counts within its own kind alone. Of the place of 0.1.0, which has no kind, only the agent's version is used.
+A name counts within its own kind alone.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from vaultpki.certificates import node_rows, signing_rows
 from vaultpki.errors import BadAnswer
@@ -17,12 +16,9 @@ from vaultpki.identity.ending import is_alias, read_accessors
 from vaultpki.model import Cluster, Node, Pool
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.node_report import NodeReport
-from vaultpki.redact import printable
 from vaultpki.values import hosts, names
 from vaultpki.vault import Json, Vault, member
 from vaultpki.vault.answers import server_time
-
-_LONGEST_VERSION = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +65,6 @@ def of_lost_answers(cluster: Cluster, vault: Vault, place: str) -> tuple[NodeRep
     # Of a thousand reports hardly one says so, and the others need not be taken apart.
     report = node_report.read(raw) if "lost_credentials" in raw else None
     return (report, written) if report is not None and report.lost and written is not None else None
-
-
-def former_agent(cluster: Cluster, vault: Vault, name: str, *, within: float = math.inf) -> str:
-    """Return the version of the agent that reported at the place of 0.1.0, in the last `within` seconds.
-
-    Empty if there is no such report; its age is the server's word.
-    """
-    raw, written = _stored(cluster, vault, report_paths.former(name))
-    if written is not None and (datetime.now(UTC) - written).total_seconds() > within:
-        return ""
-    version = raw.get("agent")
-    known = isinstance(version, str) and version
-    return (printable(str(version)[:_LONGEST_VERSION]) if known else "of unknown version") if raw else ""
 
 
 def place_of(holder: Node | Pool, name: str) -> str:
@@ -149,6 +132,7 @@ def remove(
     """
     staying = {node.name for node in cluster.nodes}.difference(listed)
     every = {*listed, *pooled, *entities.values()} - staying
+    # The first release reported there, and no apply removes that.
     places = [report_paths.former(name) for name in every if names.fits(name, hosts.node_name)]
     places += [report_paths.listed(name) for name in listed]
     kinds: tuple[report_paths.NodeKind, ...] = ("pooled", "jwt")

@@ -246,7 +246,7 @@ def _too_far_ahead(adopted: Any, known: Mapping[str, int] | None) -> int:
 def _changes(vault: Vault, store: str) -> tuple[int, Mark | None]:
     """Return after how many seconds to look again at the latest, and the mark of a record of changes that is settled.
 
-    Without the record, or the right to read it, an earlier release has applied the cluster: each poll looks.
+    Without the record, or the right to read it, each poll looks.
     """
     try:
         stored = vault.stored(store, CHANGES)
@@ -294,8 +294,6 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
     # A copy of before this node had such keys lacks their CA, and is fetched anew.
     cas = (*ISSUING_CAS, SERVICE_ACCOUNT) if token_key is not None else ISSUING_CAS
     issuing = {ca: _texts(value["issuing"][ca]) for ca in cas}
-    # Vaultpki 0.1 did not write it.
-    trusted = value.get("trusted", issuing)
     return Assignment(
         fetched=float(value["fetched"]),
         endpoint=cluster.endpoint,
@@ -307,13 +305,13 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
             issuing,
             # Without a root nothing can be checked.
             _texts(value["roots"], least=1),
-            {str(ca): str(sha256) for ca, sha256 in value.get("defaults", {}).items()},
-            {str(ca): str(why) for ca, why in value.get("unshown", {}).items()},
+            {str(ca): str(sha256) for ca, sha256 in value["defaults"].items()},
+            {str(ca): str(why) for ca, why in value["unshown"].items()},
             kept=_texts(value.get("above", ())),
         ),
-        trusted={ca: _texts(trusted[ca]) for ca in cas},
-        rotations=replace(read_rotations(value.get("rotation", {}), config.prefix), not_followed=_not_followed(value)),
-        look=int(value.get("look", 0)),
+        trusted={ca: _texts(value["trusted"][ca]) for ca in cas},
+        rotations=replace(read_rotations(value["rotation"], config.prefix), not_followed=_not_followed(value)),
+        look=int(value["look"]),
         foreign=cluster.also_trust,
         adoption=adoption_record.read(value["adoption"], where=where) if value.get("adoption") else None,
         adoption_ahead=int(value.get("adoption_ahead", 0)),

@@ -23,37 +23,6 @@ AgentHealth = Literal["ok", "backing-off", "needs-join"]
 _Value = TypeVar("_Value")
 _VERSION: Final = 1
 _STATES: Final[Mapping[str, AgentHealth]] = {state: state for state in get_args(AgentHealth)}
-_LATER: Final = (
-    "revisions",
-    "vanished",
-    "bundles",
-    "leaves",
-    "readers",
-    "versions",
-    "reported",
-    "report_refused",
-    "clock_offset",
-    "root",
-    "asked",
-    "revoked",
-    "exposed",
-    "unsafe",
-    "unanswered",
-    "postponed",
-    "hooked_own",
-    "by_hand",
-    "lowest",
-    "lowest_root",
-    "token_life",
-    "token_issuer",
-    "not_admitted",
-    "surplus",
-)
-# Vaultpki 0.1 reads no state without these, and inspects everything where they say nothing.
-_ONCE: Final = {
-    **dict.fromkeys(("quiet", "quiet_directory"), ""),
-    **dict.fromkeys(("quiet_since", "quiet_until", "quiet_dies", "quiet_poll"), 0.0),
-}
 # The pause is at its limit long before this.
 _UNANSWERED: Final = 20
 # The last second of the year 9999: nothing beyond is a time to `datetime`.
@@ -93,7 +62,7 @@ class Fault:
 class Since:
     """Certificates, as their SHA-256, and since when (Unix time) a file has them.
 
-    `moment` is a moment after the file was installed; None in the state of an earlier release.
+    `moment` is a moment after the file was installed; None if the state does not say.
     """
 
     since: float
@@ -137,12 +106,12 @@ class AgentState:
     are the installed bundles by CA, `leaves` the installed leaves with the chains after them by their names, and
     `readers` what was seen of the components that read a bundle only when they start, by `CA/COMPONENT`. `versions` are
     those of components whose version decides how they read a bundle, where it is known. `reported` is a digest of the
-    last report, `report_refused` whether it had to be written at the place of 0.1.0, and `clock_offset` by how many
-    seconds Vault's clock is ahead of this one. `root` is the pin that `revisions` belong to. `asked` is
-    when Vault was last asked in vain; when it last answered is told by the copy of its answer. `revoked` are the serial
-    numbers of installed certificates that Vault showed as revoked, by their names, `exposed` those of certificates
-    whose key others could read, and `unsafe` the paths that others could write to. `unanswered` are the times of
-    signings since the last one that was answered, and `postponed` are renewals that came late and wait for their turn.
+    last report, and `clock_offset` by how many seconds Vault's clock is ahead of this one. `root` is the pin that
+    `revisions` belong to. `asked` is when Vault was last asked in vain; when it last answered is told by the copy of
+    its answer. `revoked` are the serial numbers of installed certificates that Vault showed as revoked, by their names,
+    `exposed` those of certificates whose key others could read, and `unsafe` the paths that others could write to.
+    `unanswered` are the times of signings since the last one that was answered, and `postponed` are renewals that came
+    late and wait for their turn.
     `hooked_own` are digests as `hooked`, of what the bundles hold of the cluster's own CAs, where they differ from
     those; `by_hand` are the keys of hooks that wait for a person, since only foreign CAs of their bundles have changed.
     `lowest` is, by node, the lowest number of its service-account keys that was accepted here, which only grows, and
@@ -169,7 +138,6 @@ class AgentState:
     readers: Mapping[str, ReaderSeen] = field(default_factory=dict)
     versions: Mapping[str, VersionSeen] = field(default_factory=dict)
     reported: str = ""
-    report_refused: bool = False
     clock_offset: float = 0.0
     root: str = ""
     asked: float = 0.0
@@ -205,11 +173,7 @@ def load(state: str) -> AgentState:
 
 def save(state: str, content: AgentState) -> None:
     """Write it in one step that survives a crash; StoreError if the folder cannot be written."""
-    value = {"version": _VERSION, **_ONCE, **asdict(content)}
-    # Vaultpki 0.1 has no such fields, and its file stays as it writes it.
-    for name in _LATER:
-        if not value[name]:
-            del value[name]
+    value = {"version": _VERSION, **asdict(content)}
     write_private(f"{state}/{STATE_FILE}", json.dumps(value, sort_keys=True).encode())
 
 
@@ -300,7 +264,7 @@ def _read(value: Mapping[str, Any]) -> AgentState:
         trust=str(value["trust"]),
         trust_since=_number(value["trust_since"]),
         state=_STATES[str(value["state"])],
-        # Vaultpki 0.1 did not write these.
+        # Vaultpki 0.3 leaves out what is empty.
         revisions={str(domain): _revision(number) for domain, number in value.get("revisions", {}).items()},
         vanished={str(sha256): _number(since) for sha256, since in value.get("vanished", {}).items()},
         bundles={str(ca): _since(each) for ca, each in value.get("bundles", {}).items()},
@@ -311,7 +275,6 @@ def _read(value: Mapping[str, Any]) -> AgentState:
             for name, each in value.get("versions", {}).items()
         },
         reported=str(value.get("reported", "")),
-        report_refused=value.get("report_refused") is True,
         clock_offset=_offset(value.get("clock_offset", 0.0)),
         root=str(value.get("root", "")),
         asked=_number(value.get("asked", 0.0)),

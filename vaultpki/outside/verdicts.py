@@ -154,7 +154,7 @@ def judge(
             unanswered.append(request.domain)
     answered = {request.public_key for request in requests}
     ignored += [_ignored_odd(each) for each in sent.odd if each.public_key not in answered]
-    ignored += [_stranger(each) for each in sent.certificates if each.facts not in used]
+    ignored += [_of_no_chain(each) for each in sent.certificates if each.facts not in used]
     if not accepted and not refused:
         refused = list(_no_answer(sent, requests))
     if any(not each.domain for each in refused):
@@ -263,7 +263,7 @@ def _ignored_odd(odd: OddCertificate) -> IgnoredPart:
     return IgnoredPart(odd.file, odd.reason, sentence)
 
 
-def _stranger(sent: SentCertificate) -> IgnoredPart:
+def _of_no_chain(sent: SentCertificate) -> IgnoredPart:
     subject = printable(sent.facts.subject_text) or "a certificate without a name"
     return IgnoredPart(
         sent.file, "stranger", f"{sent.file}: {subject} is ignored: it belongs to no chain of this cluster"

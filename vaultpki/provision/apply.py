@@ -137,9 +137,7 @@ def impact_for(cluster: Cluster, todo: Plan, live: Live) -> tuple[Impact, ...]:
 
 
 def _live(cluster: Cluster, vault: Vault, seen: Observation) -> Live:
-    # Also where agents of 0.1.0 report: whoever wrote a false report there only adds a line to the plan.
-    folders = (report_paths.folder("listed"), report_paths.REPORT_FOLDER)
-    reported = {name for folder in folders for name in reports.names_in(cluster, vault, folder)}
+    reported = set(reports.names_in(cluster, vault, report_paths.folder("listed")))
     reported |= {each.name for each in reports.token_identities(cluster, vault)}
     return Live(frozenset(reported), seen.found.pooled)
 

@@ -11,7 +11,7 @@ from functools import partial
 from vaultpki.certificates import ROOT
 from vaultpki.errors import BadAnswer, Refused
 from vaultpki.identity import reports
-from vaultpki.identity.access import auth_mounts, fits_pattern, unmatched
+from vaultpki.identity.access import auth_mounts, unmatched
 from vaultpki.identity.applied import APPLIED, AppliedRecord, of_cluster
 from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.identity.ending import (
@@ -32,7 +32,6 @@ from vaultpki.provision.observe import Observation
 from vaultpki.provision.plan import STAGES, Change, Plan, stage
 from vaultpki.provision.read_back import CaMount
 from vaultpki.provision.rotation_records import read_record
-from vaultpki.records import report_paths
 from vaultpki.records.paths import is_record
 from vaultpki.records.server_facts import Fields, Key, ServerFacts, shared
 from vaultpki.vault import Json, Vault
@@ -264,7 +263,7 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
     cluster, vault, seen = run.cluster, run.vault, run.seen
     listed = {node.name for node in cluster.nodes}
     unlisted = seen.found.applied.role_ids.keys() - listed
-    removed, early = _removed_by_token(run)
+    removed = _removed_by_token(run)
     noted_ids = frozenset[str]().union(*noted.values())
     aliases = {
         # A note does not say on which mount its node was.
@@ -272,7 +271,7 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
             ids.get(name, "") for ids in (seen.facts.role_ids, run.applied.role_ids) for name in unlisted
         ),
         "pooled": noted_ids,
-        "jwt": [*(each.name for each in removed), *early],
+        "jwt": [each.name for each in removed],
     }
     accessors = seen.facts.accessors
 
@@ -293,27 +292,22 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
     vault.map(lambda name: remove_note(cluster, vault, name), noted)
 
 
-def _removed_by_token(run: _Run) -> tuple[list[TokenIdentity], list[str]]:
-    """Return the nodes that logged in by an issuer's token and fit no pool any more.
-
-    Also returns the names of those that report only where agents of 0.1.0 did.
-    """
-    if not (patterns := _removed_patterns(run)):
-        return [], []
-    found = reports.token_identities(run.cluster, run.vault, patterns)
-    reported = unmatched(run.cluster, reports.names_in(run.cluster, run.vault, report_paths.REPORT_FOLDER))
-    early = [name for name in reported if any(fits_pattern(pattern, name) for pattern in patterns.values())]
-    return [each for each in found if unmatched(run.cluster, [each.name])], early
+def _removed_by_token(run: _Run) -> list[TokenIdentity]:
+    """Return the nodes that logged in by an issuer's token and fit no pool any more."""
+    if not (pools := _removed_pools(run)):
+        return []
+    found = reports.token_identities(run.cluster, run.vault, pools)
+    return [each for each in found if unmatched(run.cluster, [each.name])]
 
 
-def _removed_patterns(run: _Run) -> dict[str, str]:
-    """Return the `node_names` of pools that this plan removes or changes, as they were; none without a jwt mount."""
+def _removed_pools(run: _Run) -> list[str]:
+    """Return the pools that this plan removes, or whose `node_names` it changes; none without a jwt mount."""
     head = f"{run.cluster.mount('config')}/pools/"
     if "jwt" not in run.seen.facts.accessors:
-        return {}
-    return {
-        change.name.removeprefix(head): str(change.fields["node_names"][0])
+        return []
+    return [
+        change.name.removeprefix(head)
         for change in run.todo.changes
         if change.kind == "config" and change.name.startswith(head)
         if change.action != "create" and "node_names" in change.fields
-    }
+    ]

@@ -12,7 +12,6 @@ from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import delete_request, object_path
 from vaultpki.provision.observe import Observation, observe, refuse_other_root
-from vaultpki.records import report_paths
 from vaultpki.records.server_facts import Key, ServerFacts
 from vaultpki.vault import Vault
 
@@ -102,9 +101,7 @@ def _aliases(cluster: Cluster, vault: Vault, seen: Observation, name: str) -> li
     """
     if name == f"{cluster.prefix}/jwt":
         known = {each.name for each in reports.token_identities(cluster, vault)}
-        # Agents of 0.1.0 report where nothing says which kind of node it is; an alias that nobody has ends nothing.
-        known |= {*locked_names(cluster, vault)}
-        return sorted(known.union(reports.names_in(cluster, vault, report_paths.REPORT_FOLDER)))
+        return sorted(known.union(locked_names(cluster, vault)))
     approles = vault.api.auth.approle.list_roles(mount_point=name).keys
     read = vault.prepare.auth.approle.read_role_id
     found = vault.many([read(approle, mount_point=name) for approle in approles])

@@ -29,8 +29,7 @@ from vaultpki.vault import Vault
 SETTLED: Final = timedelta(seconds=LONGEST_JOIN)
 """How long before the report a secret id was made that is ended.
 
-Every join file of that time has expired, also one of 0.1.0, whose secret ids live for weeks. And a node that mints one
-has reported many times since.
+Every join file of that time has expired, and a node that mints one has reported many times since.
 """
 
 # Of more secret ids that a node does not know, nobody can say that answers were lost.

@@ -107,8 +107,6 @@ def to_json(record: AdoptionRecord) -> dict[str, Any]:
         "since": stamp(record.since),
         "old": {ca: list(record.old[ca]) for ca in ISSUING_CAS if ca in record.old},
         "turn": record.turn,
-        # 0.2.0 has nodes here, and refuses anything else.
-        "restarted": [],
         **({"restarted_components": list(record.restarted)} if record.restarted else {}),
         "confirmed": list(record.confirmed),
         **({"joins_closed": stamp(record.joins_closed)} if record.joins_closed is not None else {}),

@@ -1,7 +1,7 @@
 """Names the places of nodes' reports in the KV store; pure.
 
 Each kind of identity has a place of its own, which only the policy of that identity opens: a name is proof within its
-own kind alone. The place of 0.1.0, `reports/NODE`, has no kind; of what is there only the agent's version is used.
+own kind alone.
 """
 
 from __future__ import annotations
@@ -42,16 +42,10 @@ def by_token(pool: str, entity: str) -> str:
 
 
 def former(node: str) -> str:
-    """Return the place of 0.1.0, which every identity of that name may write."""
+    """Return the place where the first release reported; such a report lies there until its node is removed."""
     return f"{REPORT_FOLDER}/{node}"
 
 
 def is_entity(text: object) -> bool:
     """Return whether a text has the form of an entity's id."""
     return isinstance(text, str) and _ENTITY.fullmatch(text) is not None
-
-
-def reaches_reports(start: str) -> bool:
-    """Return whether a name that begins with `start` may lead from the former place into a kind's folder."""
-    kinds: tuple[NodeKind, ...] = ("listed", "pooled", "jwt")
-    return any(f"{kind}/".startswith(start) or start.startswith(f"{kind}/") for kind in kinds)

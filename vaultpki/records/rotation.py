@@ -113,9 +113,7 @@ class RotationRecord:
     gate waits for, `restarted` the components (`cp-1/etcd`) whose restarts a person confirmed in this state,
     `checked` the further words of a person (`pods`), and `turn` the node that may restart what reads the bundle
     only at its start. `kept` is set by a recovery, in RETRUSTING: each node keeps the leaf that it holds, drops no
-    CA that it trusts, and the CA that `kept` names is the default until everybody trusts both. A release that does
-    not know it takes such a record for plain RETRUSTING; it then installs leaves of `new` alone, and none while
-    `old` is the default.
+    CA that it trusts, and the CA that `kept` names is the default until everybody trusts both.
     `closing` says of the root that its rollback has ended: the issuing CAs lose their certificates of the old root, and
     the state follows. `accepting` are the components (`cp-1/etcd`) whose listeners were seen accepting the old CA in
     RETIRED, and were not seen refusing it since. `let_go` says of STEADY that no process holds what a rollback deleted.
@@ -203,8 +201,6 @@ def to_json(record: RotationRecord) -> dict[str, Any]:
         "also": list(record.also),
         "spread": record.spread,
         "excused": list(record.excused),
-        # 0.2.0 has nodes here, and refuses anything else.
-        "restarted": [],
         **({"restarted_components": list(record.restarted)} if record.restarted else {}),
         **({"checked": list(record.checked)} if record.checked else {}),
         "turn": record.turn,

@@ -58,8 +58,7 @@ class Participant:
     the CA. `unversioned` are those of which the version would decide that, and is not known. `credentials` is how many
     live secret ids it has; None if unknown, and for a node that needs none. `report` is None if it never reported, and
     for a node that is `locked`: nobody can log in as it. `last_expiry` is when the last certificate expires that a
-    locked node reported. `former` is the version of an agent that reports only where 0.1.0 did. `join_until` is until
-    when its join file can be used, of a node that has nothing else.
+    locked node reported. `join_until` is until when its join file can be used, of a node that has nothing else.
     """
 
     name: str
@@ -69,7 +68,6 @@ class Participant:
     readers: tuple[str, ...]
     credentials: int | None
     report: NodeReport | None
-    former: str = ""
     locked: bool = False
     last_expiry: datetime | None = None
     join_until: datetime | None = None
@@ -135,8 +133,6 @@ def unreported(step: Transition, node: Participant) -> str:
     if node.locked:
         again = f"`vaultpki enroll {node.name}` and join it again"
         return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
-    if node.former:
-        return f"{too_old(node.former)}{_or_without(step, node)}"
     if node.join_until is None:
         return f"has never reported: start its agent, or {AGENT_DOES}{_or_without(step, node)}"
     ends = "lock" if node.kind == "listed" else "unenroll"
@@ -249,18 +245,11 @@ def _future(step: Transition, node: Participant, report: NodeReport) -> str:
 
 
 def _old_agent(step: Transition, node: Participant, report: NodeReport) -> str:
+    # Agents since 0.2.0 say what they have read of records. One that can read none says nothing, and is not ready.
     if report.seen or not _concerned(step, node) or (step.outlived and not alive(report, step.now)):
         return ""
     version = f" ({printable(report.agent)})" if report.agent else ""
     return f"its agent is too old to take part{version}: upgrade it, and {AGENT_DOES}{_or_without(step, node)}"
-
-
-def too_old(version: str) -> str:
-    """Return what is wrong with a node that reports only where agents of 0.1.0 did, as a sentence without a subject."""
-    return (
-        f"reports only where agents of 0.1.0 did ({version}), so its agent is too old, or its policy is: upgrade the "
-        "agent, and run `vaultpki apply`"
-    )
 
 
 def _behind(step: Transition, node: Participant, report: NodeReport) -> str:

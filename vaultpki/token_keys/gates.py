@@ -17,7 +17,7 @@ from vaultpki.pki.key_plan import refuses
 from vaultpki.records.service_account import Departure, KeyAge, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few, stamp
 from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.reasons import AGENT_DOES, SETTLE, too_old
+from vaultpki.rotation.reasons import AGENT_DOES, SETTLE
 from vaultpki.token_keys.holders import (
     Holders,
     KeyHolder,
@@ -197,8 +197,6 @@ def _reason(step: KeyTransition, name: str, turn: str) -> tuple[str, bool]:
 def _unreported(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if holder.report is not None:
         return ""
-    if holder.former:
-        return too_old(holder.former)
     if holder.join_until is not None:
         return (
             f"has a join file that nobody has used, until {stamp(holder.join_until)}: join the node, or end the file "
@@ -210,7 +208,7 @@ def _unreported(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) 
 def _no_keys(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if holder.keys is not None:
         return ""
-    return f"reports no service-account keys: upgrade its agent if it is older than 0.2.0, and {AGENT_DOES}"
+    return f"reports no service-account keys: {AGENT_DOES}"
 
 
 def _behind(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:

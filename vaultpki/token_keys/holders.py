@@ -22,14 +22,13 @@ from vaultpki.records.service_account import KeyRecord, NodeKeys
 class KeyHolder:
     """A control-plane node of cluster.yaml that can log in, or has reported.
 
-    `report` is None if it never reported, and for a node that is `locked`: nobody can log in as it. `former` and
-    `join_until` are as in `reasons.Participant`.
+    `report` is None if it never reported, and for a node that is `locked`: nobody can log in as it. `join_until`
+    is as in `reasons.Participant`.
     """
 
     name: str
     report: NodeReport | None
     locked: bool = False
-    former: str = ""
     join_until: datetime | None = None
 
     @property

@@ -100,7 +100,7 @@ def _values(cluster: Cluster, name: str, holder: Node | Pool, others: tuple[str,
     own = _own_reports(name, holder)
     rotations = [f"{ROTATION_FOLDER}/{domain}" for domain in all_cas(cluster)]
     rotations += [KEYS_RECORD] if cluster.service_account_keys else []
-    records = ["cluster", CHANGES, mine, report_paths.former(name), reports[0], f"nodes/{others[0]}", rotations[0]]
+    records = ["cluster", CHANGES, mine, reports[0], f"nodes/{others[0]}", rotations[0]]
     # Who wrote this one would have tokens refused.
     records += [KEYS_RECORD] if cluster.service_account_keys else []
     return {

@@ -225,30 +225,6 @@ def test_the_end_of_a_ca_is_remembered_when_no_agent_of_the_cluster_runs(tmp_pat
     check(tmp_path, samples, moments)
 
 
-def test_a_fleet_is_upgraded_from_agents_that_do_not_name_their_node(tmp_path: Path) -> None:
-    dead, kept = Agent("w-1", [(0, 2)], old=True), Agent("w-2", [(0, 3)], old=True)
-    samples = {**dead.samples(), **dead.certificate("kubelet", 6), **kept.samples(), **kept.certificate("kubelet", 7)}
-    new = Agent("w-2", [(3, 9)])
-    samples |= new.samples() | new.certificate("kubelet", 90)
-    samples |= series("vaultpki_node_info", new.labels(), 1, [(0, 9)])
-    # A second job for an agent of 0.1.0, and two of them behind one address, of which nobody can tell which is which.
-    samples |= (
-        Agent("w-3", [(0, 9)], "node:1", old=True).samples() | Agent("w-3", [(0, 9)], job="b", old=True).samples()
-    )
-    samples |= Agent("w-4", [(0, 9)], "node:1", old=True).samples()
-    samples |= Agent("w-3", [(0, 9)], "node:1", old=True).certificate("kubelet", 90)
-    check(
-        tmp_path,
-        samples,
-        {
-            1.9: [soon("w-1")],
-            2.5: [gone("w-1"), soon("w-1"), soon("w-2")],
-            3.5: [gone("w-1"), soon("w-1")],
-            6.5: [gone("w-1"), soon("w-1"), expired("w-1")],
-        },
-    )
-
-
 def test_an_outage_of_vault_and_a_prometheus_without_agents(tmp_path: Path) -> None:
     agent = Agent("w-1", [(0, 3)])
     samples = well("w-1", (0, 3)) | series("vaultpki_vault_reachable", agent.labels(), 0, [(0, 3)])
@@ -275,17 +251,15 @@ def test_an_agent_that_was_started_and_ends_no_pass_forgets_no_certificate(tmp_p
     )
 
 
-@pytest.mark.parametrize("old", [False, True], ids=["this release", "0.1.0"])
-def test_a_summary_names_cluster_and_node_or_where_an_old_agent_is(old: bool, tmp_path: Path) -> None:
+def test_a_summary_names_cluster_and_node(tmp_path: Path) -> None:
     """The whole sentences of one alert on what an agent says, and of one on what the rules remember."""
-    agent = Agent("w-1", [(0, 1)], "10.0.0.1:9910", old=old)
+    agent = Agent("w-1", [(0, 1)], "10.0.0.1:9910")
     samples = agent.samples() | agent.certificate("kubelet", 1.5, life=30)
     samples |= series("vaultpki_finding", agent.labels(finding="empty"), 1, [(0, 1)])
-    who = " 10.0.0.1:9910" if old else "prod w-1"
     page = "https://vaultpki.example.com/alerts.html#"
     empty = {
         "finding": "empty",
-        "summary": f"{who}: this node has no certificate",
+        "summary": "prod w-1: this node has no certificate",
         "description": "`vaultpki agent --once` on the node issues them, or says why it cannot.",
         "runbook_url": f"{page}vaultpkinocertificate",
     }

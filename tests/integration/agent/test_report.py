@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from helpers.node.passes import row, status
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.servers import wait_for
 from vaultpki import __version__
-from vaultpki.records import report_paths
 
 
 @pytest.fixture
@@ -100,27 +98,3 @@ def test_an_agent_that_stays_says_how_often_it_reports(cluster: AppliedCluster, 
 def report_of_now(cluster: AppliedCluster) -> dict[str, Any]:
     answer = cluster.server.api("GET", cluster.report_path("worker-1"))
     return dict(answer.data["data"]) if answer.status == 200 else {}
-
-
-def test_where_the_policy_is_of_before_it_reports_where_that_release_reads(
-    cluster: AppliedCluster, folder: Path
-) -> None:
-    """An agent of this release under the policy that an applier of 0.1.0 wrote; it says so once."""
-    policy = f"sys/policies/acl/{cluster.prefix}/node/worker-1"
-    rules = json.loads(cluster.read(policy)["policy"])
-    place = f"{cluster.prefix}/config/data/{report_paths.listed('worker-1')}"
-    former = f"{cluster.prefix}/config/data/{report_paths.former('worker-1')}"
-    before = {"path": {path: rule for path, rule in rules["path"].items() if path != place}}
-    assert former in before["path"]
-    assert cluster.server.api("PUT", policy, {"policy": json.dumps(before)}).status == 204
-    node = cluster.equip("worker-1", folder=folder)
-    assert "run `vaultpki apply`" in node.run().stderr
-    node.age()
-    assert "vaultpki apply" not in node.run().stderr
-    assert cluster.server.api("GET", place).status == 404 and cluster.read(former)["data"]["agent"]
-    found = row(cluster, "worker-1", expect=3)
-    assert (found["state"], found["reasons"], found["report"]) == ("failing", ["old-agent"], None)
-    assert cluster.server.api("PUT", policy, {"policy": json.dumps(rules)}).status == 204
-    node.age()
-    assert f"the report is written at {report_paths.listed('worker-1')} again" in node.run().stdout
-    assert row(cluster, "worker-1", expect=0)["state"] == "ok"

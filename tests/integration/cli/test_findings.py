@@ -20,7 +20,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import AuditedCluster, vaultpki
 from helpers.vault.rotations import Rotation, rotation_of
 from vaultpki.findings.catalogue import KINDS
-from vaultpki.records import node_report, report_paths
+from vaultpki.records import node_report
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import State
 
@@ -113,12 +113,6 @@ def report_unreadable(cluster: AuditedCluster) -> None:
     writes(cluster, "w-report-unreadable", {"time": "never"})
 
 
-def old_agent(cluster: AuditedCluster) -> None:
-    approle(cluster, "w-old-agent", 1)
-    former = f"{cluster.prefix}/config/data/{report_paths.former('w-old-agent')}"
-    api(cluster, "POST", former, {"data": {"agent": "0.1.0"}})
-
-
 def join_file_unused(cluster: AuditedCluster) -> None:
     file = cluster.file.parent / "unused.json"
     enroll = ("enroll", "-f", cluster.file, "w-join-file-unused", "--pool", "autoscaled", "-o", file)
@@ -129,7 +123,6 @@ MADE: Final[dict[str, Callable[[AuditedCluster], None]]] = {
     "many-credentials": many_credentials,
     "no-credential": no_credential,
     "report-unreadable": report_unreadable,
-    "old-agent": old_agent,
     "join-file-unused": join_file_unused,
     "never-reported": lambda cluster: approle(cluster, "w-never-reported", 1),
     # The listed nodes have no login.

@@ -23,7 +23,6 @@ from vaultpki.pki import x509
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.node_report import CertificateReport, NodeReport, Seen
 from vaultpki.records.rotation import Method, State
-from vaultpki.rotation import reasons
 
 POOL = "autoscaled"
 
@@ -76,10 +75,7 @@ def test_an_approle_called_as_a_listed_node_opens_no_gate(clusters: ClusterFacto
         node.passed(rotation.now, restarts=False)
     for name in ("cp-1", "etcd-2"):
         token = made_by_an_enroller(rotation.cluster, name, keep=False)
-        assert written(rotation.cluster, name, as_if_done(rotation, name), token) == {
-            report_paths.former(name),
-            report_paths.pooled(POOL, name),
-        }
+        assert written(rotation.cluster, name, as_if_done(rotation, name), token) == {report_paths.pooled(POOL, name)}
     rotation.later()
     step = rotation.advance()
     assert not step.moved and step.gate is not None and rotation.record.state is State.PUBLISHED
@@ -184,10 +180,7 @@ def test_what_a_locked_node_says_counts_nowhere(clusters: ClusterFactory) -> Non
     token = made_by_an_enroller(cluster, "w-1", keep=True)
     leaf = CertificateReport("kubernetes", "ok", rotation.now + timedelta(days=9), "1f")
     ahead = NodeReport(rotation.now, "0.2.0", {"kubernetes": Seen(50, 50)}, {"kubelet-client": leaf})
-    assert written(cluster, "w-1", node_report.to_json(ahead), token) == {
-        report_paths.former("w-1"),
-        report_paths.pooled(POOL, "w-1"),
-    }
+    assert written(cluster, "w-1", node_report.to_json(ahead), token) == {report_paths.pooled(POOL, "w-1")}
     # It claims a revision that nobody wrote, which keeps rotations from beginning until it is locked.
     cp.highest = 40
     cp.write(cp.report(rotation.now, 40))
@@ -208,23 +201,3 @@ def test_what_a_locked_node_says_counts_nowhere(clusters: ClusterFactory) -> Non
         vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer"), expect=3).stdout
     )["nodes"]
     assert {line["node"] for line in lines if "no-credential" in line["reasons"]} == {"cp-1", "w-1"}
-
-
-@pytest.mark.on_node
-def test_an_agent_of_before_is_named_and_nothing_else_is_read_of_it(clusters: ClusterFactory) -> None:
-    rotation = rotation_of(clusters)
-    cluster = rotation.cluster
-    rotation.begin()
-    assert rotation.advance().moved
-    report = as_if_done(rotation, "etcd-2") | {"agent": "0.1.0"}
-    assert cluster.server.api("DELETE", cluster.report_path("etcd-2", data="metadata")).status == 204
-    former = f"{cluster.prefix}/config/data/{report_paths.former('etcd-2')}"
-    assert cluster.server.api("POST", former, {"data": report}).status == 200
-    rotation.nodes[0].passed(rotation.now)
-    rotation.later()
-    step = rotation.advance()
-    assert not step.moved and step.gate is not None
-    (waiting,) = step.gate.waiting
-    assert waiting.node == "etcd-2" and reasons.too_old("0.1.0") in waiting.reason
-    said = vaultpki("nodes", "-f", cluster.file, env=cluster.environment("viewer"), expect=3).stdout
-    assert reasons.too_old("0.1.0") in said

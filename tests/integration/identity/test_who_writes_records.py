@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Final
 
 import pytest
 
 from helpers import pages
-from helpers.node import earlier_release, enrolled_nodes
+from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import SPEC
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.least_privilege import holder, made
@@ -99,17 +98,6 @@ def test_a_lock_by_0_2_0_stays_one_and_moves_nothing(clusters: ClusterFactory) -
     who = enrol.holder(model, "worker-1", None)
     join = enrol.enroll(model, vault, "worker-1", who, enrol.place(model, vault), wrap_ttl=60)
     assert join.role_id == "of-0.2.0"
-
-
-@pytest.mark.on_node
-def test_an_applier_of_0_2_0_takes_a_locked_node_for_ours(clusters: ClusterFactory, tmp_path: Path) -> None:
-    """It looks for another role id in the note of the lock, and writes it into its records, which we leave."""
-    cluster = clusters.applied(SPEC)
-    enrol.lock(cluster.model, cluster.client("locker"), "worker-1", wait=0)
-    for words in (("plan",), ("apply", "--yes")):
-        earlier_release.ran("0.2.0", tmp_path / "0.2.0", (*words, "-f", cluster.file), cluster.environment())
-    # Its locker may write more.
-    assert {change.key for change in cluster.left_to_apply()} == {("policy", f"{cluster.prefix}/locker")}
 
 
 @pytest.mark.conformance

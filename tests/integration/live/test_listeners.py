@@ -178,7 +178,7 @@ class ServedListener:
             found = list(live_served.served_checks(listener, shown, self.expected, known, NOW))
             if callers:
                 who = probes.callers(self.files.cluster, self.expected, {}, self.holders, datetime.now(UTC))
-                found += probes.knock_checks(listener, who)
+                found += probes.probe_as_each(listener, who)
             assert all(line.startswith("GET ") for line in asked)
         return found
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.faults.kill_points import died
-from helpers.node import earlier_release
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import SPEC, AuditedCluster
@@ -139,23 +137,3 @@ def test_killed_at_each_write(cluster: AuditedCluster) -> None:
     cluster.write(SPEC)
     cluster.apply()
     assert len(versions) >= 5 and versions == sorted(set(versions))
-
-
-def test_an_applier_of_the_first_release_beside(cluster: AuditedCluster, before: int, tmp_path: Path) -> None:
-    """It takes the right to read the record from nodes, which then look at everything at each poll."""
-
-    def earlier(*arguments: str) -> str:
-        words: tuple[str | Path, ...] = (*arguments, "-f", cluster.file)
-        return earlier_release.ran("0.1.0", tmp_path / "0.1.0", words, cluster.environment())
-
-    shown = earlier("plan")
-    assert f"? config {cluster.prefix}/config/changes  (not made by vaultpki; left alone)" in shown
-    cluster.write(OTHER)
-    earlier("apply", "--yes")
-    assert read(cluster) == ("settled", before)
-    rules = cluster.read(f"sys/policies/acl/{cluster.prefix}/node/worker-1")["policy"]
-    assert "config/data/changes" not in rules
-    # Ours tells agents what the other one did not.
-    cluster.apply()
-    assert read(cluster)[0] == "settled" and read(cluster)[1] > before
-    cluster.settled()

@@ -19,9 +19,7 @@ from vaultpki.agent.context import Context, PassOptions
 from vaultpki.certificates import BUNDLES, ISSUING_CAS
 from vaultpki.disk.folders import Folders
 from vaultpki.disk.generations import File
-from vaultpki.host import hooks
 from vaultpki.layout import bundle_of
-from vaultpki.model import Hook
 from vaultpki.node.state import AgentState, StateFile
 from vaultpki.pki.facts import Facts
 from vaultpki.places import PKI, Layout, inner_folders
@@ -52,7 +50,7 @@ def written(
 
 
 def former(data: bytes) -> str:
-    """The digest of 0.1 in the layout document: of both files one after the other."""
+    """The digest in the layout document: of both files one after the other."""
     return sha256(data).hexdigest()[:32]
 
 
@@ -81,22 +79,6 @@ def test_what_reads_roots_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("layout", Layout)
-def test_an_upgrade_owes_no_hook(tmp_path: Path, layout: Layout) -> None:
-    """Agents of 0.1 kept the digest of both bundles; the hooks that ran for them are not run again."""
-    held = written(tmp_path, layout, FIRST, ROOT)
-    if layout is Layout.DOCUMENT:
-        assert held["etcd-ca"].whole == former(FIRST + FIRST + ROOT)
-    state = noted(tmp_path, held, AgentState(hooked={key: each.whole for key, each in held.items()}))
-    live = hook_schedule.live((), held)
-    assert state.hooked == live and state.trust
-    # Hooks that ran for other files are owed, as before.
-    other = written(tmp_path, layout, FIRST + SECOND, ROOT)
-    ran = noted(tmp_path, other, AgentState(hooked={key: each.whole for key, each in held.items()})).hooked
-    every = dict.fromkeys(readers.CA_OF_BUNDLE, (Hook("command", argv=("true",)),))
-    assert set(hooks.owed(hook_schedule.live((), other), ran, every)) == set(readers.CA_OF_BUNDLE)
-
-
-@pytest.mark.parametrize("layout", Layout)
 def test_a_foreign_ca_is_no_change_of_our_own(tmp_path: Path, layout: Layout) -> None:
     """By that the hooks know which restart a person gives the turn for."""
     foreign = dict.fromkeys(ISSUING_CAS, (FOREIGN.facts,))
@@ -108,7 +90,7 @@ def test_a_foreign_ca_is_no_change_of_our_own(tmp_path: Path, layout: Layout) ->
     assert all(both[key].own != after[key].own for key in both)
 
 
-def test_the_word_for_a_nodes_cas_is_that_of_earlier_releases(tmp_path: Path) -> None:
+def test_the_word_for_a_nodes_cas_is_that_of_the_release_before(tmp_path: Path) -> None:
     """`vaultpki nodes` compares it between nodes, some of which are not upgraded yet."""
     whole = former(FIRST + FIRST + ROOT)
     state = noted(tmp_path, written(tmp_path, Layout.DOCUMENT, FIRST, ROOT), AgentState())

@@ -41,9 +41,7 @@ def test_an_alert_names_cluster_and_node(rule: dict[str, Any]) -> None:
     names = dashboard.labels(Query("", rule["expr"]).parsed, KNOWN)
     about_cluster = CLUSTERS.match(rule["alert"]) is not None
     assert {"cluster"} if about_cluster else {"cluster", "node"} <= names
-    # The samples of agents of 0.1.0 name only where they were scraped.
-    who = ("$labels.node }}", "or $labels.node $labels.instance }}")["instance" in names]
-    assert summary.startswith("{{ $labels.cluster }}" + (": " if about_cluster else f" {{{{ {who}: "))
+    assert summary.startswith("{{ $labels.cluster }}" + (": " if about_cluster else " {{ $labels.node }}: "))
     told = {*re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))}
     assert told <= names
 

@@ -212,7 +212,7 @@ def test_several_findings_are_told_the_worst_first() -> None:
     assert row(report(certificates=many)).message == "expired: c0, c1, c2, c3, c4 and 4 more"
 
 
-def test_a_report_of_an_earlier_agent() -> None:
+def test_a_report_that_lacks_the_times_of_certificates() -> None:
     """It says neither when a certificate begins, nor when it is renewed, nor how often the agent reports."""
     value = node_report.to_json(one(15))
     for name in ("poll", "trust"):

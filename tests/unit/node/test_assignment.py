@@ -45,6 +45,11 @@ def said(tmp_path: Path) -> Json:
         "own": node_record(node, tuple(resolve(row, cluster, node) for row in node_rows(cluster, node)), "9a0e"),
         "issuing": {ca: [f"{ca} new", f"{ca} old"] for ca in ISSUING_CAS},
         "roots": ["root"],
+        "defaults": {},
+        "unshown": {},
+        "trusted": {ca: [f"{ca} new"] for ca in ISSUING_CAS},
+        "rotation": {},
+        "look": 0,
     }
 
 

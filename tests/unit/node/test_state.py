@@ -54,7 +54,6 @@ FULL = AgentState(
     root="4f" * 32,
     asked=NOW - 30,
     revoked={"etcd-peer": 2**159 - 1},
-    report_refused=True,
     exposed={"kubelet": 7},
     unsafe=("/etc/kubernetes",),
     unanswered={"kubelet": (NOW,)},
@@ -62,7 +61,7 @@ FULL = AgentState(
     surplus={"old.crt": ("kubelet", "4f" * 32)},
 )
 LATER = (
-    *("revisions", "vanished", "bundles", "leaves", "readers", "versions", "reported", "report_refused"),
+    *("revisions", "vanished", "bundles", "leaves", "readers", "versions", "reported"),
     *("clock_offset", "root", "asked", "revoked", "exposed", "unsafe", "unanswered", "postponed"),
     *("hooked_own", "by_hand", "lowest", "lowest_root", "token_life", "token_issuer", "not_admitted", "surplus"),
 )
@@ -90,24 +89,11 @@ def test_what_is_saved_is_loaded_by_the_next_process(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [STATE_FILE]
 
 
-def test_what_vaultpki_0_1_did_not_write_stands_there_only_where_it_says_something(tmp_path: Path) -> None:
-    save(str(tmp_path), AgentState())
-    assert not as_json(tmp_path).keys() & set(LATER)
+def test_what_vaultpki_0_3_leaves_out_is_read_as_empty(tmp_path: Path) -> None:
     save(str(tmp_path), FULL)
     value = as_json(tmp_path)
     written(tmp_path, json.dumps({name: each for name, each in value.items() if name not in LATER}).encode())
     assert load(str(tmp_path)) == replace(FULL, **{name: getattr(AgentState(), name) for name in LATER})
-
-
-def test_it_has_what_vaultpki_0_1_asks_for_and_knows_no_more_what_it_wrote_there(tmp_path: Path) -> None:
-    """The fields of a look that came before the pass: an agent that is set back does not run every hook again."""
-    texts, numbers = ("quiet", "quiet_directory"), ("quiet_since", "quiet_until", "quiet_dies", "quiet_poll")
-    save(str(tmp_path), FULL)
-    value = as_json(tmp_path)
-    assert {name: value[name] for name in (*texts, *numbers)} == dict.fromkeys(texts, "") | dict.fromkeys(numbers, 0)
-    before = dict.fromkeys(texts, "/etc") | dict.fromkeys(numbers, NOW) | {"quiet_folders": {"kubelet": "/var"}}
-    assert load(written(tmp_path, json.dumps({**value, **before}).encode())) == FULL
-    assert load(written(tmp_path, json.dumps({k: v for k, v in value.items() if k not in before}).encode())) == FULL
 
 
 def test_it_has_a_version_and_a_newer_one_is_not_guessed_at(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ defaults: {{ttl: 20d, key: rsa-2048}}
 """
 
 RECORDED: Final = {
-    "two nodes": (BASE, "3f3952bdf090c3a002e44874e559c6c0ee6fcfa8d71073361bb280b6f044c854"),
-    "a pool": (WITH_POOL, "f6eb1832099d76cd177b9ad1683eab51c4f29670d96ac457fd7f607c09b33025"),
-    "its own values": (WITH_KEYS, "a828ddcee2c6251f6987222691701cd1fdfe06ec5eacb7fa3835504cb8a9a22c"),
+    "two nodes": (BASE, "2a252b4fc547ce1e466fbdadf6e804223ac35ce03d1bb7830fe1521b4fcb04d7"),
+    "a pool": (WITH_POOL, "852c450fc629b868f10467c664b1bcec5022c686b5e3957ae4a1dd23f01cb7d4"),
+    "its own values": (WITH_KEYS, "312baa9ec792b5f4f71dcb86c8123d245fcce1de334d4b6e483c183688d9a529"),
 }
 
 

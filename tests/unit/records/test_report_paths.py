@@ -37,14 +37,6 @@ def test_an_entity_of_a_namespace() -> None:
         assert not report_paths.is_entity(text), text
 
 
-def test_a_claim_may_not_lead_into_the_folders_of_reports() -> None:
-    """A pool by token whose names may begin as a folder does has no place of 0.1.0."""
-    for start in ("l", "listed", "listed/", "p", "j", "jwt/x"):
-        assert report_paths.reaches_reports(start), start
-    for start in ("c-", "w", "listed-", "pool", "a"):
-        assert report_paths.reaches_reports(start) is (start == "pool"), start
-
-
 def test_of_certificates_a_report_counts_only_for_what_the_node_may_hold() -> None:
     ends = NOW + timedelta(days=1)
     told = NodeReport(

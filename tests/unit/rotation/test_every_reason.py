@@ -109,7 +109,7 @@ EARLY = {"started": THEN - timedelta(seconds=1), "sha256": frozenset({OLD})}
 GONE = {"started": None, "running": False, "healthy": False, "problem": "no process was seen"}
 REPORTED: Mapping[str, Callable[[NodeReport], NodeReport]] = {
     "its clock is ahead": _only(time=NOW + timedelta(seconds=SKEW + 1)),
-    "an agent of 0.1.0": _only(seen={}),
+    "has read no record": _only(seen={}),
     "has read a later record": _seen(REVISION, REVISION + 3),
     "has read an older record": _seen(REVISION - 1, REVISION - 1),
     "cannot read the record": _only(seen={"kubelet": Seen(1, 1)}),
@@ -133,7 +133,6 @@ REPORTED: Mapping[str, Callable[[NodeReport], NodeReport]] = {
 UNREPORTED: Mapping[str, dict[str, Any]] = {
     "silent": {"report": None},
     "locked": {"report": None, "locked": True, "last_expiry": NOW + timedelta(days=1)},
-    "reports where 0.1.0 did": {"report": None, "former": "0.1.0"},
     "a join file is open": {"report": None, "join_until": NOW + timedelta(hours=1)},
     "a pooled node's join file is open": {"report": None, "kind": "pooled", "join_until": NOW + timedelta(hours=1)},
 }
@@ -171,7 +170,7 @@ def done(step: Transition, who: Participant, name: str, options: Mapping[str, An
         step = replace(step, record=replace(step.record, revision=REVISION + 4))
         return step, replace(who, report=_seen(REVISION + 4, REVISION + 4)(as_wanted(step.record.domain, step.path)))
     assert name in ("agent", "renew", "enroll", "apply", "ca continue", "ca abort"), name
-    return step, replace(who, report=as_wanted(step.record.domain, step.path), locked=False, former="")
+    return step, replace(who, report=as_wanted(step.record.domain, step.path), locked=False)
 
 
 def waits(step: Transition, who: Participant) -> str:

@@ -641,11 +641,6 @@ def test_a_locked_pooled_node_is_left_out_and_named_and_gets_no_turn() -> None:
     assert turn(record(State.PUBLISHED), State.SWITCHED, [locked()], NOW) == ""
 
 
-def test_an_agent_that_reports_only_where_the_first_release_did_is_named() -> None:
-    said = reason(onward(member(None, former="0.1.0", readers=())))
-    assert "where agents of 0.1.0 did (0.1.0)" in said and "--without cp-1" in said
-
-
 def older(version: str, started: Iterable[str] = BOTH, **changes: Any) -> Participant:
     """A worker whose kubelet reads the CA of kubernetes only when it starts, since it is of this version."""
     then = NOW - timedelta(minutes=30)

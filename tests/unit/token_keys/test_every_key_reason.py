@@ -81,7 +81,6 @@ GONE = {"started": None, "running": False, "healthy": False, "problem": "no proc
 NOTHING = {"loaded_union": frozenset[str](), "loaded_signing": ""}
 CHANGES: Mapping[str, Change] = {
     "silent": lambda holder, _: replace(holder, report=None),
-    "reports where 0.1.0 did": lambda holder, _: replace(holder, report=None, former="0.1.0"),
     "a join file is open": lambda holder, now: replace(holder, report=None, join_until=now),
     "locked": lambda holder, _: replace(holder, report=None, locked=True),
     "no keys": lambda holder, now: replace(holder, report=NodeReport(now)),
