@@ -4,10 +4,9 @@ Readers check certificates (or tokens), and users present them. Readers first ac
 readers drop the old one; and there is a way back. The models (tests/models) explore these very tables: no other move
 is safe.
 
-What a procedure has beside the seven phases, or beside the rule, stands at its table below, each with its reason. An
-emergency is none of it: distrust comes first, and waits for nobody. The root has the table of the CAs, but what its
-steps wait for are mostly others (issuing CAs that go along, pods, kubeconfigs outside), so that stands apart in
-`rotation.root_gates`.
+What a procedure has beside the seven phases and the rule stands at its table below, with the reason. An emergency goes
+to `retired` at once and waits for nobody, since distrust comes first. The root has the table of the CAs; what its steps
+wait for too (issuing CAs that go along, pods, kubeconfigs outside) is no phase, and stands in `rotation.root_gates`.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ class Table(Generic[_State]):
 def seven_phases(start: str) -> dict[str, Phase]:
     """Return the seven phases; `start` is the state in which all is old."""
     return {
-        #                    accepts, takes, sure, uses
+        # accepts, takes, sure, uses
         start: Phase(OLD, OLD, OLD, OLD, "published"),
         "published": Phase(BOTH, OLD, OLD, OLD, "switched", start),
         "switched": Phase(BOTH, NEW, BOTH, BOTH, "retired", "returning"),
@@ -135,12 +134,12 @@ CAS: Final = table(
         # A number is reserved, and a key made, before anybody learns of the new CA.
         "steady": Phase(OLD, OLD, OLD, OLD, "prepared"),
         "prepared": Phase(OLD, OLD, OLD, OLD, "published", "steady"),
-        # A recovery leads to re-trusting, and after it nothing is sure; from there readers need the old CA alone, since
+        # After a recovery, which leads to re-trusting, nothing is sure. The way home asks for the old CA alone, since
         # the new one may be lost.
         "returning": Phase(BOTH, OLD, OLD, BOTH, "switched", "steady"),
     },
     trust={
-        # Taken only if the old CA is lost, which readers need not accept then.
+        # This way is taken where the old CA is lost: readers need not accept it.
         ("returning", "switched"): NEW,
         # No move: a rollback has ended and deleted the new CA, which processes may hold from their start.
         ("steady", "steady"): OLD,
@@ -151,14 +150,14 @@ CAS: Final = table(
 ADOPTION: Final = table(
     seven_phases("prepared")
     | {
-        # Controller managers stop signing CSRs with the old CA once nobody needs that; users have changed over by then.
+        # Controller managers sign CSRs with the old CA until all users have changed over.
         "switched": Phase(BOTH, NEW, BOTH, BOTH, "closed", "returning"),
         "closed": Phase(BOTH, NEW, BOTH, NEW, "retired", "returning"),
     },
     use={
-        # A CSR that was signed just before makes one more user of the old CA, so each is looked at again.
+        # A CSR that was signed just before gives a kubelet a certificate of the old CA, so each is looked at again.
         ("closed", "retired"): NEW,
-        # And before the old keys are deleted, with which a machine that showed an old certificate could be mended.
+        # A machine that still shows one needs the old key, which is deleted, to be mended.
         ("retired", "done"): NEW,
     },
 )

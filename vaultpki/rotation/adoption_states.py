@@ -36,15 +36,13 @@ LEAVES_OF: Final = {state: phase.takes for state, phase in _PHASES.items()}
 WITH_KUBECONFIG: Final = "--kubeconfig FILE"
 """What every command that takes a step needs; who knows the file puts it in there."""
 
-_BY_ABORT: Final = frozenset({_S.PREPARED, _S.RETRUSTING, _S.RETURNING})
-
 
 def command_to(state: AdoptionState) -> str:
     """Return the command that leads to a state, and that gives machines their turns in it.
 
     In prepared and returning `adopt continue` waits for nobody and leads onward again, so it gives no turn there.
     """
-    return f"vaultpki adopt {'abort' if state in _BY_ABORT else 'continue'} {WITH_KUBECONFIG}"
+    return f"vaultpki adopt {'abort' if state in HOMEWARD.values() else 'continue'} {WITH_KUBECONFIG}"
 
 
 SIGNER_ON: Final = frozenset(state for state, phase in _PHASES.items() if Side.OLD in phase.uses)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -49,7 +49,7 @@ def steps() -> Iterator[str]:
         yield from (a + b for a, b in table.items() if a not in model.KEPT)
 
 
-def named(table: dict[str, str]) -> dict[State, State]:
+def named(table: Mapping[str, str]) -> dict[State, State]:
     return {PLAIN[a]: PLAIN[b] for a, b in table.items() if a in PLAIN}
 
 
