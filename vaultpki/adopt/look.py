@@ -28,12 +28,12 @@ from vaultpki.live.trust import readable_certificates
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki import chains, foreign_cas, trust
 from vaultpki.pki.facts import Facts
+from vaultpki.procedure.phases import Side
 from vaultpki.provision.refused_changes import refuse_missing_cas
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
 from vaultpki.records.node_report import NodeReport
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
-from vaultpki.rotation.adoption_states import Side
 from vaultpki.values import pem
 from vaultpki.vault import Vault, text
 

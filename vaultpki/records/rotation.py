@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
 from vaultpki.errors import SpecError
+from vaultpki.procedure.phases import CAS, Side
 from vaultpki.redact import stamp
 from vaultpki.values import hosts, names
 from vaultpki.values.json_object import JsonObject
@@ -66,6 +67,10 @@ class State(enum.Enum):
     @property
     def resting(self) -> bool:
         return self in (State.STEADY, State.DONE)
+
+
+CA_TABLE: Final = CAS.of(State)
+"""What each state means for whom nodes trust, and whose leaves they install."""
 
 
 class Kept(enum.Enum):
@@ -145,17 +150,15 @@ class RotationRecord:
         """The CA whose leaves are installed; with `kept` the one that the server signs with."""
         if self.kept is Kept.OLD:
             return self.old
-        later = self.state in (State.SWITCHED, State.RETIRED, State.DONE, State.RETRUSTING)
-        return self.new if later and self.new is not None else self.old
+        return self.new if CA_TABLE.phases[self.state].takes is Side.NEW and self.new is not None else self.old
 
     @property
     def trust(self) -> frozenset[str]:
         """The SHA-256 of the CAs that bundles hold."""
-        new = {self.new.sha256} - {""} if self.new is not None else set[str]()
-        if self.state in (State.RETIRED, State.DONE):
-            return frozenset(new)
-        old = {self.old.sha256, *self.also}
-        return frozenset(old if self.state in (State.STEADY, State.PREPARED) else old | new)
+        accepts = CA_TABLE.phases[self.state].accepts
+        old = {self.old.sha256, *self.also} if Side.OLD in accepts else set[str]()
+        new = {self.new.sha256} - {""} if Side.NEW in accepts and self.new is not None else set[str]()
+        return frozenset(old | new)
 
     @property
     def active(self) -> bool:

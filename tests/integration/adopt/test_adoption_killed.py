@@ -22,7 +22,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.adopt import drive, gates, writes
 from vaultpki.adopt.drive import AdoptionWords
 from vaultpki.identity import change_notice
-from vaultpki.rotation.adoption_states import Side
+from vaultpki.procedure.phases import Side
 
 METHODS = ("POST", "PUT", "DELETE")
 

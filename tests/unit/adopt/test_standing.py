@@ -14,9 +14,9 @@ from vaultpki.adopt import drive, standing
 from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords
 from vaultpki.adopt.look import Sides
 from vaultpki.errors import StateConflict
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.rotation.adoption_evidence import ClusterSeen
-from vaultpki.rotation.adoption_states import Side
 from vaultpki.rotation.gates import Gate
 
 
