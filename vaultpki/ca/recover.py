@@ -20,7 +20,6 @@ from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity.adoption_record import refuse_adoption
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
-from vaultpki.provision.rotation_records import other_operator, read_record
 from vaultpki.records.rotation import Kept, RotationRecord, State
 from vaultpki.redact import first_few
 from vaultpki.rotation import left_over, recovery, root_recovery
@@ -183,8 +182,7 @@ def _make_default(scene: Scene, record: RotationRecord) -> None:
     if issuer is None or mount.default == issuer.id:
         return
     scene.notice.begin()
-    if read_record(cluster, vault, record.domain).version != scene.records[record.domain].version:
-        raise other_operator(cluster, record.domain)
+    scene.refuse_changed(record.domain)
     authorities.make_default(vault, mount.path, issuer.id)
 
 
