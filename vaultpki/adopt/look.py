@@ -16,7 +16,7 @@ from vaultpki.ca.facts import read_above, read_root
 from vaultpki.ca.imported import OldIssuer
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
 from vaultpki.errors import CertificateUnreadable
-from vaultpki.identity.adoption_record import StoredAdoption, read_adoption, write_adoption
+from vaultpki.identity.adoption_record import read_adoption, write_adoption
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import Member, members
 from vaultpki.kube import api
@@ -36,6 +36,7 @@ from vaultpki.records.node_report import NodeReport
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
 from vaultpki.values import pem
 from vaultpki.vault import Vault, text
+from vaultpki.vault.kv import Stored
 
 _NODE_USER = "system:node:"
 
@@ -84,7 +85,7 @@ class AdoptionLook:
     cluster: Cluster
     vault: Vault
     access: KubeAccess
-    stored: StoredAdoption
+    stored: Stored[AdoptionRecord]
     sides: Sides
     found: ClusterInventory
     seen: ClusterSeen

@@ -19,7 +19,8 @@ from vaultpki.model import Cluster
 from vaultpki.records import changes
 from vaultpki.records.changes import CHANGES, Changes
 from vaultpki.values.durations import format_duration
-from vaultpki.vault import Vault, member
+from vaultpki.vault import Vault
+from vaultpki.vault.kv import version_of, write_over
 
 _TRIES: Final = 8
 
@@ -41,10 +42,8 @@ class StoredChanges:
 
 def stored(holding: Mapping[str, Any]) -> StoredChanges:
     """Return the record of what the KV store holds at its path: `data` and `metadata`."""
-    # Of a deleted record there is the version.
-    version, record = member(holding, "metadata").get("version"), holding.get("data")
-    found = None if record is None else changes.read(record)
-    return StoredChanges(found, version if type(version) is int else 0)
+    record = holding.get("data")
+    return StoredChanges(None if record is None else changes.read(record), version_of(holding))
 
 
 def read(cluster: Cluster, vault: Vault) -> StoredChanges:
@@ -161,15 +160,7 @@ def announced(
 
 def _written(cluster: Cluster, vault: Vault, record: Changes, version: int) -> bool:
     """Write the record by check-and-set; return False if it has another version by now."""
-    write, store = vault.api.secrets.kv.v2.create_or_update_secret, cluster.mount("config")
-    try:
-        write(CHANGES, changes.to_json(record), cas=version, mount_point=store)
-    except Refused as error:
-        # Both servers answer 400 when the version has changed.
-        if not any("check-and-set" in reason for reason in error.reasons):
-            raise
-        return False
-    return True
+    return write_over(vault, cluster.mount("config"), CHANGES, changes.to_json(record), version)
 
 
 def _contended(cluster: Cluster) -> Refused:
