@@ -5,7 +5,7 @@ The old CA is kubeadm's own, whose key lies on the disks of the control plane; t
 
 from __future__ import annotations
 
-from vaultpki.procedure.phases import ADOPTION, Side, seven_phases, table
+from vaultpki.procedure.phases import ADOPTION_PHASES, Side, seven_phases, table
 
 OLD, NEW, BOTH = Side.OLD.value, Side.NEW.value, Side.BOTH.value
 ENDED = 4
@@ -25,7 +25,7 @@ STATES = {
 """The words of the code. In P all is as kubeadm made it and nodes enrol; closed is switched without a CSR signer."""
 
 _LETTERS = {word: letter for letter, word in STATES.items()}
-_TABLE = ADOPTION.of(_LETTERS.__getitem__)
+_TABLE = ADOPTION_PHASES.of(_LETTERS.__getitem__)
 # Of etcd's world, which has no CSR signer and so no closed.
 _SHORT = table(seven_phases("prepared")).of(_LETTERS.__getitem__)
 

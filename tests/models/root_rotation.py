@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from models.explore import Found, explore
-from vaultpki.procedure.phases import CAS
+from vaultpki.procedure.phases import CA_PHASES
 
 # The root. Certificates: R1 (old root), R2 (new root), X (the new root's key signed by the old root), I1 and I2 (the
 # issuing CA's one key, signed by the old and by the new root), J2 (a later issuing CA, signed by the new root).
@@ -82,7 +82,8 @@ ROOT_STATES = {
 
 _LETTERS = {word: letter for letter, words in ROOT_STATES.items() for word in words.split(", ")}
 ROOT_FORWARD, ROOT_BACK = (
-    {_LETTERS[a]: _LETTERS[b] for a, b in way.items() if _LETTERS[a] != _LETTERS[b]} for way in (CAS.onward, CAS.home)
+    {_LETTERS[a]: _LETTERS[b] for a, b in way.items() if _LETTERS[a] != _LETTERS[b]}
+    for way in (CA_PHASES.onward, CA_PHASES.home)
 )
 ROOT_WAITS = {
     "US": ("pins", "manager", "pods"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vaultpki.procedure.phases import CAS, NEITHER, Phase, Side, table
+from vaultpki.procedure.phases import CA_PHASES, NEITHER, Phase, Side, table
 
 OLD, NEW, BOTH = Side.OLD.value, Side.NEW.value, Side.BOTH.value
 NAMES = {0: "-", 1: "old", 2: "new", 3: "old+new"}
@@ -34,7 +34,7 @@ _RECOVERED = {
     "L": replace(_KEPT, takes=Side.NEW),
     "k": replace(_KEPT, accepts=Side.OLD, onward=""),
 }
-_TABLE = table({**CAS.phases, **_RECOVERED}, trust=CAS.by_trust).of(_LETTERS.__getitem__)
+_TABLE = table({**CA_PHASES.phases, **_RECOVERED}, trust=CA_PHASES.by_trust).of(_LETTERS.__getitem__)
 
 TRUST = {letter: phase.accepts.value for letter, phase in _TABLE.phases.items()}
 LEAF = {letter: phase.takes.value for letter, phase in _TABLE.phases.items()}

@@ -6,7 +6,7 @@ key never leaves it.
 
 from __future__ import annotations
 
-from vaultpki.procedure.phases import KEYS, Side
+from vaultpki.procedure.phases import KEY_PHASES, Side
 
 OLD, NEW, BOTH = Side.OLD.value, Side.NEW.value, Side.BOTH.value
 """The old and the new key of every node, as bits of which of them is accepted."""
@@ -22,7 +22,7 @@ STATES = {
 }
 """The words of the code."""
 
-_TABLE = KEYS.of({word: letter for letter, word in STATES.items()}.__getitem__)
+_TABLE = KEY_PHASES.of({word: letter for letter, word in STATES.items()}.__getitem__)
 
 ACCEPT = MAKES = {letter: phase.accepts.value for letter, phase in _TABLE.phases.items()}
 SIGN = {letter: phase.takes.value for letter, phase in _TABLE.phases.items()}

@@ -125,10 +125,10 @@ def table(
     )
 
 
-KEYS: Final = table(seven_phases("steady"))
+KEY_PHASES: Final = table(seven_phases("steady"))
 """Service-account keys: the seven phases, and nothing beside them."""
 
-CAS: Final = table(
+CA_PHASES: Final = table(
     seven_phases("steady")
     | {
         # A number is reserved, and a key made, before anybody learns of the new CA.
@@ -147,7 +147,7 @@ CAS: Final = table(
 )
 """Issuing CAs, and the root."""
 
-ADOPTION: Final = table(
+ADOPTION_PHASES: Final = table(
     seven_phases("prepared")
     | {
         # Controller managers sign CSRs with the old CA until all users have changed over.

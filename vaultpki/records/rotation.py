@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
 from vaultpki.errors import SpecError
-from vaultpki.procedure.phases import CAS, Side
+from vaultpki.procedure.phases import CA_PHASES, Side
 from vaultpki.redact import stamp
 from vaultpki.values import hosts, names
 from vaultpki.values.json_object import JsonObject
@@ -69,7 +69,7 @@ class State(enum.Enum):
         return self in (State.STEADY, State.DONE)
 
 
-CA_TABLE: Final = CAS.of(State)
+CA_TABLE: Final = CA_PHASES.of(State)
 """What each state means for whom nodes trust, and whose leaves they install."""
 
 

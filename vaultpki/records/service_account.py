@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.errors import SpecError
-from vaultpki.procedure.phases import KEYS, Side
+from vaultpki.procedure.phases import KEY_PHASES, Side
 from vaultpki.records.rotation import BEYOND, ROTATION_FOLDER
 from vaultpki.redact import stamp
 from vaultpki.values import hosts, names
@@ -66,7 +66,7 @@ class KeyState(enum.Enum):
         return self in (KeyState.STEADY, KeyState.DONE)
 
 
-KEY_TABLE: Final = KEYS.of(KeyState)
+KEY_TABLE: Final = KEY_PHASES.of(KeyState)
 """What each state means for the keys of all nodes: the unions hold the accepted ones, and nodes make just these."""
 
 

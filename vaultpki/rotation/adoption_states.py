@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from vaultpki.procedure.phases import ADOPTION, Side
+from vaultpki.procedure.phases import ADOPTION_PHASES, Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 
 Step = tuple[AdoptionState, AdoptionState]
@@ -18,7 +18,7 @@ Step = tuple[AdoptionState, AdoptionState]
 
 _S = AdoptionState
 
-_TABLE: Final = ADOPTION.of(AdoptionState)
+_TABLE: Final = ADOPTION_PHASES.of(AdoptionState)
 _PHASES: Final = _TABLE.phases
 
 ONWARD: Final = _TABLE.onward

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from vaultpki.procedure import phases
-from vaultpki.procedure.phases import ADOPTION, CAS, KEYS, NEITHER, Phase, Side, Table, table, waits
+from vaultpki.procedure.phases import ADOPTION_PHASES, CA_PHASES, KEY_PHASES, NEITHER, Phase, Side, Table, table, waits
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.rotation import State
 from vaultpki.records.service_account import KeyState
 
-TABLES = {"keys": KEYS, "CAs": CAS, "adoption": ADOPTION}
+TABLES = {"keys": KEY_PHASES, "CAs": CA_PHASES, "adoption": ADOPTION_PHASES}
 Rule = Callable[[Phase, Phase], tuple[Side, Side]]
 
 # state: what readers accept, what users take, what is sure, what may be used, what is destroyed; where it leads.
@@ -127,10 +127,10 @@ def test_moves_wait_for_this(name: str) -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_another_rule_is_seen(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = waits_described(table(KEYS.phases))
-    assert plain == waits_described(KEYS)
+    plain = waits_described(table(KEY_PHASES.phases))
+    assert plain == waits_described(KEY_PHASES)
     monkeypatch.setattr(phases, "waits", MUTANTS[mutant])
-    assert waits_described(table(KEYS.phases)) != plain
+    assert waits_described(table(KEY_PHASES.phases)) != plain
 
 
 def test_what_is_beside_the_rule_is_named_here() -> None:
@@ -146,7 +146,7 @@ def test_what_is_beside_the_rule_is_named_here() -> None:
 
 
 def test_states_are_those_of_the_records() -> None:
-    for found, states in ((KEYS, KeyState), (CAS, State), (ADOPTION, AdoptionState)):
+    for found, states in ((KEY_PHASES, KeyState), (CA_PHASES, State), (ADOPTION_PHASES, AdoptionState)):
         assert found.phases.keys() == {state.value for state in states}
 
 

@@ -14,7 +14,7 @@ from models import root_rotation as root_model
 from models import rotation
 from models import rotation_tables as model
 from models.code import CHECKS, KEPT_BY
-from vaultpki.procedure.phases import CAS
+from vaultpki.procedure.phases import CA_PHASES
 from vaultpki.records.rotation import MOST_AHEAD, CaRef, Kept, RotationRecord, State
 from vaultpki.rotation import reasons, root_gates, states
 from vaultpki.rotation.gates import Gate
@@ -109,7 +109,7 @@ def test_every_rule_says_what_keeps_it() -> None:
 
 def test_the_root_waits_where_issuing_cas_do() -> None:
     letters = {word: letter for letter, words in root_model.ROOT_STATES.items() for word in words.split(", ")}
-    waits = {letters[a] + letters[b] for a, b in (*CAS.by_trust, *CAS.by_use)}
+    waits = {letters[a] + letters[b] for a, b in (*CA_PHASES.by_trust, *CA_PHASES.by_use)}
     # In the model published and returning are one state, from which home waits for nobody; nothing is left at rest.
     assert waits - {"U0", "00"} == root_model.ROOT_WAITS.keys()
 
