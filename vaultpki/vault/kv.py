@@ -31,12 +31,17 @@ def version_of(holding: Mapping[str, Any]) -> int:
     return version if type(version) is int else 0
 
 
-def read_stored(vault: Vault, store: str, path: str, read: Callable[[Any], R]) -> Stored[R]:
-    """Return the record at a path of the store, as `read` reads it, with its version."""
-    # Of a deleted record there is the version, which a check-and-set must name.
-    holding = vault.api.secrets.kv.v2.read_secret(path, mount_point=store, raise_on_deleted_version=False).data
+def stored(holding: Mapping[str, Any], read: Callable[[Any], R]) -> Stored[R]:
+    """Return the record in what a KV store holds at a path, as `read` reads it, with its version."""
     version, found = version_of(holding), holding.get("data")
     return Stored(None if found is None else read(found), version)
+
+
+def read_stored(vault: Vault, store: str, path: str, read: Callable[[Any], R]) -> Stored[R]:
+    """Return the record at a path of a store, as `read` reads it, with its version."""
+    # Of a deleted record there is the version, which a check-and-set must name.
+    found = vault.api.secrets.kv.v2.read_secret(path, mount_point=store, raise_on_deleted_version=False)
+    return stored(found.data, read)
 
 
 def write_over(vault: Vault, store: str, path: str, value: Json, version: int) -> bool:

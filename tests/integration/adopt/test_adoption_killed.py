@@ -120,7 +120,7 @@ def whole(clusters: ClusterFactory, folder: Path, way: str, cuts: Sequence[int],
             assert one.objects.ca.pem in one.held(AUTHENTICATION_PATH, "client-ca-file")
             operator.begins()
         assert operator.died or not cuts
-        assert not change_notice.read(one.cluster.model, one.cluster.client()).changing
+        assert not change_notice.is_changing(change_notice.read(one.cluster.model, one.cluster.client()))
         return operator.events.past
 
 
