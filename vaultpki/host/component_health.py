@@ -57,7 +57,7 @@ class _CannotAsk(Exception):
     """The component's settings leave nothing to ask; the message is the reason."""
 
 
-def problem(process: Process, timeout: float) -> str:
+def why_unhealthy(process: Process, timeout: float) -> str:
     """Return why a component is not healthy by its own endpoint, as a part of a sentence; "" if it is.
 
     `process` runs one of `KNOWN`; `timeout` is for all of it, in seconds. Never raises for what the component answers.

@@ -92,7 +92,7 @@ def kubernetes_version(text: str) -> str:
     return f"v{text.removeprefix('v')}"
 
 
-def check(cluster: Cluster, node: Node) -> None:
+def refuse_etcd_only(cluster: Cluster, node: Node) -> None:
     """Raise ArgumentError if kubeadm cannot run on this node of this cluster."""
     if node.roles & {NodeRole.CONTROL_PLANE, NodeRole.WORKER}:
         return
