@@ -55,7 +55,9 @@ _COLUMNS: Final = (
 )
 
 
-def lines(outcome: AdoptionOutcome, kubeconfig: str, width: int | None = None, *, back: bool = False) -> Iterator[str]:
+def standing_lines(
+    outcome: AdoptionOutcome, kubeconfig: str, width: int | None = None, *, back: bool = False
+) -> Iterator[str]:
     """Yield where the adoption stands; `back` after a command that leads back. Lines are cut or broken to `width`."""
     if outcome.look.stored.record is None:
         yield from fitted(_without_record(outcome), width)

@@ -276,6 +276,6 @@ def _tell(outcome: AdoptionOutcome, kubeconfig: Path, *, as_json: bool, back: bo
     if as_json:
         print_json(standing.document(outcome))
     else:
-        for line in standing.lines(outcome, str(kubeconfig), screen().width, back=back):
+        for line in standing.standing_lines(outcome, str(kubeconfig), screen().width, back=back):
             click.echo(printable(line))
     return 0 if outcome.moved or outcome.over else 3

@@ -264,4 +264,4 @@ def jwks_command(file: Path, allow_http: bool, output: Path | None) -> None:
     if output is None:
         click.echo(text, nl=False)
         return
-    own_file.write(output, text, marks={_JWKS}, what="key set", for_all=True)
+    own_file.replace_own(output, text, marks={_JWKS}, what="key set", for_all=True)

@@ -223,7 +223,7 @@ def _home(cluster: Cluster, applied: Mapping[str, str], name: str) -> str:
     return next((pool for pool, pattern in applied.items() if fits_pattern(pattern, name)), "")
 
 
-def shown(stored: str) -> Any:
+def shown_report(stored: str) -> Any:
     """Return a stored report as it is shown to people and programs; None if there is none."""
     return bounded(json.loads(stored)) if stored else None
 

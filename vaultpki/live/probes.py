@@ -24,6 +24,7 @@ from vaultpki.live.trust import Expected
 from vaultpki.model import Cluster, Subject
 from vaultpki.pki import forged_client
 from vaultpki.pki.facts import Facts
+from vaultpki.values import hosts
 from vaultpki.vault.sockets import connect
 from vaultpki.verify import handshake
 from vaultpki.verify.on_disk import Check, Holder, PairOnDisk
@@ -149,7 +150,7 @@ def _accepted(listener: Endpoint, label: str, result: ProbeResult) -> Check:
 
 def probe(listener: Endpoint, caller: Caller) -> ProbeResult:
     """Connect to one listener once; bounded in time and size."""
-    shown = f"[{listener.address}]" if ":" in listener.address else listener.address
+    shown = hosts.in_url(listener.address)
     deadline = time.monotonic() + _SECONDS
     lines = (f"GET {listener.path} HTTP/1.1", f"Host: {shown}:{listener.port}", "Connection: close", "", "")
     try:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from vaultpki.outside.checks import ASKS, FailedCheck, SignedCa, problem, remarks
+from vaultpki.outside.checks import ASKS, FailedCheck, SignedCa, first_failure, remarks
 from vaultpki.outside.files import OddCertificate, Sent, SentCertificate
 from vaultpki.outside.request import WaitingRequest
 from vaultpki.pki.facts import Facts, serial_text
@@ -195,7 +195,7 @@ def why_no_signer(
     """
     failed = []
     for way in ways_through(signer, known, anchor):
-        found = problem(SignedCa(signer, way, request, now, planned=True))
+        found = first_failure(SignedCa(signer, way, request, now, planned=True))
         if found is None:
             return None
         failed.append(found)
@@ -218,7 +218,7 @@ def _try(sent: SentCertificate, request: WaitingRequest, anchor: Facts, pool: Se
     tried = []
     for way in ways_up(sent.facts, pool, anchor):
         signed = SignedCa(sent.facts, way, request, now)
-        failed = problem(signed)
+        failed = first_failure(signed)
         if failed is None:
             return _Tried(sent, signed, 0, None)
         tried.append(_Tried(sent, signed, *failed))
