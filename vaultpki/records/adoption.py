@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS
-from vaultpki.errors import SpecError
-from vaultpki.records.rotation import BEYOND, ROTATION_FOLDER, components
-from vaultpki.redact import stamp
-from vaultpki.values import hosts, names
-from vaultpki.values.json_object import JsonObject
+from vaultpki.records.rotation import COMPONENTS, MOST_NODES, REVISION, ROTATION_FOLDER, TURN
+from vaultpki.values.json_object import SHA256, TIME, ByName, Items, Member, Object, OneOf, Text
 
 NAME: Final = "adoption"
 """What stands in reports and messages where a rotation has the name of its CA."""
@@ -33,11 +30,8 @@ WRITE_BACK: Final = f"write the right one back (`bao kv rollback -mount=MOUNT -v
 OLD_CAS: Final = ("kubernetes", "etcd", "front-proxy")
 """The domains in which kubeadm makes a CA. Its kubelets serve with certificates that no CA has signed."""
 
-_MOST_NODES: Final = 5000
 _MOST_CAS: Final = 8
 _LONGEST: Final = 300
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_WORD = re.compile(r"[a-z][a-z0-9-]{0,40}")
 
 
 class AdoptionState(enum.Enum):
@@ -97,73 +91,37 @@ class AdoptionRecord:
         return replace(self, revision=self.revision + 1, **changes)
 
 
-def to_json(record: AdoptionRecord) -> dict[str, Any]:
-    """Return the record as it is stored."""
-    return {
-        "version": 1,
-        "state": record.state.value,
-        "revision": record.revision,
-        "entered": record.entered,
-        "since": stamp(record.since),
-        "old": {ca: list(record.old[ca]) for ca in ISSUING_CAS if ca in record.old},
-        "turn": record.turn,
-        **({"restarted_components": list(record.restarted)} if record.restarted else {}),
-        "confirmed": list(record.confirmed),
-        **({"joins_closed": stamp(record.joins_closed)} if record.joins_closed is not None else {}),
-        **({"kept": record.kept} if record.kept else {}),
-        **({"imported": list(record.imported)} if record.imported else {}),
-    }
+def _odd(record: AdoptionRecord) -> str:
+    if record.entered > record.revision:
+        return "entered"
+    return "" if "kubernetes" in record.old else "old"
+
+
+_RECORD: Final = Object(
+    AdoptionRecord,
+    {
+        "state": OneOf(AdoptionState),
+        "revision": REVISION,
+        "entered": REVISION,
+        "since": TIME,
+        # No domain that this release does not know.
+        "old": ByName(ISSUING_CAS.__contains__, Items(SHA256, _MOST_CAS, least=1), order=ISSUING_CAS.index),
+        "turn": TURN,
+        "restarted_components": Member(COMPONENTS, "restarted", left_out=True),
+        "confirmed": Items(Text(re.compile(r"[a-z][a-z0-9-]{0,40}").fullmatch), MOST_NODES),
+        "joins_closed": Member(TIME, left_out=True, null=True),
+        "kept": Member(Text(lambda text: len(text) <= _LONGEST and text.isprintable()), left_out=True),
+        "imported": Member(Items(Text(OLD_CAS.__contains__), MOST_NODES), left_out=True, null=True),
+    },
+    "a record of vaultpki",
+    "run `vaultpki adopt status`",
+    odd=_odd,
+    version=True,
+)
+
+to_json = _RECORD.write
 
 
 def read(value: object, *, where: str) -> AdoptionRecord:
     """Return the record; raise SpecError with record and field if no vaultpki writes it like this."""
-    if not isinstance(value, Mapping):
-        raise SpecError("is not a record of vaultpki; run `vaultpki adopt status`", file=where)
-    read = JsonObject(value, where, "contains a value that vaultpki does not write; run `vaultpki adopt status`")
-    read.refuse_other_version()
-    try:
-        state = AdoptionState(read.text("state"))
-    except ValueError:
-        raise read.wrong("state") from None
-    revision = read.integer("revision", 1, BEYOND - 1)
-    turn, kept = read.text("turn"), value.get("kept", "")
-    if turn and not _is_node(turn):
-        raise read.wrong("turn")
-    if not isinstance(kept, str) or len(kept) > _LONGEST or not kept.isprintable():
-        raise read.wrong("kept")
-    return AdoptionRecord(
-        state=state,
-        revision=revision,
-        entered=read.integer("entered", 1, revision),
-        since=read.time("since"),
-        old=_old(read, value.get("old")),
-        turn=turn,
-        restarted=components(read, "restarted_components"),
-        confirmed=_list(read, "confirmed", lambda word: _WORD.fullmatch(word) is not None),
-        joins_closed=read.time("joins_closed") if value.get("joins_closed") is not None else None,
-        kept=kept,
-        imported=_list(read, "imported", lambda ca: ca in OLD_CAS) if value.get("imported") is not None else (),
-    )
-
-
-def _old(read: JsonObject, value: object) -> dict[str, tuple[str, ...]]:
-    """Return the old CAs: of what no adoption is without, and of no domain that this release does not know."""
-    if not isinstance(value, Mapping) or not value.keys() <= set(ISSUING_CAS) or "kubernetes" not in value:
-        raise read.wrong("old")
-    found = {ca: value[ca] for ca in ISSUING_CAS if ca in value}
-    for hashes in found.values():
-        fits = isinstance(hashes, list) and 0 < len(hashes) <= _MOST_CAS and len(set(map(str, hashes))) == len(hashes)
-        if not fits or not all(isinstance(each, str) and _SHA256.fullmatch(each) for each in hashes):
-            raise read.wrong("old")
-    return {ca: tuple(hashes) for ca, hashes in found.items()}
-
-
-def _list(read: JsonObject, key: str, fits: Callable[[str], bool]) -> tuple[str, ...]:
-    found = tuple(read.texts(key))
-    if len(found) > _MOST_NODES or not all(map(fits, found)):
-        raise read.wrong(key)
-    return found
-
-
-def _is_node(text: str) -> bool:
-    return names.fits(text, hosts.node_name)
+    return _RECORD.read(value, where)

@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
-from vaultpki.errors import SpecError
 from vaultpki.procedure.phases import CA_PHASES, Side
-from vaultpki.redact import stamp
 from vaultpki.values import hosts, names
-from vaultpki.values.json_object import JsonObject
+from vaultpki.values.json_object import (
+    FLAG,
+    SHA256,
+    SHA256_OR_EMPTY,
+    TIME,
+    Integer,
+    Items,
+    Member,
+    Object,
+    OneOf,
+    Text,
+    word,
+)
 
 DOMAINS: Final = (ROOT, *ISSUING_CAS)
 """The CAs of every cluster."""
@@ -45,11 +54,11 @@ One forged record of a high revision would else make nodes deaf to every later o
 revisions, and an agent that was away for longer than its credential lives joins anew.
 """
 
-_MOST_NODES: Final = 5000
-_NAME = re.compile(r"[a-z-]{1,20}-[0-9]{1,6}(?:r[0-9]{1,6})?")
-_COMPONENT = re.compile(r"[a-z][a-z0-9-]{0,40}")
-_ID = re.compile(r"[0-9a-f-]{0,64}")
-_SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
+MOST_NODES: Final = 5000
+_ADVICE: Final = "run `vaultpki ca status`"
+_WORDS: Final = "state, method or kept"
+_COMPONENT: Final = re.compile(r"[a-z][a-z0-9-]{0,40}")
+_ID: Final = Text(re.compile(r"[0-9a-f-]{0,64}").fullmatch)
 
 
 class State(enum.Enum):
@@ -189,104 +198,81 @@ class RotationRecord:
         return replace(self, revision=self.revision + 1, **changes)
 
 
-def to_json(record: RotationRecord) -> dict[str, Any]:
-    """Return the record as it is stored."""
-    return {
-        "version": 1,
-        "domain": record.domain,
-        "state": record.state.value,
-        "method": record.method.value,
-        "revision": record.revision,
-        "since": stamp(record.since),
-        "old": asdict(record.old),
-        "new": None if record.new is None else asdict(record.new),
-        "highest": record.highest,
-        "also": list(record.also),
-        "spread": record.spread,
-        "excused": list(record.excused),
-        **({"restarted_components": list(record.restarted)} if record.restarted else {}),
-        **({"checked": list(record.checked)} if record.checked else {}),
-        "turn": record.turn,
-        **({"kept": record.kept.value} if record.kept is not None else {}),
-        **({"closing": True} if record.closing else {}),
-        **({"accepting": list(record.accepting)} if record.accepting else {}),
-        **({"let_go": True} if record.let_go else {}),
-        **({"drops": True} if record.drops else {}),
-    }
+REVISION: Final = Integer(1, BEYOND - 1)
+
+NODE: Final = word(hosts.node_name)
+"""The name of a node."""
+
+NODES: Final = Items(NODE, MOST_NODES)
+
+TURN: Final = word(hosts.node_name, or_empty=True)
+"""The node whose turn it is; "" for none."""
+
+
+def _is_component(text: str) -> bool:
+    node, _, component = text.partition("/")
+    return names.fits(node, hosts.node_name) and _COMPONENT.fullmatch(component) is not None
+
+
+COMPONENTS: Final = Items(Text(_is_component), MOST_NODES)
+"""Components of nodes, such as `cp-1/etcd`."""
+
+
+def _odd(record: RotationRecord) -> str:
+    if record.new is None and record.state is not State.STEADY:
+        return "new"
+    if record.kept is not None and record.state is not State.RETRUSTING:
+        return "kept"
+    untold = not record.old.sha256 or (record.leaf is record.new and not record.new.sha256)
+    return "sha256" if untold else ""
+
+
+_CA: Final = Object(
+    CaRef,
+    {
+        "name": Text(re.compile(r"[a-z-]{1,20}-[0-9]{1,6}(?:r[0-9]{1,6})?").fullmatch),
+        "issuer": _ID,
+        "key": _ID,
+        "sha256": SHA256_OR_EMPTY,
+    },
+    "a CA",
+    _ADVICE,
+)
+_RECORD: Final = Object(
+    RotationRecord,
+    {
+        "domain": Text(),
+        "state": OneOf(State, _WORDS),
+        "method": OneOf(Method, _WORDS),
+        "revision": REVISION,
+        "since": TIME,
+        "old": _CA,
+        "new": Member(_CA, null=True),
+        "highest": Integer(1, 999_999),
+        "also": Items(SHA256, MOST_NODES),
+        "spread": Integer(0, MOST_SPREAD),
+        "excused": NODES,
+        "restarted_components": Member(COMPONENTS, "restarted", left_out=True),
+        "checked": Member(NODES, left_out=True),
+        "turn": TURN,
+        "kept": Member(OneOf(Kept, _WORDS), left_out=True),
+        "closing": Member(FLAG, left_out=True),
+        "accepting": Member(COMPONENTS, left_out=True),
+        "let_go": Member(FLAG, left_out=True),
+        "drops": Member(FLAG, left_out=True),
+    },
+    "a record of vaultpki",
+    _ADVICE,
+    odd=_odd,
+    version=True,
+)
+
+to_json = _RECORD.write
 
 
 def read(value: object, domain: str, *, where: str) -> RotationRecord:
     """Return the record of `domain`; raise SpecError with record and field if no vaultpki writes it like this."""
-    if not isinstance(value, Mapping):
-        raise SpecError("is not a record of vaultpki; run `vaultpki ca status`", file=where)
-    read = JsonObject(value, where, "contains a value that vaultpki does not write; run `vaultpki ca status`")
-    read.refuse_other_version()
-    if read.text("domain") != domain:
-        raise read.wrong("domain")
-    try:
-        state, method = State(read.text("state")), Method(read.text("method"))
-        kept = Kept(read.text("kept")) if "kept" in value else None
-    except ValueError:
-        raise read.wrong("state, method or kept") from None
-    new = value.get("new")
-    record = RotationRecord(
-        domain=domain,
-        state=state,
-        method=method,
-        revision=read.integer("revision", 1, BEYOND - 1),
-        since=read.time("since"),
-        old=_read_ca(value.get("old"), f"{where}: old"),
-        new=None if new is None else _read_ca(new, f"{where}: new"),
-        highest=read.integer("highest", 1, 999_999),
-        also=_list(read, "also", lambda sha: _SHA256.fullmatch(sha) is not None and sha != ""),
-        spread=read.integer("spread", 0, MOST_SPREAD),
-        excused=_list(read, "excused", _is_node),
-        restarted=components(read, "restarted_components"),
-        checked=_list(read, "checked", _is_node) if "checked" in value else (),
-        turn=read.text("turn"),
-        kept=kept,
-        closing=value.get("closing") is True,
-        accepting=components(read, "accepting"),
-        let_go=value.get("let_go") is True,
-        drops=value.get("drops") is True,
-    )
-    if record.turn and not _is_node(record.turn):
-        raise read.wrong("turn")
-    if record.new is None and state is not State.STEADY:
-        raise read.wrong("new")
-    if kept is not None and state is not State.RETRUSTING:
-        raise read.wrong("kept")
-    if not record.old.sha256 or (record.leaf is record.new and not record.new.sha256):
-        raise read.wrong("sha256")
+    record = _RECORD.read(value, where)
+    if record.domain != domain:
+        raise _RECORD.wrong("domain", where)
     return record
-
-
-def _read_ca(value: object, where: str) -> CaRef:
-    if not isinstance(value, Mapping):
-        raise SpecError("is not a CA; run `vaultpki ca status`", file=where)
-    read = JsonObject(value, where, "contains a value that vaultpki does not write; run `vaultpki ca status`")
-    return CaRef(
-        read.text("name", _NAME), read.text("issuer", _ID), read.text("key", _ID), read.text("sha256", _SHA256)
-    )
-
-
-def components(read: JsonObject, key: str) -> tuple[str, ...]:
-    """Return the entries such as `cp-1/etcd` of a field that may be missing."""
-    return _list(read, key, _is_component) if key in read.value else ()
-
-
-def _list(read: JsonObject, key: str, fits: Callable[[str], bool]) -> tuple[str, ...]:
-    found = tuple(read.texts(key))
-    if len(found) > _MOST_NODES or not all(map(fits, found)):
-        raise read.wrong(key)
-    return found
-
-
-def _is_node(text: str) -> bool:
-    return names.fits(text, hosts.node_name)
-
-
-def _is_component(text: str) -> bool:
-    """Return whether this is an entry such as `cp-1/etcd`."""
-    node, _, component = text.partition("/")
-    return _is_node(node) and _COMPONENT.fullmatch(component) is not None

@@ -17,12 +17,21 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from vaultpki.errors import SpecError
 from vaultpki.procedure.phases import KEY_PHASES, Side
-from vaultpki.records.rotation import BEYOND, ROTATION_FOLDER
-from vaultpki.redact import stamp
-from vaultpki.values import hosts, names
-from vaultpki.values.json_object import JsonObject
+from vaultpki.records.rotation import NODE, REVISION, ROTATION_FOLDER, TURN
+from vaultpki.values.json_object import (
+    FLAG,
+    SHA256,
+    SHA256_OR_EMPTY,
+    TIME,
+    ByName,
+    Integer,
+    Items,
+    Member,
+    Object,
+    OneOf,
+    Text,
+)
 
 SERVICE_ACCOUNT_KEYS: Final = "service-account-keys"
 """What `ca rotate` takes, the key in the `seen` of reports, and the domain in what is owed or waits for a turn."""
@@ -45,9 +54,7 @@ MOST_IN_UNION: Final = 2 * MOST_KEY_NODES + MOST_DEPARTED
 _MOST_KNOWN: Final = 1024
 _LONGEST_PEM: Final = 8192
 _LONGEST_LIFE: Final = 200 * 365 * 86400
-_WRONG: Final = "contains a value that vaultpki does not write; run `vaultpki ca status`"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_SHA256_OR_NONE = re.compile(r"(?:[0-9a-f]{64})?")
+_ADVICE: Final = "run `vaultpki ca status`"
 
 
 class KeyState(enum.Enum):
@@ -210,44 +217,80 @@ class KeyRecord:
         yield from (each.pem for each in self.departed if each.pem)
 
 
-def to_json(record: KeyRecord) -> dict[str, Any]:
-    """Return the record as it is stored."""
-    return {
-        "version": 1,
-        "state": record.state.value,
-        "method": record.method.value,
-        "revision": record.revision,
-        "since": stamp(record.since),
-        "nodes": {
-            name: {
-                "old": keys.old,
-                "new": keys.new,
-                "admitted": keys.admitted,
-                "certificates": {str(number): pem for number, pem in sorted(keys.certificates.items())},
-            }
-            for name, keys in sorted(record.nodes.items())
-        },
-        "highest": dict(sorted(record.highest.items())),
-        "lowest": dict(sorted(record.lowest.items())),
-        "departed": [
-            {
-                "node": each.node,
-                "sha256": each.sha256,
-                "why": each.why.value,
-                "since": stamp(each.since),
-                "pem": each.pem,
-                "until": None if each.until is None else stamp(each.until),
-            }
-            for each in record.departed
-        ],
-        "shared": record.shared,
-        "turn": record.turn,
-        "restarted": list(record.restarted),
-        **({"checked": list(record.checked)} if record.checked else {}),
-        "signing_since": None if record.signing_since is None else stamp(record.signing_since),
-        "life": record.life,
-        "stated": record.stated,
-    }
+def _odd_keys(keys: NodeKeys) -> str:
+    return "" if keys.certificates.keys() <= set(keys.numbers) else "certificates"
+
+
+def _odd_departed(key: DepartedKey) -> str:
+    return "pem" if key.pem and key.why is Departure.STOLEN else ""
+
+
+def _odd(record: KeyRecord) -> str:
+    for name, keys in record.nodes.items():
+        if record.state.resting and keys.old != keys.new:
+            return "nodes"
+        if record.highest.get(name, 0) < keys.new or keys.old > keys.new:
+            return "highest"
+    return ""
+
+
+_PEM: Final = Text(lambda pem: 0 < len(pem) <= _LONGEST_PEM)
+_NODES: Final = Items(NODE, MOST_KEY_NODES)
+_NUMBER: Final = Integer(1, LARGEST_KEY_NUMBER)
+_NUMBERS: Final = ByName(NODE.fits, _NUMBER, _MOST_KNOWN)
+
+_KEYS: Final = Object(
+    NodeKeys,
+    {
+        "old": _NUMBER,
+        "new": _NUMBER,
+        "admitted": FLAG,
+        "certificates": ByName(re.compile(r"[1-9][0-9]{0,7}").fullmatch, _PEM, order=int, make=int),
+    },
+    "a node's keys",
+    _ADVICE,
+    odd=_odd_keys,
+)
+_DEPARTED: Final = Object(
+    DepartedKey,
+    {
+        "node": NODE,
+        "sha256": SHA256,
+        "why": OneOf(Departure),
+        "since": TIME,
+        "pem": Text(_PEM.fits, or_empty=True),
+        "until": Member(TIME, null=True),
+    },
+    "a key",
+    _ADVICE,
+    odd=_odd_departed,
+)
+_RECORD: Final = Object(
+    KeyRecord,
+    {
+        "state": OneOf(KeyState),
+        "method": OneOf(KeyMethod),
+        "revision": REVISION,
+        "since": TIME,
+        "nodes": ByName(NODE.fits, _KEYS, MOST_KEY_NODES),
+        "highest": _NUMBERS,
+        "lowest": _NUMBERS,
+        "departed": Items(_DEPARTED, MOST_DEPARTED, doubles=True),
+        "shared": SHA256_OR_EMPTY,
+        "turn": TURN,
+        "restarted": _NODES,
+        "checked": Member(_NODES, left_out=True),
+        "signing_since": Member(TIME, null=True),
+        "life": Integer(0, _LONGEST_LIFE),
+        "stated": FLAG,
+    },
+    "a record of vaultpki",
+    _ADVICE,
+    odd=_odd,
+    version=True,
+)
+
+to_json = _RECORD.write
 
 
 def read(value: object, *, where: str) -> KeyRecord:
@@ -255,110 +298,4 @@ def read(value: object, *, where: str) -> KeyRecord:
 
     The certificates are texts: whether they count is not checked here.
     """
-    if not isinstance(value, Mapping):
-        raise SpecError("is not a record of vaultpki; run `vaultpki ca status`", file=where)
-    found = JsonObject(value, where, _WRONG)
-    found.refuse_other_version()
-    state, method = _word(found, "state", KeyState), _word(found, "method", KeyMethod)
-    restarted = tuple(found.texts("restarted"))
-    record = KeyRecord(
-        state=state,
-        revision=found.integer("revision", 1, BEYOND - 1),
-        since=found.time("since"),
-        nodes=_nodes(found, where),
-        method=method,
-        highest=_numbers(found, "highest"),
-        lowest=_numbers(found, "lowest"),
-        departed=_departed(found, where),
-        shared=found.text("shared", _SHA256_OR_NONE),
-        turn=found.text("turn"),
-        restarted=restarted,
-        checked=tuple(found.texts("checked")) if "checked" in value else (),
-        signing_since=None if value.get("signing_since") is None else found.time("signing_since"),
-        life=found.integer("life", 0, _LONGEST_LIFE),
-        stated=value.get("stated") is True,
-    )
-    if record.turn and not _is_node(record.turn):
-        raise found.wrong("turn")
-    if len(restarted) > MOST_KEY_NODES or not all(map(_is_node, restarted)):
-        raise found.wrong("restarted")
-    if len(record.checked) > MOST_KEY_NODES or not all(map(_is_node, record.checked)):
-        raise found.wrong("checked")
-    for name, keys in record.nodes.items():
-        if state.resting and keys.old != keys.new:
-            raise found.wrong("nodes")
-        if record.highest.get(name, 0) < keys.new or keys.old > keys.new:
-            raise found.wrong("highest")
-    return record
-
-
-def _word(found: JsonObject, key: str, kind: Any) -> Any:
-    try:
-        return kind(found.text(key))
-    except ValueError:
-        raise found.wrong(key) from None
-
-
-def _nodes(found: JsonObject, where: str) -> dict[str, NodeKeys]:
-    value = found.value.get("nodes")
-    if not isinstance(value, Mapping) or len(value) > MOST_KEY_NODES or not all(map(_is_node, value)):
-        raise found.wrong("nodes")
-    return {name: _keys(entry, f"{where}: nodes: {name}") for name, entry in value.items()}
-
-
-def _keys(value: object, where: str) -> NodeKeys:
-    if not isinstance(value, Mapping):
-        raise SpecError("is not a node's keys; run `vaultpki ca status`", file=where)
-    found = JsonObject(value, where, _WRONG)
-    keys = NodeKeys(
-        old=found.integer("old", 1, LARGEST_KEY_NUMBER),
-        new=found.integer("new", 1, LARGEST_KEY_NUMBER),
-        admitted=value.get("admitted") is True,
-    )
-    certificates = value.get("certificates")
-    if not isinstance(certificates, Mapping) or not certificates.keys() <= {str(number) for number in keys.numbers}:
-        raise found.wrong("certificates")
-    if not all(isinstance(pem, str) and 0 < len(pem) <= _LONGEST_PEM for pem in certificates.values()):
-        raise found.wrong("certificates")
-    return replace(keys, certificates={int(number): pem for number, pem in certificates.items()})
-
-
-def _numbers(found: JsonObject, key: str) -> dict[str, int]:
-    value = found.value.get(key)
-    if not isinstance(value, Mapping) or len(value) > _MOST_KNOWN or not all(map(_is_node, value)):
-        raise found.wrong(key)
-    inner = JsonObject(value, "", "")
-    try:
-        return {name: inner.integer(name, 1, LARGEST_KEY_NUMBER) for name in value}
-    except SpecError:
-        raise found.wrong(key) from None
-
-
-def _departed(found: JsonObject, where: str) -> tuple[DepartedKey, ...]:
-    value = found.value.get("departed")
-    if not isinstance(value, list) or len(value) > MOST_DEPARTED:
-        raise found.wrong("departed")
-    return tuple(_departed_key(entry, f"{where}: departed") for entry in value)
-
-
-def _departed_key(value: object, where: str) -> DepartedKey:
-    if not isinstance(value, Mapping):
-        raise SpecError("is not a key; run `vaultpki ca status`", file=where)
-    found = JsonObject(value, where, _WRONG)
-    key = DepartedKey(
-        node=found.text("node"),
-        sha256=found.text("sha256", _SHA256),
-        why=_word(found, "why", Departure),
-        since=found.time("since"),
-        pem=found.text("pem"),
-        until=None if value.get("until") is None else found.time("until"),
-    )
-    if not _is_node(key.node):
-        raise found.wrong("node")
-    if len(key.pem) > _LONGEST_PEM or (key.pem and key.why is Departure.STOLEN):
-        raise found.wrong("pem")
-    return key
-
-
-def _is_node(text: object) -> bool:
-    return isinstance(text, str) and names.fits(text, hosts.node_name)
+    return _RECORD.read(value, where)
