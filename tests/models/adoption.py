@@ -7,7 +7,7 @@ back puts the old pairs back. Time is left out but for the actions `five minutes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from models.adoption_tables import ALL, ASIDE, BOTH, ENDED, FORWARD, LEAF, NEW, OLD, SHORT, SIGNER, TRUST
@@ -82,7 +82,7 @@ def signs(phase: str, s: Settings) -> bool:
     return phase in SIGNER and phase not in left_out
 
 
-def onward(s: Settings) -> dict[str, str]:
+def onward(s: Settings) -> Mapping[str, str]:
     return FORWARD if "close" in s.rules and s.reads == "late" else SHORT
 
 

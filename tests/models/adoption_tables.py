@@ -1,13 +1,15 @@
-"""The tables of the model of an adoption; tests/unit/rotation/test_adoption_model.py holds the code's against them.
+"""The tables of the model of an adoption: those of the code, by letters, and the rules that the model can leave out.
 
 The old CA is kubeadm's own, whose key lies on the disks of the control plane; the new one is Vault's.
 """
 
 from __future__ import annotations
 
-OLD, NEW, ENDED = 1, 2, 4
-"""The two CAs, as bits of who is trusted; and instead of one a leaf of the old CA that has expired."""
-BOTH = OLD | NEW
+from vaultpki.procedure.phases import ADOPTION_PHASES, Side, seven_phases, table
+
+OLD, NEW, BOTH = Side.OLD.value, Side.NEW.value, Side.BOTH.value
+ENDED = 4
+"""In place of a CA: a leaf of the old one that has expired."""
 NAMES = {0: "-", 1: "O", 2: "N", 3: "O+N", 4: "the past (expired)"}
 
 STATES = {
@@ -22,20 +24,23 @@ STATES = {
 }
 """The words of the code. In P all is as kubeadm made it and nodes enrol; closed is switched without a CSR signer."""
 
-TRUST = {"P": OLD, "U": BOTH, "S": BOTH, "C": BOTH, "B": BOTH, "T": BOTH, "R": NEW, "D": NEW}
-LEAF = {"P": OLD, "U": OLD, "S": NEW, "C": NEW, "B": OLD, "T": NEW, "R": NEW, "D": NEW}
-FORWARD = {"P": "U", "U": "S", "S": "C", "C": "R", "R": "D", "B": "S", "T": "S"}
-SHORT = {**FORWARD, "S": "R"}
-BACK = {"U": "P", "S": "B", "C": "B", "B": "P", "R": "T", "T": "B"}
+_LETTERS = {word: letter for letter, word in STATES.items()}
+_TABLE = ADOPTION_PHASES.of(_LETTERS.__getitem__)
+# Of etcd's world, which has no CSR signer and so no closed.
+_SHORT = table(seven_phases("prepared")).of(_LETTERS.__getitem__)
+
+TRUST = {letter: phase.accepts.value for letter, phase in _TABLE.phases.items()}
+LEAF = {letter: phase.takes.value for letter, phase in _TABLE.phases.items()}
+FORWARD, SHORT, BACK = _TABLE.onward, _SHORT.onward, _TABLE.home
 # Steps for which nobody is waited for; what everybody must trust, on disk and in memory, before others; of whose leaves
 # all must be before others; and after which no leaf of the old CA is let in. In RD nobody may trust anything else.
-FREE = ("PU", "UP", "SB", "CB", "RT", "BS")
-TRUST_STEPS = {"US": BOTH, "TS": BOTH, "TB": BOTH, "RD": NEW}
-LEAF_STEPS = {"SC": NEW, "SR": NEW, "CR": NEW, "BP": OLD, "RD": NEW}
+FREE = {a + b for a, b in _TABLE.free}
+TRUST_STEPS = {a + b: side.value for (a, b), side in _TABLE.by_trust.items()}
+LEAF_STEPS = {a + b: side.value for (a, b), side in {**_TABLE.by_use, **_SHORT.by_use}.items()}
 LAST = ("SR", "CR")
-SIGNER = "PUSB"
+SIGNER = {letter for letter, phase in _TABLE.phases.items() if Side.OLD in phase.uses}
 """The states in which controller managers sign CSRs, with the old CA's key."""
-ASIDE = "SCRT"
+ASIDE = {letter for letter in LEAF if LEAF[letter] == NEW} - {"D"}
 """The states in which the old CA's keys do not lie where kubeadm looks for them."""
 
 RULES = {

@@ -34,8 +34,6 @@ KEPT_BY = {
     "recover": "ca.set_back:refuse",
     "back only": "rotation.recovery:recovered",
     "kept": "records.rotation:Kept",
-    "default": "rotation.recovery:_kept",
-    "default first": "ca.recover:_make_default",
     "waits": "pki.succession:acceptable",
     "nothing dropped": "pki.succession:_bundle",
     "steady": "rotation.recovery:_silent",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from models.explore import Found, explore
+from vaultpki.procedure.phases import CA_PHASES
 
 # The root. Certificates: R1 (old root), R2 (new root), X (the new root's key signed by the old root), I1 and I2 (the
 # issuing CA's one key, signed by the old and by the new root), J2 (a later issuing CA, signed by the new root).
@@ -79,8 +80,11 @@ ROOT_STATES = {
 }
 """The states of the model: in U there is the cross certificate, in S and T the re-signed issuing CA is the default."""
 
-ROOT_FORWARD = {"0": "U", "U": "S", "S": "R", "R": "D", "T": "S"}
-ROOT_BACK = {"U": "0", "S": "U", "R": "T", "T": "U"}
+_LETTERS = {word: letter for letter, words in ROOT_STATES.items() for word in words.split(", ")}
+ROOT_FORWARD, ROOT_BACK = (
+    {_LETTERS[a]: _LETTERS[b] for a, b in way.items() if _LETTERS[a] != _LETTERS[b]}
+    for way in (CA_PHASES.onward, CA_PHASES.home)
+)
 ROOT_WAITS = {
     "US": ("pins", "manager", "pods"),
     "TS": ("pins", "manager", "pods", "again"),

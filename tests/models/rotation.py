@@ -78,11 +78,11 @@ class World(NamedTuple):
 class Settings(NamedTuple):
     """A cluster and what happens to it. `liars` are the last of its nodes; with `claims` they say that they are ahead.
 
-    With `stale` the reports of before a restore stay until each node has passed. `older` is whether the last honest
-    node runs the last release's agent. `forged` is whether records are forged. `begin` is the state in which everything
-    is at first; with `restore` the snapshot is of then. Listeners can be asked with `reach`; with `away` one
-    that was seen accepting the old CA can be out of reach afterwards. With `other` the component of the last honest
-    node reads another file than the agent writes, which a person replaces, or forgets, when it is restarted.
+    With `stale` the reports of before a restore stay until each node has passed. `forged` is whether records are
+    forged. `begin` is the state in which everything is at first; with `restore` the snapshot is of then. Listeners can
+    be asked with `reach`; with `away` one that was seen accepting the old CA can be out of reach afterwards. With
+    `other` the component of the last honest node reads another file than the agent writes, which a person replaces, or
+    forgets, when it is restarted.
     """
 
     reads: str = "start"  # start: as etcd; late: as Kubernetes clients
@@ -96,7 +96,6 @@ class Settings(NamedTuple):
     apply: bool = False
     liars: int = 0
     claims: bool = False
-    older: bool = False
     forged: bool = False
     begin: str = "0"
     excused: bool = False
@@ -117,13 +116,10 @@ class Settings(NamedTuple):
     def reads_other(self, i: int) -> bool:
         return self.other and i == self.nodes - self.liars - 1
 
-    def runs_older(self, i: int) -> bool:
-        return self.older and i == self.nodes - self.liars - 1
-
     @property
     def plain(self) -> int:
         """How many nodes are of one kind, and so are interchangeable; one that joins is of it too."""
-        return self.nodes - self.liars - sum((self.excused, self.older, self.other)) + self.joins
+        return self.nodes - self.liars - sum((self.excused, self.other)) + self.joins
 
     @property
     def kinds(self) -> tuple[int, ...]:

@@ -61,9 +61,6 @@ def operate(v: Server, found: int, s: Settings) -> Iterator[tuple[str, Server, s
             yield from _goes_on(who, v, now, i, s)
             continue
         for to in recoveries(v, found, s):
-            if to == "K" and v.default == NEW and v.old in "FC" and "default first" in s.rules:
-                yield f"{who}: recovers; the old CA is the default", v._replace(default=OLD), ""
-                continue
             said = f"{who}: recovers; the record says {to} with a higher number"
             yield said, _with(record(v, to, s), i, Command("srv", to)), "forget"
         # A liar is left out by name; without any report since the restore the pages forbid every command.
@@ -143,7 +140,7 @@ def recoveries(v: Server, found: int, s: Settings) -> Iterator[str]:
         return
     # It takes one liar to say that its leaf is of the old CA; but not even all of them can speak for an honest node.
     all_new = not found & OLD_LEAF and bool(found & TELLS or s.liars)
-    if (all_new or "default" not in s.rules) and v.new in "FC":
+    if all_new and v.new in "FC":
         yield "L"
     if not all_new or s.liars or v.new not in "FC":
         yield "K"
@@ -214,7 +211,7 @@ def _passes(n: Node, i: int, v: Server, s: Settings) -> Iterator[tuple[str, Node
     else:
         disk = (n.disk & trust) | (there & trust) or n.disk
     ca = signs(v)
-    if kept and not s.runs_older(i):
+    if kept:
         ca = ca if not n.leaf and "waits" not in s.rules else 0
     elif "leafword" in s.rules and (ca != wanted or frozen):
         ca = 0
@@ -242,8 +239,7 @@ def view(n: Node, i: int, v: Server, s: Settings) -> tuple[int, int, int, bool, 
     """Return what a pass reads when it begins now; the leaf word is 0 where each node keeps its leaf."""
     wanted = LEAF[v.phase]
     if v.phase in KEPT:
-        # An agent of before takes such a state for re-trusting, whose leaves are the new CA's.
-        wanted = NEW if s.runs_older(i) else 0
+        wanted = 0
     return (TRUST[v.phase], wanted, mount(v, s), True, n.ahead)
 
 

@@ -1,9 +1,12 @@
-"""The tables of the model of a rotation; tests/unit/rotation/test_model.py holds them against those of the code."""
+"""The tables of the model of a rotation: those of the code, by letters, and the rules that the model can leave out."""
 
 from __future__ import annotations
 
-OLD, NEW = 1, 2
-BOTH = OLD | NEW
+from dataclasses import replace
+
+from vaultpki.procedure.phases import CA_PHASES, NEITHER, Phase, Side, table
+
+OLD, NEW, BOTH = Side.OLD.value, Side.NEW.value, Side.BOTH.value
 NAMES = {0: "-", 1: "old", 2: "new", 3: "old+new"}
 
 STATES = {
@@ -21,21 +24,29 @@ STATES = {
 }
 """The words of the code. After a recovery certificates are kept: in K the old CA stays the default, in L the new one
 does, and in k nobody has named the new one, which the server has lost."""
-
-TRUST = {"0": OLD, "P": OLD, "U": BOTH, "S": BOTH, "B": BOTH, "T": BOTH, "R": NEW, "D": NEW, "K": BOTH, "L": BOTH}
-TRUST["k"] = OLD
-LEAF = {"0": OLD, "P": OLD, "U": OLD, "S": NEW, "B": OLD, "T": NEW, "R": NEW, "D": NEW, "K": OLD, "L": NEW, "k": OLD}
-FORWARD = {"0": "P", "P": "U", "U": "S", "S": "R", "R": "D", "B": "S", "T": "S", "K": "S", "L": "S"}
-BACK = {"P": "0", "U": "0", "S": "B", "B": "0", "R": "T", "T": "B", "K": "B", "L": "B", "k": "B"}
 KEPT = "KLk"
+
+_LETTERS = {word: letter for letter, word in STATES.items() if letter not in KEPT} | {each: each for each in KEPT}
+# After a recovery nothing is sure.
+_KEPT = Phase(Side.BOTH, Side.OLD, NEITHER, Side.BOTH, "switched", "returning")
+_RECOVERED = {
+    "K": _KEPT,
+    "L": replace(_KEPT, takes=Side.NEW),
+    "k": replace(_KEPT, accepts=Side.OLD, onward=""),
+}
+_TABLE = table({**CA_PHASES.phases, **_RECOVERED}, trust=CA_PHASES.by_trust).of(_LETTERS.__getitem__)
+
+TRUST = {letter: phase.accepts.value for letter, phase in _TABLE.phases.items()}
+LEAF = {letter: phase.takes.value for letter, phase in _TABLE.phases.items()}
+FORWARD, BACK = _TABLE.onward, _TABLE.home
 # Steps for which no node is waited for; what everybody must trust, on disk and in memory, before others; and of whose
-# leaves all must be before others. In RD nobody may trust anything else.
-FREE = {"0P", "PU", "P0", "U0", "SB", "RT"}
-TRUST_STEPS = {"US": BOTH, "TS": BOTH, "KS": BOTH, "LS": BOTH, "TB": OLD, "KB": OLD, "LB": OLD, "kB": OLD}
-TRUST_STEPS |= {"BS": NEW, "RD": NEW}
-LEAF_STEPS = {"SR": NEW, "B0": OLD}
+# leaves all must be before others. In RD nobody may trust anything else. The end of a rollback, at rest, has a model of
+# its own: `small.aborted`.
+FREE = {a + b for a, b in _TABLE.free}
+TRUST_STEPS = {a + b: side.value for (a, b), side in _TABLE.by_trust.items() if a != b}
+LEAF_STEPS = {a + b: side.value for (a, b), side in _TABLE.by_use.items()}
 # What a recovery is followed by also where nobody aborts.
-HOME = {"T": "B", "B": "0", "K": "B", "L": "B", "k": "B"}
+HOME = {letter: BACK[letter] for letter in f"TB{KEPT}"}
 
 RULES = {
     "counted": "gates count every live credential, not only the nodes that have reported",
@@ -55,8 +66,6 @@ RULES = {
     "recover": "while a counted node has seen a newer record no other command goes on; an operator recovers first",
     "back only": "a recovery leads to re-trusting or to rest, never to a later state that nodes seem to be in",
     "kept": "in a recovered re-trusting each node keeps the leaf that it holds until everybody trusts both CAs",
-    "default": "after a recovery the new CA is the default only if every counted node says that its leaf is of it",
-    "default first": "a recovery that keeps the old CA as the default makes it so before it writes the record",
     "waits": "in a recovered re-trusting a node that has no leaf takes none",
     "nothing dropped": "in a recovered re-trusting an agent drops no CA that it trusts, whatever the record names",
     "steady": "a recovery leads to rest only if every counted node has reported since, and holds nothing of a newer CA",

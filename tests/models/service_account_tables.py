@@ -1,14 +1,15 @@
-"""The tables of the model of service-account keys.
+"""The tables of the model of service-account keys: those of the code, by letters, and the rules that can be left out.
 
-tests/unit/token_keys/test_service_account_model.py holds the code's against them. The old key of a node is the one with
-which it signs tokens at first, or kubeadm's `sa.key`, which all share; its new key never leaves it.
+The old key of a node is the one with which it signs tokens at first, or kubeadm's `sa.key`, which all share; its new
+key never leaves it.
 """
 
 from __future__ import annotations
 
-OLD, NEW = 1, 2
+from vaultpki.procedure.phases import KEY_PHASES, Side
+
+OLD, NEW, BOTH = Side.OLD.value, Side.NEW.value, Side.BOTH.value
 """The old and the new key of every node, as bits of which of them is accepted."""
-BOTH = OLD | NEW
 
 STATES = {
     "0": "steady",
@@ -21,20 +22,19 @@ STATES = {
 }
 """The words of the code."""
 
-ACCEPT = {"0": OLD, "U": BOTH, "S": BOTH, "B": BOTH, "T": BOTH, "R": NEW, "D": NEW}
-MAKES = {"0": OLD, "U": BOTH, "S": BOTH, "B": BOTH, "T": BOTH, "R": NEW, "D": NEW}
-SIGN = {"0": OLD, "U": OLD, "S": NEW, "B": OLD, "T": NEW, "R": NEW, "D": NEW}
-FORWARD = {"0": "U", "U": "S", "S": "R", "R": "D", "B": "S", "T": "S"}
-BACK = {"U": "0", "S": "B", "B": "0", "R": "T", "T": "B"}
+_TABLE = KEY_PHASES.of({word: letter for letter, word in STATES.items()}.__getitem__)
+
+ACCEPT = MAKES = {letter: phase.accepts.value for letter, phase in _TABLE.phases.items()}
+SIGN = {letter: phase.takes.value for letter, phase in _TABLE.phases.items()}
+FORWARD, BACK = _TABLE.onward, _TABLE.home
 # Steps for which nobody is waited for; what every API server must accept, and, of RD, nothing else; with which key all
 # must sign; and before which the longest life of tokens must pass since then.
-FREE = ("0U", "U0", "SB", "RT", "BS")
-ACCEPT_STEPS = {"US": BOTH, "TS": BOTH, "TB": BOTH, "RD": NEW}
-SIGN_STEPS = {"SR": NEW, "B0": OLD}
-LIFE_STEPS = ("SR", "B0")
-HOME = ("U0", "B0")
+FREE = {a + b for a, b in _TABLE.free}
+ACCEPT_STEPS = {a + b: side.value for (a, b), side in _TABLE.by_trust.items()}
+SIGN_STEPS = LIFE_STEPS = {a + b: side.value for (a, b), side in _TABLE.by_use.items()}
+HOME = {a + b for a, b in BACK.items() if b == "0"}
 """The steps home: from `sa.key` they wait until nobody without it signs, and until such tokens have ended."""
-DELETED = "D"
+DELETED = {letter for letter, phase in _TABLE.phases.items() if phase.destroys}
 """The states in which the old private keys are deleted."""
 
 RULES = {

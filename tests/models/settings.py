@@ -36,7 +36,6 @@ SETTINGS = {
     "etcd, set back, stale reports, a liar": Settings(
         nodes=2, liars=1, claims=True, restore=True, stale=True, back=False
     ),
-    "etcd, set back to switched, an older agent": Settings(restore=True, begin="S", older=True),
     "kubernetes, set back to published": Settings(reads="late", restore=True, begin="U"),
     "etcd, a liar is ahead": Settings(nodes=2, liars=1, claims=True),
     "etcd, a liar is ahead, two honest": Settings(nodes=3, liars=1, claims=True, begin="U"),
@@ -45,7 +44,6 @@ SETTINGS = {
     "etcd, set back to retired, a liar": Settings(nodes=2, liars=1, claims=True, restore=True, begin="R"),
     "etcd, set back to published, a liar, two honest": Settings(nodes=3, liars=1, claims=True, restore=True, begin="U"),
     "etcd, a liar is ahead, a node joins": Settings(nodes=2, liars=1, claims=True, joins=True, begin="R"),
-    "etcd, a liar is ahead, an older agent": Settings(nodes=3, liars=1, claims=True, older=True, begin="U"),
     "kubernetes, a liar is ahead": Settings(nodes=2, liars=1, claims=True, reads="late"),
     "etcd, a forged record": Settings(forged=True),
     "etcd, a forged record in published": Settings(forged=True, begin="U"),
@@ -83,8 +81,6 @@ NEEDED = (
     ("kept", "etcd, most nodes lie"),
     ("again", "etcd, set back to published"),
     ("again", "etcd, a liar is ahead"),
-    ("default", "etcd, a liar is ahead, an older agent"),
-    ("default first", "etcd, set back to switched, an older agent"),
     ("waits", "etcd, a liar is ahead, a node joins"),
     ("nothing dropped", "etcd, set back, stale reports, a liar"),
     ("steady", "etcd, set back, stale reports, a liar"),

@@ -23,7 +23,6 @@ LONG = (
     "etcd, a liar is ahead, two honest: all rules",
     "etcd, set back to published, a liar, two honest: all rules",
     "etcd, a liar is ahead, a node joins: all rules",
-    "etcd, a liar is ahead, an older agent: all rules",
     "etcd, a forged record: all rules",
     "etcd, a forged record in published: all rules",
     "kubernetes: without echo",

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 ROOMS: Final = (
-    *("pki", "records", "rotation", "token_keys", "adopt", "takeover", "disk", "identity", "provision", "agent"),
-    "verify",
+    *("pki", "procedure", "records", "rotation", "token_keys", "adopt", "takeover", "disk", "identity", "provision"),
+    *("agent", "verify"),
 )
 
 _COMPARED: Final[dict[type[ast.cmpop], tuple[str, tuple[str, ...]]]] = {

@@ -238,17 +238,13 @@ class _Parts:
             # An address of IPv6 without brackets has colons of its own.
             bare = not colon or not port.isdecimal() or hosts.is_address(given)
             host, port = (given, str(_PORT)) if bare else (host, port)
-            return _url(host.strip("[]"), port)
+            return f"https://{hosts.in_url(host.strip('[]'))}:{port}"
         for pod in self._found.static:
             host = pod.flags.get("advertise-address", "") if pod.component == "kube-apiserver" else ""
             if host:
                 port = pod.flags.get("secure-port", "")
-                return _url(host, port if port.isdecimal() else str(_PORT))
+                return f"https://{hosts.in_url(host)}:{port if port.isdecimal() else _PORT}"
         return self._found.server.rstrip("/")
-
-
-def _url(host: str, port: str) -> str:
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 def _domain(found: ClusterInventory) -> str:

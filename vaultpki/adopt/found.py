@@ -14,6 +14,7 @@ from vaultpki.kube.whole import WholeCluster
 from vaultpki.model import Row
 from vaultpki.pki.facts import Facts
 from vaultpki.places import Layout
+from vaultpki.values import hosts
 
 CONTROL_PLANE: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 """The components of a control-plane node beside etcd."""
@@ -82,7 +83,7 @@ class ListenerSeen:
     @property
     def place(self) -> str:
         """Its address and port as text."""
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return f"{hosts.in_url(self.address)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

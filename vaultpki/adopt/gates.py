@@ -14,6 +14,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import OLD_CAS, WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
@@ -29,7 +30,6 @@ from vaultpki.rotation.adoption_states import (
     STEPS_BY_TRUST,
     TRUSTED,
     AdoptionStep,
-    Side,
     command_to,
 )
 from vaultpki.rotation.gates import Gate, Waiting

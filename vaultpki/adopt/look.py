@@ -16,7 +16,7 @@ from vaultpki.ca.facts import read_above, read_root
 from vaultpki.ca.imported import OldIssuer
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
 from vaultpki.errors import CertificateUnreadable
-from vaultpki.identity.adoption_record import StoredAdoption, read_adoption, write_adoption
+from vaultpki.identity.adoption_record import read_adoption, write_adoption
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import Member, members
 from vaultpki.kube import api
@@ -28,14 +28,15 @@ from vaultpki.live.trust import readable_certificates
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki import chains, foreign_cas, trust
 from vaultpki.pki.facts import Facts
+from vaultpki.procedure.phases import Side
 from vaultpki.provision.refused_changes import refuse_missing_cas
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
 from vaultpki.records.node_report import NodeReport
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
-from vaultpki.rotation.adoption_states import Side
 from vaultpki.values import pem
 from vaultpki.vault import Vault, text
+from vaultpki.vault.kv import Stored
 
 _NODE_USER = "system:node:"
 
@@ -84,7 +85,7 @@ class AdoptionLook:
     cluster: Cluster
     vault: Vault
     access: KubeAccess
-    stored: StoredAdoption
+    stored: Stored[AdoptionRecord]
     sides: Sides
     found: ClusterInventory
     seen: ClusterSeen
@@ -106,7 +107,7 @@ class AdoptionLook:
 
 
 def look(cluster: Cluster, vault: Vault, access: KubeAccess, now: datetime, notice: ChangeNotice) -> AdoptionLook:
-    """AdoptionLook at the adoption of a cluster: Vault first, and then the cluster that `access` leads to.
+    """Look at the adoption of a cluster: Vault first, and then the cluster that `access` leads to.
 
     Raises Unavailable or Untrusted if either cannot be talked to, and SpecError as `read_sides`.
     """

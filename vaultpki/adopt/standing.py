@@ -15,7 +15,7 @@ from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
 from vaultpki.rotation.adoption_states import WITH_KUBECONFIG
 from vaultpki.show import table
-from vaultpki.show.ca import fitted, gate_lines
+from vaultpki.show.ca import fitted, gate_lines, progress_line
 from vaultpki.show.table import Column
 
 _S = AdoptionState
@@ -55,7 +55,9 @@ _COLUMNS: Final = (
 )
 
 
-def lines(outcome: AdoptionOutcome, kubeconfig: str, width: int | None = None, *, back: bool = False) -> Iterator[str]:
+def standing_lines(
+    outcome: AdoptionOutcome, kubeconfig: str, width: int | None = None, *, back: bool = False
+) -> Iterator[str]:
     """Yield where the adoption stands; `back` after a command that leads back. Lines are cut or broken to `width`."""
     if outcome.look.stored.record is None:
         yield from fitted(_without_record(outcome), width)
@@ -193,16 +195,9 @@ def _coming_home(look: AdoptionLook) -> list[str]:
 
 
 def progress(outcome: AdoptionOutcome) -> str:
-    """Return one line about a wait: how many are missing, and the first of them with its reason."""
-    record, gate = outcome.look.record, outcome.gate
-    head = f"the adoption is {record.state.value}"
-    if gate.waiting:
-        first = gate.waiting[0]
-        more = f" (and {len(gate.waiting) - 1} more)" if len(gate.waiting) > 1 else ""
-        return printable(f"{head}, waits for {first.node}{more}: {first.reason}")
-    if gate.opens is not None and gate.opens > outcome.look.now:
-        return f"{head}, every node is ready, waits until {stamp(gate.opens)}"
-    return head
+    """Return one line about a wait, as that of CAs."""
+    look = outcome.look
+    return progress_line(f"the adoption is {look.record.state.value}", outcome.gate, look.now)
 
 
 def document(outcome: AdoptionOutcome) -> dict[str, Any]:

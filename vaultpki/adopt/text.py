@@ -32,7 +32,7 @@ _NAMED: Final = 8
 _ALIKE: Final = 20
 
 
-def lines(
+def inventory_lines(
     found: ClusterInventory, draft: ClusterDraft, every: Sequence[Obstacle], width: int | None = None
 ) -> Iterator[str]:
     """Yield the inventory: what is there, and then what is in the way, the heaviest first.

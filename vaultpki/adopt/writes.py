@@ -16,10 +16,11 @@ from vaultpki.adopt.gates import KEYS_SECRET, joins_open
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import mapping
 from vaultpki.kube.reader import PUBLIC, SYSTEM
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.rotation.adoption_evidence import ClusterSeen
 from vaultpki.rotation.adoption_reasons import arrived
-from vaultpki.rotation.adoption_states import TRUSTED, Side
+from vaultpki.rotation.adoption_states import TRUSTED
 from vaultpki.values import pem
 
 _S = AdoptionState

@@ -21,11 +21,12 @@ from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.foreign_cas import with_foreign
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.succession import acceptable, default_signs
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import NAME
 from vaultpki.records.gaps import Gap, gaps
 from vaultpki.records.rotation import EVERY_DOMAIN, RotationRecord
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
-from vaultpki.rotation.adoption_states import TRUSTED, Side
+from vaultpki.rotation.adoption_states import TRUSTED
 
 # Vault's clock is known to a second and a little more, and the state is not written for less than this.
 _CLOCK_STEP: Final = 5.0

@@ -56,7 +56,7 @@ _AWAY = "no address of Vault answers"
 def before_join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Iterator[DoctorCheck]:
     """Examine this machine for a join with `plan`; the join file stays unused."""
     join = plan.join
-    failed = dict(join_checks.problems(plan))
+    failed = dict(join_checks.failed_checks(plan))
     for name, _ in join_checks.CHECKS:
         yield DoctorCheck(name, "failed" if name in failed else "ok", str(failed.get(name, "")))
     settings = join_settings(join, allow_http=allow_http)
@@ -301,7 +301,7 @@ def _hook_problem(hook: Hook, config: AgentConfig) -> str:
             return f"{path} is missing; correct the hook in agent.yaml, or start the pod"
     elif shutil.which("systemctl", path=command.PATH) is None:
         return "this machine has no systemctl; use a command or a static pod in the hook"
-    return hook_files.problem(hook, path=command.PATH, own=config.paths.values()) or units.problem(hook) or ""
+    return hook_files.why_refused(hook, path=command.PATH, own=config.paths.values()) or units.unit_problem(hook) or ""
 
 
 def _login(config: AgentConfig, *, allow_http: bool) -> str:

@@ -108,7 +108,7 @@ def note_trust(context: Context, held: Mapping[str, BundleDigest]) -> None:
     context.state.value = replace(state, trust=trust, trust_since=since)
 
 
-def follow(
+def run_hooks(
     context: Context,
     live: Mapping[str, str],
     wanted: Assignment,
@@ -337,7 +337,7 @@ def _advice(context: Context, live: Mapping[str, str], wanted: Assignment, done:
     at_rest = [key for key in config.hooks if done.get(key) == live.get(key)]
     for key in at_rest:
         for hook in config.hooks[key]:
-            if problem := hook_files.problem(hook, path=command.PATH, own=config.paths.values()):
+            if problem := hook_files.why_refused(hook, path=command.PATH, own=config.paths.values()):
                 yield Event("config", f"{problem}; this hook will not be run", "warning", {"hook": key})
     names = {want.name for want in wanted.certificates}
     own = {SERVICE_ACCOUNT_KEYS} if wanted.token_key is not None else set[str]()

@@ -65,11 +65,11 @@ class JoinPlan:
 def refuse(plan: JoinPlan) -> None:
     """Raise ArgumentError, SpecError or StoreError, with what to do, for the first check that fails."""
     _static_pods(plan)
-    for _, error in problems(plan):
+    for _, error in failed_checks(plan):
         raise error
 
 
-def problems(plan: JoinPlan) -> Iterator[tuple[str, VaultpkiError]]:
+def failed_checks(plan: JoinPlan) -> Iterator[tuple[str, VaultpkiError]]:
     """Return each check that fails, by its name, and why."""
     for name, check in CHECKS:
         try:

@@ -43,7 +43,7 @@ class NodeFolder:
     file: str = _FILE
 
 
-def find(directory: Path) -> tuple[NodeFolder, ...]:
+def find_all(directory: Path) -> tuple[NodeFolder, ...]:
     """Return the folders of nodes: DIR/nodes/NODE as `demo --dir` leaves them, DIR/NODE, or DIR; empty if none.
 
     A folder that this user may not look into counts as one beside others, and below DIR/nodes. There is none in a

@@ -318,8 +318,8 @@ def sign(
 def needs_another_ca(item: PairStatus, error: VaultpkiError | None, now: datetime) -> bool:
     """Return whether only another CA helps this certificate, so that asking Vault more often does not help.
 
-    `error` is why it was not signed in this pass. A server that refuses a leaf which would end after its CA is one to
-    which release 0.1.0 was applied.
+    `error` is why it was not signed in this pass. A server refuses a leaf which would end after its CA where the CA's
+    `leaf_not_after_behavior` is not what `apply` writes.
     """
     if item.verdict.final or item.ends is None:
         return True

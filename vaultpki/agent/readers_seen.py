@@ -119,7 +119,7 @@ def _find_process(component: str, config: AgentConfig) -> tuple[Process | None, 
     found = processes.find(component, tuple(config.paths.values()))
     if not found:
         return None, f"no process of {component} was seen that reads this node's files"
-    problems = (component_health.problem(each, _TIMEOUT) for each in found)
+    problems = (component_health.why_unhealthy(each, _TIMEOUT) for each in found)
     return found[0], printable(next(filter(None, problems), ""))[:_LONGEST]
 
 

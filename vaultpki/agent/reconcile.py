@@ -71,7 +71,7 @@ def reconcile(context: Context) -> Outcome:
     if during != after or (first.kept and waiting.intersection(signed.renewed)):
         _install_bundles(context, wanted, after, waiting.difference(signed.renewed))
     kubeconfigs.install(context, wanted.server, items)
-    keys = token_keys.follow(context, contact, wanted, trust)
+    keys = token_keys.reconcile_keys(context, contact, wanted, trust)
     untrusted += keys.refused
     if all(item.ready for item in items):
         _remove_old_files(context, wanted)
@@ -90,7 +90,7 @@ def reconcile(context: Context) -> Outcome:
             # A hook may take long, and may end this process.
             before = report.build(context, wanted, items, untrusted, trust, keys.keys)
             report.send(context, vault, before)
-    hook_schedule.follow(context, live, wanted, held)
+    hook_schedule.run_hooks(context, live, wanted, held)
     last = report.build(context, wanted, items, untrusted, trust, keys.keys)
     if vault is None:
         report.send_if_awaited(context, contact, wanted, last)
@@ -339,7 +339,7 @@ def _with_surplus(
     """Return what is assigned with the surplus pairs that stay, and the pairs as they are once the others are gone."""
     found: tuple[SurplusPair, ...] = ()
     try:
-        found = surplus.find(context.config.cluster, context.folders, items, context.state.value)
+        found = surplus.find_surplus(context.config.cluster, context.folders, items, context.state.value)
         left = surplus.remove(context, contact, wanted, found)
     except StoreError as error:
         context.found.failures["old files"] = error

@@ -364,7 +364,7 @@ def _inspect(
                     looks.append((item.want, *_unfit(folders, item.want, now)))
             # Folders that cannot be read are a fault already.
             with contextlib.suppress(StoreError):
-                spec = replace(spec, surplus=surplus.find(config.cluster, folders, items, known))
+                spec = replace(spec, surplus=surplus.find_surplus(config.cluster, folders, items, known))
             odd = _odd_kubeconfigs(named, folders, spec, items, faults)
             odd_bundles = tuple(bundles.problems(config, folders, spec, trust, items, now))
     except StoreError as error:

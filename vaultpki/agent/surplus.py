@@ -29,7 +29,9 @@ from vaultpki.records.node_report import PRUNE
 from vaultpki.redact import stamp
 
 
-def find(cluster: str, folders: Folders, items: Collection[PairStatus], state: AgentState) -> tuple[SurplusPair, ...]:
+def find_surplus(
+    cluster: str, folders: Folders, items: Collection[PairStatus], state: AgentState
+) -> tuple[SurplusPair, ...]:
     """Return the pairs on the disk that are not of the certificate that is wanted there, if any is.
 
     `items` are the wanted certificates as `pairs.inspect` found them: what it could read in a place belongs there.

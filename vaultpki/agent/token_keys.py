@@ -239,7 +239,7 @@ class KeysResult:
         return frozenset(item.want.name for item in self.keys.pairs.values()) if self.keys is not None else frozenset()
 
 
-def follow(context: Context, contact: Contact, wanted: Assignment, trust: Mapping[str, Trust]) -> KeysResult:
+def reconcile_keys(context: Context, contact: Contact, wanted: Assignment, trust: Mapping[str, Trust]) -> KeysResult:
     """Make the keys that the record asks for, and the two files what they should be; delete what it has ended.
 
     Failures go to `context.found`, and keep no certificate of TLS back.

@@ -29,7 +29,7 @@ from vaultpki.identity import adoption_record
 from vaultpki.identity.nodes import NodeList, read_nodes
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
-from vaultpki.provision.rotation_records import other_operator, read_record, read_records
+from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import Method, RotationRecord
 from vaultpki.rotation import course as rotation_course
 from vaultpki.rotation import serving_copy
@@ -107,7 +107,7 @@ def _rotate(
         if hasty
         else [vain]
     )
-    aside = {each.domain: each.problem for each in scene.records.values() if each.problem}
+    aside = {other: each.problem for other, each in scene.records.items() if each.problem}
     notes += [f"the rotation of {other} was left aside, since it cannot be read: {why}" for other, why in aside.items()]
     return Begun(record, tuple(note for note in (*notes, scene.unknown) if note))
 
@@ -149,14 +149,9 @@ def _advance(scene: Scene, said: Confirmations, course: Course | None, *, back: 
         return run.step(scene, said, back=back)
     except (ArgumentError, SpecError, StateConflict, ForeignObject, Refused, BadAnswer):
         # What this one has read may have been overtaken: the mount is then another operator's, and nothing is wrong.
-        if course is None or not _changed(scene, course.last.domain):
-            raise
-        raise other_operator(scene.cluster, course.last.domain) from None
-
-
-def _changed(scene: Scene, domain: str) -> bool:
-    """Return whether a record has been written since the scene was read."""
-    return read_record(scene.cluster, scene.vault, domain).version != scene.records[domain].version
+        if course is not None:
+            scene.refuse_changed(course.last.domain)
+        raise
 
 
 def _ended(scene: Scene, course: Course, pods: KubeTrust | None) -> Step | None:

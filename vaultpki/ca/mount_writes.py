@@ -13,7 +13,6 @@ from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.errors import BadAnswer, Refused, StateConflict
 from vaultpki.identity import outside_signer
 from vaultpki.provision import authorities
-from vaultpki.provision.rotation_records import other_operator, read_record
 from vaultpki.records.rotation import Method, RotationRecord
 from vaultpki.rotation import mount_steps, root_steps
 from vaultpki.rotation.mount_steps import RotationMount, Write, key_of
@@ -31,15 +30,14 @@ def reconcile_mount(scene: Scene, domain: str) -> tuple[Scene, RotationMount, in
     Also returns the mount as it is then, and the number of writes. Before each write the record is read again. Raises
     Refused if somebody else has changed it.
     """
-    cluster, vault, writes = scene.cluster, scene.vault, 0
+    writes = 0
     while True:
         record, mount = scene.record(domain), scene.mount(domain)
         write = _next(scene, record, mount)
         if write is None:
             return scene, mount, writes
         scene.notice.begin()
-        if read_record(cluster, vault, domain).version != scene.records[domain].version:
-            raise other_operator(cluster, domain)
+        scene.refuse_changed(domain)
         if writes >= _MOST:
             raise BadAnswer(f"{mount.path} does not become what it is told ({write.kind}): something else writes here")
         writes += 1

@@ -19,13 +19,11 @@ from vaultpki.certificates import ROOT, all_cas, issuing_cas
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity.adoption_record import refuse_adoption
 from vaultpki.model import Cluster
-from vaultpki.provision import authorities
-from vaultpki.provision.rotation_records import other_operator, read_record
-from vaultpki.records.rotation import Kept, RotationRecord, State
+from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.redact import first_few
 from vaultpki.rotation import left_over, recovery, root_recovery
 from vaultpki.rotation.gates import Participant, gate
-from vaultpki.rotation.mount_steps import RotationMount, issuer_of
+from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.rotation.reasons import Transition
 from vaultpki.vault import Vault
 
@@ -138,8 +136,6 @@ def propose_drop(cluster: Cluster, vault: Vault, domain: str, dropped: Sequence[
 
 def _recover(scene: Scene, proposal: Proposal) -> RotationRecord:
     domain = proposal.domain
-    if proposal.records[domain].kept is Kept.OLD:
-        _make_default(scene, proposal.records[domain])
     for record in proposal.records.values():
         scene = scene.writing(record)
     # At rest the root takes nothing along: an issuing CA may be in a rotation of its own.
@@ -170,22 +166,6 @@ def _renewed(scene: Scene, ca: str, root: RotationRecord, aside: Sequence[str]) 
         own = recovery.rebuilt(scene.cluster.name, ca, mount, nodes, scene.now)
     state = State.RETRUSTING if own.active and root.state is State.RETRUSTING else own.state
     return replace(own.moved(state, scene.now), revision=revision)
-
-
-def _make_default(scene: Scene, record: RotationRecord) -> None:
-    """Make the old CA the default before the record is written.
-
-    An agent of an earlier release takes the record for plain re-trusting, and would take a leaf of the new one.
-    """
-    cluster, vault = scene.cluster, scene.vault
-    mount = scene.mount(record.domain)
-    issuer = issuer_of(cluster.name, record, mount, record.old)
-    if issuer is None or mount.default == issuer.id:
-        return
-    scene.notice.begin()
-    if read_record(cluster, vault, record.domain).version != scene.records[record.domain].version:
-        raise other_operator(cluster, record.domain)
-    authorities.make_default(vault, mount.path, issuer.id)
 
 
 def _named(claims: Collection[Claim]) -> list[str]:

@@ -78,7 +78,7 @@ def judge_above(
     now: datetime,
 ) -> AboveVerdict:
     """Judge the CAs above as every CA is judged, by the issuing CAs below them; `lower` are those by domain."""
-    from vaultpki.outside.checks import SignedCa, problem
+    from vaultpki.outside.checks import SignedCa, first_failure
     from vaultpki.outside.verdicts import IgnoredPart, Refusal
     from vaultpki.pki.ways_up import ways_up
 
@@ -89,7 +89,7 @@ def judge_above(
     for domain, ca in lower.items() if new else ():
         request = renewal_of(cluster, domain, ca)
         for way in ways_up(ca, pool, anchor):
-            failed = problem(SignedCa(ca, way, request, now))
+            failed = first_failure(SignedCa(ca, way, request, now))
             for facts in (facts for facts in way.above if facts in new):
                 if failed is None:
                     passing.add(facts)

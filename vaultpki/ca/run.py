@@ -19,7 +19,7 @@ from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity.adoption_record import refuse_adoption
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
-from vaultpki.provision.rotation_records import StoredRecord, read_key_record, read_records
+from vaultpki.provision.rotation_records import read_key_record, read_records
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation import listener_trust, recovery, serving_copy, start
 from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
@@ -105,7 +105,7 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     if domain not in all_cas(cluster):
         raise ArgumentError(f"there is no CA {domain}; write one of {', '.join(all_cas(cluster))}")
     stored = scene.records[domain]
-    if _just_begun(stored, method):
+    if _just_begun(stored.record, method):
         return _pass_emergency_gates(reconcile_mount(scene, domain)[0], domain).record(domain)
     hasty = method is Method.EMERGENCY
     if not hasty:
@@ -235,9 +235,8 @@ def _advance(scene: Scene, domain: str, said: Confirmations, *, back: bool) -> S
     )
 
 
-def _just_begun(stored: StoredRecord, method: Method) -> bool:
+def _just_begun(record: RotationRecord | None, method: Method) -> bool:
     """Return whether the same command began this rotation and may have been interrupted."""
-    record = stored.record
     if record is None or record.method is not method:
         return False
     hasty = method is Method.EMERGENCY and record.state in (State.PUBLISHED, State.RETIRED)

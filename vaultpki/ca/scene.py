@@ -14,13 +14,20 @@ from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.identity.nodes import Member, NodeList, read_nodes
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
-from vaultpki.provision.rotation_records import StoredRecord, read_key_record, read_records, write_record
+from vaultpki.provision.rotation_records import (
+    other_operator,
+    read_key_record,
+    read_record,
+    read_records,
+    write_record,
+)
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, KeyRecord
 from vaultpki.rotation import root_gates
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.vault import Vault
+from vaultpki.vault.kv import Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,7 @@ class Scene:
     cluster: Cluster
     vault: Vault
     root: Facts
-    records: Mapping[str, StoredRecord]
+    records: Mapping[str, Stored[RotationRecord]]
     members: tuple[Member, ...]
     counted: Mapping[str, tuple[Participant, ...]] = field(repr=False)
     now: datetime
@@ -78,15 +85,16 @@ class Scene:
         cluster = root_in_force.in_force(self.target, root, [facts.pem for facts in above])
         return replace(self, root=root, cluster=cluster, above=above)
 
-    def having(self, stored: StoredRecord) -> Scene:
-        """Return the scene with another record of one domain."""
-        return replace(self, records={**self.records, stored.domain: stored})
+    def refuse_changed(self, domain: str) -> None:
+        """Raise ChangedMeanwhile if another operator has written the record of a domain since it was read."""
+        if read_record(self.cluster, self.vault, domain).version != self.records[domain].version:
+            raise other_operator(self.cluster, domain)
 
     def writing(self, record: RotationRecord) -> Scene:
         """Write a record over the one that was read, and return the scene with it; Refused if somebody was faster."""
-        version = self.records[record.domain].version
         self.notice.begin()
-        return self.having(write_record(self.cluster, self.vault, record, version))
+        stored = write_record(self.cluster, self.vault, record, self.records[record.domain].version)
+        return replace(self, records={**self.records, record.domain: stored})
 
 
 def read_scene(
@@ -161,7 +169,7 @@ def keys_under_way(cluster: Cluster, record: KeyRecord) -> str:
     )
 
 
-def refuse_active(cluster: Cluster, records: Mapping[str, StoredRecord]) -> None:
+def refuse_active(cluster: Cluster, records: Mapping[str, Stored[RotationRecord]]) -> None:
     """Raise StateConflict if one of these says that a rotation is under way."""
     for domain, each in records.items():
         if each.record is not None and each.record.active:

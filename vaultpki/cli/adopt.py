@@ -84,11 +84,11 @@ def inventory_command(
     every = obstacles.obstacles(found, made)
     written = str(output) if output is not None and made.cluster is not None else None
     if written is not None:
-        new_file.write(written, made.text, force=force)
+        new_file.write_new(written, made.text, force=force)
     if as_json:
         print_json(document_of.document(found, made, every, written))
     else:
-        for line in text.lines(found, made, every, screen().width):
+        for line in text.inventory_lines(found, made, every, screen().width):
             click.echo(line)
         click.echo(_next(written, made.problem))
     if obstacles.attention(every):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from vaultpki.cli.common import json_option, opened, path_option, print_json, screen, server_now, spec_option, terminal
-from vaultpki.errors import ChangedMeanwhile, Unavailable, VaultpkiError
+from vaultpki.cli.wait import AGAIN, Ahead, Wait
+from vaultpki.errors import VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 # Seconds between two looks; each reads every report and the whole cluster.
 _LOOK: Final = 20.0
-_AGAIN: Final = 1.0
 
 kubeconfig_option = path_option(
     "--kubeconfig", required=True, metavar="FILE", help="How to reach the cluster, such as admin.conf."
@@ -230,34 +229,27 @@ def _wait(
 
     from vaultpki.adopt import drive, standing
 
-    last, done = "", once(said)
-    # What a person has said counts once: it was about the state of then.
-    said = replace(said, confirmed=(), restarted=())
-    state = done.look.record.state if done.look.stored.record is not None else None
-    try:
-        while not (done.over or done.refused or done.look.stored.record is None):
-            line = standing.progress(done)
-            if not quiet and line != last:
-                click.echo(printable(line), err=True)
-            last = line
-            time.sleep(_AGAIN if done.moved else _LOOK)
-            try:
-                found = once(said)
-            except (Unavailable, ChangedMeanwhile) as error:
-                # A control plane of one member is away while it restarts; another operator may have been faster.
-                click.echo(printable(f"{error}; trying again"), err=True)
-                continue
-            now = found.look.record.state if found.look.stored.record is not None else None
-            if state is not None and now is not None and now not in drive.course(state, back=back):
-                raise VaultpkiError(
-                    f"another operator leads the adoption the other way ({now.value}); this command has stopped: agree "
-                    "on the way, and let one of you go on"
-                )
-            done, state = found, now
-    except KeyboardInterrupt:
-        click.echo("stopped waiting; nothing is lost: the same command goes on", err=True)
-        raise click.exceptions.Abort from None
-    return done
+    def take() -> AdoptionOutcome:
+        nonlocal said
+        done = once(said)
+        # What a person has said counts once: it was about the state of then.
+        said = replace(said, confirmed=(), restarted=())
+        return done
+
+    def ahead(before: AdoptionOutcome | None, done: AdoptionOutcome) -> Ahead:
+        record, last = done.look.stored.record, before.look.stored.record if before is not None else None
+        if last is not None and record is not None and record.state not in drive.course(last.state, back=back):
+            raise VaultpkiError(
+                f"another operator leads the adoption the other way ({record.state.value}); this command has stopped: "
+                "agree on the way, and let one of you go on"
+            )
+        if done.over or done.refused or record is None:
+            return Ahead()
+        return Ahead(standing.progress(done), AGAIN if done.moved else _LOOK)
+
+    # What a person has confirmed is about what he saw: the command ends if somebody was faster than its first step.
+    own = Wait(take=take, ahead=ahead, ends=lambda _: True, look=_LOOK, again="trying again", tells_faster=True)
+    return own.until_rest(quiet=quiet)
 
 
 def _ask(*, yes: bool, as_json: bool) -> Ask:
@@ -284,6 +276,6 @@ def _tell(outcome: AdoptionOutcome, kubeconfig: Path, *, as_json: bool, back: bo
     if as_json:
         print_json(standing.document(outcome))
     else:
-        for line in standing.lines(outcome, str(kubeconfig), screen().width, back=back):
+        for line in standing.standing_lines(outcome, str(kubeconfig), screen().width, back=back):
             click.echo(printable(line))
     return 0 if outcome.moved or outcome.over else 3

@@ -16,6 +16,7 @@ from vaultpki.cli.ca_outside import csr_command, import_command
 from vaultpki.cli.ca_recover import recover_command
 from vaultpki.cli.common import json_option, opened, print_json, screen, server_now, spec_option, terminal
 from vaultpki.cli.progress import reading
+from vaultpki.cli.wait import PATIENCE
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
@@ -253,6 +254,7 @@ def rotate_command(
     from vaultpki.values.durations import parse_duration
 
     method, emergency = how.method, how.method is Method.EMERGENCY
+    patience = PATIENCE if wait else None
     if domain == SERVICE_ACCOUNT_KEYS:
         if method is Method.SAME_KEY:
             raise click.UsageError("--same-key is for CAs; leave it out")
@@ -265,7 +267,6 @@ def rotate_command(
                 "--wait cannot come to the end here, since the cluster is looked at before old keys are given up; run "
                 "`vaultpki ca continue --kubeconfig admin.conf --wait` after it"
             )
-        patience = ca_wait.WAIT_PATIENCE if wait else None
         with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
             return ca_keys.rotate(cluster, vault, how, wait=wait, as_json=as_json)
     if domain not in EVERY_DOMAIN:
@@ -277,11 +278,7 @@ def rotate_command(
     seconds = parse_duration(spread)
     if seconds > MOST_SPREAD:
         raise click.UsageError(f"--spread is at most {MOST_SPREAD // 86400}d")
-    with opened(file, allow_http=allow_http, applied=True, patience=ca_wait.WAIT_PATIENCE if wait else None) as (
-        cluster,
-        vault,
-        _,
-    ):
+    with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
         if emergency and not how.yes:
             _ask(domain, as_json=as_json)
         begun = commands.rotate(cluster, vault, domain, method, seconds, server_now(vault), without)
@@ -373,7 +370,7 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
 
     without = [name for name in options.without if name != LEGACY]
     said = Confirmations(without, options.restarted, options.checked, look=listeners.probe_listeners)
-    patience, told = ca_wait.WAIT_PATIENCE if wait else None, set[str]()
+    patience, told = PATIENCE if wait else None, set[str]()
     with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
         course = commands.begun(cluster, vault, back=back)
         if cluster.service_account_keys and course is None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,21 +12,19 @@ import click
 
 from vaultpki.cli.common import opened, print_json, screen, server_now, spec_option, terminal
 from vaultpki.cli.progress import reading
-from vaultpki.errors import ChangedMeanwhile, Refused, SpecError, StateConflict, Unavailable, VaultpkiError
+from vaultpki.cli.wait import Ahead, Wait, until_open
+from vaultpki.errors import Refused, SpecError, StateConflict, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
     from vaultpki.kube.token_flags import TokensInUse
     from vaultpki.model import Cluster
     from vaultpki.records.rotation import Method
-    from vaultpki.records.service_account import KeyState
+    from vaultpki.records.service_account import KeyRecord
     from vaultpki.token_keys.standing import KeyStepDone
     from vaultpki.token_keys.steps import KeysSaid
     from vaultpki.vault import Vault
 
-# Seconds between two looks, and after another operator's write.
-_LOOK: Final = 10.0
-_AGAIN: Final = 1.0
 _JWKS: Final = '{"keys": ['
 
 
@@ -158,64 +154,37 @@ def until_rest(cluster: Cluster, vault: Vault, options: StepOptions, *, back: bo
     from vaultpki.key_rotation import commands as keys
     from vaultpki.show import key_status
 
-    last = ""
-    state: KeyState | None = None
+    def take() -> KeyStepDone:
+        nonlocal options
+        done = keys.advance(cluster, vault, server_now(vault), options.said(), back=back)
+        # What a person has said was restarted counts once: it is in the record now. The life of tokens is said for
+        # each state that waits for it, which this command may reach.
+        options = replace(options, restarted=(), checked=(), replaced=())
+        return done
 
-    def say(line: str) -> None:
-        nonlocal last
-        if not quiet and line != last:
-            click.echo(printable(line), err=True)
-        last = line
+    def ahead(before: KeyStepDone | None, done: KeyStepDone) -> Ahead:
+        record = done.record
+        if before is not None and _turned(before.record, record, back=back):
+            return Ahead(
+                "another operator has turned the rotation of service-account keys round; this command has stopped"
+            )
+        if (record is None or not record.active) and (back or not done.waits):
+            return Ahead()
+        now = server_now(vault)
+        return Ahead(key_status.progress_line(done, now), 0.0 if done.moved else until_open(done.gate, now))
 
-    first = True
-    try:
-        while True:
-            try:
-                done = keys.advance(cluster, vault, server_now(vault), options.said(), back=back)
-            except ChangedMeanwhile:
-                time.sleep(_AGAIN)
-                continue
-            except Unavailable as error:
-                if first:
-                    raise
-                say(f"{error}; waiting until it answers again")
-                time.sleep(_LOOK)
-                continue
-            first = False
-            # What a person has said was restarted counts once: it is in the record now. The life of tokens is said for
-            # each state that waits for it, which this command may reach.
-            options = replace(options, restarted=(), checked=(), replaced=())
-            now = server_now(vault)
-            record = done.record
-            current = record.state if record is not None else None
-            if _turned(state, current, back=back):
-                say("another operator has turned the rotation of service-account keys round; this command has stopped")
-                return done
-            state = current
-            if (record is None or not record.active) and (back or not done.waits):
-                return done
-            say(key_status.progress_line(done, now))
-            if not done.moved:
-                time.sleep(_pause(done, now))
-    except KeyboardInterrupt:
-        click.echo("stopped waiting; nothing is lost: the same command goes on", err=True)
-        raise click.exceptions.Abort from None
+    return Wait(take=take, ahead=ahead).until_rest(quiet=quiet)
 
 
-def _turned(before: KeyState | None, after: KeyState | None, *, back: bool) -> bool:
+def _turned(before: KeyRecord | None, after: KeyRecord | None, *, back: bool) -> bool:
     """Return whether a state was reached that this command would not have led to."""
     from vaultpki.records.service_account import KeyState
 
-    if before is None or after is None or before is after:
+    if before is None or after is None or before.state is after.state:
         return False
     homeward = {KeyState.RETURNING, KeyState.RETRUSTING}
     onward = {KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE}
-    return (back and after in onward) or (not back and after in homeward and before not in homeward)
-
-
-def _pause(done: KeyStepDone, now: datetime) -> float:
-    opens = done.gate.opens if done.gate is not None else None
-    return _LOOK if opens is None else min(max((opens - now).total_seconds(), 0.5), _LOOK)
+    return after.state in onward if back else after.state in homeward and before.state not in homeward
 
 
 def tell(cluster: Cluster, vault: Vault, done: KeyStepDone, *, as_json: bool) -> int:
@@ -295,4 +264,4 @@ def jwks_command(file: Path, allow_http: bool, output: Path | None) -> None:
     if output is None:
         click.echo(text, nl=False)
         return
-    own_file.write(output, text, marks={_JWKS}, what="key set", for_all=True)
+    own_file.replace_own(output, text, marks={_JWKS}, what="key set", for_all=True)

@@ -174,11 +174,11 @@ def _show_needs(shown: DemoResult) -> None:
 def _show(shown: DemoResult, seconds: float) -> int:
     from vaultpki.certificates import pair_files, rows
     from vaultpki.pki.x509 import read_certificates
-    from vaultpki.verify.folders import find
+    from vaultpki.verify.folders import find_holders
 
     every = rows(shown.example.cluster)
     clients, servers = [], []
-    for holder in find(shown.example.cluster, shown.example.directory):
+    for holder in find_holders(shown.example.cluster, shown.example.directory):
         for certificate in holder.certificates:
             row = next(row for row in every if row.name == certificate.name)
             crt = holder.at(certificate.folder) / pair_files(certificate.stem)[0]

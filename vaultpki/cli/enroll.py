@@ -190,14 +190,14 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, go
     def revoke_all() -> None:
         nonlocal done
         # Found anew: until its tokens ended the node may have got more.
-        done = revoke.revoke(cluster, vault, revoke.find(cluster, vault, node, datetime.now(UTC)))
+        done = revoke.revoke(cluster, vault, revoke.certificates_of(cluster, vault, node, datetime.now(UTC)))
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         if not gone:
             adoption_record.refuse_leaving(cluster, vault, node)
         if revoking:
             # A token that may not read certificates is refused before anything is ended.
-            revoke.find(cluster, vault, node, datetime.now(UTC))
+            revoke.certificates_of(cluster, vault, node, datetime.now(UTC))
         ended = enrol.unenroll(cluster, vault, node, last=revoke_all if revoking else None)
     if not ended:
         raise VaultpkiError(

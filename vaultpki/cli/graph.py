@@ -88,7 +88,7 @@ def graph_command(
     if output is None:
         click.echo(text, nl=False)
     else:
-        own_file.write(output, text, marks=_marks(), what="picture")
+        own_file.replace_own(output, text, marks=_marks(), what="picture")
         click.echo(f"wrote {output}")
     notices.tell(found.notices if found is not None else (), f", and {output}" if output else "")
 

@@ -90,7 +90,7 @@ def config_command(
     what = files.mode(cluster, who, mode)
     made = files.made(cluster, who, what, settings)
     if output is None:
-        click.echo(files.shown(made, settings.folder), nl=False)
+        click.echo(files.as_text(made, settings.folder), nl=False)
         return
     for path in files.write(made, output):
         click.echo(f"wrote {path}")

@@ -13,7 +13,7 @@ def refuse_existing(path: str, *, force: bool) -> None:
         raise _exists(path)
 
 
-def write(path: str, text: str, *, force: bool) -> None:
+def write_new(path: str, text: str, *, force: bool) -> None:
     """Write the file; one that is there only with `force`. Raises StoreError if it cannot be written."""
     try:
         # A link here could lead to any file that this user may write.

@@ -72,7 +72,7 @@ def _write_metrics(cluster: Cluster, vault: Vault, path: Path) -> None:
         return
     # The collector runs as another user, and cron may have any umask.
     marks = {fleet_metrics.METRICS_MARK}
-    own_file.write(path, text, marks=marks, what="file of metrics", option="--metrics", for_all=True)
+    own_file.replace_own(path, text, marks=marks, what="file of metrics", option="--metrics", for_all=True)
 
 
 def _read_nodes(cluster: Cluster, vault: Vault, *, bar: bool) -> Shown:
@@ -97,7 +97,7 @@ def _read_nodes(cluster: Cluster, vault: Vault, *, bar: bool) -> Shown:
             *node_table.finding_lines(judged.about_cluster),
         ],
         lambda: {
-            "nodes": [{**node_rows.to_json(row), "report": nodes.shown(one)} for row, one in stored],
+            "nodes": [{**node_rows.to_json(row), "report": nodes.shown_report(one)} for row, one in stored],
             "cas": [ca_life.to_json(end) for end in read.ends],
             **({"problems": list(read.problems)} if read.problems else {}),
             **whole.document(judged),

@@ -15,7 +15,7 @@ from vaultpki.errors import StoreError
 _BEGIN: Final = 100
 
 
-def write(
+def replace_own(
     path: Path, text: str, *, marks: Collection[str], what: str, option: str = "-o", for_all: bool = False
 ) -> None:
     """Write the file in one step, with mode 0644 less the umask; with `for_all` whatever the umask.

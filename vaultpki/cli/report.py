@@ -48,7 +48,7 @@ def report_command(
         found = _of_folder(file, directory, kubeconfig)
     else:
         found = _of_fleet(file, kubeconfig, allow_http=allow_http)
-    own_file.write(output, report_page.html(found), marks={report_page.REPORT_MARK}, what="report")
+    own_file.replace_own(output, report_page.html(found), marks={report_page.REPORT_MARK}, what="report")
     click.echo(f"wrote {output}")
     notices.tell((*found.notices, *found.known), f", and {output}", more=found.more)
 
@@ -65,7 +65,7 @@ def _of_folder(file: Path, directory: Path, kubeconfig: Path | None) -> Report:
     now = datetime.now(UTC)
     # No server is asked, so none is refused.
     cluster = load_spec(file, allow_http=True)
-    held = folders.find(cluster, directory)
+    held = folders.find_holders(cluster, directory)
     table = certificates.rows(cluster)
     checks = matrix.verify(held, now=now, rows=table)
     again = f"vaultpki verify -f {file} --dir {directory}"

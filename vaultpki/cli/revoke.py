@@ -61,7 +61,7 @@ def revoke_command(
         if facts is not None:
             _revoke_one(cluster, vault, by_serial.of_file(cluster, vault, facts), as_json=as_json, yes=yes)
         elif serial is not None:
-            found = by_serial.find(cluster, vault, by_serial.parse(serial))
+            found = by_serial.find_certificate(cluster, vault, by_serial.serial_number(serial))
             _revoke_one(cluster, vault, found, as_json=as_json, yes=yes)
         else:
             _revoke_of_node(cluster, vault, str(node), as_json=as_json, yes=yes)
@@ -84,7 +84,7 @@ def _revoke_one(cluster: Cluster, vault: Vault, one: ServerCertificate, *, as_js
     if not yes and not click.confirm("Revoke this certificate?"):
         raise VaultpkiError("nothing was revoked")
     done = revoke.revoke(cluster, vault, chosen)
-    notes = by_serial.sentences(found, done)
+    notes = by_serial.revocation_limits(found, done)
     if as_json:
         print_json({**revocation.to_json(found.owner, done), "node": found.owner or None, "notes": notes})
     else:
@@ -99,7 +99,7 @@ def _revoke_of_node(cluster: Cluster, vault: Vault, node: str, *, as_json: bool,
 
     from vaultpki.identity import revocation, revoke
 
-    found = revoke.find(cluster, vault, node, datetime.now(UTC))
+    found = revoke.certificates_of(cluster, vault, node, datetime.now(UTC))
     if not found.targets:
         for line in revocation.sentences(node, found, ended=True):
             click.echo(printable(line), err=True)

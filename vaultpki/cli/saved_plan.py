@@ -31,7 +31,7 @@ def write(path: Path, cluster: Cluster, where: ServerFacts, seen: Observation, p
 
     basis = plan_digests.basis_of(cluster, where.addresses, where.namespace)
     text = dump_plan(_saved(basis, cluster, seen, plan, until))
-    own_file.write(path, text, marks={PLAN_MARK}, what="saved plan")
+    own_file.replace_own(path, text, marks={PLAN_MARK}, what="saved plan")
 
 
 def read(path: Path) -> SavedPlan:

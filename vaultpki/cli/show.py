@@ -84,9 +84,11 @@ def _on_server(spec: Path, serial: str, *, allow_http: bool) -> ShownCertificate
     from vaultpki.identity import by_serial
     from vaultpki.show import certificate
 
-    number = by_serial.parse(serial)
+    number = by_serial.serial_number(serial)
     with opened(spec, allow_http=allow_http) as (cluster, vault, _):
-        return certificate.of_server(by_serial.with_holder(cluster, vault, by_serial.find(cluster, vault, number)))
+        return certificate.of_server(
+            by_serial.with_holder(cluster, vault, by_serial.find_certificate(cluster, vault, number))
+        )
 
 
 def _on_disk(name: str, file: Path, directory: Path | None, now: datetime, *, allow_http: bool) -> ShownCertificate:

@@ -25,7 +25,7 @@ def init_command(output: str, force: bool) -> None:
     if output == "-":
         click.echo(starter(), nl=False)
         return
-    new_file.write(output, starter(), force=force)
+    new_file.write_new(output, starter(), force=force)
     click.echo(f"Wrote {Path(output)}: edit it for your cluster, then run `vaultpki plan -f {Path(output)}`.")
 
 

@@ -85,7 +85,7 @@ def _of_directory(directory: Path, *, allow_http: bool, bar: bool) -> Shown:
     from vaultpki.show import node_table
 
     now = datetime.now(UTC)
-    folders = node_folders.find(directory)
+    folders = node_folders.find_all(directory)
     if not folders:
         return _of_one(status.of_folder(str(directory), now), now, directory.name)
     found = []

@@ -76,7 +76,7 @@ def verify_command(
     report: list[str] = []
     found: tuple[Holder, ...] = ()
     if directory is not None:
-        found = folders.find(cluster, directory)
+        found = folders.find_holders(cluster, directory)
         with progress("Checking files") as counter:
             checks = matrix.verify(found, now=now, rows=certificates.rows(cluster), step=counter.step)
         report.append(verify_text.of_files(checks, len(found)))

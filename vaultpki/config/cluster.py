@@ -166,8 +166,7 @@ def _api_server(spec: FieldValue, nodes: Iterable[Node]) -> ApiServer:
                 "the address of the API server is unknown: write endpoint: https://HOST:6443, or list a control-plane "
                 "node"
             )
-        host = f"[{candidates[0]}]" if ":" in candidates[0] else candidates[0]
-        endpoint = f"https://{host}:{_API_PORT}"
+        endpoint = f"https://{hosts.in_url(candidates[0])}:{_API_PORT}"
     return ApiServer(endpoint, found.get("names"), addresses, cidrs, found.get("dns_domain"))
 
 

@@ -28,7 +28,7 @@ from vaultpki.node.secret_id import SECRET_ID
 from vaultpki.provision import apply
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault, text
-from vaultpki.verify.folders import find
+from vaultpki.verify.folders import find_holders
 from vaultpki.verify.matrix import verify
 from vaultpki.verify.on_disk import Check
 
@@ -148,7 +148,7 @@ def issue_and_verify(example: AppliedExample, step: Callable[[int], None]) -> De
         operator.issue(cluster, example.vault, row.name, str(directory / "operator"), datetime.now(UTC), grace=0.0)
         renewed += 1
         step(total)
-    checks = verify(find(cluster, directory), now=datetime.now(UTC), rows=rows(cluster))
+    checks = verify(find_holders(cluster, directory), now=datetime.now(UTC), rows=rows(cluster))
     step(total)
     return DemoResult(example, checks, renewed)
 

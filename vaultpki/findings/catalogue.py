@@ -273,7 +273,7 @@ CATALOGUE: Final = (
     _info(
         "agent-old",
         NodeState.OK,
-        "The agent of the node is of version 0.2.0 or earlier, which deletes at once what its record does not name.",
+        "The agent of the node is older than 0.3.0, and deletes at once what its record does not name.",
         _AGENT,
         "node",
         vault=True,

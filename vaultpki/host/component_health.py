@@ -21,6 +21,7 @@ from vaultpki.kube import api as kube_api
 from vaultpki.kube import http_exchange
 from vaultpki.kube.flags import COMPONENTS
 from vaultpki.redact import printable
+from vaultpki.values import hosts
 from vaultpki.vault.sockets import connect
 
 KNOWN: Final = frozenset(COMPONENTS)
@@ -56,7 +57,7 @@ class _CannotAsk(Exception):
     """The component's settings leave nothing to ask; the message is the reason."""
 
 
-def problem(process: Process, timeout: float) -> str:
+def why_unhealthy(process: Process, timeout: float) -> str:
     """Return why a component is not healthy by its own endpoint, as a part of a sentence; "" if it is.
 
     `process` runs one of `KNOWN`; `timeout` is for all of it, in seconds. Never raises for what the component answers.
@@ -213,7 +214,7 @@ def _origin(scheme: str, host: str, port: str) -> str:
         raise _CannotAsk(_NO_ADDRESS)
     if ":" in host:
         ipaddress.IPv6Address(host)
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{hosts.in_url(host)}:{port}"
 
 
 def _context(trusted: Sequence[str | None], pair: tuple[bytes, bytes] | None) -> ssl.SSLContext:

@@ -47,7 +47,7 @@ def refuse(argv: Sequence[str], *, path: str, own: Collection[str] = ()) -> None
     _Command(path, tuple(f"{folder}/" for folder in own)).check(argv, 0)
 
 
-def problem(hook: Hook, *, path: str, own: Collection[str] = ()) -> str | None:
+def why_refused(hook: Hook, *, path: str, own: Collection[str] = ()) -> str | None:
     """Return why a hook would not be run, with its place in agent.yaml; None if nothing is wrong with its files."""
     if hook.kind == "static_pod":
         return None

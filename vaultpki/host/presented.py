@@ -19,6 +19,7 @@ from vaultpki.errors import CertificateUnreadable
 from vaultpki.host import openssl
 from vaultpki.pki.facts import Facts
 from vaultpki.redact import printable
+from vaultpki.values import hosts
 
 # What a server sends is no longer than this; openssl itself takes at most 100 KiB of certificates.
 _LARGEST: Final = 1024 * 1024
@@ -56,8 +57,8 @@ def ask(address: str, port: int, name: str, seconds: float) -> Presented:
 
     `name` is the server name to send, empty for none. Raises NotReached, and ToolMissing without `openssl`.
     """
-    host = f"[{address}]" if ":" in address else address
-    command = [openssl.program(), "s_client", "-connect", f"{host}:{port}", "-showcerts", "-verify_quiet"]
+    command = [openssl.program(), "s_client", "-connect", f"{hosts.in_url(address)}:{port}"]
+    command += ["-showcerts", "-verify_quiet"]
     command += ["-no-CAfile", "-no-CApath", "-no-CAstore", "-nameopt", "RFC2253,esc_ctrl,esc_msb"]
     command += ["-servername", name] if name else ["-noservername"]
     text = _run(command, seconds)

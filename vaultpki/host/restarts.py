@@ -81,7 +81,7 @@ class Restarts:
             said = _not_restarted(hook, component, running, since, timeout)
             if not said:
                 asked = (
-                    component_health.problem(each, max(_LEAST, min(_MOST, until - time.monotonic())))
+                    component_health.why_unhealthy(each, max(_LEAST, min(_MOST, until - time.monotonic())))
                     for each in running
                 )
                 said = next(filter(None, asked), "")

@@ -15,7 +15,7 @@ _ON_UNITS: Final = frozenset(
 ) | {"start", "kill"}
 
 
-def problem(hook: Hook) -> str | None:
+def unit_problem(hook: Hook) -> str | None:
     """Return what is wrong with a unit that the hook restarts, and what to do; None if it names none, or all is well.
 
     None also where systemd does not answer: nothing is known of its units then.

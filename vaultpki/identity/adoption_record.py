@@ -6,32 +6,19 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vaultpki.errors import BadAnswer, ChangedMeanwhile, Denied, Refused, SpecError, StateConflict, VaultpkiError
+from vaultpki.errors import BadAnswer, Denied, Refused, SpecError, StateConflict, VaultpkiError
 from vaultpki.identity.access import may_be_taken_over
 from vaultpki.model import VERSION, Cluster
 from vaultpki.places import Layout
 from vaultpki.records import adoption, foreign_cas
 from vaultpki.records.adoption import RECORD, AdoptionRecord, AdoptionState
 from vaultpki.vault import Vault, member
+from vaultpki.vault.kv import Stored, changed_meanwhile, read_stored, write_once
 
 
-@dataclass(frozen=True, slots=True)
-class StoredAdoption:
-    """The record, None if there is none, and the version in the KV store that a check-and-set names."""
-
-    record: AdoptionRecord | None
-    version: int = 0
-
-
-def read_adoption(cluster: Cluster, vault: Vault) -> StoredAdoption:
+def read_adoption(cluster: Cluster, vault: Vault) -> Stored[AdoptionRecord]:
     """Return the record. Raises SpecError if no vaultpki wrote it."""
-    kv, store = vault.api.secrets.kv.v2, cluster.mount("config")
-    # Of a deleted record there is the version, which a check-and-set must name.
-    data = kv.read_secret(RECORD, mount_point=store, raise_on_deleted_version=False).data
-    version = member(data, "metadata").get("version", 0)
-    found = data.get("data")
-    record = None if found is None else _read(cluster, found)
-    return StoredAdoption(record, version if type(version) is int else 0)
+    return read_stored(vault, cluster.mount("config"), RECORD, lambda found: _read(cluster, found))
 
 
 def _read(cluster: Cluster, found: object) -> AdoptionRecord:
@@ -104,22 +91,11 @@ def unread(cluster: Cluster, vault: Vault) -> str:
     return ""
 
 
-def write_adoption(cluster: Cluster, vault: Vault, record: AdoptionRecord, version: int) -> StoredAdoption:
+def write_adoption(cluster: Cluster, vault: Vault, record: AdoptionRecord, version: int) -> Stored[AdoptionRecord]:
     """Write a record over the version of the KV store that was read; ChangedMeanwhile if somebody wrote meanwhile."""
-    # Once: a second try of a write that was done could not be told from another operator's.
-    kv, store = vault.sending(once=True).api.secrets.kv.v2, cluster.mount("config")
-    try:
-        kv.create_or_update_secret(RECORD, adoption.to_json(record), cas=version, mount_point=store)
-    except Refused as error:
-        # Both servers answer 400 when the version has changed.
-        if not any("check-and-set" in reason for reason in error.reasons):
-            raise
-        raise ChangedMeanwhile(
-            f"another operator has changed the adoption of {cluster.name} meanwhile, and nothing more was done; look "
-            f"at `vaultpki adopt status -f {cluster.file}`",
-            status=409,
-        ) from None
-    return StoredAdoption(record, version + 1)
+    lost = changed_meanwhile(f"the adoption of {cluster.name}", f"vaultpki adopt status -f {cluster.file}")
+    write_once(vault, cluster.mount("config"), RECORD, adoption.to_json(record), version, lost)
+    return Stored(record, version + 1)
 
 
 def delete_adoption(cluster: Cluster, vault: Vault) -> None:

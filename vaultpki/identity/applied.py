@@ -48,8 +48,7 @@ class AppliedRecord:
         plain = _lines(self.objects, {"role_ids": self.role_ids, "pools": self.pools})
         if published.size(plain) <= published.MOST_APPLIED_BYTES:
             return plain
-        # A node's role id then stands for its objects too. Not in smaller clusters: vaultpki 0.1 does not read `nodes`,
-        # and refuses every cluster that needs it.
+        # A node's role id then stands for its objects too. Not in smaller clusters, whose records stay as they are.
         own = {name: node_objects(cluster, name) for name in self.role_ids}
         nodes = {name: id_ for name, id_ in self.role_ids.items() if own[name] <= self.objects}
         others = {name: id_ for name, id_ in self.role_ids.items() if name not in nodes}

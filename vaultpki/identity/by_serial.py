@@ -56,7 +56,7 @@ class ServerCertificate:
         return " or ".join(row.name for row in self.rows) or self.facts.subject_text
 
 
-def parse(written: str) -> int:
+def serial_number(written: str) -> int:
     """Return the serial number that a person wrote in hex, as Vault or OpenSSL print it; ArgumentError for another."""
     digits = written.strip().lower().removeprefix("serial=").removeprefix("0x").replace(":", "")
     if not _HEX.fullmatch(digits):
@@ -67,7 +67,7 @@ def parse(written: str) -> int:
     return int(digits, 16)
 
 
-def find(cluster: Cluster, vault: Vault, serial: int) -> ServerCertificate:
+def find_certificate(cluster: Cluster, vault: Vault, serial: int) -> ServerCertificate:
     """Return the certificate with this serial number, revoked and expired ones too.
 
     Raises ArgumentError if no mount of the cluster has it.
@@ -184,7 +184,7 @@ def to_revoke(cluster: Cluster, found: ServerCertificate, now: datetime) -> Chos
     return Chosen((Target(found.name, certificate, claimants),), ())
 
 
-def sentences(found: ServerCertificate, chosen: Chosen) -> list[str]:
+def revocation_limits(found: ServerCertificate, chosen: Chosen) -> list[str]:
     """Return what the revocation of this certificate does not do, and what comes next."""
     node = found.owner
     said = revocation.sentences(node or "its holder", chosen, ended=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from vaultpki.errors import Denied, Refused, Unavailable, VaultpkiError
@@ -19,56 +18,45 @@ from vaultpki.model import Cluster
 from vaultpki.records import changes
 from vaultpki.records.changes import CHANGES, Changes
 from vaultpki.values.durations import format_duration
-from vaultpki.vault import Vault, member
+from vaultpki.vault import Vault, kv
+from vaultpki.vault.kv import Stored
 
 _TRIES: Final = 8
 
 Digests = Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredChanges:
-    """The record, None if there is none, and the version in the KV store that a check-and-set names."""
-
-    changes: Changes | None = None
-    version: int = 0
-
-    @property
-    def changing(self) -> bool:
-        """Return whether a command changes something, or was killed while it did."""
-        return self.changes is not None and not self.changes.settled
-
-
-def stored(holding: Mapping[str, Any]) -> StoredChanges:
+def stored(holding: Mapping[str, Any]) -> Stored[Changes]:
     """Return the record of what the KV store holds at its path: `data` and `metadata`."""
-    # Of a deleted record there is the version.
-    version, record = member(holding, "metadata").get("version"), holding.get("data")
-    found = None if record is None else changes.read(record)
-    return StoredChanges(found, version if type(version) is int else 0)
+    return kv.stored(holding, changes.read)
 
 
-def read(cluster: Cluster, vault: Vault) -> StoredChanges:
+def read(cluster: Cluster, vault: Vault) -> Stored[Changes]:
     """Read the record."""
-    kv, store = vault.api.secrets.kv.v2, cluster.mount("config")
-    return stored(kv.read_secret(CHANGES, mount_point=store, raise_on_deleted_version=False).data)
+    return kv.read_stored(vault, cluster.mount("config"), CHANGES, changes.read)
 
 
-def begin(cluster: Cluster, vault: Vault, found: StoredChanges) -> StoredChanges:
+def is_changing(found: Stored[Changes]) -> bool:
+    """Return whether a command changes something, or was killed while it did."""
+    return found.record is not None and not found.record.settled
+
+
+def begin(cluster: Cluster, vault: Vault, found: Stored[Changes]) -> Stored[Changes]:
     """Write `changing` over the record that was `found`; returns it as it is then. The digests stay.
 
     Without a record nothing is written: agents look at everything at each poll.
     """
     for _ in range(_TRIES):
-        if found.changes is None:
+        if found.record is None:
             return found
-        now = Changes(settled=False, digests=found.changes.digests)
+        now = Changes(settled=False, digests=found.record.digests)
         if _written(cluster, vault, now, found.version):
-            return StoredChanges(now, found.version + 1)
+            return Stored(now, found.version + 1)
         found = read(cluster, vault)
     raise _contended(cluster)
 
 
-def settle(cluster: Cluster, vault: Vault, found: StoredChanges, digests: Digests) -> bool:
+def settle(cluster: Cluster, vault: Vault, found: Stored[Changes], digests: Digests) -> bool:
     """Write `settled` over the record that was `found`; return False if somebody else has written it meanwhile."""
     return _written(cluster, vault, Changes(settled=True, digests=digests), found.version)
 
@@ -81,7 +69,7 @@ class ChangeNotice:
 
     def __init__(self, cluster: Cluster, vault: Vault, *, urgent: bool = False) -> None:
         self._cluster, self._vault, self._urgent = cluster, vault, urgent
-        self._begun: StoredChanges | None = None
+        self._begun: Stored[Changes] | None = None
         self._refused = False
 
     @property
@@ -117,23 +105,23 @@ class ChangeNotice:
         if found is None:
             return
         for _ in range(_TRIES):
-            if found.changes is not None and settle(
-                self._cluster, self._vault, found, {**found.changes.digests, **digests()}
+            if found.record is not None and settle(
+                self._cluster, self._vault, found, {**found.record.digests, **digests()}
             ):
                 self._begun = None
                 return
             found = read(self._cluster, self._vault)
-            if found.changes is None or found.changing:
+            if found.record is None or is_changing(found):
                 # Another one's, which settles later; without a record agents look at each poll.
                 self._begun = None
                 return
         raise _contended(self._cluster)
 
-    def _left(self) -> StoredChanges | None:
+    def _left(self) -> Stored[Changes] | None:
         """Return the `changing` that a command has left; None if there is none, or the token may not read it."""
         with contextlib.suppress(Denied):
             found = read(self._cluster, self._vault)
-            return found if found.changing else None
+            return found if is_changing(found) else None
         return None
 
 
@@ -161,15 +149,7 @@ def announced(
 
 def _written(cluster: Cluster, vault: Vault, record: Changes, version: int) -> bool:
     """Write the record by check-and-set; return False if it has another version by now."""
-    write, store = vault.api.secrets.kv.v2.create_or_update_secret, cluster.mount("config")
-    try:
-        write(CHANGES, changes.to_json(record), cas=version, mount_point=store)
-    except Refused as error:
-        # Both servers answer 400 when the version has changed.
-        if not any("check-and-set" in reason for reason in error.reasons):
-            raise
-        return False
-    return True
+    return kv.write_over(vault, cluster.mount("config"), CHANGES, changes.to_json(record), version)
 
 
 def _contended(cluster: Cluster) -> Refused:

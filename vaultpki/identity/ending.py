@@ -2,7 +2,7 @@
 
 A note is written before anything is ended, so a run that was interrupted can be repeated. It holds the role ids by
 which Vault finds the tokens of a node. It is removed when all is done; that of a listed node stays then and says
-`ended`, with the new role id: an applier of 0.2.0 knows an AppRole as ours by that, and looks there for a new one.
+`ended`, with the new role id, as in 0.3.0.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vaultpki.records import report_paths
 from vaultpki.records.paths import LEAVING
 from vaultpki.values import hosts, names
 from vaultpki.vault import Json, Vault, member
+from vaultpki.vault.kv import version_of
 
 LOGIN_IN_FLIGHT: Final = 10.0
 """Seconds after which a login is through that was under way when its AppRole was deleted or got a new role id."""
@@ -102,11 +103,10 @@ def store_again(cluster: Cluster, vault: Vault, name: str) -> None:
     """Store a record of the store once more as it is; the server then has stored all that it was told before."""
     store = cluster.mount("config")
     found = vault.stored(store, name)
-    version = member(found, "metadata").get("version", 0)
     # Refused if another command has stored it meanwhile, which shows as much.
     with contextlib.suppress(Refused):
         write = vault.api.secrets.kv.v2.create_or_update_secret
-        write(name, member(found, "data"), cas=version, mount_point=store)
+        write(name, member(found, "data"), cas=version_of(found), mount_point=store)
 
 
 def note_ended(cluster: Cluster, vault: Vault, name: str, role_id: str) -> None:
@@ -133,8 +133,7 @@ def change_record(cluster: Cluster, vault: Vault, name: str, change: Callable[[J
         if after == before:
             break
         try:
-            version = member(found, "metadata").get("version", 0)
-            vault.api.secrets.kv.v2.create_or_update_secret(name, after, cas=version, mount_point=store)
+            vault.api.secrets.kv.v2.create_or_update_secret(name, after, cas=version_of(found), mount_point=store)
             break
         except Refused:
             # Both servers answer 400 when the version has changed.

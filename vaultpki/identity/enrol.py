@@ -268,7 +268,7 @@ def unenroll(
     found = role_id(cluster, vault, identity)
     accessors = read_accessors(cluster, vault)
     accessor = accessors.get("jwt", "")
-    entity = jwt_nodes.find(vault, accessor, name)
+    entity = jwt_nodes.find_identity(vault, accessor, name)
     if found is None:
         ids = read_note(cluster, vault, name)
     else:
@@ -308,7 +308,7 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
     try:
         found = [each for each in both if role_id(cluster, vault, each) is not None]
         accessor = jwt_nodes.accessor_of(cluster, vault)
-        entity = jwt_nodes.find(vault, accessor, name)
+        entity = jwt_nodes.find_identity(vault, accessor, name)
     except Denied:
         raise credentials.too_weak(cluster, both[:1]) from None
     if not found and entity is None:

@@ -35,7 +35,7 @@ def refuse_unknown(cluster: Cluster, name: str) -> None:
         )
 
 
-def find(vault: Vault, accessor: str, name: str) -> Entity | None:
+def find_identity(vault: Vault, accessor: str, name: str) -> Entity | None:
     """Return the identity of a node, whose name is checked; None if there is no jwt mount or it never logged in."""
     return find_entity(vault, accessor, name) if accessor else None
 
@@ -58,7 +58,7 @@ def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
     """
     accessor = accessor_of(cluster, vault)
     try:
-        entity = find(vault, accessor, name)
+        entity = find_identity(vault, accessor, name)
     except Denied:
         raise too_weak(cluster, name) from None
     if entity is None:

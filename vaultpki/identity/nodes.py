@@ -7,14 +7,14 @@ enrol pooled nodes may also make an AppRole called `cp-1`; it is listed apart, a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final, Literal
 
 from vaultpki.identity import reports
-from vaultpki.identity.access import APPROLE, fits_pattern, holder_of, node_certificates, takes
+from vaultpki.identity.access import APPROLE, fits_pattern, holder_of, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.credentials import Identity, count, held_credentials
 from vaultpki.identity.ending import find_entity, read_accessors
@@ -29,7 +29,6 @@ from vaultpki.vault import Vault
 # Of a report: more entries or longer texts than any node of ours writes are not shown.
 _MOST: Final = 64
 _LONGEST: Final = 100
-_DAY: Final = 86400
 
 NodeKind = Literal["listed", "pooled", "jwt"]
 
@@ -126,7 +125,6 @@ def read_nodes(cluster: Cluster, vault: Vault) -> NodeList:
     pools = {pool.name: pool for pool in cluster.pools if pool.jwt}
     by_token = [each for each in tokens if each.pool in pools and takes(pools[each.pool], each.name)]
     known = {each.entity for each in by_token}
-    early = _early(cluster, vault, {each.name for each in by_token})
     # By roles, of which there are few.
     by_roles: dict[frozenset[NodeRole], Node | Pool] = {each.roles: each for each in cluster.nodes}
     by_roles |= {each.roles: each for each in cluster.pools}
@@ -158,7 +156,7 @@ def read_nodes(cluster: Cluster, vault: Vault) -> NodeList:
         (
             *vault.map(listed, cluster.nodes),
             *vault.map(pooled, enrolled),
-            *sorted((*vault.map(token, by_token), *early), key=lambda each: each.name),
+            *sorted(vault.map(token, by_token), key=lambda each: each.name),
         ),
         (
             *vault.map(unfit_identity, sorted(unfit)),
@@ -225,30 +223,7 @@ def _home(cluster: Cluster, applied: Mapping[str, str], name: str) -> str:
     return next((pool for pool, pattern in applied.items() if fits_pattern(pattern, name)), "")
 
 
-def _early(cluster: Cluster, vault: Vault, known: Collection[str]) -> list[Member]:
-    """Return the nodes by token that have reported only where the first release did, and of which Vault has an entity.
-
-    Nothing of such a report is read, but no gate may open without the node: nothing else tells of it. Older ones than
-    the longest life of a certificate are of nodes that hold none.
-    """
-    pools = [pool for pool in cluster.pools if pool.jwt]
-    reported = reports.names_in(cluster, vault, report_paths.REPORT_FOLDER) if pools else ()
-    names_ = [(name, pool) for name in reported if name not in known for pool in pools if takes(pool, name)]
-    accessor = read_accessors(cluster, vault).get("jwt", "") if names_ else ""
-    if not accessor:
-        return []
-
-    def look(entry: tuple[str, Pool]) -> Member | None:
-        name, pool = entry
-        longest = max((each.ttl for each in node_certificates(cluster, pool)), default=0)
-        there = reports.is_at_former_place(cluster, vault, name, within=longest + _DAY)
-        entity = find_entity(vault, accessor, name) if there else None
-        return Member(name, "jwt", pool, None, disabled=entity.disabled) if entity is not None else None
-
-    return [each for each in vault.map(look, names_) if each is not None]
-
-
-def shown(stored: str) -> Any:
+def shown_report(stored: str) -> Any:
     """Return a stored report as it is shown to people and programs; None if there is none."""
     return bounded(json.loads(stored)) if stored else None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from vaultpki.certificates import node_rows, signing_rows
 from vaultpki.errors import BadAnswer
@@ -65,12 +65,6 @@ def of_lost_answers(cluster: Cluster, vault: Vault, place: str) -> tuple[NodeRep
     # Of a thousand reports hardly one says so, and the others need not be taken apart.
     report = node_report.read(raw) if "lost_credentials" in raw else None
     return (report, written) if report is not None and report.lost and written is not None else None
-
-
-def is_at_former_place(cluster: Cluster, vault: Vault, name: str, *, within: float) -> bool:
-    """Return whether a node reported where the first release did, in the last `within` seconds by the server's word."""
-    raw, written = _stored(cluster, vault, report_paths.former(name))
-    return bool(raw) and (written is None or (datetime.now(UTC) - written).total_seconds() <= within)
 
 
 def place_of(holder: Node | Pool, name: str) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vaultpki.pki.facts import Facts
 
 
-def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
+def certificates_of(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
     """Find the node's certificates on the mounts that have not expired, also those that are revoked already.
 
     Raises ArgumentError for what cannot be a node's name.
@@ -36,7 +36,7 @@ def find(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
 
 
 def revoke(cluster: Cluster, vault: Vault, chosen: Chosen) -> Chosen:
-    """Revoke what `find` found, write the CRLs anew, and return what is revoked now.
+    """Revoke what `certificates_of` found, write the CRLs anew, and return what is revoked now.
 
     Raises BadAnswer if a CRL does not list a certificate then. A run that was interrupted is repeated. Agents are told,
     since they ask for revoked certificates when something has changed; a token that may not tell them revokes all the

@@ -1,57 +1,86 @@
-"""Reads a cluster's rotation records from Vault, and says what follows from each for one who trusts the CAs."""
+"""Reads the records of rotations, of CAs and keys, from Vault, and says what follows from each for their reader."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
 from vaultpki.errors import Denied, SpecError
 from vaultpki.pki.succession import RotationView
 from vaultpki.records import rotation as rotation_record
+from vaultpki.records import service_account
 from vaultpki.records.node_report import Seen
 from vaultpki.records.rotation import EVERY_DOMAIN, MOST_AHEAD, ROTATION_FOLDER, Method, RotationRecord
+from vaultpki.records.service_account import KEYS_RECORD, KeyRecord
 from vaultpki.vault import Vault
+
+R = TypeVar("R", RotationRecord, KeyRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRead(Generic[R]):
+    """What was read of a record: None if there is none, `error` why it cannot be read.
+
+    `not_followed` is its revision if that is too far ahead of what the reader has read; it is not `record` then.
+    """
+
+    record: R | None = None
+    error: SpecError | None = None
+    not_followed: int = 0
+
+    def seen(self, highest: int) -> Seen:
+        """Return the revision that was read and the highest ever read; `highest` is that of earlier reads.
+
+        A record that is not followed counts as not read.
+        """
+        revision = self.record.revision if self.record is not None else highest if self.not_followed else 0
+        return Seen(revision, max(revision, highest))
+
+    def frozen(self, highest: int) -> bool:
+        """Return whether nothing may be dropped or replaced: it is unreadable, an older one, or too far ahead."""
+        return self.error is not None or bool(self.not_followed) or self.seen(highest).behind
 
 
 @dataclass(frozen=True, slots=True)
 class Rotations:
-    """The rotation records by domain. `unreadable` are those that this version cannot read, and why.
+    """What was read of the rotation records, by domain, of those that there are."""
 
-    `not_followed` are the revisions of those that are too far ahead of what the node has read; they are not among
-    `records`.
-    """
+    read: Mapping[str, RecordRead[RotationRecord]] = field(default_factory=dict)
 
-    records: Mapping[str, RotationRecord] = field(default_factory=dict)
-    unreadable: Mapping[str, SpecError] = field(default_factory=dict)
-    not_followed: Mapping[str, int] = field(default_factory=dict)
+    @property
+    def records(self) -> dict[str, RotationRecord]:
+        """The records that count."""
+        return {domain: each.record for domain, each in self.read.items() if each.record is not None}
+
+    @property
+    def unreadable(self) -> dict[str, SpecError]:
+        """Those that this version cannot read, and why."""
+        return {domain: each.error for domain, each in self.read.items() if each.error is not None}
+
+    @property
+    def not_followed(self) -> dict[str, int]:
+        """The revisions of those that are too far ahead of what the node has read."""
+        return {domain: each.not_followed for domain, each in self.read.items() if each.not_followed}
 
     def seen(self, highest: Mapping[str, int]) -> dict[str, Seen]:
         """Return the revision read of each domain and the highest ever read; `highest` is that of earlier reads.
 
-        A record that is not followed counts as not read.
+        Not of those that this version cannot read.
         """
-        found = {}
-        for domain in EVERY_DOMAIN:
-            known = domain in self.records or domain in self.not_followed or domain in highest
-            # The other records are everybody's; that of this CA only control-plane nodes read.
-            if domain not in self.unreadable and (known or domain != SERVICE_ACCOUNT):
-                record = self.records.get(domain)
-                revision = record.revision if record else 0
-                if domain in self.not_followed:
-                    revision = highest.get(domain, 0)
-                found[domain] = Seen(revision, max(revision, highest.get(domain, 0)))
-        return found
+        # That of this CA only control-plane nodes read; the others are everybody's.
+        domains = [each for each in EVERY_DOMAIN if each != SERVICE_ACCOUNT or each in {*self.read, *highest}]
+        found = {domain: self._of(domain) for domain in domains}
+        return {domain: each.seen(highest.get(domain, 0)) for domain, each in found.items() if each.error is None}
 
     def frozen(self, domain: str, highest: Mapping[str, int]) -> bool:
-        """Return whether nothing of a domain may be dropped or replaced.
+        """Return whether nothing of a domain may be dropped or replaced, as `RecordRead.frozen`."""
+        return self._of(domain).frozen(highest.get(domain, 0))
 
-        Its record is unreadable, an older one, or too far ahead to be followed.
-        """
-        seen = self.seen(highest).get(domain)
-        return domain in self.unreadable or domain in self.not_followed or (seen is not None and seen.behind)
+    def _of(self, domain: str) -> RecordRead[RotationRecord]:
+        return self.read.get(domain) or RecordRead()
 
     def views(
         self, highest: Mapping[str, int], vanished: Mapping[str, datetime], clock_offset: float = 0.0
@@ -99,23 +128,43 @@ def fetch_rotations(vault: Vault, prefix: str, cas: Sequence[str] = ISSUING_CAS)
     return {domain: answer.data.get("data") for domain, answer in zip(domains, answers, strict=True) if answer.found}
 
 
+def fetch_key_record(vault: Vault, prefix: str) -> Any:
+    """Return what the record contains; None if there is none, or if the token's policy is of an older apply."""
+    try:
+        return vault.stored(f"{prefix}/config", KEYS_RECORD).get("data")
+    except Denied:
+        return None
+
+
 def read_rotations(contents: Mapping[str, Any], prefix: str, highest: Mapping[str, int] | None = None) -> Rotations:
     """Read the records in what `fetch_rotations` returned.
 
     `highest` are the highest revisions that a node has read, 0 for a domain that is missing: a record that is more than
     MOST_AHEAD above is not followed. None follows every record: nothing was ever read of this cluster.
     """
-    records, unreadable, not_followed = {}, {}, {}
-    for domain in EVERY_DOMAIN:
-        if domain in contents:
-            where = f"{prefix}/config/data/{ROTATION_FOLDER}/{domain}"
-            try:
-                record = rotation_record.read(contents[domain], domain, where=where)
-            except SpecError as error:
-                unreadable[domain] = error
-                continue
-            if highest is not None and record.revision > highest.get(domain, 0) + MOST_AHEAD:
-                not_followed[domain] = record.revision
-            else:
-                records[domain] = record
-    return Rotations(records, unreadable, not_followed)
+
+    def read(domain: str) -> RecordRead[RotationRecord]:
+        where = f"{prefix}/config/data/{ROTATION_FOLDER}/{domain}"
+        known = None if highest is None else highest.get(domain, 0)
+        return _judged(contents[domain], lambda found: rotation_record.read(found, domain, where=where), known)
+
+    return Rotations({domain: read(domain) for domain in EVERY_DOMAIN if domain in contents})
+
+
+def read_key_record(content: object, prefix: str, highest: int | None = None) -> RecordRead[KeyRecord]:
+    """Read what `fetch_key_record` returned; `highest` as in `read_rotations`, of this record."""
+    if content is None:
+        return RecordRead()
+    where = f"{prefix}/config/data/{KEYS_RECORD}"
+    return _judged(content, lambda found: service_account.read(found, where=where), highest)
+
+
+def _judged(content: object, read: Callable[[object], R], highest: int | None) -> RecordRead[R]:
+    """Return what `read` makes of a record, if it is followed by one who has read that `highest` revision."""
+    try:
+        record = read(content)
+    except SpecError as error:
+        return RecordRead(error=error)
+    if highest is not None and record.revision > highest + MOST_AHEAD:
+        return RecordRead(not_followed=record.revision)
+    return RecordRead(record)

@@ -19,13 +19,8 @@ from vaultpki.kube.token_flags import TokenFlags, TokensInUse
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki import chains, jwk, x509
 from vaultpki.pki.facts import Facts
-from vaultpki.provision.rotation_records import (
-    StoredKeyRecord,
-    StoredRecord,
-    read_key_record,
-    read_records,
-    write_key_record,
-)
+from vaultpki.provision.rotation_records import read_key_record, read_records, write_key_record
+from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.server_facts import Fields, Key
 from vaultpki.records.service_account import KeyRecord
 from vaultpki.token_keys.course import KeyScene, held_by
@@ -34,6 +29,7 @@ from vaultpki.token_keys.issuer import JWKS, PublishedKeys, lacking, outside
 from vaultpki.token_keys.life import longest_life
 from vaultpki.token_keys.states import STEPS_OF_KEY_SETS
 from vaultpki.vault import Vault
+from vaultpki.vault.kv import Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +42,8 @@ class KeysOnServer:
 
     cluster: Cluster
     vault: Vault
-    stored: StoredKeyRecord
-    rotations: Mapping[str, StoredRecord]
+    stored: Stored[KeyRecord]
+    rotations: Mapping[str, Stored[RotationRecord]]
     facts: KeyScene
     policies: Mapping[Key, Fields] = field(repr=False)
     notice: ChangeNotice

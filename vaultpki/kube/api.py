@@ -27,7 +27,7 @@ from vaultpki.kube.objects import (
     entries,
     mapping,
 )
-from vaultpki.values import json_object
+from vaultpki.values import hosts, json_object
 from vaultpki.vault.sockets import connect
 
 JSON: Final = "application/json"
@@ -205,7 +205,7 @@ def exchange(
     """Send one request with a JSON `body` unless that is empty; otherwise as `request`."""
     deadline = time.monotonic() + _SECONDS
     url = urlsplit(access.server)
-    origin = f"https://{url.hostname and _bracketed(url.hostname)}:{url.port or _HTTPS}"
+    origin = f"https://{url.hostname and hosts.in_url(url.hostname)}:{url.port or _HTTPS}"
     try:
         channel = connect(origin, tls, access.server_name, deadline)
     except ssl.SSLCertVerificationError:
@@ -224,10 +224,6 @@ def exchange(
         raise Unavailable(f"{access.server} gave no whole answer in time; try again") from None
     finally:
         channel.close()
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def context(access: KubeAccess) -> ssl.SSLContext:

@@ -13,6 +13,7 @@ from vaultpki.errors import Unavailable, Untrusted
 from vaultpki.kube.api import context, request
 from vaultpki.kube.kubeconfig import KubeAccess
 from vaultpki.kube.objects import mapping
+from vaultpki.values import hosts
 
 _PATH: Final = "/openid/v1/jwks"
 _LARGEST: Final = 1024 * 1024
@@ -33,8 +34,7 @@ def read_key_sets(
     tls = context(access)
     found: dict[str, frozenset[tuple[str, ...]] | str] = {}
     for node, address in servers.items():
-        host = f"[{address}]" if ":" in address else address
-        own = replace(access, server=f"https://{host}:{port}", server_name=_SERVER_NAME)
+        own = replace(access, server=f"https://{hosts.in_url(address)}:{port}", server_name=_SERVER_NAME)
         if time.monotonic() >= deadline:
             found[node] = "the time of this command is over"
             continue

@@ -19,6 +19,7 @@ from vaultpki.errors import BadAnswer, Unavailable
 from vaultpki.kube import http_exchange
 from vaultpki.kube.token_flags import OIDC_DISCOVERY
 from vaultpki.pki import jwk
+from vaultpki.values import hosts
 from vaultpki.vault.sockets import connect
 
 _LARGEST: Final = 1024 * 1024
@@ -46,7 +47,7 @@ def _get(url: str, deadline: float) -> Mapping[str, Any]:
         host = parts.netloc
         if parts.scheme != "https" or not host or "@" in host or not url.isascii() or not url.isprintable():
             raise BadAnswer("there is no https URL")
-        name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        name = parts.hostname and hosts.in_url(parts.hostname)
         channel = connect(f"https://{name}:{parts.port or 443}", ssl.create_default_context(), None, deadline)
         try:
             target = parts._replace(scheme="", netloc="", fragment="").geturl().replace(" ", "%20") or "/"

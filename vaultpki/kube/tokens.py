@@ -13,7 +13,8 @@ from vaultpki.kube import cluster as kube_cluster
 from vaultpki.kube.api import context, request
 from vaultpki.kube.kubeconfig import KubeAccess
 from vaultpki.kube.reader import SYSTEM, ClusterReader
-from vaultpki.kube.token_flags import LegacyToken, TokensInUse, legacy_tokens, stale_tokens, token_flags
+from vaultpki.kube.token_flags import TokensInUse, legacy_tokens, stale_tokens, token_flags
+from vaultpki.values import hosts
 
 _SECONDS: Final = 60.0
 _LARGEST_METRICS: Final = 64 * 1024 * 1024
@@ -38,15 +39,13 @@ def read_tokens(access: KubeAccess, *, metrics: bool = False) -> TokensInUse:
     )
     pods = {pod.node: pod.arguments for pod in found or ()}
     flags = {node: one for node, arguments in pods.items() if (one := token_flags(arguments)) is not None}
-    legacy = reader.part("Secrets", lambda: _legacy(reader))
+    legacy = reader.part(
+        "Secrets", lambda: tuple(legacy_tokens(reader.list("secrets", _LEGACY, accept=_METADATA_LIST)))
+    )
     stale = dict(_stale(access, reader, pods)) if metrics else None
     unread = [f"{name} of the cluster could not be read: {why}" for name, why in sorted(reader.unread.items())]
     unread += [f"the flags of kube-apiserver of {node} cannot be understood" for node in sorted(pods.keys() - flags)]
     return TokensInUse(flags, legacy, stale, tuple(unread))
-
-
-def _legacy(reader: ClusterReader) -> tuple[LegacyToken, ...]:
-    return tuple(legacy_tokens(reader.list("secrets", _LEGACY, accept=_METADATA_LIST)))
 
 
 def _stale(access: KubeAccess, reader: ClusterReader, pods: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, int]]:
@@ -57,8 +56,7 @@ def _stale(access: KubeAccess, reader: ClusterReader, pods: Mapping[str, tuple[s
         if node.name not in pods or not node.addresses:
             continue
         port = _flag(pods[node.name], "secure-port") or _PORT
-        host = f"[{node.addresses[0]}]" if ":" in node.addresses[0] else node.addresses[0]
-        own = replace(access, server=f"https://{host}:{port}", server_name=_SERVER_NAME)
+        own = replace(access, server=f"https://{hosts.in_url(node.addresses[0])}:{port}", server_name=_SERVER_NAME)
         try:
             status, body = request(own, tls, "/metrics", _LARGEST_METRICS, accept="text/plain")
         except (Unavailable, Untrusted):

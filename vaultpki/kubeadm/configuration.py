@@ -92,7 +92,7 @@ def kubernetes_version(text: str) -> str:
     return f"v{text.removeprefix('v')}"
 
 
-def check(cluster: Cluster, node: Node) -> None:
+def refuse_etcd_only(cluster: Cluster, node: Node) -> None:
     """Raise ArgumentError if kubeadm cannot run on this node of this cluster."""
     if node.roles & {NodeRole.CONTROL_PLANE, NodeRole.WORKER}:
         return
@@ -276,7 +276,7 @@ def _etcd(cluster: Cluster, places: KubeadmFolders) -> Document:
     crt, key = places.pair("kube-apiserver-etcd")
     return {
         "external": {
-            "endpoints": [f"https://{_bracketed(advertised(cluster, node)[0])}:{ETCD_PORT}" for node in members],
+            "endpoints": [f"https://{hosts.in_url(advertised(cluster, node)[0])}:{ETCD_PORT}" for node in members],
             "caFile": places.bundle("etcd"),
             "certFile": crt,
             "keyFile": key,
@@ -317,10 +317,6 @@ def _endpoint(cluster: Cluster) -> str:
     """Return HOST:PORT of the API server."""
     url = cluster.api_server.endpoint or ""
     return hosts.parse_origin(url, allow_http=False).partition("://")[2]
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def _args(pairs: Sequence[tuple[str, str]]) -> list[Document]:

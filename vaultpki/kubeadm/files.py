@@ -79,7 +79,7 @@ def made(cluster: Cluster, node: Node, what: Mode, options: ConfigOptions) -> di
         raise SpecError(
             "kubeadm needs its own file names on the nodes: write layout: kubeadm", file=cluster.file, field="layout"
         )
-    configuration.check(cluster, node)
+    configuration.refuse_etcd_only(cluster, node)
     files: dict[str, tuple[Document, ...]] = {}
     if what == "init":
         files[CONFIGURATION] = configuration.init(cluster, node, places, version=options.version)
@@ -93,7 +93,7 @@ def made(cluster: Cluster, node: Node, what: Mode, options: ConfigOptions) -> di
     return files
 
 
-def shown(files: Mapping[str, tuple[Document, ...]], folder: str) -> str:
+def as_text(files: Mapping[str, tuple[Document, ...]], folder: str) -> str:
     """Return all files as one text; a comment before each says where it belongs on the node."""
     return "".join(f"# {folder}/{name}\n{_text(documents)}" for name, documents in files.items())
 

@@ -194,7 +194,7 @@ def _listener_checks(
             return own
         if time.monotonic() >= deadline:
             return (*own, not_checked("callers", listener.label, listener.name, "the time of this command is over"))
-        return (*own, *probes.knock_checks(listener, who))
+        return (*own, *probes.probe_as_each(listener, who))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for found in pool.map(checks, made):
@@ -207,7 +207,7 @@ def _listener_checks(
 def _cas_presented(
     made: Sequence[Endpoint], shown: Mapping[str, Presented | str], expected: Expected
 ) -> Iterator[tuple[str, Facts]]:
-    """Yield right CAs that listeners present, by domain: a stranger takes their names."""
+    """Yield right CAs that listeners present, by domain: forged pairs take their names."""
     for listener in made:
         found = shown[listener.label]
         for facts in found.chain[1:2] if isinstance(found, Presented) else ():

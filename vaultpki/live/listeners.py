@@ -118,7 +118,7 @@ def _own_machine(
             arguments = given.get((node.name, name))
             address, port = own_listener(flags_of(arguments), usual) if arguments is not None else (_LOOPBACK, usual)
             address = address or next(iter(node.addresses), _LOOPBACK)
-            label = f"{node.name}/{name} {_shown(address)}:{port}"
+            label = f"{node.name}/{name} {hosts.in_url(address)}:{port}"
             if not port:
                 yield not_checked("listener", label, name, "its --secure-port is 0, so it listens nowhere")
             elif not hosts.is_loopback(address) or any(map(local, node.addresses)):
@@ -150,12 +150,8 @@ def _endpoints(cluster: Cluster, server: str, there: set[tuple[str, int]]) -> It
 def _listener(
     cluster: Cluster, row: Row, node: str, address: str, port: int, candidates: tuple[tuple[str, Certificate], ...]
 ) -> Endpoint:
-    label = f"{node}/{row.name} {_shown(address)}:{port}"
+    label = f"{node}/{row.name} {hosts.in_url(address)}:{port}"
     return Endpoint(label, row.name, address, port, candidates, listener_cas(row, rows(cluster)), _PATHS[row.name])
-
-
-def _shown(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def node_checks(cluster: Cluster, live: Sequence[LiveNode]) -> Iterator[Check]:

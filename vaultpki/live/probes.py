@@ -1,4 +1,4 @@
-"""Comes to the listeners of a running cluster as somebody: nobody, a stranger, and pairs of `--dir`.
+"""Connects to the listeners of a running cluster as a client: without a pair, with a forged one, with those of `--dir`.
 
 Each time there is one TLS handshake and one GET, to a path at which nothing secret is. A server that only asks for
 client certificates, such as kube-apiserver, refuses in its answer and not in the handshake.
@@ -24,6 +24,7 @@ from vaultpki.live.trust import Expected
 from vaultpki.model import Cluster, Subject
 from vaultpki.pki import forged_client
 from vaultpki.pki.facts import Facts
+from vaultpki.values import hosts
 from vaultpki.vault.sockets import connect
 from vaultpki.verify import handshake
 from vaultpki.verify.on_disk import Check, Holder, PairOnDisk
@@ -41,7 +42,7 @@ _ALERTS: Final = ("ALERT", "CERTIFICATE_REQUIRED")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One who comes to listeners. `tls` holds the pair, if there is one; `ca` is its domain, "" for a stranger."""
+    """A client of listeners. `tls` holds the pair, if there is one; `ca` is its domain, "" for a forged one."""
 
     label: str
     tls: ssl.SSLContext
@@ -51,7 +52,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What a caller was result: let in as a user, as nobody in particular, turned away, or nothing that says so."""
+    """What a listener did with a caller: took it for a user or for nobody in particular, refused it, or did not say."""
 
     how: Literal["user", "anonymous", "refused", "unclear"]
     detail: str
@@ -59,7 +60,7 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """Who comes to listeners: `nobody`, a stranger for each domain of users, and one pair of each domain."""
+    """The clients of listeners: `nobody`, a forged pair for each domain of users, and one pair of each domain."""
 
     nobody: Caller
     forged: Mapping[str, Caller]
@@ -69,7 +70,7 @@ class Callers:
 def callers(
     cluster: Cluster, expected: Expected, seen: Mapping[str, Facts], holders: Sequence[Holder], now: datetime
 ) -> Callers:
-    """Make those who come. `seen` are CAs that listeners presented, by domain, where `expected` has none.
+    """Return the clients. `seen` are CAs that listeners presented, by domain, where `expected` has none.
 
     Pairs are those of `holders`, one of each domain, a client's before a server's.
     """
@@ -112,14 +113,14 @@ def _pairs(cluster: Cluster, holders: Sequence[Holder], domain: str) -> Iterator
         yield pair.label, (pair.crt, pair.key), pair.row.usage.client
 
 
-def knock_checks(listener: Endpoint, who: Callers) -> Iterator[Check]:
-    """Come to one listener as everybody, and check what each is result."""
+def probe_as_each(listener: Endpoint, who: Callers) -> Iterator[Check]:
+    """Probe one listener as each caller, and check what it does with each."""
     users = listener.cas[0] if listener.cas else ""
     result = probe(listener, who.nobody)
     yield _refused("no certificate", listener, who.nobody.label, result)
     if users in who.forged:
-        stranger = who.forged[users]
-        yield _refused("stranger", listener, stranger.label, probe(listener, stranger))
+        forged = who.forged[users]
+        yield _refused("stranger", listener, forged.label, probe(listener, forged))
     else:
         yield not_checked("stranger", "a stranger", listener.label, f"no CA of {users or 'its clients'} is known")
     for caller in who.pairs:
@@ -148,8 +149,8 @@ def _accepted(listener: Endpoint, label: str, result: ProbeResult) -> Check:
 
 
 def probe(listener: Endpoint, caller: Caller) -> ProbeResult:
-    """Come to one listener once; bounded in time and size."""
-    shown = f"[{listener.address}]" if ":" in listener.address else listener.address
+    """Connect to one listener once; bounded in time and size."""
+    shown = hosts.in_url(listener.address)
     deadline = time.monotonic() + _SECONDS
     lines = (f"GET {listener.path} HTTP/1.1", f"Host: {shown}:{listener.port}", "Connection: close", "", "")
     try:

@@ -13,7 +13,7 @@ from datetime import datetime
 from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT, ca_subject
 from vaultpki.errors import CertificateUnreadable, StateConflict, VaultpkiError
 from vaultpki.identity import anchor, nodes
-from vaultpki.issue import issuers, key_record, rotations
+from vaultpki.issue import issuers, rotations
 from vaultpki.live.token_keys import KeysExpected
 from vaultpki.model import Cluster
 from vaultpki.pki import chains, foreign_cas, x509
@@ -127,7 +127,7 @@ def token_keys_in_vault(cluster: Cluster, vault: Vault, expected: Expected) -> K
     `expected` are the CAs that count. A key counts until the record takes it out: also if the CA that certified it is
     trusted no more, or was revoked. Raises VaultpkiError if Vault does not say; StateConflict if there are none yet.
     """
-    read = key_record.read_key_record(key_record.fetch_key_record(vault, cluster.prefix), cluster.prefix)
+    read = rotations.read_key_record(rotations.fetch_key_record(vault, cluster.prefix), cluster.prefix)
     record = read.record
     if record is None:
         raise read.error or StateConflict(NO_KEYS_YET)

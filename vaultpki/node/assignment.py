@@ -20,8 +20,14 @@ from vaultpki.disk.files import private_folder, read_private, storage_errors, wr
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError, StateConflict, StoreError
 from vaultpki.issue import issuers
 from vaultpki.issue.issuers import Issuers
-from vaultpki.issue.key_record import KeyRecordRead, fetch_key_record, read_key_record
-from vaultpki.issue.rotations import Rotations, fetch_rotations, read_rotations
+from vaultpki.issue.rotations import (
+    RecordRead,
+    Rotations,
+    fetch_key_record,
+    fetch_rotations,
+    read_key_record,
+    read_rotations,
+)
 from vaultpki.layout import shown
 from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
 from vaultpki.node import pins
@@ -32,7 +38,7 @@ from vaultpki.records import published
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.changes import CHANGES, LONGEST_LOOK, Mark, settled_mark
 from vaultpki.records.rotation import MOST_AHEAD
-from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, KeyRecord
 from vaultpki.values import json_object
 from vaultpki.vault import Vault
 
@@ -91,7 +97,7 @@ class Assignment:
     adoption: AdoptionRecord | None = None
     adoption_ahead: int = 0
     token_key: Certificate | None = None
-    keys: KeyRecordRead = field(default_factory=KeyRecordRead)
+    keys: RecordRead[KeyRecord] = field(default_factory=RecordRead)
     surplus: tuple[SurplusPair, ...] = ()
 
     def fresh(self, now: float, age: float) -> bool:
@@ -310,7 +316,7 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
             kept=_texts(value.get("above", ())),
         ),
         trusted={ca: _texts(value["trusted"][ca]) for ca in cas},
-        rotations=replace(read_rotations(value["rotation"], config.prefix), not_followed=_not_followed(value)),
+        rotations=_rotations(config, value),
         look=int(value["look"]),
         foreign=cluster.also_trust,
         adoption=adoption_record.read(value["adoption"], where=where) if value.get("adoption") else None,
@@ -326,14 +332,17 @@ def _token_key(config: AgentConfig, record: object, where: str) -> Certificate |
     return published.read_token_key(record, node=config.node, prefix=config.prefix, where=where)
 
 
-def _keys(config: AgentConfig, value: Mapping[str, Any]) -> KeyRecordRead:
+def _keys(config: AgentConfig, value: Mapping[str, Any]) -> RecordRead[KeyRecord]:
     if revision := int(value.get("keys_not_followed", 0)):
-        return KeyRecordRead(not_followed=revision)
+        return RecordRead(not_followed=revision)
     return read_key_record(value.get("keys"), config.prefix)
 
 
-def _not_followed(value: Mapping[str, Any]) -> dict[str, int]:
-    return {str(domain): int(revision) for domain, revision in value.get("not_followed", {}).items()}
+def _rotations(config: AgentConfig, value: Mapping[str, Any]) -> Rotations:
+    ahead = {
+        str(name): RecordRead(not_followed=int(revision)) for name, revision in value.get("not_followed", {}).items()
+    }
+    return Rotations({**read_rotations(value["rotation"], config.prefix).read, **ahead})
 
 
 def _texts(value: object, *, least: int = 0) -> tuple[str, ...]:

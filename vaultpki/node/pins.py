@@ -37,7 +37,8 @@ def load(state: str) -> Roots | None:
         if value is None:
             return None
         given_up, former = _hashes(value.get("given_up", [])), _hashes(value["former"])
-        # Earlier versions knew one SHA-256 in agent.yaml, and no root that was given up came back by it.
+        # 0.2.0 knew one SHA-256 in agent.yaml, and no root that was given up came back by it. 0.3.0 left that file as
+        # it was while nothing changed.
         ignored = _hashes(value["ignored"]) if "ignored" in value else former
         return Roots(tuple(_read(value["trusted"])), tuple(_read(value["parked"])), former, given_up, ignored)
     except (CertificateUnreadable, ValueError, KeyError, TypeError, AttributeError):

@@ -137,7 +137,7 @@ CheckResults = Iterator[tuple[str, object, str]]
 """The reason, whether the check fails, and the rest of a sentence that begins with `the certificate for DOMAIN`."""
 
 
-def problem(signed: SignedCa) -> tuple[int, FailedCheck] | None:
+def first_failure(signed: SignedCa) -> tuple[int, FailedCheck] | None:
     """Return the first check that fails, and how many passed before it; None if all pass."""
     passed = 0
     for group in PLANNED_CHECKS if signed.planned else ANSWER_CHECKS:

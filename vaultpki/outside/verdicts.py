@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from vaultpki.outside.checks import ASKS, FailedCheck, SignedCa, problem, remarks
+from vaultpki.outside.checks import ASKS, FailedCheck, SignedCa, first_failure, remarks
 from vaultpki.outside.files import OddCertificate, Sent, SentCertificate
 from vaultpki.outside.request import WaitingRequest
 from vaultpki.pki.facts import Facts, serial_text
@@ -154,7 +154,7 @@ def judge(
             unanswered.append(request.domain)
     answered = {request.public_key for request in requests}
     ignored += [_ignored_odd(each) for each in sent.odd if each.public_key not in answered]
-    ignored += [_stranger(each) for each in sent.certificates if each.facts not in used]
+    ignored += [_of_no_chain(each) for each in sent.certificates if each.facts not in used]
     if not accepted and not refused:
         refused = list(_no_answer(sent, requests))
     if any(not each.domain for each in refused):
@@ -195,7 +195,7 @@ def why_no_signer(
     """
     failed = []
     for way in ways_through(signer, known, anchor):
-        found = problem(SignedCa(signer, way, request, now, planned=True))
+        found = first_failure(SignedCa(signer, way, request, now, planned=True))
         if found is None:
             return None
         failed.append(found)
@@ -218,7 +218,7 @@ def _try(sent: SentCertificate, request: WaitingRequest, anchor: Facts, pool: Se
     tried = []
     for way in ways_up(sent.facts, pool, anchor):
         signed = SignedCa(sent.facts, way, request, now)
-        failed = problem(signed)
+        failed = first_failure(signed)
         if failed is None:
             return _Tried(sent, signed, 0, None)
         tried.append(_Tried(sent, signed, *failed))
@@ -263,7 +263,7 @@ def _ignored_odd(odd: OddCertificate) -> IgnoredPart:
     return IgnoredPart(odd.file, odd.reason, sentence)
 
 
-def _stranger(sent: SentCertificate) -> IgnoredPart:
+def _of_no_chain(sent: SentCertificate) -> IgnoredPart:
     subject = printable(sent.facts.subject_text) or "a certificate without a name"
     return IgnoredPart(
         sent.file, "stranger", f"{sent.file}: {subject} is ignored: it belongs to no chain of this cluster"

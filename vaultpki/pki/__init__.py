@@ -2,5 +2,5 @@
 
 It opens no file and reads no clock. Entries: `x509.read_certificates`, `keys.request`, `signed.check_signed`,
 `chains.trust_below`, `renewal.assess`. `cryptography` takes 50 ms to load, so other rooms import
-`x509`, `keys`, `signed`, `stranger`, `crl` and `ways_up` inside the functions that need them.
+`x509`, `keys`, `signed`, `crl` and `ways_up` inside the functions that need them.
 """

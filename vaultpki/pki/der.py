@@ -64,7 +64,7 @@ def element(tag: int, content: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class DerParts:
-    """DerParts of a certificate or a signing request as DER, byte for byte; `issuer` is empty in a request.
+    """The parts of a certificate or a signing request as DER, byte for byte; `issuer` is empty in a request.
 
     Go compares names by these bytes, not by what they say (crypto/x509, Certificate.isValid). `algorithms` are the
     identifiers of the signature's algorithm, which a certificate has twice.

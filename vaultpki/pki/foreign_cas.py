@@ -33,7 +33,7 @@ class ForeignTrust:
     ignored: tuple[UntrustedCa, ...] = ()
 
 
-def judge(pems: Iterable[str], pins: Collection[str], own: Collection[bytes]) -> ForeignTrust:
+def accepted_cas(pems: Iterable[str], pins: Collection[str], own: Collection[bytes]) -> ForeignTrust:
     """Return which of the offered certificates a node takes into the bundles of one domain.
 
     `pems` are texts from the record, each with one certificate. `pins` are the SHA-256 in agent.yaml for this domain,
@@ -100,7 +100,7 @@ def with_foreign(
     own = {facts.public_key for facts in (*known, *further)}
     found = {}
     for ca, each in trust.items():
-        foreign = judge(offered.get(ca, ()), pins.get(ca, ()), own)
+        foreign = accepted_cas(offered.get(ca, ()), pins.get(ca, ()), own)
         found[ca] = replace(each, foreign=foreign.trusted, foreign_ignored=foreign.ignored)
     return found
 

@@ -1,4 +1,4 @@
-"""Makes the pair of a stranger, with which `verify` tries listeners: no CA of the cluster signed it."""
+"""Makes a pair that no CA of the cluster signed, with which `verify` probes listeners."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from vaultpki.certificates import ROOT, all_cas, issuing_cas
 from vaultpki.errors import BadAnswer, Refused, Sealed, Unavailable
 from vaultpki.identity import change_notice, outside_signer, reports
 from vaultpki.identity.applied import APPLIED, of_cluster
-from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaLife
@@ -35,10 +34,11 @@ from vaultpki.provision.plan import (
 )
 from vaultpki.provision.read_back import CaMount
 from vaultpki.records import report_paths
-from vaultpki.records.changes import CHANGES
+from vaultpki.records.changes import CHANGES, Changes
 from vaultpki.records.followed import digests
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Vault
+from vaultpki.vault.kv import Stored
 
 # In seconds: an election (8 to 14 s by default) and a slow one after it.
 _AWAY_SECONDS = 90.0
@@ -109,7 +109,7 @@ def _corrected(cluster: Cluster, seen: Observation, todo: Plan) -> tuple[Change,
     """
     if any(followed(cluster, change) or change.kind == "issuer" for change in todo.changes):
         return ()
-    change = notice_change(cluster, seen.found.notice.changes, _digests(cluster, seen))
+    change = notice_change(cluster, seen.found.notice.record, _digests(cluster, seen))
     return () if change is None else (change,)
 
 
@@ -164,7 +164,7 @@ def apply(
     plan shows them.
     """
     done: list[Change] = []
-    begun: StoredChanges | None = None
+    begun: Stored[Changes] | None = None
     give_up = time.monotonic() + _AWAY_SECONDS
     rounds = 0
     impact: tuple[Impact, ...] = ()
@@ -228,8 +228,8 @@ def _report(
 
 
 def _begun(
-    cluster: Cluster, vault: Vault, seen: Observation, rest: Iterable[Change], begun: StoredChanges | None
-) -> StoredChanges | None:
+    cluster: Cluster, vault: Vault, seen: Observation, rest: Iterable[Change], begun: Stored[Changes] | None
+) -> Stored[Changes] | None:
     """Tell agents that what they follow changes, if one of these does, unless this apply has and nobody settled it."""
     if not any(followed(cluster, change) for change in rest):
         return begun
@@ -238,7 +238,7 @@ def _begun(
     return change_notice.begin(cluster, vault, seen.found.notice)
 
 
-def _settled(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, begun: StoredChanges | None) -> bool:
+def _settled(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, begun: Stored[Changes] | None) -> bool:
     """Tell agents what they follow now; return False if another command has written the record since it was observed.
 
     Nothing else is left of the plan. An apply that has changed what they follow does so whatever the record says,
@@ -247,7 +247,7 @@ def _settled(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, begu
     found = seen.found.notice
     if begun is None and not any(map(is_notice, todo.changes)):
         return True
-    if begun is not None and found.changing and found != begun:
+    if begun is not None and change_notice.is_changing(found) and found != begun:
         return True
     return change_notice.settle(cluster, vault, found, _digests(cluster, seen))
 

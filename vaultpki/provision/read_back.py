@@ -13,7 +13,6 @@ from vaultpki.identity import change_notice, imported
 from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
 from vaultpki.identity.adoption_record import FollowedAdoption, follow_adoption
 from vaultpki.identity.applied import APPLIED, AppliedRecord
-from vaultpki.identity.change_notice import StoredChanges
 from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import read_request
@@ -21,12 +20,13 @@ from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.rotation_records import existing, read_key_record
 from vaultpki.records import above
 from vaultpki.records.adoption import OLD_CAS
-from vaultpki.records.changes import CHANGES
+from vaultpki.records.changes import CHANGES, Changes
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.records.server_facts import Fields, Key
 from vaultpki.records.service_account import KeyRecord
 from vaultpki.vault import Answer, Json, Request, Vault, check_named, text
+from vaultpki.vault.kv import Stored
 
 # Records that the plan does not cover, or that are listed folder by folder.
 _FOLDERS: Final = ("nodes", "pools")
@@ -87,7 +87,7 @@ class ServerObjects:
     orphans: Mapping[str, Fields]
     leaving: tuple[str, ...]
     rotations: Mapping[str, RotationRecord] = field(default_factory=dict)
-    notice: StoredChanges = field(default_factory=StoredChanges)
+    notice: Stored[Changes] = field(default_factory=Stored)
     adopted: FollowedAdoption = field(default_factory=FollowedAdoption)
     keys: KeyRecord | None = None
 

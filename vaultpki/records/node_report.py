@@ -53,8 +53,8 @@ class CertificateReport:
     """One certificate: its CA's domain, its state, `serial` and the issuer's key id in hex, and its end.
 
     `served` are the SHA-256 of the chain after the leaf in its file. `installed` is since when the
-    file holds this leaf with this chain; None if the agent does not know. `not_before` and `renew_after` are None in
-    reports of earlier versions.
+    file holds this leaf with this chain; None if the agent does not know. `not_before` and `renew_after` are None
+    if it cannot be read, or does not say.
     """
 
     ca: str
@@ -82,9 +82,8 @@ class ReaderReport:
 
     `started` is None if no process was seen. `running` says whether the report's pass saw the process, `healthy`
     whether the component's own endpoint said so then. `problem` is what is wrong with a component that is not both,
-    as a part of a sentence; agents of earlier versions, which do not look at processes, say nothing there. `stopped` is
-    since when the agent knows that the component does not run; None if it runs, if the agent cannot know that, and in
-    reports of 0.2.0.
+    as a part of a sentence. `stopped` is since when the agent knows that the component does not run; None if it runs,
+    and if the agent cannot know that.
     """
 
     started: datetime | None = None
@@ -167,18 +166,17 @@ class NodeReport:
     by `CA/COMPONENT`. `owed` are the keys of hooks that have not run, `failed` those of them that were tried, `waiting`
     the domains whose turn to restart this node awaits. `pins` are the SHA-256 of the roots that it accepts,
     `written_pins` those of a list in its agent.yaml. `poll` is how many seconds pass between two polls; 0 if the agent
-    does not stay, or is of an earlier version. `look` is how many seconds pass at most between two reports of a node at
-    rest; 0 if the agent writes one at each poll, as earlier versions do. `trust` names the CAs in the node's bundles.
-    `not_followed` are the revisions of records, by domain, that are too far ahead of what the node has read to be
-    followed. `lost` is how many secret ids may live that nobody has, since the answers were lost. `in_use` are the
-    accessors of those that the node has, the current one first; empty if it does not know each of them, and in reports
-    of earlier versions. `kubernetes` are the versions of Kubernetes that components run with, by component; without
-    those that the agent cannot see, and empty in reports of earlier versions. `foreign` are the SHA-256 of the foreign
-    CAs in the bundles, by CA; `bundles` do not have those. `foreign_ignored` are those of the ones that the cluster's
-    record offers and the node does not take. `by_hand` are those of `owed` that wait for a person. `adoption` is what
-    the node says of the adoption of its machine; None if the machine is not taken over. `token_keys` are the
-    service-account keys of a control-plane node; None where a node has none of its own. `surplus` are the pairs on the
-    node that its record does not name, by their files.
+    does not stay. `look` is how many seconds pass at most between two reports of a node at rest; 0 if the agent writes
+    one at each poll. `trust` names the CAs in the node's bundles. `not_followed` are the revisions of records, by
+    domain, that are too far ahead of what the node has read to be followed. `lost` is how many secret ids may live that
+    nobody has, since the answers were lost. `in_use` are the accessors of those that the node has, the current one
+    first; empty if it does not know each of them. `kubernetes` are the versions of Kubernetes that components run with,
+    by component; without those that the agent cannot see. `foreign` are the SHA-256 of the foreign CAs in the bundles,
+    by CA; `bundles` do not have those. `foreign_ignored` are those of the ones that the cluster's record offers and the
+    node does not take. `by_hand` are those of `owed` that wait for a person. `adoption` is what the node says of the
+    adoption of its machine; None if the machine is not taken over. `token_keys` are the service-account keys of a
+    control-plane node; None where a node has none of its own. `surplus` are the pairs on the node that its record does
+    not name, by their files.
     """
 
     time: datetime

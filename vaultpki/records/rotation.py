@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
+from vaultpki.procedure.phases import CA_PHASES, Side
 from vaultpki.values import hosts, names
 from vaultpki.values.json_object import (
     FLAG,
@@ -77,6 +78,10 @@ class State(enum.Enum):
         return self in (State.STEADY, State.DONE)
 
 
+CA_TABLE: Final = CA_PHASES.of(State)
+"""What each state means for whom nodes trust, and whose leaves they install."""
+
+
 class Kept(enum.Enum):
     """Which CA stays the default while each node keeps its leaf, after a recovery."""
 
@@ -122,9 +127,7 @@ class RotationRecord:
     gate waits for, `restarted` the components (`cp-1/etcd`) whose restarts a person confirmed in this state,
     `checked` the further words of a person (`pods`), and `turn` the node that may restart what reads the bundle
     only at its start. `kept` is set by a recovery, in RETRUSTING: each node keeps the leaf that it holds, drops no
-    CA that it trusts, and the CA that `kept` names is the default until everybody trusts both. A release that does
-    not know it takes such a record for plain RETRUSTING; it then installs leaves of `new` alone, and none while
-    `old` is the default.
+    CA that it trusts, and the CA that `kept` names is the default until everybody trusts both.
     `closing` says of the root that its rollback has ended: the issuing CAs lose their certificates of the old root, and
     the state follows. `accepting` are the components (`cp-1/etcd`) whose listeners were seen accepting the old CA in
     RETIRED, and were not seen refusing it since. `let_go` says of STEADY that no process holds what a rollback deleted.
@@ -156,17 +159,15 @@ class RotationRecord:
         """The CA whose leaves are installed; with `kept` the one that the server signs with."""
         if self.kept is Kept.OLD:
             return self.old
-        later = self.state in (State.SWITCHED, State.RETIRED, State.DONE, State.RETRUSTING)
-        return self.new if later and self.new is not None else self.old
+        return self.new if CA_TABLE.phases[self.state].takes is Side.NEW and self.new is not None else self.old
 
     @property
     def trust(self) -> frozenset[str]:
         """The SHA-256 of the CAs that bundles hold."""
-        new = {self.new.sha256} - {""} if self.new is not None else set[str]()
-        if self.state in (State.RETIRED, State.DONE):
-            return frozenset(new)
-        old = {self.old.sha256, *self.also}
-        return frozenset(old if self.state in (State.STEADY, State.PREPARED) else old | new)
+        accepts = CA_TABLE.phases[self.state].accepts
+        old = {self.old.sha256, *self.also} if Side.OLD in accepts else set[str]()
+        new = {self.new.sha256} - {""} if Side.NEW in accepts and self.new is not None else set[str]()
+        return frozenset(old | new)
 
     @property
     def active(self) -> bool:

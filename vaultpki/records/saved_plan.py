@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.errors import SpecError
@@ -28,7 +28,6 @@ MOST_PLAN_BYTES: Final = 64 * 1024 * 1024
 
 _FILE: Final = re.compile(r"[^\0]{1,4095}")
 """A path, which Linux limits to 4,095 bytes (limits.h, PATH_MAX)."""
-_ENDED: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _WRONG: Final = (
     "is not as `vaultpki plan -o` writes it: it was changed or cut off, or is another file; save the plan again"
@@ -72,9 +71,9 @@ class SavedPlan:
     shown: tuple[str, ...]
     losses: tuple[str, ...]
     impact: tuple[str, ...]
-    reported: tuple[str, ...] = ()
-    pooled: tuple[str, ...] = ()
-    until: datetime = _ENDED
+    reported: tuple[str, ...]
+    pooled: tuple[str, ...]
+    until: datetime
 
 
 def dump_plan(saved: SavedPlan) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
+from vaultpki.procedure.phases import KEY_PHASES, Side
 from vaultpki.records.rotation import NODE, REVISION, ROTATION_FOLDER, TURN
 from vaultpki.values.json_object import (
     FLAG,
@@ -72,37 +73,8 @@ class KeyState(enum.Enum):
         return self in (KeyState.STEADY, KeyState.DONE)
 
 
-class KeyAge(enum.Flag):
-    """The keys of a node, by the rotation: the one it had before, and the one it makes for it."""
-
-    OLD = enum.auto()
-    NEW = enum.auto()
-    BOTH = OLD | NEW
-
-
-_S = KeyState
-
-ACCEPTED: Final = {
-    _S.STEADY: KeyAge.OLD,
-    _S.PUBLISHED: KeyAge.BOTH,
-    _S.SWITCHED: KeyAge.BOTH,
-    _S.RETIRED: KeyAge.NEW,
-    _S.DONE: KeyAge.NEW,
-    _S.RETRUSTING: KeyAge.BOTH,
-    _S.RETURNING: KeyAge.BOTH,
-}
-"""The keys whose certificates the union of every node holds, and which a node makes of its own."""
-
-SIGNED_WITH: Final = {
-    _S.STEADY: KeyAge.OLD,
-    _S.PUBLISHED: KeyAge.OLD,
-    _S.SWITCHED: KeyAge.NEW,
-    _S.RETIRED: KeyAge.NEW,
-    _S.DONE: KeyAge.NEW,
-    _S.RETRUSTING: KeyAge.NEW,
-    _S.RETURNING: KeyAge.OLD,
-}
-"""The key with which a node signs tokens."""
+KEY_TABLE: Final = KEY_PHASES.of(KeyState)
+"""What each state means for the keys of all nodes: the unions hold the accepted ones, and nodes make just these."""
 
 
 class KeyMethod(enum.Enum):
@@ -140,14 +112,14 @@ class NodeKeys:
 
     def accepted(self, state: KeyState) -> tuple[int, ...]:
         """Return the numbers of the keys whose tokens are accepted in a state."""
-        ages = ACCEPTED[state]
+        accepts = KEY_TABLE.phases[state].accepts
         return tuple(
-            sorted({number for age, number in ((KeyAge.OLD, self.old), (KeyAge.NEW, self.new)) if age in ages})
+            sorted({number for side, number in ((Side.OLD, self.old), (Side.NEW, self.new)) if side in accepts})
         )
 
     def signs_with(self, state: KeyState) -> int:
         """Return the number of the key with which the node signs in a state."""
-        return self.new if SIGNED_WITH[state] is KeyAge.NEW else self.old
+        return self.new if KEY_TABLE.phases[state].takes is Side.NEW else self.old
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +182,7 @@ class KeyRecord:
     @property
     def waits_for_tokens(self) -> bool:
         """Whether nothing but time keeps the rotation from its next step: every kube-apiserver signs as it should."""
-        return self.state in (KeyState.SWITCHED, KeyState.RETURNING) and self.signing_since is not None
+        return KEY_TABLE.phases[self.state].uses is Side.BOTH and self.signing_since is not None
 
     @property
     def offered(self) -> tuple[str, ...]:

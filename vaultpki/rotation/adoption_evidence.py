@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.kube.objects import PodStart
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption_report import AdoptionReport, Held
-from vaultpki.rotation.adoption_states import Side
 
 HELD: Final = {Side.OLD: Held.OLD, Side.BOTH: Held.BOTH, Side.NEW: Held.NEW}
 """What a node reports that holds exactly these CAs."""

@@ -1,102 +1,40 @@
 """Holds the states in which a live kubeadm cluster is taken over: what each means, and which comes next.
 
 The old CAs are kubeadm's own, the new ones Vault's, and all domains go together. The states and the ways back were
-explored exhaustively by tests/models/adoption.py, whose tables these are; no other transition is safe.
+explored exhaustively by tests/models/adoption.py; no other transition is safe.
 """
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from vaultpki.procedure.phases import ADOPTION_PHASES, Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
-
-__all__ = [
-    "FREE_STEPS",
-    "HOMEWARD",
-    "KEYS_ASIDE",
-    "KUBELETS_CHECKED",
-    "LAST_STEP",
-    "LEAVES_OF",
-    "ONWARD",
-    "SIGNER_ON",
-    "STEPS_BY_LEAVES",
-    "STEPS_BY_TRUST",
-    "TRUSTED",
-    "WHILE_AWAY",
-    "WITH_KUBECONFIG",
-    "AdoptionState",
-    "AdoptionStep",
-    "Side",
-    "Step",
-    "command_to",
-]
-
-
-class Side(enum.Flag):
-    """The CAs of a cluster that is taken over."""
-
-    OLD = enum.auto()
-    NEW = enum.auto()
-    BOTH = OLD | NEW
-
 
 Step = tuple[AdoptionState, AdoptionState]
 """A change from one state to another."""
 
 _S = AdoptionState
 
-ONWARD: Final = {
-    _S.PREPARED: _S.PUBLISHED,
-    _S.PUBLISHED: _S.SWITCHED,
-    _S.SWITCHED: _S.CLOSED,
-    _S.CLOSED: _S.RETIRED,
-    _S.RETIRED: _S.DONE,
-    _S.RETURNING: _S.SWITCHED,
-    _S.RETRUSTING: _S.SWITCHED,
-}
+_TABLE: Final = ADOPTION_PHASES.of(AdoptionState)
+_PHASES: Final = _TABLE.phases
+
+ONWARD: Final = _TABLE.onward
 """The state that `adopt continue` leads to."""
 
-HOMEWARD: Final = {
-    _S.PUBLISHED: _S.PREPARED,
-    _S.SWITCHED: _S.RETURNING,
-    _S.CLOSED: _S.RETURNING,
-    _S.RETURNING: _S.PREPARED,
-    _S.RETIRED: _S.RETRUSTING,
-    _S.RETRUSTING: _S.RETURNING,
-}
+HOMEWARD: Final = _TABLE.home
 """The state that `adopt abort` leads to."""
 
-TRUSTED: Final = {
-    _S.PREPARED: Side.OLD,
-    _S.PUBLISHED: Side.BOTH,
-    _S.SWITCHED: Side.BOTH,
-    _S.CLOSED: Side.BOTH,
-    _S.RETIRED: Side.NEW,
-    _S.DONE: Side.NEW,
-    _S.RETRUSTING: Side.BOTH,
-    _S.RETURNING: Side.BOTH,
-}
+TRUSTED: Final = {state: phase.accepts for state, phase in _PHASES.items()}
 """The CAs that bundles, cluster-info and the pods' copies hold."""
 
-LEAVES_OF: Final = {
-    _S.PREPARED: Side.OLD,
-    _S.PUBLISHED: Side.OLD,
-    _S.SWITCHED: Side.NEW,
-    _S.CLOSED: Side.NEW,
-    _S.RETIRED: Side.NEW,
-    _S.DONE: Side.NEW,
-    _S.RETRUSTING: Side.NEW,
-    _S.RETURNING: Side.OLD,
-}
+LEAVES_OF: Final = {state: phase.takes for state, phase in _PHASES.items()}
 """The CA whose certificates nodes install, whichever the mount's default is."""
 
 WITH_KUBECONFIG: Final = "--kubeconfig FILE"
 """What every command that takes a step needs; who knows the file puts it in there."""
-
-_BY_ABORT: Final = frozenset({_S.PREPARED, _S.RETRUSTING, _S.RETURNING})
 
 
 def command_to(state: AdoptionState) -> str:
@@ -104,48 +42,29 @@ def command_to(state: AdoptionState) -> str:
 
     In prepared and returning `adopt continue` waits for nobody and leads onward again, so it gives no turn there.
     """
-    return f"vaultpki adopt {'abort' if state in _BY_ABORT else 'continue'} {WITH_KUBECONFIG}"
+    return f"vaultpki adopt {'abort' if state in HOMEWARD.values() else 'continue'} {WITH_KUBECONFIG}"
 
 
-SIGNER_ON: Final = frozenset({_S.PREPARED, _S.PUBLISHED, _S.SWITCHED, _S.RETURNING})
+SIGNER_ON: Final = frozenset(state for state, phase in _PHASES.items() if Side.OLD in phase.uses)
 """The states in which controller managers sign CSRs with the old CA."""
 
-KEYS_ASIDE: Final = frozenset({_S.SWITCHED, _S.CLOSED, _S.RETIRED, _S.RETRUSTING})
+KEYS_ASIDE: Final = frozenset(state for state, side in LEAVES_OF.items() if side is Side.NEW) - {_S.DONE}
 """The states in which the keys of the old CAs do not lie where kubeadm would make certificates with them."""
 
-KUBELETS_CHECKED: Final = frozenset({_S.RETIRED, _S.DONE})
+KUBELETS_CHECKED: Final = frozenset(state for state, side in TRUSTED.items() if side is Side.NEW)
 """The states in which kube-apiserver checks kubelets' serving certificates (`--kubelet-certificate-authority`).
 
 kubeadm's kubelets sign theirs themselves, so each one must serve a certificate of the new CA before, and as long as,
 any API server checks: the gate to CLOSED asks for that, and RETRUSTING takes the flag away before RETURNING.
 """
 
-FREE_STEPS: Final = frozenset(
-    {
-        (_S.PREPARED, _S.PUBLISHED),
-        (_S.PUBLISHED, _S.PREPARED),
-        (_S.SWITCHED, _S.RETURNING),
-        (_S.CLOSED, _S.RETURNING),
-        (_S.RETIRED, _S.RETRUSTING),
-        (_S.RETURNING, _S.SWITCHED),
-    }
-)
+FREE_STEPS: Final = _TABLE.free
 """The steps that wait for nobody: they take nobody's trust away, and install nothing that is not trusted."""
 
-STEPS_BY_TRUST: Final[dict[Step, Side]] = {
-    (_S.PUBLISHED, _S.SWITCHED): Side.BOTH,
-    (_S.RETRUSTING, _S.SWITCHED): Side.BOTH,
-    (_S.RETRUSTING, _S.RETURNING): Side.BOTH,
-    (_S.RETIRED, _S.DONE): Side.NEW,
-}
+STEPS_BY_TRUST: Final = _TABLE.by_trust
 """The steps before which every node, on its disk and in its processes, must trust exactly these CAs."""
 
-STEPS_BY_LEAVES: Final[dict[Step, Side]] = {
-    (_S.SWITCHED, _S.CLOSED): Side.NEW,
-    (_S.CLOSED, _S.RETIRED): Side.NEW,
-    (_S.RETIRED, _S.DONE): Side.NEW,
-    (_S.RETURNING, _S.PREPARED): Side.OLD,
-}
+STEPS_BY_LEAVES: Final = _TABLE.by_use
 """The steps before which every node must hold and show certificates of this CA alone."""
 
 LAST_STEP: Final[Step] = (_S.CLOSED, _S.RETIRED)

@@ -14,10 +14,11 @@ from typing import Final
 
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, SKEW, bundle
 from vaultpki.kubernetes_versions import minors, oldest
+from vaultpki.procedure.phases import Side
 from vaultpki.readers import READERS
 from vaultpki.records import gaps
 from vaultpki.records.node_report import PRUNE, CertificateReport, NodeReport
-from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
+from vaultpki.records.rotation import CA_TABLE, CaRef, Method, RotationRecord, State
 from vaultpki.redact import printable, stamp
 
 SETTLE: Final = 60
@@ -26,21 +27,10 @@ SETTLE: Final = 60
 ETCD_MEMBER: Final = "etcd/etcd"
 """The reader of a node that is a member of etcd."""
 
-TRUST_STEPS: Final = frozenset(
-    {
-        (State.PUBLISHED, State.SWITCHED),
-        (State.RETRUSTING, State.SWITCHED),
-        (State.RETRUSTING, State.RETURNING),
-        # After a recovery not everybody has trusted the new CA before.
-        (State.RETURNING, State.SWITCHED),
-        (State.RETIRED, State.DONE),
-        # The end of a rollback, at rest: processes may hold the CA that it deleted.
-        (State.STEADY, State.STEADY),
-    }
-)
+TRUST_STEPS: Final = frozenset(CA_TABLE.by_trust)
 """The steps that wait for bundles, and for the processes that read them."""
 
-LEAF_STEPS: Final = frozenset({(State.SWITCHED, State.RETIRED), (State.RETURNING, State.STEADY)})
+LEAF_STEPS: Final = frozenset(CA_TABLE.by_use)
 """The steps that wait until every leaf is of the CA that the record names."""
 
 
@@ -176,14 +166,13 @@ def settled(step: Transition, node: Participant) -> datetime:
 
 def wanted_cas(record: RotationRecord, to: State) -> tuple[CaRef, ...]:
     """Return the CAs that everybody must trust before leaves of the next state are installed."""
-    # During the rollback from RETIRED the new CA's issuer may be lost, and leaves of it are trusted where they are; the
-    # old one's may be where a rollback goes forward again.
-    if record.new is None or (record.state, to) == (State.RETRUSTING, State.RETURNING):
+    wanted = CA_TABLE.by_trust.get((record.state, to), Side.BOTH)
+    if record.new is None:
         return (record.old,)
-    if record.drops:
+    if record.drops and Side.NEW in wanted:
         # Who never trusted the old one does not learn of it any more.
         return (record.new,)
-    return (record.new,) if (record.state, to) == (State.RETURNING, State.SWITCHED) else (record.old, record.new)
+    return tuple(ca for side, ca in ((Side.OLD, record.old), (Side.NEW, record.new)) if side in wanted)
 
 
 def in_use(record: RotationRecord, node: Participant, now: datetime) -> bool:
@@ -245,6 +234,7 @@ def _future(step: Transition, node: Participant, report: NodeReport) -> str:
 
 
 def _old_agent(step: Transition, node: Participant, report: NodeReport) -> str:
+    # Agents since 0.2.0 say what they have read of records. One that can read none says nothing, and is not ready.
     if report.seen or not _concerned(step, node) or (step.outlived and not alive(report, step.now)):
         return ""
     version = f" ({printable(report.agent)})" if report.agent else ""

@@ -219,8 +219,7 @@ def _safe(
 def _kept(cluster: str, record: RotationRecord, mount: RotationMount, heard: Collection[Participant]) -> RotationRecord:
     """Return the re-trusting in which each node keeps its leaf.
 
-    The new CA is the default only if every leaf that is told of is of it, or if the old one cannot sign. An agent of an
-    earlier release, which does not know this state, keeps its leaf as long as the old one is the default.
+    The new CA is the default only if every leaf that is told of is of it, or if the old one cannot sign.
     """
     again = replace(record, state=State.RETRUSTING)
     if again.new is None:

@@ -18,7 +18,7 @@ from vaultpki.kube.objects import ROOT_COPY, ClusterTrustBundle, KubeTrust, PodS
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.redact import first_few
 from vaultpki.rotation.gates import Gate, Participant, Waiting
-from vaultpki.rotation.reasons import command
+from vaultpki.rotation.reasons import LEAF_STEPS, command
 from vaultpki.values import pem
 
 PODS: Final = "pods"
@@ -52,9 +52,7 @@ _FOLLOWED: Final = frozenset(
 COMING_TO_REST: Final = frozenset({State.DONE, State.STEADY})
 """The states of the root in which the issuing CAs move before the root's record, since they come to rest with it."""
 
-WITH_COMPANIONS: Final = frozenset(
-    {(State.SWITCHED, State.RETIRED), (State.RETURNING, State.STEADY), (State.RETIRED, State.DONE)}
-)
+WITH_COMPANIONS: Final = LEAF_STEPS | {(State.RETIRED, State.DONE)}
 """The steps of the root that wait for what the issuing CAs wait for in the same step."""
 
 

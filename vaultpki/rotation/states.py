@@ -10,28 +10,12 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
+from vaultpki.records.rotation import CA_TABLE, CaRef, Method, RotationRecord, State
 
-FORWARD: Final = {
-    State.STEADY: State.PREPARED,
-    State.DONE: State.PREPARED,
-    State.PREPARED: State.PUBLISHED,
-    State.PUBLISHED: State.SWITCHED,
-    State.SWITCHED: State.RETIRED,
-    State.RETIRED: State.DONE,
-    State.RETURNING: State.SWITCHED,
-    State.RETRUSTING: State.SWITCHED,
-}
-"""The state that `continue` leads to."""
+FORWARD: Final = CA_TABLE.onward
+"""The state that `continue` leads to; from STEADY it is `rotate`."""
 
-BACK: Final = {
-    State.PREPARED: State.STEADY,
-    State.PUBLISHED: State.STEADY,
-    State.SWITCHED: State.RETURNING,
-    State.RETURNING: State.STEADY,
-    State.RETIRED: State.RETRUSTING,
-    State.RETRUSTING: State.RETURNING,
-}
+BACK: Final = CA_TABLE.home
 """The state that `abort` leads to. RETURNING is a rollback already, and ends in STEADY by `continue` too."""
 
 FULL: Final = "crl-signing,issuing-certificates,ocsp-signing,read-only"

@@ -263,16 +263,18 @@ def gate_lines(gate: Gate, now: datetime) -> Iterator[str]:
         yield from _each(gate.excused)
 
 
-def progress_line(record: RotationRecord, gate: Gate | None, now: datetime) -> str:
-    """Return one line about a wait: how many are missing, and the first of them with its reason."""
-    head = f"{record.domain} is {record.state.value}"
-    if gate is None or gate.open(now):
-        return head
-    if gate.waiting:
-        first = gate.waiting[0]
-        more = f" (and {len(gate.waiting) - 1} more)" if len(gate.waiting) > 1 else ""
-        return printable(f"{head}, waits for {first.node}{more}: {first.reason}")
-    return f"{head}, every node is ready, waits until {stamp(gate.opens)}" if gate.opens is not None else head
+def progress_line(head: str, gate: Gate | None, now: datetime, also: Iterable[Waiting] = ()) -> str:
+    """Return one line about a wait: how many are missing, and the first of them with its reason.
+
+    `head` is the beginning, which says where the procedure stands. `also` is waited for beside what the gate waits for.
+    """
+    waiting = [*(gate.waiting if gate is not None else ()), *also]
+    if waiting:
+        more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
+        return printable(f"{head}, waits for {waiting[0].node}{more}: {waiting[0].reason}")
+    if gate is not None and gate.opens is not None and gate.opens > now:
+        return f"{head}, every node is ready, waits until {stamp(gate.opens)}"
+    return head
 
 
 def emergency_lines(domain: str) -> Iterator[str]:

@@ -49,7 +49,7 @@ def of_folder(directory: Path, name: str, now: datetime) -> ShownCertificate:
 
     Raises ArgumentError if there is none, or if several nodes hold one; StoreError if a folder cannot be read.
     """
-    if folders := node_folders.find(directory):
+    if folders := node_folders.find_all(directory):
         found = [node_folders.read(each, now, allow_http=True) for each in folders]
         if (directory / _OPERATOR).is_dir():
             found.append(status.of_folder(str(directory / _OPERATOR), now))

@@ -38,7 +38,7 @@ _MISSING: Final = "is missing"
 
 def of_folder(cluster: Cluster, directory: Path, now: datetime) -> Inventory:
     """Read the certificates in `directory`, as `verify --dir` finds them. Raises SpecError if it holds none."""
-    return of_folders(cluster, folders.find(cluster, directory), directory, now)
+    return of_folders(cluster, folders.find_holders(cluster, directory), directory, now)
 
 
 def of_folders(cluster: Cluster, found: Sequence[Folder], directory: Path, now: datetime) -> Inventory:

@@ -125,22 +125,11 @@ def _each(entries: tuple[Waiting, ...]) -> Iterator[str]:
 
 
 def progress_line(done: KeyStepDone, now: datetime) -> str:
-    """Return one line about a wait: how many are missing, and the first of them with its reason."""
-    record, gate = done.record, done.gate
-    waiting = (
-        *(gate.waiting if gate is not None else ()),
-        *done.differing,
-        *done.joining,
-        *done.counting,
-        *done.restarts,
-    )
+    """Return one line about a wait, as that of CAs."""
+    record = done.record
     head = f"{SERVICE_ACCOUNT_KEYS} are {record.state.value}" if record is not None else "no service-account key yet"
-    if waiting:
-        more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
-        return printable(f"{head}, waits for {waiting[0].node}{more}: {waiting[0].reason}")
-    if gate is not None and not gate.open(now) and gate.opens is not None:
-        return f"{head}, every node is ready, waits until {stamp(gate.opens)}"
-    return head
+    also = (*done.differing, *done.joining, *done.counting, *done.restarts)
+    return ca_text.progress_line(head, done.gate, now, also)
 
 
 def emergency_lines(stolen: Iterable[str]) -> Iterator[str]:

@@ -13,9 +13,10 @@ from typing import Final
 from vaultpki.host.pod_manifest import PodEdits
 from vaultpki.kube.flags import signing_flags
 from vaultpki.model import TakenOver
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
-from vaultpki.rotation.adoption_states import LEAVES_OF, SIGNER_ON, TRUSTED, Side
+from vaultpki.rotation.adoption_states import LEAVES_OF, SIGNER_ON, TRUSTED
 
 _HELD: Final = {Side.OLD: Held.OLD, Side.NEW: Held.NEW, Side.BOTH: Held.BOTH}
 _S: Final = AdoptionState

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from vaultpki.node.assignment import Assignment
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held
-from vaultpki.rotation.adoption_states import LEAVES_OF, TRUSTED, WHILE_AWAY, Side
+from vaultpki.rotation.adoption_states import LEAVES_OF, TRUSTED, WHILE_AWAY
 from vaultpki.takeover.arrangement import HOME, Arrangement, FolderKind, arrangement
 from vaultpki.takeover.journal import Journal
 

@@ -158,7 +158,7 @@ def left(run: TakeOver) -> list[MachineStep]:
     found = [step for step in steps.steps(run) if not step.done()]
     # Once kubeadm's own files are deleted there is no way back that could fail, and nothing to compare with.
     if found and not run.target.home and run.journal.value.reached is not AdoptionState.DONE:
-        unfit.refuse(run)
+        unfit.refuse_unfit(run)
     return found
 
 

@@ -59,7 +59,7 @@ class RunningComponents:
         found = processes.here(component)
         if not found:
             return "no process of it was seen"
-        return next(filter(None, (component_health.problem(each, _ASK) for each in found)), "")
+        return next(filter(None, (component_health.why_unhealthy(each, _ASK) for each in found)), "")
 
     def holders(self, folders: Collection[str]) -> tuple[MountHolder, ...]:
         """Return the containers that have one of these folders, or something in it, mounted, the oldest first."""

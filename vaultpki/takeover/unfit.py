@@ -56,7 +56,7 @@ def refuse_writable(run: TakeOver) -> None:
             raise StateConflict(f"nothing was changed: {error}") from None
 
 
-def refuse(run: TakeOver) -> None:
+def refuse_unfit(run: TakeOver) -> None:
     """Raise StateConflict for a manifest that some state could not edit, or a file with CAs that no state changes."""
     found = next(_problems(run), "")
     if found:

@@ -14,7 +14,8 @@ from typing import Final
 from vaultpki.certificates import SKEW
 from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.pki.key_plan import refuses
-from vaultpki.records.service_account import Departure, KeyAge, KeyRecord, KeyState, NodeKeys
+from vaultpki.procedure.phases import Side
+from vaultpki.records.service_account import Departure, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few, stamp
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.reasons import AGENT_DOES, SETTLE
@@ -109,8 +110,8 @@ def all_sign(record: KeyRecord, to: KeyState, holders: Holders) -> bool | None:
 
     A node with one key signs with that in every state.
     """
-    age = STEPS_BY_SIGNING.get((record.state, to))
-    if age is None:
+    side = STEPS_BY_SIGNING.get((record.state, to))
+    if side is None:
         return None
     answers: list[bool | None] = []
     for name, entry in record.nodes.items():
@@ -120,7 +121,7 @@ def all_sign(record: KeyRecord, to: KeyState, holders: Holders) -> bool | None:
         if holder is None or not fresh(record, holder):
             answers.append(None)
         else:
-            answers.append(signs_with(record, holder, entry.new if age is KeyAge.NEW else entry.old))
+            answers.append(signs_with(record, holder, entry.new if side is Side.NEW else entry.old))
     if False in answers:
         return False
     return None if None in answers else True

@@ -235,6 +235,11 @@ def parse_origin(address: str, *, allow_http: bool) -> str:
     return url if re.search(r":\d+$", url) else f"{url}:{_PORTS[url.partition(':')[0]]}"
 
 
+def in_url(host: str) -> str:
+    """Return a host as a URL has it: an IPv6 address in brackets (RFC 3986, section 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
+
+
 def url_host(url: str) -> str:
     """Return the host of a checked URL, an IPv6 address without its brackets."""
     return re.sub(r":\d+$", "", url.partition("://")[2]).strip("[]")

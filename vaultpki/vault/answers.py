@@ -188,7 +188,7 @@ class Capabilities:
         )
 
 
-def judge(origin: str, request: Request, raw: Raw, token: str, no_namespace: str = "") -> Answer:
+def read_answer(origin: str, request: Request, raw: Raw, token: str, no_namespace: str = "") -> Answer:
     """Return the answer (2xx, or 404 for what may be missing), or raise the error that it means.
 
     `token` is the one in the request, which no message may repeat. `no_namespace` is the message for a namespace that

@@ -11,7 +11,7 @@ from typing import Final
 
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, SpecError, Unavailable, Untrusted, VaultError
 from vaultpki.values.hosts import parse_origin
-from vaultpki.vault.answers import HEALTH, Answer, Json, Raw, Request, judge, quoted
+from vaultpki.vault.answers import HEALTH, Answer, Json, Raw, Request, quoted, read_answer
 from vaultpki.vault.settings import Settings
 from vaultpki.vault.transport import Transport
 
@@ -73,7 +73,7 @@ class Route:
         try:
             with self.transport.turns:
                 raw = self.transport.send(error.origin, HEALTH, "", time.monotonic() + _LEADER_SECONDS)
-            judge(error.origin, HEALTH, raw, "")
+            read_answer(error.origin, HEALTH, raw, "")
         except Sealed as told:
             return told
         except VaultError:
@@ -95,7 +95,7 @@ class Route:
                     raise Unavailable(f"{origin} is a standby that does not answer reads by itself", forwards=True)
                 if raw.status not in _REDIRECTING:
                     try:
-                        return judge(origin, request, raw, token, self._no_namespace())
+                        return read_answer(origin, request, raw, token, self._no_namespace())
                     except Sealed as error:
                         error.origin = origin
                         raise
@@ -215,7 +215,7 @@ class Route:
         """Ask for sys/leader, which needs no token: none is sent."""
         with self.transport.turns:
             raw = self.transport.send(origin, LEADER, "", time.monotonic() + _LEADER_SECONDS)
-        return judge(origin, LEADER, raw, "").body
+        return read_answer(origin, LEADER, raw, "").body
 
     def _find_leader_again(self) -> None:
         """Ask every address once; a leader found nowhere is looked for again after the next try."""

@@ -29,7 +29,7 @@ MOST_ENTRIES: Final = 10_000
 _NODE_USER: Final = "system:node:"
 
 
-def find(cluster: Cluster, directory: Path) -> tuple[Holder, ...]:
+def find_holders(cluster: Cluster, directory: Path) -> tuple[Holder, ...]:
     """Return the holders whose files are in `directory`.
 
     It may be one node's or operator's folder of files, a folder of nodes (`NODE/pki` or `NODE`), or what `demo` leaves

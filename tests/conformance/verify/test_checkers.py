@@ -19,7 +19,7 @@ import pytest
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.certificates import ISSUING_CAS, bundle, chain_bundle, pair_files
 from vaultpki.model import Certificate, KeyType
-from vaultpki.verify.folders import find
+from vaultpki.verify.folders import find_holders
 
 pytestmark = [pytest.mark.conformance, pytest.mark.on_both]
 
@@ -81,7 +81,7 @@ def laid(shared_clusters: ClusterFactory) -> tuple[Laid, ...]:
         cluster.issue(name, folder / "operator")
     apart = folder / "apart"
     found = []
-    for holder in find(cluster.model, folder):
+    for holder in find_holders(cluster.model, folder):
         place = apart / holder.name
         place.mkdir(parents=True)
         for ca in ISSUING_CAS:

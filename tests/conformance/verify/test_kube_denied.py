@@ -183,7 +183,7 @@ def test_etcd_with_the_root_among_its_cas_is_found(robbed: Kubernetes, tmp_path:
     wrong = flagged("--trusted-ca-file", door.node.pki / chain_bundle("kubernetes"))
     with started_with(robbed, door, wrong):
         found = door.misjudged(robbed, everybody)
-        opened = {caller.label for caller in everybody if caller.label in found and door.knock(caller).status == 200}
+        opened = {caller.label for caller in everybody if caller.label in found and door.probe(caller).status == 200}
     assert opened == {c.label for c in everybody if foreign(c, "etcd") and c.certificate and c.certificate.usage.client}
     assert {"worker-1's kubelet-client", "worker-2's kube-proxy", "cp-1's front-proxy-client"} <= opened
     assert set(found) == {caller.label for caller in everybody if foreign(caller, "etcd")}
@@ -248,7 +248,7 @@ def told_cas(kubernetes: Kubernetes) -> str:
     return kubernetes.kubectl(kubernetes.admin, "get", *TOLD, "--ignore-not-found", "-o", path).stdout
 
 
-def test_no_component_listens_but_where_the_matrix_knocks(shape: Kubernetes) -> None:
+def test_no_component_listens_but_where_the_matrix_probes(shape: Kubernetes) -> None:
     """Beyond its own machine; but for kube-proxy, whose health is for load balancers, and says nothing else."""
     running = {pid: where for where, pid in shape.running().items()}
     found = set()

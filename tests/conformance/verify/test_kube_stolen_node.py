@@ -159,7 +159,7 @@ def test_another_kubelet_answers_none_of_its_pairs(thief: Thief, two_nodes: TwoN
     robbed = thief.kubernetes
     door = replace(access_matrix.doors(robbed)["kubelet"], node=robbed.nodes[OTHER], path=path)
     for row in MINE:
-        heard = door.knock(thief.caller(row))
+        heard = door.probe(thief.caller(row))
         if row.ca == "kubernetes":
             user = row.common_name.replace("{node}", OWN)
             assert heard.status == 403 and f"Forbidden (user={user}, " in heard.body, (row.name, heard)

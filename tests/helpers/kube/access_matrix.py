@@ -125,7 +125,7 @@ class Door:
     headers: Mapping[str, str] = field(default_factory=dict)
     content: Mapping[str, Any] | None = None
 
-    def knock(self, caller: Caller) -> Heard:
+    def probe(self, caller: Caller) -> Heard:
         """One request with the caller's pair."""
         at = self.node.address, self.port
         return ask(caller.machine, caller.pair, at, self.method, self.path, self.content, self.headers)
@@ -134,7 +134,7 @@ class Door:
         """Every caller who was told something else than the rule says, by label: what, and what else."""
         process = kubernetes.component(self.component, self.node.name)
         before = len(process.said())
-        heard = {caller.label: self.knock(caller) for caller in callers}
+        heard = {caller.label: self.probe(caller) for caller in callers}
         wrong = {}
         for caller in callers:
             told, verdict = heard[caller.label], self.rule(caller)

@@ -42,13 +42,14 @@ from vaultpki.adopt.look import AdoptionLook
 from vaultpki.ca.announced import announced
 from vaultpki.identity.adoption_record import read_adoption
 from vaultpki.kube import kubeconfig
+from vaultpki.procedure.phases import Side
 from vaultpki.records import node_report
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys
 from vaultpki.records.node_report import NodeReport
 from vaultpki.redact import stamp
 from vaultpki.rotation.adoption_evidence import HELD
-from vaultpki.rotation.adoption_states import KEYS_ASIDE, LEAVES_OF, SIGNER_ON, TRUSTED, Side
+from vaultpki.rotation.adoption_states import KEYS_ASIDE, LEAVES_OF, SIGNER_ON, TRUSTED
 from vaultpki.vault import Vault
 
 KEYS_PATH = f"{SYSTEM}/secrets/kubeadm-certs"

@@ -82,7 +82,7 @@ def _sha256(crt: Path) -> str:
 
 def shown(kubernetes: Kubernetes, name: str) -> str:
     """The SHA-256 of the certificate that the server of a row shows in a new handshake."""
-    # etcd complains in its log of whoever knocks without a pair, or with a peer's from elsewhere.
+    # etcd complains in its log of whoever connects without a pair, or with a peer's from elsewhere.
     return shown_at(kubernetes, PORTS[name], "etcd-peer" if name.startswith("etcd") else None)
 
 

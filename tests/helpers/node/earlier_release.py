@@ -1,10 +1,10 @@
-"""Releases that RELEASES names, each from its own commit: installed by itself, or run from source."""
+"""Releases that RELEASES names, each from its own commit, installed by itself."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,19 @@ class Release:
 
     def run(self, *arguments: str | Path, env: Mapping[str, str] | None = None, expect: int = 0) -> Ran:
         """A command of the release as a whole process, to its end."""
-        return _ended([self.program, *arguments], {**environment(env), "PYTHONPATH": ""}, self.program.parent, expect)
+        command = list(map(str, (self.program, *arguments)))
+        ran = subprocess.run(
+            command,
+            env={**environment(env), "PYTHONPATH": ""},
+            cwd=self.program.parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=90,
+        )
+        assert ran.returncode == expect, f"{command}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+        return ran
 
 
 def releases() -> dict[str, str]:
@@ -42,29 +54,6 @@ def installed(version: str, folder: Path) -> Release:
     quiet = ("--quiet", "--disable-pip-version-check")
     subprocess.run([place / "bin" / "pip", "install", *quiet, source], check=True)
     return Release(version, place / "bin" / "vaultpki")
-
-
-def ran(version: str, folder: Path, words: Sequence[str | Path], env: Mapping[str, str]) -> str:
-    """What a command of a release prints, run from its source in `folder`, to its good end."""
-    if not folder.exists():
-        extract(releases()[version], folder)
-    command = [sys.executable, "-m", "vaultpki", *words]
-    return _ended(command, {**environment(env), "PYTHONPATH": str(folder)}, folder).stdout
-
-
-def _ended(command: Sequence[str | Path], env: Mapping[str, str], folder: Path, expect: int = 0) -> Ran:
-    ran = subprocess.run(
-        list(map(str, command)),
-        env=env,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=90,
-    )
-    assert ran.returncode == expect, f"{command}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
-    return ran
 
 
 def extract(commit: str, folder: Path) -> None:

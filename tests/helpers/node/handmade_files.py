@@ -106,12 +106,12 @@ class HandmadeFiles:
     issuing: dict[str, Authority]
 
     def verify(self, *, now: datetime = NOW, rows: Sequence[Row] | None = None) -> tuple[Check, ...]:
-        found = folders.find(self.cluster, self.folder)
+        found = folders.find_holders(self.cluster, self.folder)
         return verify(found, now=now, rows=certificates.rows(self.cluster) if rows is None else rows)
 
     def verify_node(self, node: str) -> tuple[Check, ...]:
         """The checks of one node's folder alone, which take a quarter of the time."""
-        found = [holder for holder in folders.find(self.cluster, self.folder) if holder.name == node]
+        found = [holder for holder in folders.find_holders(self.cluster, self.folder) if holder.name == node]
         assert found
         return verify(found, now=NOW, rows=certificates.rows(self.cluster))
 
@@ -119,7 +119,7 @@ class HandmadeFiles:
         return self.folder / "operator" if node == "operator" else self.folder / "nodes" / node / "pki"
 
     def want(self, node: str, name: str) -> Certificate:
-        (holder,) = (each for each in folders.find(self.cluster, self.folder) if each.name == node)
+        (holder,) = (each for each in folders.find_holders(self.cluster, self.folder) if each.name == node)
         return next(each for each in holder.certificates if each.name == name)
 
     def lay(
@@ -189,7 +189,7 @@ def made(folder: Path, issuing: dict[str, Authority] | None = None) -> HandmadeF
     files = HandmadeFiles(load_cluster(file), file, folder, root, issuing)
     for node in ("cp-1", "worker-1", "w-7"):
         files.pki(node).mkdir(parents=True)
-    for holder in folders.find(files.cluster, folder):
+    for holder in folders.find_holders(files.cluster, folder):
         files.lay_bundles(holder.folder)
         for certificate in holder.certificates:
             files.lay(holder.folder, certificate)

@@ -28,9 +28,10 @@ nodes:
 DOMAIN = "etcd"
 # As the command, with shorter pauses.
 _HASTY = """\
+import time
 from vaultpki import cli
-from vaultpki.cli import ca_wait
-ca_wait._LOOK, ca_wait._AGAIN, ca_wait.PATIENCE = 0.3, 0.3, 1.0
+pause = time.sleep
+time.sleep = lambda seconds: pause(min(seconds, 0.3))
 cli.main()
 """
 _SECONDS = 120.0

@@ -38,9 +38,9 @@ from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import ChangedMeanwhile, StateConflict
 from vaultpki.identity import access
 from vaultpki.identity.imported import AT_REST
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import ComponentReport, OldKeys
-from vaultpki.rotation.adoption_states import Side
 
 
 def test_a_whole_adoption(clusters: ClusterFactory, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.adopt import drive, gates, writes
 from vaultpki.adopt.drive import AdoptionWords
 from vaultpki.identity import change_notice
-from vaultpki.rotation.adoption_states import Side
+from vaultpki.procedure.phases import Side
 
 METHODS = ("POST", "PUT", "DELETE")
 
@@ -120,7 +120,7 @@ def whole(clusters: ClusterFactory, folder: Path, way: str, cuts: Sequence[int],
             assert one.objects.ca.pem in one.held(AUTHENTICATION_PATH, "client-ca-file")
             operator.begins()
         assert operator.died or not cuts
-        assert not change_notice.read(one.cluster.model, one.cluster.client()).changing
+        assert not change_notice.is_changing(change_notice.read(one.cluster.model, one.cluster.client()))
         return operator.events.past
 
 

@@ -15,7 +15,7 @@ from helpers.vault.applied_cluster import ONE_WORKER, AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import run
 from vaultpki.agent.context import Context
-from vaultpki.agent.hook_schedule import follow
+from vaultpki.agent.hook_schedule import run_hooks
 from vaultpki.config.agent import load_agent
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import StoreError
@@ -168,7 +168,7 @@ def test_a_hook_that_worked_is_not_run_again_where_nothing_can_be_remembered(nod
     def pass_over(folders: Folders) -> AgentState:
         # Each pass begins from what the disk remembers: that nothing ran for this change.
         state.value = AgentState(hooked={"kubelet": "0"})
-        follow(Context(config, run.PassOptions(), folders, time.time(), state, runner), found, spec)
+        run_hooks(Context(config, run.PassOptions(), folders, time.time(), state, runner), found, spec)
         return state.value
 
     try:

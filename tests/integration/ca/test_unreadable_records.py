@@ -98,5 +98,5 @@ def test_apply_writes_the_record_that_agents_poll_anew(rotation: Rotation) -> No
     vaultpki("revoke", "etcd-2", "-f", cluster.file, "--yes", env=cluster.environment(), expect={0, 3})
     cluster.apply()
     now = change_notice.read(cluster.model, rotation.vault)
-    assert not now.changing and now.changes is not None and now.changes.digests
+    assert now.record is not None and now.record.settled and now.record.digests
     assert cluster.read(path)["data"]["version"] == 1

@@ -253,7 +253,7 @@ def test_one_certificate_is_revoked(cluster: AppliedCluster, node: NodeFolder, t
     (ca,) = read_certificates((node.pki / "etcd-ca.crt").read_bytes())
     refused = run("--serial", f"{ca.serial:x}", "--yes", expect=1).stderr
     assert "is the certificate of a CA" in refused and re.search(r"ca rotate etcd --emergency", refused)
-    found = by_serial.find(cluster.model, cluster.client(), first.serial)
+    found = by_serial.find_certificate(cluster.model, cluster.client(), first.serial)
     with pytest.raises(ArgumentError, match="there is nothing to revoke"):
         by_serial.to_revoke(cluster.model, found, first.not_after)
     assert on_crls(cluster) == {first.serial, admin.serial}

@@ -24,7 +24,7 @@ from helpers.vault.servers import wait_for
 from vaultpki.certificates import pair_files
 from vaultpki.config.cluster import load_cluster
 from vaultpki.pki import x509
-from vaultpki.verify.folders import find
+from vaultpki.verify.folders import find_holders
 
 CONTROL_PLANE = (
     *("kube-apiserver", "kube-scheduler", "controller-manager", "kube-apiserver-etcd", "kube-apiserver-kubelet"),
@@ -78,7 +78,7 @@ def test_the_tables_show_every_certificate(shown: tuple[Ran, Path]) -> None:
     lines = ran.stdout.splitlines()
     text = re.sub(r" {2,}", "  ", ran.stdout)
     count = 0
-    for holder in find(load_cluster(folder / "cluster.yaml"), folder):
+    for holder in find_holders(load_cluster(folder / "cluster.yaml"), folder):
         for certificate in holder.certificates:
             crt = holder.folder / pair_files(certificate.stem)[0]
             leaf = x509.read_certificates(crt.read_bytes())[0]

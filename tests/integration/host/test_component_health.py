@@ -30,7 +30,7 @@ def process(component: str, *flags: str) -> Process:
 
 
 def ask(component: str, *flags: str, timeout: float = TIMEOUT) -> str:
-    return component_health.problem(process(component, *flags), timeout)
+    return component_health.why_unhealthy(process(component, *flags), timeout)
 
 
 def port(server: Hostile) -> int:

@@ -71,7 +71,7 @@ class Node:
         return found
 
     def healthy(self) -> bool:
-        return component_health.problem(self.process, TIMEOUT) == ""
+        return component_health.why_unhealthy(self.process, TIMEOUT) == ""
 
     def install(self) -> Moment:
         """Note a moment that is later than every start by now; starts are counted in ticks."""

@@ -178,7 +178,7 @@ class ServedListener:
             found = list(live_served.served_checks(listener, shown, self.expected, known, NOW))
             if callers:
                 who = probes.callers(self.files.cluster, self.expected, {}, self.holders, datetime.now(UTC))
-                found += probes.knock_checks(listener, who)
+                found += probes.probe_as_each(listener, who)
             assert all(line.startswith("GET ") for line in asked)
         return found
 
@@ -195,7 +195,7 @@ def served(template: HandmadeFiles, tmp_path: Path) -> ServedListener:
     shutil.copytree(template.folder, folder)
     file = folder / "cluster.yaml"
     files = replace(template, folder=folder, file=file, issuing=dict(template.issuing))
-    holders = folders.find(files.cluster, files.folder)
+    holders = folders.find_holders(files.cluster, files.folder)
     expected = live_trust.from_files(files.cluster, holders, NOW)
     assert expected is not None and set(expected.issuing) == {*ISSUING_CAS}
     crt, key, _ = pair_files(files.want("cp-1", "etcd-server").stem)

@@ -106,7 +106,7 @@ def test_every_pair_is_tried_for_both_purposes_and_under_every_ca(
     template: HandmadeFiles, good: tuple[Check, ...]
 ) -> None:
     checks = [check for check in good if check.kind == "chain"]
-    for holder in folders.find(template.cluster, template.folder):
+    for holder in folders.find_holders(template.cluster, template.folder):
         for certificate in holder.certificates:
             mine = {each.target: each.got for each in checks if each.source == f"{holder.name}/{certificate.name}"}
             usage = certificate.usage
@@ -162,7 +162,7 @@ def test_a_mode_the_nodes_agent_was_told_is_no_fault(files: HandmadeFiles) -> No
         (files.pki("worker-1") / name).chmod(0o640)
     found = [
         replace(holder, modes={"kubelet": 0o640}) if holder.name == "worker-1" else holder
-        for holder in folders.find(files.cluster, files.folder)
+        for holder in folders.find_holders(files.cluster, files.folder)
     ]
     assert failed(verify(found, now=NOW)) == []
 
@@ -176,7 +176,7 @@ def test_links_within_the_folder_are_followed(files: HandmadeFiles) -> None:
         path.symlink_to(f"inner/{path.name}")
     named = files.folder / "worker-1"
     named.symlink_to(pki)
-    found = folders.find(files.cluster, named)
+    found = folders.find_holders(files.cluster, named)
     assert [holder.name for holder in found] == ["worker-1"] and failed(verify(found, now=NOW)) == []
 
 
@@ -238,7 +238,7 @@ def test_what_this_user_may_not_read_is_not_checked_and_no_fault(files: Handmade
 
 
 def test_expired_and_not_yet_valid_are_found_at_the_time_asked_for(template: HandmadeFiles) -> None:
-    node = [holder for holder in folders.find(template.cluster, template.folder) if holder.name == "worker-1"]
+    node = [holder for holder in folders.find_holders(template.cluster, template.folder) if holder.name == "worker-1"]
     for now, by_file, by_chain in (
         (NOW + LIFE[1] + timedelta(hours=1), "has expired", "certificate has expired"),
         (NOW - timedelta(minutes=30), "is not valid yet", "certificate is not yet valid"),
@@ -323,7 +323,7 @@ def test_a_side_that_says_nothing_ends_the_handshake(template: HandmadeFiles) ->
     ],
 )
 def test_folders_and_whose_they_are(template: HandmadeFiles, path: str, names: list[str]) -> None:
-    found = folders.find(template.cluster, template.folder / path)
+    found = folders.find_holders(template.cluster, template.folder / path)
     assert [holder.name for holder in found] == names
 
 
@@ -331,7 +331,7 @@ def test_a_folder_of_another_name_is_known_by_what_lies_in_it(files: HandmadeFil
     for node in ("cp-1", "worker-1", "w-7"):
         moved = tmp_path / f"moved-{node}"
         files.pki(node).rename(moved)
-        (holder,) = folders.find(files.cluster, moved)
+        (holder,) = folders.find_holders(files.cluster, moved)
         assert holder.name == node
         assert failed(verify([holder], now=NOW)) == []
 
@@ -351,7 +351,7 @@ def test_folders_that_are_nobodys(files: HandmadeFiles, tmp_path: Path) -> None:
         (stranger.parent, SpecError, "belongs to no node of prod"),
     ):
         with pytest.raises(error, match=said):
-            folders.find(files.cluster, folder)
+            folders.find_holders(files.cluster, folder)
 
 
 def test_the_command_tells_people_and_programs(files: HandmadeFiles) -> None:

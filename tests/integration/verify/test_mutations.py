@@ -32,7 +32,7 @@ Mutation = tuple[str, Change, str, str]
 def checks(files: HandmadeFiles) -> Iterator[Check]:
     """The checks of cp-1's files, without handshakes."""
     rows = {row.name: row for row in certificates.rows(files.cluster)}
-    (holder,) = (each for each in folders.find(files.cluster, files.folder) if each.name == "cp-1")
+    (holder,) = (each for each in folders.find_holders(files.cluster, files.folder) if each.name == "cp-1")
     yield from holder.found
     yield from bundle_checks(holder, rows, NOW)
     for certificate in holder.certificates:

@@ -52,14 +52,14 @@ def failed(checks: Sequence[Check]) -> list[Check]:
 def sound(files: OutsideFiles, node: str = NODE) -> tuple[PairOnDisk, ...]:
     """The pairs of a node."""
     rows = {row.name: row for row in certificates.rows(files.files.cluster)}
-    (holder,) = (each for each in folders.find(files.files.cluster, files.files.folder) if each.name == node)
+    (holder,) = (each for each in folders.find_holders(files.files.cluster, files.files.folder) if each.name == node)
     return tuple(pair_checks(holder, rows[each.name], each, NOW)[0] for each in holder.certificates)
 
 
 def bundles(files: OutsideFiles) -> str:
     """What is wrong with the bundles of a node."""
     rows = {row.name: row for row in certificates.rows(files.files.cluster)}
-    (holder,) = (each for each in folders.find(files.files.cluster, files.files.folder) if each.name == NODE)
+    (holder,) = (each for each in folders.find_holders(files.files.cluster, files.files.folder) if each.name == NODE)
     return "\n".join(f"{each.target}: {each.detail}" for each in failed(tuple(bundle_checks(holder, rows, NOW))))
 
 

@@ -13,7 +13,7 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.errors import CertificateRefused
 from vaultpki.issue import issuers
 from vaultpki.issue.issuers import Issuers
-from vaultpki.issue.rotations import Rotations
+from vaultpki.issue.rotations import RecordRead, Rotations
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.trust import usability
@@ -61,7 +61,7 @@ class Node:
     highest: dict[str, int] = field(default_factory=dict)
 
     def reads(self, answer: Answer) -> None:
-        rotations = Rotations({record.domain: record for record in answer.records})
+        rotations = Rotations({record.domain: RecordRead(record) for record in answer.records})
         shown = Issuers(
             {ca: tuple(facts.pem for facts in found) for ca, found in answer.issuing.items()},
             tuple(facts.pem for facts in answer.roots),

@@ -209,7 +209,7 @@ def test_what_kubeadm_is_given(cluster: Cluster, name: str, other: str, folder: 
     options = files.ConfigOptions(f"/srv/pki/{folder}", f"/srv/kubelet/{folder}", f"/srv/{folder}", version="1.36.3")
     for mode, node in (("init", first), ("join", second), ("upgrade", second)):
         for file, documents in files.made(named, node, mode, options).items():  # type: ignore[arg-type]
-            text = files.shown({file: documents}, options.folder)
+            text = files.as_text({file: documents}, options.folder)
             assert read(text) == [list(documents)] * 3, text
 
 

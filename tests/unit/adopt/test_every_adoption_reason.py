@@ -21,12 +21,13 @@ from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION
 from vaultpki.kube.objects import ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, MountReport, OldKeys
 from vaultpki.rotation import adoption_files
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine, ClusterSeen, IssuedRequest, Served
-from vaultpki.rotation.adoption_states import FREE_STEPS, TRUSTED, AdoptionStep, Side, command_to
+from vaultpki.rotation.adoption_states import FREE_STEPS, TRUSTED, AdoptionStep, command_to
 from vaultpki.takeover import asked
 from vaultpki.takeover.journal import Journal
 

@@ -18,6 +18,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
@@ -33,7 +34,6 @@ from vaultpki.rotation.adoption_states import (
     STEPS_BY_TRUST,
     TRUSTED,
     AdoptionStep,
-    Side,
 )
 
 NOW = datetime(2027, 3, 1, tzinfo=UTC)

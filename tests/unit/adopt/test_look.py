@@ -21,12 +21,13 @@ from vaultpki.kube.objects import KubeTrust, RootCopy
 from vaultpki.live.trust import readable_certificates
 from vaultpki.model import Cluster, Node, NodeRole
 from vaultpki.pki.facts import Facts
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import ClusterSeen
-from vaultpki.rotation.adoption_states import AdoptionStep, Side
+from vaultpki.rotation.adoption_states import AdoptionStep
 
 REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 _S = AdoptionState

@@ -362,6 +362,6 @@ def test_many_of_a_kind_are_counted() -> None:
 
     found = taken(one(), change=lambda values: change(one(), values))
     made, every = judged(found)
-    printed = list(text.lines(found, made, every))
+    printed = list(text.inventory_lines(found, made, every))
     assert sum(line.startswith("warning node-silent: ") for line in printed) == 20
     assert "and 10 more of node-silent; --json has all of them" in printed

@@ -14,9 +14,9 @@ from vaultpki.adopt import drive, standing
 from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords
 from vaultpki.adopt.look import Sides
 from vaultpki.errors import StateConflict
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.rotation.adoption_evidence import ClusterSeen
-from vaultpki.rotation.adoption_states import Side
 from vaultpki.rotation.gates import Gate
 
 
@@ -39,7 +39,7 @@ def look_at(held: AdoptionRecord, seen: ClusterSeen) -> Any:
 
 @pytest.mark.parametrize("kept", ["", "in the safe of the platform team"])
 def test_where_old_keys_are_kept_is_said_for_good(kept: str) -> None:
-    text = " ".join(" ".join(standing.lines(outcome(kept), "admin.conf")).split())
+    text = " ".join(" ".join(standing.standing_lines(outcome(kept), "admin.conf")).split())
     assert ("they are kept: in the safe of the platform team." in text) is bool(kept)
     assert standing.document(outcome(kept))["kept"] == (kept or None)
 
@@ -53,7 +53,7 @@ def test_in_prepared_an_abort_gives_turns_to_machines_that_come_back(before: Ado
         machine("cp-2", prepared, report=report(prepared, reached=before, owed=("exchange it",))),
     ]
     found = drive.standing(look_at(record(prepared), ClusterSeen(machines=tuple(planes))))
-    text = " ".join(" ".join(standing.lines(found, "admin.conf")).split())
+    text = " ".join(" ".join(standing.standing_lines(found, "admin.conf")).split())
     words = (
         "Next: `vaultpki adopt abort -f cluster.yaml --kubeconfig admin.conf` gives cp-2 the turn to end the way back"
     )
@@ -108,6 +108,6 @@ def test_where_old_keys_are_kept_is_not_said_after_the_last_step(kept: str, note
 
 def test_commands_in_reasons_name_the_files_of_this_one() -> None:
     found = drive.standing(look_at(record(AdoptionState.PUBLISHED, confirmed=()), ClusterSeen(info=Side.BOTH)))
-    text = " ".join(" ".join(standing.lines(found, "admin.conf")).split())
+    text = " ".join(" ".join(standing.standing_lines(found, "admin.conf")).split())
     command = "`vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --confirm outside`"
     assert text.count(command) == 2 and "FILE" not in text

@@ -14,9 +14,10 @@ from helpers.foreign_ca import ForeignCa
 from unit.adopt.test_gates import BEGUN, machine, record, seen
 from vaultpki.adopt import writes
 from vaultpki.adopt.writes import DEFAULTS_PATH, INFO_PATH, SETTINGS_PATH, ObjectWrite
+from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import OldKeys
-from vaultpki.rotation.adoption_states import TRUSTED, Side
+from vaultpki.rotation.adoption_states import TRUSTED
 
 _S = AdoptionState
 OLD, NEW, OTHER = ForeignCa("kubernetes"), ForeignCa("new"), ForeignCa("other")

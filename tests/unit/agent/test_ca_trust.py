@@ -20,7 +20,7 @@ from vaultpki.agent.ca_trust import complaints, known_revisions, lives, remember
 from vaultpki.certificates import ISSUING_CAS, ca_subject
 from vaultpki.errors import SpecError
 from vaultpki.issue.issuers import Issuers
-from vaultpki.issue.rotations import Rotations, read_rotations
+from vaultpki.issue.rotations import RecordRead, Rotations, read_rotations
 from vaultpki.model import Certificate, KeyType, Subject, TakenOver, Usage
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
@@ -104,7 +104,8 @@ def answer(
 
 def record(state: State, revision: int) -> Rotations:
     old, new = (CaRef(f"etcd-{number}", "", "", each.sha256) for number, each in ((1, OLD), (2, NEW)))
-    return Rotations({"etcd": RotationRecord("etcd", state, revision, MOMENT, old, new, spread=600)})
+    record = RotationRecord("etcd", state, revision, MOMENT, old, new, spread=600)
+    return Rotations({"etcd": RecordRead(record)})
 
 
 def after(state: AgentState, said: Assignment, clock: float = NOW, offset: float = 0.0) -> AgentState:
@@ -122,7 +123,7 @@ def test_the_highest_revision_is_kept_whatever_comes_later() -> None:
         assert state.revisions == {"etcd": highest} and state.root == ROOT.sha256
     assert said.rotations.frozen("etcd", state.revisions) and not said.rotations.frozen("kubelet", state.revisions)
     assert after(state, answer(OLD)).revisions == {"etcd": 7}
-    unreadable = answer(OLD, rotations=Rotations({}, {"etcd": SpecError("no")}))
+    unreadable = answer(OLD, rotations=Rotations({"etcd": RecordRead(error=SpecError("no"))}))
     assert after(state, unreadable).revisions == {"etcd": 7}
 
 

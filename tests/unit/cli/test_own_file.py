@@ -16,7 +16,7 @@ from vaultpki.disk.files import LARGEST_FILE
 def test_the_mode_follows_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
-        own_file.write(tmp_path / "a", "mark\n", marks={"mark"}, what="page")
+        own_file.replace_own(tmp_path / "a", "mark\n", marks={"mark"}, what="page")
         assert os.umask(umask) == umask
     finally:
         os.umask(before)
@@ -26,6 +26,6 @@ def test_the_mode_follows_the_umask(tmp_path: Path, umask: int, mode: int) -> No
 def test_a_large_page_in_a_folder_of_a_group(tmp_path: Path) -> None:
     tmp_path.chmod(0o2775)
     for text in ("mark\n", "mark\n" + LARGEST_FILE * "x"):
-        own_file.write(tmp_path / "a", text, marks={"mark"}, what="page")
+        own_file.replace_own(tmp_path / "a", text, marks={"mark"}, what="page")
         assert (tmp_path / "a").read_text() == text
     assert [each.name for each in tmp_path.iterdir()] == ["a"]

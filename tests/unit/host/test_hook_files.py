@@ -193,7 +193,7 @@ def test_certificates_of_this_node_may_have_another_owner(theirs: str, ours: Scr
 
 def test_a_hook_that_may_not_run_is_named_with_its_place(theirs: str) -> None:
     place = "/etc/vaultpki/agent.yaml:17: hooks.etcd-ca[0]"
-    said = hook_files.problem(Hook("command", ("sh", theirs), place=place), path=PATH)
+    said = hook_files.why_refused(Hook("command", ("sh", theirs), place=place), path=PATH)
     assert said is not None and said.startswith(f"{place}: {theirs}: the file belongs to the user {STRANGER}")
     for hook in (Hook("command", ("true",)), Hook("systemd", name="kubelet"), Hook("static_pod", name="etcd")):
-        assert hook_files.problem(hook, path=PATH) is None
+        assert hook_files.why_refused(hook, path=PATH) is None

@@ -18,10 +18,11 @@ import pytest
 from helpers.example_cluster import BASE, load
 from vaultpki.errors import VaultpkiError
 from vaultpki.identity import change_notice
-from vaultpki.identity.change_notice import ChangeNotice, StoredChanges
+from vaultpki.identity.change_notice import ChangeNotice, is_changing
 from vaultpki.model import Cluster
 from vaultpki.records.changes import Changes
 from vaultpki.vault import Vault
+from vaultpki.vault.kv import Stored
 
 FIRST: Final = Changes(settled=True, digests={"rotations": "0"})
 
@@ -37,9 +38,9 @@ class Store:
     order: str
     killed: str = ""
     at: int = 0
-    record: StoredChanges = field(default_factory=lambda: StoredChanges(FIRST, 1))
+    record: Stored[Changes] = field(default_factory=lambda: Stored(FIRST, 1))
     changes: int = 0
-    seen: list[tuple[StoredChanges, int]] = field(default_factory=list)
+    seen: list[tuple[Stored[Changes], int]] = field(default_factory=list)
     running: set[str] = field(default_factory=lambda: {"A", "B"})
     turn: threading.Condition = field(default_factory=threading.Condition)
 
@@ -57,7 +58,7 @@ class Store:
                 self.changes += 1
             elif record is not None:
                 done = expected == self.record.version
-                self.record = StoredChanges(record, self.record.version + 1) if done else self.record
+                self.record = Stored(record, self.record.version + 1) if done else self.record
             self.seen.append((self.record, self.changes))
             self.turn.notify_all()
             return done
@@ -77,13 +78,13 @@ class Store:
     def missed(self) -> bool:
         """Whether an agent that looked as early as it could has not seen all, and does not look before its hour."""
         last, content = self.seen[-1]
-        if last.changing:
+        if is_changing(last):
             return False
         return any(record == last and then != content for record, then in self.seen)
 
 
 def played(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, store: Store) -> Store:
-    def read(*_: object) -> StoredChanges:
+    def read(*_: object) -> Stored[Changes]:
         store.request()
         return store.record
 
@@ -121,7 +122,7 @@ def test_no_order_of_two_commands_hides_a_change(tmp_path: Path, monkeypatch: py
     for order in orders(5, 5):
         store = played(cluster, monkeypatch, Store(order))
         assert store.changes == 4 and not store.missed, order
-        assert not store.record.changing and store.record.version > 1, order
+        assert not is_changing(store.record) and store.record.version > 1, order
         ends.add(store.record.version)
     assert ends == {4, 5}
 
@@ -133,7 +134,7 @@ def test_a_command_that_is_killed_leaves_changing_or_a_wrong_digest(
     for made in range(5):
         for order in orders(made, 5):
             store = played(cluster, monkeypatch, Store(order, killed="A"))
-            known = store.record.changes
+            known = store.record.record
             assert known is not None
             left += not known.settled
             if store.missed:

@@ -37,7 +37,7 @@ def test_who_still_gets_another_one_stands_before_what_comes_next(
     its = row_named(load(tmp_path, BASE), row)
     found = ServerCertificate(its.ca, its.ca, LEAF, NOW, (), (its,), named, holders)
     chosen = Chosen((Target(row, StoredCertificate(its.ca, LEAF, revoked=True)),), ())
-    said = by_serial.sentences(found, chosen)
+    said = by_serial.revocation_limits(found, chosen)
     assert said[-2].startswith(words), said
 
 

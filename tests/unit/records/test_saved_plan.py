@@ -27,7 +27,9 @@ SAVED = SavedPlan(
     until=datetime(2026, 12, 31, tzinfo=UTC),
 )
 TEXT = dump_plan(SAVED)
-EMPTY = SavedPlan("a", Basis("0.2.0", "prod", "vaultpki/prod", (), "", "1" * 64, {}), "", {}, {}, (), (), ())
+EMPTY = SavedPlan(
+    "a", Basis("0.2.0", "prod", "vaultpki/prod", (), "", "1" * 64, {}), "", {}, {}, (), (), (), (), (), SAVED.until
+)
 
 
 @pytest.mark.parametrize("saved", [SAVED, EMPTY])

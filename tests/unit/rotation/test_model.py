@@ -1,8 +1,8 @@
-"""The tables of the models of rotations (tests/models) are those of the code: neither changes alone."""
+"""The code does what the models of rotations say (tests/models); both have one table of states."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -14,6 +14,7 @@ from models import root_rotation as root_model
 from models import rotation
 from models import rotation_tables as model
 from models.code import CHECKS, KEPT_BY
+from vaultpki.procedure.phases import CA_PHASES
 from vaultpki.records.rotation import MOST_AHEAD, CaRef, Kept, RotationRecord, State
 from vaultpki.rotation import reasons, root_gates, states
 from vaultpki.rotation.gates import Gate
@@ -48,26 +49,17 @@ def steps() -> Iterator[str]:
         yield from (a + b for a, b in table.items() if a not in model.KEPT)
 
 
-def named(table: dict[str, str]) -> dict[State, State]:
+def named(table: Mapping[str, str]) -> dict[State, State]:
     return {PLAIN[a]: PLAIN[b] for a, b in table.items() if a in PLAIN}
 
 
-def pairs(found: set[str] | dict[str, int]) -> set[tuple[State, State]]:
-    return {(PLAIN[step[0]], PLAIN[step[1]]) for step in found if step[0] in PLAIN}
-
-
-def test_states_and_what_comes_next() -> None:
+def test_what_comes_next_by_a_command() -> None:
     assert set(PLAIN.values()) == set(State)
-    # In the model a rotation that is done has no next one, which begins as the first.
-    begins = {State.DONE: states.FORWARD[State.STEADY]}
-    assert named(model.FORWARD) | begins == states.FORWARD
-    assert named(model.BACK) == states.BACK
     for letter, state in PLAIN.items():
         assert states.next_state(record(letter), back=True) == named(model.BACK).get(state)
-    for letter in model.KEPT:
-        assert model.BACK[letter] == model.BACK["T"]
-        assert model.FORWARD.get(letter, "S") == model.FORWARD["T"]
-    assert {letter: model.BACK[letter] for letter in "TBKLk"} == model.HOME
+        # From rest `ca rotate` leads on, and from a rollback `ca continue` leads home.
+        after = None if state.resting else named(model.HOME if letter == "B" else model.FORWARD)[state]
+        assert states.next_state(record(letter)) == after
 
 
 @pytest.mark.parametrize("letter", model.STATES)
@@ -90,14 +82,7 @@ def test_what_the_server_holds_in_the_end(step: str) -> None:
         assert server.default == (model.OLD if wanted.default.name == "etcd-1" else model.NEW)
 
 
-def test_which_steps_wait_for_bundles_and_which_for_leaves() -> None:
-    # The end of a rollback, at rest, has a model of its own: `small.aborted`.
-    assert pairs(model.TRUST_STEPS) | {(State.STEADY, State.STEADY)} == reasons.TRUST_STEPS
-    assert pairs(model.LEAF_STEPS) == reasons.LEAF_STEPS
-    every = set(steps())
-    assert every == model.FREE | {step for step in every if step in model.TRUST_STEPS or step in model.LEAF_STEPS}
-    for step, leaf in model.LEAF_STEPS.items():
-        assert leaf == model.LEAF[step[0]]
+def test_which_cas_must_be_trusted_before_a_step() -> None:
     for step, must in model.TRUST_STEPS.items():
         if step != "RD":
             wanted = reasons.wanted_cas(record("T" if step == "kB" else step[0]), PLAIN[step[1]])
@@ -122,18 +107,11 @@ def test_every_rule_says_what_keeps_it() -> None:
     assert f"{MOST_AHEAD:,}" in model.RULES["limit"]
 
 
-def test_the_root_goes_through_the_states_of_its_model() -> None:
-    letters = {
-        State(word): letter
-        for letter, words in root_model.ROOT_STATES.items()
-        if letter != "N"
-        for word in words.split(", ")
-    }
-    assert set(letters) == set(State)
-    for table, known in ((states.FORWARD, root_model.ROOT_FORWARD), (states.BACK, root_model.ROOT_BACK)):
-        taken = {(letters[a], letters[b]) for a, b in table.items() if letters[a] != letters[b]}
-        # The model has no second rotation, and no rollback that turns forward again because the old root is lost.
-        assert taken - {("D", "0"), ("U", "S")} == set(known.items()) - {("U", "S")}
+def test_the_root_waits_where_issuing_cas_do() -> None:
+    letters = {word: letter for letter, words in root_model.ROOT_STATES.items() for word in words.split(", ")}
+    waits = {letters[a] + letters[b] for a, b in (*CA_PHASES.by_trust, *CA_PHASES.by_use)}
+    # In the model published and returning are one state, from which home waits for nobody; nothing is left at rest.
+    assert waits - {"U0", "00"} == root_model.ROOT_WAITS.keys()
 
 
 @pytest.mark.parametrize("state", State)

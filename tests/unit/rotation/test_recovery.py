@@ -81,7 +81,7 @@ def test_it_leads_back_and_each_node_keeps_its_leaf(state: State, leaves: tuple[
 
 
 def test_one_liar_cannot_have_the_new_ca_sign() -> None:
-    """Leaves of it are taken by agents of earlier releases, and not everybody may trust it."""
+    """Certificates of operators would be of it, and not everybody may trust it."""
     nodes = [node("n1", ONE, highest=14), *(node(f"l{i}", ONE, TWO, leaf=TWO, highest=14) for i in range(3))]
     assert made(record(State.PUBLISHED), BOTH, nodes).kept is Kept.OLD
     pooled = replace(node("w", ONE, TWO, leaf=ONE, highest=14), kind="pooled")
