@@ -86,7 +86,7 @@ class ReaderReport:
     and if the agent cannot know that.
     """
 
-    started: datetime | None = None
+    started: datetime | None
     sha256: frozenset[str] = frozenset()
     running: bool = False
     healthy: bool = False
@@ -124,7 +124,7 @@ class TokenKeysReport:
     installed: datetime | None = None
     loaded_union: frozenset[str] = frozenset()
     loaded_signing: str = ""
-    reader: ReaderReport = field(default_factory=ReaderReport)
+    reader: ReaderReport = field(default_factory=lambda: ReaderReport(None))
     extends: bool | None = None
     longest: int | None = None
     shared: str = ""
@@ -277,7 +277,6 @@ _READER: Final = Report(
         "stopped": Member(MOMENT, null=True),
     },
     # What is no start must not pass for a component that was not seen.
-    must=["started"],
     also=_started_or_not,
 )
 _TOKEN_KEYS: Final = _TokenKeys(

@@ -19,7 +19,7 @@ MOMENT: Final = Time(range(1000, 10000))
 
 
 @dataclass(frozen=True, slots=True)
-class Printed(Kind):
+class Printed(Kind[str]):
     """Text for people, as far as it is read; with `cut` no more is written."""
 
     least: int = 0
@@ -34,7 +34,7 @@ class Printed(Kind):
         return printable(value)[:LONGEST] if self.cut else value
 
 
-class _Bool(Kind):
+class _Bool(Kind[bool]):
     def read(self, value: Any, where: str) -> bool:
         if not isinstance(value, bool):
             raise Wrong
@@ -45,10 +45,10 @@ BOOL: Final = _Bool()
 
 
 @dataclass(frozen=True, slots=True)
-class Or(Kind):
+class Or(Kind[Any]):
     """A value of a kind; `otherwise` in place of any other one, and of one that is missing."""
 
-    kind: Kind
+    kind: Kind[Any]
     otherwise: Any
 
     def read(self, value: Any, where: str) -> Any:
@@ -62,10 +62,10 @@ class Or(Kind):
 
 
 @dataclass(frozen=True, slots=True)
-class Some(Kind):
+class Some(Kind[Any]):
     """Those of the first `most` items of a list that are of a kind, and at least `least`; `cut` as for Printed."""
 
-    item: Kind
+    item: Kind[Any]
     most: int
     make: Callable[[list[Any]], Collection[Any]] = tuple
     least: int = 0
@@ -90,11 +90,11 @@ class Some(Kind):
 
 
 @dataclass(frozen=True, slots=True)
-class SomeByName(Kind):
+class SomeByName(Kind[dict[Any, Any]]):
     """Those of the first `most` values of an object that are of a kind, by names for which `fits` returns something."""
 
     fits: Callable[[str], object]
-    value: Kind
+    value: Kind[Any]
     most: int | None = None
     make: Callable[[str], Any] = str
 
@@ -137,7 +137,7 @@ class Report(Object[_T]):
         """Return the value in the form of `make`; raise Wrong if it does not count."""
         if not isinstance(value, Mapping):
             raise Wrong
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = dict.fromkeys(self._nulls)
         for _, member, one in self._given(value):
             try:
                 found |= member.read(one, where)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
@@ -36,10 +37,7 @@ def parse(raw: bytes) -> dict[str, Any] | None:
 
 
 class JsonObject:
-    """One JSON object. Every method returns a field's value, or raises SpecError.
-
-    The error consists of `file`, the name of the field and `problem`.
-    """
+    """One JSON object. What is wrong in it raises SpecError, of `file`, the name of the field and `problem`."""
 
     def __init__(self, value: Mapping[str, Any], file: str, problem: str) -> None:
         self.value, self._file, self._problem = value, file, problem
@@ -71,61 +69,37 @@ class JsonObject:
             raise self.wrong("layout")
         return layout
 
-    def text(self, key: str, pattern: re.Pattern[str] | None = None) -> str:
+    def part(self, key: str) -> JsonObject:
+        """Return a member that is an object."""
         value = self.value.get(key)
-        if not isinstance(value, str) or (pattern is not None and not pattern.fullmatch(value)):
+        if not isinstance(value, Mapping):
             raise self.wrong(key)
-        return value
+        return JsonObject(value, f"{self._file}: {key}", self._problem)
 
-    def word(self, key: str, check: Callable[[str], str]) -> str:
-        """Return text in the normal form that `check` returns."""
-        value = self.value.get(key)
-        if not names.fits(value, check):
-            raise self.wrong(key)
-        return value
-
-    def optional(self, key: str, check: Callable[[str], str]) -> str | None:
-        """Return the same as `word`, or None if the field is null or missing."""
-        return None if self.value.get(key) is None else self.word(key, check)
-
-    def time(self, key: str) -> datetime:
-        """Return a time as `redact.stamp` writes it; one so far off that sums overflow is wrong."""
-        found = moment(self.value.get(key))
-        if found is None or found.year not in _YEARS:
-            raise self.wrong(key)
-        return found
-
-    def texts(self, key: str) -> list[str]:
-        """Return a list of different texts."""
-        value = self.value.get(key)
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value) or len(set(value)) != len(value):
-            raise self.wrong(key)
-        return value
-
-    def integer(self, key: str, least: int = 0, most: int = LAST_SECOND) -> int:
-        value = self.value.get(key)
-        # In Python, bool is a subclass of int.
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self.wrong(key)
-        return value
+    def get(self, key: str, kind: Kind[_T]) -> _T:
+        """Return a member of this kind."""
+        try:
+            return kind.read(self.value.get(key), f"{self._file}: {key}")
+        except Wrong as error:
+            raise self.wrong("".join(error.args) or key) from None
 
 
 class Wrong(Exception):
     """A value is not of its kind; `args` may have a name for the member that messages use."""
 
 
-class Kind:
+class Kind(Generic[_T]):
     """A kind of value. `read` returns it from JSON, or raises Wrong; `where` is its place for messages."""
 
-    def read(self, value: Any, where: str) -> Any:
-        return value
+    def read(self, value: Any, where: str) -> _T:
+        raise NotImplementedError
 
     def write(self, value: Any) -> Any:
         return value
 
 
 @dataclass(frozen=True, slots=True)
-class Text(Kind):
+class Text(Kind[str]):
     """Text for which `fits` returns something true; `or_empty` allows "" too."""
 
     fits: Callable[[str], object] = lambda text: True
@@ -143,7 +117,7 @@ def word(check: Callable[[str], str], *, or_empty: bool = False) -> Text:
 
 
 @dataclass(frozen=True, slots=True)
-class OneOf(Kind):
+class OneOf(Kind[Any]):
     """The value of an enum's member; `called` is the name that messages use for a text that is none of them.
 
     With `or_empty` "" stands for None.
@@ -153,7 +127,7 @@ class OneOf(Kind):
     called: str = ""
     or_empty: bool = False
 
-    def read(self, value: Any, where: str) -> enum.Enum | None:
+    def read(self, value: Any, where: str) -> Any:
         if self.or_empty and value == "":
             return None
         try:
@@ -166,7 +140,7 @@ class OneOf(Kind):
 
 
 @dataclass(frozen=True, slots=True)
-class Integer(Kind):
+class Integer(Kind[int]):
     """A whole number within limits."""
 
     least: int = 0
@@ -180,7 +154,7 @@ class Integer(Kind):
 
 
 @dataclass(frozen=True, slots=True)
-class Time(Kind):
+class Time(Kind[datetime]):
     """A time as `redact.stamp` writes it; one so far off that sums overflow is wrong."""
 
     years: range = _YEARS
@@ -198,7 +172,7 @@ class Time(Kind):
 TIME: Final = Time()
 
 
-class _Flag(Kind):
+class _Flag(Kind[bool]):
     def read(self, value: Any, where: str) -> bool:
         return value is True
 
@@ -213,11 +187,11 @@ SHA256_OR_EMPTY: Final = Text(SHA256.fits, or_empty=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Items(Kind):
+class Items(Kind[Any]):
     """A list of at most so many different values; `doubles` allows equal ones."""
 
-    item: Kind
-    most: int
+    item: Kind[Any]
+    most: int = sys.maxsize
     least: int = 0
     doubles: bool = False
 
@@ -234,26 +208,29 @@ class Items(Kind):
 
 
 @dataclass(frozen=True, slots=True)
-class ByName(Kind):
+class ByName(Kind[Any]):
     """An object of at most so many values of one kind, by names for which `fits` returns something true.
 
-    They are read and written in this `order`. `make` makes a key of a name.
+    They are read and written in this `order`; as they are without one. `make` makes a key of a name.
     """
 
     fits: Callable[[str], object]
-    value: Kind
-    most: int = 1000
-    order: Callable[[Any], Any] = str
+    value: Kind[Any]
+    most: int = sys.maxsize
+    order: Callable[[Any], Any] | None = None
     make: Callable[[str], Any] = str
 
     def read(self, value: Any, where: str) -> dict[Any, Any]:
         if not isinstance(value, Mapping) or len(value) > self.most or not all(map(self.fits, value)):
             raise Wrong
         found = {self.make(name): self.value.read(one, f"{where}: {name}") for name, one in value.items()}
-        return {key: found[key] for key in sorted(found, key=self.order)}
+        return {key: found[key] for key in self._ordered(found)}
 
     def write(self, value: Any) -> Any:
-        return {str(key): self.value.write(value[key]) for key in sorted(value, key=self.order)}
+        return {str(key): self.value.write(value[key]) for key in self._ordered(value)}
+
+    def _ordered(self, value: Iterable[Any]) -> Iterable[Any]:
+        return value if self.order is None else sorted(value, key=self.order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,10 +238,11 @@ class Member:
     """A member of an object: its kind, and its `attribute` if that has another name.
 
     One that is `left_out` is not written while it has the default of its attribute, and gets it if it is missing; one
-    that may be `null` gets it from null too. `spread` is for an object of a `dict`: its members are attributes here.
+    that may be `null` gets it from null too, or None if there is none. `spread` is for an Object of a dict: the members
+    of that one are attributes here.
     """
 
-    kind: Kind
+    kind: Kind[Any]
     attribute: str = ""
     left_out: bool = False
     null: bool = False
@@ -276,7 +254,7 @@ class Member:
         return found if self.spread else {self.attribute: found}
 
 
-class Object(Kind, Generic[_T]):
+class Object(Kind[_T]):
     """An object that `make`, a dataclass, has as a value; its members in the order in which they are written.
 
     What else it has is ignored, so that a later release may add to it. Messages have what it is `called`, and `advice`;
@@ -287,7 +265,7 @@ class Object(Kind, Generic[_T]):
     def __init__(
         self,
         make: type[_T],
-        members: Mapping[str, Kind | Member],
+        members: Mapping[str, Kind[Any] | Member],
         called: str = "",
         advice: str = "",
         *,
@@ -304,6 +282,7 @@ class Object(Kind, Generic[_T]):
         self._defaults = {each.name: each.default for each in declared if each.default is not MISSING}
         self._defaults |= {each.name: each.default_factory() for each in declared if callable(each.default_factory)}
         self._needed = {each.name for each in declared} - self._defaults.keys()
+        self._nulls = {one.attribute for one in self._members.values() if one.null and one.attribute in self._needed}
 
     def read(self, value: Any, where: str) -> _T:
         """Return the value in the form of `make`; raise SpecError with `where` and the member that is wrong."""
@@ -311,7 +290,7 @@ class Object(Kind, Generic[_T]):
             raise SpecError(self._other, file=where)
         if self._version:
             JsonObject(value, where, self._problem).refuse_other_version()
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = dict.fromkeys(self._nulls)
         for name, member, one in self._given(value):
             try:
                 found |= member.read(one, f"{where}: {name}")
