@@ -11,7 +11,7 @@ from vaultpki.identity.access import approle_pools, fits_pattern, node_certifica
 from vaultpki.layout import own_server
 from vaultpki.model import Cluster, Node, NodeRole, Pool, Row
 from vaultpki.provision import foreign_cas
-from vaultpki.provision.causes import RecordChange, AwaitedPath, record_changes, waits
+from vaultpki.provision.causes import AwaitedPath, RecordChange, record_changes, waits
 from vaultpki.provision.differences import certificate_differences
 from vaultpki.provision.plan import Change, Colour, Impact, Live
 from vaultpki.provision.quorum import NO_CONTROL_PLANE, NO_ETCD, SMALLER_QUORUM
