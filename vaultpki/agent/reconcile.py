@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from datetime import datetime
 
 from vaultpki.agent import (
     bundles,
@@ -104,7 +103,7 @@ def reconcile(context: Context) -> Outcome:
         renewed=signed.renewed + keys.signed.renewed,
         requested=signed.requested + keys.signed.requested,
         failures=found.failures,
-        due=min(_dues(items), default=None),
+        due=min((item.verdict.renew_after for item in items if item.verdict.renew_after is not None), default=None),
         first_expiry=min((item.not_after for item in items if item.not_after is not None), default=None),
         retry_at=min(found.retry_at, default=None),
         reached=contact.reached,
@@ -293,10 +292,6 @@ def _inspect(
 ) -> tuple[PairStatus, ...]:
     state = context.state.value
     return pairs.inspect(context.config, context.folders, wanted.certificates, trust, state, context.now, force)
-
-
-def _dues(items: Collection[PairStatus]) -> list[datetime]:
-    return [item.verdict.renew_after for item in items if item.verdict.renew_after is not None]
 
 
 def _report_untrusted_cas(context: Context, wanted: Assignment, trust: Mapping[str, Trust]) -> list[str]:
