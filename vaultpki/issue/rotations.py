@@ -81,6 +81,30 @@ class Rotations:
         return record is not None and record.method is Method.EMERGENCY
 
 
+def stepped(before: Rotations, after: Rotations) -> frozenset[str]:
+    """Return the issuing CAs whose records one command has changed; empty if it may have changed something else.
+
+    Such a command changes these records and the issuers of these CAs. One that rotates the root changes more.
+    """
+    was, now = before.records, after.records
+    changed = frozenset(domain for domain, record in now.items() if record != was.get(domain))
+    set_back = any(each in was and now[each].revision <= was[each].revision for each in changed)
+    unclear = before.unreadable or before.not_followed or after.unreadable or after.not_followed
+    with_root = ROOT in changed or (ROOT in now and now[ROOT].active)
+    return frozenset() if set_back or unclear or with_root or was.keys() - now.keys() else changed
+
+
+def only_turns(before: Rotations, after: Rotations) -> bool:
+    """Return whether the records differ in nothing but whose turn it is."""
+    turns = {domain: (record.revision, record.turn) for domain, record in after.records.items()}
+    known = {
+        domain: replace(record, revision=turns[domain][0], turn=turns[domain][1])
+        for domain, record in before.records.items()
+        if domain in turns
+    }
+    return known == after.records
+
+
 def fetch_rotations(vault: Vault, prefix: str, cas: Sequence[str] = ISSUING_CAS) -> dict[str, Any]:
     """Return what the rotation records contain, by domain; nothing if the token's policy is of an older apply.
 
