@@ -57,8 +57,8 @@ def fetch_issuers(
 
     Of more than MOST_ISSUERS on a mount it reads the default, those with an id or name in `named`, by CA, and the
     first of the others. `known` are certificates that were read before, as `by_id`: an issuer keeps its certificate for
-    its whole life, so it is not read again. With `before` only the mounts of `cas` are asked, and the rest stays. Raises
-    BadAnswer if the root's mount shows none.
+    its whole life, so it is not read again. With `before` only the mounts of `cas` are asked, and the rest stays.
+    Raises BadAnswer if the root's mount shows none.
     """
     mounts = {ca: f"{prefix}/{ca}" for ca in (*(() if before is not None else (ROOT,)), *cas)}
     listed = {ca: _listed(vault, mount) for ca, mount in mounts.items()}
