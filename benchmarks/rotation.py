@@ -104,7 +104,7 @@ class Agent:
         cas = stepped(self.rotations, rotations)
         if not cas:
             return False
-        cas = frozenset() if only_turns(self.rotations, rotations) and mark.same(self.mark, "issuers") else cas
+        cas = frozenset() if only_turns(self.rotations, rotations, self.issuers.defaults) else cas
         known = self.issuers.by_id
         issuers = fetch_issuers(self.own, prefix, rotations.named(), known, cas, before=self.issuers)
         self.mark, self.rotations, self.issuers = mark, rotations, issuers

@@ -94,15 +94,19 @@ def stepped(before: Rotations, after: Rotations) -> frozenset[str]:
     return frozenset() if set_back or unclear or with_root or was.keys() - now.keys() else changed
 
 
-def only_turns(before: Rotations, after: Rotations) -> bool:
-    """Return whether the records differ in nothing but whose turn it is."""
-    turns = {domain: (record.revision, record.turn) for domain, record in after.records.items()}
-    known = {
-        domain: replace(record, revision=turns[domain][0], turn=turns[domain][1])
-        for domain, record in before.records.items()
-        if domain in turns
-    }
-    return known == after.records
+def only_turns(before: Rotations, after: Rotations, defaults: Mapping[str, str]) -> bool:
+    """Return whether the records say of nothing but turns what they did not, so that no issuers have changed.
+
+    `defaults` are the SHA-256 of the default issuers by CA as they were: a mount that was not what its record says yet
+    may have become so.
+    """
+    for domain, record in after.records.items():
+        known = before.records.get(domain)
+        if known is None or replace(known, revision=record.revision, turn=record.turn) != record:
+            return False
+        if known != record and defaults.get(domain) != record.leaf.sha256:
+            return False
+    return True
 
 
 def fetch_rotations(vault: Vault, prefix: str, cas: Sequence[str] = ISSUING_CAS) -> dict[str, Any]:

@@ -172,11 +172,10 @@ def fetch(
 class Step:
     """What one command may have changed: it ended with the version `mark` of the record of changes.
 
-    `copy` is what the node read before, as of `seen`, and `shown` are certificates of issuers, as `Issuers.by_id`.
+    `copy` is what the node read before, and `shown` are certificates of issuers, as `Issuers.by_id`.
     """
 
     copy: Assignment
-    seen: Mark
     mark: Mark
     shown: Mapping[tuple[str, str], str] = field(repr=False)
 
@@ -203,9 +202,9 @@ def fetch_step(
     others = ("adoption", "adoption_ahead", "keys", "keys_not_followed")
     if not cas or any(value.get(name) != before.get(name) for name in others):
         return None
-    if only_turns(step.copy.rotations, rotations) and step.mark.same(step.seen, "issuers"):
-        cas = frozenset()
     shown = step.copy.issuers
+    if only_turns(step.copy.rotations, rotations, shown.defaults):
+        cas = frozenset()
     shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), step.shown, cas, before=shown)
     return replace(_keep(config, now, held, known or {}, value, rotations, shown), mark=step.mark)
 

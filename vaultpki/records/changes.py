@@ -2,8 +2,8 @@
 
 A command that changes what nodes follow writes `changing` before its first change, and `settled` with digests after its
 last one. Agents compare the version in the KV store and the time of that version: the record can make them look, or
-keep them from looking until their next whole look, and nothing else. The digests are for `plan`; agents read less after
-a step of a rotation if one of them is the same, and never for that alone.
+keep them from looking until their next whole look, and nothing else. The digests are for `plan`; an agent reads all
+instead of a step of a rotation if that of the records is another one.
 """
 
 from __future__ import annotations
@@ -42,23 +42,19 @@ class Mark:
     """A version of the record and when Vault stored it, as Vault writes it (RFC 3339).
 
     Both count: content that was written again is a new version, and a restored snapshot may count to the same number.
-    `digests` are as in Changes.
+    `records` is the digest of that part; "" if it is not known.
     """
 
     version: int
     created: str
-    digests: Mapping[str, str] = field(default_factory=dict)
+    records: str = ""
 
     def ends_one_command(self, before: Mark) -> bool:
         """Return whether one command alone has ended since, and has changed no record of cluster, nodes and pools.
 
         Each writes `changing` and `settled`, and whoever else writes makes another version.
         """
-        return self.version == before.version + 2 and self.same(before, "records")
-
-    def same(self, before: Mark, part: str) -> bool:
-        """Return whether the digest of this part is known, and what it was."""
-        return part in self.digests and self.digests[part] == before.digests.get(part)
+        return self.version == before.version + 2 and "" != self.records == before.records
 
 
 def to_json(changes: Changes) -> dict[str, Any]:
@@ -97,7 +93,7 @@ def settled_mark(stored: Mapping[str, Any]) -> Mark | None:
     version, created = about.get("version"), about.get("created_time")
     if type(version) is not int or not isinstance(created, str) or not created:
         return None
-    return Mark(version, created, read(record).digests)
+    return Mark(version, created, read(record).digests.get("records", ""))
 
 
 def digest(entries: Iterable[tuple[str, object]]) -> str:
