@@ -228,7 +228,7 @@ def _step(context: Context, copy: Assignment, rest: AtRest, mark: Mark | None) -
     return None if fetched is None else (fetched, _checked_clock(context, Contact(rest.vault, stepped=True)))
 
 
-def _held(context: Context, copy: Assignment | None) -> tuple[dict[str, list[str]], dict[str, int] | None]:
+def _held(context: Context, copy: Assignment | None) -> tuple[dict[str, list[str]], Mapping[str, int] | None]:
     """Return the CAs trusted here until now, as PEM by CA, and the highest revisions read, as `assignment.fetch`."""
     if copy is not None:
         # The agent's state may be lost, or another release's.

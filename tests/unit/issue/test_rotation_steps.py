@@ -9,7 +9,7 @@ import pytest
 
 from vaultpki.certificates import ROOT
 from vaultpki.errors import SpecError
-from vaultpki.issue.rotations import Rotations, only_turns, stepped
+from vaultpki.issue.rotations import RecordRead, Rotations, only_turns, stepped
 from vaultpki.records.changes import Mark
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 
@@ -20,8 +20,8 @@ NEXT, TURN = ETCD.moved(State.PREPARED, NOW), ETCD.changed(turn="cp-1")
 ROOT_RECORD = replace(KUBELET, domain=ROOT)
 
 
-def read(*records: RotationRecord) -> Rotations:
-    return Rotations({record.domain: record for record in records})
+def read(*records: RotationRecord, **others: RecordRead[RotationRecord]) -> Rotations:
+    return Rotations({record.domain: RecordRead(record) for record in records} | others)
 
 
 BEFORE = read(ETCD, KUBELET, ROOT_RECORD)
@@ -56,8 +56,8 @@ def test_a_turn_alone() -> None:
         read(NEXT, ROOT_RECORD),
         read(NEXT, KUBELET),
         read(NEXT, KUBELET, ROOT_RECORD.changed(also=("c" * 64,))),
-        replace(read(NEXT, ROOT_RECORD), unreadable={"kubelet": SpecError("is not a record")}),
-        replace(read(NEXT, ROOT_RECORD), not_followed={"kubelet": 2000}),
+        read(NEXT, ROOT_RECORD, kubelet=RecordRead(error=SpecError("is not a record"))),
+        read(NEXT, ROOT_RECORD, kubelet=RecordRead(not_followed=2000)),
     ],
     ids=["nothing", "set back", "same revision", "gone", "root's gone", "root", "unreadable", "not followed"],
 )
@@ -68,7 +68,7 @@ def test_more_may_have_changed(after: Rotations) -> None:
 def test_while_the_root_is_rotated_more_may_change() -> None:
     root = ROOT_RECORD.moved(State.SWITCHED, NOW)
     assert stepped(read(ETCD, root), read(NEXT, root)) == frozenset()
-    unclear = replace(read(ETCD), unreadable={"kubelet": SpecError("is not a record")})
+    unclear = read(ETCD, kubelet=RecordRead(error=SpecError("is not a record")))
     assert stepped(unclear, read(NEXT)) == frozenset()
 
 
