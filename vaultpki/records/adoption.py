@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.certificates import ISSUING_CAS
+from vaultpki.procedure.phases import ADOPTION_PHASES, Side
 from vaultpki.records.rotation import COMPONENTS, MOST_NODES, REVISION, ROTATION_FOLDER, TURN
 from vaultpki.values.json_object import SHA256, TIME, ByName, Items, Member, Object, OneOf, Text
 
@@ -45,6 +46,10 @@ class AdoptionState(enum.Enum):
     DONE = "done"
     RETRUSTING = "re-trusting"
     RETURNING = "returning"
+
+
+ADOPTION_TABLE: Final = ADOPTION_PHASES.of(AdoptionState)
+"""What each state means for the CAs that bundles hold, and whose certificates nodes install."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,11 @@ class AdoptionRecord:
     def active(self) -> bool:
         """Whether an adoption is under way; in DONE it has ended."""
         return self.state is not AdoptionState.DONE
+
+    @property
+    def accepts(self) -> Side:
+        """The CAs that bundles hold, and with which nodes check others."""
+        return ADOPTION_TABLE.phases[self.state].accepts
 
     def moved(self, state: AdoptionState, now: datetime, **changes: Any) -> AdoptionRecord:
         """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""

@@ -18,7 +18,7 @@ from vaultpki.readers import start_only
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS, command, wanted_cas
-from vaultpki.rotation.states import number
+from vaultpki.vault.issuer import number
 
 
 @dataclass(frozen=True, slots=True)
