@@ -224,12 +224,12 @@ def _step(context: Context, copy: Assignment, rest: AtRest, mark: Mark | None) -
     if mark is None or not rest.may_step(mark):
         return None
     held, known = _held(context, copy)
-    step = assignment.Step(copy, mark, rest.issuers)
+    step = assignment.SeenStep(copy, mark, rest.issuers)
     fetched = assignment.fetch_step(context.config, rest.vault, context.clock, held, known, step)
     return None if fetched is None else (fetched, _checked_clock(context, Contact(rest.vault, stepped=True)))
 
 
-def _held(context: Context, copy: Assignment | None) -> tuple[dict[str, list[str]], dict[str, int] | None]:
+def _held(context: Context, copy: Assignment | None) -> tuple[dict[str, list[str]], Mapping[str, int] | None]:
     """Return the CAs trusted here until now, as PEM by CA, and the highest revisions read, as `assignment.fetch`."""
     if copy is not None:
         # The agent's state may be lost, or another release's.
