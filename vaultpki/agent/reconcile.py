@@ -223,7 +223,7 @@ def _step(context: Context, copy: Assignment, rest: AtRest, mark: Mark | None) -
     if mark is None or not rest.may_step(mark):
         return None
     held, known = _held(context, copy)
-    step = assignment.Step(copy, mark, rest.issuers)
+    step = assignment.SeenStep(copy, mark, rest.issuers)
     fetched = assignment.fetch_step(context.config, rest.vault, context.clock, held, known, step)
     return None if fetched is None else (fetched, _checked_clock(context, Contact(rest.vault, stepped=True)))
 

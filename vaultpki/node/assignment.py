@@ -177,7 +177,7 @@ def fetch(
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SeenStep:
     """What one command may have changed: it ended with the version `mark` of the record of changes.
 
     `copy` is what the node read before, and `shown` are certificates of issuers, as `Issuers.by_id`.
@@ -194,7 +194,7 @@ def fetch_step(
     now: float,
     held: Mapping[str, Sequence[str]],
     known: Mapping[str, int] | None,
-    step: Step,
+    step: SeenStep,
 ) -> Assignment | None:
     """As `fetch` if the command was a step in the rotation of issuing CAs; None, and nothing kept, if not.
 
