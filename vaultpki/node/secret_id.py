@@ -22,12 +22,13 @@ from vaultpki.disk.files import closing, exists, open_folder, read_at, read_priv
 from vaultpki.errors import SpecError, StoreError
 from vaultpki.model import VERSION
 from vaultpki.values import json_object, names
-from vaultpki.values.json_object import JsonObject
+from vaultpki.values.json_object import SHA256, Integer, JsonObject, Member, Object, Text, word
 
 SECRET_ID: Final = "secret-id"  # noqa: S105 -- a file's name
 _MOST_ASKED: Final = 20
 # Seconds: apply never grants less.
 _SHORTEST_LIFE: Final = 7 * 86400
+_WRONG: Final = "is not a note of this vaultpki"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,14 @@ class JoinStep:
     token: str = field(repr=False)
     stage: str
     secret: str | None = field(default=None, repr=False)
+
+
+_STEP: Final = Object(
+    JoinStep,
+    {"token": SHA256, "stage": Text(), "secret_id": Member(word(names.token), "secret", null=True)},
+    problem=_WRONG,
+    version=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +83,8 @@ class SecretIdFiles:
         """Return when `secret` was minted (Unix time) and for how many seconds; None if it was not minted here."""
         with contextlib.suppress(SpecError):
             note = _note(f"{self.state}/{SECRET_ID}.json")
-            if note.text("sha256") == digest(secret):
-                return note.integer("minted"), note.integer("ttl", 1)
+            if note.get("sha256", Text()) == digest(secret):
+                return note.get("minted", Integer()), note.get("ttl", Integer(1))
         return None
 
     def written(self) -> float:
@@ -111,7 +120,7 @@ class SecretIdFiles:
         """Return whether others could read `secret`, as `tighten` found."""
         with contextlib.suppress(SpecError):
             note = _note(f"{self.state}/{SECRET_ID}.json")
-            return note.text("sha256") == digest(secret) and note.value.get("exposed") is True
+            return note.get("sha256", Text()) == digest(secret) and note.value.get("exposed") is True
         return False
 
     def note_minted(
@@ -188,14 +197,11 @@ class SecretIdFiles:
     def join_step(self) -> JoinStep | None:
         """Return how far the last join came; None if there is no note that can be read."""
         with contextlib.suppress(SpecError):
-            note = _note(self.join_note)
-            secret = note.optional("secret_id", names.token)
-            return JoinStep(note.word("token", names.sha256), note.text("stage"), secret)
+            return _STEP.read(_note(self.join_note).value, self.join_note)
         return None
 
     def write_join_step(self, step: JoinStep) -> None:
-        note = {"version": VERSION, "token": step.token, "stage": step.stage, "secret_id": step.secret}
-        write_private(self.join_note, json.dumps(note).encode())
+        write_private(self.join_note, json.dumps(_STEP.write(step)).encode())
 
     def _loose(self, name: str) -> str | None:
         """Return a secret id whose file is ours, and that others may read or write; None otherwise."""
@@ -227,6 +233,6 @@ def digest(secret: str) -> str:
 
 def _note(file: str) -> JsonObject:
     """A note in the state folder; SpecError if it is missing or not what this vaultpki writes."""
-    note = JsonObject(json_object.parse(read_private(file) or b"") or {}, file, "is not a note of this vaultpki")
+    note = JsonObject(json_object.parse(read_private(file) or b"") or {}, file, _WRONG)
     note.refuse_other_version()
     return note

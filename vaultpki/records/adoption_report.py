@@ -12,15 +12,16 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.records.adoption import AdoptionState
+from vaultpki.records.report_fields import BOOL, MOMENT, Or, Printed, Report, Some, SomeByName
 from vaultpki.records.rotation import BEYOND
-from vaultpki.redact import moment, printable, stamp
+from vaultpki.values.json_object import FLAG, Integer, Member, OneOf
 
 RESTART_ORDER: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
 """The components of kubeadm that read files of its CAs, in the order in which they are restarted."""
 
-_LONGEST: Final = 300
 _MOST_OWED: Final = 16
 _MOST_MOUNTS: Final = 64
+_REVISION: Final = Integer(0, BEYOND - 1)
 
 
 class Held(enum.Enum):
@@ -129,136 +130,52 @@ def common(found: Iterable[Held]) -> Held:
     return held.pop() if len(held) == 1 else Held.MIXED
 
 
-def to_json(report: AdoptionReport) -> dict[str, Any]:
-    """Return the part as it is stored."""
-    return {
-        "revision": report.revision,
-        "reached": report.reached.value if report.reached is not None else "",
-        "trust": report.trust.value,
-        "leaves": report.leaves.value,
-        "components": {name: _component(one) for name, one in report.components.items()},
-        **({"signer": report.signer} if report.signer is not None else {}),
-        **({"rotates": report.rotates} if report.rotates is not None else {}),
-        "keys": report.keys.value,
-        **({"kept_until": stamp(report.kept_until)} if report.kept_until is not None else {}),
-        "by_agent": report.by_agent,
-        "owed": [printable(text)[:_LONGEST] for text in report.owed[:_MOST_OWED]],
-        **({"since": stamp(report.since)} if report.since is not None else {}),
-        **({"highest": report.highest} if report.highest else {}),
-        **({"not_followed": report.not_followed} if report.not_followed else {}),
-        **({"no_signer": True} if report.no_signer else {}),
-        **({"mounts": list(map(_mount, report.mounts[:_MOST_MOUNTS]))} if report.mounts is not None else {}),
-        **({"pairs": [printable(text)[:_LONGEST] for text in report.pairs[:_MOST_MOUNTS]]} if report.pairs else {}),
-    }
+def _as_it_runs(one: ComponentReport, entry: Mapping[str, Any]) -> ComponentReport:
+    return one if one.started is not None else ComponentReport(problem=one.problem)
 
 
-def _mount(one: MountReport) -> dict[str, Any]:
-    return {
-        "who": printable(one.who)[:_LONGEST],
-        "path": printable(one.path)[:_LONGEST],
-        "fresh": one.fresh,
-        "trust": one.trust.value,
-        "leaves": one.leaves.value,
-    }
+_HELD: Final = OneOf(Held)
+_TEXT: Final = Printed(cut=True)
+_COMPONENT: Final = Report(
+    ComponentReport,
+    {
+        "started": Member(MOMENT, null=True),
+        "trust": _HELD,
+        "leaves": _HELD,
+        "healthy": FLAG,
+        "problem": _TEXT,
+    },
+    also=_as_it_runs,
+)
+_MOUNT: Final = Report(
+    MountReport, {"who": Or(_TEXT, ""), "path": Or(_TEXT, ""), "fresh": FLAG, "trust": _HELD, "leaves": _HELD}
+)
 
+ADOPTION: Final = Report(
+    AdoptionReport,
+    {
+        "revision": _REVISION,
+        "reached": OneOf(AdoptionState, or_empty=True),
+        "trust": _HELD,
+        "leaves": _HELD,
+        "components": SomeByName(RESTART_ORDER.__contains__, _COMPONENT),
+        "signer": Member(BOOL, left_out=True),
+        "rotates": Member(BOOL, left_out=True),
+        # What cannot be read counts as the place that holds gates closed.
+        "keys": Or(OneOf(OldKeys), OldKeys.IN_PLACE),
+        "kept_until": Member(MOMENT, left_out=True),
+        "by_agent": FLAG,
+        "owed": Some(Printed(least=1, cut=True), _MOST_OWED, cut=True),
+        "since": Member(MOMENT, left_out=True),
+        "highest": Member(_REVISION, left_out=True),
+        "not_followed": Member(_REVISION, left_out=True),
+        "no_signer": Member(FLAG, left_out=True),
+        "mounts": Member(Some(_MOUNT, _MOST_MOUNTS, cut=True), left_out=True),
+        "pairs": Member(Some(Or(_TEXT, ""), _MOST_MOUNTS, cut=True), left_out=True),
+    },
+    must=["reached"],
+)
+"""What a report says of an adoption; it does not count if its revision or its state cannot be read."""
 
-def _component(one: ComponentReport) -> dict[str, Any]:
-    return {
-        "started": stamp(one.started) if one.started is not None else None,
-        "trust": one.trust.value,
-        "leaves": one.leaves.value,
-        "healthy": one.healthy,
-        "problem": printable(one.problem)[:_LONGEST],
-    }
-
-
-def read(value: object) -> AdoptionReport | None:
-    """Return the part; None if there is none, or if its revision or its state cannot be read."""
-    entry = value if isinstance(value, Mapping) else {}
-    revision, reached = entry.get("revision"), entry.get("reached")
-    if type(revision) is not int or not 0 <= revision < BEYOND or not isinstance(reached, str):
-        return None
-    try:
-        state = AdoptionState(reached) if reached else None
-    except ValueError:
-        return None
-    found = entry.get("components")
-    components = {
-        name: _read_component(one)
-        for name, one in (found if isinstance(found, Mapping) else {}).items()
-        if name in RESTART_ORDER and isinstance(one, Mapping)
-    }
-    owed, pairs = entry.get("owed"), entry.get("pairs")
-    return AdoptionReport(
-        revision=revision,
-        reached=state,
-        trust=_held(entry.get("trust")),
-        leaves=_held(entry.get("leaves")),
-        components=components,
-        signer=_truth(entry.get("signer")),
-        rotates=_truth(entry.get("rotates")),
-        keys=_keys(entry.get("keys")),
-        kept_until=moment(entry.get("kept_until")),
-        by_agent=entry.get("by_agent") is True,
-        owed=tuple(_text(each) for each in (owed[:_MOST_OWED] if isinstance(owed, list) else []) if _text(each)),
-        since=moment(entry.get("since")),
-        highest=_revision(entry.get("highest")),
-        not_followed=_revision(entry.get("not_followed")),
-        no_signer=entry.get("no_signer") is True,
-        mounts=_mounts(entry.get("mounts")),
-        pairs=tuple(map(_text, pairs[:_MOST_MOUNTS] if isinstance(pairs, list) else [])),
-    )
-
-
-def _read_component(entry: Mapping[str, Any]) -> ComponentReport:
-    started = moment(entry.get("started"))
-    return ComponentReport(
-        started=started,
-        trust=_held(entry.get("trust")) if started is not None else Held.UNKNOWN,
-        leaves=_held(entry.get("leaves")) if started is not None else Held.UNKNOWN,
-        healthy=started is not None and entry.get("healthy") is True,
-        problem=_text(entry.get("problem")),
-    )
-
-
-def _mounts(value: object) -> tuple[MountReport, ...] | None:
-    if not isinstance(value, list):
-        return None
-    return tuple(
-        MountReport(
-            _text(one.get("who")),
-            _text(one.get("path")),
-            one.get("fresh") is True,
-            _held(one.get("trust")),
-            _held(one.get("leaves")),
-        )
-        for one in value[:_MOST_MOUNTS]
-        if isinstance(one, Mapping)
-    )
-
-
-def _held(value: object) -> Held:
-    try:
-        return Held(value)
-    except ValueError:
-        return Held.UNKNOWN
-
-
-def _keys(value: object) -> OldKeys:
-    """Return where the keys lie; what cannot be read counts as the place that holds gates closed."""
-    try:
-        return OldKeys(value)
-    except ValueError:
-        return OldKeys.IN_PLACE
-
-
-def _revision(value: object) -> int:
-    return value if type(value) is int and 0 <= value < BEYOND else 0
-
-
-def _truth(value: object) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _text(value: object) -> str:
-    return printable(value[:_LONGEST]) if isinstance(value, str) else ""
+to_json = ADOPTION.write
+read = ADOPTION.found

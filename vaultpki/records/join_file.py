@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -15,13 +15,13 @@ from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import SpecError
 from vaultpki.places import Layout
 from vaultpki.records import foreign_cas
-from vaultpki.redact import stamp
 from vaultpki.values import hosts, input_file, json_object, names, pem
-from vaultpki.values.json_object import JsonObject
+from vaultpki.values.json_object import SHA256, TIME, ByName, Items, JsonObject, Member, Object, OneOf, word
 
 _LARGEST: Final = 1 << 19
 # The same limit as in agent.yaml.
 _MOST_ADDRESSES: Final = 16
+_WRONG: Final = "is not as `vaultpki enroll` writes it; do not use this file, and ask for a new one"
 _NOT_A_JOIN_FILE: Final = "is not a join file; ask the person who enrolled this node for a new one"
 
 
@@ -50,20 +50,36 @@ class Join:
     former_root_sha256: str | None = None
 
 
+_JOIN: Final = Object(
+    Join,
+    {
+        "cluster": word(names.cluster_name),
+        "prefix": word(names.prefix),
+        "namespace": Member(word(names.vault_namespace), null=True),
+        "node": word(hosts.node_name),
+        "pool": Member(word(names.pool_name), null=True),
+        "addresses": Items(word(hosts.vault_address), _MOST_ADDRESSES, least=1),
+        "ca_pem": Member(word(pem.pem_certificates), null=True),
+        "root_sha256": SHA256,
+        "role_id": word(names.token),
+        "wrap_token": word(names.token),
+        "expires": TIME,
+        # A vaultpki that does not know foreign CAs refuses a file that names some: it could not take them over.
+        foreign_cas.FIELD: Member(
+            ByName(ISSUING_CAS.__contains__, Items(SHA256, foreign_cas.MOST_CAS, least=1)), left_out=True
+        ),
+        # Nor does one take folders over that does not know this.
+        "former_root_sha256": Member(SHA256, left_out=True, null=True),
+        # A vaultpki without layouts reads the file for the layout document, which does not name it.
+        "layout": Member(OneOf(Layout), left_out=True),
+    },
+    problem=_WRONG,
+)
+
+
 def dump_join(join: Join) -> str:
     """Return the text of the file; it contains the wrapping token, so it must be written with mode 0600."""
-    content = {"version": join.layout.version, **asdict(join), "expires": stamp(join.expires)}
-    # A vaultpki without layouts reads the file for the layout document, which does not name it.
-    del content["layout"]
-    if join.layout is not Layout.DOCUMENT:
-        content["layout"] = join.layout.value
-    # A vaultpki that does not know foreign CAs refuses a file that names some: it could not take them over.
-    if not join.also_trust:
-        del content[foreign_cas.FIELD]
-    # Nor does one take folders over that does not know this.
-    if join.former_root_sha256 is None:
-        del content["former_root_sha256"]
-    return json.dumps(content, indent=2) + "\n"
+    return json.dumps({"version": join.layout.version, **_JOIN.write(join)}, indent=2) + "\n"
 
 
 def load_join(path: Path) -> Join:
@@ -91,44 +107,12 @@ def parse(raw: bytes, file: str) -> Join:
     value = json_object.parse(raw)
     if value is None:
         raise SpecError(_NOT_A_JOIN_FILE, file=file)
-    problem = "is not as `vaultpki enroll` writes it; do not use this file, and ask for a new one"
-    read = JsonObject(value, file, problem)
-    layout = read.layout()
-    known = {"version", *(each.name for each in fields(Join))}
+    read = JsonObject(value, file, _WRONG)
+    read.layout()
     for key in value:
-        if key not in known:
+        if key not in {"version", *(each.name for each in fields(Join))}:
             raise read.wrong(key[:40])
-    addresses = read.texts("addresses")
-    if not 0 < len(addresses) <= _MOST_ADDRESSES or not all(names.fits(a, hosts.vault_address) for a in addresses):
-        raise read.wrong("addresses")
-    return Join(
-        cluster=read.word("cluster", names.cluster_name),
-        prefix=read.word("prefix", names.prefix),
-        namespace=read.optional("namespace", names.vault_namespace),
-        node=read.word("node", hosts.node_name),
-        pool=read.optional("pool", names.pool_name),
-        addresses=tuple(addresses),
-        ca_pem=read.optional("ca_pem", pem.pem_certificates),
-        root_sha256=read.word("root_sha256", names.sha256),
-        role_id=read.word("role_id", names.token),
-        wrap_token=read.word("wrap_token", names.token),
-        expires=read.time("expires"),
-        layout=layout,
-        also_trust=_pins(read),
-        former_root_sha256=read.optional("former_root_sha256", names.sha256),
-    )
-
-
-def _pins(read: JsonObject) -> dict[str, tuple[str, ...]]:
-    value = read.value.get(foreign_cas.FIELD, {})
-    if not isinstance(value, dict) or not value.keys() <= {*ISSUING_CAS}:
-        raise read.wrong(foreign_cas.FIELD)
-    for pins in value.values():
-        if not isinstance(pins, list) or not 0 < len(pins) <= foreign_cas.MOST_CAS:
-            raise read.wrong(foreign_cas.FIELD)
-        if not all(names.fits(pin, names.sha256) for pin in pins) or len(set(pins)) != len(pins):
-            raise read.wrong(foreign_cas.FIELD)
-    return {ca: tuple(map(names.sha256, pins)) for ca, pins in value.items()}
+    return _JOIN.read(value, file)
 
 
 def owner(path: Path) -> tuple[str, str, str] | None:

@@ -6,26 +6,24 @@ A node may write anything here. What cannot be read counts as missing, so that a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from vaultpki import kubernetes_versions
 from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.readers import READERS
-from vaultpki.records import adoption_report
-from vaultpki.records.adoption_report import AdoptionReport
+from vaultpki.records.adoption_report import ADOPTION, AdoptionReport
 from vaultpki.records.changes import LONGEST_LOOK
+from vaultpki.records.report_fields import BOOL, LONGEST, MOMENT, Or, Printed, Report, Some, SomeByName
 from vaultpki.records.rotation import BEYOND, EVERY_DOMAIN
 from vaultpki.records.service_account import MOST_IN_UNION
-from vaultpki.redact import moment, printable, stamp
+from vaultpki.redact import printable
 from vaultpki.values import names
+from vaultpki.values.json_object import FLAG, SHA256, Integer, Items, Member, Text, word
 
 _MOST_ENTRIES: Final = 64
-_LONGEST: Final = 300
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_HEX = re.compile(r"[0-9a-f]{1,64}")
 # Seconds: the most that agent.yaml takes.
 _LONGEST_POLL: Final = 86400
 
@@ -42,8 +40,6 @@ _LONGEST_LIFE: Final = 1 << 32
 _KEY_NUMBER: Final = re.compile(r"[1-9][0-9]{0,7}")
 
 _COMPONENTS: Final = frozenset(each.component for each in READERS)
-
-_Entry = TypeVar("_Entry")
 
 SURPLUS: Final = "surplus"
 """The state of a certificate that its node's record does not name."""
@@ -221,123 +217,127 @@ class NodeReport:
         return self.look + 2 * self.poll if self.poll else 0
 
 
-def to_json(report: NodeReport) -> dict[str, Any]:
-    """Return the report as it is stored."""
-    return {
-        "version": 1,
-        "time": stamp(report.time),
-        "agent": report.agent,
-        "poll": report.poll,
-        **({"look": report.look} if report.look else {}),
-        "trust": report.trust,
-        "rotation": {
-            domain: {"revision": seen.revision, "highest": seen.highest, "behind": seen.behind}
-            for domain, seen in report.seen.items()
-        },
-        "certificates": _plain(report.certificates),
-        "bundles": _plain(report.bundles),
-        "readers": _plain(report.readers),
-        "hooks": {"owed": list(report.owed), "failed": list(report.failed), "waiting": list(report.waiting)},
-        "pins": list(report.pins),
-        "failures": list(report.failures),
-        "strangers": [printable(text)[:_LONGEST] for text in report.untrusted],
-        **({"not_followed": dict(report.not_followed)} if report.not_followed else {}),
-        **({"lost_credentials": report.lost} if report.lost else {}),
-        **({"credentials_in_use": list(report.in_use)} if report.in_use else {}),
-        **({"kubernetes": dict(report.kubernetes)} if report.kubernetes else {}),
-        **({"foreign_cas": _sorted(report.foreign)} if report.foreign else {}),
-        **({"foreign_cas_ignored": _sorted(report.foreign_ignored)} if report.foreign_ignored else {}),
-        **({"by_hand": list(report.by_hand)} if report.by_hand else {}),
-        **({"written_pins": list(report.written_pins)} if report.written_pins else {}),
-        **({"adoption": adoption_report.to_json(report.adoption)} if report.adoption is not None else {}),
-        **({"token_keys": _token_keys_to_json(report.token_keys)} if report.token_keys else {}),
-        **({"surplus": _plain(report.surplus)} if report.surplus else {}),
-    }
+class _Seen(Report[Seen]):
+    """What is read of a rotation's record; `behind` is for people who read the report."""
+
+    def write(self, value: Seen) -> dict[str, Any]:
+        return super().write(value) | {"behind": value.behind}
 
 
-def _token_keys_to_json(keys: TokenKeysReport) -> dict[str, Any]:
-    return {
-        "revision": keys.seen.revision,
-        "highest": keys.seen.highest,
-        "own": {str(number): pem for number, pem in keys.own.items()},
-        "union": sorted(keys.union),
-        "signing": keys.signing,
-        "installed": stamp(keys.installed) if keys.installed else None,
-        "loaded_union": sorted(keys.loaded_union),
-        "loaded_signing": keys.loaded_signing,
-        "kube_apiserver": {each.name: _value(getattr(keys.reader, each.name)) for each in fields(keys.reader)},
-        **({"extends": keys.extends} if keys.extends is not None else {}),
-        **({"longest": keys.longest} if keys.longest is not None else {}),
-        **({"shared": keys.shared} if keys.shared else {}),
-        **({} if keys.admitted else {"admitted": False}),
-        **({"shared_key": keys.shared_key} if keys.shared_key else {}),
-        **({"issuer": keys.issuer} if keys.issuer else {}),
-        **({"jwks_uri": keys.jwks_uri} if keys.jwks_uri else {}),
-    }
+class _TokenKeys(Report[TokenKeysReport]):
+    """The part on service-account keys, in which the revisions stand beside the other members."""
+
+    def read(self, value: Any, where: str = "") -> TokenKeysReport:
+        return super().read({**value, "seen": value} if isinstance(value, Mapping) else value)
+
+    def write(self, value: TokenKeysReport) -> dict[str, Any]:
+        made = super().write(value)
+        return {**made.pop("seen"), **made}
 
 
-def _sorted(found: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
-    return {ca: sorted(each) for ca, each in found.items()}
-
-
-def _plain(entries: Mapping[str, CertificateReport | BundleReport | ReaderReport]) -> dict[str, dict[str, Any]]:
-    """Return entries as they are stored: each field under its own name."""
-    return {name: {each.name: _value(getattr(one, each.name)) for each in fields(one)} for name, one in entries.items()}
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return stamp(value)
-    if isinstance(value, frozenset | tuple):
-        return sorted(value) if isinstance(value, frozenset) else list(value)
-    return printable(value)[:_LONGEST] if isinstance(value, str) else value
-
-
-def read(value: object) -> NodeReport | None:
-    """Return the report in the data of a record; None if it has no time. What is not of its form is left out."""
-    report = value if isinstance(value, Mapping) else {}
-    when = moment(report.get("time"))
-    if when is None:
+def _started_or_not(one: ReaderReport, entry: Mapping[str, Any]) -> ReaderReport | None:
+    if one.started is None and "running" not in entry:
         return None
-    hooks = _mapping(report.get("hooks"))
-    return NodeReport(
-        time=when,
-        agent=_text(report.get("agent")),
-        seen={
-            domain: seen for domain, seen in _each(report.get("rotation"), _read_revisions) if domain in EVERY_DOMAIN
-        },
-        certificates=dict(_each(report.get("certificates"), _certificate)),
-        bundles={ca: one for ca, one in _each(report.get("bundles"), _bundle) if ca in EVERY_DOMAIN},
-        readers=dict(_each(report.get("readers"), _reader)),
-        owed=_texts(hooks.get("owed")),
-        waiting=_texts(hooks.get("waiting")),
-        pins=_hashes(report.get("pins")),
-        failures=_texts(report.get("failures")),
-        untrusted=_texts(report.get("strangers")),
-        failed=_texts(hooks.get("failed")),
-        poll=_number(report.get("poll"), _LONGEST_POLL),
-        look=_number(report.get("look"), LONGEST_LOOK),
-        trust=_hex(report.get("trust")),
-        not_followed={
-            domain: revision
-            for domain, number in _mapping(report.get("not_followed")).items()
-            if domain in EVERY_DOMAIN and (revision := _number(number, BEYOND - 1))
-        },
-        lost=_number(report.get("lost_credentials"), _MOST_LOST),
-        in_use=_in_use(report.get("credentials_in_use")),
-        kubernetes={
-            component: version
-            for component, version in _mapping(report.get("kubernetes")).items()
-            if component in _COMPONENTS and kubernetes_versions.is_version(version)
-        },
-        foreign=_hashes_by_ca(report.get("foreign_cas")),
-        foreign_ignored=_hashes_by_ca(report.get("foreign_cas_ignored")),
-        by_hand=_texts(report.get("by_hand")),
-        written_pins=_hashes(report.get("written_pins")),
-        adoption=adoption_report.read(report.get("adoption")),
-        token_keys=_token_keys(report.get("token_keys")),
-        surplus=dict(_each(report.get("surplus"), _certificate)),
-    )
+    return replace(one, stopped=None) if one.running and one.stopped else one
+
+
+_REVISIONS: Final = {"revision": Integer(0, BEYOND - 1), "highest": Integer(0, BEYOND - 1)}
+_CUT: Final = Printed(cut=True)
+_TEXTS: Final = Some(Printed(), _MOST_ENTRIES)
+_HEX: Final = Text(re.compile(r"[0-9a-f]{1,64}").fullmatch)
+_HASHES: Final = Some(SHA256, _MOST_ENTRIES)
+_SET: Final = Some(SHA256, _MOST_ENTRIES, frozenset)
+_UNION: Final = Some(SHA256, MOST_IN_UNION, frozenset)
+_FOREIGN: Final = SomeByName(EVERY_DOMAIN.__contains__, Some(SHA256, _MOST_ENTRIES, frozenset, least=1))
+
+_CERTIFICATE: Final = Report(
+    CertificateReport,
+    {
+        "ca": Or(_CUT, ""),
+        "state": Or(_CUT, ""),
+        "not_after": Member(MOMENT, null=True),
+        "serial": _HEX,
+        "issuer_key_id": _HEX,
+        "served": _HASHES,
+        "installed": Member(MOMENT, null=True),
+        "not_before": Member(MOMENT, null=True),
+        "renew_after": Member(MOMENT, null=True),
+    },
+    must=["not_after"],
+)
+_CERTIFICATES: Final = SomeByName(lambda name: len(name) <= LONGEST, _CERTIFICATE, _MOST_ENTRIES, printable)
+_READER: Final = Report(
+    ReaderReport,
+    {
+        "started": Member(MOMENT, null=True),
+        "sha256": _SET,
+        "running": FLAG,
+        "healthy": FLAG,
+        "problem": _CUT,
+        "stopped": Member(MOMENT, null=True),
+    },
+    # What is no start must not pass for a component that was not seen.
+    also=_started_or_not,
+)
+_TOKEN_KEYS: Final = _TokenKeys(
+    TokenKeysReport,
+    {
+        "seen": Report(Seen, _REVISIONS),
+        "own": SomeByName(_KEY_NUMBER.fullmatch, Text(lambda pem: len(pem) <= _LONGEST_PEM), _MOST_KEYS, int),
+        "union": _UNION,
+        "signing": SHA256,
+        "installed": Member(MOMENT, null=True),
+        "loaded_union": _UNION,
+        "loaded_signing": SHA256,
+        "kube_apiserver": Member(_READER, "reader"),
+        "extends": Member(BOOL, left_out=True),
+        "longest": Member(Integer(0, _LONGEST_LIFE), left_out=True),
+        "shared": Member(SHA256, left_out=True),
+        "admitted": Member(BOOL, left_out=True),
+        "shared_key": Member(Printed(), left_out=True),
+        "issuer": Member(Printed(), left_out=True),
+        "jwks_uri": Member(Printed(), left_out=True),
+    },
+    must=["reader"],
+)
+_REPORT: Final = Report(
+    NodeReport,
+    {
+        "time": MOMENT,
+        "agent": Printed(),
+        "poll": Integer(1, _LONGEST_POLL),
+        "look": Member(Integer(1, LONGEST_LOOK), left_out=True),
+        "trust": _HEX,
+        "rotation": Member(SomeByName(EVERY_DOMAIN.__contains__, _Seen(Seen, _REVISIONS), _MOST_ENTRIES), "seen"),
+        "certificates": _CERTIFICATES,
+        "bundles": SomeByName(
+            EVERY_DOMAIN.__contains__,
+            Report(BundleReport, {"sha256": Or(_SET, frozenset()), "installed": MOMENT}),
+            _MOST_ENTRIES,
+        ),
+        "readers": SomeByName(lambda name: len(name) <= LONGEST, _READER, _MOST_ENTRIES, printable),
+        "hooks": Member(Report(dict, {"owed": _TEXTS, "failed": _TEXTS, "waiting": _TEXTS}), spread=True),
+        "pins": _HASHES,
+        "failures": _TEXTS,
+        "strangers": Member(Some(_CUT, _MOST_ENTRIES), "untrusted"),
+        "not_followed": Member(SomeByName(EVERY_DOMAIN.__contains__, Integer(1, BEYOND - 1)), left_out=True),
+        "lost_credentials": Member(Integer(1, _MOST_LOST), "lost", left_out=True),
+        # None if one of them is no accessor, since whoever reads them must know all.
+        "credentials_in_use": Member(Items(word(names.uuid), _MOST_IN_USE, doubles=True), "in_use", left_out=True),
+        "kubernetes": Member(SomeByName(_COMPONENTS.__contains__, Text(kubernetes_versions.is_version)), left_out=True),
+        "foreign_cas": Member(_FOREIGN, "foreign", left_out=True),
+        "foreign_cas_ignored": Member(_FOREIGN, "foreign_ignored", left_out=True),
+        "by_hand": Member(_TEXTS, left_out=True),
+        "written_pins": Member(_HASHES, left_out=True),
+        "adoption": Member(ADOPTION, left_out=True),
+        "token_keys": Member(_TOKEN_KEYS, left_out=True),
+        "surplus": Member(_CERTIFICATES, left_out=True),
+    },
+    version=True,
+)
+
+to_json = _REPORT.write
+read = _REPORT.found
 
 
 def with_own_rows_only(report: NodeReport, rows: Mapping[str, str]) -> NodeReport:
@@ -354,126 +354,3 @@ def with_own_rows_only(report: NodeReport, rows: Mapping[str, str]) -> NodeRepor
 def last_expiry(report: NodeReport) -> datetime | None:
     """Return when the last of the certificates expires; None if the report has none."""
     return max((one.not_after for one in report.held if one.not_after is not None), default=None)
-
-
-def _each(value: object, reading: Callable[[Mapping[str, Any]], _Entry | None]) -> list[tuple[str, _Entry]]:
-    found = []
-    for name, entry in list(_mapping(value).items())[:_MOST_ENTRIES]:
-        one = reading(_mapping(entry))
-        if one is not None and isinstance(name, str) and len(name) <= _LONGEST:
-            found.append((printable(name), one))
-    return found
-
-
-def _read_revisions(entry: Mapping[str, Any]) -> Seen | None:
-    revision, highest = entry.get("revision"), entry.get("highest")
-    if not all(type(number) is int and 0 <= number < BEYOND for number in (revision, highest)):
-        return None
-    return Seen(revision, highest)  # type: ignore[arg-type]
-
-
-def _certificate(entry: Mapping[str, Any]) -> CertificateReport | None:
-    ends = entry.get("not_after")
-    when = moment(ends)
-    if ends is not None and when is None:
-        return None
-    return CertificateReport(
-        ca=_text(entry.get("ca")),
-        state=_text(entry.get("state")),
-        not_after=when,
-        serial=_hex(entry.get("serial")),
-        issuer_key_id=_hex(entry.get("issuer_key_id")),
-        served=_hashes(entry.get("served")),
-        installed=moment(entry.get("installed")),
-        not_before=moment(entry.get("not_before")),
-        renew_after=moment(entry.get("renew_after")),
-    )
-
-
-def _bundle(entry: Mapping[str, Any]) -> BundleReport | None:
-    installed = moment(entry.get("installed"))
-    return None if installed is None else BundleReport(frozenset(_hashes(entry.get("sha256"))), installed)
-
-
-def _reader(entry: Mapping[str, Any]) -> ReaderReport | None:
-    """Read a reader; None for a start that is none, which must not pass for a component that was not seen."""
-    when = entry.get("started")
-    started = moment(when)
-    if started is None and (when is not None or "running" not in entry):
-        return None
-    return ReaderReport(
-        started,
-        frozenset(_hashes(entry.get("sha256"))),
-        running=entry.get("running") is True,
-        healthy=entry.get("healthy") is True,
-        problem=_text(entry.get("problem")),
-        stopped=moment(entry.get("stopped")) if entry.get("running") is not True else None,
-    )
-
-
-def _token_keys(value: object) -> TokenKeysReport | None:
-    entry = _mapping(value)
-    seen, reader = _read_revisions(entry), _reader(_mapping(entry.get("kube_apiserver")))
-    if seen is None or reader is None:
-        return None
-    own = {
-        int(number): pem
-        for number, pem in list(_mapping(entry.get("own")).items())[:_MOST_KEYS]
-        if isinstance(number, str) and _KEY_NUMBER.fullmatch(number)
-        if isinstance(pem, str) and len(pem) <= _LONGEST_PEM
-    }
-    signing, loaded = entry.get("signing"), entry.get("loaded_signing")
-    return TokenKeysReport(
-        seen,
-        own,
-        frozenset(_hashes(entry.get("union"), MOST_IN_UNION)),
-        next(iter(_hashes([signing])), ""),
-        moment(entry.get("installed")),
-        frozenset(_hashes(entry.get("loaded_union"), MOST_IN_UNION)),
-        next(iter(_hashes([loaded])), ""),
-        reader,
-        extends if isinstance(extends := entry.get("extends"), bool) else None,
-        longest if type(longest := entry.get("longest")) is int and 0 <= longest <= _LONGEST_LIFE else None,
-        next(iter(_hashes([entry.get("shared")])), ""),
-        entry.get("admitted") is not False,
-        _text(entry.get("shared_key")),
-        _text(entry.get("issuer")),
-        _text(entry.get("jwks_uri")),
-    )
-
-
-def _hashes_by_ca(value: object) -> dict[str, frozenset[str]]:
-    found = {ca: frozenset(_hashes(_mapping(value).get(ca))) for ca in EVERY_DOMAIN}
-    return {ca: each for ca, each in found.items() if each}
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: object, most: int) -> int:
-    return value if type(value) is int and 0 < value <= most else 0
-
-
-def _in_use(value: object) -> tuple[str, ...]:
-    """Return the accessors; none if one of them is not an accessor, since whoever reads them must know all."""
-    entries = value if isinstance(value, list) and len(value) <= _MOST_IN_USE else []
-    return tuple(entries) if all(names.fits(entry, names.uuid) for entry in entries) else ()
-
-
-def _hex(value: object) -> str:
-    return value if isinstance(value, str) and _HEX.fullmatch(value) else ""
-
-
-def _text(value: object) -> str:
-    return printable(value[:_LONGEST]) if isinstance(value, str) else ""
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    entries = value[:_MOST_ENTRIES] if isinstance(value, list) else []
-    return tuple(_text(entry) for entry in entries if isinstance(entry, str))
-
-
-def _hashes(value: object, most: int = _MOST_ENTRIES) -> tuple[str, ...]:
-    entries = value[:most] if isinstance(value, list) else []
-    return tuple(entry for entry in entries if isinstance(entry, str) and _SHA256.fullmatch(entry))

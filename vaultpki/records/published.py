@@ -32,7 +32,7 @@ from vaultpki.model import (
 from vaultpki.places import Layout
 from vaultpki.records import foreign_cas
 from vaultpki.values import file_names, hosts, names, row_rules
-from vaultpki.values.json_object import JsonObject
+from vaultpki.values.json_object import SHA256, Integer, Items, JsonObject, OneOf, Text, word
 
 Json = dict[str, Any]
 
@@ -51,8 +51,9 @@ MOST_CERTIFICATES: Final = 40
 """The largest number of certificates of one node; each one needs at least 21 strings of its record."""
 
 # The name of a certificate, or of a certificate and a pool (`certificates.pool_role`).
-_ROLE = re.compile(rf"{names.LABEL_PATTERN}(?:-{names.LABEL_PATTERN})?")
+_ROLE: Final = Text(re.compile(rf"{names.LABEL_PATTERN}(?:-{names.LABEL_PATTERN})?").fullmatch)
 _MOST_SECONDS = 100 * 365 * 86400 - 1
+_WORDS: Final = "usage or key"
 _KEY_FIELD: Final = "service_account"
 
 
@@ -156,7 +157,7 @@ def read_cluster(record: Mapping[str, Any], *, where: str, cluster: str | None =
     Also raises SpecError if it is the record of another cluster than `cluster`.
     """
     read = _read(record, where)
-    own = read.word("cluster", names.cluster_name)
+    own = read.get("cluster", word(names.cluster_name))
     if cluster is not None and own != cluster:
         raise SpecError(f"belongs to cluster {own}, not {cluster}", file=where, field="cluster")
     entries = read.value.get("templates") or {}
@@ -165,16 +166,16 @@ def read_cluster(record: Mapping[str, Any], *, where: str, cluster: str | None =
     templates = []
     for name, value in entries.items():
         entry = _entry(value, f"{where}: templates.{name}")
-        text = entry.text("text")
+        text = entry.get("text", Text())
         if len(text) > 1 << 16:
             raise entry.wrong("text")
-        templates.append(UserTemplate(name, entry.word("file", names.file_name), text, _roles(entry)))
+        templates.append(UserTemplate(name, entry.get("file", word(names.file_name)), text, _roles(entry)))
     layout = read.layout()
     refuse_file_names((), templates, layout, where=where)
     return ClusterRecord(
         cluster=own,
-        endpoint=read.word("endpoint", hosts.endpoint),
-        root_sha256=read.word("root_sha256", names.sha256),
+        endpoint=read.get("endpoint", word(hosts.endpoint)),
+        root_sha256=read.get("root_sha256", SHA256),
         templates=tuple(templates),
         layout=layout,
         also_trust=foreign_cas.read(read),
@@ -212,7 +213,8 @@ def read_certificates(
 
 def read_server(record: Mapping[str, Any], *, where: str) -> str | None:
     """Return the URL of the node's own kube-apiserver, None if it has none; raise SpecError as `read_cluster`."""
-    return _read(record, where).optional("server", hosts.endpoint)
+    read = _read(record, where)
+    return None if read.value.get("server") is None else read.get("server", word(hosts.endpoint))
 
 
 def read_token_key(record: Mapping[str, Any], *, node: str, prefix: str, where: str) -> Certificate | None:
@@ -230,7 +232,7 @@ def read_token_key(record: Mapping[str, Any], *, node: str, prefix: str, where: 
         raise entry.wrong("key")
     if "node" not in read.value or not row.node_roles & _roles(read):
         raise read.wrong(_KEY_FIELD)
-    ttl = entry.integer("ttl", row_rules.SHORTEST_LEAF, _MOST_SECONDS)
+    ttl = entry.get("ttl", Integer(row_rules.SHORTEST_LEAF, _MOST_SECONDS))
     return Certificate(
         name=row.name,
         usage=row.usage,
@@ -310,13 +312,7 @@ def _read(record: object, where: str) -> JsonObject:
 
 
 def _roles(read: JsonObject) -> frozenset[NodeRole]:
-    try:
-        found = frozenset(map(NodeRole, read.texts("roles")))
-    except ValueError:
-        raise read.wrong("roles") from None
-    if not found:
-        raise read.wrong("roles")
-    return found
+    return frozenset(read.get("roles", Items(OneOf(NodeRole), least=1)))
 
 
 def _pool(read: JsonObject, node: str) -> Pool | None:
@@ -325,7 +321,7 @@ def _pool(read: JsonObject, node: str) -> Pool | None:
         if read.value["node"] != node:
             raise read.wrong("node")
         return None
-    pool = Pool(read.word("pool", names.pool_name), _roles(read), read.word("node_names", hosts.node_pattern))
+    pool = Pool(read.get("pool", word(names.pool_name)), _roles(read), read.get("node_names", word(hosts.node_pattern)))
     if pool.roles != {NodeRole.WORKER}:
         raise read.wrong("roles")
     if not node.startswith(pool.node_names[:-1]):
@@ -336,21 +332,16 @@ def _pool(read: JsonObject, node: str) -> Pool | None:
 def _filled(read: JsonObject, key: str, check: Callable[[str], str], node: str) -> tuple[str, ...]:
     """Return a list of texts with `node` in place of `{node}`."""
     # The name of a pool's node may equal a name that cluster.yaml adds for all nodes.
-    filled = tuple(dict.fromkeys(text.replace(NODE, node) for text in read.texts(key)))
+    filled = tuple(dict.fromkeys(text.replace(NODE, node) for text in read.get(key, Items(Text()))))
     if not all(names.fits(text, check) for text in filled):
         raise read.wrong(key)
     return filled
 
 
 def _read_certificate(read: JsonObject, node: str, prefix: str) -> Certificate:
-    ca = read.text("ca")
-    if ca not in ISSUING_CAS:
-        raise read.wrong("ca")
-    try:
-        usage, key = Usage(read.text("usage")), KeyType(read.text("key"))
-    except ValueError:
-        raise read.wrong("usage or key") from None
-    common_name = read.text("common_name").replace(NODE, node)
+    ca = read.get("ca", Text(ISSUING_CAS.__contains__))
+    usage, key = read.get("usage", OneOf(Usage, _WORDS)), read.get("key", OneOf(KeyType, _WORDS))
+    common_name = read.get("common_name", Text()).replace(NODE, node)
     if not names.fits(common_name, names.filled_name):
         raise read.wrong("common_name")
     subject = Subject(
@@ -361,15 +352,15 @@ def _read_certificate(read: JsonObject, node: str, prefix: str) -> Certificate:
         _filled(read, "ips", hosts.address, NODE),
     )
     return Certificate(
-        name=read.word("name", names.label),
+        name=read.get("name", word(names.label)),
         usage=usage,
         subject=subject,
         ca=ca,
         mount=f"{prefix}/{ca}",
-        role=read.text("role", _ROLE),
-        ttl=read.integer("ttl", row_rules.SHORTEST_LEAF, _MOST_SECONDS),
+        role=read.get("role", _ROLE),
+        ttl=read.get("ttl", Integer(row_rules.SHORTEST_LEAF, _MOST_SECONDS)),
         key=key,
-        stem=read.word("file", names.stem),
-        kubeconfig=read.word("kubeconfig", names.kubeconfig_name) if read.text("kubeconfig") else None,
-        reload=read.integer("reload", 0, _MOST_SECONDS),
+        stem=read.get("file", word(names.stem)),
+        kubeconfig=read.get("kubeconfig", word(names.kubeconfig_name, or_empty=True)) or None,
+        reload=read.get("reload", Integer(0, _MOST_SECONDS)),
     )

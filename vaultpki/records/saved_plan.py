@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from vaultpki.errors import SpecError
 from vaultpki.redact import stamp
 from vaultpki.values import json_object
-from vaultpki.values.json_object import JsonObject
+from vaultpki.values.json_object import SHA256, SHA256_OR_EMPTY, TIME, ByName, Items, JsonObject, Text
 
 _KIND: Final = "vaultpki plan"
 _VERSION: Final = 1
@@ -26,9 +26,11 @@ PLAN_MARK: Final = f'{{"kind": "{_KIND}", "version": {_VERSION},'
 MOST_PLAN_BYTES: Final = 64 * 1024 * 1024
 """The largest size of the file: about 1,000 bytes for each of 5,000 nodes, and room."""
 
-_FILE: Final = re.compile(r"[^\0]{1,4095}")
+_FILE: Final = Text(re.compile(r"[^\0]{1,4095}").fullmatch)
 """A path, which Linux limits to 4,095 bytes (limits.h, PATH_MAX)."""
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_DIGESTS: Final = ByName(lambda name: True, SHA256)
+# Two lines of a plan may be the same.
+_LINES: Final = Items(Text(), doubles=True)
 _WRONG: Final = (
     "is not as `vaultpki plan -o` writes it: it was changed or cut off, or is another file; save the plan again"
 )
@@ -115,55 +117,30 @@ def parse_plan(text: str, file: str) -> SavedPlan:
         )
     read = JsonObject(value, file, _WRONG)
     read.refuse_other_version(_VERSION)
-    took_part = JsonObject(_member(read, "took_part"), f"{file}: took_part", _WRONG)
-    digests = JsonObject(_member(read, "digests"), f"{file}: digests", _WRONG)
+    took_part, digests = read.part("took_part"), read.part("digests")
     saved = SavedPlan(
-        file=read.text("file", _FILE),
+        file=read.get("file", _FILE),
         basis=Basis(
-            release=read.text("vaultpki"),
-            cluster=read.text("cluster"),
-            prefix=read.text("prefix"),
-            addresses=tuple(read.texts("addresses")),
-            namespace=read.text("namespace"),
-            spec=digests.text("cluster.yaml", _DIGEST),
-            files=_by_name(digests, "files"),
+            release=read.get("vaultpki", Text()),
+            cluster=read.get("cluster", Text()),
+            prefix=read.get("prefix", Text()),
+            addresses=read.get("addresses", Items(Text())),
+            namespace=read.get("namespace", Text()),
+            spec=digests.get("cluster.yaml", SHA256),
+            files=digests.get("files", _DIGESTS),
         ),
-        root_sha256=read.text("root_sha256", re.compile(rf"({_DIGEST.pattern})?")),
-        objects=_by_name(digests, "server"),
-        changes=_by_name(digests, "changes"),
-        shown=_lines(read, "plan"),
-        losses=_lines(read, "loses_access"),
-        impact=_lines(read, "impact"),
-        reported=_lines(took_part, "reported"),
-        pooled=_lines(took_part, "pooled"),
-        until=read.time("until"),
+        root_sha256=read.get("root_sha256", SHA256_OR_EMPTY),
+        objects=digests.get("server", _DIGESTS),
+        changes=digests.get("changes", _DIGESTS),
+        shown=read.get("plan", _LINES),
+        losses=read.get("loses_access", _LINES),
+        impact=read.get("impact", _LINES),
+        reported=took_part.get("reported", _LINES),
+        pooled=took_part.get("pooled", _LINES),
+        until=read.get("until", TIME),
     )
     # A key that is not known would be lost.
     if json_object.parse(dump_plan(saved).encode()) != value:
         known = json.loads(dump_plan(saved)).keys()
         raise read.wrong(next((str(name) for name in value if name not in known), "digests"))
     return saved
-
-
-def _member(read: JsonObject, key: str) -> Mapping[str, Any]:
-    found = read.value.get(key)
-    if not isinstance(found, Mapping):
-        raise read.wrong(key)
-    return found
-
-
-def _by_name(read: JsonObject, key: str) -> dict[str, str]:
-    found: Any = read.value.get(key)
-    if not isinstance(found, dict) or not all(
-        isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in found.values()
-    ):
-        raise read.wrong(key)
-    return found
-
-
-def _lines(read: JsonObject, key: str) -> tuple[str, ...]:
-    found: Any = read.value.get(key)
-    # Two lines of a plan may be the same.
-    if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
-        raise read.wrong(key)
-    return tuple(found)

@@ -237,7 +237,7 @@ def _odd(record: KeyRecord) -> str:
 _PEM: Final = Text(lambda pem: 0 < len(pem) <= _LONGEST_PEM)
 _NODES: Final = Items(NODE, MOST_KEY_NODES)
 _NUMBER: Final = Integer(1, LARGEST_KEY_NUMBER)
-_NUMBERS: Final = ByName(NODE.fits, _NUMBER, _MOST_KNOWN)
+_NUMBERS: Final = ByName(NODE.fits, _NUMBER, _MOST_KNOWN, order=str)
 
 _KEYS: Final = Object(
     NodeKeys,
@@ -272,7 +272,7 @@ _RECORD: Final = Object(
         "method": OneOf(KeyMethod),
         "revision": REVISION,
         "since": TIME,
-        "nodes": ByName(NODE.fits, _KEYS, MOST_KEY_NODES),
+        "nodes": ByName(NODE.fits, _KEYS, MOST_KEY_NODES, order=str),
         "highest": _NUMBERS,
         "lowest": _NUMBERS,
         "departed": Items(_DEPARTED, MOST_DEPARTED, doubles=True),

@@ -8,8 +8,9 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -36,10 +37,7 @@ def parse(raw: bytes) -> dict[str, Any] | None:
 
 
 class JsonObject:
-    """One JSON object. Every method returns a field's value, or raises SpecError.
-
-    The error consists of `file`, the name of the field and `problem`.
-    """
+    """One JSON object. What is wrong in it raises SpecError, of `file`, the name of the field and `problem`."""
 
     def __init__(self, value: Mapping[str, Any], file: str, problem: str) -> None:
         self.value, self._file, self._problem = value, file, problem
@@ -71,61 +69,37 @@ class JsonObject:
             raise self.wrong("layout")
         return layout
 
-    def text(self, key: str, pattern: re.Pattern[str] | None = None) -> str:
+    def part(self, key: str) -> JsonObject:
+        """Return a member that is an object."""
         value = self.value.get(key)
-        if not isinstance(value, str) or (pattern is not None and not pattern.fullmatch(value)):
+        if not isinstance(value, Mapping):
             raise self.wrong(key)
-        return value
+        return JsonObject(value, f"{self._file}: {key}", self._problem)
 
-    def word(self, key: str, check: Callable[[str], str]) -> str:
-        """Return text in the normal form that `check` returns."""
-        value = self.value.get(key)
-        if not names.fits(value, check):
-            raise self.wrong(key)
-        return value
-
-    def optional(self, key: str, check: Callable[[str], str]) -> str | None:
-        """Return the same as `word`, or None if the field is null or missing."""
-        return None if self.value.get(key) is None else self.word(key, check)
-
-    def time(self, key: str) -> datetime:
-        """Return a time as `redact.stamp` writes it; one so far off that sums overflow is wrong."""
-        found = moment(self.value.get(key))
-        if found is None or found.year not in _YEARS:
-            raise self.wrong(key)
-        return found
-
-    def texts(self, key: str) -> list[str]:
-        """Return a list of different texts."""
-        value = self.value.get(key)
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value) or len(set(value)) != len(value):
-            raise self.wrong(key)
-        return value
-
-    def integer(self, key: str, least: int = 0, most: int = LAST_SECOND) -> int:
-        value = self.value.get(key)
-        # In Python, bool is a subclass of int.
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self.wrong(key)
-        return value
+    def get(self, key: str, kind: Kind[_T]) -> _T:
+        """Return a member of this kind."""
+        try:
+            return kind.read(self.value.get(key), f"{self._file}: {key}")
+        except Wrong as error:
+            raise self.wrong("".join(error.args) or key) from None
 
 
 class Wrong(Exception):
     """A value is not of its kind; `args` may have a name for the member that messages use."""
 
 
-class Kind:
+class Kind(Generic[_T]):
     """A kind of value. `read` returns it from JSON, or raises Wrong; `where` is its place for messages."""
 
-    def read(self, value: Any, where: str) -> Any:
-        return value
+    def read(self, value: Any, where: str) -> _T:
+        raise NotImplementedError
 
     def write(self, value: Any) -> Any:
         return value
 
 
 @dataclass(frozen=True, slots=True)
-class Text(Kind):
+class Text(Kind[str]):
     """Text for which `fits` returns something true; `or_empty` allows "" too."""
 
     fits: Callable[[str], object] = lambda text: True
@@ -143,24 +117,30 @@ def word(check: Callable[[str], str], *, or_empty: bool = False) -> Text:
 
 
 @dataclass(frozen=True, slots=True)
-class OneOf(Kind):
-    """The value of an enum's member; `called` is the name that messages use for a text that is none of them."""
+class OneOf(Kind[Any]):
+    """The value of an enum's member; `called` is the name that messages use for a text that is none of them.
+
+    With `or_empty` "" stands for None.
+    """
 
     words: type[enum.Enum]
     called: str = ""
+    or_empty: bool = False
 
-    def read(self, value: Any, where: str) -> enum.Enum:
+    def read(self, value: Any, where: str) -> Any:
+        if self.or_empty and value == "":
+            return None
         try:
             return self.words(value)
         except ValueError:
             raise Wrong(self.called if isinstance(value, str) else "") from None
 
     def write(self, value: Any) -> Any:
-        return value.value
+        return "" if value is None else value.value
 
 
 @dataclass(frozen=True, slots=True)
-class Integer(Kind):
+class Integer(Kind[int]):
     """A whole number within limits."""
 
     least: int = 0
@@ -174,7 +154,7 @@ class Integer(Kind):
 
 
 @dataclass(frozen=True, slots=True)
-class Time(Kind):
+class Time(Kind[datetime]):
     """A time as `redact.stamp` writes it; one so far off that sums overflow is wrong."""
 
     years: range = _YEARS
@@ -192,7 +172,7 @@ class Time(Kind):
 TIME: Final = Time()
 
 
-class _Flag(Kind):
+class _Flag(Kind[bool]):
     def read(self, value: Any, where: str) -> bool:
         return value is True
 
@@ -207,11 +187,11 @@ SHA256_OR_EMPTY: Final = Text(SHA256.fits, or_empty=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Items(Kind):
+class Items(Kind[Any]):
     """A list of at most so many different values; `doubles` allows equal ones."""
 
-    item: Kind
-    most: int
+    item: Kind[Any]
+    most: int = sys.maxsize
     least: int = 0
     doubles: bool = False
 
@@ -228,26 +208,29 @@ class Items(Kind):
 
 
 @dataclass(frozen=True, slots=True)
-class ByName(Kind):
+class ByName(Kind[Any]):
     """An object of at most so many values of one kind, by names for which `fits` returns something true.
 
-    They are read and written in this `order`. `make` makes a key of a name.
+    They are read and written in this `order`; as they are without one. `make` makes a key of a name.
     """
 
     fits: Callable[[str], object]
-    value: Kind
-    most: int = 1000
-    order: Callable[[Any], Any] = str
+    value: Kind[Any]
+    most: int = sys.maxsize
+    order: Callable[[Any], Any] | None = None
     make: Callable[[str], Any] = str
 
     def read(self, value: Any, where: str) -> dict[Any, Any]:
         if not isinstance(value, Mapping) or len(value) > self.most or not all(map(self.fits, value)):
             raise Wrong
         found = {self.make(name): self.value.read(one, f"{where}: {name}") for name, one in value.items()}
-        return {key: found[key] for key in sorted(found, key=self.order)}
+        return {key: found[key] for key in self._ordered(found)}
 
     def write(self, value: Any) -> Any:
-        return {str(key): self.value.write(value[key]) for key in sorted(value, key=self.order)}
+        return {str(key): self.value.write(value[key]) for key in self._ordered(value)}
+
+    def _ordered(self, value: Iterable[Any]) -> Iterable[Any]:
+        return value if self.order is None else sorted(value, key=self.order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,16 +238,23 @@ class Member:
     """A member of an object: its kind, and its `attribute` if that has another name.
 
     One that is `left_out` is not written while it has the default of its attribute, and gets it if it is missing; one
-    that may be `null` gets it from null too.
+    that may be `null` gets it from null too, or None if there is none. `spread` is for an Object of a dict: the members
+    of that one are attributes here.
     """
 
-    kind: Kind
+    kind: Kind[Any]
     attribute: str = ""
     left_out: bool = False
     null: bool = False
+    spread: bool = False
+
+    def read(self, value: Any, where: str) -> dict[str, Any]:
+        """Return the attributes that are read from the member."""
+        found = self.kind.read(value, where)
+        return found if self.spread else {self.attribute: found}
 
 
-class Object(Kind, Generic[_T]):
+class Object(Kind[_T]):
     """An object that `make`, a dataclass, has as a value; its members in the order in which they are written.
 
     What else it has is ignored, so that a later release may add to it. Messages have what it is `called`, and `advice`;
@@ -275,7 +265,7 @@ class Object(Kind, Generic[_T]):
     def __init__(
         self,
         make: type[_T],
-        members: Mapping[str, Kind | Member],
+        members: Mapping[str, Kind[Any] | Member],
         called: str = "",
         advice: str = "",
         *,
@@ -286,12 +276,13 @@ class Object(Kind, Generic[_T]):
         self._make, self._odd, self._version = make, odd, version
         self._other = f"is not {called}; {advice}"
         self._problem = problem or f"contains a value that vaultpki does not write; {advice}"
-        self._members = {name: one if isinstance(one, Member) else Member(one) for name, one in members.items()}
-        self._defaults: dict[str, Any] = {}
-        for each in fields(make):  # type: ignore[arg-type]
-            if each.default is not MISSING or each.default_factory is not MISSING:
-                factory = each.default_factory
-                self._defaults[each.name] = each.default if factory is MISSING else factory()
+        given = {name: one if isinstance(one, Member) else Member(one) for name, one in members.items()}
+        self._members = {name: replace(one, attribute=one.attribute or name) for name, one in given.items()}
+        declared = fields(make) if is_dataclass(make) else ()
+        self._defaults = {each.name: each.default for each in declared if each.default is not MISSING}
+        self._defaults |= {each.name: each.default_factory() for each in declared if callable(each.default_factory)}
+        self._needed = {each.name for each in declared} - self._defaults.keys()
+        self._nulls = {one.attribute for one in self._members.values() if one.null and one.attribute in self._needed}
 
     def read(self, value: Any, where: str) -> _T:
         """Return the value in the form of `make`; raise SpecError with `where` and the member that is wrong."""
@@ -299,19 +290,22 @@ class Object(Kind, Generic[_T]):
             raise SpecError(self._other, file=where)
         if self._version:
             JsonObject(value, where, self._problem).refuse_other_version()
-        found = {}
-        for name, member in self._members.items():
-            one = value.get(name)
-            if one is None and (member.null or (member.left_out and name not in value)):
-                continue
+        found: dict[str, Any] = dict.fromkeys(self._nulls)
+        for name, member, one in self._given(value):
             try:
-                found[member.attribute or name] = member.kind.read(one, f"{where}: {name}")
+                found |= member.read(one, f"{where}: {name}")
             except Wrong as error:
                 raise self.wrong("".join(error.args) or name, where) from None
         made = self._make(**found)
         if odd := self._odd(made):
             raise self.wrong(odd, where)
         return made
+
+    def _given(self, value: Mapping[str, Any]) -> Iterator[tuple[str, Member, Any]]:
+        for name, member in self._members.items():
+            one = value.get(name)
+            if one is not None or not (member.null or (member.left_out and name not in value)):
+                yield name, member, one
 
     def wrong(self, name: str, where: str) -> SpecError:
         """Return the error for a member of this name."""
@@ -321,8 +315,7 @@ class Object(Kind, Generic[_T]):
         """Return the value as JSON."""
         made: dict[str, Any] = {"version": VERSION} if self._version else {}
         for name, member in self._members.items():
-            attribute = member.attribute or name
-            one = getattr(value, attribute)
-            if not (member.left_out and one == self._defaults[attribute]):
-                made[name] = None if one is None else member.kind.write(one)
+            one = value if member.spread else getattr(value, member.attribute)
+            if not (member.left_out and one == self._defaults[member.attribute]):
+                made[name] = None if one is None and member.null else member.kind.write(one)
         return made
