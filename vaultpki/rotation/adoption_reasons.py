@@ -76,7 +76,7 @@ def settled(step: AdoptionStep, machine: AdoptedMachine) -> datetime:
 
 def fresh(record: AdoptionRecord, report: AdoptionReport) -> bool:
     """Return whether a report's pass has read the record of this state, and no pass there a later one."""
-    return record.entered <= report.revision <= record.revision and report.highest <= record.revision
+    return record.read_by(report.revision, max(report.highest, report.revision))
 
 
 def answers(step: AdoptionStep, report: AdoptionReport) -> bool:

@@ -196,7 +196,7 @@ def alive(report: NodeReport, now: datetime) -> bool:
 def fresh(step: Transition, report: NodeReport) -> bool:
     """Return whether the report answers the record as it stands."""
     seen = report.seen.get(step.record.domain)
-    return seen is not None and seen.revision == step.record.revision == seen.highest
+    return seen is not None and step.record.read_by(seen.revision, seen.highest)
 
 
 def holds_final(step: Transition, report: NodeReport) -> bool:

@@ -98,7 +98,7 @@ def certificates_of(keys: NodeKeys, numbers: Collection[int]) -> frozenset[str]:
 def fresh(record: KeyRecord, holder: KeyHolder) -> bool:
     """Return whether a node's report answers the record as it stands."""
     keys = holder.keys
-    return keys is not None and keys.seen.revision == record.revision == keys.seen.highest
+    return keys is not None and record.read_by(keys.seen.revision, keys.seen.highest)
 
 
 def refused_at(record: KeyRecord, holder: KeyHolder | None) -> tuple[str, ...]:
