@@ -24,6 +24,7 @@ from vaultpki.kubeadm.configuration import KubeadmFolders
 from vaultpki.layout import DIRECTORY
 from vaultpki.model import NodeRole
 from vaultpki.places import Layout
+from vaultpki.procedure.gate import Gate
 from vaultpki.provision.refused_changes import adopted_domains
 from vaultpki.provision.rotation_records import existing
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
@@ -31,7 +32,6 @@ from vaultpki.records.adoption_report import OldKeys
 from vaultpki.redact import first_few
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_states import HOMEWARD, ONWARD, TRUSTED, AdoptionStep
-from vaultpki.rotation.gates import Gate
 
 _S = AdoptionState
 
@@ -355,7 +355,7 @@ def _rest_gate(look: AdoptionLook) -> Gate:
     record = look.record
     step = AdoptionStep(record, record.state, look.now)
     waiting = [*gates.unread(step, look.seen), *reasons.waiting(step, look.seen.machines)]
-    return Gate(tuple(waiting), opens=None if waiting else record.since, turn=gates.turn(record, look.seen.machines))
+    return Gate(tuple(waiting), opens=record.since, turn=gates.turn(record, look.seen.machines))
 
 
 def _final(look: AdoptionLook) -> list[str]:

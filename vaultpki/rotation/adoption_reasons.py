@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
+from vaultpki.procedure.gate import Waiting
 from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
@@ -17,7 +18,6 @@ from vaultpki.redact import printable, stamp
 from vaultpki.rotation import adoption_files
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
 from vaultpki.rotation.adoption_states import FREE_STEPS, LAST_STEP, LEAVES_OF, AdoptionStep
-from vaultpki.rotation.gates import Waiting
 from vaultpki.rotation.reasons import AGENT_DOES
 
 LONGEST_LOOK_AGAIN: Final = 360

@@ -7,22 +7,21 @@ with every component are not possible from an operator's machine; `vaultpki veri
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from vaultpki.certificates import SKEW
+from vaultpki.procedure.gate import Gate, InLine, Waiting, whose_turn
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import stamp
 from vaultpki.rotation import reasons
 from vaultpki.rotation.reasons import ETCD_MEMBER, LEAF_STEPS, TRUST_STEPS, Participant, Transition
 
 __all__ = [
-    "Gate",
     "OperatorLeaf",
     "Participant",
-    "Waiting",
     "gate",
     "restart_refused",
     "turn",
@@ -59,39 +58,6 @@ SIGNER_OUTSIDE: Final = "signer outside"
 """The word for whoever signs below a root from outside, where gates name nodes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A node, or an operator's certificate, and what must happen there, as one sentence without a subject.
-
-    `itself` says that agents do it without a person.
-    """
-
-    node: str
-    reason: str
-    itself: bool = field(default=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """What stands before a step.
-
-    `waiting` keeps it closed. `excused` are the nodes that it does not wait for, and why. `opens` is from when on it is
-    open if nothing changes; None as long as something is waited for. `turn` is the node that restarts now, or "".
-    `unversioned` are the components that older versions of Kubernetes would have to restart, by the nodes that do not
-    report their versions: nothing waits for those.
-    """
-
-    waiting: tuple[Waiting, ...] = ()
-    excused: tuple[Waiting, ...] = ()
-    opens: datetime | None = None
-    turn: str = ""
-    unversioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
-
-    def open(self, now: datetime) -> bool:
-        """Return whether the step may be taken at the server's time `now`."""
-        return not self.waiting and self.opens is not None and now >= self.opens
-
-
 def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[OperatorLeaf] = ()) -> Gate:
     """Return the gate before a step, by the reports of these nodes.
 
@@ -121,7 +87,7 @@ def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[O
         held, left_out = _operators(record, operators, step.now)
         waiting += held
         excused += left_out
-    return Gate(tuple(waiting), tuple(excused), None if waiting else opens, step.turn, unversioned)
+    return Gate(tuple(waiting), tuple(excused), opens, step.turn, unversioned)
 
 
 def turn(record: RotationRecord, to: State, nodes: Collection[Participant], now: datetime) -> str:
@@ -259,17 +225,19 @@ def _operators(
 
 
 def _turn(step: Transition, nodes: Collection[Participant]) -> str:
-    counted = [node for node in nodes if _counts(step.record, node, step.now)[0]]
-    for node in counted:
-        if node.name == step.record.turn and not _healthy_again(step, node):
-            return node.name
-    ready = [node for node in counted if _ready(step, node)]
-    first = min(
-        ready,
-        key=lambda node: (not reasons.ailing(step, node), ETCD_MEMBER not in node.readers, node.name),
-        default=None,
-    )
-    return first.name if first is not None else ""
+    # None is away: one that is ailing gets the turn itself, and holds up nobody while it has not read this revision.
+    line = [
+        InLine(
+            node.name,
+            done=_healthy_again(step, node),
+            ready=_ready(step, node),
+            ailing=reasons.ailing(step, node),
+            member=ETCD_MEMBER in node.readers,
+        )
+        for node in nodes
+        if _counts(step.record, node, step.now)[0]
+    ]
+    return whose_turn(step.record.turn, line)
 
 
 def _healthy_again(step: Transition, node: Participant) -> bool:

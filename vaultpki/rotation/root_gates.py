@@ -15,9 +15,10 @@ from typing import Final
 
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.kube.objects import ROOT_COPY, ClusterTrustBundle, KubeTrust, PodStart
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.redact import first_few
-from vaultpki.rotation.gates import Gate, Participant, Waiting
+from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.reasons import LEAF_STEPS, command
 from vaultpki.values import pem
 
@@ -108,11 +109,10 @@ def gate(
     waiting += _pods(record, to, own, pods)
     waiting += _outside(record, to, crossed=crossed)
     opens = [each.opens for each in gates if each.opens is not None]
-    whole = len(opens) == len(gates) and not waiting
     return Gate(
         waiting=tuple(dict.fromkeys(waiting)),
         excused=tuple(dict.fromkeys(one for each in gates for one in each.excused)),
-        opens=max(opens) if whole else None,
+        opens=max(opens) if len(opens) == len(gates) else None,
         turn=_turn(record, gates),
     )
 

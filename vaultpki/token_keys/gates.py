@@ -14,10 +14,10 @@ from typing import Final
 from vaultpki.certificates import SKEW
 from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.pki.key_plan import refuses
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.procedure.phases import Side
 from vaultpki.records.service_account import Departure, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few, stamp
-from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.reasons import AGENT_DOES, SETTLE
 from vaultpki.token_keys.holders import (
     Holders,
@@ -86,7 +86,7 @@ def key_gate(step: KeyTransition) -> Gate:
     record = step.record
     home = _home(step)
     if step.path in FREE_KEY_STEPS:
-        return Gate(tuple(home), opens=None if home else record.since)
+        return Gate(tuple(home), opens=record.since)
     turn = next_turn(record, step.holders)
     waiting = [*home]
     for name in sorted({*record.nodes, *(name for name, each in step.holders.items() if not each.locked)}):
@@ -102,7 +102,7 @@ def key_gate(step: KeyTransition) -> Gate:
             waiting.append(Waiting(LIFE, _life_unknown(step.life)))
         else:
             opens = (record.signing_since or opens) + timedelta(seconds=life + SKEW)
-    return Gate(tuple(waiting), opens=None if waiting else opens, turn=turn)
+    return Gate(tuple(waiting), opens=opens, turn=turn)
 
 
 def all_sign(record: KeyRecord, to: KeyState, holders: Holders) -> bool | None:

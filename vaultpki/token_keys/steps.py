@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.token_flags import TokensInUse
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.service_account import KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import first_few
-from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys.course import KeyScene
 from vaultpki.token_keys.gates import LEGACY, KeyTransition, key_gate

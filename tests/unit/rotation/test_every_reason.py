@@ -15,11 +15,12 @@ from helpers.root_certificates import Key
 from helpers.sentences import Way, commands, every_sentence, saying, walked
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, SKEW
 from vaultpki.kube.objects import API_SERVER_SIGNER, ClusterTrustBundle, KubeTrust, PodStart, RootCopy
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import MOST_AHEAD, CaRef, Method, RotationRecord, State
 from vaultpki.rotation import listener_trust, reasons, root_gates, serving_copy
 from vaultpki.rotation.confirmations import Confirmations
-from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant, Waiting, gate, restart_refused, without_refused
+from vaultpki.rotation.gates import OperatorLeaf, Participant, gate, restart_refused, without_refused
 from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS, Transition
 from vaultpki.rotation.states import BACK, FORWARD
 

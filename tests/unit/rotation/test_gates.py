@@ -10,19 +10,10 @@ from typing import Any
 import pytest
 
 from vaultpki.certificates import SKEW
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.node_report import PRUNE, BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
-from vaultpki.rotation.gates import (
-    Gate,
-    OperatorLeaf,
-    Participant,
-    Waiting,
-    gate,
-    restart_refused,
-    turn,
-    unreplaced,
-    without_refused,
-)
+from vaultpki.rotation.gates import OperatorLeaf, Participant, gate, restart_refused, turn, unreplaced, without_refused
 from vaultpki.rotation.reasons import SETTLE, Transition
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

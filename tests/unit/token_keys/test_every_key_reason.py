@@ -14,10 +14,10 @@ from helpers.ca_certificates import ca
 from helpers.node.imagined_planes import ISSUING, ImaginedCluster, everybody, steady, until
 from helpers.sentences import Way, commands, every_sentence, walked
 from vaultpki.kube.token_flags import LegacyToken
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.node_report import BundleReport, NodeReport, Seen, TokenKeysReport
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.records.service_account import DepartedKey, Departure, KeyRecord, KeyState, NodeKeys
-from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys import certificates, gates, starts
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys.gates import KeyTransition, key_gate
