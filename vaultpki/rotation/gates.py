@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from vaultpki.certificates import SKEW
+from vaultpki.procedure import words
 from vaultpki.procedure.gate import Gate, InLine, Waiting, whose_turn
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import stamp
@@ -24,7 +25,6 @@ __all__ = [
     "Participant",
     "gate",
     "restart_refused",
-    "turn",
     "unreplaced",
     "without_refused",
 ]
@@ -90,15 +90,6 @@ def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[O
     return Gate(tuple(waiting), tuple(excused), opens, step.turn, unversioned)
 
 
-def turn(record: RotationRecord, to: State, nodes: Collection[Participant], now: datetime) -> str:
-    """Return the node that may restart what reads the bundle only at its start; "" if none has to.
-
-    One at a time: those first where a component is down or not healthy, then members of etcd. The next one has it only
-    after a report of the last one that owes nothing, with everything healthy.
-    """
-    return _turn(Transition(record, to, now), nodes)
-
-
 def restart_refused(said: str, steps: Sequence[tuple[Transition, Participant]]) -> str:
     """Return why a person's word that a component was restarted does not count, as a sentence; "" if it does.
 
@@ -123,28 +114,22 @@ def restart_refused(said: str, steps: Sequence[tuple[Transition, Participant]]) 
         owing = {
             reader for each, who, reader in counted if not (who.report and reasons.ready(each, who.report, reader))
         }
-        words = sorted({f"`--restarted {reasons.word(name, reader)}`" for reader in owing})
-        what = f"write {' or '.join(words)}" if words else f"leave out `--restarted {said}`"
-        none = f"no restart of {component} on {name}" if component else f"no restart on {name}" if not words else ""
+        ones = sorted({f"`--restarted {reasons.word(name, reader)}`" for reader in owing})
+        what = f"write {' or '.join(ones)}" if ones else f"leave out `--restarted {said}`"
+        none = f"no restart of {component} on {name}" if component else f"no restart on {name}" if not ones else ""
         waits = f"{record.domain} is {record.state.value} and waits for {none}" if none else "a word names a component"
         return f"{waits}; {what}"
     for each, who, _ in mine:
         if who.report is None or not reasons.fresh(each, who.report) or not reasons.holds_final(each, who.report):
-            return (
-                f"{name} has not reported the bundle of this step yet, so a restart may have read the one before; wait "
-                f"for its report (`vaultpki ca status`), restart {component} then, and pass `--restarted {said}` again"
-            )
+            return words.too_early(said, "the bundle", "the one")
     found = [(each, who.report, reader) for each, who, reader in mine if who.report is not None]
     for each, report, reader in found:
         seen = report.readers.get(reader)
         if seen is not None and seen.running and seen.started is not None and not reasons.started(each, report, reader):
-            since = stamp(report.bundles[each.record.domain].installed)
-            return (
-                f"the agent of {name} sees that {component} runs since {stamp(seen.started)}, and the bundle there is "
-                f"of {since}: restart it there; once the agent has seen that, no word is needed"
-            )
+            bundle = f"the bundle there is of {stamp(report.bundles[each.record.domain].installed)}"
+            return words.runs_without(said, f" since {stamp(seen.started)}, and {bundle}")
     if record.turn != name and all(reasons.ready(each, report, reader) for each, report, reader in found):
-        return f"the agent of {name} has seen {component} restarted and healthy; leave out `--restarted {said}`"
+        return words.seen_already(said)
     return ""
 
 
@@ -225,6 +210,7 @@ def _operators(
 
 
 def _turn(step: Transition, nodes: Collection[Participant]) -> str:
+    """Return the node that may restart what reads the bundle only at its start, or whose hooks wait; "" for none."""
     # None is away: one that is ailing gets the turn itself, and holds up nobody while it has not read this revision.
     line = [
         InLine(
