@@ -297,13 +297,10 @@ def _confirmed(look: AdoptionLook, step: AdoptionStep, said: AdoptionWords) -> A
         if why := gates.restart_refused(step, look.seen.machine(name.partition("/")[0]), name):
             raise StateConflict(why)
     record = look.record
-    confirmed = tuple(sorted({*record.confirmed, *said.confirmed}))
-    restarted = tuple(sorted({*record.restarted, *said.restarted}))
+    noted = record.noted(confirmed=said.confirmed, restarted=said.restarted)
     # Where the keys are kept is noted before the gate opens too: whoever takes the last step need not say it again.
-    kept = said.keep if said.keep and step.to is _S.DONE else record.kept
-    if (confirmed, restarted, kept) == (record.confirmed, record.restarted, record.kept):
-        return look
-    return look.writing(record.changed(confirmed=confirmed, restarted=restarted, kept=kept))
+    noted = replace(noted, kept=said.keep if said.keep and step.to is _S.DONE else record.kept)
+    return look if noted == record else look.writing(noted.changed())
 
 
 def _refuse_early(record: AdoptionRecord, said: AdoptionWords) -> None:

@@ -12,10 +12,11 @@ from typing import Final
 
 from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
-from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY, PodStart
+from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY
 from vaultpki.kube.whole import BINDINGS
 from vaultpki.procedure.gate import Gate, InLine, Waiting, whose_turn
 from vaultpki.procedure.phases import Side
+from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.adoption import OLD_CAS, WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
@@ -33,8 +34,7 @@ from vaultpki.rotation.adoption_states import (
     AdoptionStep,
     command_to,
 )
-from vaultpki.rotation.reasons import AGENT_DOES
-from vaultpki.rotation.root_gates import RESTARTED, WRITTEN_ANEW
+from vaultpki.rotation.root_gates import RESTARTED, WRITTEN_ANEW, started_before
 
 _S = AdoptionState
 
@@ -69,9 +69,6 @@ _JOINS: Final = frozenset({_S.PUBLISHED, _S.RETRUSTING, _S.RETIRED})
 
 _REOPENED: Final = frozenset({_S.RETURNING, _S.PREPARED})
 """The states in which control planes may join with the keys of the old CAs again."""
-
-# A projected file changes with the kubelet's next look at it, which comes once a minute and a half.
-_PROJECTED: Final = timedelta(seconds=120)
 
 # Without one of these a gate knows nothing of what it counts.
 _NEEDED: Final = ("nodes", "static pods", "certificatesigningrequests", "bootstrap tokens", KEYS_SECRET, CLUSTER_INFO)
@@ -338,8 +335,7 @@ def _pods(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     undated = sorted(space for space, when in seen.changed.items() if when is None)
     if undated:
         yield Waiting(ROOT_COPY, f"does not say when it changed in {first_few(undated)}: {WRITTEN_ANEW}")
-    old = sorted(f"{pod.namespace}/{pod.name}" for pod in seen.pods if _before(pod, seen.changed.get(pod.namespace)))
-    if old:
+    if old := started_before(seen.pods, seen.changed):
         yield Waiting(PODS, f"{first_few(old)} started before {ROOT_COPY} held both CAs: {RESTARTED}")
 
 
@@ -352,11 +348,6 @@ def _rights(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
             "kube-apiserver in at kubelets, so logs, exec and metrics would be refused: `vaultpki issue admin --dir "
             "operator` writes the manifests, and `kubectl apply -f operator/manifests` gives that user its rights",
         )
-
-
-def _before(pod: PodStart, changed: datetime | None) -> bool:
-    """Return whether a pod may hold the copy of before: a container that started later may have read the older file."""
-    return changed is not None and pod.started < changed and pod.first_container < changed + _PROJECTED
 
 
 def _outside(step: AdoptionStep) -> str:

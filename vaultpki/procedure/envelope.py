@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import Field, fields, replace
 from datetime import datetime
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -20,6 +21,8 @@ class Envelope(Generic[_State]):
     # Every record has these two.
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     revision: int
+    since: datetime
+    turn: str
     FORGOTTEN: ClassVar[tuple[str, ...]]
 
     @property
@@ -35,6 +38,18 @@ class Envelope(Generic[_State]):
     def changed(self, **changes: Any) -> Self:
         """Return the next revision in the same state."""
         return replace(self, revision=self.revision + 1, **changes)
+
+    def noted(self, **said: Collection[str]) -> Self:
+        """Return the same revision with what people said too, such as `restarted`, each in its field."""
+        return replace(self, **{name: tuple(sorted({*getattr(self, name), *more})) for name, more in said.items()})
+
+    def gone(self, node: str, stopped: datetime | None) -> bool:
+        """Return whether a component of a node that has `stopped` is not waited for; None if it has not.
+
+        Others wait for what stopped in the turn of its node: it may have ended by what it read, and the next one would
+        too.
+        """
+        return stopped is not None and (self.turn != node or stopped < self.since)
 
     def read_by(self, read: int, highest: int) -> bool:
         """Return whether a report counts: its pass has `read` this record, and no pass there a later one.

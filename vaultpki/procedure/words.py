@@ -1,6 +1,32 @@
-"""Says why a person's word that a component was restarted does not count: `--restarted cp-1/etcd`."""
+"""Says what gates of several procedures wait for, and why a person's word does not count: `--restarted cp-1/etcd`."""
 
 from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from vaultpki.redact import stamp
+
+AGENT_DOES: Final = "run `vaultpki agent --once` there, which does it or says why not"
+"""What ends the wait for something that an agent has not done yet."""
+
+
+def never_reported(node: str, join_until: datetime | None, end: str = "lock") -> str:
+    """Return what is waited for on a node that has never reported; `end` is the command that ends its join file."""
+    if join_until is None:
+        return f"has never reported: start its agent, or {AGENT_DOES}"
+    return (
+        f"has a join file that nobody has used, until {stamp(join_until)}: join the node, or end the file "
+        f"(`vaultpki {end} {node}`)"
+    )
+
+
+def not_read(reported: datetime) -> str:
+    """Return what is waited for on a node whose last report, at that time, does not answer the record."""
+    return (
+        f"has not read the latest step, and last reported at {stamp(reported)}: wait for its agent's next pass, or "
+        f"{AGENT_DOES}"
+    )
 
 
 def too_early(said: str, files: str, others: str) -> str:

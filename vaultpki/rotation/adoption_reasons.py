@@ -12,13 +12,13 @@ from typing import Final
 
 from vaultpki.procedure.gate import Waiting
 from vaultpki.procedure.phases import Side
+from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation import adoption_files
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
 from vaultpki.rotation.adoption_states import FREE_STEPS, LAST_STEP, LEAVES_OF, AdoptionStep
-from vaultpki.rotation.reasons import AGENT_DOES
 
 LONGEST_LOOK_AGAIN: Final = 360
 """Seconds for which a gate waits after the last change on a machine: the slowest reader looks every five minutes.

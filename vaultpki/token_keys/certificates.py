@@ -13,10 +13,11 @@ from types import MappingProxyType
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.records.service_account import DepartedKey, KeyRecord
 from vaultpki.redact import stamp
-from vaultpki.rotation.reasons import AGENT_DOES, LEAF_STEPS, TRUST_STEPS, command
+from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS, command
 from vaultpki.token_keys.holders import Holders, KeyHolder, fresh, loaded, wanted_union
 from vaultpki.token_keys.starts import to_start
 

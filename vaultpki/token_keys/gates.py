@@ -14,11 +14,13 @@ from typing import Final
 from vaultpki.certificates import SKEW
 from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.pki.key_plan import refuses
+from vaultpki.procedure import words
 from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.procedure.phases import Side
+from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.service_account import Departure, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few, stamp
-from vaultpki.rotation.reasons import AGENT_DOES, SETTLE
+from vaultpki.rotation.reasons import SETTLE
 from vaultpki.token_keys.holders import (
     Holders,
     KeyHolder,
@@ -196,14 +198,7 @@ def _reason(step: KeyTransition, name: str, turn: str) -> tuple[str, bool]:
 
 
 def _unreported(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
-    if holder.report is not None:
-        return ""
-    if holder.join_until is not None:
-        return (
-            f"has a join file that nobody has used, until {stamp(holder.join_until)}: join the node, or end the file "
-            f"(`vaultpki lock {holder.name}`)"
-        )
-    return f"has never reported: start its agent, or {AGENT_DOES}"
+    return words.never_reported(holder.name, holder.join_until) if holder.report is None else ""
 
 
 def _no_keys(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -232,10 +227,7 @@ def _joins(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> st
 def _echo(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if fresh(step.record, holder) or holder.report is None:
         return ""
-    return (
-        f"has not read the latest step, and last reported at {stamp(holder.report.time)}: wait for its agent's next "
-        f"pass, or {AGENT_DOES}"
-    )
+    return words.not_read(holder.report.time)
 
 
 def _waits(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:

@@ -174,12 +174,8 @@ def owes_start(record: KeyRecord, holder: KeyHolder) -> bool:
 
 
 def holds_nothing(record: KeyRecord, holder: KeyHolder) -> bool:
-    """Return whether kube-apiserver is stopped there, and nobody waits for it to come back.
-
-    Others wait for one that was stopped in its turn: it may have ended by what it read, and the next one would too.
-    """
-    stopped = holder.keys.reader.stopped if holder.keys is not None else None
-    return stopped is not None and (record.turn != holder.name or stopped < record.since)
+    """Return whether kube-apiserver is stopped there, and nobody waits for it to come back."""
+    return holder.keys is not None and record.gone(holder.name, holder.keys.reader.stopped)
 
 
 def never_ran(holder: KeyHolder) -> bool:
