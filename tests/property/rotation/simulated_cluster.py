@@ -14,10 +14,11 @@ from functools import partial
 from helpers import ca_certificates
 from vaultpki.errors import StateConflict
 from vaultpki.pki.facts import Facts
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import CaRef, Kept, Method, RotationRecord, State
 from vaultpki.rotation import gates, recovery, states
-from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant
+from vaultpki.rotation.gates import OperatorLeaf, Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.states import Presence
