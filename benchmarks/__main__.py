@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from statistics import median
 
-from benchmarks import agents, fleet, rest, rotation, views, waves
+from benchmarks import agents, fleet, processor, rest, rotation, views, waves
 from benchmarks.ground import ground, measures
 from benchmarks.timing import Contender, Result, compare, once
 
@@ -34,6 +34,7 @@ def main() -> None:
             views.results(Path(folder), arguments.only, arguments.rounds),
             rotation.results(Path(folder), arguments.only, arguments.rounds),
             rest.results(Path(folder), arguments.only),
+            processor.results(Path(folder), arguments.only, arguments.rounds),
             waves.results(Path(folder), arguments.only),
             agents.results(Path(folder), arguments.only, arguments.rounds, arguments.minutes),
         ):

@@ -63,6 +63,26 @@ ORDER: Final = (
     "__main__",
 )
 
+# What is replaced in steps, beside the main job, which does without it. What still looks across is named.
+PROCEDURES: Final = frozenset({"rotation", "token_keys", "ca", "key_rotation", "takeover", "adopt"})
+MAIN_JOB: Final = frozenset(
+    {
+        "records",
+        "config",
+        "pki",
+        "identity",
+        "provision",
+        "kubeadm",
+        "issue",
+        "node",
+        "agent",
+        "daemon",
+        "verify",
+        "live",
+    }
+)
+ACROSS: Final = {"agent.ca_trust": {"takeover"}, "agent.taken_over": {"takeover"}, "live.trust": {"token_keys"}}
+
 # Rooms of decisions, which are the same wherever and whenever they are made, with the modules in them that read files.
 # Elsewhere a module of decisions says so: the first sentence of its docstring ends with "; pure."
 PURE: Final = {
@@ -161,6 +181,14 @@ def test_the_flow_is_one_way() -> None:
         if ORDER.index(room(name)) > ORDER.index(room(importer))
     }
     assert upwards == set()
+
+
+def test_the_main_job_imports_no_procedure() -> None:
+    found: dict[str, set[str]] = {}
+    for importer, name in ours():
+        if room(importer) in MAIN_JOB and room(name) in PROCEDURES:
+            found.setdefault(importer, set()).add(room(name))
+    assert found == ACROSS
 
 
 def test_no_circle_inside_a_room() -> None:

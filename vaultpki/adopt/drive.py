@@ -24,6 +24,7 @@ from vaultpki.kubeadm.configuration import KubeadmFolders
 from vaultpki.layout import DIRECTORY
 from vaultpki.model import NodeRole
 from vaultpki.places import Layout
+from vaultpki.procedure.gate import Gate
 from vaultpki.provision.refused_changes import adopted_domains
 from vaultpki.provision.rotation_records import existing
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
@@ -31,7 +32,6 @@ from vaultpki.records.adoption_report import OldKeys
 from vaultpki.redact import first_few
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_states import HOMEWARD, ONWARD, TRUSTED, AdoptionStep
-from vaultpki.rotation.gates import Gate
 
 _S = AdoptionState
 
@@ -297,13 +297,10 @@ def _confirmed(look: AdoptionLook, step: AdoptionStep, said: AdoptionWords) -> A
         if why := gates.restart_refused(step, look.seen.machine(name.partition("/")[0]), name):
             raise StateConflict(why)
     record = look.record
-    confirmed = tuple(sorted({*record.confirmed, *said.confirmed}))
-    restarted = tuple(sorted({*record.restarted, *said.restarted}))
+    noted = record.noted(confirmed=said.confirmed, restarted=said.restarted)
     # Where the keys are kept is noted before the gate opens too: whoever takes the last step need not say it again.
-    kept = said.keep if said.keep and step.to is _S.DONE else record.kept
-    if (confirmed, restarted, kept) == (record.confirmed, record.restarted, record.kept):
-        return look
-    return look.writing(record.changed(confirmed=confirmed, restarted=restarted, kept=kept))
+    noted = replace(noted, kept=said.keep if said.keep and step.to is _S.DONE else record.kept)
+    return look if noted == record else look.writing(noted.changed())
 
 
 def _refuse_early(record: AdoptionRecord, said: AdoptionWords) -> None:
@@ -355,7 +352,7 @@ def _rest_gate(look: AdoptionLook) -> Gate:
     record = look.record
     step = AdoptionStep(record, record.state, look.now)
     waiting = [*gates.unread(step, look.seen), *reasons.waiting(step, look.seen.machines)]
-    return Gate(tuple(waiting), opens=None if waiting else record.since, turn=gates.turn(record, look.seen.machines))
+    return Gate(tuple(waiting), opens=record.since, turn=gates.turn(record, look.seen.machines))
 
 
 def _final(look: AdoptionLook) -> list[str]:

@@ -12,9 +12,11 @@ from typing import Final
 
 from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
-from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY, PodStart
+from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY
 from vaultpki.kube.whole import BINDINGS
+from vaultpki.procedure.gate import Gate, InLine, Waiting, whose_turn
 from vaultpki.procedure.phases import Side
+from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.adoption import OLD_CAS, WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
@@ -32,9 +34,7 @@ from vaultpki.rotation.adoption_states import (
     AdoptionStep,
     command_to,
 )
-from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.reasons import AGENT_DOES
-from vaultpki.rotation.root_gates import RESTARTED, WRITTEN_ANEW
+from vaultpki.rotation.root_gates import RESTARTED, WRITTEN_ANEW, started_before
 
 _S = AdoptionState
 
@@ -70,9 +70,6 @@ _JOINS: Final = frozenset({_S.PUBLISHED, _S.RETRUSTING, _S.RETIRED})
 _REOPENED: Final = frozenset({_S.RETURNING, _S.PREPARED})
 """The states in which control planes may join with the keys of the old CAs again."""
 
-# A projected file changes with the kubelet's next look at it, which comes once a minute and a half.
-_PROJECTED: Final = timedelta(seconds=120)
-
 # Without one of these a gate knows nothing of what it counts.
 _NEEDED: Final = ("nodes", "static pods", "certificatesigningrequests", "bootstrap tokens", KEYS_SECRET, CLUSTER_INFO)
 _NEEDED_FOR_TRUST: Final = ("pods", "namespaces", ROOT_COPY, AUTHENTICATION)
@@ -100,7 +97,7 @@ def gate(step: AdoptionStep, seen: ClusterSeen) -> Gate:
     record = step.record
     if step.path in FREE_STEPS:
         apart = tuple(reasons.waiting(step, seen.machines))
-        return Gate(apart, opens=None if apart else record.since, turn=turn(record, seen.machines))
+        return Gate(apart, opens=record.since, turn=turn(record, seen.machines))
     waiting = list[Waiting]()
     for check in ADOPTION_CHECKS:
         # Controller managers write the copies, so pods are looked at once all of them are known to hold what they give.
@@ -110,7 +107,7 @@ def gate(step: AdoptionStep, seen: ClusterSeen) -> Gate:
     if record.state in _JOINS and record.joins_closed is not None:
         opens = max(opens, record.joins_closed + timedelta(seconds=JOIN))
     excused = tuple(Waiting(name, "has an agent, and the cluster has no such node") for name in seen.spare)
-    return Gate(tuple(waiting), excused, None if waiting else opens, turn(record, seen.machines))
+    return Gate(tuple(waiting), excused, opens, turn(record, seen.machines))
 
 
 def turn(record: AdoptionRecord, machines: Collection[AdoptedMachine]) -> str:
@@ -120,17 +117,19 @@ def turn(record: AdoptionRecord, machines: Collection[AdoptedMachine]) -> str:
     before has done all steps of the state and says that it is healthy; a machine that is gone loses it. Nobody gets it
     while another one is away: etcd could lose its majority.
     """
-    counted = [each for each in machines if each.by_turn]
-    holder = next((each for each in counted if each.name == record.turn), None)
-    if holder is not None and not reasons.arrived(record, holder):
-        return holder.name
-    owing = [each for each in counted if each.report is not None and not reasons.arrived(record, each)]
-    away = {each.name for each in counted if each.silent or _ailing(each, *_SERVING)}
-    ready = [each for each in owing if each.enrolled and each.report and reasons.fresh(record, each.report)]
-    # The restart of one that is down takes nothing away.
-    ready = [each for each in ready if not away or each.name in away]
-    first = min(ready, key=lambda each: (not _ailing(each), not each.member, each.name), default=None)
-    return first.name if first is not None else ""
+    line = [
+        InLine(
+            each.name,
+            done=reasons.arrived(record, each),
+            ready=each.enrolled and each.report is not None and reasons.fresh(record, each.report),
+            ailing=_ailing(each),
+            away=each.silent or _ailing(each, *_SERVING),
+            member=each.member,
+        )
+        for each in machines
+        if each.by_turn
+    ]
+    return whose_turn(record.turn, line)
 
 
 def refuse_hopeless(
@@ -336,8 +335,7 @@ def _pods(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     undated = sorted(space for space, when in seen.changed.items() if when is None)
     if undated:
         yield Waiting(ROOT_COPY, f"does not say when it changed in {first_few(undated)}: {WRITTEN_ANEW}")
-    old = sorted(f"{pod.namespace}/{pod.name}" for pod in seen.pods if _before(pod, seen.changed.get(pod.namespace)))
-    if old:
+    if old := started_before(seen.pods, seen.changed):
         yield Waiting(PODS, f"{first_few(old)} started before {ROOT_COPY} held both CAs: {RESTARTED}")
 
 
@@ -350,11 +348,6 @@ def _rights(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
             "kube-apiserver in at kubelets, so logs, exec and metrics would be refused: `vaultpki issue admin --dir "
             "operator` writes the manifests, and `kubectl apply -f operator/manifests` gives that user its rights",
         )
-
-
-def _before(pod: PodStart, changed: datetime | None) -> bool:
-    """Return whether a pod may hold the copy of before: a container that started later may have read the older file."""
-    return changed is not None and pod.started < changed and pod.first_container < changed + _PROJECTED
 
 
 def _outside(step: AdoptionStep) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 from vaultpki import certificates
 from vaultpki.adopt import kubelets, own_rows
 from vaultpki.adopt.catalogue import OBSTACLE_KINDS, OBSTACLES, Obstacle
-from vaultpki.adopt.draft import SERVERS, ClusterDraft, LeftOut, counted
+from vaultpki.adopt.draft import SERVERS, ClusterDraft, counted
 from vaultpki.adopt.found import CONTROL_PLANE, ROWS, ClusterInventory, InUse
 from vaultpki.findings.catalogue import Severity
 from vaultpki.kube.cluster import CaCopy, Copied
@@ -263,7 +263,8 @@ def _names(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
     for kind, held in (("name-left-out", draft.left_out), ("name-of-one-kubelet", draft.shared)):
         for each in held:
             where = f"{each.row} of {each.node}" if each.node else each.row
-            yield _one(kind, f"{where}: {_why(each)}", *filter(None, (each.node,)))
+            why = each.why if each.name in each.why else f"{each.name}: {each.why}"
+            yield _one(kind, f"{where}: {why}", *filter(None, (each.node,)))
     if draft.problem:
         yield _one("draft-refused", draft.problem)
     settings = found.whole.settings
@@ -273,10 +274,6 @@ def _names(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
         if have and lacking:
             yield _one("names-asked-for", f"{row}: {first_few(lacking, _NAMED)}", row)
     yield from _unseen(found, draft)
-
-
-def _why(each: LeftOut) -> str:
-    return each.why if each.name in each.why else f"{each.name}: {each.why}"
 
 
 def _unseen(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:

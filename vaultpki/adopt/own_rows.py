@@ -38,18 +38,20 @@ def row_name(each: InUse, found: ClusterInventory) -> str:
 def rows(found: ClusterInventory) -> dict[str, dict[str, Any]]:
     """Return the drafted rows by name, with what today's certificates of all nodes name."""
     made: dict[str, dict[str, Any]] = {}
+    nodes = {node.name: node for node in found.whole.nodes}
     for each in beside(found):
         name, usage = row_name(each, found), each.facts.usage
         if not name or usage is None:
             continue
-        own = _addresses(found, each.node)
-        roles = [NodeRole.CONTROL_PLANE] if _is_plane(found, each.node) else [NodeRole.WORKER]
+        node = nodes.get(each.node)
+        own = node.of_type("InternalIP") if node is not None else ()
+        role = NodeRole.CONTROL_PLANE if node is not None and node.control_plane else NodeRole.WORKER
         subject = each.facts.subject
         row = made.setdefault(
             name,
             {"kind": usage.value, "common_name": _common(subject.common_name, each.node), "ca": each.ca, "roles": []},
         )
-        row["roles"] = list(dict.fromkeys((*row["roles"], *(role.value for role in roles))))
+        row["roles"] = list(dict.fromkeys((*row["roles"], role.value)))
         _add(row, "organization", subject.organization)
         _add(row, "names", tuple(_common(dns, each.node) for dns in subject.dns))
         _add(row, "addresses", tuple(_ADDRESSES if ip in own else ip for ip in subject.ips))
@@ -63,14 +65,6 @@ def _add(row: dict[str, Any], key: str, values: tuple[str, ...]) -> None:
 
 def _common(name: str, node: str) -> str:
     return name.replace(node, NODE) if node and (name == node or name.startswith(f"{node}.")) else name
-
-
-def _addresses(found: ClusterInventory, node: str) -> frozenset[str]:
-    return frozenset(a for each in found.whole.nodes if each.name == node for a in each.of_type("InternalIP"))
-
-
-def _is_plane(found: ClusterInventory, node: str) -> bool:
-    return any(each.name == node and each.control_plane for each in found.whole.nodes)
 
 
 def after(each: InUse, found: ClusterInventory, draft: Cluster | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -186,17 +186,14 @@ def _places(found: ClusterInventory) -> _Section:
         rows.append(("Secret kubeadm-certs in kube-system", "control planes that join", "keys too, encrypted"))
     for machine in found.machines:
         for ca, held in machine.cas.items():
-            rows.append((f"the file of the CA {ca} on {machine.node}", "components", _held(_pem(held), found)))
+            text = "".join(facts.pem for facts in held)
+            rows.append((f"the file of the CA {ca} on {machine.node}", "components", _held(text, found)))
         for config in machine.kubeconfigs:
             if config.parts is not None:
                 named = f"names {config.parts.ca_file}" if config.parts.ca_file else ""
                 held_text = _held(config.parts.ca_pem, found) if config.parts.ca_pem else named or "no CA"
                 rows.append((f"{config.path} on {machine.node}", "who uses it", held_text))
     yield _Rows(("PLACE", "READ BY", "HOLDS"), rows)
-
-
-def _pem(held: Iterable[Facts]) -> str:
-    return "".join(facts.pem for facts in held)
 
 
 def _reader(copy: CaCopy) -> str:

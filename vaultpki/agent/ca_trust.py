@@ -26,7 +26,6 @@ from vaultpki.records.adoption import NAME
 from vaultpki.records.gaps import Gap, gaps
 from vaultpki.records.rotation import EVERY_DOMAIN, RotationRecord
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
-from vaultpki.rotation.adoption_states import TRUSTED
 
 # Vault's clock is known to a second and a little more, and the state is not written for less than this.
 _CLOCK_STEP: Final = 5.0
@@ -52,7 +51,7 @@ def _offered(config: AgentConfig, wanted: Assignment, state: AgentState) -> Mapp
     whose key was stolen.
     """
     record, gone = wanted.adoption, dict(_ended(config))
-    stale = record is None or TRUSTED[record.state] is not Side.NEW or record.revision < state.revisions.get(NAME, 0)
+    stale = record is None or record.accepts is not Side.NEW or record.revision < state.revisions.get(NAME, 0)
     if record is not None and not stale and _follows(config, wanted, state):
         gone = {ca: (*gone.get(ca, ()), *record.old.get(ca, ())) for ca in wanted.foreign}
     return {

@@ -91,11 +91,13 @@ class Contact:
     """What a pass knows of Vault. `vault` is None if nobody asked or the login failed; `away` is why it cannot sign.
 
     `polled` says that nothing was asked but whether anything has changed, and that nothing has or no answer came.
+    `stepped` says that only a step of a rotation was asked for, since nothing else has changed.
     """
 
     vault: Vault | None = None
     away: VaultpkiError | None = None
     polled: bool = False
+    stepped: bool = False
 
     @property
     def clock_offset(self) -> float:

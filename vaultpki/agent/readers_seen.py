@@ -6,7 +6,7 @@ process. Starts and installations are compared on the clock since boot, which no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
@@ -63,10 +63,11 @@ def note(context: Context, wanted: Assignment) -> None:
 
     What a process started with is known if it started after the bundle was installed, or was seen before.
     """
-    _note_versions(context, wanted)
+    running = _running(context.config, {each.component for each in readers.READERS})
+    _note_versions(context, wanted, running)
     state = context.state.value
     names = _names(context, wanted)
-    seen = {component: _find_process(component, context.config) for component in {component for _, component in names}}
+    seen = {component: _judged(component, running) for component in {component for _, component in names}}
     ended = {component for component, (process, _) in seen.items() if process is None and _stopped(component, wanted)}
     now = boot_time.now()
     found = {}
@@ -91,7 +92,7 @@ def note(context: Context, wanted: Assignment) -> None:
     context.state.value = replace(state, readers=found, token_life=life, token_issuer=issuer)
 
 
-def _note_versions(context: Context, wanted: Assignment) -> None:
+def _note_versions(context: Context, wanted: Assignment, running: Mapping[str, tuple[Process, ...]]) -> None:
     """Record the versions of the components whose version decides how they read a bundle.
 
     That of a process is asked for until it is known. Until then, and while the component is stopped, the last one
@@ -99,7 +100,7 @@ def _note_versions(context: Context, wanted: Assignment) -> None:
     """
     config, before, found = context.config, context.state.value.versions, {}
     for component in readers.versioned(wanted.roles, config.layout):
-        process = next(iter(processes.find(component, tuple(config.paths.values()))), None)
+        process = next(iter(running[component]), None)
         seen = before.get(component)
         if process is not None and (seen is None or seen.moment != process.started):
             version = component_version.of_process(process)
@@ -114,9 +115,14 @@ def _names(context: Context, wanted: Assignment) -> tuple[tuple[str, str], ...]:
     return tuple(each for key in keys for each in read_at_start(context, wanted, key, roots=True))
 
 
-def _find_process(component: str, config: AgentConfig) -> tuple[Process | None, str]:
+def _running(config: AgentConfig, components: Collection[str]) -> dict[str, tuple[Process, ...]]:
+    """Return the processes of components of this node, those that have run longest first."""
+    return processes.find_all(components, tuple(config.paths.values()))
+
+
+def _judged(component: str, running: Mapping[str, tuple[Process, ...]]) -> tuple[Process | None, str]:
     """Return the process of a component that has run longest, and what is wrong; "" if each of them is healthy."""
-    found = processes.find(component, tuple(config.paths.values()))
+    found = running[component]
     if not found:
         return None, f"no process of {component} was seen that reads this node's files"
     problems = (component_health.why_unhealthy(each, _TIMEOUT) for each in found)
@@ -210,8 +216,9 @@ def awaits_token_keys(context: Context, wanted: Assignment) -> bool:
 def changed(config: AgentConfig, before: Mapping[str, ReaderSeen]) -> bool:
     """Return whether one of these readers differs from what a pass saw. Asks nobody but the components."""
     components = {name.partition("/")[2]: seen for name, seen in before.items()}
+    running = _running(config, components)
     for component, seen in components.items():
-        process, problem = _find_process(component, config)
+        process, problem = _judged(component, running)
         if (process is not None, problem) != (seen.running, seen.problem):
             return True
         if process is not None and process.started != seen.moment:

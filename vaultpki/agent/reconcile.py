@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from datetime import datetime
 
 from vaultpki.agent import (
     bundles,
@@ -47,6 +46,7 @@ from vaultpki.node.secret_id import SECRET_ID
 from vaultpki.node.state import AgentState
 from vaultpki.pki import foreign_cas
 from vaultpki.pki.facts import Trust
+from vaultpki.records.changes import Mark
 from vaultpki.vault import Vault
 
 
@@ -104,7 +104,7 @@ def reconcile(context: Context) -> Outcome:
         renewed=signed.renewed + keys.signed.renewed,
         requested=signed.requested + keys.signed.requested,
         failures=found.failures,
-        due=min(_dues(items), default=None),
+        due=min((item.verdict.renew_after for item in items if item.verdict.renew_after is not None), default=None),
         first_expiry=min((item.not_after for item in items if item.not_after is not None), default=None),
         retry_at=min(found.retry_at, default=None),
         reached=contact.reached,
@@ -141,7 +141,8 @@ def _at_rest(context: Context, contact: Contact, wanted: Assignment) -> AtRest |
         return context.options.rest
     if contact.vault is None:
         return None
-    return at_rest.after_look(context.config, contact.vault, wanted, context.clock, context.began)
+    before = context.options.rest if contact.stepped else None
+    return at_rest.after_look(context.config, contact.vault, wanted, context.clock, context.began, before)
 
 
 def remember_failure(context: Context, what: str, error: VaultpkiError) -> None:
@@ -159,7 +160,7 @@ def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tup
     Asks Vault only if the copy on disk is old or something is due, and for everything only if something has changed.
     """
     copy = assignment.copy(context.config)
-    known, items = None, None
+    known, items, asked = None, None, None
     fresh = copy is not None and copy.fresh(context.clock, context.age)
     rest = _rest(context)
     if copy is not None and (fresh or rest is not None):
@@ -169,18 +170,19 @@ def _assigned_pairs(context: Context) -> tuple[Assignment, dict[str, Trust], tup
             items = _inspect(context, copy, known, context.options.force)
             if fresh and not any(item.wants_signing for item in items):
                 return copy, known, items, Contact()
-            if rest is not None and (polled := _poll(context, copy, rest)) is not None:
-                confirmed, contact = polled
+            asked = _poll(context, copy, rest) if rest is not None else None
+            if asked is not None and asked[1].polled:
+                confirmed, contact = asked
                 if sign_due.postpone_late(context, contact, copy.fetched, items):
                     items = _inspect(context, copy, known, context.options.force)
                 return confirmed, known, items, contact
-    fetched, contact = _fetch(context, copy)
+    fetched, contact = asked or _fetch(context, copy)
     known_clock = contact.vault is not None and contact.vault.clock_offset is not None
     _remember_answer(context, fetched, contact.clock_offset if known_clock else context.state.value.clock_offset)
     trust = _trust(context, fetched)
     if items is None or copy is None or fetched.certificates != copy.certificates or trust != known:
         items = _inspect(context, fetched, trust, context.options.force)
-    if note_revoked(context, contact, items):
+    if not contact.stepped and note_revoked(context, contact, items):
         items = _inspect(context, fetched, trust, context.options.force)
     if sign_due.postpone_late(context, contact, copy.fetched if copy is not None else None, items):
         items = _inspect(context, fetched, trust, context.options.force)
@@ -196,15 +198,16 @@ def _rest(context: Context) -> AtRest | None:
 
 
 def _poll(context: Context, copy: Assignment, rest: AtRest) -> tuple[Assignment, Contact] | None:
-    """Return the copy and the contact if Vault says that nothing has changed; None for a change and for a refusal.
+    """Return the copy and the contact if Vault says that nothing has changed; after a step of a rotation, its answer.
 
-    Then the look that follows says what is wrong. A Vault that cannot answer now, such as one that limits its requests,
-    is not asked for more: the pass fails, and the next one polls again.
+    None for another change and for a refusal: then the look that follows says what is wrong. A Vault that cannot answer
+    now, such as one that limits its requests, is not asked for more: the pass fails, and the next one polls again.
     """
     try:
         _tighten(context)
-        if rest.changed():
-            return None
+        mark = rest.ask()
+        if mark != rest.mark:
+            return _step(context, copy, rest, mark)
         confirmed = assignment.confirm(context.config, copy, context.clock)
         return confirmed, _checked_clock(context, Contact(rest.vault, polled=True))
     except Unavailable as error:
@@ -213,6 +216,30 @@ def _poll(context: Context, copy: Assignment, rest: AtRest) -> tuple[Assignment,
         return copy, Contact(away=error, polled=True)
     except VaultpkiError:
         return None
+
+
+def _step(context: Context, copy: Assignment, rest: AtRest, mark: Mark | None) -> tuple[Assignment, Contact] | None:
+    """Return what Vault says after one step of a rotation, with the kept login; None if more may have changed."""
+    if mark is None or not rest.may_step(mark):
+        return None
+    held, known = _held(context, copy)
+    step = assignment.SeenStep(copy, mark, rest.issuers)
+    fetched = assignment.fetch_step(context.config, rest.vault, context.clock, held, known, step)
+    return None if fetched is None else (fetched, _checked_clock(context, Contact(rest.vault, stepped=True)))
+
+
+def _held(context: Context, copy: Assignment | None) -> tuple[dict[str, list[str]], Mapping[str, int] | None]:
+    """Return the CAs trusted here until now, as PEM by CA, and the highest revisions read, as `assignment.fetch`."""
+    if copy is not None:
+        # The agent's state may be lost, or another release's.
+        _remember_answer(context, copy, context.state.value.clock_offset)
+    folders, layout = context.folders, context.config.layout
+    held = {ca: [pem] for ca, pem in installed_bundles(folders, layout).items()}
+    held[ROOT] = list(installed_roots(folders, layout))
+    before = {**copy.trusted, ROOT: (*copy.issuers.roots, *copy.issuers.kept)} if copy is not None else {}
+    for ca, pems in before.items():
+        held.setdefault(ca, []).extend(pems)
+    return held, ca_trust.known_revisions(context.state.value, _roots(context))
 
 
 def _tighten(context: Context) -> None:
@@ -225,21 +252,13 @@ def _tighten(context: Context) -> None:
 def _fetch(context: Context, copy: Assignment | None) -> tuple[Assignment, Contact]:
     """What Vault says now; the copy if Vault says nothing usable, with the reason among the failures."""
     config, vault, away = context.config, None, None
-    if copy is not None:
-        # The agent's state may be lost, or another release's.
-        _remember_answer(context, copy, context.state.value.clock_offset)
+    held, known = _held(context, copy)
     try:
         _tighten(context)
         rest = context.options.rest
         kept = rest.vault if rest is not None else None
         vault = credential.login(config, allow_http=context.options.allow_http, kept=kept)
         vault.prefer_active()
-        held = {ca: [pem] for ca, pem in installed_bundles(context.folders, config.layout).items()}
-        held[ROOT] = list(installed_roots(context.folders, config.layout))
-        before = {**copy.trusted, ROOT: (*copy.issuers.roots, *copy.issuers.kept)} if copy is not None else {}
-        for ca, pems in before.items():
-            held.setdefault(ca, []).extend(pems)
-        known = ca_trust.known_revisions(context.state.value, _roots(context))
         shown_before = rest.issuers if rest is not None and rest.config == config else {}
         fetched = assignment.fetch(config, vault, context.clock, held, known, shown_before)
     except VaultpkiError as error:
@@ -293,10 +312,6 @@ def _inspect(
 ) -> tuple[PairStatus, ...]:
     state = context.state.value
     return pairs.inspect(context.config, context.folders, wanted.certificates, trust, state, context.now, force)
-
-
-def _dues(items: Collection[PairStatus]) -> list[datetime]:
-    return [item.verdict.renew_after for item in items if item.verdict.renew_after is not None]
 
 
 def _report_untrusted_cas(context: Context, wanted: Assignment, trust: Mapping[str, Trust]) -> list[str]:

@@ -24,8 +24,8 @@ from vaultpki.provision.rotation_records import read_record
 from vaultpki.records.rotation import CaRef, State
 from vaultpki.redact import printable
 from vaultpki.rotation import root_steps
-from vaultpki.rotation.states import number
 from vaultpki.vault import Vault
+from vaultpki.vault.issuer import number
 
 if TYPE_CHECKING:
     from vaultpki.outside.checks import FailedCheck

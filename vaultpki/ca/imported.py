@@ -53,10 +53,10 @@ from vaultpki.provision.api_calls import delete_request
 from vaultpki.provision.desired import imported_mount, marker
 from vaultpki.records.adoption import OLD_CAS
 from vaultpki.redact import first_few, printable
-from vaultpki.rotation.states import CUT_SHORT
 from vaultpki.values import pem
 from vaultpki.values.hosts import parse_origin
 from vaultpki.vault import Json, Request, Vault, member
+from vaultpki.vault.issuer import CUT_SHORT
 
 if TYPE_CHECKING:
     from vaultpki.outside.imported_key import ExistingCa

@@ -13,11 +13,12 @@ from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity import outside_signer
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import printable
 from vaultpki.rotation import gates, mount_steps, recovery, serving_copy
 from vaultpki.rotation.confirmations import Confirmations
-from vaultpki.rotation.gates import SIGNER_OUTSIDE, Gate, OperatorLeaf, Participant, Waiting
+from vaultpki.rotation.gates import SIGNER_OUTSIDE, OperatorLeaf, Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.states import FORWARD, next_state

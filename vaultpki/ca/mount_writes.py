@@ -16,7 +16,7 @@ from vaultpki.provision import authorities
 from vaultpki.records.rotation import Method, RotationRecord
 from vaultpki.rotation import mount_steps, root_steps
 from vaultpki.rotation.mount_steps import RotationMount, Write, key_of
-from vaultpki.rotation.states import READ_ONLY, number
+from vaultpki.vault.issuer import READ_ONLY, number
 
 # More than any state takes from any other, with what an interrupted run has left.
 _MOST: Final = 40

@@ -14,12 +14,13 @@ from vaultpki.errors import StateConflict
 from vaultpki.identity import outside_signer, root_in_force
 from vaultpki.outside import root_vouching
 from vaultpki.pki.facts import Facts
+from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.rotation import CaRef, RotationRecord
 from vaultpki.redact import printable
 from vaultpki.rotation import root_steps
-from vaultpki.rotation.gates import SIGNER_OUTSIDE, Gate, Participant, Waiting
+from vaultpki.rotation.gates import SIGNER_OUTSIDE, Participant
 from vaultpki.rotation.mount_steps import RotationMount
-from vaultpki.rotation.reasons import AGENT_DOES
 
 
 def refuse_other_root(scene: Scene) -> None:

@@ -17,11 +17,12 @@ from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, issuing_cas
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import printable
 from vaultpki.rotation import gates, root_gates, root_steps, start
 from vaultpki.rotation.confirmations import Confirmations
-from vaultpki.rotation.gates import Gate, Participant
+from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.root_gates import COMING_TO_REST, PODS, WITH_COMPANIONS

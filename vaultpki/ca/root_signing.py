@@ -13,8 +13,8 @@ from vaultpki.provision import authorities
 from vaultpki.provision.signed_before import fingerprints, signed_before
 from vaultpki.records.rotation import CaRef
 from vaultpki.rotation.mount_steps import RotationMount
-from vaultpki.rotation.states import number
 from vaultpki.vault import Request, Vault, member, text
+from vaultpki.vault.issuer import number
 
 # Seconds: a cross certificate that would outlive its signer is cut by Vault with a warning, and OpenBao warns too.
 _BEFORE_OLD: Final = 60

@@ -19,11 +19,11 @@ from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity.adoption_record import refuse_adoption
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
+from vaultpki.procedure.gate import Gate
 from vaultpki.provision.rotation_records import read_key_record, read_records
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation import listener_trust, recovery, serving_copy, start
 from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
-from vaultpki.rotation.gates import Gate
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.states import next_state
 

@@ -10,10 +10,10 @@ from vaultpki.ca.run import kind_of
 from vaultpki.ca.scene import Scene, read_old_root
 from vaultpki.certificates import ROOT, all_cas, ca_subject
 from vaultpki.kube.objects import KubeTrust
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records import gaps
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.rotation import left_over, listener_trust, serving_copy, start
-from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.left_over import LeftOver
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.states import next_state

@@ -9,16 +9,16 @@ from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, key_nodes
 from vaultpki.errors import StateConflict
 from vaultpki.identity.nodes import Member
 from vaultpki.model import Cluster
+from vaultpki.pki.key_numbers import other_types
+from vaultpki.procedure.gate import Gate
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import first_few
 from vaultpki.rotation import mount_steps
-from vaultpki.rotation.gates import Gate
 from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.token_keys import certificates
 from vaultpki.token_keys.holders import KeyHolder
-from vaultpki.token_keys.numbers import other_types
 from vaultpki.token_keys.starts import READS_KEYS
 from vaultpki.token_keys.words import restart_refused
 

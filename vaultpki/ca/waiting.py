@@ -14,8 +14,8 @@ from vaultpki.provision import authorities
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records import above
 from vaultpki.records.rotation import Method, RotationRecord, State
-from vaultpki.rotation.states import number
 from vaultpki.vault import Answer, Json, Request, Vault
+from vaultpki.vault.issuer import number
 
 if TYPE_CHECKING:
     from vaultpki.outside.request import WaitingRequest

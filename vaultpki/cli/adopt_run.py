@@ -87,7 +87,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path, as_json: bool
       vaultpki adopt status -f cluster.yaml --kubeconfig admin.conf
     """
     from vaultpki.adopt import drive
-    from vaultpki.rotation.gates import Gate
+    from vaultpki.procedure.gate import Gate
 
     with _looking(file, kubeconfig, allow_http=allow_http, writes=False) as look_again:
         look = look_again()

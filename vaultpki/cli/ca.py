@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from vaultpki.identity.nodes import NodeList
     from vaultpki.kube.objects import KubeTrust
     from vaultpki.model import Cluster
+    from vaultpki.procedure.gate import Gate
     from vaultpki.rotation.course import Course
-    from vaultpki.rotation.gates import Gate
     from vaultpki.token_keys.standing import KeyStepDone
     from vaultpki.vault import Vault
 

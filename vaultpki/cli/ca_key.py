@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from vaultpki.ca.imported import OldCaMount
     from vaultpki.model import Cluster
     from vaultpki.outside.imported_key import ExistingCa, KeyFile
-    from vaultpki.pki.facts import Facts
     from vaultpki.pki.keys import PrivateKey
 
 STDIN: Final = Path("-")
@@ -205,7 +204,7 @@ def _tell(
     from vaultpki.identity import imported
 
     facts, mount = existing.certificate, imported.mount(cluster, ca)
-    trusted = _trusted(cluster, ca, facts)
+    trusted = any(each.ca == ca and each.sha256 == facts.fingerprint for each in cluster.authority.also_trust)
     if as_json:
         document: dict[str, Any] = {
             "domain": ca,
@@ -233,7 +232,3 @@ def _tell(
     if changed:
         click.echo("It signs nothing now. Its key also lies where you took it from, and in all copies and backups.")
         click.echo(_apply(cluster))
-
-
-def _trusted(cluster: Cluster, ca: str, facts: Facts) -> bool:
-    return any(each.ca == ca and each.sha256 == facts.fingerprint for each in cluster.authority.also_trust)

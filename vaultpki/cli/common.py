@@ -223,10 +223,11 @@ def screen() -> Screen:
     if not sys.stdout.isatty():
         return Screen()
     # click leaves colours out where there is no terminal, and with NO_COLOR.
-    return Screen(max(shutil.get_terminal_size().columns, _NARROWEST), _painted, bars=True)
+    return Screen(max(shutil.get_terminal_size().columns, _NARROWEST), painted, bars=True)
 
 
-def _painted(text: str, colour: str | None) -> str:
+def painted(text: str, colour: str | None) -> str:
+    """Return a text in a colour for the terminal; as it is for None."""
     return click.style(text, fg=colour) if colour else text
 
 

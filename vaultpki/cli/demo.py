@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from vaultpki.cli.common import path_option
+from vaultpki.cli.common import painted, path_option
 from vaultpki.cli.progress import progress
 from vaultpki.show import table
 from vaultpki.show.table import Column
@@ -122,7 +122,7 @@ def _show_rotation(course: CaRotation, began: float) -> int:
         click.secho(f"\n{state.state}{after}", bold=True)
         click.echo(f"  {state.sentence}")
         rows = [[table.Cell(f"  {row.client}"), *map(_verdict, row.attempts)] for row in state.clients]
-        head, *lines = table.lines(columns, rows, width=_WIDTH, paint=_painted)
+        head, *lines = table.lines(columns, rows, width=_WIDTH, paint=painted)
         click.secho(head, dim=True)
         click.echo("\n".join(lines))
         if state.waits:
@@ -140,10 +140,6 @@ def _show_rotation(course: CaRotation, began: float) -> int:
 def _verdict(attempt: Attempt) -> table.Cell:
     text = "let in" if attempt.let_in else "refused"
     return table.Cell(text if attempt.ok else f"{text}: WRONG", "green" if attempt.ok else "red")
-
-
-def _painted(text: str, colour: str | None) -> str:
-    return click.style(text, fg=colour) if colour else text
 
 
 def _show_outside(made: OutsideDemo) -> None:

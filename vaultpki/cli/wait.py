@@ -14,7 +14,7 @@ from vaultpki.errors import ChangedMeanwhile, Denied, Unavailable
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
-    from vaultpki.rotation.gates import Gate
+    from vaultpki.procedure.gate import Gate
 
 S = TypeVar("S")
 

@@ -193,7 +193,7 @@ class _Daemon:
                 wait = min(wait, end - time.time() + 0.5)
             if self._refused is not None:
                 self._sleep(max(wait, _NEEDS_JOIN_PAUSE), _NEEDS_JOIN_TICK, self._joined)
-            elif outcome is not None and outcome.awaited:
+            elif outcome is not None and outcome.awaited and wait > readers_seen.AGAIN:
                 self._sleep(wait, readers_seen.AGAIN, functools.partial(readers_seen.changed, config, outcome.awaited))
             else:
                 self._sleep(wait)

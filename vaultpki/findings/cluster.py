@@ -19,10 +19,10 @@ from vaultpki.findings.finding import Finding, found, named_command, of_ends, to
 from vaultpki.findings.nodes import NodeRow
 from vaultpki.pki import foreign_cas
 from vaultpki.pki.ca_life import CaExpiry
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation import left_over
-from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.token_keys.standing import KeyStepDone
 
 # A step that agents take by themselves and that has not been taken for longer needs a person. Longer than any `poll`.

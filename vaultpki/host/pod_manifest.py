@@ -101,7 +101,7 @@ class PodManifest:
             changes = [
                 *self._flags(edits.flags, wanted),
                 *self._folders(edits.folders, wanted),
-                *([self._marked(edits.mark, wanted)] if edits.mark and edits.mark != self.mark else []),
+                *([_mark(self._document, edits.mark, wanted)] if edits.mark and edits.mark != self.mark else []),
             ]
             return self._document.apply(changes, wanted)
         except UnsafePlace as error:
@@ -199,11 +199,6 @@ class PodManifest:
         for key in keys:
             found = found[key]
         return found
-
-    # -- the annotation ----------------------------------------------------------------------------------------------
-
-    def _marked(self, mark: str, wanted: Any) -> TextChange:
-        return _mark(self._document, mark, wanted)
 
     def _refused(self, error: UnsafePlace) -> StoreError:
         return StoreError(f"{self.path}: {error}; write it as kubeadm does (`kubeadm init phase`), and run again")

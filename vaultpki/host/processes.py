@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,9 +57,15 @@ def find(component: str, files: Collection[str], processes: str = "/proc") -> tu
     name one. Left out are those, and programs that are asked for their version or help. A process and its children with
     the same command line are one. What ends meanwhile is left out.
     """
-    found = {each.pid: each for each in _running(component, processes) if _ours(each, files, processes)}
-    alone = [each for each in found.values() if not _same_program(each, found.get(each.parent))]
-    return tuple(sorted(alone, key=lambda each: (each.started.uptime, each.pid)))
+    return find_all((component,), files, processes)[component]
+
+
+def find_all(
+    components: Collection[str], files: Collection[str], processes: str = "/proc"
+) -> dict[str, tuple[Process, ...]]:
+    """Return the processes of each of `components`, as `find`, in one go through all processes of this machine."""
+    found = {each.pid: each for each in _running(components, processes) if _ours(each, files, processes)}
+    return {each: _oldest_first(found, each) for each in components}
 
 
 def here(component: str, processes: str = "/proc") -> tuple[Process, ...]:
@@ -67,9 +73,8 @@ def here(component: str, processes: str = "/proc") -> tuple[Process, ...]:
 
     A process and its children with the same command line are one.
     """
-    found = {each.pid: each for each in _running(component, processes) if _same_network(each.pid, processes)}
-    alone = [each for each in found.values() if not _same_program(each, found.get(each.parent))]
-    return tuple(sorted(alone, key=lambda each: (each.started.uptime, each.pid)))
+    found = {each.pid: each for each in _running((component,), processes) if _same_network(each.pid, processes)}
+    return _oldest_first(found, component)
 
 
 def running(processes: str = "/proc") -> dict[str, tuple[str, ...]]:
@@ -77,27 +82,32 @@ def running(processes: str = "/proc") -> dict[str, tuple[str, ...]]:
 
     A component in another network belongs to another node, such as one in a container.
     """
-    found = {}
-    for component in component_flags.COMPONENTS:
-        here = [each for each in _running(component, processes) if _same_network(each.pid, processes)]
-        if here:
-            found[component] = min(here, key=lambda each: each.pid).arguments
-    return found
+    here = [each for each in _running(component_flags.COMPONENTS, processes) if _same_network(each.pid, processes)]
+    return {each.component: each.arguments for each in sorted(here, key=lambda each: -each.pid)}
+
+
+def _oldest_first(found: Mapping[int, Process], component: str) -> tuple[Process, ...]:
+    mine = {pid: each for pid, each in found.items() if each.component == component}
+    alone = [each for each in mine.values() if not _same_program(each, mine.get(each.parent))]
+    return tuple(sorted(alone, key=lambda each: (each.started.uptime, each.pid)))
 
 
 def _same_program(process: Process, parent: Process | None) -> bool:
     return parent is not None and parent.arguments == process.arguments
 
 
-def _running(component: str, processes: str) -> Iterator[Process]:
+def _running(components: Collection[str], processes: str) -> Iterator[Process]:
     boot, ticks = boot_time.boot(processes), os.sysconf("SC_CLK_TCK")
+    wanted = {os.fsencode(each): each for each in components}
     for name in _names(processes):
         # A process that ends, or one that this user may not see (hidepid).
         with contextlib.suppress(OSError, ValueError, IndexError):
             with open(f"{processes}/{name}/cmdline", "rb") as file:
-                words = file.read(_LONGEST).split(b"\0")[:-1]
-            if not words or os.path.basename(os.fsdecode(words[0])) != component:
+                line = file.read(_LONGEST)
+            component = wanted.get(line.partition(b"\0")[0].rpartition(b"/")[2])
+            if component is None:
                 continue
+            words = line.split(b"\0")[:-1]
             with open(f"{processes}/{name}/stat", "rb") as file:
                 # The command's own name may have spaces and brackets.
                 fields = file.read(_LONGEST).rpartition(b")")[2].split()

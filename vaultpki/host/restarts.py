@@ -52,7 +52,7 @@ class Restarts:
             return restart()
         until = time.monotonic() + sharing[0].timeout
         files = {folder for job in sharing for folder in job.folders}
-        if _is_gone(hook):
+        if hook.kind == "static_pod" and not os.path.lexists(static_pod.manifest(hook.name)):
             if processes.find(component, files):
                 path = static_pod.manifest(hook.name)
                 return f"failed: {path} is missing, and {component} runs: correct the hook, or put the manifest back"
@@ -92,10 +92,6 @@ class Restarts:
                 return "was stopped"
             if time.monotonic() >= until:
                 return f"failed: {said}"
-
-
-def _is_gone(hook: Hook) -> bool:
-    return hook.kind == "static_pod" and not os.path.lexists(static_pod.manifest(hook.name))
 
 
 def component_of(hook: Hook) -> str | None:

@@ -50,15 +50,17 @@ def fetch_issuers(
     prefix: str,
     named: Mapping[str, Collection[str]] = MappingProxyType({}),
     known: Mapping[tuple[str, str], str] = MappingProxyType({}),
-    cas: Sequence[str] = ISSUING_CAS,
+    cas: Collection[str] = ISSUING_CAS,
+    before: Issuers | None = None,
 ) -> Issuers:
     """Read the issuers of the cluster's CA mounts, those of the issuing CAs `cas`; Vault shows them without a token.
 
     Of more than MOST_ISSUERS on a mount it reads the default, those with an id or name in `named`, by CA, and the
     first of the others. `known` are certificates that were read before, as `by_id`: an issuer keeps its certificate for
-    its whole life, so it is not read again. Raises BadAnswer if the root's mount shows none.
+    its whole life, so it is not read again. With `before` only the mounts of `cas` are asked, and the rest stays.
+    Raises BadAnswer if the root's mount shows none.
     """
-    mounts = {ca: f"{prefix}/{ca}" for ca in (ROOT, *cas)}
+    mounts = {ca: f"{prefix}/{ca}" for ca in (*(() if before is not None else (ROOT,)), *cas)}
     listed = {ca: _listed(vault, mount) for ca, mount in mounts.items()}
     wanted = [
         (ca, name)
@@ -84,16 +86,16 @@ def fetch_issuers(
         if about.get(name, {}).get("is_default") is True:
             for facts in certificates(found[ca][-1:]):
                 defaults[ca] = facts.fingerprint
-    if not found[ROOT]:
+    if before is None and not found[ROOT]:
         raise BadAnswer(f"{mounts[ROOT]} shows no issuer; run `vaultpki plan` where the cluster is applied")
     unshown = {ca: answer if isinstance(answer, str) else "it shows no issuer" for ca, answer in listed.items()}
-    return Issuers(
-        {ca: tuple(found[ca]) for ca in cas},
-        tuple(found[ROOT]),
-        defaults,
-        {ca: why for ca, why in unshown.items() if not found[ca]},
-        by_id,
-    )
+    unshown = {ca: why for ca, why in unshown.items() if not found[ca]}
+    issuing = {ca: tuple(found[ca]) for ca in cas}
+    if before is None:
+        return Issuers(issuing, tuple(found[ROOT]), defaults, unshown, by_id)
+    defaults = {ca: each for ca, each in before.defaults.items() if ca not in cas} | defaults
+    unshown = {ca: each for ca, each in before.unshown.items() if ca not in cas} | unshown
+    return Issuers({**before.issuing, **issuing}, before.roots, defaults, unshown, {**known, **by_id})
 
 
 def _listed(vault: Vault, mount: str) -> Answer | str:

@@ -110,6 +110,34 @@ class Rotations:
         return record is not None and record.method is Method.EMERGENCY
 
 
+def stepped(before: Rotations, after: Rotations) -> frozenset[str]:
+    """Return the issuing CAs whose records one command has changed; empty if it may have changed something else.
+
+    Such a command changes these records and the issuers of these CAs. One that rotates the root changes more.
+    """
+    was, now = before.records, after.records
+    changed = frozenset(domain for domain, record in now.items() if record != was.get(domain))
+    set_back = any(each in was and now[each].revision <= was[each].revision for each in changed)
+    unclear = before.unreadable or before.not_followed or after.unreadable or after.not_followed
+    with_root = ROOT in changed or (ROOT in now and now[ROOT].active)
+    return frozenset() if set_back or unclear or with_root or was.keys() - now.keys() else changed
+
+
+def only_turns(before: Rotations, after: Rotations, defaults: Mapping[str, str]) -> bool:
+    """Return whether the records say of nothing but turns what they did not, so that no issuers have changed.
+
+    `defaults` are the SHA-256 of the default issuers by CA as they were: a mount that was not what its record says yet
+    may have become so.
+    """
+    for domain, record in after.records.items():
+        known = before.records.get(domain)
+        if known is None or replace(known, revision=record.revision, turn=record.turn) != record:
+            return False
+        if known != record and defaults.get(domain) != record.leaf.sha256:
+            return False
+    return True
+
+
 def fetch_rotations(vault: Vault, prefix: str, cas: Sequence[str] = ISSUING_CAS) -> dict[str, Any]:
     """Return what the rotation records contain, by domain; nothing if the token's policy is of an older apply.
 

@@ -21,11 +21,11 @@ from vaultpki.key_rotation.scene import KeysOnServer, read_keys
 from vaultpki.kube.token_flags import TokensInUse
 from vaultpki.model import Cluster
 from vaultpki.pki.key_plan import refuses
+from vaultpki.procedure.gate import Waiting
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import first_few
-from vaultpki.rotation.gates import Waiting
 from vaultpki.token_keys import beginning
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys import steps as key_steps

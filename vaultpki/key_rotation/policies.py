@@ -11,9 +11,9 @@ from vaultpki.certificates import SERVICE_ACCOUNT, key_nodes
 from vaultpki.errors import StateConflict
 from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.model import Cluster
+from vaultpki.pki.key_numbers import given_numbers, key_numbers, node_policy, sign_path
 from vaultpki.records.server_facts import Fields, Key
 from vaultpki.records.service_account import KeyRecord
-from vaultpki.token_keys.numbers import given_numbers, key_numbers, node_policy, sign_path
 from vaultpki.values import json_object
 from vaultpki.vault import Request, Vault
 

@@ -25,8 +25,10 @@ from vaultpki.issue.rotations import (
     Rotations,
     fetch_key_record,
     fetch_rotations,
+    only_turns,
     read_key_record,
     read_rotations,
+    stepped,
 )
 from vaultpki.layout import shown
 from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
@@ -159,57 +161,117 @@ def fetch(
     rotation records that were ever read here; None if nothing of this cluster was. `shown_before` are certificates of
     issuers that need not be read again, as `Issuers.by_id`.
     """
-    own = own_record(config)
     store = f"{config.prefix}/config"
     # First: what changes after it makes another version.
     look, mark = _changes(vault, store)
     read = vault.prepare.secrets.kv.v2.read_secret
     cluster, node = vault.many(
-        [read(name, mount_point=store, raise_on_deleted_version=False) for name in ("cluster", own)]
+        [read(name, mount_point=store, raise_on_deleted_version=False) for name in ("cluster", own_record(config))]
     )
     if not cluster.found or not node.found:
         raise _unrecorded(config)
-    where = f"the records of {store}/data"
-    signs = _token_key(config, node.data.get("data"), where) is not None
+    value = {"version": 1, "cluster": cluster.data.get("data"), "own": node.data.get("data"), "look": look}
+    rotations, cas = _fetch_records(config, vault, value, known)
+    shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), shown_before, cas)
+    return replace(_keep(config, now, held, known or {}, value, rotations, shown), mark=mark)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenStep:
+    """What one command may have changed: it ended with the version `mark` of the record of changes.
+
+    `copy` is what the node read before, and `shown` are certificates of issuers, as `Issuers.by_id`.
+    """
+
+    copy: Assignment
+    mark: Mark
+    shown: Mapping[tuple[str, str], str] = field(repr=False)
+
+
+def fetch_step(
+    config: AgentConfig,
+    vault: Vault,
+    now: float,
+    held: Mapping[str, Sequence[str]],
+    known: Mapping[str, int] | None,
+    step: SeenStep,
+) -> Assignment | None:
+    """As `fetch` if the command was a step in the rotation of issuing CAs; None, and nothing kept, if not.
+
+    All records of rotations are read, and the issuers of the CAs whose records the command has changed, since no other
+    command has changed anything. The arguments are as in `fetch`.
+    """
+    before = json_object.parse(read_private(f"{config.state}/{COPY}") or b"")
+    if before is None:
+        return None
+    value = {name: before[name] for name in ("version", "cluster", "own", "look")}
+    rotations, _ = _fetch_records(config, vault, value, known)
+    cas = stepped(step.copy.rotations, rotations)
+    others = ("adoption", "adoption_ahead", "keys", "keys_not_followed")
+    if not cas or any(value.get(name) != before.get(name) for name in others):
+        return None
+    shown = step.copy.issuers
+    if only_turns(step.copy.rotations, rotations, shown.defaults):
+        cas = frozenset()
+    shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), step.shown, cas, before=shown)
+    return replace(_keep(config, now, held, known or {}, value, rotations, shown), mark=step.mark)
+
+
+def _fetch_records(
+    config: AgentConfig, vault: Vault, value: dict[str, Any], known: Mapping[str, int] | None
+) -> tuple[Rotations, Sequence[str]]:
+    """Read the records of rotations and of an adoption into the copy `value`; return those of CAs, and the CAs."""
+    where = f"the records of {config.prefix}/config/data"
+    signs = _token_key(config, value["own"], where) is not None
     cas = (*ISSUING_CAS, SERVICE_ACCOUNT) if signs else ISSUING_CAS
     # Read before the issuers: what a record names was made before it was written.
     contents = fetch_rotations(vault, config.prefix, cas)
-    adopted = _adoption(config, vault, store)
+    adopted = _adoption(config, vault, f"{config.prefix}/config")
     ahead = _too_far_ahead(adopted, known)
-    rotations, highest = read_rotations(contents, config.prefix, known), known or {}
-    keys = fetch_key_record(vault, config.prefix) if signs else None
-    read_keys = read_key_record(keys, config.prefix, None if known is None else known.get(SERVICE_ACCOUNT_KEYS, 0))
-    shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), shown_before, cas)
+    rotations = read_rotations(contents, config.prefix, known)
+    value["rotation"] = {domain: each for domain, each in contents.items() if domain not in rotations.not_followed}
+    value["not_followed"] = dict(rotations.not_followed)
+    if ahead or adopted is not None:
+        value |= {"adoption_ahead": ahead} if ahead else {"adoption": adopted}
+    if signs:
+        keys = fetch_key_record(vault, config.prefix)
+        read = read_key_record(keys, config.prefix, None if known is None else known.get(SERVICE_ACCOUNT_KEYS, 0))
+        value |= {"keys": keys, "keys_not_followed": read.not_followed}
+    return rotations, cas
+
+
+def _keep(
+    config: AgentConfig,
+    now: float,
+    held: Mapping[str, Sequence[str]],
+    highest: Mapping[str, int],
+    value: dict[str, Any],
+    rotations: Rotations,
+    shown: Issuers,
+) -> Assignment:
+    """Write the copy `value`, with the issuers that are `shown`; return what it says."""
     # Checked against the pin before it is kept.
     when = datetime.fromtimestamp(now, UTC)
     above = pins.follow(config, shown, rotations, highest, when, held)
     trust = issuers.follow(shown, held, rotations.views(highest, {}), above, when, cluster=config.cluster)
     # Before the copy: the root that this node was pinned to may leave the server.
     pins.save(config, above)
-    value = {
-        "version": 1,
+    value |= {
         "fetched": now,
-        "cluster": cluster.data.get("data"),
-        "own": node.data.get("data"),
         "issuing": {ca: list(pems) for ca, pems in shown.issuing.items()},
         "roots": list(shown.roots),
         "defaults": dict(shown.defaults),
         "unshown": dict(shown.unshown),
         "trusted": {ca: [facts.pem for facts in known.issuing] for ca, known in trust.items()},
-        "rotation": {domain: each for domain, each in contents.items() if domain not in rotations.not_followed},
-        "not_followed": dict(rotations.not_followed),
-        "look": look,
-        **({"adoption_ahead": ahead} if ahead else {"adoption": adopted} if adopted is not None else {}),
-        **({"keys": keys, "keys_not_followed": read_keys.not_followed} if signs else {}),
     }
     # Only below a root outside.
     if kept := list(dict.fromkeys(facts.pem for known in trust.values() for facts in (*known.between, *known.tops))):
         value["above"] = kept
-    holding = _read(config, value, where)
+    holding = _read(config, value, f"the records of {config.prefix}/config/data")
     # A machine image brings only agent.yaml and the issuer's token.
     private_folder(config.state)
     write_private(f"{config.state}/{COPY}", json.dumps(value).encode())
-    return replace(holding, mark=mark, issuers=replace(shown, kept=holding.issuers.kept))
+    return replace(holding, issuers=replace(shown, kept=holding.issuers.kept))
 
 
 def with_adoption(

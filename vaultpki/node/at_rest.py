@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vaultpki.host.boot_time import Moment
@@ -51,16 +51,25 @@ class AtRest:
         by_boot = moment.boot == self.moment.boot and moment.uptime - self.moment.uptime <= left
         return by_clock and by_boot and config == self.config
 
-    def changed(self) -> bool:
-        """Ask for the record, and return whether it is another than the one that was seen. Raises as `Vault.call`."""
-        return not self.reads.agree(self._as_seen)
+    def ask(self) -> Mark | None:
+        """Ask for the record, and return its mark, which is `mark` if nothing has changed. Raises as `Vault.call`."""
+        said: list[Mark | None] = []
 
-    def _as_seen(self, server: Vault) -> bool:
-        return changes.settled_mark(server.stored(f"{self.config.prefix}/config", CHANGES)) == self.mark
+        def as_seen(server: Vault) -> bool:
+            said.append(changes.settled_mark(server.stored(f"{self.config.prefix}/config", CHANGES)))
+            return said[-1] == self.mark
+
+        return self.mark if self.reads.agree(as_seen) else said[-1]
+
+    def may_step(self, mark: Mark | None) -> bool:
+        """Return whether one command alone has ended since, as the active node says, so that a step may be enough."""
+        return mark is not None and mark.ends_one_command(self.mark) and not self.reads.standbys
 
 
-def after_look(config: AgentConfig, vault: Vault, seen: Assignment, clock: float, moment: Moment) -> AtRest | None:
-    """Return what to keep after a whole look that has seen this.
+def after_look(
+    config: AgentConfig, vault: Vault, seen: Assignment, clock: float, moment: Moment, before: AtRest | None = None
+) -> AtRest | None:
+    """Return what to keep after a whole look that has seen this, or after a step since the look of `before`.
 
     None if the record of changes was not settled, or if several servers answered, since the record may be newer than
     the rest. While a rotation or an adoption is under way, the active node is polled.
@@ -72,5 +81,8 @@ def after_look(config: AgentConfig, vault: Vault, seen: Assignment, clock: float
     rotating = rotating or bool(seen.adoption_ahead) or (seen.adoption is not None and seen.adoption.active)
     rotating = rotating or bool(seen.keys.not_followed) or (keys is not None and keys.active)
     reads = vault.standby_reads(ask=not rotating)
+    if before is not None:
+        # A step puts off no whole look.
+        return replace(before, vault=vault, mark=seen.mark, reads=reads, issuers=seen.issuers.by_id)
     span = LONGEST_LOOK * random.uniform(_EARLIEST_SHARE, 1.0)  # noqa: S311 - not a secret
     return AtRest(config, vault, seen.mark, reads, clock, moment, span, seen.issuers.by_id)

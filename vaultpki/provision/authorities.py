@@ -16,8 +16,8 @@ from vaultpki.provision.read_back import own_issuer
 from vaultpki.provision.signed_before import fingerprints, signed_before
 from vaultpki.records import above
 from vaultpki.records.server_facts import Fields
-from vaultpki.rotation.states import CUT_SHORT, FULL, READ_ONLY
 from vaultpki.vault import Json, Request, Vault, check_named, member, text
+from vaultpki.vault.issuer import CUT_SHORT, FULL, READ_ONLY
 
 if TYPE_CHECKING:
     from vaultpki.pki.facts import Facts

@@ -11,7 +11,7 @@ from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, all_cas
 from vaultpki.model import Cluster, KeyType
 from vaultpki.provision.plan import Rotation
 from vaultpki.records.rotation import RotationRecord
-from vaultpki.rotation.states import number
+from vaultpki.vault.issuer import number
 
 BEFORE_ROOT: Final = 3600
 """How many seconds before the root a CA ends at the latest: OpenBao signs a longer one and warns, Vault cuts it."""

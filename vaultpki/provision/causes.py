@@ -53,7 +53,7 @@ class RecordChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class AwaitedPath:
     """A certificate that waits for a path: a node keeps what is there of `holder`, until that has expired.
 
     `pair` is whether it is the path of its pair, else that of its kubeconfig. `ttl` is that of `holder` in seconds; 0
@@ -82,9 +82,9 @@ def record_changes(cluster: Cluster, changes: Sequence[Change]) -> list[RecordCh
     return found
 
 
-def waits(record: RecordChange) -> list[Wait]:
+def waits(record: RecordChange) -> list[AwaitedPath]:
     """Return which certificates wait for a path, since a record takes no pair and no kubeconfig away."""
-    found: list[Wait] = []
+    found: list[AwaitedPath] = []
     wanted = [after for _, after in record.certificates.values() if after]
     for held in (before for before, _ in record.certificates.values() if before):
         place, conf = _place(held), held.get("kubeconfig")
@@ -96,7 +96,7 @@ def waits(record: RecordChange) -> list[Wait]:
         for each, path, pair in ((taker, f"{held.get('file')}.crt", True), (heir, str(conf), False)):
             if each is not None and _another(each, held):
                 names = str(each["name"]), str(held["name"])
-                found.append(Wait(*names, path, pair, ttl if isinstance(ttl, int) else 0))
+                found.append(AwaitedPath(*names, path, pair, ttl if isinstance(ttl, int) else 0))
     return found
 
 

@@ -27,7 +27,7 @@ from vaultpki.model import NODE, Certificate, Cluster, Node, Pool, Row
 from vaultpki.pki.facts import EKU
 from vaultpki.records import above, published
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
-from vaultpki.rotation.states import CUT_SHORT, FULL, READ_ONLY, number
+from vaultpki.vault.issuer import CUT_SHORT, FULL, READ_ONLY, number
 
 _DAY = 86400
 _HOUR = 3600

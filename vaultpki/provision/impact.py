@@ -11,7 +11,7 @@ from vaultpki.identity.access import approle_pools, fits_pattern, node_certifica
 from vaultpki.layout import own_server
 from vaultpki.model import Cluster, Node, NodeRole, Pool, Row
 from vaultpki.provision import foreign_cas
-from vaultpki.provision.causes import RecordChange, Wait, record_changes, waits
+from vaultpki.provision.causes import AwaitedPath, RecordChange, record_changes, waits
 from vaultpki.provision.differences import certificate_differences
 from vaultpki.provision.plan import Change, Colour, Impact, Live
 from vaultpki.provision.quorum import NO_CONTROL_PLANE, NO_ETCD, SMALLER_QUORUM
@@ -207,7 +207,7 @@ def _certificates(record: RecordChange) -> Iterator[tuple[str, str, str]]:
             yield effect, name, f"{verb} {shown} anew ({', '.join(differing)}) {_WHEN}"
 
 
-def _waits(wait: Wait, waiting: Iterable[Wait]) -> str:
+def _waits(wait: AwaitedPath, waiting: Iterable[AwaitedPath]) -> str:
     """Return what a node does not move, and until when; the same for both of two that wait for each other."""
     names = (wait.name, wait.holder)
     back = next((each for each in waiting if wait.pair and each.pair and (each.holder, each.name) == names), None)

@@ -15,6 +15,7 @@ from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
 from vaultpki.identity import anchor, imported, outside_signer, root_in_force
 from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
 from vaultpki.model import Cluster
+from vaultpki.pki.key_numbers import key_numbers
 from vaultpki.provision import dangers as found_dangers
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
 from vaultpki.provision.dangers import CasAbove
@@ -25,7 +26,6 @@ from vaultpki.records import above
 from vaultpki.records.adoption import OLD_CAS, RECORD
 from vaultpki.records.paths import LEAVING, is_record
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
-from vaultpki.token_keys.numbers import key_numbers
 from vaultpki.values import pem
 from vaultpki.vault import HEALTH, Capabilities, Json, Vault, member
 

@@ -8,7 +8,7 @@ from vaultpki.identity import nodes, reports
 from vaultpki.identity.access import fits_pattern
 from vaultpki.identity.credentials import Identity, count
 from vaultpki.model import Cluster, NodeRole
-from vaultpki.pki import foreign_cas
+from vaultpki.pki import foreign_cas, key_numbers
 from vaultpki.places import Layout
 from vaultpki.provision.impact import named
 from vaultpki.provision.observe import Observation
@@ -16,7 +16,6 @@ from vaultpki.records.adoption import OLD_CAS, RECORD, AdoptionRecord, AdoptionS
 from vaultpki.records.rotation import Method
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import first_few, printable
-from vaultpki.token_keys import numbers
 from vaultpki.vault import Vault
 
 
@@ -115,7 +114,7 @@ def refuse_key_type(cluster: Cluster, seen: Observation) -> None:
         return
     if all(before.get(name) == wanted.get(name) for name in ("key_type", "key_bits")):
         return
-    if other := numbers.other_types(cluster, keys):
+    if other := key_numbers.other_types(cluster, keys):
         what = f"the CA {SERVICE_ACCOUNT} is" if replaced else f"{SERVICE_ACCOUNT_KEYS} are"
         raise StateConflict(
             f"{cluster.file}: certificates.{SERVICE_ACCOUNT}.key: {what} being rotated, and Vault has to certify the "

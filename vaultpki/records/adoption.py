@@ -10,11 +10,13 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from vaultpki.certificates import ISSUING_CAS
+from vaultpki.procedure.envelope import Envelope
+from vaultpki.procedure.phases import ADOPTION_PHASES, Side
 from vaultpki.records.rotation import COMPONENTS, MOST_NODES, REVISION, ROTATION_FOLDER, TURN
 from vaultpki.values.json_object import SHA256, TIME, ByName, Items, Member, Object, OneOf, Text
 
@@ -47,8 +49,12 @@ class AdoptionState(enum.Enum):
     RETURNING = "returning"
 
 
+ADOPTION_TABLE: Final = ADOPTION_PHASES.of(AdoptionState)
+"""What each state means for the CAs that bundles hold, and whose certificates nodes install."""
+
+
 @dataclass(frozen=True, slots=True)
-class AdoptionRecord:
+class AdoptionRecord(Envelope[AdoptionState]):
     """The record of the adoption of a cluster.
 
     `revision` grows by one with each write, and `entered` is the one with which the state began: the report of a node
@@ -63,6 +69,8 @@ class AdoptionRecord:
     the domains whose old CA is in Vault with its key: on the way back nodes get its certificates there.
     """
 
+    FORGOTTEN: ClassVar = ("turn", "restarted", "confirmed", "joins_closed")
+
     state: AdoptionState
     revision: int
     entered: int
@@ -70,7 +78,7 @@ class AdoptionRecord:
     old: Mapping[str, tuple[str, ...]]
     turn: str = ""
     restarted: tuple[str, ...] = ()
-    confirmed: tuple[str, ...] = field(default=())
+    confirmed: tuple[str, ...] = ()
     joins_closed: datetime | None = None
     kept: str = ""
     imported: tuple[str, ...] = ()
@@ -80,15 +88,22 @@ class AdoptionRecord:
         """Whether an adoption is under way; in DONE it has ended."""
         return self.state is not AdoptionState.DONE
 
-    def moved(self, state: AdoptionState, now: datetime, **changes: Any) -> AdoptionRecord:
-        """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
-        fresh: dict[str, Any] = {"turn": "", "restarted": (), "confirmed": (), "joins_closed": None}
-        after = self.revision + 1
-        return replace(self, state=state, revision=after, entered=after, since=now, **(fresh | changes))
+    @property
+    def accepts(self) -> Side:
+        """The CAs that bundles hold, and with which nodes check others."""
+        return ADOPTION_TABLE.phases[self.state].accepts
 
-    def changed(self, **changes: Any) -> AdoptionRecord:
-        """Return the next revision in the same state."""
-        return replace(self, revision=self.revision + 1, **changes)
+    @property
+    def counts_from(self) -> int:
+        """The revision with which the state began.
+
+        `adopt continue` writes a turn or a person's word by itself, and takes its step with the reports of before.
+        """
+        return self.entered
+
+    def moved(self, state: AdoptionState, now: datetime, **changes: Any) -> AdoptionRecord:
+        """Return the next revision in another state, which begins with it."""
+        return Envelope.moved(self, state, now, entered=self.revision + 1, **changes)
 
 
 def _odd(record: AdoptionRecord) -> str:

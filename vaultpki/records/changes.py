@@ -1,8 +1,9 @@
 """Writes and reads the record that agents poll at rest: it tells them whether to look at the other records; pure.
 
 A command that changes what nodes follow writes `changing` before its first change, and `settled` with digests after its
-last one. Agents compare the version in the KV store and the time of that version alone: the record can make them look,
-or keep them from looking until their next whole look, and nothing else. The digests are for `plan`.
+last one. Agents compare the version in the KV store and the time of that version: the record can make them look, or
+keep them from looking until their next whole look, and nothing else. The digests are for `plan`; an agent reads all
+instead of a step of a rotation if that of the records is another one.
 """
 
 from __future__ import annotations
@@ -41,10 +42,19 @@ class Mark:
     """A version of the record and when Vault stored it, as Vault writes it (RFC 3339).
 
     Both count: content that was written again is a new version, and a restored snapshot may count to the same number.
+    `records` is the digest of that part; "" if it is not known.
     """
 
     version: int
     created: str
+    records: str = ""
+
+    def ends_one_command(self, before: Mark) -> bool:
+        """Return whether one command alone has ended since, and has changed no record of cluster, nodes and pools.
+
+        Each writes `changing` and `settled`, and whoever else writes makes another version.
+        """
+        return self.version == before.version + 2 and "" != self.records == before.records
 
 
 def to_json(changes: Changes) -> dict[str, Any]:
@@ -75,7 +85,7 @@ def read(record: object) -> Changes:
 def settled_mark(stored: Mapping[str, Any]) -> Mark | None:
     """Return the mark of a record that is settled; None while it is `changing`, missing or not to be understood.
 
-    `stored` is what a KV v2 store holds: `data` and `metadata`. An agent asks no more of the record than that.
+    `stored` is what a KV v2 store holds: `data` and `metadata`.
     """
     record, about = stored.get("data"), stored.get("metadata")
     if not isinstance(record, Mapping) or not isinstance(about, Mapping) or record.get("state") != _SETTLED:
@@ -83,7 +93,7 @@ def settled_mark(stored: Mapping[str, Any]) -> Mark | None:
     version, created = about.get("version"), about.get("created_time")
     if type(version) is not int or not isinstance(created, str) or not created:
         return None
-    return Mark(version, created)
+    return Mark(version, created, read(record).digests.get("records", ""))
 
 
 def digest(entries: Iterable[tuple[str, object]]) -> str:

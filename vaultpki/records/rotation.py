@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import ClassVar, Final
 
 from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
+from vaultpki.procedure.envelope import Envelope
 from vaultpki.procedure.phases import CA_PHASES, Side
 from vaultpki.values import hosts, names
 from vaultpki.values.json_object import (
@@ -118,7 +119,7 @@ class CaRef:
 
 
 @dataclass(frozen=True, slots=True)
-class RotationRecord:
+class RotationRecord(Envelope[State]):
     """The record of one CA.
 
     `revision` only grows, also over a restored snapshot. `since` is when the state began. `highest` is the highest
@@ -133,6 +134,8 @@ class RotationRecord:
     RETIRED, and were not seen refusing it since. `let_go` says of STEADY that no process holds what a rollback deleted.
     `drops` says that `old` is a CA that nodes trust and the server does not have: it only leaves.
     """
+
+    FORGOTTEN: ClassVar = ("restarted", "checked", "turn", "kept", "closing", "accepting", "let_go")
 
     domain: str
     state: State
@@ -179,23 +182,6 @@ class RotationRecord:
         """Whether processes may hold an issuing CA that a rollback has deleted, from their start; nodes take turns."""
         deleted = self.new is not None and bool(self.new.sha256) and self.method is not Method.SAME_KEY
         return self.state is State.STEADY and deleted and self.domain != ROOT and not self.let_go
-
-    def moved(self, state: State, now: datetime, **changes: Any) -> RotationRecord:
-        """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
-        fresh: dict[str, Any] = {
-            "restarted": (),
-            "checked": (),
-            "turn": "",
-            "kept": None,
-            "closing": False,
-            "accepting": (),
-            "let_go": False,
-        }
-        return replace(self, state=state, revision=self.revision + 1, since=now, **(fresh | changes))
-
-    def changed(self, **changes: Any) -> RotationRecord:
-        """Return the next revision in the same state."""
-        return replace(self, revision=self.revision + 1, **changes)
 
 
 REVISION: Final = Integer(1, BEYOND - 1)

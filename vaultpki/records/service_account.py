@@ -13,10 +13,11 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import ClassVar, Final
 
+from vaultpki.procedure.envelope import Envelope
 from vaultpki.procedure.phases import KEY_PHASES, Side
 from vaultpki.records.rotation import NODE, REVISION, ROTATION_FOLDER, TURN
 from vaultpki.values.json_object import (
@@ -139,7 +140,7 @@ class DepartedKey:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRecord:
+class KeyRecord(Envelope[KeyState]):
     """The record of all keys.
 
     `revision` only grows. `since` is when the state began. `nodes` are the control-plane nodes that take part, by name.
@@ -152,6 +153,8 @@ class KeyRecord:
     kube-apiserver signs as the next step wants it, None as long as one does not. `life` is the longest life of tokens
     in seconds that counts from then, and `stated` whether a person has said it; 0 if it is not known.
     """
+
+    FORGOTTEN: ClassVar = ("restarted", "checked", "turn", "signing_since", "life", "stated")
 
     state: KeyState
     revision: int
@@ -198,16 +201,6 @@ class KeyRecord:
         """Return the numbers that a node may have certified, also one that is not in the record."""
         known = self.nodes.get(node)
         return known.numbers if known is not None else (self.highest.get(node, 0) + 1,)
-
-    def moved(self, state: KeyState, now: datetime, **changes: Any) -> KeyRecord:
-        """Return the next revision in another state; what people confirmed and whose turn it is, is forgotten."""
-        fresh: dict[str, Any] = {"restarted": (), "checked": (), "turn": "", "signing_since": None}
-        fresh |= {"life": 0, "stated": False}
-        return replace(self, state=state, revision=self.revision + 1, since=now, **(fresh | changes))
-
-    def changed(self, **changes: Any) -> KeyRecord:
-        """Return the next revision in the same state."""
-        return replace(self, revision=self.revision + 1, **changes)
 
     def _offered(self) -> Iterator[str]:
         for _, keys in sorted(self.nodes.items()):

@@ -6,12 +6,12 @@ from typing import Final
 
 from vaultpki.kube.objects import ROOT_COPY
 from vaultpki.procedure.phases import Side
+from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import STATIC_POD, AdoptionReport, Held
 from vaultpki.redact import first_few, printable
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
 from vaultpki.rotation.adoption_states import LAST_STEP, AdoptionStep
-from vaultpki.rotation.reasons import AGENT_DOES
 
 _TO_THE_END: Final = (AdoptionState.RETIRED, AdoptionState.DONE)
 _WORDS: Final = {Side.OLD: "old", Side.NEW: "new"}

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
+from vaultpki.procedure.gate import Waiting
 from vaultpki.procedure.phases import Side
+from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation import adoption_files
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
 from vaultpki.rotation.adoption_states import FREE_STEPS, LAST_STEP, LEAVES_OF, AdoptionStep
-from vaultpki.rotation.gates import Waiting
-from vaultpki.rotation.reasons import AGENT_DOES
 
 LONGEST_LOOK_AGAIN: Final = 360
 """Seconds for which a gate waits after the last change on a machine: the slowest reader looks every five minutes.
@@ -76,7 +76,7 @@ def settled(step: AdoptionStep, machine: AdoptedMachine) -> datetime:
 
 def fresh(record: AdoptionRecord, report: AdoptionReport) -> bool:
     """Return whether a report's pass has read the record of this state, and no pass there a later one."""
-    return record.entered <= report.revision <= record.revision and report.highest <= record.revision
+    return record.read_by(report.revision, max(report.highest, report.revision))
 
 
 def answers(step: AdoptionStep, report: AdoptionReport) -> bool:

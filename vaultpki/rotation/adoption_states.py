@@ -10,21 +10,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from vaultpki.procedure.phases import ADOPTION_PHASES, Side
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.procedure.phases import Side
+from vaultpki.records.adoption import ADOPTION_TABLE, AdoptionRecord, AdoptionState
 
 Step = tuple[AdoptionState, AdoptionState]
 """A change from one state to another."""
 
 _S = AdoptionState
 
-_TABLE: Final = ADOPTION_PHASES.of(AdoptionState)
-_PHASES: Final = _TABLE.phases
+_PHASES: Final = ADOPTION_TABLE.phases
 
-ONWARD: Final = _TABLE.onward
+ONWARD: Final = ADOPTION_TABLE.onward
 """The state that `adopt continue` leads to."""
 
-HOMEWARD: Final = _TABLE.home
+HOMEWARD: Final = ADOPTION_TABLE.home
 """The state that `adopt abort` leads to."""
 
 TRUSTED: Final = {state: phase.accepts for state, phase in _PHASES.items()}
@@ -58,13 +57,13 @@ kubeadm's kubelets sign theirs themselves, so each one must serve a certificate 
 any API server checks: the gate to CLOSED asks for that, and RETRUSTING takes the flag away before RETURNING.
 """
 
-FREE_STEPS: Final = _TABLE.free
+FREE_STEPS: Final = ADOPTION_TABLE.free
 """The steps that wait for nobody: they take nobody's trust away, and install nothing that is not trusted."""
 
-STEPS_BY_TRUST: Final = _TABLE.by_trust
+STEPS_BY_TRUST: Final = ADOPTION_TABLE.by_trust
 """The steps before which every node, on its disk and in its processes, must trust exactly these CAs."""
 
-STEPS_BY_LEAVES: Final = _TABLE.by_use
+STEPS_BY_LEAVES: Final = ADOPTION_TABLE.by_use
 """The steps before which every node must hold and show certificates of this CA alone."""
 
 LAST_STEP: Final[Step] = (_S.CLOSED, _S.RETIRED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.records.rotation import RotationRecord
@@ -30,12 +30,8 @@ class Confirmations:
 
     def noted(self, record: RotationRecord) -> RotationRecord:
         """Return the record with what was said; what was seen on a restarted node before counts no more."""
-        return replace(
-            listener_trust.confirmed(record, self.restarted),
-            excused=tuple(sorted({*record.excused, *self.without})),
-            restarted=tuple(sorted({*record.restarted, *self.restarted})),
-            checked=tuple(sorted({*record.checked, *self.checked})),
-        )
+        record = listener_trust.confirmed(record, self.restarted)
+        return record.noted(excused=self.without, restarted=self.restarted, checked=self.checked)
 
 
 NOTHING_CONFIRMED = Confirmations()

@@ -7,25 +7,24 @@ with every component are not possible from an operator's machine; `vaultpki veri
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from vaultpki.certificates import SKEW
+from vaultpki.procedure import words
+from vaultpki.procedure.gate import Gate, InLine, Waiting, whose_turn
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import stamp
 from vaultpki.rotation import reasons
 from vaultpki.rotation.reasons import ETCD_MEMBER, LEAF_STEPS, TRUST_STEPS, Participant, Transition
 
 __all__ = [
-    "Gate",
     "OperatorLeaf",
     "Participant",
-    "Waiting",
     "gate",
     "restart_refused",
-    "turn",
     "unreplaced",
     "without_refused",
 ]
@@ -59,39 +58,6 @@ SIGNER_OUTSIDE: Final = "signer outside"
 """The word for whoever signs below a root from outside, where gates name nodes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A node, or an operator's certificate, and what must happen there, as one sentence without a subject.
-
-    `itself` says that agents do it without a person.
-    """
-
-    node: str
-    reason: str
-    itself: bool = field(default=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """What stands before a step.
-
-    `waiting` keeps it closed. `excused` are the nodes that it does not wait for, and why. `opens` is from when on it is
-    open if nothing changes; None as long as something is waited for. `turn` is the node that restarts now, or "".
-    `unversioned` are the components that older versions of Kubernetes would have to restart, by the nodes that do not
-    report their versions: nothing waits for those.
-    """
-
-    waiting: tuple[Waiting, ...] = ()
-    excused: tuple[Waiting, ...] = ()
-    opens: datetime | None = None
-    turn: str = ""
-    unversioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
-
-    def open(self, now: datetime) -> bool:
-        """Return whether the step may be taken at the server's time `now`."""
-        return not self.waiting and self.opens is not None and now >= self.opens
-
-
 def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[OperatorLeaf] = ()) -> Gate:
     """Return the gate before a step, by the reports of these nodes.
 
@@ -121,16 +87,7 @@ def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[O
         held, left_out = _operators(record, operators, step.now)
         waiting += held
         excused += left_out
-    return Gate(tuple(waiting), tuple(excused), None if waiting else opens, step.turn, unversioned)
-
-
-def turn(record: RotationRecord, to: State, nodes: Collection[Participant], now: datetime) -> str:
-    """Return the node that may restart what reads the bundle only at its start; "" if none has to.
-
-    One at a time: those first where a component is down or not healthy, then members of etcd. The next one has it only
-    after a report of the last one that owes nothing, with everything healthy.
-    """
-    return _turn(Transition(record, to, now), nodes)
+    return Gate(tuple(waiting), tuple(excused), opens, step.turn, unversioned)
 
 
 def restart_refused(said: str, steps: Sequence[tuple[Transition, Participant]]) -> str:
@@ -157,28 +114,22 @@ def restart_refused(said: str, steps: Sequence[tuple[Transition, Participant]]) 
         owing = {
             reader for each, who, reader in counted if not (who.report and reasons.ready(each, who.report, reader))
         }
-        words = sorted({f"`--restarted {reasons.word(name, reader)}`" for reader in owing})
-        what = f"write {' or '.join(words)}" if words else f"leave out `--restarted {said}`"
-        none = f"no restart of {component} on {name}" if component else f"no restart on {name}" if not words else ""
+        ones = sorted({f"`--restarted {reasons.word(name, reader)}`" for reader in owing})
+        what = f"write {' or '.join(ones)}" if ones else f"leave out `--restarted {said}`"
+        none = f"no restart of {component} on {name}" if component else f"no restart on {name}" if not ones else ""
         waits = f"{record.domain} is {record.state.value} and waits for {none}" if none else "a word names a component"
         return f"{waits}; {what}"
     for each, who, _ in mine:
         if who.report is None or not reasons.fresh(each, who.report) or not reasons.holds_final(each, who.report):
-            return (
-                f"{name} has not reported the bundle of this step yet, so a restart may have read the one before; wait "
-                f"for its report (`vaultpki ca status`), restart {component} then, and pass `--restarted {said}` again"
-            )
+            return words.too_early(said, "the bundle", "the one")
     found = [(each, who.report, reader) for each, who, reader in mine if who.report is not None]
     for each, report, reader in found:
         seen = report.readers.get(reader)
         if seen is not None and seen.running and seen.started is not None and not reasons.started(each, report, reader):
-            since = stamp(report.bundles[each.record.domain].installed)
-            return (
-                f"the agent of {name} sees that {component} runs since {stamp(seen.started)}, and the bundle there is "
-                f"of {since}: restart it there; once the agent has seen that, no word is needed"
-            )
+            bundle = f"the bundle there is of {stamp(report.bundles[each.record.domain].installed)}"
+            return words.runs_without(said, f" since {stamp(seen.started)}, and {bundle}")
     if record.turn != name and all(reasons.ready(each, report, reader) for each, report, reader in found):
-        return f"the agent of {name} has seen {component} restarted and healthy; leave out `--restarted {said}`"
+        return words.seen_already(said)
     return ""
 
 
@@ -259,17 +210,20 @@ def _operators(
 
 
 def _turn(step: Transition, nodes: Collection[Participant]) -> str:
-    counted = [node for node in nodes if _counts(step.record, node, step.now)[0]]
-    for node in counted:
-        if node.name == step.record.turn and not _healthy_again(step, node):
-            return node.name
-    ready = [node for node in counted if _ready(step, node)]
-    first = min(
-        ready,
-        key=lambda node: (not reasons.ailing(step, node), ETCD_MEMBER not in node.readers, node.name),
-        default=None,
-    )
-    return first.name if first is not None else ""
+    """Return the node that may restart what reads the bundle only at its start, or whose hooks wait; "" for none."""
+    # None is away: one that is ailing gets the turn itself, and holds up nobody while it has not read this revision.
+    line = [
+        InLine(
+            node.name,
+            done=_healthy_again(step, node),
+            ready=_ready(step, node),
+            ailing=reasons.ailing(step, node),
+            member=ETCD_MEMBER in node.readers,
+        )
+        for node in nodes
+        if _counts(step.record, node, step.now)[0]
+    ]
+    return whose_turn(step.record.turn, line)
 
 
 def _healthy_again(step: Transition, node: Participant) -> bool:

@@ -21,7 +21,7 @@ from vaultpki.redact import first_few
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.rotation.start import also_trusted, current, numbers
-from vaultpki.rotation.states import successor_name
+from vaultpki.vault.issuer import successor_name
 
 
 @dataclass(frozen=True, slots=True)

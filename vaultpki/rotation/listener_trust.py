@@ -14,11 +14,11 @@ from typing import Final
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, node_rows, rows
 from vaultpki.layout import advertised, listener_cas, listener_port
 from vaultpki.model import Cluster, NodeRole
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.readers import start_only
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
-from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS, command, wanted_cas
-from vaultpki.rotation.states import number
+from vaultpki.vault.issuer import number
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +107,16 @@ def looked(
         return Looked(record, held(record, to, gate, nodes))
     said = look(cluster, record)
     if passes and (silent := _silent(cluster.name, record, to, said)):
-        gate = _closed(kept(record.turn), [silent])
+        gate = kept(record.turn).also([silent])
     elif compares and leaves:
         shown = {each: it for each, it in said.items() if _presents(cluster, each, record.domain)}
         answered = sum(_of_domain(cluster.name, record.domain, it.issuer) for it in shown.values())
-        gate = _closed(gate, [*_old_leaves(cluster.name, record, to, shown)])
+        gate = gate.also(_old_leaves(cluster.name, record, to, shown))
         return Looked(record, held(record, to, gate, nodes), _note(_SHOWN[to], len(shown) - answered, len(shown)))
     elif compares:
         trusted = {each: it for each, it in said.items() if _accepts(cluster, each.component, record)}
         answered = sum(_names(cluster.name, record.domain, it) for it in trusted.values())
-        gate = _closed(gate, [*_wrong(cluster.name, record, to, trusted)])
+        gate = gate.also(_wrong(cluster.name, record, to, trusted))
         if to is State.DONE:
             record = _noted(cluster.name, record, trusted)
         return Looked(
@@ -142,16 +142,12 @@ def held(record: RotationRecord, to: State, gate: Gate, nodes: Collection[str]) 
         for node, _, component in seen
         if node in nodes and node not in record.excused
     ]
-    return _closed(gate, [each for each in more if each.node not in {one.node for one in gate.waiting}])
+    return gate.also(each for each in more if each.node not in {one.node for one in gate.waiting})
 
 
 def confirmed(record: RotationRecord, restarted: Collection[str]) -> RotationRecord:
     """Return the record once a person says that components were restarted: what was seen before counts no more."""
     return replace(record, accepting=tuple(entry for entry in record.accepting if entry not in restarted))
-
-
-def _closed(gate: Gate, waiting: Collection[Waiting]) -> Gate:
-    return gate if not waiting else replace(gate, waiting=(*gate.waiting, *waiting), opens=None)
 
 
 def _accepts(cluster: Cluster, component: str, record: RotationRecord) -> bool:

@@ -16,7 +16,8 @@ from vaultpki.pki.chains import why_untrusted
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import named
 from vaultpki.records.rotation import CaRef, Method, RotationRecord
-from vaultpki.rotation.states import FULL, NO_SIGNING, Presence, number, server_state
+from vaultpki.rotation.states import Presence, server_state
+from vaultpki.vault.issuer import FULL, NO_SIGNING, number
 
 SIGNS: Final = "issuing-certificates"
 """The usage of an issuer that signs certificates."""
@@ -42,7 +43,7 @@ class MountIssuer:
         return SIGNS in self.usage and not self.revoked
 
     def has(self, usage: str) -> bool:
-        """Return whether its usage is exactly this one, as in `states.FULL`."""
+        """Return whether its usage is exactly this one, as in `vault.issuer.FULL`."""
         return self.usage == frozenset(usage.split(","))
 
     @property

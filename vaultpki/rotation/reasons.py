@@ -14,7 +14,9 @@ from typing import Final
 
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, SKEW, bundle
 from vaultpki.kubernetes_versions import minors, oldest
+from vaultpki.procedure import words
 from vaultpki.procedure.phases import Side
+from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.readers import READERS
 from vaultpki.records import gaps
 from vaultpki.records.node_report import PRUNE, CertificateReport, NodeReport
@@ -32,10 +34,6 @@ TRUST_STEPS: Final = frozenset(CA_TABLE.by_trust)
 
 LEAF_STEPS: Final = frozenset(CA_TABLE.by_use)
 """The steps that wait until every leaf is of the CA that the record names."""
-
-
-AGENT_DOES: Final = "run `vaultpki agent --once` there, which does it or says why not"
-"""What ends the wait for something that an agent has not done yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +121,8 @@ def unreported(step: Transition, node: Participant) -> str:
     if node.locked:
         again = f"`vaultpki enroll {node.name}` and join it again"
         return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
-    if node.join_until is None:
-        return f"has never reported: start its agent, or {AGENT_DOES}{_or_without(step, node)}"
-    ends = "lock" if node.kind == "listed" else "unenroll"
-    return (
-        f"has a join file that nobody has used, until {stamp(node.join_until)}: join the node, or end the file "
-        f"(`vaultpki {ends} {node.name}`){_or_without(step, node)}"
-    )
+    end = "lock" if node.kind == "listed" else "unenroll"
+    return words.never_reported(node.name, node.join_until, end) + _or_without(step, node)
 
 
 def by_itself(step: Transition, node: Participant) -> bool:
@@ -196,7 +189,7 @@ def alive(report: NodeReport, now: datetime) -> bool:
 def fresh(step: Transition, report: NodeReport) -> bool:
     """Return whether the report answers the record as it stands."""
     seen = report.seen.get(step.record.domain)
-    return seen is not None and seen.revision == step.record.revision == seen.highest
+    return seen is not None and step.record.read_by(seen.revision, seen.highest)
 
 
 def holds_final(step: Transition, report: NodeReport) -> bool:
@@ -263,10 +256,7 @@ def _echo(step: Transition, node: Participant, report: NodeReport) -> str:
         return ""
     if step.record.domain not in report.seen:
         return f"cannot read the rotation's record: {AGENT_DOES}{_or_without(step, node)}"
-    return (
-        f"has not read the latest step, and last reported at {stamp(report.time)}: wait for its agent's next pass, or "
-        f"{AGENT_DOES}{_or_without(step, node)}"
-    )
+    return words.not_read(report.time) + _or_without(step, node)
 
 
 def _bundle(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -425,15 +415,9 @@ def word(node: str, reader: str) -> str:
 
 
 def _holds_nothing(step: Transition, node: Participant, name: str) -> bool:
-    """Return whether a reader is stopped, and nobody waits for it to come back.
-
-    Others wait for a member of etcd, and for what was stopped in the turn of its node: it may have ended by what it
-    read, and the next one would too.
-    """
+    """Return whether a reader is stopped, and nobody waits for it to come back, as others do for a member of etcd."""
     reader = node.report.readers.get(name) if node.report is not None else None
-    if reader is None or reader.stopped is None or name == ETCD_MEMBER:
-        return False
-    return step.record.turn != node.name or reader.stopped < step.record.since
+    return reader is not None and name != ETCD_MEMBER and step.record.gone(node.name, reader.stopped)
 
 
 def ready(step: Transition, report: NodeReport, name: str) -> bool:

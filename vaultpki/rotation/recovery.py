@@ -23,7 +23,7 @@ from vaultpki.records.rotation import BEYOND, MOST_AHEAD, CaRef, Kept, Method, R
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount, issuer_of, usable
 from vaultpki.rotation.start import also_trusted, numbers
-from vaultpki.rotation.states import number, successor_name
+from vaultpki.vault.issuer import number, successor_name
 
 _MARGIN: Final = 100
 """How far above what nodes say a recovered revision is: one that has not reported since may have read more."""

@@ -15,9 +15,10 @@ from typing import Final
 
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.kube.objects import ROOT_COPY, ClusterTrustBundle, KubeTrust, PodStart
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.redact import first_few
-from vaultpki.rotation.gates import Gate, Participant, Waiting
+from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.reasons import LEAF_STEPS, command
 from vaultpki.values import pem
 
@@ -108,11 +109,10 @@ def gate(
     waiting += _pods(record, to, own, pods)
     waiting += _outside(record, to, crossed=crossed)
     opens = [each.opens for each in gates if each.opens is not None]
-    whole = len(opens) == len(gates) and not waiting
     return Gate(
         waiting=tuple(dict.fromkeys(waiting)),
         excused=tuple(dict.fromkeys(one for each in gates for one in each.excused)),
-        opens=max(opens) if whole else None,
+        opens=max(opens) if len(opens) == len(gates) else None,
         turn=_turn(record, gates),
     )
 
@@ -228,21 +228,26 @@ def _blind(to: State) -> str:
     return f"or run `{command(to)}` without a kubeconfig, which says what to look at yourself"
 
 
+def started_before(pods: Iterable[PodStart], changed: Mapping[str, datetime | None]) -> list[str]:
+    """Return the pods that may hold what the copy of their namespace was before it `changed`, by their names.
+
+    A container that started later may have read the older file too.
+    """
+    return sorted(
+        f"{pod.namespace}/{pod.name}"
+        for pod in pods
+        if (when := changed.get(pod.namespace)) and pod.started < when and pod.first_container < when + _KUBELET
+    )
+
+
 def _started_before(found: KubeTrust, to: State) -> list[Waiting]:
     changed = {copy.namespace: copy.changed for copy in found.copies}
     undated = sorted(namespace for namespace, when in changed.items() if when is None)
     if undated:
         where = _some(undated, "namespace")
         return [Waiting(ROOT_COPY, f"does not say when it changed in {where}: {WRITTEN_ANEW}, {_blind(to)}")]
-    old = sorted(f"{pod.namespace}/{pod.name}" for pod in found.pods if _before(pod, changed.get(pod.namespace)))
+    old = started_before(found.pods, changed)
     return [Waiting(PODS, f"{_some(old, 'pod')} started before {ROOT_COPY} changed: {RESTARTED}")] if old else []
-
-
-def _before(pod: PodStart, changed: datetime | None) -> bool:
-    """Return whether a pod may hold the root of before: a container that started later may have read the older file."""
-    if changed is None:
-        return False
-    return pod.started < changed and pod.first_container < changed + _KUBELET
 
 
 def _needs_outside(record: RotationRecord, to: State, *, crossed: bool) -> bool:

@@ -20,7 +20,7 @@ from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.recovery import ahead, next_revision
 from vaultpki.rotation.start import numbers
-from vaultpki.rotation.states import number
+from vaultpki.vault.issuer import number
 
 _SWITCHED: Final = frozenset({State.SWITCHED, State.RETIRED, State.RETRUSTING, State.RETURNING})
 

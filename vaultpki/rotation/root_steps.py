@@ -21,7 +21,7 @@ from vaultpki.pki.facts import Facts
 from vaultpki.records import above
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount, Write, key_of, key_writes
-from vaultpki.rotation.states import FULL, NO_SIGNING, READ_ONLY, number
+from vaultpki.vault.issuer import FULL, NO_SIGNING, READ_ONLY, number
 
 _OLD_SIGNS: Final = frozenset(State) - {State.RETIRED, State.DONE}
 _NO_CERTIFICATE: Final = frozenset({State.STEADY, State.PREPARED})

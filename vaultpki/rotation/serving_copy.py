@@ -12,8 +12,8 @@ from typing import Final
 
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.kube.objects import SERVING_CA, KubeTrust
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import RotationRecord, State
-from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.reasons import TRUST_STEPS, command, wanted_cas
 
 DOMAIN: Final = "kubelet"
@@ -44,7 +44,7 @@ def gate(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None) 
         lacks = [ca for ca in wanted_cas(record, to) if any(ca.sha256 not in held for held in _held(found))]
         which = " and ".join(ca.title for ca in lacks)
         reason = f"does not hold {which} yet: {_apply()}" if lacks else ""
-    return replace(own, waiting=(*own.waiting, Waiting(WORD, reason)), opens=None) if reason else own
+    return own.also([Waiting(WORD, reason)]) if reason else own
 
 
 def word_refused(record: RotationRecord, to: State, word: str) -> str:

@@ -15,7 +15,7 @@ from vaultpki.model import Cluster
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
-from vaultpki.rotation.states import number, successor_name
+from vaultpki.vault.issuer import number, successor_name
 
 # Of the CAs that nodes report. They can name only what they hold already; a lying one cannot make the record too large.
 _MOST_REPORTED: Final = 100

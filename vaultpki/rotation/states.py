@@ -18,20 +18,6 @@ FORWARD: Final = CA_TABLE.onward
 BACK: Final = CA_TABLE.home
 """The state that `abort` leads to. RETURNING is a rollback already, and ends in STEADY by `continue` too."""
 
-FULL: Final = "crl-signing,issuing-certificates,ocsp-signing,read-only"
-"""The usage of an issuer that signs."""
-
-CUT_SHORT: Final = "truncate"
-"""What an issuing CA does near its end: leaves end with it. If they were refused, the first ones would end half a TTL
-before the CA."""
-
-NO_SIGNING: Final = "crl-signing,ocsp-signing,read-only"
-"""The usage of an issuer that signs no certificate any more."""
-
-
-READ_ONLY: Final = "read-only"
-"""The usage of an issuer without a key: a CA of a root from outside, which nodes read."""
-
 
 class Presence(enum.Enum):
     """What the server must hold of one CA: nothing, its key alone, or its issuer with this usage."""
@@ -83,17 +69,3 @@ def next_state(record: RotationRecord | None, *, back: bool = False) -> State | 
         # Distrust comes first.
         return State.RETIRED
     return None if state.resting else FORWARD[state]
-
-
-def successor_name(domain: str, highest: int, method: Method, old: str) -> tuple[str, int]:
-    """Return the name of the next CA and the highest number that is then used: `etcd-2`, or `etcd-1r2` for one key."""
-    if method is not Method.SAME_KEY:
-        return f"{domain}-{highest + 1}", highest + 1
-    key, _, last = old.rpartition("-")
-    current, _, renewal = last.partition("r")
-    return f"{key}-{current}r{int(renewal or 1) + 1}", highest
-
-
-def number(name: str) -> int:
-    """Return the number of a CA's key: 2 for `etcd-2` and for `etcd-2r3`."""
-    return int(name.rpartition("-")[2].partition("r")[0])

@@ -10,10 +10,10 @@ from vaultpki import readers
 from vaultpki.ca.run import Step
 from vaultpki.ca.status import CaStatus
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import first_few, printable, stamp
 from vaultpki.rotation import left_over, root_words
-from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.reasons import TRUST_STEPS
 from vaultpki.rotation.states import next_state
 from vaultpki.show import table

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.kube.token_flags import TokensInUse
+from vaultpki.procedure.gate import Waiting
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import printable, stamp
-from vaultpki.rotation.gates import Waiting
 from vaultpki.show import ca as ca_text
 from vaultpki.token_keys.course import next_key_state
 from vaultpki.token_keys.standing import KeyStepDone

@@ -9,9 +9,9 @@ from typing import Final
 
 from vaultpki.certificates import ROOT
 from vaultpki.graph.content import ca_title
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.redact import first_few, stamp
-from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.show import ca as ca_text
 from vaultpki.show import key_status
 from vaultpki.token_keys.standing import KeyStepDone

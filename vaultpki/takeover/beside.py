@@ -152,7 +152,7 @@ def report(run: TakeOver, ready: Mapping[str, bool]) -> tuple[MountReport, ...]:
 
 
 def has_old(run: TakeOver) -> bool:
-    """Return whether a container has a file or folder of before."""
+    """Return whether any container has a file or folder of before."""
     return any(_is_old(run, each) for each in holders(run))
 
 

@@ -17,11 +17,8 @@ from vaultpki.takeover.journal import read
 def _key_folder(run: TakeOver) -> str | None:
     """Return the folder in which the key of the old CA lies; None if there is none on this machine."""
     places = [run.where.directory, *(f"{run.where.aside}/{kind.value}" for kind in FolderKind)]
-    return next((path for path in places if os.path.exists(f"{path}/ca.key") and _one_old_ca(run, path)), None)
-
-
-def _one_old_ca(run: TakeOver, path: str) -> bool:
-    return bool(run.machine.certificates(f"{path}/ca.crt"))
+    keys = (path for path in places if os.path.exists(f"{path}/ca.key"))
+    return next((path for path in keys if run.machine.certificates(f"{path}/ca.crt")), None)
 
 
 def can_sign(run: TakeOver) -> bool:

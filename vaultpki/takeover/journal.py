@@ -108,7 +108,8 @@ class JournalFile:
         value = replace(self.value, **changes)
         if value != self.value or not files.exists(f"{self.folder}/{JOURNAL}"):
             private_folder(self.folder)
-            write_private(f"{self.folder}/{JOURNAL}", json.dumps(asdict(value), default=_plain).encode())
+            text = json.dumps(asdict(value), default=lambda each: each.value)
+            write_private(f"{self.folder}/{JOURNAL}", text.encode())
             self.value = value
 
     def keep(self, path: str) -> None:
@@ -204,10 +205,6 @@ def later(journal: Journal, component: str, prepared: Prepared) -> dict[str, tup
     """Return what components were prepared to read, with one more entry."""
     before = journal.prepared.get(component, ())
     return {**journal.prepared, component: (*before, prepared)[-_MOST_STARTS:]}
-
-
-def _plain(value: Any) -> Any:
-    return value.value
 
 
 def _read(value: Mapping[str, Any]) -> Journal:

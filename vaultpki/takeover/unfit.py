@@ -69,7 +69,8 @@ def _problems(run: TakeOver) -> Iterator[str]:
             before = PodManifest(plain_files.original(run, path) or b"", path)
             yield from _elsewhere(run, component, before)
             if component == "kube-apiserver" and not run.machine.old.get("etcd"):
-                yield from _of_other_etcd(before, run.where.directory)
+                # Files of an etcd that keeps its own CA in the folder that is exchanged, where the agent has its own.
+                yield from (f"{path}: {each}" for each in replaced_etcd_files(before.flags, run.where.directory))
             wanted = [edits(component, arrangement(state), before.flags, run.where) for state in AdoptionState]
             for index, each in enumerate(wanted):
                 if each not in wanted[:index]:
@@ -124,11 +125,6 @@ def _not_there_later(run: TakeOver) -> Iterator[str]:
                 f"a pod mounts {path}, which is put aside from switched on, so the pod's next start would make a "
                 "folder of that name: have it mount the folder above, or do without, and run this again"
             )
-
-
-def _of_other_etcd(before: PodManifest, directory: str) -> Iterator[str]:
-    """Find files of an etcd that keeps its own CA in the folder that is exchanged: the agent has its own ones there."""
-    yield from (f"{before.path}: {each}" for each in replaced_etcd_files(before.flags, directory))
 
 
 def _of_kubelet(run: TakeOver) -> Iterator[str]:

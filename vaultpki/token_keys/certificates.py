@@ -12,11 +12,12 @@ from types import MappingProxyType
 
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
+from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.records.service_account import DepartedKey, KeyRecord
 from vaultpki.redact import stamp
-from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.reasons import AGENT_DOES, LEAF_STEPS, TRUST_STEPS, command
+from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS, command
 from vaultpki.token_keys.holders import Holders, KeyHolder, fresh, loaded, wanted_union
 from vaultpki.token_keys.starts import to_start
 
@@ -47,8 +48,7 @@ def with_unions(
             waiting.append(Waiting(name, reason, itself=True))
     if (record.state, to) in LEAF_STEPS or to is State.DONE:
         waiting += _certificates(record, command(to), signer, keys, holders, other_types)
-    waiting = list(dict.fromkeys(waiting))
-    return replace(found, waiting=tuple(waiting), opens=None if waiting else found.opens)
+    return replace(found, waiting=tuple(dict.fromkeys(waiting)))
 
 
 def _unread(record: RotationRecord, holder: KeyHolder) -> str:

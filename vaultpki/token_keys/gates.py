@@ -14,11 +14,13 @@ from typing import Final
 from vaultpki.certificates import SKEW
 from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.pki.key_plan import refuses
+from vaultpki.procedure import words
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.procedure.phases import Side
+from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.service_account import Departure, KeyRecord, KeyState, NodeKeys
 from vaultpki.redact import first_few, stamp
-from vaultpki.rotation.gates import Gate, Waiting
-from vaultpki.rotation.reasons import AGENT_DOES, SETTLE
+from vaultpki.rotation.reasons import SETTLE
 from vaultpki.token_keys.holders import (
     Holders,
     KeyHolder,
@@ -86,7 +88,7 @@ def key_gate(step: KeyTransition) -> Gate:
     record = step.record
     home = _home(step)
     if step.path in FREE_KEY_STEPS:
-        return Gate(tuple(home), opens=None if home else record.since)
+        return Gate(tuple(home), opens=record.since)
     turn = next_turn(record, step.holders)
     waiting = [*home]
     for name in sorted({*record.nodes, *(name for name, each in step.holders.items() if not each.locked)}):
@@ -102,7 +104,7 @@ def key_gate(step: KeyTransition) -> Gate:
             waiting.append(Waiting(LIFE, _life_unknown(step.life)))
         else:
             opens = (record.signing_since or opens) + timedelta(seconds=life + SKEW)
-    return Gate(tuple(waiting), opens=None if waiting else opens, turn=turn)
+    return Gate(tuple(waiting), opens=opens, turn=turn)
 
 
 def all_sign(record: KeyRecord, to: KeyState, holders: Holders) -> bool | None:
@@ -196,14 +198,7 @@ def _reason(step: KeyTransition, name: str, turn: str) -> tuple[str, bool]:
 
 
 def _unreported(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
-    if holder.report is not None:
-        return ""
-    if holder.join_until is not None:
-        return (
-            f"has a join file that nobody has used, until {stamp(holder.join_until)}: join the node, or end the file "
-            f"(`vaultpki lock {holder.name}`)"
-        )
-    return f"has never reported: start its agent, or {AGENT_DOES}"
+    return words.never_reported(holder.name, holder.join_until) if holder.report is None else ""
 
 
 def _no_keys(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -232,10 +227,7 @@ def _joins(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> st
 def _echo(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if fresh(step.record, holder) or holder.report is None:
         return ""
-    return (
-        f"has not read the latest step, and last reported at {stamp(holder.report.time)}: wait for its agent's next "
-        f"pass, or {AGENT_DOES}"
-    )
+    return words.not_read(holder.report.time)
 
 
 def _waits(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:

@@ -98,7 +98,7 @@ def certificates_of(keys: NodeKeys, numbers: Collection[int]) -> frozenset[str]:
 def fresh(record: KeyRecord, holder: KeyHolder) -> bool:
     """Return whether a node's report answers the record as it stands."""
     keys = holder.keys
-    return keys is not None and keys.seen.revision == record.revision == keys.seen.highest
+    return keys is not None and record.read_by(keys.seen.revision, keys.seen.highest)
 
 
 def refused_at(record: KeyRecord, holder: KeyHolder | None) -> tuple[str, ...]:
@@ -174,12 +174,8 @@ def owes_start(record: KeyRecord, holder: KeyHolder) -> bool:
 
 
 def holds_nothing(record: KeyRecord, holder: KeyHolder) -> bool:
-    """Return whether kube-apiserver is stopped there, and nobody waits for it to come back.
-
-    Others wait for one that was stopped in its turn: it may have ended by what it read, and the next one would too.
-    """
-    stopped = holder.keys.reader.stopped if holder.keys is not None else None
-    return stopped is not None and (record.turn != holder.name or stopped < record.since)
+    """Return whether kube-apiserver is stopped there, and nobody waits for it to come back."""
+    return holder.keys is not None and record.gone(holder.name, holder.keys.reader.stopped)
 
 
 def never_ran(holder: KeyHolder) -> bool:

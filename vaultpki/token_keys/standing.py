@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.service_account import KeyRecord
-from vaultpki.rotation.gates import Gate, Waiting
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.token_flags import TokensInUse
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.service_account import KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import first_few
-from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys.course import KeyScene
 from vaultpki.token_keys.gates import LEGACY, KeyTransition, key_gate
@@ -110,7 +110,7 @@ def _confirmed(
     record: KeyRecord, to: KeyState | None, scene: KeyScene, said: KeysSaid, *, lenient: bool = False
 ) -> KeyRecord:
     """Return the record with what a person says; StateConflict if it does not count, unless `lenient` leaves it out."""
-    names = set(record.restarted)
+    names = set[str]()
     for word in said.restarted:
         name = word.partition("/")[0]
         why = restart_refused(record, scene.holders.get(name), word)
@@ -121,8 +121,7 @@ def _confirmed(
         step = KeyTransition(record, to or record.state, scene.holders, scene.now, published=scene.published)
         if why := check_refused(step, word):
             raise StateConflict(why)
-    checked = tuple(sorted({*record.checked, *said.checked}))
-    return replace(record, restarted=tuple(sorted(names)), checked=checked)
+    return record.noted(restarted=names, checked=said.checked)
 
 
 def _known(record: KeyRecord | None, names: Collection[str]) -> Collection[str]:

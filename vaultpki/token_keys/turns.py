@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vaultpki.procedure.gate import InLine, whose_turn
 from vaultpki.records.service_account import KeyRecord
 from vaultpki.redact import first_few
 from vaultpki.token_keys.holders import (
@@ -24,19 +25,15 @@ def next_turn(record: KeyRecord, holders: Holders) -> str:
     One at a time: the one that has the turn keeps it until it was seen, healthy, with the files on its disk. While one
     is down or not healthy, no other has it.
     """
-    admitted = [holders[name] for name, keys in sorted(record.nodes.items()) if keys.admitted and name in holders]
-    for holder in admitted:
-        if holder.name == record.turn and not (fresh(record, holder) and not owes_start(record, holder)):
-            return holder.name
-    # Before its first start there is nothing to keep alive.
-    ailing = [each for each in admitted if _down(record, each)]
-    ready = [
-        each for each in admitted if fresh(record, each) and owes_start(record, each) and final_on_disk(record, each)
-    ]
-    first = next((each for each in ready if each in ailing), None)
-    if first is None and not ailing:
-        first = next(iter(ready), None)
-    return first.name if first is not None else ""
+    line = []
+    for name, keys in record.nodes.items():
+        # Before its first start there is nothing to keep alive.
+        if keys.admitted and name in holders:
+            holder = holders[name]
+            done = fresh(record, holder) and not owes_start(record, holder)
+            down = _down(record, holder)
+            line.append(InLine(name, done, final_on_disk(record, holder), down, away=down))
+    return whose_turn(record.turn, line)
 
 
 def still_accepted_by(record: KeyRecord, holders: Holders, sha256: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vaultpki.procedure import words
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, KeyRecord
 from vaultpki.redact import first_few, stamp
 from vaultpki.token_keys.gates import KeyTransition
@@ -23,19 +24,13 @@ def restart_refused(record: KeyRecord, holder: KeyHolder | None, said: str) -> s
     if component != READS_KEYS:
         return f"only kube-apiserver reads these keys when it starts; write `--restarted {name}/{READS_KEYS}`"
     if not final_on_disk(record, holder):
-        return (
-            f"{name} has not reported the files of this step yet, so a restart may have read those before; wait for "
-            f"its report (`vaultpki ca status`), restart kube-apiserver then, and pass `--restarted {said}` again"
-        )
+        return words.too_early(said, "the files", "those")
     if holder.keys.loaded and record.turn != name:
-        return f"the agent of {name} has seen kube-apiserver restarted and healthy; leave out `--restarted {said}`"
+        return words.seen_already(said)
     if holder.keys.reader.running and not holder.keys.holds_files:
         since = f" since {stamp(holder.keys.reader.started)}" if holder.keys.reader.started is not None else ""
         files = f" of {stamp(holder.keys.installed)}" if holder.keys.installed is not None else ""
-        return (
-            f"the agent of {name} sees that kube-apiserver runs{since}, without the files{files} that are there now: "
-            "restart it there; once the agent has seen that, no word is needed"
-        )
+        return words.runs_without(said, f"{since}, without the files{files} that are there now")
     return ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -249,11 +249,7 @@ def chain_fits(leaf: Facts, behind: Sequence[Facts], issuing: Sequence[Facts], r
     *middle, cross = upper
     linked = all(x509.signed_by(one, signer) for one, signer in pairwise([behind[0], *upper]))
     vouches = cross.public_key in keys and cross not in roots and bool(x509.issuer_of(cross, roots))
-    return linked and vouches and not keys & _keys(middle)
-
-
-def _keys(cas: Iterable[Facts]) -> set[bytes]:
-    return {facts.public_key for facts in cas}
+    return linked and vouches and keys.isdisjoint(facts.public_key for facts in middle)
 
 
 def leaf_problems(leaf: Facts, want: Certificate, now: datetime) -> Iterator[str]:

@@ -18,9 +18,9 @@ from helpers.vault.applied_cluster import ROOT
 from helpers.vault.servers import wait_for
 from vaultpki.kube.objects import ClusterTrustBundle, KubeTrust, RootCopy
 from vaultpki.pki import x509
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.rotation import root_gates
-from vaultpki.rotation.gates import Gate
 
 pytestmark = pytest.mark.conformance
 

@@ -77,7 +77,7 @@ class Agent:
         """As passes do: a poll, or a look at everything; again for a Vault that cannot answer now."""
         for _ in range(PASSES):
             try:
-                if self.rest is not None and not self.rest.changed():
+                if self.rest is not None and self.rest.ask() == self.rest.mark:
                     return
             except Unavailable:
                 # A standby that becomes the leader answers nobody for a moment.

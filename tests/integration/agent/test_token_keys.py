@@ -277,7 +277,7 @@ def test_no_record_removes_the_key_in_use(clusters: ClusterFactory) -> None:
     # A node that never had them is as before.
     two = cluster.equip("cp-2")
     passed_well(two)
-    assert not list(two.pki.glob("sa*")) and "lowest" not in (two.state / "agent.json").read_text()
+    assert not list(two.pki.glob("sa*")) and not state.load(str(two.state)).lowest
 
 
 @pytest.fixture

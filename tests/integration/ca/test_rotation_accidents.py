@@ -23,7 +23,7 @@ from vaultpki.provision.carry_out import carry_out
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.rotation import CaRef, Kept, Method, State
 from vaultpki.records.server_facts import ServerFacts
-from vaultpki.rotation.states import NO_SIGNING
+from vaultpki.vault.issuer import NO_SIGNING
 
 conformance = pytest.mark.conformance
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import pytest
 
@@ -214,10 +214,10 @@ def test_it_goes_forward_and_back_while_an_api_server_was_not_started_or_is_not_
     clusters: ClusterFactory, monkeypatch: pytest.MonkeyPatch, domain: str
 ) -> None:
     """One that is stopped holds nothing; for one that its agent cannot see a person speaks, in each state."""
-    look = readers_seen._find_process
+    look = readers_seen._running
 
-    def blind(component: str, config: AgentConfig) -> tuple[Process | None, str]:
-        return (None, "its agent sees no processes") if config.node == "cp-2" else look(component, config)
+    def blind(config: AgentConfig, components: Collection[str]) -> dict[str, tuple[Process, ...]]:
+        return look(config, components) if config.node != "cp-2" else dict.fromkeys(components, ())
 
     with AgentsWithKeys.standing(clusters, "cp-1", "cp-2") as made:
         # It has joined, and may start; nobody has started it.
@@ -227,7 +227,7 @@ def test_it_goes_forward_and_back_while_an_api_server_was_not_started_or_is_not_
             made.passes()
             made.later(61)
         assert not three.running
-        monkeypatch.setattr(readers_seen, "_find_process", blind)
+        monkeypatch.setattr(readers_seen, "_running", blind)
         sees = stopped.is_stopped
         # The nodes' addresses are those of this machine.
         monkeypatch.setattr(stopped, "_local", lambda _: map(ipaddress.ip_address, ("10.0.0.11", "10.0.0.13")))

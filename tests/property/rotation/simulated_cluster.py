@@ -14,13 +14,15 @@ from functools import partial
 from helpers import ca_certificates
 from vaultpki.errors import StateConflict
 from vaultpki.pki.facts import Facts
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import CaRef, Kept, Method, RotationRecord, State
 from vaultpki.rotation import gates, recovery, states
-from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant
+from vaultpki.rotation.gates import OperatorLeaf, Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.states import Presence
+from vaultpki.vault import issuer
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TTL = 30 * 86400
@@ -32,7 +34,7 @@ class Broken(AssertionError):
 
 
 def sha(name: str) -> str:
-    return f"{states.number(name):064x}"
+    return f"{issuer.number(name):064x}"
 
 
 def key_id(ca: str) -> str:
@@ -345,7 +347,7 @@ class SimulatedCluster:
             if back or not rotates:
                 return None
             old = record.new if record.state is State.DONE and record.new is not None else record.old
-            name, number = states.successor_name("x", record.highest, Method.NEW_KEY, old.name)
+            name, number = issuer.successor_name("x", record.highest, Method.NEW_KEY, old.name)
             new = CaRef(name)
             moved = record.moved(State.PREPARED, self.now, old=old, new=new, highest=number, excused=())
             return ("record", moved, record.revision)

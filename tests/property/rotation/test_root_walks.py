@@ -22,10 +22,11 @@ from vaultpki.pki.chains import trust_below
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.roots import Roots, crosses, follow
 from vaultpki.pki.succession import RotationView, chain, trust_during_rotation
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation import gates, root_gates
-from vaultpki.rotation.gates import Gate, Participant
+from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.root_gates import OUTSIDE, PODS, WITH_COMPANIONS
 from vaultpki.rotation.states import next_state

@@ -14,10 +14,10 @@ from vaultpki.adopt import drive, standing
 from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords
 from vaultpki.adopt.look import Sides
 from vaultpki.errors import StateConflict
+from vaultpki.procedure.gate import Gate
 from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.rotation.adoption_evidence import ClusterSeen
-from vaultpki.rotation.gates import Gate
 
 
 def outcome(kept: str) -> AdoptionOutcome:

@@ -13,9 +13,9 @@ from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords
 from vaultpki.cli import adopt_run, ca_keys
 from vaultpki.cli.ca_keys import StepOptions
 from vaultpki.errors import ChangedMeanwhile, Unavailable, VaultpkiError
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.service_account import KeyState
-from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.token_keys.standing import KeyStepDone
 
 NOW = datetime.now(UTC)

@@ -15,11 +15,13 @@ from helpers.root_certificates import Key
 from helpers.sentences import Way, commands, every_sentence, saying, walked
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, SKEW
 from vaultpki.kube.objects import API_SERVER_SIGNER, ClusterTrustBundle, KubeTrust, PodStart, RootCopy
+from vaultpki.procedure import words
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.node_report import BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import MOST_AHEAD, CaRef, Method, RotationRecord, State
 from vaultpki.rotation import listener_trust, reasons, root_gates, serving_copy
 from vaultpki.rotation.confirmations import Confirmations
-from vaultpki.rotation.gates import Gate, OperatorLeaf, Participant, Waiting, gate, restart_refused, without_refused
+from vaultpki.rotation.gates import OperatorLeaf, Participant, gate, restart_refused, without_refused
 from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS, Transition
 from vaultpki.rotation.states import BACK, FORWARD
 
@@ -184,7 +186,7 @@ def waits(step: Transition, who: Participant) -> str:
 
 def test_every_reason_of_a_node_names_commands_each_of_which_ends_it() -> None:
     met: set[str] = set()
-    with every_sentence((*reasons.GATE_CHECKS, reasons.unreported)):
+    with every_sentence((*reasons.GATE_CHECKS, reasons.unreported, words.never_reported)):
         for domain in READERS:
             for path in STEPS:
                 for changes in _records(path):

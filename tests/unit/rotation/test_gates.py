@@ -10,19 +10,10 @@ from typing import Any
 import pytest
 
 from vaultpki.certificates import SKEW
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.node_report import PRUNE, BundleReport, CertificateReport, NodeReport, ReaderReport, Seen
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
-from vaultpki.rotation.gates import (
-    Gate,
-    OperatorLeaf,
-    Participant,
-    Waiting,
-    gate,
-    restart_refused,
-    turn,
-    unreplaced,
-    without_refused,
-)
+from vaultpki.rotation.gates import OperatorLeaf, Participant, gate, restart_refused, unreplaced, without_refused
 from vaultpki.rotation.reasons import SETTLE, Transition
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -480,7 +471,8 @@ def owing(name: str, **changes: Any) -> Participant:
 
 
 def next_turn(*nodes: Participant, state: State = State.PUBLISHED, **changes: Any) -> str:
-    return turn(record(state, **changes), State.DONE if state is State.RETIRED else State.SWITCHED, nodes, NOW)
+    to = {State.PUBLISHED: State.SWITCHED, State.SWITCHED: State.RETIRED, State.RETIRED: State.DONE}[state]
+    return gate(Transition(record(state, **changes), to, NOW), nodes).turn
 
 
 def test_turns_go_to_members_of_etcd_first_in_the_order_of_their_names() -> None:
@@ -638,7 +630,7 @@ def test_a_locked_pooled_node_is_left_out_and_named_and_gets_no_turn() -> None:
     found = onward(locked("w-1", kind="pooled", readers=()), member(report()))
     assert [(each.node, each.reason) for each in found.excused] == [("w-1", "is locked, or its credential has expired")]
     assert found.open(NOW + timedelta(days=1))
-    assert turn(record(State.PUBLISHED), State.SWITCHED, [locked()], NOW) == ""
+    assert next_turn(locked()) == ""
 
 
 def older(version: str, started: Iterable[str] = BOTH, **changes: Any) -> Participant:

@@ -12,10 +12,10 @@ import pytest
 from helpers.example_cluster import WITH_POOL, load
 from helpers.sentences import Way, every_sentence, saying, walked
 from vaultpki.model import Cluster
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
 from vaultpki.rotation import listener_trust
 from vaultpki.rotation.confirmations import Confirmations
-from vaultpki.rotation.gates import Gate
 from vaultpki.rotation.listener_trust import Listener, Looked, Said, confirmed, listeners, looked
 from vaultpki.rotation.reasons import LEAF_STEPS, TRUST_STEPS, command
 

@@ -14,10 +14,10 @@ from models import root_rotation as root_model
 from models import rotation
 from models import rotation_tables as model
 from models.code import CHECKS, KEPT_BY
+from vaultpki.procedure.gate import Gate
 from vaultpki.procedure.phases import CA_PHASES
 from vaultpki.records.rotation import MOST_AHEAD, CaRef, Kept, RotationRecord, State
 from vaultpki.rotation import reasons, root_gates, states
-from vaultpki.rotation.gates import Gate
 from vaultpki.rotation.states import Presence
 
 OLD, NEW = "a" * 64, "b" * 64

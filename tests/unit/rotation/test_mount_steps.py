@@ -22,7 +22,8 @@ from vaultpki.rotation.mount_steps import (
     problem,
     usable,
 )
-from vaultpki.rotation.states import BACK, FORWARD, FULL, Presence, number, server_state
+from vaultpki.rotation.states import BACK, FORWARD, Presence, server_state
+from vaultpki.vault.issuer import FULL, number
 
 ROOT = ca_certificates.root("prod")
 USAGE = frozenset(FULL.split(","))

@@ -29,7 +29,7 @@ from vaultpki.rotation.recovery import (
     recovered,
 )
 from vaultpki.rotation.start import first_record, withdrawn
-from vaultpki.rotation.states import FULL, number
+from vaultpki.vault.issuer import FULL, number
 
 ROOT = ca_certificates.root("prod")
 LATER = BEGUN + timedelta(days=30)

@@ -8,8 +8,9 @@ from datetime import timedelta
 
 from helpers.root_certificates import NAME, NOW, Key
 from vaultpki.kube.objects import API_SERVER_SIGNER, ClusterTrustBundle, KubeTrust, PodStart, RootCopy
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
-from vaultpki.rotation.gates import Gate, Participant, Waiting
+from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.root_gates import (
     OUTSIDE,
     PODS,

@@ -12,7 +12,7 @@ from vaultpki.records import above
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount, Write
 from vaultpki.rotation.root_steps import cross_issuer, new_is_outside, new_issuer, next_write, problem
-from vaultpki.rotation.states import FULL, NO_SIGNING, READ_ONLY
+from vaultpki.vault.issuer import FULL, NO_SIGNING, READ_ONLY
 
 NAME = "prod root CA"
 OURS, CORP = Ca("", subject=name(NAME)), Ca("Corp Root")

@@ -8,8 +8,8 @@ import pytest
 
 from helpers.root_certificates import NOW, Key
 from vaultpki.kube.objects import KubeTrust
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
-from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.rotation.serving_copy import WORD, advice, counts, gate, word_refused
 
 OLD, NEW = Key("prod kubelet CA").root(), Key("prod kubelet CA 2").root()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from vaultpki.ca.status import CaStatus
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
-from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.show import ca as ca_text
 from vaultpki.show import table
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from helpers import pages
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.rotation import CaRef, RotationRecord, State
-from vaultpki.rotation.gates import Gate
 from vaultpki.show import ca as ca_text
 
 SHOWN = [line for block in pages.blocks(pages.text("ca-root")) for each in block.commands() for line in each.shown]

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import CaRef, RotationRecord, State
-from vaultpki.rotation.gates import Gate, Waiting
 from vaultpki.show.rotation_banner import banner
 
 NOW = datetime(2026, 11, 26, 10, tzinfo=UTC)

@@ -12,10 +12,10 @@ from helpers.ca_certificates import ca
 from helpers.node.imagined_planes import ISSUING, NAME, ImaginedCluster, ImaginedPlane
 from helpers.token_key_certificates import certified
 from vaultpki.pki.facts import Facts
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.node_report import BundleReport, Seen
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.records.service_account import DepartedKey, Departure
-from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys.certificates import with_unions
 from vaultpki.token_keys.holders import KeyHolder
 

@@ -11,9 +11,9 @@ from helpers.node.imagined_planes import ImaginedCluster, ImaginedPlane, steady
 from vaultpki.certificates import SKEW
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.token_flags import YEAR, LegacyToken, TokenFlags, TokensInUse
+from vaultpki.procedure.gate import Gate
 from vaultpki.records.node_report import Seen
 from vaultpki.records.service_account import KeyState
-from vaultpki.rotation.gates import Gate
 from vaultpki.token_keys.course import KeyScene
 from vaultpki.token_keys.gates import LEGACY, LIFE, KeyTransition, key_gate, last_start
 from vaultpki.token_keys.issuer import PublishedKeys, outside

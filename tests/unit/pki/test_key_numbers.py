@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers.example_cluster import load
+from vaultpki.pki.key_numbers import key_numbers, node_policy, sign_path
 from vaultpki.records.server_facts import Fields, Key
 from vaultpki.records.service_account import KeyRecord, KeyState, NodeKeys
-from vaultpki.token_keys.numbers import key_numbers, node_policy, sign_path
 
 SPEC = """\
 cluster: prod

@@ -1,0 +1,53 @@
+"""Says what gates of several procedures wait for, and why a person's word does not count: `--restarted cp-1/etcd`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from vaultpki.redact import stamp
+
+AGENT_DOES: Final = "run `vaultpki agent --once` there, which does it or says why not"
+"""What ends the wait for something that an agent has not done yet."""
+
+
+def never_reported(node: str, join_until: datetime | None, end: str = "lock") -> str:
+    """Return what is waited for on a node that has never reported; `end` is the command that ends its join file."""
+    if join_until is None:
+        return f"has never reported: start its agent, or {AGENT_DOES}"
+    return (
+        f"has a join file that nobody has used, until {stamp(join_until)}: join the node, or end the file "
+        f"(`vaultpki {end} {node}`)"
+    )
+
+
+def not_read(reported: datetime) -> str:
+    """Return what is waited for on a node whose last report, at that time, does not answer the record."""
+    return (
+        f"has not read the latest step, and last reported at {stamp(reported)}: wait for its agent's next pass, or "
+        f"{AGENT_DOES}"
+    )
+
+
+def too_early(said: str, files: str, others: str) -> str:
+    """Return that the node has not reported the `files` of the step, so that a restart may have read the `others`."""
+    name, _, component = said.partition("/")
+    return (
+        f"{name} has not reported {files} of this step yet, so a restart may have read {others} before; wait for its "
+        f"report (`vaultpki ca status`), restart {component} then, and pass `--restarted {said}` again"
+    )
+
+
+def runs_without(said: str, what: str) -> str:
+    """Return that the agent sees the component run without the files that are there; `what` follows "runs"."""
+    name, _, component = said.partition("/")
+    return (
+        f"the agent of {name} sees that {component} runs{what}: restart it there; once the agent has seen that, no "
+        "word is needed"
+    )
+
+
+def seen_already(said: str) -> str:
+    """Return that the agent has seen the restart itself."""
+    name, _, component = said.partition("/")
+    return f"the agent of {name} has seen {component} restarted and healthy; leave out `--restarted {said}`"
