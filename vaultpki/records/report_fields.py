@@ -138,9 +138,9 @@ class Report(Object[_T]):
         if not isinstance(value, Mapping):
             raise Wrong
         found: dict[str, Any] = dict.fromkeys(self._nulls)
-        for _, member, one in self._given(value):
+        for name, member in self._given(value):
             try:
-                found |= member.read(one, where)
+                found |= member.attributes(member.kind.read(value.get(name), where))
             except Wrong:
                 if member.attribute in self._must:
                     raise

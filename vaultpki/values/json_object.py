@@ -248,9 +248,8 @@ class Member:
     null: bool = False
     spread: bool = False
 
-    def read(self, value: Any, where: str) -> dict[str, Any]:
-        """Return the attributes that are read from the member."""
-        found = self.kind.read(value, where)
+    def attributes(self, found: Any) -> dict[str, Any]:
+        """Return the attributes that a value of this kind gives."""
         return found if self.spread else {self.attribute: found}
 
 
@@ -288,28 +287,25 @@ class Object(Kind[_T]):
         """Return the value in the form of `make`; raise SpecError with `where` and the member that is wrong."""
         if not isinstance(value, Mapping):
             raise SpecError(self._other, file=where)
+        read = JsonObject(value, where, self._problem)
         if self._version:
-            JsonObject(value, where, self._problem).refuse_other_version()
+            read.refuse_other_version()
         found: dict[str, Any] = dict.fromkeys(self._nulls)
-        for name, member, one in self._given(value):
-            try:
-                found |= member.read(one, f"{where}: {name}")
-            except Wrong as error:
-                raise self.wrong("".join(error.args) or name, where) from None
+        for name, member in self._given(value):
+            found |= member.attributes(read.get(name, member.kind))
         made = self._make(**found)
         if odd := self._odd(made):
-            raise self.wrong(odd, where)
+            raise read.wrong(odd)
         return made
 
-    def _given(self, value: Mapping[str, Any]) -> Iterator[tuple[str, Member, Any]]:
-        for name, member in self._members.items():
-            one = value.get(name)
-            if one is not None or not (member.null or (member.left_out and name not in value)):
-                yield name, member, one
-
     def wrong(self, name: str, where: str) -> SpecError:
-        """Return the error for a member of this name."""
+        """Return the error for the member of this name."""
         return SpecError(self._problem, file=where, field=name)
+
+    def _given(self, value: Mapping[str, Any]) -> Iterator[tuple[str, Member]]:
+        for name, member in self._members.items():
+            if value.get(name) is not None or not (member.null or (member.left_out and name not in value)):
+                yield name, member
 
     def write(self, value: _T) -> dict[str, Any]:
         """Return the value as JSON."""
