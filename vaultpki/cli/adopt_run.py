@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from vaultpki.cli.common import json_option, opened, path_option, print_json, screen, server_now, spec_option, terminal
-from vaultpki.cli.wait import AGAIN, Ahead, Wait
+from vaultpki.cli.wait import REREAD, Ahead, Wait
 from vaultpki.errors import VaultpkiError
 from vaultpki.redact import printable
 
@@ -245,7 +245,7 @@ def _wait(
             )
         if done.over or done.refused or record is None:
             return Ahead()
-        return Ahead(standing.progress(done), AGAIN if done.moved else _LOOK)
+        return Ahead(standing.progress(done), REREAD if done.moved else _LOOK)
 
     # What a person has confirmed is about what he saw: the command ends if somebody was faster than its first step.
     own = Wait(take=take, ahead=ahead, ends=lambda _: True, look=_LOOK, again="trying again", tells_faster=True)

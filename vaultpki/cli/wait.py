@@ -24,7 +24,7 @@ PATIENCE: Final = 10.0
 LOOK: Final = 10.0
 """Seconds between two looks; each reads the report of every node."""
 
-AGAIN: Final = 1.0
+REREAD: Final = 1.0
 """Seconds after which a record is read again that another operator has written meanwhile."""
 
 
@@ -73,7 +73,7 @@ class Wait(Generic[S]):
                         raise
                     if isinstance(error, ChangedMeanwhile) and not self.tells_faster:
                         # The next look sees whether that was the same step.
-                        time.sleep(AGAIN)
+                        time.sleep(REREAD)
                     else:
                         said.failed(error, self.again)
                         time.sleep(self.look)

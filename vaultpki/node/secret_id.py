@@ -22,7 +22,7 @@ from vaultpki.disk.files import closing, exists, open_folder, read_at, read_priv
 from vaultpki.errors import SpecError, StoreError
 from vaultpki.model import VERSION
 from vaultpki.values import json_object, names
-from vaultpki.values.json_object import SHA256, Integer, JsonObject, Member, Object, Text, word
+from vaultpki.values.json_object import DIGEST, Integer, JsonMember, JsonObject, JsonText, Object, word
 
 SECRET_ID: Final = "secret-id"  # noqa: S105 -- a file's name
 _MOST_ASKED: Final = 20
@@ -45,7 +45,7 @@ class JoinStep:
 
 _STEP: Final = Object(
     JoinStep,
-    {"token": SHA256, "stage": Text(), "secret_id": Member(word(names.token), "secret", null=True)},
+    {"token": DIGEST, "stage": JsonText(), "secret_id": JsonMember(word(names.token), "secret", null=True)},
     problem=_WRONG,
     version=True,
 )
@@ -83,7 +83,7 @@ class SecretIdFiles:
         """Return when `secret` was minted (Unix time) and for how many seconds; None if it was not minted here."""
         with contextlib.suppress(SpecError):
             note = _note(f"{self.state}/{SECRET_ID}.json")
-            if note.get("sha256", Text()) == digest(secret):
+            if note.get("sha256", JsonText()) == digest(secret):
                 return note.get("minted", Integer()), note.get("ttl", Integer(1))
         return None
 
@@ -120,7 +120,7 @@ class SecretIdFiles:
         """Return whether others could read `secret`, as `tighten` found."""
         with contextlib.suppress(SpecError):
             note = _note(f"{self.state}/{SECRET_ID}.json")
-            return note.get("sha256", Text()) == digest(secret) and note.value.get("exposed") is True
+            return note.get("sha256", JsonText()) == digest(secret) and note.value.get("exposed") is True
         return False
 
     def note_minted(

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Final
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.procedure.envelope import Envelope
 from vaultpki.procedure.phases import ADOPTION_PHASES, Side
-from vaultpki.records.rotation import COMPONENTS, MOST_NODES, REVISION, ROTATION_FOLDER, TURN
-from vaultpki.values.json_object import SHA256, TIME, ByName, Items, Member, Object, OneOf, Text
+from vaultpki.records.rotation import COMPONENT_NAMES, MOST_NODES, REVISION, ROTATION_FOLDER, TURN
+from vaultpki.values.json_object import DIGEST, TIME, ByName, Items, JsonMember, JsonText, Object, OneOf
 
 NAME: Final = "adoption"
 """What stands in reports and messages where a rotation has the name of its CA."""
@@ -120,13 +120,13 @@ _RECORD: Final = Object(
         "entered": REVISION,
         "since": TIME,
         # No domain that this release does not know.
-        "old": ByName(ISSUING_CAS.__contains__, Items(SHA256, _MOST_CAS, least=1), order=ISSUING_CAS.index),
+        "old": ByName(ISSUING_CAS.__contains__, Items(DIGEST, _MOST_CAS, least=1), order=ISSUING_CAS.index),
         "turn": TURN,
-        "restarted_components": Member(COMPONENTS, "restarted", left_out=True),
-        "confirmed": Items(Text(re.compile(r"[a-z][a-z0-9-]{0,40}").fullmatch), MOST_NODES),
-        "joins_closed": Member(TIME, left_out=True, null=True),
-        "kept": Member(Text(lambda text: len(text) <= _LONGEST and text.isprintable()), left_out=True),
-        "imported": Member(Items(Text(OLD_CAS.__contains__), MOST_NODES), left_out=True, null=True),
+        "restarted_components": JsonMember(COMPONENT_NAMES, "restarted", left_out=True),
+        "confirmed": Items(JsonText(re.compile(r"[a-z][a-z0-9-]{0,40}").fullmatch), MOST_NODES),
+        "joins_closed": JsonMember(TIME, left_out=True, null=True),
+        "kept": JsonMember(JsonText(lambda text: len(text) <= _LONGEST and text.isprintable()), left_out=True),
+        "imported": JsonMember(Items(JsonText(OLD_CAS.__contains__), MOST_NODES), left_out=True, null=True),
     },
     "a record of vaultpki",
     "run `vaultpki adopt status`",

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.records.report_fields import BOOL, MOMENT, Or, Printed, Report, Some, SomeByName
+from vaultpki.records.report_fields import BOOL, MOMENT, Or, Printed, ReportPart, Some, SomeByName
 from vaultpki.records.rotation import BEYOND
-from vaultpki.values.json_object import FLAG, Integer, Member, OneOf
+from vaultpki.values.json_object import FLAG, Integer, JsonMember, OneOf
 
 RESTART_ORDER: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
 """The components of kubeadm that read files of its CAs, in the order in which they are restarted."""
@@ -136,10 +136,10 @@ def _as_it_runs(one: ComponentReport, entry: Mapping[str, Any]) -> ComponentRepo
 
 _HELD: Final = OneOf(Held)
 _TEXT: Final = Printed(cut=True)
-_COMPONENT: Final = Report(
+_COMPONENT: Final = ReportPart(
     ComponentReport,
     {
-        "started": Member(MOMENT, null=True),
+        "started": JsonMember(MOMENT, null=True),
         "trust": _HELD,
         "leaves": _HELD,
         "healthy": FLAG,
@@ -147,11 +147,11 @@ _COMPONENT: Final = Report(
     },
     also=_as_it_runs,
 )
-_MOUNT: Final = Report(
+_MOUNT: Final = ReportPart(
     MountReport, {"who": Or(_TEXT, ""), "path": Or(_TEXT, ""), "fresh": FLAG, "trust": _HELD, "leaves": _HELD}
 )
 
-ADOPTION: Final = Report(
+ADOPTION: Final = ReportPart(
     AdoptionReport,
     {
         "revision": _REVISION,
@@ -159,19 +159,19 @@ ADOPTION: Final = Report(
         "trust": _HELD,
         "leaves": _HELD,
         "components": SomeByName(RESTART_ORDER.__contains__, _COMPONENT),
-        "signer": Member(BOOL, left_out=True),
-        "rotates": Member(BOOL, left_out=True),
+        "signer": JsonMember(BOOL, left_out=True),
+        "rotates": JsonMember(BOOL, left_out=True),
         # What cannot be read counts as the place that holds gates closed.
         "keys": Or(OneOf(OldKeys), OldKeys.IN_PLACE),
-        "kept_until": Member(MOMENT, left_out=True),
+        "kept_until": JsonMember(MOMENT, left_out=True),
         "by_agent": FLAG,
         "owed": Some(Printed(least=1, cut=True), _MOST_OWED, cut=True),
-        "since": Member(MOMENT, left_out=True),
-        "highest": Member(_REVISION, left_out=True),
-        "not_followed": Member(_REVISION, left_out=True),
-        "no_signer": Member(FLAG, left_out=True),
-        "mounts": Member(Some(_MOUNT, _MOST_MOUNTS, cut=True), left_out=True),
-        "pairs": Member(Some(Or(_TEXT, ""), _MOST_MOUNTS, cut=True), left_out=True),
+        "since": JsonMember(MOMENT, left_out=True),
+        "highest": JsonMember(_REVISION, left_out=True),
+        "not_followed": JsonMember(_REVISION, left_out=True),
+        "no_signer": JsonMember(FLAG, left_out=True),
+        "mounts": JsonMember(Some(_MOUNT, _MOST_MOUNTS, cut=True), left_out=True),
+        "pairs": JsonMember(Some(Or(_TEXT, ""), _MOST_MOUNTS, cut=True), left_out=True),
     },
     must=["reached"],
 )

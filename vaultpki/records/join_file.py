@@ -16,7 +16,7 @@ from vaultpki.errors import SpecError
 from vaultpki.places import Layout
 from vaultpki.records import foreign_cas
 from vaultpki.values import hosts, input_file, json_object, names, pem
-from vaultpki.values.json_object import SHA256, TIME, ByName, Items, JsonObject, Member, Object, OneOf, word
+from vaultpki.values.json_object import DIGEST, TIME, ByName, Items, JsonMember, JsonObject, Object, OneOf, word
 
 _LARGEST: Final = 1 << 19
 # The same limit as in agent.yaml.
@@ -55,23 +55,23 @@ _JOIN: Final = Object(
     {
         "cluster": word(names.cluster_name),
         "prefix": word(names.prefix),
-        "namespace": Member(word(names.vault_namespace), null=True),
+        "namespace": JsonMember(word(names.vault_namespace), null=True),
         "node": word(hosts.node_name),
-        "pool": Member(word(names.pool_name), null=True),
+        "pool": JsonMember(word(names.pool_name), null=True),
         "addresses": Items(word(hosts.vault_address), _MOST_ADDRESSES, least=1),
-        "ca_pem": Member(word(pem.pem_certificates), null=True),
-        "root_sha256": SHA256,
+        "ca_pem": JsonMember(word(pem.pem_certificates), null=True),
+        "root_sha256": DIGEST,
         "role_id": word(names.token),
         "wrap_token": word(names.token),
         "expires": TIME,
         # A vaultpki that does not know foreign CAs refuses a file that names some: it could not take them over.
-        foreign_cas.FIELD: Member(
-            ByName(ISSUING_CAS.__contains__, Items(SHA256, foreign_cas.MOST_CAS, least=1)), left_out=True
+        foreign_cas.FIELD: JsonMember(
+            ByName(ISSUING_CAS.__contains__, Items(DIGEST, foreign_cas.MOST_CAS, least=1)), left_out=True
         ),
         # Nor does one take folders over that does not know this.
-        "former_root_sha256": Member(SHA256, left_out=True, null=True),
+        "former_root_sha256": JsonMember(DIGEST, left_out=True, null=True),
         # A vaultpki without layouts reads the file for the layout document, which does not name it.
-        "layout": Member(OneOf(Layout), left_out=True),
+        "layout": JsonMember(OneOf(Layout), left_out=True),
     },
     problem=_WRONG,
 )

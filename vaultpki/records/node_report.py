@@ -16,12 +16,12 @@ from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.readers import READERS
 from vaultpki.records.adoption_report import ADOPTION, AdoptionReport
 from vaultpki.records.changes import LONGEST_LOOK
-from vaultpki.records.report_fields import BOOL, LONGEST, MOMENT, Or, Printed, Report, Some, SomeByName
+from vaultpki.records.report_fields import BOOL, LONGEST_TEXT, MOMENT, Or, Printed, ReportPart, Some, SomeByName
 from vaultpki.records.rotation import BEYOND, EVERY_DOMAIN
 from vaultpki.records.service_account import MOST_IN_UNION
 from vaultpki.redact import printable
 from vaultpki.values import names
-from vaultpki.values.json_object import FLAG, SHA256, Integer, Items, Member, Text, word
+from vaultpki.values.json_object import DIGEST, FLAG, Integer, Items, JsonMember, JsonText, word
 
 _MOST_ENTRIES: Final = 64
 # Seconds: the most that agent.yaml takes.
@@ -217,14 +217,14 @@ class NodeReport:
         return self.look + 2 * self.poll if self.poll else 0
 
 
-class _Seen(Report[Seen]):
+class _SeenPart(ReportPart[Seen]):
     """What is read of a rotation's record; `behind` is for people who read the report."""
 
     def write(self, value: Seen) -> dict[str, Any]:
         return super().write(value) | {"behind": value.behind}
 
 
-class _TokenKeys(Report[TokenKeysReport]):
+class _TokenKeysPart(ReportPart[TokenKeysReport]):
     """The part on service-account keys, in which the revisions stand beside the other members."""
 
     def read(self, value: Any, where: str = "") -> TokenKeysReport:
@@ -244,94 +244,96 @@ def _started_or_not(one: ReaderReport, entry: Mapping[str, Any]) -> ReaderReport
 _REVISIONS: Final = {"revision": Integer(0, BEYOND - 1), "highest": Integer(0, BEYOND - 1)}
 _CUT: Final = Printed(cut=True)
 _TEXTS: Final = Some(Printed(), _MOST_ENTRIES)
-_HEX: Final = Text(re.compile(r"[0-9a-f]{1,64}").fullmatch)
-_HASHES: Final = Some(SHA256, _MOST_ENTRIES)
-_SET: Final = Some(SHA256, _MOST_ENTRIES, frozenset)
-_UNION: Final = Some(SHA256, MOST_IN_UNION, frozenset)
-_FOREIGN: Final = SomeByName(EVERY_DOMAIN.__contains__, Some(SHA256, _MOST_ENTRIES, frozenset, least=1))
+_HEX: Final = JsonText(re.compile(r"[0-9a-f]{1,64}").fullmatch)
+_HASHES: Final = Some(DIGEST, _MOST_ENTRIES)
+_SET: Final = Some(DIGEST, _MOST_ENTRIES, frozenset)
+_UNION: Final = Some(DIGEST, MOST_IN_UNION, frozenset)
+_FOREIGN: Final = SomeByName(EVERY_DOMAIN.__contains__, Some(DIGEST, _MOST_ENTRIES, frozenset, least=1))
 
-_CERTIFICATE: Final = Report(
+_CERTIFICATE: Final = ReportPart(
     CertificateReport,
     {
         "ca": Or(_CUT, ""),
         "state": Or(_CUT, ""),
-        "not_after": Member(MOMENT, null=True),
+        "not_after": JsonMember(MOMENT, null=True),
         "serial": _HEX,
         "issuer_key_id": _HEX,
         "served": _HASHES,
-        "installed": Member(MOMENT, null=True),
-        "not_before": Member(MOMENT, null=True),
-        "renew_after": Member(MOMENT, null=True),
+        "installed": JsonMember(MOMENT, null=True),
+        "not_before": JsonMember(MOMENT, null=True),
+        "renew_after": JsonMember(MOMENT, null=True),
     },
     must=["not_after"],
 )
-_CERTIFICATES: Final = SomeByName(lambda name: len(name) <= LONGEST, _CERTIFICATE, _MOST_ENTRIES, printable)
-_READER: Final = Report(
+_CERTIFICATES: Final = SomeByName(lambda name: len(name) <= LONGEST_TEXT, _CERTIFICATE, _MOST_ENTRIES, printable)
+_READER: Final = ReportPart(
     ReaderReport,
     {
-        "started": Member(MOMENT, null=True),
+        "started": JsonMember(MOMENT, null=True),
         "sha256": _SET,
         "running": FLAG,
         "healthy": FLAG,
         "problem": _CUT,
-        "stopped": Member(MOMENT, null=True),
+        "stopped": JsonMember(MOMENT, null=True),
     },
     # What is no start must not pass for a component that was not seen.
     also=_started_or_not,
 )
-_TOKEN_KEYS: Final = _TokenKeys(
+_SEEN: Final = SomeByName(EVERY_DOMAIN.__contains__, _SeenPart(Seen, _REVISIONS), _MOST_ENTRIES)
+_VERSIONS: Final = SomeByName(_COMPONENTS.__contains__, JsonText(kubernetes_versions.is_version))
+_TOKEN_KEYS: Final = _TokenKeysPart(
     TokenKeysReport,
     {
-        "seen": Report(Seen, _REVISIONS),
-        "own": SomeByName(_KEY_NUMBER.fullmatch, Text(lambda pem: len(pem) <= _LONGEST_PEM), _MOST_KEYS, int),
+        "seen": ReportPart(Seen, _REVISIONS),
+        "own": SomeByName(_KEY_NUMBER.fullmatch, JsonText(lambda pem: len(pem) <= _LONGEST_PEM), _MOST_KEYS, int),
         "union": _UNION,
-        "signing": SHA256,
-        "installed": Member(MOMENT, null=True),
+        "signing": DIGEST,
+        "installed": JsonMember(MOMENT, null=True),
         "loaded_union": _UNION,
-        "loaded_signing": SHA256,
-        "kube_apiserver": Member(_READER, "reader"),
-        "extends": Member(BOOL, left_out=True),
-        "longest": Member(Integer(0, _LONGEST_LIFE), left_out=True),
-        "shared": Member(SHA256, left_out=True),
-        "admitted": Member(BOOL, left_out=True),
-        "shared_key": Member(Printed(), left_out=True),
-        "issuer": Member(Printed(), left_out=True),
-        "jwks_uri": Member(Printed(), left_out=True),
+        "loaded_signing": DIGEST,
+        "kube_apiserver": JsonMember(_READER, "reader"),
+        "extends": JsonMember(BOOL, left_out=True),
+        "longest": JsonMember(Integer(0, _LONGEST_LIFE), left_out=True),
+        "shared": JsonMember(DIGEST, left_out=True),
+        "admitted": JsonMember(BOOL, left_out=True),
+        "shared_key": JsonMember(Printed(), left_out=True),
+        "issuer": JsonMember(Printed(), left_out=True),
+        "jwks_uri": JsonMember(Printed(), left_out=True),
     },
     must=["reader"],
 )
-_REPORT: Final = Report(
+_REPORT: Final = ReportPart(
     NodeReport,
     {
         "time": MOMENT,
         "agent": Printed(),
         "poll": Integer(1, _LONGEST_POLL),
-        "look": Member(Integer(1, LONGEST_LOOK), left_out=True),
+        "look": JsonMember(Integer(1, LONGEST_LOOK), left_out=True),
         "trust": _HEX,
-        "rotation": Member(SomeByName(EVERY_DOMAIN.__contains__, _Seen(Seen, _REVISIONS), _MOST_ENTRIES), "seen"),
+        "rotation": JsonMember(_SEEN, "seen"),
         "certificates": _CERTIFICATES,
         "bundles": SomeByName(
             EVERY_DOMAIN.__contains__,
-            Report(BundleReport, {"sha256": Or(_SET, frozenset()), "installed": MOMENT}),
+            ReportPart(BundleReport, {"sha256": Or(_SET, frozenset()), "installed": MOMENT}),
             _MOST_ENTRIES,
         ),
-        "readers": SomeByName(lambda name: len(name) <= LONGEST, _READER, _MOST_ENTRIES, printable),
-        "hooks": Member(Report(dict, {"owed": _TEXTS, "failed": _TEXTS, "waiting": _TEXTS}), spread=True),
+        "readers": SomeByName(lambda name: len(name) <= LONGEST_TEXT, _READER, _MOST_ENTRIES, printable),
+        "hooks": JsonMember(ReportPart(dict, {"owed": _TEXTS, "failed": _TEXTS, "waiting": _TEXTS}), spread=True),
         "pins": _HASHES,
         "failures": _TEXTS,
-        "strangers": Member(Some(_CUT, _MOST_ENTRIES), "untrusted"),
-        "not_followed": Member(SomeByName(EVERY_DOMAIN.__contains__, Integer(1, BEYOND - 1)), left_out=True),
-        "lost_credentials": Member(Integer(1, _MOST_LOST), "lost", left_out=True),
+        "strangers": JsonMember(Some(_CUT, _MOST_ENTRIES), "untrusted"),
+        "not_followed": JsonMember(SomeByName(EVERY_DOMAIN.__contains__, Integer(1, BEYOND - 1)), left_out=True),
+        "lost_credentials": JsonMember(Integer(1, _MOST_LOST), "lost", left_out=True),
         # None if one of them is no accessor, since whoever reads them must know all.
-        "credentials_in_use": Member(Items(word(names.uuid), _MOST_IN_USE, doubles=True), "in_use", left_out=True),
-        "kubernetes": Member(SomeByName(_COMPONENTS.__contains__, Text(kubernetes_versions.is_version)), left_out=True),
-        "foreign_cas": Member(_FOREIGN, "foreign", left_out=True),
-        "foreign_cas_ignored": Member(_FOREIGN, "foreign_ignored", left_out=True),
-        "by_hand": Member(_TEXTS, left_out=True),
-        "written_pins": Member(_HASHES, left_out=True),
-        "adoption": Member(ADOPTION, left_out=True),
-        "token_keys": Member(_TOKEN_KEYS, left_out=True),
-        "surplus": Member(_CERTIFICATES, left_out=True),
+        "credentials_in_use": JsonMember(Items(word(names.uuid), _MOST_IN_USE, doubles=True), "in_use", left_out=True),
+        "kubernetes": JsonMember(_VERSIONS, left_out=True),
+        "foreign_cas": JsonMember(_FOREIGN, "foreign", left_out=True),
+        "foreign_cas_ignored": JsonMember(_FOREIGN, "foreign_ignored", left_out=True),
+        "by_hand": JsonMember(_TEXTS, left_out=True),
+        "written_pins": JsonMember(_HASHES, left_out=True),
+        "adoption": JsonMember(ADOPTION, left_out=True),
+        "token_keys": JsonMember(_TOKEN_KEYS, left_out=True),
+        "surplus": JsonMember(_CERTIFICATES, left_out=True),
     },
     version=True,
 )

@@ -32,7 +32,7 @@ from vaultpki.model import (
 from vaultpki.places import Layout
 from vaultpki.records import foreign_cas
 from vaultpki.values import file_names, hosts, names, row_rules
-from vaultpki.values.json_object import SHA256, Integer, Items, JsonObject, OneOf, Text, word
+from vaultpki.values.json_object import DIGEST, Integer, Items, JsonObject, JsonText, OneOf, word
 
 Json = dict[str, Any]
 
@@ -51,7 +51,7 @@ MOST_CERTIFICATES: Final = 40
 """The largest number of certificates of one node; each one needs at least 21 strings of its record."""
 
 # The name of a certificate, or of a certificate and a pool (`certificates.pool_role`).
-_ROLE: Final = Text(re.compile(rf"{names.LABEL_PATTERN}(?:-{names.LABEL_PATTERN})?").fullmatch)
+_ROLE: Final = JsonText(re.compile(rf"{names.LABEL_PATTERN}(?:-{names.LABEL_PATTERN})?").fullmatch)
 _MOST_SECONDS = 100 * 365 * 86400 - 1
 _WORDS: Final = "usage or key"
 _KEY_FIELD: Final = "service_account"
@@ -166,7 +166,7 @@ def read_cluster(record: Mapping[str, Any], *, where: str, cluster: str | None =
     templates = []
     for name, value in entries.items():
         entry = _entry(value, f"{where}: templates.{name}")
-        text = entry.get("text", Text())
+        text = entry.get("text", JsonText())
         if len(text) > 1 << 16:
             raise entry.wrong("text")
         templates.append(UserTemplate(name, entry.get("file", word(names.file_name)), text, _roles(entry)))
@@ -175,7 +175,7 @@ def read_cluster(record: Mapping[str, Any], *, where: str, cluster: str | None =
     return ClusterRecord(
         cluster=own,
         endpoint=read.get("endpoint", word(hosts.endpoint)),
-        root_sha256=read.get("root_sha256", SHA256),
+        root_sha256=read.get("root_sha256", DIGEST),
         templates=tuple(templates),
         layout=layout,
         also_trust=foreign_cas.read(read),
@@ -332,16 +332,16 @@ def _pool(read: JsonObject, node: str) -> Pool | None:
 def _filled(read: JsonObject, key: str, check: Callable[[str], str], node: str) -> tuple[str, ...]:
     """Return a list of texts with `node` in place of `{node}`."""
     # The name of a pool's node may equal a name that cluster.yaml adds for all nodes.
-    filled = tuple(dict.fromkeys(text.replace(NODE, node) for text in read.get(key, Items(Text()))))
+    filled = tuple(dict.fromkeys(text.replace(NODE, node) for text in read.get(key, Items(JsonText()))))
     if not all(names.fits(text, check) for text in filled):
         raise read.wrong(key)
     return filled
 
 
 def _read_certificate(read: JsonObject, node: str, prefix: str) -> Certificate:
-    ca = read.get("ca", Text(ISSUING_CAS.__contains__))
+    ca = read.get("ca", JsonText(ISSUING_CAS.__contains__))
     usage, key = read.get("usage", OneOf(Usage, _WORDS)), read.get("key", OneOf(KeyType, _WORDS))
-    common_name = read.get("common_name", Text()).replace(NODE, node)
+    common_name = read.get("common_name", JsonText()).replace(NODE, node)
     if not names.fits(common_name, names.filled_name):
         raise read.wrong("common_name")
     subject = Subject(

@@ -17,16 +17,16 @@ from vaultpki.procedure.envelope import Envelope
 from vaultpki.procedure.phases import CA_PHASES, Side
 from vaultpki.values import hosts, names
 from vaultpki.values.json_object import (
+    DIGEST,
+    DIGEST_OR_EMPTY,
     FLAG,
-    SHA256,
-    SHA256_OR_EMPTY,
     TIME,
     Integer,
     Items,
-    Member,
+    JsonMember,
+    JsonText,
     Object,
     OneOf,
-    Text,
     word,
 )
 
@@ -59,7 +59,7 @@ MOST_NODES: Final = 5000
 _ADVICE: Final = "run `vaultpki ca status`"
 _WORDS: Final = "state, method or kept"
 _COMPONENT: Final = re.compile(r"[a-z][a-z0-9-]{0,40}")
-_ID: Final = Text(re.compile(r"[0-9a-f-]{0,64}").fullmatch)
+_ID: Final = JsonText(re.compile(r"[0-9a-f-]{0,64}").fullmatch)
 
 
 class State(enum.Enum):
@@ -186,10 +186,10 @@ class RotationRecord(Envelope[State]):
 
 REVISION: Final = Integer(1, BEYOND - 1)
 
-NODE: Final = word(hosts.node_name)
+NAMED_NODE: Final = word(hosts.node_name)
 """The name of a node."""
 
-NODES: Final = Items(NODE, MOST_NODES)
+NODES: Final = Items(NAMED_NODE, MOST_NODES)
 
 TURN: Final = word(hosts.node_name, or_empty=True)
 """The node whose turn it is; "" for none."""
@@ -200,7 +200,7 @@ def _is_component(text: str) -> bool:
     return names.fits(node, hosts.node_name) and _COMPONENT.fullmatch(component) is not None
 
 
-COMPONENTS: Final = Items(Text(_is_component), MOST_NODES)
+COMPONENT_NAMES: Final = Items(JsonText(_is_component), MOST_NODES)
 """Components of nodes, such as `cp-1/etcd`."""
 
 
@@ -216,10 +216,10 @@ def _odd(record: RotationRecord) -> str:
 _CA: Final = Object(
     CaRef,
     {
-        "name": Text(re.compile(r"[a-z-]{1,20}-[0-9]{1,6}(?:r[0-9]{1,6})?").fullmatch),
+        "name": JsonText(re.compile(r"[a-z-]{1,20}-[0-9]{1,6}(?:r[0-9]{1,6})?").fullmatch),
         "issuer": _ID,
         "key": _ID,
-        "sha256": SHA256_OR_EMPTY,
+        "sha256": DIGEST_OR_EMPTY,
     },
     "a CA",
     _ADVICE,
@@ -227,25 +227,25 @@ _CA: Final = Object(
 _RECORD: Final = Object(
     RotationRecord,
     {
-        "domain": Text(),
+        "domain": JsonText(),
         "state": OneOf(State, _WORDS),
         "method": OneOf(Method, _WORDS),
         "revision": REVISION,
         "since": TIME,
         "old": _CA,
-        "new": Member(_CA, null=True),
+        "new": JsonMember(_CA, null=True),
         "highest": Integer(1, 999_999),
-        "also": Items(SHA256, MOST_NODES),
+        "also": Items(DIGEST, MOST_NODES),
         "spread": Integer(0, MOST_SPREAD),
         "excused": NODES,
-        "restarted_components": Member(COMPONENTS, "restarted", left_out=True),
-        "checked": Member(NODES, left_out=True),
+        "restarted_components": JsonMember(COMPONENT_NAMES, "restarted", left_out=True),
+        "checked": JsonMember(NODES, left_out=True),
         "turn": TURN,
-        "kept": Member(OneOf(Kept, _WORDS), left_out=True),
-        "closing": Member(FLAG, left_out=True),
-        "accepting": Member(COMPONENTS, left_out=True),
-        "let_go": Member(FLAG, left_out=True),
-        "drops": Member(FLAG, left_out=True),
+        "kept": JsonMember(OneOf(Kept, _WORDS), left_out=True),
+        "closing": JsonMember(FLAG, left_out=True),
+        "accepting": JsonMember(COMPONENT_NAMES, left_out=True),
+        "let_go": JsonMember(FLAG, left_out=True),
+        "drops": JsonMember(FLAG, left_out=True),
     },
     "a record of vaultpki",
     _ADVICE,

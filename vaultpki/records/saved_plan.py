@@ -15,7 +15,7 @@ from typing import Final
 from vaultpki.errors import SpecError
 from vaultpki.redact import stamp
 from vaultpki.values import json_object
-from vaultpki.values.json_object import SHA256, SHA256_OR_EMPTY, TIME, ByName, Items, JsonObject, Text
+from vaultpki.values.json_object import DIGEST, DIGEST_OR_EMPTY, TIME, ByName, Items, JsonObject, JsonText
 
 _KIND: Final = "vaultpki plan"
 _VERSION: Final = 1
@@ -26,11 +26,11 @@ PLAN_MARK: Final = f'{{"kind": "{_KIND}", "version": {_VERSION},'
 MOST_PLAN_BYTES: Final = 64 * 1024 * 1024
 """The largest size of the file: about 1,000 bytes for each of 5,000 nodes, and room."""
 
-_FILE: Final = Text(re.compile(r"[^\0]{1,4095}").fullmatch)
+_FILE: Final = JsonText(re.compile(r"[^\0]{1,4095}").fullmatch)
 """A path, which Linux limits to 4,095 bytes (limits.h, PATH_MAX)."""
-_DIGESTS: Final = ByName(lambda name: True, SHA256)
+_DIGESTS: Final = ByName(lambda name: True, DIGEST)
 # Two lines of a plan may be the same.
-_LINES: Final = Items(Text(), doubles=True)
+_LINES: Final = Items(JsonText(), doubles=True)
 _WRONG: Final = (
     "is not as `vaultpki plan -o` writes it: it was changed or cut off, or is another file; save the plan again"
 )
@@ -121,15 +121,15 @@ def parse_plan(text: str, file: str) -> SavedPlan:
     saved = SavedPlan(
         file=read.get("file", _FILE),
         basis=Basis(
-            release=read.get("vaultpki", Text()),
-            cluster=read.get("cluster", Text()),
-            prefix=read.get("prefix", Text()),
-            addresses=read.get("addresses", Items(Text())),
-            namespace=read.get("namespace", Text()),
-            spec=digests.get("cluster.yaml", SHA256),
+            release=read.get("vaultpki", JsonText()),
+            cluster=read.get("cluster", JsonText()),
+            prefix=read.get("prefix", JsonText()),
+            addresses=read.get("addresses", Items(JsonText())),
+            namespace=read.get("namespace", JsonText()),
+            spec=digests.get("cluster.yaml", DIGEST),
             files=digests.get("files", _DIGESTS),
         ),
-        root_sha256=read.get("root_sha256", SHA256_OR_EMPTY),
+        root_sha256=read.get("root_sha256", DIGEST_OR_EMPTY),
         objects=digests.get("server", _DIGESTS),
         changes=digests.get("changes", _DIGESTS),
         shown=read.get("plan", _LINES),

@@ -19,19 +19,19 @@ from typing import ClassVar, Final
 
 from vaultpki.procedure.envelope import Envelope
 from vaultpki.procedure.phases import KEY_PHASES, Side
-from vaultpki.records.rotation import NODE, REVISION, ROTATION_FOLDER, TURN
+from vaultpki.records.rotation import NAMED_NODE, REVISION, ROTATION_FOLDER, TURN
 from vaultpki.values.json_object import (
+    DIGEST,
+    DIGEST_OR_EMPTY,
     FLAG,
-    SHA256,
-    SHA256_OR_EMPTY,
     TIME,
     ByName,
     Integer,
     Items,
-    Member,
+    JsonMember,
+    JsonText,
     Object,
     OneOf,
-    Text,
 )
 
 SERVICE_ACCOUNT_KEYS: Final = "service-account-keys"
@@ -227,10 +227,10 @@ def _odd(record: KeyRecord) -> str:
     return ""
 
 
-_PEM: Final = Text(lambda pem: 0 < len(pem) <= _LONGEST_PEM)
-_NODES: Final = Items(NODE, MOST_KEY_NODES)
+_PEM: Final = JsonText(lambda pem: 0 < len(pem) <= _LONGEST_PEM)
+_NODES: Final = Items(NAMED_NODE, MOST_KEY_NODES)
 _NUMBER: Final = Integer(1, LARGEST_KEY_NUMBER)
-_NUMBERS: Final = ByName(NODE.fits, _NUMBER, _MOST_KNOWN, order=str)
+_NUMBERS: Final = ByName(NAMED_NODE.fits, _NUMBER, _MOST_KNOWN, order=str)
 
 _KEYS: Final = Object(
     NodeKeys,
@@ -247,12 +247,12 @@ _KEYS: Final = Object(
 _DEPARTED: Final = Object(
     DepartedKey,
     {
-        "node": NODE,
-        "sha256": SHA256,
+        "node": NAMED_NODE,
+        "sha256": DIGEST,
         "why": OneOf(Departure),
         "since": TIME,
-        "pem": Text(_PEM.fits, or_empty=True),
-        "until": Member(TIME, null=True),
+        "pem": JsonText(_PEM.fits, or_empty=True),
+        "until": JsonMember(TIME, null=True),
     },
     "a key",
     _ADVICE,
@@ -265,15 +265,15 @@ _RECORD: Final = Object(
         "method": OneOf(KeyMethod),
         "revision": REVISION,
         "since": TIME,
-        "nodes": ByName(NODE.fits, _KEYS, MOST_KEY_NODES, order=str),
+        "nodes": ByName(NAMED_NODE.fits, _KEYS, MOST_KEY_NODES, order=str),
         "highest": _NUMBERS,
         "lowest": _NUMBERS,
         "departed": Items(_DEPARTED, MOST_DEPARTED, doubles=True),
-        "shared": SHA256_OR_EMPTY,
+        "shared": DIGEST_OR_EMPTY,
         "turn": TURN,
         "restarted": _NODES,
-        "checked": Member(_NODES, left_out=True),
-        "signing_since": Member(TIME, null=True),
+        "checked": JsonMember(_NODES, left_out=True),
+        "signing_since": JsonMember(TIME, null=True),
         "life": Integer(0, _LONGEST_LIFE),
         "stated": FLAG,
     },

@@ -76,20 +76,20 @@ class JsonObject:
             raise self.wrong(key)
         return JsonObject(value, f"{self._file}: {key}", self._problem)
 
-    def get(self, key: str, kind: Kind[_T]) -> _T:
+    def get(self, key: str, kind: JsonKind[_T]) -> _T:
         """Return a member of this kind."""
         try:
             return kind.read(self.value.get(key), f"{self._file}: {key}")
-        except Wrong as error:
+        except WrongValue as error:
             raise self.wrong("".join(error.args) or key) from None
 
 
-class Wrong(Exception):
+class WrongValue(Exception):
     """A value is not of its kind; `args` may have a name for the member that messages use."""
 
 
-class Kind(Generic[_T]):
-    """A kind of value. `read` returns it from JSON, or raises Wrong; `where` is its place for messages."""
+class JsonKind(Generic[_T]):
+    """A kind of value. `read` returns it from JSON, or raises WrongValue; `where` is its place for messages."""
 
     def read(self, value: Any, where: str) -> _T:
         raise NotImplementedError
@@ -99,7 +99,7 @@ class Kind(Generic[_T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Text(Kind[str]):
+class JsonText(JsonKind[str]):
     """Text for which `fits` returns something true; `or_empty` allows "" too."""
 
     fits: Callable[[str], object] = lambda text: True
@@ -107,17 +107,17 @@ class Text(Kind[str]):
 
     def read(self, value: Any, where: str) -> str:
         if not isinstance(value, str) or not (self.fits(value) or (self.or_empty and not value)):
-            raise Wrong
+            raise WrongValue
         return value
 
 
-def word(check: Callable[[str], str], *, or_empty: bool = False) -> Text:
+def word(check: Callable[[str], str], *, or_empty: bool = False) -> JsonText:
     """Return the kind of text that is in the normal form of `check`."""
-    return Text(lambda text: names.fits(text, check), or_empty)
+    return JsonText(lambda text: names.fits(text, check), or_empty)
 
 
 @dataclass(frozen=True, slots=True)
-class OneOf(Kind[Any]):
+class OneOf(JsonKind[Any]):
     """The value of an enum's member; `called` is the name that messages use for a text that is none of them.
 
     With `or_empty` "" stands for None.
@@ -133,14 +133,14 @@ class OneOf(Kind[Any]):
         try:
             return self.words(value)
         except ValueError:
-            raise Wrong(self.called if isinstance(value, str) else "") from None
+            raise WrongValue(self.called if isinstance(value, str) else "") from None
 
     def write(self, value: Any) -> Any:
         return "" if value is None else value.value
 
 
 @dataclass(frozen=True, slots=True)
-class Integer(Kind[int]):
+class Integer(JsonKind[int]):
     """A whole number within limits."""
 
     least: int = 0
@@ -149,12 +149,12 @@ class Integer(Kind[int]):
     def read(self, value: Any, where: str) -> int:
         # In Python, bool is a subclass of int.
         if type(value) is not int or not self.least <= value <= self.most:
-            raise Wrong
+            raise WrongValue
         return value
 
 
 @dataclass(frozen=True, slots=True)
-class Time(Kind[datetime]):
+class Time(JsonKind[datetime]):
     """A time as `redact.stamp` writes it; one so far off that sums overflow is wrong."""
 
     years: range = _YEARS
@@ -162,7 +162,7 @@ class Time(Kind[datetime]):
     def read(self, value: Any, where: str) -> datetime:
         found = moment(value)
         if found is None or found.year not in self.years:
-            raise Wrong
+            raise WrongValue
         return found
 
     def write(self, value: Any) -> Any:
@@ -172,35 +172,35 @@ class Time(Kind[datetime]):
 TIME: Final = Time()
 
 
-class _Flag(Kind[bool]):
+class _IsTrue(JsonKind[bool]):
     def read(self, value: Any, where: str) -> bool:
         return value is True
 
 
-FLAG: Final = _Flag()
+FLAG: Final = _IsTrue()
 """True; anything else counts as False."""
 
-SHA256: Final = Text(re.compile(r"[0-9a-f]{64}").fullmatch)
+DIGEST: Final = JsonText(re.compile(r"[0-9a-f]{64}").fullmatch)
 """A SHA-256 in lower-case hex."""
 
-SHA256_OR_EMPTY: Final = Text(SHA256.fits, or_empty=True)
+DIGEST_OR_EMPTY: Final = JsonText(DIGEST.fits, or_empty=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Items(Kind[Any]):
+class Items(JsonKind[Any]):
     """A list of at most so many different values; `doubles` allows equal ones."""
 
-    item: Kind[Any]
+    item: JsonKind[Any]
     most: int = sys.maxsize
     least: int = 0
     doubles: bool = False
 
     def read(self, value: Any, where: str) -> tuple[Any, ...]:
         if not isinstance(value, list) or not self.least <= len(value) <= self.most:
-            raise Wrong
+            raise WrongValue
         found = tuple(self.item.read(each, where) for each in value)
         if not self.doubles and len(set(found)) != len(found):
-            raise Wrong
+            raise WrongValue
         return found
 
     def write(self, value: Any) -> Any:
@@ -208,21 +208,21 @@ class Items(Kind[Any]):
 
 
 @dataclass(frozen=True, slots=True)
-class ByName(Kind[Any]):
+class ByName(JsonKind[Any]):
     """An object of at most so many values of one kind, by names for which `fits` returns something true.
 
     They are read and written in this `order`; as they are without one. `make` makes a key of a name.
     """
 
     fits: Callable[[str], object]
-    value: Kind[Any]
+    value: JsonKind[Any]
     most: int = sys.maxsize
     order: Callable[[Any], Any] | None = None
     make: Callable[[str], Any] = str
 
     def read(self, value: Any, where: str) -> dict[Any, Any]:
         if not isinstance(value, Mapping) or len(value) > self.most or not all(map(self.fits, value)):
-            raise Wrong
+            raise WrongValue
         found = {self.make(name): self.value.read(one, f"{where}: {name}") for name, one in value.items()}
         return {key: found[key] for key in self._ordered(found)}
 
@@ -234,7 +234,7 @@ class ByName(Kind[Any]):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class JsonMember:
     """A member of an object: its kind, and its `attribute` if that has another name.
 
     One that is `left_out` is not written while it has the default of its attribute, and gets it if it is missing; one
@@ -242,7 +242,7 @@ class Member:
     of that one are attributes here.
     """
 
-    kind: Kind[Any]
+    kind: JsonKind[Any]
     attribute: str = ""
     left_out: bool = False
     null: bool = False
@@ -253,7 +253,7 @@ class Member:
         return found if self.spread else {self.attribute: found}
 
 
-class Object(Kind[_T]):
+class Object(JsonKind[_T]):
     """An object that `make`, a dataclass, has as a value; its members in the order in which they are written.
 
     What else it has is ignored, so that a later release may add to it. Messages have what it is `called`, and `advice`;
@@ -264,7 +264,7 @@ class Object(Kind[_T]):
     def __init__(
         self,
         make: type[_T],
-        members: Mapping[str, Kind[Any] | Member],
+        members: Mapping[str, JsonKind[Any] | JsonMember],
         called: str = "",
         advice: str = "",
         *,
@@ -275,7 +275,7 @@ class Object(Kind[_T]):
         self._make, self._odd, self._version = make, odd, version
         self._other = f"is not {called}; {advice}"
         self._problem = problem or f"contains a value that vaultpki does not write; {advice}"
-        given = {name: one if isinstance(one, Member) else Member(one) for name, one in members.items()}
+        given = {name: one if isinstance(one, JsonMember) else JsonMember(one) for name, one in members.items()}
         self._members = {name: replace(one, attribute=one.attribute or name) for name, one in given.items()}
         declared = fields(make) if is_dataclass(make) else ()
         self._defaults = {each.name: each.default for each in declared if each.default is not MISSING}
@@ -302,7 +302,7 @@ class Object(Kind[_T]):
         """Return the error for the member of this name."""
         return SpecError(self._problem, file=where, field=name)
 
-    def _given(self, value: Mapping[str, Any]) -> Iterator[tuple[str, Member]]:
+    def _given(self, value: Mapping[str, Any]) -> Iterator[tuple[str, JsonMember]]:
         for name, member in self._members.items():
             if value.get(name) is not None or not (member.null or (member.left_out and name not in value)):
                 yield name, member

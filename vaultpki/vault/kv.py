@@ -10,17 +10,17 @@ from vaultpki.errors import ChangedMeanwhile, Refused
 from vaultpki.vault.answers import Json, member
 from vaultpki.vault.client import Vault
 
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored(Generic[R]):
+class Stored(Generic[_R]):
     """A record, None if there is none, and the version in the KV store that a check-and-set names.
 
     `problem` is why it was left aside, in one sentence; "" if it was not.
     """
 
-    record: R | None = None
+    record: _R | None = None
     version: int = 0
     problem: str = ""
 
@@ -31,13 +31,13 @@ def version_of(holding: Mapping[str, Any]) -> int:
     return version if type(version) is int else 0
 
 
-def stored(holding: Mapping[str, Any], read: Callable[[Any], R]) -> Stored[R]:
+def stored(holding: Mapping[str, Any], read: Callable[[Any], _R]) -> Stored[_R]:
     """Return the record in what a KV store holds at a path, as `read` reads it, with its version."""
     version, found = version_of(holding), holding.get("data")
     return Stored(None if found is None else read(found), version)
 
 
-def read_stored(vault: Vault, store: str, path: str, read: Callable[[Any], R]) -> Stored[R]:
+def read_stored(vault: Vault, store: str, path: str, read: Callable[[Any], _R]) -> Stored[_R]:
     """Return the record at a path of a store, as `read` reads it, with its version."""
     # Of a deleted record there is the version, which a check-and-set must name.
     found = vault.api.secrets.kv.v2.read_secret(path, mount_point=store, raise_on_deleted_version=False)

@@ -11,13 +11,13 @@ import pytest
 
 from vaultpki.errors import SpecError
 from vaultpki.values import names
-from vaultpki.values.json_object import Integer, Items, JsonObject, Member, Object, Text, parse, word
+from vaultpki.values.json_object import Integer, Items, JsonMember, JsonObject, JsonText, Object, parse, word
 
 VALUE = {"version": 1, "word": "a-1", "text": "any", "texts": ["a", "b"], "integer": 5}
 READ: dict[str, Callable[[JsonObject], Any]] = {
     "word": lambda read: read.get("word", word(names.label)),
-    "text": lambda read: read.get("text", Text()),
-    "texts": lambda read: read.get("texts", Items(Text())),
+    "text": lambda read: read.get("text", JsonText()),
+    "texts": lambda read: read.get("texts", Items(JsonText())),
     "integer": lambda read: read.get("integer", Integer(0, 10)),
     "version": lambda read: read.refuse_other_version(),
 }
@@ -66,9 +66,9 @@ class Pair:
 PAIR: Object[Pair] = Object(
     Pair,
     {
-        "name": Text(),
-        "second": Member(Text(), "other", null=True),
-        "words": Member(Items(Text(), 2), left_out=True),
+        "name": JsonText(),
+        "second": JsonMember(JsonText(), "other", null=True),
+        "words": JsonMember(Items(JsonText(), 2), left_out=True),
     },
     "a pair",
     "do this",
