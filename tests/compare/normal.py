@@ -7,6 +7,7 @@ is known keep it: <fingerprint of demo root CA> is not <fingerprint of demo etcd
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
@@ -30,15 +31,26 @@ UPTIME = frozenset({"uptime"})
 
 # Quoted within YAML, a line ends in a backslash and an n.
 _PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----(?:\n|\\n)?", re.DOTALL)
+# What a random value looks like, among other words: tokens begin with a letter and a dot.
+_WORD = re.compile(r"(?:\b(?:hv[sb]|s|b)\.)?[\w-]{3,}", re.ASCII)
 _UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 # Serials, key ids, fingerprints, digests. A serial may lack its leading zeros.
 _HEX = re.compile(r"\b(?:[0-9a-f]{2}[:-]){14,}[0-9a-f]{2}\b|\b[0-9a-f]{30,}\b", re.IGNORECASE)
+_OWNED = re.compile(r"<(?:fingerprint|serial|key id) of [^>]+>|<hex>")
+_GENERATION = re.compile(r"[0-9a-f]{8}")
 _REST = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?"), "<time>"),
     (re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\dZ"), "<minute>"),
     (re.compile(r"\b(?:hv[sb]|s|b)\.[\w-]{20,}"), "<other token>"),
     # The name of a generation of files, or a short digest.
     (re.compile(r"\b[0-9a-f]{16}\b"), "<16 digits>"),
+    # How old a report is, with the spaces of its column, and how long a gate still waits.
+    (re.compile(r" +\d+[smh](?:\d+[sm])? ago\b"), " <while> ago"),
+    (re.compile(r"\b(?:\d+m)?\d+s more\b"), "<while> more"),
+    # Generations of CAs of a node, which are digits alone only in a column of `nodes`.
+    (re.compile(r"\b(?=\d*[a-f])[0-9a-f]{8}\b|\b\d{8}(?=(?: +\d+){2}$)", re.MULTILINE), "<8 digits>"),
+    # Which of two requests at the same time is refused first.
+    (re.compile(r"\brefuses GET sys/(?:auth|mounts):"), "refuses GET sys/<auth or mounts>:"),
     # Seconds since 1970, from 2023 to 2033.
     (re.compile(r"\b1[789]\d{8}(?:\.\d+)?\b"), "<seconds>"),
 )
@@ -50,9 +62,11 @@ class Normaliser:
 
     known: dict[str, str] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
+    _read: set[str] = field(default_factory=set)
+    _made: dict[bytes, tuple[str, ...]] = field(default_factory=dict)
 
     def learn(self, value: object, under: str = "") -> None:
-        """Take random values from a server's answer, and certificates from any text."""
+        """Take random values from a server's answer, and certificates from any text, before anything is replaced."""
         match value:
             case dict():
                 for key, inner in value.items():
@@ -66,16 +80,17 @@ class Normaliser:
                     self.learn(inner, under)
             case str():
                 for found in _PEM.finditer(value):
-                    if found[1] == "CERTIFICATE":
+                    if found[1] == "CERTIFICATE" and found[0] not in self._read:
+                        self._read.add(found[0])
                         self._learn_certificate(found[0])
 
     def text(self, text: str) -> str:
         """Return the text with placeholders."""
         text = _PEM.sub(lambda found: meaning(found[1], found[0]) + "\n", text)
-        if self.known:
-            # The longest first, since one may begin as another does.
-            literals = "|".join(map(re.escape, sorted(self.known, key=len, reverse=True)))
-            text = re.sub(literals, lambda found: self.known[found[0]], text)
+        # A place is no word of its own.
+        for place in (each for each in self.known if not _WORD.fullmatch(each)):
+            text = text.replace(place, self.known[place])
+        text = _WORD.sub(lambda found: self.known.get(found[0], found[0]), text)
         text = _UUID.sub("<uuid>", text)
         text = _HEX.sub(lambda found: self.owners.get(_plain(found[0]), "<hex>"), text)
         for pattern, word in _REST:
@@ -88,14 +103,17 @@ class Normaliser:
             case dict():
                 return {self.text(key): self._member(key, inner) for key, inner in value.items()}
             case list():
-                return [self.value(inner) for inner in value]
+                made = [self.value(inner) for inner in value]
+                # Sets of CAs are written in the order of their digests, which is chance.
+                named = all(isinstance(each, str) and _OWNED.fullmatch(each) for each in made)
+                return sorted(made) if named else made
             case str():
                 if value.startswith("{"):
                     try:
                         return {"<JSON as text>": self.value(json.loads(value))}
                     except ValueError:
                         pass
-                return self.text(value)
+                return "<8 digits>" if _GENERATION.fullmatch(value) else self.text(value)
             case bool() | None:
                 return value
             case int() | float():
@@ -106,12 +124,18 @@ class Normaliser:
     def _member(self, key: str, inner: Any) -> Any:
         if key in UPTIME:
             return "<seconds>"
+        # What is left of the life of a root, at the moment when it signs another one.
+        if key == "ttl" and isinstance(inner, int) and inner > 10**8:
+            return round(inner, -4)
         return round(inner, -1) if key in ROUNDED else self.value(inner)
 
     def lines(self, content: bytes) -> tuple[str, ...]:
         """Return the lines of a body, an output or a file: JSON indented with sorted keys, else its text."""
-        value = self.value(parsed(content))
-        return tuple((value if isinstance(value, str) else json.dumps(value, indent=1, sort_keys=True)).splitlines())
+        if content not in self._made:
+            value = self.value(parsed(content))
+            text = value if isinstance(value, str) else json.dumps(value, indent=1, sort_keys=True)
+            self._made[content] = tuple(text.splitlines())
+        return self._made[content]
 
     def _learn_certificate(self, pem: str) -> None:
         certificate = x509.load_pem_x509_certificate(_lines(pem))
@@ -133,6 +157,7 @@ def parsed(content: bytes) -> object:
         return text
 
 
+@functools.cache
 def meaning(label: str, pem: str) -> str:
     """Return in one line what a PEM block means: names, usages and lifetime, nothing random and no key."""
     match label:

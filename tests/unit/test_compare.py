@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
+import pytest
 import trustme
 
-from compare.__main__ import Deliberate
+from compare.__main__ import ROOT, Deliberate, chosen, report
+from compare.life import WAITS, Transcript, shortened, split, written
 from compare.normal import Block, Normaliser, differences
+from compare.situations import LIVES
 
 PEM = trustme.CA(organization_name="x").issue_cert("api.internal", "10.0.0.1", common_name="kube-apiserver")
 
@@ -77,3 +82,84 @@ def test_a_deliberate_difference_covers_its_own_lines_alone() -> None:
     assert not meant.covers("apply", "requests", "POST /v1/pki/roles/x", ("-max_ttl: 2", "+max_ttl: 3", "+ttl: 1"))
     assert not meant.covers("apply", "tree", "POST /v1/pki/roles/x", ("-max_ttl: 2",))
     assert not meant.covers("destroy", "requests", "POST /v1/pki/roles/x", ("-max_ttl: 2",))
+
+
+def test_what_only_one_side_did_is_a_difference(capsys: pytest.CaptureFixture[str]) -> None:
+    one: Transcript = {
+        "ca/steady: ca status": {"exit": [("exit code", ("0",))], "text": [("stdout", ("All is well.",))]}
+    }
+    other: Transcript = {**one, "ca/steady: ca continue": {"exit": [("exit code", ("3",))]}}
+    assert report(one, one, text=True) == 0
+    assert report(one, other, text=True) == report(other, one, text=True) == 1
+    assert "=== ca/steady: ca continue: exit" in capsys.readouterr().out
+
+
+def test_a_word_for_people_is_compared_unless_it_is_left_out() -> None:
+    one: Transcript = {"ca/steady: ca status": {"text": [("stdout", ("All is well.",))]}}
+    other: Transcript = {"ca/steady: ca status": {"text": [("stdout", ("All is good.",))]}}
+    assert report(one, other, text=True) == 1
+    assert report(one, other, text=False) == 0
+
+
+def test_the_list_has_sixty_situations_and_each_life_its_own_names() -> None:
+    assert sum(len(life.situations) for life in LIVES.values()) >= 60
+    assert all(name == life.name for name, life in LIVES.items())
+    for life in LIVES.values():
+        for commands in (*life.situations.values(), life.views):
+            assert list(split(commands)), life.name
+
+
+def test_lives_and_situations_are_chosen_by_name() -> None:
+    assert chosen([]) == dict.fromkeys(LIVES, "")
+    assert chosen(["root/retired", "keys"]) == {"root": "retired", "keys": ""}
+    for wrong in ("rot", "root/retried"):
+        with pytest.raises(ValueError, match="there is no situation"):
+            chosen([wrong])
+
+
+def test_commands_of_a_line_and_their_codes() -> None:
+    assert list(split("plan;\n  ca continue => 3")) == ["plan", "ca continue => 3"]
+    assert list(split("plan; ca continue => 3; PASS", "any")) == ["plan => any", "ca continue => 3", "PASS"]
+    assert written(["enroll", "cp-1", "-o", "joins/cp-1.json"]) == "joins" and written(["plan"]) == ""
+
+
+def test_waits_are_shortened_wherever_they_are_defined(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (first, seconds), *others = WAITS.items()
+    (tmp_path / "one.py").write_text(f"A = 1\n{first}: Final = 5 * 60\nB = {first}\n")
+    (tmp_path / "inner/two.py").write_text("".join(f"{name}: Final = 5 * 60\n" for name, _ in others))
+    assert shortened(tmp_path) == []
+    assert (tmp_path / "one.py").read_text() == f"A = 1\n{first}: Final = {seconds}\nB = {first}\n"
+    assert "5 * 60" not in (tmp_path / "inner/two.py").read_text()
+    (tmp_path / "one.py").write_text("")
+    assert shortened(tmp_path) == [first]
+
+
+def test_this_checkout_has_all_of_them(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "vaultpki", tmp_path / "vaultpki")
+    assert shortened(tmp_path) == []
+
+
+def test_how_long_ago_and_generations_of_cas_are_replaced() -> None:
+    row = "cp-1  listed  worker  ok  in 29d  99%{}s ago  0.3.0  {}      0       1"
+    said = {Normaliser().text(row.format(*each)) for each in (("     4", "ac23d67e"), ("    12", "31207493"))}
+    assert said == {"cp-1  listed  worker  ok  in 29d  99% <while> ago  0.3.0  <8 digits>      0       1"}
+    assert Normaliser().text("it waits 4m50s more") == Normaliser().text("it waits 9s more")
+    assert Normaliser().value({"cas": "31207493", "ttl": 31536000}) == {"cas": "<8 digits>", "ttl": 31536000}
+
+
+def test_a_learned_value_is_replaced_as_a_whole_word_and_a_place_anywhere() -> None:
+    normaliser = Normaliser({"s.abcdef": "<token>", "/srv/x": "<folder>", "127.0.0.1:5": "<server>"})
+    assert normaliser.text("aliases.abcdef s.abcdef s.abcdefg") == "aliases.abcdef <token> s.abcdefg"
+    assert normaliser.text("/srv/x/pki http://127.0.0.1:5/v1") == "<folder>/pki http://<server>/v1"
+
+
+def test_a_set_of_cas_has_no_order_and_other_lists_keep_theirs() -> None:
+    normaliser = Normaliser(owners={"a" * 64: "<fingerprint of CA 2>", "b" * 64: "<fingerprint of CA 1>"})
+    assert normaliser.value(["a" * 64, "b" * 64]) == normaliser.value(["b" * 64, "a" * 64])
+    assert normaliser.value(["x", "a" * 64]) != normaliser.value(["a" * 64, "x"])
+
+
+def test_what_is_left_of_the_life_of_a_root_is_rounded_and_other_lifetimes_are_not() -> None:
+    assert Normaliser().value({"ttl": 315359873}) == Normaliser().value({"ttl": 315359691}) == {"ttl": 315360000}
+    assert Normaliser().value({"ttl": 63072001}) == {"ttl": 63072001}
