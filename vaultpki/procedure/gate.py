@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import ParamSpec
 
 _Asked = ParamSpec("_Asked")
+ByItself = Mapping[Callable[_Asked, str], Callable[_Asked, bool]]
+"""The checks of which agents may do what is waited for without a person, and whether they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,11 @@ class Gate:
 def first_found(
     node: str,
     checks: Iterable[Callable[_Asked, str]],
-    by_itself: Mapping[Callable[_Asked, str], Callable[_Asked, bool]],
+    by_itself: ByItself[_Asked],
     *asked: _Asked.args,
     **named: _Asked.kwargs,
 ) -> Waiting:
-    """Return what the first of the `checks` that finds something says of a node; without a reason if none does.
-
-    `by_itself` has the checks of which agents may do what is waited for without a person, and tells whether they do.
-    """
+    """Return what the first of the `checks` that finds something says of a node; without a reason if none does."""
     for check in checks:
         if reason := check(*asked, **named):
             return Waiting(node, reason, itself=check in by_itself and by_itself[check](*asked, **named))

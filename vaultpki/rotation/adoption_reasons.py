@@ -6,11 +6,11 @@ false report harms its own machine, or delays the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.procedure.gate import Waiting, first_found
+from vaultpki.procedure.gate import ByItself, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
@@ -302,8 +302,7 @@ def _keys(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -
     return ""
 
 
-_Check = Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], str]
-MACHINE_CHECKS: Final[tuple[_Check, ...]] = (
+MACHINE_CHECKS: Final[tuple[Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], str], ...]] = (
     _set_back,
     _echo,
     _signer,
@@ -321,7 +320,7 @@ MACHINE_CHECKS: Final[tuple[_Check, ...]] = (
 )
 """What a gate asks of a machine's report, in this order. A test runs the command of each sentence."""
 
-_BY_ITSELF: Final[Mapping[_Check, Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], bool]]] = {
+_BY_ITSELF: Final[ByItself[[AdoptionStep, AdoptedMachine, AdoptionReport]]] = {
     _echo: lambda step, machine, report: True,
     **dict.fromkeys((_steps, _trust, _memory, _leaves, _shown, _signer), lambda step, machine, report: report.by_agent),
 }

@@ -15,7 +15,7 @@ from typing import Final
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, SKEW, bundle
 from vaultpki.kubernetes_versions import minors, oldest
 from vaultpki.procedure import words
-from vaultpki.procedure.gate import Waiting, first_found
+from vaultpki.procedure.gate import ByItself, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.readers import READERS
@@ -362,8 +362,7 @@ def surplus(report: NodeReport, domain: str) -> dict[str, CertificateReport]:
     return {place: one for place, one in report.surplus.items() if one.ca == domain}
 
 
-_Check = Callable[[Transition, Participant, NodeReport], str]
-GATE_CHECKS: Final[tuple[_Check, ...]] = (
+GATE_CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]] = (
     _future,
     _old_agent,
     _behind,
@@ -377,7 +376,7 @@ GATE_CHECKS: Final[tuple[_Check, ...]] = (
 )
 """What a gate asks of a node's report, in this order. A test runs the command of each sentence."""
 
-_BY_ITSELF: Final[Mapping[_Check, Callable[[Transition, Participant, NodeReport], bool]]] = {
+_BY_ITSELF: Final[ByItself[[Transition, Participant, NodeReport]]] = {
     _echo: lambda step, node, report: step.record.domain in report.seen,
     _restarts: lambda step, node, report: step.turn not in ("", node.name) or step.key in report.owed,
     _hooks: lambda step, node, report: step.record.domain in report.waiting,

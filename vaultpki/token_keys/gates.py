@@ -6,7 +6,7 @@ left out: its kube-apiserver may sign tokens all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,7 +15,7 @@ from vaultpki.certificates import SKEW
 from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.pki.key_plan import refuses
 from vaultpki.procedure import words
-from vaultpki.procedure.gate import Gate, Waiting, first_found
+from vaultpki.procedure.gate import ByItself, Gate, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.service_account import Departure, KeyRecord, KeyState, NodeKeys
@@ -281,8 +281,7 @@ def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> 
     return f"its kube-apiserver {what}: {to_start(holder, step.command)}"
 
 
-_Check = Callable[[KeyTransition, KeyHolder, NodeKeys | None], str]
-KEY_GATE_CHECKS: Final[tuple[_Check, ...]] = (
+KEY_GATE_CHECKS: Final[tuple[Callable[[KeyTransition, KeyHolder, NodeKeys | None], str], ...]] = (
     _unreported,
     _no_keys,
     _behind,
@@ -296,7 +295,7 @@ KEY_GATE_CHECKS: Final[tuple[_Check, ...]] = (
 )
 """What a gate asks of a node, in this order. A test runs the command of each sentence."""
 
-_BY_ITSELF: Final[Mapping[_Check, Callable[[KeyTransition, KeyHolder, NodeKeys | None], bool]]] = {
+_BY_ITSELF: Final[ByItself[[KeyTransition, KeyHolder, NodeKeys | None]]] = {
     _echo: lambda step, holder, entry: True,
     _files: lambda step, holder, entry: True,
     _started: lambda step, holder, entry: (
