@@ -137,7 +137,7 @@ def test_the_model_says_of_each_rule_what_the_control_run_quotes(rule: str) -> N
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> ImaginedCluster:
     """Three nodes at rest, and rules that are on again after the test."""
-    for module, name in ((gates, "_started"), (gates, "_life"), (gates, "SKEW"), (course, "next_turn")):
+    for module, name in ((gates, "KEY_GATE_CHECKS"), (gates, "_life"), (gates, "SKEW"), (course, "next_turn")):
         monkeypatch.setattr(module, name, getattr(module, name))
     cluster = ImaginedCluster({})
     for name in ("cp-1", "cp-2", "cp-3"):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import ParamSpec
+
+_Asked = ParamSpec("_Asked")
+ByItself = Mapping[Callable[_Asked, str], Callable[_Asked, bool]]
+"""The checks of which agents may do what is waited for without a person, and whether they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,20 @@ class Gate:
     def also(self, more: Iterable[Waiting]) -> Gate:
         """Return the gate with more that it waits for."""
         return replace(self, waiting=(*self.waiting, *more))
+
+
+def first_found(
+    node: str,
+    checks: Iterable[Callable[_Asked, str]],
+    by_itself: ByItself[_Asked],
+    *asked: _Asked.args,
+    **named: _Asked.kwargs,
+) -> Waiting:
+    """Return what the first of the `checks` that finds something says of a node; without a reason if none does."""
+    for check in checks:
+        if reason := check(*asked, **named):
+            return Waiting(node, reason, itself=check in by_itself and by_itself[check](*asked, **named))
+    return Waiting(node, "")
 
 
 @dataclass(frozen=True, slots=True)

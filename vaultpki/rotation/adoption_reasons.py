@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.procedure.gate import Waiting
+from vaultpki.procedure.gate import ByItself, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
@@ -30,11 +30,11 @@ _CLOCKS: Final = timedelta(seconds=120)
 """By how much the API server's view of a start may differ from the machine's own: clocks, and the status that lags."""
 
 
-def reason(step: AdoptionStep, machine: AdoptedMachine) -> str:
-    """Return what must happen on a machine before the step, as a sentence without a subject; "" if nothing."""
+def waits_for(step: AdoptionStep, machine: AdoptedMachine) -> Waiting:
+    """Return what must happen on a machine before the step; without a reason if nothing."""
     if not machine.enrolled or machine.report is None:
-        return _no_agent(machine)
-    return next((found for check in MACHINE_CHECKS if (found := check(step, machine, machine.report))), "")
+        return Waiting(machine.name, _no_agent(machine))
+    return first_found(machine.name, MACHINE_CHECKS, _BY_ITSELF, step, machine, machine.report)
 
 
 def waiting(step: AdoptionStep, machines: Iterable[AdoptedMachine]) -> Iterator[Waiting]:
@@ -53,17 +53,8 @@ def waiting(step: AdoptionStep, machines: Iterable[AdoptedMachine]) -> Iterator[
         optional = step.resting and step.to is not AdoptionState.DONE
         if optional and machine.report is None and not machine.enrolled:
             continue
-        if why := reason(step, machine):
-            yield Waiting(machine.name, why, itself=by_itself(step, machine))
-
-
-def by_itself(step: AdoptionStep, machine: AdoptedMachine) -> bool:
-    """Return whether the agent does what is waited for without a person, at its next pass or turn."""
-    report = machine.report
-    if not machine.enrolled or report is None:
-        return False
-    first = next((check for check in MACHINE_CHECKS if check(step, machine, report)), None)
-    return first is _echo or (report.by_agent and first in (_steps, _trust, _memory, _leaves, _shown, _signer))
+        if (found := waits_for(step, machine)).reason:
+            yield found
 
 
 def settled(step: AdoptionStep, machine: AdoptedMachine) -> datetime:
@@ -328,6 +319,12 @@ MACHINE_CHECKS: Final[tuple[Callable[[AdoptionStep, AdoptedMachine, AdoptionRepo
     _keys,
 )
 """What a gate asks of a machine's report, in this order. A test runs the command of each sentence."""
+
+_BY_ITSELF: Final[ByItself[[AdoptionStep, AdoptedMachine, AdoptionReport]]] = {
+    _echo: lambda step, machine, report: True,
+    **dict.fromkeys((_steps, _trust, _memory, _leaves, _shown, _signer), lambda step, machine, report: report.by_agent),
+}
+"""What the agent does at its next pass or turn, and when."""
 
 _WORDS: Final = {Side.OLD: "old", Side.NEW: "new"}
 _MACHINE_DOES: Final = "run `vaultpki adopt node` there as root, which does it or says why not"

@@ -75,9 +75,8 @@ def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[O
     for node in sorted(nodes, key=lambda each: each.name):
         counts, why_not = _counts(record, node, step.now)
         if counts:
-            reason = reasons.reason(step, node)
-            if reason:
-                waiting.append(Waiting(node.name, reason, itself=reasons.by_itself(step, node)))
+            if (found := reasons.waits_for(step, node)).reason:
+                waiting.append(found)
             opens = max(opens, reasons.settled(step, node))
             if node.unversioned and step.path in TRUST_STEPS:
                 unversioned[node.name] = node.unversioned

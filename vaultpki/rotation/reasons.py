@@ -15,6 +15,7 @@ from typing import Final
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, SKEW, bundle
 from vaultpki.kubernetes_versions import minors, oldest
 from vaultpki.procedure import words
+from vaultpki.procedure.gate import ByItself, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.readers import READERS
@@ -107,11 +108,11 @@ def command(to: State) -> str:
     return "vaultpki ca abort" if to in (State.RETURNING, State.STEADY) else "vaultpki ca continue"
 
 
-def reason(step: Transition, node: Participant) -> str:
-    """Return what must happen on a node that counts before the step may be taken; "" if nothing."""
+def waits_for(step: Transition, node: Participant) -> Waiting:
+    """Return what must happen on a node that counts before the step may be taken; without a reason if nothing."""
     if node.report is None:
-        return unreported(step, node)
-    return next((found for check in GATE_CHECKS if (found := check(step, node, node.report))), "")
+        return Waiting(node.name, unreported(step, node))
+    return first_found(node.name, GATE_CHECKS, _BY_ITSELF, step, node, node.report)
 
 
 def unreported(step: Transition, node: Participant) -> str:
@@ -123,21 +124,6 @@ def unreported(step: Transition, node: Participant) -> str:
         return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
     end = "lock" if node.kind == "listed" else "unenroll"
     return words.never_reported(node.name, node.join_until, end) + _or_without(step, node)
-
-
-def by_itself(step: Transition, node: Participant) -> bool:
-    """Return whether agents do what is waited for on a node, at their next pass or turn, without a person."""
-    report = node.report
-    first = next((check for check in GATE_CHECKS if report is not None and check(step, node, report)), None)
-    if report is None or first is None:
-        return False
-    if first is _echo:
-        return step.record.domain in report.seen
-    if first is _restarts:
-        return step.turn not in ("", node.name) or step.key in report.owed
-    if first is _hooks:
-        return step.record.domain in report.waiting
-    return first is _leaf and any(leaf is not None for _, leaf in _leaves(node, report))
 
 
 def settled(step: Transition, node: Participant) -> datetime:
@@ -389,6 +375,14 @@ GATE_CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], .
     _surplus,
 )
 """What a gate asks of a node's report, in this order. A test runs the command of each sentence."""
+
+_BY_ITSELF: Final[ByItself[[Transition, Participant, NodeReport]]] = {
+    _echo: lambda step, node, report: step.record.domain in report.seen,
+    _restarts: lambda step, node, report: step.turn not in ("", node.name) or step.key in report.owed,
+    _hooks: lambda step, node, report: step.record.domain in report.waiting,
+    _leaf: lambda step, node, report: any(leaf is not None for _, leaf in _leaves(node, report)),
+}
+"""What agents do at their next pass or turn, and when."""
 
 
 def _concerned(step: Transition, node: Participant) -> bool:

@@ -327,8 +327,8 @@ def record_json(record: RotationRecord, gate: Gate | None) -> dict[str, Any]:
         "method": record.method.value,
         "old": record.old.name,
         "new": None if record.new is None else record.new.name,
-        "waiting_for": _waiting(gate.waiting if gate is not None else ()),
-        "left_out": _waiting(gate.excused if gate is not None else ()),
+        "waiting_for": waiting_json(gate.waiting if gate is not None else ()),
+        "left_out": waiting_json(gate.excused if gate is not None else ()),
         "opens": None if gate is None or gate.opens is None else stamp(gate.opens),
         "turn": record.turn or None,
         "accepting": list(record.accepting),
@@ -337,7 +337,8 @@ def record_json(record: RotationRecord, gate: Gate | None) -> dict[str, Any]:
     }
 
 
-def _waiting(entries: tuple[Waiting, ...]) -> list[dict[str, str]]:
+def waiting_json(entries: tuple[Waiting, ...]) -> list[dict[str, str]]:
+    """Return what is waited for, for programs."""
     return [{"node": each.node, "reason": printable(each.reason)} for each in entries]
 
 
@@ -354,9 +355,9 @@ def _ca_json(ca: CaStatus, now: datetime) -> dict[str, Any]:
         "since": None if record is None else stamp(record.since),
         "problem": printable(ca.problem) or None,
         "advice": printable(ca.advice) or None,
-        "apart": _waiting(ca.apart),
+        "apart": waiting_json(ca.apart),
         "left_over": [{"sha256": each.sha256, "nodes": list(each.nodes)} for each in ca.left_over],
-        "waiting_for": _waiting((*(ca.gate.waiting if ca.gate is not None else ()), *ca.behind)),
+        "waiting_for": waiting_json((*(ca.gate.waiting if ca.gate is not None else ()), *ca.behind)),
     }
 
 

@@ -183,7 +183,7 @@ def key_json(done: KeyStepDone) -> dict[str, Any]:
             for name, keys in sorted((record.nodes if record is not None else {}).items())
         },
         "shared": bool(record is not None and record.shared),
-        "waiting_for": _waiting(gate.waiting if gate is not None else ()),
+        "waiting_for": ca_text.waiting_json(gate.waiting if gate is not None else ()),
         "opens": None if gate is None or gate.opens is None else stamp(gate.opens),
         "turn": None if record is None else record.turn or None,
         "signing_since": _time(record.signing_since if record is not None else None),
@@ -193,21 +193,17 @@ def key_json(done: KeyStepDone) -> dict[str, Any]:
             {"node": each.node, "why": each.why.value, "since": stamp(each.since), "until": _time(each.until)}
             for each in (record.departed if record is not None else ())
         ],
-        "joining": _waiting(done.joining),
+        "joining": ca_text.waiting_json(done.joining),
         "may_start": list(done.may_start),
         "to_read": list(done.to_read),
         "sharing": list(done.sharing),
-        "stolen": _waiting(done.counting),
-        "differing": _waiting(done.differing),
-        "restarts": _waiting(done.restarts),
+        "stolen": ca_text.waiting_json(done.counting),
+        "differing": ca_text.waiting_json(done.differing),
+        "restarts": ca_text.waiting_json(done.restarts),
         "notes": [printable(note) for note in done.notes],
         "next": None if to is None else to.value,
         "back": None if back is None else back.value,
     }
-
-
-def _waiting(entries: tuple[Waiting, ...]) -> list[dict[str, str]]:
-    return [{"node": each.node, "reason": printable(each.reason)} for each in entries]
 
 
 def _time(when: datetime | None) -> str | None:

@@ -7,7 +7,7 @@ left out: its kube-apiserver may sign tokens all the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,7 +15,7 @@ from vaultpki.certificates import SKEW
 from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.pki.key_plan import refuses
 from vaultpki.procedure import words
-from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.procedure.gate import ByItself, Gate, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.service_account import Departure, KeyRecord, KeyState, NodeKeys
@@ -61,7 +61,7 @@ class KeyTransition:
 
     `life` is the longest life of tokens as far as it is known. `legacy` are the Secrets with tokens that never expire,
     None if nobody has looked; `without_legacy` says that a person gives their tokens up. `published` are the key sets
-    outside of the cluster by which others check tokens.
+    outside of the cluster by which others check tokens. `turn` is the node that restarts, once its gate knows.
     """
 
     record: KeyRecord
@@ -72,6 +72,7 @@ class KeyTransition:
     legacy: tuple[LegacyToken, ...] | None = None
     without_legacy: bool = False
     published: tuple[PublishedKeys, ...] = ()
+    turn: str = ""
 
     @property
     def path(self) -> tuple[KeyState, KeyState]:
@@ -89,13 +90,9 @@ def key_gate(step: KeyTransition) -> Gate:
     home = _home(step)
     if step.path in FREE_KEY_STEPS:
         return Gate(tuple(home), opens=record.since)
-    turn = next_turn(record, step.holders)
-    waiting = [*home]
-    for name in sorted({*record.nodes, *(name for name, each in step.holders.items() if not each.locked)}):
-        reason, itself = _reason(step, name, turn)
-        if reason:
-            waiting.append(Waiting(name, reason, itself=itself))
-    waiting += _published(step)
+    step = replace(step, turn=next_turn(record, step.holders))
+    names = sorted({*record.nodes, *(name for name, each in step.holders.items() if not each.locked)})
+    waiting = [*home, *(found for name in names if (found := _waits_for(step, name)).reason), *_published(step)]
     opens = max([record.since, *_moments(step)])
     if step.path in STEPS_BY_SIGNING:
         waiting += _legacy(step, opens)
@@ -104,7 +101,7 @@ def key_gate(step: KeyTransition) -> Gate:
             waiting.append(Waiting(LIFE, _life_unknown(step.life)))
         else:
             opens = (record.signing_since or opens) + timedelta(seconds=life + SKEW)
-    return Gate(tuple(waiting), opens=opens, turn=turn)
+    return Gate(tuple(waiting), opens=opens, turn=step.turn)
 
 
 def all_sign(record: KeyRecord, to: KeyState, holders: Holders) -> bool | None:
@@ -181,20 +178,15 @@ def _home(step: KeyTransition) -> list[Waiting]:
     return found
 
 
-def _reason(step: KeyTransition, name: str, turn: str) -> tuple[str, bool]:
-    """Return what a step waits for on a node, "" for nothing, and whether agents do that by themselves."""
+def _waits_for(step: KeyTransition, name: str) -> Waiting:
+    """Return what a step waits for on a node; without a reason for nothing."""
     holder, entry = step.holders.get(name), step.record.nodes.get(name)
     if holder is None:
-        return "is not in cluster.yaml any more: run `vaultpki apply`, then `vaultpki ca continue`", False
+        return Waiting(name, "is not in cluster.yaml any more: run `vaultpki apply`, then `vaultpki ca continue`")
     if holder.locked:
         again = f"`vaultpki enroll {name}` and join it again, or remove it from the cluster and from cluster.yaml"
-        return f"is locked, or its credential has expired: {again}", False
-    for check in KEY_GATE_CHECKS:
-        found = check(step, holder, entry)
-        if found:
-            # Agents make passes and files; people restart, admit and mend.
-            return found, check in (_echo, _files)
-    return _started(step, holder, entry, turn)
+        return Waiting(name, f"is locked, or its credential has expired: {again}")
+    return first_found(name, KEY_GATE_CHECKS, _BY_ITSELF, step, holder, entry)
 
 
 def _unreported(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -268,8 +260,28 @@ def _files(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> st
     return ""
 
 
-_Check = Callable[[KeyTransition, KeyHolder, NodeKeys | None], str]
-KEY_GATE_CHECKS: Final[tuple[_Check, ...]] = (
+def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
+    """Return what kube-apiserver of a node has not been started with."""
+    record, keys = step.record, holder.keys
+    if entry is None or keys is None:
+        return ""
+    found = loaded(record, holder)
+    if step.path in STEPS_BY_UNION:
+        lacks = bool(expected_union(record, holder) - found.union)
+        holds = step.to is KeyState.DONE and bool(_olds(record) & may_hold(record, holder))
+        if not lacks and not holds:
+            return ""
+        what = "does not accept tokens of every key yet" if lacks else "still accepts tokens of an old key"
+    elif entry.old != entry.new and not signs_with(record, holder, entry.signs_with(record.state)):
+        what = "does not sign with the key of this state yet"
+    else:
+        return ""
+    if step.turn not in ("", holder.name):
+        return f"its kube-apiserver {what}: it restarts after {step.turn}, whose turn it is"
+    return f"its kube-apiserver {what}: {to_start(holder, step.command)}"
+
+
+KEY_GATE_CHECKS: Final[tuple[Callable[[KeyTransition, KeyHolder, NodeKeys | None], str], ...]] = (
     _unreported,
     _no_keys,
     _behind,
@@ -279,29 +291,18 @@ KEY_GATE_CHECKS: Final[tuple[_Check, ...]] = (
     _made,
     _refused,
     _files,
+    _started,
 )
 """What a gate asks of a node, in this order. A test runs the command of each sentence."""
 
-
-def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None, turn: str) -> tuple[str, bool]:
-    """Return what kube-apiserver of a node has not been started with."""
-    record, keys = step.record, holder.keys
-    if entry is None or keys is None:
-        return "", False
-    found = loaded(record, holder)
-    if step.path in STEPS_BY_UNION:
-        lacks = bool(expected_union(record, holder) - found.union)
-        holds = step.to is KeyState.DONE and bool(_olds(record) & may_hold(record, holder))
-        if not lacks and not holds:
-            return "", False
-        what = "does not accept tokens of every key yet" if lacks else "still accepts tokens of an old key"
-    elif entry.old != entry.new and not signs_with(record, holder, entry.signs_with(record.state)):
-        what = "does not sign with the key of this state yet"
-    else:
-        return "", False
-    if turn not in ("", holder.name):
-        return f"its kube-apiserver {what}: it restarts after {turn}, whose turn it is", True
-    return f"its kube-apiserver {what}: {to_start(holder, step.command)}", bool(turn) and keys.reader.sound
+_BY_ITSELF: Final[ByItself[[KeyTransition, KeyHolder, NodeKeys | None]]] = {
+    _echo: lambda step, holder, entry: True,
+    _files: lambda step, holder, entry: True,
+    _started: lambda step, holder, entry: (
+        step.turn not in ("", holder.name) or (bool(step.turn) and holder.keys is not None and holder.keys.reader.sound)
+    ),
+}
+"""Agents make passes and files, and restart in their turn; people admit and mend."""
 
 
 def _olds(record: KeyRecord) -> frozenset[str]:

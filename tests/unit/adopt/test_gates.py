@@ -181,7 +181,7 @@ def test_no_report_passes_that_the_model_refuses(path: Step, role: str) -> None:
             keys=keys[key],
         )
         each = machine(name, path[0], report=said, rotates=rotates, signs=signs if role == "m" else None)
-        if not reasons.reason(step(path), each):
+        if not reasons.waits_for(step(path), each).reason:
             passed += 1
             assert ok(letters[path[0]] + letters[path[1]], raw, role, Settings("mw")), raw
             if path == LAST_STEP and role == "m":
@@ -477,13 +477,13 @@ def test_a_control_plane_whose_key_is_in_vault_alone_need_not_sign_csrs() -> Non
         "cp-1", _S.RETURNING, signs=False, report=report(_S.RETURNING, plane=True, signer=False, no_signer=True)
     )
     there = step(BP)
-    assert "does not sign CSRs again yet" in reasons.reason(there, off)
+    assert "does not sign CSRs again yet" in reasons.waits_for(there, off).reason
     with_keys = replace(there, record=replace(there.record, imported=("kubernetes",)))
-    assert "CSRs" not in reasons.reason(with_keys, off)
+    assert "CSRs" not in reasons.waits_for(with_keys, off).reason
     # Who has the key must, and before the last step nobody may sign.
     late = replace(off, report=report(_S.RETURNING, plane=True, signer=False))
-    assert "does not sign CSRs again yet" in reasons.reason(with_keys, late)
+    assert "does not sign CSRs again yet" in reasons.waits_for(with_keys, late).reason
     last = step(LAST_STEP)
     last = replace(last, record=replace(last.record, imported=("kubernetes",)))
     signs = machine("cp-1", _S.CLOSED, signs=True, report=report(_S.CLOSED, plane=True, signer=True, no_signer=True))
-    assert "still signs CSRs" in reasons.reason(last, signs)
+    assert "still signs CSRs" in reasons.waits_for(last, signs).reason

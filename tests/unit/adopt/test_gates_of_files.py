@@ -65,7 +65,7 @@ def test_an_abort_is_over_only_when_nobody_has_a_file_of_ours() -> None:
     home = AdoptionStep(record(_S.PREPARED), _S.PREPARED, record(_S.PREPARED).since)
     old = MountReport("a (process 1)", "/etc/kubernetes/vaultpki/both", fresh=False)
     one = machine("cp-1", _S.PREPARED, report=report(_S.PREPARED, mounts=(old,)))
-    assert "has /etc/kubernetes/vaultpki/both mounted" in reasons.reason(home, one)
+    assert "has /etc/kubernetes/vaultpki/both mounted" in reasons.waits_for(home, one).reason
 
 
 def test_an_agent_that_does_not_look_is_too_old_where_the_api_server_shows_such_a_pod() -> None:

@@ -202,7 +202,7 @@ def test_an_agent_beside_a_kubelet_of_kubeadms_speaks_for_nobody(tmp_path: Path)
     machine = seen(cluster(tmp_path, objects), objects, agent).machine("w-1")
     assert machine is not None and not machine.later and machine.report is None
     step = AdoptionStep(record(_S.PUBLISHED), _S.SWITCHED, NOW)
-    assert "its agent.yaml lacks `adopt`" in reasons.reason(step, machine)
+    assert "its agent.yaml lacks `adopt`" in reasons.waits_for(step, machine).reason
 
 
 @pytest.mark.parametrize("lacks", ["configuration", "key"])
@@ -224,7 +224,7 @@ def test_a_kubelet_whose_configuration_cannot_be_read_has_not_joined_later(tmp_p
     machine = look.seen_of(of, sides(objects), (agent,), found, KubeTrust((), (), ()), state).machine("w-1")
     assert machine is not None and machine.later == (lacks == "key")
     if lacks == "configuration":
-        why = reasons.reason(AdoptionStep(state, _S.SWITCHED, NOW), machine)
+        why = reasons.waits_for(AdoptionStep(state, _S.SWITCHED, NOW), machine).reason
         assert why.startswith("the configuration of its kubelet cannot be read (")
 
 
@@ -241,7 +241,7 @@ def test_a_node_that_joined_later_cannot_go_back(tmp_path: Path) -> None:
     assert machine is not None and machine.later
     machine = replace(machine, rotates=None)
     step = AdoptionStep(state, _S.PREPARED, NOW)
-    assert "has none to go back to" in reasons.reason(step, machine)
+    assert "has none to go back to" in reasons.waits_for(step, machine).reason
     assert "w-1" in {each.node for each in gates.gate(step, replace(whole, machines=(machine,))).waiting}
 
 

@@ -27,7 +27,7 @@ def machine(tmp_path: Path) -> TakenOverMachine:
 def waits(machine: TakenOverMachine, state: S, to: S, *restarted: str) -> str:
     step = AdoptionStep(machine.record(state, restarted=restarted), to, NOW)
     seen = AdoptedMachine("etcd-1", member=True, kubelet=False, enrolled=True, report=machine.report(state), time=NOW)
-    return reasons.reason(step, seen)
+    return reasons.waits_for(step, seen).reason
 
 
 def test_it_goes_to_the_end_with_a_persons_word_for_each_restart(machine: TakenOverMachine) -> None:
