@@ -21,9 +21,6 @@ from helpers.vault.servers import Server
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(2 * built.BUILD_SECONDS)]
 
-EARLIER = "fd8b50c4d8f61a220611a162368061315c5aa864"
-"""The last commit whose package was for one Debian release only, with its libraries in the folder of that Python."""
-
 _INSTALL = ("install", "--yes", "--reinstall", "--allow-downgrades")
 
 # Starts the agent again whenever it ends, as its unit says.
@@ -78,9 +75,9 @@ def openbao(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """The package of an earlier commit, made by its own scripts."""
+    """The package of the release before, made by its own scripts."""
     source = tmp_path / "earlier"
-    earlier_release.extract(EARLIER, source)
+    earlier_release.extract(earlier_release.releases()[earlier_release.neighbour()], source)
     for script in ("wheel", "deb"):
         built.make(script, source / "dist", checkout=source)
     return built.only(source / "dist", "*.deb")
@@ -140,7 +137,8 @@ def test_a_node_keeps_its_agent_through_upgrades_a_downgrade_and_debian_13(
         assert expiries(machine) == ends and identity(machine) == own
 
     # Each leaves nothing of the other: what is there is what the package lists.
-    for name, shown in {"own": built.version(made), "earlier": "0.1.0", "newer": built.version(made)}.items():
+    own_version, before_it = built.version(made), earlier_release.neighbour()
+    for name, shown in {"own": own_version, "earlier": before_it, "newer": own_version}.items():
         said = machine.run("apt-get", *_INSTALL, f"/root/{name}.deb").stdout
         assert "WARNING" not in said
         listed = {line[1:] for line in machine.shell("dpkg --listfiles vaultpki").splitlines()}
