@@ -67,9 +67,12 @@ class ClientsInPods:
         self.kubernetes.apply(*(self._pod(language) for language in LANGUAGES))
         self._await_answers()
 
-    def worked(self) -> dict[str, int]:
-        """How many requests worked, by language."""
-        return {language: sum(not each["error"] for each in self._lines(language)) for language in LANGUAGES}
+    def worked(self, since: float = 0.0) -> dict[str, int]:
+        """How many requests worked since then (Unix time), by language."""
+        return {
+            language: sum(not each["error"] and each["at"] >= since for each in self._lines(language))
+            for language in LANGUAGES
+        }
 
     def failures(self) -> list[Failure]:
         """Every request that failed."""
