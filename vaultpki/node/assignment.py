@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from vaultpki.certificates import ISSUING_CAS, SERVICE_ACCOUNT
+from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
 from vaultpki.disk.files import private_folder, read_private, storage_errors, write_private
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError, StateConflict, StoreError
 from vaultpki.issue import issuers
@@ -202,7 +202,9 @@ def fetch_step(
     command has changed anything. The arguments are as in `fetch`.
     """
     before = json_object.parse(read_private(f"{config.state}/{COPY}") or b"")
-    if before is None:
+    # While one of these is under way, most commands change more than a step, and all would be read once more.
+    further = (step.copy.rotations.records.get(ROOT), step.copy.adoption)
+    if before is None or any(each is not None and each.active for each in further):
         return None
     value = {name: before[name] for name in ("version", "cluster", "own", "look")}
     rotations, _ = _fetch_records(config, vault, value, known)

@@ -12,11 +12,12 @@ from helpers.node.agents_in_rotation import AgentsInRotation
 from helpers.node.simulated_agent import SimulatedAgent, delete_entities, put_changes
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.cluster_factory import ClusterFactory
-from helpers.vault.handmade_rotation import Rotation, successor
+from helpers.vault.handmade_rotation import Rotation, issuer_of, successor
 from vaultpki.agent import run
+from vaultpki.certificates import ROOT
 from vaultpki.records import changes
 from vaultpki.records.changes import Changes
-from vaultpki.records.rotation import State
+from vaultpki.records.rotation import CaRef, RotationRecord, State
 
 pytestmark = pytest.mark.on_node
 
@@ -171,6 +172,19 @@ def test_where_more_may_have_changed_everything_is_read(
     happen(rotation, agent)
     asked = agent.after()
     assert is_whole(asked), asked
+
+
+def test_while_the_root_is_rotated_no_record_is_read_twice(rotation: Rotation, agent: Agent) -> None:
+    """A command of the root's changes more than a step, so the next one is not looked at as one first."""
+    root, now = issuer_of(rotation.cluster, ROOT, f"{ROOT}-1"), rotation.record.since
+    begun = RotationRecord(ROOT, State.PREPARED, 1, now, root, CaRef(f"{ROOT}-2"))
+    Rotation(rotation.cluster, begun).write(begun)
+    announce(rotation.cluster, SAME, versions=1)
+    assert is_whole(agent.after())
+    rotation.turn("cp-1")
+    announce(rotation.cluster, SAME, versions=1)
+    asked = agent.after()
+    assert is_whole(asked) and asked.count(RECORDS[0]) == 1, asked
 
 
 def test_steps_put_off_no_whole_look(rotation: Rotation, agent: Agent) -> None:
