@@ -31,7 +31,7 @@ from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.redact import first_few
 from vaultpki.rotation import adoption_reasons as reasons
-from vaultpki.rotation.adoption_states import HOMEWARD, ONWARD, TRUSTED, AdoptionStep
+from vaultpki.rotation.adoption_states import HOMEWARD, ONWARD, AdoptionStep
 
 _S = AdoptionState
 
@@ -261,7 +261,7 @@ def _changed(look: AdoptionLook, path: str, found: dict[str, object]) -> dict[st
     sides = look.sides
     if path == writes.INFO_PATH:
         old, new = ([each.pem for each in cas.get("kubernetes", ())] for cas in (sides.old, sides.new))
-        return writes.cluster_info(found, TRUSTED[look.record.state], old, new)
+        return writes.cluster_info(found, look.record.accepts, old, new)
     data, key = data_of(found), adopted.SETTINGS if path == writes.SETTINGS_PATH else adopted.KUBELET_DEFAULTS
     return {**found, "data": {**data, key: _right(look, path, data.get(key, ""))}}
 

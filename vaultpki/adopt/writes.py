@@ -20,7 +20,6 @@ from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.rotation.adoption_evidence import ClusterSeen
 from vaultpki.rotation.adoption_reasons import arrived
-from vaultpki.rotation.adoption_states import TRUSTED
 from vaultpki.values import pem
 
 _S = AdoptionState
@@ -51,7 +50,7 @@ def due(record: AdoptionRecord, seen: ClusterSeen) -> tuple[ObjectWrite, ...]:
 
 
 def _due(record: AdoptionRecord, seen: ClusterSeen) -> Iterator[ObjectWrite]:
-    wanted = TRUSTED[record.state]
+    wanted = record.accepts
     if seen.info not in (None, wanted):
         yield ObjectWrite(
             INFO_PATH, f"change the ConfigMap {CLUSTER_INFO} in kube-public: {_TRUSTED_BY[wanted]} for nodes that join"
@@ -86,7 +85,7 @@ def _due(record: AdoptionRecord, seen: ClusterSeen) -> Iterator[ObjectWrite]:
 
 def _authentication(record: AdoptionRecord, seen: ClusterSeen) -> bool:
     """Return whether the client CAs that kube-apiserver has published hold one that all have given up."""
-    wanted = TRUSTED[record.state]
+    wanted = record.accepts
     if record.state not in (_S.RETIRED, _S.DONE, _S.PREPARED) or not seen.clients:
         return False
     # An API server that still has it would write it again.

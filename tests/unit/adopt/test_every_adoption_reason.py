@@ -233,7 +233,7 @@ def led(world: World, options: Mapping[str, Any]) -> World:
     found = replace(world.seen, unread={})
     for each in writes.due(world.record, found):
         found = {
-            writes.INFO_PATH: replace(found, info=TRUSTED[world.record.state]),
+            writes.INFO_PATH: replace(found, info=world.record.accepts),
             writes._AUTHENTICATION_PATH: replace(found, clients=dict.fromkeys(found.clients, step.trust)),
             writes._KEYS_PATH: replace(found, keys_secret=False),
         }.get(each.path, replace(found, tokens=()))
