@@ -23,7 +23,6 @@ from vaultpki.disk.generations import File
 from vaultpki.disk.store import Directory
 from vaultpki.identity.access import node_certificates
 from vaultpki.model import Certificate, Cluster, Node
-from vaultpki.pki.x509 import fingerprint
 from vaultpki.provision import apply
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Request, Settings, Vault
@@ -125,10 +124,8 @@ def site(folder: Path, ttl: int | None = None) -> Iterator[Site]:
         cluster = load_cluster(spec)
         vault = Vault(Settings((server.address,), ca_file=str(server.ca_file), token=server.token))
         where = ServerFacts((server.address,), cluster.vault.ca_pem)
-        apply.apply(cluster, vault, where, first=None, progress=lambda change: None)
-        root = vault.call(Request("GET", f"{cluster.mount('root')}/issuer/default/json")).data
-        pin = fingerprint(str(root.get("certificate")).encode())
-        run.equip(folder / "ours", cluster, cluster.nodes[0], vault, pin)
+        done = apply.apply(cluster, vault, where, first=None, progress=lambda change: None)
+        run.equip(folder / "ours", cluster, cluster.nodes[0], vault, done.root_sha256)
         made = Site(cluster, folder, audit, openbao._binary())
         equip_peer(cluster, cluster.nodes[1], made.peer, vault, server.address, server.ca_file)
         yield made

@@ -25,11 +25,10 @@ from benchmarks.timing import Result
 from vaultpki.ca import commands
 from vaultpki.config.cluster import load_cluster
 from vaultpki.demo import openbao, run
-from vaultpki.pki.x509 import fingerprint
 from vaultpki.provision import apply
 from vaultpki.records.rotation import Method, State
 from vaultpki.records.server_facts import ServerFacts
-from vaultpki.vault import Request, Settings, Vault
+from vaultpki.vault import Settings, Vault
 
 BEFORE: Final = "0.3.0"
 NOT_DEARER: Final = 1.1
@@ -91,11 +90,8 @@ def _machine(folder: Path) -> Iterator[tuple[Vault, dict[str, Path], dict[str, P
             spec.write_text(_SPEC.format(name=side, address=server.address), encoding="utf-8")
             cluster = load_cluster(spec)
             where = ServerFacts((server.address,), cluster.vault.ca_pem)
-            apply.apply(cluster, vault, where, first=None, progress=lambda change: None)
-            root = vault.call(Request("GET", f"{cluster.mount('root')}/issuer/default/json")).data
-            pin = fingerprint(str(root.get("certificate")).encode())
-            run.equip(folder / side, cluster, cluster.nodes[0], vault, pin)
-            files[side] = folder / side / "agent.yaml"
+            done = apply.apply(cluster, vault, where, first=None, progress=lambda change: None)
+            files[side] = run.equip(folder / side, cluster, cluster.nodes[0], vault, done.root_sha256)
             text = files[side].read_text(encoding="utf-8")
             files[side].write_text(re.sub(r"(?m)^poll: .*$", "poll: 10s", text), encoding="utf-8")
         yield vault, files, sources
