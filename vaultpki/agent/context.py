@@ -100,6 +100,11 @@ class Contact:
     stepped: bool = False
 
     @property
+    def by_copy(self) -> bool:
+        """Whether the pass goes by the copy of Vault's last answer: nobody asked, or only whether anything changed."""
+        return self.polled or (self.vault is None and self.away is None)
+
+    @property
     def clock_offset(self) -> float:
         """By how many seconds Vault's clock, which dates certificates, is ahead of ours."""
         return (self.vault.clock_offset or 0.0) if self.vault is not None else 0.0

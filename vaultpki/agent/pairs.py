@@ -1,14 +1,14 @@
-"""The pairs of a node: compare each with what is wanted, repair its mode and owner, or have a new one signed."""
+"""The pairs of a node: read each, compare it with what is wanted, mend its mode and owner, or have a new one signed."""
 
 from __future__ import annotations
 
 import grp
 import pwd
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vaultpki.agent.ca_trust import in_place_of
 from vaultpki.certificates import SKEW, file_set, pair_files
@@ -45,6 +45,13 @@ EVERY: Final = "*"
 """As a name of a forced renewal: every certificate."""
 
 _WIDTH = 4
+
+
+class PairOnDisk(NamedTuple):
+    """A certificate that is wanted and its files by name, or why they cannot be read."""
+
+    want: Certificate
+    stored: Mapping[str, StoredFile] | StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,28 +122,57 @@ def inspect(
     now: datetime,
     force: Collection[str] = (),
 ) -> tuple[PairStatus, ...]:
-    """Compare every wanted certificate with the disk. `force` names those to renew even if they are not due."""
-    items = []
+    """Read every wanted certificate from the disk, and compare it, as `compare`."""
+    return compare(config, read(folders, certificates), trust, memory, now, force)
+
+
+def read(
+    folders: Folders, certificates: Iterable[Certificate], before: Iterable[PairOnDisk] = ()
+) -> tuple[PairOnDisk, ...]:
+    """Return the files of each certificate. Those in a place that was read `before` are not read again."""
+    known = {(want.folder, want.stem): stored for want, stored in before}
+    found = []
     for want in certificates:
+        stored = known.get((want.folder, want.stem))
         try:
-            items.append(_inspect(config, folders, want, trust[want.ca], memory, now, force))
+            stored = stored or folders.read(want.folder, file_set(want.stem), pair_files(want.stem))
         except StoreError as error:
             # One that cannot be read must not keep another from its renewal.
+            stored = error
+        found.append(PairOnDisk(want, stored))
+    return tuple(found)
+
+
+def compare(
+    config: AgentConfig,
+    pairs: Iterable[PairOnDisk],
+    trust: Mapping[str, Trust],
+    memory: AgentState,
+    now: datetime,
+    force: Collection[str] = (),
+) -> tuple[PairStatus, ...]:
+    """Compare every wanted certificate with its files. `force` names those to renew even if they are not due."""
+    items = []
+    for want, stored in pairs:
+        try:
+            if isinstance(stored, StoreError):
+                raise stored
+            items.append(_compare(config, want, stored, trust[want.ca], memory, now, force))
+        except StoreError as error:
             items.append(PairStatus(want, {}, Assessment((Reason.UNREADABLE,), None), None, error))
     return tuple(items)
 
 
-def _inspect(
+def _compare(
     config: AgentConfig,
-    folders: Folders,
     want: Certificate,
+    stored: Mapping[str, StoredFile],
     trust: Trust,
     memory: AgentState,
     now: datetime,
     force: Collection[str],
 ) -> PairStatus:
     names = pair_files(want.stem)
-    stored = folders.read(want.folder, file_set(want.stem), names)
     crt, key, pem = (stored[name].data for name in names)
     pair = x509.read_pair(crt, key, pem, trust.live)
     wanted = signing.pair(dict.fromkeys(names, b""), *options(config, want))

@@ -82,13 +82,18 @@ def _pass(config: AgentConfig, options: PassOptions, now: float, runner: hook_ru
 
 
 def _locked(context: Context) -> Outcome:
-    from vaultpki.agent.reconcile import reconcile, remember_failure
+    """Make the pass in five stages, each a value: known, said, wanted, done, and told, which is the outcome."""
+    from vaultpki.agent import done, known, said, told, wanted
 
-    outcome = reconcile(context)
+    disk = known.look(context)
+    answer = said.ask(context, disk)
+    what = wanted.follow(context, disk, answer)
+    result = done.carry_out(context, answer.contact, what)
+    outcome = told.tell(context, answer.contact, result)
     if context.options.settle:
         try:
             context.folders.settle()
         except StoreError as error:
             # The new files are installed; the next pass removes the old generation.
-            remember_failure(context, "old files", error)
+            told.remember_failure(context, "old files", error)
     return replace(outcome, state=context.state.save())

@@ -126,7 +126,7 @@ def test_what_has_expired_goes(cluster: AppliedCluster, node: NodeFolder, monkey
     options = run.PassOptions(settle=False, share=0.0)
     with monkeypatch.context() as patch:
         # As long as this machine's clock is not Vault's, nobody knows that it has expired.
-        patch.setattr("vaultpki.agent.reconcile.SKEW", -1)
+        patch.setattr("vaultpki.agent.said.SKEW", -1)
         outcome = run.run(load_agent(node.config), options, clock=ends.timestamp() + 60)
         assert "clock" in outcome.failures and whole(node, "kube-scheduler")
     with monkeypatch.context() as patch:

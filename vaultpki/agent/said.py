@@ -1,0 +1,223 @@
+"""What Vault says in a pass: whether anything has changed, what this node is assigned, and what of it was revoked."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from vaultpki.agent import ca_trust
+from vaultpki.agent.context import Contact, Context
+from vaultpki.agent.known import Known
+from vaultpki.agent.pairs import PairStatus
+from vaultpki.certificates import ROOT, SKEW
+from vaultpki.errors import (
+    CertificateUnreadable,
+    SpecError,
+    StoreError,
+    Unavailable,
+    Untrusted,
+    VaultError,
+    VaultpkiError,
+)
+from vaultpki.host.log import Event
+from vaultpki.issue.issuers import installed_bundles, installed_roots
+from vaultpki.node import assignment, credential, pins
+from vaultpki.node.assignment import Assignment
+from vaultpki.node.at_rest import AtRest
+from vaultpki.node.secret_id import SECRET_ID
+from vaultpki.pki import x509
+from vaultpki.pki.facts import Facts, serial_text
+from vaultpki.records.changes import Mark
+from vaultpki.vault import Vault, text
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The newest answer of Vault, which is the copy on the disk if Vault did not say more, and the contact with it."""
+
+    answer: Assignment
+    contact: Contact
+
+
+def ask(context: Context, known: Known) -> Said:
+    """Return what Vault says, as far as this pass has to ask; raises VaultpkiError if nobody ever said what to hold.
+
+    Vault is asked only if the copy is old or something is due, and for everything only if something has changed.
+    """
+    if known.copy is not None and known.enough:
+        return Said(known.copy, Contact())
+    found = _poll(context, known.copy, known.rest) if known.copy is not None and known.rest is not None else None
+    if found is not None and found.contact.polled:
+        return found
+    found = found or _fetch(context, known.copy)
+    vault = found.contact.vault
+    known_clock = vault is not None and vault.clock_offset is not None
+    _remember_answer(
+        context, found.answer, found.contact.clock_offset if known_clock else context.state.value.clock_offset
+    )
+    return found
+
+
+def _poll(context: Context, copy: Assignment, rest: AtRest) -> Said | None:
+    """Return the copy and the contact if Vault says that nothing has changed; after a step of a rotation, its answer.
+
+    None for another change and for a refusal: then the look that follows says what is wrong. A Vault that cannot answer
+    now, such as one that limits its requests, is not asked for more: the pass fails, and the next one polls again.
+    """
+    try:
+        _tighten(context)
+        mark = rest.ask()
+        if mark != rest.mark:
+            return _step(context, copy, rest, mark)
+        confirmed = assignment.confirm(context.config, copy, context.clock)
+        return Said(confirmed, _checked_clock(context, Contact(rest.vault, polled=True)))
+    except Unavailable as error:
+        context.state.value = replace(context.state.value, asked=context.clock)
+        context.found.failures["vault"] = error
+        return Said(copy, Contact(away=error, polled=True))
+    except VaultpkiError:
+        return None
+
+
+def _step(context: Context, copy: Assignment, rest: AtRest, mark: Mark | None) -> Said | None:
+    """Return what Vault says after one step of a rotation, with the kept login; None if more may have changed."""
+    if mark is None or not rest.may_step(mark):
+        return None
+    held, known = _held(context, copy)
+    step = assignment.SeenStep(copy, mark, rest.issuers)
+    fetched = assignment.fetch_step(context.config, rest.vault, context.clock, held, known, step)
+    return None if fetched is None else Said(fetched, _checked_clock(context, Contact(rest.vault, stepped=True)))
+
+
+def _held(context: Context, copy: Assignment | None) -> tuple[dict[str, list[str]], Mapping[str, int] | None]:
+    """Return the CAs trusted here until now, as PEM by CA, and the highest revisions read, as `assignment.fetch`."""
+    if copy is not None:
+        # The agent's state may be lost, or another release's.
+        _remember_answer(context, copy, context.state.value.clock_offset)
+    folders, layout = context.folders, context.config.layout
+    held = {ca: [pem] for ca, pem in installed_bundles(folders, layout).items()}
+    held[ROOT] = list(installed_roots(folders, layout))
+    before = {**copy.trusted, ROOT: (*copy.issuers.roots, *copy.issuers.kept)} if copy is not None else {}
+    for ca, pems in before.items():
+        held.setdefault(ca, []).extend(pems)
+    return held, ca_trust.known_revisions(context.state.value, _roots(context))
+
+
+def _tighten(context: Context) -> None:
+    config = context.config
+    if credential.tighten(config):
+        text = f"others could read {config.state}/{SECRET_ID}; it is replaced now"
+        context.found.events.append(Event("credential", text, "warning"))
+
+
+def _fetch(context: Context, copy: Assignment | None) -> Said:
+    """What Vault says now; the copy if Vault says nothing usable, with the reason among the failures."""
+    config, vault, away = context.config, None, None
+    held, known = _held(context, copy)
+    try:
+        _tighten(context)
+        rest = context.options.rest
+        kept = rest.vault if rest is not None else None
+        vault = credential.login(config, allow_http=context.options.allow_http, kept=kept)
+        vault.prefer_active()
+        shown_before = rest.issuers if rest is not None and rest.config == config else {}
+        fetched = assignment.fetch(config, vault, context.clock, held, known, shown_before)
+    except VaultpkiError as error:
+        context.state.value = replace(context.state.value, asked=context.clock)
+        if copy is None:
+            with contextlib.suppress(StoreError):
+                context.state.save()
+            raise
+        context.found.failures["vault"] = error
+        away = error if vault is None or isinstance(error, Unavailable | Untrusted) else None
+        fetched = copy
+    return Said(fetched, _checked_clock(context, Contact(vault, away)))
+
+
+def _checked_clock(context: Context, contact: Contact) -> Contact:
+    """Return the contact; a clock that is too far from Vault's is a failure of the pass."""
+    if abs(contact.clock_offset) > SKEW:
+        side, hint = ("behind", "; nothing is signed until then") if contact.clock_offset > 0 else ("ahead of", "")
+        context.found.failures["clock"] = VaultpkiError(
+            f"this machine's clock is {_roughly(abs(contact.clock_offset))} {side} Vault's; set it right{hint}"
+        )
+    return contact
+
+
+def _remember_answer(context: Context, answer: Assignment, clock_offset: float) -> None:
+    """Keep what must be known before anything follows from the answer: a restored server shows an older one later."""
+    roots = _roots(context)
+    context.state.value = ca_trust.remembered(context.state.value, answer, roots, context.clock, clock_offset)
+    if context.state.value.revisions != context.state.at_start.revisions:
+        # A state that cannot be written is a fault at the end of the pass.
+        with contextlib.suppress(StoreError):
+            context.state.save()
+
+
+def _roots(context: Context) -> tuple[str, ...]:
+    """The SHA-256 of the roots that this node has had, the pin first."""
+    named = pins.every_pin(context.config)
+    return (*named, *pins.every(context.config.state, *named))
+
+
+def _roughly(seconds: float) -> str:
+    """A duration in words that stay the same from one pass to the next, so that they are logged once."""
+    for name, length in (("days", 86400), ("hours", 3600)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {name}"
+    return f"{max(round(seconds / 60), 1)} min"
+
+
+def note_revoked(context: Context, contact: Contact, items: Collection[PairStatus]) -> bool:
+    """Ask Vault for each installed leaf, and keep in the state what is revoked; return whether that is news.
+
+    Vault is not asked if this pass did not reach it. What it does not answer, or answers in another form, says nothing.
+    """
+    vault = _anybody(context, contact)
+    if vault is None:
+        return False
+    known = context.state.value.revoked
+    found = dict(_revoked(vault, items, known))
+    for name, leaf in found.items():
+        serial = serial_text(leaf.serial)
+        words = f"{name} was revoked (serial {serial}): it is replaced as soon as Vault signs another one"
+        context.found.events.append(Event("revoked", words, "warning", {"certificate": name, "serial": serial}))
+    serials = {name: leaf.serial for name, leaf in found.items()}
+    context.state.value = replace(context.state.value, revoked={**known, **serials})
+    return bool(found)
+
+
+def _anybody(context: Context, contact: Contact) -> Vault | None:
+    """Return Vault without a token: Vault refuses that of a locked node even what needs none."""
+    if contact.vault is not None and contact.away is None:
+        return contact.vault.as_token("")
+    if contact.vault is None and contact.reached:
+        try:
+            return credential.server(context.config, allow_http=context.options.allow_http)
+        except SpecError:
+            return None
+    return None
+
+
+def _revoked(vault: Vault, items: Collection[PairStatus], known: Mapping[str, int]) -> Iterator[tuple[str, Facts]]:
+    for item in items:
+        # Nothing takes a revocation back.
+        if item.leaf is None or known.get(item.want.name) == item.leaf.serial:
+            continue
+        try:
+            if _shown_as_revoked(vault, item.want.mount, item.leaf):
+                yield item.want.name, item.leaf
+        except (Unavailable, Untrusted):
+            return
+        except (VaultError, CertificateUnreadable):
+            continue
+
+
+def _shown_as_revoked(vault: Vault, mount: str, leaf: Facts) -> bool:
+    answer = vault.api.secrets.pki.read_certificate(serial_text(leaf.serial), mount_point=mount)
+    when = answer.data.get("revocation_time") if answer.found else 0
+    if type(when) is not int or when <= 0:
+        return False
+    # The answer about another certificate says nothing about this one.
+    return x509.fingerprint(text(answer.data, "certificate").encode()) == leaf.fingerprint
