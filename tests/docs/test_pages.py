@@ -24,7 +24,6 @@ import reference
 from helpers import pages
 from unit.test_imports import ORDER
 from vaultpki import assets, certificates, layout
-from vaultpki.agent import join_hooks
 from vaultpki.cli import vaultpki
 from vaultpki.config.agent import AGENT, load_agent
 from vaultpki.config.cluster import load_cluster
@@ -32,6 +31,7 @@ from vaultpki.config.cluster_schema import schema
 from vaultpki.config.hooks import plain_hooks
 from vaultpki.errors import TemplateError
 from vaultpki.findings.catalogue import CATALOGUE, NodeState
+from vaultpki.join import hooks
 from vaultpki.model import NodeRole
 from vaultpki.places import ETCD, SCHEDULER, Layout
 from vaultpki.values.durations import format_duration
@@ -315,9 +315,9 @@ def test_the_hooks_to_copy_are_those_that_a_join_writes() -> None:
     part = pages.part("kubeadm", "Hooks that restart static pods")
     shown = [yaml.safe_load(block.text) for block in pages.blocks(part) if block.language == "yaml"]
     with_etcd = frozenset({NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER})
-    timeout = format_duration(join_hooks.HOOK_TIMEOUT)
+    timeout = format_duration(hooks.HOOK_TIMEOUT)
     assert shown == [
-        {"hooks": plain_hooks(join_hooks.static_pods(roles, Layout.KUBEADM, token_keys=True)), "hook_timeout": timeout}
+        {"hooks": plain_hooks(hooks.static_pods(roles, Layout.KUBEADM, token_keys=True)), "hook_timeout": timeout}
         for roles in (with_etcd, with_etcd - {NodeRole.ETCD})
     ]
 

@@ -51,7 +51,7 @@ def run(
 
 
 def _pass(config: AgentConfig, options: PassOptions, now: float, runner: hook_runner.Runner | None) -> Outcome:
-    from vaultpki.agent import foreign_kubeadm_files
+    from vaultpki.node import foreign_kubeadm_files
 
     try:
         # Before anybody is asked: what others wrote there would be sent, or run.

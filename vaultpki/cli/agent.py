@@ -16,8 +16,8 @@ from vaultpki.errors import VaultpkiError
 
 if TYPE_CHECKING:
     from vaultpki.agent.context import Outcome
-    from vaultpki.agent.join import Joined
-    from vaultpki.agent.join_checks import JoinPlan
+    from vaultpki.join.checks import JoinPlan
+    from vaultpki.join.enter import Joined
     from vaultpki.model import AgentConfig
     from vaultpki.places import Layout
 
@@ -258,21 +258,21 @@ def agent_command(
 def _join(file: Path, join_file: Path, joining: Joining, *, allow_http: bool) -> Joined:
     from datetime import UTC, datetime
 
-    from vaultpki.agent import join, join_checks
+    from vaultpki.join import checks, enter
 
     plan = join_plan(file, join_file, joining.places, allow_http=allow_http, static_pods=joining.static_pods)
     # What can be refused is refused before the wrapping token is used up.
-    join_checks.refuse(plan)
-    return join.join(plan, datetime.now(UTC), allow_http=allow_http)
+    checks.refuse(plan)
+    return enter.join(plan, datetime.now(UTC), allow_http=allow_http)
 
 
 def join_plan(
     file: Path, join_file: Path, places: JoinFolders, *, allow_http: bool, static_pods: bool = False
 ) -> JoinPlan:
     """Return the join that these files and folders ask for; nothing is checked but the files themselves."""
-    from vaultpki.agent.join_checks import JoinPlan
     from vaultpki.config.agent import load_agent
     from vaultpki.disk import files
+    from vaultpki.join.checks import JoinPlan
     from vaultpki.layout import DIRECTORY
     from vaultpki.records.join_file import load_join
 
@@ -290,15 +290,15 @@ def join_plan(
 
 
 def _tell_joined(joined: Joined, file: Path, log_format: Literal["text", "json"]) -> None:
-    from vaultpki.agent import join_hooks
     from vaultpki.host.log import Event, writer
+    from vaultpki.join import hooks
 
     config, tell = joined.config, writer(log_format, sys.stdout)
     text = f"{config.node} has joined {config.cluster}; its configuration is {file}"
     text += f"; {joined.note}" if joined.note else ""
     tell(Event("joined", text, fields={"node": config.node, "cluster": config.cluster}))
     if joined.hooks is not None:
-        for event in join_hooks.events(joined.hooks):
+        for event in hooks.events(joined.hooks):
             tell(event)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from vaultpki.agent.doctor import DoctorCheck
+    from vaultpki.join.doctor import DoctorCheck
 
 _WORDS = {"ok": "ok", "warning": "WARNING", "failed": "FAILED", "unchecked": "not checked"}
 
@@ -38,8 +38,8 @@ def doctor_command(file: Path, join_file: Path | None, directory: Path | None, a
     """
     from datetime import UTC, datetime
 
-    from vaultpki.agent import doctor
     from vaultpki.errors import Attention
+    from vaultpki.join import doctor
 
     if directory is not None and join_file is None:
         raise click.UsageError("--dir goes with --join; on a node agent.yaml says where files are")
@@ -58,10 +58,10 @@ def doctor_command(file: Path, join_file: Path | None, directory: Path | None, a
 def _findings(
     file: Path, join_file: Path | None, directory: Path | None, now: datetime, *, allow_http: bool
 ) -> Iterator[DoctorCheck]:
-    from vaultpki.agent import doctor
     from vaultpki.cli.agent import JoinFolders, join_plan
     from vaultpki.config.agent import load_agent
     from vaultpki.errors import VaultpkiError
+    from vaultpki.join import doctor
 
     try:
         if join_file is not None:

@@ -20,12 +20,12 @@ from helpers.node.passes import passed, passed_well
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import write_tls
-from vaultpki.agent import join
-from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.config.agent import load_agent
 from vaultpki.disk.files import write_private
 from vaultpki.errors import SpecError, VaultpkiError
 from vaultpki.identity import enrol
+from vaultpki.join import enter
+from vaultpki.join.checks import JoinPlan
 from vaultpki.model import AgentConfig
 from vaultpki.node import credential
 from vaultpki.node.secret_id import SecretIdFiles
@@ -60,7 +60,7 @@ def node(cluster: AppliedCluster, name: str, tmp_path: Path) -> NodeFolder:
 def joined(node: NodeFolder, file: Path) -> AgentConfig:
     """A join without its first pass."""
     plan = JoinPlan(load_join(file), None, str(node.config), str(node.pki), str(node.state))
-    return join.join(plan, datetime.now(UTC), allow_http=False).config
+    return enter.join(plan, datetime.now(UTC), allow_http=False).config
 
 
 def passed_again(node: NodeFolder, *force: str) -> None:

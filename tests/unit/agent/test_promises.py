@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from helpers import sample_certificates
-from vaultpki.agent import doctor
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.certificates import SKEW
 from vaultpki.errors import StoreError
+from vaultpki.join import doctor
 from vaultpki.model import Certificate, KeyType, Subject, Usage
 from vaultpki.pki.renewal import MENDABLE, Assessment, Reason
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from vaultpki.agent import foreign_kubeadm_files, pairs
+from vaultpki.agent import pairs
 from vaultpki.config.agent import refuse_folders
 from vaultpki.config.taken_over import ASIDE_FOLDER
 from vaultpki.disk import exchange, files, owner_mark, room
@@ -20,7 +20,7 @@ from vaultpki.errors import ArgumentError, SpecError, StoreError, VaultpkiError
 from vaultpki.host import static_pod
 from vaultpki.issue.issuers import installed_bundles
 from vaultpki.model import AgentConfig, TakenOver
-from vaultpki.node import pins
+from vaultpki.node import foreign_kubeadm_files, pins
 from vaultpki.pki import x509
 from vaultpki.pki.trust import in_date
 from vaultpki.places import HIDDEN_FOLDER, KUBECONFIGS, KUBELET, PKI, Layout, inner_folders

@@ -12,16 +12,17 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from vaultpki.agent import foreign_kubeadm_files, join_hooks
-from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.config.agent import dump_agent
 from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
 from vaultpki.errors import BadAnswer, Denied, JoinRefused, Refused, VaultpkiError
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
+from vaultpki.join import hooks
+from vaultpki.join.checks import JoinPlan
+from vaultpki.join.hooks import Added
 from vaultpki.model import AgentConfig, Auth, TakenOver
-from vaultpki.node import assignment, pins, state
+from vaultpki.node import assignment, foreign_kubeadm_files, pins, state
 from vaultpki.node.credential import approle_login, enrolling, leave, login, own_record, roll, settings_of
 from vaultpki.node.secret_id import Asked, JoinStep, SecretIdFiles, digest
 from vaultpki.pki.facts import Trust
@@ -43,7 +44,7 @@ class Joined:
     """
 
     config: AgentConfig
-    hooks: join_hooks.Added | None
+    hooks: Added | None
     note: str = ""
 
 
@@ -70,7 +71,7 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     added = None
     if plan.static_pods:
         roles, keys = assignment.own_roles(config, node or login(config, allow_http=allow_http))
-        config, added = join_hooks.add(config, roles, token_keys=keys)
+        config, added = hooks.add(config, roles, token_keys=keys)
     if join.ca_pem:
         write_private(f"{plan.state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
     os.close(open_folder(os.path.dirname(plan.file), create=True))

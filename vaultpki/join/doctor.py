@@ -15,9 +15,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 
-from vaultpki.agent import join_checks
-from vaultpki.agent.join import join_settings, refuse_other_token
-from vaultpki.agent.join_checks import JoinPlan
 from vaultpki.agent.token_keys import TOKEN_FILES
 from vaultpki.certificates import BUNDLES, SERVICE_ACCOUNT_FILES, SKEW, file_set, pair_files
 from vaultpki.disk import files, owner_mark, room
@@ -25,6 +22,9 @@ from vaultpki.disk.folders import Folders
 from vaultpki.errors import NeedsJoin, Sealed, StateConflict, StoreError, VaultpkiError
 from vaultpki.host import command, hook_files, processes, setting_files, static_pod, units
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
+from vaultpki.join import checks
+from vaultpki.join.checks import JoinPlan
+from vaultpki.join.enter import join_settings, refuse_other_token
 from vaultpki.kube import flags
 from vaultpki.layout import shown, trust_bundles
 from vaultpki.model import AgentConfig, Hook
@@ -56,8 +56,8 @@ _AWAY = "no address of Vault answers"
 def before_join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Iterator[DoctorCheck]:
     """Examine this machine for a join with `plan`; the join file stays unused."""
     join = plan.join
-    failed = dict(join_checks.failed_checks(plan))
-    for name, _ in join_checks.CHECKS:
+    failed = dict(checks.failed_checks(plan))
+    for name, _ in checks.CHECKS:
         yield DoctorCheck(name, "failed" if name in failed else "ok", str(failed.get(name, "")))
     settings = join_settings(join, allow_http=allow_http)
     away = yield from _addresses(settings)
@@ -183,7 +183,7 @@ def _token(plan: JoinPlan, vault: Vault, now: datetime) -> str:
 def _state(config: AgentConfig) -> str:
     if lost := credential.lost_folder(config):
         raise StoreError(lost)
-    room.prove(config.state, join_checks.STATE_BYTES, join_checks.STATE_ENTRIES)
+    room.prove(config.state, checks.STATE_BYTES, checks.STATE_ENTRIES)
     if config.auth.method == "approle" and SecretIdFiles(config.state).current() is None:
         raise StoreError(f"{config.state} holds no credential of this node; {credential.joining(config, lost=True)}")
     return "" if files.exists(config.state) else "it is not there yet"
@@ -199,9 +199,9 @@ def _written(config: AgentConfig) -> Iterator[str]:
 def _writable(path: str) -> str:
     """Prove that the agent can write in this folder; the folder itself holds links, and a hidden one the files."""
     hidden = f"{path}/{HIDDEN_FOLDER}"
-    room.prove(path, join_checks.STATE_BYTES, join_checks.STATE_ENTRIES)
+    room.prove(path, checks.STATE_BYTES, checks.STATE_ENTRIES)
     if files.exists(hidden):
-        room.prove(hidden, join_checks.PAIRS_BYTES, join_checks.PAIRS_ENTRIES)
+        room.prove(hidden, checks.PAIRS_BYTES, checks.PAIRS_ENTRIES)
     return ""
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from helpers.example_agent import agent_config
-from vaultpki.agent import join_hooks
 from vaultpki.config.hooks import plain_hooks
+from vaultpki.join import hooks
 from vaultpki.model import Hook, NodeRole
 from vaultpki.places import Layout
 from vaultpki.readers import CA_OF_BUNDLE, READERS
@@ -30,23 +30,23 @@ MANAGER, BOTH = [{"static_pod": "kube-controller-manager"}], [{"static_pod": "et
 )
 @pytest.mark.parametrize("layout", Layout)
 def test_the_hooks_of_each_role(roles: Collection[NodeRole], layout: Layout, expected: dict[str, object]) -> None:
-    assert plain_hooks(join_hooks.static_pods(roles, layout)) == expected
+    assert plain_hooks(hooks.static_pods(roles, layout)) == expected
 
 
 def test_every_reader_of_the_table_has_a_hook_and_can_be_a_static_pod() -> None:
-    hooks = join_hooks.static_pods(tuple(NodeRole), Layout.KUBEADM)
-    written = {(CA_OF_BUNDLE[key], hook.name) for key, each in hooks.items() for hook in each}
+    found = hooks.static_pods(tuple(NodeRole), Layout.KUBEADM)
+    written = {(CA_OF_BUNDLE[key], hook.name) for key, each in found.items() for hook in each}
     assert written == {(reader.ca, reader.component) for reader in READERS if reader.follows is None}
     # The kubelet runs static pods, and is none; kubeadm runs kube-proxy by a DaemonSet.
     assert not {component for _, component in written} & {"kubelet", "kube-proxy"}
 
 
-def told(added: join_hooks.Added) -> list[str]:
-    return [event.text for event in join_hooks.events(added)]
+def told(added: hooks.Added) -> list[str]:
+    return [event.text for event in hooks.events(added)]
 
 
 def test_what_is_written_is_told() -> None:
-    config, added = join_hooks.add(CONFIG, (CONTROL_PLANE, ETCD))
+    config, added = hooks.add(CONFIG, (CONTROL_PLANE, ETCD))
     assert plain_hooks(config.hooks) == {"kubernetes-ca": MANAGER, "etcd-ca": BOTH}
     assert config.hook_timeout == 240
     assert told(added) == [
@@ -56,24 +56,24 @@ def test_what_is_written_is_told() -> None:
 
 
 def test_a_node_that_needs_none_is_told_so() -> None:
-    config, added = join_hooks.add(CONFIG, (WORKER,))
+    config, added = hooks.add(CONFIG, (WORKER,))
     assert config == CONFIG
     assert told(added) == ["this node needs no hooks: none of its components reads a CA only when it starts"]
 
 
 def test_hooks_of_the_owner_stay() -> None:
     own = {"etcd-ca": (Hook("systemd", name="etcd"),), "kubelet": (Hook("systemd", name="kubelet"),)}
-    config, added = join_hooks.add(replace(CONFIG, hooks=own, hook_timeout=600), (CONTROL_PLANE, ETCD))
+    config, added = hooks.add(replace(CONFIG, hooks=own, hook_timeout=600), (CONTROL_PLANE, ETCD))
     assert config.hooks == {**own, "kubernetes-ca": (Hook("static_pod", name="kube-controller-manager"),)}
     assert config.hook_timeout == 600
     assert told(added)[1:] == ["agent.yaml has hooks of etcd-ca already; they stay"]
-    again, added = join_hooks.add(replace(config, hook_timeout=30), (CONTROL_PLANE, ETCD))
+    again, added = hooks.add(replace(config, hook_timeout=30), (CONTROL_PLANE, ETCD))
     assert again == replace(config, hook_timeout=30) and not added.hooks
 
 
 def test_what_signs_tokens_restarts_for_keys_of_its_own() -> None:
-    hooks = join_hooks.static_pods((CONTROL_PLANE,), Layout.KUBEADM, token_keys=True)
-    assert plain_hooks(hooks)["service-account-keys"] == [
+    found = hooks.static_pods((CONTROL_PLANE,), Layout.KUBEADM, token_keys=True)
+    assert plain_hooks(found)["service-account-keys"] == [
         {"static_pod": "kube-apiserver"},
         {"static_pod": "kube-controller-manager"},
     ]
