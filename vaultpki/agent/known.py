@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vaultpki.agent import ca_trust, pairs
 from vaultpki.agent.context import Context
-from vaultpki.agent.pairs import PairOnDisk, PairStatus
+from vaultpki.agent.pairs import PairFiles, PairStatus
 from vaultpki.errors import CertificateRefused, CertificateUnreadable
 from vaultpki.node import assignment, credential
 from vaultpki.node.assignment import Assignment
@@ -26,7 +26,7 @@ class Known:
 
     copy: Assignment | None
     rest: AtRest | None = None
-    on_disk: tuple[PairOnDisk, ...] = ()
+    on_disk: tuple[PairFiles, ...] = ()
     trust: Mapping[str, Trust] | None = None
     items: tuple[PairStatus, ...] = ()
     enough: bool = False
@@ -66,7 +66,7 @@ def trust_now(context: Context, answer: Assignment) -> Mapping[str, Trust]:
 
 
 def compare(
-    context: Context, on_disk: tuple[PairOnDisk, ...], trust: Mapping[str, Trust], force: frozenset[str] = frozenset()
+    context: Context, on_disk: tuple[PairFiles, ...], trust: Mapping[str, Trust], force: frozenset[str] = frozenset()
 ) -> tuple[PairStatus, ...]:
     """Compare the pairs with what is wanted, by the agent's state of this moment; `force` as in `PassOptions`."""
     return pairs.compare(context.config, on_disk, trust, context.state.value, context.now, force)

@@ -47,7 +47,7 @@ EVERY: Final = "*"
 _WIDTH = 4
 
 
-class PairOnDisk(NamedTuple):
+class PairFiles(NamedTuple):
     """A certificate that is wanted and its files by name, or why they cannot be read."""
 
     want: Certificate
@@ -127,8 +127,8 @@ def inspect(
 
 
 def read(
-    folders: Folders, certificates: Iterable[Certificate], before: Iterable[PairOnDisk] = ()
-) -> tuple[PairOnDisk, ...]:
+    folders: Folders, certificates: Iterable[Certificate], before: Iterable[PairFiles] = ()
+) -> tuple[PairFiles, ...]:
     """Return the files of each certificate. Those in a place that was read `before` are not read again."""
     known = {(want.folder, want.stem): stored for want, stored in before}
     found = []
@@ -139,13 +139,13 @@ def read(
         except StoreError as error:
             # One that cannot be read must not keep another from its renewal.
             stored = error
-        found.append(PairOnDisk(want, stored))
+        found.append(PairFiles(want, stored))
     return tuple(found)
 
 
 def compare(
     config: AgentConfig,
-    pairs: Iterable[PairOnDisk],
+    pairs: Iterable[PairFiles],
     trust: Mapping[str, Trust],
     memory: AgentState,
     now: datetime,

@@ -33,20 +33,20 @@ from vaultpki.vault import Vault, text
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class SaidByVault:
     """The newest answer of Vault, which is the copy on the disk if Vault did not say more, and the contact with it."""
 
     answer: Assignment
     contact: Contact
 
 
-def ask(context: Context, known: Known) -> Said:
+def ask(context: Context, known: Known) -> SaidByVault:
     """Return what Vault says, as far as this pass has to ask; raises VaultpkiError if nobody ever said what to hold.
 
     Vault is asked only if the copy is old or something is due, and for everything only if something has changed.
     """
     if known.copy is not None and known.enough:
-        return Said(known.copy, Contact())
+        return SaidByVault(known.copy, Contact())
     found = _poll(context, known.copy, known.rest) if known.copy is not None and known.rest is not None else None
     if found is not None and found.contact.polled:
         return found
@@ -59,7 +59,7 @@ def ask(context: Context, known: Known) -> Said:
     return found
 
 
-def _poll(context: Context, copy: Assignment, rest: AtRest) -> Said | None:
+def _poll(context: Context, copy: Assignment, rest: AtRest) -> SaidByVault | None:
     """Return the copy and the contact if Vault says that nothing has changed; after a step of a rotation, its answer.
 
     None for another change and for a refusal: then the look that follows says what is wrong. A Vault that cannot answer
@@ -71,23 +71,23 @@ def _poll(context: Context, copy: Assignment, rest: AtRest) -> Said | None:
         if mark != rest.mark:
             return _step(context, copy, rest, mark)
         confirmed = assignment.confirm(context.config, copy, context.clock)
-        return Said(confirmed, _checked_clock(context, Contact(rest.vault, polled=True)))
+        return SaidByVault(confirmed, _checked_clock(context, Contact(rest.vault, polled=True)))
     except Unavailable as error:
         context.state.value = replace(context.state.value, asked=context.clock)
         context.found.failures["vault"] = error
-        return Said(copy, Contact(away=error, polled=True))
+        return SaidByVault(copy, Contact(away=error, polled=True))
     except VaultpkiError:
         return None
 
 
-def _step(context: Context, copy: Assignment, rest: AtRest, mark: Mark | None) -> Said | None:
+def _step(context: Context, copy: Assignment, rest: AtRest, mark: Mark | None) -> SaidByVault | None:
     """Return what Vault says after one step of a rotation, with the kept login; None if more may have changed."""
     if mark is None or not rest.may_step(mark):
         return None
     held, known = _held(context, copy)
     step = assignment.SeenStep(copy, mark, rest.issuers)
     fetched = assignment.fetch_step(context.config, rest.vault, context.clock, held, known, step)
-    return None if fetched is None else Said(fetched, _checked_clock(context, Contact(rest.vault, stepped=True)))
+    return None if fetched is None else SaidByVault(fetched, _checked_clock(context, Contact(rest.vault, stepped=True)))
 
 
 def _held(context: Context, copy: Assignment | None) -> tuple[dict[str, list[str]], Mapping[str, int] | None]:
@@ -111,7 +111,7 @@ def _tighten(context: Context) -> None:
         context.found.events.append(Event("credential", text, "warning"))
 
 
-def _fetch(context: Context, copy: Assignment | None) -> Said:
+def _fetch(context: Context, copy: Assignment | None) -> SaidByVault:
     """What Vault says now; the copy if Vault says nothing usable, with the reason among the failures."""
     config, vault, away = context.config, None, None
     held, known = _held(context, copy)
@@ -132,7 +132,7 @@ def _fetch(context: Context, copy: Assignment | None) -> Said:
         context.found.failures["vault"] = error
         away = error if vault is None or isinstance(error, Unavailable | Untrusted) else None
         fetched = copy
-    return Said(fetched, _checked_clock(context, Contact(vault, away)))
+    return SaidByVault(fetched, _checked_clock(context, Contact(vault, away)))
 
 
 def _checked_clock(context: Context, contact: Contact) -> Contact:

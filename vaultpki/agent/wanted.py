@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from vaultpki.agent import pairs, said, sign_due
 from vaultpki.agent.context import Context
 from vaultpki.agent.known import Known, compare, trust_now
-from vaultpki.agent.pairs import PairOnDisk, PairStatus
-from vaultpki.agent.said import Said
+from vaultpki.agent.pairs import PairFiles, PairStatus
+from vaultpki.agent.said import SaidByVault
 from vaultpki.node.assignment import Assignment
 from vaultpki.pki.facts import Trust
 
@@ -20,11 +20,11 @@ class Wanted:
 
     assigned: Assignment
     trust: Mapping[str, Trust]
-    on_disk: tuple[PairOnDisk, ...]
+    on_disk: tuple[PairFiles, ...]
     items: tuple[PairStatus, ...]
 
 
-def follow(context: Context, known: Known, found: Said) -> Wanted:
+def follow(context: Context, known: Known, found: SaidByVault) -> Wanted:
     """Return what follows from what Vault says. Raises CertificateRefused if it shows no root that this node trusts."""
     answer, contact, force = found.answer, found.contact, context.options.force
     trust, on_disk, items = known.trust, known.on_disk, known.items
