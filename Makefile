@@ -121,12 +121,12 @@ conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && before=$$($(SETUP)/kubernetes before quick) && given="$$given --kubernetes-before $$before" && \
 	both="--server vault --also bao $$given" && \
-	$(SETUP)/beside "$(COUNTS_ON_QUICK) $(ROTATIONS) --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
+	$(SETUP)/beside "$(COUNTS_ON_QUICK) $(ROTATIONS) --standing \$$READY --timeout 3600 $$given $(PYTEST) && \
 		$(COUNTS_ON_QUICK) $(STANDING) --timeout 900 $$given $(PYTEST)" \
-		"$(COUNTS_ON_QUICK) $(ADOPTION) -m 'not exhaustive' --standing \$$READY --timeout 2700 $$given $(PYTEST) && \
+		"$(COUNTS_ON_QUICK) $(ADOPTION) -m 'not exhaustive' --standing \$$READY --timeout 3600 $$given $(PYTEST) && \
 		$(COUNTS_ON_QUICK) $(PROMPT) $(KUBEADM_SHAPES) --timeout 900 $$both $(PYTEST)" \
 		"$(COUNTS_ON_QUICK) $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
-		$(COUNTS_ON_QUICK) $(KUBEADM) --timeout 2700 $$both $(PYTEST)" \
+		$(COUNTS_ON_QUICK) $(KUBEADM) --timeout 3600 $$both $(PYTEST)" \
 		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $$both $(PYTEST)"
 
 # What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.
