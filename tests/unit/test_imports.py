@@ -159,6 +159,12 @@ def test_every_module_has_its_room() -> None:
     assert sorted({room(name) for name in MODULES}) == sorted(ORDER)
 
 
+def test_the_picture_shows_every_room() -> None:
+    drawn = (PACKAGE.parent / "docs/rooms.svg").read_text(encoding="utf-8")
+    packages = {room(name) for name in MODULES if f"{room(name)}." in name}
+    assert packages <= {text for each in re.findall(r">([^<>]+)</text>", drawn) for text in each.split(", ")}
+
+
 def test_every_room_says_what_it_is_for() -> None:
     for path in SOURCES:
         if path.name == "__init__.py":
