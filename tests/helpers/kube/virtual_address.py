@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import yaml
@@ -116,10 +116,13 @@ def _runs(node: KubeadmNode) -> bool:
 
 
 def _complaints(node: KubeadmNode, since: float) -> Iterator[str]:
-    """What the program on a node has complained of since a time, of today."""
+    """What the program on a node has complained of since a time less than a day ago."""
+    now = datetime.now(UTC)
     with contextlib.suppress(FileNotFoundError):
         for found in _COMPLAINT.finditer(node.seen(f"{_LOGS}/kube-vip.log").read_text(errors="replace")):
             hour, minute, second = map(int, found.groups()[:3])
-            at = datetime.now(UTC).replace(hour=hour, minute=minute, second=second, microsecond=0)
+            at = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
+            # Its log names no day: what would come later than now was yesterday.
+            at -= timedelta(days=at > now + timedelta(minutes=1))
             if at.timestamp() >= since:
                 yield found[4]
