@@ -107,6 +107,9 @@ class TokenLoad:
         if status == 401 and token.key_id in self.given_up:
             self.refused[at] += 1
             return
+        if status == 403:
+            # It knows whose token this is, and has not read yet what he may do: it has just begun.
+            return
         if status != 201:
             text = f"{status} for a token that {token.issuer[0]} issued with key {token.key_id}"
             self.failures.append(Failure(time.time(), f"token at {at[0]}", text))
