@@ -301,7 +301,8 @@ def _roots(context: Context) -> tuple[str, ...]:
 
 def _trust(context: Context, wanted: Assignment) -> dict[str, Trust]:
     try:
-        return ca_trust.trust_of(context.config, wanted, context.state.value, context.now)
+        procedures = context.options.procedures
+        return ca_trust.trust_of(context.config, wanted, context.state.value, context.now, procedures)
     except CertificateRefused as error:
         # With a wrong clock every date is wrong: say that instead.
         raise context.found.failures.get("clock", error) from None
