@@ -15,6 +15,7 @@ from typing import Any
 from vaultpki.agent import run
 from vaultpki.config.agent import load_agent
 from vaultpki.host import hook_runner
+from vaultpki.procedures import ON_NODES
 
 
 def main(file: Path, count: int) -> None:
@@ -26,7 +27,7 @@ def main(file: Path, count: int) -> None:
         for number in range(count + 1):
             clock += config.poll
             began = time.process_time()
-            options = run.PassOptions(settle=False, share=share, rest=rest)
+            options = run.PassOptions(ON_NODES, settle=False, share=share, rest=rest)
             outcome = run.run(config, options, clock=clock, runner=runner)
             took = time.process_time() - began
             if outcome.failures:

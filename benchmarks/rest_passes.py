@@ -34,11 +34,12 @@ def _of_0_1_0(config: Any) -> Pass:
 
 def _of_now(config: Any) -> Pass:
     run, runner = import_module("vaultpki.agent.run"), import_module("vaultpki.host.hook_runner").Runner()
+    procedures = import_module("vaultpki.procedures").ON_NODES
     rest = None
 
     def one(clock: float) -> Any:
         nonlocal rest
-        options = run.PassOptions(settle=False, share=run.DAEMON_SHARE, rest=rest)
+        options = run.PassOptions(procedures, settle=False, share=run.DAEMON_SHARE, rest=rest)
         outcome = run.run(config, options, clock=clock, runner=runner)
         rest = outcome.rest
         return outcome

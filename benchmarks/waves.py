@@ -44,6 +44,7 @@ from vaultpki.vault import Request, Settings, Vault
 # The servers are those of the tests, since a cluster of three is made there.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from helpers.vault import raft_cluster, servers
+from vaultpki.procedures import ON_NODES
 
 FLEET: Final = 1000
 # As many more look at everything, as agents do that do not stay.
@@ -102,7 +103,9 @@ class Agent:
     def run(self, *, look: bool = False) -> int:
         """Make a pass, and return how many certificates it got; ends the benchmark if it failed."""
         rest = None if look else self.outcome.rest
-        options = PassOptions(force=frozenset({pairs.EVERY}), settle=False, share=agent_run.DAEMON_SHARE, rest=rest)
+        options = PassOptions(
+            ON_NODES, force=frozenset({pairs.EVERY}), settle=False, share=agent_run.DAEMON_SHARE, rest=rest
+        )
         self.outcome = agent_run.run(self.config, options, runner=self.runner)
         if self.outcome.failures or len(self.outcome.renewed) != len(self.certificates):
             sys.exit(f"{self.config.node} did not renew, so the figures mean nothing: {self.outcome.failures}")

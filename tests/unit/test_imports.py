@@ -56,6 +56,7 @@ ORDER: Final = (
     "daemon",
     "verify",
     "live",
+    "procedures",
     "graph",
     "show",
     "adopt",
@@ -64,8 +65,8 @@ ORDER: Final = (
     "__main__",
 )
 
-# What is replaced in steps, beside the main job, which does without it. What still looks across is named.
-PROCEDURES: Final = frozenset({"rotation", "token_keys", "ca", "key_rotation", "takeover", "adopt"})
+# What is replaced in steps, beside the main job, which does without it.
+PROCEDURES: Final = frozenset({"rotation", "token_keys", "ca", "key_rotation", "takeover", "procedures", "adopt"})
 MAIN_JOB: Final = frozenset(
     {
         "records",
@@ -83,7 +84,6 @@ MAIN_JOB: Final = frozenset(
         "live",
     }
 )
-ACROSS: Final = {"agent.ca_trust": {"takeover"}, "agent.taken_over": {"takeover"}, "live.trust": {"token_keys"}}
 
 # Rooms of decisions, which are the same wherever and whenever they are made, with the modules in them that read files.
 # Elsewhere a module of decisions says so: the first sentence of its docstring ends with "; pure."
@@ -192,11 +192,11 @@ def test_the_flow_is_one_way() -> None:
 
 
 def test_the_main_job_imports_no_procedure() -> None:
-    found: dict[str, set[str]] = {}
-    for importer, name in ours():
-        if room(importer) in MAIN_JOB and room(name) in PROCEDURES:
-            found.setdefault(importer, set()).add(room(name))
-    assert found == ACROSS
+    assert {
+        f"{importer} imports {name}"
+        for importer, name in ours()
+        if room(importer) in MAIN_JOB and room(name) in PROCEDURES
+    } == set()
 
 
 def test_no_circle_inside_a_room() -> None:
@@ -313,3 +313,23 @@ def test_plan_and_apply_load_no_cryptography(tmp_path: Path) -> None:
 def test_the_agent_loads_no_hvac_and_cryptography_only_to_read_pairs() -> None:
     names = loaded("import vaultpki.cli.agent, vaultpki.agent.run")
     assert names & {"hvac", "requests", "cryptography", "vaultpki.pki.x509", "yaml"} == set()
+
+
+def test_a_pass_on_a_machine_that_takes_no_part_loads_no_procedure() -> None:
+    program = f"""\
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from helpers.example_agent import agent_config
+from vaultpki.node.procedures import Followed
+from vaultpki.procedures import ON_NODES
+for each in ON_NODES:
+    config = agent_config()
+    with each.entered(config, 0.0) as here:
+        assert here is config
+    assert each.ended_cas(config) == {{}} and each.follows(config, None, None) and each.standing(config) == ""
+    assert each.report("as it is", config, None, None, 0.0) == "as it is"
+    assert each.follow(config, 0.0, allow_http=False, alive=print) == Followed()
+"""
+    names = loaded(program)
+    assert "vaultpki.procedures.adoption" in names
+    assert {name for name in names if name.startswith("vaultpki.takeover")} == set()

@@ -14,6 +14,7 @@ from vaultpki.issue.issuers import follow
 from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import pins
 from vaultpki.node.assignment import Assignment
+from vaultpki.node.procedures import Procedures
 from vaultpki.node.state import AgentState
 from vaultpki.pki import chains, foreign_cas, x509
 from vaultpki.pki.ca_life import CaExpiry, CaLife, below, expiry, foreign_life, lives_above, of_root
@@ -31,60 +32,38 @@ from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 _CLOCK_STEP: Final = 5.0
 
 
-def trust_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> dict[str, Trust]:
+def trust_of(
+    config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime, procedures: Procedures
+) -> dict[str, Trust]:
     """Return the trust in each CA, with the foreign CAs that agent.yaml lets in.
 
-    Raises CertificateRefused if the root mount shows no root that this node trusts.
+    `procedures` are as in PassOptions. Raises CertificateRefused if the root mount shows no root that this node trusts.
     """
     vanished = {sha256: datetime.fromtimestamp(since, UTC) for sha256, since in state.vanished.items()}
     views = wanted.rotations.views(state.revisions, vanished, state.clock_offset)
     above = roots_of(config, wanted, state, now)
     own = follow(wanted.issuers, wanted.trusted, views, above, now, cluster=config.cluster)
-    return with_foreign(own, _offered(config, wanted, state), config.also_trust, above.parked)
+    return with_foreign(own, _offered(config, wanted, state, procedures), config.also_trust, above.parked)
 
 
-def _offered(config: AgentConfig, wanted: Assignment, state: AgentState) -> Mapping[str, tuple[str, ...]]:
+def _offered(
+    config: AgentConfig, wanted: Assignment, state: AgentState, procedures: Procedures
+) -> Mapping[str, tuple[str, ...]]:
     """Return the foreign CAs that are offered, without the old CAs of an adoption that has done without them.
 
     A record that is older than one read before takes none away, nor does one that the machine does not follow. Whose
     adoption was done on this machine does not come back by any record: whoever may write it could else bring a CA back
     whose key was stolen.
     """
-    record, gone = wanted.adoption, dict(_ended(config))
+    record, ended = wanted.adoption, [each.ended_cas(config) for each in procedures]
     stale = record is None or record.accepts is not Side.NEW or record.revision < state.revisions.get(NAME, 0)
-    if record is not None and not stale and _follows(config, wanted, state):
-        gone = {ca: (*gone.get(ca, ()), *record.old.get(ca, ())) for ca in wanted.foreign}
+    if record is not None and not stale and all(each.follows(config, wanted, state) for each in procedures):
+        ended.append(record.old)
+    gone = {ca: {sha256 for each in ended for sha256 in each.get(ca, ())} for ca in wanted.foreign}
     return {
-        ca: tuple(pem for pem in pems if set(_fingerprints([pem])).isdisjoint(gone.get(ca, ())))
+        ca: tuple(pem for pem in pems if gone[ca].isdisjoint(_fingerprints([pem])))
         for ca, pems in wanted.foreign.items()
     }
-
-
-def _ended(config: AgentConfig) -> Mapping[str, tuple[str, ...]]:
-    if config.taken_over is None:
-        return {}
-    from vaultpki.takeover import carry_out
-
-    try:
-        return carry_out.ended_cas(config)
-    except VaultpkiError:
-        # Its steps say so.
-        return {}
-
-
-def _follows(config: AgentConfig, wanted: Assignment, state: AgentState) -> bool:
-    """Return whether a machine that is taken over does what the record asks; any other one has no steps to do.
-
-    Of one whose journal cannot be read that is not known, and its steps say so.
-    """
-    if config.taken_over is None:
-        return True
-    from vaultpki.takeover import carry_out
-
-    try:
-        return carry_out.asked_of(config, wanted, state.revisions.get(NAME, 0)).target is not None
-    except VaultpkiError:
-        return True
 
 
 def roots_of(config: AgentConfig, wanted: Assignment, state: AgentState, now: datetime) -> Roots:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vaultpki.model import AgentConfig
     from vaultpki.node.assignment import SurplusPair
     from vaultpki.node.at_rest import AtRest
+    from vaultpki.node.procedures import Procedures
     from vaultpki.pki.ca_life import CaLife
     from vaultpki.vault import Vault
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 class PassOptions:
     """How a pass is made.
 
+    `procedures` are those in which the machine may take part.
     `force` names certificates to renew even if they are not due (`pairs.EVERY`: all). `settle` waits some seconds after
     a replacement until the old files are removed and every watcher has noticed. `wait` is how many seconds another
     process may hold the directory. `share` is the part of the poll interval for which Vault's last answer is used
@@ -37,6 +39,7 @@ class PassOptions:
     record does not name; only a person on the node asks for that.
     """
 
+    procedures: Procedures
     allow_http: bool = False
     force: frozenset[str] = frozenset()
     settle: bool = True

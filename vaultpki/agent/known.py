@@ -59,7 +59,8 @@ def _rest(context: Context) -> AtRest | None:
 def trust_now(context: Context, answer: Assignment) -> Mapping[str, Trust]:
     """Return the trust in each CA by an answer of Vault. Raises CertificateRefused, as `ca_trust.trust_of`."""
     try:
-        return ca_trust.trust_of(context.config, answer, context.state.value, context.now)
+        procedures = context.options.procedures
+        return ca_trust.trust_of(context.config, answer, context.state.value, context.now, procedures)
     except CertificateRefused as error:
         # With a wrong clock every date is wrong: say that instead.
         raise context.found.failures.get("clock", error) from None

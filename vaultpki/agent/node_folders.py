@@ -19,6 +19,7 @@ from vaultpki.config.agent import load_agent
 from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.layout import DIRECTORY
 from vaultpki.model import AgentConfig
+from vaultpki.node.procedures import Procedures
 from vaultpki.places import AGENT_FILE
 from vaultpki.redact import printable
 
@@ -97,8 +98,11 @@ def further_places(config: AgentConfig, folder: Path) -> dict[str, Path]:
     return {name: place for name, place in copies.items() if place is not None}
 
 
-def read(folder: NodeFolder, now: datetime, *, allow_http: bool = False) -> status.Status:
-    """Return how a node is, however broken; its agent.yaml is held to the same rules as on the node."""
+def read(folder: NodeFolder, now: datetime, procedures: Procedures, *, allow_http: bool = False) -> status.Status:
+    """Return how a node is, however broken; its agent.yaml is held to the same rules as on the node.
+
+    `procedures` are as in PassOptions.
+    """
     path = folder.path / folder.file
     try:
         if folder.problem:
@@ -110,11 +114,11 @@ def read(folder: NodeFolder, now: datetime, *, allow_http: bool = False) -> stat
         return status.Status(None, None, (), {_FILE: str(error)}, {}, None, None)
     named = (config.directory, config.state, *config.folders.values())
     if all(inside(Path(place), folder.path) for place in named):
-        return status.of_node(config, now, ask=False, allow_http=allow_http)
-    return _of_copies(config, folder.path, now)
+        return status.of_node(config, now, procedures, ask=False, allow_http=allow_http)
+    return _of_copies(config, folder.path, now, procedures)
 
 
-def _of_copies(config: AgentConfig, folder: Path, now: datetime) -> status.Status:
+def _of_copies(config: AgentConfig, folder: Path, now: datetime, procedures: Procedures) -> status.Status:
     """Return how a node is by the copies of its files in `folder`; nothing is read elsewhere."""
     owned = {name: replace(options, owner=None) for name, options in config.certificates.items()}
     named = replace(config, owner=None, certificates=owned)
@@ -130,7 +134,7 @@ def _of_copies(config: AgentConfig, folder: Path, now: datetime) -> status.Statu
         found = status.of_folder(str(directory), now, places)
         return replace(found, node=config.node, pool=config.pool, notes=(printable(note),))
     copied = replace(named, directory=str(directory), state=str(state), folders=places)
-    return status.of_node(named, now, ask=False, copied=copied)
+    return status.of_node(named, now, procedures, ask=False, copied=copied)
 
 
 def _copy(place: str, folder: Path) -> Path | None:

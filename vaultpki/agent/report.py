@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
-from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen, taken_over
+from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen
 from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.token_keys import KeysOnDisk, signing_mark
@@ -25,7 +25,6 @@ from vaultpki.node.secret_id import SecretIdFiles
 from vaultpki.node.state import AgentState, ReaderSeen, Since
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.records import node_report, report_paths
-from vaultpki.records.adoption import NAME
 from vaultpki.records.node_report import (
     SURPLUS,
     BundleReport,
@@ -94,16 +93,12 @@ def build(
     """
     from vaultpki import __version__
 
-    state, files = context.state.value, SecretIdFiles(context.config.state)
-
-    def when(clock: float) -> datetime:
-        return datetime.fromtimestamp(clock, UTC) + timedelta(seconds=state.clock_offset)
-
+    state, files, when = context.state.value, SecretIdFiles(context.config.state), context.state.value.by_vault
     installed = {name: when(each.since) for name, each in state.leaves.items()}
     foreign = {ca: frozenset(facts.fingerprint for facts in known.foreign) for ca, known in trust.items()}
     held = {ca: foreign[ca].intersection(one.sha256) for ca, one in state.bundles.items() if ca in foreign}
     ignored = {ca: frozenset(each.fingerprint for each in known.foreign_ignored) for ca, known in trust.items()}
-    return NodeReport(
+    made = NodeReport(
         time=when(context.clock),
         agent=__version__,
         seen=wanted.rotations.seen(state.revisions),
@@ -137,10 +132,12 @@ def build(
         foreign={ca: found for ca, found in held.items() if found},
         foreign_ignored={ca: found for ca, found in ignored.items() if found},
         by_hand=state.by_hand,
-        adoption=taken_over.report(context.config, wanted, state.revisions.get(NAME, 0), when, context.clock),
         token_keys=_token_keys(wanted, keys, state, when) if keys is not None else None,
         surplus={each.place: _held(each.ca, SURPLUS, each.leaf, each.served) for each in wanted.surplus},
     )
+    for each in context.options.procedures:
+        made = each.report(made, context.config, wanted, state, context.clock)
+    return made
 
 
 def _keys_ca(state: AgentState, when: Callable[[float], datetime]) -> dict[str, BundleReport]:

@@ -27,12 +27,10 @@ DAEMON_SHARE: Final = 0.8
 
 __all__ = ["DAEMON_SHARE", "PassOptions", "run"]
 
-_DEFAULT: Final = PassOptions()
-
 
 def run(
     config: AgentConfig,
-    options: PassOptions = _DEFAULT,
+    options: PassOptions,
     *,
     clock: float | None = None,
     runner: hook_runner.Runner | None = None,
@@ -43,11 +41,20 @@ def run(
     certificate that failed by itself is among the outcome's failures.
     """
     now = time.time() if clock is None else clock
-    from vaultpki.agent import taken_over
-
-    with taken_over.entered(config, options.wait) as here:
+    with contextlib.ExitStack() as stack:
+        here = config
+        for each in options.procedures:
+            here = stack.enter_context(each.entered(here, options.wait))
         outcome = _pass(here, options, now, runner)
-    return taken_over.follow(config, outcome, now, options)
+    for each in options.procedures:
+        done = each.follow(config, now, allow_http=options.allow_http, alive=options.alive)
+        outcome = replace(
+            outcome,
+            failures={**outcome.failures, **done.failures},
+            events=(*outcome.events, *done.events),
+            retry_at=outcome.retry_at if done.retry_at is None else done.retry_at,
+        )
+    return outcome
 
 
 def _pass(config: AgentConfig, options: PassOptions, now: float, runner: hook_runner.Runner | None) -> Outcome:

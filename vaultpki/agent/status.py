@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from vaultpki.agent import bundles, ca_trust, kubeconfigs, pairs, readers_seen, surplus, taken_over, token_keys
+from vaultpki.agent import bundles, ca_trust, kubeconfigs, pairs, readers_seen, surplus, token_keys
 from vaultpki.agent.ca_trust import CaOnNode
 from vaultpki.certificates import BUNDLES, TABLE, file_set, pair_files
 from vaultpki.disk import files
@@ -20,6 +20,7 @@ from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import assignment, credential
 from vaultpki.node import state as memory
 from vaultpki.node.assignment import SurplusPair
+from vaultpki.node.procedures import Procedures
 from vaultpki.pki import ca_life, foreign_cas, key_plan, renewal, x509
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.pki.facts import Facts, Trust
@@ -67,10 +68,10 @@ class Status:
     not looked at, where that is no fault. `bundles` are sentences about trust bundles that are not as they should be.
     `kubernetes` are the versions of Kubernetes that components of the node run with, where they are known. `foreign`
     are sentences about foreign CAs that are offered and not taken, and `unused` are those about SHA-256 in agent.yaml
-    for which none is offered. `by_hand` are the keys of hooks that wait for a person. `taken_over` says where a machine
-    of a kubeadm cluster stands that is taken over. `not_admitted` is a sentence that kube-apiserver must not run yet,
-    "" if it may. `keys` are its service-account keys, None where it has none of its own. `surplus` are the pairs that
-    the node's record does not name, by the paths of their certificates.
+    for which none is offered. `by_hand` are the keys of hooks that wait for a person. `standings` are sentences
+    about where the machine stands in a procedure, "" for one in which it takes no part. `not_admitted` is a sentence
+    that kube-apiserver must not run yet, "" if it may. `keys` are its service-account keys, None where it has none of
+    its own. `surplus` are the pairs that the node's record does not name, by the paths of their certificates.
     """
 
     node: str | None
@@ -95,7 +96,7 @@ class Status:
     foreign: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
-    taken_over: str = ""
+    standings: tuple[str, ...] = ()
     not_admitted: str = ""
     keys: TokenKeysStatus | None = None
     surplus: Mapping[str, SurplusPair] = field(default_factory=dict)
@@ -118,9 +119,17 @@ class TokenKeysStatus:
 
 
 def of_node(
-    config: AgentConfig, now: datetime, *, ask: bool = True, allow_http: bool = False, copied: AgentConfig | None = None
+    config: AgentConfig,
+    now: datetime,
+    procedures: Procedures,
+    *,
+    ask: bool = True,
+    allow_http: bool = False,
+    copied: AgentConfig | None = None,
 ) -> Status:
     """Report on the node of an agent.yaml, however broken it is. `ask` asks Vault whether it answers.
+
+    `procedures` are as in PassOptions.
 
     `copied` is the same configuration with the places to which somebody copied the node's files: only those are read.
     Owners are not compared there, since they are users of the node.
@@ -145,7 +154,7 @@ def of_node(
         readers=readers_seen.behind(known),
         kubernetes=memory.kubernetes(known),
         by_hand=known.by_hand,
-        taken_over=taken_over.standing(config),
+        standings=tuple(each.standing(config) for each in procedures),
         not_admitted=known.not_admitted,
     )
     try:
@@ -158,7 +167,7 @@ def of_node(
             roles = tuple(sorted(role.value for role in spec.roles))
             asked = _moment(max(spec.fetched, known.asked))
             status = replace(status, roles=roles, answered=_moment(spec.fetched), asked=asked)
-            trust = ca_trust.trust_of(config, spec, known, now)
+            trust = ca_trust.trust_of(config, spec, known, now, procedures)
             cas = ca_trust.statuses(spec, trust, known)
             ends = ca_trust.ends(spec, trust, now, cluster=config.cluster)
             seen, found, odd, left = _inspect(config, spec, trust, known, now, named)

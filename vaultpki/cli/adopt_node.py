@@ -109,11 +109,11 @@ def _known(config: AgentConfig, *, only_looks: bool, allow_http: bool) -> tuple[
     """
     from dataclasses import replace
 
-    from vaultpki.agent import taken_over
     from vaultpki.cli.agent import tell_outcome
     from vaultpki.config.taken_over import located
     from vaultpki.errors import Busy, StateConflict
     from vaultpki.node import assignment
+    from vaultpki.procedures import adoption
     from vaultpki.redact import printable
 
     busy: Busy | None = None
@@ -130,9 +130,9 @@ def _known(config: AgentConfig, *, only_looks: bool, allow_http: bool) -> tuple[
     known = assignment.read_copy(located(config))
     if known is None:
         raise StateConflict("the agent has not asked Vault yet; run `vaultpki agent --once`")
-    unread = taken_over.unread(known, away) if away is not None else ""
+    unread = adoption.unread(known, away) if away is not None else ""
     if config.taken_over is not None and (only_looks or busy is not None):
-        known, unread = taken_over.look(config, known, allow_http=allow_http)
+        known, unread = adoption.look(config, known, allow_http=allow_http)
     if unread:
         click.echo(printable(unread), err=True)
     return known, busy
@@ -156,7 +156,8 @@ def _agent_pass(config: AgentConfig, *, allow_http: bool) -> Outcome:
     from dataclasses import replace
 
     from vaultpki.agent import run
+    from vaultpki.procedures import ON_NODES
 
     machine = config.taken_over
     by_hand = config if machine is None else replace(config, taken_over=replace(machine, by_agent=False))
-    return run.run(by_hand, run.PassOptions(allow_http=allow_http, wait=_LOCK_WAIT, share=0.0))
+    return run.run(by_hand, run.PassOptions(ON_NODES, allow_http=allow_http, wait=_LOCK_WAIT, share=0.0))

@@ -210,6 +210,7 @@ def agent_command(
         raise click.UsageError("--hooks goes with --join; afterwards `hooks` in agent.yaml says what is run")
     from vaultpki.agent import run
     from vaultpki.config.agent import load_agent
+    from vaultpki.procedures import ON_NODES
 
     if print_unit is not None:
         from vaultpki.host import systemd
@@ -241,13 +242,14 @@ def agent_command(
     if once.given:
         # A person who runs this knows of something new.
         share = 1.0 if once.if_due else 0.0
-        options = run.PassOptions(allow_http=allow_http, wait=_LOCK_WAIT, share=share, prune=once.prune)
+        options = run.PassOptions(ON_NODES, allow_http=allow_http, wait=_LOCK_WAIT, share=share, prune=once.prune)
         return tell_outcome(run.run(config, options), log_format)
     from vaultpki.daemon import loop as daemon
     from vaultpki.host import log
 
     daemon.stay(
         config,
+        ON_NODES,
         load=lambda: load_agent(file, allow_http=allow_http),
         log=log.writer(log_format, sys.stderr),
         allow_http=allow_http,

@@ -251,7 +251,7 @@ def jwks_command(file: Path, allow_http: bool, output: Path | None) -> None:
     from vaultpki.key_rotation.scene import refuse_no_keys
     from vaultpki.live import trust
     from vaultpki.pki import jwk
-    from vaultpki.token_keys.beginning import NO_KEYS_YET
+    from vaultpki.records.service_account import NO_KEYS_YET
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         refuse_no_keys(cluster)

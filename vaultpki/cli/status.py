@@ -72,16 +72,18 @@ def status_command(
 def _of_node(file: Path, *, offline: bool, allow_http: bool) -> Shown:
     from vaultpki.agent import status
     from vaultpki.config.agent import load_agent
+    from vaultpki.procedures import ON_NODES
 
     now = datetime.now(UTC)
     config = load_agent(file, allow_http=allow_http)
-    return _of_one(status.of_node(config, now, ask=not offline, allow_http=allow_http), now, config.node)
+    return _of_one(status.of_node(config, now, ON_NODES, ask=not offline, allow_http=allow_http), now, config.node)
 
 
 def _of_directory(directory: Path, *, allow_http: bool, bar: bool) -> Shown:
     from vaultpki.agent import node_folders, status
     from vaultpki.cli.shown import Shown
     from vaultpki.findings import nodes
+    from vaultpki.procedures import ON_NODES
     from vaultpki.show import node_table
 
     now = datetime.now(UTC)
@@ -91,7 +93,7 @@ def _of_directory(directory: Path, *, allow_http: bool, bar: bool) -> Shown:
     found = []
     with progress("Reading nodes") as counter:
         for folder in folders:
-            one = node_folders.read(folder, now, allow_http=allow_http)
+            one = node_folders.read(folder, now, ON_NODES, allow_http=allow_http)
             found.append((nodes.of_status(one, now, name=folder.path.name), one))
             if bar and len(folders) > _MANY:
                 counter.step(len(folders))
@@ -143,6 +145,7 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
     from vaultpki.config.agent import load_agent
     from vaultpki.errors import ArgumentError
     from vaultpki.node import assignment
+    from vaultpki.procedures import ON_NODES
 
     if not names and not force:
         raise click.UsageError("name the certificates to renew, or pass --force to renew all of this node")
@@ -152,7 +155,8 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
     for name in names:
         if spec is not None and name not in held:
             raise ArgumentError(f"{config.node} holds no certificate {name}; it holds {', '.join(held)}")
-    options = run.PassOptions(allow_http=allow_http, force=frozenset(names or (pairs.EVERY,)), wait=_LOCK_WAIT)
+    every = frozenset(names or (pairs.EVERY,))
+    options = run.PassOptions(ON_NODES, allow_http=allow_http, force=every, wait=_LOCK_WAIT)
     return tell_outcome(run.run(config, options))
 
 
@@ -191,5 +195,5 @@ def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
         yield last
     if not status.seen and not status.faults:
         yield "there is no certificate here"
-    yield from map(printable, filter(None, (status.taken_over, *status.notes)))
+    yield from map(printable, filter(None, (*status.standings, *status.notes)))
     yield from node_table.command_lines(row)

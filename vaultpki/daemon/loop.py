@@ -45,6 +45,7 @@ from vaultpki.host.log import Event
 from vaultpki.host.systemd import Notifier
 from vaultpki.model import AgentConfig
 from vaultpki.node import assignment, backoff, state
+from vaultpki.node.procedures import Procedures
 from vaultpki.node.secret_id import SECRET_ID
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ _NEEDS_JOIN_TICK: Final = 2.0
 
 def stay(
     config: AgentConfig,
+    procedures: Procedures,
     *,
     load: Callable[[], AgentConfig],
     log: Callable[[Event], None],
@@ -70,26 +72,28 @@ def stay(
 ) -> None:
     """Renew until SIGTERM or SIGINT; on SIGHUP `load` reads agent.yaml again, and Vault is asked. For the main thread.
 
-    Raises, before anything is done, Busy if another daemon holds the same directory or state folder, and StoreError if
-    others could replace one of them. If `load` raises a VaultpkiError, that is logged and the old configuration stays
-    in force. Threads that still run when this returns may be ended with the process.
+    `procedures` are as in PassOptions. Raises, before anything is done, Busy if another daemon holds the same directory
+    or state folder, and StoreError if others could replace one of them. If `load` raises a VaultpkiError, that is
+    logged and the old configuration stays in force. Threads that still run when this returns may
+    be ended with the process.
     """
     for path in (config.state, *config.paths.values()):
         files.refuse_unsafe_way(path)
-    _Daemon(config, load, log, allow_http=allow_http).stay()
+    _Daemon(config, procedures, load, log, allow_http=allow_http).stay()
 
 
 class _Daemon:
     def __init__(
         self,
         config: AgentConfig,
+        procedures: Procedures,
         load: Callable[[], AgentConfig],
         log: Callable[[Event], None],
         *,
         allow_http: bool,
     ) -> None:
         self._config, self._load, self._log = config, load, log
-        self._allow_http = allow_http
+        self._procedures, self._allow_http = procedures, allow_http
         self._notifier = Notifier()
         self._wake = threading.Event()
         self._runner = hook_runner.Runner(done=self._wake.set)
@@ -164,7 +168,9 @@ class _Daemon:
                 return
             from vaultpki.daemon.metrics import DaemonMetrics
 
-            self._metrics = DaemonMetrics(lambda: located(self._config), self._log, longest_pass=_LONGEST_PASS)
+            self._metrics = DaemonMetrics(
+                lambda: located(self._config), self._procedures, self._log, longest_pass=_LONGEST_PASS
+            )
         self._metrics.serve()
 
     # The thread that works
@@ -233,6 +239,7 @@ class _Daemon:
         # Noted before the pass, since a join may come while it runs. agent.yaml was read at another time.
         used = replace(_join_files(config), agent_yaml=None)
         options = PassOptions(
+            self._procedures,
             allow_http=self._allow_http,
             wait=_LOCK_WAIT,
             share=share,

@@ -27,6 +27,7 @@ from vaultpki.errors import (
 from vaultpki.host.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.node import assignment, state
+from vaultpki.node.procedures import Procedures
 from vaultpki.pki.renewal import Reason
 
 PAUSE: Final = 1.0
@@ -42,8 +43,15 @@ class DaemonMetrics:
     `config` returns the agent.yaml in force. `longest_pass` is how many seconds a pass may take.
     """
 
-    def __init__(self, config: Callable[[], AgentConfig], log: Callable[[Event], None], *, longest_pass: float) -> None:
-        self._config, self._log, self._longest_pass = config, log, longest_pass
+    def __init__(
+        self,
+        config: Callable[[], AgentConfig],
+        procedures: Procedures,
+        log: Callable[[Event], None],
+        *,
+        longest_pass: float,
+    ) -> None:
+        self._config, self._procedures, self._log, self._longest_pass = config, procedures, log, longest_pass
         self._view: View | None = None
         self._server: metrics_server.Server | None = None
         self._served: tuple[str | None, tuple[str, ...]] = None, ()
@@ -61,7 +69,7 @@ class DaemonMetrics:
         if config.metrics is None:
             return
         self._renewals = {**_wanted(config), **self._renewals}
-        watch = PairWatch(lambda: self._view, self._config)
+        watch = PairWatch(lambda: self._view, self._config, self._procedures)
         try:
             server = metrics_server.Server(
                 config.metrics,
@@ -141,8 +149,10 @@ class PairWatch:
     The inspection has a thread of its own, so that a disk that hangs delays no caller by more than `METRICS_PATIENCE`.
     """
 
-    def __init__(self, last: Callable[[], View | None], config: Callable[[], AgentConfig]) -> None:
-        self._last, self._config = last, config
+    def __init__(
+        self, last: Callable[[], View | None], config: Callable[[], AgentConfig], procedures: Procedures
+    ) -> None:
+        self._last, self._config, self._procedures = last, config, procedures
         self._assignment: assignment.Assignment | None = None
         self._began = -PAUSE
         self._thread: threading.Thread | None = None
@@ -184,7 +194,7 @@ class PairWatch:
         if wanted is None:
             return None
         known = state.load(config.state)
-        trust = ca_trust.trust_of(config, wanted, known, now)
+        trust = ca_trust.trust_of(config, wanted, known, now, self._procedures)
         with Folders.open(config.paths, create=False, write=False) as folders:
             found = pairs.inspect(config, folders, wanted.certificates, trust, known, now)
         return tuple(certificate(item, config, state.AgentState()) for item in found)

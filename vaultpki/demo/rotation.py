@@ -24,6 +24,7 @@ from vaultpki.demo.run import DEMO_HEAD, AppliedExample
 from vaultpki.errors import StateConflict
 from vaultpki.model import AgentConfig
 from vaultpki.pki import x509
+from vaultpki.procedures import ON_NODES
 from vaultpki.records.rotation import Method, State
 from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.verify import handshake
@@ -242,7 +243,7 @@ class CaRotation:
         # A slow machine must not fall behind the server, whose clock is real.
         self._now = max(self._now, datetime.now(UTC)) + timedelta(seconds=1)
         for name in names:
-            options = agent.PassOptions(settle=False, share=0.0)
+            options = agent.PassOptions(ON_NODES, settle=False, share=0.0)
             done = agent.run(self._nodes[name].config, options, clock=self._now.timestamp())
             for failure in done.failures.values():
                 raise failure

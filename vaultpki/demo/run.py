@@ -25,6 +25,7 @@ from vaultpki.errors import StoreError
 from vaultpki.issue import operator
 from vaultpki.model import AgentConfig, Auth, Cluster, Node
 from vaultpki.node.secret_id import SECRET_ID
+from vaultpki.procedures import ON_NODES
 from vaultpki.provision import apply
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault, text
@@ -139,7 +140,7 @@ def issue_and_verify(example: AppliedExample, step: Callable[[int], None]) -> De
     renewed = 0
     for node in cluster.nodes:
         file = equip(directory / "nodes" / node.name, cluster, node, example.vault, example.root_sha256)
-        outcome = run.run(load_agent(file), run.PassOptions(settle=False))
+        outcome = run.run(load_agent(file), run.PassOptions(ON_NODES, settle=False))
         for failure in outcome.failures.values():
             raise failure
         renewed += len(outcome.renewed)

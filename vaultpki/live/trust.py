@@ -23,7 +23,7 @@ from vaultpki.pki.roots import unfit
 from vaultpki.pki.service_account import token_keys
 from vaultpki.pki.trust import in_date, is_root, named, named_by_owner
 from vaultpki.records.node_report import NodeReport
-from vaultpki.token_keys.beginning import NO_KEYS_YET
+from vaultpki.records.service_account import NO_KEYS_YET
 from vaultpki.values import pem
 from vaultpki.vault import Vault
 from vaultpki.verify.on_disk import Holder

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from vaultpki.disk.files import read_private, write_private
@@ -154,6 +155,10 @@ class AgentState:
     token_issuer: Mapping[str, str] = field(default_factory=dict)
     not_admitted: str = ""
     surplus: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def by_vault(self, clock: float) -> datetime:
+        """Return a time of this machine's clock by Vault's, as far as that is known."""
+        return datetime.fromtimestamp(clock, UTC) + timedelta(seconds=self.clock_offset)
 
 
 def kubernetes(state: AgentState) -> dict[str, str]:

@@ -17,6 +17,7 @@ from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.renewal import Reason
 from vaultpki.places import Layout
+from vaultpki.procedures import ON_NODES
 from vaultpki.redact import first_few, stamp
 from vaultpki.show.certificate import KeyBeside, Revocation, ShownCertificate, domain_of
 from vaultpki.values import input_file, pem
@@ -39,7 +40,7 @@ def of_node(config: AgentConfig, name: str, now: datetime) -> ShownCertificate:
 
     Raises ArgumentError if the node holds none of this name, and as `of_file`.
     """
-    found = status.of_node(config, now, ask=False)
+    found = status.of_node(config, now, ON_NODES, ask=False)
     beside = Path(config.directory)
     return _one(name, [found], f"{config.node} holds", now, beside)
 
@@ -50,7 +51,7 @@ def of_folder(directory: Path, name: str, now: datetime) -> ShownCertificate:
     Raises ArgumentError if there is none, or if several nodes hold one; StoreError if a folder cannot be read.
     """
     if folders := node_folders.find_all(directory):
-        found = [node_folders.read(each, now, allow_http=True) for each in folders]
+        found = [node_folders.read(each, now, ON_NODES, allow_http=True) for each in folders]
         if (directory / _OPERATOR).is_dir():
             found.append(status.of_folder(str(directory / _OPERATOR), now))
     else:

@@ -24,6 +24,7 @@ from vaultpki.model import Cluster, Node, Pool, Row
 from vaultpki.pki import ca_life, renewal
 from vaultpki.pki.ca_life import CaExpiry, CaLife, Level
 from vaultpki.pki.facts import Facts
+from vaultpki.procedures import ON_NODES
 from vaultpki.provision import ca_ends
 from vaultpki.show import attention
 from vaultpki.show.attention import Notice
@@ -140,11 +141,11 @@ def _ends(
 def _status(cluster: Cluster, folder: Folder, now: datetime) -> Status:
     """Return what `status --dir` says of a folder: with its agent.yaml if it is NODE/pki or a copy, else by itself."""
     if copy := node_folders.collected_with(folder.folder):
-        return node_folders.read(copy, now, allow_http=True)
+        return node_folders.read(copy, now, ON_NODES, allow_http=True)
     above = folder.folder.absolute().parent
     own = folder.folder.absolute().name == "pki" and holder_of(cluster, folder.name) is not None
     if own and os.path.lexists(above / "agent.yaml"):
-        return node_folders.read(NodeFolder(above), now, allow_http=True)
+        return node_folders.read(NodeFolder(above), now, ON_NODES, allow_http=True)
     try:
         return status.of_folder(str(folder.folder), now)
     except StoreError as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
 
 from vaultpki.errors import StateConflict
 from vaultpki.records.service_account import (
     MOST_DEPARTED,
+    NO_KEYS_YET,
     DepartedKey,
     Departure,
     KeyMethod,
@@ -20,9 +20,6 @@ from vaultpki.records.service_account import (
 from vaultpki.redact import first_few
 from vaultpki.token_keys.course import KeyScene, only, taken_in, with_key
 from vaultpki.token_keys.holders import key_sha256, sha256_of
-
-NO_KEYS_YET: Final = "no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in"
-"""Why nothing can be done with keys that nobody has."""
 
 
 def begun(stored: KeyRecord | None, scene: KeyScene, method: KeyMethod = KeyMethod.ROTATION) -> KeyRecord:

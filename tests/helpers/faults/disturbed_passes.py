@@ -19,6 +19,7 @@ from vaultpki.agent import run as agent
 from vaultpki.certificates import BUNDLES, pair_files
 from vaultpki.config.agent import load_agent
 from vaultpki.pki import x509
+from vaultpki.procedures import ON_NODES
 
 SPEC = """\
 api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
@@ -175,7 +176,7 @@ class Judge:
         """It sets everything right, runs hooks that are owed, and leaves nothing behind; then the node is removed."""
         for settle in (False, True):
             # The second one removes at once what the first one has replaced.
-            again = agent.run(load_agent(node.config), agent.PassOptions(settle=settle, wait=30.0))
+            again = agent.run(load_agent(node.config), agent.PassOptions(ON_NODES, settle=settle, wait=30.0))
             assert not again.failures, f"{what}, then run again: {again.failures}"
         for stem, found in pairs(node).items():
             new = found != self.before[stem]

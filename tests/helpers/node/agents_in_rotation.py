@@ -23,6 +23,7 @@ from vaultpki.config.agent import load_agent
 from vaultpki.node import state
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
+from vaultpki.procedures import ON_NODES
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.vault import Vault
@@ -91,11 +92,11 @@ class AgentsInRotation:
             # Dates of certificates are whole seconds. A new one that ends with the one in use is not taken by a node
             # whose clock is ahead of the server's, as this one is.
             time.sleep(1)
-        options = run.PassOptions(settle=False, force=frozenset({"*"} if force else ()))
+        options = run.PassOptions(ON_NODES, settle=False, force=frozenset({"*"} if force else ()))
         config, now = load_agent(node.config), self.now + later
         done = run.run(config, options, clock=now.timestamp())
         # What a pass leaves is right for `status` in every state.
-        assert done.failures or not status.of_node(config, now, ask=False).bundles
+        assert done.failures or not status.of_node(config, now, ON_NODES, ask=False).bundles
         self.all_trusted()
         return done
 

@@ -29,6 +29,7 @@ from vaultpki.kube.token_flags import TokenFlags, TokensInUse
 from vaultpki.model import KeyType
 from vaultpki.pki import keys as private_keys
 from vaultpki.pki import x509
+from vaultpki.procedures import ON_NODES
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.records.service_account import KeyRecord, KeyState
 from vaultpki.token_keys.standing import KeyStepDone
@@ -247,7 +248,9 @@ class AgentsWithKeys:
         if (plane.node.state / "spec.json").exists():
             plane.node.age(1e7)
         done = run.run(
-            load_agent(plane.node.config), run.PassOptions(settle=False, share=0.0), clock=self.now.timestamp()
+            load_agent(plane.node.config),
+            run.PassOptions(ON_NODES, settle=False, share=0.0),
+            clock=self.now.timestamp(),
         )
         assert not done.failures, done.failures
         self.check()

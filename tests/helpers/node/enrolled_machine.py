@@ -22,6 +22,7 @@ from vaultpki.agent.context import Outcome, PassOptions
 from vaultpki.config.agent import load_agent
 from vaultpki.node import assignment
 from vaultpki.pki import x509
+from vaultpki.procedures import ON_NODES
 from vaultpki.records import adoption, node_report
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import AdoptionReport
@@ -96,7 +97,7 @@ class EnrolledMachine:
 
     def tries(self, *force: str) -> Outcome:
         """A pass that a person makes."""
-        options = PassOptions(share=0.0, settle=False, force=frozenset(force))
+        options = PassOptions(ON_NODES, share=0.0, settle=False, force=frozenset(force))
         return run.run(load_agent(self.file), options)
 
     def passes(self) -> Outcome:

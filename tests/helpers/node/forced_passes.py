@@ -14,12 +14,13 @@ from vaultpki.agent import run
 from vaultpki.config.agent import load_agent
 from vaultpki.host import hook_runner
 from vaultpki.node import state
+from vaultpki.procedures import ON_NODES
 
 
 def main(agent_yaml: str, passes: int) -> None:
     config, runner = load_agent(Path(agent_yaml)), hook_runner.Runner()
     for _ in range(passes):
-        outcome = run.run(config, run.PassOptions(settle=False, force=frozenset("*")), runner=runner)
+        outcome = run.run(config, run.PassOptions(ON_NODES, settle=False, force=frozenset("*")), runner=runner)
         assert not outcome.failures and len(outcome.renewed) == 10, outcome
         # By force it comes sooner than any renewal may, and the brakes' list of such would be all that grows.
         os.unlink(f"{config.state}/{state.STATE_FILE}")

@@ -19,6 +19,7 @@ from vaultpki.config.agent import load_agent
 from vaultpki.errors import VaultpkiError
 from vaultpki.host.hook_runner import Runner
 from vaultpki.pki import x509
+from vaultpki.procedures import ON_NODES
 from vaultpki.records import node_report
 from vaultpki.records.node_report import NodeReport
 
@@ -37,7 +38,7 @@ def passed(
     """
     if asks and share and (node.state / "spec.json").exists():
         node.age(1e7)
-    options = run.PassOptions(settle=False, share=share, force=frozenset(force))
+    options = run.PassOptions(ON_NODES, settle=False, share=share, force=frozenset(force))
     return run.run(load_agent(node.config), options, clock=clock, runner=runner)
 
 

@@ -24,6 +24,7 @@ from vaultpki.config.agent import load_agent
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
+from vaultpki.procedures import ON_NODES
 from vaultpki.records import node_report
 from vaultpki.records.node_report import NodeReport
 from vaultpki.records.rotation import DOMAINS, Method, RotationRecord, State
@@ -99,9 +100,9 @@ class RootRotation:
         if (node.state / "spec.json").exists():
             node.age()
         config = load_agent(node.config)
-        done = run.run(config, run.PassOptions(settle=False))
+        done = run.run(config, run.PassOptions(ON_NODES, settle=False))
         # What a pass leaves is right for `status` in every state.
-        assert done.failures or not status.of_node(config, datetime.now(UTC), ask=False).bundles
+        assert done.failures or not status.of_node(config, datetime.now(UTC), ON_NODES, ask=False).bundles
         return done
 
     @staticmethod

@@ -23,6 +23,7 @@ from vaultpki.host import hook_runner
 from vaultpki.node import assignment, credential
 from vaultpki.node.state import AgentState, StateFile
 from vaultpki.pki import x509
+from vaultpki.procedures import ON_NODES
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_pairs_with_new_names_go_only_once_their_successors_are_there(clusters: 
     assert kubeconfigs(node) == texts
     # Each waits for the place of the other; a person's word gives it up, and it is replaced in one step.
     pairs = {stem: pair(node, stem) for stem in ("proxy-pair", "kubelet-client")}
-    prune = run.PassOptions(settle=False, share=0.0, prune=True)
+    prune = run.PassOptions(ON_NODES, settle=False, share=0.0, prune=True)
     assert {"kube-proxy", "kubelet-client"} <= run.run(load_agent(node.config), prune).failures.keys()
     assert {stem: pair(node, stem) for stem in pairs} == pairs and not (node.pki / "kube-proxy.crt").exists()
     cluster.apply()
@@ -168,7 +169,7 @@ def test_a_hook_that_worked_is_not_run_again_where_nothing_can_be_remembered(nod
     def pass_over(folders: Folders) -> AgentState:
         # Each pass begins from what the disk remembers: that nothing ran for this change.
         state.value = AgentState(hooked={"kubelet": "0"})
-        run_hooks(Context(config, run.PassOptions(), folders, time.time(), state, runner), found, spec)
+        run_hooks(Context(config, run.PassOptions(ON_NODES), folders, time.time(), state, runner), found, spec)
         return state.value
 
     try:

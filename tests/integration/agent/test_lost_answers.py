@@ -16,6 +16,7 @@ from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.config.agent import load_agent
 from vaultpki.node import credential, secret_id
+from vaultpki.procedures import ON_NODES
 
 # What a node remembers of answers that did not come.
 pytestmark = pytest.mark.on_node
@@ -42,7 +43,7 @@ def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
 
 
 def passed(node: NodeFolder, *force: str) -> Outcome:
-    options = run.PassOptions(settle=False, share=0.0, force=frozenset(force))
+    options = run.PassOptions(ON_NODES, settle=False, share=0.0, force=frozenset(force))
     return run.run(load_agent(node.config), options)
 
 

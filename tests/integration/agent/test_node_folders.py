@@ -25,6 +25,7 @@ from vaultpki.agent import node_folders
 from vaultpki.agent.status import Status, of_folder
 from vaultpki.errors import StoreError
 from vaultpki.findings.nodes import of_status, order
+from vaultpki.procedures import ON_NODES
 
 pytestmark = pytest.mark.on_node
 
@@ -109,7 +110,10 @@ def test_a_broken_node_and_its_place(cluster: AppliedCluster, nodes: list[NodeFo
         and lines[2] == "    missing: kubelet: run `vaultpki renew kubelet` on worker-2"
     )
     when = datetime.now(UTC) + timedelta(days=25)
-    rows = [of_status(node_folders.read(each, when), when, name="") for each in node_folders.find_all(cluster.folder)]
+    rows = [
+        of_status(node_folders.read(each, when, ON_NODES), when, name="")
+        for each in node_folders.find_all(cluster.folder)
+    ]
     assert [row.state.value for row in sorted(rows, key=order)] == ["broken", "overdue"]
     assert 0.1 < (sorted(rows, key=order)[1].life_left or 0) < 0.2
     env = {"LD_PRELOAD": faketime_library(), "FAKETIME": "+31d"}
@@ -201,10 +205,10 @@ def test_what_an_ordinary_user_may_not_read(cluster: AppliedCluster) -> None:
         now = datetime.now(UTC)
         nodes[1].folder.chmod(0o700)
         # As root both can be read; and Python loads what it needs, which somebody else may not read either.
-        assert all(well(node_folders.read(each, now)) for each in node_folders.find_all(top))
+        assert all(well(node_folders.read(each, now, ON_NODES)) for each in node_folders.find_all(top))
         with somebody_else():
             first, second = node_folders.find_all(top)
-            open_, closed = (node_folders.read(each, now) for each in (first, second))
+            open_, closed = (node_folders.read(each, now, ON_NODES) for each in (first, second))
         # The state of the first is root's alone, so nothing is known but why.
         assert open_.faults == {"state": f"{nodes[0].state}/spec.json: permission denied; run as its owner or as root"}
         assert closed.faults == {"agent.yaml": f"{nodes[1].folder}: permission denied; run as its owner or as root"}

@@ -18,6 +18,7 @@ from vaultpki.certificates import pair_files
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import Unsafe
 from vaultpki.node import state
+from vaultpki.procedures import ON_NODES
 
 SPEC = """\
 layout: kubeadm
@@ -53,7 +54,7 @@ def conf(node: NodeFolder, name: str) -> Path:
 
 def passed(node: NodeFolder) -> Outcome:
     """A pass in this process, which asks Vault and does not wait for watchers."""
-    return run.run(load_agent(node.config), run.PassOptions(settle=False, share=0.0))
+    return run.run(load_agent(node.config), run.PassOptions(ON_NODES, settle=False, share=0.0))
 
 
 def said(outcome: Outcome, name: str) -> list[str]:

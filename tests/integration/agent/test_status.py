@@ -22,6 +22,7 @@ from vaultpki.agent.status import Status, of_folder, of_node
 from vaultpki.config.agent import load_agent
 from vaultpki.findings.nodes import of_status
 from vaultpki.node import state as memory
+from vaultpki.procedures import ON_NODES
 
 pytestmark = pytest.mark.on_node
 
@@ -189,8 +190,8 @@ def test_what_somebody_else_may_not_read(shared: AppliedCluster) -> None:
         config, now = load_agent(node_folder.config), datetime.now(UTC)
         keys = list(node_folder.pki.glob(".vaultpki/*/*.key"))
         with closed(node_folder.state, *keys):
-            node, alone = of_node(config, now, ask=False), of_folder(str(node_folder.pki), now)
-        assert well(of_node(config, now, ask=False)) and well(of_folder(str(node_folder.pki), now))
+            node, alone = of_node(config, now, ON_NODES, ask=False), of_folder(str(node_folder.pki), now)
+        assert well(of_node(config, now, ON_NODES, ask=False)) and well(of_folder(str(node_folder.pki), now))
     assert not well(node) and node.agent is None and node.seen == ()
     assert node.faults == {"state": f"{node_folder.state}/spec.json: permission denied; run as its owner or as root"}
     assert not well(alone)
@@ -227,7 +228,7 @@ def test_what_the_clock_says(node: NodeFolder) -> None:
     # Due is no news before the agent had the time to see to it.
     for days, expected in ((14, ("ok", ())), (25, ("due", ("due",))), (31, ("expired", ("expired",)))):
         when = now + timedelta(days=days)
-        seen = of_node(config, when, ask=False)
+        seen = of_node(config, when, ON_NODES, ask=False)
         assert {one.name: (one.state.value, one.reasons) for one in seen.seen} == dict.fromkeys(WORKER, expected)
         if days > 14:
             alone = of_folder(str(node.pki), when)

@@ -16,6 +16,7 @@ from vaultpki.agent import run
 from vaultpki.config.agent import load_agent
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import StoreError
+from vaultpki.procedures import ON_NODES
 
 SPEC = """\
 api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
@@ -123,7 +124,7 @@ def test_what_has_expired_goes(cluster: AppliedCluster, node: NodeFolder, monkey
     assert said(passed(node), "surplus") and whole(node, "kube-scheduler")
     ends = report(cluster, node).surplus["kube-scheduler.crt"].not_after
     assert ends is not None
-    options = run.PassOptions(settle=False, share=0.0)
+    options = run.PassOptions(ON_NODES, settle=False, share=0.0)
     with monkeypatch.context() as patch:
         # As long as this machine's clock is not Vault's, nobody knows that it has expired.
         patch.setattr("vaultpki.agent.said.SKEW", -1)
@@ -154,7 +155,7 @@ def test_no_other_certificate_takes_the_path(cluster: AppliedCluster, node: Node
         assert "vaultpki agent --once --prune" in waits
         assert pair(node, "kube-scheduler") == scheduler and (node.pki / "scheduler.conf").read_bytes() == conf
         assert whole(node, "controller-manager")
-    done = run.run(load_agent(node.config), run.PassOptions(settle=False, share=0.0, prune=True))
+    done = run.run(load_agent(node.config), run.PassOptions(ON_NODES, settle=False, share=0.0, prune=True))
     assert not done.failures and done.renewed == ("kube-controller-manager",)
     assert pair(node, "kube-scheduler") != scheduler and not (node.pki / "controller-manager.key").exists()
 

@@ -24,6 +24,7 @@ from vaultpki.model import AgentConfig
 from vaultpki.node.assignment import Assignment
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
+from vaultpki.procedures import ON_NODES
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import Method, State
 from vaultpki.records.service_account import KEYS_RECORD, Departure
@@ -80,7 +81,7 @@ def quiet_passes(made: AgentsWithKeys, *failures: str) -> None:
     """A pass of every agent, in which just these fail."""
     for plane in made.planes.values():
         plane.node.age(1e7)
-        options = run.PassOptions(settle=False, share=0.0)
+        options = run.PassOptions(ON_NODES, settle=False, share=0.0)
         assert [*run.run(load_agent(plane.node.config), options, clock=made.now.timestamp()).failures] == [*failures]
 
 

@@ -25,6 +25,7 @@ from vaultpki.key_rotation import commands
 from vaultpki.live import trust
 from vaultpki.model import KeyType, Subject
 from vaultpki.pki import jwk, keys, x509
+from vaultpki.procedures import ON_NODES
 from vaultpki.records.rotation import Method
 from vaultpki.records.service_account import KEYS_RECORD, Departure, KeyState, NodeKeys, to_json
 from vaultpki.token_keys.standing import KeyStepDone
@@ -57,7 +58,7 @@ def quiet_passes(made: AgentsWithKeys, expect: set[str] | None = None) -> None:
     """A pass of every agent that looks at a record which nobody should have written; these alone may fail."""
     for plane in made.planes.values():
         plane.node.age(1e7)
-        options = run.PassOptions(settle=False, share=0.0)
+        options = run.PassOptions(ON_NODES, settle=False, share=0.0)
         failed = run.run(load_agent(plane.node.config), options, clock=made.now.timestamp()).failures
         assert expect is None or {*failed} <= expect, failed
 

@@ -29,6 +29,7 @@ from vaultpki.identity import access, asked_server, enrol, nodes
 from vaultpki.issue import operator
 from vaultpki.model import Certificate
 from vaultpki.pki import keys, x509
+from vaultpki.procedures import ON_NODES
 from vaultpki.provision import destroy
 from vaultpki.records.join_file import dump_join
 from vaultpki.records.server_facts import ServerFacts
@@ -344,7 +345,7 @@ def working(node: NodeFolder, cluster: AppliedCluster) -> list[Step]:
         (node.state / "spec.json").unlink(missing_ok=True)
         # Not known to be its own, so it is replaced.
         (node.state / "secret-id.json").write_text("{}")
-        outcome = run.run(load_agent(node.config), run.PassOptions(settle=False))
+        outcome = run.run(load_agent(node.config), run.PassOptions(ON_NODES, settle=False))
         for name, failure in outcome.failures.items():
             raise Denied(f"{name}: {failure}")
         if outcome.rest is None:

@@ -21,6 +21,7 @@ from vaultpki.agent.context import Outcome
 from vaultpki.certificates import ISSUING_CAS
 from vaultpki.config.agent import load_agent
 from vaultpki.pki import x509
+from vaultpki.procedures import ON_NODES
 
 ETCD = ("etcdserver", "etcd-peer", "etcd-healthcheck-client")
 
@@ -111,7 +112,9 @@ def pairs(node: NodeFolder) -> dict[str, bytes]:
 def passed(node: NodeFolder, *force: str, clock: float | None = None) -> Outcome:
     """A pass in this process that asks Vault, and does not wait for watchers."""
     node.age()
-    return run.run(load_agent(node.config), run.PassOptions(settle=False, force=frozenset(force)), clock=clock)
+    return run.run(
+        load_agent(node.config), run.PassOptions(ON_NODES, settle=False, force=frozenset(force)), clock=clock
+    )
 
 
 def told(done: Outcome) -> list[dict[str, Any]]:
@@ -171,7 +174,7 @@ def test_a_ca_of_the_cluster_on_another_mount_changes_nothing(
 
 
 def passed_first(node: NodeFolder) -> Outcome:
-    return run.run(load_agent(node.config), run.PassOptions(settle=False))
+    return run.run(load_agent(node.config), run.PassOptions(ON_NODES, settle=False))
 
 
 @pytest.mark.on_node
@@ -199,7 +202,7 @@ def test_a_stranger_comes_and_goes_and_a_ca_that_is_gone_stays_trusted(own: Equi
     assert not passed(node).failures and (node.pki / "etcd-ca.crt").read_bytes() == trusted
     # The copy of what Vault said is lost, and the bundle is all that knows.
     (node.state / "spec.json").unlink()
-    assert not run.run(load_agent(node.config), run.PassOptions(settle=False)).failures
+    assert not run.run(load_agent(node.config), run.PassOptions(ON_NODES, settle=False)).failures
     assert (node.pki / "etcd-ca.crt").read_bytes() == trusted
     # The bundle is lost, and the copy is all that knows.
     (node.pki / "etcd-ca.crt").unlink()

@@ -23,6 +23,7 @@ from vaultpki.cli.apply import apply_command
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import VaultpkiError
 from vaultpki.node import credential, secret_id
+from vaultpki.procedures import ON_NODES
 from vaultpki.provision import leftovers
 
 DAY = 86400
@@ -41,7 +42,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def passed(node: NodeFolder) -> None:
-    outcome = run.run(load_agent(node.config), run.PassOptions(settle=False, share=0.0))
+    outcome = run.run(load_agent(node.config), run.PassOptions(ON_NODES, settle=False, share=0.0))
     assert not outcome.failures, outcome
 
 

@@ -122,13 +122,13 @@ def test_an_issuers_answer_that_comes_twice_is_no_other_issuer(
     proxy.say = twice(f"/{ca}/issuer/")
     for _ in range(3):
         with contextlib.suppress(VaultpkiError):
-            run.run(load_agent(node.config))
+            run.run(load_agent(node.config), run.PassOptions(()))
         node_trusts = trusted(node)
         assert node_trusts == {name: right[name] for name in node_trusts}
         if node.state.joinpath("spec.json").exists():
             node.age()
     proxy.say = trusted_proxy.as_heard
-    run.run(load_agent(node.config))
+    run.run(load_agent(node.config), run.PassOptions(()))
     assert trusted(node) == right
 
 

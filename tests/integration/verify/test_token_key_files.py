@@ -15,6 +15,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_keys import SPEC, HandmadeKeys
 from vaultpki.agent import run
 from vaultpki.config.agent import load_agent
+from vaultpki.procedures import ON_NODES
 
 pytestmark = pytest.mark.on_node
 
@@ -34,7 +35,7 @@ def good(shared_clusters: ClusterFactory) -> AppliedCluster:
 
 def passed(*nodes: NodeFolder) -> None:
     for node in nodes:
-        assert not run.run(load_agent(node.config), run.PassOptions(settle=False, share=0.0)).failures
+        assert not run.run(load_agent(node.config), run.PassOptions(ON_NODES, settle=False, share=0.0)).failures
 
 
 def failed(cluster: AppliedCluster, folder: Path, expect: int = 3) -> dict[str, str]:

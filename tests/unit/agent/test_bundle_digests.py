@@ -101,5 +101,5 @@ def noted(folder: Path, held: dict[str, BundleDigest], before: AgentState) -> Ag
     state = StateFile(str(folder / "state"))
     state.value = before
     with Folders.open({PKI: str(folder / "pki")}) as folders:
-        hook_schedule.note_trust(Context(CONFIG, PassOptions(), folders, 5.0, state, None), held)
+        hook_schedule.note_trust(Context(CONFIG, PassOptions(()), folders, 5.0, state, None), held)
     return state.value

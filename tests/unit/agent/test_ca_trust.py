@@ -25,6 +25,7 @@ from vaultpki.model import Certificate, KeyType, Subject, TakenOver, Usage
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
+from vaultpki.procedures import ON_NODES
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.rotation import BEYOND, MOST_AHEAD, CaRef, RotationRecord, State
@@ -141,11 +142,11 @@ def test_a_record_is_followed_up_to_a_thousand_revisions_ahead() -> None:
         said = answer(OLD, NEW, rotations=far)
         # Nothing is dropped or replaced, and the next record of a right number is followed.
         assert after(state, said).revisions == {"etcd": 7}
-        trust = trust_of(CONFIG, said, state, MOMENT)["etcd"]
+        trust = trust_of(CONFIG, said, state, MOMENT, ())["etcd"]
         assert {facts.fingerprint for facts in trust.issuing} == {OLD.sha256, NEW.sha256} and not trust.outgoing
         (told,) = said_of(said, state).values()
         assert f"does not follow revision {revision}" in told and "`vaultpki ca recover etcd`" in told
-        found = {each.domain: each for each in statuses(said, trust_of(CONFIG, said, state, MOMENT), state)}["etcd"]
+        found = {each.domain: each for each in statuses(said, trust_of(CONFIG, said, state, MOMENT, ()), state)}["etcd"]
         assert (found.revision, found.not_followed, found.behind) == (7, revision, True)
         assert not read_rotations(written(State.RETIRED, 9), "p", after(state, said).revisions).not_followed
     # A node that has seen that there is no record remembers 0, and one that knows nothing of the cluster takes any.
@@ -183,22 +184,22 @@ def test_vaults_clock_is_kept_to_some_seconds() -> None:
 def test_the_switch_is_counted_by_vaults_clock() -> None:
     said = answer(OLD, NEW, rotations=record(State.SWITCHED, 3))
     for offset in (0.0, 90.0, -90.0):
-        trust = trust_of(CONFIG, said, after(AgentState(), said, offset=offset), MOMENT)["etcd"]
+        trust = trust_of(CONFIG, said, after(AgentState(), said, offset=offset), MOMENT, ())["etcd"]
         (outgoing,) = trust.outgoing.values()
         assert outgoing.since == MOMENT - timedelta(seconds=offset) and outgoing.spread == 600
 
 
 def test_a_ca_that_is_missing_stays_trusted_by_the_copy() -> None:
     said = answer(NEW, trusted=(OLD, NEW))
-    trust = trust_of(CONFIG, said, after(AgentState(), said), MOMENT)["etcd"]
+    trust = trust_of(CONFIG, said, after(AgentState(), said), MOMENT, ())["etcd"]
     assert {facts.fingerprint for facts in trust.issuing} == {OLD.sha256, NEW.sha256} and not trust.untrusted
     assert trust.outgoing.keys() == {OLD.sha256}
     # Before a pass has noted it, nothing is replaced.
-    assert trust_of(CONFIG, said, AgentState(), MOMENT)["etcd"].outgoing == {}
+    assert trust_of(CONFIG, said, AgentState(), MOMENT, ())["etcd"].outgoing == {}
 
 
 def said_of(said: Assignment, state: AgentState) -> dict[str, str]:
-    return {what: str(error) for what, error in complaints(said, trust_of(CONFIG, said, state, MOMENT), state)}
+    return {what: str(error) for what, error in complaints(said, trust_of(CONFIG, said, state, MOMENT, ()), state)}
 
 
 def test_what_is_wrong_on_the_server_is_one_sentence_each() -> None:
@@ -240,7 +241,7 @@ def test_when_no_signature_may_be_asked_for(rotations: Rotations, default: Ca | 
     said = answer(OLD, NEW, default=default, rotations=rotations)
     behind = rotations.records and rotations.records["etcd"].revision == 1
     state = after(AgentState(revisions={"etcd": 2}, root=ROOT.sha256) if behind else AgentState(), said)
-    trust = trust_of(CONFIG, said, state, MOMENT)["etcd"]
+    trust = trust_of(CONFIG, said, state, MOMENT, ())["etcd"]
     issuer = next(facts for facts in trust.live if facts.fingerprint == OLD.sha256)
     paused = wrong_default(said, trust, PEER, issuer, NOW + 300)
     assert (paused is None) if word is None else (paused is not None and word in str(paused))
@@ -250,7 +251,7 @@ def test_when_no_signature_may_be_asked_for(rotations: Rotations, default: Ca | 
 def test_each_ca_has_its_status() -> None:
     said = answer(OLD, NEW, rotations=record(State.SWITCHED, 3))
     state = after(AgentState(revisions={"kubelet": 4}, root=ROOT.sha256), said)
-    found = {each.domain: each for each in statuses(said, trust_of(CONFIG, said, state, MOMENT), state)}
+    found = {each.domain: each for each in statuses(said, trust_of(CONFIG, said, state, MOMENT, ()), state)}
     assert list(found) == list(rotation_record.DOMAINS)
     assert (found["etcd"].state, found["etcd"].revision, found["etcd"].behind) == ("switched", 3, False)
     assert (found["kubelet"].state, found["kubelet"].revision, found["kubelet"].behind) == (None, 0, True)
@@ -275,7 +276,7 @@ def test_an_old_ca_does_not_come_back_where_its_adoption_is_done(tmp_path: Path,
     said = replace(answer(OLD), foreign={"etcd": (old.pem, other.pem)}, adoption=record)
 
     def trusted() -> set[str]:
-        return {facts.fingerprint for facts in trust_of(config, said, AgentState(), MOMENT)["etcd"].foreign}
+        return {facts.fingerprint for facts in trust_of(config, said, AgentState(), MOMENT, ON_NODES)["etcd"].foreign}
 
     assert other.facts.fingerprint in trusted()
     JournalFile(config.state).save(asked=AdoptionState.DONE, reached=AdoptionState.DONE, ended=hashes)
@@ -298,7 +299,7 @@ def test_below_a_pki_outside_the_copy_is_enough_and_early_ends_above_are_watched
     trusted = {ca: (facts.pem,) for ca, facts in issuing.items()}
     said = replace(answer(OLD), issuers=shown, trusted=trusted, certificates=(PEER,))
     config = agent_config(root_sha256=corp.root.facts.fingerprint)
-    trust = trust_of(config, said, AgentState(), corporate.NOW)
+    trust = trust_of(config, said, AgentState(), corporate.NOW, ())
     assert all(known.signers == (issuing[ca],) for ca, known in trust.items())
     assert trust["etcd"].between == (soon.facts, corp.upper.facts)
     root, etcd, above = lives(said, trust, cluster="prod")

@@ -516,7 +516,7 @@ def test_a_disk_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.MonkeyP
         answered.wait()
         raise StoreError("/pki: the network file system lost it; mount it again")
 
-    looking = daemon_metrics.PairWatch(lambda: WELL, hang)
+    looking = daemon_metrics.PairWatch(lambda: WELL, hang, ())
     before = threading.active_count()
     began = time.monotonic()
     seen = [looking.view() for _ in range(20)]

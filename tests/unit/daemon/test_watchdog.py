@@ -13,12 +13,13 @@ import pytest
 
 from helpers.example_agent import agent_config
 from helpers.kube.taken_over_machine import TakenOverMachine
-from vaultpki.agent import run, taken_over
+from vaultpki.agent import run
 from vaultpki.agent.context import Outcome, PassOptions
 from vaultpki.daemon import loop
 from vaultpki.errors import StateConflict
 from vaultpki.host.boot_time import Moment
-from vaultpki.node import assignment, state
+from vaultpki.node import assignment
+from vaultpki.procedures import adoption
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover import processes
 
@@ -71,7 +72,7 @@ def _stay(path: Path, *, shows_life: bool) -> None:
     vars(loop)["_LONGEST_PASS"] = LONGEST
     os.environ |= {"NOTIFY_SOCKET": str(path / "notify"), "WATCHDOG_USEC": "100000"}
     config = agent_config(directory=str(path / "pki"), state=str(path / "state"))
-    loop.stay(config, load=lambda: config, log=lambda event: None)
+    loop.stay(config, (), load=lambda: config, log=lambda event: None)
 
 
 def test_a_wait_for_a_component_shows_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,9 +91,7 @@ def test_a_wait_for_a_component_shows_life(tmp_path: Path, monkeypatch: pytest.M
     wanted = machine.assignment(machine.record(AdoptionState.PREPARED))
     monkeypatch.setattr(assignment, "copy", lambda config: wanted)
     signs = list[float]()
-    before = Outcome(state=state.load(str(machine.state)))
-    alive = PassOptions(alive=lambda: signs.append(time.monotonic()))
-    outcome = taken_over.follow(machine.config, before, time.time(), alive)
-    assert not outcome.failures
-    assert "kube-controller-manager is healthy" in [each.text for each in outcome.events]
+    done = adoption.follow(machine.config, time.time(), allow_http=False, alive=lambda: signs.append(time.monotonic()))
+    assert not done.failures
+    assert "kube-controller-manager is healthy" in [each.text for each in done.events]
     assert len(signs) >= 3

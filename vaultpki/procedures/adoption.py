@@ -1,9 +1,12 @@
-"""The agent on a machine that is taken over: where its files lie, what it reports, and the steps that it may do."""
+"""What an adoption is to the agent of a machine that is taken over: where its files lie, what it trusts and reports.
+
+Its functions are those of `ProcedureOnNode`, and what `adopt node` asks before it does the steps by itself.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -11,15 +14,17 @@ from typing import TYPE_CHECKING
 from vaultpki.config.taken_over import in_place, located
 from vaultpki.errors import StateConflict, VaultpkiError
 from vaultpki.host.log import Event
+from vaultpki.node.procedures import Followed
+from vaultpki.records.adoption import NAME
 from vaultpki.redact import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vaultpki.agent.context import Outcome, PassOptions
     from vaultpki.model import AgentConfig
     from vaultpki.node.assignment import Assignment
-    from vaultpki.records.adoption_report import AdoptionReport
+    from vaultpki.node.state import AgentState
+    from vaultpki.records.node_report import NodeReport
 
 NEXT_STEP_AFTER = 5.0
 """Seconds until a resident agent makes its next pass while steps are left: it does one at a time."""
@@ -69,19 +74,44 @@ def _make_aside(config: AgentConfig) -> None:
             private_folder(machine.kubelet_aside)
 
 
-def report(
-    config: AgentConfig, wanted: Assignment, highest: int, when: Callable[[float], datetime], clock: float
-) -> AdoptionReport | None:
-    """Return what the node reports of its take-over; None if its machine is not taken over.
+def ended_cas(config: AgentConfig) -> Mapping[str, tuple[str, ...]]:
+    """Return the SHA-256 of the old CAs by domain that this machine never trusts again: its adoption is done."""
+    if config.taken_over is None:
+        return {}
+    from vaultpki.takeover import carry_out
 
-    `highest` is the highest revision of the record that was ever read here.
+    try:
+        return carry_out.ended_cas(config)
+    except VaultpkiError:
+        # Its steps say so.
+        return {}
+
+
+def follows(config: AgentConfig, wanted: Assignment, known: AgentState) -> bool:
+    """Return whether a machine that is taken over does what the record asks; any other one has no steps to do.
+
+    Of one whose journal cannot be read that is not known, and its steps say so.
     """
     if config.taken_over is None:
-        return None
+        return True
+    from vaultpki.takeover import carry_out
+
+    try:
+        return carry_out.asked_of(config, wanted, known.revisions.get(NAME, 0)).target is not None
+    except VaultpkiError:
+        return True
+
+
+def report(made: NodeReport, config: AgentConfig, wanted: Assignment, known: AgentState, clock: float) -> NodeReport:
+    """Return the report with what the node says of its take-over; as it is if its machine is not taken over."""
+    if config.taken_over is None:
+        return made
     from vaultpki.takeover import report as takeover_report
     from vaultpki.takeover.processes import RunningComponents
 
-    return takeover_report.build(config, wanted, highest, RunningComponents(), when, clock)
+    highest, running = known.revisions.get(NAME, 0), RunningComponents()
+    said = takeover_report.build(config, wanted, highest, running, known.by_vault, clock)
+    return replace(made, adoption=said)
 
 
 def standing(config: AgentConfig) -> str:
@@ -133,42 +163,41 @@ def unread(known: Assignment, error: VaultpkiError) -> str:
     )
 
 
-def follow(config: AgentConfig, outcome: Outcome, clock: float, options: PassOptions) -> Outcome:
-    """Do the next step that the record asks for, if agent.yaml lets the agent do it; return what it came to.
+def follow(config: AgentConfig, clock: float, *, allow_http: bool, alive: Callable[[], None]) -> Followed:
+    """Do the next step that the record asks for, if agent.yaml lets the agent do it.
 
     A record that is not followed is a failure.
     """
     if config.taken_over is None:
-        return outcome
+        return Followed()
     from vaultpki.node import assignment
     from vaultpki.takeover import carry_out, consent, old_pairs
     from vaultpki.takeover.processes import RunningComponents
 
-    events = list[Event]()
+    failures, events, more = dict[str, VaultpkiError](), list[Event](), False
     try:
         wanted = assignment.copy(config)
         if wanted is None:
-            return outcome
+            return Followed()
         asked = carry_out.asked_of(config, wanted)
         if asked.stays:
-            outcome = replace(outcome, failures={**outcome.failures, "adoption": StateConflict(asked.stays)})
+            failures["adoption"] = StateConflict(asked.stays)
         if asked.target is None or not config.taken_over.by_agent:
-            return outcome
+            return Followed(failures)
         _count(config)
         tell = lambda text: events.append(Event("take-over", text))  # noqa: E731
-        sign = old_pairs.vault_signer(config, allow_http=options.allow_http)
-        components = RunningComponents(alive=options.alive)
-        run = carry_out.prepare(config, wanted, asked.target, components, clock=clock, tell=tell, sign=sign)
+        sign = old_pairs.vault_signer(config, allow_http=allow_http)
+        run = carry_out.prepare(
+            config, wanted, asked.target, RunningComponents(alive=alive), clock=clock, tell=tell, sign=sign
+        )
         if carry_out.is_final(run, carry_out.left(run)):
             if consent.waits(run):
-                return outcome
+                return Followed(failures)
             run = replace(run, finish=True)
         more = carry_out.carry_out(run, most=1)
     except VaultpkiError as error:
-        failures = {**outcome.failures, "take-over": error}
-        return replace(outcome, failures=failures, events=(*outcome.events, *events))
-    retry = clock + NEXT_STEP_AFTER if more else outcome.retry_at
-    return replace(outcome, events=(*outcome.events, *events), retry_at=retry)
+        failures["take-over"] = error
+    return Followed(failures, tuple(events), clock + NEXT_STEP_AFTER if more else None)
 
 
 def _count(config: AgentConfig) -> None:

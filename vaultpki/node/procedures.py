@@ -1,0 +1,66 @@
+"""What the agent and the views of a node need of a procedure in which its machine may take part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from vaultpki.errors import VaultpkiError
+    from vaultpki.host.log import Event
+    from vaultpki.model import AgentConfig
+    from vaultpki.node.assignment import Assignment
+    from vaultpki.node.state import AgentState
+    from vaultpki.records.node_report import NodeReport
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What a machine did for a procedure: failures by what failed, and events for the log.
+
+    `retry_at` is when its next step may be tried (Unix), None if none is left.
+    """
+
+    failures: Mapping[str, VaultpkiError] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    retry_at: float | None = None
+
+
+class ProcedureOnNode(Protocol):
+    """A procedure as a node sees it: a module with these functions is one.
+
+    Where the machine takes no part each of them does nothing, and loads nothing. `known` is the agent's state, and
+    `clock` is Unix time in seconds.
+    """
+
+    def entered(self, config: AgentConfig, wait: float) -> AbstractContextManager[AgentConfig]:
+        """Yield the configuration that a pass works by; the machine stays as it is until the block ends.
+
+        Raises Busy if another process still changes the machine after `wait` seconds.
+        """
+
+    def ended_cas(self, config: AgentConfig) -> Mapping[str, tuple[str, ...]]:
+        """Return the SHA-256 of foreign CAs by domain that this machine never trusts again, whatever a record says.
+
+        Empty where that cannot be read.
+        """
+
+    def follows(self, config: AgentConfig, wanted: Assignment, known: AgentState) -> bool:
+        """Return whether this machine does what the record of the adoption asks; True where that cannot be read."""
+
+    def report(
+        self, made: NodeReport, config: AgentConfig, wanted: Assignment, known: AgentState, clock: float
+    ) -> NodeReport:
+        """Return the report with what this machine says of the procedure."""
+
+    def standing(self, config: AgentConfig) -> str:
+        """Return a sentence about where this machine stands, "" where it takes no part; reads only the disk."""
+
+    def follow(self, config: AgentConfig, clock: float, *, allow_http: bool, alive: Callable[[], None]) -> Followed:
+        """Do after a pass what a record asks of this machine. `alive` is called again and again while it waits."""
+
+
+Procedures = tuple[ProcedureOnNode, ...]
+"""Those in which machines may take part; every entry point hands over `procedures.ON_NODES`."""
