@@ -27,7 +27,7 @@ from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.root_gates import COMING_TO_REST, PODS, WITH_COMPANIONS
 from vaultpki.rotation.states import next_state
-from vaultpki.vault import member
+from vaultpki.vault.kv import changed_meanwhile, read_stored, write_once
 
 
 def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
@@ -170,17 +170,21 @@ def along(scene: Scene) -> Scene:
 
 
 def correct_pin(scene: Scene) -> bool:
-    """Write the new root into the cluster's record once the old one has gone; return whether it was not there."""
-    kv, store, record = scene.vault.api.secrets.kv.v2, scene.cluster.mount("config"), scene.record(ROOT)
+    """Write the new root into the cluster's record once the old one has gone; return whether it was not there.
+
+    Raises ChangedMeanwhile if somebody else has written that record since it was read.
+    """
+    cluster, store, record = scene.cluster, scene.cluster.mount("config"), scene.record(ROOT)
     if record.state is not State.DONE:
         return False
-    found = scene.vault.stored(store, "cluster")
-    value, version = found.get("data"), member(found, "metadata").get("version")
+    found = read_stored(scene.vault, store, "cluster", lambda value: value)
+    value = found.record
     if not isinstance(value, dict) or value.get("root_sha256") != record.old.sha256:
         return False
     corrected = {**value, "root_sha256": record.leaf.sha256}
+    lost = changed_meanwhile(f"the record of the cluster {cluster.name}", f"vaultpki plan -f {cluster.file}")
     scene.notice.begin()
-    kv.create_or_update_secret("cluster", corrected, cas=version, mount_point=store)
+    write_once(scene.vault, store, "cluster", corrected, found.version, lost)
     return True
 
 
