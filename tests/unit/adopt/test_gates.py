@@ -26,7 +26,6 @@ from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
 from vaultpki.rotation.adoption_states import (
     FREE_STEPS,
-    KEYS_ASIDE,
     LAST_STEP,
     LEAVES_OF,
     SIGNER_ON,
@@ -61,7 +60,7 @@ def report(state: AdoptionState, *, plane: bool = True, **more: Any) -> Adoption
     """What a machine reports that has done all of a state."""
     names = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler") if plane else ()
     one = ComponentReport(BEGUN, HELD[TRUSTED[state]], HELD[LEAVES_OF[state]], healthy=True)
-    aside = OldKeys.ASIDE if state in KEYS_ASIDE else OldKeys.IN_PLACE
+    aside = OldKeys.ASIDE if LEAVES_OF[state] is Side.NEW else OldKeys.IN_PLACE
     values: dict[str, Any] = {
         "reached": state,
         "trust": HELD[TRUSTED[state]],
