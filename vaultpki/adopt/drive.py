@@ -31,7 +31,7 @@ from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.redact import first_few
 from vaultpki.rotation import adoption_reasons as reasons
-from vaultpki.rotation.adoption_states import HOMEWARD, ONWARD, AdoptionStep
+from vaultpki.rotation.adoption_states import AdoptionStep
 
 _S = AdoptionState
 
@@ -161,14 +161,6 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
 def standing(look: AdoptionLook, *, back: bool = False) -> AdoptionOutcome:
     """Return where the adoption stands; changes nothing."""
     return _standing(look, back=back)
-
-
-def course(state: AdoptionState, *, back: bool) -> frozenset[AdoptionState]:
-    """Return the states that commands of one way lead to from this one, itself too: others are another operator's."""
-    table, found = HOMEWARD if back else ONWARD, {state}
-    while (state := table.get(state, state)) not in found:
-        found.add(state)
-    return frozenset(found)
 
 
 def _with_record(look: AdoptionLook) -> AdoptionLook:
