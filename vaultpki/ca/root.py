@@ -18,7 +18,7 @@ from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.procedure.gate import Gate
-from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.records.rotation import CA_TABLE, Method, RotationRecord, State
 from vaultpki.redact import printable
 from vaultpki.rotation import gates, root_gates, root_steps, start
 from vaultpki.rotation.confirmations import Confirmations
@@ -152,7 +152,7 @@ def _of_nodes(scene: Scene, record: RotationRecord, to: State, keeps: str = "") 
 
 def moved(scene: Scene, record: RotationRecord, to: State) -> tuple[Scene, RotationRecord]:
     """Return the record in the next state, with the issuing CAs where they must be before it is written."""
-    if to is State.DONE and not record.closing:
+    if CA_TABLE.phases[to].destroys and not record.closing:
         # Issuing CAs lose what the rollback needs, so no other operator may take it from here on.
         record = record.changed(closing=True)
         scene = scene.writing(record)
