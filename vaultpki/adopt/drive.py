@@ -27,11 +27,11 @@ from vaultpki.places import Layout
 from vaultpki.procedure.gate import Gate
 from vaultpki.provision.refused_changes import adopted_domains
 from vaultpki.provision.rotation_records import existing
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import ADOPTION_TABLE, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.redact import first_few
 from vaultpki.rotation import adoption_reasons as reasons
-from vaultpki.rotation.adoption_states import HOMEWARD, ONWARD, AdoptionStep
+from vaultpki.rotation.adoption_states import AdoptionStep
 
 _S = AdoptionState
 
@@ -151,7 +151,7 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
     if not found.open(look.now):
         look = _with_turn(look, found.turn)
         return AdoptionOutcome(look, to, found)
-    if to is _S.DONE and not ask("The last step: after it there is no way back", _final(look)):
+    if ADOPTION_TABLE.phases[to].destroys and not ask("The last step: after it there is no way back", _final(look)):
         return AdoptionOutcome(look, to, found, refused=True)
     look.writing(look.record.moved(to, look.now))
     look, refused = _settle(_with_record(look_again()), look_again, ask)
@@ -161,14 +161,6 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
 def standing(look: AdoptionLook, *, back: bool = False) -> AdoptionOutcome:
     """Return where the adoption stands; changes nothing."""
     return _standing(look, back=back)
-
-
-def course(state: AdoptionState, *, back: bool) -> frozenset[AdoptionState]:
-    """Return the states that commands of one way lead to from this one, itself too: others are another operator's."""
-    table, found = HOMEWARD if back else ONWARD, {state}
-    while (state := table.get(state, state)) not in found:
-        found.add(state)
-    return frozenset(found)
 
 
 def _with_record(look: AdoptionLook) -> AdoptionLook:

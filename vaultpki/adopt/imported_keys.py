@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vaultpki.ca import imported
 from vaultpki.errors import Denied, StateConflict
-from vaultpki.records.adoption import OLD_CAS, AdoptionState
+from vaultpki.records.adoption import ADOPTION_TABLE, OLD_CAS, AdoptionState
 
 if TYPE_CHECKING:
     from vaultpki.adopt.look import AdoptionLook
@@ -30,7 +30,7 @@ def settle(look: AdoptionLook) -> bool:
     Raises StateConflict if the policy of who leads the adoption does not cover them yet.
     """
     record = look.record
-    if record.state is _S.DONE:
+    if ADOPTION_TABLE.phases[record.state].destroys:
         return _remove(look)
     there = domains(look)
     if record.imported != there:

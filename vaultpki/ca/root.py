@@ -18,7 +18,7 @@ from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.procedure.gate import Gate
-from vaultpki.records.rotation import Method, RotationRecord, State
+from vaultpki.records.rotation import CA_TABLE, Method, RotationRecord, State
 from vaultpki.redact import printable
 from vaultpki.rotation import gates, root_gates, root_steps, start
 from vaultpki.rotation.confirmations import Confirmations
@@ -27,7 +27,7 @@ from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.reasons import Transition
 from vaultpki.rotation.root_gates import COMING_TO_REST, PODS, WITH_COMPANIONS
 from vaultpki.rotation.states import next_state
-from vaultpki.vault import member
+from vaultpki.vault.kv import changed_meanwhile, read_stored, write_once
 
 
 def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
@@ -152,7 +152,7 @@ def _of_nodes(scene: Scene, record: RotationRecord, to: State, keeps: str = "") 
 
 def moved(scene: Scene, record: RotationRecord, to: State) -> tuple[Scene, RotationRecord]:
     """Return the record in the next state, with the issuing CAs where they must be before it is written."""
-    if to is State.DONE and not record.closing:
+    if CA_TABLE.phases[to].destroys and not record.closing:
         # Issuing CAs lose what the rollback needs, so no other operator may take it from here on.
         record = record.changed(closing=True)
         scene = scene.writing(record)
@@ -170,17 +170,21 @@ def along(scene: Scene) -> Scene:
 
 
 def correct_pin(scene: Scene) -> bool:
-    """Write the new root into the cluster's record once the old one has gone; return whether it was not there."""
-    kv, store, record = scene.vault.api.secrets.kv.v2, scene.cluster.mount("config"), scene.record(ROOT)
+    """Write the new root into the cluster's record once the old one has gone; return whether it was not there.
+
+    Raises ChangedMeanwhile if somebody else has written that record since it was read.
+    """
+    cluster, store, record = scene.cluster, scene.cluster.mount("config"), scene.record(ROOT)
     if record.state is not State.DONE:
         return False
-    found = scene.vault.stored(store, "cluster")
-    value, version = found.get("data"), member(found, "metadata").get("version")
+    found = read_stored(scene.vault, store, "cluster", lambda value: value)
+    value = found.record
     if not isinstance(value, dict) or value.get("root_sha256") != record.old.sha256:
         return False
     corrected = {**value, "root_sha256": record.leaf.sha256}
+    lost = changed_meanwhile(f"the record of the cluster {cluster.name}", f"vaultpki plan -f {cluster.file}")
     scene.notice.begin()
-    kv.create_or_update_secret("cluster", corrected, cas=version, mount_point=store)
+    write_once(scene.vault, store, "cluster", corrected, found.version, lost)
     return True
 
 

@@ -227,7 +227,8 @@ def _wait(
     """Take steps until the adoption is at rest, a person refuses something, or another operator goes another way."""
     from dataclasses import replace
 
-    from vaultpki.adopt import drive, standing
+    from vaultpki.adopt import standing
+    from vaultpki.records.adoption import ADOPTION_TABLE
 
     def take() -> AdoptionOutcome:
         nonlocal said
@@ -238,7 +239,7 @@ def _wait(
 
     def ahead(before: AdoptionOutcome | None, done: AdoptionOutcome) -> Ahead:
         record, last = done.look.stored.record, before.look.stored.record if before is not None else None
-        if last is not None and record is not None and record.state not in drive.course(last.state, back=back):
+        if last is not None and record is not None and record.state not in ADOPTION_TABLE.ahead(last.state, back=back):
             raise VaultpkiError(
                 f"another operator leads the adoption the other way ({record.state.value}); this command has stopped: "
                 "agree on the way, and let one of you go on"

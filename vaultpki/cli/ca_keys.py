@@ -182,9 +182,8 @@ def _turned(before: KeyRecord | None, after: KeyRecord | None, *, back: bool) ->
 
     if before is None or after is None or before.state is after.state:
         return False
-    homeward = {KeyState.RETURNING, KeyState.RETRUSTING}
     onward = {KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE}
-    return after.state in onward if back else after.state in homeward and before.state not in homeward
+    return after.state in (onward if back else {KeyState.RETURNING, KeyState.RETRUSTING})
 
 
 def tell(cluster: Cluster, vault: Vault, done: KeyStepDone, *, as_json: bool) -> int:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Any, Final, Literal
 
 from vaultpki.identity import reports
@@ -22,13 +21,15 @@ from vaultpki.identity.reports import TokenIdentity
 from vaultpki.model import Cluster, Node, NodeRole, Pool
 from vaultpki.records import report_paths
 from vaultpki.records.node_report import NodeReport
+from vaultpki.records.service_account import MOST_IN_UNION
 from vaultpki.redact import printable
 from vaultpki.values import hosts, names
 from vaultpki.vault import Vault
 
-# Of a report: more entries or longer texts than any node of ours writes are not shown.
-_MOST: Final = 64
-_LONGEST: Final = 100
+# Of a report: lists of more entries and longer texts than any node of ours writes are left out, and shown as this.
+_LEFT_OUT: Final = "..."
+_MOST: Final = MOST_IN_UNION
+_LONGEST: Final = 8192
 
 NodeKind = Literal["listed", "pooled", "jwt"]
 
@@ -224,17 +225,18 @@ def _home(cluster: Cluster, applied: Mapping[str, str], name: str) -> str:
 
 
 def shown_report(stored: str) -> Any:
-    """Return a stored report as it is shown to people and programs; None if there is none."""
+    """Return a stored report as it is shown to programs; None if there is none."""
     return bounded(json.loads(stored)) if stored else None
 
 
 def bounded(value: Any, depth: int = 4) -> Any:
-    """Return a value that a node wrote cut to a size and without control characters, to be shown."""
-    if isinstance(value, str):
-        return printable(value[:_LONGEST])
-    if isinstance(value, dict) and depth:
-        return {printable(key[:_LONGEST]): bounded(each, depth - 1) for key, each in islice(value.items(), _MOST)}
-    if isinstance(value, list) and depth:
-        return [bounded(each, depth - 1) for each in value[:_MOST]]
+    """Return a value that a node wrote, to be shown to programs: each text and list is whole or left out."""
+    if isinstance(value, str) and len(value) <= _LONGEST:
+        # A PEM has lines.
+        return "\n".join(map(printable, value.split("\n")))
+    if isinstance(value, dict) and depth and len(value) <= _MOST:
+        return {bounded(key): bounded(each, depth - 1) for key, each in value.items()}
+    if isinstance(value, list) and depth and len(value) <= _MOST:
+        return [bounded(each, depth - 1) for each in value]
     plain = value is None or (isinstance(value, int | float) and abs(value) < 1 << 53)
-    return value if plain else "..."
+    return value if plain else _LEFT_OUT

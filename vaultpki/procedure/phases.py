@@ -81,6 +81,13 @@ class Table(Generic[_State]):
         moves = {*self.onward.items(), *self.home.items()}
         return frozenset(moves - self.by_trust.keys() - self.by_use.keys())
 
+    def ahead(self, state: _State, *, back: bool) -> frozenset[_State]:
+        """Return the states that steps onward, or with `back` home, lead to from this one; itself too."""
+        way, found = self.home if back else self.onward, {state}
+        while (state := way.get(state, state)) not in found:
+            found.add(state)
+        return frozenset(found)
+
     def of(self, state: Callable[[_State], _Other]) -> Table[_Other]:
         """Return the table by other names of its states, such as the members of an enum."""
         return Table(

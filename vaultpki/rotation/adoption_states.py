@@ -47,16 +47,6 @@ def command_to(state: AdoptionState) -> str:
 SIGNER_ON: Final = frozenset(state for state, phase in _PHASES.items() if Side.OLD in phase.uses)
 """The states in which controller managers sign CSRs with the old CA."""
 
-KEYS_ASIDE: Final = frozenset(state for state, side in LEAVES_OF.items() if side is Side.NEW) - {_S.DONE}
-"""The states in which the keys of the old CAs do not lie where kubeadm would make certificates with them."""
-
-KUBELETS_CHECKED: Final = frozenset(state for state, side in TRUSTED.items() if side is Side.NEW)
-"""The states in which kube-apiserver checks kubelets' serving certificates (`--kubelet-certificate-authority`).
-
-kubeadm's kubelets sign theirs themselves, so each one must serve a certificate of the new CA before, and as long as,
-any API server checks: the gate to CLOSED asks for that, and RETRUSTING takes the flag away before RETURNING.
-"""
-
 FREE_STEPS: Final = ADOPTION_TABLE.free
 """The steps that wait for nobody: they take nobody's trust away, and install nothing that is not trusted."""
 

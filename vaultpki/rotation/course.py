@@ -6,12 +6,9 @@ comes between.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
-from vaultpki.records.rotation import Method, RotationRecord, State
-from vaultpki.rotation.states import BACK, FORWARD
+from vaultpki.records.rotation import CA_TABLE, Method, RotationRecord, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ def why_stopped(course: Course, record: RotationRecord | None, file: str) -> str
     if _another(last, record) or _made_an_emergency(course, record):
         kind = "an emergency rotation" if record.method is Method.EMERGENCY else "another rotation"
         what = f"has begun {kind} of {last.domain} to {_new(record)}, and the one to {_new(last)} is over"
-    elif record.state in _AHEAD[course.back][last.state] and not _trusted_again(course, record):
+    elif _leads_there(course, record.state) and not _trusted_again(course, record):
         return ""
     elif course.back:
         what = f"goes on with the rotation of {last.domain} by `vaultpki ca continue`, which this command led back"
@@ -64,6 +61,12 @@ def why_stopped(course: Course, record: RotationRecord | None, file: str) -> str
         f"another operator {what}; this command has stopped, and takes no step against that: agree on the way, and let "
         "one of you go on"
     )
+
+
+def _leads_there(course: Course, state: State) -> bool:
+    """Return whether the command's own way leads to a state; `ca continue` ends a rollback too."""
+    last = course.last.state
+    return state in CA_TABLE.ahead(last, back=course.back or (last, state) == (State.RETURNING, State.STEADY))
 
 
 def _another(last: RotationRecord, record: RotationRecord) -> bool:
@@ -90,25 +93,3 @@ def _trusted_again(course: Course, record: RotationRecord) -> bool:
 
 def _new(record: RotationRecord) -> str:
     return record.new.title if record.new is not None else "no other CA"
-
-
-def _reachable(steps: Mapping[State, frozenset[State]]) -> dict[State, frozenset[State]]:
-    """Return the states that each state leads to by any number of steps; itself too."""
-    found = {state: frozenset({state}) for state in State}
-    for _ in State:
-        found = {
-            state: frozenset(after for each in ahead for after in steps.get(each, frozenset())) | ahead
-            for state, ahead in found.items()
-        }
-    return found
-
-
-# From RETURNING to SWITCHED if the old CA is lost; from PUBLISHED to RETIRED in an emergency.
-_ONWARD: Final = {state: frozenset({to}) for state, to in FORWARD.items() if not state.resting} | {
-    State.PUBLISHED: frozenset({State.SWITCHED, State.RETIRED}),
-    State.RETURNING: frozenset({State.STEADY, State.SWITCHED}),
-}
-_AHEAD: Final = {
-    False: _reachable(_ONWARD),
-    True: _reachable({state: frozenset({to}) for state, to in BACK.items()}),
-}

@@ -210,7 +210,6 @@ def _operators(
 
 def _turn(step: Transition, nodes: Collection[Participant]) -> str:
     """Return the node that may restart what reads the bundle only at its start, or whose hooks wait; "" for none."""
-    # None is away: one that is ailing gets the turn itself, and holds up nobody while it has not read this revision.
     line = [
         InLine(
             node.name,
@@ -222,7 +221,11 @@ def _turn(step: Transition, nodes: Collection[Participant]) -> str:
         for node in nodes
         if _counts(step.record, node, step.now)[0]
     ]
-    return whose_turn(step.record.turn, line)
+    found = whose_turn(step.record.turn, line)
+    # An emergency is an outage, and waits for nobody.
+    ailing = [each.name for each in line if each.ailing and step.record.method is not Method.EMERGENCY]
+    # One that is ailing has it before those that are not, though it has not read this revision: they wait for it.
+    return found if found in ("", step.record.turn, *ailing) else min(ailing, default=found)
 
 
 def _healthy_again(step: Transition, node: Participant) -> bool:

@@ -19,7 +19,6 @@ from vaultpki.records.adoption_report import Held
 from vaultpki.rotation.adoption_states import LEAVES_OF, SIGNER_ON, TRUSTED
 
 _HELD: Final = {Side.OLD: Held.OLD, Side.NEW: Held.NEW, Side.BOTH: Held.BOTH}
-_S: Final = AdoptionState
 
 SIGNER_FOLDER: Final = "signer"
 """The folder with the copy of the old CA by which the controller manager signs CSRs."""
@@ -87,8 +86,9 @@ def arrangement(state: AdoptionState) -> Arrangement:
         trust=trust,
         leaves=leaves,
         signer=state in SIGNER_ON,
-        # By then every kubelet that counts serves with a certificate of ours; on the way back they no longer do.
-        verify=state in (_S.RETIRED, _S.DONE),
+        # kubeadm's kubelets sign their own: the gate to closed asks that each one serves a certificate of ours, and
+        # re-trusting ends the checks before they change back in returning.
+        verify=trust is Held.NEW,
     )
 
 

@@ -14,6 +14,7 @@ from vaultpki.certificates import SKEW
 from vaultpki.pki import service_account, x509
 from vaultpki.pki.facts import Facts
 from vaultpki.records.service_account import (
+    KEY_TABLE,
     DepartedKey,
     Departure,
     KeyMethod,
@@ -117,7 +118,7 @@ def with_turn(record: KeyRecord, scene: KeyScene) -> KeyRecord:
 
 def stepped(record: KeyRecord, to: KeyState, now: datetime) -> KeyRecord:
     """Return the record in the next state: at rest each node has one key, and after DONE no earlier one counts."""
-    if to is KeyState.DONE:
+    if KEY_TABLE.phases[to].destroys:
         nodes = {name: only(keys, keys.new) for name, keys in record.nodes.items()}
         lowest = {**record.lowest, **{name: keys.new for name, keys in nodes.items()}}
         return record.moved(to, now, nodes=nodes, lowest=lowest, shared="", method=KeyMethod.ROTATION)

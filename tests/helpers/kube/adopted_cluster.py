@@ -49,7 +49,7 @@ from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, He
 from vaultpki.records.node_report import NodeReport
 from vaultpki.redact import stamp
 from vaultpki.rotation.adoption_evidence import HELD
-from vaultpki.rotation.adoption_states import KEYS_ASIDE, LEAVES_OF, SIGNER_ON, TRUSTED
+from vaultpki.rotation.adoption_states import LEAVES_OF, SIGNER_ON, TRUSTED
 from vaultpki.vault import Vault
 
 KEYS_PATH = f"{SYSTEM}/secrets/kubeadm-certs"
@@ -87,11 +87,9 @@ class Machine:
     def follow(self, record: AdoptionRecord, now: datetime) -> None:
         """Do the steps of the record's state, if it is this machine's turn where it needs one."""
         state = record.state
-        keys = OldKeys.ASIDE if state in KEYS_ASIDE else OldKeys.IN_PLACE
+        keys = OldKeys.ASIDE if LEAVES_OF[state] is Side.NEW else OldKeys.IN_PLACE
         if not self.plane or self.lost or (state is AdoptionState.DONE and not record.kept):
             keys = OldKeys.NONE
-        elif state is AdoptionState.DONE:
-            keys = OldKeys.ASIDE
         # A controller manager signs with a copy of the key, and there is none.
         signer = self.plane and state in SIGNER_ON and not self.lost
         wanted = (TRUSTED[state], LEAVES_OF[state], signer, keys)

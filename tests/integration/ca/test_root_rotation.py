@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from helpers.node.root_rotation import RootRotation, everybody_verifies, renew
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.plan_commands import AuditedCluster
 from vaultpki.ca import commands
-from vaultpki.errors import StateConflict
+from vaultpki.ca.root import correct_pin
+from vaultpki.ca.scene import read_scene
+from vaultpki.errors import ChangedMeanwhile, StateConflict
+from vaultpki.identity.change_notice import ChangeNotice
 from vaultpki.kube.objects import KubeTrust, PodStart, RootCopy
 from vaultpki.pki import x509
-from vaultpki.records.rotation import Method, State
+from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
+from vaultpki.vault import Vault
+from vaultpki.vault.kv import Stored
 
 CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 
@@ -176,3 +183,30 @@ def pods_and_kubeconfigs_outside_hold_it_up(rotation: RootRotation) -> None:
     assert rotation.advance().record.state is State.SWITCHED
     with pytest.raises(StateConflict, match="outside"):
         rotation.abort("outside")
+
+
+class Overtaken(ChangeNotice):
+    """The notice of a command that another one overtakes between its look at the cluster's record and its write."""
+
+    def __init__(self, cluster: AuditedCluster, vault: Vault) -> None:
+        super().__init__(cluster.model, vault)
+        self._path, self._api = f"{cluster.prefix}/config/data/cluster", cluster.server.api
+
+    def begin(self) -> None:
+        super().begin()
+        value = self._api("GET", self._path).data["data"]
+        assert self._api("POST", self._path, {"data": value}).status == 200
+
+
+def test_who_writes_the_new_pin_too_late_is_told_that_somebody_else_was_faster(clusters: ClusterFactory) -> None:
+    cluster = clusters.applied()
+    vault, pin, now = cluster.client(), cluster.root_sha256, datetime.now(UTC)
+    done = RotationRecord("root", State.DONE, 7, now, CaRef("root-1", sha256=pin), CaRef("root-2", sha256="4f" * 32))
+    seen = read_scene(cluster.model, vault, now, notice=Overtaken(cluster, vault))
+    seen = replace(seen, records={**seen.records, "root": Stored(done, 1)})
+    told = f"another operator has changed the record of the cluster {cluster.name} meanwhile"
+    with pytest.raises(ChangedMeanwhile, match=told):
+        correct_pin(seen)
+    assert cluster.root_sha256 == pin
+    assert correct_pin(replace(seen, notice=ChangeNotice(cluster.model, vault)))
+    assert cluster.root_sha256 == "4f" * 32

@@ -13,20 +13,19 @@ import pytest
 from models import adoption_tables as model
 from models.adoption import Settings
 from models.adoption_moves import ok
-from vaultpki.adopt import drive, gates
+from vaultpki.adopt import gates
 from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION, CLUSTER_INFO
 from vaultpki.kube.objects import ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
 from vaultpki.procedure.phases import Side
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import ADOPTION_TABLE, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine, ClusterSeen, IssuedRequest, Served, side_of
 from vaultpki.rotation.adoption_states import (
     FREE_STEPS,
-    KEYS_ASIDE,
     LAST_STEP,
     LEAVES_OF,
     SIGNER_ON,
@@ -61,7 +60,7 @@ def report(state: AdoptionState, *, plane: bool = True, **more: Any) -> Adoption
     """What a machine reports that has done all of a state."""
     names = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler") if plane else ()
     one = ComponentReport(BEGUN, HELD[TRUSTED[state]], HELD[LEAVES_OF[state]], healthy=True)
-    aside = OldKeys.ASIDE if state in KEYS_ASIDE else OldKeys.IN_PLACE
+    aside = OldKeys.ASIDE if LEAVES_OF[state] is Side.NEW else OldKeys.IN_PLACE
     values: dict[str, Any] = {
         "reached": state,
         "trust": HELD[TRUSTED[state]],
@@ -151,8 +150,8 @@ def test_the_steps_are_those_of_the_model() -> None:
         for letter, state in STATES.items():
             to = table.get(letter)
             assert gates.next_state(state, back=back) is (STATES[to] if to else None)
-    assert drive.course(_S.SWITCHED, back=True) == {_S.SWITCHED, _S.RETURNING, _S.PREPARED}
-    assert _S.RETURNING not in drive.course(_S.SWITCHED, back=False)
+    assert ADOPTION_TABLE.ahead(_S.SWITCHED, back=True) == {_S.SWITCHED, _S.RETURNING, _S.PREPARED}
+    assert _S.RETURNING not in ADOPTION_TABLE.ahead(_S.SWITCHED, back=False)
 
 
 def worlds() -> Iterator[tuple[int, int, int, int, bool, bool, str]]:

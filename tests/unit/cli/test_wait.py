@@ -89,24 +89,31 @@ def test_keys_that_rest_are_waited_for_while_a_node_waits(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("state", "back", "stops"),
+    ("first", "state", "back", "stops"),
     [
-        (KeyState.RETURNING, False, True),
-        (KeyState.RETRUSTING, False, True),
-        (KeyState.SWITCHED, False, False),
-        (KeyState.SWITCHED, True, True),
-        (KeyState.RETURNING, True, False),
+        (KeyState.PUBLISHED, KeyState.RETURNING, False, True),
+        (KeyState.PUBLISHED, KeyState.RETRUSTING, False, True),
+        (KeyState.PUBLISHED, KeyState.SWITCHED, False, False),
+        (KeyState.PUBLISHED, KeyState.SWITCHED, True, True),
+        (KeyState.PUBLISHED, KeyState.RETURNING, True, False),
+        # It leads from there to switched, and `ca abort` home.
+        (KeyState.RETRUSTING, KeyState.RETURNING, False, True),
     ],
 )
 def test_keys_that_another_operator_turns_round(
-    state: KeyState, back: bool, stops: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    first: KeyState,
+    state: KeyState,
+    back: bool,
+    stops: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     turned, rest = keys(state), keys(KeyState.STEADY if back else KeyState.DONE, gate=None, moved=True)
-    done, _ = keys_waited(monkeypatch, [PUBLISHED, turned, rest], back=back)
+    done, _ = keys_waited(monkeypatch, [keys(first), turned, rest], back=back)
     assert done == (turned if stops else rest)
     said = "another operator has turned the rotation of service-account keys round; this command has stopped"
     assert (said in capsys.readouterr().err) == stops
-    assert keys_waited(monkeypatch, [PUBLISHED, turned, rest], back=back, quiet=True)[0] == done
+    assert keys_waited(monkeypatch, [keys(first), turned, rest], back=back, quiet=True)[0] == done
     assert capsys.readouterr().err == ""
 
 

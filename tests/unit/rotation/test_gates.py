@@ -561,6 +561,25 @@ def test_a_node_that_is_not_healthy_comes_before_all_others() -> None:
     assert next_turn(waits, member(report(), "cp-9"), state=State.SWITCHED, turn="cp-9") == "cp-1"
 
 
+def test_no_other_node_restarts_while_one_is_ailing_that_has_not_read_the_step() -> None:
+    """A member of etcd that is down, and another one that restarts, are the majority of three."""
+    problem: dict[str, Any] = {"running": True, "problem": "/readyz answers 503"}
+    unread = {"etcd": Seen(REVISION - 1, REVISION - 1)}
+    down = member(replace(seen(**problem), seen=unread), "cp-9")
+    assert next_turn(owing("cp-1"), down) == "cp-9"
+    found = onward(owing("cp-1"), down)
+    assert [(each.node, each.reason[:39]) for each in found.waiting] == [
+        ("cp-1", "restarts etcd after cp-9, whose turn it"),
+        ("cp-9", "has not read the latest step, and last "),
+    ]
+    # Who restarts goes on, one that is down too and can restart comes first, and without either nobody has a turn.
+    assert next_turn(owing("cp-1"), down, turn="cp-1") == "cp-1"
+    assert next_turn(owing("cp-1"), member(seen(**problem), "cp-99"), down) == "cp-99"
+    assert next_turn(member(report()), down) == ""
+    assert next_turn(owing("cp-1"), down, restarted=("cp-9/etcd",)) == "cp-1"
+    assert next_turn(owing("cp-1"), down, method=Method.EMERGENCY) == "cp-1"
+
+
 def test_a_turn_goes_only_to_a_node_that_has_the_bundle_to_restart_with() -> None:
     early = member(report({OLD}), "cp-1")
     stale = member(report(started={OLD}, seen={"etcd": Seen(1, 1)}), "cp-2")
