@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from vaultpki import kubernetes_versions, readers
 from vaultpki.agent.context import Context
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
-from vaultpki.host import boot_time, component_health, component_version, processes, stopped
+from vaultpki.host import boot_time, processes, stopped
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.processes import Process
 from vaultpki.kube.token_flags import token_flags
@@ -103,6 +103,8 @@ def _note_versions(context: Context, wanted: Assignment, running: Mapping[str, t
         process = next(iter(running[component]), None)
         seen = before.get(component)
         if process is not None and (seen is None or seen.moment != process.started):
+            from vaultpki.host import component_version
+
             version = component_version.of_process(process)
             seen = VersionSeen(version, process.started) if version else seen
         if seen is not None:
@@ -125,6 +127,8 @@ def _judged(component: str, running: Mapping[str, tuple[Process, ...]]) -> tuple
     found = running[component]
     if not found:
         return None, f"no process of {component} was seen that reads this node's files"
+    from vaultpki.host import component_health
+
     problems = (component_health.why_unhealthy(each, _TIMEOUT) for each in found)
     return found[0], printable(next(filter(None, problems), ""))[:_LONGEST]
 

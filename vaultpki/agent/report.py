@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
-from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen, taken_over
+from vaultpki.agent import bundles, ca_trust, hook_schedule, readers_seen
 from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.token_keys import KeysOnDisk, signing_mark
@@ -103,6 +103,11 @@ def build(
     foreign = {ca: frozenset(facts.fingerprint for facts in known.foreign) for ca, known in trust.items()}
     held = {ca: foreign[ca].intersection(one.sha256) for ca, one in state.bundles.items() if ca in foreign}
     ignored = {ca: frozenset(each.fingerprint for each in known.foreign_ignored) for ca, known in trust.items()}
+    adoption = None
+    if context.config.taken_over is not None:
+        from vaultpki.agent import taken_over
+
+        adoption = taken_over.report(context.config, wanted, state.revisions.get(NAME, 0), when, context.clock)
     return NodeReport(
         time=when(context.clock),
         agent=__version__,
@@ -137,7 +142,7 @@ def build(
         foreign={ca: found for ca, found in held.items() if found},
         foreign_ignored={ca: found for ca, found in ignored.items() if found},
         by_hand=state.by_hand,
-        adoption=taken_over.report(context.config, wanted, state.revisions.get(NAME, 0), when, context.clock),
+        adoption=adoption,
         token_keys=_token_keys(wanted, keys, state, when) if keys is not None else None,
         surplus={each.place: _held(each.ca, SURPLUS, each.leaf, each.served) for each in wanted.surplus},
     )

@@ -32,16 +32,15 @@ def entered(config: AgentConfig, wait: float) -> Iterator[AgentConfig]:
     While they lie aside, and while the take-over restarts components by turns, no hook restarts anything for them.
     Raises Busy if folders are being exchanged.
     """
-    if config.taken_over is None:
-        yield config
-        return
     from vaultpki.takeover import carry_out
 
+    machine = config.taken_over
+    assert machine is not None  # noqa: S101 - for mypy: `run` asks before
     with carry_out.locked(config, wait):
         carry_out.tidy(config)
         found = located(config)
         _make_aside(found)
-        restarts = in_place(config.taken_over.directory) and not _led(config)
+        restarts = in_place(machine.directory) and not _led(config)
         yield found if restarts else replace(found, hooks={})
 
 
@@ -71,13 +70,11 @@ def _make_aside(config: AgentConfig) -> None:
 
 def report(
     config: AgentConfig, wanted: Assignment, highest: int, when: Callable[[float], datetime], clock: float
-) -> AdoptionReport | None:
-    """Return what the node reports of its take-over; None if its machine is not taken over.
+) -> AdoptionReport:
+    """Return what the node reports of its take-over.
 
     `highest` is the highest revision of the record that was ever read here.
     """
-    if config.taken_over is None:
-        return None
     from vaultpki.takeover import report as takeover_report
     from vaultpki.takeover.processes import RunningComponents
 
@@ -138,12 +135,12 @@ def follow(config: AgentConfig, outcome: Outcome, clock: float, options: PassOpt
 
     A record that is not followed is a failure.
     """
-    if config.taken_over is None:
-        return outcome
     from vaultpki.node import assignment
     from vaultpki.takeover import carry_out, consent, old_pairs
     from vaultpki.takeover.processes import RunningComponents
 
+    machine = config.taken_over
+    assert machine is not None  # noqa: S101 - for mypy: `run` asks before
     events = list[Event]()
     try:
         wanted = assignment.copy(config)
@@ -152,7 +149,7 @@ def follow(config: AgentConfig, outcome: Outcome, clock: float, options: PassOpt
         asked = carry_out.asked_of(config, wanted)
         if asked.stays:
             outcome = replace(outcome, failures={**outcome.failures, "adoption": StateConflict(asked.stays)})
-        if asked.target is None or not config.taken_over.by_agent:
+        if asked.target is None or not machine.by_agent:
             return outcome
         _count(config)
         tell = lambda text: events.append(Event("take-over", text))  # noqa: E731
