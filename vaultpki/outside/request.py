@@ -14,10 +14,10 @@ from cryptography.x509.oid import NameOID
 from vaultpki.certificates import ISSUING_BACKDATE, LEAF_BACKDATE
 from vaultpki.model import Usage
 from vaultpki.outside.name_constraints import NO_NAMES, LeafNames
-from vaultpki.pki import der
 from vaultpki.pki.facts import EKU, Facts
 from vaultpki.pki.keys import parsing
 from vaultpki.redact import printable
+from vaultpki.values import der
 from vaultpki.values.pem import pem_bodies
 
 _DAY: Final = 86400

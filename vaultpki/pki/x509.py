@@ -16,8 +16,9 @@ from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.model import Subject
-from vaultpki.pki import der, keys
+from vaultpki.pki import keys
 from vaultpki.pki.facts import BADLY_ENCODED, Facts, Pair
+from vaultpki.values import der
 
 _E = TypeVar("_E", bound=x509.ExtensionType)
 
