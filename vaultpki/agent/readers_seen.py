@@ -17,7 +17,6 @@ from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
 from vaultpki.host import boot_time, processes, stopped
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.processes import Process
-from vaultpki.kube.token_flags import token_flags
 from vaultpki.model import AgentConfig
 from vaultpki.node import state as node_state
 from vaultpki.node.assignment import Assignment
@@ -85,7 +84,11 @@ def note(context: Context, wanted: Assignment) -> None:
         runs = replace(before, running=True, problem=problem, stopped=0.0)
         found[name] = replace(runs, sha256=_cas_in_memory(context, ca, runs))
     process = seen[_API_SERVER][0] if wanted.token_key is not None else None
-    flags = token_flags(process.arguments) if process is not None else None
+    flags = None
+    if process is not None:
+        from vaultpki.kube.token_flags import token_flags
+
+        flags = token_flags(process.arguments)
     life = {"extends": int(flags.extends), "longest": flags.longest} if flags is not None else {}
     named = {"issuer": flags.issuer, "jwks_uri": flags.jwks_uri} if flags is not None else {}
     issuer = {flag: each for flag, each in named.items() if each}
