@@ -443,9 +443,9 @@ def test_the_rooms_are_those_of_the_package() -> None:
     assert [*spans, "__main__"] == [*ORDER]
 
 
-@pytest.mark.parametrize("part", ["Where to look", "Three walks"])
-def test_files_to_open_exist(part: str) -> None:
-    named = [span for row in pages.rows(pages.part("how-it-works", part)) for span in pages.code_spans(row[1])]
-    assert len(named) > 10
+def test_files_to_open_exist() -> None:
+    # In each table, wherever they stand: paths end so, and names of files on a node do not.
+    named = [span for span in pages.code_spans(pages.text("how-it-works")) if span.endswith(".py")]
+    assert len(named) > 100
     for name in named:
         assert (PACKAGE / name).is_file(), name

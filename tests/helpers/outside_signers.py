@@ -23,8 +23,9 @@ from vaultpki.outside.files import SentFile, read_sent
 from vaultpki.outside.name_constraints import LeafNames
 from vaultpki.outside.request import WaitingRequest, waiting_request
 from vaultpki.outside.verdicts import Verdict, judge
-from vaultpki.pki import der, x509
+from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
+from vaultpki.values import der
 
 NOW: Final = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 DAY: Final = timedelta(days=1)

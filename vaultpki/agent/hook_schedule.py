@@ -17,7 +17,7 @@ from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.readers_seen import read_at_start
 from vaultpki.certificates import ROOT, pair_files
 from vaultpki.config.agent import is_current
-from vaultpki.host import command, hook_files, hook_runner, hooks
+from vaultpki.host import hook_files, hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.node.assignment import Assignment
@@ -153,7 +153,11 @@ def run_hooks(
     keys = [key for key in (owed if runner is None else hooks.ready(owed, now)) if key not in waits]
     jobs = hooks.jobs(config, keys, live, owed, readers_seen.installed(state, keys))
     if runner is None:
-        _take(context, hook_runner.run_now(jobs) if jobs else (), done, owed)
+        if jobs:
+            # Most passes run none.
+            from vaultpki.host import hook_runner
+
+            _take(context, hook_runner.run_now(jobs), done, owed)
         owed = hooks.pending(hooks.owed(live, done, known), owed, now)
         waiting = list(owed)
     else:
@@ -337,7 +341,7 @@ def _advice(context: Context, live: Mapping[str, str], wanted: Assignment, done:
     at_rest = [key for key in config.hooks if done.get(key) == live.get(key)]
     for key in at_rest:
         for hook in config.hooks[key]:
-            if problem := hook_files.why_refused(hook, path=command.PATH, own=config.paths.values()):
+            if problem := hook_files.why_refused(hook, path=hook_files.PATH, own=config.paths.values()):
                 yield Event("config", f"{problem}; this hook will not be run", "warning", {"hook": key})
     names = {want.name for want in wanted.certificates}
     own = {SERVICE_ACCOUNT_KEYS} if wanted.token_key is not None else set[str]()

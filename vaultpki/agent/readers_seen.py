@@ -14,10 +14,9 @@ from urllib.parse import urlsplit
 from vaultpki import kubernetes_versions, readers
 from vaultpki.agent.context import Context
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
-from vaultpki.host import boot_time, component_health, component_version, processes, stopped
+from vaultpki.host import boot_time, processes, stopped
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.processes import Process
-from vaultpki.kube.token_flags import token_flags
 from vaultpki.model import AgentConfig
 from vaultpki.node import state as node_state
 from vaultpki.node.assignment import Assignment
@@ -85,7 +84,11 @@ def note(context: Context, wanted: Assignment) -> None:
         runs = replace(before, running=True, problem=problem, stopped=0.0)
         found[name] = replace(runs, sha256=_cas_in_memory(context, ca, runs))
     process = seen[_API_SERVER][0] if wanted.token_key is not None else None
-    flags = token_flags(process.arguments) if process is not None else None
+    flags = None
+    if process is not None:
+        from vaultpki.kube.token_flags import token_flags
+
+        flags = token_flags(process.arguments)
     life = {"extends": int(flags.extends), "longest": flags.longest} if flags is not None else {}
     named = {"issuer": flags.issuer, "jwks_uri": flags.jwks_uri} if flags is not None else {}
     issuer = {flag: each for flag, each in named.items() if each}
@@ -103,6 +106,8 @@ def _note_versions(context: Context, wanted: Assignment, running: Mapping[str, t
         process = next(iter(running[component]), None)
         seen = before.get(component)
         if process is not None and (seen is None or seen.moment != process.started):
+            from vaultpki.host import component_version
+
             version = component_version.of_process(process)
             seen = VersionSeen(version, process.started) if version else seen
         if seen is not None:
@@ -125,6 +130,8 @@ def _judged(component: str, running: Mapping[str, tuple[Process, ...]]) -> tuple
     found = running[component]
     if not found:
         return None, f"no process of {component} was seen that reads this node's files"
+    from vaultpki.host import component_health
+
     problems = (component_health.why_unhealthy(each, _TIMEOUT) for each in found)
     return found[0], printable(next(filter(None, problems), ""))[:_LONGEST]
 

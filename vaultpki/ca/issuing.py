@@ -65,7 +65,7 @@ def gains_nothing(scene: Scene, domain: str) -> str:
 
 def _refuse_other_name(scene: Scene, domain: str) -> None:
     """Raise StateConflict if `ca.subject` asks for another name than the CA has: the signer may be sent that alone."""
-    from vaultpki.outside.request import subject_values, subject_words
+    from vaultpki.pki.x509 import subject_values, subject_words
 
     mount = scene.mount(domain)
     issuer = mount.issuer(mount.default)

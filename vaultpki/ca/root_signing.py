@@ -8,11 +8,11 @@ from typing import Final
 from vaultpki.certificates import ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer, StateConflict
 from vaultpki.model import Cluster
-from vaultpki.pki import der
 from vaultpki.provision import authorities
 from vaultpki.provision.signed_before import fingerprints, signed_before
 from vaultpki.records.rotation import CaRef
 from vaultpki.rotation.mount_steps import RotationMount
+from vaultpki.values import der
 from vaultpki.vault import Request, Vault, member, text
 from vaultpki.vault.issuer import number
 

@@ -16,6 +16,7 @@ from vaultpki.errors import VaultpkiError
 
 if TYPE_CHECKING:
     from vaultpki.agent.context import Outcome
+    from vaultpki.host.log import Event
     from vaultpki.join.checks import JoinPlan
     from vaultpki.join.enter import Joined
     from vaultpki.model import AgentConfig
@@ -309,7 +310,6 @@ def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text")
 
     Returns the command's exit code: 1 if something failed, else 3 if a hook is owed, else 0.
     """
-    from vaultpki.daemon import outcome_events
     from vaultpki.host.log import writer
 
     done, failed = writer(log_format, sys.stdout), writer(log_format, sys.stderr)
@@ -318,19 +318,26 @@ def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text")
         # A failed hook is owed, and reported with the others that are.
         if event.name != "hook-failed":
             (done if event.level == "info" else failed)(event)
-    for event in outcome_events.failure_events({name: str(error) for name, error in outcome.failures.items()}):
-        failed(event)
-    if paused := outcome_events.paused(outcome.failures):
-        failed(paused)
-    if outcome.failures:
-        if deadline := outcome_events.deadline(outcome.first_expiry):
-            failed(deadline)
-    elif not outcome.events and not owed and outcome.due is not None:
+    if outcome.failures or owed:
+        _tell_failed(outcome, failed)
+    elif not outcome.events and outcome.due is not None:
         _tell_idle(outcome.due.timestamp(), log_format)
-    waiting = {event.fields["hook"] for event in outcome.events if event.name == "turn"}
-    for event in outcome_events.owed_hook_events({key: each for key, each in owed.items() if key not in waiting}):
-        failed(event)
     return 1 if outcome.failures else 3 if owed else 0
+
+
+def _tell_failed(outcome: Outcome, tell: Callable[[Event], None]) -> None:
+    from vaultpki.daemon import outcome_events
+
+    for event in outcome_events.failure_events({name: str(error) for name, error in outcome.failures.items()}):
+        tell(event)
+    if paused := outcome_events.paused(outcome.failures):
+        tell(paused)
+    if outcome.failures and (deadline := outcome_events.deadline(outcome.first_expiry)):
+        tell(deadline)
+    waiting = {event.fields["hook"] for event in outcome.events if event.name == "turn"}
+    owed = {key: each for key, each in outcome.state.owed.items() if key not in waiting}
+    for event in outcome_events.owed_hook_events(owed):
+        tell(event)
 
 
 def _tell_idle(until: float, log_format: Literal["text", "json"]) -> None:

@@ -97,13 +97,14 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_f
       vaultpki apply -f cluster.yaml --yes
       vaultpki apply plan.json
     """
-    from vaultpki.cli import saved_plan
     from vaultpki.identity import asked_server
     from vaultpki.provision import apply
     from vaultpki.show import plan as plan_text
 
     first, saved = None, None
     if plan_file is not None:
+        from vaultpki.cli import saved_plan
+
         saved = saved_plan.read(plan_file)
         file = saved_plan.spec_path(plan_file, saved, file)
     with opened(file, allow_http=allow_http) as (cluster, vault, where):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vaultpki import layout
-from vaultpki.config import foreign_cas, kinds, taken_over, windows
+from vaultpki.config import foreign_cas, kinds, taken_over
 from vaultpki.config.fields import (
     Boolean,
     Choice,
@@ -28,7 +28,7 @@ from vaultpki.config.hooks import HOOKS, plain_hooks, read_hooks
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION, AgentConfig, Auth, FileOptions, TakenOver
 from vaultpki.places import AGENT_FILE, KUBECONFIGS, KUBELET, Layout
-from vaultpki.values import hosts, names, yaml_tree
+from vaultpki.values import hosts, names, windows, yaml_tree
 from vaultpki.values.durations import format_duration, parse_duration
 from vaultpki.values.names import quoted
 from vaultpki.values.yaml_tree import Place

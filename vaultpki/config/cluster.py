@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vaultpki import certificates
-from vaultpki.config import consistency, foreign_cas, jwt, limits, outside_root, templates
+from vaultpki.config import consistency, foreign_cas, jwt, outside_root, templates
 from vaultpki.config.cluster_schema import CLUSTER
 from vaultpki.config.fields import FieldValue
 from vaultpki.model import ApiServer, Authority, Cluster, ForeignCa, Node, NodeRole, Override, Pool, Row, VaultAddress
@@ -59,7 +59,6 @@ def read_cluster(text: str, path: Path, *, allow_http: bool = False) -> Cluster:
     )
     templates.check(cluster, spec)
     consistency.check(cluster, spec)
-    limits.check(cluster, spec)
     return cluster
 
 

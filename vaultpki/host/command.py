@@ -18,8 +18,8 @@ from typing import Final
 
 from vaultpki.errors import StoreError
 from vaultpki.host import first_process, hook_files, hook_keeper
+from vaultpki.host.hook_files import PATH
 
-PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KILL_GRACE: Final = 2.0
 """Seconds between SIGTERM and SIGKILL for a command that has timed out."""
 

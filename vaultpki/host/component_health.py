@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from vaultpki.host import setting_files
 from vaultpki.host.processes import Process
-from vaultpki.kube import api as kube_api
 from vaultpki.kube import http_exchange
 from vaultpki.kube.flags import COMPONENTS
 from vaultpki.redact import printable
@@ -229,7 +228,7 @@ def _context(trusted: Sequence[str | None], pair: tuple[bytes, bytes] | None) ->
             raise _CannotAsk("the CA file in its flags has no certificate that can be read")
         tls.load_verify_locations(cadata="\n".join(blocks))
         if pair is not None:
-            kube_api.load_pair(tls, *pair)
+            http_exchange.load_pair(tls, *pair)
     except (OSError, ValueError):
         raise _CannotAsk("the CA, certificate or key in its flags cannot be used") from None
     return tls

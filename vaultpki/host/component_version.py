@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from vaultpki import kubernetes_versions
 from vaultpki.errors import StoreError
-from vaultpki.host import boot_time, command, hook_files, printed, setting_files, static_pod
+from vaultpki.host import boot_time, hook_files, printed, setting_files, static_pod
 from vaultpki.host.processes import Process
 
 _LARGEST: Final = 64 * 1024
@@ -64,7 +64,7 @@ def _in_pod(pid: int, processes: str) -> bool:
 def _ask(program: str) -> str:
     """Return the version that a program prints; "" if others could change it, or if it prints none."""
     try:
-        hook_files.refuse((program, "--version"), path=command.PATH)
+        hook_files.refuse((program, "--version"), path=hook_files.PATH)
     except (OSError, ValueError, StoreError):
         return ""
     return kubernetes_versions.said(printed.by([program, "--version"])[:_LARGEST])

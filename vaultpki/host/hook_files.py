@@ -21,6 +21,9 @@ from vaultpki.errors import StoreError
 from vaultpki.model import Hook
 from vaultpki.values import permissions
 
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The PATH of hooks, and of programs that are asked something; that of the agent does not count."""
+
 WORKING_FOLDER: Final = "/"
 """The folder in which a hook runs, so that a relative path means the same wherever the agent was started."""
 

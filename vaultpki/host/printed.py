@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Final
 
-from vaultpki.host import command
+from vaultpki.host.hook_files import PATH
 
 _SECONDS: Final = 10.0
 
@@ -19,7 +19,7 @@ def by(words: Sequence[str]) -> str:
     try:
         ran = subprocess.run(
             list(words),
-            env={"PATH": command.PATH, "LC_ALL": "C"},
+            env={"PATH": PATH, "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Iterator
 from typing import Final
 
-from vaultpki.host import command, printed
+from vaultpki.host import printed
+from vaultpki.host.hook_files import PATH
 from vaultpki.model import Hook
 
 # Commands of systemctl whose arguments are units.
@@ -20,7 +21,7 @@ def unit_problem(hook: Hook) -> str | None:
 
     None also where systemd does not answer: nothing is known of its units then.
     """
-    program = shutil.which("systemctl", path=command.PATH)
+    program = shutil.which("systemctl", path=PATH)
     if program is None:
         return None
     for unit in _units(hook):

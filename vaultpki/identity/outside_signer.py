@@ -140,7 +140,7 @@ def keeping_name(cluster: Cluster, ca: Facts) -> Cluster:
 
     Leaves name their CA byte for byte.
     """
-    from vaultpki.outside.request import subject_values
+    from vaultpki.pki.x509 import subject_values
 
     return replace(cluster, authority=replace(cluster.authority, subject=subject_values(ca)))
 

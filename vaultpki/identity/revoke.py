@@ -11,13 +11,13 @@ from vaultpki.certificates import issuing_cas
 from vaultpki.errors import ArgumentError, BadAnswer, CertificateUnreadable, Refused
 from vaultpki.identity import change_notice, nodes, revocation
 from vaultpki.identity.revocation import Chosen, StoredCertificate
-from vaultpki.identity.revoked_list import SERIAL
+from vaultpki.identity.revoked_list import stored_certificates
 from vaultpki.model import Cluster
 from vaultpki.values import hosts, names
 from vaultpki.vault import Request, Vault, text
 
 if TYPE_CHECKING:
-    from vaultpki.pki.facts import Facts
+    pass
 
 
 def certificates_of(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:
@@ -90,23 +90,10 @@ def _on_crls(vault: Vault, mount: str) -> frozenset[int]:
     return found
 
 
-def read_stored(vault: Vault, mount: str) -> list[tuple[Facts, bool]]:
-    """Return the certificates that a mount has stored, each with whether it was revoked."""
-    from vaultpki.pki import x509
-
-    pki = vault.api.secrets.pki
-    serials = [serial for serial in pki.list_certificates(mount_point=mount).keys if SERIAL.fullmatch(serial)]
-    answers = vault.map(lambda serial: pki.read_certificate(serial, mount_point=mount), serials)
-    # The server may have removed one since it was listed, and others may have signed what none of ours is like.
-    there = [each.data for each in answers if each.found]
-    found = [(x509.readable(text(data, "certificate")), bool(data.get("revocation_time"))) for data in there]
-    return [(facts[0], revoked) for facts, revoked in found if facts]
-
-
 def _stored(cluster: Cluster, vault: Vault, now: datetime) -> list[StoredCertificate]:
     """Read the leaves on the mounts of the issuing CAs that have not expired."""
     cas = issuing_cas(cluster)
-    found = vault.map(lambda ca: read_stored(vault, cluster.mount(ca)), cas)
+    found = vault.map(lambda ca: stored_certificates(vault, cluster.mount(ca)), cas)
     return [
         StoredCertificate(ca, facts, revoked)
         for ca, stored in zip(cas, found, strict=True)

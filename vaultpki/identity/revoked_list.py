@@ -1,6 +1,7 @@
-"""Reads which certificates the mounts of the CAs show as revoked: one list for each CA, however many nodes there are.
+"""Reads which certificates the mounts of the CAs have, and which of them are revoked.
 
-A node's own report is not enough: who has stolen a node does not report that it is revoked.
+What is revoked is one list for each CA, however many nodes there are. A node's own report is not enough: who has
+stolen a node does not report that it is revoked.
 """
 
 from __future__ import annotations
@@ -8,15 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vaultpki.certificates import all_rows, issuing_cas
 from vaultpki.errors import BadAnswer, Denied, Refused
 from vaultpki.model import Cluster
-from vaultpki.vault import Request, Vault
+from vaultpki.vault import Request, Vault, text
 
-SERIAL: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){0,31}")
-"""The form in which a mount lists serial numbers."""
+if TYPE_CHECKING:
+    from vaultpki.pki.facts import Facts
+
+# The form in which a mount lists serial numbers.
+_SERIAL: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){0,31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +58,17 @@ def _read(cluster: Cluster, vault: Vault, ca: str) -> frozenset[int] | None:
         listed = vault.call(Request("LIST", f"{cluster.mount(ca)}/certs/revoked")).keys
     except (Denied, Refused, BadAnswer):
         return None
-    return frozenset(int(serial.replace(":", ""), 16) for serial in listed if SERIAL.fullmatch(serial))
+    return frozenset(int(serial.replace(":", ""), 16) for serial in listed if _SERIAL.fullmatch(serial))
+
+
+def stored_certificates(vault: Vault, mount: str) -> list[tuple[Facts, bool]]:
+    """Return the certificates that a mount has stored, each with whether it was revoked."""
+    from vaultpki.pki import x509
+
+    pki = vault.api.secrets.pki
+    serials = [serial for serial in pki.list_certificates(mount_point=mount).keys if _SERIAL.fullmatch(serial)]
+    answers = vault.map(lambda serial: pki.read_certificate(serial, mount_point=mount), serials)
+    # The server may have removed one since it was listed, and others may have signed what none of ours is like.
+    there = [each.data for each in answers if each.found]
+    found = [(x509.readable(text(data, "certificate")), bool(data.get("revocation_time"))) for data in there]
+    return [(facts[0], revoked) for facts, revoked in found if facts]

@@ -20,7 +20,8 @@ from vaultpki.certificates import BUNDLES, SERVICE_ACCOUNT_FILES, SKEW, file_set
 from vaultpki.disk import files, owner_mark, room
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import NeedsJoin, Sealed, StateConflict, StoreError, VaultpkiError
-from vaultpki.host import command, hook_files, processes, setting_files, static_pod, units
+from vaultpki.host import hook_files, processes, setting_files, static_pod, units
+from vaultpki.host.hook_files import PATH
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.join import checks
 from vaultpki.join.checks import JoinPlan
@@ -293,15 +294,15 @@ def _hooks(config: AgentConfig) -> Iterator[DoctorCheck]:
 
 def _hook_problem(hook: Hook, config: AgentConfig) -> str:
     if hook.kind == "command":
-        if shutil.which(hook.argv[0], path=command.PATH) is None:
+        if shutil.which(hook.argv[0], path=PATH) is None:
             return f"{ascii(hook.argv[0])[1:-1]} is not a program that can be run; correct the hook in agent.yaml"
     elif hook.kind == "static_pod":
         path = static_pod.manifest(hook.name)
         if not files.exists(path):
             return f"{path} is missing; correct the hook in agent.yaml, or start the pod"
-    elif shutil.which("systemctl", path=command.PATH) is None:
+    elif shutil.which("systemctl", path=PATH) is None:
         return "this machine has no systemctl; use a command or a static pod in the hook"
-    return hook_files.why_refused(hook, path=command.PATH, own=config.paths.values()) or units.unit_problem(hook) or ""
+    return hook_files.why_refused(hook, path=PATH, own=config.paths.values()) or units.unit_problem(hook) or ""
 
 
 def _login(config: AgentConfig, *, allow_http: bool) -> str:

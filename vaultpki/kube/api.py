@@ -7,7 +7,6 @@ answer can be taken for another request's.
 from __future__ import annotations
 
 import http.client
-import os
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -233,22 +232,9 @@ def context(access: KubeAccess) -> ssl.SSLContext:
         # A bundle without the root is enough for Go, and so for kubectl.
         tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if access.certificate_pem:
-            load_pair(tls, access.certificate_pem, access.key_pem)
+            http_exchange.load_pair(tls, access.certificate_pem, access.key_pem)
     except (ssl.SSLError, OSError, ValueError):
         raise SpecError(
             "its CA, certificate or key cannot be used; issue the kubeconfig again", file=access.file
         ) from None
     return tls
-
-
-def load_pair(tls: ssl.SSLContext, certificate_pem: bytes, key_pem: bytes) -> None:
-    """Load a client's certificate and key from memory into a TLS context.
-
-    Raises `ssl.SSLError`, OSError or ValueError.
-    """
-    # `ssl` reads a pair from a file alone: one in memory, which no other user and no disk sees.
-    with open(os.memfd_create("pair", os.MFD_CLOEXEC), "wb") as memory:
-        memory.write(certificate_pem + b"\n" + key_pem)
-        memory.flush()
-        # Without a password callback OpenSSL would ask at the terminal.
-        tls.load_cert_chain(f"/proc/self/fd/{memory.fileno()}", password=lambda: "")

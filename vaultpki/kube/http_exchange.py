@@ -1,9 +1,14 @@
-"""Sends one request on a connection of its own, and reads the answer within a time and a size."""
+"""Sends one request on a connection of its own, and reads the answer within a time and a size.
+
+A client's certificate is loaded for it from memory.
+"""
 
 from __future__ import annotations
 
 import http.client
 import io
+import os
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +44,19 @@ def send(
     answer = http.client.HTTPResponse(_Socket(_Incoming(channel, deadline, largest)))  # type: ignore[arg-type]
     answer.begin()
     return answer.status, answer.read()
+
+
+def load_pair(tls: ssl.SSLContext, certificate_pem: bytes, key_pem: bytes) -> None:
+    """Load a client's certificate and key from memory into a TLS context.
+
+    Raises `ssl.SSLError`, OSError or ValueError.
+    """
+    # `ssl` reads a pair from a file alone: one in memory, which no other user and no disk sees.
+    with open(os.memfd_create("pair", os.MFD_CLOEXEC), "wb") as memory:
+        memory.write(certificate_pem + b"\n" + key_pem)
+        memory.flush()
+        # Without a password callback OpenSSL would ask at the terminal.
+        tls.load_cert_chain(f"/proc/self/fd/{memory.fileno()}", password=lambda: "")
 
 
 class _Incoming(io.RawIOBase):

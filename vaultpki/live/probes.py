@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from vaultpki.certificates import ISSUING_CAS, resolve, rows
-from vaultpki.kube.api import load_pair
+from vaultpki.kube.http_exchange import load_pair
 from vaultpki.live.checks import found, not_checked
 from vaultpki.live.listeners import Endpoint, dns_name
 from vaultpki.live.trust import Expected

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vaultpki.disk.files import (
     exists,
@@ -34,9 +34,11 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import backoff
 from vaultpki.node.secret_id import SECRET_ID, Asked, JoinStep, SecretIdFiles
 from vaultpki.pki import renewal
-from vaultpki.records.join_file import Join
 from vaultpki.values import names, pem, yaml_tree
 from vaultpki.vault import Request, Settings, Vault, from_environment
+
+if TYPE_CHECKING:
+    from vaultpki.records.join_file import Join
 
 _PATIENCE = 15.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from vaultpki.certificates import ca_subject, laid_out, pair_files
 from vaultpki.disk import files
@@ -15,7 +16,9 @@ from vaultpki.layout import CA_KEYS, OLD_CA_FILES, TRUST_BUNDLES
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.trust import named
 from vaultpki.places import KUBECONFIGS, KUBELET, PKI, Layout
-from vaultpki.records.join_file import Join
+
+if TYPE_CHECKING:
+    from vaultpki.records.join_file import Join
 
 
 def refuse(layout: Layout, paths: Mapping[str, str]) -> None:

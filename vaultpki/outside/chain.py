@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from vaultpki.pki import der
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import in_date
 from vaultpki.pki.ways_up import Ends, ways_up
+from vaultpki.values import der
 
 
 @dataclass(frozen=True, slots=True)

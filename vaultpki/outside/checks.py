@@ -13,11 +13,11 @@ from typing import Final
 
 from vaultpki.outside.name_constraints import constraints_of, forbidden
 from vaultpki.outside.request import WaitingRequest
-from vaultpki.pki import der
 from vaultpki.pki.facts import EKU, Facts
 from vaultpki.pki.trust import SANE_SIGNATURES
 from vaultpki.pki.ways_up import Ends, WayUp, ca_key, pss_problem, self_signed, signer_serial, wants_policy
 from vaultpki.redact import first_few, printable
+from vaultpki.values import der
 
 # Object identifiers of extensions (RFC 5280, section 4.2.1).
 _KEY_USAGE: Final = "2.5.29.15"

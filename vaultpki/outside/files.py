@@ -18,9 +18,10 @@ from cryptography import x509 as c
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
 
 from vaultpki.errors import CertificateUnreadable
-from vaultpki.pki import der, x509
+from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.redact import printable
+from vaultpki.values import der
 
 MOST_SENT_FILES: Final = 32
 """The largest number of files that are read together."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,22 +13,13 @@ from cryptography.x509.oid import NameOID
 from vaultpki.certificates import ISSUING_BACKDATE, LEAF_BACKDATE
 from vaultpki.model import Usage
 from vaultpki.outside.name_constraints import NO_NAMES, LeafNames
-from vaultpki.pki import der
 from vaultpki.pki.facts import EKU, Facts
 from vaultpki.pki.keys import parsing
 from vaultpki.redact import printable
+from vaultpki.values import der
 from vaultpki.values.pem import pem_bodies
 
 _DAY: Final = 86400
-_PARAMETERS: Final = {
-    "organization": NameOID.ORGANIZATION_NAME,
-    "ou": NameOID.ORGANIZATIONAL_UNIT_NAME,
-    "locality": NameOID.LOCALITY_NAME,
-    "province": NameOID.STATE_OR_PROVINCE_NAME,
-    "street_address": NameOID.STREET_ADDRESS,
-    "postal_code": NameOID.POSTAL_CODE,
-    "country": NameOID.COUNTRY_NAME,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +71,6 @@ def waiting_request(
         common_name = "".join(str(each.value) for each in names_read[:1])
     text = printable(read.subject.rfc4514_string())
     return WaitingRequest(domain, csr, parts.subject, text, common_name, public, ttl, longest_ttl, names)
-
-
-def subject_values(ca: Facts) -> dict[str, tuple[str, ...]]:
-    """Return what the subject of a CA has besides its CN, by the parameters of the PKI engine, as `ca.subject` is."""
-    read = certificates.load_der_x509_certificate(ca.der).subject
-    found = {
-        name: tuple(str(each.value) for each in read.get_attributes_for_oid(oid)) for name, oid in _PARAMETERS.items()
-    }
-    return {name: values for name, values in found.items() if values}
-
-
-def subject_words(subject: Mapping[str, Sequence[str]]) -> str:
-    """Return such values in one line for people, `O=Corp, C=DE`, the same for every order of them; "" for none."""
-    return ", ".join(
-        certificates.NameAttribute(oid, value, _validate=False).rfc4514_string()
-        for name, oid in _PARAMETERS.items()
-        for value in sorted(subject.get(name, ()))
-    )
 
 
 def installed_request(domain: str, ca: Facts, names: LeafNames = NO_NAMES) -> WaitingRequest:

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.outside.checks import FailedCheck
-from vaultpki.pki import chains, der
+from vaultpki.pki import chains
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import SANE_SIGNATURES, no_root
 from vaultpki.pki.ways_up import ca_key, key_signed, self_signed
 from vaultpki.redact import printable
+from vaultpki.values import der
 
 CROSS_ASKS: Final = {
     "not-a-ca": "Ask for a certificate with basic constraints CA:TRUE and the key usage certificate sign.",

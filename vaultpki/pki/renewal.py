@@ -12,7 +12,7 @@ from typing import Final
 from vaultpki.certificates import LEAF_BACKDATE, SKEW
 from vaultpki.model import Certificate, Window
 from vaultpki.pki.facts import Facts, Pair, Replacement, same_names
-from vaultpki.pki.windows import within
+from vaultpki.values.windows import within
 
 _EARLIEST: Final = 1 / 2
 _LATEST: Final = 2 / 3

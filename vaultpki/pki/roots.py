@@ -28,10 +28,10 @@ from datetime import datetime
 from hashlib import sha256
 
 from vaultpki.errors import CertificateRefused
-from vaultpki.pki import der
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.trust import in_date, named, no_ca_above, no_root, self_signed, signed_by
 from vaultpki.records.rotation import RotationRecord, State
+from vaultpki.values import der
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, paddin
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
-from vaultpki.pki import der
 from vaultpki.pki.facts import Facts
+from vaultpki.values import der
 
 MOST_ABOVE: Final = 8
 """The largest number of CAs above an issuing CA: companies have two or three."""

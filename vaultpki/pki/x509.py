@@ -1,10 +1,10 @@
-"""Reads certificates and pairs, and checks who signed a certificate."""
+"""Reads certificates, pairs and subjects, and checks who signed a certificate."""
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final, TypeVar
@@ -16,8 +16,9 @@ from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.model import Subject
-from vaultpki.pki import der, keys
+from vaultpki.pki import keys
 from vaultpki.pki.facts import BADLY_ENCODED, Facts, Pair
+from vaultpki.values import der
 
 _E = TypeVar("_E", bound=x509.ExtensionType)
 
@@ -38,6 +39,17 @@ _KEY_USAGES = (
     "key_cert_sign",
     "crl_sign",
 )
+
+# What a subject has besides its CN, by the parameters of the PKI engine.
+_SUBJECT: Final = {
+    "organization": NameOID.ORGANIZATION_NAME,
+    "ou": NameOID.ORGANIZATIONAL_UNIT_NAME,
+    "locality": NameOID.LOCALITY_NAME,
+    "province": NameOID.STATE_OR_PROVINCE_NAME,
+    "street_address": NameOID.STREET_ADDRESS,
+    "postal_code": NameOID.POSTAL_CODE,
+    "country": NameOID.COUNTRY_NAME,
+}
 
 
 def read_certificates(pem: bytes) -> tuple[Facts, ...]:
@@ -198,3 +210,21 @@ def _verified(data: bytes, issuer_der: bytes) -> bool:
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
+
+
+def subject_values(ca: Facts) -> dict[str, tuple[str, ...]]:
+    """Return what the subject of a CA has besides its CN, by the parameters of the PKI engine, as `ca.subject` is."""
+    read = x509.load_der_x509_certificate(ca.der).subject
+    found = {
+        name: tuple(str(each.value) for each in read.get_attributes_for_oid(oid)) for name, oid in _SUBJECT.items()
+    }
+    return {name: values for name, values in found.items() if values}
+
+
+def subject_words(subject: Mapping[str, Sequence[str]]) -> str:
+    """Return such values in one line for people, `O=Corp, C=DE`, the same for every order of them; "" for none."""
+    return ", ".join(
+        x509.NameAttribute(oid, value, _validate=False).rfc4514_string()
+        for name, oid in _SUBJECT.items()
+        for value in sorted(subject.get(name, ()))
+    )

@@ -38,7 +38,6 @@ class CaFacts:
 
 def read_ca(ca: str, pem: str) -> CaFacts | None:
     """Read the certificate of the CA named `ca` (root, etcd, ...); None unless `pem` is one CA certificate."""
-    from vaultpki.outside.request import subject_values
     from vaultpki.pki import x509
 
     found = x509.readable(pem)
@@ -48,7 +47,7 @@ def read_ca(ca: str, pem: str) -> CaFacts | None:
     life = facts.not_after - facts.not_before
     backdate = ROOT_BACKDATE if ca == ROOT else ISSUING_BACKDATE
     seconds = int(life.total_seconds()) - backdate
-    subject = subject_values(facts)
+    subject = x509.subject_values(facts)
     return CaFacts(facts.subject.common_name, facts.key, seconds, facts.not_after, subject, facts.subject_text)
 
 
@@ -119,7 +118,7 @@ def _differing(
     subject = ca_subject(cluster.name, ca, number(record.leaf.name) if record is not None else 1)
     names = ("", "")
     if cluster.authority.outside is not None:
-        from vaultpki.outside.request import subject_words
+        from vaultpki.pki.x509 import subject_words
 
         # Who signs it decides how long it lives.
         life = wanted

@@ -25,7 +25,7 @@ from vaultpki.identity.ending import (
 )
 from vaultpki.identity.reports import TokenIdentity
 from vaultpki.model import Cluster
-from vaultpki.provision import authorities, destroy
+from vaultpki.provision import authorities
 from vaultpki.provision.api_calls import delete_request, object_path
 from vaultpki.provision.desired import STORE_OPTIONS, desired, marker
 from vaultpki.provision.observe import Observation
@@ -141,6 +141,8 @@ def _make(run: _Run, change: Change) -> str:
     cluster, vault = run.cluster, run.vault
     wanted = run.wanted.get(change.key, {})
     if change.action == "delete" and change.kind == "auth":
+        from vaultpki.provision import destroy
+
         destroy.delete_auth_mount(cluster, vault, run.seen, change.name)
     elif change.action == "delete":
         vault.call(delete_request(cluster, vault, change.key))

@@ -11,7 +11,7 @@ from vaultpki.certificates import ISSUING_CAS, MOST_ISSUERS, ROOT, ca_subject, i
 from vaultpki.errors import BadAnswer, Denied
 from vaultpki.identity import reports
 from vaultpki.model import Cluster, Node, NodeRole
-from vaultpki.pki import chains, der, trust
+from vaultpki.pki import chains, trust
 from vaultpki.pki.chains import why_untrusted
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.plan import Danger
@@ -19,6 +19,7 @@ from vaultpki.provision.read_back import CaMount
 from vaultpki.records import above, gaps
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.redact import first_few, printable
+from vaultpki.values import der
 from vaultpki.vault import Vault
 
 # Every node reads the records, so a few tell it; `ca status` reads the reports of all.

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.identity.revoke import read_stored
+from vaultpki.identity.revoked_list import stored_certificates
 from vaultpki.vault import Vault, text
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def signed_before(
     key = keys.requested_key(csr.encode())
     found = [
         facts
-        for facts, revoked in read_stored(vault, root)
+        for facts, revoked in stored_certificates(vault, root)
         if not revoked
         and facts.public_key == key
         and facts.subject.common_name == subject

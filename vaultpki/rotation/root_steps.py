@@ -16,11 +16,12 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.certificates import ROOT, ca_subject
-from vaultpki.pki import chains, der, trust
+from vaultpki.pki import chains, trust
 from vaultpki.pki.facts import Facts
 from vaultpki.records import above
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount, Write, key_of, key_writes
+from vaultpki.values import der
 from vaultpki.vault.issuer import FULL, NO_SIGNING, READ_ONLY, number
 
 _OLD_SIGNS: Final = frozenset(State) - {State.RETIRED, State.DONE}

@@ -1,9 +1,23 @@
-"""Reads the structure of DER (X.690), and whose name and whose signature a certificate has, without `cryptography`."""
+"""Reads the structure of DER (X.690), and from a certificate what `cryptography` does not show, such as encodings."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
+from typing import Final
+
+_UTF8_STRING: Final = 0x0C
+_PRINTABLE_STRING: Final = 0x13
+# The first field of a certificate of version 3: [0] INTEGER 2 (RFC 5280, 4.1). Version 1 has no such field.
+_VERSION_3: Final = (0xA0, b"\x02\x01\x02")
+_INTEGER: Final = 0x02
+_NULL: Final = 0x05
+_CONSTRUCTED: Final = 0x20
+
+# X.680 section 41.4. Go accepts `*` and `&` too, which no name of ours has (encoding/asn1, isPrintable).
+_PRINTABLE: Final = re.compile(rb"[A-Za-z0-9 '()+,./:=?-]*")
 
 
 def elements(der: bytes) -> Iterator[tuple[int, bytes]]:
@@ -32,3 +46,81 @@ def names_of(certificate: bytes) -> tuple[bytes, bytes]:
     if len(fields) < 6 or fields[0][0] != 0xA0:
         raise ValueError("not a certificate of version 3")
     return fields[3][1], fields[5][1]
+
+
+def refuse_odd(certificate: bytes) -> None:
+    """Raise ValueError for a certificate that is not of version 3, or whose serial number is not positive.
+
+    Go's crypto/x509 rejects negative serial numbers and ignores extensions in older versions; RFC 5280 section 4.1.2.2
+    requires positive ones.
+    """
+    _, whole = next(elements(certificate))
+    _, signed = next(elements(whole))
+    version, (tag, serial) = islice(elements(signed), 2)
+    if version != _VERSION_3:
+        raise ValueError("not of version 3")
+    if tag != _INTEGER or serial[0] & 0x80 or not any(serial):
+        raise ValueError("no positive serial number")
+
+
+def well_encoded(name: bytes) -> list[bool]:
+    """Return for each attribute of a Name whether its value is a UTF8String or a PrintableString, as RFC 5280 requires.
+
+    Libraries read other types differently, and Go rejects some of them.
+    """
+    (_, sequence), *_ = elements(name)
+    values = [list(elements(pair))[1] for _, together in elements(sequence) for _, pair in elements(together)]
+    return [
+        tag == _UTF8_STRING or (tag == _PRINTABLE_STRING and _PRINTABLE.fullmatch(value) is not None)
+        for tag, value in values
+    ]
+
+
+def element(tag: int, content: bytes) -> bytes:
+    """Return the DER of one element with a tag of one byte."""
+    size = len(content)
+    if size < 0x80:
+        return bytes((tag, size)) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(length))) + length + content
+
+
+@dataclass(frozen=True, slots=True)
+class DerParts:
+    """The parts of a certificate or a signing request as DER, byte for byte; `issuer` is empty in a request.
+
+    Go compares names by these bytes, not by what they say (crypto/x509, Certificate.isValid). `algorithms` are the
+    identifiers of the signature's algorithm, which a certificate has twice.
+    """
+
+    subject: bytes
+    public_key: bytes
+    issuer: bytes = b""
+    algorithms: tuple[bytes, ...] = ()
+
+
+def certificate_parts(certificate: bytes) -> DerParts:
+    """Return the parts of a certificate of any version; raises ValueError or IndexError for anything else."""
+    _, whole = next(elements(certificate))
+    (_, signed), algorithm, *_ = elements(whole)
+    fields = list(elements(signed))
+    # Version 1 has no such field (RFC 5280, 4.1).
+    _, inner, issuer, _, subject, public_key = fields[fields[0][0] == _VERSION_3[0] :][:6]
+    return DerParts(element(*subject), element(*public_key), element(*issuer), (element(*inner), element(*algorithm)))
+
+
+def request_parts(request: bytes) -> DerParts:
+    """Return the parts of a PKCS#10 request (RFC 2986); raises ValueError or IndexError for anything else."""
+    _, whole = next(elements(request))
+    (_, info), *_ = elements(whole)
+    _, subject, public_key, *_ = elements(info)
+    return DerParts(element(*subject), element(*public_key))
+
+
+def leaves(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the primitive elements inside, in their order, without NULLs."""
+    for tag, content in elements(der):
+        if tag & _CONSTRUCTED:
+            yield from leaves(content)
+        elif tag != _NULL:
+            yield tag, content

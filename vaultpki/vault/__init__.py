@@ -17,8 +17,8 @@ from vaultpki.vault.answers import (
     text,
 )
 from vaultpki.vault.client import Vault, explained
+from vaultpki.vault.route import StandbyReads
 from vaultpki.vault.settings import Settings, from_environment
-from vaultpki.vault.standbys import StandbyReads
 
 __all__ = [
     "HEALTH",

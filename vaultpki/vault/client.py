@@ -23,9 +23,8 @@ from vaultpki.vault.answers import (
     member,
     wrapping_token,
 )
-from vaultpki.vault.route import LEADER, Route
+from vaultpki.vault.route import LEADER, Route, StandbyReads
 from vaultpki.vault.settings import Settings
-from vaultpki.vault.standbys import StandbyReads
 from vaultpki.vault.transport import CONNECTIONS
 from vaultpki.vault.work import Work
 

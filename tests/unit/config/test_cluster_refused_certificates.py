@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from helpers.example_cluster import BASE, CP, W, check_refused
-from vaultpki.config import limits
+from vaultpki.config import consistency
 from vaultpki.config.cluster import load_cluster
 from vaultpki.config.cluster_schema import MOST_NODES, schema
 from vaultpki.errors import SpecError
@@ -347,7 +347,7 @@ def test_the_largest_cluster_is_remembered(tmp_path: Path) -> None:
     names = {name: node_objects(cluster, name) for name in known.role_ids}
     memory = replace(memory, objects=memory.objects.union(*names.values()))
     record = memory.record(cluster)
-    assert published.size(record) < limits._remembered_nodes(cluster) + limits._remembered_others(cluster)
+    assert published.size(record) < consistency._remembered_nodes(cluster) + consistency._remembered_others(cluster)
     assert published.size(record) < published.MOST_APPLIED_BYTES // 2
     assert AppliedRecord.read(cluster, record) == memory
     # One of whose objects something is missing keeps its own lines.

@@ -9,7 +9,6 @@ import pytest
 
 from helpers import sample_certificates
 from helpers.node.fleet_year import BEGIN, TTL, WINDOW, Away, Fleet, bad_year, most
-from vaultpki.config.windows import parse
 from vaultpki.model import Certificate, KeyType, Subject, Usage
 from vaultpki.pki.facts import Pair, Replacement
 from vaultpki.pki.renewal import (
@@ -25,6 +24,7 @@ from vaultpki.pki.renewal import (
     postponed_to,
     renew_at,
 )
+from vaultpki.values.windows import parse
 
 SIGNED = sample_certificates.SIGNED
 DAYS = timedelta(days=1)

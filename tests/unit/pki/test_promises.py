@@ -7,11 +7,10 @@ from datetime import timedelta
 import pytest
 
 from helpers.corporate_certificates import NOW, Ca, Corporate
-from vaultpki.config.windows import parse
-from vaultpki.pki import der
 from vaultpki.pki.chains import trust_below
 from vaultpki.pki.ways_up import MOST_ABOVE, Ends, ways_up
-from vaultpki.pki.windows import within
+from vaultpki.values import der
+from vaultpki.values.windows import parse, within
 
 OURS, PARKED = Corporate(), Corporate()
 

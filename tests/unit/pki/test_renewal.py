@@ -9,7 +9,6 @@ import pytest
 
 from helpers import sample_certificates
 from vaultpki.certificates import SKEW, TABLE, shortest_ttl
-from vaultpki.config.windows import parse
 from vaultpki.model import Certificate, KeyType, Row, Subject, Usage
 from vaultpki.pki.facts import EKU, Pair, Replacement
 from vaultpki.pki.renewal import (
@@ -24,6 +23,7 @@ from vaultpki.pki.renewal import (
     renew_at,
     signed_at,
 )
+from vaultpki.values.windows import parse
 
 SIGNED = sample_certificates.SIGNED
 LIFE = timedelta(hours=30)

@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, SpecError
 from vaultpki.model import Certificate, KeyType, Subject, Usage
-from vaultpki.pki import der, keys, roots, x509
+from vaultpki.pki import keys, roots, x509
 from vaultpki.pki.chains import trust_below
 from vaultpki.pki.facts import Facts, Trust
 from vaultpki.pki.signed import check_signed
+from vaultpki.values import der
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from vaultpki.errors import Unavailable
-from vaultpki.vault.standbys import StandbyReads
+from vaultpki.vault.route import StandbyReads
 
 NAMES = ("one", "two", "three")
 

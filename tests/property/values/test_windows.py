@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaultpki.config.windows import parse
 from vaultpki.model import Window
 from vaultpki.pki.renewal import last_moment, renew_at
-from vaultpki.pki.windows import within
+from vaultpki.values.windows import parse, within
 
 DAY, WEEK = 1440, 7 * 1440
 # A Monday, so that minutes since then tell the day of the week.
