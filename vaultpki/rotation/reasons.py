@@ -120,8 +120,7 @@ def unreported(step: Transition, node: Participant) -> str:
     if step.outlived or not _concerned(step, node):
         return ""
     if node.locked:
-        again = f"`vaultpki enroll {node.name}` and join it again"
-        return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
+        return words.locked(node.name) + _or_without(step, node)
     end = "lock" if node.kind == "listed" else "unenroll"
     return words.never_reported(node.name, node.join_until, end) + _or_without(step, node)
 

@@ -179,8 +179,7 @@ def _waits_for(step: KeyTransition, name: str) -> Waiting:
     if holder is None:
         return Waiting(name, "is not in cluster.yaml any more: run `vaultpki apply`, then `vaultpki ca continue`")
     if holder.locked:
-        again = f"`vaultpki enroll {name}` and join it again, or remove it from the cluster and from cluster.yaml"
-        return Waiting(name, f"is locked, or its credential has expired: {again}")
+        return Waiting(name, f"{words.locked(name)}, or remove it from the cluster and from cluster.yaml")
     return first_found(name, KEY_GATE_CHECKS, step, holder, entry)
 
 
@@ -271,9 +270,7 @@ def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> 
         what = "does not sign with the key of this state yet"
     else:
         return ""
-    if step.turn not in ("", holder.name):
-        return f"its kube-apiserver {what}: it restarts after {step.turn}, whose turn it is"
-    return f"its kube-apiserver {what}: {to_start(holder, step.command)}"
+    return f"its kube-apiserver {what}: {to_start(holder, step.command, step.turn)}"
 
 
 def _in_turn(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> bool:
