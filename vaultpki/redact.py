@@ -52,6 +52,11 @@ def stamp(when: datetime) -> str:
     return f"{when.astimezone(UTC):{_STAMP}}"
 
 
+def stamped(when: datetime | None) -> str | None:
+    """Return the same of a time that may not be known, for programs."""
+    return None if when is None else stamp(when)
+
+
 def moment(value: object) -> datetime | None:
     """Return the time that `stamp` wrote as this text; None for anything else."""
     if not isinstance(value, str) or not _MOMENT.fullmatch(value):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from vaultpki.adopt import kubelets, obstacles, starts
@@ -14,7 +13,7 @@ from vaultpki.kube.flags import signing_files
 from vaultpki.kubernetes_versions import tagged
 from vaultpki.live.trust import readable_certificates
 from vaultpki.pki.facts import Facts, serial_text
-from vaultpki.redact import stamp
+from vaultpki.redact import stamp, stamped
 
 
 def document(
@@ -55,7 +54,7 @@ def document(
                 "name": each.name,
                 "signer": each.signer,
                 "user": each.user,
-                "made": _time(each.made),
+                "made": stamped(each.made),
                 "state": each.state,
                 "issuer": next((facts.issuer_text for facts in readable_certificates(each.pem)), None),
             }
@@ -70,7 +69,7 @@ def document(
             for pod in found.static
             if pod.component == "kube-controller-manager"
         ],
-        "tokens": [{"id": each.id, "expires": _time(each.expires)} for each in found.whole.tokens],
+        "tokens": [{"id": each.id, "expires": stamped(each.expires)} for each in found.whole.tokens],
         "kubeadm_certs": found.whole.keys_token is not None,
         "kubelets": _kubelets(found),
         "read_at_start": [
@@ -109,10 +108,6 @@ def document(
     }
 
 
-def _time(when: datetime | None) -> str | None:
-    return stamp(when) if when is not None else None
-
-
 def _nodes(found: ClusterInventory, draft: ClusterDraft) -> list[dict[str, Any]]:
     roles = {node["name"]: node["roles"] for node in draft.nodes}
     return [
@@ -134,7 +129,7 @@ def _static(found: ClusterInventory) -> list[dict[str, Any]]:
             "component": pod.component,
             "version": tagged(pod.image) or None,
             "image": pod.image or None,
-            "started": _time(pod.started),
+            "started": stamped(pod.started),
             "arguments": list(pod.arguments),
             "flags_beside_kubeadm": [name for name in pod.flags if not starts.by_kubeadm(pod.component, name)],
             "volumes": [

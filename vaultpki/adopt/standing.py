@@ -8,15 +8,15 @@ from typing import Any, Final
 from vaultpki.adopt import gates, imported_keys, writes
 from vaultpki.adopt.drive import AdoptionOutcome
 from vaultpki.adopt.look import AdoptionLook
+from vaultpki.procedure.standing import gate_lines, progress_line
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
-from vaultpki.redact import first_few, printable, stamp
+from vaultpki.redact import first_few, printable, stamp, stamped
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
 from vaultpki.rotation.adoption_states import WITH_KUBECONFIG
 from vaultpki.show import table
-from vaultpki.show.ca import fitted, gate_lines, progress_line
-from vaultpki.show.table import Column
+from vaultpki.show.table import Column, fitted
 
 _S = AdoptionState
 
@@ -214,7 +214,7 @@ def document(outcome: AdoptionOutcome) -> dict[str, Any]:
         "kept": (record.kept or None) if record is not None else None,
         "moved": outcome.moved,
         "over": outcome.over,
-        "opens": stamp(outcome.gate.opens) if outcome.gate.opens is not None else None,
+        "opens": stamped(outcome.gate.opens),
         "waiting_for": [{"node": each.node, "reason": each.reason} for each in outcome.gate.waiting],
         "writes": [each.text for each in writes.due(record, look.seen)] if record is not None else [],
         "nodes": [_machine(each) for each in look.seen.machines],

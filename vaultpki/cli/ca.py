@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,8 +13,8 @@ import click
 
 from vaultpki.cli.ca_keys import RotateOptions, StepOptions, jwks_command
 from vaultpki.cli.ca_outside import csr_command, import_command
-from vaultpki.cli.ca_recover import recover_command
-from vaultpki.cli.common import json_option, opened, print_json, screen, server_now, spec_option, terminal
+from vaultpki.cli.ca_recover import ask_name, recover_command
+from vaultpki.cli.common import json_option, opened, print_json, print_lines, screen, server_now, spec_option
 from vaultpki.cli.progress import reading
 from vaultpki.cli.wait import PATIENCE
 from vaultpki.errors import Attention, VaultpkiError
@@ -191,7 +191,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
             click.echo(line)
         if keys is not None:
             click.echo("")
-            _show(key_status.key_lines(keys, now, str(file)))
+            print_lines(key_status.key_lines(keys, now, str(file)))
         for line in node_table.finding_lines(soon):
             click.echo(line)
     expires = any(each.attention for each in soon if each is not adoption)
@@ -280,7 +280,8 @@ def rotate_command(
         raise click.UsageError(f"--spread is at most {MOST_SPREAD // 86400}d")
     with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
         if emergency and not how.yes:
-            _ask(domain, as_json=as_json)
+            why = f"an emergency rotation of {domain} is an outage and"
+            ask_name(domain, why, ca_text.emergency_lines(domain), as_json=as_json)
         begun = commands.rotate(cluster, vault, domain, method, seconds, server_now(vault), without)
         record = begun.record
         stays = ca_text.spread_sentence(record, seconds)
@@ -427,27 +428,7 @@ def _tell(cluster: Cluster, step: Step, now: datetime, *, as_json: bool) -> int:
         if step.note:
             click.echo(printable(f"{step.note}."))
         pin = root_pin.advice(cluster, step.record)
-        _show(ca_text.record_lines(step.record, step.gate, now, cluster.file, pin=pin))
+        print_lines(ca_text.record_lines(step.record, step.gate, now, cluster.file, pin=pin))
         if step.advice:
             click.echo(printable(f"{step.advice[0].upper()}{step.advice[1:]}."))
     return 0 if step.moved or (step.ended and not step.note) else 3
-
-
-def _ask(domain: str, *, as_json: bool) -> None:
-    """Announce an emergency, and have a person confirm it by the CA's name."""
-    from vaultpki.show import ca as ca_text
-
-    if not terminal() or as_json:
-        raise VaultpkiError(
-            f"an emergency rotation of {domain} is an outage and there is no terminal to ask on; pass --yes"
-        )
-    _show(ca_text.emergency_lines(domain))
-    if click.prompt("Type the name of the CA to go on", default="", show_default=False) != domain:
-        raise VaultpkiError(f"that is not the CA's name ({domain}); nothing was changed")
-
-
-def _show(lines: Iterable[str]) -> None:
-    from vaultpki.show import ca as ca_text
-
-    for line in ca_text.fitted(lines, screen().width):
-        click.echo(line)

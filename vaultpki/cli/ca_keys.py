@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from vaultpki.cli.common import opened, print_json, screen, server_now, spec_option, terminal
+from vaultpki.cli.common import opened, print_json, print_lines, server_now, spec_option, terminal
 from vaultpki.cli.progress import reading
 from vaultpki.cli.wait import Ahead, Wait, until_open
 from vaultpki.errors import Refused, SpecError, StateConflict, VaultpkiError
@@ -188,15 +188,13 @@ def _turned(before: KeyRecord | None, after: KeyRecord | None, *, back: bool) ->
 
 def tell(cluster: Cluster, vault: Vault, done: KeyStepDone, *, as_json: bool) -> int:
     """Print where keys stand; return the exit code: 3 where something is waited for."""
-    from vaultpki.show import ca as ca_text
     from vaultpki.show import key_status
 
     now = server_now(vault)
     if as_json:
         print_json({"moved": done.moved, "changed": done.changed, "rotation": key_status.key_json(done)})
     else:
-        for line in ca_text.fitted(key_status.key_lines(done, now, cluster.file), screen().width):
-            click.echo(line)
+        print_lines(key_status.key_lines(done, now, cluster.file))
     return 0 if done.moved or not (done.waits or done.notes) else 3
 
 
@@ -221,12 +219,9 @@ def _confirm_life(cluster: Cluster, vault: Vault, options: StepOptions, *, as_js
 
 def _ask(lines: Iterable[str], word: str, what: str, *, as_json: bool) -> None:
     """Show what is at stake, and have a person confirm it by a word."""
-    from vaultpki.show import ca as ca_text
-
     if not terminal() or as_json:
         raise VaultpkiError("this needs a person's word and there is no terminal to ask on; pass --yes")
-    for line in ca_text.fitted(lines, screen().width):
-        click.echo(line)
+    print_lines(lines)
     if click.prompt(f"Type {word} to confirm {what}", default="", show_default=False) != word:
         raise VaultpkiError(f"that is not {word}; nothing was changed")
 

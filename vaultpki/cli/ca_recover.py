@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from vaultpki.cli.common import json_option, opened, print_json, screen, server_now, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, print_json, print_lines, server_now, spec_option, terminal
 from vaultpki.errors import VaultpkiError
-from vaultpki.redact import printable, stamp
+from vaultpki.redact import printable, stamped
 
 if TYPE_CHECKING:
     from vaultpki.ca.recover import Claim, Proposal
@@ -88,14 +87,13 @@ def recover_command(
                 print_json(document(found, None))
             return 0
         if not yes:
-            _ask(domain, as_json=as_json)
+            ask_name(domain, f"this writes a newer record of {domain}, and", as_json=as_json)
         record = recover.recover(found)
         if as_json:
             print_json(document(found, record))
         else:
             click.echo("")
-            for line in ca_text.fitted(ca_text.record_lines(record, None, now, cluster.file), screen().width):
-                click.echo(line)
+            print_lines(ca_text.record_lines(record, None, now, cluster.file))
         return 0
 
 
@@ -140,7 +138,7 @@ def document(found: Proposal, record: RotationRecord | None) -> dict[str, Any]:
                 "node": claim.node,
                 "revision": claim.revision,
                 "highest": claim.highest,
-                "reported": _time(claim.reported),
+                "reported": stamped(claim.reported),
                 "certificates": [printable(each) for each in claim.leaves],
                 "trusts": [printable(each) for each in claim.trusts],
                 "counts": claim.counts,
@@ -158,19 +156,17 @@ def _row(claim: Claim) -> tuple[str, ...]:
         printable(claim.node),
         str(claim.revision),
         str(claim.highest),
-        _time(claim.reported) or "never",
+        stamped(claim.reported) or "never",
         printable(", ".join(cas)) or "-",
         printable(", ".join(claim.trusts)) or "-",
         claim.note,
     )
 
 
-def _time(when: datetime | None) -> str | None:
-    return None if when is None else stamp(when)
-
-
-def _ask(domain: str, *, as_json: bool) -> None:
+def ask_name(domain: str, why: str, lines: Iterable[str] = (), *, as_json: bool) -> None:
+    """Show what is at stake, and have a person confirm it by the CA's name; `why` says so where nobody can be asked."""
     if not terminal() or as_json:
-        raise VaultpkiError(f"this writes a newer record of {domain}, and there is no terminal to ask on; pass --yes")
+        raise VaultpkiError(f"{why} there is no terminal to ask on; pass --yes")
+    print_lines(lines)
     if click.prompt("Type the name of the CA to go on", default="", show_default=False) != domain:
         raise VaultpkiError(f"that is not the CA's name ({domain}); nothing was changed")

@@ -38,8 +38,8 @@ def until_rest(
     What the first step raises ends it, unless the command has `begun` the rotation itself. Later a server that is away
     is waited for; the API server from the first look on, if a rotation is under way (`course`), which may restart it.
     """
+    from vaultpki.procedure.standing import progress_line
     from vaultpki.rotation.course import Course
-    from vaultpki.show import ca as ca_text
 
     cluster, looked = _Lenient(pods), False
 
@@ -61,7 +61,7 @@ def until_rest(
         now = server_now(vault)
         at_once = done.moved and done.gate is not None and done.gate.open(now)
         head = f"{done.record.domain} is {done.record.state.value}"
-        line = done.note or ca_text.progress_line(head, done.gate, now)
+        line = done.note or progress_line(head, done.gate, now)
         return Ahead(line, 0.0 if at_once else until_open(done.gate, now))
 
     return Wait(take=look_and_take, ahead=ahead, ends=ends).until_rest(quiet=quiet)

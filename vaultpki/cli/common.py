@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -233,6 +233,14 @@ def painted(text: str, colour: str | None) -> str:
 
 def terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print sentences for people, broken where the terminal ends."""
+    from vaultpki.show.table import fitted
+
+    for line in fitted(lines, screen().width):
+        click.echo(line)
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -6,20 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
 
-from vaultpki.findings.finding import Finding, found
+from vaultpki.findings.finding import STILL, Finding, found
 from vaultpki.identity.nodes import Member
 from vaultpki.model import NodeRole
+from vaultpki.procedure.standing import waits_for
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.redact import first_few, printable, stamp
 from vaultpki.rotation import adoption_reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
 from vaultpki.rotation.adoption_states import FREE_STEPS, ONWARD, AdoptionStep
-
-# A step that agents do by themselves and that is not done for longer needs a person.
-_STILL: Final = timedelta(days=1)
 
 
 def of_adoption(
@@ -44,11 +41,8 @@ def of_adoption(
             "the next step waits for no machine" if step.path in FREE_STEPS else "no machine that reports owes anything"
         )
         return found("adoption-waits", f"{said}: {owes}", file=file)
-    persons = [each for each in waiting if not each.itself]
-    first = next(iter(persons), waiting[0])
-    more = f" and {len(waiting) - 1:,} more" if len(waiting) > 1 else ""
-    text = printable(f"{said}, waits for {first.node}{more}: {first.reason}")
-    blocked = bool(persons) or now - record.since > _STILL
+    first, text = waits_for(said, waiting)
+    blocked = not first.itself or now - record.since > STILL
     return found("adoption-blocked" if blocked else "adoption-waits", text, file=file)
 
 

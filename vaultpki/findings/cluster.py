@@ -8,25 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from vaultpki.ca.fleet import ClusterFacts
 from vaultpki.ca.status import CaStatus
 from vaultpki.certificates import rows
 from vaultpki.findings import nodes
 from vaultpki.findings.adoption import of_adoption
-from vaultpki.findings.finding import Finding, found, named_command, of_ends, to_json
+from vaultpki.findings.finding import STILL, Finding, found, named_command, of_ends, to_json
 from vaultpki.findings.nodes import NodeRow
 from vaultpki.pki import foreign_cas
 from vaultpki.pki.ca_life import CaExpiry
-from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.procedure.gate import Gate
+from vaultpki.procedure.standing import and_more, waits_for
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable, stamp
 from vaultpki.rotation import left_over
 from vaultpki.token_keys.standing import KeyStepDone
-
-# A step that agents take by themselves and that has not been taken for longer needs a person. Longer than any `poll`.
-_STILL: Final = 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +136,14 @@ def _keys(keys: KeyStepDone | None, now: datetime, file: str) -> Finding | None:
     said = f"{SERVICE_ACCOUNT_KEYS}, {record.state.value} since {stamp(record.since)}"
     if keys.differing:
         first = keys.differing[0]
-        text = printable(f"{said}: {first.node}{_more(keys.differing)}: {first.reason}")
+        text = printable(f"{said}: {first.node}{and_more(keys.differing)}: {first.reason}")
         return found("rotation-blocked", text, command=named_command(first.reason, file))
     if keys.gate is not None:
         return _standing(f"rotation of {said}", keys.gate, record.since, now, file, command)
     left = (*keys.counting, *keys.joining, *keys.restarts)
     if not left:
         return None
-    text = printable(f"{said}: {left[0].node}{_more(left)} {left[0].reason}")
+    text = printable(f"{said}: {left[0].node}{and_more(left)} {left[0].reason}")
     return found("rotation-waits" if all(each.itself for each in left) else "rotation-blocked", text, command=command)
 
 
@@ -159,14 +157,7 @@ def _standing(said: str, gate: Gate, begun: datetime, now: datetime, file: str, 
 
 
 def _waiting(said: str, gate: Gate, lasted: timedelta, file: str, command: str) -> Finding:
-    still = lasted > timedelta(seconds=_STILL)
-    persons = [each for each in gate.waiting if not each.itself]
-    first = next(iter(persons), gate.waiting[0])
-    text = printable(f"{said}, waits for {first.node}{_more(gate.waiting)}: {first.reason}")
-    if persons:
+    first, text = waits_for(said, gate.waiting)
+    if not first.itself:
         return found("rotation-blocked", text, command=named_command(first.reason, file, command))
-    return found("rotation-blocked" if still else "rotation-waits", text, command=command)
-
-
-def _more(waiting: tuple[Waiting, ...]) -> str:
-    return f" and {len(waiting) - 1:,} more" if len(waiting) > 1 else ""
+    return found("rotation-blocked" if lasted > STILL else "rotation-waits", text, command=command)

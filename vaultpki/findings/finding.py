@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from vaultpki.findings.catalogue import KINDS, FindingKind, NodeState, Severity
@@ -16,6 +17,9 @@ from vaultpki.redact import first_few, printable
 
 DEFAULT_FILE: Final = "cluster.yaml"
 """The file that a command names where a view has none."""
+
+STILL: Final = timedelta(days=1)
+"""A step that agents take by themselves needs a person if it is not taken for longer. Longer than any `poll`."""
 
 _SEVERITIES: Final[Mapping[Level, Severity]] = {
     Level.NOTICE: Severity.INFO,

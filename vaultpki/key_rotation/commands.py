@@ -204,7 +204,7 @@ def _told(
     # A first start is nobody's turn: it may come in days.
     if turn and to is None and not never_ran(holders[turn]):
         ready = f"may restart kube-apiserver: `vaultpki ca continue -f {seen.cluster.file}` gives it the turn"
-        has = f"has the turn to restart kube-apiserver: {to_start(holders[turn], 'vaultpki ca continue')}"
+        has = f"has the turn to restart kube-apiserver: {to_start(holders[turn], 'vaultpki ca continue', turn)}"
         restarts.append(Waiting(turn, has if turn == record.turn else ready))
     return KeyStepDone(
         record,

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import ParamSpec
+from typing import Generic, ParamSpec
 
 _Asked = ParamSpec("_Asked")
-ByItself = Mapping[Callable[_Asked, str], Callable[_Asked, bool]]
-"""The checks of which agents may do what is waited for without a person, and whether they do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Generic[_Asked]):
+    """One thing that a gate asks of a node.
+
+    `finds` returns what must happen there, as one sentence without a subject that names the commands for it; "" if
+    nothing must. `itself` is whether agents do that without a person; None if they never do.
+    """
+
+    finds: Callable[_Asked, str]
+    itself: Callable[_Asked, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +63,11 @@ class Gate:
         return replace(self, waiting=(*self.waiting, *more))
 
 
-def first_found(
-    node: str,
-    checks: Iterable[Callable[_Asked, str]],
-    by_itself: ByItself[_Asked],
-    *asked: _Asked.args,
-    **named: _Asked.kwargs,
-) -> Waiting:
+def first_found(node: str, checks: Iterable[Check[_Asked]], *asked: _Asked.args, **named: _Asked.kwargs) -> Waiting:
     """Return what the first of the `checks` that finds something says of a node; without a reason if none does."""
     for check in checks:
-        if reason := check(*asked, **named):
-            return Waiting(node, reason, itself=check in by_itself and by_itself[check](*asked, **named))
+        if reason := check.finds(*asked, **named):
+            return Waiting(node, reason, itself=check.itself is not None and check.itself(*asked, **named))
     return Waiting(node, "")
 
 

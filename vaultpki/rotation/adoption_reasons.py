@@ -6,11 +6,11 @@ false report harms its own machine, or delays the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.procedure.gate import ByItself, Waiting, first_found
+from vaultpki.procedure.gate import Check, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
@@ -34,7 +34,7 @@ def waits_for(step: AdoptionStep, machine: AdoptedMachine) -> Waiting:
     """Return what must happen on a machine before the step; without a reason if nothing."""
     if not machine.enrolled or machine.report is None:
         return Waiting(machine.name, _no_agent(machine))
-    return first_found(machine.name, MACHINE_CHECKS, _BY_ITSELF, step, machine, machine.report)
+    return first_found(machine.name, MACHINE_CHECKS, step, machine, machine.report)
 
 
 def waiting(step: AdoptionStep, machines: Iterable[AdoptedMachine]) -> Iterator[Waiting]:
@@ -302,29 +302,30 @@ def _keys(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -
     return ""
 
 
-MACHINE_CHECKS: Final[tuple[Callable[[AdoptionStep, AdoptedMachine, AdoptionReport], str], ...]] = (
-    _set_back,
-    _echo,
-    _signer,
-    _steps,
-    _components,
-    _starts,
-    _trust,
-    _memory,
-    _leaves,
-    _shown,
-    _kubelet,
-    adoption_files.mounts,
-    adoption_files.pairs,
-    _keys,
-)
-"""What a gate asks of a machine's report, in this order. A test runs the command of each sentence."""
+def _by_agent(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> bool:
+    return report.by_agent
 
-_BY_ITSELF: Final[ByItself[[AdoptionStep, AdoptedMachine, AdoptionReport]]] = {
-    _echo: lambda step, machine, report: True,
-    **dict.fromkeys((_steps, _trust, _memory, _leaves, _shown, _signer), lambda step, machine, report: report.by_agent),
-}
-"""What the agent does at its next pass or turn, and when."""
+
+MACHINE_CHECKS: Final[tuple[Check[AdoptionStep, AdoptedMachine, AdoptionReport], ...]] = (
+    Check(_set_back),
+    Check(_echo, lambda step, machine, report: True),
+    Check(_signer, _by_agent),
+    Check(_steps, _by_agent),
+    Check(_components),
+    Check(_starts),
+    Check(_trust, _by_agent),
+    Check(_memory, _by_agent),
+    Check(_leaves, _by_agent),
+    Check(_shown, _by_agent),
+    Check(_kubelet),
+    Check(adoption_files.mounts),
+    Check(adoption_files.pairs),
+    Check(_keys),
+)
+"""What a gate asks of a machine's report, in this order, and what its agent does at its next pass or turn.
+
+A test runs the command of each sentence.
+"""
 
 _WORDS: Final = {Side.OLD: "old", Side.NEW: "new"}
 _MACHINE_DOES: Final = "run `vaultpki adopt node` there as root, which does it or says why not"

@@ -7,7 +7,7 @@ or delays the gate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,7 +15,7 @@ from typing import Final
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, SKEW, bundle
 from vaultpki.kubernetes_versions import minors, oldest
 from vaultpki.procedure import words
-from vaultpki.procedure.gate import ByItself, Waiting, first_found
+from vaultpki.procedure.gate import Check, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.readers import READERS
@@ -112,7 +112,7 @@ def waits_for(step: Transition, node: Participant) -> Waiting:
     """Return what must happen on a node that counts before the step may be taken; without a reason if nothing."""
     if node.report is None:
         return Waiting(node.name, unreported(step, node))
-    return first_found(node.name, GATE_CHECKS, _BY_ITSELF, step, node, node.report)
+    return first_found(node.name, GATE_CHECKS, step, node, node.report)
 
 
 def unreported(step: Transition, node: Participant) -> str:
@@ -120,8 +120,7 @@ def unreported(step: Transition, node: Participant) -> str:
     if step.outlived or not _concerned(step, node):
         return ""
     if node.locked:
-        again = f"`vaultpki enroll {node.name}` and join it again"
-        return f"is locked, or its credential has expired: {again}{_or_without(step, node)}"
+        return words.locked(node.name) + _or_without(step, node)
     end = "lock" if node.kind == "listed" else "unenroll"
     return words.never_reported(node.name, node.join_until, end) + _or_without(step, node)
 
@@ -362,27 +361,22 @@ def surplus(report: NodeReport, domain: str) -> dict[str, CertificateReport]:
     return {place: one for place, one in report.surplus.items() if one.ca == domain}
 
 
-GATE_CHECKS: Final[tuple[Callable[[Transition, Participant, NodeReport], str], ...]] = (
-    _future,
-    _old_agent,
-    _behind,
-    _not_followed,
-    _echo,
-    _bundle,
-    _restarts,
-    _hooks,
-    _leaf,
-    _surplus,
+GATE_CHECKS: Final[tuple[Check[Transition, Participant, NodeReport], ...]] = (
+    Check(_future),
+    Check(_old_agent),
+    Check(_behind),
+    Check(_not_followed),
+    Check(_echo, lambda step, node, report: step.record.domain in report.seen),
+    Check(_bundle),
+    Check(_restarts, lambda step, node, report: step.turn not in ("", node.name) or step.key in report.owed),
+    Check(_hooks, lambda step, node, report: step.record.domain in report.waiting),
+    Check(_leaf, lambda step, node, report: any(leaf is not None for _, leaf in _leaves(node, report))),
+    Check(_surplus),
 )
-"""What a gate asks of a node's report, in this order. A test runs the command of each sentence."""
+"""What a gate asks of a node's report, in this order, and when agents do it at their next pass or turn.
 
-_BY_ITSELF: Final[ByItself[[Transition, Participant, NodeReport]]] = {
-    _echo: lambda step, node, report: step.record.domain in report.seen,
-    _restarts: lambda step, node, report: step.turn not in ("", node.name) or step.key in report.owed,
-    _hooks: lambda step, node, report: step.record.domain in report.waiting,
-    _leaf: lambda step, node, report: any(leaf is not None for _, leaf in _leaves(node, report)),
-}
-"""What agents do at their next pass or turn, and when."""
+A test runs the command of each sentence.
+"""
 
 
 def _concerned(step: Transition, node: Participant) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,17 +11,15 @@ from vaultpki import readers
 from vaultpki.ca.run import Step
 from vaultpki.ca.status import CaStatus
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
-from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.procedure.gate import Gate
+from vaultpki.procedure.standing import gate_lines, listed, waiting_json, ways
 from vaultpki.records.rotation import Method, RotationRecord, State
-from vaultpki.redact import first_few, printable, stamp
+from vaultpki.redact import first_few, printable, stamp, stamped
 from vaultpki.rotation import left_over, root_words
 from vaultpki.rotation.reasons import TRUST_STEPS
 from vaultpki.rotation.states import next_state
 from vaultpki.show import table
 from vaultpki.values.durations import format_duration
-
-MOST_LINES: Final = 20
-"""How many nodes that wait are shown; JSON has all of them."""
 
 _COLUMNS: Final = (
     table.Column("CA"),
@@ -32,7 +31,6 @@ _COLUMNS: Final = (
     # The text below the table says it too.
     table.Column("SINCE", optional=2),
 )
-_HANGING: Final = " " * 4
 # What holds in a state. `{old}` and `{new}` are the two CAs, `{spread}` says how fast.
 _IS: Final = {
     State.STEADY: "{old} signs, and nodes trust it alone",
@@ -90,43 +88,7 @@ def status_lines(
     `pin` is as for `record_lines`, `width` is how wide a line may be; None for any width.
     """
     yield from table.lines(_COLUMNS, (_row(ca, now) for ca in cas), width=width)
-    yield from fitted(_below_table(cas, now, file, pin), width)
-
-
-def fitted(lines: Iterable[str], width: int | None) -> Iterator[str]:
-    """Yield the lines, those that are wider than `width` broken between words; a command stays on one line if it fits.
-
-    A word that is wider than a line is not cut: it may be a path in a command that a person copies.
-    """
-    for line in lines:
-        if width is None or table.cells(line) <= width:
-            yield line
-            continue
-        text = line.lstrip(" ")
-        indent = " " * (len(line) - len(text))
-        hanging = f"{indent}{_HANGING}"
-        first, *rest = _words(text, width - len(hanging))
-        made = f"{indent}{first}"
-        for word in rest:
-            if table.cells(f"{made} {word}") <= width:
-                made = f"{made} {word}"
-            elif word:
-                yield made.rstrip(" ")
-                made = f"{hanging}{word}"
-        yield made
-
-
-def _words(text: str, width: int) -> list[str]:
-    """Return what no line is broken in: words, and commands in backticks that take at most `width` cells.
-
-    Further blanks between two words are empty words.
-    """
-    # What is between two backticks has an odd number.
-    parts = text.split("`")
-    kept = [
-        part.replace(" ", "\0") if index % 2 and len(part) <= width - 3 else part for index, part in enumerate(parts)
-    ]
-    return [word.replace("\0", " ") for word in "`".join(kept).split(" ")]
+    yield from table.fitted(_below_table(cas, now, file, pin), width)
 
 
 def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str) -> Iterator[str]:
@@ -142,12 +104,10 @@ def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str) 
             yield f"{left_over.sentence(ca.domain, each.sha256, each.nodes)}."
         if ca.apart:
             yield ""
-            yield f"These nodes do not follow the record of {ca.domain}:"
-            yield from _each(ca.apart)
+            yield from listed(f"These nodes do not follow the record of {ca.domain}:", ca.apart)
         if ca.behind:
             yield ""
-            yield f"These nodes do not use the bundle of {ca.domain} as it is:"
-            yield from _each(ca.behind)
+            yield from listed(f"These nodes do not use the bundle of {ca.domain} as it is:", ca.behind)
     active = under_way(cas)
     if active is None or active.record is None:
         for ca in cas:
@@ -183,12 +143,7 @@ def record_lines(
     if record.state in _BUNDLES_CHANGE:
         yield from _older_lines(record.domain, gate)
     to, back = next_state(record), next_state(record, back=True)
-    if to is not None:
-        when = "" if gate is None or gate.open(now) else "once nothing is waited for, "
-        yield f"Next: {when}`vaultpki ca continue -f {file}` {_onward(record, to)}."
-    if back is not None and record.state is not State.RETURNING:
-        what = _filled(record, back, _DOES, _DOES_SAME_KEY)
-        yield f"Back: `vaultpki ca abort -f {file}` {what}."
+    yield from ways(gate, now, file, to, back, functools.partial(_step_to, record))
     if pin:
         yield printable(f"{pin}.")
 
@@ -250,33 +205,6 @@ def _older_lines(domain: str, gate: Gate | None) -> Iterator[str]:
         )
 
 
-def gate_lines(gate: Gate, now: datetime) -> Iterator[str]:
-    """Yield what a step waits for, and who is left out."""
-    if gate.waiting:
-        yield "It waits for:"
-        yield from _each(gate.waiting)
-    elif gate.opens is not None and gate.opens > now:
-        seconds = max(int((gate.opens - now).total_seconds()), 1)
-        yield f"Every node is ready; it waits {format_duration(seconds)} more, until {stamp(gate.opens)}."
-    if gate.excused:
-        yield "It does not wait for:"
-        yield from _each(gate.excused)
-
-
-def progress_line(head: str, gate: Gate | None, now: datetime, also: Iterable[Waiting] = ()) -> str:
-    """Return one line about a wait: how many are missing, and the first of them with its reason.
-
-    `head` is the beginning, which says where the procedure stands. `also` is waited for beside what the gate waits for.
-    """
-    waiting = [*(gate.waiting if gate is not None else ()), *also]
-    if waiting:
-        more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
-        return printable(f"{head}, waits for {waiting[0].node}{more}: {waiting[0].reason}")
-    if gate is not None and gate.opens is not None and gate.opens > now:
-        return f"{head}, every node is ready, waits until {stamp(gate.opens)}"
-    return head
-
-
 def emergency_lines(domain: str) -> Iterator[str]:
     """Yield what an emergency rotation does to a cluster, for a person to confirm."""
     yield f"An emergency rotation of {domain} is for a stolen key. It does not wait for any node:"
@@ -319,7 +247,7 @@ def step_json(step: Step) -> dict[str, Any]:
 
 def record_json(record: RotationRecord, gate: Gate | None) -> dict[str, Any]:
     """Return a rotation and what it waits for."""
-    to, back = next_state(record), next_state(record, back=True)
+    to, back, gate = next_state(record), next_state(record, back=True), gate or Gate()
     return {
         "domain": record.domain,
         "state": record.state.value,
@@ -327,19 +255,14 @@ def record_json(record: RotationRecord, gate: Gate | None) -> dict[str, Any]:
         "method": record.method.value,
         "old": record.old.name,
         "new": None if record.new is None else record.new.name,
-        "waiting_for": waiting_json(gate.waiting if gate is not None else ()),
-        "left_out": waiting_json(gate.excused if gate is not None else ()),
-        "opens": None if gate is None or gate.opens is None else stamp(gate.opens),
+        "waiting_for": waiting_json(gate.waiting),
+        "left_out": waiting_json(gate.excused),
+        "opens": stamped(gate.opens),
         "turn": record.turn or None,
         "accepting": list(record.accepting),
         "next": None if to is None else to.value,
         "back": None if back is None else back.value,
     }
-
-
-def waiting_json(entries: tuple[Waiting, ...]) -> list[dict[str, str]]:
-    """Return what is waited for, for programs."""
-    return [{"node": each.node, "reason": printable(each.reason)} for each in entries]
 
 
 def _ca_json(ca: CaStatus, now: datetime) -> dict[str, Any]:
@@ -349,7 +272,7 @@ def _ca_json(ca: CaStatus, now: datetime) -> dict[str, Any]:
         "name": ca.name,
         "sha256": ca.sha256 or None,
         "key": ca.key or None,
-        "not_after": None if ca.not_after is None else stamp(ca.not_after),
+        "not_after": stamped(ca.not_after),
         "days_left": None if ca.not_after is None else (ca.not_after - now).days,
         "state": State.STEADY.value if record is None else record.state.value,
         "since": None if record is None else stamp(record.since),
@@ -370,16 +293,8 @@ def _row(ca: CaStatus, now: datetime) -> tuple[str, ...]:
     return ca.domain, ca.name, ca.key or "-", ends, left, state, since
 
 
-def _each(entries: tuple[Waiting, ...]) -> Iterator[str]:
-    width = min(max(len(each.node) for each in entries[:MOST_LINES]), 30)
-    for each in entries[:MOST_LINES]:
-        yield printable(f"  {each.node.ljust(width)}  {each.reason}")
-    if len(entries) > MOST_LINES:
-        yield f"  and {len(entries) - MOST_LINES} more; `vaultpki ca status --json` lists them"
-
-
-def _onward(record: RotationRecord, to: State) -> str:
-    """Return what `ca continue` does."""
+def _step_to(record: RotationRecord, to: State) -> str:
+    """Return what the step to a state does."""
     if (record.state, to) != (State.RETRUSTING, State.SWITCHED) or record.leaf is not record.new:
         return _filled(record, to, _DOES, _DOES_SAME_KEY)
     if record.domain == ROOT:

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.kube.token_flags import TokensInUse
-from vaultpki.procedure.gate import Waiting
+from vaultpki.procedure import standing
+from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
-from vaultpki.redact import printable, stamp
-from vaultpki.show import ca as ca_text
+from vaultpki.redact import printable, stamp, stamped
 from vaultpki.token_keys.course import next_key_state
 from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.values.durations import format_duration
@@ -53,9 +53,7 @@ def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
         )
     else:
         yield "No service-account key is in use yet."
-    if done.joining:
-        yield "These nodes join:"
-        yield from _each(done.joining)
+    yield from _each("These nodes join:", done.joining)
     if done.to_read:
         yield (
             "The agent writes sa.key at its next pass, and then kube-apiserver may start, on: "
@@ -63,15 +61,9 @@ def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
         )
     if done.may_start:
         yield f"kube-apiserver may start, and has not been seen yet, on: {', '.join(done.may_start)}."
-    if done.counting:
-        yield "These keys were stolen:"
-        yield from _each(done.counting)
-    if done.differing:
-        yield "These nodes do not accept every key of the record:"
-        yield from _each(done.differing)
-    if done.restarts:
-        yield "Files of these keys have changed:"
-        yield from _each(done.restarts)
+    yield from _each("These keys were stolen:", done.counting)
+    yield from _each("These nodes do not accept every key of the record:", done.differing)
+    yield from _each("Files of these keys have changed:", done.restarts)
     for note in done.notes:
         yield printable(f"{note[0].upper()}{note[1:]}.")
 
@@ -89,7 +81,7 @@ def _state_lines(record: KeyRecord, done: KeyStepDone, now: datetime, file: str)
     if record.shared and record.state is not KeyState.DONE:
         yield "The old key is one sa.key that several nodes share."
     if done.gate is not None:
-        yield from ca_text.gate_lines(done.gate, now)
+        yield from standing.gate_lines(done.gate, now)
         if done.gate.turn:
             yield (
                 "Turns move on to the next node only while `vaultpki ca continue` or `vaultpki ca abort` runs: run it "
@@ -103,11 +95,7 @@ def _state_lines(record: KeyRecord, done: KeyStepDone, now: datetime, file: str)
         )
     yield from _departed_lines(record)
     to, back = next_key_state(record), next_key_state(record, back=True)
-    if to is not None:
-        when = "" if done.gate is None or done.gate.open(now) else "once nothing is waited for, "
-        yield f"Next: {when}`vaultpki ca continue -f {file}` {_DOES[to]}."
-    if back is not None and back is not to:
-        yield f"Back: `vaultpki ca abort -f {file}` {_DOES[back]}."
+    yield from standing.ways(done.gate, now, file, to, back, _DOES.__getitem__)
 
 
 def _departed_lines(record: KeyRecord) -> Iterator[str]:
@@ -119,8 +107,10 @@ def _departed_lines(record: KeyRecord) -> Iterator[str]:
         yield f"{each.node} {what} at {stamp(each.since)}: tokens of its former key are accepted {until}."
 
 
-def _each(entries: tuple[Waiting, ...]) -> Iterator[str]:
-    for each in entries[: ca_text.MOST_LINES]:
+def _each(title: str, entries: tuple[Waiting, ...]) -> Iterator[str]:
+    if entries:
+        yield title
+    for each in entries[: standing.MOST_LINES]:
         yield printable(f"  {each.node}  {each.reason}")
 
 
@@ -129,7 +119,7 @@ def progress_line(done: KeyStepDone, now: datetime) -> str:
     record = done.record
     head = f"{SERVICE_ACCOUNT_KEYS} are {record.state.value}" if record is not None else "no service-account key yet"
     also = (*done.differing, *done.joining, *done.counting, *done.restarts)
-    return ca_text.progress_line(head, done.gate, now, also)
+    return standing.progress_line(head, done.gate, now, also)
 
 
 def emergency_lines(stolen: Iterable[str]) -> Iterator[str]:
@@ -171,7 +161,7 @@ def life_lines(seconds: int, known: int | None, tokens: TokensInUse | None) -> I
 
 def key_json(done: KeyStepDone) -> dict[str, Any]:
     """Return where service-account keys stand, for programs."""
-    record, gate = done.record, done.gate
+    record, gate = done.record, done.gate or Gate()
     to, back = next_key_state(record), next_key_state(record, back=True)
     return {
         "domain": SERVICE_ACCOUNT_KEYS,
@@ -183,28 +173,24 @@ def key_json(done: KeyStepDone) -> dict[str, Any]:
             for name, keys in sorted((record.nodes if record is not None else {}).items())
         },
         "shared": bool(record is not None and record.shared),
-        "waiting_for": ca_text.waiting_json(gate.waiting if gate is not None else ()),
-        "opens": None if gate is None or gate.opens is None else stamp(gate.opens),
+        "waiting_for": standing.waiting_json(gate.waiting),
+        "opens": stamped(gate.opens),
         "turn": None if record is None else record.turn or None,
-        "signing_since": _time(record.signing_since if record is not None else None),
+        "signing_since": stamped(record.signing_since if record is not None else None),
         "token_life": None if record is None else record.life or None,
         "token_life_stated": bool(record is not None and record.stated),
         "departed": [
-            {"node": each.node, "why": each.why.value, "since": stamp(each.since), "until": _time(each.until)}
+            {"node": each.node, "why": each.why.value, "since": stamp(each.since), "until": stamped(each.until)}
             for each in (record.departed if record is not None else ())
         ],
-        "joining": ca_text.waiting_json(done.joining),
+        "joining": standing.waiting_json(done.joining),
         "may_start": list(done.may_start),
         "to_read": list(done.to_read),
         "sharing": list(done.sharing),
-        "stolen": ca_text.waiting_json(done.counting),
-        "differing": ca_text.waiting_json(done.differing),
-        "restarts": ca_text.waiting_json(done.restarts),
+        "stolen": standing.waiting_json(done.counting),
+        "differing": standing.waiting_json(done.differing),
+        "restarts": standing.waiting_json(done.restarts),
         "notes": [printable(note) for note in done.notes],
         "next": None if to is None else to.value,
         "back": None if back is None else back.value,
     }
-
-
-def _time(when: datetime | None) -> str | None:
-    return None if when is None else stamp(when)

@@ -11,6 +11,7 @@ from vaultpki.certificates import ROOT
 from vaultpki.graph.content import ca_title
 from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import RotationRecord
+from vaultpki.records.service_account import KeyRecord
 from vaultpki.redact import first_few, stamp
 from vaultpki.show import ca as ca_text
 from vaultpki.show import key_status
@@ -33,26 +34,26 @@ class RotationBanner:
 
 def banner(cluster: str, record: RotationRecord, gate: Gate | None, now: datetime, file: str) -> RotationBanner:
     """Return the banner of a rotation that is under way, at the server's time `now`."""
-    what = ca_title(record.domain, cluster)
-    since = f"since {record.since:%Y-%m-%d %H:%M} UTC, {long_span(now - record.since)} ago"
-    return RotationBanner(
-        title=f"{'The ' if record.domain == ROOT else ''}{what} is being rotated: {record.state.value}",
-        since=since,
-        holds=ca_text.state_sentence(record),
-        waits=tuple(_waits(gate, now, file)),
-    )
+    what = f"{'The ' if record.domain == ROOT else ''}{ca_title(record.domain, cluster)} is"
+    return _banner(what, record, ca_text.state_sentence(record), gate, now, file)
 
 
 def of_keys(keys: KeyStepDone | None, now: datetime, file: str) -> RotationBanner | None:
     """Return the banner of a rotation of service-account keys; None if none is under way."""
     if keys is None or keys.record is None or not keys.record.active:
         return None
-    record = keys.record
+    holds = key_status.state_sentence(keys.record)
+    return _banner("The service-account keys are", keys.record, holds, keys.gate, now, file)
+
+
+def _banner(
+    what: str, record: RotationRecord | KeyRecord, holds: str, gate: Gate | None, now: datetime, file: str
+) -> RotationBanner:
     return RotationBanner(
-        title=f"The service-account keys are being rotated: {record.state.value}",
+        title=f"{what} being rotated: {record.state.value}",
         since=f"since {record.since:%Y-%m-%d %H:%M} UTC, {long_span(now - record.since)} ago",
-        holds=key_status.state_sentence(record),
-        waits=tuple(_waits(keys.gate, now, file)),
+        holds=holds,
+        waits=tuple(_waits(gate, now, file)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Lays a table out for a terminal or a file: columns that fit, and no character that could steer a terminal."""
+"""Lays tables and sentences out for a terminal or a file: what fits, and no character that could steer a terminal."""
 
 from __future__ import annotations
 
@@ -149,3 +149,39 @@ def _natural(column: Column, texts: Sequence[Sequence[str]], index: int) -> int:
 
 def _narrow(column: Column, natural: int) -> int:
     return min(max(column.least, cells(column.title)), natural) if column.least else natural
+
+
+def fitted(lines: Iterable[str], width: int | None) -> Iterator[str]:
+    """Yield the lines, those that are wider than `width` broken between words; a command stays on one line if it fits.
+
+    A word that is wider than a line is not cut: it may be a path in a command that a person copies.
+    """
+    for line in lines:
+        if width is None or cells(line) <= width:
+            yield line
+            continue
+        text = line.lstrip(" ")
+        indent = " " * (len(line) - len(text))
+        hanging = f"{indent}    "
+        first, *rest = _words(text, width - len(hanging))
+        made = f"{indent}{first}"
+        for word in rest:
+            if cells(f"{made} {word}") <= width:
+                made = f"{made} {word}"
+            elif word:
+                yield made.rstrip(" ")
+                made = f"{hanging}{word}"
+        yield made
+
+
+def _words(text: str, width: int) -> list[str]:
+    """Return what no line is broken in: words, and commands in backticks that take at most `width` cells.
+
+    Further blanks between two words are empty words.
+    """
+    # What is between two backticks has an odd number.
+    parts = text.split("`")
+    kept = [
+        part.replace(" ", "\0") if index % 2 and len(part) <= width - 3 else part for index, part in enumerate(parts)
+    ]
+    return [word.replace("\0", " ") for word in "`".join(kept).split(" ")]

@@ -117,10 +117,7 @@ def _unloaded(keys: KeyRecord, then: str, holder: KeyHolder, wanted: frozenset[s
     if not fresh(keys, holder) or reported.union != wanted:
         return f"its sa.pub does not have the certificates of the record yet: {AGENT_DOES}"
     if loaded(keys, holder).union != wanted:
-        what = "its kube-apiserver was not started with the sa.pub of now"
-        if keys.turn not in ("", holder.name):
-            return f"{what}: it restarts after {keys.turn}, whose turn it is"
-        return f"{what}: {to_start(holder, then)}"
+        return f"its kube-apiserver was not started with the sa.pub of now: {to_start(holder, then, keys.turn)}"
     return ""
 
 

@@ -6,7 +6,7 @@ left out: its kube-apiserver may sign tokens all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,7 +15,7 @@ from vaultpki.certificates import SKEW
 from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.pki.key_plan import refuses
 from vaultpki.procedure import words
-from vaultpki.procedure.gate import ByItself, Gate, Waiting, first_found
+from vaultpki.procedure.gate import Check, Gate, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.service_account import Departure, KeyRecord, KeyState, NodeKeys
@@ -87,21 +87,14 @@ class KeyTransition:
 def key_gate(step: KeyTransition) -> Gate:
     """Return the gate before a step, by the reports of nodes."""
     record = step.record
-    home = _home(step)
     if step.path in FREE_KEY_STEPS:
-        return Gate(tuple(home), opens=record.since)
+        return Gate(tuple(_home(step)), opens=record.since)
     step = replace(step, turn=next_turn(record, step.holders))
-    names = sorted({*record.nodes, *(name for name, each in step.holders.items() if not each.locked)})
-    waiting = [*home, *(found for name in names if (found := _waits_for(step, name)).reason), *_published(step)]
-    opens = max([record.since, *_moments(step)])
+    waiting = tuple(found for check in KEY_CHECKS for found in check(step))
+    opens = _all_started(step)
     if step.path in STEPS_BY_SIGNING:
-        waiting += _legacy(step, opens)
-        life = _life(step)
-        if life is None:
-            waiting.append(Waiting(LIFE, _life_unknown(step.life)))
-        else:
-            opens = (record.signing_since or opens) + timedelta(seconds=life + SKEW)
-    return Gate(tuple(waiting), opens=opens, turn=step.turn)
+        opens = (record.signing_since or opens) + timedelta(seconds=(_life(step) or 0) + SKEW)
+    return Gate(waiting, opens=opens, turn=step.turn)
 
 
 def all_sign(record: KeyRecord, to: KeyState, holders: Holders) -> bool | None:
@@ -156,26 +149,28 @@ def guests(record: KeyRecord) -> tuple[str, ...]:
     return tuple(name for name, keys in sorted(record.nodes.items()) if keys.old == keys.new)
 
 
-def _home(step: KeyTransition) -> list[Waiting]:
+def _home(step: KeyTransition) -> Iterator[Waiting]:
     """Find nodes that have no part in a key that all the others share, and cannot go back to it."""
     record = step.record
     if step.path not in STEPS_HOME or not record.shared:
-        return []
-    found = [
-        Waiting(
+        return
+    for name in guests(record):
+        yield Waiting(
             name,
             "has joined with a key of its own and not with the shared one: go on with `vaultpki ca continue`, or "
             "remove it from the cluster and from cluster.yaml and wait until its tokens have expired",
         )
-        for name in guests(record)
-    ]
     for each in record.departed:
         if each.pem and key_sha256(each.pem) != record.shared:
             until = f"until {stamp(each.until)}" if each.until is not None else "until their life is known"
-            found.append(
-                Waiting(each.node, f"is gone, and its tokens live {until}: wait, or go on with `vaultpki ca continue`")
-            )
-    return found
+            reason = f"is gone, and its tokens live {until}: wait, or go on with `vaultpki ca continue`"
+            yield Waiting(each.node, reason)
+
+
+def _nodes(step: KeyTransition) -> Iterator[Waiting]:
+    """Find what is waited for on each node."""
+    names = {*step.record.nodes, *(name for name, each in step.holders.items() if not each.locked)}
+    return (found for name in sorted(names) if (found := _waits_for(step, name)).reason)
 
 
 def _waits_for(step: KeyTransition, name: str) -> Waiting:
@@ -184,9 +179,8 @@ def _waits_for(step: KeyTransition, name: str) -> Waiting:
     if holder is None:
         return Waiting(name, "is not in cluster.yaml any more: run `vaultpki apply`, then `vaultpki ca continue`")
     if holder.locked:
-        again = f"`vaultpki enroll {name}` and join it again, or remove it from the cluster and from cluster.yaml"
-        return Waiting(name, f"is locked, or its credential has expired: {again}")
-    return first_found(name, KEY_GATE_CHECKS, _BY_ITSELF, step, holder, entry)
+        return Waiting(name, f"{words.locked(name)}, or remove it from the cluster and from cluster.yaml")
+    return first_found(name, KEY_GATE_CHECKS, step, holder, entry)
 
 
 def _unreported(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -276,33 +270,30 @@ def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> 
         what = "does not sign with the key of this state yet"
     else:
         return ""
-    if step.turn not in ("", holder.name):
-        return f"its kube-apiserver {what}: it restarts after {step.turn}, whose turn it is"
-    return f"its kube-apiserver {what}: {to_start(holder, step.command)}"
+    return f"its kube-apiserver {what}: {to_start(holder, step.command, step.turn)}"
 
 
-KEY_GATE_CHECKS: Final[tuple[Callable[[KeyTransition, KeyHolder, NodeKeys | None], str], ...]] = (
-    _unreported,
-    _no_keys,
-    _behind,
-    _joins,
-    _echo,
-    _waits,
-    _made,
-    _refused,
-    _files,
-    _started,
+def _in_turn(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> bool:
+    own = step.turn == holder.name and holder.keys is not None and holder.keys.reader.sound
+    return own or step.turn not in ("", holder.name)
+
+
+KEY_GATE_CHECKS: Final[tuple[Check[KeyTransition, KeyHolder, NodeKeys | None], ...]] = (
+    Check(_unreported),
+    Check(_no_keys),
+    Check(_behind),
+    Check(_joins),
+    Check(_echo, lambda step, holder, entry: True),
+    Check(_waits),
+    Check(_made),
+    Check(_refused),
+    Check(_files, lambda step, holder, entry: True),
+    Check(_started, _in_turn),
 )
-"""What a gate asks of a node, in this order. A test runs the command of each sentence."""
+"""What a gate asks of a node, in this order. A test runs the command of each sentence.
 
-_BY_ITSELF: Final[ByItself[[KeyTransition, KeyHolder, NodeKeys | None]]] = {
-    _echo: lambda step, holder, entry: True,
-    _files: lambda step, holder, entry: True,
-    _started: lambda step, holder, entry: (
-        step.turn not in ("", holder.name) or (bool(step.turn) and holder.keys is not None and holder.keys.reader.sound)
-    ),
-}
-"""Agents make passes and files, and restart in their turn; people admit and mend."""
+Agents make passes and files, and restart in their turn; people admit and mend.
+"""
 
 
 def _olds(record: KeyRecord) -> frozenset[str]:
@@ -318,9 +309,10 @@ def _whose(record: KeyRecord, hashes: frozenset[str]) -> str:
     return first_few(sorted(names))
 
 
-def _moments(step: KeyTransition) -> list[datetime]:
-    late = timedelta(seconds=SETTLE)
-    return [last_start(step.record, step.holders) + late] if step.holders else []
+def _all_started(step: KeyTransition) -> datetime:
+    """Return from when on every kube-apiserver counts that was started in this state."""
+    late = timedelta(seconds=SETTLE if step.holders else 0)
+    return last_start(step.record, step.holders) + late
 
 
 def _life(step: KeyTransition) -> int | None:
@@ -333,40 +325,40 @@ def _life(step: KeyTransition) -> int | None:
     return max(record.life, known)
 
 
-def _life_unknown(life: TokenLife) -> str:
-    of = f" of {first_few(life.unknown, _NAMED)}" if life.unknown else ""
-    return (
-        f"is not known, since nobody has seen the flags of kube-apiserver{of}: pass `--kubeconfig admin.conf`, or say "
-        "how long tokens live at most (`--token-life 1y`)"
-    )
-
-
-def _legacy(step: KeyTransition, since: datetime) -> list[Waiting]:
-    """Find Secrets whose tokens never expire, and which the next state refuses."""
-    if step.without_legacy:
-        return []
-    if step.legacy is None:
-        return [
-            Waiting(
-                LEGACY,
-                "have not been looked for: Secrets of type kubernetes.io/service-account-token never expire, and the "
-                "next step refuses those that an old key has signed; pass `--kubeconfig admin.conf`, or go on without "
-                f"them (`--without {LEGACY}`)",
-            )
-        ]
-    began = step.record.signing_since or since
-    older = sorted(each.name for each in step.legacy if each.created is None or each.created <= began)
-    if not older:
-        return []
-    count = (
-        "a Secret has a token that never expires"
-        if len(older) == 1
-        else f"{len(older)} Secrets have tokens that never expire"
-    )
-    return [
-        Waiting(
-            LEGACY,
-            f"{count} and may be of an old key ({first_few(older, _NAMED)}): once every kube-controller-manager was "
-            f"restarted, delete each and make it again, or go on without them (`--without {LEGACY}`)",
+def _life_unknown(step: KeyTransition) -> Iterator[Waiting]:
+    """Find that nobody knows how long tokens of the keys live that the next state refuses."""
+    if step.path in STEPS_BY_SIGNING and _life(step) is None:
+        of = f" of {first_few(step.life.unknown, _NAMED)}" if step.life.unknown else ""
+        yield Waiting(
+            LIFE,
+            f"is not known, since nobody has seen the flags of kube-apiserver{of}: pass `--kubeconfig admin.conf`, or "
+            "say how long tokens live at most (`--token-life 1y`)",
         )
-    ]
+
+
+def _legacy(step: KeyTransition) -> Iterator[Waiting]:
+    """Find Secrets whose tokens never expire, and which the next state refuses."""
+    if step.path not in STEPS_BY_SIGNING or step.without_legacy:
+        return
+    if step.legacy is None:
+        yield Waiting(
+            LEGACY,
+            "have not been looked for: Secrets of type kubernetes.io/service-account-token never expire, and the next "
+            "step refuses those that an old key has signed; pass `--kubeconfig admin.conf`, or go on without them "
+            f"(`--without {LEGACY}`)",
+        )
+        return
+    began = step.record.signing_since or _all_started(step)
+    older = sorted(each.name for each in step.legacy if each.created is None or each.created <= began)
+    count = f"{len(older)} Secrets have tokens that never expire"
+    if older:
+        yield Waiting(
+            LEGACY,
+            f"{count if older[1:] else 'a Secret has a token that never expires'} and may be of an old key "
+            f"({first_few(older, _NAMED)}): once every kube-controller-manager was restarted, delete each and make it "
+            f"again, or go on without them (`--without {LEGACY}`)",
+        )
+
+
+KEY_CHECKS: Final = (_home, _nodes, _published, _legacy, _life_unknown)
+"""What a gate asks of the whole cluster, in this order."""

@@ -11,8 +11,13 @@ READS_KEYS: Final = "kube-apiserver"
 """The one component that reads these keys when it starts."""
 
 
-def to_start(holder: KeyHolder, command: str) -> str:
-    """Return what to do so that kube-apiserver of a node counts, as the rest of a sentence; `command` goes on then."""
+def to_start(holder: KeyHolder, command: str, turn: str) -> str:
+    """Return what to do so that kube-apiserver of a node counts, as the rest of a sentence; `command` goes on then.
+
+    `turn` is the node that restarts now, "" for none.
+    """
+    if turn not in ("", holder.name):
+        return f"it restarts after {turn}, whose turn it is"
     word = f"`{command} --restarted {holder.name}/{READS_KEYS}`"
     reader = holder.keys.reader if holder.keys is not None else None
     if reader is not None and reader.stopped is not None:

@@ -24,7 +24,7 @@ _NOT_LOADED: Final = "does not accept tokens of every key yet"
 # Without the gate nobody has to restart before the step, so no turns are given.
 WITHOUT_LOADED: Final = """\
 from vaultpki.token_keys import course, gates
-gates.KEY_GATE_CHECKS = tuple(each for each in gates.KEY_GATE_CHECKS if each is not gates._started)
+gates.KEY_GATE_CHECKS = tuple(each for each in gates.KEY_GATE_CHECKS if each.finds is not gates._started)
 course.next_turn = lambda *words: ""
 """
 WITHOUT_LIFE: Final = """\

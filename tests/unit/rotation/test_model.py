@@ -90,7 +90,7 @@ def test_which_cas_must_be_trusted_before_a_step() -> None:
 
 
 def test_every_check_of_a_report_is_in_the_model_or_is_left_out_for_a_reason() -> None:
-    assert tuple(CHECKS) == tuple(check.__name__ for check in reasons.GATE_CHECKS)
+    assert tuple(CHECKS) == tuple(check.finds.__name__ for check in reasons.GATE_CHECKS)
     assert {rule for rules in CHECKS.values() if not isinstance(rules, str) for rule in rules} <= set(model.RULES)
 
 

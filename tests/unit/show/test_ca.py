@@ -121,5 +121,5 @@ def test_what_ca_status_says_fits_the_terminal(width: int) -> None:
 
 def test_a_path_that_is_wider_than_the_terminal_is_not_cut() -> None:
     path = "/srv/" + "clusters/" * 9 + "cluster.yaml"
-    made = list(ca_text.fitted([f"Next: `vaultpki ca continue -f {path}` goes on."], 40))
+    made = list(table.fitted([f"Next: `vaultpki ca continue -f {path}` goes on."], 40))
     assert made == ["Next: `vaultpki ca continue -f", f"    {path}`", "    goes on."]

@@ -184,11 +184,13 @@ def test_every_reason_beside_the_nodes_names_commands_each_of_which_ends_it() ->
             whole = KeyTransition(cluster.record, to, cluster.scene.holders, cluster.now, TokenLife(3600), ())
             gone = DepartedKey("cp-9", "ab" * 32, Departure.REMOVED, cluster.now, NEXT.pem)
             shared = replace(whole, record=replace(cluster.record, shared="ab" * 32, departed=(gone,)))
-            dated = replace(gone, until=cluster.now)
+            dated, own = replace(gone, until=cluster.now), cluster.record.nodes["cp-2"]
+            guest = {**cluster.record.nodes, "cp-2": replace(own, old=own.new)}
             for step in (
                 *(replace(whole, **changes) for changes in SHOWN.values()),
                 shared,
                 replace(shared, record=replace(shared.record, departed=(dated,))),
+                replace(shared, record=replace(shared.record, nodes=guest)),
             ):
                 for node in {each.node for each in key_gate(step).waiting} - {"cp-1", "cp-2"}:
                     met |= walked(step, functools.partial(_told, node), _beside)

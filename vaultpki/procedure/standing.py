@@ -1,0 +1,84 @@
+"""Tells people and programs where something stands that is replaced in steps: a CA, keys, an adoption; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Final, TypeVar
+
+from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.redact import printable, stamp
+from vaultpki.values.durations import format_duration
+
+_S = TypeVar("_S")
+
+MOST_LINES: Final = 20
+"""How many nodes that wait are shown; JSON has all of them."""
+
+
+def gate_lines(gate: Gate, now: datetime) -> Iterator[str]:
+    """Yield what a step waits for, and who is left out."""
+    yield from listed("It waits for:", gate.waiting)
+    if gate.opens is not None and gate.opens > now:
+        seconds = max(int((gate.opens - now).total_seconds()), 1)
+        yield f"Every node is ready; it waits {format_duration(seconds)} more, until {stamp(gate.opens)}."
+    yield from listed("It does not wait for:", gate.excused)
+
+
+def progress_line(head: str, gate: Gate | None, now: datetime, also: Iterable[Waiting] = ()) -> str:
+    """Return one line about a wait: how many are missing, and the first of them with its reason.
+
+    `head` is the beginning, which says where the procedure stands. `also` is waited for beside what the gate waits for.
+    """
+    waiting = [*(gate.waiting if gate is not None else ()), *also]
+    if waiting:
+        more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
+        return printable(f"{head}, waits for {waiting[0].node}{more}: {waiting[0].reason}")
+    if gate is not None and gate.opens is not None and gate.opens > now:
+        return f"{head}, every node is ready, waits until {stamp(gate.opens)}"
+    return head
+
+
+def ways(
+    gate: Gate | None, now: datetime, file: str, onward: _S | None, home: _S | None, does: Callable[[_S], str]
+) -> Iterator[str]:
+    """Yield the command that leads to the state `onward`, and the one that leads `home`; None is no state.
+
+    `does` returns what the step to a state does, as the rest of a sentence.
+    """
+    if onward is not None:
+        when = "" if gate is None or gate.open(now) else "once nothing is waited for, "
+        yield f"Next: {when}`vaultpki ca continue -f {file}` {does(onward)}."
+    if home is not None and home is not onward:
+        yield f"Back: `vaultpki ca abort -f {file}` {does(home)}."
+
+
+def listed(title: str, entries: Sequence[Waiting]) -> Iterator[str]:
+    """Yield a title, and below it the nodes with their sentences; nothing if there are none."""
+    if not entries:
+        return
+    yield title
+    width = min(max(len(each.node) for each in entries[:MOST_LINES]), 30)
+    for each in entries[:MOST_LINES]:
+        yield printable(f"  {each.node.ljust(width)}  {each.reason}")
+    if len(entries) > MOST_LINES:
+        yield f"  and {len(entries) - MOST_LINES} more; `vaultpki ca status --json` lists them"
+
+
+def waiting_json(entries: tuple[Waiting, ...]) -> list[dict[str, str]]:
+    """Return what is waited for, for programs."""
+    return [{"node": each.node, "reason": printable(each.reason)} for each in entries]
+
+
+def waits_for(said: str, waiting: Sequence[Waiting]) -> tuple[Waiting, str]:
+    """Return what a person must do first, or if agents do all of it the first of that, and a text on the wait.
+
+    `said` is the beginning of the text, which says where the procedure stands.
+    """
+    first = next((each for each in waiting if not each.itself), waiting[0])
+    return first, printable(f"{said}, waits for {first.node}{and_more(waiting)}: {first.reason}")
+
+
+def and_more(waiting: Sequence[Waiting]) -> str:
+    """Return how many are waited for beside the one that is named."""
+    return f" and {len(waiting) - 1:,} more" if len(waiting) > 1 else ""
