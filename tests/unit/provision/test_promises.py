@@ -31,3 +31,10 @@ def test_the_record_that_agents_poll_is_written_last(tmp_path: Path) -> None:
     assert change is not None and plan.stage(change) == plan.STAGES[-1]
     other = plan.Change("create", "config", f"{cluster.mount('config')}/cluster", {})
     assert plan.stage(other) != plan.STAGES[-1]
+
+
+def test_each_thing_that_no_apply_changes_asks_for_a_person() -> None:
+    made = plan.Plan((plan.Change("create", "policy", "p", {}),))
+    assert not made.attention
+    assert replace(made, dangers=(plan.Danger("issuer", "is foreign"),)).attention
+    assert replace(made, waiting=("etcd",)).attention
