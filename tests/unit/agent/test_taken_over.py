@@ -10,7 +10,11 @@ import pytest
 
 from helpers.example_agent import agent_config
 from vaultpki.agent import taken_over
+from vaultpki.errors import Unavailable
+from vaultpki.issue.issuers import Issuers
+from vaultpki.issue.rotations import Rotations
 from vaultpki.model import AgentConfig, TakenOver
+from vaultpki.node.assignment import Assignment
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover.journal import FOLDER, JOURNAL, JournalFile
 
@@ -44,3 +48,10 @@ def test_nobody_else_may_enter_the_folders_that_lie_aside(config: AgentConfig) -
         pass
     for folder in (machine.aside, machine.kubelet_aside):
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+
+
+def test_a_command_without_an_answer_says_by_what_it_goes() -> None:
+    """Else a person takes a state of last week for that of today."""
+    known = Assignment(1_780_000_000.0, "", "", frozenset(), (), (), Issuers({}, ()), {}, Rotations())
+    told = taken_over.unread(known, Unavailable("nobody answers", sent=False))
+    assert "(nobody answers)" in told and told.endswith("was told last, at 2026-05-28T20:26:40Z")
