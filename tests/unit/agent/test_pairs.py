@@ -10,6 +10,7 @@ import pytest
 from helpers import sample_certificates
 from vaultpki.agent.pairs import (
     PairStatus,
+    _keep_the_better,
     granted,
     held_back,
     known,
@@ -174,3 +175,30 @@ def test_what_is_remembered_of_a_signing() -> None:
 )
 def test_a_grant_is_short_where_no_clock_explains_it(asked: int, seconds: int, *, short_of_it: bool) -> None:
     assert short(known(signed(seconds, ttl=asked), MOMENT)) is short_of_it
+
+
+@pytest.mark.parametrize(
+    ("reason", "asked", "granted_until", "kept"),
+    [
+        (Reason.DUE, WANT.ttl, -timedelta(hours=1), True),
+        (Reason.DUE, WANT.ttl, timedelta(hours=1), False),
+        # Another TTL was asked for, and granted.
+        (Reason.TTL_CHANGED, 23 * 3600, -timedelta(hours=1), False),
+        (Reason.TTL_CHANGED, WANT.ttl, -timedelta(hours=1), True),
+        # One that is not good is replaced by whatever comes.
+        (Reason.NAMES_CHANGED, WANT.ttl, -timedelta(hours=1), False),
+    ],
+)
+def test_a_good_certificate_is_not_replaced_by_one_that_ends_before_it(
+    reason: Reason, asked: int, granted_until: timedelta, kept: bool
+) -> None:
+    """A CA or a role that grants less than before would else shorten what the node has."""
+    held = PairStatus(WANT, {}, Assessment((reason,), None), LEAF)
+    want = dataclasses.replace(WANT, ttl=asked)
+    signed = Signed(want, dataclasses.replace(LEAF, not_after=LEAF.not_after + granted_until), {})
+    if kept:
+        with pytest.raises(SigningPaused, match="ends before the certificate in use") as paused:
+            _keep_the_better(held, signed, MOMENT)
+        assert MOMENT.timestamp() < paused.value.at < LEAF.not_after.timestamp()
+    else:
+        _keep_the_better(held, signed, MOMENT)

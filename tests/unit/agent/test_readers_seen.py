@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from helpers.example_agent import agent_config
 from vaultpki.agent import readers_seen
+from vaultpki.agent.context import Context, PassOptions
+from vaultpki.disk.folders import Folders
 from vaultpki.host import boot_time
 from vaultpki.host.boot_time import Moment
-from vaultpki.node.state import AgentState, ReaderSeen, Since
+from vaultpki.node.state import AgentState, ReaderSeen, Since, StateFile
+from vaultpki.places import PKI
 
 BOOT = boot_time.boot()
 OLD, BOTH = ("4f" * 32,), ("4f" * 32, "9a" * 32)
@@ -44,6 +50,20 @@ def test_after_a_boot_every_process_is_new() -> None:
 )
 def test_what_is_not_seen_does_not_count(seen: ReaderSeen | None, bundle: Since | None) -> None:
     assert not readers_seen.started_with(seen, bundle)
+
+
+@pytest.mark.parametrize(("uptime", "known"), [(45.0, OLD), (50.0, ()), (55.0, ())])
+def test_what_a_process_read_that_started_during_the_pass_is_not_known(
+    tmp_path: Path, uptime: float, known: tuple[str, ...]
+) -> None:
+    """It may have read the bundle of before or the new one, and a gate must not count it as either."""
+    state = StateFile(str(tmp_path / "state"))
+    state.at_start = AgentState(bundles={"etcd": Since(0.0, OLD, Moment(BOOT, 40.0))})
+    state.value = AgentState(bundles={"etcd": Since(0.0, BOTH, Moment(BOOT, 60.0))})
+    with Folders.open({PKI: str(tmp_path / "pki")}) as folders:
+        began = Moment(BOOT, 50.0)
+        context = Context(agent_config(), PassOptions(()), folders, 1e9, state, None, began=began)
+        assert readers_seen._cas_in_memory(context, "etcd", process(uptime, sha256=())) == known
 
 
 def test_what_is_said_of_a_component() -> None:

@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers.example_cluster import BASE, load
+from helpers.foreign_ca import ForeignCa
 from vaultpki.certificates import ROOT
 from vaultpki.model import OutsideRoot
-from vaultpki.provision import plan
+from vaultpki.provision import foreign_cas, observe, plan
 from vaultpki.provision.ca_facts import CaFacts, rotations_needed
+from vaultpki.provision.foreign_cas import ForeignChange
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -31,3 +33,24 @@ def test_the_record_that_agents_poll_is_written_last(tmp_path: Path) -> None:
     assert change is not None and plan.stage(change) == plan.STAGES[-1]
     other = plan.Change("create", "config", f"{cluster.mount('config')}/cluster", {})
     assert plan.stage(other) != plan.STAGES[-1]
+
+
+def test_each_thing_that_no_apply_changes_asks_for_a_person() -> None:
+    made = plan.Plan((plan.Change("create", "policy", "p", {}),))
+    assert not made.attention
+    assert replace(made, dangers=(plan.Danger("issuer", "is foreign"),)).attention
+    assert replace(made, waiting=("etcd",)).attention
+
+
+def test_only_a_foreign_ca_that_goes_takes_trust_away(tmp_path: Path) -> None:
+    """A plan that says so of a new one would have a person refuse it, or get used to the warning."""
+    cluster, facts = load(tmp_path, BASE), ForeignCa("another CA").facts
+    for added, removed in (((facts,), ()), ((), (facts,)), ((facts,), (facts,))):
+        told = list(foreign_cas.sentences(cluster, ForeignChange("etcd", added, removed)))
+        assert [takes for takes, _ in told] == [False] * len(added) + [True] * len(removed)
+
+
+def test_the_lives_that_a_mount_allows_are_compared() -> None:
+    """Somebody who made them longer would get longer certificates of every role."""
+    entry = {"type": "pki", "config": {"default_lease_ttl": 60, "max_lease_ttl": 3600, "force_no_cache": False}}
+    assert observe._ttls(entry) == {"default_ttl": 60, "max_ttl": 3600}

@@ -98,6 +98,13 @@ def test_every_other_node_is_asked_for(cluster: Cluster, name: str) -> None:
         assert any(spelt in body for body in sent), spelt
 
 
+def test_a_name_that_its_own_begins_with_is_asked_for(cluster: Cluster) -> None:
+    """A rule that compares the beginning alone would give one node the names of others."""
+    sent = [repr(each.body) for each in listed(cluster, "w-71") if each.group == "names of others"]
+    for other in ("w-7", "w-71x", "xw-71"):
+        assert any(f"'{other}'" in body for body in sent), other
+
+
 def test_addresses_are_asked_for_in_each_form(cluster: Cluster) -> None:
     asked = [e for e in listed(cluster, "worker-1") if e.group == "addresses" and e.path.endswith("/kubelet")]
     sent = [(each.body or {}).get("ip_sans") for each in asked]
