@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from vaultpki.errors import Attention, Busy, StateConflict, VaultpkiError
@@ -115,14 +115,6 @@ def asked_of(config: AgentConfig, wanted: Assignment, highest: int | None = None
     machine, known = KubeadmMachine(where, record.old if record is not None else {}), JournalFile(config.state).value
     both = record is not None and known.reached is None and machine.joined_by_both()
     return asked.asked(wanted, known, highest, machine.kind(), trusts_both=both)
-
-
-def ended_cas(config: AgentConfig) -> Mapping[str, tuple[str, ...]]:
-    """Return the SHA-256 of old CAs by domain that this machine never trusts again, whatever the record says.
-
-    Its adoption is done with them: their keys are deleted here, or lie where nobody looks after them.
-    """
-    return JournalFile(config.state).value.ended if config.taken_over is not None else {}
 
 
 def way_home(config: AgentConfig) -> tuple[Arrangement, ...]:

@@ -11,6 +11,7 @@ import pytest
 from helpers.kube.kubeadm_objects import authority
 from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.errors import Attention, Busy, StateConflict
+from vaultpki.procedures import adoption
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.takeover import carry_out
 from vaultpki.takeover.context import TakeOver
@@ -149,12 +150,12 @@ def test_copies_of_old_keys_under_other_names_go_at_the_end_alone(
         machine.go(state)
         assert all(path.exists() for path in copies), state
     assert str(copies[2]) in "".join(carry_out.lines(machine.run(S.DONE)))
-    assert not carry_out.ended_cas(machine.config)
+    assert not adoption.ended_cas(machine.config)
     machine.go(S.DONE, kept="in the safe")
     assert all(path.exists() for path in copies)
-    assert carry_out.ended_cas(machine.config) == machine.config.also_trust
+    assert adoption.ended_cas(machine.config) == machine.config.also_trust
     machine.go(S.DONE)
-    assert carry_out.ended_cas(machine.config) == machine.config.also_trust
+    assert adoption.ended_cas(machine.config) == machine.config.also_trust
     assert not any(path.exists() for path in copies)
     # It signs tokens too here, and kube-apiserver reads it.
     assert (pki / "sa.key").exists() and carry_out.left(machine.run(S.DONE)) == []
