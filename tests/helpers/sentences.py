@@ -26,7 +26,7 @@ from vaultpki.cli.ca import ca_command
 from vaultpki.cli.enroll import enroll_command, lock_command, unenroll_command
 from vaultpki.cli.issue import issue_command
 from vaultpki.cli.status import renew_command
-from vaultpki.procedure.gate import Check
+from vaultpki.procedure.gate import GateCheck
 
 COMMANDS = {
     "adopt": adopt_command,
@@ -70,10 +70,10 @@ def _said(function: Callable[..., Any]) -> set[tuple[str, int, int]]:
 
 
 @contextmanager
-def every_sentence(functions: Iterable[Callable[..., Any] | Check[...]]) -> Iterator[None]:
+def every_sentence(functions: Iterable[Callable[..., Any] | GateCheck[...]]) -> Iterator[None]:
     """Fail unless each of these functions, or of a check that which finds something, says each of its sentences."""
     wanted, codes = set(), {}
-    for each in (one.finds if isinstance(one, Check) else one for one in functions):
+    for each in (one.finds if isinstance(one, GateCheck) else one for one in functions):
         wanted |= _said(each)
         codes[each.__code__] = each.__qualname__
     met: set[tuple[str, int]] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -23,8 +24,8 @@ from vaultpki.rotation.states import next_state
 class CaStatus:
     """One CA: its name, its certificate's SHA-256, end and kind of key, and where its rotation stands.
 
-    `record` is None if it was never rotated. `next` is the state that `continue` leads to, with its gate; `back` the
-    one that `abort` leads to. `problem` is why it cannot sign, in one sentence. `apart` are the nodes that have not the
+    `record` is None if it was never rotated. `gate` is that of the step that `continue` takes. `problem` is why it
+    cannot sign, in one sentence. `apart` are the nodes that have not the
     record that the server has, and cannot follow it. `behind` are those with a component that reads this CA and holds
     another bundle, or is not healthy, while no gate waits for it. `advice` is a sentence on what a person does now that
     the rotation is at rest. `left_over` are CAs that nodes trust and the server does not have.
@@ -35,8 +36,6 @@ class CaStatus:
     sha256: str
     not_after: datetime | None
     record: RotationRecord | None = None
-    next: State | None = None
-    back: State | None = None
     gate: Gate | None = None
     problem: str = ""
     key: str = ""
@@ -44,6 +43,11 @@ class CaStatus:
     behind: tuple[Waiting, ...] = ()
     advice: str = ""
     left_over: tuple[LeftOver, ...] = ()
+
+
+def under_way(cas: Iterable[CaStatus]) -> CaStatus | None:
+    """Return the CA whose rotation is under way; None if there is none."""
+    return next((ca for ca in cas if ca.record is not None and ca.record.active), None)
 
 
 def status(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
@@ -82,8 +86,6 @@ def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
         found,
         name=record.leaf.name,
         sha256=record.leaf.sha256,
-        next=to,
-        back=next_state(record, back=True),
         gate=_gate(scene, record, to, mount, pods) if to is not None else issuing.lingering(scene, record),
         problem=behind or kind.problem(cluster, record, mount),
         advice=serving_copy.advice(record, pods),

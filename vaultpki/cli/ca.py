@@ -185,7 +185,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
                 document["rotation"] = document["service_account_keys"]
         print_json(document)
     else:
-        active = ca_text.under_way(cas)
+        active = status.under_way(cas)
         pin = root_pin.advice(cluster, active.record if active is not None else None)
         for line in ca_text.status_lines(cas, now, str(file), pin=pin, width=screen().width):
             click.echo(line)

@@ -80,6 +80,7 @@ def _of_folder(file: Path, directory: Path, kubeconfig: Path | None) -> Report:
 def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Report:
     from datetime import UTC, datetime
 
+    from vaultpki.ca.status import under_way
     from vaultpki.findings.cluster import judge
     from vaultpki.identity import root_pin
     from vaultpki.key_rotation import fleet
@@ -104,7 +105,7 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
         # What nodes hold is worth a page all the same.
         return report_model.report(cluster, found, now, checks=checks, rotation=tuple(read.problems))
     of_keys = list(key_status.key_lines(read.keys, now, str(file))) if read.keys is not None else []
-    active = ca_text.under_way(read.cas)
+    active = under_way(read.cas)
     if active is None or active.record is None:
         # After a rollback, processes may still hold the CA that it deleted.
         held = [

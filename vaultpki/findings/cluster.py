@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from vaultpki.ca.fleet import ClusterFacts
-from vaultpki.ca.status import CaStatus
+from vaultpki.ca.status import CaStatus, under_way
 from vaultpki.certificates import rows
 from vaultpki.findings import nodes
 from vaultpki.findings.adoption import of_adoption
@@ -70,13 +70,12 @@ def judge(read: ClusterFacts) -> Judgement:
     ]
     pairs += [(nodes.of_unfit(each, file=file), "") for each in read.nodes.unfit]
     pairs.sort(key=lambda pair: nodes.order(pair[0]))
-    active = next((ca for ca in read.cas if ca.record is not None and ca.record.active), None)
     return Judgement(
         now,
         tuple(row for row, _ in pairs),
         tuple(stored for _, stored in pairs),
         tuple(of_cas(read.ends, read.cas, file)),
-        _rotation(active or next((ca for ca in read.cas if ca.gate is not None), None), now, file),
+        _rotation(under_way(read.cas) or next((ca for ca in read.cas if ca.gate is not None), None), now, file),
         tuple(_cluster(read, file)),
         of_adoption(read.adopted, read.nodes.members, now, file),
         _keys(read.keys, now, file),

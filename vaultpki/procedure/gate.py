@@ -11,7 +11,7 @@ _Asked = ParamSpec("_Asked")
 
 
 @dataclass(frozen=True, slots=True)
-class Check(Generic[_Asked]):
+class GateCheck(Generic[_Asked]):
     """One thing that a gate asks of a node.
 
     `finds` returns what must happen there, as one sentence without a subject that names the commands for it; "" if
@@ -63,7 +63,7 @@ class Gate:
         return replace(self, waiting=(*self.waiting, *more))
 
 
-def first_found(node: str, checks: Iterable[Check[_Asked]], *asked: _Asked.args, **named: _Asked.kwargs) -> Waiting:
+def first_found(node: str, checks: Iterable[GateCheck[_Asked]], *asked: _Asked.args, **named: _Asked.kwargs) -> Waiting:
     """Return what the first of the `checks` that finds something says of a node; without a reason if none does."""
     for check in checks:
         if reason := check.finds(*asked, **named):

@@ -11,13 +11,13 @@ AGENT_DOES: Final = "run `vaultpki agent --once` there, which does it or says wh
 """What ends the wait for something that an agent has not done yet."""
 
 
-LOCKED: Final = "is locked, or its credential has expired"
+IS_LOCKED: Final = "is locked, or its credential has expired"
 """Why nobody can log in as a node."""
 
 
 def locked(node: str) -> str:
     """Return what is waited for on a node as which nobody can log in."""
-    return f"{LOCKED}: `vaultpki enroll {node}` and join it again"
+    return f"{IS_LOCKED}: `vaultpki enroll {node}` and join it again"
 
 
 def never_reported(node: str, join_until: datetime | None, end: str = "lock") -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from vaultpki.procedure.gate import Check, Waiting, first_found
+from vaultpki.procedure.gate import GateCheck, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
@@ -306,21 +306,21 @@ def _by_agent(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionRepor
     return report.by_agent
 
 
-MACHINE_CHECKS: Final[tuple[Check[AdoptionStep, AdoptedMachine, AdoptionReport], ...]] = (
-    Check(_set_back),
-    Check(_echo, lambda step, machine, report: True),
-    Check(_signer, _by_agent),
-    Check(_steps, _by_agent),
-    Check(_components),
-    Check(_starts),
-    Check(_trust, _by_agent),
-    Check(_memory, _by_agent),
-    Check(_leaves, _by_agent),
-    Check(_shown, _by_agent),
-    Check(_kubelet),
-    Check(adoption_files.mounts),
-    Check(adoption_files.pairs),
-    Check(_keys),
+MACHINE_CHECKS: Final[tuple[GateCheck[AdoptionStep, AdoptedMachine, AdoptionReport], ...]] = (
+    GateCheck(_set_back),
+    GateCheck(_echo, lambda step, machine, report: True),
+    GateCheck(_signer, _by_agent),
+    GateCheck(_steps, _by_agent),
+    GateCheck(_components),
+    GateCheck(_starts),
+    GateCheck(_trust, _by_agent),
+    GateCheck(_memory, _by_agent),
+    GateCheck(_leaves, _by_agent),
+    GateCheck(_shown, _by_agent),
+    GateCheck(_kubelet),
+    GateCheck(adoption_files.mounts),
+    GateCheck(adoption_files.pairs),
+    GateCheck(_keys),
 )
 """What a gate asks of a machine's report, in this order, and what its agent does at its next pass or turn.
 

@@ -156,7 +156,7 @@ def _counts(record: RotationRecord, node: Participant, now: datetime) -> tuple[b
         known = node.report is not None or node.last_expiry is not None
         return False, "has no credential and no certificate that is in date" if known else ""
     if node.locked and node.kind == "pooled":
-        return False, words.LOCKED
+        return False, words.IS_LOCKED
     if node.kind == "pooled" and node.report is not None and _expired(node, now):
         return False, "its certificates have all expired"
     if node.name in record.excused and not without_refused(record, node, now):

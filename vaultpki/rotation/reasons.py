@@ -15,7 +15,7 @@ from typing import Final
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, SKEW, bundle
 from vaultpki.kubernetes_versions import minors, oldest
 from vaultpki.procedure import words
-from vaultpki.procedure.gate import Check, Waiting, first_found
+from vaultpki.procedure.gate import GateCheck, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.readers import READERS
@@ -361,17 +361,17 @@ def surplus(report: NodeReport, domain: str) -> dict[str, CertificateReport]:
     return {place: one for place, one in report.surplus.items() if one.ca == domain}
 
 
-GATE_CHECKS: Final[tuple[Check[Transition, Participant, NodeReport], ...]] = (
-    Check(_future),
-    Check(_old_agent),
-    Check(_behind),
-    Check(_not_followed),
-    Check(_echo, lambda step, node, report: step.record.domain in report.seen),
-    Check(_bundle),
-    Check(_restarts, lambda step, node, report: step.turn not in ("", node.name) or step.key in report.owed),
-    Check(_hooks, lambda step, node, report: step.record.domain in report.waiting),
-    Check(_leaf, lambda step, node, report: any(leaf is not None for _, leaf in _leaves(node, report))),
-    Check(_surplus),
+GATE_CHECKS: Final[tuple[GateCheck[Transition, Participant, NodeReport], ...]] = (
+    GateCheck(_future),
+    GateCheck(_old_agent),
+    GateCheck(_behind),
+    GateCheck(_not_followed),
+    GateCheck(_echo, lambda step, node, report: step.record.domain in report.seen),
+    GateCheck(_bundle),
+    GateCheck(_restarts, lambda step, node, report: step.turn not in ("", node.name) or step.key in report.owed),
+    GateCheck(_hooks, lambda step, node, report: step.record.domain in report.waiting),
+    GateCheck(_leaf, lambda step, node, report: any(leaf is not None for _, leaf in _leaves(node, report))),
+    GateCheck(_surplus),
 )
 """What a gate asks of a node's report, in this order, and when agents do it at their next pass or turn.
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from vaultpki import readers
 from vaultpki.ca.run import Step
-from vaultpki.ca.status import CaStatus
+from vaultpki.ca.status import CaStatus, under_way
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
 from vaultpki.procedure.gate import Gate
 from vaultpki.procedure.standing import gate_lines, listed, waiting_json, ways
@@ -218,11 +218,6 @@ def emergency_lines(domain: str) -> Iterator[str]:
     yield "- Operators' certificates of this CA end too: issue them again with `vaultpki issue`."
     yield "- Whoever trusts the root alone (pods, kubeconfigs outside) goes on trusting the stolen CA until it expires."
     yield "  Only a rotation of the root ends that, too."
-
-
-def under_way(cas: tuple[CaStatus, ...]) -> CaStatus | None:
-    """Return the CA whose rotation is under way; None if there is none."""
-    return next((ca for ca in cas if ca.record is not None and ca.record.active), None)
 
 
 def status_json(cas: tuple[CaStatus, ...], now: datetime) -> dict[str, Any]:

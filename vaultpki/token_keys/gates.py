@@ -15,7 +15,7 @@ from vaultpki.certificates import SKEW
 from vaultpki.kube.token_flags import LegacyToken
 from vaultpki.pki.key_plan import refuses
 from vaultpki.procedure import words
-from vaultpki.procedure.gate import Check, Gate, Waiting, first_found
+from vaultpki.procedure.gate import Gate, GateCheck, Waiting, first_found
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.service_account import Departure, KeyRecord, KeyState, NodeKeys
@@ -278,17 +278,17 @@ def _in_turn(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> 
     return own or step.turn not in ("", holder.name)
 
 
-KEY_GATE_CHECKS: Final[tuple[Check[KeyTransition, KeyHolder, NodeKeys | None], ...]] = (
-    Check(_unreported),
-    Check(_no_keys),
-    Check(_behind),
-    Check(_joins),
-    Check(_echo, lambda step, holder, entry: True),
-    Check(_waits),
-    Check(_made),
-    Check(_refused),
-    Check(_files, lambda step, holder, entry: True),
-    Check(_started, _in_turn),
+KEY_GATE_CHECKS: Final[tuple[GateCheck[KeyTransition, KeyHolder, NodeKeys | None], ...]] = (
+    GateCheck(_unreported),
+    GateCheck(_no_keys),
+    GateCheck(_behind),
+    GateCheck(_joins),
+    GateCheck(_echo, lambda step, holder, entry: True),
+    GateCheck(_waits),
+    GateCheck(_made),
+    GateCheck(_refused),
+    GateCheck(_files, lambda step, holder, entry: True),
+    GateCheck(_started, _in_turn),
 )
 """What a gate asks of a node, in this order. A test runs the command of each sentence.
 
