@@ -70,8 +70,8 @@ def _make_aside(config: AgentConfig) -> None:
 
 def report(
     config: AgentConfig, wanted: Assignment, highest: int, when: Callable[[float], datetime], clock: float
-) -> AdoptionReport:
-    """Return what the node reports of its take-over.
+) -> AdoptionReport | None:
+    """Return what the node reports of its take-over; None if its machine is not taken over.
 
     `highest` is the highest revision of the record that was ever read here.
     """

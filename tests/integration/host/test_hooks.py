@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from helpers.node import hooks_driver
-from vaultpki.host import command, hooks
+from vaultpki.host import command, hook_files, hooks
 from vaultpki.host.hook_runner import Runner
 from vaultpki.host.hooks import Job, Owed, Result
 from vaultpki.model import Hook
@@ -112,7 +112,7 @@ def test_a_hook_gets_nothing_of_the_agents(script: Callable[..., Hook], tmp_path
     os.close(inherited)
     found = dict(line.split("=", 1) for line in lines(tmp_path / "env"))
     assert {key: value for key, value in found.items() if key not in ("PWD", "SHLVL", "_", "OLDPWD")} == {
-        "PATH": command.PATH,
+        "PATH": hook_files.PATH,
         "HOME": "/srv/home",
         "LANG": "C",
         "VAULTPKI_CHANGED": "etcd-ca kubelet",
@@ -150,7 +150,7 @@ def test_systemd_restarts_its_unit(
     script: Callable[..., Hook], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script("systemctl", 'for word; do echo "$word" >> $T/said; done; exit 5')
-    monkeypatch.setattr(command, "PATH", f"{tmp_path}:{command.PATH}")
+    monkeypatch.setattr(hook_files, "PATH", f"{tmp_path}:{hook_files.PATH}")
     [result] = Runner().run_all([job("kubelet", Hook("systemd", name="kubelet.service"))])
     assert lines(tmp_path / "said") == ["try-restart", "--", "kubelet.service"]
     assert result.error == (

@@ -10,7 +10,7 @@ import pytest
 
 from vaultpki.errors import StoreError
 from vaultpki.host import hook_files
-from vaultpki.host.command import PATH
+from vaultpki.host.hook_files import PATH
 from vaultpki.model import Hook
 
 STRANGER = 1234
