@@ -18,7 +18,6 @@ from typing import Final
 
 from vaultpki.errors import StoreError
 from vaultpki.host import first_process, hook_files, hook_keeper
-from vaultpki.host.hook_files import PATH
 
 KILL_GRACE: Final = 2.0
 """Seconds between SIGTERM and SIGKILL for a command that has timed out."""
@@ -85,16 +84,16 @@ class CommandRunner:
         It is not run if other users could change the files that it names; `place` is where agent.yaml has it, and `own`
         are the folders of this node's certificates.
         """
-        program = shutil.which(argv[0], path=PATH)
+        program = shutil.which(argv[0], path=hook_files.PATH)
         if program is None:
             if os.path.exists(argv[0]):
                 return "is not executable; run `chmod +x` on it, or name another program in agent.yaml"
             return "was not found; install the program, or write its full path in agent.yaml"
         command = hook_keeper.message(
-            program, argv, {"PATH": PATH, **environment}, timeout=timeout, grace=KILL_GRACE, stuck=_STUCK
+            program, argv, {"PATH": hook_files.PATH, **environment}, timeout=timeout, grace=KILL_GRACE, stuck=_STUCK
         )
         try:
-            hook_files.refuse(argv, path=PATH, own=own)
+            hook_files.refuse(argv, path=hook_files.PATH, own=own)
             with self._lock:
                 if self.stopped:
                     return "was not run"

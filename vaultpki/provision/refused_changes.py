@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.errors import SpecError, StateConflict
-from vaultpki.identity import nodes, reports
+from vaultpki.identity import reports
 from vaultpki.identity.access import fits_pattern
 from vaultpki.identity.credentials import Identity, count
 from vaultpki.model import Cluster, NodeRole
@@ -28,6 +28,8 @@ def refuse_layout(cluster: Cluster, vault: Vault, seen: Observation) -> None:
     applied = (record or {}).get("layout", Layout.DOCUMENT.value)
     if record is None or applied == cluster.layout.value:
         return
+    from vaultpki.identity import nodes
+
     listed = [Identity("listed", name) for name in seen.found.role_ids]
     counts = vault.map(lambda identity: count(cluster, vault, identity), listed)
     # None: this token may not look, so the node may have one.

@@ -150,7 +150,7 @@ def test_systemd_restarts_its_unit(
     script: Callable[..., Hook], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script("systemctl", 'for word; do echo "$word" >> $T/said; done; exit 5')
-    monkeypatch.setattr(command, "PATH", f"{tmp_path}:{hook_files.PATH}")
+    monkeypatch.setattr(hook_files, "PATH", f"{tmp_path}:{hook_files.PATH}")
     [result] = Runner().run_all([job("kubelet", Hook("systemd", name="kubelet.service"))])
     assert lines(tmp_path / "said") == ["try-restart", "--", "kubelet.service"]
     assert result.error == (

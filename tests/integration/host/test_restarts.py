@@ -16,7 +16,7 @@ import pytest
 
 from helpers.node.components import Component
 from helpers.vault.servers import free_ports
-from vaultpki.host import boot_time, command, component_health, hook_files, processes, static_pod
+from vaultpki.host import boot_time, component_health, hook_files, processes, static_pod
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.hook_runner import Runner
 from vaultpki.host.hooks import Job, Result
@@ -50,7 +50,7 @@ class Node:
         systemctl.write_text(f"#!/bin/sh\necho >> {folder}/asked\nexec {' '.join(self.etcd.hook)}\n")
         systemctl.chmod(0o755)
         self.asked = folder / "asked"
-        monkeypatch.setattr(command, "PATH", f"{folder}:{hook_files.PATH}")
+        monkeypatch.setattr(hook_files, "PATH", f"{folder}:{hook_files.PATH}")
 
     def job(self, hook: Hook, timeout: float = TIMEOUT, installed: Moment | None = None, digest: str = DIGEST) -> Job:
         return Job("etcd-ca", digest, (hook,), 0, str(self.pki), timeout, (str(self.pki),), installed)
