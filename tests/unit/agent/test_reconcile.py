@@ -12,9 +12,10 @@ from helpers.example_agent import agent_config
 from helpers.foreign_ca import ForeignCa
 from helpers.root_certificates import NOW, Key
 from vaultpki.agent import reconcile
-from vaultpki.agent.context import Context, PassOptions
+from vaultpki.agent.context import Contact, Context, PassOptions
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.disk.folders import Folders
+from vaultpki.errors import Unavailable
 from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.rotations import RecordRead, Rotations
 from vaultpki.node import credential
@@ -25,13 +26,21 @@ from vaultpki.places import PKI
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.vault import Settings, Vault
 
+SHOWN = Key(ca_subject("prod", ROOT)).root()
+
+
+def said(rotations: Rotations = Rotations()) -> Assignment:  # noqa: B008 - frozen
+    """What Vault says to a node without certificates."""
+    issuers = Issuers(dict.fromkeys(ISSUING_CAS, ()), (SHOWN.pem,))
+    return Assignment(0.0, "", "", frozenset(), (), (), issuers, {}, rotations)
+
 
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
     (tmp_path / "state").mkdir(mode=0o700)
     with Folders.open({PKI: str(tmp_path / "pki")}) as folders:
         config = agent_config(state=str(tmp_path / "state"), directory=folders.path)
-        yield Context(config, PassOptions(), folders, 1e9, StateFile(config.state), None)
+        yield Context(config, PassOptions(), folders, NOW.timestamp(), StateFile(config.state), None)
 
 
 def test_each_foreign_ca_that_is_not_trusted_is_logged_by_its_own_name_and_hash(context: Context) -> None:
@@ -46,14 +55,24 @@ def test_each_foreign_ca_that_is_not_trusted_is_logged_by_its_own_name_and_hash(
         assert one.subject_text in event.text and one.fingerprint == event.fields["sha256"]
 
 
+def test_a_pass_is_made_again_when_the_first_thing_may_be_tried_again(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later one would keep a certificate waiting behind a hook that may not run yet."""
+    config = replace(context.config, root_sha256=SHOWN.fingerprint)
+    contact = Contact(away=Unavailable("nobody answers", sent=False))
+    trust = dict.fromkeys(ISSUING_CAS, Trust(SHOWN, (), ()))
+    monkeypatch.setattr(reconcile, "_assigned_pairs", lambda context: (said(), trust, (), contact))
+    context.found.retry_at.extend([context.clock + 300, context.clock + 5, context.clock + 60])
+    assert reconcile.reconcile(replace(context, config=config)).retry_at == context.clock + 5
+
+
 def test_a_newer_record_is_remembered_on_the_disk_before_anything_follows_from_it(context: Context) -> None:
     """A kill in between must not let an older server take it back."""
-    root = Key(ca_subject("prod", ROOT)).root()
-    config = replace(context.config, root_sha256=root.fingerprint)
+    config = replace(context.config, root_sha256=SHOWN.fingerprint)
     record = RotationRecord("etcd", State.STEADY, 7, NOW, CaRef("etcd-1", sha256="4f" * 32))
-    issuers = Issuers(dict.fromkeys(ISSUING_CAS, ()), (root.pem,))
-    said = Assignment(0.0, "", "", frozenset(), (), (), issuers, {}, Rotations({"etcd": RecordRead(record)}))
-    reconcile._remember_answer(replace(context, config=config), said, 0.0)
+    answer = said(Rotations({"etcd": RecordRead(record)}))
+    reconcile._remember_answer(replace(context, config=config), answer, 0.0)
     assert StateFile(config.state).value.revisions == {"etcd": 7}
 
 

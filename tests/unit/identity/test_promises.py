@@ -10,7 +10,7 @@ import pytest
 from helpers.corporate_certificates import NOW, Corporate
 from helpers.example_cluster import BASE, load
 from vaultpki.certificates import row_named, rows
-from vaultpki.identity import by_serial, enrol
+from vaultpki.identity import by_serial, enrol, nodes
 from vaultpki.identity.anchor import Anchors
 from vaultpki.identity.by_serial import ServerCertificate
 from vaultpki.identity.nodes import Member
@@ -76,7 +76,7 @@ def test_the_holders_of_a_certificate_are_those_that_report_its_number(
         member("cp-3", kube_scheduler=""),
         Member("cp-4", "listed", None, 1),
     ]
-    monkeypatch.setattr(by_serial.nodes, "members", lambda cluster, vault: found)
+    monkeypatch.setattr(nodes, "members", lambda cluster, vault: found)
     monkeypatch.setattr(by_serial, "_signers", lambda vault, mount: [])
     shown = ServerCertificate("kubernetes", cluster.mount("kubernetes"), leaf, None)
     held = by_serial.with_holder(cluster, Vault(Settings(("https://127.0.0.1:1",))), shown)
@@ -91,7 +91,7 @@ def test_only_a_node_with_another_credential_gets_no_join_file(tmp_path: Path, m
     monkeypatch.setattr(enrol, "_occupied", lambda cluster, vault, who, notes: "has one" if who.name == "cp-1" else "")
     monkeypatch.setattr(enrol, "_invite", lambda cluster, vault, name, who, where, wrap_ttl: join(name))
     wanted = [(node.name, node) for node in cluster.nodes]
-    where = Anchors(("https://v",), None, "4f" * 32, None, False)
+    where = Anchors(("https://v",), None, "4f" * 32)
     vault = Vault(Settings(("https://127.0.0.1:1",)))
     done = enrol.enroll_many(cluster, vault, wanted, tmp_path, where, wrap_ttl=60, done=lambda: None)
     assert (done.written, done.kept, done.left) == (1, 0, ("cp-1",))

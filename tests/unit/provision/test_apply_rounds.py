@@ -11,7 +11,7 @@ import pytest
 
 from helpers.example_cluster import BASE, load
 from vaultpki.errors import BadAnswer, Refused
-from vaultpki.provision import apply
+from vaultpki.provision import apply, leftovers
 from vaultpki.provision.plan import Change, Plan
 from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault
@@ -55,7 +55,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[Change]) -> 
     monkeypatch.setattr(apply, "refuse_weak_token", lambda cluster, vault, needs: None)
     monkeypatch.setattr(apply, "_rights", lambda *given: {})
     monkeypatch.setattr(apply, "_begun", lambda *given: None)
-    monkeypatch.setattr(apply.leftovers, "end", lambda cluster, vault: ())
+    monkeypatch.setattr(leftovers, "end", lambda cluster, vault: ())
     return ran
 
 

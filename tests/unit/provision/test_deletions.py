@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.example_cluster import WITH_POOL, load
+from vaultpki.identity import reports
 from vaultpki.identity.applied import AppliedRecord
 from vaultpki.provision import api_calls, carry_out
 from vaultpki.provision.plan import Change, Plan
@@ -72,7 +73,7 @@ def test_a_pool_that_comes_back_has_its_locked_nodes_with_it(tmp_path: Path, mon
         kept[accessor] = keep_disabled
 
     monkeypatch.setattr(carry_out, "end_entities", end)
-    monkeypatch.setattr(carry_out.reports, "remove", lambda *given, **places: None)
+    monkeypatch.setattr(reports, "remove", lambda *given, **places: None)
     run = _run(tmp_path, {"listed": "l", "pooled": "p", "jwt": "j"})
     carry_out._end_tokens(run, {})
     assert kept == {"l": False, "p": False, "j": True}
