@@ -36,7 +36,11 @@ from vaultpki.vault.kv import read_stored
 
 pytestmark = pytest.mark.on_node
 
-SPEC = "nodes:\n- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}\n"
+SPEC = """\
+api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}
+nodes:
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+"""
 RECORD: Final = f"{ROTATION_FOLDER}/lamp"
 
 
