@@ -21,6 +21,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.kube.cluster import AUTHENTICATION
 from vaultpki.kube.objects import ROOT_COPY, PodStart
 from vaultpki.kube.whole import BINDINGS
+from vaultpki.procedure.gate import GateCheck
 from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, MountReport, OldKeys
@@ -436,7 +437,7 @@ def at_rest(state: AdoptionState, back: bool) -> World:
     return world
 
 
-SENTENCES: tuple[Callable[..., Any], ...] = (
+SENTENCES: tuple[Callable[..., Any] | GateCheck[...], ...] = (
     *gates.ADOPTION_CHECKS,
     *reasons.MACHINE_CHECKS,
     reasons._no_agent,
