@@ -99,7 +99,8 @@ class JournalFile:
         if raw is None:
             return Journal()
         try:
-            return from_asdict(Journal, json.loads(raw), _BY_TYPE)
+            read: Journal = from_asdict(Journal, json.loads(raw), _BY_TYPE)
+            return read
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise StateConflict(
                 f"{self.folder}/{JOURNAL} cannot be read; restore it from a backup: it says how to go back"

@@ -330,10 +330,11 @@ def from_asdict(kind: Any, value: Any, by_type: Mapping[Any, Callable[[Any], Any
     TypeError, AttributeError or OverflowError.
     """
     origin, args = get_origin(kind), get_args(kind)
+    declared = fields(kind) if is_dataclass(kind) else ()
     if kind in by_type:
         return by_type[kind](value)
-    if is_dataclass(kind):
-        known = [each for each in fields(kind) if not each.kw_only or each.name in value]
+    if declared:
+        known = [each for each in declared if not each.kw_only or each.name in value]
         return kind(**{each.name: from_asdict(_hints(kind)[each.name], value[each.name], by_type) for each in known})
     if origin is Annotated:
         return args[1](value)

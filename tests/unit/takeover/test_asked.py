@@ -196,10 +196,10 @@ def test_a_record_that_jumps_to_the_end_deletes_nothing(machine: TakenOverMachin
     """Whoever may write the record could else take the way back from everybody in one write."""
     wanted = machine.assignment(machine.record(S.DONE))
     kind = FolderKind.KUBEADM if stands is None else FolderKind.BOTH
-    found = asked(wanted, Journal(stands, S.DONE), REVISION, kind)
+    found = asked(wanted, Journal(stands, asked=S.DONE), REVISION, kind)
     assert found.target is None and "nothing is deleted here" in found.stays
     for reached in (S.RETIRED, S.DONE):
-        assert asked(wanted, Journal(reached, S.DONE), REVISION, FolderKind.AGENT).target == arrangement(S.DONE)
+        assert asked(wanted, Journal(reached, asked=S.DONE), REVISION, FolderKind.AGENT).target == arrangement(S.DONE)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_no_record_leads_past_a_state_that_everybody_does(
 ) -> None:
     for to in S:
         wanted = machine.assignment(machine.record(to))
-        found = asked(wanted, Journal(reached, reached), REVISION, arrangement(reached).folder)
+        found = asked(wanted, Journal(reached, asked=reached), REVISION, arrangement(reached).folder)
         assert (found.target is None) is (to in refused), to
         if to in refused:
             assert f"says {to.value}, and this machine has done the steps of {reached.value} last" in found.stays
