@@ -71,7 +71,7 @@ def note_installed(
 def _since(before: Mapping[str, Since], now: Mapping[str, tuple[str, ...]], clock: float) -> dict[str, Since]:
     kept = {name: each for name, each in before.items() if each.sha256 == now.get(name)}
     moment = boot_time.now()
-    return {name: kept.get(name) or Since(clock, sha256, moment) for name, sha256 in now.items()}
+    return {name: kept.get(name) or Since(clock, sha256, moment=moment) for name, sha256 in now.items()}
 
 
 def _pins(context: Context, wanted: Assignment) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def computed_again(path: Path, saved: SavedPlan, cluster: Cluster, vault: Vault,
     from vaultpki.provision.plan import Live, without_notice
 
     basis = plan_digests.basis_of(cluster, where.addresses, where.namespace)
-    _refuse(path, cluster, plan_digests.other_basis(saved.basis, basis, cluster.file))
+    _refuse(path, cluster, plan_digests.other_basis(saved, basis, cluster.file))
     seen, plan = apply.observe_and_plan(cluster, vault, where)
     plan = apply.with_impact(cluster, vault, seen, plan)
     now = _saved(basis, cluster, seen, plan, saved.until)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from vaultpki.disk.files import read_private, write_private
 from vaultpki.errors import NeedsJoin, StoreError, VaultpkiError
@@ -17,24 +17,54 @@ from vaultpki.host.boot_time import Moment
 from vaultpki.host.hooks import Owed
 from vaultpki.node.backoff import MOST_SIGNINGS
 from vaultpki.records.rotation import BEYOND
+from vaultpki.values.json_object import LAST_SECOND, from_asdict
 
 STATE_FILE: Final = "agent.json"
 AgentHealth = Literal["ok", "backing-off", "needs-join"]
 
-_Value = TypeVar("_Value")
 _VERSION: Final = 1
 _STATES: Final[Mapping[str, AgentHealth]] = {state: state for state in get_args(AgentHealth)}
 # The pause is at its limit long before this.
 _UNANSWERED: Final = 20
-# The last second of the year 9999: nothing beyond is a time to `datetime`.
-_LAST: Final = 253402300799
+
+
+def _revision(value: Any) -> int:
+    """Read a revision; ValueError for what is none, so that no record counts as older for the sake of garbage."""
+    if type(value) is not int or not 0 <= value < BEYOND:
+        raise ValueError(value)
+    return value
+
+
+def _offset(value: Any) -> float:
+    offset = float(value)
+    if not abs(offset) <= LAST_SECOND:
+        raise ValueError(offset)
+    return offset
+
+
+def _number(value: Any) -> float:
+    """Read a time or a number of seconds; ValueError for what can be neither, such as JSON's NaN and Infinity."""
+    number = float(value)
+    if not 0 <= number <= LAST_SECOND:
+        raise ValueError(number)
+    return number
+
+
+_Serial = Annotated[int, int]
+_Revision = Annotated[int, _revision]
+_BY_TYPE: Final[Mapping[Any, Callable[[Any], Any]]] = {
+    float: _number,
+    int: lambda value: int(_number(value)),
+    bool: lambda value: value is True,
+    AgentHealth: _STATES.__getitem__,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedRecord:
     """A certificate that this agent had signed. `signed` is Unix time, `asked` and `granted` are seconds."""
 
-    serial: int
+    serial: _Serial
     signed: float
     asked: int
     granted: int
@@ -44,7 +74,7 @@ class IssuedRecord:
 class PostponedRenewal:
     """To when (Unix time) the renewal of the certificate with this serial number was postponed, and how often."""
 
-    serial: int
+    serial: _Serial
     until: float
     times: int
 
@@ -68,7 +98,7 @@ class Since:
 
     since: float
     sha256: tuple[str, ...]
-    moment: Moment | None = None
+    moment: Moment | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +115,7 @@ class ReaderSeen:
     moment: Moment | None = None
     running: bool = False
     problem: str = ""
-    stopped: float = 0.0
+    stopped: float = field(default=0.0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,24 +162,25 @@ class AgentState:
     trust: str = ""
     trust_since: float = 0.0
     state: AgentHealth = "ok"
-    revisions: Mapping[str, int] = field(default_factory=dict)
+    _: KW_ONLY  # Vaultpki 0.3 leaves out those that are empty.
+    revisions: Mapping[str, _Revision] = field(default_factory=dict)
     vanished: Mapping[str, float] = field(default_factory=dict)
     bundles: Mapping[str, Since] = field(default_factory=dict)
     leaves: Mapping[str, Since] = field(default_factory=dict)
     readers: Mapping[str, ReaderSeen] = field(default_factory=dict)
     versions: Mapping[str, VersionSeen] = field(default_factory=dict)
     reported: str = ""
-    clock_offset: float = 0.0
+    clock_offset: Annotated[float, _offset] = 0.0
     root: str = ""
     asked: float = 0.0
-    revoked: Mapping[str, int] = field(default_factory=dict)
-    exposed: Mapping[str, int] = field(default_factory=dict)
+    revoked: Mapping[str, _Serial] = field(default_factory=dict)
+    exposed: Mapping[str, _Serial] = field(default_factory=dict)
     unsafe: tuple[str, ...] = ()
     unanswered: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     postponed: Mapping[str, PostponedRenewal] = field(default_factory=dict)
     hooked_own: Mapping[str, str] = field(default_factory=dict)
     by_hand: tuple[str, ...] = ()
-    lowest: Mapping[str, int] = field(default_factory=dict)
+    lowest: Mapping[str, _Revision] = field(default_factory=dict)
     lowest_root: str = ""
     token_life: Mapping[str, int] = field(default_factory=dict)
     token_issuer: Mapping[str, str] = field(default_factory=dict)
@@ -171,7 +202,8 @@ def load(state: str) -> AgentState:
     try:
         raw = read_private(f"{state}/{STATE_FILE}")
         value = json.loads(raw or b"{}")
-        return _read(value) if value.get("version") == _VERSION else AgentState()
+        known = value.get("version") == _VERSION
+        return from_asdict(AgentState, value, _BY_TYPE) if known else AgentState()
     except (StoreError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return AgentState()
 
@@ -253,104 +285,3 @@ def state_of(failures: Collection[VaultpkiError]) -> AgentHealth:
     if any(isinstance(error, NeedsJoin) for error in failures):
         return "needs-join"
     return "backing-off" if failures else "ok"
-
-
-def _read(value: Mapping[str, Any]) -> AgentState:
-    def each(key: str, read: Callable[[Any], _Value]) -> dict[str, _Value]:
-        return {str(name): read(entry) for name, entry in value[key].items()}
-
-    return AgentState(
-        certificates=each("certificates", _issued),
-        spent=each("spent", lambda times: tuple(map(_number, times))),
-        held=each("held", _number),
-        faults=each("faults", _fault),
-        hooked=each("hooked", str),
-        owed=each("owed", _owed),
-        trust=str(value["trust"]),
-        trust_since=_number(value["trust_since"]),
-        state=_STATES[str(value["state"])],
-        # Vaultpki 0.3 leaves out what is empty.
-        revisions={str(domain): _revision(number) for domain, number in value.get("revisions", {}).items()},
-        vanished={str(sha256): _number(since) for sha256, since in value.get("vanished", {}).items()},
-        bundles={str(ca): _since(each) for ca, each in value.get("bundles", {}).items()},
-        leaves={str(name): _since(each) for name, each in value.get("leaves", {}).items()},
-        readers={str(name): _reader(each) for name, each in value.get("readers", {}).items()},
-        versions={
-            str(name): VersionSeen(str(each["version"]), _moment(each["moment"]))
-            for name, each in value.get("versions", {}).items()
-        },
-        reported=str(value.get("reported", "")),
-        clock_offset=_offset(value.get("clock_offset", 0.0)),
-        root=str(value.get("root", "")),
-        asked=_number(value.get("asked", 0.0)),
-        revoked={str(name): int(serial) for name, serial in value.get("revoked", {}).items()},
-        exposed={str(name): int(serial) for name, serial in value.get("exposed", {}).items()},
-        unsafe=tuple(map(str, value.get("unsafe", ()))),
-        unanswered={str(name): tuple(map(_number, times)) for name, times in value.get("unanswered", {}).items()},
-        postponed={str(name): _postponed(each) for name, each in value.get("postponed", {}).items()},
-        hooked_own={str(key): str(digest) for key, digest in value.get("hooked_own", {}).items()},
-        by_hand=tuple(map(str, value.get("by_hand", ()))),
-        lowest={str(node): _revision(number) for node, number in value.get("lowest", {}).items()},
-        lowest_root=str(value.get("lowest_root", "")),
-        not_admitted=str(value.get("not_admitted", "")),
-        token_issuer={str(flag): str(each) for flag, each in value.get("token_issuer", {}).items()},
-        token_life={str(flag): int(_number(each)) for flag, each in value.get("token_life", {}).items()},
-        surplus={str(place): (str(name), str(sha256)) for place, (name, sha256) in value.get("surplus", {}).items()},
-    )
-
-
-def _issued(k: Mapping[str, Any]) -> IssuedRecord:
-    return IssuedRecord(int(k["serial"]), _number(k["signed"]), int(_number(k["asked"])), int(_number(k["granted"])))
-
-
-def _postponed(p: Mapping[str, Any]) -> PostponedRenewal:
-    return PostponedRenewal(int(p["serial"]), _number(p["until"]), int(_number(p["times"])))
-
-
-def _fault(f: Mapping[str, Any]) -> Fault:
-    return Fault(str(f["text"]), _number(f["since"]), _number(f["last"]), int(_number(f["count"])))
-
-
-def _owed(o: Mapping[str, Any]) -> Owed:
-    return Owed(_number(o["since"]), int(_number(o["attempts"])), _number(o["not_before"]), str(o["error"]))
-
-
-def _since(each: Mapping[str, Any]) -> Since:
-    return Since(_number(each["since"]), tuple(map(str, each["sha256"])), _moment(each.get("moment")))
-
-
-def _reader(each: Mapping[str, Any]) -> ReaderSeen:
-    return ReaderSeen(
-        _number(each["since"]),
-        tuple(map(str, each["sha256"])),
-        _moment(each["moment"]),
-        each["running"] is True,
-        str(each["problem"]),
-        _number(each.get("stopped", 0.0)),
-    )
-
-
-def _moment(value: Any) -> Moment | None:
-    return None if value is None else Moment(str(value["boot"]), _number(value["uptime"]))
-
-
-def _revision(value: Any) -> int:
-    """Read a revision; ValueError for what is none, so that no record counts as older for the sake of garbage."""
-    if type(value) is not int or not 0 <= value < BEYOND:
-        raise ValueError(value)
-    return value
-
-
-def _offset(value: Any) -> float:
-    offset = float(value)
-    if not abs(offset) <= _LAST:
-        raise ValueError(offset)
-    return offset
-
-
-def _number(value: Any) -> float:
-    """Read a time or a number of seconds; ValueError for what can be neither, such as JSON's NaN and Infinity."""
-    number = float(value)
-    if not 0 <= number <= _LAST:
-        raise ValueError(number)
-    return number

@@ -10,7 +10,7 @@ import enum
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,8 +84,8 @@ def saved_plan(
     """Return the plan with the digests of what it was computed from; `shown` are the lines of its changes."""
     root = seen.facts.root_sha256
     return SavedPlan(
+        **asdict(basis),
         file=cluster.file,
-        basis=basis,
         root_sha256="" if root == UNKNOWN else root,
         objects=_objects(cluster, seen),
         changes={

@@ -13,9 +13,18 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.errors import SpecError
-from vaultpki.redact import stamp
 from vaultpki.values import json_object
-from vaultpki.values.json_object import DIGEST, DIGEST_OR_EMPTY, TIME, ByName, Items, JsonObject, JsonText
+from vaultpki.values.json_object import (
+    DIGEST,
+    DIGEST_OR_EMPTY,
+    TIME,
+    ByName,
+    Items,
+    JsonMember,
+    JsonObject,
+    JsonText,
+    Object,
+)
 
 _KIND: Final = "vaultpki plan"
 _VERSION: Final = 1
@@ -26,8 +35,6 @@ PLAN_MARK: Final = f'{{"kind": "{_KIND}", "version": {_VERSION},'
 MOST_PLAN_BYTES: Final = 64 * 1024 * 1024
 """The largest size of the file: about 1,000 bytes for each of 5,000 nodes, and room."""
 
-_FILE: Final = JsonText(re.compile(r"[^\0]{1,4095}").fullmatch)
-"""A path, which Linux limits to 4,095 bytes (limits.h, PATH_MAX)."""
 _DIGESTS: Final = ByName(lambda name: True, DIGEST)
 # Two lines of a plan may be the same.
 _LINES: Final = Items(JsonText(), doubles=True)
@@ -55,8 +62,8 @@ class Basis:
 
 
 @dataclass(frozen=True, slots=True)
-class SavedPlan:
-    """A plan that was saved.
+class SavedPlan(Basis):
+    """A plan that was saved, with what it was computed from.
 
     `file` is the path of cluster.yaml as it was given. `root_sha256` is empty if there was no root CA. `objects` are
     the digests of what the plan compared on the server, `changes` those of the changes, each by kind and name. `shown`
@@ -66,7 +73,6 @@ class SavedPlan:
     """
 
     file: str
-    basis: Basis
     root_sha256: str
     objects: Mapping[str, str]
     changes: Mapping[str, str]
@@ -78,30 +84,42 @@ class SavedPlan:
     until: datetime
 
 
+_PLAN: Final = Object(
+    SavedPlan,
+    {
+        "file": JsonText(re.compile(r"[^\0]{1,4095}").fullmatch),  # Linux: limits.h, PATH_MAX
+        "vaultpki": JsonMember(JsonText(), "release"),
+        "cluster": JsonText(),
+        "prefix": JsonText(),
+        "addresses": Items(JsonText()),
+        "namespace": JsonText(),
+        "plan": JsonMember(_LINES, "shown"),
+        "impact": _LINES,
+        "loses_access": JsonMember(_LINES, "losses"),
+        "until": TIME,
+        "took_part": JsonMember(Object(dict, {"reported": _LINES, "pooled": _LINES}, problem=_WRONG), spread=True),
+        "root_sha256": DIGEST_OR_EMPTY,
+        "digests": JsonMember(
+            Object(
+                dict,
+                {
+                    "cluster.yaml": JsonMember(DIGEST, "spec"),
+                    "files": _DIGESTS,
+                    "server": JsonMember(_DIGESTS, "objects"),
+                    "changes": _DIGESTS,
+                },
+                problem=_WRONG,
+            ),
+            spread=True,
+        ),
+    },
+    problem=_WRONG,
+)
+
+
 def dump_plan(saved: SavedPlan) -> str:
     """Return the text of the file."""
-    basis = saved.basis
-    document = {
-        "file": saved.file,
-        "vaultpki": basis.release,
-        "cluster": basis.cluster,
-        "prefix": basis.prefix,
-        "addresses": list(basis.addresses),
-        "namespace": basis.namespace,
-        "plan": list(saved.shown),
-        "impact": list(saved.impact),
-        "loses_access": list(saved.losses),
-        "until": stamp(saved.until),
-        "took_part": {"reported": list(saved.reported), "pooled": list(saved.pooled)},
-        "root_sha256": saved.root_sha256,
-        "digests": {
-            "cluster.yaml": basis.spec,
-            "files": dict(basis.files),
-            "server": dict(saved.objects),
-            "changes": dict(saved.changes),
-        },
-    }
-    rest = json.dumps(document, indent=2).removeprefix("{\n")
+    rest = json.dumps(_PLAN.write(saved), indent=2).removeprefix("{\n")
     return f"{PLAN_MARK}\n{rest}\n"
 
 
@@ -115,32 +133,10 @@ def parse_plan(text: str, file: str) -> SavedPlan:
             "is not a plan that `vaultpki plan -o` has saved: name such a file, or pass `-f` for a cluster.yaml",
             file=file,
         )
-    read = JsonObject(value, file, _WRONG)
-    read.refuse_other_version(_VERSION)
-    took_part, digests = read.part("took_part"), read.part("digests")
-    saved = SavedPlan(
-        file=read.get("file", _FILE),
-        basis=Basis(
-            release=read.get("vaultpki", JsonText()),
-            cluster=read.get("cluster", JsonText()),
-            prefix=read.get("prefix", JsonText()),
-            addresses=read.get("addresses", Items(JsonText())),
-            namespace=read.get("namespace", JsonText()),
-            spec=digests.get("cluster.yaml", DIGEST),
-            files=digests.get("files", _DIGESTS),
-        ),
-        root_sha256=read.get("root_sha256", DIGEST_OR_EMPTY),
-        objects=digests.get("server", _DIGESTS),
-        changes=digests.get("changes", _DIGESTS),
-        shown=read.get("plan", _LINES),
-        losses=read.get("loses_access", _LINES),
-        impact=read.get("impact", _LINES),
-        reported=took_part.get("reported", _LINES),
-        pooled=took_part.get("pooled", _LINES),
-        until=read.get("until", TIME),
-    )
+    JsonObject(value, file, _WRONG).refuse_other_version(_VERSION)
+    saved = _PLAN.read(value, file)
     # A key that is not known would be lost.
-    if json_object.parse(dump_plan(saved).encode()) != value:
-        known = json.loads(dump_plan(saved)).keys()
-        raise read.wrong(next((str(name) for name in value if name not in known), "digests"))
+    written = json_object.parse(dump_plan(saved).encode())
+    if written != value:
+        raise _PLAN.wrong(next((name for name in value if name not in (written or {})), "digests"), file)
     return saved

@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -19,11 +19,16 @@ from vaultpki.errors import StateConflict
 from vaultpki.host.boot_time import Moment
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import Held
+from vaultpki.values.json_object import from_asdict
 
 FOLDER: Final = "takeover"
 JOURNAL: Final = "journal.json"
 _LOCK: Final = "takeover.lock"
 _MOST_STARTS: Final = 4
+_BY_TYPE: Final[Mapping[Any, Callable[[Any], Any]]] = {
+    AdoptionState | None: lambda value: AdoptionState(value) if value else None,
+    bool: lambda value: value,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class Journal:
     """
 
     reached: AdoptionState | None = None
-    asked: AdoptionState | None = None
+    asked: AdoptionState | None = field(default=None, kw_only=True)
     kept: Mapping[str, KeptFile | None] = field(default_factory=dict)
     written: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     copied: Mapping[str, str] = field(default_factory=dict)
@@ -76,6 +81,7 @@ class Journal:
     changed: tuple[str, ...] = ()
     report: str = ""
     since: float = 0.0
+    _: KW_ONLY  # Earlier releases did not write these, nor `asked`.
     ended: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     in_retired: float = 0.0
     counted: Moment | None = None
@@ -93,8 +99,9 @@ class JournalFile:
         if raw is None:
             return Journal()
         try:
-            return _read(json.loads(raw))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            read: Journal = from_asdict(Journal, json.loads(raw), _BY_TYPE)
+            return read
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise StateConflict(
                 f"{self.folder}/{JOURNAL} cannot be read; restore it from a backup: it says how to go back"
             ) from None
@@ -205,45 +212,3 @@ def later(journal: Journal, component: str, prepared: Prepared) -> dict[str, tup
     """Return what components were prepared to read, with one more entry."""
     before = journal.prepared.get(component, ())
     return {**journal.prepared, component: (*before, prepared)[-_MOST_STARTS:]}
-
-
-def _read(value: Mapping[str, Any]) -> Journal:
-    return Journal(
-        reached=AdoptionState(value["reached"]) if value["reached"] else None,
-        asked=AdoptionState(value["asked"]) if value.get("asked") else None,
-        kept={path: _kept(entry) for path, entry in value["kept"].items()},
-        written={path: tuple(map(str, entry)) for path, entry in value["written"].items()},
-        copied={str(path): str(digest) for path, digest in value["copied"].items()},
-        prepared={name: tuple(map(_prepared, entries)) for name, entries in value["prepared"].items()},
-        signed_again=tuple(map(str, value["signed_again"])),
-        changed=tuple(map(str, value["changed"])),
-        report=str(value["report"]),
-        since=float(value["since"]),
-        ended={str(ca): tuple(map(str, hashes)) for ca, hashes in value.get("ended", {}).items()},
-        in_retired=float(value.get("in_retired", 0.0)),
-        counted=_moment(value.get("counted")),
-    )
-
-
-def _moment(value: Mapping[str, Any] | None) -> Moment | None:
-    return None if value is None else Moment(str(value["boot"]), float(value["uptime"]))
-
-
-def _kept(entry: Mapping[str, Any] | None) -> KeptFile | None:
-    if entry is None:
-        return None
-    accessed, modified = entry["times"]
-    return KeptFile(
-        str(entry["copy"]), int(entry["mode"]), int(entry["uid"]), int(entry["gid"]), (int(accessed), int(modified))
-    )
-
-
-def _prepared(entry: Mapping[str, Any]) -> Prepared:
-    return Prepared(
-        str(entry["digest"]),
-        Held(entry["trust"]),
-        Held(entry["leaves"]),
-        entry["active"],
-        str(entry["mark"]),
-        _moment(entry["moment"]),
-    )

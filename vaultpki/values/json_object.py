@@ -6,13 +6,14 @@ They are the records of the config store, reports of nodes, join files and files
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from vaultpki.errors import SpecError
 from vaultpki.model import VERSION
@@ -257,7 +258,8 @@ class Object(JsonKind[_T]):
     """An object that `make`, a dataclass, has as a value; its members in the order in which they are written.
 
     What else it has is ignored, so that a later release may add to it. Messages have what it is `called`, and `advice`;
-    `problem` stands in place of the usual one for a member. `odd` returns the name of a member that does not fit the
+    one without that is called by its name in the object that it is a part of. `problem` stands in place of the usual
+    one for a member. `odd` returns the name of a member that does not fit the
     others; "" if all do. A `version` is written and read first.
     """
 
@@ -273,7 +275,7 @@ class Object(JsonKind[_T]):
         version: bool = False,
     ) -> None:
         self._make, self._odd, self._version = make, odd, version
-        self._other = f"is not {called}; {advice}"
+        self._other = f"is not {called}; {advice}" if called else ""
         self._problem = problem or f"contains a value that vaultpki does not write; {advice}"
         given = {name: one if isinstance(one, JsonMember) else JsonMember(one) for name, one in members.items()}
         self._members = {name: replace(one, attribute=one.attribute or name) for name, one in given.items()}
@@ -286,7 +288,7 @@ class Object(JsonKind[_T]):
     def read(self, value: Any, where: str) -> _T:
         """Return the value in the form of `make`; raise SpecError with `where` and the member that is wrong."""
         if not isinstance(value, Mapping):
-            raise SpecError(self._other, file=where)
+            raise SpecError(self._other, file=where) if self._other else WrongValue
         read = JsonObject(value, where, self._problem)
         if self._version:
             read.refuse_other_version()
@@ -315,3 +317,32 @@ class Object(JsonKind[_T]):
             if not (member.left_out and one == self._defaults[member.attribute]):
                 made[name] = None if one is None and member.null else member.kind.write(one)
         return made
+
+
+_hints = functools.cache(functools.partial(get_type_hints, include_extras=True))
+
+
+def from_asdict(kind: Any, value: Any, by_type: Mapping[Any, Callable[[Any], Any]]) -> Any:
+    """Return a value of the type `kind` from the JSON of its `dataclasses.asdict`, of which only one program knows.
+
+    `by_type` reads what is of these types, and the function in an Annotated type what is of that; all else is
+    converted. Fields that are keyword-only may be missing, no others. What does not fit raises KeyError, ValueError,
+    TypeError, AttributeError or OverflowError.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    declared = fields(kind) if is_dataclass(kind) else ()
+    if kind in by_type:
+        return by_type[kind](value)
+    if declared:
+        known = [each for each in declared if not each.kw_only or each.name in value]
+        return kind(**{each.name: from_asdict(_hints(kind)[each.name], value[each.name], by_type) for each in known})
+    if origin is Annotated:
+        return args[1](value)
+    if type(None) in args:
+        return None if value is None else from_asdict(args[0], value, by_type)
+    if origin is Mapping:
+        return {name: from_asdict(args[1], each, by_type) for name, each in value.items()}
+    if origin is tuple:
+        several = zip(args, value, strict=True) if ... not in args else ((args[0], each) for each in value)
+        return tuple(from_asdict(one, each, by_type) for one, each in several)
+    return kind(value)

@@ -506,7 +506,7 @@ def refusals() -> Iterator[str]:
     yield str(refused.value)
     # A machine that stays as it is says so in its report.
     yield from (asked._jumped(_S.DONE, None), asked._behind(back.record, 14), asked._ahead(5000, 12))
-    yield asked._without_record(Journal(_S.SWITCHED, _S.SWITCHED)).stays
+    yield asked._without_record(Journal(_S.SWITCHED, asked=_S.SWITCHED)).stays
 
 
 AHEAD = replace(report(_S.SWITCHED), highest=14)

@@ -17,7 +17,7 @@ from vaultpki.places import PKI
 
 BOOT = boot_time.boot()
 OLD, BOTH = ("4f" * 32,), ("4f" * 32, "9a" * 32)
-BUNDLE = Since(5000.0, BOTH, Moment(BOOT, 100.0))
+BUNDLE = Since(5000.0, BOTH, moment=Moment(BOOT, 100.0))
 
 
 def process(uptime: float, *, boot: str = BOOT, since: float = 0.0, **changes: object) -> ReaderSeen:
@@ -34,7 +34,7 @@ def test_a_start_counts_by_the_clock_since_boot(wall: float) -> None:
 
 
 def test_after_a_boot_every_process_is_new() -> None:
-    before = Since(5000.0, BOTH, Moment("another", 1e6))
+    before = Since(5000.0, BOTH, moment=Moment("another", 1e6))
     assert readers_seen.started_with(process(3.0), before)
 
 
@@ -84,7 +84,7 @@ def test_what_is_said_of_a_component() -> None:
 
 def test_the_moment_of_a_key_is_that_of_its_newest_file() -> None:
     def at(uptime: float, boot: str = BOOT) -> Since:
-        return Since(0.0, OLD, Moment(boot, uptime))
+        return Since(0.0, OLD, moment=Moment(boot, uptime))
 
     known = AgentState(
         bundles={

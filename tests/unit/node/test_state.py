@@ -47,7 +47,7 @@ FULL = AgentState(
     revisions={"etcd": 7},
     vanished={"4f" * 32: NOW - 60},
     bundles={"etcd": Since(NOW - 600, ("4f" * 32,))},
-    leaves={"etcd-peer": Since(NOW - 400, ("9a" * 32, "4f" * 32), Moment("9a0e", 70.5))},
+    leaves={"etcd-peer": Since(NOW - 400, ("9a" * 32, "4f" * 32), moment=Moment("9a0e", 70.5))},
     readers={"etcd/etcd": ReaderSeen(NOW - 500, ("4f" * 32,), Moment("9a0e", 77.25), True, "/readyz answers 500")},
     reported="9a0e",
     clock_offset=-42.5,

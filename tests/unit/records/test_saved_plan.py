@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 
 from vaultpki.errors import SpecError
-from vaultpki.records.saved_plan import PLAN_MARK, Basis, SavedPlan, dump_plan, parse_plan
+from vaultpki.records.saved_plan import PLAN_MARK, SavedPlan, dump_plan, parse_plan
 
 SAVED = SavedPlan(
+    release="0.2.0",
+    cluster="prod",
+    prefix="vaultpki/prod",
+    addresses=("https://vault:8200",),
+    namespace="team1",
+    spec="1" * 64,
+    files={"vault.ca_file": "2" * 64},
     file="cluster.yaml",
-    basis=Basis(
-        "0.2.0", "prod", "vaultpki/prod", ("https://vault:8200",), "team1", "1" * 64, {"vault.ca_file": "2" * 64}
-    ),
     root_sha256="3" * 64,
     objects={"role vaultpki/prod/etcd/etcd-peer": "4" * 64},
     changes={"role vaultpki/prod/etcd/etcd-peer": "5" * 64},
@@ -28,7 +32,7 @@ SAVED = SavedPlan(
 )
 TEXT = dump_plan(SAVED)
 EMPTY = SavedPlan(
-    "a", Basis("0.2.0", "prod", "vaultpki/prod", (), "", "1" * 64, {}), "", {}, {}, (), (), (), (), (), SAVED.until
+    "0.2.0", "prod", "vaultpki/prod", (), "", "1" * 64, {}, "a", "", {}, {}, (), (), (), (), (), SAVED.until
 )
 
 

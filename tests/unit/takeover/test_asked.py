@@ -77,12 +77,12 @@ def test_without_a_record_it_stays_and_says_what_to_do(machine: TakenOverMachine
 def test_the_record_that_it_read_last_counts(machine: TakenOverMachine) -> None:
     nothing = machine.assignment(None)
     # Not home at once: what CSRs are signed with is a copy until the bundles hold one CA again.
-    found = asked(nothing, Journal(S.RETURNING, S.PREPARED), 9, FolderKind.BOTH)
+    found = asked(nothing, Journal(S.RETURNING, asked=S.PREPARED), 9, FolderKind.BOTH)
     assert found == AskedOfMachine(arrangement(S.PREPARED))
-    assert asked(nothing, Journal(S.PREPARED, S.PREPARED), 9, FolderKind.KUBEADM) == AskedOfMachine(HOME)
-    assert asked(nothing, Journal(S.PREPARED, S.PUBLISHED), 9, FolderKind.KUBEADM).target is None
+    assert asked(nothing, Journal(S.PREPARED, asked=S.PREPARED), 9, FolderKind.KUBEADM) == AskedOfMachine(HOME)
+    assert asked(nothing, Journal(S.PREPARED, asked=S.PUBLISHED), 9, FolderKind.KUBEADM).target is None
     # It has ended there, and nothing is left to do.
-    assert asked(nothing, Journal(S.DONE, S.DONE), 9, FolderKind.AGENT) == AskedOfMachine(None)
+    assert asked(nothing, Journal(S.DONE, asked=S.DONE), 9, FolderKind.AGENT) == AskedOfMachine(None)
 
 
 def test_an_interrupted_step_is_remembered(machine: TakenOverMachine) -> None:
@@ -154,14 +154,14 @@ def test_a_machine_that_was_retired_trusts_the_old_cas_again(machine: TakenOverM
 
 def test_trust_that_is_half_added_is_added(machine: TakenOverMachine) -> None:
     older = machine.assignment(machine.record(S.SWITCHED))
-    found = asked(older, Journal(S.PREPARED, S.PUBLISHED), 9, FolderKind.BOTH)
+    found = asked(older, Journal(S.PREPARED, asked=S.PUBLISHED), 9, FolderKind.BOTH)
     assert found.target == arrangement(S.PUBLISHED)
-    assert asked(older, Journal(S.PUBLISHED, S.PUBLISHED), 9, FolderKind.BOTH).target is None
+    assert asked(older, Journal(S.PUBLISHED, asked=S.PUBLISHED), 9, FolderKind.BOTH).target is None
     # Certificates that are half exchanged stay: everybody who counted trusted both.
     for kind in FolderKind:
-        assert asked(older, Journal(S.PUBLISHED, S.SWITCHED), 9, kind).target is None
-        assert asked(older, Journal(S.SWITCHED, S.RETURNING), 9, kind).target is None
-    found = asked(older, Journal(S.CLOSED, S.RETIRED), 9, FolderKind.AGENT)
+        assert asked(older, Journal(S.PUBLISHED, asked=S.SWITCHED), 9, kind).target is None
+        assert asked(older, Journal(S.SWITCHED, asked=S.RETURNING), 9, kind).target is None
+    found = asked(older, Journal(S.CLOSED, asked=S.RETIRED), 9, FolderKind.AGENT)
     assert found.target == arrangement(S.RETRUSTING)
 
 
@@ -196,10 +196,10 @@ def test_a_record_that_jumps_to_the_end_deletes_nothing(machine: TakenOverMachin
     """Whoever may write the record could else take the way back from everybody in one write."""
     wanted = machine.assignment(machine.record(S.DONE))
     kind = FolderKind.KUBEADM if stands is None else FolderKind.BOTH
-    found = asked(wanted, Journal(stands, S.DONE), REVISION, kind)
+    found = asked(wanted, Journal(stands, asked=S.DONE), REVISION, kind)
     assert found.target is None and "nothing is deleted here" in found.stays
     for reached in (S.RETIRED, S.DONE):
-        assert asked(wanted, Journal(reached, S.DONE), REVISION, FolderKind.AGENT).target == arrangement(S.DONE)
+        assert asked(wanted, Journal(reached, asked=S.DONE), REVISION, FolderKind.AGENT).target == arrangement(S.DONE)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_no_record_leads_past_a_state_that_everybody_does(
 ) -> None:
     for to in S:
         wanted = machine.assignment(machine.record(to))
-        found = asked(wanted, Journal(reached, reached), REVISION, arrangement(reached).folder)
+        found = asked(wanted, Journal(reached, asked=reached), REVISION, arrangement(reached).folder)
         assert (found.target is None) is (to in refused), to
         if to in refused:
             assert f"says {to.value}, and this machine has done the steps of {reached.value} last" in found.stays

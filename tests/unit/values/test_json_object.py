@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, asdict, dataclass
+from typing import Annotated, Any
 
 import pytest
 
 from vaultpki.errors import SpecError
 from vaultpki.values import names
-from vaultpki.values.json_object import Integer, Items, JsonMember, JsonObject, JsonText, Object, parse, word
+from vaultpki.values.json_object import (
+    Integer,
+    Items,
+    JsonMember,
+    JsonObject,
+    JsonText,
+    Object,
+    from_asdict,
+    parse,
+    word,
+)
 
 VALUE = {"version": 1, "word": "a-1", "text": "any", "texts": ["a", "b"], "integer": 5}
 READ: dict[str, Callable[[JsonObject], Any]] = {
@@ -103,3 +113,50 @@ def test_a_member_that_is_wrong_or_does_not_fit_the_others_is_named(value: objec
     with pytest.raises(SpecError) as caught:
         PAIR.read(value, "file")
     assert str(caught.value) == said
+
+
+@dataclass(frozen=True)
+class Kept:
+    pair: tuple[int, int]
+    inner: Mapping[str, Inner | None]
+    _: KW_ONLY
+    later: Annotated[int, abs] = 0
+
+
+@dataclass(frozen=True)
+class Inner:
+    words: tuple[str, ...]
+    fit: bool = False
+
+
+BY_TYPE = {bool: lambda value: value is True}
+
+
+@pytest.mark.parametrize(
+    "kept", [Kept((1, 2), {"a": Inner(("b",), fit=True), "c": None}, later=3), Kept((0, 0), {"a": Inner(())})]
+)
+def test_what_asdict_wrote_is_read_by_the_types_of_the_fields(kept: Kept) -> None:
+    assert from_asdict(Kept, json.loads(json.dumps(asdict(kept))), BY_TYPE) == kept
+    # A number that is written as text is one, and only `later` may be missing.
+    assert from_asdict(Kept, {"pair": ["1", 2.5], "inner": {}}, BY_TYPE) == Kept((1, 2), {})
+    assert from_asdict(Kept, {"pair": [1, 2], "inner": {}, "later": -3}, BY_TYPE).later == 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        [],
+        {"pair": [1, 2]},
+        {"pair": [1], "inner": {}},
+        {"pair": [1, 2, 3], "inner": {}},
+        {"pair": None, "inner": {}},
+        {"pair": [1, "x"], "inner": {}},
+        {"pair": [1, 2], "inner": []},
+        {"pair": [1, 2], "inner": {"a": {"words": []}}},
+        {"pair": [1, 2], "inner": {}, "later": None},
+    ],
+)
+def test_what_asdict_has_not_written_is_refused(wrong: object) -> None:
+    with pytest.raises((KeyError, ValueError, TypeError, AttributeError)):
+        from_asdict(Kept, wrong, BY_TYPE)
