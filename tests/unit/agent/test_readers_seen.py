@@ -58,8 +58,8 @@ def test_what_a_process_read_that_started_during_the_pass_is_not_known(
 ) -> None:
     """It may have read the bundle of before or the new one, and a gate must not count it as either."""
     state = StateFile(str(tmp_path / "state"))
-    state.at_start = AgentState(bundles={"etcd": Since(0.0, OLD, Moment(BOOT, 40.0))})
-    state.value = AgentState(bundles={"etcd": Since(0.0, BOTH, Moment(BOOT, 60.0))})
+    state.at_start = AgentState(bundles={"etcd": Since(0.0, OLD, moment=Moment(BOOT, 40.0))})
+    state.value = AgentState(bundles={"etcd": Since(0.0, BOTH, moment=Moment(BOOT, 60.0))})
     with Folders.open({PKI: str(tmp_path / "pki")}) as folders:
         began = Moment(BOOT, 50.0)
         context = Context(agent_config(), PassOptions(()), folders, 1e9, state, None, began=began)
