@@ -32,7 +32,7 @@ class Known:
     enough: bool = False
 
 
-def look(context: Context) -> Known:
+def from_disk(context: Context) -> Known:
     """Return what the disk says; asks nobody."""
     copy = assignment.copy(context.config)
     if copy is None:

@@ -92,9 +92,9 @@ def _locked(context: Context) -> Outcome:
     """Make the pass in five stages, each a value: known, said, wanted, done, and told, which is the outcome."""
     from vaultpki.agent import done, known, said, told, wanted
 
-    disk = known.look(context)
+    disk = known.from_disk(context)
     answer = said.ask(context, disk)
-    what = wanted.follow(context, disk, answer)
+    what = wanted.from_answer(context, disk, answer)
     result = done.carry_out(context, answer.contact, what)
     outcome = told.tell(context, answer.contact, result)
     if context.options.settle:

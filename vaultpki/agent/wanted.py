@@ -24,7 +24,7 @@ class Wanted:
     items: tuple[PairStatus, ...]
 
 
-def follow(context: Context, known: Known, found: SaidByVault) -> Wanted:
+def from_answer(context: Context, known: Known, found: SaidByVault) -> Wanted:
     """Return what follows from what Vault says. Raises CertificateRefused if it shows no root that this node trusts."""
     answer, contact, force = found.answer, found.contact, context.options.force
     trust, on_disk, items = known.trust, known.on_disk, known.items

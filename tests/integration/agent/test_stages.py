@@ -36,7 +36,13 @@ class Stages:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.gave: dict[str, Any] = {}
         self.counts = Counter[str]()
-        for module, name in ((known, "look"), (said, "ask"), (wanted, "follow"), (done, "carry_out"), (told, "tell")):
+        for module, name in (
+            (known, "from_disk"),
+            (said, "ask"),
+            (wanted, "from_answer"),
+            (done, "carry_out"),
+            (told, "tell"),
+        ):
             patch.setattr(module, name, self._kept(getattr(module, name), module.__name__.rpartition(".")[2]))
         patch.setattr(ca_trust, "trust_of", self._counted(ca_trust.trust_of, lambda *_: "trust"))
         patch.setattr(Folders, "read", self._counted(Folders.read, lambda _, folder, stem, names: names[0]))
