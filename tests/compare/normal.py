@@ -7,6 +7,7 @@ is known keep it: <fingerprint of demo root CA> is not <fingerprint of demo etcd
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import re
@@ -26,6 +27,8 @@ Block = tuple[str, tuple[str, ...]]
 RANDOM = frozenset({"client_token", "token", "accessor", "secret_id", "secret_id_accessor", "role_id", "entity_id"})
 # Keys of lifetimes in seconds, counted from a moment some milliseconds after the server's.
 ROUNDED = frozenset({"granted"})
+# Of a public key for tokens as a JWK (RFC 7517), beside what says of which kind it is.
+JWK = frozenset({"kid", "x", "y"})
 # Seconds since the machine booted.
 UPTIME = frozenset({"uptime"})
 
@@ -36,7 +39,9 @@ _WORD = re.compile(r"(?:\b(?:hv[sb]|s|b)\.)?[\w-]{3,}", re.ASCII)
 _UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 # Serials, key ids, fingerprints, digests. A serial may lack its leading zeros.
 _HEX = re.compile(r"\b(?:[0-9a-f]{2}[:-]){14,}[0-9a-f]{2}\b|\b[0-9a-f]{30,}\b", re.IGNORECASE)
-_OWNED = re.compile(r"<(?:fingerprint|serial|key id) of [^>]+>|<hex>")
+_OWNED = re.compile(r"(?:key:)?(?:<(?:fingerprint|serial|key id) of [^>]+>|<hex>)")
+# A PEM block as Kubernetes writes it into a kubeconfig.
+_BASE64 = re.compile(r"\bLS0tLS1CRUdJTi[A-Za-z0-9+/]+=*")
 _GENERATION = re.compile(r"[0-9a-f]{8}")
 _REST = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?"), "<time>"),
@@ -49,8 +54,10 @@ _REST = (
     (re.compile(r"\b(?:\d+m)?\d+s more\b"), "<while> more"),
     # Generations of CAs of a node, which are digits alone only in a column of `nodes`.
     (re.compile(r"\b(?=\d*[a-f])[0-9a-f]{8}\b|\b\d{8}(?=(?: +\d+){2}$)", re.MULTILINE), "<8 digits>"),
-    # Which of two requests at the same time is refused first.
-    (re.compile(r"\brefuses GET sys/(?:auth|mounts):"), "refuses GET sys/<auth or mounts>:"),
+    # Which of three requests at the same time is refused first.
+    (re.compile(r"\brefuses (?:GET sys/(?:auth|mounts)|LIST sys/policies/acl):"), "refuses <one of three reads>:"),
+    # Where the stand-in of a Kubernetes API listens.
+    (re.compile(r"\b127\.0\.0\.1:[3-6]\d{4}\b"), "127.0.0.1:<port>"),
     # Seconds since 1970, from 2023 to 2033.
     (re.compile(r"\b1[789]\d{8}(?:\.\d+)?\b"), "<seconds>"),
 )
@@ -79,13 +86,14 @@ class Normaliser:
                 for inner in value:
                     self.learn(inner, under)
             case str():
-                for found in _PEM.finditer(value):
+                for found in _PEM.finditer(_decoded(value)):
                     if found[1] == "CERTIFICATE" and found[0] not in self._read:
                         self._read.add(found[0])
                         self._learn_certificate(found[0])
 
     def text(self, text: str) -> str:
         """Return the text with placeholders."""
+        text = _decoded(text)
         text = _PEM.sub(lambda found: meaning(found[1], found[0]) + "\n", text)
         # A place is no word of its own.
         for place in (each for each in self.known if not _WORD.fullmatch(each)):
@@ -101,7 +109,8 @@ class Normaliser:
         """Return a JSON value with placeholders in its keys and texts; JSON within a text is read, too."""
         match value:
             case dict():
-                return {self.text(key): self._member(key, inner) for key, inner in value.items()}
+                known = {key: f"<{key}>" for key in JWK & value.keys()} if "kty" in value else {}
+                return {self.text(key): known.get(key) or self._member(key, inner) for key, inner in value.items()}
             case list():
                 made = [self.value(inner) for inner in value]
                 # Sets of CAs are written in the order of their digests, which is chance.
@@ -146,6 +155,11 @@ class Normaliser:
         for extension in certificate.extensions:
             if isinstance(extension.value, x509.SubjectKeyIdentifier):
                 self.owners[_plain(extension.value.digest.hex())] = f"<key id of {name}>"
+
+
+def _decoded(text: str) -> str:
+    """Return the text with PEM blocks in place of their base64."""
+    return _BASE64.sub(lambda found: base64.b64decode(found[0]).decode(errors="backslashreplace"), text)
 
 
 def parsed(content: bytes) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -158,6 +159,19 @@ def test_a_set_of_cas_has_no_order_and_other_lists_keep_theirs() -> None:
     normaliser = Normaliser(owners={"a" * 64: "<fingerprint of CA 2>", "b" * 64: "<fingerprint of CA 1>"})
     assert normaliser.value(["a" * 64, "b" * 64]) == normaliser.value(["b" * 64, "a" * 64])
     assert normaliser.value(["x", "a" * 64]) != normaliser.value(["a" * 64, "x"])
+
+
+def test_what_is_chance_in_a_cluster_and_in_its_keys_is_replaced() -> None:
+    made = Normaliser()
+    pem = PEM.cert_chain_pems[0].bytes().decode()
+    encoded = base64.b64encode(pem.encode()).decode()
+    assert made.text(f"certificate-authority-data: {encoded}") == f"certificate-authority-data: {made.text(pem)}"
+    jwk = {"kty": "EC", "kid": "vJD4pn1FInrQlLITHfYw1shT1GVzKihAzll8PjFvORU", "x": "eHE9", "y": "kkHQ"}
+    assert made.value(jwk) == {"kty": "EC", "kid": "<kid>", "x": "<x>", "y": "<y>"}
+    assert made.value({"x": "eHE9"}) == {"x": "eHE9"}
+    marks = [f"key:{'a1' * 32}", "c3" * 32]
+    assert made.value(marks) == made.value(marks[::-1]) == ["<hex>", "key:<hex>"]
+    assert made.text("https://127.0.0.1:43559/x of 127.0.0.1:8200") == "https://127.0.0.1:<port>/x of 127.0.0.1:8200"
 
 
 def test_what_is_left_of_the_life_of_a_root_is_rounded_and_other_lifetimes_are_not() -> None:
