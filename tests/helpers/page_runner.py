@@ -67,7 +67,7 @@ def run(
     instead: Mapping[str, str | None],
     *,
     before: str = "",
-    timeout: float = 240,
+    timeout: float = 600,
 ) -> list[Ran]:
     """Run the commands of a page in order in one shell, so that an `export` holds for what follows.
 

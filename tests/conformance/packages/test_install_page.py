@@ -43,10 +43,10 @@ def cloud_init_schema() -> dict[str, Any]:
 def _downloaded() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         download = ["apt-get", "download", "-qq", "cloud-init"]
-        if subprocess.run(download, cwd=folder, capture_output=True, check=False, timeout=120).returncode:
+        if subprocess.run(download, cwd=folder, capture_output=True, check=False, timeout=600).returncode:
             # A machine that is new has no lists yet.
-            subprocess.run(["apt-get", "update", "-qq"], check=True, capture_output=True, timeout=300)
-            subprocess.run(download, cwd=folder, check=True, capture_output=True, timeout=120)
+            subprocess.run(["apt-get", "update", "-qq"], check=True, capture_output=True, timeout=600)
+            subprocess.run(download, cwd=folder, check=True, capture_output=True, timeout=600)
         (package,) = Path(folder).glob("*.deb")
         contents = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], check=True, capture_output=True).stdout
         return subprocess.run(
@@ -97,7 +97,7 @@ def shell(text: str, folder: Path, *, expect: int | None = 0) -> subprocess.Comp
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert expect is None or ran.returncode == expect, ran.stdout + ran.stderr
     return ran

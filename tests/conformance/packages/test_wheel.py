@@ -30,7 +30,7 @@ def call(*words: str | Path, folder: Path) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         stdin=subprocess.DEVNULL,
         check=False,
     )

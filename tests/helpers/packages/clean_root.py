@@ -34,7 +34,7 @@ class CleanRoot:
         env: Mapping[str, str] | None = None,
         network: bool = False,
         expect: int | None = 0,
-        timeout: float = 240,
+        timeout: float = 600,
     ) -> subprocess.CompletedProcess[str]:
         """A command to its end, as root, with what it prints on both streams; fails at another exit code."""
         # It sees no process of another test, whose etcd `vaultpki doctor` would examine.
@@ -53,7 +53,7 @@ class CleanRoot:
         return ran
 
     def shell(
-        self, text: str, *, env: Mapping[str, str] | None = None, network: bool = False, timeout: float = 240
+        self, text: str, *, env: Mapping[str, str] | None = None, network: bool = False, timeout: float = 600
     ) -> str:
         """What a shell prints in /root that runs this text and stops at the first failure."""
         return self.run("bash", "-c", f"set -eu; cd /root; {text}", env=env, network=network, timeout=timeout).stdout
@@ -85,7 +85,7 @@ def extract(folder: Path, release: str = "bookworm") -> CleanRoot:
     """A clean root below this folder, in which Python has no venv and no pip."""
     root = folder / "root"
     root.mkdir(parents=True)
-    subprocess.run(["tar", "--extract", "--directory", root, "--file", archive(release)], check=True, timeout=240)
+    subprocess.run(["tar", "--extract", "--directory", root, "--file", archive(release)], check=True, timeout=600)
     found = CleanRoot(root)
     venv = f"python{RELEASES[release]}-venv"
     found.run("dpkg", "--purge", "python3-venv", venv, "python3-pip-whl", "python3-setuptools-whl")
