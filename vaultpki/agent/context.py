@@ -29,14 +29,13 @@ if TYPE_CHECKING:
 class PassOptions:
     """How a pass is made.
 
-    `procedures` are those in which the machine may take part.
-    `force` names certificates to renew even if they are not due (`pairs.EVERY`: all). `settle` waits some seconds after
-    a replacement until the old files are removed and every watcher has noticed. `wait` is how many seconds another
-    process may hold the directory. `share` is the part of the poll interval for which Vault's last answer is used
-    again; with 0.0 Vault is asked for everything, whatever is due. `rest` is what the pass before left of a node at
-    rest, with which one request may be enough. `alive` is called again and again while the pass waits for components of
-    a machine that is taken over, which may take longer than a pass that hangs. `prune` removes at once what the node's
-    record does not name; only a person on the node asks for that.
+    `procedures` are those in which the machine may take part. `force` names certificates to renew even if they are not
+    due (`pairs.EVERY`: all). `settle` waits some seconds after a replacement until the old files are removed and every
+    watcher has noticed. `wait` is how many seconds another process may hold the directory. `share` is the part of the
+    poll interval for which Vault's last answer is used again; with 0.0 Vault is asked for everything, whatever is due.
+    `rest` is what the pass before left of a node at rest, with which one request may be enough. `alive` is called again
+    and again while the pass waits for components of a machine that is taken over, which may take longer than a pass
+    that hangs. `prune` removes at once what the node's record does not name; only a person on the node asks for that.
     """
 
     procedures: Procedures
@@ -101,6 +100,11 @@ class Contact:
     away: VaultpkiError | None = None
     polled: bool = False
     stepped: bool = False
+
+    @property
+    def usable(self) -> Vault | None:
+        """Vault if it may be asked for more in this pass, None if it may not."""
+        return self.vault if self.away is None else None
 
     @property
     def by_copy(self) -> bool:

@@ -85,8 +85,8 @@ def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:
     token_keys.note_admission(context, keys.keys, readers_seen.OF_TOKEN_KEYS)
     held = bundles.digests(context.folders, config.layout, {ca: known.foreign for ca, known in trust.items()})
     hook_schedule.note_trust(context, held)
-    if contact.vault is not None and contact.away is None:
-        _roll_credential(context, contact.vault)
+    if contact.usable is not None:
+        _roll_credential(context, contact.usable)
     return Done(wanted, items, signed, keys, held, (*untrusted, *keys.refused))
 
 

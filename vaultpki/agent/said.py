@@ -52,10 +52,8 @@ def ask(context: Context, known: Known) -> SaidByVault:
         return found
     found = found or _fetch(context, known.copy)
     vault = found.contact.vault
-    known_clock = vault is not None and vault.clock_offset is not None
-    _remember_answer(
-        context, found.answer, found.contact.clock_offset if known_clock else context.state.value.clock_offset
-    )
+    offset = vault.clock_offset if vault is not None else None
+    _remember_answer(context, found.answer, context.state.value.clock_offset if offset is None else offset)
     return found
 
 
@@ -101,7 +99,7 @@ def _held(context: Context, copy: Assignment | None) -> tuple[dict[str, list[str
     before = {**copy.trusted, ROOT: (*copy.issuers.roots, *copy.issuers.kept)} if copy is not None else {}
     for ca, pems in before.items():
         held.setdefault(ca, []).extend(pems)
-    return held, ca_trust.known_revisions(context.state.value, _roots(context))
+    return held, ca_trust.known_revisions(context.state.value, pins.roots_had(context.config))
 
 
 def _tighten(context: Context) -> None:
@@ -147,18 +145,12 @@ def _checked_clock(context: Context, contact: Contact) -> Contact:
 
 def _remember_answer(context: Context, answer: Assignment, clock_offset: float) -> None:
     """Keep what must be known before anything follows from the answer: a restored server shows an older one later."""
-    roots = _roots(context)
+    roots = pins.roots_had(context.config)
     context.state.value = ca_trust.remembered(context.state.value, answer, roots, context.clock, clock_offset)
     if context.state.value.revisions != context.state.at_start.revisions:
         # A state that cannot be written is a fault at the end of the pass.
         with contextlib.suppress(StoreError):
             context.state.save()
-
-
-def _roots(context: Context) -> tuple[str, ...]:
-    """The SHA-256 of the roots that this node has had, the pin first."""
-    named = pins.every_pin(context.config)
-    return (*named, *pins.every(context.config.state, *named))
 
 
 def _roughly(seconds: float) -> str:
@@ -190,8 +182,8 @@ def note_revoked(context: Context, contact: Contact, items: Collection[PairStatu
 
 def _anybody(context: Context, contact: Contact) -> Vault | None:
     """Return Vault without a token: Vault refuses that of a locked node even what needs none."""
-    if contact.vault is not None and contact.away is None:
-        return contact.vault.as_token("")
+    if contact.usable is not None:
+        return contact.usable.as_token("")
     if contact.vault is None and contact.reached:
         try:
             return credential.server(context.config, allow_http=context.options.allow_http)

@@ -57,8 +57,7 @@ def postpone_late(context: Context, contact: Contact, answered: float | None, it
     `answered` is when Vault had last answered before this pass (Unix time), None if nobody knows. A person who asks
     waits for nothing, and a clock that is wrong tells nothing.
     """
-    asked = contact.vault is not None and contact.away is None
-    if not asked or answered is None or not context.options.share or abs(contact.clock_offset) > SKEW:
+    if contact.usable is None or answered is None or not context.options.share or abs(contact.clock_offset) > SKEW:
         return False
     state, node, found = context.state.value, context.config.node, dict[str, PostponedRenewal]()
     for item in items:

@@ -81,7 +81,7 @@ def remove(
     a word of Vault in this pass nothing is removed: its clock says what has expired, and its record what is surplus.
     Raises StoreError.
     """
-    if contact.vault is None or contact.away is not None or "clock" in context.found.failures:
+    if contact.usable is None or "clock" in context.found.failures:
         if context.options.prune:
             context.found.failures["prune"] = VaultpkiError(
                 "nothing was removed, since Vault did not say what this node holds; run it again when Vault answers"

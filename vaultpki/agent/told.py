@@ -22,7 +22,7 @@ def tell(context: Context, contact: Contact, done: Done) -> Outcome:
     found, config, items = context.found, context.config, done.items
     assigned, trust, keys = done.wanted.assigned, done.wanted.trust, done.keys
     live = hook_schedule.live(items, done.held) | (keys.keys.live if keys.keys is not None else {})
-    vault = contact.vault if contact.away is None else None
+    vault = contact.usable
     before = None
     if vault is not None and context.runner is None:
         # A hook may take long, and may end this process.

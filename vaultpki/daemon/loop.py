@@ -74,8 +74,8 @@ def stay(
 
     `procedures` are as in PassOptions. Raises, before anything is done, Busy if another daemon holds the same directory
     or state folder, and StoreError if others could replace one of them. If `load` raises a VaultpkiError, that is
-    logged and the old configuration stays in force. Threads that still run when this returns may
-    be ended with the process.
+    logged and the old configuration stays in force. Threads that still run when this returns may be ended with the
+    process.
     """
     for path in (config.state, *config.paths.values()):
         files.refuse_unsafe_way(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from vaultpki.certificates import issuing_cas
 from vaultpki.errors import ArgumentError, BadAnswer, CertificateUnreadable, Refused
@@ -15,9 +14,6 @@ from vaultpki.identity.revoked_list import stored_certificates
 from vaultpki.model import Cluster
 from vaultpki.values import hosts, names
 from vaultpki.vault import Request, Vault, text
-
-if TYPE_CHECKING:
-    pass
 
 
 def certificates_of(cluster: Cluster, vault: Vault, node: str, now: datetime) -> Chosen:

@@ -133,6 +133,12 @@ def every(state: str, *pins: str) -> frozenset[str]:
     return known if known.intersection(pins) else frozenset()
 
 
+def roots_had(config: AgentConfig) -> tuple[str, ...]:
+    """Return the SHA-256 of the roots that this node has had, those of agent.yaml first."""
+    named = every_pin(config)
+    return (*named, *every(config.state, *named))
+
+
 def _every(state: str) -> frozenset[str]:
     try:
         value = _value(state) or {"trusted": {}, "parked": {}, "former": []}

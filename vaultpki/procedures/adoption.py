@@ -148,9 +148,7 @@ def look(config: AgentConfig, known: Assignment, *, allow_http: bool = False) ->
     from vaultpki.node import assignment, credential, pins, state
 
     try:
-        named = pins.every_pin(config)
-        roots = (*named, *pins.every(config.state, *named))
-        highest = ca_trust.known_revisions(state.load(config.state), roots)
+        highest = ca_trust.known_revisions(state.load(config.state), pins.roots_had(config))
         vault = credential.login(config, allow_http=allow_http, only_looks=True)
         vault.prefer_active()
         return assignment.with_adoption(config, vault, known, highest), ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Final, Self
 
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from vaultpki.agent import run
@@ -15,6 +17,13 @@ from vaultpki.host import hook_runner
 from vaultpki.procedures import ON_NODES
 from vaultpki.records import changes
 from vaultpki.records.changes import Changes
+
+ONE_WORKER: Final = """\
+api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
+nodes:
+- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
+"""
+"""A cluster.yaml for whom any node will do."""
 
 
 @dataclass(slots=True)
@@ -26,6 +35,16 @@ class SimulatedAgent:
     clock: float = field(default_factory=time.time)
     outcome: Outcome = field(default_factory=Outcome)
     runner: hook_runner.Runner = field(default_factory=lambda: hook_runner.Runner(done=lambda: None))
+
+    @classmethod
+    @contextlib.contextmanager
+    def standing(cls, cluster: AppliedCluster, folder: Path) -> Iterator[Self]:
+        """One of worker-1 in a new folder that has looked at everything, while nobody changes anything."""
+        settle(cluster)
+        made = cls(cluster, cluster.equip("worker-1", folder=folder))
+        assert made.at(made.clock).renewed
+        yield made
+        made.runner.stop()
 
     def at(self, clock: float, *, share: float = run.DAEMON_SHARE, force: Collection[str] = ()) -> Outcome:
         """A pass at this time, with what the one before has left in memory."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.node.simulated_agent import SimulatedAgent, delete_entities, put_changes, settle
+from helpers.node.simulated_agent import ONE_WORKER, SimulatedAgent, delete_entities, put_changes, settle
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import successor
@@ -17,11 +17,6 @@ from vaultpki.errors import Denied
 # What the agent asks for, and when; tests/integration/daemon/test_changes.py is on both servers.
 pytestmark = pytest.mark.on_node
 
-NODES = """\
-api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
-nodes:
-- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
-"""
 POLL = 300
 
 
@@ -55,17 +50,14 @@ def is_look(asked: list[tuple[str, str]]) -> bool:
 
 @pytest.fixture(scope="module")
 def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
-    return shared_clusters.applied(NODES)
+    return shared_clusters.applied(ONE_WORKER)
 
 
 @pytest.fixture
 def agent(cluster: AppliedCluster, tmp_path: Path) -> Iterator[Agent]:
     """An agent that has looked at everything, of a node in a new folder."""
-    settle(cluster)
-    made = Agent(cluster, cluster.equip("worker-1", folder=tmp_path / "worker-1"))
-    made.after(0)
-    yield made
-    made.runner.stop()
+    with Agent.standing(cluster, tmp_path / "worker-1") as made:
+        yield made
 
 
 def test_an_hour_at_rest_is_one_read_a_poll_and_one_look(agent: Agent) -> None:
@@ -127,7 +119,7 @@ def test_a_record_of_the_same_version_and_another_time_is_noticed(agent: Agent) 
 
 def test_what_no_record_tells_is_seen_within_the_hour(clusters: ClusterFactory) -> None:
     """An applier of 0.1.0, or one who writes and does not tell, delays a node by no more than that."""
-    cluster = clusters.applied(NODES)
+    cluster = clusters.applied(ONE_WORKER)
     settle(cluster)
     agent = Agent(cluster, cluster.equip("worker-1"))
     agent.after(0)

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from helpers.node.agents_in_rotation import AgentsInRotation
-from helpers.node.simulated_agent import SimulatedAgent, delete_entities, put_changes
+from helpers.node.simulated_agent import ONE_WORKER, SimulatedAgent, delete_entities, put_changes
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import Rotation, issuer_of, successor
@@ -21,11 +21,6 @@ from vaultpki.records.rotation import CaRef, RotationRecord, State
 
 pytestmark = pytest.mark.on_node
 
-NODES = """\
-api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
-nodes:
-- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
-"""
 POLL = 300
 POLLED = ["read config/data/changes"]
 RECORDS = [f"read config/data/rotation/{each}" for each in ("root", "kubernetes", "kubelet", "etcd", "front-proxy")]
@@ -60,7 +55,7 @@ def is_whole(asked: list[str]) -> bool:
 
 @pytest.fixture
 def rotation(clusters: ClusterFactory) -> Rotation:
-    return Rotation.of(clusters.applied(NODES), "kubernetes")
+    return Rotation.of(clusters.applied(ONE_WORKER), "kubernetes")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from helpers.node.simulated_agent import SimulatedAgent, put_changes, settle
+from helpers.node.simulated_agent import ONE_WORKER, SimulatedAgent, put_changes
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.agent import ca_trust, done, known, run, said, told, wanted
@@ -21,11 +21,6 @@ from vaultpki.records.changes import Changes
 
 pytestmark = pytest.mark.on_node
 
-NODES = """\
-api_server: {endpoint: "https://api.example.com:6443", names: [api.example.com]}
-nodes:
-- {name: worker-1, roles: [worker], addresses: [10.0.0.21]}
-"""
 POLL = 300
 PAIR = "kubelet.crt"
 
@@ -64,17 +59,14 @@ class Stages:
 
 @pytest.fixture(scope="module")
 def cluster(shared_clusters: ClusterFactory) -> AppliedCluster:
-    return shared_clusters.applied(NODES)
+    return shared_clusters.applied(ONE_WORKER)
 
 
 @pytest.fixture
 def agent(cluster: AppliedCluster, tmp_path: Path) -> Iterator[SimulatedAgent]:
     """An agent that has looked at everything, of a node in a new folder."""
-    settle(cluster)
-    made = SimulatedAgent(cluster, cluster.equip("worker-1", folder=tmp_path / "worker-1"))
-    assert made.at(made.clock).renewed
-    yield made
-    made.runner.stop()
+    with SimulatedAgent.standing(cluster, tmp_path / "worker-1") as made:
+        yield made
 
 
 @pytest.fixture
