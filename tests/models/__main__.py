@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 
-from models import adoption_settings, service_account_settings
+from models import adoption_settings, service_account_settings, turns
 from models.explore import LIMIT, Found
 from models.settings import tries
 
@@ -21,7 +21,7 @@ def main() -> int:
     code = 0
     # Those of three machines take minutes, and are made only if a word asks for them.
     further = (*adoption_settings.large(), *service_account_settings.large()) if words else ()
-    for one in (*tries(), *adoption_settings.tries(), *service_account_settings.tries(), *further):
+    for one in (*tries(), *adoption_settings.tries(), *service_account_settings.tries(), *turns.tries(), *further):
         if words and not any(word in one.title for word in words):
             continue
         began = time.monotonic()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import pytest
 
+from models import turns
 from models.explore import LIMIT, Try
 from models.root_rotation import ROOT_RULES
 from models.rotation_tables import RULES
 from models.settings import NEEDED, ROOT_NEEDED, tries
 
-EVERY = {one.title: one for one in tries()}
+EVERY = {one.title: one for one in (*tries(), *turns.tries())}
 LONG = (
     "etcd, two operators: all rules",
     "etcd, two operators, two nodes: all rules",
@@ -47,6 +48,7 @@ def test_a_long_exploration(title: str) -> None:
 def test_every_rule_is_shown_to_be_needed() -> None:
     assert {rule for rule, _ in NEEDED} == set(RULES)
     assert {rule for rules, _ in ROOT_NEEDED for rule in rules} == set(ROOT_RULES) - {"pins"}
+    assert {rule for needed in turns.NEEDED.values() for rule in needed} == set(turns.RULES)
 
 
 def judge(one: Try) -> None:

@@ -153,7 +153,7 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
         return AdoptionOutcome(look, to, found)
     if ADOPTION_TABLE.phases[to].destroys and not ask("The last step: after it there is no way back", _final(look)):
         return AdoptionOutcome(look, to, found, refused=True)
-    look.writing(look.record.moved(to, look.now))
+    look.writing(replace(look.record, turn=found.turn).moved(to, look.now))
     look, refused = _settle(_with_record(look_again()), look_again, ask)
     return replace(_standing(look, back=back), moved=True, refused=refused)
 

@@ -153,7 +153,7 @@ def gate(
         return lingering(scene, record, keeps) or Gate(opens=record.since)
     cluster, domain, nodes = scene.cluster, record.domain, scene.nodes(record.domain)
     if record.state is State.PREPARED and to is State.PUBLISHED and unsigned(cluster, record, mount):
-        return Gate(waiting=(for_signer(cluster, record),))
+        return Gate((for_signer(cluster, record),), turn=record.turn)
     keys = recovery.key_ids(record, mount, nodes)
     step = Transition(
         record, to, scene.now, reload(cluster, domain), longest_ttl(cluster, domain), keys, scene.root.not_after, keeps

@@ -80,13 +80,14 @@ def gate(scene: Scene, record: RotationRecord, mount: RotationMount) -> Gate:
     old, new = mount.issuer(record.old.issuer), record.new
     ours = old is not None and old.facts is not None and root_in_force.is_ours(scene.target, old.facts)
     if new is None or root_steps.cross_issuer(scene.cluster.name, record, mount) is not None:
-        return Gate(opens=record.since)
+        return Gate(opens=record.since, turn=record.turn)
     if ours and (not root_steps.new_is_outside(record) or _signs(mount)):
-        return Gate(opens=record.since)
+        return Gate(opens=record.since, turn=record.turn)
     lacking = [*_unlisted(scene, record, new.sha256), *_unpinned(scene, new)]
     if not lacking:
-        return Gate(opens=record.since)
-    return Gate(waiting=(*([] if ours else [_for_old(scene, record, new)]), *lacking))
+        return Gate(opens=record.since, turn=record.turn)
+    waiting = (*([] if ours else [_for_old(scene, record, new)]), *lacking)
+    return Gate(waiting, turn=record.turn)
 
 
 def _signs(mount: RotationMount) -> bool:

@@ -120,13 +120,13 @@ def gate(
     What was begun when the gate was open goes on.
     """
     if record.closing:
-        return Gate(opens=record.since)
+        return Gate(opens=record.since, turn=record.turn)
     if (record.state, to) == (State.PREPARED, State.PUBLISHED):
         return outside_move.gate(scene, record, mount)
     along = filter(scene.active, issuing_cas(scene.cluster))
     unsigned = [ca for ca in along if issuing.waits_for_signer(scene, scene.record(ca))]
     if (record.state, to) == (State.SWITCHED, State.RETIRED) and unsigned:
-        return Gate(waiting=tuple(issuing.for_signer(scene.target, scene.record(ca)) for ca in unsigned))
+        return Gate(tuple(issuing.for_signer(scene.target, scene.record(ca)) for ca in unsigned), turn=record.turn)
     companions = {}
     if (record.state, to) in WITH_COMPANIONS:
         for ca in filter(scene.active, issuing_cas(scene.cluster)):

@@ -221,7 +221,7 @@ def _advance(scene: Scene, domain: str, said: Confirmations, *, back: bool) -> S
             record = told.changed()
             scene = scene.writing(record)
         return Step(record, seen.gate, note=kind.problem(scene.cluster, record, mount))
-    scene, after = kind.moved(scene, seen.record, to)
+    scene, after = kind.moved(scene, replace(seen.record, turn=seen.gate.turn), to)
     scene = scene.writing(after)
     scene, mount = reconcile(scene, domain)
     record = _pass_emergency_gates(scene, domain).record(domain)

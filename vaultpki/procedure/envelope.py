@@ -13,8 +13,9 @@ _State = TypeVar("_State")
 class Envelope(Generic[_State]):
     """What a record of a procedure is built on, as a frozen dataclass with `state`, `revision` and `since`.
 
-    FORGOTTEN are its fields that belong to one state, such as what people confirmed and whose turn it is: the next
-    state begins with their defaults.
+    FORGOTTEN are its fields that belong to one state, such as what people confirmed: the next state begins with their
+    defaults. Whose turn it is stays, since a step that waits for nobody may come while that node restarts. A step that
+    waits is taken with the turn that its gate gives.
     """
 
     __slots__ = ()
@@ -46,10 +47,10 @@ class Envelope(Generic[_State]):
     def gone(self, node: str, stopped: datetime | None) -> bool:
         """Return whether a component of a node that has `stopped` is not waited for; None if it has not.
 
-        Others wait for what stopped in the turn of its node: it may have ended by what it read, and the next one would
-        too.
+        Others wait for what stopped in the turn of its node, in whatever state that was: it may have ended by what it
+        read, and the next one would too.
         """
-        return stopped is not None and (self.turn != node or stopped < self.since)
+        return stopped is not None and self.turn != node
 
     def read_by(self, read: int, highest: int) -> bool:
         """Return whether a report counts: its pass has `read` this record, and no pass there a later one.

@@ -69,7 +69,7 @@ class AdoptionRecord(Envelope[AdoptionState]):
     the domains whose old CA is in Vault with its key: on the way back nodes get its certificates there.
     """
 
-    FORGOTTEN: ClassVar = ("turn", "restarted", "confirmed", "joins_closed")
+    FORGOTTEN: ClassVar = ("restarted", "confirmed", "joins_closed")
 
     state: AdoptionState
     revision: int

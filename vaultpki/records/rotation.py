@@ -135,7 +135,7 @@ class RotationRecord(Envelope[State]):
     `drops` says that `old` is a CA that nodes trust and the server does not have: it only leaves.
     """
 
-    FORGOTTEN: ClassVar = ("restarted", "checked", "turn", "kept", "closing", "accepting", "let_go")
+    FORGOTTEN: ClassVar = ("restarted", "checked", "kept", "closing", "accepting", "let_go")
 
     domain: str
     state: State

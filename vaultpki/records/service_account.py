@@ -157,7 +157,7 @@ class KeyRecord(Envelope[KeyState]):
     in seconds that counts from then, and `stated` whether a person has said it; 0 if it is not known.
     """
 
-    FORGOTTEN: ClassVar = ("restarted", "checked", "turn", "signing_since", "life", "stated")
+    FORGOTTEN: ClassVar = ("restarted", "checked", "signing_since", "life", "stated")
 
     state: KeyState
     revision: int

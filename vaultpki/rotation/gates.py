@@ -68,7 +68,7 @@ def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[O
         return _signer(step)
     # Other steps wait for nobody: they take nobody's trust away, and sign no leaf that is not trusted.
     if step.path not in TRUST_STEPS | LEAF_STEPS:
-        return Gate(opens=record.since)
+        return Gate(opens=record.since, turn=record.turn)
     step = replace(step, turn=step.turn or _turn(step, nodes))
     waiting, excused, opens = [], [], record.since
     unversioned = {}
@@ -180,9 +180,9 @@ def _signer(step: Transition) -> Gate:
     record, ends = step.record, step.signer_ends
     needed = step.now + timedelta(seconds=record.spread + step.longest_ttl + SKEW)
     if record.method is Method.EMERGENCY or ends is None or ends > needed:
-        return Gate(opens=record.since)
+        return Gate(opens=record.since, turn=record.turn)
     reason = f"expires at {stamp(ends)}, before certificates of the new CA would: run `vaultpki ca rotate root` first"
-    return Gate((Waiting("root", reason),))
+    return Gate((Waiting("root", reason),), turn=record.turn)
 
 
 def _operators(

@@ -52,6 +52,7 @@ def first_record(
         highest=highest,
         also=tuple(sorted(also - {old.sha256})),
         spread=0 if method is Method.EMERGENCY else spread,
+        turn=before.turn if before is not None else "",
     )
 
 

@@ -88,7 +88,7 @@ def key_gate(step: KeyTransition) -> Gate:
     """Return the gate before a step, by the reports of nodes."""
     record = step.record
     if step.path in FREE_KEY_STEPS:
-        return Gate(tuple(_home(step)), opens=record.since)
+        return Gate(tuple(_home(step)), opens=record.since, turn=record.turn)
     step = replace(step, turn=next_turn(record, step.holders))
     waiting = tuple(found for check in KEY_CHECKS for found in check(step))
     opens = _all_started(step)

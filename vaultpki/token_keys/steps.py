@@ -92,8 +92,10 @@ def next_record(
     # What reports of another record say opens no gate, and a step that waits for none is not kept up by it.
     answered = (record.nodes, record.departed) == (stored.nodes, stored.departed)
     ready = to is not None and (answered or (record.state, to) in FREE_KEY_STEPS)
-    if to is not None and ready and not holds and transition_gate(record, to, scene, said).open(scene.now):
-        return NextKeyRecord(key_course.stepped(record, to, scene.now), moved=True, notes=notes)
+    found = transition_gate(record, to, scene, said) if to is not None and ready and not holds else None
+    if to is not None and found is not None and found.open(scene.now):
+        record = key_course.stepped(replace(record, turn=found.turn), to, scene.now)
+        return NextKeyRecord(record, moved=True, notes=notes)
     record = key_course.with_turn(record, scene)
     return NextKeyRecord(stored if record == stored else record.changed(), notes=notes)
 

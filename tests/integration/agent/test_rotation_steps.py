@@ -227,3 +227,20 @@ def test_a_whole_rotation_costs_a_node_few_requests(clusters: ClusterFactory) ->
     assert all(made.of(node) == {made.default()} for node in made.nodes)
     assert "update auth/listed/login" not in asked, asked
     assert len(asked) / len(agents) / commands <= MOST, asked
+
+
+def test_a_member_keeps_its_turn_while_an_operator_goes_back_and_on(clusters: ClusterFactory) -> None:
+    """It may be about to restart: another one that got the turn then would be away with it."""
+    with AgentsInRotation.standing(clusters) as made:
+        made.begin(0)
+        assert made.step().record.state is State.PUBLISHED
+        made.passes()
+        assert made.step().record.turn == "member-1"
+        made.now += timedelta(seconds=POLL)
+        back = made.step(back=True)
+        assert back.moved and (back.record.state, back.record.turn) == (State.STEADY, "member-1")
+        assert made.begin(0).turn == "member-1"
+        # The other one has read all of it, and the first has not.
+        made.pass_of(made.nodes[1])
+        assert made.step().record.turn == "member-1"
+        made.moved(State.SWITCHED)

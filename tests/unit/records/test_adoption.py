@@ -44,9 +44,9 @@ def test_revisions_only_grow_and_a_state_forgets_what_was_said_in_the_one_before
     assert (said.revision, said.entered) == (10, 7)
     later = said.moved(AdoptionState.SWITCHED, NOW + timedelta(hours=1))
     assert (later.revision, later.entered, later.since) == (11, 11, NOW + timedelta(hours=1))
-    assert (later.turn, later.restarted, later.confirmed, later.joins_closed) == ("", (), (), None)
-    # Where the old keys are kept is not a word about one state.
-    assert later.kept == "a safe" and later.old == OLD
+    assert (later.restarted, later.confirmed, later.joins_closed) == ((), (), None)
+    # Where the old keys are kept, and whose turn it is, belongs to more than one state.
+    assert later.kept == "a safe" and later.turn == "cp-1" and later.old == OLD
 
 
 def test_a_later_release_may_add_fields() -> None:

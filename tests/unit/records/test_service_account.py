@@ -80,7 +80,7 @@ def test_numbers_of_nodes() -> None:
 
 def test_a_step_forgets_what_was_said() -> None:
     after = RECORD.moved(KeyState.RETIRED, NOW + timedelta(days=1))
-    assert (after.revision, after.turn, after.restarted, after.signing_since, after.life) == (10, "", (), None, 0)
+    assert (after.revision, after.restarted, after.signing_since, after.life) == (10, (), None, 0)
     assert after.departed == RECORD.departed and not after.stated
 
 

@@ -369,7 +369,7 @@ def test_what_is_stopped_holds_nothing_and_what_nobody_can_see_waits_for_a_word(
     failing = stopped()
     assert failing.report is not None
     failing = replace(failing, report=replace(failing.report, owed=("etcd-ca",), waiting=("etcd",)))
-    assert onward(failing).open(NOW) and next_turn(failing, owing("cp-2"), turn="cp-1") == "cp-2"
+    assert onward(failing).open(NOW) and next_turn(failing, owing("cp-2")) == "cp-2"
 
 
 def test_a_member_of_etcd_that_is_stopped_is_waited_for() -> None:
@@ -387,8 +387,8 @@ def test_what_was_stopped_in_its_turn_may_have_ended_by_what_it_read() -> None:
     assert "kube-apiserver is stopped there since" in told and "--restarted cp-1/kube-apiserver`" in told
     said: dict[str, Any] = {"turn": "cp-1", "restarted": ("cp-1/kube-apiserver",)}
     assert onward(crashed, **said).open(NOW) and next_turn(crashed, owing("cp-2"), **said) == "cp-2"
-    # One that was stopped before this state began was not ended by it.
-    assert next_turn(stopped(), owing("cp-2"), turn="cp-1") == "cp-2"
+    # A step that waits for nobody, such as `ca abort`, may have come meanwhile.
+    assert next_turn(stopped(), owing("cp-2"), turn="cp-1") == "cp-1"
 
 
 @pytest.mark.parametrize(("state", "to", "leaf"), LEAVES)
@@ -463,7 +463,10 @@ def test_the_signer_must_outlive_the_leaves_of_the_new_ca() -> None:
     ],
 )
 def test_steps_that_wait_for_nobody(state: State, to: State) -> None:
-    assert between(state, to, member(None)).open(NOW)
+    found = between(state, to, member(None), turn="cp-2")
+    assert found.open(NOW)
+    # It may be restarting.
+    assert found.turn == "cp-2"
 
 
 def owing(name: str, **changes: Any) -> Participant:

@@ -246,6 +246,36 @@ def test_one_that_was_stopped_in_its_turn_keeps_it(switched: ImaginedCluster) ->
     assert said is not None and said.turn == "cp-2"
 
 
+def test_a_node_keeps_its_turn_over_steps_that_wait_for_nobody() -> None:
+    """It may be about to restart, or be away: whoever got the turn then would restart at the same time."""
+    cluster = steady("cp-1", "cp-2")
+    cluster.rotate()
+    for _ in range(3):
+        if cluster.record is not None and not cluster.record.turn:
+            passes(cluster)
+            cluster.operate()
+    assert cluster.record is not None and (cluster.record.state, cluster.record.turn) == (KeyState.PUBLISHED, "cp-1")
+    one, two = cluster.planes["cp-1"], cluster.planes["cp-2"]
+    # Its restart begins, and the operator goes back and on again.
+    one.running, one.stopped = False, cluster.now
+    for back in (True, False):
+        if back:
+            assert cluster.operate(back=True)
+        else:
+            cluster.rotate()
+        two.passed(cluster.record, cluster.now, reports=True)
+        cluster.operate(back=back)
+        assert cluster.record.turn == "cp-1" and not two.turn
+    one.stopped = None
+    one.start(cluster.now)
+    turns = []
+    for _ in range(4):
+        passes(cluster)
+        cluster.operate()
+        turns.append(cluster.record.turn)
+    assert "cp-2" in turns, turns
+
+
 def test_tokens_of_one_that_was_stopped_live_from_when_it_was(switched: ImaginedCluster) -> None:
     assert switched.record is not None
     one = switched.planes["cp-1"]
