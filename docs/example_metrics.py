@@ -7,14 +7,14 @@ from typing import Final
 
 from prometheus_client import generate_latest
 
-from vaultpki.ca.fleet import ClusterFacts
-from vaultpki.ca.status import CaStatus
 from vaultpki.daemon import metric_families, view
 from vaultpki.findings import cluster as whole
 from vaultpki.identity.nodes import Member, NodeList
 from vaultpki.identity.revoked_list import Revoked
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaLife, expiry
+from vaultpki.procedures.in_cluster import IN_CLUSTER
+from vaultpki.provision.cluster_facts import CaStatus, ClusterFacts
 from vaultpki.records.node_report import CertificateReport, NodeReport
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.show import fleet_metrics
@@ -55,4 +55,4 @@ def fleet(cluster: Cluster) -> str:
     record = RotationRecord("etcd", State.PUBLISHED, 2, _BEGIN, CaRef("etcd-1"), CaRef("etcd-2"))
     cas = (CaStatus("etcd", "etcd-1", "", _END, record),)
     read = ClusterFacts(cluster, _BEGIN, nodes, Revoked(), {}, (expiry(_CA, _BEGIN),), cas, ())
-    return fleet_metrics.text(read, whole.judge(read), _BEGIN)
+    return fleet_metrics.text(read, whole.judge(read, IN_CLUSTER), _BEGIN)

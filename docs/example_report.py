@@ -19,11 +19,11 @@ from vaultpki.graph.content import ExpirySummary, Health
 from vaultpki.layout import client_cas
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaLife, expiry
+from vaultpki.procedure.banner import Banner
 from vaultpki.show import attention
 from vaultpki.show.check_summary import check_summary
 from vaultpki.show.inventory import FAULTS, CaFound, HolderPair, HolderSummary, Inventory
 from vaultpki.show.report_model import Report, report
-from vaultpki.show.rotation_banner import RotationBanner
 from vaultpki.verify.on_disk import Check, tried
 
 NOW: Final = datetime(2026, 11, 26, 10, tzinfo=UTC)
@@ -93,7 +93,7 @@ _ROTATION: Final = (
 )
 _AGAIN: Final = "vaultpki verify -f cluster.yaml --dir nodes"
 
-_BANNER: Final = RotationBanner(
+_BANNER: Final = Banner(
     title="CA etcd is being rotated: switched",
     since="since 2026-11-26 09:12 UTC, 48 minutes ago",
     holds="key 2 of the CA etcd signs; nodes trust both, and replace their certificates of key 1 within 1h",

@@ -9,12 +9,12 @@ from example_report import NOW
 from vaultpki.findings.catalogue import Severity
 from vaultpki.findings.finding import found as finding
 from vaultpki.findings.nodes import NodeRow
+from vaultpki.procedure.banner import Banner
 from vaultpki.show import attention
 from vaultpki.show.attention import Notice
 from vaultpki.show.check_summary import check_summary
 from vaultpki.show.inventory import CaFound, HolderPair
 from vaultpki.show.report_model import Report, report
-from vaultpki.show.rotation_banner import RotationBanner
 from vaultpki.verify.on_disk import tried
 
 
@@ -35,7 +35,7 @@ def named(name: str) -> Report:
     )
     file = tried(name, "file", name, name, refusal=name)
     handshake = tried(name, "handshake", name, f"x/{name}", refusal=name)
-    banner = RotationBanner(name, name, name, (name,))
+    banner = Banner(name, name, name, (name,))
     return report(
         cluster, found, NOW, checks=check_summary([file, handshake], []), rotation=[name, f"  {name}"], banner=banner
     )

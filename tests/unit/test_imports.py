@@ -56,10 +56,10 @@ ORDER: Final = (
     "daemon",
     "verify",
     "live",
-    "procedures",
     "graph",
     "show",
     "adopt",
+    "procedures",
     "demo",
     "cli",
     "__main__",
@@ -79,9 +79,12 @@ MAIN_JOB: Final = frozenset(
         "node",
         "agent",
         "join",
+        "findings",
         "daemon",
         "verify",
         "live",
+        "graph",
+        "show",
     }
 )
 

@@ -13,7 +13,6 @@ from vaultpki.ca import status as ca_status
 from vaultpki.ca.announced import announced
 from vaultpki.ca.run import Step
 from vaultpki.ca.scene import Scene, read_scene
-from vaultpki.ca.status import CaStatus
 from vaultpki.certificates import issuing_cas
 from vaultpki.errors import (
     ArgumentError,
@@ -29,6 +28,7 @@ from vaultpki.identity import adoption_record
 from vaultpki.identity.nodes import NodeList, read_nodes
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
+from vaultpki.provision.cluster_facts import CaStatus
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import Method, RotationRecord
 from vaultpki.rotation import course as rotation_course

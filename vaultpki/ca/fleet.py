@@ -5,47 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from vaultpki.ca import status
 from vaultpki.ca.scene import read_scene
-from vaultpki.ca.status import CaStatus
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, SpecError, StateConflict
 from vaultpki.identity import revoked_list
 from vaultpki.identity.adoption_record import shown_adoption
-from vaultpki.identity.nodes import NodeList, read_nodes
-from vaultpki.identity.revoked_list import Revoked
+from vaultpki.identity.nodes import read_nodes
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
-from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.provision import ca_ends, rotation_records
-from vaultpki.records.adoption import AdoptionRecord
-from vaultpki.token_keys.standing import KeyStepDone
+from vaultpki.provision.cluster_facts import CaStatus, ClusterFacts
 from vaultpki.vault import Vault
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterFacts:
-    """What Vault has of a cluster at the server's time `now`.
-
-    `revisions` are those of the rotation records by domain, None if they cannot be read. `ends` are the ends of the
-    CAs, and `cas` where each stands, empty if that cannot be read. `adopted` is the record of an
-    adoption, None if there is none. `keys` says where the rotation of service-account keys stands, None if none does;
-    `key_rotation.fleet` reads it. `problems` are sentences on what could not be read.
-    """
-
-    cluster: Cluster
-    now: datetime
-    nodes: NodeList
-    revoked: Revoked
-    revisions: Mapping[str, int] | None
-    ends: tuple[CaExpiry, ...]
-    cas: tuple[CaStatus, ...]
-    problems: tuple[str, ...]
-    adopted: AdoptionRecord | None = None
-    keys: KeyStepDone | None = None
 
 
 def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: KubeTrust | None = None) -> ClusterFacts:

@@ -9,7 +9,7 @@ from vaultpki.certificates import ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer, StateConflict
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
-from vaultpki.provision.signed_before import fingerprints, signed_before
+from vaultpki.provision.authorities import fingerprints, signed_before
 from vaultpki.records.rotation import CaRef
 from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.values import der

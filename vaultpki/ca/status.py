@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 
 from vaultpki.ca import issuing, set_back
 from vaultpki.ca.run import kind_of
@@ -12,42 +10,12 @@ from vaultpki.ca.scene import Scene, read_old_root
 from vaultpki.certificates import ROOT, all_cas, ca_subject
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.provision.cluster_facts import CaStatus
 from vaultpki.records import gaps
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.rotation import left_over, listener_trust, serving_copy, start
-from vaultpki.rotation.left_over import LeftOver
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.rotation.states import next_state
-
-
-@dataclass(frozen=True, slots=True)
-class CaStatus:
-    """One CA: its name, its certificate's SHA-256, end and kind of key, and where its rotation stands.
-
-    `record` is None if it was never rotated. `gate` is that of the step that `continue` takes. `problem` is why it
-    cannot sign, in one sentence. `apart` are the nodes that have not the
-    record that the server has, and cannot follow it. `behind` are those with a component that reads this CA and holds
-    another bundle, or is not healthy, while no gate waits for it. `advice` is a sentence on what a person does now that
-    the rotation is at rest. `left_over` are CAs that nodes trust and the server does not have.
-    """
-
-    domain: str
-    name: str
-    sha256: str
-    not_after: datetime | None
-    record: RotationRecord | None = None
-    gate: Gate | None = None
-    problem: str = ""
-    key: str = ""
-    apart: tuple[Waiting, ...] = ()
-    behind: tuple[Waiting, ...] = ()
-    advice: str = ""
-    left_over: tuple[LeftOver, ...] = ()
-
-
-def under_way(cas: Iterable[CaStatus]) -> CaStatus | None:
-    """Return the CA whose rotation is under way; None if there is none."""
-    return next((ca for ca in cas if ca.record is not None and ca.record.active), None)
 
 
 def status(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:

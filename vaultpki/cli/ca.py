@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from vaultpki.kube.objects import KubeTrust
     from vaultpki.model import Cluster
     from vaultpki.procedure.gate import Gate
+    from vaultpki.provision.cluster_facts import KeyStepDone
     from vaultpki.rotation.course import Course
-    from vaultpki.token_keys.standing import KeyStepDone
     from vaultpki.vault import Vault
 
 wait_option = click.option("--wait", is_flag=True, help="Go on until the rotation is at rest; show what it waits for.")
@@ -155,14 +155,15 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
 
     from vaultpki.ca import commands, status
     from vaultpki.ca.scene import read_scene
-    from vaultpki.findings.adoption import of_adoption
     from vaultpki.findings.cluster import of_cas, of_problems
     from vaultpki.findings.finding import to_json
     from vaultpki.identity import root_pin
     from vaultpki.identity.adoption_record import shown_adoption
+    from vaultpki.procedures import ca_text, key_text
+    from vaultpki.procedures.adoption_standing import of_adoption
     from vaultpki.provision import ca_ends
-    from vaultpki.show import ca as ca_text
-    from vaultpki.show import key_status, node_table
+    from vaultpki.provision.cluster_facts import under_way
+    from vaultpki.show import node_table
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         now = server_now(vault)
@@ -180,18 +181,18 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     if as_json:
         document = {**ca_text.status_json(cas, now), "findings": [to_json(each) for each in findings]}
         if keys is not None:
-            document["service_account_keys"] = key_status.key_json(keys)
+            document["service_account_keys"] = key_text.key_json(keys)
             if keys.record is not None and keys.record.active:
                 document["rotation"] = document["service_account_keys"]
         print_json(document)
     else:
-        active = status.under_way(cas)
+        active = under_way(cas)
         pin = root_pin.advice(cluster, active.record if active is not None else None)
         for line in ca_text.status_lines(cas, now, str(file), pin=pin, width=screen().width):
             click.echo(line)
         if keys is not None:
             click.echo("")
-            print_lines(key_status.key_lines(keys, now, str(file)))
+            print_lines(key_text.key_lines(keys, now, str(file)))
         for line in node_table.finding_lines(soon):
             click.echo(line)
     expires = any(each.attention for each in soon if each is not adoption)
@@ -246,11 +247,11 @@ def rotate_command(
     from vaultpki.ca import commands, listeners
     from vaultpki.ca.run import Step
     from vaultpki.cli import ca_keys, ca_wait
+    from vaultpki.procedures import ca_text
     from vaultpki.records.rotation import EVERY_DOMAIN, MOST_SPREAD, Method
     from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
     from vaultpki.rotation.confirmations import Confirmations
     from vaultpki.rotation.course import Course
-    from vaultpki.show import ca as ca_text
     from vaultpki.values.durations import parse_duration
 
     method, emergency = how.method, how.method is Method.EMERGENCY
@@ -420,7 +421,7 @@ def _gate_after(cluster: Cluster, vault: Vault, domain: str, *, strict: bool) ->
 def _tell(cluster: Cluster, step: Step, now: datetime, *, as_json: bool) -> int:
     """Print a step; return the exit code: 3 where it waits for something, or something is unusual."""
     from vaultpki.identity import root_pin
-    from vaultpki.show import ca as ca_text
+    from vaultpki.procedures import ca_text
 
     if as_json:
         print_json(ca_text.step_json(step))

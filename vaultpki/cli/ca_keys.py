@@ -19,9 +19,9 @@ from vaultpki.redact import printable
 if TYPE_CHECKING:
     from vaultpki.kube.token_flags import TokensInUse
     from vaultpki.model import Cluster
+    from vaultpki.provision.cluster_facts import KeyStepDone
     from vaultpki.records.rotation import Method
     from vaultpki.records.service_account import KeyRecord
-    from vaultpki.token_keys.standing import KeyStepDone
     from vaultpki.token_keys.steps import KeysSaid
     from vaultpki.vault import Vault
 
@@ -73,13 +73,13 @@ def read_tokens(kubeconfig: Path | None, *, metrics: bool = False) -> TokensInUs
 def rotate(cluster: Cluster, vault: Vault, how: RotateOptions, *, wait: bool, as_json: bool) -> int:
     """Begin a rotation of all keys, or take the certificates of stolen nodes out."""
     from vaultpki.key_rotation import commands as keys
+    from vaultpki.procedures import key_text
     from vaultpki.records.rotation import Method
     from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
-    from vaultpki.show import key_status
 
     emergency = how.method is Method.EMERGENCY
     if emergency and not how.yes:
-        _ask(key_status.emergency_lines(how.stolen), SERVICE_ACCOUNT_KEYS, "what is to be rotated", as_json=as_json)
+        _ask(key_text.emergency_lines(how.stolen), SERVICE_ACCOUNT_KEYS, "what is to be rotated", as_json=as_json)
     done = keys.rotate(cluster, vault, server_now(vault), emergency=emergency, stolen=how.stolen)
     if wait:
         options = StepOptions()
@@ -127,7 +127,7 @@ def admit_meanwhile(
     once, and added to `told`.
     """
     from vaultpki.key_rotation import commands as keys
-    from vaultpki.show import key_status
+    from vaultpki.procedures import key_text
     from vaultpki.token_keys.steps import KeysSaid
 
     def tell_once(text: str) -> None:
@@ -145,14 +145,14 @@ def admit_meanwhile(
         for note in done.notes:
             tell_once(note)
         return
-    for line in key_status.key_lines(done, server_now(vault), cluster.file):
+    for line in key_text.key_lines(done, server_now(vault), cluster.file):
         click.echo(line, err=True)
 
 
 def until_rest(cluster: Cluster, vault: Vault, options: StepOptions, *, back: bool, quiet: bool) -> KeyStepDone:
     """Take steps until the keys are at rest and no node waits, or another operator has turned the rotation round."""
     from vaultpki.key_rotation import commands as keys
-    from vaultpki.show import key_status
+    from vaultpki.procedures import key_text
 
     def take() -> KeyStepDone:
         nonlocal options
@@ -171,7 +171,7 @@ def until_rest(cluster: Cluster, vault: Vault, options: StepOptions, *, back: bo
         if (record is None or not record.active) and (back or not done.waits):
             return Ahead()
         now = server_now(vault)
-        return Ahead(key_status.progress_line(done, now), 0.0 if done.moved else until_open(done.gate, now))
+        return Ahead(key_text.progress_line(done, now), 0.0 if done.moved else until_open(done.gate, now))
 
     return Wait(take=take, ahead=ahead).until_rest(quiet=quiet)
 
@@ -188,20 +188,20 @@ def _turned(before: KeyRecord | None, after: KeyRecord | None, *, back: bool) ->
 
 def tell(cluster: Cluster, vault: Vault, done: KeyStepDone, *, as_json: bool) -> int:
     """Print where keys stand; return the exit code: 3 where something is waited for."""
-    from vaultpki.show import key_status
+    from vaultpki.procedures import key_text
 
     now = server_now(vault)
     if as_json:
-        print_json({"moved": done.moved, "changed": done.changed, "rotation": key_status.key_json(done)})
+        print_json({"moved": done.moved, "changed": done.changed, "rotation": key_text.key_json(done)})
     else:
-        print_lines(key_status.key_lines(done, now, cluster.file))
+        print_lines(key_text.key_lines(done, now, cluster.file))
     return 0 if done.moved or not (done.waits or done.notes) else 3
 
 
 def _confirm_life(cluster: Cluster, vault: Vault, options: StepOptions, *, as_json: bool) -> None:
     """Have a person confirm that tokens live shorter than the flags of the API servers say."""
     from vaultpki.key_rotation.scene import read_keys
-    from vaultpki.show import key_status
+    from vaultpki.procedures import key_text
 
     if options.token_life is None:
         return
@@ -209,7 +209,7 @@ def _confirm_life(cluster: Cluster, vault: Vault, options: StepOptions, *, as_js
     known = read_keys(cluster, vault, server_now(vault), tokens=tokens).facts.life.seconds
     if known is not None and known <= options.token_life:
         return
-    lines = list(key_status.life_lines(options.token_life, known, tokens))
+    lines = list(key_text.life_lines(options.token_life, known, tokens))
     if options.yes:
         for line in lines:
             click.echo(printable(line), err=True)

@@ -293,7 +293,7 @@ def _go_on(
 def _advance(cluster: Cluster, vault: Vault, *, as_json: bool) -> None:
     """Take the next step of the rotation that waited, and say where it stands."""
     from vaultpki.ca import commands
-    from vaultpki.show import ca as ca_text
+    from vaultpki.procedures import ca_text
 
     step = commands.advance(cluster, vault, server_now(vault))
     if not as_json:

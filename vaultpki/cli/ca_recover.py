@@ -64,8 +64,8 @@ def recover_command(
       vaultpki ca recover etcd -f cluster.yaml --drop 9f3c0e1b...
     """
     from vaultpki.ca import recover
+    from vaultpki.procedures import ca_text
     from vaultpki.records.rotation import EVERY_DOMAIN
-    from vaultpki.show import ca as ca_text
     from vaultpki.values import names
 
     if domain not in EVERY_DOMAIN:
@@ -121,14 +121,14 @@ def lines(found: Proposal) -> Iterator[str]:
 
 def _means(record: RotationRecord) -> str:
     """Return what the recovered state is for nodes."""
-    from vaultpki.show.ca import state_sentence
+    from vaultpki.procedures.ca_text import state_sentence
 
     return state_sentence(record)
 
 
 def document(found: Proposal, record: RotationRecord | None) -> dict[str, Any]:
     """Return what `--json` prints."""
-    from vaultpki.show.ca import record_json
+    from vaultpki.procedures.ca_text import record_json
 
     return {
         "domain": found.domain,

@@ -99,17 +99,19 @@ def _read(
     """Return the cluster and what was found of it, in a folder or in Vault, and at what time."""
 
     if directory is not None:
+        from vaultpki.procedures import ON_NODES
         from vaultpki.show import expiries
 
         cluster = load_spec(file, allow_http=True)
-        return cluster, expiries.of_folder(cluster, directory, today), today
+        return cluster, expiries.of_folder(cluster, directory, today, ON_NODES), today
     from vaultpki.findings.cluster import judge
     from vaultpki.key_rotation import fleet
+    from vaultpki.procedures.in_cluster import IN_CLUSTER
     from vaultpki.show import fleet as fleet_text
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _), reading(vault) as counted:
         read = fleet.read(cluster, counted, server_now(vault), today)
-    return cluster, fleet_text.inventory(read, judge(read)), read.now
+    return cluster, fleet_text.inventory(read, judge(read, IN_CLUSTER)), read.now
 
 
 def _form_of(output: Path | None) -> str:

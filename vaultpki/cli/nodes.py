@@ -61,12 +61,13 @@ def _write_metrics(cluster: Cluster, vault: Vault, path: Path) -> None:
     from vaultpki.cli import own_file
     from vaultpki.findings import cluster as whole
     from vaultpki.key_rotation import fleet
+    from vaultpki.procedures.in_cluster import IN_CLUSTER
     from vaultpki.show import fleet_metrics
 
     today = datetime.now(UTC)
     with reading(vault) as counted:
         read = fleet.read(cluster, counted, server_now(vault), today)
-    text = fleet_metrics.text(read, whole.judge(read), today)
+    text = fleet_metrics.text(read, whole.judge(read, IN_CLUSTER), today)
     if str(path) == "-":
         click.echo(text, nl=False)
         return
@@ -84,11 +85,12 @@ def _read_nodes(cluster: Cluster, vault: Vault, *, bar: bool) -> Shown:
     from vaultpki.identity import nodes
     from vaultpki.key_rotation import fleet
     from vaultpki.pki import ca_life
+    from vaultpki.procedures.in_cluster import IN_CLUSTER
     from vaultpki.show import node_table
 
     with reading(vault, bar=bar) as counted:
         read = fleet.read(cluster, counted, server_now(vault), datetime.now(UTC))
-    judged = whole.judge(read)
+    judged = whole.judge(read, IN_CLUSTER)
     stored = zip(judged.nodes, judged.stored, strict=True)
     return Shown(
         judged.ok,

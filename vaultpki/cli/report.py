@@ -59,6 +59,7 @@ def _of_folder(file: Path, directory: Path, kubeconfig: Path | None) -> Report:
     from vaultpki import certificates
     from vaultpki.kube import kubeconfig as document
     from vaultpki.live import cluster as live
+    from vaultpki.procedures import ON_NODES
     from vaultpki.show import check_summary, expiries, report_model
     from vaultpki.verify import folders, matrix
 
@@ -74,21 +75,20 @@ def _of_folder(file: Path, directory: Path, kubeconfig: Path | None) -> Report:
         checks += live.verify_copies(cluster, access, held, None, now)
         again += f" --live --kubeconfig {kubeconfig}"
     summary = check_summary.check_summary(checks, [row.name for row in table], again)
-    return report_model.report(cluster, expiries.of_folders(cluster, held, directory, now), now, checks=summary)
+    found = expiries.of_folders(cluster, held, directory, now, ON_NODES)
+    return report_model.report(cluster, found, now, checks=summary)
 
 
 def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Report:
     from datetime import UTC, datetime
 
-    from vaultpki.ca.status import under_way
     from vaultpki.findings.cluster import judge
-    from vaultpki.identity import root_pin
     from vaultpki.key_rotation import fleet
     from vaultpki.kube import api as kube_api
     from vaultpki.kube import kubeconfig as document
     from vaultpki.live import cluster as live
-    from vaultpki.show import ca as ca_text
-    from vaultpki.show import check_summary, key_status, report_model, rotation_banner
+    from vaultpki.procedures.in_cluster import IN_CLUSTER
+    from vaultpki.show import check_summary, report_model
     from vaultpki.show import fleet as fleet_text
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _), reading(vault) as counted:
@@ -100,23 +100,8 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
             made = live.verify_copies(cluster, access, (), counted, read.now)
             again = f"vaultpki verify -f {file} --live --kubeconfig {kubeconfig}"
             checks = check_summary.check_summary(made, (), again)
-    found, now = fleet_text.inventory(read, judge(read)), read.now
-    if not read.cas:
-        # What nodes hold is worth a page all the same.
-        return report_model.report(cluster, found, now, checks=checks, rotation=tuple(read.problems))
-    of_keys = list(key_status.key_lines(read.keys, now, str(file))) if read.keys is not None else []
-    active = under_way(read.cas)
-    if active is None or active.record is None:
-        # After a rollback, processes may still hold the CA that it deleted.
-        held = [
-            line
-            for ca in read.cas
-            if ca.record is not None and ca.gate is not None
-            for line in ca_text.record_lines(ca.record, ca.gate, now, str(file))
-        ]
-        banner = rotation_banner.of_keys(read.keys, now, str(file))
-        return report_model.report(cluster, found, now, checks=checks, rotation=[*held, *of_keys], banner=banner)
-    pin = root_pin.advice(cluster, active.record)
-    lines = [*ca_text.record_lines(active.record, active.gate, now, str(file), pin=pin), *of_keys]
-    banner = rotation_banner.banner(cluster.name, active.record, active.gate, now, str(file))
-    return report_model.report(cluster, found, now, checks=checks, rotation=lines, banner=banner)
+    found = fleet_text.inventory(read, judge(read, IN_CLUSTER))
+    # What nodes hold is worth a page also where no CA can be read.
+    lines = [line for each in IN_CLUSTER for line in each.lines(read)] if read.cas else read.problems
+    banner = next((one for each in IN_CLUSTER if read.cas and (one := each.banner(read)) is not None), None)
+    return report_model.report(cluster, found, read.now, checks=checks, rotation=lines, banner=banner)

@@ -93,10 +93,11 @@ def _on_server(spec: Path, serial: str, *, allow_http: bool) -> ShownCertificate
 
 def _on_disk(name: str, file: Path, directory: Path | None, now: datetime, *, allow_http: bool) -> ShownCertificate:
     from vaultpki.config.agent import load_agent
+    from vaultpki.procedures import ON_NODES
     from vaultpki.show import certificate_files
 
     if certificate_files.is_path(name) and (directory is None or "/" in name):
         return certificate_files.of_file(Path(name) if directory is None else directory / name, now)
     if directory is not None:
-        return certificate_files.of_folder(directory.absolute(), name, now)
-    return certificate_files.of_node(load_agent(file, allow_http=allow_http), name, now)
+        return certificate_files.of_folder(directory.absolute(), name, now, ON_NODES)
+    return certificate_files.of_node(load_agent(file, allow_http=allow_http), name, now, ON_NODES)

@@ -21,9 +21,9 @@ from vaultpki.findings.finding import to_json as finding_json
 from vaultpki.pki import renewal
 from vaultpki.readers import CA_OF_BUNDLE
 from vaultpki.records import gaps
+from vaultpki.records.gaps import left_over_sentence
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable, stamp
-from vaultpki.rotation import left_over
 from vaultpki.values import release_order
 from vaultpki.values.durations import short_span
 
@@ -427,7 +427,7 @@ def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iter
     yield from (finds.gap(gap) for gap in apart)
     for ca in status.cas:
         for facts in ca.left_over:
-            text = left_over.sentence(ca.domain, facts.fingerprint, [status.node or "this node"])
+            text = left_over_sentence(ca.domain, facts.fingerprint, [status.node or "this node"])
             yield found("ca-left-over", text, command=named_command(text, DEFAULT_FILE))
     untried = _cas_of(key for key, owed in status.owed.items() if not owed.attempts)
     yield from _behind(status.readers.items(), untried, finds)

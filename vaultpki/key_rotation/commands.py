@@ -22,6 +22,7 @@ from vaultpki.kube.token_flags import TokensInUse
 from vaultpki.model import Cluster
 from vaultpki.pki.key_plan import refuses
 from vaultpki.procedure.gate import Waiting
+from vaultpki.provision.cluster_facts import KeyStepDone
 from vaultpki.provision.rotation_records import read_records
 from vaultpki.records.rotation import MOST_AHEAD
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
@@ -30,7 +31,6 @@ from vaultpki.token_keys import beginning
 from vaultpki.token_keys import course as key_course
 from vaultpki.token_keys import steps as key_steps
 from vaultpki.token_keys.holders import never_ran, refused_at
-from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.token_keys.starts import to_start
 from vaultpki.token_keys.steps import NOTHING_SAID_OF_KEYS, KeysSaid
 from vaultpki.token_keys.turns import next_turn, starting, still_accepted_by, to_read, why_waits

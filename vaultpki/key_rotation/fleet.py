@@ -6,12 +6,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from vaultpki.ca import fleet
-from vaultpki.ca.fleet import ClusterFacts
 from vaultpki.ca.token_key_certificates import key_holders
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, SpecError, StateConflict
 from vaultpki.key_rotation import commands
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
+from vaultpki.provision.cluster_facts import ClusterFacts
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.token_keys.holders import refused_at
 from vaultpki.vault import Vault

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from vaultpki.certificates import ISSUING_BACKDATE, ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer
 from vaultpki.identity import outside_signer
+from vaultpki.identity.revoked_list import stored_certificates
 from vaultpki.model import Cluster, OutsideRoot
 from vaultpki.provision.read_back import own_issuer
-from vaultpki.provision.signed_before import fingerprints, signed_before
 from vaultpki.records import above
 from vaultpki.records.server_facts import Fields
 from vaultpki.vault import Json, Request, Vault, check_named, member, text
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from vaultpki.pki.facts import Facts
 
 # hvac has no method for keys or for a mount's defaults: those requests are written here.
+
+# One that was signed before and lacks more of the life that is asked for now is not taken: another is signed.
+_OLDEST = timedelta(days=1)
+_SLACK = timedelta(hours=1)
 
 # In seconds: more than the signing can take, and far less than any TTL of a CA.
 _CLOCK_SLACK = 3600
@@ -332,3 +336,44 @@ def check_life(mount: str, data: Json, wanted: Fields) -> None:
             f"the CA of {mount} was asked for {asked // 86400} days and got {got}, and was not kept; look at the "
             "mount's max_lease_ttl and at this machine's clock, and apply again"
         )
+
+
+def signed_before(
+    vault: Vault, root: str, signer: Facts, csr: str, subject: str, ends: datetime, installed: Collection[str]
+) -> str | None:
+    """Return, as PEM, the newest certificate of `signer`, of the mount `root`, for the key and the name of a request.
+
+    An earlier run may have had it signed, and its answer was lost. The signer stores all that it signs, so no second
+    one is signed for a key, which is made for one CA, or renewed with it on purpose.
+
+    `csr` is the request as PEM, `subject` the common name, `ends` when one that is signed now would end. The SHA-256 in
+    `installed` do not count. None if there is none of the last day, or if it was revoked. Whoever installs it checks
+    the rest, as with one that is signed now.
+    """
+    from vaultpki.pki import keys, x509
+
+    key = keys.requested_key(csr.encode())
+    found = [
+        facts
+        for facts, revoked in stored_certificates(vault, root)
+        if not revoked
+        and facts.public_key == key
+        and facts.subject.common_name == subject
+        and facts.is_ca
+        and facts.fingerprint not in installed
+        and ends - _OLDEST <= facts.not_after <= ends + _SLACK
+        and x509.signed_by(facts, signer)
+    ]
+    newest = max(found, key=lambda facts: facts.not_after, default=None)
+    return newest.pem if newest is not None else None
+
+
+def fingerprints(vault: Vault, mount: str) -> frozenset[str]:
+    """Return the SHA-256 of the certificates of a mount's issuers."""
+    from vaultpki.pki import x509
+
+    issuers, read = vault.api.secrets.pki.list_issuers(mount_point=mount).keys, vault.prepare.secrets.pki.read_issuer
+    pems = [
+        text(answer.data, "certificate") for answer in vault.many([read(each, mount_point=mount) for each in issuers])
+    ]
+    return frozenset(facts.fingerprint for pem in pems for facts in x509.readable(pem)[:1])

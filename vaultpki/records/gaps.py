@@ -1,17 +1,18 @@
-"""Says where a node and the server do not have the same rotation records, and what to do; pure.
+"""Says where a node and the server do not have the same rotation records, or CAs, and what to do; pure.
 
 `status`, the agent's log, `nodes`, `plan` and `ca status` say it with these words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from vaultpki import kubernetes_versions, readers
 from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.records.node_report import NodeReport, Seen
 from vaultpki.records.rotation import EVERY_DOMAIN, MOST_AHEAD
+from vaultpki.redact import first_few
 
 SERVER_BEHIND = "server-behind"
 """The name of a gap: the node has read a newer record than the server has."""
@@ -27,6 +28,14 @@ class Gap:
     domain: str
     name: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOver:
+    """A CA that nodes trust and the server does not have: its SHA-256, and the nodes that hold it."""
+
+    sha256: str
+    nodes: tuple[str, ...]
 
 
 def of_report(report: NodeReport, revisions: Mapping[str, int] | None = None) -> Iterator[Gap]:
@@ -91,4 +100,13 @@ def _not_followed(domain: str, highest: int, ahead: int) -> str:
         f"has read revision {highest} of the record of {domain}, and does not follow revision {ahead}: no rotation "
         f"comes so far ahead, so no vaultpki wrote it; nothing of {domain} is dropped or replaced there; find out who "
         f"wrote that record, and run `vaultpki ca recover {domain}`, which writes a right one"
+    )
+
+
+def left_over_sentence(domain: str, sha256: str, nodes: Collection[str]) -> str:
+    """Return that nodes trust such a CA, with the command that takes it out, for every view."""
+    who = f"{first_few(sorted(nodes), 3)} {'trusts' if len(nodes) == 1 else 'trust'}"
+    return (
+        f"{domain} CA: {who} a CA that the server does not have (SHA-256 {sha256}): whoever has its key is let in; "
+        f"`vaultpki ca recover {domain} --drop {sha256}` takes it out"
     )

@@ -10,26 +10,19 @@ that one. So the states are those that tests/models/rotation.py explores.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from vaultpki.certificates import ROOT
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.model import Cluster
+from vaultpki.records.gaps import LeftOver
 from vaultpki.records.rotation import SPREAD, CaRef, Method, RotationRecord, State
 from vaultpki.redact import first_few
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.rotation.start import also_trusted, current, numbers
 from vaultpki.vault.issuer import successor_name
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOver:
-    """A CA that nodes trust and the server does not have: its SHA-256, and the nodes that hold it."""
-
-    sha256: str
-    nodes: tuple[str, ...]
 
 
 def left_over(
@@ -53,15 +46,6 @@ def left_over(
         LeftOver(sha256, tuple(sorted(node.name for node in found)))
         for sha256, found in sorted(holders.items())
         if any(node.kind == "listed" for node in found)
-    )
-
-
-def sentence(domain: str, sha256: str, nodes: Collection[str]) -> str:
-    """Return that nodes trust such a CA, with the command that takes it out, for every view."""
-    who = f"{first_few(sorted(nodes), 3)} {'trusts' if len(nodes) == 1 else 'trust'}"
-    return (
-        f"{domain} CA: {who} a CA that the server does not have (SHA-256 {sha256}): whoever has its key is let in; "
-        f"`vaultpki ca recover {domain} --drop {sha256}` takes it out"
     )
 
 

@@ -13,11 +13,11 @@ from vaultpki.certificates import TABLE, laid_out
 from vaultpki.errors import ArgumentError, CertificateUnreadable, SpecError
 from vaultpki.identity.by_serial import rows_like
 from vaultpki.model import AgentConfig, Row
+from vaultpki.node.procedures import Procedures
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.renewal import Reason
 from vaultpki.places import Layout
-from vaultpki.procedures import ON_NODES
 from vaultpki.redact import first_few, stamp
 from vaultpki.show.certificate import KeyBeside, Revocation, ShownCertificate, domain_of
 from vaultpki.values import input_file, pem
@@ -35,23 +35,23 @@ def is_path(name: str) -> bool:
     return "/" in name or name.endswith(_ENDINGS)
 
 
-def of_node(config: AgentConfig, name: str, now: datetime) -> ShownCertificate:
+def of_node(config: AgentConfig, name: str, now: datetime, procedures: Procedures) -> ShownCertificate:
     """Return a certificate of the node that agent.yaml describes, by the name of its row.
 
     Raises ArgumentError if the node holds none of this name, and as `of_file`.
     """
-    found = status.of_node(config, now, ON_NODES, ask=False)
+    found = status.of_node(config, now, procedures, ask=False)
     beside = Path(config.directory)
     return _one(name, [found], f"{config.node} holds", now, beside)
 
 
-def of_folder(directory: Path, name: str, now: datetime) -> ShownCertificate:
+def of_folder(directory: Path, name: str, now: datetime, procedures: Procedures) -> ShownCertificate:
     """Return a certificate by the name of its row or of its file, from a node's folder, or a folder of nodes.
 
     Raises ArgumentError if there is none, or if several nodes hold one; StoreError if a folder cannot be read.
     """
     if folders := node_folders.find_all(directory):
-        found = [node_folders.read(each, now, ON_NODES, allow_http=True) for each in folders]
+        found = [node_folders.read(each, now, procedures, allow_http=True) for each in folders]
         if (directory / _OPERATOR).is_dir():
             found.append(status.of_folder(str(directory / _OPERATOR), now))
     else:

@@ -21,10 +21,10 @@ from vaultpki.findings.nodes import NodeRow
 from vaultpki.graph.content import ExpirySummary, count
 from vaultpki.identity.access import holder_of
 from vaultpki.model import Cluster, Node, Pool, Row
+from vaultpki.node.procedures import Procedures
 from vaultpki.pki import ca_life, renewal
 from vaultpki.pki.ca_life import CaExpiry, CaLife, Level
 from vaultpki.pki.facts import Facts
-from vaultpki.procedures import ON_NODES
 from vaultpki.provision import ca_ends
 from vaultpki.show import attention
 from vaultpki.show.attention import Notice
@@ -37,19 +37,21 @@ from vaultpki.verify.token_key_files import token_key_checks
 _MISSING: Final = "is missing"
 
 
-def of_folder(cluster: Cluster, directory: Path, now: datetime) -> Inventory:
+def of_folder(cluster: Cluster, directory: Path, now: datetime, procedures: Procedures) -> Inventory:
     """Read the certificates in `directory`, as `verify --dir` finds them. Raises SpecError if it holds none."""
-    return of_folders(cluster, folders.find_holders(cluster, directory), directory, now)
+    return of_folders(cluster, folders.find_holders(cluster, directory), directory, now, procedures)
 
 
-def of_folders(cluster: Cluster, found: Sequence[Folder], directory: Path, now: datetime) -> Inventory:
+def of_folders(
+    cluster: Cluster, found: Sequence[Folder], directory: Path, now: datetime, procedures: Procedures
+) -> Inventory:
     """Read the certificates in folders that `verify.folders` found in `directory`.
 
     A pair is what `status` and `verify` call it.
     """
     table = {row.name: row for row in rows(cluster)}
     held = [folder for folder in found if folder.certificates]
-    looks = [_look(cluster, folder, table, now) for folder in held]
+    looks = [_look(cluster, folder, _status(cluster, folder, now, procedures), table, now) for folder in held]
     cas = tuple(_cas(cluster, held, now))
     again = f"run `vaultpki verify -f {cluster.file} --dir {directory}`"
     return Inventory(
@@ -78,8 +80,7 @@ class _Look:
     signers: tuple[tuple[str, Facts], ...]
 
 
-def _look(cluster: Cluster, folder: Folder, table: Mapping[str, Row], now: datetime) -> _Look:
-    looked = _status(cluster, folder, now)
+def _look(cluster: Cluster, folder: Folder, looked: Status, table: Mapping[str, Row], now: datetime) -> _Look:
     said = nodes.of_status(looked, now, name=folder.name).wrong
     by_path = {os.path.realpath(one.path): said.get(one.name) for one in looked.seen}
     pairs: list[HolderPair] = []
@@ -138,14 +139,14 @@ def _ends(
     return ends
 
 
-def _status(cluster: Cluster, folder: Folder, now: datetime) -> Status:
+def _status(cluster: Cluster, folder: Folder, now: datetime, procedures: Procedures) -> Status:
     """Return what `status --dir` says of a folder: with its agent.yaml if it is NODE/pki or a copy, else by itself."""
     if copy := node_folders.collected_with(folder.folder):
-        return node_folders.read(copy, now, ON_NODES, allow_http=True)
+        return node_folders.read(copy, now, procedures, allow_http=True)
     above = folder.folder.absolute().parent
     own = folder.folder.absolute().name == "pki" and holder_of(cluster, folder.name) is not None
     if own and os.path.lexists(above / "agent.yaml"):
-        return node_folders.read(NodeFolder(above), now, ON_NODES, allow_http=True)
+        return node_folders.read(NodeFolder(above), now, procedures, allow_http=True)
     try:
         return status.of_folder(str(folder.folder), now)
     except StoreError as error:

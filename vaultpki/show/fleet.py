@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vaultpki.ca.fleet import ClusterFacts
 from vaultpki.certificates import node_rows
 from vaultpki.findings.cluster import Judgement
 from vaultpki.findings.nodes import NodeRow
@@ -14,6 +13,7 @@ from vaultpki.identity.nodes import Member
 from vaultpki.model import Cluster
 from vaultpki.pki import foreign_cas
 from vaultpki.pki.ca_life import own
+from vaultpki.provision.cluster_facts import ClusterFacts
 from vaultpki.show import attention
 from vaultpki.show.attention import Notice
 from vaultpki.show.inventory import FAULTS, CaFound, HolderPair, HolderSummary, Inventory
@@ -47,7 +47,7 @@ def inventory(read: ClusterFacts, judged: Judgement) -> Inventory:
 def _notices(judged: Judgement) -> Iterator[Notice]:
     yield from attention.of_cluster(judged.cluster, "certificates")
     yield from attention.of_cluster(judged.cas, "cas")
-    yield from attention.of_cluster(filter(None, (judged.rotation, judged.keys)), "rotation")
+    yield from attention.of_cluster(judged.procedures, "rotation")
     yield from attention.of_nodes(judged.nodes, "certificates")
 
 

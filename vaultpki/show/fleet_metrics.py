@@ -11,10 +11,10 @@ from typing import Final
 
 from prometheus_client import Metric, generate_latest, registry
 
-from vaultpki.ca.fleet import ClusterFacts
 from vaultpki.findings.catalogue import CATALOGUE, NodeState, Severity
 from vaultpki.findings.cluster import Judgement
 from vaultpki.pki.ca_life import own
+from vaultpki.provision.cluster_facts import ClusterFacts
 from vaultpki.redact import printable
 
 METRICS_MARK: Final = "# Written by `vaultpki nodes --metrics`."

@@ -16,13 +16,13 @@ from vaultpki.graph import content
 from vaultpki.graph.content import STATES, ExpirySummary, Graph, Health, ca_title, ca_until, count
 from vaultpki.model import Cluster, Row
 from vaultpki.pki.ca_life import Level
+from vaultpki.procedure.banner import Banner
 from vaultpki.redact import first_few
 from vaultpki.show import attention
 from vaultpki.show.attention import Notice
 from vaultpki.show.calendar import Calendar, calendar
 from vaultpki.show.check_summary import LIVE, CheckSummary
 from vaultpki.show.inventory import CaFound, HolderPair, HolderSummary, Inventory
-from vaultpki.show.rotation_banner import RotationBanner
 from vaultpki.values.durations import long_span
 
 _WORST: Final = tuple(STATES)
@@ -124,7 +124,7 @@ class Report:
     components: tuple[str, ...]
     checks: CheckSummary | None
     rotation: tuple[str, ...] | None
-    banner: RotationBanner | None = None
+    banner: Banner | None = None
 
     @property
     def total(self) -> int:
@@ -138,7 +138,7 @@ def report(
     *,
     checks: CheckSummary | None = None,
     rotation: Iterable[str] | None = None,
-    banner: RotationBanner | None = None,
+    banner: Banner | None = None,
 ) -> Report:
     """Return the report of a cluster at the time `now`.
 

@@ -30,9 +30,9 @@ from vaultpki.model import KeyType
 from vaultpki.pki import keys as private_keys
 from vaultpki.pki import x509
 from vaultpki.procedures import ON_NODES
+from vaultpki.provision.cluster_facts import KeyStepDone
 from vaultpki.provision.rotation_records import read_key_record
 from vaultpki.records.service_account import KeyRecord, KeyState
-from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.token_keys.steps import KeysSaid
 from vaultpki.vault import Vault
 

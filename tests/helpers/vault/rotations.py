@@ -12,7 +12,7 @@ from vaultpki.ca import commands
 from vaultpki.ca import recover as recovery
 from vaultpki.ca.recover import Proposal
 from vaultpki.ca.run import Step
-from vaultpki.ca.status import CaStatus
+from vaultpki.provision.cluster_facts import CaStatus
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation.confirmations import Confirmations
 from vaultpki.vault import Vault

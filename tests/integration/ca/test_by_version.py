@@ -7,8 +7,8 @@ import pytest
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import Rotation
 from vaultpki.ca.run import Step
+from vaultpki.procedures import ca_text
 from vaultpki.records.rotation import State
-from vaultpki.show import ca as ca_text
 
 # What nodes report decides.
 pytestmark = pytest.mark.on_node

@@ -13,9 +13,9 @@ from helpers.vault.rotations import Rotation, rotation_of
 from vaultpki.ca import recover as recovery
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.pki import x509
+from vaultpki.procedures.ca_text import state_sentence
+from vaultpki.records.gaps import left_over_sentence
 from vaultpki.records.rotation import State
-from vaultpki.rotation.left_over import sentence
-from vaultpki.show.ca import state_sentence
 
 # What nodes say decides.
 pytestmark = pytest.mark.on_node
@@ -85,7 +85,7 @@ def test_the_node_itself_says_the_same(clusters: ClusterFactory, tmp_path: Path)
     ran = vaultpki("ca", "status", "--json", "-f", cluster.file, env=cluster.environment("viewer"), expect=3)
     (each,) = next(ca["left_over"] for ca in json.loads(ran.stdout)["cas"] if ca["domain"] == "kubernetes")
     assert each["sha256"] in lost and each["nodes"] == ["worker-1"]
-    said = sentence("kubernetes", each["sha256"], ["worker-1"])
+    said = left_over_sentence("kubernetes", each["sha256"], ["worker-1"])
     assert said in {one["message"] for one in json.loads(ran.stdout)["findings"]}
     shown = json.loads(vaultpki("status", "-c", node.config, "--json", expect=3).stdout)
     assert said in {one["message"] for one in shown["summary"]["findings"]}

@@ -7,8 +7,8 @@ import pytest
 from helpers.vault.rotations import Rotation
 from vaultpki.ca.run import Step
 from vaultpki.errors import StateConflict
+from vaultpki.procedures import ca_text
 from vaultpki.records.rotation import Method, State
-from vaultpki.show import ca as ca_text
 
 # Whose turn it is follows from reports alone.
 pytestmark = pytest.mark.on_node

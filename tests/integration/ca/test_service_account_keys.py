@@ -26,9 +26,9 @@ from vaultpki.live import trust
 from vaultpki.model import KeyType, Subject
 from vaultpki.pki import jwk, keys, x509
 from vaultpki.procedures import ON_NODES
+from vaultpki.provision.cluster_facts import KeyStepDone
 from vaultpki.records.rotation import Method
 from vaultpki.records.service_account import KEYS_RECORD, Departure, KeyState, NodeKeys, to_json
-from vaultpki.token_keys.standing import KeyStepDone
 
 ONWARD = (KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE)
 

@@ -15,8 +15,8 @@ from helpers.faults.drawn import Drawn
 from helpers.node.agents_with_keys import AgentsWithKeys
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.errors import Sealed, StateConflict, Unavailable
+from vaultpki.provision.cluster_facts import KeyStepDone
 from vaultpki.records.service_account import KeyState
-from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.vault import Settings, Vault
 
 ONWARD = (KeyState.PUBLISHED, KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE)

@@ -14,6 +14,7 @@ from helpers.node.handmade_files import NOW, HandmadeFiles, made
 from helpers.vault.applied_cluster import vaultpki
 from vaultpki.graph.content import Health, graph
 from vaultpki.graph.placement import scene
+from vaultpki.procedures import ON_NODES
 from vaultpki.show import expiries
 
 
@@ -23,7 +24,7 @@ def files(tmp_path: Path) -> HandmadeFiles:
 
 
 def states(files: HandmadeFiles) -> dict[str, tuple[Health, str]]:
-    found = expiries.of_folder(files.cluster, files.folder, NOW)
+    found = expiries.of_folder(files.cluster, files.folder, NOW, ON_NODES)
     assert not [notice for notice in found.notices if notice.part == "checks"]
     drawn = graph(files.cluster, NOW, expiries=found.rows, cas=found.ends, source=found.source)
     assert problems(scene(drawn)) == []

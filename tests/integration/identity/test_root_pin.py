@@ -11,8 +11,8 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import Ran, fails, vaultpki
 from helpers.vault.root_operator import RootOperator
 from vaultpki.ca import commands
-from vaultpki.ca.status import CaStatus
 from vaultpki.errors import ForeignObject
+from vaultpki.provision.cluster_facts import CaStatus
 from vaultpki.records.rotation import State
 from vaultpki.rotation.states import BACK
 

@@ -19,6 +19,7 @@ from vaultpki.ca import fleet
 from vaultpki.findings.cluster import judge
 from vaultpki.graph.content import Graph, Health, graph
 from vaultpki.graph.placement import scene
+from vaultpki.procedures.in_cluster import IN_CLUSTER
 from vaultpki.records.node_report import CertificateReport
 from vaultpki.records.rotation import State
 from vaultpki.show.fleet import inventory
@@ -44,7 +45,7 @@ def page(rotation: Rotation, *, expect: int = 3) -> tuple[str, str]:
 def drawn(rotation: Rotation) -> Graph:
     cluster = rotation.cluster.model
     read = fleet.read(cluster, rotation.vault, rotation.now, rotation.now)
-    found = inventory(read, judge(read))
+    found = inventory(read, judge(read, IN_CLUSTER))
     made = graph(
         cluster, rotation.now, expiries=found.rows, cas=found.ends, rotations=found.rotations, source=found.source
     )

@@ -21,6 +21,7 @@ from helpers.tls_clients import CLIENTS, go_client, listening
 from vaultpki import certificates
 from vaultpki.certificates import chain_bundle
 from vaultpki.pki.facts import Trust
+from vaultpki.procedures import ON_NODES
 from vaultpki.show import expiries
 from vaultpki.show.verify import of_files
 from vaultpki.verify import folders
@@ -130,14 +131,14 @@ def test_nothing_of_it_is_said_below_a_root_of_ours(tmp_path: Path) -> None:
 
 def test_a_ca_between_that_ends_before_ours_is_told(tmp_path: Path) -> None:
     files = outside_files.made(tmp_path)
-    found = expiries.of_folder(files.files.cluster, files.files.folder, NOW)
+    found = expiries.of_folder(files.files.cluster, files.files.folder, NOW, ON_NODES)
     names = [each.ca for each in found.cas]
     subjects = {each.facts.subject_text for each in (files.upper, files.lower)}
     assert names.count("root") == 1 and subjects <= set(names)
     assert not any(each.level.attention for each in found.cas if each.ca in subjects)
     soon = files.lower.again(files.upper, begins=NOW - timedelta(days=100), ends=NOW + timedelta(days=20)).facts
     files.put_bundles({ca: replace(known, between=(soon, files.upper.facts)) for ca, known in files.trust.items()})
-    found = expiries.of_folder(files.files.cluster, files.files.folder, NOW)
+    found = expiries.of_folder(files.files.cluster, files.files.folder, NOW, ON_NODES)
     (told,) = (each for each in found.cas if each.level.attention and each.ca in subjects)
     assert told.ca == soon.subject_text
     assert "have its owner renew it with the same key" in told.sentence and "ca rotate" not in told.sentence

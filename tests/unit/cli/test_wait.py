@@ -14,9 +14,9 @@ from vaultpki.cli import adopt_run, ca_keys
 from vaultpki.cli.ca_keys import StepOptions
 from vaultpki.errors import ChangedMeanwhile, Unavailable, VaultpkiError
 from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.provision.cluster_facts import KeyStepDone
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.service_account import KeyState
-from vaultpki.token_keys.standing import KeyStepDone
 
 NOW = datetime.now(UTC)
 AWAY = Unavailable("https://v:8200 cannot be reached (refused)")

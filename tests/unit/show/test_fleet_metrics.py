@@ -9,13 +9,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from helpers import example_cluster
-from vaultpki.ca.fleet import ClusterFacts
-from vaultpki.ca.status import CaStatus
 from vaultpki.findings import cluster as whole
 from vaultpki.findings.catalogue import KINDS, NodeState
 from vaultpki.identity.nodes import Member, NodeList, Unfit
 from vaultpki.identity.revoked_list import Revoked
 from vaultpki.pki.ca_life import CaLife, expiry
+from vaultpki.procedures.in_cluster import IN_CLUSTER
+from vaultpki.provision.cluster_facts import CaStatus, ClusterFacts
 from vaultpki.records.node_report import CertificateReport, NodeReport
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.show import fleet_metrics
@@ -44,7 +44,7 @@ def facts(folder: Path, *members: Member, unfit: tuple[Unfit, ...] = ()) -> Clus
 
 
 def samples(read: ClusterFacts) -> dict[tuple[str, Labels], float]:
-    text = fleet_metrics.text(read, whole.judge(read), WRITTEN)
+    text = fleet_metrics.text(read, whole.judge(read, IN_CLUSTER), WRITTEN)
     assert text.startswith(f"{fleet_metrics.METRICS_MARK}\n") and text.endswith("\n")
     found: dict[tuple[str, Labels], float] = {}
     for family in text_string_to_metric_families(text):

@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from vaultpki.findings.adoption import of_adoption
 from vaultpki.findings.finding import Finding
 from vaultpki.identity.nodes import Member
 from vaultpki.model import Node, NodeRole
+from vaultpki.procedures.adoption_standing import of_adoption
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vaultpki.kube.token_flags import TokensInUse
-from vaultpki.show.key_status import life_lines
+from vaultpki.procedures.key_text import life_lines
 
 HOUR = 3600
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 from vaultpki.kube.token_flags import TokensInUse
 from vaultpki.procedure import standing
 from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.provision.cluster_facts import KeyStepDone
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import printable, stamp, stamped
 from vaultpki.token_keys.course import next_key_state
-from vaultpki.token_keys.standing import KeyStepDone
 from vaultpki.values.durations import format_duration
 
 # Seconds: for as long it asks for them (kubernetes staging/src/k8s.io/controller-manager/pkg/clientbuilder).

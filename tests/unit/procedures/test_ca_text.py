@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from vaultpki.ca.status import CaStatus
 from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.procedures import ca_text
+from vaultpki.provision.cluster_facts import CaStatus
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
-from vaultpki.show import ca as ca_text
 from vaultpki.show import table
 
 WHEN = datetime(2026, 11, 26, 12, tzinfo=UTC)

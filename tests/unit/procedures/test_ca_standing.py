@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from helpers import example_cluster
+from vaultpki.identity.nodes import NodeList
+from vaultpki.identity.revoked_list import Revoked
+from vaultpki.procedure.banner import Banner
 from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.procedures import ca_standing
+from vaultpki.provision.cluster_facts import CaStatus, ClusterFacts
 from vaultpki.records.rotation import CaRef, RotationRecord, State
-from vaultpki.show.rotation_banner import banner
 
 NOW = datetime(2026, 11, 26, 10, tzinfo=UTC)
 SINCE = NOW - timedelta(minutes=48)
@@ -18,6 +25,15 @@ MINE = tuple(Waiting(f"w-{number}", "it has not passed") for number in range(9))
 def record(domain: str = "etcd") -> RotationRecord:
     old, new = (CaRef(f"{domain}-{number}", "", "", str(number) * 64) for number in (1, 2))
     return RotationRecord(domain=domain, state=State.PUBLISHED, revision=3, since=SINCE, old=old, new=new)
+
+
+def banner(folder: Path, record: RotationRecord, gate: Gate | None) -> Banner:
+    """What the page says above a report."""
+    cluster = replace(example_cluster.load(folder, example_cluster.WITH_POOL), file="cluster.yaml")
+    ca = CaStatus(record.domain, record.leaf.name, "", None, record, gate)
+    made = ca_standing.banner(ClusterFacts(cluster, NOW, NodeList((), ()), Revoked(), {}, (), (ca,), ()))
+    assert made is not None
+    return made
 
 
 @pytest.mark.parametrize(
@@ -32,8 +48,8 @@ def record(domain: str = "etcd") -> RotationRecord:
         (None, ["`vaultpki ca status -f cluster.yaml` shows what it waits for"]),
     ],
 )
-def test_it_says_what_the_next_step_waits_for(gate: Gate | None, waits: list[str]) -> None:
-    made = banner("prod", record(), gate, NOW, "cluster.yaml")
+def test_it_says_what_the_next_step_waits_for(tmp_path: Path, gate: Gate | None, waits: list[str]) -> None:
+    made = banner(tmp_path, record(), gate)
     assert made.title == "CA etcd is being rotated: published"
     assert made.since == "since 2026-11-26 09:12 UTC, 48 minutes ago"
     assert "nodes learn to trust key 2 of the CA etcd beside key 1" in made.holds
@@ -41,9 +57,9 @@ def test_it_says_what_the_next_step_waits_for(gate: Gate | None, waits: list[str
         assert expected in said
 
 
-def test_nodes_that_wait_for_the_same_are_one_sentence() -> None:
+def test_nodes_that_wait_for_the_same_are_one_sentence(tmp_path: Path) -> None:
     reasons = tuple(Waiting(f"cp-{number}", f"reason {number}") for number in range(6))
-    made = banner("prod", record("root"), Gate((*reasons, *MINE)), NOW, "cluster.yaml")
+    made = banner(tmp_path, record("root"), Gate((*reasons, *MINE)))
     assert made.title == "The root CA of prod is being rotated: published"
     assert made.waits == (
         "It waits for w-0, w-1, w-2, w-3 and 5 more: it has not passed",

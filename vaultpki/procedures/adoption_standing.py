@@ -1,4 +1,4 @@
-"""Finds where an adoption stands by what Vault has of it, and which machine it waits for; pure.
+"""What an adoption is to the views of a cluster, as `procedures.ca_standing`: which machine it waits for.
 
 `adopt status` judges the machines by the same function, and looks at the Kubernetes cluster too.
 """
@@ -12,11 +12,27 @@ from vaultpki.findings.finding import STILL, Finding, found
 from vaultpki.identity.nodes import Member
 from vaultpki.model import NodeRole
 from vaultpki.procedure.standing import waits_for
+from vaultpki.provision.cluster_facts import ClusterFacts
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.redact import first_few, printable, stamp
 from vaultpki.rotation import adoption_reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
 from vaultpki.rotation.adoption_states import FREE_STEPS, ONWARD, AdoptionStep
+
+
+def findings(read: ClusterFacts) -> Iterator[Finding]:
+    """Yield where an adoption stands; nothing without one, and once nothing of it is left to do."""
+    finding = of_adoption(read.adopted, read.nodes.members, read.now, read.cluster.file)
+    yield from () if finding is None else (finding,)
+
+
+def lines(_read: ClusterFacts) -> Iterator[str]:
+    """Yield nothing: `adopt status` looks at the Kubernetes cluster too."""
+    yield from ()
+
+
+def banner(_read: ClusterFacts) -> None:
+    """Return None, as `lines`."""
 
 
 def of_adoption(

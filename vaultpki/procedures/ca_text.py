@@ -9,13 +9,14 @@ from typing import Any, Final
 
 from vaultpki import readers
 from vaultpki.ca.run import Step
-from vaultpki.ca.status import CaStatus, under_way
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
 from vaultpki.procedure.gate import Gate
 from vaultpki.procedure.standing import gate_lines, listed, waiting_json, ways
+from vaultpki.provision.cluster_facts import CaStatus, under_way
+from vaultpki.records.gaps import left_over_sentence
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.redact import first_few, printable, stamp, stamped
-from vaultpki.rotation import left_over, root_words
+from vaultpki.rotation import root_words
 from vaultpki.rotation.reasons import TRUST_STEPS
 from vaultpki.rotation.states import next_state
 from vaultpki.show import table
@@ -101,7 +102,7 @@ def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str) 
             yield printable(f"{ca.domain}: {ca.advice}.")
         for each in ca.left_over:
             yield ""
-            yield f"{left_over.sentence(ca.domain, each.sha256, each.nodes)}."
+            yield f"{left_over_sentence(ca.domain, each.sha256, each.nodes)}."
         if ca.apart:
             yield ""
             yield from listed(f"These nodes do not follow the record of {ca.domain}:", ca.apart)

@@ -8,8 +8,8 @@ import pytest
 
 from helpers import pages
 from vaultpki.procedure.gate import Gate
+from vaultpki.procedures import ca_text
 from vaultpki.records.rotation import CaRef, RotationRecord, State
-from vaultpki.show import ca as ca_text
 
 SHOWN = [line for block in pages.blocks(pages.text("ca-root")) for each in block.commands() for line in each.shown]
 OLD, NEW = CaRef("root-1", key="key-1", sha256="ab" * 32), CaRef("root-2", key="key-2", sha256="cd" * 32)

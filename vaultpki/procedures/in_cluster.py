@@ -1,0 +1,14 @@
+"""The procedures that views of a cluster show, each a module with what they need of it.
+
+They are registered here, in one tuple, which every entry point hands over. The views import none of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vaultpki.findings.cluster import ProceduresInCluster
+from vaultpki.procedures import adoption_standing, ca_standing, key_standing
+
+IN_CLUSTER: Final[ProceduresInCluster] = (ca_standing, key_standing, adoption_standing)
+"""What `findings.cluster.judge` and the page get."""
