@@ -1,4 +1,4 @@
-"""A procedure that the views have never heard of is shown by all of them, once it is in the tuple that they are handed."""
+"""A procedure that the views have never heard of is shown by all of them, once it is in the tuple that they get."""
 
 from __future__ import annotations
 
