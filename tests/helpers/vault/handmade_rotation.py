@@ -126,8 +126,8 @@ class Rotation:
         tell_nodes(self.cluster)
 
     def move(self, state: State, **changes: Any) -> None:
-        """The record first, then the mount's default."""
-        self.write(self.record.moved(state, _now(), **changes))
+        """The record first, then the mount's default; the turn is nobody's, as after a gate that waited for all."""
+        self.write(self.record.moved(state, _now(), **{"turn": "", **changes}))
         make_default(self.cluster, self.record.domain, self.record.leaf)
 
     def turn(self, node: str) -> None:

@@ -434,6 +434,11 @@ def test_the_commands(clusters: ClusterFactory, tmp_path: Path) -> None:
 
         assert "service-account-keys are steady" in ca("abort").stdout
         fails(ca("continue", "--replaced", "cp-9", expect=1), "cp-9 has no service-account keys")
+        # It keeps its turn, and restarts once more.
+        assert made.record.turn == "cp-1"
+        made.passes()
+        ca("continue")
+        assert made.record.turn == ""
 
         a_key_counts_in_every_view_also_if_its_ca_was_revoked(made)
 
