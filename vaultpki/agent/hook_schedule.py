@@ -330,7 +330,7 @@ def _advice(context: Context, live: Mapping[str, str], wanted: Assignment, done:
     """What a person must restart because a bundle changed and has no hook, and names in agent.yaml that nothing has."""
     config, versions = context.config, readers_seen.versions(context.state.value)
     # What an adoption changes it has restarted itself, by turns.
-    record = wanted.adoption if config.taken_over is not None else None
+    record = wanted.adoption.record if config.taken_over is not None else None
     led = record is not None and record.state is not AdoptionState.DONE
     for key, digest in ({} if led else live).items():
         if done.get(key, digest) != digest and not config.hooks.get(key):

@@ -27,7 +27,7 @@ from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
 from vaultpki.procedures import ON_NODES
 from vaultpki.records import rotation as rotation_record
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import NAME, AdoptionRecord, AdoptionState
 from vaultpki.records.rotation import BEYOND, MOST_AHEAD, CaRef, RotationRecord, State
 from vaultpki.takeover.journal import JournalFile
 
@@ -273,7 +273,7 @@ def test_an_old_ca_does_not_come_back_where_its_adoption_is_done(tmp_path: Path,
     )
     hashes = {"etcd": (old.facts.fingerprint,)}
     record = AdoptionRecord(shown, 9, 9, MOMENT, hashes) if shown is not None else None
-    said = replace(answer(OLD), foreign={"etcd": (old.pem, other.pem)}, adoption=record)
+    said = replace(answer(OLD), foreign={"etcd": (old.pem, other.pem)}, procedures={NAME: RecordRead(record)})
 
     def trusted() -> set[str]:
         return {facts.fingerprint for facts in trust_of(config, said, AgentState(), MOMENT, ON_NODES)["etcd"].foreign}
