@@ -85,6 +85,14 @@ class Rotations:
         """Return whether nothing of a domain may be dropped or replaced, as `RecordRead.frozen`."""
         return self._of(domain).frozen(highest.get(domain, 0))
 
+    def leading(self, ca: str, highest: Mapping[str, int]) -> str:
+        """Return the domain whose record gives an issuing CA's turns.
+
+        The rotation of the root takes the issuing CAs along, and gives the turns of all of them.
+        """
+        root = self.records.get(ROOT)
+        return ROOT if self.frozen(ROOT, highest) or (root is not None and root.active) else ca
+
     def _of(self, domain: str) -> RecordRead[RotationRecord]:
         return self.read.get(domain) or RecordRead()
 

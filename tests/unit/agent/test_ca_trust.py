@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,10 +26,11 @@ from vaultpki.model import Certificate, KeyType, Subject, TakenOver, Usage
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
+from vaultpki.procedure.phases import BOTH, Side
 from vaultpki.procedures import ON_NODES
 from vaultpki.records import rotation as rotation_record
-from vaultpki.records.adoption import NAME, AdoptionRecord, AdoptionState
-from vaultpki.records.rotation import BEYOND, MOST_AHEAD, CaRef, RotationRecord, State
+from vaultpki.records.adoption import ADOPTION_TABLE, NAME, AdoptionRecord, AdoptionState
+from vaultpki.records.rotation import BEYOND, CA_TABLE, MOST_AHEAD, CaRef, RotationRecord, State
 from vaultpki.takeover.journal import JournalFile
 
 NOW = 1_780_000_000.0
@@ -257,6 +259,30 @@ def test_each_ca_has_its_status() -> None:
     assert (found["kubelet"].state, found["kubelet"].revision, found["kubelet"].behind) == (None, 0, True)
     assert [facts.fingerprint for facts in found["root"].certificates] == [ROOT.sha256]
     assert {facts.fingerprint for facts in found["etcd"].certificates} == {OLD.sha256, NEW.sha256}
+
+
+@pytest.mark.parametrize("older", [(), ("etcd",), (NAME,), ("root",)])
+def test_of_each_ca_one_record_decides_and_an_older_one_takes_none_away(older: tuple[str, ...]) -> None:
+    """Of a domain's own CAs the domain's, of foreign CAs that of the adoption, and of roots that of the root."""
+    foreign, first, second = ForeignCa("old etcd CA"), CaRef("root-1", sha256=ROOT.sha256), CaRef("root-2", sha256="f")
+    sha256 = foreign.facts.fingerprint
+    config = replace(CONFIG, also_trust={"etcd": (sha256,)})
+    state = AgentState(revisions=dict.fromkeys(older, 10))
+    shown = replace(answer(OLD, NEW), foreign={"etcd": (foreign.pem,)})
+    roots = {each: RotationRecord("root", each, 9, MOMENT, first, second) for each in (State.PUBLISHED, State.RETIRED)}
+    for own, adopted, root in itertools.product([None, *State], [None, *AdoptionState], [None, *roots]):
+        rotations = dict(record(own, 9).read) if own is not None else {}
+        rotations |= {"root": RecordRead(roots[root])} if root is not None else {}
+        adoption = AdoptionRecord(adopted, 9, 9, MOMENT, {"etcd": (sha256,)}) if adopted is not None else None
+        said = replace(shown, rotations=Rotations(rotations), procedures={NAME: RecordRead(adoption)})
+        trust = trust_of(config, said, state, MOMENT, ON_NODES)["etcd"]
+        accepts = CA_TABLE.phases[own].accepts if own is not None and "etcd" not in older else BOTH
+        wanted = {ca.sha256 for ca, side in ((OLD, Side.OLD), (NEW, Side.NEW)) if side in accepts}
+        assert {facts.fingerprint for facts in trust.issuing} == wanted, (own, adopted, root)
+        stays = adopted is None or NAME in older or Side.OLD in ADOPTION_TABLE.phases[adopted].accepts
+        assert bool(trust.foreign) is stays, (own, adopted, root)
+        # No record brings in a root that the node does not accept, or takes away the last one.
+        assert [facts.fingerprint for facts in trust.roots] == [ROOT.sha256]
 
 
 @pytest.mark.parametrize("shown", [None, *AdoptionState])
