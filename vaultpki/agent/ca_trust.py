@@ -55,10 +55,10 @@ def _offered(
     adoption was done on this machine does not come back by any record: whoever may write it could else bring a CA back
     whose key was stolen.
     """
-    record, ended = wanted.adoption, [each.ended_cas(config) for each in procedures]
-    stale = record is None or record.accepts is not Side.NEW or record.revision < state.revisions.get(NAME, 0)
-    if record is not None and not stale and all(each.follows(config, wanted, state) for each in procedures):
-        ended.append(record.old)
+    ended = [each.ended_cas(config) for each in procedures]
+    record = None if wanted.adoption.frozen(state.revisions.get(NAME, 0)) else wanted.adoption.record
+    if record is not None and record.accepts is Side.NEW:
+        ended += [record.old] if all(each.follows(config, wanted, state) for each in procedures) else []
     gone = {ca: {sha256 for each in ended for sha256 in each.get(ca, ())} for ca in wanted.foreign}
     return {
         ca: tuple(pem for pem in pems if gone[ca].isdisjoint(_fingerprints([pem])))
@@ -91,8 +91,7 @@ def remembered(
         return state
     before = known_revisions(state, roots) or {}
     seen = wanted.rotations.seen(before)
-    adopted = wanted.adoption.revision if wanted.adoption is not None else 0
-    before = {**before, **({NAME: max(adopted, before.get(NAME, 0))} if adopted or NAME in before else {})}
+    seen |= {name: each.seen(before.get(name, 0)) for name, each in wanted.procedures.items()}
     if wanted.token_key is not None:
         seen[SERVICE_ACCOUNT_KEYS] = wanted.keys.seen(before.get(SERVICE_ACCOUNT_KEYS, 0))
     revisions = {**before, **{domain: each.highest for domain, each in seen.items() if each.highest}}

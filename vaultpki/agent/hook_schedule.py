@@ -22,7 +22,6 @@ from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
-from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.rotation import Method, State
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 
@@ -49,7 +48,7 @@ def waiting(context: Context, wanted: Assignment) -> tuple[str, ...]:
     rotations, revisions = wanted.rotations, context.state.value.revisions
     keys = waiting_for_turn(context, wanted, context.state.value.owed)
     domains = {readers.CA_OF_BUNDLE[key] for key in keys if key in readers.CA_OF_BUNDLE}
-    domains |= {ROOT} if domains and _gives_turns(rotations, ROOT, revisions) else set()
+    domains |= {rotations.leading(ca, revisions) for ca in domains}
     return tuple(sorted(domains | keys.intersection((SERVICE_ACCOUNT_KEYS,))))
 
 
@@ -85,18 +84,12 @@ def _its_turn_for_keys(context: Context, wanted: Assignment) -> bool:
 
 def _its_turn(context: Context, wanted: Assignment, ca: str) -> bool:
     rotations, revisions = wanted.rotations, context.state.value.revisions
-    # The root's rotation takes the issuing CAs along, and gives the turns of all of them.
-    domain = ROOT if _gives_turns(rotations, ROOT, revisions) else ca
+    domain = rotations.leading(ca, revisions)
     record = rotations.records.get(domain)
     if rotations.frozen(domain, revisions):
         # The record that gives the turns is not the newest.
         return False
     return record is None or not (record.active or record.lingers) or record.turn == context.config.node
-
-
-def _gives_turns(rotations: Rotations, domain: str, revisions: Mapping[str, int]) -> bool:
-    record = rotations.records.get(domain)
-    return rotations.frozen(domain, revisions) or (record is not None and record.active)
 
 
 def note_trust(context: Context, held: Mapping[str, BundleDigest]) -> None:
@@ -205,7 +198,8 @@ def _hooked_own(state: AgentState, key: str) -> str | None:
 
 def _turns_are_given(rotations: Rotations, ca: str, revisions: Mapping[str, int]) -> bool:
     record = rotations.records.get(ca)
-    return _gives_turns(rotations, ROOT, revisions) or (record is not None and (record.active or record.lingers))
+    led = rotations.leading(ca, revisions) == ROOT
+    return led or (record is not None and (record.active or record.lingers))
 
 
 def _requests(context: Context, wanted: Assignment, keys: Iterable[str]) -> Iterable[Event]:
@@ -330,8 +324,8 @@ def _advice(context: Context, live: Mapping[str, str], wanted: Assignment, done:
     """What a person must restart because a bundle changed and has no hook, and names in agent.yaml that nothing has."""
     config, versions = context.config, readers_seen.versions(context.state.value)
     # What an adoption changes it has restarted itself, by turns.
-    record = wanted.adoption if config.taken_over is not None else None
-    led = record is not None and record.state is not AdoptionState.DONE
+    record = wanted.adoption.record if config.taken_over is not None else None
+    led = record is not None and record.active
     for key, digest in ({} if led else live).items():
         if done.get(key, digest) != digest and not config.hooks.get(key):
             advice = hooks.advice(key, wanted.roles, config.layout, versions)

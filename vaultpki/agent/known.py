@@ -13,6 +13,7 @@ from vaultpki.errors import CertificateRefused, CertificateUnreadable
 from vaultpki.node import assignment, credential
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.at_rest import AtRest
+from vaultpki.node.procedures import records_of
 from vaultpki.pki.facts import Trust
 
 
@@ -34,7 +35,7 @@ class Known:
 
 def from_disk(context: Context) -> Known:
     """Return what the disk says; asks nobody."""
-    copy = assignment.copy(context.config)
+    copy = assignment.copy(context.config, records_of(context.options.procedures))
     if copy is None:
         return Known(None)
     fresh, rest = copy.fresh(context.clock, context.age), _rest(context)

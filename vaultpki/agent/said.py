@@ -23,8 +23,9 @@ from vaultpki.errors import (
 from vaultpki.host.log import Event
 from vaultpki.issue.issuers import installed_bundles, installed_roots
 from vaultpki.node import assignment, credential, pins
-from vaultpki.node.assignment import Assignment
+from vaultpki.node.assignment import Assignment, HeldBefore
 from vaultpki.node.at_rest import AtRest
+from vaultpki.node.procedures import records_of
 from vaultpki.node.secret_id import SECRET_ID
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts, serial_text
@@ -82,14 +83,13 @@ def _step(context: Context, copy: Assignment, rest: AtRest, mark: Mark | None) -
     """Return what Vault says after one step of a rotation, with the kept login; None if more may have changed."""
     if mark is None or not rest.may_step(mark):
         return None
-    held, known = _held(context, copy)
     step = assignment.SeenStep(copy, mark, rest.issuers)
-    fetched = assignment.fetch_step(context.config, rest.vault, context.clock, held, known, step)
+    fetched = assignment.fetch_step(context.config, rest.vault, context.clock, _before(context, copy), step)
     return None if fetched is None else SaidByVault(fetched, _checked_clock(context, Contact(rest.vault, stepped=True)))
 
 
-def _held(context: Context, copy: Assignment | None) -> tuple[dict[str, list[str]], Mapping[str, int] | None]:
-    """Return the CAs trusted here until now, as PEM by CA, and the highest revisions read, as `assignment.fetch`."""
+def _before(context: Context, copy: Assignment | None) -> HeldBefore:
+    """Return what this node knows of before, from its files and what it remembers."""
     if copy is not None:
         # The agent's state may be lost, or another release's.
         _remember_answer(context, copy, context.state.value.clock_offset)
@@ -99,7 +99,8 @@ def _held(context: Context, copy: Assignment | None) -> tuple[dict[str, list[str
     before = {**copy.trusted, ROOT: (*copy.issuers.roots, *copy.issuers.kept)} if copy is not None else {}
     for ca, pems in before.items():
         held.setdefault(ca, []).extend(pems)
-    return held, ca_trust.known_revisions(context.state.value, pins.roots_had(context.config))
+    highest = ca_trust.known_revisions(context.state.value, pins.roots_had(context.config))
+    return HeldBefore(held, highest, records_of(context.options.procedures))
 
 
 def _tighten(context: Context) -> None:
@@ -112,7 +113,7 @@ def _tighten(context: Context) -> None:
 def _fetch(context: Context, copy: Assignment | None) -> SaidByVault:
     """What Vault says now; the copy if Vault says nothing usable, with the reason among the failures."""
     config, vault, away = context.config, None, None
-    held, known = _held(context, copy)
+    before = _before(context, copy)
     try:
         _tighten(context)
         rest = context.options.rest
@@ -120,7 +121,7 @@ def _fetch(context: Context, copy: Assignment | None) -> SaidByVault:
         vault = credential.login(config, allow_http=context.options.allow_http, kept=kept)
         vault.prefer_active()
         shown_before = rest.issuers if rest is not None and rest.config == config else {}
-        fetched = assignment.fetch(config, vault, context.clock, held, known, shown_before)
+        fetched = assignment.fetch(config, vault, context.clock, before, shown_before)
     except VaultpkiError as error:
         context.state.value = replace(context.state.value, asked=context.clock)
         if copy is None:

@@ -20,7 +20,7 @@ from vaultpki.model import AgentConfig, Certificate
 from vaultpki.node import assignment, credential
 from vaultpki.node import state as memory
 from vaultpki.node.assignment import SurplusPair
-from vaultpki.node.procedures import Procedures
+from vaultpki.node.procedures import Procedures, records_of
 from vaultpki.pki import ca_life, foreign_cas, key_plan, renewal, x509
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.pki.facts import Facts, Trust
@@ -158,7 +158,7 @@ def of_node(
         not_admitted=known.not_admitted,
     )
     try:
-        spec = assignment.read_copy(config)
+        spec = assignment.read_copy(config, records_of(procedures))
         if spec is None:
             # A folder that was collected from a node may well lack the agent's own.
             lost = credential.lost_folder(config) if ask else ""

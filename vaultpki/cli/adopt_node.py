@@ -127,7 +127,7 @@ def _known(config: AgentConfig, *, only_looks: bool, allow_http: bool) -> tuple[
         except Busy as error:
             # Whoever is at work may be so for long, and nothing may be left to do here.
             busy = error
-    known = assignment.read_copy(located(config))
+    known = assignment.read_copy(located(config), (adoption.OWN_RECORD,))
     if known is None:
         raise StateConflict("the agent has not asked Vault yet; run `vaultpki agent --once`")
     unread = adoption.unread(known, away) if away is not None else ""

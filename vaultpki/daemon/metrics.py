@@ -27,7 +27,7 @@ from vaultpki.errors import (
 from vaultpki.host.log import Event
 from vaultpki.model import AgentConfig
 from vaultpki.node import assignment, state
-from vaultpki.node.procedures import Procedures
+from vaultpki.node.procedures import Procedures, records_of
 from vaultpki.pki.renewal import Reason
 
 PAUSE: Final = 1.0
@@ -190,7 +190,8 @@ class PairWatch:
     def _inspect(self, config: AgentConfig) -> tuple[CertificateView, ...] | None:
         now = datetime.now(UTC)
         # If somebody removed the copy, what was wanted before still is.
-        self._assignment = wanted = assignment.copy(config) or self._assignment
+        copy = assignment.copy(config, records_of(self._procedures))
+        self._assignment = wanted = copy or self._assignment
         if wanted is None:
             return None
         known = state.load(config.state)

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from vaultpki.certificates import ISSUING_CAS, ROOT, SERVICE_ACCOUNT
 from vaultpki.errors import Denied, SpecError
 from vaultpki.pki.succession import RotationView
+from vaultpki.procedure.envelope import Envelope
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records import service_account
 from vaultpki.records.node_report import Seen
@@ -17,7 +18,7 @@ from vaultpki.records.rotation import EVERY_DOMAIN, MOST_AHEAD, ROTATION_FOLDER,
 from vaultpki.records.service_account import KEYS_RECORD, KeyRecord
 from vaultpki.vault import Vault
 
-R = TypeVar("R", RotationRecord, KeyRecord)
+R = TypeVar("R", bound=Envelope[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class RecordRead(Generic[R]):
     record: R | None = None
     error: SpecError | None = None
     not_followed: int = 0
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the next step may come at any time: it is not at rest, or the reader does not know what it says."""
+        return bool(self.not_followed) or (self.record is not None and self.record.active)
 
     def seen(self, highest: int) -> Seen:
         """Return the revision that was read and the highest ever read; `highest` is that of earlier reads.
@@ -78,6 +84,14 @@ class Rotations:
     def frozen(self, domain: str, highest: Mapping[str, int]) -> bool:
         """Return whether nothing of a domain may be dropped or replaced, as `RecordRead.frozen`."""
         return self._of(domain).frozen(highest.get(domain, 0))
+
+    def leading(self, ca: str, highest: Mapping[str, int]) -> str:
+        """Return the domain whose record gives an issuing CA's turns.
+
+        The rotation of the root takes the issuing CAs along, and gives the turns of all of them.
+        """
+        root = self.records.get(ROOT)
+        return ROOT if self.frozen(ROOT, highest) or (root is not None and root.active) else ca
 
     def _of(self, domain: str) -> RecordRead[RotationRecord]:
         return self.read.get(domain) or RecordRead()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -35,11 +35,11 @@ from vaultpki.model import AgentConfig, Certificate, NodeRole, UserTemplate
 from vaultpki.node import pins
 from vaultpki.node.credential import own_record
 from vaultpki.pki.facts import Facts
-from vaultpki.records import adoption as adoption_record
+from vaultpki.procedure.envelope import ProcedureRecord
 from vaultpki.records import published
-from vaultpki.records.adoption import AdoptionRecord
+from vaultpki.records.adoption import NAME, AdoptionRecord
 from vaultpki.records.changes import CHANGES, LONGEST_LOOK, Mark, settled_mark
-from vaultpki.records.rotation import MOST_AHEAD
+from vaultpki.records.rotation import MOST_AHEAD, ROTATION_FOLDER
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, KeyRecord
 from vaultpki.values import json_object
 from vaultpki.vault import Vault
@@ -76,12 +76,10 @@ class Assignment:
     is what the CA mounts showed, `trusted` whom the node then trusted, as PEM by CA. `look` is after how many seconds
     the whole of it is asked for again at the latest; 0 where each poll asks for it. `mark` is of the record of changes
     as Vault was asked for it all; None in a copy, and while something changes. `foreign` are the certificates of
-    foreign CAs that the cluster's record offers, as text by domain: see `pki.foreign_cas`. `adoption` is the record of
-    the cluster's adoption; it is asked for where foreign CAs are accepted, and None if there is none.
-    `adoption_ahead` is its revision if that is too far ahead of what the node has read to be followed, else 0.
-    `token_key` is the certificate of a service-account key of this node, of number 1; None if it has none of its own.
-    `keys` is the record of those keys, which only such a node reads. `surplus` are the pairs on the disk that are not
-    assigned (any more); no copy has them.
+    foreign CAs that the cluster's record offers, as text by domain: see `pki.foreign_cas`. `procedures` is what was
+    read of the records of procedures, by name. `token_key` is the certificate of a service-account key of this node, of
+    number 1; None if it has none of its own. `keys` is the record of those keys, which only such a node reads.
+    `surplus` are the pairs on the disk that are not assigned (any more); no copy has them.
     """
 
     fetched: float
@@ -96,29 +94,49 @@ class Assignment:
     look: int = 0
     mark: Mark | None = None
     foreign: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    adoption: AdoptionRecord | None = None
-    adoption_ahead: int = 0
+    procedures: Mapping[str, RecordRead[Any]] = field(default_factory=dict)
     token_key: Certificate | None = None
     keys: RecordRead[KeyRecord] = field(default_factory=RecordRead)
     surplus: tuple[SurplusPair, ...] = ()
+
+    @property
+    def adoption(self) -> RecordRead[AdoptionRecord]:
+        """What was read of the record of the cluster's adoption, which is asked for where foreign CAs are accepted."""
+        return self.procedures.get(NAME, RecordRead())
 
     def fresh(self, now: float, age: float) -> bool:
         """Return whether it is younger than `age` seconds. A copy from the future means that a clock was set back."""
         return 0 <= now - self.fetched < age
 
 
-def copy(config: AgentConfig) -> Assignment | None:
-    """Return the copy on disk; None if there is none that this user and this version can read."""
+@dataclass(frozen=True, slots=True)
+class HeldBefore:
+    """What a node that asks Vault has of before: `held` are the CAs that it trusts, the root too, as PEM by CA.
+
+    `highest` are the highest revisions of records that were ever read here; None if nothing of this cluster was.
+    `records` are those of procedures that it follows.
+    """
+
+    held: Mapping[str, Sequence[str]]
+    highest: Mapping[str, int] | None
+    records: tuple[ProcedureRecord, ...]
+
+
+def copy(config: AgentConfig, records: Iterable[ProcedureRecord] = ()) -> Assignment | None:
+    """Return the copy on disk; None if there is none that this user and this version can read.
+
+    Of procedures it has those `records` that its reader names.
+    """
     with contextlib.suppress(StoreError):
-        return read_copy(config)
+        return read_copy(config, records)
     return None
 
 
-def read_copy(config: AgentConfig) -> Assignment | None:
+def read_copy(config: AgentConfig, records: Iterable[ProcedureRecord] = ()) -> Assignment | None:
     """As `copy`; but StoreError if there is one that this user may not read, or that is not a private file."""
     try:
         raw = read_private(f"{config.state}/{COPY}")
-        return None if raw is None else _read(config, json.loads(raw), f"{config.state}/{COPY}")
+        return None if raw is None else _read(config, json.loads(raw), f"{config.state}/{COPY}", records)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SpecError):
         return None
 
@@ -151,15 +169,12 @@ def fetch(
     config: AgentConfig,
     vault: Vault,
     now: float,
-    held: Mapping[str, Sequence[str]],
-    known: Mapping[str, int] | None,
+    known: HeldBefore,
     shown_before: Mapping[tuple[str, str], str] = MappingProxyType({}),
 ) -> Assignment:
     """Ask Vault, and keep the answer as the new copy. Raises StateConflict if it has no record of this node.
 
-    `held` are the CAs trusted here until now, the root too, as PEM by CA, and `known` the highest revisions of the
-    rotation records that were ever read here; None if nothing of this cluster was. `shown_before` are certificates of
-    issuers that need not be read again, as `Issuers.by_id`.
+    `shown_before` are certificates of issuers that need not be read again, as `Issuers.by_id`.
     """
     store = f"{config.prefix}/config"
     # First: what changes after it makes another version.
@@ -173,7 +188,7 @@ def fetch(
     value = {"version": 1, "cluster": cluster.data.get("data"), "own": node.data.get("data"), "look": look}
     rotations, cas = _fetch_records(config, vault, value, known)
     shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), shown_before, cas)
-    return replace(_keep(config, now, held, known or {}, value, rotations, shown), mark=mark)
+    return replace(_keep(config, now, known, value, rotations, shown), mark=mark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +203,7 @@ class SeenStep:
     shown: Mapping[tuple[str, str], str] = field(repr=False)
 
 
-def fetch_step(
-    config: AgentConfig,
-    vault: Vault,
-    now: float,
-    held: Mapping[str, Sequence[str]],
-    known: Mapping[str, int] | None,
-    step: SeenStep,
-) -> Assignment | None:
+def fetch_step(config: AgentConfig, vault: Vault, now: float, known: HeldBefore, step: SeenStep) -> Assignment | None:
     """As `fetch` if the command was a step in the rotation of issuing CAs; None, and nothing kept, if not.
 
     All records of rotations are read, and the issuers of the CAs whose records the command has changed, since no other
@@ -203,57 +211,49 @@ def fetch_step(
     """
     before = json_object.parse(read_private(f"{config.state}/{COPY}") or b"")
     # While one of these is under way, most commands change more than a step, and all would be read once more.
-    further = (step.copy.rotations.records.get(ROOT), step.copy.adoption)
+    further = (step.copy.rotations.records.get(ROOT), *(each.record for each in step.copy.procedures.values()))
     if before is None or any(each is not None and each.active for each in further):
         return None
     value = {name: before[name] for name in ("version", "cluster", "own", "look")}
     rotations, _ = _fetch_records(config, vault, value, known)
     cas = stepped(step.copy.rotations, rotations)
-    others = ("adoption", "adoption_ahead", "keys", "keys_not_followed")
+    others = ("keys", "keys_not_followed", *(name for each in known.records for name in (each.name, each.ahead)))
     if not cas or any(value.get(name) != before.get(name) for name in others):
         return None
     shown = step.copy.issuers
     if only_turns(step.copy.rotations, rotations, shown.defaults):
         cas = frozenset()
     shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), step.shown, cas, before=shown)
-    return replace(_keep(config, now, held, known or {}, value, rotations, shown), mark=step.mark)
+    return replace(_keep(config, now, known, value, rotations, shown), mark=step.mark)
 
 
 def _fetch_records(
-    config: AgentConfig, vault: Vault, value: dict[str, Any], known: Mapping[str, int] | None
+    config: AgentConfig, vault: Vault, value: dict[str, Any], known: HeldBefore
 ) -> tuple[Rotations, Sequence[str]]:
-    """Read the records of rotations and of an adoption into the copy `value`; return those of CAs, and the CAs."""
+    """Read the records of rotations and of procedures into the copy `value`; return those of CAs, and the CAs."""
     where = f"the records of {config.prefix}/config/data"
     signs = _token_key(config, value["own"], where) is not None
     cas = (*ISSUING_CAS, SERVICE_ACCOUNT) if signs else ISSUING_CAS
     # Read before the issuers: what a record names was made before it was written.
     contents = fetch_rotations(vault, config.prefix, cas)
-    adopted = _adoption(config, vault, f"{config.prefix}/config")
-    ahead = _too_far_ahead(adopted, known)
-    rotations = read_rotations(contents, config.prefix, known)
+    rotations = read_rotations(contents, config.prefix, known.highest)
     value["rotation"] = {domain: each for domain, each in contents.items() if domain not in rotations.not_followed}
     value["not_followed"] = dict(rotations.not_followed)
-    if ahead or adopted is not None:
-        value |= {"adoption_ahead": ahead} if ahead else {"adoption": adopted}
+    for each in known.records:
+        value |= _fetch_record(config, vault, each, known.highest)
     if signs:
-        keys = fetch_key_record(vault, config.prefix)
-        read = read_key_record(keys, config.prefix, None if known is None else known.get(SERVICE_ACCOUNT_KEYS, 0))
+        keys, highest = fetch_key_record(vault, config.prefix), known.highest
+        read = read_key_record(keys, config.prefix, None if highest is None else highest.get(SERVICE_ACCOUNT_KEYS, 0))
         value |= {"keys": keys, "keys_not_followed": read.not_followed}
     return rotations, cas
 
 
 def _keep(
-    config: AgentConfig,
-    now: float,
-    held: Mapping[str, Sequence[str]],
-    highest: Mapping[str, int],
-    value: dict[str, Any],
-    rotations: Rotations,
-    shown: Issuers,
+    config: AgentConfig, now: float, known: HeldBefore, value: dict[str, Any], rotations: Rotations, shown: Issuers
 ) -> Assignment:
     """Write the copy `value`, with the issuers that are `shown`; return what it says."""
     # Checked against the pin before it is kept.
-    when = datetime.fromtimestamp(now, UTC)
+    when, held, highest = datetime.fromtimestamp(now, UTC), known.held, known.highest or {}
     above = pins.follow(config, shown, rotations, highest, when, held)
     trust = issuers.follow(shown, held, rotations.views(highest, {}), above, when, cluster=config.cluster)
     # Before the copy: the root that this node was pinned to may leave the server.
@@ -269,48 +269,42 @@ def _keep(
     # Only below a root outside.
     if kept := list(dict.fromkeys(facts.pem for known in trust.values() for facts in (*known.between, *known.tops))):
         value["above"] = kept
-    holding = _read(config, value, f"the records of {config.prefix}/config/data")
+    holding = _read(config, value, f"the records of {config.prefix}/config/data", known.records)
     # A machine image brings only agent.yaml and the issuer's token.
     private_folder(config.state)
     write_private(f"{config.state}/{COPY}", json.dumps(value).encode())
     return replace(holding, issuers=replace(shown, kept=holding.issuers.kept))
 
 
-def with_adoption(
-    config: AgentConfig, vault: Vault, known: Assignment, highest: Mapping[str, int] | None
+def with_record(
+    config: AgentConfig, vault: Vault, known: Assignment, record: ProcedureRecord, highest: Mapping[str, int] | None
 ) -> Assignment:
-    """Return what is known, with the record of the cluster's adoption as Vault has it now; nothing is kept.
+    """Return what is known, with the record of a procedure as Vault has it now; nothing is kept.
 
-    `highest` are the highest revisions that were ever read here, as in `fetch`. Raises SpecError if no vaultpki writes
-    such a record.
+    `highest` is as in HeldBefore. Raises SpecError if no vaultpki writes such a record.
     """
-    store = f"{config.prefix}/config"
-    adopted = _adoption(config, vault, store)
-    ahead = _too_far_ahead(adopted, highest)
-    where = f"the record {store}/data/{adoption_record.RECORD}"
-    record = adoption_record.read(adopted, where=where) if adopted and not ahead else None
-    return replace(known, adoption=record, adoption_ahead=ahead)
+    where = f"the record {config.prefix}/config/data/{ROTATION_FOLDER}/{record.name}"
+    read = _read_record(_fetch_record(config, vault, record, highest), record, where)
+    return replace(known, procedures={**known.procedures, record.name: read})
 
 
-def _adoption(config: AgentConfig, vault: Vault, store: str) -> Any:
-    """Return the record of the cluster's adoption; None without one, and on a node that accepts no foreign CA.
+def _fetch_record(
+    config: AgentConfig, vault: Vault, record: ProcedureRecord, highest: Mapping[str, int] | None
+) -> dict[str, Any]:
+    """Return what a copy has of the record of a procedure, which is followed or not as `read_rotations` judges them.
 
     The policy of an earlier apply lets nobody read it.
     """
-    if not config.also_trust:
-        return None
+    if record.only_with_foreign and not config.also_trust:
+        return {}
     try:
-        return vault.stored(store, adoption_record.RECORD).get("data")
+        found = vault.stored(f"{config.prefix}/config", f"{ROTATION_FOLDER}/{record.name}").get("data")
     except Denied:
-        return None
-
-
-def _too_far_ahead(adopted: Any, known: Mapping[str, int] | None) -> int:
-    """Return the revision of an adoption's record that is not followed, as `read_rotations` judges them; 0 if it is."""
-    revision = adopted.get("revision") if isinstance(adopted, Mapping) else None
-    if known is None or type(revision) is not int:
-        return 0
-    return revision if revision > known.get(adoption_record.NAME, 0) + MOST_AHEAD else 0
+        return {}
+    revision = found.get("revision") if isinstance(found, Mapping) else None
+    if highest is not None and type(revision) is int and revision > highest.get(record.name, 0) + MOST_AHEAD:
+        return {record.ahead: revision}
+    return {} if found is None else {record.name: found}
 
 
 def _changes(vault: Vault, store: str) -> tuple[int, Mark | None]:
@@ -347,7 +341,7 @@ def _unrecorded(config: AgentConfig) -> StateConflict:
     )
 
 
-def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignment:
+def _read(config: AgentConfig, value: Mapping[str, Any], where: str, records: Iterable[ProcedureRecord]) -> Assignment:
     cluster = published.read_cluster(value["cluster"], where=where, cluster=config.cluster)
     published.refuse_other_layout(cluster.layout, config.layout, where=where)
     kind, name = ("pool", config.pool) if config.pool else ("node", config.node)
@@ -383,8 +377,7 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str) -> Assignme
         rotations=_rotations(config, value),
         look=int(value["look"]),
         foreign=cluster.also_trust,
-        adoption=adoption_record.read(value["adoption"], where=where) if value.get("adoption") else None,
-        adoption_ahead=int(value.get("adoption_ahead", 0)),
+        procedures={each.name: _read_record(value, each, where) for each in records},
         token_key=token_key,
         keys=_keys(config, value),
     )
@@ -396,6 +389,13 @@ def _token_key(config: AgentConfig, record: object, where: str) -> Certificate |
     return published.read_token_key(record, node=config.node, prefix=config.prefix, where=where)
 
 
+def _read_record(value: Mapping[str, Any], record: ProcedureRecord, where: str) -> RecordRead[Any]:
+    if revision := int(value.get(record.ahead, 0)):
+        return RecordRead(not_followed=revision)
+    found = value.get(record.name)
+    return RecordRead(record.read(found, where=where) if found else None)
+
+
 def _keys(config: AgentConfig, value: Mapping[str, Any]) -> RecordRead[KeyRecord]:
     if revision := int(value.get("keys_not_followed", 0)):
         return RecordRead(not_followed=revision)
@@ -403,10 +403,9 @@ def _keys(config: AgentConfig, value: Mapping[str, Any]) -> RecordRead[KeyRecord
 
 
 def _rotations(config: AgentConfig, value: Mapping[str, Any]) -> Rotations:
-    ahead = {
-        str(name): RecordRead(not_followed=int(revision)) for name, revision in value.get("not_followed", {}).items()
-    }
-    return Rotations({**read_rotations(value["rotation"], config.prefix).read, **ahead})
+    read = dict(read_rotations(value["rotation"], config.prefix).read)
+    ahead = value.get("not_followed", {})
+    return Rotations(read | {str(name): RecordRead(not_followed=int(revision)) for name, revision in ahead.items()})
 
 
 def _texts(value: object, *, least: int = 0) -> tuple[str, ...]:

@@ -76,11 +76,8 @@ def after_look(
     """
     if seen.mark is None or vault.moved:
         return None
-    keys = seen.keys.record
-    rotating = seen.rotations.not_followed or any(record.active for record in seen.rotations.records.values())
-    rotating = rotating or bool(seen.adoption_ahead) or (seen.adoption is not None and seen.adoption.active)
-    rotating = rotating or bool(seen.keys.not_followed) or (keys is not None and keys.active)
-    reads = vault.standby_reads(ask=not rotating)
+    records = (*seen.rotations.read.values(), *seen.procedures.values(), seen.keys)
+    reads = vault.standby_reads(ask=not any(each.under_way for each in records))
     if before is not None:
         # A step puts off no whole look.
         return replace(before, vault=vault, mark=seen.mark, reads=reads, issuers=seen.issuers.by_id)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vaultpki.model import AgentConfig
     from vaultpki.node.assignment import Assignment
     from vaultpki.node.state import AgentState
+    from vaultpki.procedure.envelope import ProcedureRecord
     from vaultpki.records.node_report import NodeReport
 
 
@@ -29,11 +30,13 @@ class Followed:
 
 
 class ProcedureOnNode(Protocol):
-    """A procedure as a node sees it: a module with these functions is one.
+    """A procedure as a node sees it: a module with a record and these functions is one.
 
     Where the machine takes no part each of them does nothing, and loads nothing. `known` is the agent's state, and
     `clock` is Unix time in seconds.
     """
+
+    OWN_RECORD: ProcedureRecord
 
     def entered(self, config: AgentConfig, wait: float) -> AbstractContextManager[AgentConfig]:
         """Yield the configuration that a pass works by; the machine stays as it is until the block ends.
@@ -64,3 +67,8 @@ class ProcedureOnNode(Protocol):
 
 Procedures = tuple[ProcedureOnNode, ...]
 """Those in which machines may take part; every entry point hands over `procedures.ON_NODES`."""
+
+
+def records_of(procedures: Procedures) -> tuple[ProcedureRecord, ...]:
+    """Return the records that nodes follow for them."""
+    return tuple(each.OWN_RECORD for each in procedures)

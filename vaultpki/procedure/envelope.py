@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import Field, fields, replace
+from collections.abc import Callable, Collection
+from dataclasses import Field, dataclass, fields, replace
 from datetime import datetime
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -25,6 +25,11 @@ class Envelope(Generic[_State]):
     since: datetime
     turn: str
     FORGOTTEN: ClassVar[tuple[str, ...]]
+
+    @property
+    def active(self) -> bool:
+        """Whether it is not at rest, so that whoever follows it asks the server that decides for the next step."""
+        return True
 
     @property
     def counts_from(self) -> int:
@@ -59,3 +64,21 @@ class Envelope(Generic[_State]):
         record that the server does not have, and what they say answers that.
         """
         return self.counts_from <= read <= highest <= self.revision
+
+
+@dataclass(frozen=True, slots=True)
+class ProcedureRecord:
+    """The record of a procedure: `name` is its path in the folder of records that every node's policy lets it read.
+
+    `read(VALUE, where=PLACE)` makes it of what Vault has; it raises SpecError for what no vaultpki writes. With
+    `only_with_foreign` nodes that accept no foreign CA do not ask for it. The copy of Vault's answer has it under its
+    name, or its revision under `ahead` if that is too far ahead of what the node has read to be followed.
+    """
+
+    name: str
+    read: Callable[..., Envelope[Any]]
+    only_with_foreign: bool = False
+
+    @property
+    def ahead(self) -> str:
+        return f"{self.name}_ahead"

@@ -9,12 +9,14 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vaultpki.config.taken_over import in_place, located
 from vaultpki.errors import StateConflict, VaultpkiError
 from vaultpki.host.log import Event
 from vaultpki.node.procedures import Followed
+from vaultpki.procedure.envelope import ProcedureRecord
+from vaultpki.records import adoption
 from vaultpki.records.adoption import NAME
 from vaultpki.redact import stamp
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from vaultpki.node.assignment import Assignment
     from vaultpki.node.state import AgentState
     from vaultpki.records.node_report import NodeReport
+
+OWN_RECORD: Final = ProcedureRecord(NAME, adoption.read, only_with_foreign=True)
 
 NEXT_STEP_AFTER = 5.0
 """Seconds until a resident agent makes its next pass while steps are left: it does one at a time."""
@@ -128,7 +132,7 @@ def standing(config: AgentConfig) -> str:
 
     try:
         reached = JournalFile(config.state).value.reached
-        wanted = assignment.copy(config)
+        wanted = assignment.copy(config, (OWN_RECORD,))
         stays = carry_out.asked_of(config, wanted).stays if wanted is not None else ""
     except VaultpkiError as error:
         return str(error)
@@ -151,7 +155,7 @@ def look(config: AgentConfig, known: Assignment, *, allow_http: bool = False) ->
         highest = ca_trust.known_revisions(state.load(config.state), pins.roots_had(config))
         vault = credential.login(config, allow_http=allow_http, only_looks=True)
         vault.prefer_active()
-        return assignment.with_adoption(config, vault, known, highest), ""
+        return assignment.with_record(config, vault, known, OWN_RECORD, highest), ""
     except VaultpkiError as error:
         return known, unread(known, error)
 
@@ -177,7 +181,7 @@ def follow(config: AgentConfig, clock: float, *, allow_http: bool, alive: Callab
 
     failures, events, more = dict[str, VaultpkiError](), list[Event](), False
     try:
-        wanted = assignment.copy(config)
+        wanted = assignment.copy(config, (OWN_RECORD,))
         if wanted is None:
             return Followed()
         asked = carry_out.asked_of(config, wanted)

@@ -41,9 +41,9 @@ def asked(
     that was ever read here, 0 for none, and `kind` the folder of certificates that is in place. `trusts_both` is
     whether kubeadm's own bundles hold both CAs, as on a machine that joined while everybody trusted both.
     """
-    record = wanted.adoption
-    if wanted.adoption_ahead:
-        return AskedOfMachine(None, _ahead(wanted.adoption_ahead, highest))
+    record, ahead = wanted.adoption.record, wanted.adoption.not_followed
+    if ahead:
+        return AskedOfMachine(None, _ahead(ahead, highest))
     if record is None:
         return _without_record(known)
     if record.revision >= highest:

@@ -43,7 +43,7 @@ def prepare(
 
     Raises StateConflict if the machine is not taken over, or if the agent has prepared nothing yet.
     """
-    where, record = config.taken_over, assignment.adoption
+    where, record = config.taken_over, assignment.adoption.record
     if where is None:
         raise StateConflict(
             f"{config.file} does not say that this machine is taken over: the join writes `adopt` into it where "
@@ -107,7 +107,7 @@ def asked_of(config: AgentConfig, wanted: Assignment, highest: int | None = None
 
     Raises StateConflict if the machine's journal cannot be read.
     """
-    where, record = config.taken_over, wanted.adoption
+    where, record = config.taken_over, wanted.adoption.record
     if where is None:
         return AskedOfMachine(None)
     if highest is None:
@@ -124,14 +124,14 @@ def way_home(config: AgentConfig) -> tuple[Arrangement, ...]:
 
 def refuse_leaving(config: AgentConfig, wanted: Assignment) -> None:
     """Raise StateConflict if a person may not lead this machine home now, where no abort has led it back."""
-    record, known = wanted.adoption, JournalFile(config.state).value
+    record, known = wanted.adoption.record, JournalFile(config.state).value
     found = asked_of(config, wanted)
     if AdoptionState.DONE in (known.asked, known.reached):
         raise StateConflict(
             "the adoption is done on this machine, and kubeadm's files are deleted; there is no way back"
         )
     at_home = {known.asked, known.reached} <= {None, AdoptionState.PREPARED}
-    if found.stays and not at_home and (record is not None or wanted.adoption_ahead):
+    if found.stays and not at_home and (record is not None or wanted.adoption.not_followed):
         raise StateConflict(found.stays)
     if not found.stays and record is not None and record.state is not AdoptionState.PREPARED:
         raise StateConflict(
@@ -193,7 +193,7 @@ def carry_out(run: TakeOver, *, most: int | None = None) -> bool:
         _clean(run, _LOCK_WAIT)
     todo, done, restarts = left(run), False, 0
     if todo and not run.turn and steps.needs_turn(run):
-        record = run.assignment.adoption
+        record = run.assignment.adoption.record
         named = record is not None and record.turn
         whose = f"it is the turn of {named}" if named else "no machine has its turn yet"
         command = command_to(record.state if record is not None else AdoptionState.PUBLISHED)

@@ -52,7 +52,7 @@ class TakeOver:
     @property
     def imported(self) -> tuple[str, ...]:
         """The domains whose old CA is in Vault with its key, as the record says."""
-        record = self.assignment.adoption
+        record = self.assignment.adoption.record
         return record.imported if record is not None else ()
 
     @property

@@ -35,7 +35,7 @@ def build(
     `highest` is the highest revision of the record that was ever read here, 0 for none. `clock` is Unix time, and
     `when` makes a time of Vault's clock out of one of this machine's. Raises nothing: what fails is said in the report.
     """
-    where, record = config.taken_over, assignment.adoption
+    where, record = config.taken_over, assignment.adoption.record
     if where is None:
         return None
     revision, by_agent = (record.revision if record is not None else 0), where.by_agent
@@ -46,7 +46,7 @@ def build(
         made = _report(run, revision, when, [*owed, *(_owed(run) if found.target is not None else [])])
     except VaultpkiError as error:
         made = AdoptionReport(revision, by_agent=by_agent, owed=(str(error),))
-    return replace(made, highest=max(highest, revision), not_followed=assignment.adoption_ahead)
+    return replace(made, highest=max(highest, revision), not_followed=assignment.adoption.not_followed)
 
 
 def _report(run: TakeOver, revision: int, when: Callable[[float], datetime], owed: list[str]) -> AdoptionReport:

@@ -34,8 +34,10 @@ from vaultpki.errors import Unavailable, VaultpkiError
 from vaultpki.host.boot_time import Moment
 from vaultpki.model import AgentConfig
 from vaultpki.node import assignment, at_rest, credential
-from vaultpki.node.assignment import Assignment
+from vaultpki.node.assignment import Assignment, HeldBefore
 from vaultpki.node.at_rest import AtRest
+from vaultpki.node.procedures import records_of
+from vaultpki.procedures import ON_NODES
 from vaultpki.provision import apply
 from vaultpki.records import changes
 from vaultpki.records.changes import CHANGES, Changes
@@ -93,7 +95,7 @@ class Agent:
         now = time.time()
         vault = credential.login(self.config)
         vault.prefer_active()
-        self.seen = assignment.fetch(self.config, vault, now, {}, None)
+        self.seen = assignment.fetch(self.config, vault, now, HeldBefore({}, None, records_of(ON_NODES)))
         self.rest = at_rest.after_look(self.config, vault, self.seen, now, Moment("", 0.0))
 
     def look_again(self) -> None:

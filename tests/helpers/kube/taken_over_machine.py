@@ -33,13 +33,13 @@ from vaultpki.host.boot_time import Moment
 from vaultpki.host.mounts import MountHolder
 from vaultpki.host.presented import Presented
 from vaultpki.issue.issuers import Issuers
-from vaultpki.issue.rotations import Rotations
+from vaultpki.issue.rotations import RecordRead, Rotations
 from vaultpki.layout import trust_bundles
 from vaultpki.model import Certificate, NodeRole, TakenOver
 from vaultpki.node.assignment import Assignment
 from vaultpki.pki import x509
 from vaultpki.places import KUBELET, PKI, Layout, inner_folders
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import NAME, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held
 from vaultpki.takeover import arrangement, carry_out, report
 from vaultpki.takeover.arrangement import HOME, FolderKind
@@ -205,7 +205,7 @@ syncFrequency: 0s
         node = cluster.nodes[0]
         return tuple(resolve(row, cluster, node) for row in node_rows(cluster, node))
 
-    def assignment(self, record: AdoptionRecord | None) -> Assignment:
+    def assignment(self, record: AdoptionRecord | None, *, ahead: int = 0) -> Assignment:
         roles = {NodeRole.ETCD} if self.member else {NodeRole.WORKER}
         roles |= {NodeRole.CONTROL_PLANE, NodeRole.ETCD} if self.plane else set()
         return Assignment(
@@ -218,7 +218,7 @@ syncFrequency: 0s
             issuers=Issuers({}, ()),
             trusted={},
             rotations=Rotations(),
-            adoption=record,
+            procedures={NAME: RecordRead(record, not_followed=ahead)},
         )
 
     def agent_pass(self, state: AdoptionState | None) -> None:

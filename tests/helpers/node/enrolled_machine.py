@@ -21,6 +21,7 @@ from vaultpki.agent import run
 from vaultpki.agent.context import Outcome, PassOptions
 from vaultpki.config.agent import load_agent
 from vaultpki.node import assignment
+from vaultpki.node.procedures import records_of
 from vaultpki.pki import x509
 from vaultpki.procedures import ON_NODES
 from vaultpki.records import adoption, node_report
@@ -123,7 +124,7 @@ class EnrolledMachine:
         self.record(state)
         self.passes()
         config = load_agent(self.file)
-        known = assignment.read_copy(config)
+        known = assignment.read_copy(config, records_of(ON_NODES))
         assert known is not None
         target = carry_out.asked_of(config, known).target
         assert target is not None

@@ -14,6 +14,7 @@ from vaultpki.agent import run
 from vaultpki.agent.context import Outcome
 from vaultpki.config.agent import load_agent
 from vaultpki.host import hook_runner
+from vaultpki.node.procedures import Procedures
 from vaultpki.procedures import ON_NODES
 from vaultpki.records import changes
 from vaultpki.records.changes import Changes
@@ -34,6 +35,7 @@ class SimulatedAgent:
     node: NodeFolder
     clock: float = field(default_factory=time.time)
     outcome: Outcome = field(default_factory=Outcome)
+    procedures: Procedures = ON_NODES
     runner: hook_runner.Runner = field(default_factory=lambda: hook_runner.Runner(done=lambda: None))
 
     @classmethod
@@ -49,7 +51,7 @@ class SimulatedAgent:
     def at(self, clock: float, *, share: float = run.DAEMON_SHARE, force: Collection[str] = ()) -> Outcome:
         """A pass at this time, with what the one before has left in memory."""
         rest, self.clock, self.outcome = self.outcome.rest, clock, Outcome()
-        options = run.PassOptions(ON_NODES, settle=False, share=share, rest=rest, force=frozenset(force))
+        options = run.PassOptions(self.procedures, settle=False, share=share, rest=rest, force=frozenset(force))
         self.outcome = run.run(load_agent(self.node.config), options, clock=clock, runner=self.runner)
         return self.outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,10 +26,11 @@ from vaultpki.model import Certificate, KeyType, Subject, TakenOver, Usage
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
 from vaultpki.pki import x509
+from vaultpki.procedure.phases import BOTH, Side
 from vaultpki.procedures import ON_NODES
 from vaultpki.records import rotation as rotation_record
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
-from vaultpki.records.rotation import BEYOND, MOST_AHEAD, CaRef, RotationRecord, State
+from vaultpki.records.adoption import ADOPTION_TABLE, NAME, AdoptionRecord, AdoptionState
+from vaultpki.records.rotation import BEYOND, CA_TABLE, MOST_AHEAD, CaRef, RotationRecord, State
 from vaultpki.takeover.journal import JournalFile
 
 NOW = 1_780_000_000.0
@@ -259,6 +261,30 @@ def test_each_ca_has_its_status() -> None:
     assert {facts.fingerprint for facts in found["etcd"].certificates} == {OLD.sha256, NEW.sha256}
 
 
+@pytest.mark.parametrize("older", [(), ("etcd",), (NAME,), ("root",)])
+def test_of_each_ca_one_record_decides_and_an_older_one_takes_none_away(older: tuple[str, ...]) -> None:
+    """Of a domain's own CAs the domain's, of foreign CAs that of the adoption, and of roots that of the root."""
+    foreign, first, second = ForeignCa("old etcd CA"), CaRef("root-1", sha256=ROOT.sha256), CaRef("root-2", sha256="f")
+    sha256 = foreign.facts.fingerprint
+    config = replace(CONFIG, also_trust={"etcd": (sha256,)})
+    state = AgentState(revisions=dict.fromkeys(older, 10))
+    shown = replace(answer(OLD, NEW), foreign={"etcd": (foreign.pem,)})
+    roots = {each: RotationRecord("root", each, 9, MOMENT, first, second) for each in (State.PUBLISHED, State.RETIRED)}
+    for own, adopted, root in itertools.product([None, *State], [None, *AdoptionState], [None, *roots]):
+        rotations = dict(record(own, 9).read) if own is not None else {}
+        rotations |= {"root": RecordRead(roots[root])} if root is not None else {}
+        adoption = AdoptionRecord(adopted, 9, 9, MOMENT, {"etcd": (sha256,)}) if adopted is not None else None
+        said = replace(shown, rotations=Rotations(rotations), procedures={NAME: RecordRead(adoption)})
+        trust = trust_of(config, said, state, MOMENT, ON_NODES)["etcd"]
+        accepts = CA_TABLE.phases[own].accepts if own is not None and "etcd" not in older else BOTH
+        wanted = {ca.sha256 for ca, side in ((OLD, Side.OLD), (NEW, Side.NEW)) if side in accepts}
+        assert {facts.fingerprint for facts in trust.issuing} == wanted, (own, adopted, root)
+        stays = adopted is None or NAME in older or Side.OLD in ADOPTION_TABLE.phases[adopted].accepts
+        assert bool(trust.foreign) is stays, (own, adopted, root)
+        # No record brings in a root that the node does not accept, or takes away the last one.
+        assert [facts.fingerprint for facts in trust.roots] == [ROOT.sha256]
+
+
 @pytest.mark.parametrize("shown", [None, *AdoptionState])
 def test_an_old_ca_does_not_come_back_where_its_adoption_is_done(tmp_path: Path, shown: AdoptionState | None) -> None:
     """Whoever may write the record, and has the old key, could else be let in again by it."""
@@ -273,7 +299,7 @@ def test_an_old_ca_does_not_come_back_where_its_adoption_is_done(tmp_path: Path,
     )
     hashes = {"etcd": (old.facts.fingerprint,)}
     record = AdoptionRecord(shown, 9, 9, MOMENT, hashes) if shown is not None else None
-    said = replace(answer(OLD), foreign={"etcd": (old.pem, other.pem)}, adoption=record)
+    said = replace(answer(OLD), foreign={"etcd": (old.pem, other.pem)}, procedures={NAME: RecordRead(record)})
 
     def trusted() -> set[str]:
         return {facts.fingerprint for facts in trust_of(config, said, AgentState(), MOMENT, ON_NODES)["etcd"].foreign}

@@ -89,7 +89,7 @@ def test_a_wait_for_a_component_shows_life(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(processes, "RunningComponents", Components)
     wanted = machine.assignment(machine.record(AdoptionState.PREPARED))
-    monkeypatch.setattr(assignment, "copy", lambda config: wanted)
+    monkeypatch.setattr(assignment, "copy", lambda config, records: wanted)
     signs = list[float]()
     done = adoption.follow(machine.config, time.time(), allow_http=False, alive=lambda: signs.append(time.monotonic()))
     assert not done.failures

@@ -37,6 +37,24 @@ def test_the_cas_whose_records_have_changed() -> None:
     assert stepped(read(), read(ETCD)) == {"etcd"} and not only_turns(read(), read(ETCD), {"etcd": "a" * 64})
 
 
+def test_the_root_gives_the_turns_of_every_ca_while_it_is_rotated_and_while_nobody_knows() -> None:
+    for state in State:
+        found = read(ETCD, replace(ROOT_RECORD, state=state))
+        assert found.leading("etcd", {ROOT: 7}) == ("etcd" if state.resting else ROOT), state
+        assert found.leading("etcd", {ROOT: 8}) == ROOT
+    assert read(ETCD, root=RecordRead(error=SpecError("is not a record"))).leading("etcd", {}) == ROOT
+    assert read(ETCD, root=RecordRead(not_followed=2000)).leading("etcd", {}) == ROOT
+    # That it is gone is as unknown as that it is older.
+    assert read(ETCD).leading("etcd", {}) == "etcd" and read(ETCD).leading("etcd", {ROOT: 1}) == ROOT
+
+
+def test_what_may_go_on_at_any_time() -> None:
+    for state in State:
+        assert RecordRead(replace(ETCD, state=state)).under_way is not state.resting
+    missing, ahead = read(a=RecordRead(), b=RecordRead(not_followed=2000)).read.values()
+    assert ahead.under_way and not missing.under_way
+
+
 def test_a_turn_alone() -> None:
     turn, defaults = read(TURN, KUBELET, ROOT_RECORD), {"etcd": ETCD.leaf.sha256}
     assert stepped(BEFORE, turn) == {"etcd"} and only_turns(BEFORE, turn, defaults)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from helpers.example_agent import agent_config
 from vaultpki.assets import starter
 from vaultpki.certificates import ISSUING_CAS, node_rows, resolve
 from vaultpki.config.cluster import load_cluster
+from vaultpki.errors import SpecError
 from vaultpki.model import AgentConfig, NodeRole
 from vaultpki.node import assignment
+from vaultpki.procedure.envelope import ProcedureRecord
+from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.published import cluster_record, node_record
 
 Json = dict[str, Any]
@@ -139,6 +143,23 @@ def test_what_no_vaultpki_wrote_is_no_copy(fault: str, state: Path, said: Json) 
     node = config(state, said)
     lay(state, BROKEN[fault](said))
     assert assignment.copy(node) is None
+
+
+def test_of_a_procedure_it_has_the_record_that_its_reader_names(state: Path, said: Json) -> None:
+    def read(value: dict[str, Any], *, where: str) -> AdoptionRecord:
+        if "state" not in value:
+            raise SpecError("is no record", file=where)
+        return AdoptionRecord(AdoptionState(value["state"]), 3, 3, datetime.fromtimestamp(NOW, UTC), {})
+
+    record, node = ProcedureRecord("lamp", read), config(state, said)
+    for content, kept, revision in (({"lamp": {"state": "done"}}, 3, 0), ({"lamp_ahead": 2000}, 0, 2000), ({}, 0, 0)):
+        lay(state, {**said, **content})
+        found, others = assignment.copy(node, (record,)), assignment.copy(node)
+        assert found is not None and others is not None and others.procedures == {}
+        assert found.procedures["lamp"].seen(0).highest == kept and found.procedures["lamp"].not_followed == revision
+        assert found.adoption.record is None
+    lay(state, {**said, "lamp": {"phase": "done"}})
+    assert assignment.copy(node, (record,)) is None
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604])

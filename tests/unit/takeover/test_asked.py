@@ -38,8 +38,8 @@ def has_read(machine: TakenOverMachine, revision: int) -> None:
 
 
 def asked_of(machine: TakenOverMachine, shown: S | None, *, ahead: int = 0) -> AskedOfMachine:
-    wanted = machine.assignment(machine.record(shown) if shown is not None else None)
-    return carry_out.asked_of(machine.config, replace(wanted, adoption_ahead=ahead))
+    wanted = machine.assignment(machine.record(shown) if shown is not None else None, ahead=ahead)
+    return carry_out.asked_of(machine.config, wanted)
 
 
 def stand_in(machine: TakenOverMachine, state: S) -> None:
@@ -117,10 +117,9 @@ def test_nobody_leaves_by_a_record_that_is_not_followed(machine: TakenOverMachin
 
 
 def test_an_older_record_only_adds_trust(machine: TakenOverMachine) -> None:
-    nothing = machine.assignment(None)
     for stands, shown in itertools.product([None, *S], S):
         now = arrangement(stands) if stands is not None else HOME
-        older = replace(nothing, adoption=machine.record(shown))
+        older = machine.assignment(machine.record(shown))
         found = asked(older, Journal(reached=stands), REVISION + 1, now.folder)
         assert f"has read revision 8 of the adoption's record, and Vault has revision 7 ({shown.value})" in found.stays
         if found.target is not None:
@@ -171,7 +170,7 @@ def test_a_record_too_far_ahead_is_not_followed(machine: TakenOverMachine) -> No
     found = asked_of(machine, None, ahead=5000)
     assert found.target is None and "does not follow revision 5000" in found.stays
     with pytest.raises(StateConflict, match="does not follow revision 5000"):
-        carry_out.refuse_leaving(machine.config, replace(machine.assignment(None), adoption_ahead=5000))
+        carry_out.refuse_leaving(machine.config, machine.assignment(None, ahead=5000))
 
 
 def test_the_report_says_it(machine: TakenOverMachine) -> None:

@@ -14,7 +14,6 @@ from vaultpki.errors import Attention, Busy, StateConflict
 from vaultpki.procedures import adoption
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.takeover import carry_out
-from vaultpki.takeover.context import TakeOver
 
 PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
 TRUST = {
@@ -239,9 +238,8 @@ def test_another_machines_turn_is_waited_for(machine: TakenOverMachine) -> None:
     machine.agent_pass(S.PUBLISHED)
     before = machine.snapshot()
     run = machine.run(S.PUBLISHED)
-    assert run.assignment.adoption is not None
-    record = replace(run.assignment.adoption, turn="cp-2")
-    waiting = replace(run, turn=False, assignment=replace(run.assignment, adoption=record))
+    record = replace(machine.record(S.PUBLISHED), turn="cp-2")
+    waiting = replace(run, turn=False, assignment=machine.assignment(record))
     with pytest.raises(Attention, match="it is the turn of cp-2"):
         carry_out.carry_out(waiting)
     assert machine.snapshot() == before
@@ -258,16 +256,11 @@ def test_who_waits_for_a_turn_is_told_the_command_that_gives_it(
     if state is S.RETURNING:
         machine.go(S.SWITCHED)
     machine.agent_pass(state)
+    nobodys = machine.assignment(replace(machine.record(state), turn=""))
     with pytest.raises(
         Attention, match=f"no machine has its turn yet; `vaultpki adopt {command} --kubeconfig FILE` gives"
     ):
-        carry_out.carry_out(_without_a_turn(machine.run(state)))
-
-
-def _without_a_turn(run: TakeOver) -> TakeOver:
-    record = run.assignment.adoption
-    assert record is not None
-    return replace(run, turn=False, assignment=replace(run.assignment, adoption=replace(record, turn="")))
+        carry_out.carry_out(replace(machine.run(state), turn=False, assignment=nobodys))
 
 
 def test_a_lock_that_others_hold_stops_nobody_who_has_nothing_to_do(
