@@ -8,7 +8,7 @@ from typing import Any, Final
 from vaultpki.adopt import gates, imported_keys, writes
 from vaultpki.adopt.drive import AdoptionOutcome
 from vaultpki.adopt.look import AdoptionLook
-from vaultpki.procedure.standing import gate_lines, progress_line
+from vaultpki.procedure.standing import gate_lines, progress_line, waiting_json
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.redact import first_few, printable, stamp, stamped
@@ -149,7 +149,8 @@ def _below(outcome: AdoptionOutcome, kubeconfig: str, *, back: bool) -> Iterator
         for each in due:
             yield printable(f"  {each.text}")
     command = f"-f {look.cluster.file} --kubeconfig {kubeconfig}"
-    yield from (printable(line.replace(WITH_KUBECONFIG, command)) for line in gate_lines(outcome.gate, now))
+    lines = gate_lines(outcome.gate, now, f"vaultpki adopt status {command} --json")
+    yield from (printable(line.replace(WITH_KUBECONFIG, command)) for line in lines)
     for note in outcome.notes:
         yield printable(f"{note[0].upper()}{note[1:]}.")
     yield printable(f"Next: {_next(outcome, command, back=back)}.")
@@ -215,7 +216,7 @@ def document(outcome: AdoptionOutcome) -> dict[str, Any]:
         "moved": outcome.moved,
         "over": outcome.over,
         "opens": stamped(outcome.gate.opens),
-        "waiting_for": [{"node": each.node, "reason": each.reason} for each in outcome.gate.waiting],
+        "waiting_for": waiting_json(outcome.gate.waiting),
         "writes": [each.text for each in writes.due(record, look.seen)] if record is not None else [],
         "nodes": [_machine(each) for each in look.seen.machines],
         "imported": {

@@ -27,6 +27,11 @@ _SEVERITIES: Final[Mapping[Level, Severity]] = {
     Level.CRITICAL: Severity.CRITICAL,
     Level.EXPIRED: Severity.CRITICAL,
 }
+# A server's own, and those of a node.
+_WITHOUT_FILE: Final = (
+    "bao ",
+    *(f"vaultpki {each}" for each in ("adopt inventory", "adopt node", "agent", "doctor", "pull", "renew", "status")),
+)
 _COMMAND: Final = re.compile(r"`((?:vaultpki|bao) [^`]+)`")
 
 
@@ -90,7 +95,7 @@ def found(
 
 
 def named_command(text: str, file: str, default: str = "") -> str:
-    """Return the last command that a sentence names, with `-f FILE` if it is ours; `default` if it names none.
+    """Return the last command that a sentence names, with `-f FILE` if an operator runs it; `default` without one.
 
     What rotations wait for is said with its command, by those who know it.
     """
@@ -98,7 +103,7 @@ def named_command(text: str, file: str, default: str = "") -> str:
     if not commands:
         return default
     last = str(commands[-1])
-    return last if " -f " in last or last.startswith("bao ") else f"{last} -f {file}"
+    return last if " -f " in last or last.startswith(_WITHOUT_FILE) else f"{last} -f {file}"
 
 
 def of_ends(ends: Iterable[CaExpiry], file: str = "") -> Iterator[Finding]:

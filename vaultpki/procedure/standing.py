@@ -16,13 +16,13 @@ MOST_LINES: Final = 20
 """How many nodes that wait are shown; JSON has all of them."""
 
 
-def gate_lines(gate: Gate, now: datetime) -> Iterator[str]:
-    """Yield what a step waits for, and who is left out."""
-    yield from listed("It waits for:", gate.waiting)
+def gate_lines(gate: Gate, now: datetime, whole: str = "vaultpki ca status --json") -> Iterator[str]:
+    """Yield what a step waits for, and who is left out; the command `whole` lists all of them."""
+    yield from listed("It waits for:", gate.waiting, whole)
     if gate.opens is not None and gate.opens > now:
         seconds = max(int((gate.opens - now).total_seconds()), 1)
         yield f"Every node is ready; it waits {format_duration(seconds)} more, until {stamp(gate.opens)}."
-    yield from listed("It does not wait for:", gate.excused)
+    yield from listed("It does not wait for:", gate.excused, whole)
 
 
 def progress_line(head: str, gate: Gate | None, now: datetime, also: Iterable[Waiting] = ()) -> str:
@@ -53,7 +53,7 @@ def ways(
         yield f"Back: `vaultpki ca abort -f {file}` {does(home)}."
 
 
-def listed(title: str, entries: Sequence[Waiting]) -> Iterator[str]:
+def listed(title: str, entries: Sequence[Waiting], whole: str = "vaultpki ca status --json") -> Iterator[str]:
     """Yield a title, and below it the nodes with their sentences; nothing if there are none."""
     if not entries:
         return
@@ -62,7 +62,7 @@ def listed(title: str, entries: Sequence[Waiting]) -> Iterator[str]:
     for each in entries[:MOST_LINES]:
         yield printable(f"  {each.node.ljust(width)}  {each.reason}")
     if len(entries) > MOST_LINES:
-        yield f"  and {len(entries) - MOST_LINES} more; `vaultpki ca status --json` lists them"
+        yield f"  and {len(entries) - MOST_LINES} more; `{whole}` lists them"
 
 
 def waiting_json(entries: tuple[Waiting, ...]) -> list[dict[str, str]]:
