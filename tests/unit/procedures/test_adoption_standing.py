@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+from helpers import example_cluster
+from vaultpki.findings.cluster import judge
 from vaultpki.findings.finding import Finding
-from vaultpki.identity.nodes import Member
+from vaultpki.identity.nodes import Member, NodeList
+from vaultpki.identity.revoked_list import Revoked
 from vaultpki.model import Node, NodeRole
 from vaultpki.procedures.adoption_standing import of_adoption
+from vaultpki.procedures.in_cluster import IN_CLUSTER
+from vaultpki.provision.cluster_facts import ClusterFacts
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, OldKeys
 from vaultpki.records.node_report import NodeReport
+from vaultpki.show.fleet import inventory
 
 NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
 SINCE = NOW - timedelta(hours=1)
@@ -48,6 +55,18 @@ def test_nothing_is_said_without_an_adoption() -> None:
     assert judged(None, member("cp-1", told(S.PREPARED, Held.OLD, Held.OLD))) is None
     done = told(S.DONE, Held.NEW, Held.NEW, keys=OldKeys.NONE)
     assert judged(None, member("cp-1", done)) is None and judged(record(S.DONE), member("cp-1", done)) is None
+
+
+def test_every_view_of_a_cluster_says_so(tmp_path: Path) -> None:
+    """The page and the picture did not, and ended with 0 where `nodes` ended with 3."""
+    cluster = replace(example_cluster.load(tmp_path, example_cluster.WITH_POOL), file="prod.yaml")
+    owing = member("cp-3", told(S.PREPARED, Held.OLD, Held.OLD, owed=("exchange",), by_agent=False))
+    facts = ClusterFacts(
+        cluster, NOW, NodeList((owing,), ()), Revoked(), {}, (), (), (), record(S.PUBLISHED, turn="cp-3")
+    )
+    made = judge(facts, IN_CLUSTER)
+    assert [each.name for each in made.procedures] == ["adoption-blocked"] and not made.ok
+    assert made.procedures[0].advice() in [each for notice in inventory(facts, made).notices for each in notice.lines]
 
 
 def test_it_names_the_machine_and_the_reason() -> None:
