@@ -38,13 +38,16 @@ class Runner:
         self._thread: threading.Thread | None = None
 
     def submit(self, jobs: Iterable[Job]) -> None:
-        """Queue the jobs, in place of older ones of their keys; ignore one that runs or whose result is not taken."""
+        """Queue these jobs alone, in place of what is queued and has not begun.
+
+        One whose key's hooks run, or whose result is not taken, is left out. Each pass judges anew what is to run: a
+        component that a hook has just restarted may have read the newest files, and the node's turn may be over.
+        """
         with self._lock:
             if self._commands.stopped:
                 return
-            known: set[tuple[str, str]] = {(job.key, job.digest) for job in self._running.values()}
-            known |= {(result.key, result.digest) for result in self._results}
-            self._queued |= {job.key: job for job in jobs if (job.key, job.digest) not in known}
+            known = {*self._running, *(result.key for result in self._results)}
+            self._queued = {job.key: job for job in jobs if job.key not in known}
             if self._queued and self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="hooks", daemon=True)
                 self._thread.start()
