@@ -190,7 +190,7 @@ def outcome(cluster: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Ou
         cut = loaded.cut()
         loaded.await_all(3)
         # To the end, though all may have come before: nobody may come with an older one later.
-        while time.time() < third + LOOK_SECONDS + MARGIN_SECONDS + 5:
+        while time.time() < third + LOOK_SECONDS + 2 * MARGIN_SECONDS + 5:
             loaded.call()
             time.sleep(1)
     loaded.record.read()
@@ -261,7 +261,7 @@ def test_servers_show_the_new_pair_at_their_next_handshake(outcome: Outcome, nam
 def test_clients_come_with_the_new_pair_at_their_next_look(outcome: Outcome, name: str) -> None:
     changes, record = outcome.loaded.lookout.changes[name], outcome.loaded.record
     for number, change in enumerate(changes[1:], start=1):
-        latest = change.at + LOOK_SECONDS + MARGIN_SECONDS
+        latest = change.at + LOOK_SECONDS + 2 * MARGIN_SECONDS
         came = record.first(name, change.pair)
         assert came is not None and came < latest
         older = {change.pair for change in changes[:number]}
@@ -302,7 +302,7 @@ def test_in_the_end_all_is_well(outcome: Outcome) -> None:
 
 def faults(outcome: Outcome, since: float | None = None) -> dict[str, str]:
     loaded = outcome.loaded
-    latest = outcome.third + LOOK_SECONDS + MARGIN_SECONDS
+    latest = outcome.third + LOOK_SECONDS + 2 * MARGIN_SECONDS
     return certificates_in_use.faults(loaded.kubernetes, loaded.record, latest if since is None else since)
 
 
