@@ -9,7 +9,6 @@ from vaultpki.certificates import ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer, StateConflict
 from vaultpki.model import Cluster
 from vaultpki.provision import authorities
-from vaultpki.provision.authorities import fingerprints, signed_before
 from vaultpki.records.rotation import CaRef
 from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.values import der
@@ -82,7 +81,9 @@ def sign_cross(cluster: Cluster, vault: Vault, mount: RotationMount, ca: CaRef, 
         "use_csr_values": False,
     }
     ends = now + timedelta(seconds=ttl)
-    pem = signed_before(vault, path, signer.facts, text(asked, "csr"), name, ends, fingerprints(vault, path))
+    pem = authorities.signed_before(
+        vault, path, signer.facts, text(asked, "csr"), name, ends, authorities.fingerprints(vault, path)
+    )
     if pem is None:
         request = Request("POST", f"{path}/issuer/{old}/sign-intermediate", parameters, once=True, warnings=_NO_AIA)
         pem = text(vault.call(request).data, "certificate")

@@ -103,5 +103,5 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
     found = fleet_text.inventory(read, judge(read, IN_CLUSTER))
     # What nodes hold is worth a page also where no CA can be read.
     lines = [line for each in IN_CLUSTER for line in each.lines(read)] if read.cas else read.problems
-    banner = next((one for each in IN_CLUSTER if read.cas and (one := each.banner(read)) is not None), None)
+    banner = next(filter(None, (each.banner(read) for each in IN_CLUSTER)), None) if read.cas else None
     return report_model.report(cluster, found, read.now, checks=checks, rotation=lines, banner=banner)

@@ -16,7 +16,10 @@ MOST_LINES: Final = 20
 """How many nodes that wait are shown; JSON has all of them."""
 
 
-def gate_lines(gate: Gate, now: datetime, whole: str = "vaultpki ca status --json") -> Iterator[str]:
+_WHOLE: Final = "vaultpki ca status --json"
+
+
+def gate_lines(gate: Gate, now: datetime, whole: str = _WHOLE) -> Iterator[str]:
     """Yield what a step waits for, and who is left out; the command `whole` lists all of them."""
     yield from listed("It waits for:", gate.waiting, whole)
     if gate.opens is not None and gate.opens > now:
@@ -53,7 +56,7 @@ def ways(
         yield f"Back: `vaultpki ca abort -f {file}` {does(home)}."
 
 
-def listed(title: str, entries: Sequence[Waiting], whole: str = "vaultpki ca status --json") -> Iterator[str]:
+def listed(title: str, entries: Sequence[Waiting], whole: str = _WHOLE) -> Iterator[str]:
     """Yield a title, and below it the nodes with their sentences; nothing if there are none."""
     if not entries:
         return

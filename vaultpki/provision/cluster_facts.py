@@ -22,10 +22,10 @@ class CaStatus:
     """One CA: its name, its certificate's SHA-256, end and kind of key, and where its rotation stands.
 
     `record` is None if it was never rotated. `gate` is that of the step that `continue` takes. `problem` is why it
-    cannot sign, in one sentence. `apart` are the nodes that have not the
-    record that the server has, and cannot follow it. `behind` are those with a component that reads this CA and holds
-    another bundle, or is not healthy, while no gate waits for it. `advice` is a sentence on what a person does now that
-    the rotation is at rest. `left_over` are CAs that nodes trust and the server does not have.
+    cannot sign, in one sentence. `apart` are the nodes that have not the record that the server has, and cannot follow
+    it. `behind` are those with a component that reads this CA and holds another bundle, or is not healthy, while no
+    gate waits for it. `advice` is a sentence on what a person does now that the rotation is at rest. `left_over` are
+    CAs that nodes trust and the server does not have.
     """
 
     domain: str
@@ -54,9 +54,9 @@ class KeyStepDone:
     `moved` says that a step was made, `changed` that the record is another one. `gate` is what stands before the next
     step. `joining` are nodes that wait to start, and why. `counting` are stolen keys, by node, with the nodes that may
     still accept their tokens. `differing` are nodes whose union lacks keys of the record that they have read, and what
-    helps. `may_start` are nodes that have read that their kube-apiserver may start, and where it
-    was not seen yet, and `to_read` those whose agents have not read it yet. `sharing` are nodes with one `sa.key` that
-    no agent has made, before a rotation takes it over. `notes` are sentences about something unusual.
+    helps. `may_start` are nodes that have read that their kube-apiserver may start, and where it was not seen yet, and
+    `to_read` those whose agents have not read it yet. `sharing` are nodes with one `sa.key` that no agent has made,
+    before a rotation takes it over. `notes` are sentences about something unusual.
     """
 
     record: KeyRecord | None
