@@ -135,7 +135,8 @@ class Outcome:
     is when the first certificate expires that Vault may still renew, and `lives` are those of the root and of the CAs
     of this node's certificates. `awaited` are the components by `CA/COMPONENT` that a rotation still waits for here.
     `rest` is what the next pass of a resident agent gets. `foreign` are sentences about foreign CAs that the cluster's
-    record offers and this node does not take. `surplus` are the pairs that its own record does not name.
+    record offers and this node does not take. `surplus` are the pairs that its own record does not name. `mended` are
+    the files that were not as the last pass left them, and that this one has put right.
     """
 
     renewed: tuple[str, ...] = ()
@@ -154,3 +155,4 @@ class Outcome:
     rest: AtRest | None = None
     foreign: tuple[str, ...] = ()
     surplus: tuple[SurplusPair, ...] = ()
+    mended: tuple[str, ...] = ()

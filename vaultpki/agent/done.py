@@ -6,8 +6,10 @@ disk before Vault is asked. Old trust is removed last, and the agent's state is 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from vaultpki.agent import (
     bundles,
@@ -29,9 +31,11 @@ from vaultpki.agent.sign_due import Renewed
 from vaultpki.agent.token_keys import KeysResult
 from vaultpki.agent.wanted import Wanted
 from vaultpki.certificates import BUNDLES, ROOT
+from vaultpki.disk.generations import StoredFile
 from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.issuers import untrusted_cas
+from vaultpki.layout import shown
 from vaultpki.node import credential
 from vaultpki.node.assignment import Assignment, SurplusPair
 from vaultpki.pki import foreign_cas
@@ -44,7 +48,7 @@ class Done:
     """What was wanted, with the surplus pairs that stay, and how the pairs are now; `signed` is what was renewed.
 
     `held` is what the installed bundles hold. `untrusted` are sentences about CAs that Vault shows or offers and this
-    node does not take.
+    node does not take. `mended` are the files that somebody else had changed, as in Outcome.
     """
 
     wanted: Wanted
@@ -53,6 +57,7 @@ class Done:
     keys: KeysResult
     held: Mapping[str, BundleDigest]
     untrusted: tuple[str, ...]
+    mended: tuple[str, ...]
 
 
 def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:
@@ -60,6 +65,7 @@ def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:
     found, config = context.found, context.config
     wanted = _with_surplus(context, contact, wanted)
     assigned, trust, items = wanted.assigned, wanted.trust, wanted.items
+    left, before = context.state.value.left, _files(context, items)
     found.failures.update(ca_trust.complaints(assigned, trust, context.state.value))
     untrusted = [*_report_untrusted_cas(context, assigned, trust), *_report_ignored_cas(context, trust)]
     # New trust first: a leaf of a new issuing CA must not come before its readers know the CA. Old trust last: a CA
@@ -69,6 +75,9 @@ def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:
     # No kubeconfig may point at a pair that is not there yet.
     waiting = {item.want.name for item in items if not item.ready}
     first = _install_bundles(context, assigned, during, waiting)
+    if first.changed:
+        # The pass may be killed while it waits for Vault.
+        context.state.value = replace(context.state.value, left={**left, **_files(context, items)})
     signed = sign_due.renew(context, contact, assigned, items, trust)
     items = compare(context, pairs.read(context.folders, assigned.certificates), trust)
     after = bundles.with_outgoing(config, context.folders, assigned, trust, items, context.now)
@@ -80,6 +89,7 @@ def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:
     if all(item.ready for item in items):
         _remove_old_files(context, assigned)
     found.events.extend(Event("rewritten", text, "warning") for text in context.folders.rewritten)
+    mended = _tell_mended(context, left, before, _files(context, items), keys)
     report.note_installed(context, assigned, items, keys.keys)
     readers_seen.note(context, assigned)
     token_keys.note_admission(context, keys.keys, readers_seen.OF_TOKEN_KEYS)
@@ -87,7 +97,49 @@ def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:
     hook_schedule.note_trust(context, held)
     if contact.usable is not None:
         _roll_credential(context, contact.usable)
-    return Done(wanted, items, signed, keys, held, (*untrusted, *keys.refused))
+    return Done(wanted, items, signed, keys, held, (*untrusted, *keys.refused), mended)
+
+
+def _files(context: Context, items: Collection[PairStatus]) -> dict[str, str]:
+    """Return in one line what each bundle, kubeconfig and pair holds, and its mode; made from no private key."""
+    folders, found = context.folders, dict[str, str]()
+    for item in items:
+        whole = item.leaf.fingerprint if item.leaf is not None and not item.broken else "broken"
+        modes = (f"{stored.mode:o}" for stored in item.stored.values())
+        found[shown(item.want.folder, f"{item.want.stem}.crt")] = " ".join([*modes, whole])
+        if folders.kubeconfigs is not None and kubeconfigs.is_plain(item.want):
+            found[str(item.want.kubeconfig)] = _line(folders.kubeconfigs.read(str(item.want.kubeconfig)))
+    # What cannot be read cannot be put right either.
+    with contextlib.suppress(StoreError):
+        for folder, names in [
+            (folder, names) for (folder, name), names in folders.file_sets().items() if name == BUNDLES
+        ]:
+            read = folders.read(folder, BUNDLES, names)
+            found |= {shown(folder, each): _line(stored) for each, stored in read.items()}
+    return found
+
+
+def _line(stored: StoredFile) -> str:
+    return f"{stored.mode:o} {sha256(stored.data or b'').hexdigest()}"
+
+
+def _tell_mended(
+    context: Context, left: Mapping[str, str], before: Mapping[str, str], after: Mapping[str, str], keys: KeysResult
+) -> tuple[str, ...]:
+    """Return and tell which files were not as the last pass `left` them and are now; keep how they are.
+
+    What a pass that was killed has left is right already.
+    """
+    name = token_keys.KEY_FILE
+    if keys.before is not None and keys.keys is not None:
+        before, after = {**before, name: keys.before.left}, {**after, name: keys.keys.left}
+    mended = tuple(place for place, line in left.items() if before.get(place) not in (line, after.get(place)))
+    for place in mended:
+        why = "; ".join(keys.wrong) if place == name and keys.wrong else f"{place}: it is not as this agent has left it"
+        text = f"{why}; this agent puts it right: find out who has changed it"
+        context.found.events.append(Event("tampered", text, "error", {"file": place}))
+    context.state.value = replace(context.state.value, left=dict(sorted(after.items())))
+    return mended
 
 
 def _with_surplus(context: Context, contact: Contact, wanted: Wanted) -> Wanted:

@@ -33,7 +33,7 @@ def install(context: Context, server: str, items: Iterable[PairStatus]) -> None:
     site = site_of(context.config, server)
     for item in items:
         # No kubeconfig may point at a pair that is not there yet.
-        if not item.ready or not _plain(item.want):
+        if not item.ready or not is_plain(item.want):
             continue
         name = str(item.want.kubeconfig)
         try:
@@ -67,13 +67,14 @@ def remove_surplus(context: Context, held: Collection[Certificate]) -> None:
 def problems(site: Site, folder: PlainFolder | None, certificates: Iterable[Certificate]) -> Iterator[tuple[str, str]]:
     """Yield the name of each certificate whose plain kubeconfig needs somebody, and in one word why."""
     for certificate in certificates if folder is not None else ():
-        if folder is not None and _plain(certificate):
+        if folder is not None and is_plain(certificate):
             stored = folder.read(str(certificate.kubeconfig))
             if problem := _problem(site, certificate, stored, kubeconfig(site, certificate)):
                 yield certificate.name, f"kubeconfig-{problem}"
 
 
-def _plain(certificate: Certificate) -> bool:
+def is_plain(certificate: Certificate) -> bool:
+    """Return whether the kubeconfig of a certificate is a plain file."""
     return certificate.kubeconfig is not None and certificate.kubeconfig_file is not KubeconfigFile.LINKED
 
 

@@ -85,8 +85,12 @@ class PairStatus:
     @property
     def mendable(self) -> bool:
         """Return whether mode, owner or the CA after the leaf are wrong, and the pair is whole as it is."""
-        reasons = set(self.verdict.reasons)
-        return self.problem is None and bool(reasons & renewal.MENDABLE) and not reasons & _BROKEN
+        return bool(renewal.MENDABLE.intersection(self.verdict.reasons)) and not self.broken
+
+    @property
+    def broken(self) -> bool:
+        """Return whether a file of the pair is missing or cannot be read, or the key is another one's."""
+        return self.problem is not None or bool(_BROKEN.intersection(self.verdict.reasons))
 
     @property
     def ready(self) -> bool:

@@ -71,7 +71,8 @@ class Status:
     for which none is offered. `by_hand` are the keys of hooks that wait for a person. `standings` are sentences
     about where the machine stands in a procedure, "" for one in which it takes no part. `not_admitted` is a sentence
     that kube-apiserver must not run yet, "" if it may. `keys` are its service-account keys, None where it has none of
-    its own. `surplus` are the pairs that the node's record does not name, by the paths of their certificates.
+    its own, and `token_keys` are sentences about files of those that are not as they should be. `surplus` are the pairs
+    that the node's record does not name, by the paths of their certificates.
     """
 
     node: str | None
@@ -99,6 +100,7 @@ class Status:
     standings: tuple[str, ...] = ()
     not_admitted: str = ""
     keys: TokenKeysStatus | None = None
+    token_keys: tuple[str, ...] = ()
     surplus: Mapping[str, SurplusPair] = field(default_factory=dict)
 
 
@@ -170,10 +172,10 @@ def of_node(
             trust = ca_trust.trust_of(config, spec, known, now, procedures)
             cas = ca_trust.statuses(spec, trust, known)
             ends = ca_trust.ends(spec, trust, now, cluster=config.cluster)
-            seen, found, odd, left = _inspect(config, spec, trust, known, now, named)
-            status = replace(status, seen=seen, cas=cas, ends=ends, bundles=odd)
-            status = replace(status, keys=_keys(config, spec, trust, known, now))
-            status = replace(status, surplus={f"{config.paths[p.folder]}/{p.stem}.crt": p for p in left})
+            seen, found, files = _inspect(config, spec, trust, known, now, named)
+            status = replace(status, seen=seen, cas=cas, ends=ends, bundles=files.bundles, token_keys=files.token_keys)
+            status = replace(status, keys=_keys(spec, known, files.keys))
+            status = replace(status, surplus={f"{config.paths[p.folder]}/{p.stem}.crt": p for p in files.surplus})
             if status.keys is not None and status.keys.refused:
                 found = {**found, SERVICE_ACCOUNT_KEYS: status.keys.refused}
             unused = tuple(foreign_cas.unused(config.also_trust, spec.foreign))
@@ -192,31 +194,23 @@ def of_node(
 
 
 def _keys(
-    config: AgentConfig,
-    spec: assignment.Assignment,
-    trust: Mapping[str, Trust],
-    known: memory.AgentState,
-    now: datetime,
+    spec: assignment.Assignment, known: memory.AgentState, found: token_keys.KeysOnDisk | None
 ) -> TokenKeysStatus | None:
-    if spec.token_key is None:
+    if found is None:
         return None
-    # Folders that cannot be read are a fault already.
-    with contextlib.suppress(StoreError), Folders.open(config.paths, create=False, write=False) as folders:
-        found = token_keys.look(config, folders, spec, trust, known, now)
-        if found is not None:
-            record = spec.keys.record
-            held = {facts.fingerprint for facts in found.held.union}
-            follows = record is not None and found.held.signing is not None and not token_keys.frozen(spec, known)
-            names = key_plan.refused_nodes(record, held) if record is not None and follows else ()
-            return TokenKeysStatus(
-                found.held.signing,
-                tuple(facts.subject.common_name for facts in found.held.union),
-                tuple(sorted(found.held.own)),
-                bool(found.shared),
-                record.state.value if record is not None else None,
-                f"service-account keys: {key_plan.refuses(names)}" if names else "",
-            )
-    return None
+    record = spec.keys.record
+    # Not what the file holds, which somebody else may have changed.
+    held = {facts.fingerprint for facts in found.plan.union}
+    follows = record is not None and found.held.signing is not None and not token_keys.frozen(spec, known)
+    names = key_plan.refused_nodes(record, held) if record is not None and follows else ()
+    return TokenKeysStatus(
+        found.held.signing,
+        tuple(facts.subject.common_name for facts in found.held.union),
+        tuple(sorted(found.held.own)),
+        bool(found.shared),
+        record.state.value if record is not None else None,
+        f"service-account keys: {key_plan.refuses(names)}" if names else "",
+    )
 
 
 def _moment(clock: float) -> datetime | None:
@@ -344,6 +338,56 @@ def _ca_to_json(facts: Facts) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class FilesSeen:
+    """The files of a node as they are on the disk, compared with what is wanted.
+
+    `kubeconfigs` says in one word what is wrong, by certificate. `bundles`, `token_keys` and `faults` are as in Status.
+    `surplus` are the pairs that the node's record does not name.
+    """
+
+    items: tuple[pairs.PairStatus, ...] = ()
+    surplus: tuple[SurplusPair, ...] = ()
+    kubeconfigs: Mapping[str, str] = field(default_factory=dict)
+    bundles: tuple[str, ...] = ()
+    keys: token_keys.KeysOnDisk | None = None
+    token_keys: tuple[str, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+
+def look_at_files(
+    config: AgentConfig,
+    folders: Folders,
+    spec: assignment.Assignment,
+    trust: Mapping[str, Trust],
+    known: memory.AgentState,
+    now: datetime,
+    named: AgentConfig | None = None,
+) -> FilesSeen:
+    """Compare all files of a node with what Vault last said; every view has what is wrong from here.
+
+    `named` has the places that the files name, where those of `config` are copies.
+    """
+    items = pairs.inspect(config, folders, spec.certificates, trust, known, now)
+    faults: dict[str, str] = {}
+    keys, odd_keys = None, tuple[str, ...]()
+    # Folders that cannot be read are a fault already.
+    with contextlib.suppress(StoreError):
+        spec = replace(spec, surplus=surplus.find_surplus(config.cluster, folders, items, known))
+    with contextlib.suppress(StoreError):
+        keys = token_keys.look(config, folders, spec, trust, known, now)
+        odd_keys = tuple(token_keys.problems(config, folders, spec, keys)) if keys is not None else ()
+    return FilesSeen(
+        items,
+        spec.surplus,
+        _odd_kubeconfigs(named or config, folders, spec, items, faults),
+        tuple(bundles.problems(config, folders, spec, trust, items, now)),
+        keys,
+        odd_keys,
+        faults,
+    )
+
+
 def _inspect(
     config: AgentConfig,
     spec: assignment.Assignment,
@@ -351,35 +395,30 @@ def _inspect(
     known: memory.AgentState,
     now: datetime,
     named: AgentConfig,
-) -> tuple[tuple[CertificateStatus, ...], dict[str, str], tuple[str, ...], tuple[SurplusPair, ...]]:
-    """Return every wanted certificate, why one cannot be read, by its name or "directory" for all, and odd bundles.
+) -> tuple[tuple[CertificateStatus, ...], dict[str, str], FilesSeen]:
+    """Return every wanted certificate, why one cannot be read, by its name or "directory" for all, and all files.
 
-    The last are the surplus pairs. `named` has the places that the files name, which differ from those of `config` in a
-    copy.
+    `named` has the places that the files name, which differ from those of `config` in a copy.
     """
     faults: dict[str, str] = {}
     ignored = {Reason.WRONG_OWNER} if named is not config else set()
-    odd_bundles: tuple[str, ...] = ()
+    files = FilesSeen()
     try:
         with Folders.open(config.paths, create=False, write=False) as folders:
             looks = []
-            items = pairs.inspect(config, folders, spec.certificates, trust, known, now)
-            for item in items:
+            files = look_at_files(config, folders, spec, trust, known, now, named)
+            for item in files.items:
                 if item.problem is None:
                     reasons = tuple(each for each in item.verdict.reasons if each not in ignored)
                     looks.append((item.want, item.leaf, replace(item.verdict, reasons=reasons)))
                 else:
                     faults[item.want.name] = str(item.problem)
                     looks.append((item.want, *_unfit(folders, item.want, now)))
-            # Folders that cannot be read are a fault already.
-            with contextlib.suppress(StoreError):
-                spec = replace(spec, surplus=surplus.find_surplus(config.cluster, folders, items, known))
-            odd = _odd_kubeconfigs(named, folders, spec, items, faults)
-            odd_bundles = tuple(bundles.problems(config, folders, spec, trust, items, now))
+            faults |= files.faults
     except StoreError as error:
         faults["directory"] = str(error)
         nothing = Assessment((Reason.MISSING if _is_missing(config.directory) else Reason.UNREADABLE,), None)
-        looks, odd = [(want, None, nothing) for want in spec.certificates], {}
+        looks, files = [(want, None, nothing) for want in spec.certificates], FilesSeen()
     seen = (
         _certificate_status(
             want.name,
@@ -388,11 +427,11 @@ def _inspect(
             verdict,
             now,
             _delay(config.poll, want.ttl),
-            odd.get(want.name),
+            files.kubeconfigs.get(want.name),
         )
         for want, leaf, verdict in looks
     )
-    return tuple(seen), faults, odd_bundles, spec.surplus
+    return tuple(seen), faults, files
 
 
 def _odd_kubeconfigs(

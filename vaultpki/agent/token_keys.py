@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
@@ -23,7 +23,7 @@ from vaultpki.agent.context import Contact, Context
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.certificates import SERVICE_ACCOUNT, SERVICE_ACCOUNT_FILES, pair_files, with_number
 from vaultpki.disk.folders import Folders
-from vaultpki.disk.generations import File
+from vaultpki.disk.generations import File, StoredFile
 from vaultpki.errors import CertificateUnreadable, StoreError, VaultpkiError
 from vaultpki.host.log import Event
 from vaultpki.issue import signing
@@ -37,6 +37,7 @@ from vaultpki.pki.renewal import Reason
 from vaultpki.pki.service_account import KeyName, key_name
 from vaultpki.places import PKI
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
+from vaultpki.redact import first_few
 
 if TYPE_CHECKING:
     from vaultpki.pki.keys import PrivateKey
@@ -48,6 +49,8 @@ TOKEN_FILES: Final = (UNION_FILE, KEY_FILE)
 kube-apiserver that starts in between accepts the tokens that it signs."""
 
 _OF_ANOTHER_CA: Final = frozenset({Reason.ISSUER_OUTGOING, Reason.ISSUER_CHANGED})
+_UNREAD: Final = {"missing": "it is missing", "foreign": "another file is in its place"}
+_AFTERWARDS: Final = "if kube-apiserver was started with it, restart it once the file is mended"
 _NUMBERED: Final = re.compile(rf"{SERVICE_ACCOUNT_FILES}-([1-9][0-9]{{0,7}})")
 
 
@@ -59,6 +62,7 @@ class KeysOnDisk:
     which certificates are checked. `stray` is a key in `sa.key` that is none of
     the node's own pairs, and `number` is which key of this node it is, 0 if it is none. `foreign` says that this agent
     has not written that file; `shared` is then the SHA-256 of its public key, until Vault has certified it.
+    `stored` are the two files that kube-apiserver reads, and `ours` says that this agent has written them before.
     """
 
     pairs: Mapping[int, PairStatus]
@@ -69,6 +73,8 @@ class KeysOnDisk:
     foreign: bool = False
     shared: str = ""
     issuing: tuple[str, ...] = ()
+    stored: Mapping[str, StoredFile] = field(default_factory=dict, repr=False)
+    ours: bool = False
 
     @property
     def shared_key(self) -> str:
@@ -85,6 +91,11 @@ class KeysOnDisk:
             return ()
         own = self.held.own[self.held.signing]
         return (*sorted(facts.fingerprint for facts in self.held.union), signing_mark(own))
+
+    @property
+    def left(self) -> str:
+        """What the two files hold and their modes, in one line that another content changes."""
+        return " ".join([*(f"{each.mode:o}" for each in self.stored.values()), *self.fingerprints])
 
     @property
     def live(self) -> dict[str, str]:
@@ -124,9 +135,8 @@ def look(
     """Return what is there and what should be; None for a node without such keys. Raises StoreError."""
     if wanted.token_key is None:
         return None
-    found = sorted(
-        int(match[1]) for folder, name in folders.file_sets() if folder == PKI and (match := _NUMBERED.fullmatch(name))
-    )
+    sets = {name for folder, name in folders.file_sets() if folder == PKI}
+    found = sorted(int(match[1]) for name in sets if (match := _NUMBERED.fullmatch(name)))
     every = _inspect(config, folders, wanted, found, trust, state, now)
     own = {
         number: item.leaf for number, item in every.items() if item.leaf is not None and _whole(config, number, item)
@@ -135,8 +145,12 @@ def look(
     key, union = stored[KEY_FILE].data, stored[UNION_FILE].data
     foreign = folders.read_foreign(PKI, KEY_FILE).data if stored[KEY_FILE].problem == "foreign" else None
     signing_number, stray = _owner(key or foreign, own)
-    shared = _sha256(stray) if foreign is not None and stray is not None else ""
-    held = KeysHeld(own, signing_number, _certificates(union), state.lowest, stray is not None)
+    # Where this agent has written `sa.key` before, another file in its place is none that nodes share.
+    ours = SERVICE_ACCOUNT_FILES in sets
+    shared = _sha256(stray) if foreign is not None and stray is not None and not ours else ""
+    left = state.bundles.get(SERVICE_ACCOUNT)
+    left_here = frozenset(left.sha256 if left is not None else ())
+    held = KeysHeld(own, signing_number, _certificates(union), state.lowest, stray is not None, left_here)
     known = trust[SERVICE_ACCOUNT]
     behind = frozen(wanted, state)
     made = plan(wanted.keys.record, config.node, held, known.issuing, known.roots, frozen=behind, between=known.between)
@@ -149,7 +163,7 @@ def look(
     # Also those that are to be made.
     every |= _inspect(config, folders, wanted, [each for each in made.make if each not in every], trust, state, now)
     issuing = tuple(sorted(facts.fingerprint for facts in known.issuing))
-    return KeysOnDisk(every, held, made, stray, number, foreign is not None, shared, issuing)
+    return KeysOnDisk(every, held, made, stray, number, foreign is not None, shared, issuing, stored, ours)
 
 
 def _number(stray: PrivateKey | None, union: Sequence[Facts], node: str) -> int:
@@ -227,11 +241,16 @@ def _certificates(union: bytes | None) -> tuple[Facts, ...]:
 
 @dataclass(frozen=True, slots=True)
 class KeysResult:
-    """How a pass left the keys, and which certificates it had signed. `refused` are sentences about the record."""
+    """How a pass left the keys, and which certificates it had signed. `refused` are sentences about the record.
+
+    `before` is how it found them, and `wrong` are sentences about the files that were not as they should be.
+    """
 
     keys: KeysOnDisk | None = None
     signed: sign_due.Renewed = field(default_factory=sign_due.Renewed)
     refused: tuple[str, ...] = ()
+    before: KeysOnDisk | None = None
+    wrong: tuple[str, ...] = ()
 
     @property
     def names(self) -> frozenset[str]:
@@ -265,6 +284,7 @@ def _follow(
         return found
 
     before = seen()
+    wrong = tuple(problems(config, folders, wanted, before))
     _remember(context, before.plan)
     signed = sign_due.Renewed()
     if before.plan.make:
@@ -284,7 +304,7 @@ def _follow(
         folders.remove(PKI, stem)
         text = f"deleted service-account key {number} of this node, which the record has ended"
         context.found.events.append(Event("removed", text))
-    return KeysResult(seen(), signed, tuple(_refused(context, after.plan)))
+    return KeysResult(seen(), signed, tuple(_refused(context, after.plan)), before, wrong)
 
 
 def _certified_anew(
@@ -352,18 +372,85 @@ def _tell_exposed(context: Context, keys: KeysOnDisk) -> None:
             context.found.events.append(Event("exposed", text, "warning", {"certificate": item.want.name}))
 
 
-def _install(context: Context, token_key: Certificate, keys: KeysOnDisk) -> None:
+def _files(config: AgentConfig, token_key: Certificate, keys: KeysOnDisk) -> dict[str, File]:
+    """Return the two files as they should be; none as long as they are not to be written."""
     if keys.plan.signing is None:
-        return
+        return {}
     item = keys.pairs[keys.plan.signing]
     key = item.stored[pair_files(item.want.stem)[1]].data or b""
     union = "".join(facts.pem for facts in keys.plan.union).encode()
-    owner, mode = pairs.options(context.config, token_key)
-    files = {
+    owner, mode = pairs.options(config, token_key)
+    return {
         KEY_FILE: File(key, mode, owner.uid, owner.gid),
         UNION_FILE: File(union, signing.CERTIFICATE_MODE, owner.uid, owner.gid),
     }
-    taking = TOKEN_FILES if keys.foreign and not keys.shared else ()
+
+
+def problems(config: AgentConfig, folders: Folders, wanted: Assignment, keys: KeysOnDisk) -> Iterator[str]:
+    """Yield a sentence for each file of these keys that is not as a pass leaves it. Raises StoreError.
+
+    A key that nodes share is not of this agent, and nobody knows here what it should be.
+    """
+    for number, item in sorted(keys.pairs.items()):
+        if item.leaf is not None and Reason.KEY_EXPOSED in item.verdict.reasons:
+            yield f"{folders.paths[PKI]}/{item.want.stem}.key: {_exposed(number)}"
+    if wanted.token_key is None or keys.shared:
+        return
+    files = _files(config, wanted.token_key, keys)
+    if keys.ours and not files:
+        text = "no service-account key of this node is there any more with its certificate"
+        yield f"{folders.paths[PKI]}/{KEY_FILE}: {text}"
+    for name, file in files.items():
+        if why := (_wrong_key if name == KEY_FILE else _wrong_union)(keys, keys.stored[name], file):
+            yield f"{folders.paths[PKI]}/{name}: {why}"
+
+
+def _wrong_key(keys: KeysOnDisk, stored: StoredFile, wanted: File) -> str:
+    if stored.data is None:
+        return _UNREAD.get(stored.problem, f"it cannot be read ({stored.problem})")
+    if stored.data != wanted.data:
+        if keys.held.signing is not None:
+            return f"it is service-account key {keys.held.signing} of this node in place of key {keys.plan.signing}"
+        return (
+            f"it is no service-account key of this node, so other nodes refuse the tokens that it signs; {_AFTERWARDS}"
+        )
+    return _exposed(keys.plan.signing) if stored.shown_to_others(wanted) else _access(stored, wanted)
+
+
+def _wrong_union(keys: KeysOnDisk, stored: StoredFile, wanted: File) -> str:
+    if stored.data is None:
+        return _UNREAD.get(stored.problem, f"it cannot be read ({stored.problem})")
+    if stored.data == wanted.data:
+        return _access(stored, wanted)
+    if not stored.data.strip():
+        return f"it is empty, so kube-apiserver accepts no token once it starts; {_AFTERWARDS}"
+    strange = [facts for facts in keys.held.union if facts not in keys.plan.union]
+    if strange or not keys.held.union:
+        named = [f"{facts.subject_text}, SHA-256 {facts.fingerprint[:16]}" for facts in strange]
+        who = f" ({first_few(named)})" if named else ""
+        text = f"it has a key that the record does not have{who}: whoever holds that one can forge the token of any"
+        return f"{text} ServiceAccount; {_AFTERWARDS}"
+    lacking = [facts.subject.common_name for facts in keys.plan.union if facts not in keys.held.union]
+    if not lacking:
+        return "it does not hold the certificates of the keys that this node accepts, and nothing else"
+    return f"it lacks {first_few(lacking)}, whose tokens kube-apiserver refuses once it starts"
+
+
+def _exposed(number: int | None) -> str:
+    text = f"others can read service-account key {number} of this node; if somebody may have, replace it: "
+    return f"{text}`vaultpki ca rotate {SERVICE_ACCOUNT_KEYS}`"
+
+
+def _access(stored: StoredFile, wanted: File) -> str:
+    same = stored.mode == wanted.mode and stored.same_owner(wanted)
+    return "" if same else f"it has mode {stored.mode:04o} or its owner is another one; {wanted.mode:04o} is right"
+
+
+def _install(context: Context, token_key: Certificate, keys: KeysOnDisk) -> None:
+    files = _files(context.config, token_key, keys)
+    if not files:
+        return
+    taking = TOKEN_FILES if keys.ours or (keys.foreign and not keys.shared) else ()
     if context.folders.install(PKI, SERVICE_ACCOUNT_FILES, files, check=_check, taking=taking):
         count = len(keys.plan.union)
         what = "1 certificate" if count == 1 else f"{count} certificates"

@@ -62,6 +62,7 @@ def tell(context: Context, contact: Contact, done: Done) -> Outcome:
         awaited=readers_seen.awaited(context, assigned),
         rest=_at_rest(context, contact, assigned),
         surplus=assigned.surplus,
+        mended=done.mended,
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from vaultpki.join.doctor import DoctorCheck
+    from vaultpki.model import AgentConfig
 
 _WORDS = {"ok": "ok", "warning": "WARNING", "failed": "FAILED", "unchecked": "not checked"}
 
@@ -27,9 +28,9 @@ _WORDS = {"ok": "ok", "warning": "WARNING", "failed": "FAILED", "unchecked": "no
 def doctor_command(file: Path, join_file: Path | None, directory: Path | None, as_json: bool, allow_http: bool) -> None:
     """Find what is wrong on this machine, before a join or on a node, and say what to do. Changes nothing.
 
-    It looks at the clock, every address of Vault and its TLS, the namespace and the cluster's root, the folders and
-    whose they are, foreign files and permissions, hooks, and the flags of components that run here. Exit 3 if
-    something failed.
+    On a node it begins with what `vaultpki status` finds there. It looks at the clock, every address of Vault and its
+    TLS, the namespace and the cluster's root, the folders and whose they are, foreign files and permissions, hooks, and
+    the flags of components that run here. Exit 3 if something failed.
 
     \b
     Example:
@@ -74,7 +75,25 @@ def _findings(
     if join_file is not None:
         yield from doctor.before_join(plan, now, allow_http=allow_http)
     else:
+        yield from _of_status(config, now, allow_http=allow_http)
         yield from doctor.of_node(config, now, allow_http=allow_http)
+
+
+def _of_status(config: AgentConfig, now: datetime, *, allow_http: bool) -> Iterator[DoctorCheck]:
+    """Yield what `status` finds on this node. Whether Vault answers is asked of each address afterwards."""
+    from vaultpki.agent import status
+    from vaultpki.findings import nodes
+    from vaultpki.join.doctor import DoctorCheck
+    from vaultpki.procedures import ON_NODES
+
+    seen = status.of_node(config, now, ON_NODES, allow_http=allow_http)
+    found = [one for one in nodes.of_status(seen, now, name=config.node).pressing if one.name != "vault-away"]
+    for finding in found:
+        # Whoever reads this has run it.
+        text = finding.text if finding.command == "vaultpki doctor" else finding.advice()
+        yield DoctorCheck(f"status, {finding.name}", "failed" if finding.attention else "warning", text)
+    if not found:
+        yield DoctorCheck("status", "ok", "")
 
 
 def _line(finding: DoctorCheck) -> str:

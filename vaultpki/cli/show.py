@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,11 +94,15 @@ def _on_server(spec: Path, serial: str, *, allow_http: bool) -> ShownCertificate
 
 def _on_disk(name: str, file: Path, directory: Path | None, now: datetime, *, allow_http: bool) -> ShownCertificate:
     from vaultpki.config.agent import load_agent
+    from vaultpki.errors import VaultpkiError
     from vaultpki.procedures import ON_NODES
     from vaultpki.show import certificate_files
 
     if certificate_files.is_path(name) and (directory is None or "/" in name):
-        return certificate_files.of_file(Path(name) if directory is None else directory / name, now)
+        config = None
+        with contextlib.suppress(VaultpkiError):
+            config = load_agent(file, allow_http=allow_http)
+        return certificate_files.of_path(Path(name) if directory is None else directory / name, config, now, ON_NODES)
     if directory is not None:
         return certificate_files.of_folder(directory.absolute(), name, now, ON_NODES)
     return certificate_files.of_node(load_agent(file, allow_http=allow_http), name, now, ON_NODES)

@@ -185,7 +185,7 @@ def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
             yield printable(f"hook of {key} still owed after {times}{why}")
     yield from node_table.key_lines(status)
     yield from map(printable, dict.fromkeys(status.readers.values()))
-    yield from map(printable, status.bundles)
+    yield from map(printable, (*status.bundles, *status.token_keys))
     if status.reachable is not None:
         yield printable("vault: reachable" if status.reachable else f"vault: {status.error}")
     if status.asked is not None:

@@ -75,6 +75,8 @@ def _of_counts(counts: Counts) -> Iterator[Metric]:
     yield _metric("node_info", "The node of this agent.", [({}, 1)])
     renewals = [({"name": name}, count) for name, count in counts.renewals.items()]
     yield _metric("renewals_total", "Certificates installed.", renewals)
+    about = "Files of this node that the agent put right, since somebody else had changed them."
+    yield _metric("tampered_total", about, [({}, counts.tampered)])
     yield _metric("signs_total", "Certificates that Vault was asked to sign.", [({}, counts.signs)])
 
 
@@ -151,7 +153,7 @@ def _metric(name: str, about: str, samples: Iterable[tuple[dict[str, str], float
 
 
 def certificate_problems(view: View | None, now: float) -> Iterator[str]:
-    """Yield a line for each certificate that is missing, broken, expired or revoked, and one if none could be read."""
+    """Yield a line for each certificate, bundle and token key that cannot be used, and one if none could be read."""
     if view is None:
         yield "the agent has not ended its first pass"
         return
@@ -163,3 +165,4 @@ def certificate_problems(view: View | None, now: float) -> Iterator[str]:
         yield "there is no certificate here yet"
     for name, state in own_findings.unusable(view, now):
         yield f"{name}: {state}"
+    yield from (*view.bundles, *view.token_keys)

@@ -9,9 +9,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-from vaultpki.agent import ca_trust, pairs, readers_seen
+from vaultpki.agent import ca_trust, readers_seen, status
 from vaultpki.agent.context import Outcome
 from vaultpki.agent.pairs import PairStatus
+from vaultpki.agent.status import FilesSeen
 from vaultpki.daemon import metrics_server
 from vaultpki.daemon.view import CaView, CertificateView, Counts, LeafView, View
 from vaultpki.disk.folders import Folders
@@ -56,7 +57,7 @@ class DaemonMetrics:
         self._server: metrics_server.Server | None = None
         self._served: tuple[str | None, tuple[str, ...]] = None, ()
         self._error = ""
-        self._signs, self._renewals = 0, dict[str, int]()
+        self._signs, self._tampered, self._renewals = 0, 0, dict[str, int]()
 
     def serve(self) -> None:
         """Listen where agent.yaml says now; a port that is in use is logged once and tried again at each call."""
@@ -90,7 +91,7 @@ class DaemonMetrics:
     def counts(self) -> Counts:
         """Return what was counted, under the names of the last pass, or of agent.yaml before the first has ended."""
         named = self._view or self._config()
-        return Counts(named.cluster, named.node, self._signs, self._renewals)
+        return Counts(named.cluster, named.node, self._signs, self._renewals, self._tampered)
 
     def record_fault(self, text: str) -> None:
         """Note a pass that ended with a fault of ours: it does not count as a pass, since a restart may heal it."""
@@ -99,6 +100,7 @@ class DaemonMetrics:
     def record(self, config: AgentConfig, outcome: Outcome) -> None:
         """Show the outcome of a pass."""
         self._signs += outcome.requested
+        self._tampered += len(outcome.mended)
         # A new mapping, because another thread may read the old one.
         names = [item.want.name for item in outcome.items] + list(outcome.renewed)
         self._renewals = {
@@ -157,7 +159,7 @@ class PairWatch:
         self._began = -PAUSE
         self._thread: threading.Thread | None = None
         # What the last inspection found; a text says why nothing could be read, None that nothing is wanted yet.
-        self._found: tuple[CertificateView, ...] | str | None = None
+        self._found: FilesSeen | str | None = None
         self._made: tuple[View, object, View] | None = None
 
     def view(self) -> View | None:
@@ -176,7 +178,7 @@ class PairWatch:
             return replace(view, unread=f"the disk has not answered for {time.monotonic() - self._began:.0f} s")
         # The same object as long as nothing is new, so that its text is made only once.
         if self._made is None or self._made[0] is not view or self._made[1] is not self._found:
-            self._made = view, self._found, _with(view, self._found)
+            self._made = view, self._found, _with(view, self._found, self._config())
         return self._made[2]
 
     def _work(self) -> None:
@@ -187,7 +189,7 @@ class PairWatch:
         except Exception as error:  # noqa: BLE001 - shown to the caller; the next inspection is made all the same
             self._found = fault(error)
 
-    def _inspect(self, config: AgentConfig) -> tuple[CertificateView, ...] | None:
+    def _inspect(self, config: AgentConfig) -> FilesSeen | None:
         now = datetime.now(UTC)
         # If somebody removed the copy, what was wanted before still is.
         copy = assignment.copy(config, records_of(self._procedures))
@@ -197,8 +199,7 @@ class PairWatch:
         known = state.load(config.state)
         trust = ca_trust.trust_of(config, wanted, known, now, self._procedures)
         with Folders.open(config.paths, create=False, write=False) as folders:
-            found = pairs.inspect(config, folders, wanted.certificates, trust, known, now)
-        return tuple(certificate(item, config, state.AgentState()) for item in found)
+            return status.look_at_files(config, folders, wanted, trust, known, now)
 
 
 def _wanted(config: AgentConfig) -> dict[str, int]:
@@ -247,18 +248,26 @@ def _leaf(item: PairStatus, config: AgentConfig) -> LeafView | None:
     )
 
 
-def _with(view: View, found: tuple[CertificateView, ...] | str | None) -> View:
+def _with(view: View, found: FilesSeen | str | None, config: AgentConfig) -> View:
     if found is None:
         return view
     if isinstance(found, str):
         return replace(view, unread=found)
     before = {one.name: one for one in view.certificates}
     certificates = []
-    for fresh in found:
+    for item in found.items:
+        fresh = certificate(item, config, state.AgentState())
         old = before.get(fresh.name, fresh)
         # What the agent's state says is as of the last pass.
-        certificates.append(replace(fresh, granted=old.granted, last_error_time=old.last_error_time))
-    return replace(view, certificates=tuple(certificates), outage_left=_seconds_left(certificates))
+        odd = found.kubeconfigs.get(fresh.name, "")
+        certificates.append(replace(fresh, granted=old.granted, last_error_time=old.last_error_time, odd=odd))
+    return replace(
+        view,
+        certificates=tuple(certificates),
+        outage_left=_seconds_left(certificates),
+        bundles=found.bundles,
+        token_keys=found.token_keys,
+    )
 
 
 def _seconds_left(certificates: tuple[CertificateView, ...] | list[CertificateView]) -> float | None:

@@ -29,10 +29,15 @@ def states(view: View, now: float) -> Mapping[str, int]:
 
 
 def unusable(view: View, now: float) -> Iterator[tuple[str, str]]:
-    """Yield the name and the state of each certificate that is missing, broken, expired or revoked."""
+    """Yield the name and the state of each certificate that is missing, broken, expired or revoked.
+
+    One whose kubeconfig is wrong comes with what is wrong.
+    """
     for each in view.certificates:
         if (state := _state(each, now)) in _ENDED:
             yield each.name, state
+        elif each.odd:
+            yield each.name, each.odd
 
 
 def _state(each: CertificateView, now: float) -> str:
@@ -66,6 +71,8 @@ def _status(view: View, now: float) -> Status:
         by_hand=view.by_hand,
         not_admitted=view.not_admitted,
         surplus={pair.place: pair for pair in view.surplus},
+        bundles=view.bundles,
+        token_keys=view.token_keys,
     )
 
 
@@ -75,5 +82,5 @@ def _certificate(each: CertificateView, view: View, now: float) -> CertificateSt
 
     state = PairState(_state(each, now))
     late = each.renew_after is not None and is_late(now - each.renew_after, view.poll, each.asked or 0)
-    wrong = state is not PairState.OK and (late or not each.only_due)
+    wrong = bool(each.odd) or (state is not PairState.OK and (late or not each.only_due))
     return CertificateStatus(each.name, "", None, None, state, (), wrong)

@@ -36,7 +36,7 @@ class CertificateView:
     """One certificate on disk: Unix seconds, TTLs in seconds, and the state as `status` shows it.
 
     `not_after` and `leaf` are None if there is no certificate. `only_due` says that it needs nothing but a renewal at
-    its time.
+    its time. `odd` says in one word what is wrong with its kubeconfig, "" if nothing is.
     """
 
     name: str
@@ -48,6 +48,7 @@ class CertificateView:
     last_error_time: float | None = None
     leaf: LeafView | None = None
     only_due: bool = False
+    odd: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,14 @@ class Counts:
     """What an agent has counted since it was started, and of which node; it is there before the first pass ends.
 
     `signs` is how many certificates Vault was asked to sign, and `renewals` how many were installed, by name: 0 for one
-    that was not replaced since.
+    that was not replaced since. `tampered` is how many files it has put right that somebody else had changed.
     """
 
     cluster: str
     node: str
     signs: int = 0
     renewals: Mapping[str, int] = field(default_factory=dict)
+    tampered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ class View:
     of all hooks in agent.yaml. `faults` are what failed, as sentences by what it is, and `poll` is how many seconds
     pass between two passes. `foreign` are sentences about foreign CAs that are offered and not taken, and `by_hand`
     the keys of hooks that wait for a person. `not_admitted` is a sentence that kube-apiserver must not run yet.
-    `surplus` are the pairs that the node's record does not name.
+    `surplus` are the pairs that the node's record does not name. `bundles` and `token_keys` are sentences about trust
+    bundles and files of service-account keys that are not as they should be.
     """
 
     node: str
@@ -118,3 +121,5 @@ class View:
     by_hand: tuple[str, ...] = ()
     not_admitted: str = ""
     surplus: tuple[SurplusPair, ...] = ()
+    bundles: tuple[str, ...] = ()
+    token_keys: tuple[str, ...] = ()

@@ -112,13 +112,21 @@ CATALOGUE: Final = (
         own=True,
         vault=True,
     ),
-    # An agent that runs mends it at its next pass, or fails at it: a finding of its own, which its metrics have.
     _critical(
         "bundle",
         NodeState.BROKEN,
         "A trust bundle is missing, or does not hold the CAs that the node trusts, and only those.",
         "vaultpki agent --once",
         "node",
+        own=True,
+    ),
+    _critical(
+        "token-keys",
+        NodeState.BROKEN,
+        "`sa.key` or `sa.pub` is missing, holds a key that does not belong there, or others can read the key.",
+        "vaultpki agent --once",
+        "node",
+        own=True,
     ),
     _critical(
         "empty",

@@ -408,6 +408,8 @@ def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iter
     yield from _surplus(left, finds)
     if status.bundles:
         yield finds("bundle", "; ".join(status.bundles))
+    if status.token_keys:
+        yield finds("token-keys", "; ".join(status.token_keys))
     if status.agent == "needs-join":
         yield finds("needs-join", "its credential is not accepted, so it needs a new join file")
     apart = [ca.gap for ca in status.cas if ca.gap is not None]

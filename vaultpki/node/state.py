@@ -151,6 +151,7 @@ class AgentState:
     those that say where tokens are checked: `issuer` and `jwks_uri`, without what is not set. `not_admitted` is a
     sentence that kube-apiserver must not run yet, since the record does not admit its key; "" if it may. `surplus` are
     the pairs that the node's record does not name, by their files: the name of the certificate, and the leaf's SHA-256.
+    `left` says in one line how the last pass left each file of the node; nothing in it is made from a private key.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -186,6 +187,7 @@ class AgentState:
     token_issuer: Mapping[str, str] = field(default_factory=dict)
     not_admitted: str = ""
     surplus: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
 
     def by_vault(self, clock: float) -> datetime:
         """Return a time of this machine's clock by Vault's, as far as that is known."""

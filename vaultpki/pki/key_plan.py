@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
-from vaultpki.pki.service_account import key_name, token_keys
+from vaultpki.pki.service_account import key_name, token_keys, why_no_key
 from vaultpki.records.service_account import KeyRecord
 from vaultpki.redact import first_few
 
@@ -18,7 +18,8 @@ class KeysHeld:
     """What a node has: its own certificates with their keys by number, and the two files that kube-apiserver reads.
 
     `signing` is the number of the key in `sa.key`, None if it is none of them; `other` says whether there is such a
-    key. `union` are the certificates in `sa.pub`. `lowest` is, by node, the lowest number that was accepted here.
+    key. `union` are the certificates in `sa.pub`, and `left` the SHA-256 of those that the last pass left there, empty
+    if nobody knows. `lowest` is, by node, the lowest number that was accepted here.
     """
 
     own: Mapping[int, Facts] = field(default_factory=dict)
@@ -26,6 +27,7 @@ class KeysHeld:
     union: tuple[Facts, ...] = ()
     lowest: Mapping[str, int] = field(default_factory=dict)
     other: bool = False
+    left: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,12 @@ def plan(
         # Without it kube-apiserver would refuse the tokens that it signs itself.
         union.add(held.own[signing])
     if frozen or record is None:
-        union.update(held.union)
+        # But what somebody else has put there since.
+        union.update(
+            facts
+            for facts in held.union
+            if not held.left or facts.fingerprint in held.left or not why_no_key(facts, issuing, roots, between)
+        )
     deletes = record is not None and entry is not None and not frozen
     accepted_by_all = signing is not None and (
         _known(record, node, held, signing) or _of_all(record, held.own[signing])

@@ -135,7 +135,7 @@ def certificate_lines(one: ShownCertificate, now: datetime, screen: Screen) -> I
     yield from _line("revoked", _revoked_text(one), screen)
     if one.reported_by:
         yield from _line("reported by", ", ".join(one.reported_by), screen)
-    if one.path and not facts.is_ca:
+    if one.path and (one.reasons or not facts.is_ca):
         yield from _line("state", ", ".join(one.reasons) or "ok", screen)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from vaultpki.agent import node_folders, status
 from vaultpki.agent.status import CertificateStatus, Status
+from vaultpki.agent.token_keys import UNION_FILE
 from vaultpki.certificates import TABLE, laid_out
 from vaultpki.errors import ArgumentError, CertificateUnreadable, SpecError
 from vaultpki.identity.by_serial import rows_like
@@ -59,6 +61,12 @@ def of_folder(directory: Path, name: str, now: datetime, procedures: Procedures)
     return _one(name, found, f"{directory} holds", now, directory)
 
 
+def of_path(path: Path, config: AgentConfig | None, now: datetime, procedures: Procedures) -> ShownCertificate:
+    """Return what a file holds, as `of_file`, and what `status` says of it if it is one of the node `config`."""
+    found = [status.of_node(config, now, procedures, ask=False)] if config is not None else []
+    return _with_what_is_said(path, [each for each in _said(found) if each.startswith(f"{path.absolute()}: ")], now)
+
+
 def of_file(path: Path, now: datetime) -> ShownCertificate:
     """Return the first certificate of a file, with what stands after it, and the key beside it.
 
@@ -75,7 +83,8 @@ def of_file(path: Path, now: datetime) -> ShownCertificate:
         return of_file(crt, now)
     chain = _certificates(path, data)
     facts = chain[0]
-    key = _key_beside(path, facts)
+    # The certificates of several nodes, of which the key beside them is of one.
+    key = _key_beside(path, *(chain if path.name == UNION_FILE else chain[:1]))
     reasons = _reasons(facts, key, now)
     return ShownCertificate(
         facts=facts,
@@ -95,8 +104,9 @@ def _one(name: str, found: Sequence[Status], holds: str, now: datetime, beside: 
     named = [each for each in there if name in _names(each[1])]
     if not named:
         file = next(_files(beside, name), None)
-        if file is not None:
-            return of_file(file, now)
+        said = [each for each in _said(found) if Path(each.partition(": ")[0]).name in (name, f"{name}.crt")]
+        if file is not None or said:
+            return _with_what_is_said(file, said, now)
         if not there:
             faults = [text for node in found for text in node.faults.values()]
             raise ArgumentError(f"there is no certificate here: {faults[0] if faults else f'{holds} none'}")
@@ -109,6 +119,22 @@ def _one(name: str, found: Sequence[Status], holds: str, now: datetime, beside: 
     if one.leaf is None:
         raise ArgumentError(f"{one.path} cannot be shown ({', '.join(one.reasons)}); `vaultpki status` says what to do")
     return _judged(node, one, of_file(Path(one.path), now))
+
+
+def _said(found: Sequence[Status]) -> list[str]:
+    return [each for node in found for each in (*node.bundles, *node.token_keys)]
+
+
+def _with_what_is_said(file: Path | None, said: Sequence[str], now: datetime) -> ShownCertificate:
+    """Return what a file that is no pair holds, with what `status` says of it; ArgumentError if it holds nothing."""
+    text = f"{'; '.join(said)}; `vaultpki status` says what to do"
+    if file is None:
+        raise ArgumentError(text)
+    try:
+        read = of_file(file, now)
+    except ArgumentError as error:
+        raise ArgumentError(text if said else str(error)) from None
+    return replace(read, reasons=tuple(said), wrong=True) if said else read
 
 
 def _judged(node: Status, one: CertificateStatus, read: ShownCertificate) -> ShownCertificate:
@@ -155,8 +181,8 @@ def _certificates(path: Path, data: bytes) -> tuple[Facts, ...]:
         raise ArgumentError(f"{path} holds no certificate in PEM that can be read: name another file") from None
 
 
-def _key_beside(path: Path, facts: Facts) -> KeyBeside | None:
-    """Return whether the key beside a certificate, or in its file, belongs to it; None for a CA without one."""
+def _key_beside(path: Path, *held: Facts) -> KeyBeside | None:
+    """Return whether the key beside certificates, or in their file, belongs to one; None for a CA without one."""
     for file in (path.with_suffix(".key"), path):
         try:
             data = input_file.read(file, _LARGEST)[0]
@@ -169,10 +195,10 @@ def _key_beside(path: Path, facts: Facts) -> KeyBeside | None:
         if b"PRIVATE KEY" not in data:
             continue
         try:
-            return KeyBeside(str(file), x509.matches(_key_block(data), facts))
+            return KeyBeside(str(file), any(x509.matches(_key_block(data), facts) for facts in held))
         except CertificateUnreadable:
             return KeyBeside(str(file), None, "holds no key that can be read; renew the pair")
-    return None if facts.is_ca else KeyBeside(str(path.with_suffix(".key")), None, "is missing")
+    return None if held[0].is_ca else KeyBeside(str(path.with_suffix(".key")), None, "is missing")
 
 
 def _key_block(data: bytes) -> bytes:

@@ -45,7 +45,10 @@ def joined(cluster: AppliedCluster, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def node(joined: NodeFolder, tmp_path: Path) -> NodeFolder:
-    return joined.copied(tmp_path / "node")
+    copied = joined.copied(tmp_path / "node")
+    # Its kubeconfigs name the files of the copy.
+    passed_well(copied)
+    return copied
 
 
 def doctor(*arguments: str | Path, expect: int) -> Ran:
