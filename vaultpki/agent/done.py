@@ -57,7 +57,7 @@ class Done:
     keys: KeysResult
     held: Mapping[str, BundleDigest]
     untrusted: tuple[str, ...]
-    mended: tuple[str, ...]
+    mended: tuple[str, ...] = ()
 
 
 def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:

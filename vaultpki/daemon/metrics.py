@@ -159,7 +159,7 @@ class PairWatch:
         self._began = -PAUSE
         self._thread: threading.Thread | None = None
         # What the last inspection found; a text says why nothing could be read, None that nothing is wanted yet.
-        self._found: FilesSeen | str | None = None
+        self._found: tuple[AgentConfig, FilesSeen] | str | None = None
         self._made: tuple[View, object, View] | None = None
 
     def view(self) -> View | None:
@@ -178,7 +178,7 @@ class PairWatch:
             return replace(view, unread=f"the disk has not answered for {time.monotonic() - self._began:.0f} s")
         # The same object as long as nothing is new, so that its text is made only once.
         if self._made is None or self._made[0] is not view or self._made[1] is not self._found:
-            self._made = view, self._found, _with(view, self._found, self._config())
+            self._made = view, self._found, _with(view, self._found)
         return self._made[2]
 
     def _work(self) -> None:
@@ -189,7 +189,7 @@ class PairWatch:
         except Exception as error:  # noqa: BLE001 - shown to the caller; the next inspection is made all the same
             self._found = fault(error)
 
-    def _inspect(self, config: AgentConfig) -> FilesSeen | None:
+    def _inspect(self, config: AgentConfig) -> tuple[AgentConfig, FilesSeen] | None:
         now = datetime.now(UTC)
         # If somebody removed the copy, what was wanted before still is.
         copy = assignment.copy(config, records_of(self._procedures))
@@ -199,7 +199,7 @@ class PairWatch:
         known = state.load(config.state)
         trust = ca_trust.trust_of(config, wanted, known, now, self._procedures)
         with Folders.open(config.paths, create=False, write=False) as folders:
-            return status.look_at_files(config, folders, wanted, trust, known, now)
+            return config, status.look_at_files(config, folders, wanted, trust, known, now)
 
 
 def _wanted(config: AgentConfig) -> dict[str, int]:
@@ -248,25 +248,26 @@ def _leaf(item: PairStatus, config: AgentConfig) -> LeafView | None:
     )
 
 
-def _with(view: View, found: FilesSeen | str | None, config: AgentConfig) -> View:
+def _with(view: View, found: tuple[AgentConfig, FilesSeen] | str | None) -> View:
     if found is None:
         return view
     if isinstance(found, str):
         return replace(view, unread=found)
     before = {one.name: one for one in view.certificates}
     certificates = []
-    for item in found.items:
+    config, files = found
+    for item in files.items:
         fresh = certificate(item, config, state.AgentState())
         old = before.get(fresh.name, fresh)
         # What the agent's state says is as of the last pass.
-        odd = found.kubeconfigs.get(fresh.name, "")
+        odd = files.kubeconfigs.get(fresh.name, "")
         certificates.append(replace(fresh, granted=old.granted, last_error_time=old.last_error_time, odd=odd))
     return replace(
         view,
         certificates=tuple(certificates),
         outage_left=_seconds_left(certificates),
-        bundles=found.bundles,
-        token_keys=found.token_keys,
+        bundles=files.bundles,
+        token_keys=files.token_keys,
     )
 
 

@@ -144,6 +144,18 @@ CASES: dict[str, tuple[dict[str, str], dict[str, int | None]]] = {
         {f'vaultpki_finding{{finding="surplus", {ON}}}': "1x500"},
         {"VaultpkiSurplus": 15},
     ),
+    "a stranger's key in sa.pub that nobody mends": (
+        {f'vaultpki_finding{{finding="token-keys", {ON}}}': "1x500"},
+        {"VaultpkiFilesWrong": 10},
+    ),
+    "an agent that puts files right": (
+        {f"vaultpki_tampered_total{{{ON}}}": "0x90 2x400"},
+        {"VaultpkiTampered": 91},
+    ),
+    "an agent that puts files right in its first pass": (
+        {f"vaultpki_tampered_total{{{ON}}}": "_x90 2x400"},
+        {"VaultpkiTampered": 90},
+    ),
     "a node without a certificate": (
         {f'vaultpki_finding{{finding="empty", {ON}}}': "1x500"},
         {"VaultpkiNoCertificate": 15},

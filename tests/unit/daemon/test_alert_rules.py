@@ -66,9 +66,8 @@ def test_alerts_lead_to_the_documentation_of_the_project() -> None:
 
 
 def test_every_finding_that_needs_a_person_has_its_alert() -> None:
-    """But for a bundle: an agent that runs mends it, or fails at it, which is a finding of its own."""
     named = {each for rule in ALERTS for each in rule["annotations"].get("finding", "").split(", ")} - {""}
-    assert named == {kind.name for kind in CATALOGUE if kind.severity.attention} - {"bundle"}
+    assert named == {kind.name for kind in CATALOGUE if kind.severity.attention}
     for rule in ALERTS:
         asked = "|".join(re.findall(r'finding\{finding=~?"([^"]+)"[^}]*\} == 1(?!\))', rule["expr"])).split("|")
         said = rule["annotations"].get("finding", "").split(", ")

@@ -57,7 +57,7 @@ VIEW = View(
     stale_after=900.0,
     ends=(CaLife("etcd", False, at(NOW - 1825 * DAY), at(NOW), 7 * DAY),),
 )
-COUNTS = Counts("prod", "w-1", 7, {"kubelet": 6, "kube-proxy": 0})
+COUNTS = Counts("prod", "w-1", 7, {"kubelet": 6, "kube-proxy": 0}, 2)
 WELL = replace(VIEW, certificates=VIEW.certificates[:1])
 
 
@@ -146,6 +146,7 @@ def test_every_metric_by_name_and_value() -> None:
     each("vault_last_contact_timestamp_seconds", NOW - 5)
     each("outage_left_seconds", 3600)
     each("signs_total", 7)
+    each("tampered_total", 2)
     each("renewals_total", 6, name="kubelet")
     each("renewals_total", 0, name="kube-proxy")
     each("ca_not_after_timestamp_seconds", NOW, ca="etcd")
@@ -215,6 +216,7 @@ def test_before_the_first_pass_there_are_only_the_version_and_the_counters() -> 
             ("vaultpki_build_info", its(version=__version__)): 1,
             ("vaultpki_node_info", its()): 1,
             ("vaultpki_signs_total", its()): 7,
+            ("vaultpki_tampered_total", its()): 2,
             ("vaultpki_renewals_total", its(name="kubelet")): 6,
             ("vaultpki_renewals_total", its(name="kube-proxy")): 0,
         }
@@ -236,6 +238,16 @@ def test_before_the_first_pass_there_are_only_the_version_and_the_counters() -> 
         (replace(WELL, certificates=(replace(WELL.certificates[0], state="broken"),)), NOW, ["kubelet: broken"]),
         (replace(WELL, certificates=(replace(WELL.certificates[0], state="revoked"),)), NOW, ["kubelet: revoked"]),
         (replace(WELL, certificates=(replace(WELL.certificates[0], state="due"),)), NOW, []),
+        (
+            replace(WELL, certificates=(replace(WELL.certificates[0], odd="kubeconfig-outdated"),)),
+            NOW,
+            ["kubelet: kubeconfig-outdated"],
+        ),
+        (
+            replace(WELL, bundles=("a: it is missing",), token_keys=("b: it is empty",)),
+            NOW,
+            ["a: it is missing", "b: it is empty"],
+        ),
         (replace(WELL, unseen="no folder"), NOW, ["the last pass was cut short: no folder"]),
         (replace(WELL, certificates=(), unseen="no folder"), NOW, ["the last pass was cut short: no folder"]),
     ],
