@@ -244,7 +244,8 @@ def of_folder(path: str, now: datetime, further: Mapping[str, str] = MappingProx
             )
             if denied:
                 faults[title] = f"{folders.paths[folder]}/{denied[0]}: permission denied; run as its owner or as root"
-    return Status(None, None, tuple(seen), faults, {}, None, None)
+        odd_keys = tuple(token_keys.problems_alone(folders))
+    return Status(None, None, tuple(seen), faults, {}, None, None, token_keys=odd_keys)
 
 
 def to_json(status: Status) -> dict[str, Any]:

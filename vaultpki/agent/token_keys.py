@@ -405,6 +405,32 @@ def problems(config: AgentConfig, folders: Folders, wanted: Assignment, keys: Ke
             yield f"{folders.paths[PKI]}/{name}: {why}"
 
 
+def problems_alone(folders: Folders) -> Iterator[str]:
+    """Yield what is wrong with the two files by themselves, where nobody knows the record. Raises StoreError."""
+    stored, path = folders.read(PKI, SERVICE_ACCOUNT_FILES, TOKEN_FILES), folders.paths[PKI]
+    if all(each.problem for each in stored.values()):
+        # Not written yet, or of somebody else.
+        return
+    for name, each in stored.items():
+        if each.problem:
+            yield f"{path}/{name}: {_UNREAD.get(each.problem, f'it cannot be read ({each.problem})')}"
+    key, union = stored[KEY_FILE], _certificates(stored[UNION_FILE].data)
+    strange = [facts.subject_text for facts in union if key_name(facts.subject.common_name) is None]
+    if strange or (not union and stored[UNION_FILE].data is not None):
+        held = f" ({first_few(strange)})" if strange else ""
+        yield f"{path}/{UNION_FILE}: it holds something else than certificates of service-account keys{held}"
+    elif key.data is not None and not any(_signs(key.data, facts) for facts in union):
+        yield f"{path}/{KEY_FILE}: {UNION_FILE} beside it has no certificate of it"
+    if key.data is not None and key.mode & 0o004:
+        yield f"{path}/{KEY_FILE}: others can read it"
+
+
+def _signs(key: bytes, facts: Facts) -> bool:
+    with contextlib.suppress(CertificateUnreadable):
+        return x509.matches(key, facts)
+    return False
+
+
 def _wrong_key(keys: KeysOnDisk, stored: StoredFile, wanted: File) -> str:
     if stored.data is None:
         return _UNREAD.get(stored.problem, f"it cannot be read ({stored.problem})")

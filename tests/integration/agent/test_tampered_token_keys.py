@@ -12,13 +12,14 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from helpers.foreign_ca import ForeignCa
-from helpers.node.passes import passed_well, said
+from helpers.node.passes import command_here, passed_well, said
 from helpers.node.resident_agent import figure, get
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.handmade_keys import HandmadeKeys
 from helpers.vault.servers import free_ports
 from vaultpki.config.agent import load_agent
 from vaultpki.daemon import metrics
+from vaultpki.host import processes
 from vaultpki.model import KeyType
 from vaultpki.pki import keys
 from vaultpki.procedures import ON_NODES
@@ -73,6 +74,8 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
 def port(node: NodeFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The port of the metrics of an agent that makes no pass while it is asked."""
     monkeypatch.setattr(metrics, "PAUSE", 0.0)
+    # A component of another test is none of this node's.
+    monkeypatch.setattr(processes, "running", dict)
     (port,) = free_ports(1)
     config = replace(load_agent(node.config), metrics=f"127.0.0.1:{port}")
     shown = metrics.DaemonMetrics(lambda: config, ON_NODES, lambda event: None, longest_pass=60)
@@ -87,7 +90,7 @@ def views(node: NodeFolder, port: int, *, well: bool) -> Iterator[str]:
     """What each view says of the node; all end with the same code."""
     code = 0 if well else 3
     yield vaultpki("status", "-c", node.config, expect=code).stdout
-    yield vaultpki("doctor", "-c", node.config, expect=code).stdout
+    yield command_here("doctor", "-c", node.config, expect=code).stdout
     rows = json.loads(vaultpki("status", "--dir", node.folder, "--json", expect=code).stdout)["nodes"]
     yield rows[0]["message"] or ""
     status, text = get(port, "healthz")
@@ -104,6 +107,7 @@ def test_every_view_says_what_somebody_did_and_the_agent_mends_it(
     whole = [(node.pki / name).read_bytes() for name in ("sa.key", "sa.pub")]
     for each in planes:
         vaultpki("show", "sa.pub", "-c", each.config)
+        vaultpki("status", "--dir", each.pki)
     assert all(words not in text for text in views(node, port, well=True))
     damage(node.pki / file)
     # With code 3 where it holds a certificate that can be shown.
@@ -116,6 +120,9 @@ def test_every_view_says_what_somebody_did_and_the_agent_mends_it(
     assert [(one["name"], one["severity"], one["command"]) for one in found] == [
         ("token-keys", "critical", "vaultpki agent --once")
     ]
+    # A folder by itself, without the agent's configuration and state.
+    alone = json.loads(vaultpki("status", "--dir", node.pki, "--json", expect=3).stdout)["summary"]["findings"]
+    assert [one["name"] for one in alone] == ["token-keys"]
     outcome = passed_well(node)
     assert outcome.mended == ("sa.key",)
     (alarm,) = said(outcome, "tampered")

@@ -125,6 +125,18 @@ def test_a_record_that_is_not_the_newest_only_adds() -> None:
     assert set(made(None, WITH_BOTH).union) == set(WITH_BOTH.union)
 
 
+def test_what_somebody_else_has_put_into_the_union_leaves_by_any_record() -> None:
+    stranger = token_key("sa:cp-2:1", signer="x service-account CA")
+    left = frozenset(facts.fingerprint for facts in WITH_BOTH.union)
+    held = replace(WITH_BOTH, union=(*WITH_BOTH.union, stranger), left=left)
+    for known, frozen in ((STEADY, True), (None, False), (PUBLISHED, False)):
+        assert set(made(known, held, frozen=frozen).union) == set(WITH_BOTH.union)
+    # What the last pass left stays though its CA cannot be read, and what its CA signed though the pass was killed.
+    kept = replace(WITH_BOTH, left=left)
+    assert set(made(None, kept, issuing=()).union) == set(WITH_BOTH.union)
+    assert set(made(None, replace(kept, left=frozenset({ONE.fingerprint}))).union) == set(WITH_BOTH.union)
+
+
 def test_what_counted_stays_where_its_ca_cannot_be_read_now() -> None:
     held = replace(WITH_ONE, union=(ONE, OTHER))
     assert made(STEADY, held, issuing=()).union == (ONE, OTHER)
