@@ -123,10 +123,13 @@ def test_openssl_ca_by_its_defaults_makes_what_is_refused(tmp_path: Path) -> Non
     request, _ = asked(tmp_path)
     common = ["ca", "-batch", "-in", "etcd.csr", "-cert", "signer.crt", "-keyfile", "signer.key", "-days", "1825"]
     common += ["-config", str(DELIVERED), "-notext", "-policy", "policy_anything"]
-    for section, reason in (("usr_cert", "not-a-ca"), ("v3_ca", "path-length")):
+    for section, reasons in (
+        ("usr_cert", ["not-a-ca", "no-cert-sign", "not-critical"]),
+        ("v3_ca", ["path-length", "no-cert-sign"]),
+    ):
         signer.run(*common, "-extensions", section, "-out", f"{section}.crt")
         (tmp_path / "demoCA" / "index.txt").write_text("")
-        assert [each.reason for each in signer.judged(request, f"{section}.crt").refused] == [reason]
+        assert [each.reason for each in signer.judged(request, f"{section}.crt").refused] == reasons
 
 
 def test_the_texts_name_everything_that_is_checked(tmp_path: Path) -> None:
