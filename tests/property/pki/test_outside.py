@@ -117,10 +117,14 @@ def test_all_faults_are_told_at_once_and_each_once(faults: list[tuple[str, str, 
     refused = judged([pem(*made.values())], made["root"]).refused
     sentences = [each.sentence for each in refused]
     assert len({*sentences}) == len(sentences)
-    reasons = {reason for reason, _, _ in faults}
-    told = [each.reason for each in refused]
-    assert reasons - EITHER <= {*told} <= reasons | EITHER | CONSEQUENCES, told
-    assert told == sorted(told, key=[*ASKS].index) or EITHER & {*told}
+    reasons, told = {reason for reason, _, _ in faults}, {each.reason for each in refused}
+    hidden = {"path-length"} if "not-a-ca" in reasons else set()
+    # Who ends that soon does not end after its signer.
+    hidden |= {"outlives-signer"} if reasons & {"expired", "too-short"} else set()
+    if "signature-wrong" in reasons:
+        # Who is above is not known then.
+        hidden |= {*(reason for reason, level, _ in faults if level != "own"), "outlives-signer"} - {"signature-wrong"}
+    assert reasons - hidden <= told <= reasons
 
 
 def sent_as(made: Mapping[str, bytes], how: str, levels: Sequence[str]) -> bytes:
