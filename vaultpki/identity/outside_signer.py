@@ -155,18 +155,18 @@ def renewal_of(cluster: Cluster, domain: str, ca: Facts) -> WaitingRequest:
 
 
 def chain_of(cluster: Cluster, outside: OutsideRoot) -> tuple[Facts, ...]:
-    """Return the certificates of a root from outside, the anchor first; SpecError for one that no program accepts."""
+    """Return the certificates of a root from outside, the anchor first; SpecError for one that is not for a CA."""
     from vaultpki.pki import x509
 
     try:
-        return tuple(x509.read_certificates(pem.encode())[0] for pem in outside.certificates)
+        found = tuple(x509.read_certificates(pem.encode())[0] for pem in outside.certificates)
     except CertificateUnreadable:
-        raise SpecError(
-            "the file has a certificate that Go does not accept: it is not of version 3, or its serial number is not "
-            "positive; ask whoever keeps that CA for another certificate",
-            file=cluster.file,
-            field="ca.root_file",
-        ) from None
+        why = "has a certificate with a key or an extension that cannot be read; ask whoever keeps that CA for another"
+        raise SpecError(f"the file {why}", file=cluster.file, field="ca.root_file") from None
+    if leaves := [printable(facts.subject_text) for facts in found if not facts.is_ca]:
+        why = f"has {first_few(leaves)}, which is not for a CA; keep the root and the CAs between in it"
+        raise SpecError(f"the file {why}", file=cluster.file, field="ca.root_file")
+    return found
 
 
 def refuse_our_name(cluster: Cluster) -> None:

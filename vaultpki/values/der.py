@@ -36,20 +36,6 @@ def elements(der: bytes) -> Iterator[tuple[int, bytes]]:
         at += length
 
 
-def names_of(certificate: bytes) -> tuple[bytes, bytes]:
-    """Return the issuer and the subject of a certificate of version 3, each as the content of its Name.
-
-    Raises ValueError or IndexError for anything else. The order of the fields is that of RFC 5280, section 4.1.
-    """
-    (_, whole), *_ = elements(certificate)
-    (_, signed), *_ = elements(whole)
-    fields = list(islice(elements(signed), 6))
-    # Version, serial number, signature algorithm, issuer, validity, subject.
-    if len(fields) < 6 or fields[0][0] != 0xA0:
-        raise ValueError("not a certificate of version 3")
-    return fields[3][1], fields[5][1]
-
-
 def oddities(certificate: bytes) -> Iterator[tuple[str, str]]:
     """Yield why no program of a cluster takes a certificate: a short name, and the rest of a sentence about it.
 
