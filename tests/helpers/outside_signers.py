@@ -51,7 +51,7 @@ _MAKERS: Final[Mapping[str, Callable[[], Any]]] = {
     "k256": lambda: ec.generate_private_key(ec.SECP256K1()),
     "ed25519": ed25519.Ed25519PrivateKey.generate,
     "ed448": ed448.Ed448PrivateKey.generate,
-    "dsa": lambda: dsa.generate_private_key(2048),
+    "dsa": lambda: dsa.generate_private_key(1024),  # noqa: S505 - to be refused
     "rsa1024": lambda: rsa.generate_private_key(65537, 1024),  # noqa: S505 - to be refused
     "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
     "rsa4096": lambda: rsa.generate_private_key(65537, 4096),

@@ -109,12 +109,12 @@ def judge_above(
     return AboveVerdict(tuple(each for facts, each in new.items() if facts in passing), refused, ignored)
 
 
-def older(accepted: Sequence[AcceptedCa], there: OutsideCas) -> Iterator[Refusal]:
+def older(answers: Sequence[AcceptedCa], there: OutsideCas) -> Iterator[Refusal]:
     """Yield why certificates are refused that renew a CA, and were made before the one that it has."""
     from vaultpki.outside.verdicts import Refusal
 
     waiting = {each.domain for each in there.waiting}
-    for each in accepted:
+    for each in answers:
         domain, ca = each.request.domain, each.certificate
         signing = there.signing.get(domain)
         if domain not in waiting and signing is not None and ca.not_before <= signing.not_before:

@@ -98,12 +98,12 @@ def judge(
     asked = [*requests, *renewed.requests(cluster, rest, there)]
     found = renewed.candidates(rest, others)
     chain = (*others, *(each.certificate for each in found))
-    verdict = _only_from_root_file(cluster, verdicts.judge(rest, asked, anchor, chain, now), {anchor, *chain})
+    verdict = verdicts.judge(rest, asked, anchor, chain, now, listed=True)
     own = {each.request.domain: each.certificate for each in verdict.accepted}
     over = renewed.judge_above(cluster, found, {**there.signing, **own}, anchor, others, now)
     every = {anchor, *chain, *there.signing.values()}
-    twins = verdicts.same_serials(verdict.accepted, every)
-    refused = (*renewed.older(verdict.accepted, there), *twins, *over.refused)
+    twins = verdicts.same_serials(verdict.answers, every)
+    refused = (*renewed.older(verdict.answers, there), *twins, *over.refused)
     domains = dict.fromkeys(there.installed[each.facts.fingerprint] for each in known)
     above = [each for each in rest.certificates if each.facts.fingerprint in there.above]
     if not rest.problems and not _answers(verdict):
@@ -155,27 +155,6 @@ def _in_turn(found: ReturnedFiles, requests: Sequence[WaitingRequest], there: Ou
 
 def _answers(verdict: Verdict) -> bool:
     return bool(verdict.accepted) or any(each.reason != "no-answer" for each in verdict.refused)
-
-
-def _only_from_root_file(cluster: Cluster, verdict: Verdict, chain: set[Facts]) -> Verdict:
-    """Refuse a CA whose chain has certificates that root_file lacks."""
-    from vaultpki.outside.verdicts import Refusal
-
-    refused = []
-    for each in verdict.accepted:
-        lacking = [printable(facts.subject_text) for facts in each.chain if facts not in chain]
-        if lacking:
-            sentence = (
-                f"{each.file}: above the certificate for {each.request.domain} is {first_few(lacking)}, which "
-                f"ca.root_file of {cluster.file} does not have"
-            )
-            ask = "Add that certificate to the file, so that every node gets it, and run this again."
-            refused.append(Refusal(each.request.domain, each.file, "not-in-root-file", sentence, ask))
-    if not refused:
-        return verdict
-    wrong = {each.domain for each in refused}
-    kept = tuple(each for each in verdict.accepted if each.request.domain not in wrong)
-    return replace(verdict, accepted=kept, refused=(*verdict.refused, *refused))
 
 
 def install_all(cluster: Cluster, vault: Vault, there: OutsideCas, found: ReturnedFiles, now: datetime) -> None:

@@ -205,9 +205,9 @@ def _lines(cluster: Cluster, found: ReturnedFiles) -> Iterator[str]:
         yield f"  CA {name}: its certificate is installed already"
     for ignored in found.verdict.ignored:
         yield f"? {ignored.sentence}"
-    # What is wrong with a CA above is so for each CA below it.
-    for sentence, ask in dict.fromkeys((each.sentence, each.ask) for each in found.verdict.refused):
-        yield f"! {sentence}"
+    for ask in dict.fromkeys(each.ask for each in found.verdict.refused):
+        # What is wrong with a CA above is so for each CA below it.
+        yield from dict.fromkeys(f"! {each.sentence}" for each in found.verdict.refused if each.ask == ask)
         yield f"    {ask}"
 
 

@@ -87,6 +87,7 @@ ASKS: Final = {
     "chain-too-long": "Ask the signer for a CA that is nearer to the root.",
     "wrong-anchor": "Ask the signer to sign below the root in ca.root_file, or correct that before nodes trust it.",
     "root-missing": "Ask the signer for the self-signed root, and add it to ca.root_file: OpenSSL and Node need it.",
+    "not-in-root-file": "Add that certificate to the file, and run this again.",
     "authority-key-id": "Ask the signer for an authority key identifier of its own key, without a serial number.",
     "above-not-a-ca": _ABOVE.format("one with basic constraints CA:TRUE"),
     "above-expired": "Ask the signer to sign below a CA that is valid, or for the renewed certificate of that one.",
@@ -126,7 +127,8 @@ class FailedCheck:
 class SignedCa:
     """An issuing CA with one way up from it, and the request that it answers.
 
-    If it is only `planned`, there is no certificate yet, `ca` is its signer, and `way` begins with that.
+    If it is only `planned`, there is no certificate yet, `ca` is its signer, and `way` begins with that. `listed` are the
+    certificates of `ca.root_file`, None if any CA may be above.
     """
 
     ca: Facts
@@ -134,6 +136,7 @@ class SignedCa:
     request: WaitingRequest
     now: datetime
     planned: bool = False
+    listed: frozenset[Facts] | None = None
 
     @property
     def above(self) -> tuple[Facts, ...]:
@@ -292,6 +295,9 @@ def _complete(signed: SignedCa) -> CheckResults:
     words = "is the root of the chain, which does not lead through the certificate that ca.root_file pins"
     yield "wrong-anchor", ends is Ends.OTHER_ROOT, last, words
     yield "root-missing", ends is Ends.ABOVE_ANCHOR, above, "is missing"
+    words = "is not in ca.root_file, from which nodes get the chain"
+    for each in signed.above if signed.listed is not None and ends is not Ends.OTHER_ROOT else ():
+        yield "not-in-root-file", each not in signed.listed, each, words
     for below, signer in pairwise(signed.chain):
         theirs, serial = below.authority_key_id, signer_serial(below)
         wrong = theirs and signer.subject_key_id and theirs != signer.subject_key_id

@@ -82,13 +82,14 @@ class Verdict:
     """What is to be made of all files together.
 
     If a file is refused, nothing is accepted. A domain is either accepted, once; or refused, for each certificate of
-    its key or name, with all that is wrong; or `unanswered`.
+    its key or name, with all that is wrong; or `unanswered`. `answers` are the accepted and the refused ones.
     """
 
     accepted: tuple[AcceptedCa, ...] = ()
     refused: tuple[Refusal, ...] = ()
     unanswered: tuple[str, ...] = ()
     ignored: tuple[IgnoredPart, ...] = ()
+    answers: tuple[AcceptedCa, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -106,32 +107,42 @@ class _Tried:
 
 
 def judge(
-    sent: Sent, requests: Sequence[WaitingRequest], anchor: Facts, known: Sequence[Facts], now: datetime
+    sent: Sent,
+    requests: Sequence[WaitingRequest],
+    anchor: Facts,
+    known: Sequence[Facts],
+    now: datetime,
+    *,
+    listed: bool = False,
 ) -> Verdict:
     """Return what is accepted, refused and ignored.
 
     `anchor` is the certificate that nodes are pinned to, `known` the further ones of `ca.root_file`, and `now` the
-    server's time.
+    server's time. With `listed` all CAs above must be among these.
     """
+    only = frozenset((anchor, *known)) if listed else None
     pool = (*known, *(each.facts for each in sent.certificates))
     accepted: list[AcceptedCa] = []
+    answers: list[AcceptedCa] = []
     refused = [_of_file(each.file, each.reason, each.problem) for each in sent.problems]
     unanswered: list[str] = []
     ignored = [IgnoredPart(each.file, "other-content", f"{each.file}: {each.what} is ignored") for each in sent.others]
     used = {anchor, *known}
     for request in requests:
         odd = [each for each in sent.odd if each.public_key == request.public_key]
-        tried = [_try(each, request, anchor, pool, now) for each in _answers(sent, request)]
+        tried = [_try(each, request, anchor, pool, now, only) for each in _answers(sent, request)]
         used |= {facts for each in tried for facts in each.signed.chain}
         passing = [each for each in tried if not each.problems]
         if passing:
             best = max(passing, key=_preference)
             accepted.append(_accepted(best))
+            answers.append(accepted[-1])
             ignored += [_other_answer(each, best) for each in tried if each is not best]
         elif tried or odd:
             best_first = sorted(tried, key=lambda each: len(each.problems))
             refused += [_refused(each, problem) for each in best_first for problem in each.problems]
             refused += [_of_odd(each, request.domain) for each in odd]
+            answers += [_accepted(each) for each in tried]
         else:
             unanswered.append(request.domain)
     answered = {request.public_key for request in requests}
@@ -141,17 +152,17 @@ def judge(
         refused = list(_no_answer(sent, requests))
     if any(not each.domain for each in refused):
         accepted = []
-    return Verdict(tuple(accepted), tuple(refused), tuple(unanswered), tuple(ignored))
+    return Verdict(tuple(accepted), tuple(refused), tuple(unanswered), tuple(ignored), tuple(answers))
 
 
-def same_serials(accepted: Sequence[AcceptedCa], others: Iterable[Facts]) -> Iterator[Refusal]:
+def same_serials(answers: Sequence[AcceptedCa], others: Iterable[Facts]) -> Iterator[Refusal]:
     """Yield a refusal for each CA whose issuer gave its serial number to another certificate too, to one of `others`.
 
     A CRL names a certificate by issuer and serial number alone (RFC 5280, section 4.1.2.2): one that is revoked would
     revoke the other one as well.
     """
-    known = {each.fingerprint: each for each in (*others, *(one.certificate for one in accepted))}
-    for one in accepted:
+    known = {each.fingerprint: each for each in (*others, *(one.certificate for one in answers))}
+    for one in answers:
         own = one.certificate
         twins = [
             printable(each.subject_text)
@@ -190,8 +201,16 @@ def _answers(sent: Sent, request: WaitingRequest) -> Sequence[SentCertificate]:
     ]
 
 
-def _try(sent: SentCertificate, request: WaitingRequest, anchor: Facts, pool: Sequence[Facts], now: datetime) -> _Tried:
-    return _Tried(sent, *_best([SignedCa(sent.facts, way, request, now) for way in ways_up(sent.facts, pool, anchor)]))
+def _try(
+    sent: SentCertificate,
+    request: WaitingRequest,
+    anchor: Facts,
+    pool: Sequence[Facts],
+    now: datetime,
+    listed: frozenset[Facts] | None,
+) -> _Tried:
+    ways = ways_up(sent.facts, pool, anchor)
+    return _Tried(sent, *_best([SignedCa(sent.facts, way, request, now, listed=listed) for way in ways]))
 
 
 def _best(tried: Sequence[SignedCa]) -> tuple[SignedCa, tuple[FailedCheck, ...]]:

@@ -309,7 +309,7 @@ def test_what_is_told_is_one_sentence_and_what_to_ask_another() -> None:
 def test_every_reason_has_a_wrong_answer_here() -> None:
     shown = {wrong.reason for wrong in WRONG.values()}
     # Tried below, where files are read, and by `ca import`.
-    elsewhere = {"chain-too-long", "odd-certificate", "serial-number-twice"}
+    elsewhere = {"chain-too-long", "odd-certificate", "serial-number-twice", "not-in-root-file"}
     assert shown | elsewhere == {*verdicts.FILE_ASKS, *checks.ASKS}
     assert len(WRONG) > 70
 
