@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vaultpki.outside.files import Sent
     from vaultpki.outside.request import WaitingRequest
     from vaultpki.outside.verdicts import AcceptedCa, Verdict
-    from vaultpki.pki.facts import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +61,15 @@ class ReturnedFiles:
 def read_files(paths: Sequence[Path]) -> Sent:
     """Read the files that a person names; StoreError for one that cannot be read."""
     from vaultpki.outside.files import SentFile, read_sent
-    from vaultpki.values.certificate_files import MOST_BYTES
+    from vaultpki.values.certificate_files import MOST_FILE_BYTES
 
     files = []
     for path in paths:
         try:
             # One byte more than is possible, so that its own sentence says that it is too large.
-            files.append(SentFile(str(path), input_file.read(path, MOST_BYTES + 1)[0]))
+            files.append(SentFile(str(path), input_file.read(path, MOST_FILE_BYTES + 1)[0]))
         except input_file.TooLarge:
-            files.append(SentFile(str(path), b" " * (MOST_BYTES + 1)))
+            files.append(SentFile(str(path), b" " * (MOST_FILE_BYTES + 1)))
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "this is not a file"
             raise StoreError(f"{printable(str(path))}: it cannot be read ({why})") from None

@@ -113,7 +113,7 @@ def read(found: FieldValue, folder: Path) -> tuple[OutsideRoot | None, tuple[str
     if not found.has("root_file"):
         if root.value == EXTERNAL:
             raise root.refuse(
-                "the certificate of the root is missing: write root_file, which names a file with it and all CAs between"
+                "the certificate of the root is missing: write root_file, a file with it and all CAs between"
             )
         return OutsideRoot(mount=mount, issuer=issuer), pins
     named = found["root_file"]
@@ -139,7 +139,7 @@ def check(cluster: Cluster, found: FieldValue) -> None:
 
 def _certificates(path: Path) -> tuple[bytes, ...]:
     """Return the DER of each certificate in a file; SpecError with all that is wrong with it."""
-    content = certificate_files.read(yaml_tree.read_bytes(path, certificate_files.MOST_BYTES))
+    content = certificate_files.read(yaml_tree.read_bytes(path, certificate_files.MOST_FILE_BYTES))
     if content.problems:
         raise SpecError(f"the file {' and '.join(problem for _, problem in content.problems)}: {_CA_FILE}")
     return content.certificates
@@ -154,8 +154,8 @@ def _in_order(
     """
     if len(certificates) > MOST_IN_CHAIN:
         raise named.refuse(
-            f"the file has {len(certificates)} certificates, and at most {MOST_IN_CHAIN} are possible: keep the root and "
-            "the CAs between it and the issuing CAs of this cluster"
+            f"the file has {len(certificates)} certificates, and at most {MOST_IN_CHAIN} are possible: keep the root "
+            "and the CAs between it and the issuing CAs of this cluster"
         )
     chain = [_read(number, data, named) for number, data in enumerate(certificates, 1)]
     own = [each for each in chain if each[2] == each[3]]

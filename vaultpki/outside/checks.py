@@ -127,8 +127,8 @@ class FailedCheck:
 class SignedCa:
     """An issuing CA with one way up from it, and the request that it answers.
 
-    If it is only `planned`, there is no certificate yet, `ca` is its signer, and `way` begins with that. `listed` are the
-    certificates of `ca.root_file`, None if any CA may be above.
+    If it is only `planned`, there is no certificate yet, `ca` is its signer, and `way` begins with that. `listed` are
+    the certificates of `ca.root_file`, None if any CA may be above.
     """
 
     ca: Facts
@@ -296,8 +296,9 @@ def _complete(signed: SignedCa) -> CheckResults:
     yield "wrong-anchor", ends is Ends.OTHER_ROOT, last, words
     yield "root-missing", ends is Ends.ABOVE_ANCHOR, above, "is missing"
     words = "is not in ca.root_file, from which nodes get the chain"
-    for each in signed.above if signed.listed is not None and ends is not Ends.OTHER_ROOT else ():
-        yield "not-in-root-file", each not in signed.listed, each, words
+    listed = signed.listed
+    for each in signed.above if listed is not None and ends is not Ends.OTHER_ROOT else ():
+        yield "not-in-root-file", listed is not None and each not in listed, each, words
     for below, signer in pairwise(signed.chain):
         theirs, serial = below.authority_key_id, signer_serial(below)
         wrong = theirs and signer.subject_key_id and theirs != signer.subject_key_id

@@ -15,7 +15,7 @@ from typing import Final
 
 from vaultpki.values import der
 
-MOST_BYTES: Final = 256 * 1024
+MOST_FILE_BYTES: Final = 256 * 1024
 """The largest file, in bytes: a PKCS#7 with the whole PKI of a large company has less."""
 
 # Of a DER file, each of which is copied once.
@@ -71,8 +71,8 @@ def read(data: bytes) -> FileContent:
 
     A certificate is what has the form of one; whether it decodes is for others to say.
     """
-    if len(data) > MOST_BYTES:
-        return FileContent(problems=(("too-large", f"is longer than {MOST_BYTES // 1024} KiB"),))
+    if len(data) > MOST_FILE_BYTES:
+        return FileContent(problems=(("too-large", f"is longer than {MOST_FILE_BYTES // 1024} KiB"),))
     if data.startswith(_UTF16):
         # What PowerShell writes with `>`.
         data = data.decode("utf-16", "replace").encode("utf-8", "replace")

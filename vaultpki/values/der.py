@@ -101,8 +101,7 @@ def well_encoded(name: bytes) -> list[bool]:
     (_, sequence), *_ = elements(name)
     values = [list(elements(pair))[1] for _, together in elements(sequence) for _, pair in elements(together)]
     return [
-        tag == _UTF8_STRING or (tag == _PRINTABLE_STRING and not _NOT_FOR_GO.search(value))
-        for tag, value in values
+        tag == _UTF8_STRING or (tag == _PRINTABLE_STRING and not _NOT_FOR_GO.search(value)) for tag, value in values
     ]
 
 

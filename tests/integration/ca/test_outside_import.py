@@ -240,7 +240,8 @@ def test_what_ca_status_says_of_a_ca_that_is_there_ends_it(clusters: ClusterFact
     outside.write_chain(outside.root, outside.upper, rekeyed)
     cluster.apply()
     # Nodes get the chain from the root's mount, which keeps what something is below. The plan's advice works.
-    assert "vaultpki ca rotate kubernetes" in " ".join(vaultpki("plan", "-f", cluster.file, env=cluster.environment()).stdout.split())
+    planned = vaultpki("plan", "-f", cluster.file, env=cluster.environment()).stdout
+    assert "vaultpki ca rotate kubernetes" in " ".join(planned.split())
     cluster.ca("status")
     assert "kubernetes is prepared" in cluster.ca("rotate", "kubernetes").stdout
     cluster.ca("abort")

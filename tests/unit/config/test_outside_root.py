@@ -87,7 +87,7 @@ def test_a_file_with_a_leaf_is_refused(folder: Path) -> None:
     (folder / "leaf.pem").write_text(Ca("Corp Root").pem + leaf.pem)
     cluster = load(folder, spec("root: external\n  root_file: leaf.pem"))
     assert cluster.authority.outside is not None
-    with pytest.raises(SpecError, match="has CN=www.corp.example.*, which is not for a CA") as refused:
+    with pytest.raises(SpecError, match=r"has CN=www\.corp\.example.*, which is not for a CA") as refused:
         outside_signer.chain_of(cluster, cluster.authority.outside)
     assert refused.value.field == "ca.root_file"
 

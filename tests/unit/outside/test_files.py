@@ -38,7 +38,7 @@ from vaultpki.errors import CertificateUnreadable
 from vaultpki.outside import verdicts
 from vaultpki.outside.files import MOST_SENT_CERTIFICATES, SentFile, read_sent
 from vaultpki.outside.request import installed_request, waiting_request
-from vaultpki.values.certificate_files import MOST_BYTES
+from vaultpki.values.certificate_files import MOST_FILE_BYTES
 
 MADE = chain()
 STRANGER = chain({"root": {"serial": 77}}, {"root": "p384"})["root"]
@@ -245,7 +245,7 @@ def test_the_time_to_read_grows_with_the_length_alone() -> None:
         b"-----BEGIN CERTIFICATE-----A-----END ",
         b"\x30\x82",
     ):
-        data = piece * (MOST_BYTES // len(piece))
+        data = piece * (MOST_FILE_BYTES // len(piece))
         begun = time.process_time()
         assert read_sent([SentFile("x", data)]).certificates == ()
         assert time.process_time() - begun < 5
