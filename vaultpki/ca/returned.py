@@ -61,7 +61,7 @@ class ReturnedFiles:
 def read_files(paths: Sequence[Path]) -> Sent:
     """Read the files that a person names; StoreError for one that cannot be read."""
     from vaultpki.outside.files import SentFile, read_sent
-    from vaultpki.values.certificate_files import MOST_FILE_BYTES
+    from vaultpki.values.certificate_forms import MOST_FILE_BYTES
 
     files = []
     for path in paths:

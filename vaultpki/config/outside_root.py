@@ -16,7 +16,7 @@ from vaultpki.config import kinds
 from vaultpki.config.fields import Field, FieldValue, Kind, ListOf, Record, Schema
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster, OutsideRoot
-from vaultpki.values import certificate_files, der, names, pem, yaml_tree
+from vaultpki.values import certificate_forms, der, names, pem, yaml_tree
 from vaultpki.values.yaml_tree import Place
 
 EXTERNAL: Final = "external"
@@ -139,7 +139,7 @@ def check(cluster: Cluster, found: FieldValue) -> None:
 
 def _certificates(path: Path) -> tuple[bytes, ...]:
     """Return the DER of each certificate in a file; SpecError with all that is wrong with it."""
-    content = certificate_files.read(yaml_tree.read_bytes(path, certificate_files.MOST_FILE_BYTES))
+    content = certificate_forms.read(yaml_tree.read_bytes(path, certificate_forms.MOST_FILE_BYTES))
     if content.problems:
         raise SpecError(f"the file {' and '.join(problem for _, problem in content.problems)}: {_CA_FILE}")
     return content.certificates

@@ -13,7 +13,7 @@ from vaultpki.errors import CertificateUnreadable
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.redact import printable
-from vaultpki.values import certificate_files, der
+from vaultpki.values import certificate_forms, der
 
 MOST_SENT_FILES: Final = 32
 """The largest number of files that are read together."""
@@ -89,7 +89,7 @@ class Sent:
 
 
 def read_sent(files: Sequence[SentFile]) -> Sent:
-    """Read certificates from PEM, DER and PKCS#7 files, in whatever order and text; see `values.certificate_files`.
+    """Read certificates from PEM, DER and PKCS#7 files, in whatever order and text; see `values.certificate_forms`.
 
     Raises nothing: all that is wrong with a file is among the problems, with `too-many`, `too-large`, `private-key`,
     `unreadable` or `no-certificate` as its reason. A certificate with `der.oddities` is read, to be judged.
@@ -101,7 +101,7 @@ def read_sent(files: Sequence[SentFile]) -> Sent:
     others: list[OtherContent] = []
     problems: list[FileProblem] = []
     for file in files:
-        name, content = printable(file.name), certificate_files.read(file.data)
+        name, content = printable(file.name), certificate_forms.read(file.data)
         others += [OtherContent(name, what) for what in content.others]
         problems += [FileProblem(name, *problem) for problem in content.problems]
         new = [each for each in content.certificates if each not in found]

@@ -38,7 +38,7 @@ from vaultpki.errors import CertificateUnreadable
 from vaultpki.outside import verdicts
 from vaultpki.outside.files import MOST_SENT_CERTIFICATES, SentFile, read_sent
 from vaultpki.outside.request import installed_request, waiting_request
-from vaultpki.values.certificate_files import MOST_FILE_BYTES
+from vaultpki.values.certificate_forms import MOST_FILE_BYTES
 
 MADE = chain()
 STRANGER = chain({"root": {"serial": 77}}, {"root": "p384"})["root"]
