@@ -176,7 +176,9 @@ def test_a_right_answer_is_accepted_beside_wrong_ones(faults: list[tuple[str, st
 @given(st.lists(st.binary(max_size=200), max_size=3), st.integers(0, 3000), st.binary(min_size=1, max_size=4))
 def test_no_bytes_raise_anything(files: list[bytes], at: int, other: bytes) -> None:
     whole = b"".join(MADE.values())
-    text = pem(*MADE.values())
-    hurt = [data[: at % len(data)] + other + data[at % len(data) + len(other) :] for data in (whole, text)]
+    text, bundle = pem(*MADE.values()), sent_as(MADE, "p7b", LEVELS)
+    # A PKCS#7 whose lengths are marks, too.
+    ber = b"0\x80\x06\x09*\x86H\x86\xf7\r\x01\x07\x02\xa0\x80" + bundle[19:] + bytes(4)
+    hurt = [data[: at % len(data)] + other + data[at % len(data) + len(other) :] for data in (whole, text, bundle, ber)]
     sent = read_sent([SentFile(f"{number}", data) for number, data in enumerate([*files, *hurt])])
     assert isinstance(judge(sent, [], sent.certificates[0].facts, [], NOW), Verdict) if sent.certificates else sent

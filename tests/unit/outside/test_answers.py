@@ -38,8 +38,10 @@ from helpers.outside_signers import (
     usage,
     version_1,
 )
+from vaultpki.model import Subject
 from vaultpki.outside import checks, verdicts
 from vaultpki.pki import x509
+from vaultpki.pki.forged_client import forged_pair
 
 MINUTE = timedelta(minutes=1)
 LOWER = facts(chain()["lower"])
@@ -371,9 +373,18 @@ def test_an_ampersand_and_an_asterisk_in_a_printable_string_are_accepted() -> No
     own, lower = facts(made["own"]), facts(made["lower"])
     assert own.issuer_text == lower.subject_text == "CN=Corp & Sons *CA" and lower.subject.common_name
     assert x509.signed_by(own, lower)
+    assert forged_pair(Subject("admin"), own.der, NOW)[0].count(b"BEGIN CERTIFICATE") == 2
     # The same name in other bytes, which Go compares.
     other = chain({"lower": {"subject": name("Corp & Sons *CA", _ASN1Type.UTF8String)}})["lower"]
     assert not x509.signed_by(own, facts(other)) and facts(other).subject_text == lower.subject_text
+
+
+def test_a_serial_number_that_was_given_twice_is_told_with_all_that_is_wrong() -> None:
+    found = judged(every(chain({"own": {"path_length": 1, "serial": 77}})), chain()["root"])
+    twin = facts(chain({"own": {"serial": 77}})["own"])
+    assert [each.reason for each in found.refused] == ["path-length"]
+    (told,) = verdicts.same_serials(found.answers, [twin])
+    assert (told.domain, told.reason) == ("etcd", "serial-number-twice")
 
 
 def test_an_anchor_may_be_an_intermediate_whose_root_is_known() -> None:

@@ -244,6 +244,8 @@ def test_the_time_to_read_grows_with_the_length_alone() -> None:
         b"-----BEGIN ",
         b"-----BEGIN CERTIFICATE-----A-----END ",
         b"\x30\x82",
+        b"\x30\x80",
+        b"\x30\x80" + b"\x04\x00" * (MOST_FILE_BYTES // 2 - 1),
     ):
         data = piece * (MOST_FILE_BYTES // len(piece))
         begun = time.process_time()
