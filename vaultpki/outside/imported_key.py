@@ -116,9 +116,9 @@ def pair(key: keys.PrivateKey, sent: Sent, now: datetime) -> ExistingCa:
 
     Raises SpecError with a whole sentence if there is none, or more than one, or if it cannot be imported.
     """
-    for problem in sent.problems:
-        hint = ": its key is what --key names" if problem.reason == "private-key" else ""
-        raise SpecError(f"{problem.file} {problem.problem}{hint}")
+    hints = {"private-key": ": its key is what --key names"}
+    if sent.problems:
+        raise SpecError("; ".join(f"{each.file} {each.problem}{hints.get(each.reason, '')}" for each in sent.problems))
     public = keys.public_der(key)
     mine = [each for each in sent.certificates if each.facts.public_key == public]
     others = [printable(each.facts.subject_text) for each in sent.certificates if each not in mine]
@@ -133,10 +133,10 @@ def pair(key: keys.PrivateKey, sent: Sent, now: datetime) -> ExistingCa:
             "one of them, that which the cluster trusts"
         )
     facts, file = mine[0].facts, mine[0].file
-    odd = next((f"it {problem}" for _, problem in der.oddities(facts.der)), None)
-    why = odd or not_a_ca(facts) or _out_of_date(facts, now) or _other_key_type(facts)
-    if why:
-        raise SpecError(f"{file}: {printable(facts.subject_text)} cannot be imported: {why}")
+    odd = [f"it {problem}" for _, problem in der.oddities(facts.der)]
+    no_ca = None if odd else not_a_ca(facts)
+    if wrong := [each for each in (*odd, no_ca, _out_of_date(facts, now), _other_key_type(facts)) if each]:
+        raise SpecError(f"{file}: {printable(facts.subject_text)} cannot be imported: {'; '.join(wrong)}")
     return ExistingCa(facts, keys.key_pem(key).decode("ascii"), file, tuple(others))
 
 
