@@ -242,16 +242,17 @@ def test_what_ca_status_says_of_a_ca_that_is_there_ends_it(clusters: ClusterFact
     # Nodes get the chain from the root's mount, which keeps what something is below. The plan's advice works.
     planned = vaultpki("plan", "-f", cluster.file, env=cluster.environment()).stdout
     assert "vaultpki ca rotate kubernetes" in " ".join(planned.split())
-    cluster.ca("status")
+    cluster.ca("status", who="viewer")
     assert "kubernetes is prepared" in cluster.ca("rotate", "kubernetes").stdout
     cluster.ca("abort")
     ((id_, _),) = issuers(cluster, "etcd").items()
     (key,) = cluster.server.api("LIST", f"{cluster.prefix}/etcd/keys").data["keys"]
     for path, name in ((f"etcd/issuer/{id_}", "issuer_name"), (f"etcd/key/{key}", "key_name")):
         outside.api("POST", f"{cluster.prefix}/{path}", {name: "mine"})
-    said = cluster.ca("status", expect=3).stdout
+    said = cluster.ca("status", expect=3, who="viewer").stdout
     assert "vaultpki apply" not in said and "vaultpki apply" not in cluster.ca("rotate", "etcd", expect=1).stderr
     found = re.search(r"under the name mine; give its name back: `bao write (\S+) issuer_name=(\S+)`", said)
     assert found is not None, said
-    outside.api("POST", found[1], {"issuer_name": found[2]})
-    cluster.ca("status")
+    given = cluster.server.api("POST", found[1], {"issuer_name": found[2]}, token=cluster.token("applier"))
+    assert given.status == 200
+    cluster.ca("status", who="viewer")
