@@ -9,6 +9,7 @@ from typing import Final
 from vaultpki.outside.checks import FailedCheck
 from vaultpki.pki import chains
 from vaultpki.pki.facts import Facts
+from vaultpki.pki.go_parser import unread_by_go
 from vaultpki.pki.trust import SANE_SIGNATURES, no_root
 from vaultpki.pki.ways_up import ca_key, key_signed, self_signed
 from vaultpki.redact import printable
@@ -97,6 +98,7 @@ def _checks(cross: Facts, new: Facts, old: Facts, between: int, now: datetime) -
     )
     yield "unfit", no_root(cross), f"would be refused by nodes: {no_root(cross)}"
     yield "unfit", ca_key(cross).reason, f"has {ca_key(cross).problem}"
+    yield "unfit", unread_by_go(cross), f"has {unread_by_go(cross)}"
 
 
 def missing(why: str) -> FailedCheck:

@@ -191,7 +191,20 @@ WRONG: Mapping[str, Wrong] = {
     "an RSASSA-PSS key": Wrong(
         "key-kind", {"lower": {"rebuilt": pss_key}}, "RSASSA-PSS key", kinds={"lower": "rsa2048"}
     ),
-    "a compressed point": Wrong("key-encoded", {"lower": {"rebuilt": compressed_key}}, "unusual encoding"),
+    "a compressed point": Wrong("unread-by-go", {"lower": {"rebuilt": compressed_key}}, "unusual encoding"),
+    **{
+        f"{kind} as the name of the {level}": Wrong(
+            "unread-by-go",
+            {
+                level: {"subject": name("Corp", kind_), **({"issuer": name("Corp", kind_)} if level == "root" else {})},
+                below: {"issuer": name("Corp", kind_)},
+            },
+            f"is below CN=Corp, which has a name that is a {kind}, which no component",
+        )
+        for kind_ in (_ASN1Type.UniversalString, _ASN1Type.VisibleString)
+        for kind in (kind_.name,)
+        for level, below in (("lower", "own"), ("root", "upper"))
+    },
     "PSS with a salt of OpenSSL's choice": Wrong(
         "pss-parameters",
         {"own": {"padding": padding.PSS(padding.MGF1(hashes.SHA256()), 222)}},
@@ -232,6 +245,15 @@ WRONG: Mapping[str, Wrong] = {
     "a root with path length 2": above("above-path-length", "root", "3 CAs stand", path_length=2),
     "an intermediate for servers alone": above(
         "above-extended-key-usage", "lower", "lacks client", more=[extended(SERVER)]
+    ),
+    "an intermediate for any use": above(
+        "above-extended-key-usage",
+        "lower",
+        "lacks client, server, and OpenSSL and Python do not count `any`",
+        more=[extended(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)],
+    ),
+    "a root for any use": above(
+        "above-extended-key-usage", "root", "Root", more=[extended(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)]
     ),
     "an intermediate without certSign": above("above-no-cert-sign", "lower", usage=usage("crl_sign")),
     "an unknown critical extension above": above(
@@ -331,7 +353,7 @@ def test_a_root_that_signed_itself_with_sha_1_is_accepted() -> None:
 def test_what_is_allowed_above_is_accepted() -> None:
     generous = permits(DNS(""), IP(ip_network("0.0.0.0/0")), IP(ip_network("::/0")), c.RFC822Name("corp.example"))
     both = [*generous["more"], extended(SERVER, CLIENT), (c.CertificatePolicies([]), False)]
-    anyone = {"more": [extended(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)]}
+    anyone = {"more": [extended(SERVER, CLIENT, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)]}
     made = chain({"upper": {"more": both[:2]}, "lower": anyone, "root": {"without": ("aki",)}})
     assert judged(every(made), made["root"]).ok
 
