@@ -319,6 +319,7 @@ def test_a_signer_is_asked_about_before_anything_is_sent() -> None:
             {"path_length": 0},
         )
     )
+    spoken = facts(chain({"lower": {"subject": name("Corp Cluster CA", _ASN1Type.VisibleString)}})["lower"])
     for signer, reason, says in (
         (
             narrow,
@@ -327,6 +328,7 @@ def test_a_signer_is_asked_about_before_anything_is_sent() -> None:
         ),
         (bounded, "above-path-length", "path length 0, and 1 CA stands below it"),
         (facts(MADE["own"]), "above-path-length", "path length 0"),
+        (spoken, "unread-by-go", "a name that is a VisibleString"),
     ):
         refusal = verdicts.why_no_signer(signer, [upper, lower], root, request, NOW)
         assert refusal is not None and refusal.reason == reason and says in refusal.sentence, refusal

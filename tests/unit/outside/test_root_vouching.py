@@ -148,6 +148,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "not-a-ca": {"signs": False},
     "unfit": {"extensions": [(c.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)]},
 }
+POLICY = c.PolicyInformation(c.ObjectIdentifier("1.2.3.4"), None)
 
 
 @pytest.mark.parametrize("reason", WRONG)
@@ -155,6 +156,12 @@ def test_a_wrong_cross_certificate_has_its_own_sentence(reason: str) -> None:
     assert cross_problem(cross(NEXT, CORP), R2, X, 0, NOW) is None
     found = cross_problem(cross(NEXT, CORP, **WRONG[reason]), R2, X, 0, NOW)
     assert found is not None and found.reason == reason and found.ask == CROSS_ASKS[reason]
+
+
+def test_a_cross_certificate_that_go_does_not_read() -> None:
+    found = cross_problem(cross(NEXT, CORP, extensions=[(c.CertificatePolicies([POLICY] * 2), False)]), R2, X, 0, NOW)
+    assert found is not None and found.reason == "unfit"
+    assert found.sentence.endswith("has a certificate policy twice, which no component of Kubernetes reads")
 
 
 def test_a_cross_certificate_of_something_else() -> None:
