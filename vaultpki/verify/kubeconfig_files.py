@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import yaml
 
@@ -13,42 +13,43 @@ from vaultpki import assets
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.issue.bundles_and_kubeconfigs import Site, kubeconfig
 from vaultpki.issue.signing import FileOwner
-from vaultpki.model import Certificate
 from vaultpki.pki import x509
 from vaultpki.places import KubeconfigFile
 from vaultpki.verify import held_files
-
-if TYPE_CHECKING:
-    from vaultpki.verify.on_disk import Holder
+from vaultpki.verify.on_disk import Check, PairOnDisk, tried
 
 _CA_DATA: Final = "certificate-authority-data"
 
 
-def kubeconfig_problems(
-    holder: Holder, certificate: Certificate, mode: int, pair: Sequence[bytes | None], *, by_agent: bool
-) -> list[str]:
-    """Return what is wrong with the kubeconfig of a certificate, each as the rest of a sentence about it.
+def kubeconfig_checks(pair: PairOnDisk) -> Iterator[Check]:
+    """Check the kubeconfig of a pair, if it has one.
 
-    `pair` are the contents of its .crt and its .key, None for what cannot be read. `by_agent` says that an agent writes
-    it, to the byte; a person's own may name either bundle, and kubectl may write it anew.
+    That of a node is as its agent writes it, to the byte. A person's own may name either bundle, and kubectl may have
+    written it anew.
     """
-    data, problems = held_files.read(holder.at(certificate.kubeconfig_folder) / str(certificate.kubeconfig), mode)
-    if data is None:
-        return problems
+    holder, certificate = pair.holder, pair.certificate
+    if certificate.kubeconfig is None:
+        return
+    path = holder.at(certificate.kubeconfig_folder) / certificate.kubeconfig
+    data, problems = held_files.read(path, holder.modes.get(certificate.name, 0o600))
+    problems += _problems(pair, data) if data is not None else ()
+    yield tried(certificate.name, "file", holder.name, certificate.kubeconfig, refusal="; ".join(problems))
+
+
+def _problems(pair: PairOnDisk, data: bytes) -> list[str]:
     have = _fields(data)
     if have is None:
-        return [*problems, "is not a kubeconfig with one cluster, one user and one context"]
-    if holder.embedded:
-        wanted = [_holding_pair(holder, certificate, pair, have)]
-    else:
-        wanted = list(_naming_files(holder, certificate, (False,) if by_agent else (False, True)))
+        return ["is not a kubeconfig with one cluster, one user and one context"]
+    wanted = [_holding_pair(pair, have)] if pair.holder.embedded else list(_naming_files(pair))
     if data in wanted:
-        return problems
+        return []
     found = min((list(_differences(have, _fields(each) or {})) for each in wanted), key=len)
-    return [*problems, *(found or ["is not in the form that the agent writes"] * by_agent)]
+    return found or ([] if pair.row.operator else ["is not in the form that the agent writes"])
 
 
-def _naming_files(holder: Holder, certificate: Certificate, chains: Sequence[bool]) -> Iterator[bytes]:
+def _naming_files(pair: PairOnDisk) -> Iterator[bytes]:
+    holder, certificate = pair.holder, pair.certificate
+    chains = (False, True) if pair.row.operator else (False,)
     plain = certificate.kubeconfig_file is not KubeconfigFile.LINKED
     server = (holder.server if plain else "") or holder.endpoint
     for paths in holder.named:
@@ -56,22 +57,21 @@ def _naming_files(holder: Holder, certificate: Certificate, chains: Sequence[boo
         yield from (kubeconfig(site, certificate, chain=chain).data for chain in chains)
 
 
-def _holding_pair(
-    holder: Holder, certificate: Certificate, pair: Sequence[bytes | None], have: Mapping[str, Any]
-) -> bytes:
+def _holding_pair(pair: PairOnDisk, have: Mapping[str, Any]) -> bytes:
     """Return the kubeconfig that holds the pair and the CAs beside it; the order of the CAs is free."""
-    beside = held_files.read(holder.bundle(certificate.ca, chain=True), None)[0] or b""
+    holder = pair.holder
+    paths = (holder.bundle(pair.certificate.ca, chain=True), pair.crt, pair.key)
+    beside, crt, key = (held_files.read(path, None)[0] or b"" for path in paths)
     try:
         held = b64decode(have.get(_CA_DATA) or "", validate=True)
         same = set(x509.read_certificates(held)) == set(x509.read_certificates(beside))
     except (CertificateUnreadable, ValueError, TypeError):
         held, same = b"", False
-    crt, key = (each or b"" for each in pair)
     return assets.embedded_kubeconfig(
         cluster=holder.cluster,
         server=holder.endpoint,
         ca_pem=held if same else beside,
-        user=certificate.subject.common_name,
+        user=pair.certificate.subject.common_name,
         certificate_pem=crt,
         key_pem=key,
     ).encode()

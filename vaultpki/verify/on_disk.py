@@ -27,7 +27,6 @@ from vaultpki.pki.trust import (
 from vaultpki.places import PKI, Layout
 from vaultpki.verify import held_files
 from vaultpki.verify.held_files import DENIED
-from vaultpki.verify.kubeconfig_files import kubeconfig_problems
 
 Verdict = Literal["accept", "refuse", "unchecked"]
 CheckKind = Literal["file", "chain", "handshake", "vault", "live"]
@@ -184,7 +183,7 @@ def read_bundle(path: Path) -> tuple[Facts, ...]:
 def pair_checks(
     holder: Holder, row: Row, certificate: Certificate, now: datetime
 ) -> tuple[PairOnDisk, tuple[Check, ...]]:
-    """Check the files of one pair at time `now`; return the pair for later checks, and the checks."""
+    """Check the files of one pair at time `now`, not its kubeconfig; return the pair, and the checks."""
     names = crt_name, key_name, pem_name = pair_files(certificate.stem)
     secret = holder.modes.get(certificate.name, _SECRET)
     folder = holder.at(certificate.folder)
@@ -221,9 +220,6 @@ def pair_checks(
         problems.extend(filter(None, [owned.get(folder / name)]))
     shown_names = [shown(certificate.folder, name) for name in names]
     found = list(zip(shown_names, (crt_problems, key_problems, pem_problems), strict=True))
-    if certificate.kubeconfig is not None:
-        problems = kubeconfig_problems(holder, certificate, secret, (crt, key), by_agent=not row.operator)
-        found.append((certificate.kubeconfig, problems))
     checks = tuple(
         tried(certificate.name, "file", holder.name, name, refusal="; ".join(problems)) for name, problems in found
     )

@@ -24,6 +24,7 @@ from vaultpki import certificates
 from vaultpki.model import Usage
 from vaultpki.verify import folders
 from vaultpki.verify.bundles_on_disk import bundle_checks
+from vaultpki.verify.kubeconfig_files import kubeconfig_checks
 from vaultpki.verify.on_disk import Check, pair_checks
 
 # What is changed, in the folder of cp-1; which file the check must name, and with which words.
@@ -38,7 +39,8 @@ def checks(files: HandmadeFiles) -> Iterator[Check]:
     yield from holder.found
     yield from bundle_checks(holder, rows, NOW)
     for certificate in holder.certificates:
-        yield from pair_checks(holder, rows[certificate.name], certificate, NOW)[1]
+        pair, found = pair_checks(holder, rows[certificate.name], certificate, NOW)
+        yield from (*found, *kubeconfig_checks(pair))
 
 
 def leaf(**options: Any) -> Change:
