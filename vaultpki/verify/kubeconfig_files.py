@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -18,6 +19,7 @@ from vaultpki.places import KubeconfigFile
 from vaultpki.verify import held_files
 from vaultpki.verify.on_disk import Check, PairOnDisk, tried
 
+_FILES: Final = ("certificate-authority", "client-certificate", "client-key")
 _CA_DATA: Final = "certificate-authority-data"
 
 
@@ -49,7 +51,7 @@ def _problems(pair: PairOnDisk, data: bytes) -> list[str]:
 
 def _naming_files(pair: PairOnDisk) -> Iterator[bytes]:
     holder, certificate = pair.holder, pair.certificate
-    chains = (False, True) if pair.row.operator else (False,)
+    chains = (True, False) if pair.row.operator else (False,)
     plain = certificate.kubeconfig_file is not KubeconfigFile.LINKED
     server = (holder.server if plain else "") or holder.endpoint
     for paths in holder.named:
@@ -91,8 +93,14 @@ def _fields(data: bytes) -> dict[str, Any] | None:
 
 
 def _differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> Iterator[str]:
+    moved = {(os.path.dirname(str(have.get(key))), os.path.dirname(str(want.get(key)))) for key in _FILES}
+    same = [os.path.basename(str(have.get(key))) == os.path.basename(str(want.get(key))) for key in _FILES]
+    ((has, should), *others) = moved
+    elsewhere = all(same) and not others and has != should
+    if elsewhere:
+        yield f"names files in {_shown(has)}, should be in {_shown(should)}"
     for key, value in want.items():
-        if have.get(key) == value:
+        if have.get(key) == value or (elsewhere and key in _FILES):
             continue
         # A private key is in no message.
         if key.endswith("-data"):
