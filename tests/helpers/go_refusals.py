@@ -136,7 +136,13 @@ REFUSED: Final[Mapping[str, Odd]] = {
     ),
     "a VisibleString": Odd(names(VISIBLE, b"Corp"), f"{_TYPE}26", "a name that is a VisibleString"),
     "an issuer of that kind": Odd(names(VISIBLE, b"Corp", ISSUER), f"{_TYPE}26", "a name that is a VisibleString"),
-    "a bit string": Odd(names(0x03, b"\0\1", kind=oid("2.5.4.45")), f"{_TYPE}3", "a name that is a BIT STRING"),
+    "a bit string": Odd(names(0x03, b"\0\1", kind=oid("2.5.4.45")), f"{_TYPE}3", "a name that is no string"),
+    "a time": Odd(names(0x17, b"260101000000Z"), f"{_TYPE}23", "a name that is no string"),
+    "a path length of 64 bits": Odd(
+        extends("2.5.29.19", sequence(TRUE, b"\x02\x09\0\x80" + bytes(7)), critical=True),
+        "x509: invalid basic constraints",
+        "a path length of more than 63 bits",
+    ),
     "letters in a NumericString": Odd(names(NUMERIC, b"12a"), f"{_STRING}invalid NumericString", "a NumericString"),
     "a BMPString of two units": Odd(
         names(BMP, "\U0001f600".encode("utf-16-be")), f"{_STRING}invalid BMPString", "a BMPString in a name"

@@ -26,7 +26,9 @@ NEVER_CRITICAL: Final = {
 _OID: Final = 0x06
 _EXTENSIONS: Final = 0xA3
 _NUMERIC_STRING, _BMP_STRING = 0x12, 0x1E
-_OTHER_STRINGS: Final = {0x03: "BIT STRING", 0x1A: "VisibleString", 0x1C: "UniversalString"}
+# UTF8String, PrintableString, T61String and IA5String.
+_STRINGS: Final = {0x0C, _NUMERIC_STRING, 0x13, 0x14, 0x16, _BMP_STRING}
+_OTHER_STRINGS: Final = {0x1A: "a VisibleString", 0x1C: "a UniversalString"}
 # GeneralName (RFC 5280, section 4.2.1.6).
 _MAIL, _DNS, _URI = 0x81, 0x82, 0x86
 _FULL_NAME: Final = 0xA0
@@ -59,7 +61,7 @@ def unread_by_go(facts: Facts) -> str:
 def _oddities(facts: Facts) -> Iterator[str]:
     parts = der.certificate_parts(facts.der)
     for name in (parts.subject, parts.issuer):
-        yield from filter(None, (_string(tag, value) for tag, value in der.leaves(name)))
+        yield from filter(None, (_string(tag, value) for tag, value in der.leaves(name) if tag != _OID))
     (_, whole), *_ = der.elements(facts.der)
     (_, signed), *_ = der.elements(whole)
     extensions = dict(_extensions(signed))
@@ -69,10 +71,16 @@ def _oddities(facts: Facts) -> Iterator[str]:
     # `Facts.public_key` is written by cryptography, which has one form for both kinds of RSA.
     if parts.public_key != facts.public_key and _PSS_KEY not in parts.public_key:
         yield "a key in an unusual encoding"
+    if (facts.path_length or 0) >= 1 << 63:
+        yield "a path length of more than 63 bits"
     if len(set(parts.algorithms)) > 1:
         yield "two different algorithms of its signature"
     for oid in sorted(facts.critical & NEVER_CRITICAL.keys()):
         yield f"a critical {NEVER_CRITICAL[oid]}"
+    yield from _in_extensions(extensions)
+
+
+def _in_extensions(extensions: dict[bytes, bytes]) -> Iterator[str]:
     for tag, value in der.elements(_content(extensions, _SUBJECT_ALTERNATIVE_NAME)):
         if tag in (_MAIL, _DNS, _URI) and not value.isascii():
             yield "a subject alternative name that is not ASCII"
@@ -104,9 +112,9 @@ def _content(extensions: dict[bytes, bytes], oid: bytes) -> bytes:
 
 
 def _string(tag: int, value: bytes) -> str:
-    """Return what is wrong with a string of a name; `cryptography` refuses other types and contents by itself."""
-    if tag in _OTHER_STRINGS:
-        return f"a name that is a {_OTHER_STRINGS[tag]}"
+    """Return what is wrong with a value of a name; `cryptography` refuses other contents by itself."""
+    if tag not in _STRINGS:
+        return f"a name that is {_OTHER_STRINGS.get(tag, 'no string')}"
     if tag == _NUMERIC_STRING and not _NUMERIC.fullmatch(value):
         return "a NumericString in a name with other characters than digits"
     if tag == _BMP_STRING and _NOT_IN_BMP.search(value.decode("utf-16-be", "surrogatepass")):
