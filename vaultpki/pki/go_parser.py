@@ -53,8 +53,8 @@ _MAILBOX: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@")
 # A bundle of many nodes has the same CAs.
 @lru_cache(maxsize=128)
 def unread_by_go(facts: Facts) -> str:
-    """Return what a certificate has that Go refuses, as what follows `it has`; empty if Go parses it."""
-    found = next(_oddities(facts), "")
+    """Return all that a certificate has and Go refuses, as what follows `it has`; empty if Go parses it."""
+    found = " and ".join(dict.fromkeys(_oddities(facts)))
     return f"{found}, which no component of Kubernetes reads" if found else ""
 
 
