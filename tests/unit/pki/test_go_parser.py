@@ -23,8 +23,8 @@ def test_what_go_refuses_is_found(what: str) -> None:
 def test_all_that_go_refuses_is_told() -> None:
     made = go_refusals.names(go_refusals.VISIBLE, b"Corp", kind=go_refusals.UUID)
     assert unread_by_go(facts(made())) == (
-        "a name that is a VisibleString and an object identifier with a number of more than 31 bits, which no component "
-        "of Kubernetes reads"
+        "a name that is a VisibleString and an object identifier with a number of more than 31 bits, which no "
+        "component of Kubernetes reads"
     )
 
 
