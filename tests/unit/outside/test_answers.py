@@ -197,17 +197,14 @@ WRONG: Mapping[str, Wrong] = {
     ),
     "a compressed point": Wrong("unread-by-go", {"lower": {"rebuilt": compressed_key}}, "unusual encoding"),
     **{
-        f"{kind} as the name of the {level}": Wrong(
+        f"{kind.name} as the name of the {level}": Wrong(
             "unread-by-go",
-            {
-                level: {"subject": name("Corp", kind_), **({"issuer": name("Corp", kind_)} if level == "root" else {})},
-                below: {"issuer": name("Corp", kind_)},
-            },
-            f"is below CN=Corp, which has a name that is a {kind}, which no component",
+            {level: {"subject": name(cn, kind), **({"issuer": name(cn, kind)} if level == "root" else {})}}
+            | {below: {"issuer": name(cn, kind)}},
+            f"has a name that is a {kind.name}, which no component of Kubernetes reads",
         )
-        for kind_ in (_ASN1Type.UniversalString, _ASN1Type.VisibleString)
-        for kind in (kind_.name,)
-        for level, below in (("lower", "own"), ("root", "upper"))
+        for kind in (_ASN1Type.UniversalString, _ASN1Type.VisibleString)
+        for level, below, cn in (("lower", "own", "Corp Cluster CA"), ("root", "upper", "Corp Root"))
     },
     "PSS with a salt of OpenSSL's choice": Wrong(
         "pss-parameters",
@@ -273,7 +270,9 @@ WRONG: Mapping[str, Wrong] = {
     ),
     "not cluster.local": Wrong("above-constraints", {"upper": excludes(DNS("cluster.local"))}, "svc.cluster.local"),
     "a dot at the end": Wrong(
-        "unread-by-go", {"upper": permits(DNS("corp.example."))}, "has the name constraint 'corp.example.', which no"
+        "unread-by-go",
+        {"upper": excludes(DNS("elsewhere."))},
+        "has the name constraint 'elsewhere.', which no component",
     ),
     "a directory name": Wrong(
         "above-constraints-kind", {"upper": permits(c.DirectoryName(name("Corp")))}, "DirectoryName"
