@@ -272,7 +272,7 @@ WRONG: Mapping[str, Wrong] = {
     "a dot at the end": Wrong(
         "unread-by-go",
         {"upper": excludes(DNS("elsewhere."))},
-        "has the name constraint 'elsewhere.', which no component",
+        "has the name constraint 'elsewhere.', which no",
     ),
     "a directory name": Wrong(
         "above-constraints-kind", {"upper": permits(c.DirectoryName(name("Corp")))}, "DirectoryName"

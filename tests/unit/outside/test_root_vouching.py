@@ -159,7 +159,8 @@ def test_a_wrong_cross_certificate_has_its_own_sentence(reason: str) -> None:
 
 
 def test_a_cross_certificate_that_go_does_not_read() -> None:
-    found = cross_problem(cross(NEXT, CORP, extensions=[(c.CertificatePolicies([POLICY] * 2), False)]), R2, X, 0, NOW)
+    twice = cross(NEXT, CORP, extensions=[(c.CertificatePolicies([POLICY] * 2), False)])
+    found = cross_problem(twice, R2, X, 0, NOW)
     assert found is not None and found.reason == "unfit"
     assert found.sentence.endswith("has a certificate policy twice, which no component of Kubernetes reads")
 
