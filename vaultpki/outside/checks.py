@@ -14,6 +14,7 @@ from typing import Final
 from vaultpki.outside.name_constraints import constraints_of, forbidden
 from vaultpki.outside.request import WaitingRequest
 from vaultpki.pki.facts import EKU, Facts
+from vaultpki.pki.go_parser import NEVER_CRITICAL, unread_by_go
 from vaultpki.pki.trust import SANE_SIGNATURES
 from vaultpki.pki.ways_up import MOST_ABOVE, Ends, WayUp, ca_key, pss_problem, self_signed, signer_serial, wants_policy
 from vaultpki.redact import first_few, printable
@@ -75,9 +76,9 @@ ASKS: Final = {
     "own-constraints": _UNFIT.format("no name constraints of its own"),
     "critical-extension": _UNFIT.format("no critical extension but basic constraints and key usage"),
     "wants-policy": _UNFIT.format("no policy constraints, in no CA of its chain"),
+    "unread-by-go": "Ask the signer for names in UTF8String or PrintableString, and all else as RFC 5280 has it.",
     "rsa-too-short": "Ask the signer for a chain whose RSA keys all have at least 2048 bits.",
     "key-kind": "Ask the signer for a chain whose keys are RSA, EC P-256, P-384 or P-521, or Ed25519.",
-    "key-encoded": "Ask the signer for a chain whose keys are in the usual encoding (RFC 3279, RFC 5480).",
     "weak-signature": _HASHES,
     "signature-kind": _HASHES,
     "pss-parameters": "Ask the signer for PKCS #1 v1.5, or for PSS with MGF1 of the same hash and as long a salt.",
@@ -266,6 +267,16 @@ def _limits(signed: SignedCa) -> CheckResults:
     yield "wants-policy", policies, ca, "demands certificate policies of everything below it"
 
 
+def _go_reads(signed: SignedCa) -> CheckResults:
+    told = {""}
+    # A certificate has the name of its signer too, so what is wrong with that is told of the signer.
+    for each in reversed(signed.chain):
+        problem = unread_by_go(each)
+        fails = problem not in told and each.critical.isdisjoint(NEVER_CRITICAL)
+        yield "unread-by-go", fails, each, f"has {problem}"
+        told.add(problem)
+
+
 def _keys_and_hashes(signed: SignedCa) -> CheckResults:
     for each, signer in zip(signed.chain, (*signed.chain[1:], None), strict=True):
         key = ca_key(each)
@@ -316,9 +327,9 @@ def _above(signed: SignedCa) -> CheckResults:
         length = ca.path_length
         words = f"has path length {length}, and {below} CA{'s stand' if below > 1 else ' stands'} below it"
         yield "above-path-length", length is not None and length < below, ca, words
-        uses = ca.usages
-        lacking = _EXTENDED_KEY_USAGE in ca.extensions and _ANY_USE not in uses and signed.request.uses - uses
+        lacking = _EXTENDED_KEY_USAGE in ca.extensions and signed.request.uses - ca.usages
         words = f"has an extended key usage that lacks {_uses(lacking)}"
+        words += ", and OpenSSL and Python do not count `any`" if _ANY_USE in ca.usages else ""
         yield "above-extended-key-usage", lacking, ca, words
         may_sign = _KEY_USAGE not in ca.extensions or "key_cert_sign" in ca.key_usage
         yield "above-no-cert-sign", not may_sign, ca, "may not sign certificates: its key usage lacks it"
@@ -379,6 +390,7 @@ ANSWER_CHECKS: Final[tuple[Callable[[SignedCa], CheckResults], ...]] = (
     _path_length,
     _extensions,
     _limits,
+    _go_reads,
     _keys_and_hashes,
     _complete,
     _above,
@@ -387,7 +399,7 @@ ANSWER_CHECKS: Final[tuple[Callable[[SignedCa], CheckResults], ...]] = (
 )
 """The checks in their order; what a file itself may be is decided when it is read."""
 
-PLANNED_CHECKS: Final = (_readable, _keys_and_hashes, _complete, _above, _constraints, _life_left)
+PLANNED_CHECKS: Final = (_readable, _go_reads, _keys_and_hashes, _complete, _above, _constraints, _life_left)
 """Those that can be made before anything is signed."""
 
 

@@ -69,10 +69,8 @@ def constraints_of(facts: Facts) -> NameConstraints | None:
         return None
     permitted, excluded = tuple(found.permitted_subtrees or ()), tuple(found.excluded_subtrees or ())
     kinds = {type(name).__name__ for name in (*permitted, *excluded) if not isinstance(name, _KNOWN)}
-    # Go rejects a certificate with such a constraint (crypto/x509, domainNameValid).
-    odd = {f"DNSName {name!r}" for name in (*_dns(permitted), *_dns(excluded)) if name.endswith(".") or ".." in name}
     return NameConstraints(
-        _dns(permitted) or None, _dns(excluded), _ips(permitted) or None, _ips(excluded), tuple(sorted(kinds | odd))
+        _dns(permitted) or None, _dns(excluded), _ips(permitted) or None, _ips(excluded), tuple(sorted(kinds))
     )
 
 

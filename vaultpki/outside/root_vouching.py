@@ -10,6 +10,7 @@ from typing import Final
 from vaultpki.outside.checks import FailedCheck
 from vaultpki.pki import chains
 from vaultpki.pki.facts import Facts
+from vaultpki.pki.go_parser import unread_by_go
 from vaultpki.pki.trust import SANE_SIGNATURES, no_root
 from vaultpki.pki.ways_up import ca_key, key_signed, self_signed
 from vaultpki.redact import printable
@@ -103,6 +104,7 @@ def _checks(cross: Facts, new: Facts, old: Facts, between: int, now: datetime) -
     rest = no_root(replace(cross, is_ca=True, key_usage=signs, path_length=None, signature="sha256"))
     yield "unfit", rest, f"would be refused by nodes: {rest}"
     yield "unfit", not rest and ca_key(cross).reason, f"has {ca_key(cross).problem}"
+    yield "unfit", unread_by_go(cross), f"has {unread_by_go(cross)}"
 
 
 def missing(why: str) -> FailedCheck:

@@ -16,6 +16,7 @@ from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import CertificateUnreadable, SpecError
 from vaultpki.model import Cluster, ForeignCa
 from vaultpki.pki.facts import Facts, Trust, UntrustedCa
+from vaultpki.pki.go_parser import unread_by_go
 
 _KEY_USAGE: Final = "2.5.29.15"
 
@@ -76,13 +77,14 @@ def not_a_ca(facts: Facts) -> str | None:
     """Return why it is not a CA certificate, as the rest of a sentence; None if it is one.
 
     That is what Go's crypto/x509 asks of one: basic constraints that say so, and a key usage, if there is any, that
-    allows it to sign certificates (RFC 5280, sections 4.2.1.3 and 4.2.1.9).
+    allows it to sign certificates (RFC 5280, sections 4.2.1.3 and 4.2.1.9); and that Go can read it.
     """
     if not facts.is_ca:
         return "it is not a CA"
     if _KEY_USAGE in facts.extensions and "key_cert_sign" not in facts.key_usage:
         return "its key usage does not allow it to sign certificates"
-    return None
+    odd = unread_by_go(facts)
+    return f"it has {odd}" if odd else None
 
 
 def with_foreign(

@@ -12,7 +12,6 @@ from typing import Final
 from cryptography import x509 as certificates
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
 from vaultpki.pki.facts import Facts
@@ -106,9 +105,6 @@ def ca_key(facts: Facts) -> CaKey:
         found = CaKey("DSA", "key-kind", "a DSA key, which Go does not verify with")
     else:
         found = CaKey("unknown", "key-kind", "a key of a kind that the programs of a cluster do not know")
-    same = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if not found.reason and same != der.certificate_parts(facts.der).public_key:
-        return CaKey(found.name, "key-encoded", "a key in an unusual encoding, which Go does not read")
     return found
 
 

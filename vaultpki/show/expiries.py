@@ -30,6 +30,7 @@ from vaultpki.show import attention
 from vaultpki.show.attention import Notice
 from vaultpki.show.inventory import FAULTS, CaFound, HolderPair, HolderSummary, Inventory
 from vaultpki.verify import folders
+from vaultpki.verify.kubeconfig_files import kubeconfig_checks
 from vaultpki.verify.on_disk import Check, pair_checks, read_bundle
 from vaultpki.verify.on_disk import Holder as Folder
 from vaultpki.verify.token_key_files import token_key_checks
@@ -88,7 +89,8 @@ def _look(cluster: Cluster, folder: Folder, looked: Status, table: Mapping[str, 
     faults: list[str] = []
     states: dict[str, str] = {}
     for want in folder.certificates:
-        pair, checks = pair_checks(folder, table[want.name], want, now)
+        pair, found = pair_checks(folder, table[want.name], want, now)
+        checks = (*found, *kubeconfig_checks(pair))
         path = os.path.realpath(pair.crt)
         # What `status` does not see is held to the same rule.
         late = path not in by_path and pair.leaf is not None and renewal.overdue(pair.leaf, want.reload, now)

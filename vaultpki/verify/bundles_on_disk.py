@@ -15,6 +15,7 @@ from vaultpki.model import Row
 from vaultpki.pki import chains, x509
 from vaultpki.pki.chains import BundleParts, chain_up
 from vaultpki.pki.facts import Facts
+from vaultpki.pki.go_parser import unread_by_go
 from vaultpki.pki.trust import in_date, no_ca_above, no_root
 from vaultpki.places import ETCD, PKI, Layout
 from vaultpki.verify import held_files
@@ -63,6 +64,7 @@ def _bundle_problems(holder: Holder, which: TrustBundle, path: Path, now: dateti
         yield "holds a certificate twice"
     if data.decode("ascii", "replace") != "".join(facts.pem for facts in held):
         yield "is not the plain form that the agent writes: something else stands in it, or its lines end otherwise"
+    yield from (f"holds {facts.subject_text}, which has {odd}" for facts in held if (odd := unread_by_go(facts)))
     yield from _foreign_problems(holder, ca, held)
     own = [facts for facts in held if facts not in holder.foreign.get(ca, ())]
     whole = holder.parts(ca)

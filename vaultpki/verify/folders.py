@@ -13,10 +13,10 @@ from vaultpki.agent import node_folders as node_copies
 from vaultpki.config.agent import load_agent
 from vaultpki.errors import ArgumentError, SpecError, VaultpkiError
 from vaultpki.identity.access import holder_of
-from vaultpki.layout import DIRECTORY, node_folders
-from vaultpki.model import NODE, AgentConfig, Cluster, Row
+from vaultpki.layout import DIRECTORY, node_folders, own_server
+from vaultpki.model import NODE, AgentConfig, Cluster, Node, Row
 from vaultpki.pki import foreign_cas
-from vaultpki.places import KUBECONFIGS, KUBELET, Layout, inner_folders
+from vaultpki.places import KUBECONFIGS, KUBELET, PKI, Layout, inner_folders
 from vaultpki.verify.forbidden_signing import certificates_of
 from vaultpki.verify.held_files import DENIED
 from vaultpki.verify.on_disk import Holder, read_bundle, tried
@@ -167,7 +167,16 @@ def _one(cluster: Cluster, folder: Path) -> Holder:
     if len(operators) == len(present):
         wants = tuple(certificates.resolve(row, cluster, None) for row in operators)
         embedded, foreign = cluster.layout is Layout.KUBEADM, foreign_cas.read(cluster)
-        return Holder(OPERATOR, folder, wants, cluster.name, embedded=embedded, foreign=foreign)
+        return Holder(
+            OPERATOR,
+            folder,
+            wants,
+            cluster.name,
+            embedded=embedded,
+            foreign=foreign,
+            endpoint=str(cluster.api_server.endpoint),
+            named=({PKI: str(folder.absolute())}, {PKI: os.path.realpath(folder)}),
+        )
     absolute = folder.absolute()
     for name in (absolute.parent.name if absolute.name == "pki" else absolute.name, *_named_inside(cluster, folder)):
         if holder := _node(cluster, name, folder):
@@ -184,6 +193,7 @@ def _node(cluster: Cluster, name: str, folder: Path) -> Holder | None:
     if who is None:
         return None
     signing = certificates.signing_rows(cluster)
+    places = _places(cluster, folder)
     return Holder(
         name,
         folder,
@@ -191,10 +201,31 @@ def _node(cluster: Cluster, name: str, folder: Path) -> Holder | None:
         cluster.name,
         _modes(folder),
         layout=cluster.layout,
-        places=_places(cluster, folder),
+        places=places,
         foreign=foreign_cas.read(cluster),
         token_keys=any(row.node_roles & who.roles for row in signing) if signing else None,
+        endpoint=str(cluster.api_server.endpoint),
+        server=(own_server(cluster, who) if isinstance(who, Node) else None) or "",
+        named=tuple(_named(folder, places)),
     )
+
+
+def _named(folder: Path, places: Mapping[str, Path]) -> Iterator[Mapping[str, str]]:
+    """Yield the paths by which a node's kubeconfigs may name its folders.
+
+    They are those of its agent.yaml. Without that its files lie where they are, or come from the usual places.
+    """
+    try:
+        config = agent_beside(folder)
+    except VaultpkiError:
+        # `_with_agent` reports it.
+        config = None
+    if config is not None:
+        yield config.paths
+        return
+    for here in (folder.absolute(), Path(os.path.realpath(folder))):
+        yield {PKI: str(here), **{name: str(place.absolute()) for name, place in places.items()}}
+    yield {PKI: DIRECTORY, **inner_folders(DIRECTORY), **node_folders(DIRECTORY)}
 
 
 def _named_inside(cluster: Cluster, folder: Path) -> Iterator[str]:

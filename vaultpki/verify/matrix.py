@@ -25,6 +25,7 @@ from vaultpki.verify import handshake, on_disk
 from vaultpki.verify.bundles_on_disk import bundle_checks
 from vaultpki.verify.client_libraries import library_checks, needs
 from vaultpki.verify.held_files import DENIED
+from vaultpki.verify.kubeconfig_files import kubeconfig_checks
 from vaultpki.verify.on_disk import (
     Check,
     Holder,
@@ -68,6 +69,7 @@ def verify(
         for certificate in holder.certificates:
             pair, found = pair_checks(holder, by_name[certificate.name], certificate, now)
             checks.extend(found)
+            checks.extend(kubeconfig_checks(pair))
             pairs.append(pair)
     checks.extend(token_key_checks(holders))
     sound = tuple(pair for pair in pairs if pair.leaf is not None)

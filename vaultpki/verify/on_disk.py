@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal
-
-import yaml
 
 from vaultpki.certificates import ISSUING_CAS, LEAF_BACKDATE, ROOT, SKEW, ca_subject, pair_files
 from vaultpki.errors import CertificateUnreadable
@@ -20,6 +17,7 @@ from vaultpki.model import Certificate, Row
 from vaultpki.pki import keys, x509
 from vaultpki.pki.chains import BundleParts, parts
 from vaultpki.pki.facts import EKU, Facts, same_names
+from vaultpki.pki.go_parser import unread_by_go
 from vaultpki.pki.trust import (
     LEAF_CRITICAL,
     SANE_SIGNATURES,
@@ -61,11 +59,13 @@ class Check:
 class Holder:
     """A node or an operator: the folder of its files, and exactly the certificates that it should contain.
 
-    `cluster` is the name in its CAs' subjects. `places` are further folders by name. `embedded` says that kubeconfigs
-    hold the pair itself. `modes` gives the mode of a certificate's secret files, by the
-    certificate's name, if it is not 0600. `found` are checks that failed, or could not be made, during the search for
-    holders. `foreign` are the foreign CAs that its bundles should hold too, by CA. `token_keys` is whether it should
-    have service-account keys, None where no node of the cluster has its own.
+    `cluster` is the name in its CAs' subjects. `places` are further folders by name. `modes` gives the mode of a
+    certificate's secret files, by the certificate's name, if it is not 0600. `found` are checks that failed, or could
+    not be made, during the search for holders. `foreign` are the foreign CAs that its bundles should hold too, by CA.
+    `token_keys` is whether it should have service-account keys, None where no node of the cluster has its own.
+
+    `embedded` says that kubeconfigs hold the pair itself; else they name files by one of `named`, each with the paths
+    of all folders by name. `endpoint` is the URL of their server, and `server` that in plain files if it is another.
     """
 
     name: str
@@ -79,6 +79,9 @@ class Holder:
     embedded: bool = False
     foreign: Mapping[str, tuple[Facts, ...]] = field(default_factory=dict)
     token_keys: bool | None = None
+    endpoint: str = ""
+    server: str = ""
+    named: tuple[Mapping[str, str], ...] = ()
 
     def at(self, folder: str) -> Path:
         """Return the path of one of the folders by its name."""
@@ -180,7 +183,7 @@ def read_bundle(path: Path) -> tuple[Facts, ...]:
 def pair_checks(
     holder: Holder, row: Row, certificate: Certificate, now: datetime
 ) -> tuple[PairOnDisk, tuple[Check, ...]]:
-    """Check the files of one pair at time `now`; return the pair for later checks, and the checks."""
+    """Check the files of one pair at time `now`, not its kubeconfig; return the pair, and the checks."""
     names = crt_name, key_name, pem_name = pair_files(certificate.stem)
     secret = holder.modes.get(certificate.name, _SECRET)
     folder = holder.at(certificate.folder)
@@ -199,6 +202,7 @@ def pair_checks(
             above = holder.parts(row.ca)
             issuing = tuple(facts for facts in held if issuing_problem(facts, holder, row.ca, above) is None)
             crt_problems += leaf_problems(leaf, certificate, now)
+            crt_problems += dict.fromkeys(f"has {odd}" for facts in (leaf, *issuers) if (odd := unread_by_go(facts)))
             if not chain_fits(leaf, issuers, issuing, above.roots):
                 crt_problems.append(f"is not the certificate followed by its issuing CA from {beside.name}")
     if key is not None:
@@ -216,13 +220,6 @@ def pair_checks(
         problems.extend(filter(None, [owned.get(folder / name)]))
     shown_names = [shown(certificate.folder, name) for name in names]
     found = list(zip(shown_names, (crt_problems, key_problems, pem_problems), strict=True))
-    if certificate.kubeconfig is not None:
-        path = holder.at(certificate.kubeconfig_folder) / certificate.kubeconfig
-        if holder.embedded:
-            problems = _embedded_problems(path, {"client-certificate-data": crt, "client-key-data": key})
-        else:
-            problems = _kubeconfig_problems(holder, path, certificate, secret)
-        found.append((certificate.kubeconfig, problems))
     checks = tuple(
         tried(certificate.name, "file", holder.name, name, refusal="; ".join(problems)) for name, problems in found
     )
@@ -292,61 +289,3 @@ def _listed(value: str | tuple[str, ...]) -> str:
 def issuing_problem(facts: Facts, holder: Holder, ca: str, above: BundleParts) -> str | None:
     """Return why it is not an issuing CA of the holder's cluster below those CAs, as the rest of a sentence."""
     return no_issuing_ca(facts, ca_subject(holder.cluster, ca), outside=above.outside)
-
-
-def _embedded_problems(path: Path, contents: Mapping[str, bytes | None]) -> list[str]:
-    """Return what is wrong with a kubeconfig that should hold a pair itself; `contents` are its files by their keys."""
-    data, problems = held_files.read(path, _SECRET)
-    if data is None:
-        return problems
-    try:
-        config = yaml.safe_load(data)
-        ((user,), (cluster,)) = (config["users"], config["clusters"])
-        held = {key: b64decode(value, validate=True) for key, value in user["user"].items()}
-        if not b64decode(cluster["cluster"]["certificate-authority-data"], validate=True):
-            problems.append("holds no CA")
-        server = str(cluster["cluster"]["server"])
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, LookupError, TypeError, ValueError, AttributeError):
-        return [*problems, "is not a kubeconfig with one cluster and one user that holds a certificate"]
-    if held != contents:
-        problems.append("does not hold the pair that lies beside it")
-    if not server.startswith("https://"):
-        problems.append("its server is not an https URL")
-    return problems
-
-
-def _kubeconfig_problems(holder: Holder, path: Path, certificate: Certificate, mode: int) -> list[str]:
-    data, problems = held_files.read(path, mode)
-    if data is None:
-        return problems
-    crt_name, key_name, _ = pair_files(certificate.stem)
-    try:
-        config = yaml.safe_load(data)
-        ((user,), (cluster,), (context,)) = (config["users"], config["clusters"], config["contexts"])
-        files = [user["user"]["client-certificate"], user["user"]["client-key"]]
-        files.append(cluster["cluster"]["certificate-authority"])
-        server = str(cluster["cluster"]["server"])
-        named = (context["context"]["user"], context["context"]["cluster"], context["name"])
-        whole = named == (user["name"], cluster["name"], config["current-context"])
-        paths = [Path(file) for file in files]
-        extra = {*user["user"], *cluster["cluster"]} - _KUBECONFIG_KEYS
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, LookupError, TypeError, ValueError):
-        return [*problems, "is not a kubeconfig with one cluster, one user and one context that names files"]
-    if not whole:
-        problems.append("its current context is not its user on its cluster")
-    if [path.name for path in paths[:2]] != [crt_name, key_name]:
-        problems.append(f"does not name {crt_name} and {key_name}")
-    bundles = [bundle_of(holder.layout, certificate.ca, certificate.folder, chain=chain) for chain in (False, True)]
-    if paths[2].name not in [each.file for each in bundles]:
-        problems.append(f"does not name a bundle of the CA {certificate.ca}")
-    beside = paths if bundles[0].folder == certificate.folder else paths[:2]
-    if len({path.parent for path in beside}) != 1 or not all(path.is_absolute() for path in paths):
-        problems.append("does not name files of one folder by absolute paths")
-    if not server.startswith("https://"):
-        problems.append("its server is not an https URL")
-    if extra:
-        problems.append(f"holds {', '.join(sorted(map(str, extra)))}, which is not renewed or weakens TLS")
-    return problems
-
-
-_KUBECONFIG_KEYS: Final = {"client-certificate", "client-key", "certificate-authority", "server"}

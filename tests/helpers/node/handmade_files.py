@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -115,6 +116,13 @@ class HandmadeFiles:
         assert found
         return verify(found, now=NOW, rows=certificates.rows(self.cluster))
 
+    def copied(self, folder: Path) -> HandmadeFiles:
+        """A copy of all files, whose operator issued them there."""
+        shutil.copytree(self.folder, folder)
+        for path in (folder / "operator").glob("*.conf"):
+            path.write_text(path.read_text().replace(str(self.folder), str(folder)))
+        return replace(self, folder=folder, file=folder / "cluster.yaml", issuing=dict(self.issuing))
+
     def pki(self, node: str) -> Path:
         return self.folder / "operator" if node == "operator" else self.folder / "nodes" / node / "pki"
 
@@ -159,13 +167,15 @@ class HandmadeFiles:
         for name, data in ((crt, crt_pem), (key_file, key_pem), (pem, key_pem + crt_pem)):
             put(folder / name, data, 0o644 if name == crt else 0o600)
         if want.kubeconfig:
+            # A node's copies name the places of the originals.
+            where = folder if want.name in ("admin", "super-admin") else "/etc/kubernetes/pki"
             text = assets.kubeconfig(
                 cluster="prod",
                 server="https://api.example.com:6443",
-                ca_file=f"/etc/kubernetes/pki/{bundle(want.ca)}",
+                ca_file=f"{where}/{bundle(want.ca)}",
                 user=subject.common_name,
-                certificate=f"/etc/kubernetes/pki/{crt}",
-                key=f"/etc/kubernetes/pki/{key_file}",
+                certificate=f"{where}/{crt}",
+                key=f"{where}/{key_file}",
             )
             put(folder / want.kubeconfig, text.encode(), 0o600)
 

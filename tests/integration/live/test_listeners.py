@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import ssl
 import subprocess
@@ -191,10 +190,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> HandmadeFiles:
 @pytest.fixture
 def served(template: HandmadeFiles, tmp_path: Path) -> ServedListener:
     """A copy of the right files, and a listener that serves them; a test may spoil both."""
-    folder = tmp_path / "files"
-    shutil.copytree(template.folder, folder)
-    file = folder / "cluster.yaml"
-    files = replace(template, folder=folder, file=file, issuing=dict(template.issuing))
+    files = template.copied(tmp_path / "files")
     holders = folders.find_holders(files.cluster, files.folder)
     expected = live_trust.from_files(files.cluster, holders, NOW)
     assert expected is not None and set(expected.issuing) == {*ISSUING_CAS}

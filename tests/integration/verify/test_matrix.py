@@ -41,9 +41,7 @@ def good(template: HandmadeFiles) -> tuple[Check, ...]:
 @pytest.fixture
 def files(template: HandmadeFiles, tmp_path: Path) -> HandmadeFiles:
     """A copy of the good files that a test may spoil."""
-    folder = tmp_path / "files"
-    shutil.copytree(template.folder, folder)
-    return replace(template, folder=folder, file=folder / "cluster.yaml")
+    return template.copied(tmp_path / "files")
 
 
 def failed(checks: Sequence[Check]) -> list[Check]:

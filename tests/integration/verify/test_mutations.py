@@ -17,11 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from helpers import go_refusals
 from helpers.node.handmade_files import NOW, HandmadeFiles, authority, build, key_usage, made, put
+from helpers.outside_signers import pem
 from vaultpki import certificates
 from vaultpki.model import Usage
 from vaultpki.verify import folders
 from vaultpki.verify.bundles_on_disk import bundle_checks
+from vaultpki.verify.kubeconfig_files import kubeconfig_checks
 from vaultpki.verify.on_disk import Check, pair_checks
 
 # What is changed, in the folder of cp-1; which file the check must name, and with which words.
@@ -36,7 +39,8 @@ def checks(files: HandmadeFiles) -> Iterator[Check]:
     yield from holder.found
     yield from bundle_checks(holder, rows, NOW)
     for certificate in holder.certificates:
-        yield from pair_checks(holder, rows[certificate.name], certificate, NOW)[1]
+        pair, found = pair_checks(holder, rows[certificate.name], certificate, NOW)
+        yield from (*found, *kubeconfig_checks(pair))
 
 
 def leaf(**options: Any) -> Change:
@@ -175,6 +179,7 @@ def end_of(data: bytes) -> int:
 STRANGE: Final = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
 CLIENT_USE: Final = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 ONE_NAME: Final = x509.NameConstraints([x509.DNSName("x")], None)
+UNREAD: Final = pem(go_refusals.REFUSED["a UniversalString"].made())
 MUTATIONS: Final[tuple[Mutation, ...]] = (
     # Keys
     ("keys-swapped", copied("kube-scheduler.key", "kube-apiserver.key"), "kube-apiserver.key", "not the key of"),
@@ -243,6 +248,12 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     ("root-among-clients", copied("etcd-ca-chain.crt", "etcd-ca.crt"), "etcd-ca.crt", "holds the root CA"),
     ("root-missing", copied("etcd-ca.crt", "etcd-ca-chain.crt"), "etcd-ca-chain.crt", "lacks the root CA"),
+    (
+        "ca-that-go-does-not-read",
+        lambda files, pki: put(pki / "etcd-ca-chain.crt", (pki / "etcd-ca-chain.crt").read_bytes() + UNREAD, 0o644),
+        "etcd-ca-chain.crt",
+        "holds CN=Corp Root, which has a name that is a UniversalString, which no component of Kubernetes reads",
+    ),
     ("bundle-twice", edit("etcd-ca.crt", lambda data: data * 2), "etcd-ca.crt", "holds a certificate twice"),
     ("bundle-lines", edit("etcd-ca.crt", lambda data: data.replace(b"\n", b"\r\n")), "etcd-ca.crt", "plain form"),
     ("bundle-comment", edit("etcd-ca.crt", lambda data: b"# etcd\n" + data), "etcd-ca.crt", "PEM certificates only"),
@@ -286,16 +297,16 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "kubeconfig-of-another",
         copied("controller-manager.conf", "scheduler.conf"),
         "scheduler.conf",
-        "does not name kube-scheduler.crt",
+        'should be "/etc/kubernetes/pki/kube-scheduler.crt"',
     ),
     *(
         (f"kubeconfig: {old.strip()}", replaced(old, new), "scheduler.conf", words)
         for old, new, words in (
-            ("https://", "http://", "is not an https URL"),
+            ("https://api", "https://elsewhere", 'server is "https://elsewhere.example.com:6443", should be "https'),
             ("    server:", "    insecure-skip-tls-verify: true\n    server:", "holds insecure-skip-tls-verify"),
-            ("kubernetes-ca.crt", "etcd-ca.crt", "does not name a bundle of the CA kubernetes"),
-            ("/etc/kubernetes/pki/kubernetes-ca.crt", "kubernetes-ca.crt", "files of one folder by absolute paths"),
-            ("current-context: ", "current-context: x", "current context is not its user on its cluster"),
+            ("kubernetes-ca.crt", "etcd-ca.crt", "certificate-authority is "),
+            ("/etc/kubernetes/pki/kubernetes-ca.crt", "kubernetes-ca.crt", "certificate-authority is "),
+            ("current-context: ", "current-context: x", 'should be "its user on its cluster"'),
             ("users:", "nobody:", "is not a kubeconfig"),
             ("kind: Config", "kind: [" * 2000, "is not a kubeconfig"),
         )
@@ -320,9 +331,7 @@ def test_there_are_enough_and_no_two_alike() -> None:
     ("change", "file", "words"), [each[1:] for each in MUTATIONS], ids=[each[0] for each in MUTATIONS]
 )
 def test_a_change_is_found(template: HandmadeFiles, tmp_path: Path, change: Change, file: str, words: str) -> None:
-    folder = tmp_path / "files"
-    shutil.copytree(template.folder, folder)
-    files = replace(template, folder=folder, file=folder / "cluster.yaml")
+    files = template.copied(tmp_path / "files")
     change(files, files.pki("cp-1"))
     found = {check.target: check.detail for check in checks(files) if not check.ok}
     assert words in found.get(file, "nothing was found") and found[file], found

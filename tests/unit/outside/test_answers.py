@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from helpers.outside_signers import (
     DAY,
     NOW,
     YEAR,
+    Level,
     Options,
     chain,
     compressed_key,
@@ -47,6 +50,7 @@ MINUTE = timedelta(minutes=1)
 LOWER = facts(chain()["lower"])
 LATER = "where Python since 3.13 checks the whole chain, it fails"
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+ANY = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
 
 
 def extended(*oids: c.ObjectIdentifier) -> tuple[c.ExtensionType, bool]:
@@ -212,7 +216,17 @@ WRONG: Mapping[str, Wrong] = {
     "an RSASSA-PSS key": Wrong(
         "key-kind", {"lower": {"rebuilt": pss_key}}, "RSASSA-PSS key", kinds={"lower": "rsa2048"}
     ),
-    "a compressed point": Wrong("key-encoded", {"lower": {"rebuilt": compressed_key}}, "unusual encoding"),
+    "a compressed point": Wrong("unread-by-go", {"lower": {"rebuilt": compressed_key}}, "unusual encoding"),
+    **{
+        f"{kind.name} as the name of the {level}": Wrong(
+            "unread-by-go",
+            {level: {"subject": name(cn, kind), **({"issuer": name(cn, kind)} if level == "root" else {})}}
+            | {below: {"issuer": name(cn, kind)}},
+            f"has a name that is a {kind.name}, which no component of Kubernetes reads",
+        )
+        for kind in (_ASN1Type.UniversalString, _ASN1Type.VisibleString)
+        for level, below, cn in (("lower", "own", "Corp Cluster CA"), ("root", "upper", "Corp Root"))
+    },
     "PSS with a salt of OpenSSL's choice": Wrong(
         "pss-parameters",
         {"own": {"padding": padding.PSS(padding.MGF1(hashes.SHA256()), 222)}},
@@ -256,6 +270,13 @@ WRONG: Mapping[str, Wrong] = {
     "an intermediate for servers alone": above(
         "above-extended-key-usage", "lower", "lacks client", more=[extended(SERVER)]
     ),
+    "an intermediate for any use": above(
+        "above-extended-key-usage",
+        "lower",
+        "lacks client, server, and OpenSSL and Python do not count `any`",
+        more=[extended(ANY)],
+    ),
+    "a root for any use": above("above-extended-key-usage", "root", "Root", more=[extended(ANY)]),
     "an intermediate without certSign": above("above-no-cert-sign", "lower", usage=usage("crl_sign")),
     "an unknown critical extension above": above(
         "above-critical-extension", "upper", more=[(unknown_extension(), True)]
@@ -271,6 +292,11 @@ WRONG: Mapping[str, Wrong] = {
         "above-constraints", {"root": excludes(IP(ip_network("0.0.0.0/0")), IP(ip_network("::/0")))}, "10.96.0.1"
     ),
     "not cluster.local": Wrong("above-constraints", {"upper": excludes(DNS("cluster.local"))}, "svc.cluster.local"),
+    "a dot at the end": Wrong(
+        "unread-by-go",
+        {"upper": excludes(DNS("elsewhere."))},
+        "has the name constraint 'elsewhere.', which no",
+    ),
     "a directory name": Wrong(
         "above-constraints-kind", {"upper": permits(c.DirectoryName(name("Corp")))}, "DirectoryName"
     ),
@@ -360,7 +386,7 @@ def test_a_root_that_signed_itself_with_sha_1_is_accepted() -> None:
 def test_what_is_allowed_above_is_accepted() -> None:
     generous = permits(DNS(""), IP(ip_network("0.0.0.0/0")), IP(ip_network("::/0")), c.RFC822Name("corp.example"))
     both = [*generous["more"], extended(SERVER, CLIENT), (c.CertificatePolicies([]), False)]
-    anyone = {"more": [extended(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)]}
+    anyone = {"more": [extended(SERVER, CLIENT, ANY)]}
     made = chain({"upper": {"more": both[:2]}, "lower": anyone, "root": {"without": ("aki",)}})
     assert judged(every(made), made["root"]).ok
 
@@ -385,6 +411,38 @@ def test_a_serial_number_that_was_given_twice_is_told_with_all_that_is_wrong() -
     assert [each.reason for each in found.refused] == ["path-length"]
     (told,) = verdicts.same_serials(found.answers, [twin])
     assert (told.domain, told.reason) == ("etcd", "serial-number-twice")
+
+
+@pytest.mark.parametrize("level", ["root", "lower"])
+@pytest.mark.parametrize(
+    "uses", [(), (ANY,), (SERVER,), (CLIENT,), (ANY, SERVER), (SERVER, CLIENT), (ANY, CLIENT, SERVER)], ids=len
+)
+def test_an_extended_key_usage_above_is_taken_where_openssl_takes_it(
+    tmp_path: Path, level: str, uses: tuple[c.ObjectIdentifier, ...]
+) -> None:
+    """OpenSSL 3.0 counts what is named alone, of every CA and of the root: not the use `any`. So does Python's ssl."""
+    more = {"more": [extended(*uses)]} if uses else {}
+    made = chain({level: more, "root": {"not_after": NOW + 20 * YEAR, **(more if level == "root" else {})}})
+    (tmp_path / "root.pem").write_bytes(pem(made["root"]))
+    (tmp_path / "above.pem").write_bytes(pem(made["own"], made["lower"], made["upper"]))
+    leaf = Level(name("etcd"), key("leaf"), {"ca": False, "usage": usage("digital_signature"), "not_after": NOW + DAY})
+    (tmp_path / "leaf.pem").write_bytes(pem(leaf.certificate(Level(name("prod etcd CA"), key("own p256")))))
+    asked = [
+        "openssl",
+        "verify",
+        "-attime",
+        str(int(NOW.timestamp())),
+        "-CAfile",
+        "root.pem",
+        "-untrusted",
+        "above.pem",
+    ]
+    told = [
+        subprocess.run([*asked, "-purpose", purpose, "leaf.pem"], cwd=tmp_path, check=False, capture_output=True)
+        for purpose in ("sslserver", "sslclient")
+    ]
+    passes = all(each.returncode == 0 for each in told)
+    assert judged(every(made), made["root"]).ok is passes
 
 
 def test_an_anchor_may_be_an_intermediate_whose_root_is_known() -> None:

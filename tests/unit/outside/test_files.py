@@ -323,6 +323,7 @@ def test_a_signer_is_asked_about_before_anything_is_sent() -> None:
             {"path_length": 0},
         )
     )
+    spoken = facts(chain({"lower": {"subject": name("Corp Cluster CA", _ASN1Type.VisibleString)}})["lower"])
     for signer, reason, says in (
         (
             narrow,
@@ -331,6 +332,7 @@ def test_a_signer_is_asked_about_before_anything_is_sent() -> None:
         ),
         (bounded, "above-path-length", "path length 0, and 1 CA stands below it"),
         (facts(MADE["own"]), "above-path-length", "path length 0"),
+        (spoken, "unread-by-go", "a name that is a VisibleString"),
     ):
         refusal = verdicts.why_no_signer(signer, [upper, lower], root, request, NOW)[0]
         assert refusal.reason == reason and says in refusal.sentence, refusal

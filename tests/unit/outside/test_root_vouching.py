@@ -148,6 +148,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "not-a-ca": {"signs": False},
     "unfit": {"extensions": [(c.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)]},
 }
+POLICY = c.PolicyInformation(c.ObjectIdentifier("1.2.3.4"), None)
 
 
 @pytest.mark.parametrize("reason", WRONG)
@@ -161,6 +162,13 @@ def test_all_that_is_wrong_with_a_cross_certificate_is_told_at_once() -> None:
     wrong = {option: value for reason in ("expired", "path-length", "unfit") for option, value in WRONG[reason].items()}
     found = cross_problems(cross(NEXT, Ca("Corp Policy CA", CORP), **wrong), R2, X, 0, NOW)
     assert [each.reason for each in found] == ["expired", "path-length", "not-by-root", "unfit"]
+
+
+def test_a_cross_certificate_that_go_does_not_read() -> None:
+    twice = cross(NEXT, CORP, extensions=[(c.CertificatePolicies([POLICY] * 2), False)])
+    (found,) = cross_problems(twice, R2, X, 0, NOW)
+    assert found.reason == "unfit"
+    assert found.sentence.endswith("has a certificate policy twice, which no component of Kubernetes reads")
 
 
 def test_a_cross_certificate_of_something_else() -> None:
