@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cryptography import x509 as c
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
@@ -51,6 +51,7 @@ _MAKERS: Final[Mapping[str, Callable[[], Any]]] = {
     "k256": lambda: ec.generate_private_key(ec.SECP256K1()),
     "ed25519": ed25519.Ed25519PrivateKey.generate,
     "ed448": ed448.Ed448PrivateKey.generate,
+    "dsa": lambda: dsa.generate_private_key(1024),  # noqa: S505 - to be refused
     "rsa1024": lambda: rsa.generate_private_key(65537, 1024),  # noqa: S505 - to be refused
     "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
     "rsa4096": lambda: rsa.generate_private_key(65537, 4096),

@@ -123,14 +123,14 @@ class CrossVerdict:
 
 def judge(sent: Sent, wanted: WantedCross, now: datetime) -> CrossVerdict:
     """Return which certificate is the cross certificate; all checks are made before anything is written."""
-    refused = []
+    refused: list[tuple[str, FailedCheck]] = []
     for each in sent.certificates:
         if each.facts.public_key != wanted.new.public_key or each.facts == wanted.new:
             continue
-        failed = root_vouching.cross_problem(each.facts, wanted.new, wanted.old, wanted.between, now)
-        if failed is None:
+        failed = root_vouching.cross_problems(each.facts, wanted.new, wanted.old, wanted.between, now)
+        if not failed:
             return CrossVerdict((each.file, each.facts))
-        refused.append((each.file, failed))
+        refused += [(each.file, one) for one in failed]
     if not refused:
         why = f"has no certificate of {CaRef(wanted.name).title}, {printable(wanted.new.subject_text)}"
         refused = [(each.file, root_vouching.missing(why)) for each in sent.certificates[:1]]

@@ -78,26 +78,26 @@ def judge_above(
     now: datetime,
 ) -> AboveVerdict:
     """Judge the CAs above as every CA is judged, by the issuing CAs below them; `lower` are those by domain."""
-    from vaultpki.outside.checks import SignedCa, first_failure
+    from vaultpki.outside.checks import SignedCa, failures
     from vaultpki.outside.verdicts import IgnoredPart, Refusal
     from vaultpki.pki.ways_up import ways_up
 
     new = {each.certificate: each for each in found}
     pool = [*(facts for facts in others if facts not in {each.older for each in found}), *new]
     passing: set[Facts] = set()
-    failing: dict[Facts, Refusal] = {}
+    failing: dict[tuple[Facts, str], tuple[Refusal, ...]] = {}
     for domain, ca in lower.items() if new else ():
         request = renewal_of(cluster, domain, ca)
         for way in ways_up(ca, pool, anchor):
-            failed = first_failure(SignedCa(ca, way, request, now))
+            failed = failures(SignedCa(ca, way, request, now))
             for facts in (facts for facts in way.above if facts in new):
-                if failed is None:
+                if not failed:
                     passing.add(facts)
-                else:
-                    file, why = new[facts].file, failed[1]
-                    failing.setdefault(facts, Refusal(domain, file, why.reason, f"{file}: {why.sentence}", why.ask))
-    refused = tuple(why for facts, why in failing.items() if facts not in passing)
-    unused = (each for facts, each in new.items() if facts not in passing and facts not in failing)
+                file = new[facts].file
+                told = (Refusal(domain, file, why.reason, f"{file}: {why.sentence}", why.ask) for why in failed)
+                failing.setdefault((facts, domain), tuple(told))
+    refused = tuple(each for (facts, _), told in failing.items() if facts not in passing for each in told)
+    unused = (each for facts, each in new.items() if facts not in {*passing, *(failed for failed, _ in failing)})
     ignored = tuple(
         IgnoredPart(
             each.file,
@@ -109,12 +109,12 @@ def judge_above(
     return AboveVerdict(tuple(each for facts, each in new.items() if facts in passing), refused, ignored)
 
 
-def older(accepted: Sequence[AcceptedCa], there: OutsideCas) -> Iterator[Refusal]:
+def older(answers: Sequence[AcceptedCa], there: OutsideCas) -> Iterator[Refusal]:
     """Yield why certificates are refused that renew a CA, and were made before the one that it has."""
     from vaultpki.outside.verdicts import Refusal
 
     waiting = {each.domain for each in there.waiting}
-    for each in accepted:
+    for each in answers:
         domain, ca = each.request.domain, each.certificate
         signing = there.signing.get(domain)
         if domain not in waiting and signing is not None and ca.not_before <= signing.not_before:

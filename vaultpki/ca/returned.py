@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vaultpki.outside.files import Sent
     from vaultpki.outside.request import WaitingRequest
     from vaultpki.outside.verdicts import AcceptedCa, Verdict
-    from vaultpki.pki.facts import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +60,16 @@ class ReturnedFiles:
 
 def read_files(paths: Sequence[Path]) -> Sent:
     """Read the files that a person names; StoreError for one that cannot be read."""
-    from vaultpki.outside.files import MOST_SENT_BYTES, SentFile, read_sent
+    from vaultpki.outside.files import SentFile, read_sent
+    from vaultpki.values.certificate_forms import MOST_FILE_BYTES
 
     files = []
     for path in paths:
         try:
             # One byte more than is possible, so that its own sentence says that it is too large.
-            files.append(SentFile(str(path), input_file.read(path, MOST_SENT_BYTES + 1)[0]))
+            files.append(SentFile(str(path), input_file.read(path, MOST_FILE_BYTES + 1)[0]))
         except input_file.TooLarge:
-            files.append(SentFile(str(path), b" " * (MOST_SENT_BYTES + 1)))
+            files.append(SentFile(str(path), b" " * (MOST_FILE_BYTES + 1)))
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "this is not a file"
             raise StoreError(f"{printable(str(path))}: it cannot be read ({why})") from None
@@ -97,12 +97,12 @@ def judge(
     asked = [*requests, *renewed.requests(cluster, rest, there)]
     found = renewed.candidates(rest, others)
     chain = (*others, *(each.certificate for each in found))
-    verdict = _only_from_root_file(cluster, verdicts.judge(rest, asked, anchor, chain, now), {anchor, *chain})
+    verdict = verdicts.judge(rest, asked, anchor, chain, now, listed=True)
     own = {each.request.domain: each.certificate for each in verdict.accepted}
     over = renewed.judge_above(cluster, found, {**there.signing, **own}, anchor, others, now)
     every = {anchor, *chain, *there.signing.values()}
-    twins = verdicts.same_serials(verdict.accepted, every)
-    refused = (*renewed.older(verdict.accepted, there), *twins, *over.refused)
+    twins = verdicts.same_serials(verdict.answers, every)
+    refused = (*renewed.older(verdict.answers, there), *twins, *over.refused)
     domains = dict.fromkeys(there.installed[each.facts.fingerprint] for each in known)
     above = [each for each in rest.certificates if each.facts.fingerprint in there.above]
     if not rest.problems and not _answers(verdict):
@@ -154,27 +154,6 @@ def _in_turn(found: ReturnedFiles, requests: Sequence[WaitingRequest], there: Ou
 
 def _answers(verdict: Verdict) -> bool:
     return bool(verdict.accepted) or any(each.reason != "no-answer" for each in verdict.refused)
-
-
-def _only_from_root_file(cluster: Cluster, verdict: Verdict, chain: set[Facts]) -> Verdict:
-    """Refuse a CA whose chain has certificates that root_file lacks."""
-    from vaultpki.outside.verdicts import Refusal
-
-    refused = []
-    for each in verdict.accepted:
-        lacking = [printable(facts.subject_text) for facts in each.chain if facts not in chain]
-        if lacking:
-            sentence = (
-                f"{each.file}: above the certificate for {each.request.domain} is {first_few(lacking)}, which "
-                f"ca.root_file of {cluster.file} does not have"
-            )
-            ask = "Add that certificate to the file, so that every node gets it, and run this again."
-            refused.append(Refusal(each.request.domain, each.file, "not-in-root-file", sentence, ask))
-    if not refused:
-        return verdict
-    wrong = {each.domain for each in refused}
-    kept = tuple(each for each in verdict.accepted if each.request.domain not in wrong)
-    return replace(verdict, accepted=kept, refused=(*verdict.refused, *refused))
 
 
 def install_all(cluster: Cluster, vault: Vault, there: OutsideCas, found: ReturnedFiles, now: datetime) -> None:

@@ -128,7 +128,9 @@ def read_scene(
     counted[ROOT] = root_gates.without_leaves(counted["kubernetes"])
     notice = notice or ChangeNotice(cluster, vault)
     rotated = records[ROOT].record is not None and records[ROOT].record.active
-    above = read_above(cluster, vault) if rotated or root_in_force.differs(cluster, root) else ()
+    # Below a root from outside nodes get the chain from its mount, which keeps what something is still below.
+    outside = cluster.authority.outside is not None or root_in_force.differs(cluster, root)
+    above = read_above(cluster, vault) if rotated or outside else ()
     forced = root_in_force.in_force(cluster, root, [facts.pem for facts in above])
     return Scene(
         forced, vault, root, records, found.members, counted, now, notice, unknown, target=cluster, above=above

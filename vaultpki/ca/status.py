@@ -7,7 +7,7 @@ from dataclasses import replace
 from vaultpki.ca import issuing, set_back
 from vaultpki.ca.run import kind_of
 from vaultpki.ca.scene import Scene, read_old_root
-from vaultpki.certificates import ROOT, all_cas, ca_subject
+from vaultpki.certificates import ROOT, all_cas
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.provision.cluster_facts import CaStatus
@@ -44,11 +44,9 @@ def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
         behind=() if record is not None and record.active else _behind(scene, domain),
     )
     if record is None:
-        missing = f"{mount.path} has no CA {ca_subject(cluster.name, domain)}; run `vaultpki apply -f {cluster.file}`"
-        outside = cluster.authority.outside
-        if domain != ROOT and outside is not None and outside.by_people:
-            missing += ", which says what its signer outside must sign"
-        return found if issuer is not None else replace(found, problem=behind or missing)
+        if issuer is not None:
+            return found
+        return replace(found, problem=behind or start.why_missing(cluster, domain, mount))
     to = next_state(record)
     return replace(
         found,

@@ -176,7 +176,7 @@ def _tell(cluster: Cluster, found: ReturnedFiles, *, as_json: bool, dry_run: boo
         for line in _lines(cluster, found):
             click.echo(printable(line))
     if verdict.refused:
-        count = len(verdict.refused)
+        count = len({(each.domain, each.file) for each in verdict.refused})
         raise VaultpkiError(
             f"{count} {'certificate or file was' if count == 1 else 'certificates or files were'} refused, and nothing "
             "was changed; see above"
@@ -205,9 +205,10 @@ def _lines(cluster: Cluster, found: ReturnedFiles) -> Iterator[str]:
         yield f"  CA {name}: its certificate is installed already"
     for ignored in found.verdict.ignored:
         yield f"? {ignored.sentence}"
-    for refused in found.verdict.refused:
-        yield f"! {refused.sentence}"
-        yield f"    {refused.ask}"
+    for ask in dict.fromkeys(each.ask for each in found.verdict.refused):
+        # What is wrong with a CA above is so for each CA below it.
+        yield from dict.fromkeys(f"! {each.sentence}" for each in found.verdict.refused if each.ask == ask)
+        yield f"    {ask}"
 
 
 def _document(found: ReturnedFiles) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _authority(found: FieldValue, path: Path) -> Authority:
     also: tuple[ForeignCa, ...] = ()
     if found.has("also_trust"):
         also = foreign_cas.read(found["also_trust"], lambda item, check: _file_content(item, path, check))
-    outside, pins = outside_root.read(found, lambda named, check: _file_content(named, path, check))
+    outside, pins = outside_root.read(found, path.parent)
     ttls = found.get("root_ttl"), found.get("issuing_ttl")
     pin = pins[0] if pins else None
     return Authority(*ttls, found.get("key"), pin, also, outside, outside_root.subject(found), pins[1:])

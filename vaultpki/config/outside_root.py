@@ -6,16 +6,17 @@ that depends on the time, and on what they are to sign.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Final
 
 from vaultpki.config import kinds
 from vaultpki.config.fields import Field, FieldValue, Kind, ListOf, Record, Schema
+from vaultpki.errors import SpecError
 from vaultpki.model import Cluster, OutsideRoot
-from vaultpki.values import der, names, pem, yaml_tree
+from vaultpki.values import certificate_forms, der, names, pem, yaml_tree
 from vaultpki.values.yaml_tree import Place
 
 EXTERNAL: Final = "external"
@@ -25,6 +26,9 @@ MOST_IN_CHAIN: Final = 6
 """The largest number of certificates in `root_file`: nodes read eight from the root's mount."""
 
 _MOST_VALUES: Final = 8
+
+_CA_FILE: Final = "name one with the certificates of the root and of all CAs between"
+_NEWER: Final = "ask whoever keeps that CA for another certificate"
 
 SUBJECT: Final[Mapping[str, str]] = {
     "O": "organization",
@@ -70,7 +74,8 @@ KEYS: Final[Mapping[str, Field]] = {
         _Root(), "A root CA from outside: external, or the mount and the issuer on this server that sign; default: ours"
     ),
     "root_file": Field(
-        kinds.FILE_PATH, "PEM file with that root and all CAs between, relative to this file's folder; for root only"
+        kinds.FILE_PATH,
+        "PEM, DER or PKCS#7 file with that root and all CAs between, relative to this file's folder; for root only",
     ),
     "subject": Field(
         Record(
@@ -88,12 +93,10 @@ KEYS: Final[Mapping[str, Field]] = {
 """The keys below `ca` that are about a root from outside."""
 
 
-def read(
-    found: FieldValue, file: Callable[[FieldValue, Callable[[str], str]], str]
-) -> tuple[OutsideRoot | None, tuple[str, ...]]:
+def read(found: FieldValue, folder: Path) -> tuple[OutsideRoot | None, tuple[str, ...]]:
     """Return the root from outside, None if the root is ours, and each SHA-256 of `ca.root_sha256`, that of it first.
 
-    `found` is the value of `ca`, and `file` returns the checked text of the file that a value names. Raises SpecError.
+    `found` is the value of `ca`, and `folder` that of cluster.yaml. Raises SpecError.
     """
     pins: tuple[str, ...] = found["root_sha256"].plain() if found.has("root_sha256") else ()
     if not found.has("root"):
@@ -110,12 +113,11 @@ def read(
     if not found.has("root_file"):
         if root.value == EXTERNAL:
             raise root.refuse(
-                "the certificate of the root is missing: write root_file, which names a PEM file with it and all CAs "
-                "between"
+                "the certificate of the root is missing: write root_file, a file with it and all CAs between"
             )
         return OutsideRoot(mount=mount, issuer=issuer), pins
     named = found["root_file"]
-    chain = _in_order(named, file(named, pem.pem_certificates), pins, found)
+    chain = _in_order(named, named.checked(lambda name: _certificates(folder / name)), pins, found)
     anchor, *others = chain
     rest = tuple(pin for pin in pins if pin != anchor[0])
     return OutsideRoot(anchor[1], tuple(text for _, text in others), mount, issuer), (anchor[0], *rest)
@@ -135,18 +137,27 @@ def check(cluster: Cluster, found: FieldValue) -> None:
         )
 
 
-def _in_order(named: FieldValue, text: str, pins: tuple[str, ...], found: FieldValue) -> list[tuple[str, str]]:
+def _certificates(path: Path) -> tuple[bytes, ...]:
+    """Return the DER of each certificate in a file; SpecError with all that is wrong with it."""
+    content = certificate_forms.read(yaml_tree.read_bytes(path, certificate_forms.MOST_FILE_BYTES))
+    if content.problems:
+        raise SpecError(f"the file {' and '.join(problem for _, problem in content.problems)}: {_CA_FILE}")
+    return content.certificates
+
+
+def _in_order(
+    named: FieldValue, certificates: tuple[bytes, ...], pins: tuple[str, ...], found: FieldValue
+) -> list[tuple[str, str]]:
     """Return each certificate of the file once, as its SHA-256 and its PEM, the anchor first.
 
     The anchor is the one that `root_sha256` names, else the only one that names itself as its issuer.
     """
-    bodies = dict.fromkeys("".join(body.split()) for body in pem.pem_bodies(text, "CERTIFICATE"))
-    if len(bodies) > MOST_IN_CHAIN:
+    if len(certificates) > MOST_IN_CHAIN:
         raise named.refuse(
-            f"the file has {len(bodies)} certificates, and at most {MOST_IN_CHAIN} are possible: keep the root and "
-            "the CAs between it and the issuing CAs of this cluster"
+            f"the file has {len(certificates)} certificates, and at most {MOST_IN_CHAIN} are possible: keep the root "
+            "and the CAs between it and the issuing CAs of this cluster"
         )
-    chain = [_read(number, body, named) for number, body in enumerate(bodies, 1)]
+    chain = [_read(number, data, named) for number, data in enumerate(certificates, 1)]
     own = [each for each in chain if each[2] == each[3]]
     if pins:
         anchors = [each for each in chain if each[0] in pins]
@@ -180,15 +191,15 @@ def _in_order(named: FieldValue, text: str, pins: tuple[str, ...], found: FieldV
 _Read = tuple[str, str, bytes, bytes]
 
 
-def _read(number: int, body: str, named: FieldValue) -> _Read:
+def _read(number: int, data: bytes, named: FieldValue) -> _Read:
     """Return the SHA-256 of a certificate, its PEM, its issuer's name and its own."""
-    data = base64.b64decode(body)
     try:
-        issuer, own = der.names_of(data)
+        parts, odd = der.certificate_parts(data), [problem for _, problem in der.oddities(data)]
     except (ValueError, IndexError):
         raise named.refuse(f"certificate {number} of the file cannot be read: copy it again") from None
-    lines = "\n".join(body[at : at + 64] for at in range(0, len(body), 64))
-    return sha256(data).hexdigest(), f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n", issuer, own
+    if odd:
+        raise named.refuse(f"certificate {number} of the file {' and '.join(odd)}: {_NEWER}")
+    return sha256(data).hexdigest(), pem.of_der(data), parts.issuer, parts.subject
 
 
 def _linked(chain: list[_Read], anchor: _Read, *, up: bool) -> list[_Read]:

@@ -5,7 +5,7 @@ Nothing else on that mount is read or changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -155,18 +155,18 @@ def renewal_of(cluster: Cluster, domain: str, ca: Facts) -> WaitingRequest:
 
 
 def chain_of(cluster: Cluster, outside: OutsideRoot) -> tuple[Facts, ...]:
-    """Return the certificates of a root from outside, the anchor first; SpecError for one that no program accepts."""
+    """Return the certificates of a root from outside, the anchor first; SpecError for one that is not for a CA."""
     from vaultpki.pki import x509
 
     try:
-        return tuple(x509.read_certificates(pem.encode())[0] for pem in outside.certificates)
+        found = tuple(x509.read_certificates(pem.encode())[0] for pem in outside.certificates)
     except CertificateUnreadable:
-        raise SpecError(
-            "the file has a certificate that Go does not accept: it is not of version 3, or its serial number is not "
-            "positive; ask whoever keeps that CA for another certificate",
-            file=cluster.file,
-            field="ca.root_file",
-        ) from None
+        why = "has a certificate with a key or an extension that cannot be read; ask whoever keeps that CA for another"
+        raise SpecError(f"the file {why}", file=cluster.file, field="ca.root_file") from None
+    if leaves := [printable(facts.subject_text) for facts in found if not facts.is_ca]:
+        why = f"has {first_few(leaves)}, which is not for a CA; keep the root and the CAs between in it"
+        raise SpecError(f"the file {why}", file=cluster.file, field="ca.root_file")
+    return found
 
 
 def refuse_our_name(cluster: Cluster) -> None:
@@ -196,8 +196,7 @@ def sign(cluster: Cluster, vault: Vault, domain: str, csr: str, common_name: str
     assert found is not None  # noqa: S101 - for mypy: whoever calls this has looked
     now, request = _now(vault), request_of(cluster, domain, csr)
     signer, anchor, others = _signer(cluster, vault, found)
-    refusal = rules.why_no_signer(signer, others, anchor, request, now)
-    if refusal is not None:
+    for refusal in rules.why_no_signer(signer, others, anchor, request, now):
         raise StateConflict(f"{refusal.sentence}. {refusal.ask}")
     if young := _too_young(signer, now):
         raise StateConflict(young)
@@ -226,21 +225,17 @@ def problems(cluster: Cluster, vault: Vault, missing: Sequence[str]) -> Iterator
     now = _now(vault)
     if outside.by_people:
         anchor, *others = chain_of(cluster, outside)
-        lowest = _lowest((anchor, *others))
-        for domain in missing:
-            refusals = [_refusal(cluster, domain, signer, others, anchor, now) for signer in lowest]
-            if None not in refusals:
-                yield from (f"{each.sentence}. {each.ask}" for each in refusals[:1] if each is not None)
+        signers = _lowest((anchor, *others))
+        refusals = [[_refusals(cluster, domain, each, others, anchor, now) for each in signers] for domain in missing]
+        # One that fits is enough.
+        yield from _told(refusal for each in refusals if all(each) for refusal in each[0])
         return
     try:
         signer, anchor, between = _signer(cluster, vault, outside)
     except (SpecError, ForeignObject) as error:
         yield str(error)
         return
-    for domain in missing:
-        refusal = _refusal(cluster, domain, signer, between, anchor, now)
-        if refusal is not None:
-            yield f"{refusal.sentence}. {refusal.ask}"
+    yield from _told(each for ca in missing for each in _refusals(cluster, ca, signer, between, anchor, now))
     if young := _too_young(signer, now):
         yield young
     first = min((signer, anchor, *between), key=lambda facts: facts.not_after)
@@ -270,9 +265,14 @@ def _too_young(signer: Facts, now: datetime) -> str:
     )
 
 
-def _refusal(
+def _told(refusals: Iterable[Refusal]) -> Iterable[str]:
+    """Return each reason once, whichever of the issuing CAs it is in the way of."""
+    return dict.fromkeys(f"{each.sentence}. {each.ask}" for each in refusals)
+
+
+def _refusals(
     cluster: Cluster, domain: str, signer: Facts, others: Sequence[Facts], anchor: Facts, now: datetime
-) -> Refusal | None:
+) -> tuple[Refusal, ...]:
     from vaultpki.outside.name_constraints import cluster_names
     from vaultpki.outside.request import WaitingRequest
     from vaultpki.outside.verdicts import why_no_signer

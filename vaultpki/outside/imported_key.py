@@ -23,6 +23,7 @@ from vaultpki.pki import keys
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.foreign_cas import not_a_ca
 from vaultpki.redact import first_few, printable
+from vaultpki.values import der
 
 MOST_KEY_BYTES: Final = 64 * 1024
 """The largest file with a key, in bytes; RSA of 8192 bits has 7 KiB."""
@@ -115,9 +116,9 @@ def pair(key: keys.PrivateKey, sent: Sent, now: datetime) -> ExistingCa:
 
     Raises SpecError with a whole sentence if there is none, or more than one, or if it cannot be imported.
     """
-    for problem in sent.problems:
-        hint = ": its key is what --key names" if problem.reason == "private-key" else ""
-        raise SpecError(f"{problem.file} {problem.problem}{hint}")
+    hints = {"private-key": ": its key is what --key names"}
+    if sent.problems:
+        raise SpecError("; ".join(f"{each.file} {each.problem}{hints.get(each.reason, '')}" for each in sent.problems))
     public = keys.public_der(key)
     mine = [each for each in sent.certificates if each.facts.public_key == public]
     others = [printable(each.facts.subject_text) for each in sent.certificates if each not in mine]
@@ -132,9 +133,10 @@ def pair(key: keys.PrivateKey, sent: Sent, now: datetime) -> ExistingCa:
             "one of them, that which the cluster trusts"
         )
     facts, file = mine[0].facts, mine[0].file
-    why = not_a_ca(facts) or _out_of_date(facts, now) or _other_key_type(facts)
-    if why:
-        raise SpecError(f"{file}: {printable(facts.subject_text)} cannot be imported: {why}")
+    odd = [f"it {problem}" for _, problem in der.oddities(facts.der)]
+    no_ca = None if odd else not_a_ca(facts)
+    if wrong := [each for each in (*odd, no_ca, _out_of_date(facts, now), _other_key_type(facts)) if each]:
+        raise SpecError(f"{file}: {printable(facts.subject_text)} cannot be imported: {'; '.join(wrong)}")
     return ExistingCa(facts, keys.key_pem(key).decode("ascii"), file, tuple(others))
 
 
@@ -187,7 +189,7 @@ def _out_of_date(facts: Facts, now: datetime) -> str | None:
 def _other_key_type(facts: Facts) -> str | None:
     # `Facts.public_key` is written by cryptography, which has one form for both kinds of RSA.
     try:
-        oid = c.load_der_x509_certificate(facts.der).public_key_algorithm_oid
+        oid = c.load_der_x509_certificate(der.readable(facts.der)).public_key_algorithm_oid
     except ValueError:
         raise CertificateUnreadable("this is not a certificate that can be read") from None
     if oid == PublicKeyAlgorithmOID.RSASSA_PSS:

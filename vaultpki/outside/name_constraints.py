@@ -17,6 +17,7 @@ from cryptography import x509 as certificates
 from vaultpki.certificates import node_rows, resolve, rows
 from vaultpki.model import NODE, Cluster, Node, Pool, Row
 from vaultpki.pki.facts import Facts
+from vaultpki.values import der
 
 Network = IPv4Network | IPv6Network
 
@@ -61,7 +62,7 @@ NO_NAMES: Final = LeafNames()
 @lru_cache(maxsize=_REMEMBERED)
 def constraints_of(facts: Facts) -> NameConstraints | None:
     """Return the name constraints of a CA; None if it has none."""
-    read = certificates.load_der_x509_certificate(facts.der)
+    read = certificates.load_der_x509_certificate(der.readable(facts.der))
     try:
         found = read.extensions.get_extension_for_class(certificates.NameConstraints).value
     except certificates.ExtensionNotFound:

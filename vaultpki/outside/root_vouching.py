@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -29,15 +30,16 @@ CROSS_ASKS: Final = {
 """What to ask the old root's owner for, by the reason of each check, in the order of the checks."""
 
 
-def cross_problem(cross: Facts, new: Facts, old: Facts, between: int, now: datetime) -> FailedCheck | None:
-    """Return the first check that a cross certificate fails by which `old` vouches for `new`; None if it is right.
+def cross_problems(cross: Facts, new: Facts, old: Facts, between: int, now: datetime) -> tuple[FailedCheck, ...]:
+    """Return every check that a cross certificate fails by which `old` vouches for `new`; none if it is right.
 
     `between` is how many CAs stand between the new root and the issuing CAs.
     """
-    for reason, fails, rest in _checks(cross, new, old, between, now):
-        if fails:
-            return CrossCheck(reason, f"the cross certificate {rest}")
-    return None
+    return tuple(
+        CrossCheck(reason, f"the cross certificate {rest}")
+        for reason, fails, rest in _checks(cross, new, old, between, now)
+        if fails
+    )
 
 
 class CrossCheck(FailedCheck):
@@ -76,6 +78,7 @@ def why_not(old: Facts, new: Facts, between: Sequence[Facts]) -> str:
 
 
 def _checks(cross: Facts, new: Facts, old: Facts, between: int, now: datetime) -> Iterator[tuple[str, object, str]]:
+    yield from (("unfit", True, problem) for _, problem in der.oddities(cross.der))
     is_ca = cross.is_ca and "key_cert_sign" in cross.key_usage
     yield "another-key", cross.public_key != new.public_key, f"is for another key than {printable(new.subject_text)}"
     yield "not-a-ca", not is_ca, "is not for a CA that may sign certificates"
@@ -95,8 +98,11 @@ def _checks(cross: Facts, new: Facts, old: Facts, between: int, now: datetime) -
         not names or not key_signed(cross, old),
         f"was not signed by the root that nodes trust, {printable(old.subject_text)}",
     )
-    yield "unfit", no_root(cross), f"would be refused by nodes: {no_root(cross)}"
-    yield "unfit", ca_key(cross).reason, f"has {ca_key(cross).problem}"
+    # Beside what is told above.
+    signs = frozenset({"key_cert_sign"})
+    rest = no_root(replace(cross, is_ca=True, key_usage=signs, path_length=None, signature="sha256"))
+    yield "unfit", rest, f"would be refused by nodes: {rest}"
+    yield "unfit", not rest and ca_key(cross).reason, f"has {ca_key(cross).problem}"
 
 
 def missing(why: str) -> FailedCheck:

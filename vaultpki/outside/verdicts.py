@@ -1,24 +1,6 @@
 """Decides which certificates of an outside signer are the issuing CAs that wait, and which are refused, and why; pure.
 
-The entries for `ca csr`, `ca import` and `plan`; the time is an argument everywhere:
-
-- `files.read_sent(files: Sequence[SentFile]) -> Sent` reads PEM, DER and PKCS#7 and raises nothing.
-  `SentFile(name: str, data: bytes)`. `Sent.certificates: tuple[SentCertificate(facts, file), ...]`, `.odd`, `.others`,
-  `.problems`, `.pem` (clean PEM), `.adding(certificates: Sequence[Facts], source: str) -> Sent`.
-- `request.waiting_request(domain, csr, *, ttl, longest_ttl, names=NO_NAMES) -> WaitingRequest` reads a CSR in
-  PEM; CertificateUnreadable. `installed_request(domain, ca: Facts, names=NO_NAMES) -> WaitingRequest` stands for an
-  issuing CA that is installed, when only the CAs above it are renewed.
-- `judge(sent, requests: Sequence[WaitingRequest], anchor: Facts, known: Sequence[Facts], now: datetime)
-  -> Verdict`, where `known` are the further certificates of `ca.root_file`. `Verdict.accepted:
-  tuple[AcceptedCa(request, certificate, chain, file, remarks), ...]`, `.refused: tuple[Refusal(domain, file, reason,
-  sentence, ask), ...]`, `.unanswered: tuple[str, ...]`, `.ignored: tuple[IgnoredPart(file, reason, sentence), ...]`,
-  `.ok: bool`.
-- `request.terms(request, stem: str) -> SignerTerms(sentence, openssl, form)` is what the signer must grant.
-- `name_constraints.cluster_names(cluster, ca: str | None = None) -> LeafNames(dns, patterns, ips)`,
-  `constraints_of(facts) -> NameConstraints | None`, `forbidden(constraints, names) -> tuple[str, ...]`.
-- `why_no_signer(signer, known, anchor, request, now) -> Refusal | None` says before anything is sent why the
-  CAs above cannot have this issuing CA below them.
-
+The entries for `ca csr`, `ca import` and `plan` are `judge` and `why_no_signer`; the time is an argument everywhere.
 Reasons of files are `FILE_ASKS`, those of certificates `checks.ASKS`, each with what to ask for.
 """
 
@@ -29,16 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from vaultpki.outside.checks import ASKS, FailedCheck, SignedCa, first_failure, remarks
+from vaultpki.outside.checks import ASKS, FailedCheck, SignedCa, failures, remarks
 from vaultpki.outside.files import OddCertificate, Sent, SentCertificate
 from vaultpki.outside.request import WaitingRequest
 from vaultpki.pki.facts import Facts, serial_text
-from vaultpki.pki.ways_up import ways_through, ways_up
+from vaultpki.pki.ways_up import Ends, ways_through, ways_up
 from vaultpki.redact import first_few, printable
 
 _AGAIN: Final = "Ask the signer for the certificate again, as PEM, DER or PKCS#7."
 _KEPT: Final = "Tell the signer that this key left its place, delete the file, and ask for certificates alone."
-_VERSION_3: Final = "Ask the signer for certificates of version 3 with a positive serial number and known extensions."
 
 FILE_ASKS: Final = {
     "too-many": "Name fewer files: those with the signed certificates and the CAs above them.",
@@ -46,21 +27,23 @@ FILE_ASKS: Final = {
     "unreadable": _AGAIN,
     "private-key": _KEPT,
     "no-certificate": "Name the certificate that the signer made of the request.",
-    "version-1": _VERSION_3,
-    "serial-number": _VERSION_3,
-    "odd-certificate": _VERSION_3,
+    "odd-certificate": "Ask the signer for certificates with usual keys, and with each extension once.",
     "no-answer": ASKS["another-key"],
     "serial-number-twice": "Ask the signer to give each certificate a serial number of its own, and to sign again.",
 }
 """What to do, by the reason for which a file is refused, or a certificate that no program of a cluster accepts."""
 
 
+_ODD: Final = "has a key or an extension that cannot be read"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a file or a certificate is refused.
+    """One reason for which a file or a certificate is refused.
 
     `domain` is empty for a whole file. `reason` is the short name of the check that failed, `sentence` says what is
-    wrong, and `ask` is a further sentence that says what to ask the signer for.
+    wrong, and `ask` is a further sentence that says what to ask the signer for. What is wrong with a CA above has the
+    same sentence for each domain.
     """
 
     domain: str
@@ -99,13 +82,14 @@ class Verdict:
     """What is to be made of all files together.
 
     If a file is refused, nothing is accepted. A domain is either accepted, once; or refused, for each certificate of
-    its key or name; or `unanswered`.
+    its key or name, with all that is wrong; or `unanswered`. `answers` are the accepted and the refused ones.
     """
 
     accepted: tuple[AcceptedCa, ...] = ()
     refused: tuple[Refusal, ...] = ()
     unanswered: tuple[str, ...] = ()
     ignored: tuple[IgnoredPart, ...] = ()
+    answers: tuple[AcceptedCa, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -115,41 +99,50 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """One certificate for one request: the way up that got furthest, and the check that it failed there."""
+    """One certificate for one request: the best way up, and the checks that failed there."""
 
     sent: SentCertificate
     signed: SignedCa
-    passed: int
-    problem: FailedCheck | None
+    problems: tuple[FailedCheck, ...]
 
 
 def judge(
-    sent: Sent, requests: Sequence[WaitingRequest], anchor: Facts, known: Sequence[Facts], now: datetime
+    sent: Sent,
+    requests: Sequence[WaitingRequest],
+    anchor: Facts,
+    known: Sequence[Facts],
+    now: datetime,
+    *,
+    listed: bool = False,
 ) -> Verdict:
     """Return what is accepted, refused and ignored.
 
     `anchor` is the certificate that nodes are pinned to, `known` the further ones of `ca.root_file`, and `now` the
-    server's time.
+    server's time. With `listed` all CAs above must be among these.
     """
+    only = frozenset((anchor, *known)) if listed else None
     pool = (*known, *(each.facts for each in sent.certificates))
     accepted: list[AcceptedCa] = []
+    answers: list[AcceptedCa] = []
     refused = [_of_file(each.file, each.reason, each.problem) for each in sent.problems]
     unanswered: list[str] = []
     ignored = [IgnoredPart(each.file, "other-content", f"{each.file}: {each.what} is ignored") for each in sent.others]
     used = {anchor, *known}
     for request in requests:
         odd = [each for each in sent.odd if each.public_key == request.public_key]
-        tried = [_try(each, request, anchor, pool, now) for each in _answers(sent, request)]
+        tried = [_try(each, request, anchor, pool, now, only) for each in _answers(sent, request)]
         used |= {facts for each in tried for facts in each.signed.chain}
-        passing = [each for each in tried if each.problem is None]
+        passing = [each for each in tried if not each.problems]
         if passing:
             best = max(passing, key=_preference)
             accepted.append(_accepted(best))
+            answers.append(accepted[-1])
             ignored += [_other_answer(each, best) for each in tried if each is not best]
         elif tried or odd:
-            furthest = sorted(tried, key=lambda each: -each.passed)
-            refused += [_refused(each, each.problem) for each in furthest if each.problem]
+            best_first = sorted(tried, key=lambda each: len(each.problems))
+            refused += [_refused(each, problem) for each in best_first for problem in each.problems]
             refused += [_of_odd(each, request.domain) for each in odd]
+            answers += [_accepted(each) for each in tried]
         else:
             unanswered.append(request.domain)
     answered = {request.public_key for request in requests}
@@ -159,17 +152,17 @@ def judge(
         refused = list(_no_answer(sent, requests))
     if any(not each.domain for each in refused):
         accepted = []
-    return Verdict(tuple(accepted), tuple(refused), tuple(unanswered), tuple(ignored))
+    return Verdict(tuple(accepted), tuple(refused), tuple(unanswered), tuple(ignored), tuple(answers))
 
 
-def same_serials(accepted: Sequence[AcceptedCa], others: Iterable[Facts]) -> Iterator[Refusal]:
+def same_serials(answers: Sequence[AcceptedCa], others: Iterable[Facts]) -> Iterator[Refusal]:
     """Yield a refusal for each CA whose issuer gave its serial number to another certificate too, to one of `others`.
 
     A CRL names a certificate by issuer and serial number alone (RFC 5280, section 4.1.2.2): one that is revoked would
     revoke the other one as well.
     """
-    known = {each.fingerprint: each for each in (*others, *(one.certificate for one in accepted))}
-    for one in accepted:
+    known = {each.fingerprint: each for each in (*others, *(one.certificate for one in answers))}
+    for one in answers:
         own = one.certificate
         twins = [
             printable(each.subject_text)
@@ -187,20 +180,14 @@ def same_serials(accepted: Sequence[AcceptedCa], others: Iterable[Facts]) -> Ite
 
 def why_no_signer(
     signer: Facts, known: Sequence[Facts], anchor: Facts, request: WaitingRequest, now: datetime
-) -> Refusal | None:
-    """Return why a CA, or one above it, cannot have the requested issuing CA below it; None if nothing is in the way.
+) -> tuple[Refusal, ...]:
+    """Return all why a CA, or one above it, cannot have the requested issuing CA below it; none if it can.
 
     `known` are the certificates between it and the root. Only what can be known before anything is signed is checked:
     keys and hashes, the chain, and dates, path lengths, usages and name constraints above.
     """
-    failed = []
-    for way in ways_through(signer, known, anchor):
-        found = first_failure(SignedCa(signer, way, request, now, planned=True))
-        if found is None:
-            return None
-        failed.append(found)
-    _, first = max(failed, key=lambda each: each[0])
-    return Refusal(request.domain, "", first.reason, first.sentence, first.ask)
+    tried = [SignedCa(signer, way, request, now, planned=True) for way in ways_through(signer, known, anchor)]
+    return tuple(Refusal(request.domain, "", each.reason, each.sentence, each.ask) for each in _best(tried)[1])
 
 
 def _answers(sent: Sent, request: WaitingRequest) -> Sequence[SentCertificate]:
@@ -214,16 +201,23 @@ def _answers(sent: Sent, request: WaitingRequest) -> Sequence[SentCertificate]:
     ]
 
 
-def _try(sent: SentCertificate, request: WaitingRequest, anchor: Facts, pool: Sequence[Facts], now: datetime) -> _Tried:
-    tried = []
-    for way in ways_up(sent.facts, pool, anchor):
-        signed = SignedCa(sent.facts, way, request, now)
-        failed = first_failure(signed)
-        if failed is None:
-            return _Tried(sent, signed, 0, None)
-        tried.append(_Tried(sent, signed, *failed))
-    # The first of those that got furthest: ways that end better come first.
-    return max(tried, key=lambda each: each.passed)
+def _try(
+    sent: SentCertificate,
+    request: WaitingRequest,
+    anchor: Facts,
+    pool: Sequence[Facts],
+    now: datetime,
+    listed: frozenset[Facts] | None,
+) -> _Tried:
+    ways = ways_up(sent.facts, pool, anchor)
+    return _Tried(sent, *_best([SignedCa(sent.facts, way, request, now, listed=listed) for way in ways]))
+
+
+def _best(tried: Sequence[SignedCa]) -> tuple[SignedCa, tuple[FailedCheck, ...]]:
+    """Return the way up on which all checks pass, or that ends best, with the fewest failures, and these."""
+    judged = [(signed, failures(signed)) for signed in tried]
+    ends = [*Ends]
+    return min(judged, key=lambda each: (bool(each[1]), ends.index(each[0].way.ends), len(each[1])))
 
 
 def _preference(tried: _Tried) -> tuple[object, ...]:
@@ -239,7 +233,8 @@ def _accepted(tried: _Tried) -> AcceptedCa:
 
 def _refused(tried: _Tried, found: FailedCheck) -> Refusal:
     file = tried.sent.file
-    return Refusal(tried.signed.request.domain, file, found.reason, f"{file}: {found.sentence}", found.ask)
+    sentence = found.sentence if found.above else f"{file}: {found.sentence}"
+    return Refusal(tried.signed.request.domain, file, found.reason, sentence, found.ask)
 
 
 def _of_file(file: str, reason: str, rest: str) -> Refusal:
@@ -247,20 +242,21 @@ def _of_file(file: str, reason: str, rest: str) -> Refusal:
 
 
 def _of_odd(odd: OddCertificate, domain: str) -> Refusal:
-    sentence = f"{odd.file}: the certificate for {domain} {odd.problem}"
-    return Refusal(domain, odd.file, odd.reason, sentence, FILE_ASKS[odd.reason])
+    sentence = f"{odd.file}: the certificate for {domain} {_ODD}"
+    return Refusal(domain, odd.file, "odd-certificate", sentence, FILE_ASKS["odd-certificate"])
 
 
 def _other_answer(tried: _Tried, best: _Tried) -> IgnoredPart:
     domain = best.signed.request.domain
-    why = tried.problem.sentence if tried.problem else f"the one in {best.sent.file} ends later, or is as good"
+    wrong = first_few([each.sentence for each in tried.problems])
+    why = wrong or f"the one in {best.sent.file} ends later, or is as good"
     sentence = f"{tried.sent.file}: a further certificate for {domain} is ignored: {why}"
     return IgnoredPart(tried.sent.file, "other-answer", sentence)
 
 
 def _ignored_odd(odd: OddCertificate) -> IgnoredPart:
-    sentence = f"{odd.file}: {odd.subject_text or 'a certificate without a name'} is ignored: it {odd.problem}"
-    return IgnoredPart(odd.file, odd.reason, sentence)
+    sentence = f"{odd.file}: {odd.subject_text or 'a certificate without a name'} is ignored: it {_ODD}"
+    return IgnoredPart(odd.file, "odd-certificate", sentence)
 
 
 def _of_no_chain(sent: SentCertificate) -> IgnoredPart:

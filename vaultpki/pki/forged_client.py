@@ -12,6 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vaultpki.model import KeyType, Subject
 from vaultpki.pki.keys import generate_key, key_pem
+from vaultpki.values import der
 
 # Long enough for the handshakes of one command, and no use afterwards.
 _LIFE: Final = timedelta(minutes=15)
@@ -24,7 +25,7 @@ def forged_pair(subject: Subject, ca_der: bytes, now: datetime) -> tuple[bytes, 
     The certificate claims the CN and O of `subject`. Its CA has the subject and key id of the one in `ca_der`, and
     another key: a server that compares names alone accepts it.
     """
-    copied = x509.load_der_x509_certificate(ca_der)
+    copied = x509.load_der_x509_certificate(der.readable(ca_der))
     ca_key, key = generate_key(KeyType.EC_P256), generate_key(KeyType.EC_P256)
     if not isinstance(ca_key, ec.EllipticCurvePrivateKey) or not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError("not a key for ECDSA")

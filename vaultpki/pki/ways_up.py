@@ -11,7 +11,7 @@ from typing import Final
 
 from cryptography import x509 as certificates
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
@@ -89,7 +89,7 @@ def key_signed(facts: Facts, signer: Facts) -> bool:
 @lru_cache(maxsize=64)
 def ca_key(facts: Facts) -> CaKey:
     """Return what key a CA has. Both servers refuse Ed448 and RSASSA-PSS keys of CAs with status 400."""
-    read = certificates.load_der_x509_certificate(facts.der)
+    read = certificates.load_der_x509_certificate(der.readable(facts.der))
     key = read.public_key()
     if read.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
         return CaKey("RSASSA-PSS", "key-kind", "an RSASSA-PSS key, which both servers refuse for a CA")
@@ -102,6 +102,8 @@ def ca_key(facts: Facts) -> CaKey:
         found = CaKey("Ed25519")
     elif isinstance(key, ed448.Ed448PublicKey):
         found = CaKey("Ed448", "key-kind", "an Ed448 key, which both servers refuse for a CA")
+    elif isinstance(key, dsa.DSAPublicKey):
+        found = CaKey("DSA", "key-kind", "a DSA key, which Go does not verify with")
     else:
         found = CaKey("unknown", "key-kind", "a key of a kind that the programs of a cluster do not know")
     same = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -116,7 +118,7 @@ def pss_problem(facts: Facts) -> bool:
     Go knows SHA-256, SHA-384 and SHA-512, each with MGF1 of the same hash and a salt as long as it
     (crypto/x509, getSignatureAlgorithmFromAI).
     """
-    read = certificates.load_der_x509_certificate(facts.der)
+    read = certificates.load_der_x509_certificate(der.readable(facts.der))
     if read.signature_algorithm_oid != SignatureAlgorithmOID.RSASSA_PSS:
         return False
     _, parameters = list(der.elements(next(der.elements(der.certificate_parts(facts.der).algorithms[0]))[1]))
@@ -128,7 +130,7 @@ def pss_problem(facts: Facts) -> bool:
 
 def wants_policy(facts: Facts) -> bool:
     """Return whether it demands certificate policies of everything below it, which leaves of a cluster do not have."""
-    read = certificates.load_der_x509_certificate(facts.der)
+    read = certificates.load_der_x509_certificate(der.readable(facts.der))
     try:
         found = read.extensions.get_extension_for_class(certificates.PolicyConstraints).value
     except certificates.ExtensionNotFound:
@@ -138,7 +140,7 @@ def wants_policy(facts: Facts) -> bool:
 
 def signer_serial(facts: Facts) -> int | None:
     """Return the serial number of the signer's certificate in the authority key identifier; None without one."""
-    read = certificates.load_der_x509_certificate(facts.der)
+    read = certificates.load_der_x509_certificate(der.readable(facts.der))
     try:
         return read.extensions.get_extension_for_class(
             certificates.AuthorityKeyIdentifier
@@ -199,16 +201,19 @@ def _key_signed(data: bytes, signer: bytes) -> bool:
     if inner != outer:
         return False
     try:
-        read = certificates.load_der_x509_certificate(data)
-        key = certificates.load_der_x509_certificate(signer).public_key()
+        read = certificates.load_der_x509_certificate(der.readable(data))
+        key = certificates.load_der_x509_certificate(der.readable(signer)).public_key()
         parameters, hashed = read.signature_algorithm_parameters, read.signature_hash_algorithm
-        signed = read.signature, read.tbs_certificate_bytes
+        signed = read.signature, der.signed_part(data)
         if isinstance(key, rsa.RSAPublicKey) and isinstance(parameters, padding.PKCS1v15 | padding.PSS) and hashed:
             key.verify(*signed, parameters, hashed)
         elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(parameters, ec.ECDSA):
             key.verify(*signed, parameters)
         elif isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey) and parameters is None:
             key.verify(*signed)
+        elif isinstance(key, dsa.DSAPublicKey) and hashed:
+            # No CA may have one; without this its own certificate would seem to be signed by another key.
+            key.verify(*signed, hashed)
         else:
             return False
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):

@@ -10,13 +10,12 @@ from hashlib import sha256
 from typing import Final, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.model import Subject
-from vaultpki.pki import keys
+from vaultpki.pki import keys, ways_up
 from vaultpki.pki.facts import BADLY_ENCODED, Facts, Pair
 from vaultpki.values import der
 
@@ -40,6 +39,9 @@ _KEY_USAGES = (
     "crl_sign",
 )
 
+# Two contents that have the same hash can be made.
+_FORGEABLE: Final = frozenset({"md5", "sha1"})
+
 # What a subject has besides its CN, by the parameters of the PKI engine.
 _SUBJECT: Final = {
     "organization": NameOID.ORGANIZATION_NAME,
@@ -62,11 +64,19 @@ def read_certificates(pem: bytes) -> tuple[Facts, ...]:
     found, at = [], 0
     while match := _BLOCK.match(pem, at):
         with keys.parsing("a certificate"):
-            found.append(_facts(base64.b64decode(b"".join(match[1].split()), validate=True)))
+            data = base64.b64decode(b"".join(match[1].split()), validate=True)
+            der.refuse_odd(data)
+            found.append(_facts(data))
         at = match.end()
     if not found or pem[at:].strip():
         raise CertificateUnreadable("this file does not hold PEM certificates only; renew it")
     return tuple(found)
+
+
+def read_any(data: bytes) -> Facts:
+    """Read a certificate in DER, also one with `der.oddities`; CertificateUnreadable for anything else."""
+    with keys.parsing("a certificate"):
+        return _facts(data)
 
 
 def readable(pem: str) -> tuple[Facts, ...]:
@@ -124,9 +134,8 @@ def read_pair(crt: bytes | None, key: bytes | None, pem: bytes | None, issuers: 
 # A pass reads each certificate several times, and the CAs' at every pass.
 @lru_cache(maxsize=_REMEMBERED)
 def _facts(data: bytes) -> Facts:
-    der.refuse_odd(data)
-    certificate = x509.load_der_x509_certificate(data)
-    subject, further = _read_names(certificate)
+    certificate = x509.load_der_x509_certificate(der.readable(data))
+    subject, further = _read_names(certificate, data)
     constraints = _extension(certificate, x509.BasicConstraints)
     usage = _extension(certificate, x509.KeyUsage)
     extended = _extension(certificate, x509.ExtendedKeyUsage)
@@ -157,11 +166,11 @@ def _facts(data: bytes) -> Facts:
     )
 
 
-def _read_names(certificate: x509.Certificate) -> tuple[Subject, tuple[str, ...]]:
+def _read_names(certificate: x509.Certificate, data: bytes) -> tuple[Subject, tuple[str, ...]]:
     common: list[str] = []
     organization: list[str] = []
     further: list[str] = []
-    encodings = der.well_encoded(certificate.subject.public_bytes())
+    encodings = der.well_encoded(der.certificate_parts(data).subject)
     for attribute, well_encoded in zip(certificate.subject, encodings, strict=True):
         if not well_encoded:
             further.append(f"{attribute.rfc4514_string()}{BADLY_ENCODED}")
@@ -198,23 +207,14 @@ def _signature_name(certificate: x509.Certificate) -> str:
 
 
 def signed_by(facts: Facts, issuer: Facts) -> bool:
-    """Return whether the key of `issuer` signed it, and it names `issuer` as its issuer."""
-    return _verified(facts.der, issuer.der)
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _verified(data: bytes, issuer_der: bytes) -> bool:
-    try:
-        signer = x509.load_der_x509_certificate(issuer_der)
-        x509.load_der_x509_certificate(data).verify_directly_issued_by(signer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
+    """Return whether the key of `issuer` signed it, not with SHA-1 or MD5, and it names `issuer` as its issuer."""
+    names = der.certificate_parts(facts.der).issuer == der.certificate_parts(issuer.der).subject
+    return names and facts.signature not in _FORGEABLE and ways_up.key_signed(facts, issuer)
 
 
 def subject_values(ca: Facts) -> dict[str, tuple[str, ...]]:
     """Return what the subject of a CA has besides its CN, by the parameters of the PKI engine, as `ca.subject` is."""
-    read = x509.load_der_x509_certificate(ca.der).subject
+    read = x509.load_der_x509_certificate(der.readable(ca.der)).subject
     found = {
         name: tuple(str(each.value) for each in read.get_attributes_for_oid(oid)) for name, oid in _SUBJECT.items()
     }

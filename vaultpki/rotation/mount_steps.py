@@ -78,8 +78,12 @@ class RotationMount:
 
     def takes(self, facts: Facts, name: str) -> bool:
         """Return whether a certificate is an issuing CA called `name` below the root; dates are not checked."""
+        return self.why_not(facts, name) is None
+
+    def why_not(self, facts: Facts, name: str) -> str | None:
+        """Return why a certificate is not taken as that CA, as the rest of a sentence; None if it is."""
         between = chains.between(self.above, (self.root,), root_name=self.root_name)
-        return why_untrusted(facts, self.root, name, between, root_name=self.root_name) is None
+        return why_untrusted(facts, self.root, name, between, root_name=self.root_name)
 
     @property
     def outside(self) -> bool:

@@ -13,6 +13,7 @@ from vaultpki.certificates import ROOT, ca_subject
 from vaultpki.errors import StateConflict
 from vaultpki.model import Cluster
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
+from vaultpki.redact import printable
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.vault.issuer import number, successor_name
@@ -70,11 +71,46 @@ def withdrawn(begun: RotationRecord, before: RotationRecord | None, now: datetim
 
 def own_issuer(cluster: str, domain: str, mount: RotationMount) -> MountIssuer | None:
     """Return the issuer of a CA that was never rotated: the one that `apply` named."""
+    fit = [each for each in _by_name(domain, mount) if _fit(cluster, domain, mount, each)]
+    return next(iter(fit), None)
+
+
+def _by_name(domain: str, mount: RotationMount) -> list[MountIssuer]:
+    """Return the issuers with the name that `apply` gives, and then those of the key with that name."""
     name = f"{domain}-1"
     named = [each for each in mount.issuers if each.name == name]
-    keyed = [each for each in mount.issuers if each.key and mount.keys.get(each.key) == name]
-    fit = [each for each in [*named, *keyed] if _fit(cluster, domain, mount, each)]
-    return next(iter(fit), None)
+    return [*named, *(each for each in mount.issuers if each.key and mount.keys.get(each.key) == name)]
+
+
+def why_missing(cluster: Cluster, domain: str, mount: RotationMount) -> str:
+    """Return why a mount has no CA that was never rotated, and what to do, as a sentence.
+
+    `apply` makes another CA beside one that has lost its name, and cannot mend the chain of one that is there.
+    """
+    name, file = ca_subject(cluster.name, domain), cluster.file
+    renamed = [
+        each
+        for each in mount.issuers
+        if _fit(cluster.name, domain, mount, each)
+        # A later key has its number there.
+        and (domain == ROOT or (each.facts is not None and each.facts.subject.common_name == name))
+    ]
+    if renamed:
+        lost = min(renamed, key=lambda each: (each.id != mount.default, each.id))
+        return (
+            f"{mount.path} has the CA {name} under the name {lost.name or lost.id}; give its name back: "
+            f"`bao write {mount.path}/issuer/{lost.id} issuer_name={domain}-1`"
+        )
+    for each in _by_name(domain, mount):
+        why = mount.why_not(each.facts, name) if each.facts is not None else "its certificate cannot be read"
+        signer = printable(each.facts.issuer_text) if each.facts is not None else ""
+        if mount.outside and each.facts is not None and domain != ROOT:
+            return (
+                f"the CA {name} is at {mount.path}, and {why}; put the certificate of {signer} that signed it back "
+                f"into ca.root_file of {file}"
+            )
+        return f"{mount.path}/issuer/{each.id} is not the CA {name}: {why}; `vaultpki plan -f {file}` says what to do"
+    return f"{mount.path} has no CA {name}; run `vaultpki apply -f {file}`"
 
 
 def also_trusted(cluster: str, domain: str, mount: RotationMount, nodes: Collection[Participant]) -> frozenset[str]:
@@ -103,10 +139,12 @@ def current(cluster: Cluster, domain: str, before: RotationRecord | None, mount:
     if before is not None:
         return before.leaf
     own = own_issuer(cluster.name, domain, mount)
-    if own is None or own.id != mount.default:
-        what = "has no CA" if own is None else "does not sign by its CA"
+    if own is None:
+        raise StateConflict(why_missing(cluster, domain, mount))
+    if own.id != mount.default:
         raise StateConflict(
-            f"{mount.path} {what} {ca_subject(cluster.name, domain)}; run `vaultpki apply -f {cluster.file}` first"
+            f"{mount.path} does not sign by its CA {ca_subject(cluster.name, domain)}; run `vaultpki apply -f "
+            f"{cluster.file}` first"
         )
     return CaRef(f"{domain}-1", own.id, own.key, own.sha256)
 

@@ -16,8 +16,10 @@ _INTEGER: Final = 0x02
 _NULL: Final = 0x05
 _CONSTRUCTED: Final = 0x20
 
-# X.680 section 41.4. Go accepts `*` and `&` too, which no name of ours has (encoding/asn1, isPrintable).
+# X.680 section 41.4.
 _PRINTABLE: Final = re.compile(rb"[A-Za-z0-9 '()+,./:=?-]*")
+# What Go accepts (encoding/asn1, isPrintable); OpenSSL and GnuTLS read any byte.
+_NOT_FOR_GO: Final = re.compile(rb"[^A-Za-z0-9 '()+,./:=?*&-]")
 
 
 def elements(der: bytes) -> Iterator[tuple[int, bytes]]:
@@ -34,33 +36,61 @@ def elements(der: bytes) -> Iterator[tuple[int, bytes]]:
         at += length
 
 
-def names_of(certificate: bytes) -> tuple[bytes, bytes]:
-    """Return the issuer and the subject of a certificate of version 3, each as the content of its Name.
+def oddities(certificate: bytes) -> Iterator[tuple[str, str]]:
+    """Yield why no program of a cluster takes a certificate: a short name, and the rest of a sentence about it.
 
-    Raises ValueError or IndexError for anything else. The order of the fields is that of RFC 5280, section 4.1.
+    Go's crypto/x509 rejects negative serial numbers and ignores extensions in older versions; RFC 5280 section 4.1.2.2
+    requires positive ones. Raises ValueError or IndexError for anything but a certificate.
     """
-    (_, whole), *_ = elements(certificate)
-    (_, signed), *_ = elements(whole)
-    fields = list(islice(elements(signed), 6))
-    # Version, serial number, signature algorithm, issuer, validity, subject.
-    if len(fields) < 6 or fields[0][0] != 0xA0:
-        raise ValueError("not a certificate of version 3")
-    return fields[3][1], fields[5][1]
+    version, serial = _version_and_serial(certificate)
+    if version != _VERSION_3:
+        yield "version-1", "is not of version 3, so it has no extensions that count and cannot be a CA"
+    if not _positive(serial):
+        yield "serial-number", "has a serial number that is not positive"
+    if found := sorted({each for value in _printable_strings(certificate) for each in _NOT_FOR_GO.findall(value)}):
+        shown = " and ".join(f"`{each.decode('ascii')}`" if b" " < each < b"\x7f" else each.hex() for each in found[:3])
+        yield "name-encoded", f"has {shown} in a name that is a PrintableString, which Go does not read"
 
 
 def refuse_odd(certificate: bytes) -> None:
-    """Raise ValueError for a certificate that is not of version 3, or whose serial number is not positive.
+    """Raise ValueError for a certificate that has oddities."""
+    for _, why in oddities(certificate):
+        raise ValueError(why)
 
-    Go's crypto/x509 rejects negative serial numbers and ignores extensions in older versions; RFC 5280 section 4.1.2.2
-    requires positive ones.
+
+def readable(certificate: bytes) -> bytes:
+    """Return a certificate of which `cryptography` can read the values; its signature may not fit it any more.
+
+    It loads none with other characters in a PrintableString than X.680 has, such as `&`: they become UTF8Strings here.
+    It warns of serial numbers that are not positive, and is to refuse them: here they are.
     """
+    _, serial = _version_and_serial(certificate)
+    if not _positive(serial):
+        positive = (_INTEGER, bytes((serial[1][0] & 0x7F | 1,)) + serial[1][1:])
+        certificate = certificate.replace(element(*serial), element(*positive), 1)
+    for value in set(_printable_strings(certificate)):
+        if not _PRINTABLE.fullmatch(value):
+            shown = value.decode("ascii", "replace").encode("ascii", "replace")
+            certificate = certificate.replace(element(_PRINTABLE_STRING, value), element(_UTF8_STRING, shown))
+    return certificate
+
+
+def _version_and_serial(certificate: bytes) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
     _, whole = next(elements(certificate))
     _, signed = next(elements(whole))
-    version, (tag, serial) = islice(elements(signed), 2)
-    if version != _VERSION_3:
-        raise ValueError("not of version 3")
-    if tag != _INTEGER or serial[0] & 0x80 or not any(serial):
-        raise ValueError("no positive serial number")
+    first, second = islice(elements(signed), 2)
+    return first, second if first[0] == _VERSION_3[0] else first
+
+
+def _positive(serial: tuple[int, bytes]) -> bool:
+    tag, number = serial
+    return tag == _INTEGER and not number[0] & 0x80 and any(number)
+
+
+def _printable_strings(certificate: bytes) -> Iterator[bytes]:
+    parts = certificate_parts(certificate)
+    for name in (parts.issuer, parts.subject):
+        yield from (value for tag, value in leaves(name) if tag == _PRINTABLE_STRING)
 
 
 def well_encoded(name: bytes) -> list[bool]:
@@ -71,8 +101,7 @@ def well_encoded(name: bytes) -> list[bool]:
     (_, sequence), *_ = elements(name)
     values = [list(elements(pair))[1] for _, together in elements(sequence) for _, pair in elements(together)]
     return [
-        tag == _UTF8_STRING or (tag == _PRINTABLE_STRING and _PRINTABLE.fullmatch(value) is not None)
-        for tag, value in values
+        tag == _UTF8_STRING or (tag == _PRINTABLE_STRING and not _NOT_FOR_GO.search(value)) for tag, value in values
     ]
 
 
@@ -107,6 +136,12 @@ def certificate_parts(certificate: bytes) -> DerParts:
     # Version 1 has no such field (RFC 5280, 4.1).
     _, inner, issuer, _, subject, public_key = fields[fields[0][0] == _VERSION_3[0] :][:6]
     return DerParts(element(*subject), element(*public_key), element(*issuer), (element(*inner), element(*algorithm)))
+
+
+def signed_part(certificate: bytes) -> bytes:
+    """Return what the signature of a certificate is made over, byte for byte; raises ValueError or IndexError."""
+    _, whole = next(elements(certificate))
+    return element(*next(elements(whole)))
 
 
 def request_parts(request: bytes) -> DerParts:

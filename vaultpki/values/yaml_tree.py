@@ -80,7 +80,17 @@ Node = Scalar | Sequence | Mapping
 
 
 def read_text(path: Path, limit: int = MAX_BYTES, *, below: Path | None = None) -> str:
-    """Return the text of a UTF-8 file of at most `limit` bytes.
+    """Return the text of a UTF-8 file of at most `limit` bytes; `below` and errors as in `read_bytes`."""
+    data = read_bytes(path, limit, below=below)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SpecError("the file is not UTF-8 text: save it as UTF-8", file=shown(path), line=line) from None
+
+
+def read_bytes(path: Path, limit: int, *, below: Path | None = None) -> bytes:
+    """Return the content of a file of at most `limit` bytes.
 
     Raises SpecError if it cannot be read, or if other users could change or replace it (`permissions`). With `below`,
     the file must be in that folder after all links are resolved.
@@ -94,7 +104,7 @@ def read_text(path: Path, limit: int = MAX_BYTES, *, below: Path | None = None) 
         except BaseException:
             os.close(fd)
             raise
-        data = input_file.content(fd, limit)
+        return input_file.content(fd, limit)
     except StoreError as error:
         # The message already names the file or the folder.
         raise SpecError(str(error)) from None
@@ -105,11 +115,6 @@ def read_text(path: Path, limit: int = MAX_BYTES, *, below: Path | None = None) 
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "the path is not usable"
         unknown = f"the file cannot be read ({reason}): check the path"
         raise SpecError(_UNREADABLE.get(type(error), unknown), file=name) from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SpecError("the file is not UTF-8 text: save it as UTF-8", file=name, line=line) from None
 
 
 def _refuse_elsewhere(fd: int, folder: Path, name: str) -> None:

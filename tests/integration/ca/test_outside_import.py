@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from helpers.corporate_certificates import Ca
 from helpers.faults.cutting_proxy import proxied
 from helpers.faults.drawn import Drawn
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.outside_root import put_outside
 from helpers.vault.outside_signer import SPEC, OutsideSigner, openssl
 from helpers.vault.plan_commands import AuditedCluster
 from helpers.vault.server_contents import listing
@@ -227,3 +230,29 @@ def test_a_signer_with_narrow_constraints_is_told_before_and_refused_after(
     ran = cluster.ca("import", *signer.answers(cluster), expect=1)
     assert ran.stdout.count("forbid names of this cluster") >= 2, ran.stdout
     assert listing(cluster.server, cluster.name) == before
+
+
+def test_what_ca_status_says_of_a_ca_that_is_there_ends_it(clusters: ClusterFactory) -> None:
+    """Its owner gave the CA above it another key, and root_file has that; somebody renamed its issuer and its key."""
+    outside = put_outside(clusters, SPEC[: SPEC.index("ca: {")])
+    cluster, facts = outside.cluster, outside.lower.facts
+    rekeyed = Ca("Corp Platform CA", outside.upper, begins=facts.not_before, ends=facts.not_after)
+    outside.write_chain(outside.root, outside.upper, rekeyed)
+    cluster.apply()
+    # Nodes get the chain from the root's mount, which keeps what something is below. The plan's advice works.
+    planned = vaultpki("plan", "-f", cluster.file, env=cluster.environment()).stdout
+    assert "vaultpki ca rotate kubernetes" in " ".join(planned.split())
+    cluster.ca("status", who="viewer")
+    assert "kubernetes is prepared" in cluster.ca("rotate", "kubernetes").stdout
+    cluster.ca("abort")
+    ((id_, _),) = issuers(cluster, "etcd").items()
+    (key,) = cluster.server.api("LIST", f"{cluster.prefix}/etcd/keys").data["keys"]
+    for path, name in ((f"etcd/issuer/{id_}", "issuer_name"), (f"etcd/key/{key}", "key_name")):
+        outside.api("POST", f"{cluster.prefix}/{path}", {name: "mine"})
+    said = cluster.ca("status", expect=3, who="viewer").stdout
+    assert "vaultpki apply" not in said and "vaultpki apply" not in cluster.ca("rotate", "etcd", expect=1).stderr
+    found = re.search(r"under the name mine; give its name back: `bao write (\S+) issuer_name=(\S+)`", said)
+    assert found is not None, said
+    given = cluster.server.api("POST", found[1], {"issuer_name": found[2]}, token=cluster.token("applier"))
+    assert given.status == 200
+    cluster.ca("status", who="viewer")

@@ -57,6 +57,11 @@ def test_a_root_from_outside_with_the_name_of_ours_is_refused_before_the_first_w
     for words in (("plan",), ("apply", "--yes"), ("ca", "import", "--dry-run", "--csr", ".", "corp-root.pem")):
         ran = vaultpki(*words, "-f", cluster.file, env=cluster.environment(), expect=1)
         assert "it needs another name" in ran.stderr and "changed" not in ran.stderr, ran.stderr
+    corporate = Ca("Corp Root", begins=now - timedelta(days=1), ends=now + timedelta(days=3000))
+    leaf = Ca("www.corp.example", corporate, begins=now - timedelta(days=1), ends=now + timedelta(days=90), ca=False)
+    (cluster.folder / "corp-root.pem").write_text(corporate.pem + leaf.pem)
+    ran = vaultpki("apply", "--yes", "-f", cluster.file, env=cluster.environment(), expect=1)
+    assert "which is not for a CA; keep the root" in ran.stderr, ran.stderr
     assert cluster.server.writes(since) == [] and listing(cluster.server, cluster.name) == before
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography import x509 as c
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
+from helpers import outside_signers
 from helpers.ca_certificates import ca, root
+from helpers.corporate_certificates import Ca
 from helpers.example_cluster import BASE, check_refused, load
 from vaultpki.errors import SpecError
+from vaultpki.identity import outside_signer
 from vaultpki.model import OutsideRoot
+from vaultpki.values import pem
 
 ANCHOR = ca("Corp Root", key="Corp Root", years=20, path_length=None)
 BETWEEN = ca("Corp Policy CA", key="Corp Policy CA", signer="Corp Root", years=10, path_length=1)
@@ -30,6 +36,9 @@ def folder(tmp_path: Path) -> Path:
         "broken.pem": "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
         "many.pem": "".join(ca(f"c{n}", key=f"c{n}", signer="Corp Root").pem for n in range(6)) + ANCHOR.pem,
     }
+    files["v1.pem"] = outside_signers.pem(outside_signers.version_1(BETWEEN.der, outside_signers.key("any"))).decode()
+    files["odd.pem"] = pem.of_der(ANCHOR.der.replace(b"\x0c\x09Corp Root", b"\x13\x09Corp_Root"))
+    files["two.pem"] = files["key.pem"] + BETWEEN.pem[:200]
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     return tmp_path
@@ -54,6 +63,33 @@ def test_the_self_signed_certificate_is_the_anchor_and_the_pin(folder: Path) -> 
 def test_a_certificate_that_is_there_twice_counts_once(folder: Path) -> None:
     outside = load(folder, spec("root: external\n  root_file: twice.pem")).authority.outside
     assert outside is not None and outside.certificates == (ANCHOR.pem, BETWEEN.pem)
+
+
+@pytest.mark.parametrize("form", ["DER", "PKCS#7 in DER", "PKCS#7 in PEM", "text around", "UTF-16"])
+def test_the_file_may_have_every_form_that_ca_import_takes(folder: Path, form: str) -> None:
+    chain = [c.load_der_x509_certificate(each.der) for each in (LOWER, ANCHOR, BETWEEN)]
+    text = (folder / "chain.pem").read_bytes()
+    forms = {
+        "DER": LOWER.der + ANCHOR.der + BETWEEN.der,
+        "PKCS#7 in DER": pkcs7.serialize_certificates(chain, Encoding.DER),
+        "PKCS#7 in PEM": pkcs7.serialize_certificates(chain, Encoding.PEM),
+        "text around": b"\xef\xbb\xbf# the chain\n" + text.replace(b"-----BEGIN", b"\xfcber\n-----BEGIN"),
+        "UTF-16": text.decode().encode("utf-16"),
+    }
+    (folder / "chain.p7b").write_bytes(forms[form])
+    outside = load(folder, spec("root: external\n  root_file: chain.p7b")).authority.outside
+    assert outside is not None and outside.anchor == ANCHOR.pem and {*outside.others} == {LOWER.pem, BETWEEN.pem}
+
+
+def test_a_file_with_a_leaf_is_refused(folder: Path) -> None:
+    """It is below the root by its name."""
+    leaf = Ca("www.corp.example", Ca("Corp Root"), ca=False)
+    (folder / "leaf.pem").write_text(Ca("Corp Root").pem + leaf.pem)
+    cluster = load(folder, spec("root: external\n  root_file: leaf.pem"))
+    assert cluster.authority.outside is not None
+    with pytest.raises(SpecError, match=r"has CN=www\.corp\.example.*, which is not for a CA") as refused:
+        outside_signer.chain_of(cluster, cluster.authority.outside)
+    assert refused.value.field == "ca.root_file"
 
 
 @pytest.mark.parametrize("file", ["chain.pem", "rootless.pem"])
@@ -91,11 +127,14 @@ REFUSED: dict[str, tuple[str, int, str, str]] = {
     "a subject without a root": ("subject: {O: x}", 6, "ca.subject", "root: external"),
     "no such file": (f"{EXTERNAL}root_file: no.pem", 7, "ca.root_file", "no such file"),
     "a key in the file": (f"{EXTERNAL}root_file: key.pem", 7, "ca.root_file", "private key"),
-    "nothing in the file": (f"{EXTERNAL}root_file: empty.pem", 7, "ca.root_file", "no whole PEM certificate"),
-    "a broken certificate": (f"{EXTERNAL}root_file: broken.pem", 7, "ca.root_file", "certificate 1"),
+    "nothing in the file": (f"{EXTERNAL}root_file: empty.pem", 7, "ca.root_file", "the file is empty"),
+    "a broken certificate": (f"{EXTERNAL}root_file: broken.pem", 7, "ca.root_file", "contains no certificate, but"),
     "no self-signed one": (f"{EXTERNAL}root_file: rootless.pem", 7, "ca.root_file", "ca.root_sha256"),
     "two roots": (f"{EXTERNAL}root_file: two-roots.pem", 7, "ca.root_file", "2 certificates that signed"),
     "a stranger": (f"{EXTERNAL}root_file: stranger.pem", 7, "ca.root_file", "certificate 2"),
+    "version 1": (f"{EXTERNAL}root_file: v1.pem", 7, "ca.root_file", "certificate 1 of the file is not of version 3"),
+    "a name that Go does not read": (f"{EXTERNAL}root_file: odd.pem", 7, "ca.root_file", "has `_` in a name that is a"),
+    "a cut and a key": (f"{EXTERNAL}root_file: two.pem", 7, "ca.root_file", "private key and contains a block CERT"),
     "too many": (f"{EXTERNAL}root_file: many.pem", 7, "ca.root_file", "at most 6"),
     "another pin": (
         f"{EXTERNAL}root_file: chain.pem\n  root_sha256: {STRANGER.fingerprint}",

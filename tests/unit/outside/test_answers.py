@@ -24,21 +24,27 @@ from helpers.outside_signers import (
     Options,
     chain,
     compressed_key,
+    facts,
     judged,
     key,
     name,
     own_request,
     pem,
     pss_key,
+    resigned,
     serial_zero,
     sha1,
     unknown_extension,
     usage,
     version_1,
 )
+from vaultpki.model import Subject
 from vaultpki.outside import checks, verdicts
+from vaultpki.pki import x509
+from vaultpki.pki.forged_client import forged_pair
 
 MINUTE = timedelta(minutes=1)
+LOWER = facts(chain()["lower"])
 LATER = "where Python since 3.13 checks the whole chain, it fails"
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 
@@ -101,6 +107,13 @@ def private(kind: str, **how: Any) -> bytes:
     return made
 
 
+def renamed(name: bytes) -> Callable[[bytes, Any], bytes]:
+    """The certificate with another name of the lower CA, as long as the one before, as a PrintableString."""
+    return lambda data, private: resigned(
+        data, private, lambda fields: [(tag, content.replace(b"Corp Cluster CA", name)) for tag, content in fields]
+    )
+
+
 def crl(made: Mapping[str, bytes]) -> bytes:
     issuer = c.load_der_x509_certificate(made["root"]).subject
     empty = c.CertificateRevocationListBuilder(issuer, NOW - DAY, NOW + DAY)
@@ -124,7 +137,7 @@ WRONG: Mapping[str, Wrong] = {
     "33 files": sent("too-many", lambda made: [pem(made["own"])] * 33, "33 files"),
     "a signing request": sent("no-certificate", lambda _: [own_request().csr.encode()], "but a signing request"),
     "a CRL": sent("no-certificate", lambda made: [crl(made)], "but a CRL"),
-    "a plain key": sent("private-key", lambda made: [pem(made["own"]) + private("p256")], "private key"),
+    "a plain key": sent("private-key", lambda made: [*every(made), private("p256")], "private key"),
     "a key of PKCS#1": sent("private-key", lambda _: [private("rsa2048", form=PrivateFormat.TraditionalOpenSSL)]),
     "a key in DER": sent("private-key", lambda _: [private("p256", encoding=Encoding.DER)]),
     "a key of SEC1 in DER": sent(
@@ -138,9 +151,14 @@ WRONG: Mapping[str, Wrong] = {
     ),
     "a damaged key": sent("private-key", lambda made: [*every(made), private("p256")[:60]]),
     # A CA.
-    "of version 1": Wrong("version-1", {"own": {"rebuilt": version_1}}, "for etcd is of version 1"),
+    "of version 1": Wrong("version-1", {"own": {"rebuilt": version_1}}, "for etcd is not of version 3"),
     "serial number 0": Wrong("serial-number", {"own": {"rebuilt": serial_zero}}, "serial number"),
-    "a leaf": own("not-a-ca", "not for a CA", ca=False, usage=usage("digital_signature")),
+    "an underscore and an at sign in a PrintableString": Wrong(
+        "name-encoded",
+        {each: {"rebuilt": renamed(b"Corp_Clust@r CA")} for each in ("lower", "own")},
+        "Corp_Clust@r CA above the issuing CAs has `@` and `_` in a name that is a PrintableString",
+    ),
+    "a leaf": own("not-a-ca", "not for a CA", ca=False),
     "no basic constraints": own("not-a-ca", without=("bc",)),
     # Its key and its subject.
     "another key": own("another-key", "another key than the request", public=key("other").public_key()),
@@ -170,7 +188,8 @@ WRONG: Mapping[str, Wrong] = {
     "no subject key identifier": own("no-subject-key-id", without=("ski",)),
     "no authority key identifier": own("no-authority-key-id", without=("aki",)),
     "an authority key identifier by serial number alone": own(
-        "no-authority-key-id", aki=c.AuthorityKeyIdentifier(None, [c.DirectoryName(name("Corp Policy CA"))], 5)
+        "no-authority-key-id",
+        aki=c.AuthorityKeyIdentifier(None, [c.DirectoryName(name("Corp Policy CA"))], LOWER.serial),
     ),
     "an extended key usage": own("extended-key-usage", more=[extended(SERVER, CLIENT)]),
     "name constraints of its own": Wrong("own-constraints", {"own": permits(DNS("corp.example"))}),
@@ -185,8 +204,10 @@ WRONG: Mapping[str, Wrong] = {
     "SHA-3": own("signature-kind", hash=hashes.SHA3_256()),
     "an RSA key of 1024 bits": Wrong("rsa-too-short", {}, "1024 bits", kinds={"lower": "rsa1024"}),
     "a root with 1024 bits": Wrong("rsa-too-short", {}, "Corp Root", kinds={"root": "rsa1024"}),
-    "an intermediate with Ed448": Wrong("signature-kind", {}, "kind that Go does not know", kinds={"lower": "ed448"}),
-    "a root with Ed448": Wrong("signature-kind", {}, "Policy CA", kinds={"root": "ed448"}),
+    "an intermediate with Ed448": Wrong("key-kind", {}, "CN=Corp Cluster CA above", kinds={"lower": "ed448"}),
+    "a root with Ed448": Wrong("key-kind", {}, "Corp Root", kinds={"root": "ed448"}),
+    "an intermediate with DSA": Wrong("key-kind", {}, "has a DSA key", kinds={"lower": "dsa"}),
+    "a root with DSA": Wrong("key-kind", {}, "Corp Root above the issuing CAs has a DSA key", kinds={"root": "dsa"}),
     "a curve that Go does not know": Wrong("key-kind", {}, "secp256k1", kinds={"lower": "k256"}),
     "an RSASSA-PSS key": Wrong(
         "key-kind", {"lower": {"rebuilt": pss_key}}, "RSASSA-PSS key", kinds={"lower": "rsa2048"}
@@ -198,9 +219,11 @@ WRONG: Mapping[str, Wrong] = {
         kinds={"lower": "rsa2048"},
     ),
     # The chain.
-    "no intermediates": sent("chain-incomplete", lambda made: [pem(made["own"])], "CN=Corp Cluster CA, is missing"),
+    "no intermediates": sent(
+        "chain-incomplete", lambda made: [pem(made["own"])], "CN=Corp Cluster CA above the issuing CAs is"
+    ),
     "one intermediate missing": sent(
-        "chain-incomplete", lambda made: [pem(made["own"], made["lower"])], "Policy CA, is"
+        "chain-incomplete", lambda made: [pem(made["own"], made["lower"])], "Policy CA above the issuing CAs is missing"
     ),
     "signed by another key of that name": own("signature-wrong", "names CN=Corp Cluster CA", forger=key("forger")),
     "an intermediate signed by another key": above(
@@ -209,11 +232,11 @@ WRONG: Mapping[str, Wrong] = {
     "its signer encoded again": above(
         "issuer-encoded", "lower", "in other bytes", subject=name("Corp Cluster CA", _ASN1Type.UTF8String)
     ),
-    "another root": sent("wrong-anchor", every, "the root CN=Corp Root", anchor="another"),
+    "another root": sent("wrong-anchor", every, "CN=Corp Root above the issuing CAs is the root", anchor="another"),
     "an anchor without its root": sent(
         "root-missing",
         lambda made: [pem(made["own"], made["lower"])],
-        "CN=Corp Root, is missing",
+        "CN=Corp Root above the issuing CAs is missing",
         anchor="upper",
     ),
     "the identifier of another signer": own(
@@ -258,6 +281,12 @@ WRONG: Mapping[str, Wrong] = {
 }
 
 
+@pytest.mark.parametrize("what", WRONG)
+def test_one_fault_is_told_once_and_no_other_one_with_it(what: str) -> None:
+    found = judge_wrong(WRONG[what]).refused
+    assert [each.sentence for each in found] == [found[0].sentence]
+
+
 def judge_wrong(wrong: Wrong) -> verdicts.Verdict:
     kinds = wrong.kinds or {}
     made = chain(wrong.changes, kinds)
@@ -278,14 +307,14 @@ def test_a_wrong_answer_is_refused_with_its_reason(what: str) -> None:
 
 def test_what_is_told_is_one_sentence_and_what_to_ask_another() -> None:
     for refusal in (each for wrong in WRONG.values() for each in judge_wrong(wrong).refused):
-        assert re.fullmatch(r"[0-9]+\.pem[: ].*[^.]", refusal.sentence), refusal.sentence
+        assert re.fullmatch(r"([0-9]+\.pem[: ]|CN=Corp[A-Za-z_@ ]+ above ).*[^.]", refusal.sentence), refusal.sentence
         assert re.fullmatch(r"[A-Z].*\.", refusal.ask), refusal.ask
 
 
 def test_every_reason_has_a_wrong_answer_here() -> None:
     shown = {wrong.reason for wrong in WRONG.values()}
     # Tried below, where files are read, and by `ca import`.
-    elsewhere = {"chain-too-long", "odd-certificate", "serial-number-twice"}
+    elsewhere = {"chain-too-long", "odd-certificate", "serial-number-twice", "not-in-root-file"}
     assert shown | elsewhere == {*verdicts.FILE_ASKS, *checks.ASKS}
     assert len(WRONG) > 70
 
@@ -334,6 +363,28 @@ def test_what_is_allowed_above_is_accepted() -> None:
     anyone = {"more": [extended(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)]}
     made = chain({"upper": {"more": both[:2]}, "lower": anyone, "root": {"without": ("aki",)}})
     assert judged(every(made), made["root"]).ok
+
+
+def test_an_ampersand_and_an_asterisk_in_a_printable_string_are_accepted() -> None:
+    """As Go, OpenSSL and GnuTLS do; `cryptography` does not load such a certificate."""
+    made = chain({each: {"rebuilt": renamed(b"Corp & Sons *CA")} for each in ("lower", "own")})
+    (accepted,) = judged(every(made), made["root"]).accepted
+    assert (accepted.certificate.der, accepted.chain[0].der) == (made["own"], made["lower"])
+    own, lower = facts(made["own"]), facts(made["lower"])
+    assert own.issuer_text == lower.subject_text == "CN=Corp & Sons *CA" and lower.subject.common_name
+    assert x509.signed_by(own, lower)
+    assert forged_pair(Subject("admin"), own.der, NOW)[0].count(b"BEGIN CERTIFICATE") == 2
+    # The same name in other bytes, which Go compares.
+    other = chain({"lower": {"subject": name("Corp & Sons *CA", _ASN1Type.UTF8String)}})["lower"]
+    assert not x509.signed_by(own, facts(other)) and facts(other).subject_text == lower.subject_text
+
+
+def test_a_serial_number_that_was_given_twice_is_told_with_all_that_is_wrong() -> None:
+    found = judged(every(chain({"own": {"path_length": 1, "serial": 77}})), chain()["root"])
+    twin = facts(chain({"own": {"serial": 77}})["own"])
+    assert [each.reason for each in found.refused] == ["path-length"]
+    (told,) = verdicts.same_serials(found.answers, [twin])
+    assert (told.domain, told.reason) == ("etcd", "serial-number-twice")
 
 
 def test_an_anchor_may_be_an_intermediate_whose_root_is_known() -> None:

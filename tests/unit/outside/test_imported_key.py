@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from helpers.outside_signers import pem, version_1
 from vaultpki.errors import SpecError
 from vaultpki.outside import imported_key
 from vaultpki.outside.files import SentFile, read_sent
@@ -18,6 +19,7 @@ NOW = datetime(2026, 11, 29, tzinfo=UTC)
 DAY = timedelta(days=1)
 KEY = ec.generate_private_key(ec.SECP256R1())
 PASSPHRASE = b"of this test"
+DER = serialization.Encoding.DER
 
 
 def key_file(*, passphrase: bytes | None = None, pem: bool = True, pkcs8: bool = True) -> bytes:
@@ -87,6 +89,11 @@ def test_neither_key_nor_pair_shows_the_key() -> None:
     [
         ([certificate(end=NOW)], "it expired on 2026-11-29"),
         ([certificate(begin=NOW + DAY, end=NOW + 2 * DAY)], "it begins only on 2026-11-30"),
+        (
+            [pem(version_1(x509.load_pem_x509_certificate(certificate(end=NOW)).public_bytes(DER), KEY))],
+            "it is not of version 3, .*; it expired on 2026-11-29",
+        ),
+        ([b"nothing", key_file()], "is neither PEM nor DER nor PKCS#7; 1.crt contains a private key"),
         ([certificate(), certificate(serial=2)], "the files hold 2 certificates of this key"),
         ([key_file()], "contains a private key: its key is what --key names"),
         ([b"nothing"], "is neither PEM nor DER"),

@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from helpers.corporate_certificates import NOW, Ca, name
 from vaultpki.errors import CertificateRefused
-from vaultpki.outside.root_vouching import CROSS_ASKS, cross_problem, depth, why_not
+from vaultpki.outside.root_vouching import CROSS_ASKS, cross_problems, depth, why_not
 from vaultpki.pki.facts import Facts
 from vaultpki.pki.roots import Roots, crosses, follow, key_id, successors, untrusted_roots
 from vaultpki.records.rotation import CaRef, RotationRecord, State
@@ -152,9 +152,15 @@ WRONG: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("reason", WRONG)
 def test_a_wrong_cross_certificate_has_its_own_sentence(reason: str) -> None:
-    assert cross_problem(cross(NEXT, CORP), R2, X, 0, NOW) is None
-    found = cross_problem(cross(NEXT, CORP, **WRONG[reason]), R2, X, 0, NOW)
-    assert found is not None and found.reason == reason and found.ask == CROSS_ASKS[reason]
+    assert cross_problems(cross(NEXT, CORP), R2, X, 0, NOW) == ()
+    (found,) = cross_problems(cross(NEXT, CORP, **WRONG[reason]), R2, X, 0, NOW)
+    assert found.reason == reason and found.ask == CROSS_ASKS[reason]
+
+
+def test_all_that_is_wrong_with_a_cross_certificate_is_told_at_once() -> None:
+    wrong = {option: value for reason in ("expired", "path-length", "unfit") for option, value in WRONG[reason].items()}
+    found = cross_problems(cross(NEXT, Ca("Corp Policy CA", CORP), **wrong), R2, X, 0, NOW)
+    assert [each.reason for each in found] == ["expired", "path-length", "not-by-root", "unfit"]
 
 
 def test_a_cross_certificate_of_something_else() -> None:
@@ -165,11 +171,10 @@ def test_a_cross_certificate_of_something_else() -> None:
         "path-length": cross(NEXT, CORP, path_length=1),
     }
     for reason, found in reasons.items():
-        problem = cross_problem(found, R2, X, 1, NOW)
-        assert problem is not None and problem.reason == reason, reason
+        assert reason in [each.reason for each in cross_problems(found, R2, X, 1, NOW)]
     # One of the same name, which another key signed.
-    forged = cross_problem(cross(NEXT, Ca("Corp Root", key=ec.generate_private_key(ec.SECP256R1()))), R2, X, 0, NOW)
-    assert forged is not None and forged.reason == "not-by-root"
+    forged = cross(NEXT, Ca("Corp Root", key=ec.generate_private_key(ec.SECP256R1())))
+    assert [each.reason for each in cross_problems(forged, R2, X, 0, NOW)] == ["not-by-root"]
 
 
 def test_path_lengths_are_looked_at_before_anything_begins() -> None:

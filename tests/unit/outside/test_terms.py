@@ -123,10 +123,13 @@ def test_openssl_ca_by_its_defaults_makes_what_is_refused(tmp_path: Path) -> Non
     request, _ = asked(tmp_path)
     common = ["ca", "-batch", "-in", "etcd.csr", "-cert", "signer.crt", "-keyfile", "signer.key", "-days", "1825"]
     common += ["-config", str(DELIVERED), "-notext", "-policy", "policy_anything"]
-    for section, reason in (("usr_cert", "not-a-ca"), ("v3_ca", "path-length")):
+    for section, reasons in (
+        ("usr_cert", ["not-a-ca", "no-cert-sign", "not-critical"]),
+        ("v3_ca", ["path-length", "no-cert-sign"]),
+    ):
         signer.run(*common, "-extensions", section, "-out", f"{section}.crt")
         (tmp_path / "demoCA" / "index.txt").write_text("")
-        assert [each.reason for each in signer.judged(request, f"{section}.crt").refused] == [reason]
+        assert [each.reason for each in signer.judged(request, f"{section}.crt").refused] == reasons
 
 
 def test_the_texts_name_everything_that_is_checked(tmp_path: Path) -> None:
@@ -146,3 +149,20 @@ def test_a_name_cannot_leave_its_comment(tmp_path: Path) -> None:
     _, found = asked(tmp_path, subject)
     lines = [line for line in found.openssl.splitlines() if line and not line.startswith("#")]
     assert len(lines) == 6 and lines[3] == "keyUsage = critical, keyCertSign, cRLSign"
+
+
+@pytest.mark.parametrize("signer", ["cfssl-1.6.5", "step-0.21.0", "easy-rsa-3.1.0"])
+def test_recipes_of_the_page_make_what_is_accepted(signer: str) -> None:
+    """What each made of a request of OpenBao, as `docs/root-outside.md` has it: request, certificate and root."""
+    data = (Path(__file__).parent / "signers" / f"{signer}.pem").read_bytes()
+    sent = read_sent([SentFile(signer, data)])
+    own, root = (each.facts for each in sent.certificates)
+    text = data.decode()
+    asked_for = text[: text.index("-----BEGIN CERTIFICATE-----")]
+    request = waiting_request("etcd", asked_for, ttl=730 * 86400, longest_ttl=30 * 86400)
+    verdict = judge(sent, [request], root, [], own.not_before + timedelta(days=1))
+    assert verdict.ok, verdict.refused
+    (accepted,) = verdict.accepted
+    assert len(accepted.remarks) == (signer == "easy-rsa-3.1.0"), accepted.remarks
+    page = (Path(__file__).parents[3] / "docs" / "root-outside.md").read_text()
+    assert signer.replace("-", " ").lower().replace("easy rsa", "easy-rsa") in page.lower()

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from helpers import ca_certificates
 from helpers.ca_certificates import BEGUN
+from helpers.example_cluster import BASE, load
 from vaultpki.certificates import ca_subject
 from vaultpki.records.rotation import CaRef, Method, RotationRecord, State
+from vaultpki.rotation import start
 from vaultpki.rotation.mount_steps import (
     SIGNS,
     MountIssuer,
@@ -219,3 +222,22 @@ def test_a_ca_that_cannot_sign_is_told_with_what_to_do(state: State) -> None:
         # Nothing is written that a server would refuse, or that makes it worse.
         kinds = {write.kind for write in [next_write("prod", record, broken)] if write is not None}
         assert kinds <= {"default", "default-key"}, kinds
+
+
+def test_only_a_ca_that_is_not_there_is_made_by_apply(tmp_path: Path) -> None:
+    """Beside one that has lost its names `apply` would make another one, and a chain comes from its owner."""
+    corporate = ca_certificates.ca("Corp Root", key="prod root CA", path_length=None)
+    renamed = replace(STANDING, issuers=(replace(OLD, name="mine"),), keys={OLD.key: "mine"})
+    stands = {
+        f"under the name mine; give its name back: `bao write p/etcd/issuer/{OLD.id} issuer_name=etcd-1`": renamed,
+        "it was not signed by the cluster's root CA; `vaultpki plan": replace(STANDING, root=ca_certificates.root("x")),
+        "put the certificate of CN=prod root CA that signed it back into ca.root_file": replace(
+            STANDING, root=corporate, root_name="prod root CA"
+        ),
+        "has no CA prod etcd CA; run `vaultpki apply": replace(STANDING, issuers=()),
+    }
+    assert start.own_issuer("prod", "etcd", STANDING) is OLD
+    for says, mount in stands.items():
+        why = start.why_missing(load(tmp_path, BASE), "etcd", mount)
+        assert start.own_issuer("prod", "etcd", mount) is None and says in why, why
+        assert "vaultpki apply" not in why or not mount.issuers
