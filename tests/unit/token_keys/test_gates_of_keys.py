@@ -174,8 +174,9 @@ def test_who_is_waited_for_and_why(switched: ImaginedCluster) -> None:
 def test_a_key_that_a_node_takes_for_retired_is_replaced_only_where_a_step_needs_it(switched: ImaginedCluster) -> None:
     """The step asks what API servers sign with: nobody is told to give up a key of another node for that."""
     record, holders = switched.record, switched.scene.holders
-    assert record is not None and (keys := holders["cp-2"].keys) is not None and holders["cp-2"].report is not None
-    lacks = replace(holders["cp-2"].report, token_keys=replace(keys, union=frozenset()))
+    report = holders["cp-2"].report
+    assert record is not None and report is not None and report.token_keys is not None
+    lacks = replace(report, token_keys=replace(report.token_keys, union=frozenset()))
     found = {**holders, "cp-2": replace(holders["cp-2"], report=lacks)}
     reasons = {
         to: {each.node: each.reason for each in key_gate(KeyTransition(state, to, found, switched.now)).waiting}["cp-2"]
