@@ -41,6 +41,11 @@ def first_few(names: Sequence[str], most: int = 5) -> str:
     return f"{', '.join(names[:most])}{more}"
 
 
+def named(names: Sequence[str]) -> str:
+    """Return the first ten names, escaped, and how many more there are."""
+    return first_few([escaped(name) for name in names], 10)
+
+
 _STAMP: Final = "%Y-%m-%dT%H:%M:%SZ"
 # A fleet's reports have a hundred thousand times, and strptime is slow. `fromisoformat` takes other forms too, such as
 # the hour 24 since Python 3.14.

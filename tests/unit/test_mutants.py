@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+from helpers.sentences import every_sentence
 from mutants.sites import ROOMS, draw, mutants
 
 SOURCE = b'''"""What 1 == 1 says."""
@@ -54,3 +56,9 @@ def test_a_seed_draws_the_same_mutants_each_time_of_every_room_and_one_a_line() 
     assert len({(one.file, one.line) for one in drawn}) == 100 and {one.room for one in drawn} == {"pki", "disk"}
     assert drawn == draw(root, 39, 100, ["pki", "disk"]) != draw(root, 40, 100, ["pki", "disk"])
     assert all((root / "vaultpki" / room).is_dir() for room in ROOMS)
+
+
+def test_tests_that_ask_for_every_sentence_do_not_take_the_place_of_coverages_trace() -> None:
+    before = sys.gettrace()
+    with every_sentence([]):
+        assert sys.gettrace() is before

@@ -55,10 +55,12 @@ def _offered(
     adoption was done on this machine does not come back by any record: whoever may write it could else bring a CA back
     whose key was stolen.
     """
-    ended = [each.ended_cas(config) for each in procedures]
     record = None if wanted.adoption.frozen(state.revisions.get(NAME, 0)) else wanted.adoption.record
-    if record is not None and record.accepts is Side.NEW:
-        ended += [record.old] if all(each.follows(config, wanted, state) for each in procedures) else []
+    old = record.old if record is not None and record.accepts is Side.NEW else None
+    here = [each.standing(config, wanted if old is not None else None, state) for each in procedures]
+    ended = [each.ended_cas for each in here]
+    if old is not None and all(each.follows for each in here):
+        ended.append(old)
     gone = {ca: {sha256 for each in ended for sha256 in each.get(ca, ())} for ca in wanted.foreign}
     return {
         ca: tuple(pem for pem in pems if gone[ca].isdisjoint(_fingerprints([pem])))

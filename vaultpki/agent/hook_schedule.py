@@ -17,7 +17,7 @@ from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.readers_seen import read_at_start
 from vaultpki.certificates import ROOT, pair_files
 from vaultpki.config.agent import is_current
-from vaultpki.host import hook_files, hooks
+from vaultpki.host import hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.node.assignment import Assignment
@@ -335,6 +335,8 @@ def _advice(context: Context, live: Mapping[str, str], wanted: Assignment, done:
     at_rest = [key for key in config.hooks if done.get(key) == live.get(key)]
     for key in at_rest:
         for hook in config.hooks[key]:
+            from vaultpki.host import hook_files
+
             if problem := hook_files.why_refused(hook, path=hook_files.PATH, own=config.paths.values()):
                 yield Event("config", f"{problem}; this hook will not be run", "warning", {"hook": key})
     names = {want.name for want in wanted.certificates}

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from vaultpki import kubernetes_versions, readers
 from vaultpki.agent.context import Context
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
-from vaultpki.host import boot_time, processes, stopped
+from vaultpki.host import boot_time, processes
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.processes import Process
 from vaultpki.model import AgentConfig
@@ -138,6 +138,8 @@ def _judged(component: str, running: Mapping[str, tuple[Process, ...]]) -> tuple
 
 def _stopped(component: str, wanted: Assignment) -> bool:
     """Return whether a component of which no process was seen is known not to run."""
+    from vaultpki.host import stopped
+
     addresses = {each for one in wanted.certificates for each in one.subject.ips}
     ports = {urlsplit(wanted.server).port or 443} if component == _API_SERVER else ()
     return stopped.is_stopped(component, addresses, ports)

@@ -156,9 +156,9 @@ def of_node(
         readers=readers_seen.behind(known),
         kubernetes=memory.kubernetes(known),
         by_hand=known.by_hand,
-        standings=tuple(each.standing(config) for each in procedures),
         not_admitted=known.not_admitted,
     )
+    spec: assignment.Assignment | None = None
     try:
         spec = assignment.read_copy(config, records_of(procedures))
         if spec is None:
@@ -190,7 +190,7 @@ def of_node(
         # The agent may have reported the same already.
         if text not in faults.values():
             faults[what] = text
-    return status
+    return replace(status, standings=tuple(each.standing(config, spec, known).sentence for each in procedures))
 
 
 def _keys(

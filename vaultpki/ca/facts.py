@@ -22,11 +22,10 @@ from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki.ca_life import WITH
 from vaultpki.pki.facts import Facts
 from vaultpki.provision.ca_facts import BEFORE_ROOT
-from vaultpki.provision.impact import named
 from vaultpki.readers import READERS, once_start_only, readers_of, start_only
 from vaultpki.records import above as above_names
 from vaultpki.records import node_report
-from vaultpki.redact import printable, stamp
+from vaultpki.redact import named, printable, stamp
 from vaultpki.rotation.gates import OperatorLeaf, Participant, unreplaced
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.vault import Answer, Request, Vault, text

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from vaultpki.model import Cluster
     from vaultpki.provision.cluster_facts import KeyStepDone
     from vaultpki.records.rotation import Method
-    from vaultpki.records.service_account import KeyRecord
     from vaultpki.token_keys.steps import KeysSaid
     from vaultpki.vault import Vault
 
@@ -153,6 +152,7 @@ def until_rest(cluster: Cluster, vault: Vault, options: StepOptions, *, back: bo
     """Take steps until the keys are at rest and no node waits, or another operator has turned the rotation round."""
     from vaultpki.key_rotation import commands as keys
     from vaultpki.procedures import key_text
+    from vaultpki.records.service_account import KEY_TABLE, KeyState
 
     def take() -> KeyStepDone:
         nonlocal options
@@ -163,27 +163,20 @@ def until_rest(cluster: Cluster, vault: Vault, options: StepOptions, *, back: bo
         return done
 
     def ahead(before: KeyStepDone | None, done: KeyStepDone) -> Ahead:
-        record = done.record
-        if before is not None and _turned(before.record, record, back=back):
-            return Ahead(
-                "another operator has turned the rotation of service-account keys round; this command has stopped"
-            )
+        record, last = done.record, before.record if before is not None else None
+        if last is not None and last.active and record is not None:
+            # `ca continue` ends a rollback too.
+            ended = (last.state, record.state) == (KeyState.RETURNING, KeyState.STEADY)
+            if record.state not in KEY_TABLE.ahead(last.state, back=back or ended):
+                return Ahead(
+                    "another operator has turned the rotation of service-account keys round; this command has stopped"
+                )
         if (record is None or not record.active) and (back or not done.waits):
             return Ahead()
         now = server_now(vault)
         return Ahead(key_text.progress_line(done, now), 0.0 if done.moved else until_open(done.gate, now))
 
     return Wait(take=take, ahead=ahead).until_rest(quiet=quiet)
-
-
-def _turned(before: KeyRecord | None, after: KeyRecord | None, *, back: bool) -> bool:
-    """Return whether a state was reached that this command would not have led to."""
-    from vaultpki.records.service_account import KeyState
-
-    if before is None or after is None or before.state is after.state:
-        return False
-    onward = {KeyState.SWITCHED, KeyState.RETIRED, KeyState.DONE}
-    return after.state in (onward if back else {KeyState.RETURNING, KeyState.RETRUSTING})
 
 
 def tell(cluster: Cluster, vault: Vault, done: KeyStepDone, *, as_json: bool) -> int:

@@ -100,8 +100,9 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
             made = live.verify_copies(cluster, access, (), counted, read.now)
             again = f"vaultpki verify -f {file} --live --kubeconfig {kubeconfig}"
             checks = check_summary.check_summary(made, (), again)
-    found = fleet_text.inventory(read, judge(read, IN_CLUSTER))
+    judged = judge(read, IN_CLUSTER)
+    found = fleet_text.inventory(read, judged)
     # What nodes hold is worth a page also where no CA can be read.
-    lines = [line for each in IN_CLUSTER for line in each.lines(read)] if read.cas else read.problems
-    banner = next(filter(None, (each.banner(read) for each in IN_CLUSTER)), None) if read.cas else None
+    lines = [line for each in judged.views for line in each.lines] if read.cas else read.problems
+    banner = next((each.banner for each in judged.views if each.banner is not None), None) if read.cas else None
     return report_model.report(cluster, found, read.now, checks=checks, rotation=lines, banner=banner)

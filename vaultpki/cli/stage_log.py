@@ -84,12 +84,12 @@ class StageLog:
 
         `saved` is as for `stopped_lines`.
         """
-        from vaultpki.show.stages import stopped_lines
-
         try:
             yield
         except BaseException:
             if self._planned and self._made != self._planned:
+                from vaultpki.show.stages import stopped_lines
+
                 self._say(stopped_lines(self._made, self._planned, self._before, saved=saved))
             raise
 

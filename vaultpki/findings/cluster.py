@@ -5,10 +5,10 @@ Pure: the time is that of the reading.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from vaultpki.certificates import rows
 from vaultpki.findings import nodes
@@ -24,21 +24,21 @@ from vaultpki.records.gaps import left_over_sentence
 from vaultpki.redact import stamp
 
 
-class ProcedureInCluster(Protocol):
-    """A procedure as the views of a cluster see it: a module with these functions is one."""
+@dataclass(frozen=True, slots=True)
+class ProcedureView:
+    """A procedure as the views of a cluster show it.
 
-    def findings(self, read: ClusterFacts) -> Iterator[Finding]:
-        """Yield what a person must know of it; nothing where it is at rest."""
+    `findings` are what a person must know of it, none where it is at rest. `lines` say where it stands, and what comes
+    next. `banner` sums it up; None where it is at rest.
+    """
 
-    def lines(self, read: ClusterFacts) -> Iterator[str]:
-        """Yield where it stands, and what comes next."""
-
-    def banner(self, read: ClusterFacts) -> Banner | None:
-        """Return a few lines that sum it up, None where it is at rest."""
+    findings: tuple[Finding, ...] = ()
+    lines: tuple[str, ...] = ()
+    banner: Banner | None = None
 
 
-ProceduresInCluster = tuple[ProcedureInCluster, ...]
-"""Those that views show; every entry point hands over `procedures.in_cluster.IN_CLUSTER`."""
+ProceduresInCluster = tuple[Callable[[ClusterFacts], ProcedureView], ...]
+"""Those that views show, each by its view of a cluster; every entry point hands over `in_cluster.IN_CLUSTER`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Judgement:
     """What was found of a cluster. `nodes` are in the order in which they need attention.
 
     `stored` has the report of each of them as it is stored, as JSON text, in the same order. `cas` are findings on CAs,
-    `cluster` those about the cluster as a whole, and `procedures` those on what is being replaced in steps.
+    `cluster` those about the cluster as a whole, and `views` have those on what is being replaced in steps.
     """
 
     now: datetime
@@ -54,7 +54,12 @@ class Judgement:
     stored: tuple[str, ...]
     cas: tuple[Finding, ...]
     cluster: tuple[Finding, ...]
-    procedures: tuple[Finding, ...] = ()
+    views: tuple[ProcedureView, ...] = ()
+
+    @property
+    def procedures(self) -> tuple[Finding, ...]:
+        """The findings on what is being replaced in steps."""
+        return tuple(finding for each in self.views for finding in each.findings)
 
     @property
     def about_cluster(self) -> tuple[Finding, ...]:
@@ -86,7 +91,7 @@ def judge(read: ClusterFacts, procedures: ProceduresInCluster) -> Judgement:
         tuple(stored for _, stored in pairs),
         tuple(of_cas(read.ends, read.cas, file)),
         tuple(_cluster(read, file)),
-        tuple(finding for each in procedures for finding in each.findings(read)),
+        tuple(view(read) for view in procedures),
     )
 
 

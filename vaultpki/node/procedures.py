@@ -29,6 +29,20 @@ class Followed:
     retry_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MachineStanding:
+    """Where a machine stands in a procedure, by its disk; without arguments that of one that takes no part.
+
+    `ended_cas` are the SHA-256 of foreign CAs by domain that it never trusts again, whatever a record says; empty where
+    that is not known. `follows` is whether it does what the record asks; True where that is not known. `sentence` says
+    where it stands.
+    """
+
+    ended_cas: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    follows: bool = True
+    sentence: str = ""
+
+
 class ProcedureOnNode(Protocol):
     """A procedure as a node sees it: a module with a record and these functions is one.
 
@@ -44,22 +58,13 @@ class ProcedureOnNode(Protocol):
         Raises Busy if another process still changes the machine after `wait` seconds.
         """
 
-    def ended_cas(self, config: AgentConfig) -> Mapping[str, tuple[str, ...]]:
-        """Return the SHA-256 of foreign CAs by domain that this machine never trusts again, whatever a record says.
-
-        Empty where that cannot be read.
-        """
-
-    def follows(self, config: AgentConfig, wanted: Assignment, known: AgentState) -> bool:
-        """Return whether this machine does what the record of the adoption asks; True where that cannot be read."""
+    def standing(self, config: AgentConfig, wanted: Assignment | None, known: AgentState) -> MachineStanding:
+        """Return where this machine stands; reads only the disk. Without `wanted` it is not said whether it follows."""
 
     def report(
         self, made: NodeReport, config: AgentConfig, wanted: Assignment, known: AgentState, clock: float
     ) -> NodeReport:
         """Return the report with what this machine says of the procedure."""
-
-    def standing(self, config: AgentConfig) -> str:
-        """Return a sentence about where this machine stands, "" where it takes no part; reads only the disk."""
 
     def follow(self, config: AgentConfig, clock: float, *, allow_http: bool, alive: Callable[[], None]) -> Followed:
         """Do after a pass what a record asks of this machine. `alive` is called again and again while it waits."""

@@ -6,7 +6,7 @@ Its functions are those of `ProcedureOnNode`, and what `adopt node` asks before 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from vaultpki.config.taken_over import in_place, located
 from vaultpki.errors import StateConflict, VaultpkiError
 from vaultpki.host.log import Event
-from vaultpki.node.procedures import Followed
+from vaultpki.node.procedures import Followed, MachineStanding
 from vaultpki.procedure.envelope import ProcedureRecord
 from vaultpki.records import adoption
 from vaultpki.records.adoption import NAME
@@ -78,35 +78,31 @@ def _make_aside(config: AgentConfig) -> None:
             private_folder(machine.kubelet_aside)
 
 
-def ended_cas(config: AgentConfig) -> Mapping[str, tuple[str, ...]]:
-    """Return the SHA-256 of old CAs by domain that this machine never trusts again, whatever the record says.
+def standing(config: AgentConfig, wanted: Assignment | None, known: AgentState) -> MachineStanding:
+    """Return where a machine that is taken over stands; any other one has no steps to do.
 
-    Its adoption is done with them: their keys are deleted here, or lie where nobody looks after them.
+    It never trusts the old CAs again with which its adoption is done: their keys are deleted here, or lie where nobody
+    looks after them. Of a journal that cannot be read its steps say so.
     """
-    if config.taken_over is None:
-        return {}
-    from vaultpki.takeover.journal import JournalFile
-
-    try:
-        return JournalFile(config.state).value.ended
-    except VaultpkiError:
-        # Its steps say so.
-        return {}
-
-
-def follows(config: AgentConfig, wanted: Assignment, known: AgentState) -> bool:
-    """Return whether a machine that is taken over does what the record asks; any other one has no steps to do.
-
-    Of one whose journal cannot be read that is not known, and its steps say so.
-    """
-    if config.taken_over is None:
-        return True
+    machine = config.taken_over
+    if machine is None:
+        return MachineStanding()
     from vaultpki.takeover import carry_out
+    from vaultpki.takeover.journal import Journal, JournalFile
 
+    journal, asked = Journal(), None
     try:
-        return carry_out.asked_of(config, wanted, known.revisions.get(NAME, 0)).target is not None
-    except VaultpkiError:
-        return True
+        journal = JournalFile(config.state).value
+        if wanted is not None:
+            asked = carry_out.asked_of(config, wanted, known.revisions.get(NAME, 0))
+    except VaultpkiError as error:
+        return MachineStanding(journal.ended, sentence=str(error))
+    stands = f"it has done the steps of {journal.reached.value}" if journal.reached else "it is as kubeadm left it"
+    where = "in place" if config.directory == machine.directory else f"aside, in {config.directory}"
+    dry = "`vaultpki adopt node --dry-run` shows what is left"
+    found = f"This machine is taken over: {stands}, and the agent's files lie {where}; {dry}."
+    stays = f" {asked.stays[0].upper()}{asked.stays[1:]}." if asked is not None and asked.stays else ""
+    return MachineStanding(journal.ended, asked is None or asked.target is not None, found + stays)
 
 
 def report(made: NodeReport, config: AgentConfig, wanted: Assignment, known: AgentState, clock: float) -> NodeReport:
@@ -119,28 +115,6 @@ def report(made: NodeReport, config: AgentConfig, wanted: Assignment, known: Age
     highest, running = known.revisions.get(NAME, 0), RunningComponents()
     said = takeover_report.build(config, wanted, highest, running, known.by_vault, clock)
     return replace(made, adoption=said)
-
-
-def standing(config: AgentConfig) -> str:
-    """Return a sentence about where a machine that is taken over stands, "" for another; reads only the disk."""
-    machine = config.taken_over
-    if machine is None:
-        return ""
-    from vaultpki.node import assignment
-    from vaultpki.takeover import carry_out
-    from vaultpki.takeover.journal import JournalFile
-
-    try:
-        reached = JournalFile(config.state).value.reached
-        wanted = assignment.copy(config, (OWN_RECORD,))
-        stays = carry_out.asked_of(config, wanted).stays if wanted is not None else ""
-    except VaultpkiError as error:
-        return str(error)
-    stands = f"it has done the steps of {reached.value}" if reached is not None else "it is as kubeadm left it"
-    where = "in place" if config.directory == machine.directory else f"aside, in {config.directory}"
-    dry = "`vaultpki adopt node --dry-run` shows what is left"
-    found = f"This machine is taken over: {stands}, and the agent's files lie {where}; {dry}."
-    return f"{found} {stays[0].upper()}{stays[1:]}." if stays else found
 
 
 def look(config: AgentConfig, known: Assignment, *, allow_http: bool = False) -> tuple[Assignment, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+from vaultpki.findings.cluster import ProcedureView
 from vaultpki.findings.finding import STILL, Finding, found
 from vaultpki.identity.nodes import Member
 from vaultpki.model import NodeRole
@@ -20,19 +21,11 @@ from vaultpki.rotation.adoption_evidence import AdoptedMachine
 from vaultpki.rotation.adoption_states import FREE_STEPS, ONWARD, AdoptionStep
 
 
-def findings(read: ClusterFacts) -> Iterator[Finding]:
-    """Yield where an adoption stands; nothing without one, and once nothing of it is left to do."""
+def view(read: ClusterFacts) -> ProcedureView:
+    """Return where an adoption stands; nothing without one, and once nothing of it is left to do."""
     finding = of_adoption(read.adopted, read.nodes.members, read.now, read.cluster.file)
-    yield from () if finding is None else (finding,)
-
-
-def lines(_read: ClusterFacts) -> Iterator[str]:
-    """Yield nothing: `adopt status` looks at the Kubernetes cluster too."""
-    yield from ()
-
-
-def banner(_read: ClusterFacts) -> None:
-    """Return None, as `lines`."""
+    # Without lines: `adopt status` looks at the Kubernetes cluster too.
+    return ProcedureView(() if finding is None else (finding,))
 
 
 def of_adoption(

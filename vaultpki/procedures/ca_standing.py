@@ -1,4 +1,4 @@
-"""What rotations of CAs are to the views of a cluster; the functions are those of `ProcedureInCluster`."""
+"""What rotations of CAs are to the views of a cluster."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from vaultpki.certificates import ROOT
-from vaultpki.findings.cluster import of_gate
+from vaultpki.findings.cluster import ProcedureView, of_gate
 from vaultpki.findings.finding import Finding
 from vaultpki.graph.content import ca_title
 from vaultpki.identity import root_pin
-from vaultpki.procedure.banner import Banner
-from vaultpki.procedure.banner import banner as banner_of
+from vaultpki.procedure.banner import Banner, banner
 from vaultpki.procedures import ca_text
 from vaultpki.provision.cluster_facts import ClusterFacts, under_way
 from vaultpki.redact import stamp
 
 
-def findings(read: ClusterFacts) -> Iterator[Finding]:
+def view(read: ClusterFacts) -> ProcedureView:
+    """Return where rotations of CAs stand."""
+    return ProcedureView(tuple(_findings(read)), tuple(_lines(read)), _banner(read))
+
+
+def _findings(read: ClusterFacts) -> Iterator[Finding]:
     """Yield where a rotation stands: it goes on by itself, or it waits for a person."""
     ca = under_way(read.cas) or next((ca for ca in read.cas if ca.gate is not None), None)
     if ca is None or ca.record is None or ca.gate is None:
@@ -30,7 +34,7 @@ def findings(read: ClusterFacts) -> Iterator[Finding]:
     yield of_gate(said, ca.gate, record.since + timedelta(seconds=record.spread), read.now, file, command)
 
 
-def lines(read: ClusterFacts) -> Iterator[str]:
+def _lines(read: ClusterFacts) -> Iterator[str]:
     """Yield where the rotation stands that is under way; else what a rollback has left behind."""
     active, now, file = under_way(read.cas), read.now, read.cluster.file
     if active is not None and active.record is not None:
@@ -43,7 +47,7 @@ def lines(read: ClusterFacts) -> Iterator[str]:
             yield from ca_text.record_lines(ca.record, ca.gate, now, file)
 
 
-def banner(read: ClusterFacts) -> Banner | None:
+def _banner(read: ClusterFacts) -> Banner | None:
     """Return the banner of the rotation that is under way; None if there is none."""
     active = under_way(read.cas)
     if active is None or active.record is None:
@@ -51,4 +55,4 @@ def banner(read: ClusterFacts) -> Banner | None:
     record = active.record
     what = f"{'The ' if record.domain == ROOT else ''}{ca_title(record.domain, read.cluster.name)} is"
     title = f"{what} being rotated: {record.state.value}"
-    return banner_of(title, record.since, ca_text.state_sentence(record), active.gate, read.now, read.cluster.file)
+    return banner(title, record.since, ca_text.state_sentence(record), active.gate, read.now, read.cluster.file)

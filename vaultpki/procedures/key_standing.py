@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vaultpki.findings.cluster import of_gate
+from vaultpki.findings.cluster import ProcedureView, of_gate
 from vaultpki.findings.finding import Finding, found, named_command
-from vaultpki.procedure.banner import Banner
-from vaultpki.procedure.banner import banner as banner_of
+from vaultpki.procedure.banner import Banner, banner
 from vaultpki.procedure.standing import and_more
 from vaultpki.procedures import key_text
 from vaultpki.provision.cluster_facts import ClusterFacts
@@ -15,7 +14,12 @@ from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable, stamp
 
 
-def findings(read: ClusterFacts) -> Iterator[Finding]:
+def view(read: ClusterFacts) -> ProcedureView:
+    """Return where service-account keys stand."""
+    return ProcedureView(tuple(_findings(read)), tuple(_lines(read)), _banner(read))
+
+
+def _findings(read: ClusterFacts) -> Iterator[Finding]:
     """Yield where a rotation of service-account keys stands, or what is left to do after one."""
     keys, file = read.keys, read.cluster.file
     if keys is None or keys.record is None:
@@ -35,16 +39,16 @@ def findings(read: ClusterFacts) -> Iterator[Finding]:
         yield found("rotation-waits" if itself else "rotation-blocked", text, command=command)
 
 
-def lines(read: ClusterFacts) -> Iterator[str]:
+def _lines(read: ClusterFacts) -> Iterator[str]:
     """Yield where the keys stand; nothing if nothing is left to do."""
     if read.keys is not None:
         yield from key_text.key_lines(read.keys, read.now, read.cluster.file)
 
 
-def banner(read: ClusterFacts) -> Banner | None:
+def _banner(read: ClusterFacts) -> Banner | None:
     """Return the banner of a rotation that is under way; None if there is none."""
     keys = read.keys
     if keys is None or keys.record is None or not keys.record.active:
         return None
     record, title = keys.record, f"The service-account keys are being rotated: {keys.record.state.value}"
-    return banner_of(title, record.since, key_text.state_sentence(record), keys.gate, read.now, read.cluster.file)
+    return banner(title, record.since, key_text.state_sentence(record), keys.gate, read.now, read.cluster.file)

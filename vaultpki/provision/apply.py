@@ -15,10 +15,8 @@ from vaultpki.identity.applied import APPLIED, of_cluster
 from vaultpki.identity.token_rights import refuse_weak_token
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import CaLife
-from vaultpki.provision import ca_ends, dangers, foreign_cas, leftovers, quorum, refused_changes
+from vaultpki.provision import ca_ends, dangers, foreign_cas, leftovers, refused_changes
 from vaultpki.provision.ca_facts import rotations_needed
-from vaultpki.provision.carry_out import carry_out, change_path
-from vaultpki.provision.impact import concerns_nodes, impact_of, named, of_storage
 from vaultpki.provision.observe import Observation, observe, refuse_foreign
 from vaultpki.provision.plan import (
     Change,
@@ -37,6 +35,7 @@ from vaultpki.records import report_paths
 from vaultpki.records.changes import CHANGES, Changes
 from vaultpki.records.followed import digests
 from vaultpki.records.server_facts import ServerFacts
+from vaultpki.redact import named
 from vaultpki.vault import Vault
 from vaultpki.vault.kv import Stored
 
@@ -123,6 +122,8 @@ def _digests(cluster: Cluster, seen: Observation) -> dict[str, str]:
 
 def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> Plan:
     """Return the plan with its impact on nodes that take part already, for which it lists their reports if needed."""
+    from vaultpki.provision.impact import concerns_nodes
+
     live = _live(cluster, vault, seen) if concerns_nodes(cluster, todo.changes) else Live()
     return replace(todo, impact=impact_for(cluster, todo, live), live=live)
 
@@ -132,6 +133,9 @@ def impact_for(cluster: Cluster, todo: Plan, live: Live) -> tuple[Impact, ...]:
 
     What it means for etcd's quorum and for revocation stands first, and does not depend on reports.
     """
+    from vaultpki.provision import quorum
+    from vaultpki.provision.impact import concerns_nodes, impact_of, of_storage
+
     first = (*quorum.impact_of(cluster, todo.changes), *of_storage(cluster, todo.changes))
     return (*first, *impact_of(cluster, todo.changes, live)) if concerns_nodes(cluster, todo.changes) else first
 
@@ -197,6 +201,8 @@ def apply(
                 begin(todo)
             begun = _begun(cluster, vault, seen, rest, begun)
             total = len(done) + len(todo.changes)
+            from vaultpki.provision.carry_out import carry_out
+
             for change in carry_out(cluster, vault, seen, replace(todo, changes=rest), partial(_step, step, total)):
                 done.append(change)
                 progress(change)
@@ -290,6 +296,8 @@ def _step(step: StepProgress, total: int, change: Change) -> None:
 
 def _rights(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> dict[str, str]:
     """Return the capability that each path of a plan needs."""
+    from vaultpki.provision.carry_out import change_path
+
     needs = {f"{cluster.mount('config')}/data/{record}": "update" for record in (APPLIED, CHANGES)}
     for change in todo.changes:
         patched = change.kind == "issuer" and change.action == "update"

@@ -18,11 +18,8 @@ from vaultpki.provision.quorum import NO_CONTROL_PLANE, NO_ETCD, SMALLER_QUORUM
 from vaultpki.readers import READERS
 from vaultpki.records.node_report import PRUNE
 from vaultpki.records.server_facts import Key
-from vaultpki.redact import escaped, first_few
+from vaultpki.redact import escaped, named
 from vaultpki.values.durations import format_duration
-
-SHOWN: Final = 10
-"""How many names of a long list are shown."""
 
 REISSUES: Final = "reissues"
 ISSUES: Final = "issues"
@@ -129,11 +126,6 @@ def _of_any_node(impact: Impact) -> str:
     """Return the sentence of one node without its name, by which several nodes are told together."""
     name = f"{escaped(impact.node)} " if impact.node else ""
     return impact.detail.removeprefix(name) if name and impact.nodes == 1 else impact.detail
-
-
-def named(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    return first_few([escaped(name) for name in names], SHOWN)
 
 
 def _colour(impact: Impact) -> Colour:

@@ -10,12 +10,11 @@ from vaultpki.identity.credentials import Identity, count
 from vaultpki.model import Cluster, NodeRole
 from vaultpki.pki import foreign_cas, key_numbers
 from vaultpki.places import Layout
-from vaultpki.provision.impact import named
 from vaultpki.provision.observe import Observation
 from vaultpki.records.adoption import OLD_CAS, RECORD, AdoptionRecord, AdoptionState
 from vaultpki.records.rotation import Method
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
-from vaultpki.redact import first_few, printable
+from vaultpki.redact import first_few, named, printable
 from vaultpki.vault import Vault
 
 

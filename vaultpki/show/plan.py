@@ -10,10 +10,9 @@ from vaultpki.identity import root_pin
 from vaultpki.identity.asked_server import AskedServer
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import Level
-from vaultpki.provision.impact import named, sentences
 from vaultpki.provision.plan import SECRET_ID, Change, Colour, Plan, Rotation, without_notice
 from vaultpki.records.rotation import RotationRecord
-from vaultpki.redact import escaped, first_few, stamp
+from vaultpki.redact import escaped, first_few, named, stamp
 from vaultpki.show.line import SIGN_COLOURS, WIDTH, Entry, Line, wrapped
 from vaultpki.show.plan_entries import ACTION_SIGNS, entries, fields, title
 from vaultpki.values.durations import format_duration
@@ -64,6 +63,8 @@ def lines(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> list[Line]:
             shown += wrapped(f"{escaped(line)}.", None, width)
     shown += attention_lines(cluster, plan, width=width)
     if plan.impact:
+        from vaultpki.provision.impact import sentences
+
         shown.append(Line("Impact:"))
         for colour, text in sentences(plan.impact, merged=not verbose):
             shown += wrapped(f"  {text}", colour, width)

@@ -15,12 +15,11 @@ from vaultpki.provision import causes
 from vaultpki.provision.causes import Entry as CertificateEntry
 from vaultpki.provision.causes import RecordChange
 from vaultpki.provision.differences import as_text, certificate_differences, differences
-from vaultpki.provision.impact import named
 from vaultpki.provision.plan import Action, Change, is_notice, without_notice
 from vaultpki.records.changes import PARTS
 from vaultpki.records.paths import LEAVING
 from vaultpki.records.server_facts import Key
-from vaultpki.redact import escaped
+from vaultpki.redact import escaped, named
 from vaultpki.show.line import Entry
 from vaultpki.show.plan_record import foreign_ca_entries, template_entries
 from vaultpki.values.durations import format_duration

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shlex
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from helpers import page_runner, pages
+from helpers.faults.trusted_proxy import relaying
 from helpers.kube.adopted_cluster import (
     AUTHENTICATION_PATH,
     INFO_PATH,
@@ -41,6 +43,7 @@ from vaultpki.identity.imported import AT_REST
 from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import ComponentReport, OldKeys
+from vaultpki.vault import Settings, Vault
 
 
 def test_a_whole_adoption(clusters: ClusterFactory, tmp_path: Path) -> None:
@@ -310,3 +313,11 @@ def test_new_cas_below_a_root_from_outside_count(clusters: ClusterFactory, tmp_p
     found = looks.read_sides(cluster.model, cluster.client("adopter"), None, datetime.now(UTC))
     assert found.root.fingerprint == signer.root_sha256
     assert {domain: len(cas) for domain, cas in found.new.items()} == dict.fromkeys(ISSUING_CAS, 1)
+    # One that was deleted after they were listed is none, and no failure.
+    mount = f"{cluster.prefix}/etcd/issuer/"
+    with relaying(
+        cluster.server, tmp_path, ask=lambda path: f"{mount}{uuid.uuid4()}" if path.startswith(mount) else path
+    ) as relay:
+        settings = Settings((relay.address,), ca_pem=relay.ca_file.read_text(), token=cluster.token("adopter"))
+        found = looks.read_sides(cluster.model, Vault(settings), None, datetime.now(UTC))
+    assert {domain for domain, cas in found.new.items() if not cas} == {"etcd"}

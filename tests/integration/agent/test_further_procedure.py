@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from vaultpki.issue.rotations import RecordRead
 from vaultpki.model import AgentConfig
 from vaultpki.node import assignment, state
 from vaultpki.node.assignment import Assignment
-from vaultpki.node.procedures import Followed, Procedures
+from vaultpki.node.procedures import Followed, MachineStanding, Procedures
 from vaultpki.node.state import AgentState
 from vaultpki.procedure.envelope import Envelope, ProcedureRecord
 from vaultpki.procedure.phases import NEW, OLD, Phase, Side, table
@@ -85,11 +85,8 @@ class Lamp:
     def entered(self, config: AgentConfig, wait: float) -> Iterator[AgentConfig]:
         yield config
 
-    def ended_cas(self, config: AgentConfig) -> Mapping[str, tuple[str, ...]]:
-        return {}
-
-    def follows(self, config: AgentConfig, wanted: Assignment, known: AgentState) -> bool:
-        return True
+    def standing(self, config: AgentConfig, wanted: Assignment | None, known: AgentState) -> MachineStanding:
+        return MachineStanding(sentence="The lamp is lit." if files.exists(_file(config)) else "")
 
     def report(
         self, made: NodeReport, config: AgentConfig, wanted: Assignment, known: AgentState, clock: float
@@ -97,9 +94,6 @@ class Lamp:
         # Whether Vault was asked or the copy was enough.
         assert NAME in wanted.procedures
         return made
-
-    def standing(self, config: AgentConfig) -> str:
-        return "The lamp is lit." if files.exists(_file(config)) else ""
 
     def follow(self, config: AgentConfig, clock: float, *, allow_http: bool, alive: Callable[[], None]) -> Followed:
         try:

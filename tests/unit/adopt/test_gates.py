@@ -430,6 +430,14 @@ def test_a_record_too_far_ahead_keeps_the_gate_closed() -> None:
     assert "does not follow revision 5000" in waits(US, with_machine(_S.PUBLISHED, "w-1", report=far))["w-1"]
 
 
+@pytest.mark.parametrize("path", [each for each in itertools.product(_S, repeat=2) if each in FREE_STEPS])
+def test_a_step_that_waits_for_nobody_waits_for_every_machine_that_has_read_a_later_record(path: Step) -> None:
+    """Also for those behind one that has not: the step would be written over what they follow."""
+    ahead = replace(report(path[0]), highest=14)
+    found = waits(path, with_machine(path[0], "w-1", report=ahead))
+    assert found.keys() == {"w-1"} and found["w-1"].startswith("has read revision 14")
+
+
 def test_a_new_adoption_begins_above_what_machines_have_read() -> None:
     fresh = report(_S.PREPARED, highest=15)
     calm = ClusterSeen(machines=(machine("cp-1", _S.PREPARED, report=fresh), AdoptedMachine("w-1")))

@@ -71,3 +71,9 @@ def test_a_worker_has_its_name_from_its_kubelet(tmp_path: Path) -> None:
     assert [path for row, path, _ in found.leaves if row == "kubelet"] == [
         "/var/lib/kubelet/pki/kubelet-server-current.pem"
     ]
+
+
+def test_without_a_certificate_of_its_kubelet_a_control_plane_has_its_name_from_etcd(root: Path) -> None:
+    (root / "var/lib/kubelet/pki/kubelet-client-current.pem").unlink()
+    found = machine.read(str(root))
+    assert "kubelet-client" not in {row for row, _, _ in found.leaves} and found.node == "cp-1"

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from helpers.kube.kubeadm_inventory import Values, facts, judged, named, taken
+from helpers.kube.kubeadm_inventory import Values, facts, judged, named, served, taken
 from helpers.kube.kubeadm_objects import (
     SYSTEM,
     KubeadmObjects,
@@ -235,6 +235,25 @@ def test_each_fault_is_named_with_its_cure(case: str) -> None:
     assert obstacles.attention(every) is any(each.severity is Severity.CRITICAL for each in every)
 
 
+def test_a_certificate_that_is_no_ca_is_no_second_ca() -> None:
+    def change(objects: KubeadmObjects, values: Values) -> None:
+        data = values[f"{SYSTEM}/configmaps/extension-apiserver-authentication"]["data"]
+        data["client-ca-file"] += leaf("jane", objects.ca).pem
+
+    assert "several-cas" not in found_in(three(), change)
+
+
+def test_a_listener_that_does_not_answer_is_named_with_its_node_and_the_reason() -> None:
+    """Only members of etcd are at addresses whose node has to be found."""
+    silent = ("kube-apiserver", "kubelet")
+    listeners = [
+        replace(each, leaf=None, why="it times out") if each.node == "cp-2" and each.row in silent else each
+        for each in served(three())
+    ]
+    texts = found_in(three(), listeners=listeners)
+    assert "kube-apiserver of cp-2: it times out" in texts["names-not-seen"]
+
+
 def test_the_heaviest_comes_first() -> None:
     _, every = judged(taken(three(), change=lambda values: two_cas(three(), values)))
     weights = [each.severity for each in every]
@@ -365,3 +384,16 @@ def test_many_of_a_kind_are_counted() -> None:
     printed = list(text.inventory_lines(found, made, every))
     assert sum(line.startswith("warning node-silent: ") for line in printed) == 20
     assert "and 10 more of node-silent; --json has all of them" in printed
+
+
+def test_kubelets_are_shown_with_what_told_how_they_are_configured() -> None:
+    """What kubeadm gives to those that join says nothing of one that has joined long ago."""
+
+    def change(values: Values) -> None:
+        del values["/api/v1/nodes/w-1/proxy/configz"]
+
+    found = taken(one(), change=change)
+    made, every = judged(found)
+    lines = [line.split() for line in text.inventory_lines(found, made, every)]
+    told = {words[0]: words[4] for words in lines if words[1:2] == ["yes"]}
+    assert told == {"cp-1": "configz", "w-1": "kubelet-config"}

@@ -95,7 +95,11 @@ def test_keys_that_rest_are_waited_for_while_a_node_waits(monkeypatch: pytest.Mo
         (KeyState.PUBLISHED, KeyState.RETRUSTING, False, True),
         (KeyState.PUBLISHED, KeyState.SWITCHED, False, False),
         (KeyState.PUBLISHED, KeyState.SWITCHED, True, True),
-        (KeyState.PUBLISHED, KeyState.RETURNING, True, False),
+        # It was taken back and is over: the command does not end as if it had come to its own end.
+        (KeyState.PUBLISHED, KeyState.STEADY, False, True),
+        (KeyState.SWITCHED, KeyState.RETURNING, True, False),
+        # Somebody has led it on meanwhile, and back.
+        (KeyState.PUBLISHED, KeyState.RETURNING, True, True),
         # It leads from there to switched, and `ca abort` home.
         (KeyState.RETRUSTING, KeyState.RETURNING, False, True),
     ],
@@ -115,6 +119,14 @@ def test_keys_that_another_operator_turns_round(
     assert (said in capsys.readouterr().err) == stops
     assert keys_waited(monkeypatch, [keys(first), turned, rest], back=back, quiet=True)[0] == done
     assert capsys.readouterr().err == ""
+
+
+def test_a_rollback_of_keys_ends_by_continue_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = keys(KeyState.STEADY, gate=None)
+    assert keys_waited(monkeypatch, [keys(KeyState.RETURNING), home])[0] == home
+    assert "another operator" not in capsys.readouterr().err
 
 
 def adopted(state: AdoptionState | None, **changes: Any) -> AdoptionOutcome:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from helpers import example_cluster
-from vaultpki.findings.cluster import document, judge
-from vaultpki.findings.finding import Finding, found
+from vaultpki.findings.cluster import ProcedureView, document, judge
+from vaultpki.findings.finding import found
 from vaultpki.identity.nodes import NodeList
 from vaultpki.identity.revoked_list import Revoked
-from vaultpki.procedure.banner import Banner
 from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.procedures.in_cluster import IN_CLUSTER
 from vaultpki.provision.cluster_facts import CaStatus, ClusterFacts
@@ -21,17 +19,10 @@ from vaultpki.show.fleet import inventory
 NOW = datetime(2026, 11, 26, 10, tzinfo=UTC)
 
 
-class Lamps:
+def lamps(read: ClusterFacts) -> ProcedureView:
     """Lamps that are lit one after the other."""
-
-    def findings(self, read: ClusterFacts) -> Iterator[Finding]:
-        yield found("rotation-blocked", f"the lamps of {read.cluster.name} wait for cp-1", command="vaultpki ca status")
-
-    def lines(self, read: ClusterFacts) -> Iterator[str]:
-        yield from ()
-
-    def banner(self, _read: ClusterFacts) -> Banner | None:
-        return None
+    text = f"the lamps of {read.cluster.name} wait for cp-1"
+    return ProcedureView((found("rotation-blocked", text, command="vaultpki ca status"),))
 
 
 def facts(folder: Path, *cas: CaStatus) -> ClusterFacts:
@@ -42,7 +33,7 @@ def facts(folder: Path, *cas: CaStatus) -> ClusterFacts:
 def test_a_further_procedure_is_judged_and_shown(tmp_path: Path) -> None:
     read = facts(tmp_path)
     assert judge(read, IN_CLUSTER).ok and not inventory(read, judge(read, IN_CLUSTER)).notices
-    judged = judge(read, (*IN_CLUSTER, Lamps()))
+    judged = judge(read, (*IN_CLUSTER, lamps))
     assert not judged.ok and not document(judged)["ok"]
     assert [each.text for each in judged.about_cluster] == [f"the lamps of {read.cluster.name} wait for cp-1"]
     (notice,) = inventory(read, judged).notices
@@ -56,5 +47,5 @@ def test_every_procedure_is_in_the_tuple(tmp_path: Path) -> None:
     read = facts(tmp_path, waits)
     (finding,) = judge(read, IN_CLUSTER).procedures
     assert finding.name == "rotation-blocked" and finding.attention
-    assert [each.banner(read) is not None for each in IN_CLUSTER] == [True, False, False]
+    assert [each.banner is not None for each in judge(read, IN_CLUSTER).views] == [True, False, False]
     assert not judge(read, ()).procedures

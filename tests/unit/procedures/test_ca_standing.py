@@ -31,7 +31,7 @@ def banner(folder: Path, record: RotationRecord, gate: Gate | None) -> Banner:
     """What the page says above a report."""
     cluster = replace(example_cluster.load(folder, example_cluster.WITH_POOL), file="cluster.yaml")
     ca = CaStatus(record.domain, record.leaf.name, "", None, record, gate)
-    made = ca_standing.banner(ClusterFacts(cluster, NOW, NodeList((), ()), Revoked(), {}, (), (ca,), ()))
+    made = ca_standing.view(ClusterFacts(cluster, NOW, NodeList((), ()), Revoked(), {}, (), (ca,), ())).banner
     assert made is not None
     return made
 

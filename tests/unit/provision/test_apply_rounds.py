@@ -49,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[Change]) -> 
         monkeypatch.setattr(apply, "observe_and_plan", look)
         return apply.apply(cluster, vault, ServerFacts(), progress=lambda change: None, **options)
 
-    monkeypatch.setattr(apply, "carry_out", carry_out)
+    monkeypatch.setattr("vaultpki.provision.carry_out.carry_out", carry_out)
     monkeypatch.setattr(apply, "of_cluster", lambda cluster, facts, wanted: "as it is")
     monkeypatch.setattr(apply, "with_impact", lambda cluster, vault, seen, todo: todo)
     monkeypatch.setattr(apply, "refuse_weak_token", lambda cluster, vault, needs: None)

@@ -11,9 +11,10 @@ import pytest
 from helpers.example_cluster import WITH_POOL, load
 from vaultpki.model import Cluster
 from vaultpki.provision.desired import desired
-from vaultpki.provision.impact import SHOWN, concerns_nodes, impact_of, named, of_storage, sentences
+from vaultpki.provision.impact import concerns_nodes, impact_of, of_storage, sentences
 from vaultpki.provision.plan import Impact, Live, Observed, Plan, plan
 from vaultpki.records.server_facts import Fields, Key, ServerFacts
+from vaultpki.redact import named
 
 JWT = """\
 - name: spot
@@ -280,9 +281,9 @@ def test_what_several_do_alike_is_one_sentence() -> None:
 
 
 def test_of_many_names_the_first_few_are_shown() -> None:
-    names = [f"n{number}" for number in range(SHOWN + 2)]
-    assert named(names[:SHOWN]) == ", ".join(names[:SHOWN])
-    assert named(names) == ", ".join(names[:SHOWN]) + " and 2 more"
+    names = [f"n{number}" for number in range(12)]
+    assert named(names[:10]) == ", ".join(names[:10])
+    assert named(names) == ", ".join(names[:10]) + " and 2 more"
     assert named(["\x1b[2J"]) == "\\x1b[2J"
 
 

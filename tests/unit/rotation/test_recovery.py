@@ -132,8 +132,20 @@ def test_a_node_that_has_not_reported_since_may_hold_what_nobody_told() -> None:
     found = made(before, ALONE, [heard, silent])
     assert (found.state, found.kept) == (State.RETRUSTING, Kept.OLD) and found.trust == {ONE.sha256}
     assert made(before, ALONE, [heard, silent], "n2").state is State.STEADY
+    assert named_since(found, ALONE, [heard]) is found
     later = named_since(found, ALONE, [heard, node("n2", TWO, leaf=TWO)])
     assert later.trust == {ONE.sha256, TWO.sha256} and named_since(later, ALONE, [heard]) == later
+
+
+def test_a_lying_node_cannot_make_the_record_too_large() -> None:
+    """Each pass may name other CAs, and the record keeps those that were named before."""
+    before = replace(record(State.RETRUSTING), kept=Kept.OLD, also=(THREE.sha256,))
+    liar = node("liar", ONE)
+    assert liar.report is not None
+    for count, kept in ((99, 100), (100, 1)):
+        bundle = BundleReport(frozenset(f"{number:064x}" for number in range(count)), BEGUN)
+        told = replace(liar, report=replace(liar.report, bundles={"etcd": bundle}))
+        assert len(named_since(before, BOTH, [told]).also) == kept
 
 
 def test_a_node_at_rest_writes_seldom_and_is_not_missing_meanwhile() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from helpers.kube.kubeadm_objects import authority
 from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.errors import Attention, Busy, StateConflict
+from vaultpki.node.state import AgentState
 from vaultpki.procedures import adoption
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.takeover import carry_out
@@ -34,6 +36,10 @@ ONWARD = (S.PREPARED, S.PUBLISHED, S.SWITCHED, S.CLOSED, S.RETIRED)
 @pytest.fixture
 def machine(tmp_path: Path) -> TakenOverMachine:
     return TakenOverMachine(tmp_path)
+
+
+def ended_cas(machine: TakenOverMachine) -> Mapping[str, tuple[str, ...]]:
+    return adoption.standing(machine.config, None, AgentState()).ended_cas
 
 
 def holds(machine: TakenOverMachine, state: S) -> None:
@@ -149,12 +155,12 @@ def test_copies_of_old_keys_under_other_names_go_at_the_end_alone(
         machine.go(state)
         assert all(path.exists() for path in copies), state
     assert str(copies[2]) in "".join(carry_out.lines(machine.run(S.DONE)))
-    assert not adoption.ended_cas(machine.config)
+    assert not ended_cas(machine)
     machine.go(S.DONE, kept="in the safe")
     assert all(path.exists() for path in copies)
-    assert adoption.ended_cas(machine.config) == machine.config.also_trust
+    assert ended_cas(machine) == machine.config.also_trust
     machine.go(S.DONE)
-    assert adoption.ended_cas(machine.config) == machine.config.also_trust
+    assert ended_cas(machine) == machine.config.also_trust
     assert not any(path.exists() for path in copies)
     # It signs tokens too here, and kube-apiserver reads it.
     assert (pki / "sa.key").exists() and carry_out.left(machine.run(S.DONE)) == []

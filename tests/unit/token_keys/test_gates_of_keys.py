@@ -171,6 +171,24 @@ def test_who_is_waited_for_and_why(switched: ImaginedCluster) -> None:
     assert switched.record.signing_since is None
 
 
+def test_a_key_that_a_node_takes_for_retired_is_replaced_only_where_a_step_needs_it(switched: ImaginedCluster) -> None:
+    """The step asks what API servers sign with: nobody is told to give up a key of another node for that."""
+    record, holders = switched.record, switched.scene.holders
+    report = holders["cp-2"].report
+    assert record is not None and report is not None and report.token_keys is not None
+    lacks = replace(report, token_keys=replace(report.token_keys, union=frozenset()))
+    found = {**holders, "cp-2": replace(holders["cp-2"], report=lacks)}
+    reasons = {
+        to: {each.node: each.reason for each in key_gate(KeyTransition(state, to, found, switched.now)).waiting}["cp-2"]
+        for state, to in (
+            (record, KeyState.RETIRED),
+            (replace(record, state=KeyState.RETRUSTING), KeyState.SWITCHED),
+        )
+    }
+    assert reasons[KeyState.RETIRED].startswith("its sa.key is not the key of this state yet: ")
+    assert "--replaced cp-1" in reasons[KeyState.SWITCHED]
+
+
 def test_a_persons_word_counts_only_after_the_files_were_reported(switched: ImaginedCluster) -> None:
     assert switched.record is not None
     with pytest.raises(StateConflict, match="cp-9 has no service-account keys"):
@@ -316,6 +334,12 @@ def test_a_key_set_outside_is_waited_for_and_a_word_for_it_is_compared_with_what
     said = replace(step, record=replace(record, checked=("jwks",)), published=(PublishedKeys(OUTSIDE),))
     assert not [each for each in key_gate(said).waiting if each.node == "jwks"]
     assert record.moved(KeyState.SWITCHED, cluster.now).checked == ()
+    # An operator's run of `ca continue` notes it only where it counts.
+    found = replace(cluster.scene, published=(PublishedKeys(OUTSIDE),))
+    noted = next_record(record, found, KeysSaid(checked=("jwks",)), holds=True).record
+    assert noted is not None and noted.checked == ("jwks",)
+    with pytest.raises(StateConflict, match="which lacks keys of cp-2"):
+        next_record(record, replace(found, published=(lacks,)), KeysSaid(checked=("jwks",)))
     # Before every next key is in the record no key set can be whole.
     young = replace(record.nodes["cp-2"], certificates={1: record.nodes["cp-2"].certificates[1]})
     early = replace(whole, record=replace(record, nodes={**record.nodes, "cp-2": young}))
@@ -327,6 +351,7 @@ def test_a_key_set_outside_is_waited_for_and_a_word_for_it_is_compared_with_what
     [
         (TokenFlags(issuer="https://kubernetes.default.svc"), ()),
         (TokenFlags(issuer="kubernetes/serviceaccount"), ()),
+        (TokenFlags(issuer="https://[keys.example.com"), ()),
         (TokenFlags(issuer="https://keys.example.com/"), (OUTSIDE,)),
         (TokenFlags(issuer="https://api", jwks_uri="https://b.example.com/k.json"), ("https://b.example.com/k.json",)),
         (TokenFlags(issuer="https://keys.example.com", jwks_uri="https://api/openid/v1/jwks"), (OUTSIDE,)),
