@@ -149,8 +149,16 @@ CATALOGUE: Final = (
     _critical(
         "locked",
         NodeState.LOCKED,
-        "The node is locked: no token of its issuer opens anything.",
+        "Somebody has locked the node, and nobody can log in as it.",
         "vaultpki unlock {node} -f {file}",
+        "operator",
+        vault=True,
+    ),
+    _critical(
+        "locked-and-live",
+        NodeState.LOCKED,
+        "Somebody has locked the node, and it has a live credential: the lock was interrupted, or one was made since.",
+        "vaultpki lock {node} -f {file}",
         "operator",
         vault=True,
     ),
