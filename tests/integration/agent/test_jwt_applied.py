@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,8 @@ def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vou
     listed = json.loads(vaultpki("nodes", "-f", own.file, "--json", env=own.environment("viewer"), expect=3).stdout)
     (seen,) = [entry for entry in listed["nodes"] if entry["node"] == "c-1"]
     assert seen["state"] == "locked" and seen["reasons"] == ["locked"]
+    assert re.fullmatch(r"locked at 20\S+Z by token", seen["message"])
+    assert seen["findings"][0]["command"] == f"vaultpki unlock c-1 -f {own.file}"
 
     ran = vaultpki("unlock", "-f", own.file, "c-1", env=locker, expect=1)
     fails(ran, "this token may not disable or enable the identity of c-1")

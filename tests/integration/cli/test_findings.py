@@ -108,6 +108,12 @@ def no_credential(cluster: AuditedCluster) -> None:
     writes(cluster, "w-no-credential", fresh(report()))
 
 
+def locked_and_live(cluster: AuditedCluster) -> None:
+    approle(cluster, "w-locked-and-live", 1)
+    writes(cluster, "w-locked-and-live", fresh(report()))
+    api(cluster, "POST", f"{cluster.prefix}/config/data/locked/w-locked-and-live", {"data": {"by": "somebody"}})
+
+
 def report_unreadable(cluster: AuditedCluster) -> None:
     approle(cluster, "w-report-unreadable", 1)
     writes(cluster, "w-report-unreadable", {"time": "never"})
@@ -122,6 +128,7 @@ def join_file_unused(cluster: AuditedCluster) -> None:
 MADE: Final[dict[str, Callable[[AuditedCluster], None]]] = {
     "many-credentials": many_credentials,
     "no-credential": no_credential,
+    "locked-and-live": locked_and_live,
     "report-unreadable": report_unreadable,
     "join-file-unused": join_file_unused,
     "never-reported": lambda cluster: approle(cluster, "w-never-reported", 1),

@@ -200,4 +200,28 @@ def test_what_a_locked_node_says_counts_nowhere(clusters: ClusterFactory) -> Non
     lines = json.loads(
         vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer"), expect=3).stdout
     )["nodes"]
-    assert {line["node"] for line in lines if "no-credential" in line["reasons"]} == {"cp-1", "w-1"}
+    assert {line["node"] for line in lines if "locked" in line["reasons"]} == {"cp-1", "w-1"}
+
+
+@pytest.mark.on_node
+def test_a_forged_record_of_a_lock_excuses_nobody(clusters: ClusterFactory) -> None:
+    """Gates ask the server who can log in, and never read the record; views show that there is a live credential."""
+    rotation = rotation_of(clusters, "kubernetes")
+    cluster, api = rotation.cluster, rotation.cluster.server.api
+    for node in ("cp-1", "etcd-2"):
+        assert api("POST", f"auth/{cluster.prefix}/listed/role/{node}/secret-id").status == 200
+    rotation.begin()
+    assert rotation.advance().moved
+    before = rotation.advance().gate
+    assert before is not None and {each.node for each in before.waiting} == {"cp-1", "etcd-2"}
+    for node in ("cp-1", "etcd-2"):
+        path = f"{cluster.prefix}/config/data/locked/{node}"
+        assert api("POST", path, {"data": {"by": "nobody"}}, token=cluster.token("locker")).status == 200
+    mark = cluster.server.audit_position()
+    rotation.later()
+    after = rotation.advance().gate
+    assert after is not None and (after.waiting, after.excused) == (before.waiting, before.excused)
+    assert not [path for _, path in cluster.server.requests(mark) if "/locked" in path]
+    env = cluster.environment("viewer")
+    lines = json.loads(vaultpki("nodes", "-f", cluster.file, "--json", env=env, expect=3).stdout)["nodes"]
+    assert {line["node"] for line in lines if "locked-and-live" in line["reasons"]} == {"cp-1", "etcd-2"}

@@ -206,7 +206,7 @@ def test_a_nested_namespace_from_apply_to_destroy(
             stays_in_place(node_folder)
     assert "worker-1 may have a live credential" in run("enroll", "--all", "-o", tmp_path / "joins", expect=3).stderr
     run("lock", "worker-1")
-    run("enroll", "--all", "-o", tmp_path / "joins")
+    run("enroll", "--all", "--yes", "-o", tmp_path / "joins")
     kept = run("enroll", "--all", "-o", tmp_path / "joins").stdout
     assert kept == f"wrote 0 join files to {tmp_path}/joins, 2 from an earlier run are still good\n"
 
