@@ -45,7 +45,7 @@ def views_show_it(cluster: AppliedCluster, folder: Path) -> None:
     viewer = cluster.environment("viewer")
     ran = vaultpki("nodes", "-f", cluster.file, "--json", env=viewer, expect=3)
     (node,) = json.loads(ran.stdout)["nodes"]
-    assert node["state"] == "revoked" and node["reasons"] == ["no-credential", "revoked"]
+    assert node["state"] == "revoked" and node["reasons"] == ["locked", "revoked"]
     assert node["message"].startswith(f"revoked: {', '.join(sorted(PAIRS))}")
     picture = ("graph", "-f", cluster.file, "--from-vault", "--format", "mermaid")
     drawn = vaultpki(*picture, env=viewer, expect=3).stdout
