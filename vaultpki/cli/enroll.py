@@ -112,9 +112,10 @@ def enroll_command(
                 place = _place(cluster, vault, former)
                 _warn_of_drift(cluster, vault, [(node, who)])
                 put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=may.replace))
-            ending.remove_locks(cluster, vault, locks)
+            ending.remove_locks(cluster, vault, locks or {})
             there = f"run `vaultpki agent --join {target.name}` there"
             click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and {there}")
+            _tell_unknown(locks)
             return
         if output is None:
             raise click.UsageError("several nodes need -o FOLDER")
@@ -139,9 +140,10 @@ def enroll_command(
                 done=lambda: counter.step(len(wanted)),
                 replace=may.replace,
             )
-        ending.remove_locks(cluster, vault, locks.keys() - kept.keys() - set(made.left))
+        ending.remove_locks(cluster, vault, (locks or {}).keys() - kept.keys() - set(made.left))
     more = f", {made.kept} from an earlier run are still good" if made.kept else ""
     click.echo(f"wrote {made.written} join files to {output}{more}")
+    _tell_unknown(locks)
     if kept and made.left:
         click.echo(_no_join_file(kept), err=True)
     elif kept:
@@ -265,16 +267,21 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _locks(cluster: Cluster, vault: Vault, names: list[str]) -> dict[str, LockRecord]:
-    """Return those of the nodes that somebody has locked, with the records; says so where the token may not look."""
+def _locks(cluster: Cluster, vault: Vault, names: list[str]) -> dict[str, LockRecord] | None:
+    """Return those of the nodes that somebody has locked, with the records; None if the token may not look."""
     from vaultpki.identity import ending
 
     try:
         found = vault.map(lambda name: ending.find_lock(cluster, vault, name), names)
     except Denied:
-        _say("this token may not see which nodes are locked; `vaultpki apply` gives enrollers that right")
-        return {}
+        # That of an enroller is of an earlier release.
+        return None
     return {name: lock for name, lock in zip(names, found, strict=True) if lock is not None}
+
+
+def _tell_unknown(locks: Mapping[str, LockRecord] | None) -> None:
+    if locks is None:
+        _say("this token may not see whether nodes were locked; `vaultpki apply` gives enrollers that right")
 
 
 def _agreed(locks: Mapping[str, LockRecord], *, yes: bool) -> bool:

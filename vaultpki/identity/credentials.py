@@ -179,14 +179,13 @@ def end(
     *,
     wait: float = LOGIN_IN_FLIGHT,
     say: Callable[[str], None] = lambda line: None,
-    first_of_all: Callable[[], None] = lambda: None,
+    begun: Callable[[], None] = lambda: None,
 ) -> None:
     """End every credential of these nodes. Their AppRoles stay, each with a role id that nobody has been told.
 
     A run that was interrupted continues when it is repeated. `wait` and `say` are as for `await_logins`, once for all
-    nodes. `first_of_all` is called before anything is changed, if the token has the rights. Raises TokenTooWeak, before
-    anything is changed, if the token may not do it, and StateConflict if a node has more secret ids than can be listed,
-    or as `await_logins`.
+    nodes. `begun` is called once it is seen that the token may do it. Raises TokenTooWeak, before anything is changed,
+    if it may not, and StateConflict if a node has more secret ids than can be listed, or as `await_logins`.
     """
     if not identities:
         return
@@ -204,7 +203,6 @@ def end(
     }
     if missing_right(vault, needs):
         raise too_weak(cluster, identities)
-    first_of_all()
     noted: dict[Identity, frozenset[str]] = {}
 
     def begin(identity: Identity) -> None:
@@ -224,6 +222,7 @@ def end(
         if not noted:
             raise too_weak(cluster, identities) from None
         raise
+    begun()
     vault.map(begin, identities[1:])
     accessors = read_accessors(cluster, vault)
     for last in (False, True):

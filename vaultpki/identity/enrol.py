@@ -342,7 +342,7 @@ def lock(
         if not note_lock(cluster, vault, name):
             say(f"this token may not record the lock of {name}, so no view shows it; `vaultpki apply` gives that right")
 
-    credentials.end(cluster, vault, found, wait=wait, say=say, first_of_all=note)
+    credentials.end(cluster, vault, found, wait=wait, say=say, begun=note)
     return _kinds(approle=bool(found), jwt=entity is not None)
 
 

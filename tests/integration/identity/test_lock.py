@@ -250,10 +250,12 @@ def test_an_enroller_of_before_who_may_not_look_is_told_so(cluster: AppliedClust
     rules["path"] = {path: rule for path, rule in rules["path"].items() if "/locked/" not in path}
     assert cluster.server.api("POST", "sys/policies/acl/old-enroller", {"policy": json.dumps(rules)}).status == 204
     enroller = Enroller(cluster, enrolled_nodes.token(cluster.server, "old-enroller"))
-    enroller.join_file("w-old", tmp_path / "join.json", pool="autoscaled")
+    ran = enroller.enroll("w-old", "--pool", "autoscaled", "-o", tmp_path / "join.json")
+    assert ran.stderr == (
+        "this token may not see whether nodes were locked; `vaultpki apply` gives enrollers that right\n"
+    )
     said = enroller.enroll("w-old", "--pool", "autoscaled", "-o", tmp_path / "again.json", expect=1).stderr
     assert said == (
-        "this token may not see which nodes are locked; `vaultpki apply` gives enrollers that right\n"
         "vaultpki: w-old may have a live credential, and this token may not look; `vaultpki apply` gives enrollers "
         "that right, or take an applier's token\n"
     )
