@@ -179,6 +179,14 @@ CATALOGUE: Final = (
         vault=True,
     ),
     _warning(
+        "not-joined-again",
+        NodeState.NEEDS_JOIN,
+        "A node that has reported can log in only with a join file that nobody has used.",
+        "vaultpki agent --join {node}.json",
+        "node",
+        vault=True,
+    ),
+    _warning(
         "fits-no-pool",
         NodeState.UNKNOWN,
         "An identity on a mount of nodes does not belong to a node of cluster.yaml.",

@@ -283,7 +283,7 @@ def _credentials(member: Member, lock: LockRecord | None, finds: _Finder) -> Ite
         yield finds("no-credential", "no live credential, so it needs a new join file")
     elif joined and member.join_until is not None:
         text = f"can log in only with a join file that nobody has used, until {stamp(member.join_until)}"
-        yield finds("join-file-unused", text, state=NodeState.NEEDS_JOIN, severity=Severity.WARNING)
+        yield finds("not-joined-again", text)
     if count is not None and count > _MOST_CREDENTIALS + lost:
         yield finds("many-credentials", f"{count} live credentials (a clone?)")
 

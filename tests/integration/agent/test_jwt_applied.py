@@ -241,10 +241,11 @@ def test_an_unenrolled_node_does_not_come_back_with_its_token(own: Vouched) -> N
     own.settled()
 
     # With the last such pool the mount goes, and all that Vault knew of who logged in there.
+    assert own.server.api("POST", f"{own.prefix}/config/data/locked/cp-1", {"data": {}}).status == 200
     own.write(WITHOUT)
     own.apply()
     assert entity_ids(own) == entity_ids_in(before)
-    assert own.read_names(f"{own.prefix}/config/metadata/locked") == []
+    assert own.read_names(f"{own.prefix}/config/metadata/locked") == ["cp-1"]
     own.settled()
 
 

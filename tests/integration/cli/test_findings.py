@@ -120,9 +120,11 @@ def report_unreadable(cluster: AuditedCluster) -> None:
 
 
 def join_file_unused(cluster: AuditedCluster) -> None:
-    file = cluster.file.parent / "unused.json"
-    enroll = ("enroll", "-f", cluster.file, "w-join-file-unused", "--pool", "autoscaled", "-o", file)
-    vaultpki(*enroll, env=cluster.environment())
+    for node in ("w-join-file-unused", "w-not-joined-again"):
+        file = cluster.file.parent / f"{node}.json"
+        enroll = ("enroll", "-f", cluster.file, node, "--pool", "autoscaled", "-o", file)
+        vaultpki(*enroll, env=cluster.environment())
+    writes(cluster, "w-not-joined-again", fresh(report()))
 
 
 MADE: Final[dict[str, Callable[[AuditedCluster], None]]] = {
@@ -131,6 +133,7 @@ MADE: Final[dict[str, Callable[[AuditedCluster], None]]] = {
     "locked-and-live": locked_and_live,
     "report-unreadable": report_unreadable,
     "join-file-unused": join_file_unused,
+    "not-joined-again": lambda cluster: None,
     "never-reported": lambda cluster: approle(cluster, "w-never-reported", 1),
     # The listed nodes have no login.
     "not-enrolled": lambda cluster: None,

@@ -184,7 +184,7 @@ def test_lock_ends_all_that_was_stolen_and_the_node_comes_back(
     assert not again.exists() and enrolled_nodes.accessors(cluster, node, stolen.kind) == []
     applier.enroll(*words, "--yes")
     # Its old report and a file that nobody has used make no node ok.
-    assert seen(cluster, node) == ("needs-join", ["join-file-unused"], 1)
+    assert seen(cluster, node) == ("needs-join", ["not-joined-again"], 1)
     enrolled_nodes.join(node_folder, again)
     assert seen(cluster, node) == ("ok", [], 1)
     assert json.loads(vaultpki("status", "-c", node_folder.config, "--json").stdout)["agent"]["state"] == "ok"
