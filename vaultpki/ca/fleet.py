@@ -10,7 +10,7 @@ from datetime import datetime
 from vaultpki.ca import status
 from vaultpki.ca.scene import read_scene
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, SpecError, StateConflict
-from vaultpki.identity import revoked_list
+from vaultpki.identity import ending, revoked_list
 from vaultpki.identity.adoption_record import shown_adoption
 from vaultpki.identity.nodes import read_nodes
 from vaultpki.kube.objects import KubeTrust
@@ -35,6 +35,14 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
         cas = status.status(scene, pods)
     except (SpecError, StateConflict, ForeignObject, Denied, Refused, BadAnswer) as error:
         problems.append(f"where the CAs stand is not known: {error}")
+    locks = dict[str, ending.LockRecord]()
+    try:
+        locks = ending.all_locks(cluster, vault)
+    except (Denied, Refused, BadAnswer) as error:
+        problems.append(
+            f"who locked which node is not known: {error}; `vaultpki policy -f {cluster.file} viewer` prints what that "
+            "needs"
+        )
     adopted = shown_adoption(cluster, vault)
     problems += [adopted.problem] if adopted.problem else []
     return ClusterFacts(
@@ -47,4 +55,5 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
         cas,
         tuple(problems),
         adopted.record,
+        locks=locks,
     )

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from vaultpki.cli.common import opened, path_option, spec_option
+from vaultpki.cli.common import opened, path_option, spec_option, terminal
 from vaultpki.cli.progress import progress
-from vaultpki.errors import ArgumentError, Attention, VaultpkiError
+from vaultpki.errors import ArgumentError, Attention, Denied, VaultpkiError
 from vaultpki.redact import first_few
 
 if TYPE_CHECKING:
     from vaultpki.identity.anchor import Anchors
+    from vaultpki.identity.ending import LockRecord
     from vaultpki.model import Cluster, Node, Pool
     from vaultpki.vault import Vault
 
 _LONGEST_WRAP = 86400
+_MOST_SHOWN: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolOptions:
+    """What of a node may end for a new join file: its live credentials, and without asking the lock of it."""
+
+    replace: bool
+    yes: bool
+
+
+def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what may end, and pass them on as one value, `may`."""
+
+    @click.option(
+        "--replace",
+        is_flag=True,
+        help="End every credential that the node has first: of its agent, join files, clones.",
+    )
+    @click.option("--yes", is_flag=True, help="Of a locked node: do not ask; needed where there is no terminal.")
+    @functools.wraps(function)
+    def with_ending(*, replace: bool, yes: bool, **options: Any) -> None:
+        function(may=EnrolOptions(replace, yes), **options)
+
+    return with_ending
 
 
 @click.command("enroll")
@@ -27,9 +56,7 @@ _LONGEST_WRAP = 86400
 @click.option("--pool", metavar="NAME", help="The pool that a new node belongs to.")
 @click.option("--wrap-ttl", default="30m", show_default=True, help="How long the join file can be used.")
 @click.option("--all", "everyone", is_flag=True, help="All listed nodes; -o names a folder then.")
-@click.option(
-    "--replace", is_flag=True, help="End every credential that the node has first: of its agent, join files, clones."
-)
+@_ending_options
 @click.option(
     "--former-root",
     metavar="SHA256",
@@ -45,15 +72,15 @@ def enroll_command(
     pool: str | None,
     wrap_ttl: str,
     everyone: bool,
-    replace: bool,
+    may: EnrolOptions,
     former_root: str | None,
     output: Path | None,
 ) -> None:
     """Give a node its identity: a single-use join file for `vaultpki agent --join` on the node.
 
     NODE is a listed node, or with --pool a new one whose name fits the pool. `-` reads many names, one a line.
-    A node that has a live credential is enrolled with --replace only. Exits with 3 if some of many nodes were left out
-    for that.
+    A node that has a live credential is enrolled with --replace only. Asks before it gives a new join file to a node
+    that somebody has locked. Exits with 3 if some of many nodes were left out.
 
     \b
     Example:
@@ -64,7 +91,7 @@ def enroll_command(
       vaultpki enroll -f cluster.yaml --all --former-root 4f1c... -o joins/
     """
     from vaultpki.disk.files import storage_errors
-    from vaultpki.identity import enrol, join_files
+    from vaultpki.identity import ending, enrol, join_files
     from vaultpki.values import names
     from vaultpki.values.durations import parse_duration
 
@@ -78,16 +105,24 @@ def enroll_command(
         if node is not None and node != "-":
             who = enrol.holder(cluster, node, pool)
             target = output or Path("join.json")
+            locks = _locks(cluster, vault, [node])
+            if locks and not _agreed(locks, yes=may.yes):
+                raise VaultpkiError(_no_join_file(locks))
             with join_files.reserved(cluster, target, node) as put:
                 place = _place(cluster, vault, former)
                 _warn_of_drift(cluster, vault, [(node, who)])
-                put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=replace))
+                put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=may.replace))
+            ending.remove_locks(cluster, vault, locks or {})
             there = f"run `vaultpki agent --join {target.name}` there"
             click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and {there}")
+            _tell_unknown(locks)
             return
         if output is None:
             raise click.UsageError("several nodes need -o FOLDER")
         wanted = _nodes_to_enroll(cluster, pool, everyone=everyone)
+        locks = _locks(cluster, vault, [name for name, _ in wanted])
+        kept = {} if not locks or _agreed(locks, yes=may.yes) else locks
+        wanted = [(name, who) for name, who in wanted if name not in kept]
         place = _place(cluster, vault, former)
         _warn_of_drift(cluster, vault, wanted)
         with storage_errors(str(output)):
@@ -103,10 +138,16 @@ def enroll_command(
                 place,
                 wrap_ttl=seconds,
                 done=lambda: counter.step(len(wanted)),
-                replace=replace,
+                replace=may.replace,
             )
+        ending.remove_locks(cluster, vault, (locks or {}).keys() - kept.keys() - set(made.left))
     more = f", {made.kept} from an earlier run are still good" if made.kept else ""
     click.echo(f"wrote {made.written} join files to {output}{more}")
+    _tell_unknown(locks)
+    if kept and made.left:
+        click.echo(_no_join_file(kept), err=True)
+    elif kept:
+        raise Attention(_no_join_file(kept))
     if made.left:
         raise Attention(
             f"{first_few(made.left)} may have a live credential and no join file here that can be kept, and got none; "
@@ -130,7 +171,7 @@ def lock_command(node: str, file: Path, allow_http: bool) -> None:
     from vaultpki.identity import enrol
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
-        ended = enrol.lock(cluster, vault, node)
+        ended = enrol.lock(cluster, vault, node, say=_say)
     if "approle" in ended:
         click.echo(
             f"{node} is locked: all its credentials have ended; `vaultpki enroll` gives it a new one. Its certificates "
@@ -149,7 +190,8 @@ def lock_command(node: str, file: Path, allow_http: bool) -> None:
 def unlock_command(node: str, file: Path, allow_http: bool) -> None:
     """Let a locked node log in again that proves who it is by a token of an issuer.
 
-    Any other node gets a new join file instead (`vaultpki enroll`).
+    Any other node gets a new join file instead (`vaultpki enroll`). One that has a live credential though it was locked
+    keeps that, and is shown as locked no longer.
 
     \b
     Example:
@@ -158,10 +200,13 @@ def unlock_command(node: str, file: Path, allow_http: bool) -> None:
     from vaultpki.identity import enrol
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
-        was_locked = enrol.unlock(cluster, vault, node)
-    click.echo(
-        f"{node} is unlocked: it logs in with its issuer's token again" if was_locked else f"{node} was not locked"
-    )
+        how = enrol.unlock(cluster, vault, node)
+    said = {
+        "jwt": "is unlocked: it logs in with its issuer's token again",
+        "approle": "is unlocked: it keeps the credential that it has",
+        None: "was not locked",
+    }
+    click.echo(f"{node} {said[how]}")
 
 
 @click.command("unenroll")
@@ -198,7 +243,7 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, go
         if revoking:
             # A token that may not read certificates is refused before anything is ended.
             revoke.certificates_of(cluster, vault, node, datetime.now(UTC))
-        ended = enrol.unenroll(cluster, vault, node, last=revoke_all if revoking else None)
+        ended = enrol.unenroll(cluster, vault, node, say=_say, last=revoke_all if revoking else None)
     if not ended:
         raise VaultpkiError(
             f"{node} has no identity in this Vault, so there is nothing to end; `vaultpki nodes -f {file}` lists the "
@@ -216,6 +261,44 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, go
     show(done)
     tell(node, done, ended=True)
     decide(done)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _locks(cluster: Cluster, vault: Vault, names: list[str]) -> dict[str, LockRecord] | None:
+    """Return those of the nodes that somebody has locked, with the records; None if the token may not look."""
+    from vaultpki.identity import ending
+
+    try:
+        found = vault.map(lambda name: ending.find_lock(cluster, vault, name), names)
+    except Denied:
+        # That of an enroller is of an earlier release.
+        return None
+    return {name: lock for name, lock in zip(names, found, strict=True) if lock is not None}
+
+
+def _tell_unknown(locks: Mapping[str, LockRecord] | None) -> None:
+    if locks is None:
+        _say("this token may not see whether nodes were locked; `vaultpki apply` gives enrollers that right")
+
+
+def _agreed(locks: Mapping[str, LockRecord], *, yes: bool) -> bool:
+    """Show which nodes are locked, and return whether they may have new join files; False where nobody can be asked."""
+    for name, lock in list(locks.items())[:_MOST_SHOWN] if yes or terminal() else ():
+        _say(f"{name} was {lock.sentence}")
+    if yes or not terminal():
+        return yes
+    return click.confirm(f"End the lock of {first_few(sorted(locks))} by a new join file?")
+
+
+def _no_join_file(locks: Mapping[str, LockRecord]) -> str:
+    """Return that nodes got no join file because they are locked."""
+    if len(locks) > 1:
+        return f"{first_few(sorted(locks))} are locked and got no join file; pass --yes to end the locks"
+    ((name, lock),) = locks.items()
+    return f"{name} was {lock.sentence}, and got no join file; pass --yes to end the lock"
 
 
 def _place(cluster: Cluster, vault: Vault, former_root: str | None) -> Anchors:

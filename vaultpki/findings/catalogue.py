@@ -149,8 +149,16 @@ CATALOGUE: Final = (
     _critical(
         "locked",
         NodeState.LOCKED,
-        "The node is locked: no token of its issuer opens anything.",
+        "Somebody has locked the node, and nobody can log in as it.",
         "vaultpki unlock {node} -f {file}",
+        "operator",
+        vault=True,
+    ),
+    _critical(
+        "locked-and-live",
+        NodeState.LOCKED,
+        "Somebody has locked the node, and it has a live credential: the lock was interrupted, or one was made since.",
+        "vaultpki lock {node} -f {file}",
         "operator",
         vault=True,
     ),
@@ -168,6 +176,14 @@ CATALOGUE: Final = (
         "The node has no live credential: it was locked, or its credential has expired.",
         _ENROLL,
         "operator",
+        vault=True,
+    ),
+    _warning(
+        "not-joined-again",
+        NodeState.NEEDS_JOIN,
+        "A node that has reported can log in only with a join file that nobody has used.",
+        "vaultpki agent --join {node}.json",
+        "node",
         vault=True,
     ),
     _warning(

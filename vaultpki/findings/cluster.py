@@ -14,6 +14,7 @@ from vaultpki.certificates import rows
 from vaultpki.findings import nodes
 from vaultpki.findings.finding import STILL, Finding, found, named_command, of_ends, to_json
 from vaultpki.findings.nodes import NodeRow
+from vaultpki.identity.nodes import Member
 from vaultpki.pki import foreign_cas
 from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.procedure.banner import Banner
@@ -79,10 +80,12 @@ def judge(read: ClusterFacts, procedures: ProceduresInCluster) -> Judgement:
     ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
     # Not by name: an identity that does not belong to a node may have the name of one.
     foreign = foreign_cas.read(cluster)
-    pairs: list[tuple[NodeRow, str]] = [
-        (nodes.of_member(each, ttls, now, read.revoked, read.revisions, file=file, foreign=foreign), each.stored)
-        for each in read.nodes.members
-    ]
+
+    def row(each: Member) -> NodeRow:
+        revoked, lock = read.revoked, read.locks.get(each.name)
+        return nodes.of_member(each, ttls, now, revoked, read.revisions, file=file, foreign=foreign, lock=lock)
+
+    pairs: list[tuple[NodeRow, str]] = [(row(each), each.stored) for each in read.nodes.members]
     pairs += [(nodes.of_unfit(each, file=file), "") for each in read.nodes.unfit]
     pairs.sort(key=lambda pair: nodes.order(pair[0]))
     return Judgement(

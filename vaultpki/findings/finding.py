@@ -81,16 +81,19 @@ def found(
     severity: Severity | None = None,
     file: str = "",
     command: str = "",
+    like: str = "",
     **places: str,
 ) -> Finding:
     """Return a finding of the kind `name`; what is not given is the kind's.
 
     `places` are what the kind's command names: `node`, `pool`, `names` and `ca`. `file` is the cluster.yaml as the
-    operator named it. A `command` takes the place of the kind's.
+    operator named it. A `command` takes the place of the kind's, and so does that of the kind `like`.
     """
     kind, pool = KINDS[name], places.pop("pool", "")
     values = {"node": "NODE", "names": "", "ca": "", **places, "file": file or DEFAULT_FILE}
-    made = command or kind.command.format(pool=f" --pool {pool}" if pool not in ("", "-") else "", **values)
+    made = command or KINDS[like or name].command.format(
+        pool=f" --pool {pool}" if pool not in ("", "-") else "", **values
+    )
     return Finding(kind, text, printable(made), state or kind.state or NodeState.OK, severity or kind.severity)
 
 

@@ -29,6 +29,7 @@ from vaultpki.values.durations import short_span
 
 if TYPE_CHECKING:
     from vaultpki.agent.status import Status
+    from vaultpki.identity.ending import LockRecord
     from vaultpki.identity.nodes import Member, Unfit
     from vaultpki.identity.revoked_list import Revoked
     from vaultpki.pki.facts import Facts
@@ -155,23 +156,26 @@ def of_member(
     *,
     file: str = "",
     foreign: Mapping[str, Collection[Facts]] = MappingProxyType({}),
+    lock: LockRecord | None = None,
 ) -> NodeRow:
     """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, where it lacks a begin.
 
     `revoked` is what the mounts of the CAs show as revoked: a node's own word is not enough. `revisions` are those of
     the rotation records by domain, None if nobody has read them. `file` is the cluster.yaml that commands name,
-    and `foreign` are the foreign CAs in it, by domain.
+    and `foreign` are the foreign CAs in it, by domain. `lock` is the record that somebody has locked the node.
     """
     report, finds = member.report, _Finder(member.name, member.pool, file)
     if report is None:
-        findings = [*_credentials(member, finds, joined=bool(member.stored)), *_without_report(member, finds)]
+        findings = [*_credentials(member, lock, finds)]
+        if lock is None or member.stored:
+            findings += _without_report(member, finds)
         return NodeRow(member.name, member.pool, member.roles, tuple(findings), credentials=member.credentials)
     lives = dict(_lives(report, ttls))
     first = min(lives.values(), key=lambda span: span[1], default=None)
     apart = tuple(gaps.of_report(report, revisions))
     states = dict(_certificates(report, lives, now, revoked))
     findings = [
-        *_credentials(member, finds, joined=True),
+        *_credentials(member, lock, finds),
         *([] if report.certificates else [finds("empty", "it reports no certificate")]),
         *_by_state(states, finds),
         *_surplus({place: one.not_after for place, one in report.surplus.items()}, finds),
@@ -240,11 +244,13 @@ class _Finder:
         state: NodeState | None = None,
         severity: Severity | None = None,
         ca: str = "",
+        like: str = "",
     ) -> Finding:
+        """Return a finding; `like` is the kind of which it has the command, if not its own."""
         some_names = " ".join(list(names)[:_MOST_NAMES])
         pool = self.pool or ""
         places = {"node": self.node, "pool": pool, "names": some_names, "ca": ca}
-        return found(name, text, state=state, severity=severity, file=self.file, **places)
+        return found(name, text, state=state, severity=severity, file=self.file, like=like, **places)
 
     def gap(self, gap: gaps.Gap) -> Finding:
         """Return that node and server do not have the same record."""
@@ -263,15 +269,23 @@ def _without_report(member: Member, finds: _Finder) -> Iterator[Finding]:
         yield finds("never-reported", "never reported")
 
 
-def _credentials(member: Member, finds: _Finder, *, joined: bool) -> Iterator[Finding]:
-    count = member.credentials
+def _credentials(member: Member, lock: LockRecord | None, finds: _Finder) -> Iterator[Finding]:
+    count, joined = member.credentials, bool(member.stored)
     lost = member.report.lost if member.report is not None else 0
     if member.disabled:
-        yield finds("locked", "it is locked; `vaultpki unlock` lets it in again")
+        yield finds("locked", lock.sentence if lock is not None else "locked")
+    elif lock is not None and (count or member.kind == "jwt"):
+        lives = f"has {count} live {'credential' if count == 1 else 'credentials'}" if count else "can log in"
+        yield finds("locked-and-live", f"was {lock.sentence}, and {lives}")
+    elif lock is not None:
+        yield finds("locked", lock.sentence, like="no-credential")
+    elif count == 0 and joined:
+        yield finds("no-credential", "no live credential, so it needs a new join file")
+    elif joined and member.join_until is not None:
+        text = f"can log in only with a join file that nobody has used, until {stamp(member.join_until)}"
+        yield finds("not-joined-again", text)
     if count is not None and count > _MOST_CREDENTIALS + lost:
         yield finds("many-credentials", f"{count} live credentials (a clone?)")
-    if count == 0 and joined:
-        yield finds("no-credential", "no live credential, so it needs a new join file")
 
 
 def _lives(report: NodeReport, ttls: Mapping[str, int]) -> Iterator[tuple[str, tuple[datetime, datetime]]]:

@@ -13,6 +13,7 @@ from vaultpki.identity import imported, outside_signer
 from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool
 from vaultpki.places import Layout
 from vaultpki.records.adoption import OLD_CAS
+from vaultpki.records.paths import LOCKED
 from vaultpki.records.server_facts import Fields, ServerFacts
 from vaultpki.values import hosts, names
 
@@ -160,9 +161,13 @@ def _of_mounts(cluster: Cluster, who: str, former: Iterable[str]) -> Fields:
 
 
 def _bind_approles(cluster: Cluster, rules: Fields) -> None:
-    """Let an enroller create AppRoles of pools as we do, and no others."""
+    """Let an enroller create AppRoles of pools as we do and end locks of their nodes, and no others."""
     made = [pooled_approle(cluster, pool) for pool in approle_pools(cluster)]
     values = {name: sorted({fields[name] for fields in made}) for name in (made[0] if made else ())}
+    for pool in approle_pools(cluster):
+        # `enroll` asks before it ends the lock of a node, and removes the record of it then.
+        rules[f"{cluster.prefix}/config/data/{LOCKED}/{pool.node_names}"] = {"capabilities": ["read"]}
+        rules[f"{cluster.prefix}/config/metadata/{LOCKED}/{pool.node_names}"] = {"capabilities": ["delete"]}
     rule = rules[f"auth/{cluster.prefix}/pooled/role/+"]
     if values:
         # Vault allows an empty text for every value; an empty TTL or type would be the mount's.

@@ -72,7 +72,7 @@ def read(cluster: Cluster, vault: Vault) -> AskedServer:
         asked_for if has else _ROOT_NAMESPACE,
         settings.address_variable,
         elsewhere(cluster, vault),
-        _owner(vault),
+        token_owner(vault),
         "" if has else asked_for,
     )
 
@@ -95,7 +95,8 @@ def to_json(asked: AskedServer) -> dict[str, Any]:
     }
 
 
-def _owner(vault: Vault) -> TokenOwner | None:
+def token_owner(vault: Vault) -> TokenOwner | None:
+    """Return the owner of the token, as the server's look-up says; None if the token may not look at itself."""
     # https://developer.hashicorp.com/vault/api-docs/auth/token#lookup-a-token-self
     try:
         found: Json = vault.api.auth.token.lookup_self().data

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -86,47 +86,60 @@ def count(cluster: Cluster, vault: Vault, identity: Identity) -> int | None:
     An open join file is one of them. An expired one counts for `JOINING` seconds more, since what was in it may have
     been taken out.
     """
+    live = _listed(cluster, vault, identity)
+    return len(live) if isinstance(live, tuple) else live
+
+
+def _listed(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str, ...] | int | None:
+    """Return the accessors of the node's secret ids; how many there are if they are too many, None as in `count`."""
     try:
-        return len(secret_ids(cluster, vault, identity))
+        return secret_ids(cluster, vault, identity)
     except Denied:
         return None
     except BadAnswer:
         return FLOOD
     except Refused:
         # Both servers answer 400 if there is no such AppRole.
-        return 0
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
 class HeldCredentials:
-    """What a node that has never reported can log in with.
+    """What a node can log in with.
 
-    `credentials` is as `count` has it, without join files that have expired. `join_until` is until when the last of its
-    join files can be used, if it has nothing else; None otherwise, and where that is not known.
+    `count` is as that function has it, and `used` the same without join files that have expired. `join_until` is until
+    when the last of its join files can be used, if it has nothing else; None otherwise, and where that is not known.
     """
 
-    credentials: int | None
+    count: int | None
+    used: int | None
     join_until: datetime | None = None
 
 
-def held_credentials(cluster: Cluster, vault: Vault, identity: Identity) -> HeldCredentials:
-    """Return what a node holds that has never reported.
+def held_credentials(
+    cluster: Cluster, vault: Vault, identity: Identity, reported: Collection[str] = ()
+) -> HeldCredentials:
+    """Return what a node holds; `reported` are the accessors of which it says that they are its own.
 
-    Whoever joins replaces the secret id of the join file at once, before its first certificate.
+    Whoever joins replaces the secret id of the join file at once, before its first certificate. So nothing more is
+    asked about a node of which a reported one is live.
     """
-    credentials = count(cluster, vault, identity)
+    live = _listed(cluster, vault, identity)
+    if not isinstance(live, tuple):
+        return HeldCredentials(live, live)
+    number = len(live)
     now = datetime.now(UTC) + timedelta(seconds=vault.clock_offset or 0.0)
-    if not credentials or credentials > _MOST_JOINS:
-        return HeldCredentials(credentials)
+    if not live or number > _MOST_JOINS or set(live).intersection(reported):
+        return HeldCredentials(number, number)
     try:
-        ends = [_join_ends(cluster, vault, identity, each) for each in secret_ids(cluster, vault, identity)]
+        ends = [_join_ends(cluster, vault, identity, each) for each in live]
     except (Denied, Refused, Unavailable, BadAnswer):
         # The token may not look, or one has expired in this moment.
-        return HeldCredentials(credentials)
+        return HeldCredentials(number, number)
     joins = [end for end in ends if end is not None]
     there = [end for end in joins if end > now]
-    own = len(ends) - len(joins)
-    return HeldCredentials(own + len(there), max(there) if there and not own else None)
+    own = number - len(joins)
+    return HeldCredentials(number, own + len(there), max(there) if there and not own else None)
 
 
 def _join_ends(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -> datetime | None:
@@ -159,12 +172,20 @@ def secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str,
         return vault.unwrapped(listing).keys
 
 
-def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait: float = LOGIN_IN_FLIGHT) -> None:
+def end(
+    cluster: Cluster,
+    vault: Vault,
+    identities: Sequence[Identity],
+    *,
+    wait: float = LOGIN_IN_FLIGHT,
+    say: Callable[[str], None] = lambda line: None,
+    begun: Callable[[], None] = lambda: None,
+) -> None:
     """End every credential of these nodes. Their AppRoles stay, each with a role id that nobody has been told.
 
-    A run that was interrupted continues when it is repeated. `wait` is as for `await_logins`, once for all nodes.
-    Raises TokenTooWeak, before anything is changed, if the token may not do it, and StateConflict if a node has more
-    secret ids than can be listed, or as `await_logins`.
+    A run that was interrupted continues when it is repeated. `wait` and `say` are as for `await_logins`, once for all
+    nodes. `begun` is called once it is seen that the token may do it. Raises TokenTooWeak, before anything is changed,
+    if it may not, and StateConflict if a node has more secret ids than can be listed, or as `await_logins`.
     """
     if not identities:
         return
@@ -201,6 +222,7 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
         if not noted:
             raise too_weak(cluster, identities) from None
         raise
+    begun()
     vault.map(begin, identities[1:])
     accessors = read_accessors(cluster, vault)
     for last in (False, True):
@@ -208,7 +230,7 @@ def end(cluster: Cluster, vault: Vault, identities: Sequence[Identity], *, wait:
             ids = sorted(id_ for identity, some in noted.items() if identity.kind == kind for id_ in some)
             end_entities(vault, accessors.get(kind, ""), ids)
         if not last:
-            await_logins(partial(store_again, cluster, vault, f"{LEAVING}/{first.name}"), wait)
+            await_logins(partial(store_again, cluster, vault, f"{LEAVING}/{first.name}"), wait, say)
 
     def finish(identity: Identity) -> None:
         _destroy_secret_ids(cluster, vault, identity)

@@ -1,8 +1,11 @@
-"""Notes about identities that are being ended, and the end of their tokens.
+"""Notes about identities that are being ended or were locked, and the end of their tokens.
 
 A note is written before anything is ended, so a run that was interrupted can be repeated. It holds the role ids by
 which Vault finds the tokens of a node. It is removed when all is done; that of a listed node stays then and says
 `ended`, with the new role id, as in 0.3.0.
+
+The record of a lock only informs. The server is asked whether a node can log in, and no gate reads the record: whoever
+may lock could write it for any node.
 """
 
 from __future__ import annotations
@@ -11,14 +14,18 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from vaultpki.errors import BadAnswer, Denied, Refused, StateConflict
+from vaultpki.identity import asked_server
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records import report_paths
-from vaultpki.records.paths import LEAVING
+from vaultpki.records.paths import LEAVING, LOCKED
+from vaultpki.redact import printable, stamp
 from vaultpki.values import hosts, names
 from vaultpki.vault import Json, Vault, member
+from vaultpki.vault.answers import server_time
 from vaultpki.vault.kv import version_of
 
 LOGIN_IN_FLIGHT: Final = 10.0
@@ -29,6 +36,8 @@ _AT_ONCE: Final = 1.0
 _MOST_WAITS: Final = 12
 
 _ROUNDS: Final = 6
+# Characters of a display name that are shown.
+_LONGEST: Final = 100
 _ENDED: Final = "ended"
 
 
@@ -38,6 +47,65 @@ class Entity:
 
     id: str
     disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LockRecord:
+    """When a node was locked, by the server's clock, and the display name of the token; None and "" if unknown."""
+
+    since: datetime | None = None
+    by: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What was done, as words that follow the node's name and `was`."""
+        return f"locked{f' at {stamp(self.since)}' if self.since else ''}{f' by {self.by}' if self.by else ''}"
+
+
+def note_lock(cluster: Cluster, vault: Vault, name: str) -> bool:
+    """Record that a node is locked, and by whose token; return False if the token may not.
+
+    A record that is there stays: a locker may create one and not change it.
+    """
+    owner = asked_server.token_owner(vault)
+    made = {"version": VERSION, "by": owner.name if owner is not None else ""}
+    try:
+        change_record(cluster, vault, f"{LOCKED}/{name}", lambda record: record or made)
+    except Denied:
+        # Another locker may have been faster, and this one may not write over that.
+        with contextlib.suppress(Denied):
+            return find_lock(cluster, vault, name) is not None
+        return False
+    return True
+
+
+def find_lock(cluster: Cluster, vault: Vault, name: str) -> LockRecord | None:
+    """Return the record that a node was locked; None if there is none."""
+    found = vault.stored(cluster.mount("config"), f"{LOCKED}/{name}")
+    record = found.get("data")
+    if not isinstance(record, dict):
+        return None
+    by = record.get("by")
+    since = server_time(member(found, "metadata").get("created_time"))
+    return LockRecord(since, printable(by[:_LONGEST]) if isinstance(by, str) else "")
+
+
+def all_locks(cluster: Cluster, vault: Vault) -> dict[str, LockRecord]:
+    """Return the records of locks by the nodes' names."""
+    names_ = locked_names(cluster, vault)
+    found = zip(names_, vault.map(lambda name: find_lock(cluster, vault, name), names_), strict=True)
+    return {name: lock for name, lock in found if lock is not None}
+
+
+def locked_names(cluster: Cluster, vault: Vault) -> tuple[str, ...]:
+    """Return the nodes that have a record of a lock."""
+    return named_in(cluster, vault, LOCKED)
+
+
+def remove_locks(cluster: Cluster, vault: Vault, nodes: Iterable[str]) -> None:
+    """Remove the records that these nodes were locked."""
+    delete = vault.prepare.secrets.kv.v2.delete_metadata_and_all_versions
+    vault.many([delete(f"{LOCKED}/{name}", mount_point=cluster.mount("config")) for name in nodes])
 
 
 def read_note(cluster: Cluster, vault: Vault, name: str) -> frozenset[str]:
@@ -78,15 +146,20 @@ def write_note(cluster: Cluster, vault: Vault, name: str, role_ids: Iterable[str
     return _role_ids(change_record(cluster, vault, f"{LEAVING}/{name}", more))
 
 
-def await_logins(store: Callable[[], None], wait: float = LOGIN_IN_FLIGHT) -> None:
+def await_logins(
+    store: Callable[[], None], wait: float = LOGIN_IN_FLIGHT, say: Callable[[str], None] = lambda line: None
+) -> None:
     """Wait until logins are through that were under way when an AppRole was deleted or got a new role id.
 
     Waits for `wait` seconds, and again as long as `store`, which stores anything, takes more than a second then: a
     server that was frozen meanwhile, or whose disk was, goes on with such a login as late as with that. Not at all for
-    0. Raises StateConflict if the server does not become faster; the command is then run again.
+    0. `say` gets a line that tells what is waited for. Raises StateConflict if the server does not become faster; the
+    command is then run again.
     """
     if not wait:
         return
+    most = f"at most {_MOST_WAITS * wait / 60:.0f} minutes if the server is slow"
+    say(f"waiting {wait:.0f} seconds until logins that are under way have ended; {most}")
     for _ in range(_MOST_WAITS):
         time.sleep(wait)
         began = time.monotonic()

@@ -24,10 +24,13 @@ from vaultpki.identity.ending import (
     LOGIN_IN_FLIGHT,
     await_logins,
     end_entities,
+    find_lock,
     is_unfinished,
+    note_lock,
     noted,
     read_accessors,
     read_note,
+    remove_locks,
     remove_note,
     store_again,
     write_note,
@@ -246,13 +249,14 @@ def unenroll(
     name: str,
     *,
     wait: float = LOGIN_IN_FLIGHT,
+    say: Callable[[str], None] = lambda line: None,
     last: Callable[[], None] | None = None,
 ) -> frozenset[Ended]:
     """End a pooled node's identity: its AppRole, its tokens at once, its report. Returns how it logged in.
 
     The identity of a node that logs in by a token of an issuer is kept and disabled, since a deleted one would come
     back with the next login. A note is written first, so a run that was interrupted continues when it is repeated. A
-    listed node is refused, also one that was just taken off the list: apply ends it then. `wait` is as for
+    listed node is refused, also one that was just taken off the list: apply ends it then. `wait` and `say` are as for
     `await_logins`. `last` is called once all its tokens have ended, before its report is deleted. Returns nothing if it
     has no identity; StateConflict if it fits a pool with `jwt` and has never logged in.
     """
@@ -285,22 +289,31 @@ def unenroll(
     if entity is not None:
         jwt_nodes.lock(cluster, vault, accessor, name, entity)
     if ids:
-        waiting = partial(await_logins, partial(store_again, cluster, vault, f"{LEAVING}/{name}"), wait)
+        waiting = partial(await_logins, partial(store_again, cluster, vault, f"{LEAVING}/{name}"), wait, say)
         end_entities(vault, accessors.get("pooled", ""), sorted(ids), waiting=waiting)
     if last is not None:
         last()
     entities = {entity.id: name} if entity is not None else {}
     reports.remove(cluster, vault, pooled=[name], entities=entities)
     remove_note(cluster, vault, name)
+    if entity is None:
+        remove_locks(cluster, vault, [name])
     return _kinds(approle=bool(ids), jwt=entity is not None)
 
 
-def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FLIGHT) -> frozenset[Ended]:
+def lock(
+    cluster: Cluster,
+    vault: Vault,
+    name: str,
+    *,
+    wait: float = LOGIN_IN_FLIGHT,
+    say: Callable[[str], None] = lambda line: None,
+) -> frozenset[Ended]:
     """End every credential of a node; the node stays. Returns how it logged in.
 
     A listed or a pooled node can be enrolled again. Of a node that logs in by a token of an issuer the identity is
     disabled, until `unlock`. A run that was interrupted continues when it is repeated. Raises StateConflict if there is
-    nothing to lock. `wait` is as for `credentials.end`.
+    nothing to lock. `wait` and `say` are as for `credentials.end`.
     """
     _check_node_name(name)
     vault.pin_to_leader()
@@ -323,18 +336,30 @@ def lock(cluster: Cluster, vault: Vault, name: str, *, wait: float = LOGIN_IN_FL
         )
     if entity is not None:
         jwt_nodes.lock(cluster, vault, accessor, name, entity)
-    credentials.end(cluster, vault, found, wait=wait)
+
+    def note() -> None:
+        # It only informs, so the lock goes on without it.
+        if not note_lock(cluster, vault, name):
+            say(f"this token may not record the lock of {name}, so no view shows it; `vaultpki apply` gives that right")
+
+    credentials.end(cluster, vault, found, wait=wait, say=say, begun=note)
     return _kinds(approle=bool(found), jwt=entity is not None)
 
 
-def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
-    """Let a locked node that logs in by a token of an issuer log in again; return False if it was not locked.
+def unlock(cluster: Cluster, vault: Vault, name: str) -> Ended | None:
+    """Let a locked node that logs in by a token of an issuer log in again; return None if it was not locked.
 
-    Raises StateConflict for every other node: `enroll` gives it a new credential.
+    Of another node, which has a live credential though it was locked, the record of the lock is removed. Raises
+    StateConflict for one that has none: `enroll` gives it one. Returns how the node logs in.
     """
     _check_node_name(name)
     vault.pin_to_leader()
-    return jwt_nodes.unlock(cluster, vault, name)
+    if jwt_nodes.issuer_of(cluster, name) is None and find_lock(cluster, vault, name) is not None:
+        both = [Identity("listed", name), Identity("pooled", name)]
+        if any(credentials.count(cluster, vault, each) for each in both):
+            remove_locks(cluster, vault, [name])
+            return "approle"
+    return "jwt" if jwt_nodes.unlock(cluster, vault, name) else None
 
 
 def _kinds(*, approle: bool, jwt: bool) -> frozenset[Ended]:

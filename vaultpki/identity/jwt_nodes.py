@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from vaultpki.errors import BadAnswer, Denied, StateConflict, TokenTooWeak
 from vaultpki.identity.access import takes
-from vaultpki.identity.ending import Entity, change_record, find_entity, named_in, read_accessors
+from vaultpki.identity.ending import Entity, find_entity, note_lock, read_accessors, remove_locks
 from vaultpki.identity.token_rights import missing_right
-from vaultpki.model import VERSION, Cluster
+from vaultpki.model import Cluster
 from vaultpki.records.paths import LOCKED
 from vaultpki.vault import Vault
 
@@ -47,7 +47,8 @@ def lock(cluster: Cluster, vault: Vault, accessor: str, name: str, entity: Entit
     """
     _refuse_weak_token(cluster, vault, name)
     # Noted first: the mount's own list of those who logged in is in nobody's policy.
-    change_record(cluster, vault, f"{LOCKED}/{name}", lambda _: {"version": VERSION})
+    if not note_lock(cluster, vault, name):
+        raise too_weak(cluster, name)
     _disable(cluster, vault, accessor, name, entity, disabled=True)
 
 
@@ -66,19 +67,8 @@ def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
     _refuse_weak_token(cluster, vault, name)
     if entity.disabled:
         _disable(cluster, vault, accessor, name, entity, disabled=False)
-    remove_notes(cluster, vault, [name])
+    remove_locks(cluster, vault, [name])
     return entity.disabled
-
-
-def locked_names(cluster: Cluster, vault: Vault) -> tuple[str, ...]:
-    """Return the nodes that were locked and not unlocked since, according to the notes."""
-    return named_in(cluster, vault, LOCKED)
-
-
-def remove_notes(cluster: Cluster, vault: Vault, names: list[str]) -> None:
-    """Remove the notes that these nodes are locked."""
-    delete = vault.prepare.secrets.kv.v2.delete_metadata_and_all_versions
-    vault.many([delete(f"{LOCKED}/{name}", mount_point=cluster.mount("config")) for name in names])
 
 
 def too_weak(cluster: Cluster, name: str) -> TokenTooWeak:

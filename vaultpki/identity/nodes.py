@@ -42,7 +42,7 @@ class Member:
     `report` has of its certificates only those that it may hold; None if it never reported, or if that cannot be read.
     `stored` is the report as it is stored, as JSON text for people; empty if there is none. `disabled` is a
     node by token whose entity opens nothing.
-    `join_until` is until when a join file can be used, of a node that has nothing else and has never reported.
+    `join_until` is until when a join file can be used, of a node that has nothing else.
     """
 
     name: str
@@ -195,10 +195,10 @@ def _with_approle(
 ) -> Member:
     name = identity.name
     found = reports.read(cluster, vault, place, held)
-    if found.text:
-        return Member(name, identity.kind, holder, count(cluster, vault, identity), found.report, found.text)
-    own = held_credentials(cluster, vault, identity)
-    return Member(name, identity.kind, holder, own.credentials, join_until=own.join_until)
+    own = held_credentials(cluster, vault, identity, found.report.in_use if found.report is not None else ())
+    # Gates leave a node without any out, and an expired join file lets in for some minutes more.
+    credentials = own.count if found.text else own.used
+    return Member(name, identity.kind, holder, credentials, found.report, found.text, join_until=own.join_until)
 
 
 def _pool(cluster: Cluster, name: str, *, jwt: bool) -> Pool | None:

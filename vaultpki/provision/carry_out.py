@@ -17,8 +17,10 @@ from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.identity.ending import (
     await_logins,
     end_entities,
+    locked_names,
     read_accessors,
     read_note,
+    remove_locks,
     remove_note,
     store_again,
     write_note,
@@ -292,6 +294,8 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
     pools = [name.removeprefix(head) for name in deleted if name.startswith(head)]
     reports.remove(cluster, vault, listed=gone, pooled=noted.keys(), entities=entities, pools=pools)
     vault.map(lambda name: remove_note(cluster, vault, name), noted)
+    if gone:
+        remove_locks(cluster, vault, sorted(gone.intersection(locked_names(cluster, vault))))
 
 
 def _removed_by_token(run: _Run) -> list[TokenIdentity]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
+from vaultpki.identity.ending import LockRecord
 from vaultpki.identity.nodes import NodeList
 from vaultpki.identity.revoked_list import Revoked
 from vaultpki.model import Cluster
@@ -86,7 +87,7 @@ class ClusterFacts:
     `revisions` are those of the rotation records by domain, None if they cannot be read. `ends` are the ends of the
     CAs, and `cas` where each stands, empty if that cannot be read. `adopted` is the record of an adoption, None if
     there is none. `keys` says where the rotation of service-account keys stands, None if none does. `problems` are
-    sentences on what could not be read.
+    sentences on what could not be read. `locks` are the records of locks by node, which views alone read.
     """
 
     cluster: Cluster
@@ -99,3 +100,4 @@ class ClusterFacts:
     problems: tuple[str, ...]
     adopted: AdoptionRecord | None = None
     keys: KeyStepDone | None = None
+    locks: Mapping[str, LockRecord] = field(default_factory=dict)

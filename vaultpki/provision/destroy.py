@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from vaultpki.certificates import ROOT
 from vaultpki.identity import anchor, reports
-from vaultpki.identity.ending import end_entities, noted, read_note
-from vaultpki.identity.jwt_nodes import locked_names, remove_notes
+from vaultpki.identity.access import holder_of
+from vaultpki.identity.ending import end_entities, locked_names, noted, read_note, remove_locks
 from vaultpki.identity.token_rights import refuse_weak_token
-from vaultpki.model import Cluster
+from vaultpki.model import Cluster, Pool
 from vaultpki.provision.api_calls import delete_request, object_path
 from vaultpki.provision.observe import Observation, observe, refuse_other_root
 from vaultpki.records.server_facts import Key, ServerFacts
@@ -78,7 +78,9 @@ def delete_auth_mount(cluster: Cluster, vault: Vault, seen: Observation, name: s
     end_entities(vault, accessor, aliases)
     if name == f"{cluster.prefix}/jwt":
         # Another mount at this path has another accessor, and knows nobody who logged in at this one.
-        remove_notes(cluster, vault, list(locked_names(cluster, vault)))
+        holders = {name: holder_of(cluster, name) for name in locked_names(cluster, vault)}
+        gone = [name for name, who in holders.items() if who is None or (isinstance(who, Pool) and who.jwt)]
+        remove_locks(cluster, vault, gone)
 
 
 def _made_by_us(seen: Observation, key: Key) -> bool:

@@ -11,7 +11,7 @@ LEAVING: Final = "leaving"
 """The folder in the store of the notes about identities that are being ended, and of listed nodes that were locked."""
 
 LOCKED: Final = "locked"
-"""The folder in the store of the notes about nodes with a token of an issuer that were locked."""
+"""The folder in the store of the records of nodes that were locked: by whose token, and since when."""
 
 
 def is_record(cluster: Cluster, key: Key) -> bool:

@@ -109,9 +109,10 @@ def joining(node: NodeFolder, file: Path) -> list[str | Path]:
 
 
 def vacate(cluster: AppliedCluster, node: str) -> None:
-    """Ends whatever credentials the node has of earlier tests; it may have none."""
+    """Ends whatever credentials the node has of earlier tests, and the record of that; it may have none."""
     with contextlib.suppress(StateConflict):
         enrol.lock(cluster.model, cluster.client("locker"), node, wait=0)
+    assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/locked/{node}").status == 204
 
 
 def wrapped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,8 @@ def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vou
     listed = json.loads(vaultpki("nodes", "-f", own.file, "--json", env=own.environment("viewer"), expect=3).stdout)
     (seen,) = [entry for entry in listed["nodes"] if entry["node"] == "c-1"]
     assert seen["state"] == "locked" and seen["reasons"] == ["locked"]
+    assert re.fullmatch(r"locked at 20\S+Z by token", seen["message"])
+    assert seen["findings"][0]["command"] == f"vaultpki unlock c-1 -f {own.file}"
 
     ran = vaultpki("unlock", "-f", own.file, "c-1", env=locker, expect=1)
     fails(ran, "this token may not disable or enable the identity of c-1")
@@ -238,10 +241,11 @@ def test_an_unenrolled_node_does_not_come_back_with_its_token(own: Vouched) -> N
     own.settled()
 
     # With the last such pool the mount goes, and all that Vault knew of who logged in there.
+    assert own.server.api("POST", f"{own.prefix}/config/data/locked/cp-1", {"data": {}}).status == 200
     own.write(WITHOUT)
     own.apply()
     assert entity_ids(own) == entity_ids_in(before)
-    assert own.read_names(f"{own.prefix}/config/metadata/locked") == []
+    assert own.read_names(f"{own.prefix}/config/metadata/locked") == ["cp-1"]
     own.settled()
 
 

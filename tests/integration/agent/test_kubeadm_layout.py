@@ -363,7 +363,9 @@ def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: 
     before = node.snapshot(memory=False)
     vaultpki("lock", "-f", cluster.file, "worker-1", env=cluster.environment("locker"))
     early = vaultpki(
-        *("enroll", "-f", cluster.file, "worker-1", "-o", tmp_path / "join.json"), env=cluster.environment(), expect=1
+        *("enroll", "-f", cluster.file, "worker-1", "--yes", "-o", tmp_path / "join.json"),
+        env=cluster.environment(),
+        expect=1,
     )
     assert "in Vault is for another layout; run `vaultpki apply" in early.stderr
     cluster.apply()

@@ -45,7 +45,7 @@ def views_show_it(cluster: AppliedCluster, folder: Path) -> None:
     viewer = cluster.environment("viewer")
     ran = vaultpki("nodes", "-f", cluster.file, "--json", env=viewer, expect=3)
     (node,) = json.loads(ran.stdout)["nodes"]
-    assert node["state"] == "revoked" and node["reasons"] == ["no-credential", "revoked"]
+    assert node["state"] == "revoked" and node["reasons"] == ["locked", "revoked"]
     assert node["message"].startswith(f"revoked: {', '.join(sorted(PAIRS))}")
     picture = ("graph", "-f", cluster.file, "--from-vault", "--format", "mermaid")
     drawn = vaultpki(*picture, env=viewer, expect=3).stdout
@@ -113,7 +113,8 @@ def test_a_locked_node_shows_what_was_revoked_and_replaces_it_once_it_is_enrolle
     node.run(expect=1)
     assert serials(node) == first
     assert states(node) == dict.fromkeys(PAIRS, ("revoked", ["revoked"]))
-    again = enroller.join_file("worker-1", tmp_path / "again.json")
+    again = tmp_path / "again.json"
+    enroller.enroll("worker-1", "--yes", "-o", again)
     assert "renewed kubelet" in enrolled_nodes.join(node, again).stdout
     assert not set(first.values()) & set(serials(node).values()) and revoked(cluster, serials(node)) == set()
     assert states(node) == dict.fromkeys(PAIRS, ("ok", []))

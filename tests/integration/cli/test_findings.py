@@ -108,22 +108,32 @@ def no_credential(cluster: AuditedCluster) -> None:
     writes(cluster, "w-no-credential", fresh(report()))
 
 
+def locked_and_live(cluster: AuditedCluster) -> None:
+    approle(cluster, "w-locked-and-live", 1)
+    writes(cluster, "w-locked-and-live", fresh(report()))
+    api(cluster, "POST", f"{cluster.prefix}/config/data/locked/w-locked-and-live", {"data": {"by": "somebody"}})
+
+
 def report_unreadable(cluster: AuditedCluster) -> None:
     approle(cluster, "w-report-unreadable", 1)
     writes(cluster, "w-report-unreadable", {"time": "never"})
 
 
 def join_file_unused(cluster: AuditedCluster) -> None:
-    file = cluster.file.parent / "unused.json"
-    enroll = ("enroll", "-f", cluster.file, "w-join-file-unused", "--pool", "autoscaled", "-o", file)
-    vaultpki(*enroll, env=cluster.environment())
+    for node in ("w-join-file-unused", "w-not-joined-again"):
+        file = cluster.file.parent / f"{node}.json"
+        enroll = ("enroll", "-f", cluster.file, node, "--pool", "autoscaled", "-o", file)
+        vaultpki(*enroll, env=cluster.environment())
+    writes(cluster, "w-not-joined-again", fresh(report()))
 
 
 MADE: Final[dict[str, Callable[[AuditedCluster], None]]] = {
     "many-credentials": many_credentials,
     "no-credential": no_credential,
+    "locked-and-live": locked_and_live,
     "report-unreadable": report_unreadable,
     "join-file-unused": join_file_unused,
+    "not-joined-again": lambda cluster: None,
     "never-reported": lambda cluster: approle(cluster, "w-never-reported", 1),
     # The listed nodes have no login.
     "not-enrolled": lambda cluster: None,

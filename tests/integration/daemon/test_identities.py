@@ -125,7 +125,8 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
         # Vault locks out who comes five times within 15 minutes, and the new join file's login with it.
         assert len(logins) <= 3, logins
         enrol = vaultpki(
-            *("enroll", "-f", cluster.file, "worker-1", "-o", tmp_path / "join.json"), env=cluster.environment()
+            *("enroll", "-f", cluster.file, "worker-1", "--yes", "-o", tmp_path / "join.json"),
+            env=cluster.environment(),
         )
         assert enrol.returncode == 0
         vaultpki("agent", "-c", node.config, "--join", tmp_path / "join.json", "--once")

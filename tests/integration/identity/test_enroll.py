@@ -17,10 +17,12 @@ import pytest
 from helpers.faults.kill_points import NEVER, command, died
 from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import Enroller
+from helpers.terminals import on_terminal
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import wait_for
 from vaultpki import __version__
+from vaultpki.identity import ending, enrol
 from vaultpki.vault.transport import CONNECTIONS
 
 
@@ -83,6 +85,36 @@ def test_a_pooled_node_is_enrolled_by_an_enroller(cluster: AppliedCluster, enrol
     assert [path for _, path in cluster.server.writes(mark)] == [f"auth/{cluster.prefix}/pooled/role/w-1/secret-id"]
     assert cluster.read(f"auth/{cluster.prefix}/pooled/role/w-1") == role
     enrolled_nodes.join(NodeFolder("w-1", tmp_path / "again"), second)
+
+
+@pytest.mark.on_node
+def test_a_locked_node_is_enrolled_only_by_who_agrees(
+    cluster: AppliedCluster, enroller: Enroller, tmp_path: Path
+) -> None:
+    pool = ("--pool", "autoscaled", "-o")
+    for name in ("w-locked-1", "w-locked-2"):
+        enroller.enroll(name, *pool, tmp_path / f"{name}.json")
+        enrol.lock(cluster.model, cluster.client("locker"), name, wait=0)
+    mark = cluster.server.audit_position()
+    first = tmp_path / "first.json"
+    words = ("enroll", "-f", cluster.file, "w-locked-1", *pool, first)
+    for typed, code in (("n", 1), ("y", 0)):
+        assert not first.exists() and cluster.server.writes(mark) == []
+        with on_terminal(*words, env=enroller.environment) as shown:
+            shown.until("[y/N]:")
+            shown.typed(typed)
+            assert shown.ended() == code
+        assert shown.lines[0].startswith("w-locked-1 was locked at 20") and shown.lines[0].endswith(" by token")
+    assert "wrote" in shown.lines[-2]
+    # Of many nodes those that are locked are left out.
+    joins, many = tmp_path / "joins", "w-locked-2\nw-locked-3\n"
+    ran = enroller.enroll("-", *pool, joins, names=many, expect=3)
+    assert "w-locked-2 was locked at 20" in ran.stderr
+    assert ran.stderr.endswith(" by token, and got no join file; pass --yes to end the lock\n")
+    assert [file.name for file in joins.iterdir()] == ["w-locked-3.json"]
+    enroller.enroll("-", *pool, joins, "--yes", names=many)
+    assert (joins / "w-locked-2.json").exists()
+    assert not {"w-locked-1", "w-locked-2"}.intersection(ending.locked_names(cluster.model, cluster.client()))
 
 
 REFUSED: tuple[tuple[int, list[str], str], ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from vaultpki.certificates import resolve, row_named, sign_parameters
 from vaultpki.config.agent import load_agent
 from vaultpki.disk.files import write_private
 from vaultpki.errors import Denied, StateConflict
-from vaultpki.identity import access, asked_server, enrol, nodes
+from vaultpki.identity import access, asked_server, ending, enrol, nodes
 from vaultpki.issue import operator
 from vaultpki.model import Certificate
 from vaultpki.pki import keys, x509
@@ -140,6 +141,7 @@ def test_the_applier_is_root_in_all_but_name(cluster: AppliedCluster) -> None:
             applier.write(path, {"policy": ""})
 
 
+LOCKS = (("GET", "data"), ("POST", "data"), ("DELETE", "data"), ("DELETE", "metadata"))
 ANYTHING = {"*": {"capabilities": ["create", "read", "update", "delete", "list", "sudo"]}}
 
 
@@ -166,7 +168,19 @@ def enrolling(cluster: AppliedCluster, vault: Vault) -> list[Step]:
         else:
             raise AssertionError("there is a live credential")
 
-    return [("enroll", enroll), ("enroll where there is a live credential", occupied), ("enroll again", again)]
+    def unlock(name: str) -> None:
+        """What `enroll` looks at before it asks, and does once it may."""
+        path = f"{cluster.prefix}/config/data/locked/{name}"
+        assert cluster.server.api("POST", path, {"data": {"by": "somebody"}}).status == 200
+        assert ending.find_lock(model, vault, name) is not None
+        ending.remove_locks(model, vault, [name])
+
+    return [
+        ("enroll", enroll),
+        ("enroll where there is a live credential", occupied),
+        ("enroll again", again),
+        *((f"enroll of {name}, which is locked", functools.partial(unlock, name)) for name in (node, "batch-1")),
+    ]
 
 
 def test_the_enroller(cluster: AppliedCluster) -> None:
@@ -241,8 +255,14 @@ def test_a_stolen_enroller(cluster: AppliedCluster) -> None:
     for ttl in ("", "0", 0, "8760h", "-1s"):
         assert ask("POST", f"{pooled}/w-7/secret-id", {"ttl": ttl}, "60s") == 400, ttl
     assert ask("POST", f"{pooled}/w-7/secret-id", {}, "48h") in (400, 403)
-    # Nothing of listed nodes, nor of the cluster.
+    # Nothing of listed nodes, nor of those that join by token, nor of the cluster.
     for method, path in (
+        *(
+            (method, f"{cluster.prefix}/config/{kind}/locked/{node}")
+            for method, kind in LOCKS
+            for node in ("cp-1", "c-1")
+        ),
+        ("POST", f"{cluster.prefix}/config/data/locked/w-7"),
         ("GET", f"{listed}/cp-1/role-id"),
         ("POST", f"{listed}/cp-1/secret-id"),
         ("POST", f"{listed}/cp-2"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import ssl
 import threading
 import time
@@ -33,6 +34,7 @@ from vaultpki.records.server_facts import ServerFacts
 from vaultpki.vault import Settings, Vault
 
 METHODS = ("POST", "DELETE")
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 NODES = [("worker-1", None), ("w-1", "autoscaled")]
 # A listed one everywhere, a pooled one too in conformance.
 ONE_HERE = [pytest.param(*each, marks=[pytest.mark.conformance] if each[1] else []) for each in NODES]
@@ -119,6 +121,16 @@ def has_ended(stolen: Stolen) -> None:
         assert note.data["data"] == {"version": 1, "role_ids": [new], "ended": True}
 
 
+def seen(cluster: AppliedCluster, node: str) -> tuple[str, list[str], int]:
+    """The node in `nodes`, as the viewer sees it: its state, the reasons, and its live credentials."""
+    ran = vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer"), expect={0, 3})
+    (row,) = [each for each in json.loads(ran.stdout)["nodes"] if each["node"] == node]
+    if "locked" in row["reasons"]:
+        assert re.fullmatch(rf"locked at {TIME} by token", row["message"]), row
+        assert row["findings"][0]["command"].startswith(f"vaultpki enroll {node} -f {cluster.file}")
+    return row["state"], row["reasons"], row["credentials"]
+
+
 def nothing_to_change(cluster: AppliedCluster) -> None:
     mark = cluster.server.audit_position()
     assert vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer")).stdout.endswith(
@@ -139,9 +151,12 @@ def test_lock_ends_all_that_was_stolen_and_the_node_comes_back(
     role = f"auth/{cluster.prefix}/{stolen.kind}/role/{node}"
     before, held = cluster.read(role), sorted(path.name for path in node_folder.pki.iterdir())
     began = time.monotonic()
-    said = applier.run("lock", "-f", cluster.file, node).stdout
+    ran = applier.run("lock", "-f", cluster.file, node)
     took = time.monotonic() - began
-    assert said == (
+    assert ran.stderr == (
+        "waiting 10 seconds until logins that are under way have ended; at most 2 minutes if the server is slow\n"
+    )
+    assert ran.stdout == (
         f"{node} is locked: all its credentials have ended; `vaultpki enroll` gives it a new one. Its certificates end "
         "by themselves, at their not_after\n"
     )
@@ -159,7 +174,19 @@ def test_lock_ends_all_that_was_stolen_and_the_node_comes_back(
     status = json.loads(vaultpki("status", "-c", node_folder.config, "--json", expect=3).stdout)
     assert status["agent"]["state"] == "needs-join"
     assert sorted({path.name for path in node_folder.pki.iterdir()} | {"kubelet.crt"}) == held
-    enrolled_nodes.join(node_folder, applier.join_file(node, tmp_path / "again.json", pool=pool))
+    again = tmp_path / "again.json"
+    words: list[str | Path] = [node, *(["--pool", pool] if pool else []), "-o", again]
+    assert seen(cluster, node) == ("locked", ["locked"], 0)
+    refused = applier.enroll(*words, expect=1).stderr
+    assert re.fullmatch(
+        rf"vaultpki: {node} was locked at {TIME} by token, and got no join file; pass --yes to end the lock\n", refused
+    )
+    assert not again.exists() and enrolled_nodes.accessors(cluster, node, stolen.kind) == []
+    applier.enroll(*words, "--yes")
+    # Its old report and a file that nobody has used make no node ok.
+    assert seen(cluster, node) == ("needs-join", ["not-joined-again"], 1)
+    enrolled_nodes.join(node_folder, again)
+    assert seen(cluster, node) == ("ok", [], 1)
     assert json.loads(vaultpki("status", "-c", node_folder.config, "--json").stdout)["agent"]["state"] == "ok"
     assert len(enrolled_nodes.accessors(cluster, node, stolen.kind)) == 1
     assert stolen.lets_in() == stolen.lets_in(role_id_of(stolen)) == []
@@ -220,9 +247,13 @@ def test_an_enroller_of_before_who_may_not_look_is_told_so(cluster: AppliedClust
     path = f"sys/policies/acl/{cluster.prefix}/enroller"
     rules = json.loads(cluster.read(path)["policy"])
     rules["path"][f"auth/{cluster.prefix}/pooled/role/+/secret-id"]["capabilities"] = ["update"]
+    rules["path"] = {path: rule for path, rule in rules["path"].items() if "/locked/" not in path}
     assert cluster.server.api("POST", "sys/policies/acl/old-enroller", {"policy": json.dumps(rules)}).status == 204
     enroller = Enroller(cluster, enrolled_nodes.token(cluster.server, "old-enroller"))
-    enroller.join_file("w-old", tmp_path / "join.json", pool="autoscaled")
+    ran = enroller.enroll("w-old", "--pool", "autoscaled", "-o", tmp_path / "join.json")
+    assert ran.stderr == (
+        "this token may not see whether nodes were locked; `vaultpki apply` gives enrollers that right\n"
+    )
     said = enroller.enroll("w-old", "--pool", "autoscaled", "-o", tmp_path / "again.json", expect=1).stderr
     assert said == (
         "vaultpki: w-old may have a live credential, and this token may not look; `vaultpki apply` gives enrollers "
@@ -481,8 +512,8 @@ def test_nodes_of_one_who_may_not_look(cluster: AppliedCluster, applier: Enrolle
     enroller = Enroller(cluster, enrolled_nodes.token(cluster.server, "watcher"))
     document = json.loads(enroller.run("nodes", "-f", cluster.file, "--json", expect=3).stdout)
     told = document["nodes"]
-    # Where the CAs stand, and where an adoption does.
-    assert [each["name"] for each in document["findings"]] == ["not-read"] * 2
+    # Where the CAs stand, who has locked nodes, and where an adoption stands.
+    assert [each["name"] for each in document["findings"]] == ["not-read"] * 3
     assert told and all(entry["credentials"] is None for entry in told)
     lines = enroller.run("nodes", "-f", cluster.file, expect=3).stdout.splitlines()
     rows = [line.split() for line in lines if line.startswith(tuple(f"{entry['node']} " for entry in told))]

@@ -16,8 +16,8 @@ from helpers.vault.applied_cluster import AppliedCluster, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import SPEC, Rotation, rotation_of
 from vaultpki.certificates import resolve, rows
-from vaultpki.errors import SpecError
-from vaultpki.identity import enrol, nodes
+from vaultpki.errors import SpecError, StateConflict
+from vaultpki.identity import ending, enrol, nodes
 from vaultpki.identity.access import pooled_approle
 from vaultpki.pki import x509
 from vaultpki.records import node_report, report_paths
@@ -200,4 +200,34 @@ def test_what_a_locked_node_says_counts_nowhere(clusters: ClusterFactory) -> Non
     lines = json.loads(
         vaultpki("nodes", "-f", cluster.file, "--json", env=cluster.environment("viewer"), expect=3).stdout
     )["nodes"]
-    assert {line["node"] for line in lines if "no-credential" in line["reasons"]} == {"cp-1", "w-1"}
+    assert {line["node"] for line in lines if "locked" in line["reasons"]} == {"cp-1", "w-1"}
+
+
+@pytest.mark.on_node
+def test_a_forged_record_of_a_lock_excuses_nobody(clusters: ClusterFactory) -> None:
+    """Gates ask the server who can log in, and never read the record; views show that there is a live credential."""
+    rotation = rotation_of(clusters, "kubernetes")
+    cluster, api = rotation.cluster, rotation.cluster.server.api
+    rotation.begin()
+    assert rotation.advance().moved
+    before = rotation.advance().gate
+    assert before is not None and {each.node for each in before.waiting} == {"cp-1", "etcd-2"}
+    for node in ("cp-1", "etcd-2"):
+        path = f"{cluster.prefix}/config/data/locked/{node}"
+        assert api("POST", path, {"data": {"by": "nobody"}}, token=cluster.token("locker")).status == 200
+    mark = cluster.server.audit_position()
+    rotation.later()
+    after = rotation.advance().gate
+    assert after is not None and (after.waiting, after.excused) == (before.waiting, before.excused)
+    assert not [path for _, path in cluster.server.requests(mark) if "/locked" in path]
+    env = cluster.environment("viewer")
+    lines = json.loads(vaultpki("nodes", "-f", cluster.file, "--json", env=env, expect=3).stdout)["nodes"]
+    assert {line["node"] for line in lines if "locked-and-live" in line["reasons"]} == {"cp-1", "etcd-2"}
+    # Whoever sees that the credential is right ends the finding, and not the node's logins.
+    said = vaultpki("unlock", "cp-1", "-f", cluster.file, env=cluster.environment()).stdout
+    assert said == "cp-1 is unlocked: it keeps the credential that it has\n"
+    assert set(ending.all_locks(cluster.model, rotation.vault)) == {"etcd-2"}
+    assert len(enrolled_nodes.accessors(cluster, "cp-1", "listed")) == 1
+    enrol.lock(cluster.model, rotation.vault, "etcd-2", wait=0)
+    with pytest.raises(StateConflict, match="gets a new one by `vaultpki enroll"):
+        enrol.unlock(cluster.model, rotation.vault, "etcd-2")

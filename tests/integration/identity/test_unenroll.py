@@ -47,6 +47,7 @@ class Identity:
             *places,
             report_paths.pooled("autoscaled", self.node),
             f"leaving/{self.node}",
+            f"locked/{self.node}",
             f"nodes/{self.node}",
         ):
             assert self.cluster.server.api("GET", f"{store}/{path}").status == 404, path
@@ -65,6 +66,8 @@ def identity(cluster: AppliedCluster, node: str, pool: str | None = "autoscaled"
     assert token is not None and token.startswith(("b.", "hvb.")) and enrolled_nodes.works(cluster, token)
     report = {"data": {"time": "now"}}
     assert cluster.server.api("POST", cluster.report_path(node), report, token=token).status == 200
+    # As after a lock, whose record only informs.
+    assert cluster.server.api("POST", f"{cluster.prefix}/config/data/locked/{node}", {"data": {}}).status == 200
     return Identity(cluster, kind, node, join.role_id, secret_id, token)
 
 
@@ -149,6 +152,7 @@ def test_it_wins_against_a_login_in_flight(cluster: AppliedCluster, applier: Enr
             ran = applier.run("unenroll", "-f", cluster.file, node.node)
             # In full, with the ten seconds to its second look.
             assert ran.stdout.startswith("w-racing has no identity any more") and time.monotonic() - began > 10
+            assert ran.stderr.startswith("waiting 10 seconds until logins that are under way have ended")
         finally:
             over.set()
         tokens = {token for each in hammers for token in each.result()}

@@ -22,7 +22,7 @@ from helpers.vault.rotations import Rotation
 from helpers.vault.servers import OF_TESTS, Server
 from vaultpki.ca import commands, fleet
 from vaultpki.errors import Denied
-from vaultpki.identity import access, asked_server, credentials, enrol, revoked_list
+from vaultpki.identity import access, asked_server, credentials, ending, enrol, revoked_list
 from vaultpki.identity import nodes as node_list
 from vaultpki.identity.credentials import Identity
 from vaultpki.provision import apply, ca_ends
@@ -245,7 +245,11 @@ def locking(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
         role_id = cluster.read(f"{role}/role-id")["role_id"]
         token = enrolled_nodes.login(cluster, kind, role_id, secret_id)
         assert token is not None and enrolled_nodes.works(cluster, token)
+        assert cluster.server.api("DELETE", f"{cluster.prefix}/config/metadata/locked/{node}").status == 204
         enrol.lock(cluster.model, vault, node, wait=0)
+        noted = ending.find_lock(cluster.model, cluster.client("viewer"), node)
+        if noted is None or noted.by != "token":
+            raise Denied("who locked it was not recorded")
         assert not enrolled_nodes.works(cluster, token)
         assert enrolled_nodes.login(cluster, kind, role_id, secret_id) is None
         assert enrolled_nodes.accessors(cluster, node, kind) == []
@@ -259,6 +263,8 @@ def locking(in_rotation: ClusterInRotation, vault: Vault) -> list[Step]:
 
     def by_token(node: str) -> None:
         login(cluster, node)
+        assert enrol.lock(cluster.model, vault, node, wait=0) == {"jwt"}
+        # The record of a lock is the first one's.
         assert enrol.lock(cluster.model, vault, node, wait=0) == {"jwt"}
         body = {"role": "cloud", "jwt": ISSUER.token(node)}
         assert cluster.server.api("POST", f"auth/{cluster.prefix}/jwt/login", body, token="").status in (400, 403)

@@ -12,7 +12,7 @@ from helpers.node import enrolled_nodes
 from helpers.node.enrolled_nodes import SPEC
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.least_privilege import holder, made
-from vaultpki.identity import access, credentials, enrol
+from vaultpki.identity import access, credentials, ending, enrol
 from vaultpki.identity.applied import APPLIED
 from vaultpki.identity.credentials import Identity
 from vaultpki.records.adoption import OLD_CAS
@@ -68,6 +68,14 @@ def test_a_stolen_locker_moves_nothing(clusters: ClusterFactory) -> None:
     for note in ({"version": 2, "role_ids": "x"}, {"version": 1, "role_ids": ["stolen-1"], "ended": True}):
         for record in ("leaving/worker-1", "leaving/w-77", "leaving/no%20name", "locked/no%20name", "locked/cp-1"):
             ask("POST", f"{cluster.prefix}/config/data/{record}", {"data": note})
+    # A record of a lock is made, never changed nor removed; what is in it may be anything.
+    locked = f"{cluster.prefix}/config/data/locked/w-5"
+    assert ask("POST", locked, {"data": {"by": "\x1b[2J" * 999, "time": []}}) == 200
+    for path in (locked, f"{cluster.prefix}/config/data/locked/cp-1"):
+        for method, kind, body in WAYS:
+            assert ask(method, path.replace("/data/", f"/{kind}/"), body) == 403, (method, path)
+    found = ending.find_lock(cluster.model, cluster.client("viewer"), "w-5")
+    assert found is not None and found.by == ("?[2J" * 999)[:100] and found.since is not None
     kinds = {(change.action, change.kind) for change in cluster.left_to_apply()}
     # The note of a node that cluster.yaml does not have goes, as after any end that was interrupted.
     assert kinds <= {("delete", "config")}

@@ -185,5 +185,5 @@ def test_page_and_picture_say_what_nodes_says(steady: Rotation) -> None:
 
     for node in ("cp-1", "etcd-2"):
         vaultpki("lock", node, "-f", cluster.file, env=cluster.environment())
-    text = same("no-credential", "no-credential", "no-live-credential")
+    text = same("locked", "locked", "no-live-credential")
     assert "<b>cp-1, etcd-2 (2 nodes)</b>" in text

@@ -18,9 +18,10 @@ from vaultpki.findings.catalogue import NodeState
 from vaultpki.findings.finding import found as finding
 from vaultpki.findings.nodes import NodeRow, bar, of_member, of_status, order, time_left, to_json
 from vaultpki.host.hooks import Owed
+from vaultpki.identity.ending import LockRecord
 from vaultpki.identity.nodes import Member
 from vaultpki.identity.revoked_list import Revoked
-from vaultpki.model import Node, NodeRole
+from vaultpki.model import Node, NodeRole, Pool
 from vaultpki.pki.ca_life import CaExpiry, Level
 from vaultpki.pki.renewal import PairState
 from vaultpki.records import node_report
@@ -200,6 +201,82 @@ def test_each_state_and_its_reason(case: str) -> None:
     found = row(stored, credentials)
     assert (found.state.value, [each.name for each in found.findings], found.message) == (state, reasons, message)
     assert found.state.attention is (state not in ("ok", "new"))
+
+
+LOCK = LockRecord(NOW - DAY, "token-alice")
+WHO = "locked at 2026-11-25T12:00:00Z by token-alice"
+UNUSED = NOW + timedelta(minutes=30)
+MEMBER = Member("w-1", "pooled", Pool("edge", frozenset({NodeRole.WORKER}), "w-*"), 1, report(), "{}")
+ENROLL, LOCK_AGAIN = "vaultpki enroll w-1 -f c.yaml --pool edge -o w-1.json", "vaultpki lock w-1 -f c.yaml"
+Judged = tuple[Member, LockRecord | None, str, list[tuple[str, str]], str]
+LOCKED: dict[str, Judged] = {
+    "locked": (replace(MEMBER, credentials=0), LOCK, "locked", [("locked", ENROLL)], WHO),
+    "locked by an unknown token": (
+        replace(MEMBER, credentials=0),
+        LockRecord(),
+        "locked",
+        [("locked", ENROLL)],
+        "locked",
+    ),
+    "locked, and nobody may look": (replace(MEMBER, credentials=None), LOCK, "locked", [("locked", ENROLL)], WHO),
+    "locked and never joined": (
+        replace(MEMBER, credentials=0, report=None, stored=""),
+        LOCK,
+        "locked",
+        [("locked", ENROLL)],
+        WHO,
+    ),
+    "no credential, and nobody has locked it": (
+        replace(MEMBER, credentials=0),
+        None,
+        "needs-join",
+        [("no-credential", ENROLL)],
+        "no live credential, so it needs a new join file",
+    ),
+    "a record beside a live credential": (
+        MEMBER,
+        LOCK,
+        "locked",
+        [("locked-and-live", LOCK_AGAIN)],
+        f"was {WHO}, and has 1 live credential",
+    ),
+    "a record beside an unused join file": (
+        replace(MEMBER, credentials=2, join_until=UNUSED),
+        LOCK,
+        "locked",
+        [("locked-and-live", LOCK_AGAIN)],
+        f"was {WHO}, and has 2 live credentials",
+    ),
+    "an unused join file alone": (
+        replace(MEMBER, join_until=UNUSED),
+        None,
+        "needs-join",
+        [("not-joined-again", "vaultpki agent --join w-1.json")],
+        "can log in only with a join file that nobody has used, until 2026-11-26T12:30:00Z",
+    ),
+    "a node by token": (
+        replace(MEMBER, kind="jwt", credentials=None, disabled=True),
+        LOCK,
+        "locked",
+        [("locked", "vaultpki unlock w-1 -f c.yaml")],
+        WHO,
+    ),
+    "a node by token of which only the record says so": (
+        replace(MEMBER, kind="jwt", credentials=None),
+        LOCK,
+        "locked",
+        [("locked-and-live", LOCK_AGAIN)],
+        f"was {WHO}, and can log in",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LOCKED)
+def test_a_lock_is_told_with_who_did_it_and_only_where_the_server_shows_it(case: str) -> None:
+    member, lock, state, findings, message = LOCKED[case]
+    made = of_member(member, {}, NOW, NOTHING_REVOKED, file="c.yaml", lock=lock)
+    assert made.state.value == state and made.message == message and made.attention
+    assert [(each.name, each.command) for each in made.worst_first] == findings
 
 
 def test_several_findings_are_told_the_worst_first() -> None:

@@ -31,9 +31,12 @@ class Clock:
 def test_the_wait_begins_anew_after_a_server_that_was_slow(
     monkeypatch: pytest.MonkeyPatch, stores: tuple[float, ...], waits: int
 ) -> None:
-    clock = Clock(*stores)
+    clock, said = Clock(*stores), list[str]()
     monkeypatch.setattr(ending, "time", clock)
-    ending.await_logins(clock.store)
+    ending.await_logins(clock.store, say=said.append)
+    assert said == [
+        "waiting 10 seconds until logins that are under way have ended; at most 2 minutes if the server is slow"
+    ]
     assert clock.slept == [ending.LOGIN_IN_FLIGHT] * waits
 
 

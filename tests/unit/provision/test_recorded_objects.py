@@ -34,9 +34,9 @@ defaults: {{ttl: 20d, key: rsa-2048}}
 """
 
 RECORDED: Final = {
-    "two nodes": (BASE, "2a252b4fc547ce1e466fbdadf6e804223ac35ce03d1bb7830fe1521b4fcb04d7"),
-    "a pool": (WITH_POOL, "852c450fc629b868f10467c664b1bcec5022c686b5e3957ae4a1dd23f01cb7d4"),
-    "its own values": (WITH_KEYS, "312baa9ec792b5f4f71dcb86c8123d245fcce1de334d4b6e483c183688d9a529"),
+    "two nodes": (BASE, "52d83a1a487600e61f74324e31cd264c37095413cc85e2f00f170ff995bc39bd"),
+    "a pool": (WITH_POOL, "ae431ca069a9e93b644c429aad03f4572fb39ffa6ad8df0977321278feed34bd"),
+    "its own values": (WITH_KEYS, "0ba47aaa66f0767d409288f0513434059a4fee2cb761b74d0def831099a2786f"),
 }
 
 

@@ -39,8 +39,8 @@ KNOWN = ServerFacts(
 ON = "service_account_keys: true\n"
 P = "vaultpki/prod"
 BEFORE = {
-    "document": "cd5f166536f8d697598eb8d8145df4935359ff6376045d6138651d1d70b6259f",
-    "kubeadm": "7b8ca76a0966635a5629e3b49d241bd26598250ff979daa981205631ac9d2ea7",
+    "document": "50be7953cf1167937fbdf894681c70533f0ff7b26fd63a63c5a9fc17aa6a213d",
+    "kubeadm": "556d7fc30ce11c63c8f5452a9651fa19180966f8c04be33dfbcbbbcc7c84a6b2",
 }
 """The SHA-256 of all objects of a cluster without such keys."""
 

@@ -88,10 +88,19 @@ CHANGES: dict[str, tuple[str, str, list[str]]] = {
         WITH_POOL + "certificates: {admin: {key: rsa-2048}}\n",
         ["~ certificate admin: key ec-p256 -> rsa-2048"],
     ),
-    "a pool's names change in one entry": (
+    "a pool's names change in one entry beside the enroller's rights": (
         WITH_POOL,
         replaced(("w-*", "v-*")),
-        ["~ pool autoscaled: node_names w-* -> v-*", "Plan: 0 to create, 2 to update, 0 to delete."],
+        [
+            # An enroller may see the locks of a pool's nodes, and end them.
+            "~ policy vaultpki/prod/enroller:",
+            "    + vaultpki/prod/config/data/locked/v-* (read)",
+            "    + vaultpki/prod/config/metadata/locked/v-* (delete)",
+            "    - vaultpki/prod/config/data/locked/w-* (read)",
+            "    - vaultpki/prod/config/metadata/locked/w-* (delete)",
+            "~ pool autoscaled: node_names w-* -> v-*",
+            "Plan: 0 to create, 3 to update, 0 to delete.",
+        ],
     ),
     "nodes that lose the same roles are one entry": (
         HEAD,
