@@ -36,6 +36,9 @@ CheckKind = Literal["file", "chain", "handshake", "vault", "live"]
 _SECRET: Final = 0o600
 _PUBLIC: Final = 0o644
 
+NOT_BY_BUNDLE: Final = "is not the certificate followed by its issuing CA from"
+"""What is wrong with a pair whose CA is not in the bundle beside it, before the name of that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -200,7 +203,7 @@ def pair_checks(
             issuing = tuple(facts for facts in held if issuing_problem(facts, holder, row.ca, above) is None)
             crt_problems += leaf_problems(leaf, certificate, now)
             if not chain_fits(leaf, issuers, issuing, above.roots):
-                crt_problems.append(f"is not the certificate followed by its issuing CA from {beside.name}")
+                crt_problems.append(f"{NOT_BY_BUNDLE} {beside.name}")
     if key is not None:
         try:
             if leaf is None:

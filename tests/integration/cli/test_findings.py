@@ -290,13 +290,15 @@ def test_a_real_node_says_the_same_in_status_report_and_picture(clusters: Cluste
     shutil.rmtree(hooked.folder)
     bundle = (node.pki / "kubelet-ca.crt").resolve()
     whole, other = bundle.read_bytes(), (node.pki / "kubernetes-ca.crt").read_bytes()
-    for damage in (bundle.unlink, lambda: bundle.write_bytes(other), lambda: bundle.write_bytes(whole + other)):
+    for damage in (bundle.unlink, lambda: bundle.write_bytes(whole + other), lambda: bundle.write_bytes(other)):
         damage()
-        assert findings(3, "--dir", folder)["bundle"] == "vaultpki agent --once"
+        assert findings(3, "--dir", folder) == {"bundle": "vaultpki agent --once"}
         assert f"{node.pki}/kubelet-ca.crt: " in vaultpki("status", "-c", node.config, "--offline", expect=3).stdout
     # Whatever the damage is, all views take it from the same look.
     page, drawn = shown(3)
     assert "<code>vaultpki agent --once" in page and "kubelet-ca.crt: " in drawn
+    # The pair below that CA is well, and `renew` would mend nothing.
+    assert "vaultpki renew" not in page + drawn
     kubeconfig = node.pki / "kubelet.conf"
     kubeconfig.resolve().write_text("{}")
     assert findings(3, "--dir", folder)["broken"] == "vaultpki renew kubelet-client"
