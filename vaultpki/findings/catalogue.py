@@ -181,10 +181,11 @@ CATALOGUE: Final = (
     _warning(
         "silent",
         NodeState.SILENT,
-        "The node's last report is older than an hour, in which a node at rest writes one, and two of its polls and "
-        "ten minutes; two days if its agent does not stay.",
+        "The node's last report, or the last pass of its agent, is older than an hour, in which a node at rest writes "
+        "one, and two of its polls and ten minutes; two days if its agent does not stay.",
         _AGENT,
         "node",
+        own=True,
         vault=True,
     ),
     _warning(

@@ -336,8 +336,7 @@ def _by_state(states: Mapping[str, str], finds: _Finder) -> Iterator[Finding]:
 
 
 def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Finder) -> Iterator[Finding]:
-    age = (now - report.time).total_seconds()
-    if age > (report.next_within + _SLACK if report.next_within else _RUNS):
+    if _silent(now - report.time, report.next_within):
         yield finds("silent", f"last report {ago(now - report.time)}")
     if release_order.key(report.agent) < _KEEPS:
         yield finds("agent-old", f"its agent ({printable(report.agent)}) deletes at once what its record does not name")
@@ -353,6 +352,10 @@ def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Fi
     yield from _behind(gaps.readers_behind(report), {*waiting, *untried}, finds)
     if report.token_keys is not None and not report.token_keys.admitted:
         yield finds("key-not-admitted", readers.not_admitted(report.token_keys.reader.running))
+
+
+def _silent(age: timedelta, next_within: int) -> bool:
+    return age.total_seconds() > (next_within + _SLACK if next_within else _RUNS)
 
 
 def _cas_of(keys: Iterable[str]) -> set[str]:
@@ -391,7 +394,7 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
         node=status.node or name,
         pool=status.pool,
         roles=status.roles,
-        findings=tuple(_of_files(status, states, _Finder(status.node or name, status.pool, ""))),
+        findings=tuple(_of_files(status, states, now, _Finder(status.node or name, status.pool, ""))),
         first_expiry=first[1] if first else None,
         life_left=life_left(*first, now) if first else None,
         trust=status.trust,
@@ -402,7 +405,7 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
     )
 
 
-def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iterator[Finding]:
+def _of_files(status: Status, states: Mapping[str, str], now: datetime, finds: _Finder) -> Iterator[Finding]:
     yield from _by_state(states, finds)
     left = {pair.place: pair.leaf.not_after if pair.leaf else None for pair in status.surplus.values()}
     yield from _surplus(left, finds)
@@ -412,6 +415,8 @@ def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iter
         yield finds("token-keys", "; ".join(status.token_keys))
     if status.agent == "needs-join":
         yield finds("needs-join", "its credential is not accepted, so it needs a new join file")
+    if status.asked is not None and _silent(now - status.asked, status.next_within):
+        yield finds("silent", f"its agent last asked Vault {ago(now - status.asked)}")
     apart = [ca.gap for ca in status.cas if ca.gap is not None]
     # A record that the node does not follow is a finding of its own.
     kept = {f"{gap.domain} rotation" for gap in apart}
