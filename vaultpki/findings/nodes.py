@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki import readers
 from vaultpki.certificates import SERVICE_ACCOUNT
-from vaultpki.findings import foreign_cas
+from vaultpki.findings import foreign_cas, late
 from vaultpki.findings.catalogue import ORDER, NodeState, Severity
 from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, named_command, of_ends, some
 from vaultpki.findings.finding import to_json as finding_json
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 # A node has one live credential, and for five minutes also the one before.
 _MOST_CREDENTIALS: Final = 2
-# Seconds. One that does not stay runs at a time that nobody has told.
-_SLACK: Final = 600
-_RUNS: Final = 2 * 86400
 # Of the life that is left: a renewal is due at a third at the latest, and then late by a tenth.
 LATE: Final = 1 - 2 / 3 - 1 / 10
 """The part of a life at which its renewal is late."""
@@ -171,7 +168,7 @@ def of_member(
     apart = tuple(gaps.of_report(report, revisions))
     states = dict(_certificates(report, lives, now, revoked))
     findings = [
-        *_credentials(member, finds, joined=True),
+        *_credentials(member, finds, joined=True, copied=late.copied(member.secret_ids, report, now)),
         *([] if report.certificates else [finds("empty", "it reports no certificate")]),
         *_by_state(states, finds),
         *_surplus({place: one.not_after for place, one in report.surplus.items()}, finds),
@@ -263,12 +260,12 @@ def _without_report(member: Member, finds: _Finder) -> Iterator[Finding]:
         yield finds("never-reported", "never reported")
 
 
-def _credentials(member: Member, finds: _Finder, *, joined: bool) -> Iterator[Finding]:
+def _credentials(member: Member, finds: _Finder, *, joined: bool, copied: bool = False) -> Iterator[Finding]:
     count = member.credentials
     lost = member.report.lost if member.report is not None else 0
     if member.disabled:
         yield finds("locked", "it is locked; `vaultpki unlock` lets it in again")
-    if count is not None and count > _MOST_CREDENTIALS + lost:
+    if count is not None and (copied or count > _MOST_CREDENTIALS + lost):
         yield finds("many-credentials", f"{count} live credentials (a clone?)")
     if count == 0 and joined:
         yield finds("no-credential", "no live credential, so it needs a new join file")
@@ -336,7 +333,7 @@ def _by_state(states: Mapping[str, str], finds: _Finder) -> Iterator[Finding]:
 
 
 def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Finder) -> Iterator[Finding]:
-    if _silent(now - report.time, report.next_within):
+    if late.silent(now - report.time, report.next_within):
         yield finds("silent", f"last report {ago(now - report.time)}")
     if release_order.key(report.agent) < _KEEPS:
         yield finds("agent-old", f"its agent ({printable(report.agent)}) deletes at once what its record does not name")
@@ -352,10 +349,6 @@ def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Fi
     yield from _behind(gaps.readers_behind(report), {*waiting, *untried}, finds)
     if report.token_keys is not None and not report.token_keys.admitted:
         yield finds("key-not-admitted", readers.not_admitted(report.token_keys.reader.running))
-
-
-def _silent(age: timedelta, next_within: int) -> bool:
-    return age.total_seconds() > (next_within + _SLACK if next_within else _RUNS)
 
 
 def _cas_of(keys: Iterable[str]) -> set[str]:
@@ -415,7 +408,7 @@ def _of_files(status: Status, states: Mapping[str, str], now: datetime, finds: _
         yield finds("token-keys", "; ".join(status.token_keys))
     if status.agent == "needs-join":
         yield finds("needs-join", "its credential is not accepted, so it needs a new join file")
-    if status.asked is not None and _silent(now - status.asked, status.next_within):
+    if status.asked is not None and late.silent(now - status.asked, status.next_within):
         yield finds("silent", f"its agent last asked Vault {ago(now - status.asked)}")
     apart = [ca.gap for ca in status.cas if ca.gap is not None]
     # A record that the node does not follow is a finding of its own.

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from vaultpki.identity import reports
 from vaultpki.identity.access import APPROLE, fits_pattern, holder_of, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
-from vaultpki.identity.credentials import Identity, count, held_credentials
+from vaultpki.identity.credentials import Identity, SecretId, count, held_credentials, look_up_few
 from vaultpki.identity.ending import find_entity, read_accessors
 from vaultpki.identity.reports import TokenIdentity
 from vaultpki.model import Cluster, Node, NodeRole, Pool
@@ -43,6 +43,7 @@ class Member:
     `stored` is the report as it is stored, as JSON text for people; empty if there is none. `disabled` is a
     node by token whose entity opens nothing.
     `join_until` is until when a join file can be used, of a node that has nothing else and has never reported.
+    `secret_ids` are looked up only for a node that has reported and has more than it needs at rest.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Member:
     stored: str = ""
     disabled: bool = False
     join_until: datetime | None = None
+    secret_ids: tuple[SecretId, ...] = ()
 
     @property
     def pool(self) -> str | None:
@@ -196,7 +198,9 @@ def _with_approle(
     name = identity.name
     found = reports.read(cluster, vault, place, held)
     if found.text:
-        return Member(name, identity.kind, holder, count(cluster, vault, identity), found.report, found.text)
+        made = Member(name, identity.kind, holder, count(cluster, vault, identity), found.report, found.text)
+        many = found.report is not None and (made.credentials or 0) > 1 + found.report.lost
+        return replace(made, secret_ids=look_up_few(cluster, vault, identity)) if many else made
     own = held_credentials(cluster, vault, identity)
     return Member(name, identity.kind, holder, own.credentials, join_until=own.join_until)
 

@@ -99,8 +99,9 @@ def writes(cluster: AuditedCluster, node: str, stored: dict[str, Any]) -> None:
 
 
 def many_credentials(cluster: AuditedCluster) -> None:
-    approle(cluster, "w-many-credentials", 3)
-    writes(cluster, "w-many-credentials", fresh(report()))
+    # A node that has gone on for two hours with two.
+    approle(cluster, "w-many-credentials", 2)
+    writes(cluster, "w-many-credentials", fresh(report(time=NOW + timedelta(hours=2))))
 
 
 def no_credential(cluster: AuditedCluster) -> None:
