@@ -171,7 +171,7 @@ def note_revoked(context: Context, contact: Contact, items: Collection[PairStatu
     if vault is None:
         return False
     known = context.state.value.revoked
-    found = dict(_revoked(vault, items, known))
+    found = dict(revoked_leaves(vault, items, known))
     for name, leaf in found.items():
         serial = serial_text(leaf.serial)
         words = f"{name} was revoked (serial {serial}): it is replaced as soon as Vault signs another one"
@@ -193,7 +193,13 @@ def _anybody(context: Context, contact: Contact) -> Vault | None:
     return None
 
 
-def _revoked(vault: Vault, items: Collection[PairStatus], known: Mapping[str, int]) -> Iterator[tuple[str, Facts]]:
+def revoked_leaves(
+    vault: Vault, items: Collection[PairStatus], known: Mapping[str, int]
+) -> Iterator[tuple[str, Facts]]:
+    """Yield the installed leaves, by their names, that Vault shows as revoked and that are not among the `known` ones.
+
+    `known` are serial numbers by name. `vault` needs no token (Vault's API page of PKI, Read certificate).
+    """
     for item in items:
         # Nothing takes a revocation back.
         if item.leaf is None or known.get(item.want.name) == item.leaf.serial:

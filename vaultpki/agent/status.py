@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-from vaultpki.agent import bundles, ca_trust, kubeconfigs, pairs, readers_seen, surplus, token_keys
+from vaultpki.agent import bundles, ca_trust, kubeconfigs, pairs, readers_seen, said, surplus, token_keys
 from vaultpki.agent.ca_trust import CaOnNode
 from vaultpki.certificates import BUNDLES, TABLE, file_set, pair_files
 from vaultpki.disk import files
@@ -29,7 +29,7 @@ from vaultpki.places import KUBELET, PKI, inner_folders
 from vaultpki.records.node_report import SURPLUS
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import stamp
-from vaultpki.vault import HEALTH
+from vaultpki.vault import HEALTH, Vault
 
 # A certificate that became due is worth mentioning only once an agent had the time to renew it.
 _LEAST_DELAY: Final = 900.0
@@ -72,7 +72,7 @@ class Status:
     about where the machine stands in a procedure, "" for one in which it takes no part. `not_admitted` is a sentence
     that kube-apiserver must not run yet, "" if it may. `keys` are its service-account keys, None where it has none of
     its own, and `token_keys` are sentences about files of those that are not as they should be. `surplus` are the pairs
-    that the node's record does not name, by the paths of their certificates.
+    that the node's record does not name, by the paths of their certificates. `next_within` is as in NodeReport.
     """
 
     node: str | None
@@ -102,6 +102,7 @@ class Status:
     keys: TokenKeysStatus | None = None
     token_keys: tuple[str, ...] = ()
     surplus: Mapping[str, SurplusPair] = field(default_factory=dict)
+    next_within: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +130,9 @@ def of_node(
     allow_http: bool = False,
     copied: AgentConfig | None = None,
 ) -> Status:
-    """Report on the node of an agent.yaml, however broken it is. `ask` asks Vault whether it answers.
+    """Report on the node of an agent.yaml, however broken it is.
 
-    `procedures` are as in PassOptions.
+    `ask` asks Vault whether it answers, and what it shows as revoked. `procedures` are as in PassOptions.
 
     `copied` is the same configuration with the places to which somebody copied the node's files: only those are read.
     Owners are not compared there, since they are users of the node.
@@ -140,14 +141,14 @@ def of_node(
     known = memory.load(config.state)
     faults = {what: fault.text for what, fault in known.faults.items()}
     found: dict[str, str] = {}
-    reachable, why = _reach_vault(config, allow_http=allow_http) if ask else (None, None)
+    vault, why = _reach_vault(config, allow_http=allow_http) if ask else (None, None)
     status = Status(
         config.node,
         known.state,
         (),
         faults,
         known.owed,
-        reachable,
+        vault is not None if ask else None,
         why,
         trust=known.trust,
         trust_since=known.trust_since,
@@ -157,6 +158,7 @@ def of_node(
         kubernetes=memory.kubernetes(known),
         by_hand=known.by_hand,
         not_admitted=known.not_admitted,
+        next_within=known.next_within,
     )
     spec: assignment.Assignment | None = None
     try:
@@ -173,6 +175,11 @@ def of_node(
             cas = ca_trust.statuses(spec, trust, known)
             ends = ca_trust.ends(spec, trust, now, cluster=config.cluster)
             seen, found, files = _inspect(config, spec, trust, known, now, named)
+            # The agent asks too, while it runs.
+            if vault is not None and (revoked := dict(said.revoked_leaves(vault, files.items, known.revoked))):
+                serials = {name: leaf.serial for name, leaf in revoked.items()}
+                known = replace(known, revoked={**known.revoked, **serials})
+                seen, found, files = _inspect(config, spec, trust, known, now, named)
             status = replace(status, seen=seen, cas=cas, ends=ends, bundles=files.bundles, token_keys=files.token_keys)
             status = replace(status, keys=_keys(spec, known, files.keys))
             status = replace(status, surplus={f"{config.paths[p.folder]}/{p.stem}.crt": p for p in files.surplus})
@@ -515,9 +522,11 @@ def _certificate_status(
     return CertificateStatus(name, path, leaf, verdict.renew_after, verdict.state, reasons, wrong)
 
 
-def _reach_vault(config: AgentConfig, *, allow_http: bool) -> tuple[bool, str | None]:
+def _reach_vault(config: AgentConfig, *, allow_http: bool) -> tuple[Vault | None, str | None]:
+    """Return Vault, without a token; None if it does not answer, with the reason."""
     try:
-        credential.server(config, allow_http=allow_http, patience=0.0).call(HEALTH)
+        vault = credential.server(config, allow_http=allow_http, patience=0.0)
+        vault.call(HEALTH)
     except VaultpkiError as error:
-        return False, str(error)
-    return True, None
+        return None, str(error)
+    return vault, None

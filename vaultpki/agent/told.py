@@ -34,7 +34,7 @@ def tell(context: Context, contact: Contact, done: Done) -> Outcome:
         report.send_if_awaited(context, contact, assigned, last)
     elif (before is None and not contact.polled) or report.is_news(context, last):
         report.send(context, vault, last)
-    context.state.value = _remembered(context, items, keys.names)
+    context.state.value = replace(_remembered(context, items, keys.names), next_within=last.next_within)
     if context.folders.unsettled:
         # Settling takes some seconds, and a crash must not lose this.
         context.state.save()

@@ -31,7 +31,7 @@ _MANY = 50
     "directory",
     help="A folder of files, checked without agent.yaml; or of nodes: NODE/agent.yaml or nodes/NODE/agent.yaml.",
 )
-@click.option("--offline", is_flag=True, help="Do not check whether Vault is reachable.")
+@click.option("--offline", is_flag=True, help="Ask Vault neither whether it is reachable nor what was revoked.")
 @watch_options
 @allow_http_option
 @json_option
@@ -166,8 +166,9 @@ def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
 
     yield from node_table.certificate_lines(status.seen, now, screen())
     yield from (printable(surplus.sentence(pair)) for pair in status.surplus.values())
+    silent = any(found.name == "silent" for found in row.findings)
     if status.agent is not None:
-        yield f"agent: {status.agent}"
+        yield f"agent: silent ({status.agent} at its last pass)" if silent else f"agent: {status.agent}"
     for what, text in status.faults.items():
         yield printable(text if text.startswith(f"{what}: ") else f"{what}: {text}")
     yield from node_table.end_lines(status.ends)

@@ -137,6 +137,7 @@ class DaemonMetrics:
             foreign=outcome.foreign,
             by_hand=known.by_hand,
             not_admitted=known.not_admitted,
+            next_within=known.next_within,
             surplus=outcome.surplus or (before.surplus if before and not outcome.items else ()),
         )
 

@@ -73,6 +73,8 @@ def _status(view: View, now: float) -> Status:
         surplus={pair.place: pair for pair in view.surplus},
         bundles=view.bundles,
         token_keys=view.token_keys,
+        asked=datetime.fromtimestamp(view.last_pass, UTC),
+        next_within=view.next_within,
     )
 
 

@@ -93,7 +93,7 @@ class View:
     pass between two passes. `foreign` are sentences about foreign CAs that are offered and not taken, and `by_hand`
     the keys of hooks that wait for a person. `not_admitted` is a sentence that kube-apiserver must not run yet.
     `surplus` are the pairs that the node's record does not name. `bundles` and `token_keys` are sentences about trust
-    bundles and files of service-account keys that are not as they should be.
+    bundles and files of service-account keys that are not as they should be. `next_within` is as in NodeReport.
     """
 
     node: str
@@ -123,3 +123,4 @@ class View:
     surplus: tuple[SurplusPair, ...] = ()
     bundles: tuple[str, ...] = ()
     token_keys: tuple[str, ...] = ()
+    next_within: int = 0

@@ -197,10 +197,11 @@ CATALOGUE: Final = (
     _warning(
         "silent",
         NodeState.SILENT,
-        "The node's last report is older than an hour, in which a node at rest writes one, and two of its polls and "
-        "ten minutes; two days if its agent does not stay.",
+        "The node has not reported, or its agent has made no pass, for an hour, two polls and ten minutes; for two "
+        "days if its agent does not stay.",
         _AGENT,
         "node",
+        own=True,
         vault=True,
     ),
     _warning(

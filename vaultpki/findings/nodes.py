@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki import readers
 from vaultpki.certificates import SERVICE_ACCOUNT
-from vaultpki.findings import foreign_cas
+from vaultpki.findings import foreign_cas, late
 from vaultpki.findings.catalogue import ORDER, NodeState, Severity
 from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, named_command, of_ends, some
 from vaultpki.findings.finding import to_json as finding_json
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 # A node has one live credential, and for five minutes also the one before.
 _MOST_CREDENTIALS: Final = 2
-# Seconds. One that does not stay runs at a time that nobody has told.
-_SLACK: Final = 600
-_RUNS: Final = 2 * 86400
 # Of the life that is left: a renewal is due at a third at the latest, and then late by a tenth.
 LATE: Final = 1 - 2 / 3 - 1 / 10
 """The part of a life at which its renewal is late."""
@@ -175,7 +172,7 @@ def of_member(
     apart = tuple(gaps.of_report(report, revisions))
     states = dict(_certificates(report, lives, now, revoked))
     findings = [
-        *_credentials(member, lock, finds),
+        *_credentials(member, lock, finds, copied=late.copied(member.secret_ids, report, now)),
         *([] if report.certificates else [finds("empty", "it reports no certificate")]),
         *_by_state(states, finds),
         *_surplus({place: one.not_after for place, one in report.surplus.items()}, finds),
@@ -269,7 +266,7 @@ def _without_report(member: Member, finds: _Finder) -> Iterator[Finding]:
         yield finds("never-reported", "never reported")
 
 
-def _credentials(member: Member, lock: LockRecord | None, finds: _Finder) -> Iterator[Finding]:
+def _credentials(member: Member, lock: LockRecord | None, finds: _Finder, *, copied: bool = False) -> Iterator[Finding]:
     count, joined = member.credentials, bool(member.stored)
     lost = member.report.lost if member.report is not None else 0
     if member.disabled:
@@ -284,7 +281,7 @@ def _credentials(member: Member, lock: LockRecord | None, finds: _Finder) -> Ite
     elif joined and member.join_until is not None:
         text = f"can log in only with a join file that nobody has used, until {stamp(member.join_until)}"
         yield finds("not-joined-again", text)
-    if count is not None and count > _MOST_CREDENTIALS + lost:
+    if count is not None and (copied or count > _MOST_CREDENTIALS + lost):
         yield finds("many-credentials", f"{count} live credentials (a clone?)")
 
 
@@ -350,8 +347,7 @@ def _by_state(states: Mapping[str, str], finds: _Finder) -> Iterator[Finding]:
 
 
 def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Finder) -> Iterator[Finding]:
-    age = (now - report.time).total_seconds()
-    if age > (report.next_within + _SLACK if report.next_within else _RUNS):
+    if late.silent(now - report.time, report.next_within):
         yield finds("silent", f"last report {ago(now - report.time)}")
     if release_order.key(report.agent) < _KEEPS:
         yield finds("agent-old", f"its agent ({printable(report.agent)}) deletes at once what its record does not name")
@@ -405,7 +401,7 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
         node=status.node or name,
         pool=status.pool,
         roles=status.roles,
-        findings=tuple(_of_files(status, states, _Finder(status.node or name, status.pool, ""))),
+        findings=tuple(_of_files(status, states, now, _Finder(status.node or name, status.pool, ""))),
         first_expiry=first[1] if first else None,
         life_left=life_left(*first, now) if first else None,
         trust=status.trust,
@@ -416,7 +412,7 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
     )
 
 
-def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iterator[Finding]:
+def _of_files(status: Status, states: Mapping[str, str], now: datetime, finds: _Finder) -> Iterator[Finding]:
     yield from _by_state(states, finds)
     left = {pair.place: pair.leaf.not_after if pair.leaf else None for pair in status.surplus.values()}
     yield from _surplus(left, finds)
@@ -426,6 +422,8 @@ def _of_files(status: Status, states: Mapping[str, str], finds: _Finder) -> Iter
         yield finds("token-keys", "; ".join(status.token_keys))
     if status.agent == "needs-join":
         yield finds("needs-join", "its credential is not accepted, so it needs a new join file")
+    if status.asked is not None and late.silent(now - status.asked, status.next_within):
+        yield finds("silent", f"its agent last asked Vault {ago(now - status.asked)}")
     apart = [ca.gap for ca in status.cas if ca.gap is not None]
     # A record that the node does not follow is a finding of its own.
     kept = {f"{gap.domain} rotation" for gap in apart}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -50,23 +52,24 @@ def _verify(files: Sequence[Path], options: Sequence[str], trusted: Path, now: d
     # Without the -no options openssl would trust the machine's own store too.
     fixed = ["-x509_strict", "-no-CApath", "-no-CAstore", "-attime", str(int(now.timestamp()))]
     command = [program(), "verify", *fixed, *options, "-CAfile", str(trusted), *map(str, files)]
-    try:
-        ran = subprocess.run(
-            command,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return dict.fromkeys(files, f"openssl timed out after {_SECONDS} s")
-    accepted = set(ran.stdout.splitlines())
+    # subprocess.run with a time-out sleeps until a time between two looks, which fails if the clock jumps meanwhile.
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=environment(), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace"
+    ) as running:
+        timer = threading.Timer(_SECONDS, running.kill)
+        timer.start()
+        try:
+            out, err = running.communicate()
+        finally:
+            timer.cancel()
+            running.kill()
+    if running.returncode == -signal.SIGKILL:
+        return dict.fromkeys(files, f"openssl was killed, or timed out after {_SECONDS} s")
+    accepted = set(out.splitlines())
     reasons: dict[str, str] = {}
     collected: list[str] = []
-    for line in ran.stderr.splitlines():
+    for line in err.splitlines():
         if found := _LOOKUP.fullmatch(line):
             collected.append(found[1])
         elif line.startswith("error ") and line.endswith(": verification failed"):

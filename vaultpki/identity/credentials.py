@@ -161,6 +161,17 @@ def look_up(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -
     return SecretId(accessor, born, ttl) if type(ttl) is int and born is not None else None
 
 
+def look_up_few(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[SecretId, ...]:
+    """Return the node's secret ids; none if there are many, or if the token may not look each of them up."""
+    try:
+        accessors = secret_ids(cluster, vault, identity)
+        found = [look_up(cluster, vault, identity, each) for each in accessors[: _MOST_JOINS + 1]]
+    except (Denied, Refused, Unavailable, BadAnswer):
+        return ()
+    known = tuple(each for each in found if each is not None)
+    return known if len(known) == len(accessors) else ()
+
+
 def secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str, ...]:
     """Return the accessors of the node's secret ids."""
     approle = vault.prepare.auth.approle

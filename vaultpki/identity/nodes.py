@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from vaultpki.identity import reports
 from vaultpki.identity.access import APPROLE, fits_pattern, holder_of, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
-from vaultpki.identity.credentials import Identity, count, held_credentials
+from vaultpki.identity.credentials import Identity, SecretId, count, held_credentials, look_up_few
 from vaultpki.identity.ending import find_entity, read_accessors
 from vaultpki.identity.reports import TokenIdentity
 from vaultpki.model import Cluster, Node, NodeRole, Pool
@@ -42,7 +42,8 @@ class Member:
     `report` has of its certificates only those that it may hold; None if it never reported, or if that cannot be read.
     `stored` is the report as it is stored, as JSON text for people; empty if there is none. `disabled` is a
     node by token whose entity opens nothing.
-    `join_until` is until when a join file can be used, of a node that has nothing else.
+    `join_until` is until when a join file can be used, of a node that has nothing else. `secret_ids` are looked up only
+    for a node that has reported and has more than it needs at rest.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Member:
     stored: str = ""
     disabled: bool = False
     join_until: datetime | None = None
+    secret_ids: tuple[SecretId, ...] = ()
 
     @property
     def pool(self) -> str | None:
@@ -195,10 +197,15 @@ def _with_approle(
 ) -> Member:
     name = identity.name
     found = reports.read(cluster, vault, place, held)
-    own = held_credentials(cluster, vault, identity, found.report.in_use if found.report is not None else ())
+    report = found.report
+    own = held_credentials(cluster, vault, identity, report.in_use if report is not None else ())
     # Gates leave a node without any out, and an expired join file lets in for some minutes more.
     credentials = own.count if found.text else own.used
-    return Member(name, identity.kind, holder, credentials, found.report, found.text, join_until=own.join_until)
+    many = report is not None and (credentials or 0) > 1 + report.lost
+    few = look_up_few(cluster, vault, identity) if many else ()
+    return Member(
+        name, identity.kind, holder, credentials, report, found.text, join_until=own.join_until, secret_ids=few
+    )
 
 
 def _pool(cluster: Cluster, name: str, *, jwt: bool) -> Pool | None:

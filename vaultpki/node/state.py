@@ -152,6 +152,7 @@ class AgentState:
     sentence that kube-apiserver must not run yet, since the record does not admit its key; "" if it may. `surplus` are
     the pairs that the node's record does not name, by their files: the name of the certificate, and the leaf's SHA-256.
     `left` says in one line how the last pass left each file of the node; nothing in it is made from a private key.
+    `next_within` is as in NodeReport.
     """
 
     certificates: Mapping[str, IssuedRecord] = field(default_factory=dict)
@@ -188,6 +189,7 @@ class AgentState:
     not_admitted: str = ""
     surplus: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
+    next_within: int = 0
 
     def by_vault(self, clock: float) -> datetime:
         """Return a time of this machine's clock by Vault's, as far as that is known."""

@@ -72,8 +72,9 @@ class CaLife:
             return self.not_before
         if level is Level.EXPIRED:
             return self.not_after
-        life = self.not_after - self.not_before
-        own = min(timedelta(days=_DAYS[level][0 if self.root else 1]), life * _SHARE[level])
+        own = timedelta(days=_DAYS[level][0 if self.root else 1])
+        # The successor of a foreign CA needs its SHA-256 in each agent.yaml, however short its life is.
+        own = own if self.foreign else min(own, (self.not_after - self.not_before) * _SHARE[level])
         return self.not_after - max(own, timedelta(seconds=self.longest_ttl * _TTLS[level]))
 
     def level(self, now: datetime) -> Level:

@@ -31,7 +31,7 @@ from vaultpki.show.attention import Notice
 from vaultpki.show.inventory import FAULTS, CaFound, HolderPair, HolderSummary, Inventory
 from vaultpki.verify import folders
 from vaultpki.verify.kubeconfig_files import kubeconfig_checks
-from vaultpki.verify.on_disk import Check, pair_checks, read_bundle
+from vaultpki.verify.on_disk import NOT_BY_BUNDLE, Check, pair_checks, read_bundle
 from vaultpki.verify.on_disk import Holder as Folder
 from vaultpki.verify.token_key_files import token_key_checks
 
@@ -94,16 +94,19 @@ def _look(cluster: Cluster, folder: Folder, looked: Status, table: Mapping[str, 
         path = os.path.realpath(pair.crt)
         # What `status` does not see is held to the same rule.
         late = path not in by_path and pair.leaf is not None and renewal.overdue(pair.leaf, want.reload, now)
-        state = _worst(by_path.get(path), _fault(pair.leaf, checks, now), "overdue" if late else None)
+        # A bundle that `status` finds wrong is one fault, and not one more for each pair below its CA.
+        apart = NOT_BY_BUNDLE if path in by_path and looked.bundles else None
+        fault = _fault(pair.leaf, checks, now, apart)
+        state = _worst(by_path.get(path), fault, "overdue" if late else None)
         if state is not None:
             states[want.name] = state
             faults += (f"{check.target} {check.detail}" for check in checks if not check.ok)
-        fault = FAULTS.get(state or "")
+        shown = FAULTS.get(state or "")
         if pair.leaf is None:
-            pairs.append(HolderPair(folder.name, want.name, want.ca, None, fault))
+            pairs.append(HolderPair(folder.name, want.name, want.ca, None, shown))
         else:
             key_id = pair.leaf.authority_key_id or ""
-            pairs.append(HolderPair(folder.name, want.name, want.ca, pair.leaf.not_after, fault, key_id))
+            pairs.append(HolderPair(folder.name, want.name, want.ca, pair.leaf.not_after, shown, key_id))
             signers += ((want.ca, facts) for facts in read_bundle(pair.crt)[1:2])
     faults += (f"{check.target} {check.detail}" for check in token_key_checks((folder,)) if not check.ok)
     row = _row(cluster, folder, looked, states, now)
@@ -176,14 +179,21 @@ def _for(who: Node | Pool | None, finding: Finding, cluster: Cluster, folder: Fo
     return replace(finding, command=f"vaultpki issue {wanted} -f {cluster.file} --dir {folder.folder}")
 
 
-def _fault(leaf: Facts | None, checks: Iterable[Check], now: datetime) -> str | None:
-    """Return what `verify` calls a pair whose files have these checks; None if they are as they should be."""
+def _fault(leaf: Facts | None, checks: Iterable[Check], now: datetime, apart: str | None) -> str | None:
+    """Return what `verify` calls a pair whose files have these checks; None if they are as they should be.
+
+    A problem that begins with `apart` is not one of the pair.
+    """
     bad = [check for check in checks if not check.ok and check.got != "unchecked"]
+    problems = {
+        check.target: [each for each in check.detail.split("; ") if not (apart and each.startswith(apart))]
+        for check in bad
+    }
     if leaf is not None and leaf.not_after <= now:
         return "expired"
-    if any(_MISSING in check.detail.split("; ") for check in bad if not check.target.endswith(".conf")):
+    if any(_MISSING in each for target, each in problems.items() if not target.endswith(".conf")):
         return "missing"
-    return "broken" if bad else None
+    return "broken" if any(problems.values()) else None
 
 
 def _pool(who: Node | Pool | None) -> str:

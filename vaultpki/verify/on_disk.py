@@ -34,6 +34,9 @@ CheckKind = Literal["file", "chain", "handshake", "vault", "live"]
 _SECRET: Final = 0o600
 _PUBLIC: Final = 0o644
 
+NOT_BY_BUNDLE: Final = "is not the certificate followed by its issuing CA from"
+"""What is wrong with a pair whose CA is not in the bundle beside it, before the name of that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -204,7 +207,7 @@ def pair_checks(
             crt_problems += leaf_problems(leaf, certificate, now)
             crt_problems += dict.fromkeys(f"has {odd}" for facts in (leaf, *issuers) if (odd := unread_by_go(facts)))
             if not chain_fits(leaf, issuers, issuing, above.roots):
-                crt_problems.append(f"is not the certificate followed by its issuing CA from {beside.name}")
+                crt_problems.append(f"{NOT_BY_BUNDLE} {beside.name}")
     if key is not None:
         try:
             if leaf is None:

@@ -140,6 +140,20 @@ CASES: dict[str, tuple[dict[str, str], dict[str, int | None]]] = {
         {f'vaultpki_finding{{finding="foreign-ca", {ON}}}': "1x500"},
         {"VaultpkiForeignCa": 15},
     ),
+    "a foreign CA that expires soon": (
+        {
+            f'vaultpki_finding{{finding="ca-expires", {ON}}}': "1x500",
+            f'vaultpki_ca_level_timestamp_seconds{{ca="etcd", level="warning", {ON}}}': "900000x500",
+        },
+        {"VaultpkiForeignCa": 15},
+    ),
+    "a CA of the cluster that expires soon": (
+        {
+            f'vaultpki_finding{{finding="ca-expires", {ON}}}': "1x500",
+            f'vaultpki_ca_level_timestamp_seconds{{ca="etcd", level="warning", {ON}}}': "0x500",
+        },
+        {"VaultpkiForeignCa": None},
+    ),
     "pairs that the node's record does not name": (
         {f'vaultpki_finding{{finding="surplus", {ON}}}': "1x500"},
         {"VaultpkiSurplus": 15},

@@ -13,6 +13,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.handmade_rotation import successor
 from vaultpki.agent import run
 from vaultpki.errors import Denied
+from vaultpki.records.changes import LONGEST_LOOK
 
 # What the agent asks for, and when; tests/integration/daemon/test_changes.py is on both servers.
 pytestmark = pytest.mark.on_node
@@ -70,6 +71,8 @@ def test_an_hour_at_rest_is_one_read_a_poll_and_one_look(agent: Agent) -> None:
     # The look has replaced the token, and written the report. An issuer's certificate never changes.
     assert agent.token != kept and not [path for _, path in hour[looks[0]] if "/issuer/" in path]
     assert ("update", "config/data/reports/listed/worker-1") in hour[looks[0]]
+    # The node knows too when nobody makes its passes any more, as who reads that report does.
+    assert agent.outcome.state.next_within == LONGEST_LOOK + 2 * 300
 
 
 def test_the_token_is_in_memory_only(agent: Agent) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.node import enrolled_nodes, resident_agent
-from helpers.node.passes import row, status
+from helpers.node.passes import passed_well, row, status
 from helpers.vault.applied_cluster import AppliedCluster
 from helpers.vault.servers import wait_for
 from vaultpki import __version__
+from vaultpki.findings.nodes import of_member
+from vaultpki.identity.nodes import members
+from vaultpki.identity.revoked_list import Revoked
+from vaultpki.node.secret_id import SecretIdFiles
 
 
 @pytest.fixture
@@ -58,6 +64,30 @@ def test_the_first_pass_reports_once_and_all(cluster: AppliedCluster, folder: Pa
     assert {name: there[name] for name in same} == {name: here[name] for name in same}
     assert (there["agent_version"], there["credentials"]) == (__version__, 1)
     assert abs(there["life_left"] - here["life_left"]) < 0.01
+
+
+def test_a_second_credential_that_the_node_does_not_know(cluster: AppliedCluster, folder: Path) -> None:
+    """Whoever has one of a node can mint another, which then lives beside the node's own."""
+    node = cluster.equip("worker-1", folder=folder)
+    passed_well(node)
+    files, kept = SecretIdFiles(str(node.state)), enrolled_nodes.accessors(cluster, "worker-1", "listed")
+    files.note_minted(str(files.current()), time.time() - 25 * 86400, 60 * 86400)
+    passed_well(node)
+    # The one before, of which it does not know the accessor, is destroyed some minutes later.
+    passed_well(node, clock=time.time() + 400)
+    (own,) = report(cluster)["credentials_in_use"]
+    assert enrolled_nodes.accessors(cluster, "worker-1", "listed") == [own] != kept
+    role_id = str(cluster.server.api("GET", f"auth/{cluster.prefix}/listed/role/worker-1/role-id").data["role_id"])
+    token = enrolled_nodes.login(cluster, "listed", role_id, str(files.current()))
+    enrolled_nodes.minted(cluster, "listed", "worker-1", str(token))
+    passed_well(node)
+
+    def found(minutes: int) -> list[str]:
+        (member,) = (each for each in members(cluster.model, cluster.client("viewer")) if each.name == "worker-1")
+        judged = of_member(member, {}, datetime.now(UTC) + timedelta(minutes=minutes), Revoked())
+        return [each.name for each in judged.findings]
+
+    assert (found(0), found(11)) == ([], ["many-credentials"])
 
 
 @pytest.mark.on_node

@@ -71,6 +71,10 @@ def test_what_was_revoked_is_replaced_and_stays_revoked(cluster: AppliedCluster,
     first = serials(node)
     revoke(cluster)
     assert revoked(cluster, first) == set(PAIRS)
+    # Also while no agent runs that would find it, since Vault tells anybody.
+    told = vaultpki("status", "-c", node.config, "--json", env={}, expect=3)
+    assert [each["state"] for each in json.loads(told.stdout)["certificates"]] == ["revoked"] * len(PAIRS)
+    assert "status, revoked: revoked: " in vaultpki("doctor", "-c", node.config, env={}, expect=3).stdout
     node.age()
     said = node.run()
     second = serials(node)

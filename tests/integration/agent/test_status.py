@@ -225,15 +225,20 @@ def closed(*paths: Path) -> Iterator[None]:
 def test_what_the_clock_says(node: NodeFolder) -> None:
     passed(node)
     config, now = load_agent(node.config), datetime.now(UTC)
-    # Due is no news before the agent had the time to see to it.
-    for days, expected in ((14, ("ok", ())), (25, ("due", ("due",))), (31, ("expired", ("expired",)))):
+    # Due is no news before the agent had the time to see to it; that it makes no pass is, two days after the last one.
+    for days, expected, finds in (
+        (1, ("ok", ()), set()),
+        (14, ("ok", ()), {"silent"}),
+        (25, ("due", ("due",)), {"silent", "overdue"}),
+        (31, ("expired", ("expired",)), {"silent", "expired"}),
+    ):
         when = now + timedelta(days=days)
         seen = of_node(config, when, ON_NODES, ask=False)
         assert {one.name: (one.state.value, one.reasons) for one in seen.seen} == dict.fromkeys(WORKER, expected)
         if days > 14:
             alone = of_folder(str(node.pki), when)
             assert {one.name: (one.state.value, one.reasons) for one in alone.seen} == dict.fromkeys(WORKER, expected)
-        assert of_status(seen, when, name="").attention is (days > 14)
+        assert {each.name for each in of_status(seen, when, name="").findings} == finds
 
 
 def test_what_cluster_yaml_says_now(cluster: AppliedCluster) -> None:

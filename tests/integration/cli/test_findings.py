@@ -99,8 +99,9 @@ def writes(cluster: AuditedCluster, node: str, stored: dict[str, Any]) -> None:
 
 
 def many_credentials(cluster: AuditedCluster) -> None:
-    approle(cluster, "w-many-credentials", 3)
-    writes(cluster, "w-many-credentials", fresh(report()))
+    # A node that has gone on for two hours with two.
+    approle(cluster, "w-many-credentials", 2)
+    writes(cluster, "w-many-credentials", fresh(report(time=NOW + timedelta(hours=2))))
 
 
 def no_credential(cluster: AuditedCluster) -> None:
@@ -300,13 +301,15 @@ def test_a_real_node_says_the_same_in_status_report_and_picture(clusters: Cluste
     shutil.rmtree(hooked.folder)
     bundle = (node.pki / "kubelet-ca.crt").resolve()
     whole, other = bundle.read_bytes(), (node.pki / "kubernetes-ca.crt").read_bytes()
-    for damage in (bundle.unlink, lambda: bundle.write_bytes(other), lambda: bundle.write_bytes(whole + other)):
+    for damage in (bundle.unlink, lambda: bundle.write_bytes(whole + other), lambda: bundle.write_bytes(other)):
         damage()
-        assert findings(3, "--dir", folder)["bundle"] == "vaultpki agent --once"
+        assert findings(3, "--dir", folder) == {"bundle": "vaultpki agent --once"}
         assert f"{node.pki}/kubelet-ca.crt: " in vaultpki("status", "-c", node.config, "--offline", expect=3).stdout
     # Whatever the damage is, all views take it from the same look.
     page, drawn = shown(3)
     assert "<code>vaultpki agent --once" in page and "kubelet-ca.crt: " in drawn
+    # The pair below that CA is well, and `renew` would mend nothing.
+    assert "vaultpki renew" not in page + drawn
     kubeconfig = node.pki / "kubelet.conf"
     kubeconfig.resolve().write_text("{}")
     assert findings(3, "--dir", folder)["broken"] == "vaultpki renew kubelet-client"

@@ -375,6 +375,13 @@ FILES: dict[str, tuple[Status, str, str]] = {
     ),
     "fault": of_files("failing", "the disk is full", agent="backing-off", faults={"agent": "the disk is full"}),
     "hook": of_files("failing", "hooks failed: kubelet", owed={"kubelet": Owed(1.0, attempts=2)}),
+    "an agent that is stopped": of_files(
+        "silent", "its agent last asked Vault 81m ago", asked=NOW - timedelta(minutes=81), next_within=4200
+    ),
+    "an agent between two looks": of_files("ok", "", asked=NOW - timedelta(minutes=79), next_within=4200),
+    "an agent that does not stay": of_files("ok", "", asked=NOW - 1.9 * DAY),
+    "one that nobody starts": of_files("silent", "its agent last asked Vault 3d ago", asked=NOW - 3 * DAY),
+    "a clock that was ahead": of_files("ok", "", asked=NOW + 3 * DAY),
     "away": of_files("failing", "Vault does not answer", reachable=False, error="x"),
     "CA": of_files("failing", "...", ends=(CaExpiry("etcd", NOW, Level.CRITICAL, "..."),)),
     "foreign": of_files("failing", "CN=old is offered", foreign=("CN=old is offered",)),

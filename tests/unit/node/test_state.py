@@ -60,12 +60,13 @@ FULL = AgentState(
     postponed={"kubelet": PostponedRenewal(7, NOW + 86400.0, 1)},
     surplus={"old.crt": ("kubelet", "4f" * 32)},
     left={"kubelet.crt": "644 600 600 " + "4f" * 32},
+    next_within=4200,
 )
 LATER = (
     *("revisions", "vanished", "bundles", "leaves", "readers", "versions", "reported"),
     *("clock_offset", "root", "asked", "revoked", "exposed", "unsafe", "unanswered", "postponed"),
     *("hooked_own", "by_hand", "lowest", "lowest_root", "token_life", "token_issuer", "not_admitted", "surplus"),
-    "left",
+    *("left", "next_within"),
 )
 
 

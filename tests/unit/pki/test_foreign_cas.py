@@ -121,6 +121,9 @@ def test_its_end_is_told_as_that_of_a_ca() -> None:
         end = ca_life.expiry(life, OLD.facts.not_after - timedelta(days=days))
         assert (end.ca, end.level, end.foreign) == ("etcd", level, "CN=kubernetes")
         assert end.sentence.startswith("etcd also trusts CN=kubernetes, which expires on 2036-04-28")
+    # A successor needs a person on each node, so one with a short life is told of as early.
+    short = replace(life, not_before=life.not_after - timedelta(days=21))
+    assert short.level(life.not_after - timedelta(days=20)) is Level.CRITICAL
     ended = ca_life.expiry(life, OLD.facts.not_after)
     assert ended.level is Level.EXPIRED and "run `vaultpki apply`" in ended.sentence
     assert ca_life.own([ended]) == () and ca_life.to_json(ended)["foreign"] == "CN=kubernetes"
