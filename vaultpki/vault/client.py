@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki.errors import ArgumentError, BadAnswer, Denied, VaultError
 from vaultpki.redact import printable
@@ -27,6 +27,9 @@ from vaultpki.vault.route import LEADER, Route, StandbyReads
 from vaultpki.vault.settings import Settings
 from vaultpki.vault.transport import CONNECTIONS
 from vaultpki.vault.work import Work
+
+if TYPE_CHECKING:
+    from vaultpki.vault.token_owner import TokenOwner
 
 REQUEST_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 45.0
@@ -96,6 +99,8 @@ class Vault:
         self.sent = _Count()
         self._options: dict[str, Any] = {}
         self._pieces: _Pieces | None = None
+        # Empty until the server was asked; shared by all that send with this token.
+        self._owners: list[TokenOwner | None] = []
         self.entity = ""
 
     def __repr__(self) -> str:
@@ -127,6 +132,7 @@ class Vault:
         other = copy.copy(self)
         other.settings = replace(self.settings, token=token)
         other.sent = _Count()
+        other._owners = []
         other.entity = ""
         return other
 
@@ -144,6 +150,14 @@ class Vault:
         other = copy.copy(self)
         other._pieces = _Pieces(step)
         return other
+
+    def owner(self) -> TokenOwner | None:
+        """Return whose token it is, None if it may not look at itself; asks the server once."""
+        from vaultpki.vault.token_owner import look_up
+
+        if not self._owners:
+            self._owners.append(look_up(self))
+        return self._owners[0]
 
     # Calls
 
