@@ -58,7 +58,7 @@ def ask(context: Context, known: Known) -> SaidByVault:
         return found
     found = found or _fetch(context, known.copy)
     if known.copy is not None:
-        context.found.events += _followed(known.copy, found.answer)
+        context.found.events.extend(_followed(known.copy, found.answer))
     vault = found.contact.vault
     offset = vault.clock_offset if vault is not None else None
     _remember_answer(context, found.answer, context.state.value.clock_offset if offset is None else offset)
@@ -67,7 +67,7 @@ def ask(context: Context, known: Known) -> SaidByVault:
 
 def _followed(before: Assignment, now: Assignment) -> Iterator[Event]:
     """Yield which records this node follows since the copy of `before`, each with who wrote it."""
-    if now.assigned != before.assigned:
+    if _assigned(now) != _assigned(before):
         by = now.applied if now.applied != before.applied else Written()
         text = f"follows the changed records of this node ({CHANGES}: {by.sentence})"
         yield Event("followed", text, fields={"record": CHANGES, **_fields(by)})
@@ -78,6 +78,12 @@ def _followed(before: Assignment, now: Assignment) -> Iterator[Event]:
         path = f"{ROTATION_FOLDER}/{name}"
         text = f"follows revision {record.revision} of {path} ({record.state.value}), {read.written.sentence}"
         yield Event("followed", text, fields={"record": path, "revision": record.revision, **_fields(read.written)})
+
+
+def _assigned(answer: Assignment) -> tuple[object, ...]:
+    """Return what the records of the cluster, and of this node or its pool, say."""
+    own = (answer.endpoint, answer.server, answer.roles, answer.certificates, answer.templates)
+    return *own, answer.foreign, answer.token_key
 
 
 def _records(answer: Assignment) -> dict[str, RecordRead[Any]]:

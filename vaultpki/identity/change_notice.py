@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from vaultpki.errors import Denied, Refused, Unavailable, VaultpkiError
+from vaultpki.errors import BadAnswer, Denied, Refused, Unavailable, VaultpkiError
 from vaultpki.model import Cluster
 from vaultpki.records import changes
 from vaultpki.records.changes import CHANGES, Changes
@@ -38,6 +38,14 @@ def read(cluster: Cluster, vault: Vault) -> Stored[Changes]:
     return kv.read_stored(vault, cluster.mount("config"), CHANGES, changes.read)
 
 
+def shown_writer(cluster: Cluster, vault: Vault) -> dict[str, Written]:
+    """Return who last changed the records of cluster, nodes and pools, by the path of this record, for a view."""
+    with contextlib.suppress(Denied, Refused, BadAnswer):
+        found = read(cluster, vault).record
+        return {CHANGES: found.applied} if found is not None and found.applied.version else {}
+    return {}
+
+
 def is_changing(found: Stored[Changes]) -> bool:
     """Return whether a command changes something, or was killed while it did."""
     return found.record is not None and not found.record.settled
@@ -59,9 +67,7 @@ def begin(cluster: Cluster, vault: Vault, found: Stored[Changes], *, applies: bo
     raise _contended(cluster)
 
 
-def settle(
-    cluster: Cluster, vault: Vault, found: Stored[Changes], digests: Digests, *, applies: bool = False
-) -> bool:
+def settle(cluster: Cluster, vault: Vault, found: Stored[Changes], digests: Digests, *, applies: bool = False) -> bool:
     """Write `settled` over the record that was `found`; return False if somebody else has written it meanwhile.
 
     `applies` is as in `begin`.

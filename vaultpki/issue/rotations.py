@@ -33,7 +33,7 @@ class RecordRead(Generic[R]):
     record: R | None = None
     error: SpecError | None = None
     not_followed: int = 0
-    written: Written = field(default=Written(), compare=False)
+    written: Written = field(default_factory=Written, compare=False)
 
     @property
     def under_way(self) -> bool:

@@ -100,13 +100,7 @@ class Assignment:
     token_key: Certificate | None = None
     keys: RecordRead[KeyRecord] = field(default_factory=RecordRead)
     surplus: tuple[SurplusPair, ...] = ()
-    applied: Written = Written()
-
-    @property
-    def assigned(self) -> tuple[object, ...]:
-        """What the records of the cluster, and of this node or its pool, say."""
-        own = (self.endpoint, self.server, self.roles, self.certificates, self.templates)
-        return *own, self.foreign, self.token_key
+    applied: Written = field(default_factory=Written)
 
     @property
     def adoption(self) -> RecordRead[AdoptionRecord]:
@@ -224,7 +218,8 @@ def fetch_step(config: AgentConfig, vault: Vault, now: float, known: HeldBefore,
     further = (step.copy.rotations.records.get(ROOT), *(each.record for each in step.copy.procedures.values()))
     if before is None or any(each is not None and each.active for each in further):
         return None
-    value = {name: before.get(name) for name in ("version", "cluster", "own", "look", "applied")}
+    value = {name: before[name] for name in ("version", "cluster", "own", "look")}
+    value["applied"] = before.get("applied")
     rotations, _ = _fetch_records(config, vault, value, known)
     cas = stepped(step.copy.rotations, rotations)
     others = ("keys", "keys_not_followed", *(name for each in known.records for name in (each.name, each.ahead)))

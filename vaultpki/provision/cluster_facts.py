@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from vaultpki.identity.nodes import NodeList
@@ -15,6 +15,7 @@ from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.gaps import LeftOver
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.service_account import KeyRecord
+from vaultpki.records.written import Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class KeyStepDone:
     still accept their tokens. `differing` are nodes whose union lacks keys of the record that they have read, and what
     helps. `may_start` are nodes that have read that their kube-apiserver may start, and where it was not seen yet, and
     `to_read` those whose agents have not read it yet. `sharing` are nodes with one `sa.key` that no agent has made,
-    before a rotation takes it over. `notes` are sentences about something unusual.
+    before a rotation takes it over. `notes` are sentences about something unusual. `written` says who wrote the record.
     """
 
     record: KeyRecord | None
@@ -71,6 +72,7 @@ class KeyStepDone:
     to_read: tuple[str, ...] = ()
     sharing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    written: Written = field(default_factory=Written)
 
     @property
     def waits(self) -> bool:
@@ -86,7 +88,8 @@ class ClusterFacts:
     `revisions` are those of the rotation records by domain, None if they cannot be read. `ends` are the ends of the
     CAs, and `cas` where each stands, empty if that cannot be read. `adopted` is the record of an adoption, None if
     there is none. `keys` says where the rotation of service-account keys stands, None if none does. `problems` are
-    sentences on what could not be read.
+    sentences on what could not be read. `written` says who wrote the records that nodes follow, by their paths in the
+    config store.
     """
 
     cluster: Cluster
@@ -99,3 +102,4 @@ class ClusterFacts:
     problems: tuple[str, ...]
     adopted: AdoptionRecord | None = None
     keys: KeyStepDone | None = None
+    written: Mapping[str, Written] = field(default_factory=dict)

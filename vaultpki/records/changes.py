@@ -41,7 +41,7 @@ class Changes:
 
     settled: bool
     digests: Mapping[str, str] = field(default_factory=dict)
-    applied: Written = field(default=Written(), compare=False)
+    applied: Written = field(default_factory=Written, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ import copy
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from vaultpki.errors import ArgumentError, BadAnswer, Denied, VaultError
+from vaultpki.errors import ArgumentError, BadAnswer, Denied, Refused, VaultError
 from vaultpki.redact import printable
 from vaultpki.vault.answers import (
     Answer,
@@ -25,11 +25,9 @@ from vaultpki.vault.answers import (
 )
 from vaultpki.vault.route import LEADER, Route, StandbyReads
 from vaultpki.vault.settings import Settings
+from vaultpki.vault.token_owner import TokenOwner, token_owner
 from vaultpki.vault.transport import CONNECTIONS
 from vaultpki.vault.work import Work
-
-if TYPE_CHECKING:
-    from vaultpki.vault.token_owner import TokenOwner
 
 REQUEST_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 45.0
@@ -153,10 +151,12 @@ class Vault:
 
     def owner(self) -> TokenOwner | None:
         """Return whose token it is, None if it may not look at itself; asks the server once."""
-        from vaultpki.vault.token_owner import look_up
-
         if not self._owners:
-            self._owners.append(look_up(self))
+            found = None
+            # https://developer.hashicorp.com/vault/api-docs/auth/token#lookup-a-token-self
+            with suppress(Denied, Refused, BadAnswer):
+                found = token_owner(self.api.auth.token.lookup_self().data, self.settings.token)
+            self._owners.append(found)
         return self._owners[0]
 
     # Calls

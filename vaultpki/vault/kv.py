@@ -25,7 +25,7 @@ class Stored(Generic[_R]):
     record: _R | None = None
     version: int = 0
     problem: str = ""
-    written: Written = field(default=Written(), compare=False)
+    written: Written = field(default_factory=Written, compare=False)
 
 
 def version_of(holding: Mapping[str, Any]) -> int:
