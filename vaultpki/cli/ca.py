@@ -195,12 +195,12 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     else:
         active = under_way(cas)
         pin = root_pin.advice(cluster, active.record if active is not None else None)
-        for line in ca_text.status_lines(cas, now, str(file), pin=pin, width=screen().width):
+        who = tuple(record_writers.writer_lines(cluster, written))
+        for line in ca_text.status_lines(cas, now, str(file), pin=pin, width=screen().width, writers=who):
             click.echo(line)
         if keys is not None:
             click.echo("")
             print_lines(key_text.key_lines(keys, now, str(file)))
-        print_lines(record_writers.writer_lines(cluster, written))
         for line in node_table.finding_lines(soon):
             click.echo(line)
     expires = any(each.attention for each in soon if each is not adoption)
