@@ -11,7 +11,7 @@ from typing import Any
 from helpers.node.passes import passed_well, said
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
-from helpers.vault.operator_tokens import OF_TESTS
+from helpers.vault.servers import OF_TESTS
 
 SPEC = """\
 api_server: {names: [api.example.com]}
@@ -65,7 +65,8 @@ def audited(cluster: AppliedCluster, path: str) -> list[tuple[int, str, str]]:
 
 def shown(cluster: AppliedCluster, command: str) -> tuple[dict[str, Any], str]:
     """What a view shows, for programs and for people."""
-    words, env = (*command.split(), "-f", cluster.file), cluster.environment("viewer")
+    words: tuple[str | Path, ...] = (*command.split(), "-f", cluster.file)
+    env = cluster.environment("viewer")
     found = json.loads(vaultpki(*words, "--json", env=env, expect={0, 3}).stdout)["written"]
     return found, " ".join(vaultpki(*words, env=env, expect={0, 3}).stdout.split())
 
