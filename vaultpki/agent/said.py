@@ -58,22 +58,27 @@ def ask(context: Context, known: Known) -> SaidByVault:
         return found
     found = found or _fetch(context, known.copy)
     if known.copy is not None:
-        context.found.events.extend(_followed(known.copy, found.answer))
+        context.found.events.extend(_followed(known.copy, found.answer, context.state.value.revisions))
     vault = found.contact.vault
     offset = vault.clock_offset if vault is not None else None
     _remember_answer(context, found.answer, context.state.value.clock_offset if offset is None else offset)
     return found
 
 
-def _followed(before: Assignment, now: Assignment) -> Iterator[Event]:
-    """Yield which records this node follows since the copy of `before`, each with who wrote it."""
+def _followed(before: Assignment, now: Assignment, highest: Mapping[str, int]) -> Iterator[Event]:
+    """Yield which records this node follows since the copy of `before`, each with who wrote it.
+
+    `highest` are the highest revisions that were ever read: an older one is not followed.
+    """
     if _assigned(now) != _assigned(before):
         by = now.applied if now.applied != before.applied else Written()
         text = f"follows the changed records of this node ({CHANGES}: {by.sentence})"
         yield Event("followed", text, fields={"record": CHANGES, **_fields(by)})
     for name, read in _records(now).items():
-        known, record = _records(before).get(name), read.record
-        if record is None or (known is not None and known.record and record.revision <= known.record.revision):
+        known, record = _records(before).get(name, RecordRead()).record, read.record
+        if record is None or read.frozen(highest.get(name, 0)):
+            continue
+        if known is not None and record.revision <= known.revision:
             continue
         path = f"{ROTATION_FOLDER}/{name}"
         text = f"follows revision {record.revision} of {path} ({record.state.value}), {read.written.sentence}"

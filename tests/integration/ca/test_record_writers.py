@@ -8,7 +8,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-from helpers.node.passes import passed_well, said
+from helpers.node.passes import passed, passed_well, said
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import OF_TESTS
@@ -116,3 +116,12 @@ def test_who_applied_and_who_rotates_is_shown_by_every_view_and_by_the_node(clus
         sentence = f"rotation/etcd version {writes[-1][0]}, written {about['at']} by {anna.who}"
         assert sentence in text and sentence in " ".join(unescape(page.read_text()).split())
         assert f"{cluster.prefix}/config/data" in text
+
+    assert followed(node)
+    record = f"{cluster.prefix}/config/data/rotation/etcd"
+    for version in (2, 3):
+        # Set back: an older record than this node has read, which it does not follow.
+        before = cluster.read(f"{record}?version={version}")["data"]
+        assert server.api("POST", record, {"data": before}).status == 200
+        node.age()
+        assert said(passed(node), "followed") == []
