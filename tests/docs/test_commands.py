@@ -167,7 +167,7 @@ def differences(shown: Any, printed: Any, at: str = "") -> list[str]:
     """Return the paths of keys that only one of two JSON values has, by the first items of their lists."""
     if isinstance(shown, dict) and isinstance(printed, dict):
         by_name = ("certificates", "rotation", "bundles", "readers")
-        if at.endswith(("fields", ".kubernetes", *(f"report.{each}" for each in by_name))):
+        if at.endswith(("fields", "written", ".kubernetes", *(f"report.{each}" for each in by_name))):
             # By name: which ones there are is no matter of form.
             shown, printed = ({"*": next(iter(each.values()), None)} for each in (shown, printed))
         path = f"{at}." if at else ""

@@ -9,13 +9,15 @@ from vaultpki.adopt import gates, imported_keys, writes
 from vaultpki.adopt.drive import AdoptionOutcome
 from vaultpki.adopt.look import AdoptionLook
 from vaultpki.procedure.standing import gate_lines, progress_line, waiting_json
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import RECORD, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
+from vaultpki.records.written import Written
 from vaultpki.redact import first_few, printable, stamp, stamped
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
 from vaultpki.rotation.adoption_states import WITH_KUBECONFIG
 from vaultpki.show import table
+from vaultpki.show.record_writers import writer_lines, writers_json
 from vaultpki.show.table import Column, fitted
 
 _S = AdoptionState
@@ -83,7 +85,13 @@ def _head(outcome: AdoptionOutcome) -> Iterator[str]:
     yield f"{_IS[record.state]}."
     if record.kept:
         yield f"The keys of the old CAs were not deleted; they are kept: {printable(record.kept)}."
+    yield from writer_lines(outcome.look.cluster, _written(outcome.look))
     yield from _imported(outcome)
+
+
+def _written(look: AdoptionLook) -> dict[str, Written]:
+    """Return who wrote the record; nothing after a write of this command, which did not read it again."""
+    return {RECORD: look.stored.written} if look.stored.written.version else {}
 
 
 def _imported(outcome: AdoptionOutcome) -> Iterator[str]:
@@ -224,6 +232,7 @@ def document(outcome: AdoptionOutcome) -> dict[str, Any]:
             for ca, each in look.imported.items()
         },
         "notes": list(outcome.notes),
+        "written": writers_json(_written(look)),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vaultpki.agent import ca_trust
 from vaultpki.agent.context import Contact, Context
@@ -20,8 +21,9 @@ from vaultpki.errors import (
     VaultError,
     VaultpkiError,
 )
-from vaultpki.host.log import Event
+from vaultpki.host.log import Event, Value
 from vaultpki.issue.issuers import installed_bundles, installed_roots
+from vaultpki.issue.rotations import RecordRead
 from vaultpki.node import assignment, credential, pins
 from vaultpki.node.assignment import Assignment, HeldBefore
 from vaultpki.node.at_rest import AtRest
@@ -29,7 +31,10 @@ from vaultpki.node.procedures import records_of
 from vaultpki.node.secret_id import SECRET_ID
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts, serial_text
-from vaultpki.records.changes import Mark
+from vaultpki.records.changes import CHANGES, Mark
+from vaultpki.records.rotation import ROTATION_FOLDER
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
+from vaultpki.records.written import Written
 from vaultpki.vault import Vault, text
 
 
@@ -52,10 +57,46 @@ def ask(context: Context, known: Known) -> SaidByVault:
     if found is not None and found.contact.polled:
         return found
     found = found or _fetch(context, known.copy)
+    if known.copy is not None:
+        context.found.events.extend(_followed(known.copy, found.answer, context.state.value.revisions))
     vault = found.contact.vault
     offset = vault.clock_offset if vault is not None else None
     _remember_answer(context, found.answer, context.state.value.clock_offset if offset is None else offset)
     return found
+
+
+def _followed(before: Assignment, now: Assignment, highest: Mapping[str, int]) -> Iterator[Event]:
+    """Yield which records this node follows since the copy of `before`, each with who wrote it.
+
+    `highest` are the highest revisions that were ever read: an older one is not followed.
+    """
+    if _assigned(now) != _assigned(before):
+        by = now.applied if now.applied != before.applied else Written()
+        text = f"follows the changed records of this node ({CHANGES}: {by.sentence})"
+        yield Event("followed", text, fields={"record": CHANGES, **_fields(by)})
+    for name, read in _records(now).items():
+        known, record = _records(before).get(name, RecordRead()).record, read.record
+        if record is None or read.frozen(highest.get(name, 0)):
+            continue
+        if known is not None and record.revision <= known.revision:
+            continue
+        path = f"{ROTATION_FOLDER}/{name}"
+        text = f"follows revision {record.revision} of {path} ({record.state.value}), {read.written.sentence}"
+        yield Event("followed", text, fields={"record": path, "revision": record.revision, **_fields(read.written)})
+
+
+def _assigned(answer: Assignment) -> tuple[object, ...]:
+    """Return what the records of the cluster, and of this node or its pool, say."""
+    own = (answer.endpoint, answer.server, answer.roles, answer.certificates, answer.templates)
+    return *own, answer.foreign, answer.token_key
+
+
+def _records(answer: Assignment) -> dict[str, RecordRead[Any]]:
+    return {**answer.rotations.read, SERVICE_ACCOUNT_KEYS: answer.keys, **answer.procedures}
+
+
+def _fields(by: Written) -> dict[str, Value]:
+    return {"by": by.by, "entity": by.entity}
 
 
 def _poll(context: Context, copy: Assignment, rest: AtRest) -> SaidByVault | None:

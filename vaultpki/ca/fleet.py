@@ -10,13 +10,14 @@ from datetime import datetime
 from vaultpki.ca import status
 from vaultpki.ca.scene import read_scene
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, SpecError, StateConflict
-from vaultpki.identity import ending, revoked_list
+from vaultpki.identity import change_notice, ending, revoked_list
 from vaultpki.identity.adoption_record import shown_adoption
 from vaultpki.identity.nodes import read_nodes
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision import ca_ends, rotation_records
 from vaultpki.provision.cluster_facts import CaStatus, ClusterFacts
+from vaultpki.records.adoption import RECORD
 from vaultpki.vault import Vault
 
 
@@ -43,17 +44,20 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
             f"who locked which node is not known: {error}; `vaultpki policy -f {cluster.file} viewer` prints what that "
             "needs"
         )
-    adopted = shown_adoption(cluster, vault)
+    adopted, records = shown_adoption(cluster, vault), rotation_records.shown_records(cluster, vault)
+    written = change_notice.shown_writer(cluster, vault) | rotation_records.writers(records or {})
+    written |= {RECORD: adopted.written} if adopted.record is not None else {}
     problems += [adopted.problem] if adopted.problem else []
     return ClusterFacts(
         cluster,
         now,
         nodes,
         revoked,
-        rotation_records.read_revisions(cluster, vault),
+        None if records is None else {ca: each.record.revision for ca, each in records.items() if each.record},
         ca_ends.read(cluster, vault, today),
         cas,
         tuple(problems),
         adopted.record,
         locks=locks,
+        written=written,
     )

@@ -157,13 +157,16 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     from vaultpki.ca.scene import read_scene
     from vaultpki.findings.cluster import of_cas, of_problems
     from vaultpki.findings.finding import to_json
-    from vaultpki.identity import root_pin
+    from vaultpki.identity import change_notice, root_pin
     from vaultpki.identity.adoption_record import shown_adoption
     from vaultpki.procedures import ca_text, key_text
     from vaultpki.procedures.adoption_standing import of_adoption
     from vaultpki.provision import ca_ends
     from vaultpki.provision.cluster_facts import under_way
-    from vaultpki.show import node_table
+    from vaultpki.provision.rotation_records import writers
+    from vaultpki.records.adoption import RECORD
+    from vaultpki.records.service_account import KEYS_RECORD
+    from vaultpki.show import node_table, record_writers
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         now = server_now(vault)
@@ -174,12 +177,16 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
             adopted = shown_adoption(cluster, counted)
             adoption = of_adoption(adopted.record, scene.members, now, cluster.file)
             keys = _keys_of(cluster, counted, now, kubeconfig, found)
+            written = change_notice.shown_writer(cluster, counted) | writers(scene.records)
+        written |= {RECORD: adopted.written} if adopted.record is not None else {}
+        written |= {KEYS_RECORD: keys.written} if keys is not None and keys.record is not None else {}
         findings = tuple(of_cas(ca_ends.read(cluster, vault, datetime.now(UTC)), cas, cluster.file))
         findings += (adoption,) if adoption is not None else ()
         findings += tuple(of_problems(filter(None, [adopted.problem]), cluster.file))
     soon = [each for each in findings if each.name in ("ca-expires", "not-read") or each is adoption]
     if as_json:
         document = {**ca_text.status_json(cas, now), "findings": [to_json(each) for each in findings]}
+        document["written"] = record_writers.writers_json(written)
         if keys is not None:
             document["service_account_keys"] = key_text.key_json(keys)
             if keys.record is not None and keys.record.active:
@@ -188,7 +195,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     else:
         active = under_way(cas)
         pin = root_pin.advice(cluster, active.record if active is not None else None)
-        for line in ca_text.status_lines(cas, now, str(file), pin=pin, width=screen().width):
+        who = tuple(record_writers.writer_lines(cluster, written))
+        for line in ca_text.status_lines(cas, now, str(file), pin=pin, width=screen().width, writers=who):
             click.echo(line)
         if keys is not None:
             click.echo("")

@@ -86,7 +86,8 @@ def _read_nodes(cluster: Cluster, vault: Vault, *, bar: bool) -> Shown:
     from vaultpki.key_rotation import fleet
     from vaultpki.pki import ca_life
     from vaultpki.procedures.in_cluster import IN_CLUSTER
-    from vaultpki.show import node_table
+    from vaultpki.show import node_table, record_writers
+    from vaultpki.show.table import fitted
 
     with reading(vault, bar=bar) as counted:
         read = fleet.read(cluster, counted, server_now(vault), datetime.now(UTC))
@@ -97,10 +98,12 @@ def _read_nodes(cluster: Cluster, vault: Vault, *, bar: bool) -> Shown:
         lambda: [
             *node_table.node_lines(judged.nodes, judged.now, screen()),
             *node_table.finding_lines(judged.about_cluster),
+            *fitted(record_writers.writer_lines(cluster, read.written), screen().width),
         ],
         lambda: {
             "nodes": [{**node_rows.to_json(row), "report": nodes.shown_report(one)} for row, one in stored],
             "cas": [ca_life.to_json(end) for end in read.ends],
+            "written": record_writers.writers_json(read.written),
             **({"problems": list(read.problems)} if read.problems else {}),
             **whole.document(judged),
         },

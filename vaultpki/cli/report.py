@@ -88,7 +88,7 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
     from vaultpki.kube import kubeconfig as document
     from vaultpki.live import cluster as live
     from vaultpki.procedures.in_cluster import IN_CLUSTER
-    from vaultpki.show import check_summary, report_model
+    from vaultpki.show import check_summary, record_writers, report_model
     from vaultpki.show import fleet as fleet_text
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _), reading(vault) as counted:
@@ -105,4 +105,7 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
     # What nodes hold is worth a page also where no CA can be read.
     lines = [line for each in judged.views for line in each.lines] if read.cas else read.problems
     banner = next((each.banner for each in judged.views if each.banner is not None), None) if read.cas else None
-    return report_model.report(cluster, found, read.now, checks=checks, rotation=lines, banner=banner)
+    written = record_writers.writer_lines(cluster, read.written)
+    return report_model.report(
+        cluster, found, read.now, checks=checks, rotation=lines, banner=banner, written=tuple(written)
+    )

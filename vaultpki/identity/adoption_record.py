@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vaultpki.errors import BadAnswer, Denied, Refused, SpecError, StateConflict, VaultpkiError
 from vaultpki.identity.access import may_be_taken_over
@@ -12,6 +12,7 @@ from vaultpki.model import VERSION, Cluster
 from vaultpki.places import Layout
 from vaultpki.records import adoption, foreign_cas
 from vaultpki.records.adoption import RECORD, AdoptionRecord, AdoptionState
+from vaultpki.records.written import Written
 from vaultpki.vault import Vault, member
 from vaultpki.vault.kv import Stored, changed_meanwhile, read_stored, write_once
 
@@ -41,11 +42,13 @@ def _read(cluster: Cluster, found: object) -> AdoptionRecord:
 class FollowedAdoption:
     """The record of an adoption as all other commands follow it, None if they follow none.
 
-    `problem` says in one sentence why one that is there is not followed; "" if it is, or if there is none.
+    `problem` says in one sentence why one that is there is not followed; "" if it is, or if there is none. `written`
+    says who wrote it.
     """
 
     record: AdoptionRecord | None = None
     problem: str = ""
+    written: Written = field(default_factory=Written)
 
 
 def follow_adoption(cluster: Cluster, vault: Vault) -> FollowedAdoption:
@@ -56,17 +59,18 @@ def follow_adoption(cluster: Cluster, vault: Vault) -> FollowedAdoption:
     """
     store = cluster.mount("config")
     if may_be_taken_over(cluster):
-        return FollowedAdoption(read_adoption(cluster, vault).record)
-    found = vault.stored(store, RECORD).get("data")
-    if found is None:
+        own = read_adoption(cluster, vault)
+        return FollowedAdoption(own.record, written=own.written)
+    found = read_stored(vault, store, RECORD, lambda value: value)
+    if found.record is None:
         return FollowedAdoption()
     applied = member(vault.stored(store, "cluster"), "data")
     if applied.get("layout") == Layout.KUBEADM.value and applied.get(foreign_cas.FIELD):
-        return FollowedAdoption(_read(cluster, found))
+        return FollowedAdoption(_read(cluster, found.record), written=found.written)
     with contextlib.suppress(SpecError):
-        record = adoption.read(found, where=f"{store}/{RECORD}")
+        record = adoption.read(found.record, where=f"{store}/{RECORD}")
         if not record.active:
-            return FollowedAdoption(record)
+            return FollowedAdoption(record, written=found.written)
     return FollowedAdoption(
         problem=f"there is a record of an adoption ({store}/{RECORD}), and {cluster.name} adopts nothing, since it "
         "names no CA of kubeadm in ca.also_trust: the record is ignored; find out who wrote it, and remove it (`bao kv "

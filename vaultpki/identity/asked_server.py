@@ -7,22 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, StateConflict, VaultError
+from vaultpki.errors import ForeignObject, StateConflict, VaultError
 from vaultpki.model import Cluster
-from vaultpki.redact import HIDDEN, first_few, hide
-from vaultpki.vault import HEALTH, Capabilities, Json, Vault
+from vaultpki.redact import first_few
+from vaultpki.vault import HEALTH, Capabilities, Vault
+from vaultpki.vault.token_owner import TokenOwner
 
 _ROOT_NAMESPACE = "root"
-
-
-@dataclass(frozen=True, slots=True)
-class TokenOwner:
-    """Whose token it is, in the server's own words; never the token. `entity` is an id, empty if there is none."""
-
-    name: str
-    policies: tuple[str, ...]
-    entity: str = ""
-    accessor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +63,7 @@ def read(cluster: Cluster, vault: Vault) -> AskedServer:
         asked_for if has else _ROOT_NAMESPACE,
         settings.address_variable,
         elsewhere(cluster, vault),
-        token_owner(vault),
+        vault.owner(),
         "" if has else asked_for,
     )
 
@@ -93,29 +84,3 @@ def to_json(asked: AskedServer) -> dict[str, Any]:
         "cluster_yaml": list(asked.of_spec),
         "token": token,
     }
-
-
-def token_owner(vault: Vault) -> TokenOwner | None:
-    """Return the owner of the token, as the server's look-up says; None if the token may not look at itself."""
-    # https://developer.hashicorp.com/vault/api-docs/auth/token#lookup-a-token-self
-    try:
-        found: Json = vault.api.auth.token.lookup_self().data
-    except (Denied, Refused, BadAnswer):
-        return None
-
-    def said(value: object) -> str:
-        # Its field `id` is the token itself. A server that is not honest may repeat it elsewhere.
-        text = value if isinstance(value, str) else ""
-        return hide(text.replace(vault.settings.token, HIDDEN) if vault.settings.token else text)
-
-    policies = [each for field in ("policies", "identity_policies") for each in _list(found.get(field))]
-    return TokenOwner(
-        said(found.get("display_name")),
-        tuple(dict.fromkeys(map(said, policies))),
-        said(found.get("entity_id")),
-        said(found.get("accessor")),
-    )
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from vaultpki.errors import Denied, Refused, Unavailable, VaultpkiError
+from vaultpki.errors import BadAnswer, Denied, Refused, Unavailable, VaultpkiError
 from vaultpki.model import Cluster
 from vaultpki.records import changes
 from vaultpki.records.changes import CHANGES, Changes
+from vaultpki.records.written import Written
 from vaultpki.values.durations import format_duration
 from vaultpki.vault import Vault, kv
 from vaultpki.vault.kv import Stored
@@ -36,29 +38,49 @@ def read(cluster: Cluster, vault: Vault) -> Stored[Changes]:
     return kv.read_stored(vault, cluster.mount("config"), CHANGES, changes.read)
 
 
+def shown_writer(cluster: Cluster, vault: Vault) -> dict[str, Written]:
+    """Return who last changed the records of cluster, nodes and pools, by the path of this record, for a view."""
+    with contextlib.suppress(Denied, Refused, BadAnswer):
+        found = read(cluster, vault).record
+        return {CHANGES: found.applied} if found is not None and found.applied.version else {}
+    return {}
+
+
 def is_changing(found: Stored[Changes]) -> bool:
     """Return whether a command changes something, or was killed while it did."""
     return found.record is not None and not found.record.settled
 
 
-def begin(cluster: Cluster, vault: Vault, found: Stored[Changes]) -> Stored[Changes]:
+def begin(cluster: Cluster, vault: Vault, found: Stored[Changes], *, applies: bool = False) -> Stored[Changes]:
     """Write `changing` over the record that was `found`; returns it as it is then. The digests stay.
 
-    Without a record nothing is written: agents look at everything at each poll.
+    Without a record nothing is written: agents look at everything at each poll. `applies` says that this command
+    changes the records of cluster, nodes or pools.
     """
     for _ in range(_TRIES):
         if found.record is None:
             return found
-        now = Changes(settled=False, digests=found.record.digests)
+        now = Changes(False, found.record.digests, _applied(vault, found, applies=applies))
         if _written(cluster, vault, now, found.version):
             return Stored(now, found.version + 1)
         found = read(cluster, vault)
     raise _contended(cluster)
 
 
-def settle(cluster: Cluster, vault: Vault, found: Stored[Changes], digests: Digests) -> bool:
-    """Write `settled` over the record that was `found`; return False if somebody else has written it meanwhile."""
-    return _written(cluster, vault, Changes(settled=True, digests=digests), found.version)
+def settle(cluster: Cluster, vault: Vault, found: Stored[Changes], digests: Digests, *, applies: bool = False) -> bool:
+    """Write `settled` over the record that was `found`; return False if somebody else has written it meanwhile.
+
+    `applies` is as in `begin`.
+    """
+    return _written(cluster, vault, Changes(True, digests, _applied(vault, found, applies=applies)), found.version)
+
+
+def _applied(vault: Vault, found: Stored[Changes], *, applies: bool) -> Written:
+    """Return who last changed the records of cluster, nodes and pools, as the next version of the record says it."""
+    if not applies:
+        return found.record.applied if found.record is not None else Written()
+    owner, now = vault.owner(), datetime.now(UTC) + timedelta(seconds=vault.clock_offset or 0.0)
+    return Written(owner.name if owner else "", owner.entity if owner else "", found.version + 1, now)
 
 
 class ChangeNotice:

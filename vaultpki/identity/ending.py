@@ -18,7 +18,6 @@ from datetime import datetime
 from typing import Final
 
 from vaultpki.errors import BadAnswer, Denied, Refused, StateConflict
-from vaultpki.identity import asked_server
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records import report_paths
 from vaultpki.records.paths import LEAVING, LOCKED
@@ -67,7 +66,7 @@ def note_lock(cluster: Cluster, vault: Vault, name: str) -> bool:
 
     A record that is there stays: a locker may create one and not change it.
     """
-    owner = asked_server.token_owner(vault)
+    owner = vault.owner()
     made = {"version": VERSION, "by": owner.name if owner is not None else ""}
     try:
         change_record(cluster, vault, f"{LOCKED}/{name}", lambda record: record or made)

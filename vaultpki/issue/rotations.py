@@ -12,10 +12,11 @@ from vaultpki.errors import Denied, SpecError
 from vaultpki.pki.succession import RotationView
 from vaultpki.procedure.envelope import Envelope
 from vaultpki.records import rotation as rotation_record
-from vaultpki.records import service_account
+from vaultpki.records import service_account, written
 from vaultpki.records.node_report import Seen
 from vaultpki.records.rotation import EVERY_DOMAIN, MOST_AHEAD, ROTATION_FOLDER, Method, RotationRecord
 from vaultpki.records.service_account import KEYS_RECORD, KeyRecord
+from vaultpki.records.written import Written
 from vaultpki.vault import Vault
 
 R = TypeVar("R", bound=Envelope[Any])
@@ -26,11 +27,13 @@ class RecordRead(Generic[R]):
     """What was read of a record: None if there is none, `error` why it cannot be read.
 
     `not_followed` is its revision if that is too far ahead of what the reader has read; it is not `record` then.
+    `written` says who wrote it.
     """
 
     record: R | None = None
     error: SpecError | None = None
     not_followed: int = 0
+    written: Written = field(default_factory=Written, compare=False)
 
     @property
     def under_way(self) -> bool:
@@ -209,4 +212,4 @@ def _judged(content: object, read: Callable[[object], R], highest: int | None) -
         return RecordRead(error=error)
     if highest is not None and record.revision > highest + MOST_AHEAD:
         return RecordRead(not_followed=record.revision)
-    return RecordRead(record)
+    return RecordRead(record, written=written.of_record(content))

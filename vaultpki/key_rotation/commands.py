@@ -47,7 +47,8 @@ def status(
 ) -> KeyStepDone:
     """Return where service-account keys stand; writes nothing."""
     seen = read_keys(cluster, vault, now, strict=False, found=found, tokens=tokens)
-    return _told(seen, KeysSaid(tokens=tokens), notes=key_course.taken_in(seen.record, seen.facts).notes)
+    told = _told(seen, KeysSaid(tokens=tokens), notes=key_course.taken_in(seen.record, seen.facts).notes)
+    return replace(told, written=seen.stored.written)
 
 
 def rotate(

@@ -13,6 +13,7 @@ from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision.cluster_facts import ClusterFacts
 from vaultpki.provision.rotation_records import read_key_record
+from vaultpki.records.service_account import KEYS_RECORD
 from vaultpki.token_keys.holders import refused_at
 from vaultpki.vault import Vault
 
@@ -23,9 +24,11 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
     if not cluster.service_account_keys:
         return found
     try:
-        record = read_key_record(cluster, vault).record
+        stored = read_key_record(cluster, vault)
+        record = stored.record
         if record is None:
             return found
+        found = replace(found, written={**found.written, KEYS_RECORD: stored.written})
         differ = any(refused_at(record, each) for each in key_holders(cluster, found.nodes.members).values())
         if not (record.active or record.turn or record.departed or differ):
             return found

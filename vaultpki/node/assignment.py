@@ -36,11 +36,12 @@ from vaultpki.node import pins
 from vaultpki.node.credential import own_record
 from vaultpki.pki.facts import Facts
 from vaultpki.procedure.envelope import ProcedureRecord
-from vaultpki.records import published
+from vaultpki.records import changes, published, written
 from vaultpki.records.adoption import NAME, AdoptionRecord
 from vaultpki.records.changes import CHANGES, LONGEST_LOOK, Mark, settled_mark
 from vaultpki.records.rotation import MOST_AHEAD, ROTATION_FOLDER
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, KeyRecord
+from vaultpki.records.written import Written
 from vaultpki.values import json_object
 from vaultpki.vault import Vault
 
@@ -79,7 +80,8 @@ class Assignment:
     foreign CAs that the cluster's record offers, as text by domain: see `pki.foreign_cas`. `procedures` is what was
     read of the records of procedures, by name. `token_key` is the certificate of a service-account key of this node, of
     number 1; None if it has none of its own. `keys` is the record of those keys, which only such a node reads.
-    `surplus` are the pairs on the disk that are not assigned (any more); no copy has them.
+    `surplus` are the pairs on the disk that are not assigned (any more); no copy has them. `applied` says who last
+    changed the records of cluster, nodes and pools.
     """
 
     fetched: float
@@ -98,6 +100,7 @@ class Assignment:
     token_key: Certificate | None = None
     keys: RecordRead[KeyRecord] = field(default_factory=RecordRead)
     surplus: tuple[SurplusPair, ...] = ()
+    applied: Written = field(default_factory=Written)
 
     @property
     def adoption(self) -> RecordRead[AdoptionRecord]:
@@ -178,7 +181,7 @@ def fetch(
     """
     store = f"{config.prefix}/config"
     # First: what changes after it makes another version.
-    look, mark = _changes(vault, store)
+    look, mark, applied = _changes(vault, store)
     read = vault.prepare.secrets.kv.v2.read_secret
     cluster, node = vault.many(
         [read(name, mount_point=store, raise_on_deleted_version=False) for name in ("cluster", own_record(config))]
@@ -186,6 +189,7 @@ def fetch(
     if not cluster.found or not node.found:
         raise _unrecorded(config)
     value = {"version": 1, "cluster": cluster.data.get("data"), "own": node.data.get("data"), "look": look}
+    value["applied"] = applied.document
     rotations, cas = _fetch_records(config, vault, value, known)
     shown = issuers.fetch_issuers(vault, config.prefix, rotations.named(), shown_before, cas)
     return replace(_keep(config, now, known, value, rotations, shown), mark=mark)
@@ -215,6 +219,7 @@ def fetch_step(config: AgentConfig, vault: Vault, now: float, known: HeldBefore,
     if before is None or any(each is not None and each.active for each in further):
         return None
     value = {name: before[name] for name in ("version", "cluster", "own", "look")}
+    value["applied"] = before.get("applied")
     rotations, _ = _fetch_records(config, vault, value, known)
     cas = stepped(step.copy.rotations, rotations)
     others = ("keys", "keys_not_followed", *(name for each in known.records for name in (each.name, each.ahead)))
@@ -307,16 +312,18 @@ def _fetch_record(
     return {} if found is None else {record.name: found}
 
 
-def _changes(vault: Vault, store: str) -> tuple[int, Mark | None]:
-    """Return after how many seconds to look again at the latest, and the mark of a record of changes that is settled.
+def _changes(vault: Vault, store: str) -> tuple[int, Mark | None, Written]:
+    """Return after how many seconds to look again at the latest, the mark of a record of changes that is settled, and
+    who applied last.
 
     Without the record, or the right to read it, each poll looks.
     """
     try:
         stored = vault.stored(store, CHANGES)
     except (Denied, Refused, BadAnswer):
-        return 0, None
-    return (LONGEST_LOOK if stored.get("data") else 0), settled_mark(stored)
+        return 0, None, Written()
+    record = stored.get("data")
+    return (LONGEST_LOOK if record else 0), settled_mark(stored), changes.read(record).applied
 
 
 def own_roles(config: AgentConfig, vault: Vault) -> tuple[frozenset[NodeRole], bool]:
@@ -380,6 +387,7 @@ def _read(config: AgentConfig, value: Mapping[str, Any], where: str, records: It
         procedures={each.name: _read_record(value, each, where) for each in records},
         token_key=token_key,
         keys=_keys(config, value),
+        applied=written.of_document(value.get("applied")),
     )
 
 
@@ -393,7 +401,7 @@ def _read_record(value: Mapping[str, Any], record: ProcedureRecord, where: str) 
     if revision := int(value.get(record.ahead, 0)):
         return RecordRead(not_followed=revision)
     found = value.get(record.name)
-    return RecordRead(record.read(found, where=where) if found else None)
+    return RecordRead(record.read(found, where=where) if found else None, written=written.of_record(found))
 
 
 def _keys(config: AgentConfig, value: Mapping[str, Any]) -> RecordRead[KeyRecord]:

@@ -82,13 +82,21 @@ _DOES_SAME_KEY: Final = {
 
 
 def status_lines(
-    cas: tuple[CaStatus, ...], now: datetime, file: str, *, pin: str = "", width: int | None = None
+    cas: tuple[CaStatus, ...],
+    now: datetime,
+    file: str,
+    *,
+    pin: str = "",
+    width: int | None = None,
+    writers: tuple[str, ...] = (),
 ) -> Iterator[str]:
     """Yield what `ca status` prints: every CA, and for a rotation that is under way what to do next.
 
-    `pin` is as for `record_lines`, `width` is how wide a line may be; None for any width.
+    `pin` is as for `record_lines`, `width` is how wide a line may be; None for any width. `writers` are lines on who
+    wrote the records.
     """
     yield from table.lines(_COLUMNS, (_row(ca, now) for ca in cas), width=width)
+    yield from table.fitted(("", *writers) if writers else (), width)
     yield from table.fitted(_below_table(cas, now, file, pin), width)
 
 

@@ -241,7 +241,7 @@ def _begun(
         return begun
     if begun is not None and begun == seen.found.notice:
         return begun
-    return change_notice.begin(cluster, vault, seen.found.notice)
+    return change_notice.begin(cluster, vault, seen.found.notice, applies=True)
 
 
 def _settled(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, begun: Stored[Changes] | None) -> bool:
@@ -255,7 +255,9 @@ def _settled(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, begu
         return True
     if begun is not None and change_notice.is_changing(found) and found != begun:
         return True
-    return change_notice.settle(cluster, vault, found, _digests(cluster, seen))
+    # Whoever writes the first one ends an apply that was killed before it could.
+    applies = begun is not None or found.record is None
+    return change_notice.settle(cluster, vault, found, _digests(cluster, seen), applies=applies)
 
 
 def follows_import(change: Change) -> bool:

@@ -16,6 +16,7 @@ from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.gaps import LeftOver
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.service_account import KeyRecord
+from vaultpki.records.written import Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class KeyStepDone:
     still accept their tokens. `differing` are nodes whose union lacks keys of the record that they have read, and what
     helps. `may_start` are nodes that have read that their kube-apiserver may start, and where it was not seen yet, and
     `to_read` those whose agents have not read it yet. `sharing` are nodes with one `sa.key` that no agent has made,
-    before a rotation takes it over. `notes` are sentences about something unusual.
+    before a rotation takes it over. `notes` are sentences about something unusual. `written` says who wrote the record.
     """
 
     record: KeyRecord | None
@@ -72,6 +73,7 @@ class KeyStepDone:
     to_read: tuple[str, ...] = ()
     sharing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    written: Written = field(default_factory=Written)
 
     @property
     def waits(self) -> bool:
@@ -87,7 +89,8 @@ class ClusterFacts:
     `revisions` are those of the rotation records by domain, None if they cannot be read. `ends` are the ends of the
     CAs, and `cas` where each stands, empty if that cannot be read. `adopted` is the record of an adoption, None if
     there is none. `keys` says where the rotation of service-account keys stands, None if none does. `problems` are
-    sentences on what could not be read. `locks` are the records of locks by node, which views alone read.
+    sentences on what could not be read. `locks` are the records of locks by node, which views alone read. `written`
+    says who wrote the records that nodes follow, by their paths in the config store.
     """
 
     cluster: Cluster
@@ -101,3 +104,4 @@ class ClusterFacts:
     adopted: AdoptionRecord | None = None
     keys: KeyStepDone | None = None
     locks: Mapping[str, LockRecord] = field(default_factory=dict)
+    written: Mapping[str, Written] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from vaultpki.records import rotation as rotation_record
 from vaultpki.records import service_account
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.records.service_account import KEYS_RECORD, SERVICE_ACCOUNT_KEYS, KeyRecord
+from vaultpki.records.written import Written
 from vaultpki.vault import Vault
 from vaultpki.vault.kv import Stored, changed_meanwhile, read_stored, write_once
 
@@ -44,12 +45,17 @@ def existing(cluster: Cluster, vault: Vault) -> dict[str, RotationRecord]:
     return {domain: each.record for domain, each in found.items() if each.record is not None}
 
 
-def read_revisions(cluster: Cluster, vault: Vault) -> dict[str, int] | None:
-    """Return the revisions of the records by domain, of those that there are; None if they cannot be read."""
+def shown_records(cluster: Cluster, vault: Vault) -> dict[str, Stored[RotationRecord]] | None:
+    """Return the records of the domains that have one, for a view; None if they cannot be read."""
     try:
-        return {domain: record.revision for domain, record in existing(cluster, vault).items()}
+        return {domain: each for domain, each in read_records(cluster, vault).items() if each.record is not None}
     except (Denied, SpecError):
         return None
+
+
+def writers(records: Mapping[str, Stored[RotationRecord]]) -> dict[str, Written]:
+    """Return who wrote the records that there are, by their paths in the config store."""
+    return {record_path(domain): each.written for domain, each in records.items() if each.record is not None}
 
 
 def read_record(cluster: Cluster, vault: Vault, domain: str) -> Stored[RotationRecord]:

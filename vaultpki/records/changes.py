@@ -3,7 +3,7 @@
 A command that changes what nodes follow writes `changing` before its first change, and `settled` with digests after its
 last one. Agents compare the version in the KV store and the time of that version: the record can make them look, or
 keep them from looking until their next whole look, and nothing else. The digests are for `plan`; an agent reads all
-instead of a step of a rotation if that of the records is another one.
+instead of a step of a rotation if that of the records is another one. Who applied last informs people alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vaultpki.model import VERSION
+from vaultpki.records import written
+from vaultpki.records.written import Written
 
 CHANGES: Final = "changes"
 """The path of the record in the cluster's config store."""
@@ -31,10 +33,15 @@ _CHANGING: Final = "changing"
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What the record says. `digests` are SHA-256 in hex by part, of the last time when that part was known."""
+    """What the record says. `digests` are SHA-256 in hex by part, of the last time when that part was known.
+
+    `applied` says who last changed the records of cluster, nodes and pools, with which version of this record. Those
+    have no writer of their own: every plan compares the whole of them.
+    """
 
     settled: bool
     digests: Mapping[str, str] = field(default_factory=dict)
+    applied: Written = field(default_factory=Written, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ def to_json(changes: Changes) -> dict[str, Any]:
         "version": VERSION,
         "state": _SETTLED if changes.settled else _CHANGING,
         "digests": {part: changes.digests[part] for part in PARTS if part in changes.digests},
+        **({"applied": changes.applied.document} if changes.applied.version else {}),
     }
 
 
@@ -79,6 +87,7 @@ def read(record: object) -> Changes:
     return Changes(
         settled=record.get("state") == _SETTLED,
         digests={part: text for part in PARTS if isinstance(text := known.get(part), str)},
+        applied=written.of_document(record.get("applied")),
     )
 
 

@@ -105,7 +105,8 @@ class Report:
 
     `notices` need attention, the worst first, and `more` is how many further ones there are; `known` are only worth
     knowing. `counts` has the number of certificates by state. `checks` is None if nothing was verified. `rotation` has
-    lines on a rotation that is under way, and is None if Vault was not asked; `banner` sums it up.
+    lines on a rotation that is under way, and is None if Vault was not asked; `banner` sums it up. `written` are lines
+    on who wrote the records that nodes follow.
     """
 
     cluster: str
@@ -125,6 +126,7 @@ class Report:
     checks: CheckSummary | None
     rotation: tuple[str, ...] | None
     banner: Banner | None = None
+    written: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -139,11 +141,12 @@ def report(
     checks: CheckSummary | None = None,
     rotation: Iterable[str] | None = None,
     banner: Banner | None = None,
+    written: tuple[str, ...] = (),
 ) -> Report:
     """Return the report of a cluster at the time `now`.
 
     `checks` is what `verify` found in a folder or a running cluster; `rotation` are lines on a rotation, if Vault was
-    asked, and `banner` sums up one that is under way.
+    asked, and `banner` sums up one that is under way. `written` is as in Report.
     """
     table = {row.name: row for row in rows(cluster)}
     ends: dict[str, list[datetime]] = {name: [] for name in table if any(pair.row == name for pair in found.pairs)}
@@ -182,6 +185,7 @@ def report(
         checks=checks,
         rotation=None if rotation is None else tuple(rotation),
         banner=banner,
+        written=written,
     )
 
 

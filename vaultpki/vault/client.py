@@ -6,11 +6,11 @@ import copy
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from vaultpki.errors import ArgumentError, BadAnswer, Denied, VaultError
+from vaultpki.errors import ArgumentError, BadAnswer, Denied, Refused, VaultError
 from vaultpki.redact import printable
 from vaultpki.vault.answers import (
     Answer,
@@ -25,6 +25,7 @@ from vaultpki.vault.answers import (
 )
 from vaultpki.vault.route import LEADER, Route, StandbyReads
 from vaultpki.vault.settings import Settings
+from vaultpki.vault.token_owner import TokenOwner, token_owner
 from vaultpki.vault.transport import CONNECTIONS
 from vaultpki.vault.work import Work
 
@@ -96,6 +97,8 @@ class Vault:
         self.sent = _Count()
         self._options: dict[str, Any] = {}
         self._pieces: _Pieces | None = None
+        # Empty until the server was asked; shared by all that send with this token.
+        self._owners: list[TokenOwner | None] = []
         self.entity = ""
 
     def __repr__(self) -> str:
@@ -127,6 +130,7 @@ class Vault:
         other = copy.copy(self)
         other.settings = replace(self.settings, token=token)
         other.sent = _Count()
+        other._owners = []
         other.entity = ""
         return other
 
@@ -144,6 +148,16 @@ class Vault:
         other = copy.copy(self)
         other._pieces = _Pieces(step)
         return other
+
+    def owner(self) -> TokenOwner | None:
+        """Return whose token it is, None if it may not look at itself; asks the server once."""
+        if not self._owners:
+            found = None
+            # https://developer.hashicorp.com/vault/api-docs/auth/token#lookup-a-token-self
+            with suppress(Denied, Refused, BadAnswer):
+                found = token_owner(self.api.auth.token.lookup_self().data, self.settings.token)
+            self._owners.append(found)
+        return self._owners[0]
 
     # Calls
 

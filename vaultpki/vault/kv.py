@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from vaultpki.errors import ChangedMeanwhile, Refused
-from vaultpki.vault.answers import Json, member
+from vaultpki.records import written
+from vaultpki.records.written import Written
+from vaultpki.vault.answers import Json, member, server_time
 from vaultpki.vault.client import Vault
 
 _R = TypeVar("_R")
@@ -17,12 +19,13 @@ _R = TypeVar("_R")
 class Stored(Generic[_R]):
     """A record, None if there is none, and the version in the KV store that a check-and-set names.
 
-    `problem` is why it was left aside, in one sentence; "" if it was not.
+    `problem` is why it was left aside, in one sentence; "" if it was not. `written` says who wrote this version.
     """
 
     record: _R | None = None
     version: int = 0
     problem: str = ""
+    written: Written = field(default_factory=Written, compare=False)
 
 
 def version_of(holding: Mapping[str, Any]) -> int:
@@ -34,7 +37,9 @@ def version_of(holding: Mapping[str, Any]) -> int:
 def stored(holding: Mapping[str, Any], read: Callable[[Any], _R]) -> Stored[_R]:
     """Return the record in what a KV store holds at a path, as `read` reads it, with its version."""
     version, found = version_of(holding), holding.get("data")
-    return Stored(None if found is None else read(found), version)
+    at = server_time(member(holding, "metadata").get("created_time"))
+    record = None if found is None else read(found)
+    return Stored(record, version, written=written.of_record(found, version, at))
 
 
 def read_stored(vault: Vault, store: str, path: str, read: Callable[[Any], _R]) -> Stored[_R]:
@@ -57,7 +62,13 @@ def write_over(vault: Vault, store: str, path: str, value: Json, version: int) -
 
 
 def write_once(vault: Vault, store: str, path: str, value: Json, version: int, lost: ChangedMeanwhile) -> None:
-    """Write a record over the version that was read; raise `lost` if somebody else has written it meanwhile."""
+    """Write a record, and whose token writes it, over the version that was read.
+
+    Raises `lost` if somebody else has written it meanwhile.
+    """
+    owner = vault.owner()
+    if owner is not None:
+        value = written.signed(value, owner.name, owner.entity)
     # Once: a second try of a write that was done could not be told from another operator's.
     if not write_over(vault.sending(once=True), store, path, value, version):
         raise lost

@@ -47,8 +47,13 @@ def refused(one: AdoptedCluster, rules: Rules) -> str | None:
         if one.state:
             raise Denied("the record was not deleted")
 
+    def told() -> None:
+        if not one.look().stored.written.by:
+            raise Denied("who wrote the record is not in it")
+
     steps = [
         ("start", one.start),
+        ("who wrote it", told),
         ("report", one.passes),
         ("continue", one.advance),
         ("status", seen),

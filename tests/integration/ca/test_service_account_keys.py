@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -155,6 +156,7 @@ def test_two_join_an_empty_cluster_at_once_and_a_third_waits_for_their_first_sta
         assert done.may_start == ("cp-1", "cp-2") and not done.to_read
         text = vaultpki("ca", "status", "-f", made.cluster.file, env=made.cluster.environment("viewer")).stdout
         assert "kube-apiserver may start, and has not been seen yet, on: cp-1, cp-2." in text
+        assert re.search(r"\n  rotation/service-account-keys  version \d+, written \S+Z by token\n", text), text
         for name in ("cp-2", "cp-1"):
             made.start(planes[name])
         assert not made.advance().waits and made.admitted() == {*planes}

@@ -111,7 +111,7 @@ def fleet(cluster: AuditedCluster) -> Iterator[Fleet]:
 def test_a_cluster_without_a_node(clusters: ClusterFactory) -> None:
     api = 'api_server: {names: [api.example.com], endpoint: "https://api.example.com:6443"}\n'
     fleet = Fleet(clusters.applied(api + 'pools:\n- {name: a, roles: [worker], node_names: "w-*"}\n'))
-    assert fleet.run().stdout == "There is no node.\n"
+    assert fleet.run().stdout.startswith("There is no node.\nWho wrote the records in ")
     assert fleet.json()["nodes"] == []
 
 
@@ -129,7 +129,7 @@ def test_from_new_to_well_to_urgent(fleet: Fleet) -> None:
         fleet.logins(name, 1)
         fleet.reports(name)
     assert {each["state"] for each in fleet.json()["nodes"]} == {"ok"}
-    assert fleet.run().stdout.splitlines()[-1] == "3 nodes: 3 ok"
+    assert fleet.run().stdout.splitlines()[4] == "3 nodes: 3 ok"
 
     fleet.reports("worker-2", days=-1)
     fleet.logins("worker-1", 2)
@@ -150,7 +150,7 @@ def test_from_new_to_well_to_urgent(fleet: Fleet) -> None:
         "last report 2h ago: run `systemctl status vaultpki-agent` on cp-1",
         "failed: kubelet: run `vaultpki doctor` on cp-1",
     ]
-    assert lines[-1] == "3 nodes: 1 expired, 1 clone, 1 silent"
+    assert "3 nodes: 1 expired, 1 clone, 1 silent" in lines
     assert "ago" in lines[1] and " 0%" in lines[1] and "#" not in ran.stdout and "\x1b" not in ran.stdout
 
 

@@ -17,7 +17,9 @@ from vaultpki.errors import StateConflict
 from vaultpki.procedure.gate import Gate
 from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.written import Written
 from vaultpki.rotation.adoption_evidence import ClusterSeen
+from vaultpki.vault.kv import Stored
 
 
 def outcome(kept: str) -> AdoptionOutcome:
@@ -25,10 +27,15 @@ def outcome(kept: str) -> AdoptionOutcome:
 
 
 def look_at(held: AdoptionRecord, seen: ClusterSeen) -> Any:
-    cluster = SimpleNamespace(name="prod", file="cluster.yaml", authority=SimpleNamespace(also_trust={}))
+    cluster = SimpleNamespace(
+        name="prod",
+        file="cluster.yaml",
+        authority=SimpleNamespace(also_trust={}),
+        mount=lambda name: f"vaultpki/prod/{name}",
+    )
     return SimpleNamespace(
         record=held,
-        stored=SimpleNamespace(record=held),
+        stored=Stored(held, 7, written=Written("people-anna", version=7)),
         cluster=cluster,
         seen=seen,
         sides=Sides({}, {}, ROOT.facts),
@@ -42,6 +49,12 @@ def test_where_old_keys_are_kept_is_said_for_good(kept: str) -> None:
     text = " ".join(" ".join(standing.standing_lines(outcome(kept), "admin.conf")).split())
     assert ("they are kept: in the safe of the platform team." in text) is bool(kept)
     assert standing.document(outcome(kept))["kept"] == (kept or None)
+
+
+def test_who_wrote_the_record_is_said() -> None:
+    found = outcome("")
+    assert "  rotation/adoption  version 7, written by people-anna" in standing.standing_lines(found, "admin.conf")
+    assert standing.document(found)["written"]["rotation/adoption"]["by"] == "people-anna"
 
 
 @pytest.mark.parametrize("before", [None, AdoptionState.PREPARED, AdoptionState.PUBLISHED, AdoptionState.RETURNING])
