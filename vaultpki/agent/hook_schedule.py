@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from types import MappingProxyType
@@ -22,25 +22,37 @@ from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState
+from vaultpki.readers import KUBECONFIG_SERVERS
 from vaultpki.records.rotation import Method, State
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 
 # The states of an issuing CA that goes along with the root in which its bundle has both certificates of its key.
 _BOTH_CERTIFICATES: Final = frozenset({State.SWITCHED, State.RETRUSTING, State.RETURNING})
 
+# Seconds for a server of kubeconfigs to make a handshake: a pass has one or two.
+_SERVER_TIMEOUT: Final = 3.0
 
-def live(items: Iterable[PairStatus], held: Mapping[str, BundleDigest]) -> dict[str, str]:
+
+def live(
+    items: Iterable[PairStatus], held: Mapping[str, BundleDigest], servers: Collection[str] = ()
+) -> dict[str, str]:
     """Return a digest of what is on disk, by the keys of hooks: the names of certificates and bundles.
 
     Of a bundle it is that of the files that the hooks' components read; `held` has those of the bundles by
-    key.
+    key. `servers` are those that kubeconfigs name.
     """
     found = {}
     for item in items:
         stored = item.stored.get(pair_files(item.want.stem)[0])
         if stored is not None and stored.data is not None:
             found[item.want.name] = sha256(stored.data).hexdigest()[:32]
+    found |= {KUBECONFIG_SERVERS: digest_of(servers)[:32]} if servers else {}
     return found | {key: each.read for key, each in held.items()}
+
+
+def digest_of(servers: Collection[str]) -> str:
+    """Return a digest of the servers that kubeconfigs name."""
+    return sha256("\n".join(sorted(servers)).encode()).hexdigest()
 
 
 def waiting(context: Context, wanted: Assignment) -> tuple[str, ...]:
@@ -106,11 +118,13 @@ def run_hooks(
     live: Mapping[str, str],
     wanted: Assignment,
     held: Mapping[str, BundleDigest] = MappingProxyType({}),
+    servers: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Run the hooks of what changed, and record in the state what ran and what is owed.
 
-    `live` are the digests of the function of that name, and `held` those of the bundles by key. With a runner hooks run
-    in the background, and the next pass takes their results; without one they have run when this returns.
+    `live` are the digests of the function of that name, `held` those of the bundles by key, and `servers` those that
+    kubeconfigs name, with their CA files. With a runner hooks run in the background, and the next pass takes their
+    results; without one they have run when this returns.
     """
     state, runner, now, config = context.state.value, context.runner, context.clock, context.config
     enough = {key: digest for key, digest in live.items() if _enough(context, wanted, key)}
@@ -144,6 +158,11 @@ def run_hooks(
         context.found.events.append(Event("turn", text, fields={"hook": key}))
     # A person who mended a hook and runs the agent once need not wait for the pause between two tries of the daemon.
     keys = [key for key in (owed if runner is None else hooks.ready(owed, now)) if key not in waits]
+    if KUBECONFIG_SERVERS in keys and (error := _unusable(context, servers)):
+        keys.remove(KUBECONFIG_SERVERS)
+        attempts = owed[KUBECONFIG_SERVERS].attempts + 1
+        result = hooks.Result(KUBECONFIG_SERVERS, live[KUBECONFIG_SERVERS], False, error, attempts)
+        _take(context, [result], done, owed)
     jobs = hooks.jobs(config, keys, live, owed, readers_seen.installed(state, keys))
     if runner is None:
         if jobs:
@@ -167,6 +186,22 @@ def run_hooks(
     )
     if runner is None and jobs:
         readers_seen.note(context, wanted)
+
+
+def _unusable(context: Context, servers: Mapping[str, str]) -> str:
+    """Return why no component may start with these servers now, as a sentence; "" if it may.
+
+    No record gives turns for this. A wrong address, or a name that kube-apiserver's certificate does not have yet,
+    would take every component of the cluster down that restarts.
+    """
+    if context.runner is not None and KUBECONFIG_SERVERS in context.runner.busy:
+        return ""
+    from vaultpki.host import component_health
+
+    for server, ca_file in servers.items():
+        if problem := component_health.why_unusable(server, ca_file, _SERVER_TIMEOUT):
+            return f"the hooks of {KUBECONFIG_SERVERS} wait until {server} can be used: {problem}"
+    return ""
 
 
 def _by_hand(
@@ -225,6 +260,8 @@ def _enough(context: Context, wanted: Assignment, key: str) -> bool:
     """Return whether what the readers of a changed bundle hold is enough, so that nothing is to be restarted now."""
     return (
         (key in context.state.value.by_hand and _started_with_all(context, wanted, key))
+        # A component that has no kubeconfig yet does not run.
+        or (key == KUBECONFIG_SERVERS and key not in context.state.value.hooked)
         or (key == SERVICE_ACCOUNT_KEYS and (_started_with_all(context, wanted, key) or _starts_later(context)))
         or _holds_more(context, wanted, key)
         or _only_renewed(context, wanted, key)
@@ -339,6 +376,7 @@ def _advice(context: Context, live: Mapping[str, str], wanted: Assignment, done:
                 yield Event("config", f"{problem}; this hook will not be run", "warning", {"hook": key})
     names = {want.name for want in wanted.certificates}
     own = {SERVICE_ACCOUNT_KEYS} if wanted.token_key is not None else set[str]()
+    own |= {KUBECONFIG_SERVERS} if readers.server_readers(wanted.roles, config.layout) else set()
     for key in hooks.unknown(config, names.union(readers.CA_OF_BUNDLE, own)):
         text = f"{config.file}: hooks: {key} is not a certificate or bundle of this node; its hooks never run"
         yield Event("config", text, "warning", {"hook": key})

@@ -24,6 +24,7 @@ from vaultpki.node.assignment import Assignment
 from vaultpki.node.secret_id import SecretIdFiles
 from vaultpki.node.state import AgentState, ReaderSeen, Since
 from vaultpki.pki.facts import Facts, Trust
+from vaultpki.readers import KUBECONFIG_SERVERS
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.node_report import (
     SURPLUS,
@@ -42,11 +43,15 @@ _KEYS_CA: Final = f"{SERVICE_ACCOUNT} CA"
 
 
 def note_installed(
-    context: Context, wanted: Assignment, items: Collection[PairStatus], keys: KeysOnDisk | None = None
+    context: Context,
+    wanted: Assignment,
+    items: Collection[PairStatus],
+    keys: KeysOnDisk | None = None,
+    servers: Collection[str] = (),
 ) -> None:
     """Record in the state which CAs each installed bundle has, which leaf each pair has, and since when.
 
-    So it does with the two files that kube-apiserver reads of `keys`.
+    So it does with the two files that kube-apiserver reads of `keys`, and with the `servers` in kubeconfigs.
     """
     state = context.state.value
     needed = bundles.needed(context.config, wanted)
@@ -56,6 +61,7 @@ def note_installed(
     held |= {ROOT: roots} if roots else {}
     held |= {SERVICE_ACCOUNT: frozenset(keys.fingerprints)} if keys is not None and keys.fingerprints else {}
     leaves = {} if keys is None else {_KEYS_CA: keys.issuing}
+    leaves |= {KUBECONFIG_SERVERS: (hook_schedule.digest_of(servers),)} if servers else {}
     leaves |= {
         item.want.name: (item.leaf.fingerprint, *(facts.fingerprint for facts in item.served))
         for item in items
