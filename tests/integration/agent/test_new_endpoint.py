@@ -91,8 +91,8 @@ def test_without_a_hook_a_person_is_told_once_whom_to_restart(cluster: AppliedCl
     assert [said(passed(cp), "advice") for _ in range(2)] == [
         [
             (
-                "the server in kubeconfigs changed: restart kube-scheduler and kube-controller-manager on this node, which "
-                "read it only at start"
+                "the server in kubeconfigs changed: restart kube-scheduler and kube-controller-manager on this node, "
+                "which read it only at start"
             )
         ],
         [],
