@@ -14,6 +14,7 @@ from vaultpki.places import Layout
 from vaultpki.provision import causes
 from vaultpki.provision.causes import Entry as CertificateEntry
 from vaultpki.provision.causes import RecordChange
+from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.differences import as_text, certificate_differences, differences
 from vaultpki.provision.impact import named
 from vaultpki.provision.plan import Action, Change, is_notice, without_notice
@@ -57,6 +58,7 @@ def entries(cluster: Cluster, changes: Sequence[Change]) -> list[Entry]:
     new_holders = [*_new_holders(cluster, left)]
     updated, unexplained = causes.folded(cluster, tuple(left.values()))
     removed = [*_removed(cluster, left), *_ended_identities(cluster, left), *_left_chain(cluster, left)]
+    removed += _removed_cas(left)
     left = {change.key: change for change in unexplained if change.key in left}
     certificates = [*_new_certificates(cluster, left), *_changed_certificates(cluster, updated)]
     notice = [_notice(change) for change in changes if is_notice(change)]
@@ -109,6 +111,9 @@ def _new_cas(cluster: Cluster, left: _Left) -> Iterator[Entry]:
         yield Entry("+", f"key of the CA {change.name.rpartition('/')[2]}", (about,))
     for change in _take(left, "create", [("issuer", cluster.mount(ca)) for ca in all_cas(cluster)]):
         ca = change.name.rpartition("/")[2]
+        # Of a new mount the CA says enough.
+        beside = [("config", f"{change.name}/config/{each}") for each in ENGINE_CONFIG]
+        _take(left, "create", [("mount", change.name), *beside])
         if ca == ROOT and outside is not None:
             between = f" and {len(outside.others)} further CAs" if len(outside.others) > 1 else ""
             between = " and 1 further CA" if len(outside.others) == 1 else between
@@ -202,6 +207,16 @@ def _left_chain(cluster: Cluster, left: _Left) -> Iterator[Entry]:
         subject, _ = change.fields.get("subject", ("", None))
         why = "it has expired, or ca.root has it no more; nothing is below it"
         yield Entry("-", f"CA {escaped(str(subject))}", (why,))
+
+
+def _removed_cas(left: _Left) -> Iterator[Entry]:
+    """CAs that are removed with their mounts and all that is on them."""
+    gone = [name for (kind, name), change in left.items() if kind == "mount" and change.action == "delete"]
+    for name in gone:
+        inside = [key for key in left if key[1] == name or key[1].startswith(f"{name}/")]
+        if ("issuer", name) in inside:
+            _take(left, "delete", inside)
+            yield Entry("-", f"CA {escaped(name.rpartition('/')[2])}", ("its key, its mount and what is on it",))
 
 
 def _new_certificates(cluster: Cluster, left: _Left) -> Iterator[Entry]:
