@@ -219,7 +219,8 @@ def _certificates(record: RecordChange) -> Iterator[tuple[str, str, str]]:
 
 def _beside_certificates(cluster: Cluster, record: RecordChange) -> Iterator[tuple[str, str]]:
     """Return the effect and a description of what changes in a node's record beside its certificates."""
-    if "server" in record.others:
+    # No node follows another layout.
+    if "server" in record.others and "layout" not in record.others:
         kept = "; `vaultpki status` there names those that static pods mount, which stay"
         yield REWRITES, f"writes its kubeconfigs anew {_POLL}{kept}"
         roles = next((node.roles for node in cluster.nodes if node.name == record.name), frozenset[NodeRole]())

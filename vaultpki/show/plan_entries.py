@@ -243,7 +243,7 @@ def _subject(cluster: Cluster, row: Row) -> tuple[str, ...]:
 
 
 def _changed_certificates(cluster: Cluster, records: Iterable[RecordChange]) -> Iterator[Entry]:
-    """The certificates that change in records; the same change on many nodes is one entry."""
+    """The certificates that change in records; the same change on many nodes, or of many on the same, is one entry."""
     together: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     for record in records:
         holder = record.name if record.folder == "nodes" else f"pool {record.name}"
@@ -256,8 +256,11 @@ def _changed_certificates(cluster: Cluster, records: Iterable[RecordChange]) -> 
                 parts = [f"ttl {as_text('ttl', after.get('ttl'))}", *_alternative_names(cluster, record, after)]
             if parts or sign == "-":
                 together.setdefault((sign, name, tuple(parts)), []).append(holder)
+    alike: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for (sign, name, words), holders in together.items():
-        yield Entry(sign, f"{named(holders)}: {escaped(name)}", words)
+        alike.setdefault((sign, tuple(holders), words), []).append(name)
+    for (sign, of, words), names in alike.items():
+        yield Entry(sign, f"{named(of)}: {', '.join(map(escaped, names))}", words)
 
 
 def _alternative_names(cluster: Cluster, record: RecordChange, entry: CertificateEntry) -> list[str]:
@@ -305,8 +308,11 @@ def _note(cluster: Cluster, change: Change) -> tuple[str, ...]:
 def _usual_name(cluster: Cluster, change: Change) -> str:
     """Return what a person calls an object: a role by its certificate, a record by its node or pool."""
     store, (mount, _, last) = cluster.mount("config"), change.name.rpartition("/")
-    if change.kind == "role" and any(change.name == f"{cluster.mount(row.ca)}/{row.name}" for row in all_rows(cluster)):
-        return f"certificate {last}"
+    known = any(change.name == f"{cluster.mount(row.ca)}/{row.name}" for row in all_rows(cluster))
+    # What an earlier apply made there was a row too.
+    known = known or (change.action == "delete" and mount in map(cluster.mount, all_cas(cluster)))
+    if change.kind == "role" and known:
+        return f"certificate {escaped(last)}"
     if change.key == ("config", f"{store}/cluster"):
         return f"cluster {cluster.name}"
     if change.kind == "config" and mount in (f"{store}/nodes", f"{store}/pools"):

@@ -56,16 +56,16 @@ def replaced(*pairs: tuple[str, str]) -> str:
     return text
 
 
+KEYS = "service_account_keys: true\n"
+OWN = "{audit: {kind: client, common_name: audit, ca: kubernetes, roles: [control-plane]}}"
 HEAD = replaced(("{names:", "{endpoint: https://api.example.com:6443, names:"))
 # What cluster.yaml said and says, and the first lines of the plan, or all of them.
 CHANGES: dict[str, tuple[str, str, list[str]]] = {
-    "one address is one entry for each certificate": (
+    "one address is one entry for all certificates of a node": (
         WITH_POOL,
         replaced(("10.0.0.11", "10.0.0.12")),
         [
-            "~ cp-1: kube-apiserver: addresses + 10.0.0.12 - 10.0.0.11",
-            "~ cp-1: etcd-server: addresses + 10.0.0.12 - 10.0.0.11",
-            "~ cp-1: etcd-peer: addresses + 10.0.0.12 - 10.0.0.11",
+            "~ cp-1: kube-apiserver, etcd-server, etcd-peer: addresses + 10.0.0.12 - 10.0.0.11",
             "~ cluster prod: endpoint https://10.0.0.11:6443 -> https://10.0.0.12:6443",
             "Plan: 0 to create, 3 to update, 0 to delete.",
         ],
@@ -98,21 +98,48 @@ CHANGES: dict[str, tuple[str, str, list[str]]] = {
         HEAD,
         HEAD.replace("control-plane, etcd", "control-plane"),
         [
-            *(f"- cp-1, cp-2: {name}" for name in ("etcd-server", "etcd-peer", "etcd-healthcheck-client")),
+            "- cp-1, cp-2: etcd-server, etcd-peer, etcd-healthcheck-client",
             "~ 2 nodes cp-1, cp-2: roles - etcd",
             "Plan: 0 to create, 4 to update, 0 to delete.",
+        ],
+    ),
+    "a certificate of a user's own that goes is told by its name": (
+        WITH_POOL + f"certificates: {OWN}\n",
+        WITH_POOL,
+        ["- cp-1, cp-2: audit", "- certificate audit", "Plan: 0 to create, 4 to update, 1 to delete."],
+    ),
+    "service-account keys that come are told with their CA": (
+        WITH_POOL,
+        WITH_POOL + KEYS,
+        [
+            '+ CA service-account: "prod service-account CA", life 5y, key ec-p256, signed by the root',
+            "+ certificate service-account: signing, ttl 30d, key ec-p256, CA service-account; CN sa:NODE:1",
+            "~ policy vaultpki/prod/node/NODE (cp-1, cp-2): + vaultpki/prod/service-account/sign/service-account",
+            "    (update, with limits)",
+            "~ 2 nodes cp-1, cp-2: service_account.ttl nothing -> 30d; service_account.key nothing -> ec-p256",
+            "Plan: 7 to create, 4 to update, 0 to delete.",
+        ],
+    ),
+    "service-account keys that go take their CA along": (
+        WITH_POOL + KEYS,
+        WITH_POOL,
+        [
+            "~ policy vaultpki/prod/node/NODE (cp-1, cp-2): - vaultpki/prod/service-account/sign/service-account",
+            "    (update, with limits)",
+            "~ 2 nodes cp-1, cp-2: service_account.ttl 30d -> nothing; service_account.key ec-p256 -> nothing",
+            "- CA service-account: its key, its mount and what is on it",
+            "Plan: 0 to create, 4 to update, 7 to delete.",
         ],
     ),
     "a certificate that a node gets is told with its names": (
         WITH_POOL,
         replaced(("[worker], addresses: [10", "[worker, etcd], addresses: [10")),
         [
-            "+ worker-1: etcd-server:",
+            "+ worker-1: etcd-server, etcd-peer:",
             "    ttl 30d",
             "    names the node's name, localhost",
             "    addresses the node's addresses, 127.0.0.1, ::1",
-            "+ worker-1: etcd-peer:",
-            "    ttl 30d",
+            "+ worker-1: etcd-healthcheck-client: ttl 30d",
         ],
     ),
 }
