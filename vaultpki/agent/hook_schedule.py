@@ -200,7 +200,7 @@ def _unusable(context: Context, servers: Mapping[str, str]) -> str:
 
     for server, ca_file in servers.items():
         if problem := component_health.why_unusable(server, ca_file, _SERVER_TIMEOUT):
-            return f"the hooks of {KUBECONFIG_SERVERS} wait until {server} can be used: {problem}"
+            return f"the hooks of kubeconfigs wait until {server} can be used: {problem}"
     return ""
 
 

@@ -305,8 +305,8 @@ def _everybody(context: _PlanScope) -> Iterator[Impact]:
         there = [(who, count) for who, count in _taking_part(context) if not _own_kubeconfigs(cluster, who)]
         yield from _concerned(there, holding, REWRITES, f"each writes its kubeconfigs anew {_POLL}")
         for role in NodeRole:
-            if names := readers.server_readers({role}, cluster.layout):
-                yield from _concerned(there, {role}, RESTARTS, f"each {_restarts(names)}")
+            if components := readers.server_readers({role}, cluster.layout):
+                yield from _concerned(there, {role}, RESTARTS, f"each {_restarts(components)}")
         old = escaped(str(fields["endpoint"][0]))
         text = f"kubeconfigs of people go on naming {old}: write them anew with `vaultpki issue`"
         yield from [Impact(BY_HAND, text, nodes=0)] if _taking_part(context) else []
