@@ -316,8 +316,10 @@ def _everybody(context: _PlanScope) -> Iterator[Impact]:
         yield from _concerned(_taking_part(context), roles, REWRITES, what)
     for foreign in foreign_cas.changes_of(cluster, record) if record and fields else ():
         concerned = frozenset(each.role for each in readers.READERS if each.ca == foreign.ca)
-        for takes_away, what in foreign_cas.sentences(cluster, foreign):
+        for takes_away, what in foreign_cas.sentences(foreign):
             yield from _concerned(_taking_part(context), concerned, DISTRUSTS if takes_away else TRUSTS, what)
+        for role, what in foreign_cas.restarts(cluster, foreign.ca):
+            yield from _concerned(_taking_part(context), {role}, RESTARTS, f"each {what}")
     for (kind, name), change in context.changes.items():
         if kind == "issuer" and change.action == "create":
             ca = name.rpartition("/")[2]
