@@ -136,6 +136,8 @@ def not_started_again(component: str, ca: str, minor: int | None = None) -> str:
 
     `minor` is its version of Kubernetes 1, which is named where it is the reason.
     """
+    if ca == KUBECONFIG_SERVERS:
+        return f"{component} was not started again since the server in its kubeconfig changed: restart it on this node"
     if ca == SERVICE_ACCOUNT:
         return f"{component} was not started again since {SERVICE_ACCOUNT_FILES}.key or .pub changed"
     always = any(each.follows is None for each in READERS if (each.ca, each.component) == (ca, component))

@@ -21,6 +21,7 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import state as node_state
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState, ReaderSeen, Since, VersionSeen
+from vaultpki.readers import KUBECONFIG_SERVERS
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable
 
@@ -68,7 +69,6 @@ def note(context: Context, wanted: Assignment) -> None:
     names = _names(context, wanted)
     seen = {component: _judged(component, running) for component in {component for _, component in names}}
     ended = {component for component, (process, _) in seen.items() if process is None and _stopped(component, wanted)}
-    now = boot_time.now()
     found = {}
     for ca, component in names:
         name, (process, problem) = f"{ca}/{component}", seen[component]
@@ -79,10 +79,10 @@ def note(context: Context, wanted: Assignment) -> None:
             found[name] = replace(last, running=False, problem=problem, stopped=since)
             continue
         if before is None or before.moment != process.started:
-            since = context.clock - max(now.uptime - process.started.uptime, 0.0)
-            before = ReaderSeen(since=max(since, 0.0), moment=process.started)
+            before = _started(context, process)
         runs = replace(before, running=True, problem=problem, stopped=0.0)
         found[name] = replace(runs, sha256=_cas_in_memory(context, ca, runs))
+    found |= _with_another_server(context, wanted, running)
     process = seen[_API_SERVER][0] if wanted.token_key is not None else None
     flags = None
     if process is not None:
@@ -93,6 +93,25 @@ def note(context: Context, wanted: Assignment) -> None:
     named = {"issuer": flags.issuer, "jwks_uri": flags.jwks_uri} if flags is not None else {}
     issuer = {flag: each for flag, each in named.items() if each}
     context.state.value = replace(state, readers=found, token_life=life, token_issuer=issuer)
+
+
+def _with_another_server(
+    context: Context, wanted: Assignment, running: Mapping[str, tuple[Process, ...]]
+) -> dict[str, ReaderSeen]:
+    """Return the components that run since before the server in their kubeconfigs changed."""
+    named, found = context.state.value.leaves.get(KUBECONFIG_SERVERS), dict[str, ReaderSeen]()
+    for component in readers.server_readers(wanted.roles, context.config.layout):
+        for process in running.get(component, ()):
+            if named is None or named.moment is None or process.started.later_than(named.moment):
+                continue
+            problem = readers.not_started_again(component, KUBECONFIG_SERVERS)
+            found[f"{KUBECONFIG_SERVERS}/{component}"] = replace(_started(context, process), problem=problem)
+    return found
+
+
+def _started(context: Context, process: Process) -> ReaderSeen:
+    since = context.clock - max(boot_time.now().uptime - process.started.uptime, 0.0)
+    return ReaderSeen(since=max(since, 0.0), moment=process.started, running=True)
 
 
 def _note_versions(context: Context, wanted: Assignment, running: Mapping[str, tuple[Process, ...]]) -> None:
@@ -188,8 +207,8 @@ def behind(state: AgentState) -> dict[str, str]:
 def _wrong(state: AgentState, name: str) -> str:
     ca, _, component = name.partition("/")
     seen, bundle = state.readers[name], state.bundles.get(ca)
-    if not seen.running:
-        return ""
+    if not seen.running or ca == KUBECONFIG_SERVERS:
+        return seen.problem if seen.running else ""
     # What a process holds is not known if it was there before this agent, or if the agent's state was lost.
     held = set(seen.sha256)
     if bundle is not None and held and held != set(bundle.sha256) and not started_with(seen, bundle):

@@ -67,10 +67,14 @@ def note_installed(
         for item in items
         if item.leaf is not None
     }
+    installed = _since(state.leaves, leaves, context.clock)
+    if KUBECONFIG_SERVERS in installed and KUBECONFIG_SERVERS not in state.leaves:
+        # Nobody knows since when, and so which component has read another one.
+        installed[KUBECONFIG_SERVERS] = replace(installed[KUBECONFIG_SERVERS], moment=None)
     context.state.value = replace(
         state,
         bundles=_since(state.bundles, {ca: tuple(sorted(found)) for ca, found in held.items()}, context.clock),
-        leaves=_since(state.leaves, leaves, context.clock),
+        leaves=installed,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,11 +12,13 @@ import pytest
 
 from helpers.faults.hostile_server import serving
 from helpers.faults.server_behaviours import always
+from helpers.node.components import HOST, Component
 from helpers.node.node_components import free_port
-from helpers.node.passes import passed, said
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder
+from helpers.node.passes import passed, report, said
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.node import state
+from vaultpki.records import gaps
 
 pytestmark = pytest.mark.on_node
 
@@ -83,17 +86,41 @@ def test_components_restart_for_another_server_once_it_can_be_used_and_for_nothi
     assert ran.read_text() == "x\n" and not state.load(str(worker.state)).owed
 
 
-def test_without_a_hook_a_person_is_told_once_whom_to_restart(cluster: AppliedCluster, tmp_path: Path) -> None:
+def test_without_a_hook_a_person_is_told_whom_to_restart_until_it_is_done(
+    cluster: AppliedCluster, tmp_path: Path
+) -> None:
     cp = cluster.equip("cp-1", folder=tmp_path / "cp-1")
     assert not said(passed(cp), "advice")
-    cluster.write(SPEC.replace("127.0.0.1:6443", "127.0.0.1:6444"))
-    cluster.apply()
-    assert [said(passed(cp), "advice") for _ in range(2)] == [
-        [
-            (
-                "the server in kubeconfigs changed: restart kube-scheduler and kube-controller-manager on this node, "
-                "which read it only at start"
-            )
-        ],
-        [],
-    ]
+    pair = (f"--tls-cert-file={cp.pki}/kube-scheduler.crt", f"--tls-private-key-file={cp.pki}/kube-scheduler.key")
+    flags = (*pair, f"--kubeconfig={cp.pki}/scheduler.conf", f"--bind-address={HOST}", f"--secure-port={free_port()}")
+    # A start is known to a hundredth of a second.
+    time.sleep(0.1)
+    with Component("kube-scheduler", tmp_path / "scheduler", flags).supervised() as scheduler:
+        scheduler.serves()
+        passed(cp)
+        assert behind(cluster, cp) == []
+        cluster.write(SPEC.replace("127.0.0.1:6443", "127.0.0.1:6444"))
+        cluster.apply()
+        assert [said(passed(cp), "advice") for _ in range(2)] == [
+            [
+                (
+                    "the server in kubeconfigs changed: restart kube-scheduler and kube-controller-manager on this "
+                    "node, which read it only at start"
+                )
+            ],
+            [],
+        ]
+        text = (
+            "kube-scheduler was not started again since the server in its kubeconfig changed: restart it on this node"
+        )
+        assert behind(cluster, cp) == [f"{text} node"]
+        assert text in vaultpki("status", "-c", cp.config, "--offline", expect=3).stdout
+        time.sleep(0.1)
+        scheduler.restart()
+        passed(cp)
+        assert behind(cluster, cp) == []
+
+
+def behind(cluster: AppliedCluster, node: NodeFolder) -> list[str]:
+    """What every view has of the node's report about components."""
+    return [text for _, text in gaps.readers_behind(report(cluster, node)) if "kube-scheduler" in text]

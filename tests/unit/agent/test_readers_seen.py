@@ -12,11 +12,18 @@ from vaultpki.agent.context import Context, PassOptions
 from vaultpki.disk.folders import Folders
 from vaultpki.host import boot_time
 from vaultpki.host.boot_time import Moment
+from vaultpki.host.processes import Process
+from vaultpki.issue.issuers import Issuers
+from vaultpki.issue.rotations import Rotations
+from vaultpki.model import NodeRole
+from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState, ReaderSeen, Since, StateFile
 from vaultpki.places import PKI
+from vaultpki.readers import KUBECONFIG_SERVERS
 
 BOOT = boot_time.boot()
 OLD, BOTH = ("4f" * 32,), ("4f" * 32, "9a" * 32)
+WANTED = Assignment(0.0, "", "", frozenset({NodeRole.WORKER}), (), (), Issuers({}, ()), {}, Rotations())
 BUNDLE = Since(5000.0, BOTH, moment=Moment(BOOT, 100.0))
 
 
@@ -80,6 +87,21 @@ def test_what_is_said_of_a_component() -> None:
     assert said(ill) == {"etcd/etcd": "etcd is not healthy: /readyz answers 500"}
     # Nobody knows whether it should run: the machine may be about to get it, or the agent may not see it.
     assert said(process(99.0, running=False, problem="no process of etcd was seen")) == {}
+
+
+@pytest.mark.parametrize("changed", [None, 40.0, 60.0])
+def test_a_component_that_has_read_another_server_in_its_kubeconfig(tmp_path: Path, changed: float | None) -> None:
+    """Where nobody saw when it changed, nothing is said: the agent is new here, or has lost its state."""
+    moment = None if changed is None else Moment(BOOT, changed)
+    state = StateFile(str(tmp_path / "state"))
+    state.value = AgentState(leaves={KUBECONFIG_SERVERS: Since(0.0, OLD, moment=moment)})
+    runs = Process("kube-proxy", 1, Moment(BOOT, 50.0), ())
+    with Folders.open({PKI: str(tmp_path / "pki")}) as folders:
+        context = Context(agent_config(), PassOptions(()), folders, 1e9, state, None)
+        found = readers_seen._with_another_server(context, WANTED, {"kube-proxy": (runs,), "kube-scheduler": (runs,)})
+    said = readers_seen.behind(AgentState(readers=found))
+    text = "kube-proxy was not started again since the server in its kubeconfig changed: restart it on this node"
+    assert said == ({"kubeconfigs/kube-proxy": text} if changed == 60.0 else {})
 
 
 def test_the_moment_of_a_key_is_that_of_its_newest_file() -> None:
