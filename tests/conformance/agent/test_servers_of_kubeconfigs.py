@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,10 +48,10 @@ def empty_cluster(guest: Guest) -> None:
 
 def commands(programs: Programs, folder: Path, socket: str) -> dict[str, list[str | Path]]:
     """How each client is started; kubeconfigs are `NAME.conf` in the folder."""
-    proxy = {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration"}
+    proxy: dict[str, Any] = {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration"}
     proxy |= {"hostnameOverride": "n1", "clientConnection": {"kubeconfig": f"{folder}/kube-proxy.conf"}}
     proxy |= {"conntrack": {"maxPerCore": 0, "min": 0, "tcpCloseWaitTimeout": "0s", "tcpEstablishedTimeout": "0s"}}
-    kubelet = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration"}
+    kubelet: dict[str, Any] = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration"}
     kubelet |= {"containerRuntimeEndpoint": f"unix://{socket}", "resolvConf": "", "failSwapOn": False}
     kubelet |= {"failCgroupV1": False, "cgroupDriver": "cgroupfs", "cgroupsPerQOS": False, "enforceNodeAllocatable": []}
     kubelet |= {"localStorageCapacityIsolation": False, "evictionHard": {"memory.available": "1Mi"}}
@@ -84,7 +85,7 @@ def asking(server: Hostile, since: int = 0) -> Callable[[], set[str]]:
 
 
 def test_they_go_on_with_the_server_of_their_start(programs: Programs, tmp_path: Path) -> None:
-    clients = set(server_readers(NodeRole))
+    clients = set(server_readers(tuple(NodeRole)))
     with machines.lan(tmp_path, {"n1": "198.51.100.11"}) as lan:
         node = lan.machines["n1"]
         containerd.start(node)
