@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from vaultpki.host import hook_files, hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.node.assignment import Assignment
-from vaultpki.node.state import AgentState
+from vaultpki.node.state import AgentState, Since
 from vaultpki.readers import KUBECONFIG_SERVERS
 from vaultpki.records.rotation import Method, State
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
@@ -33,26 +33,19 @@ _BOTH_CERTIFICATES: Final = frozenset({State.SWITCHED, State.RETRUSTING, State.R
 _SERVER_TIMEOUT: Final = 3.0
 
 
-def live(
-    items: Iterable[PairStatus], held: Mapping[str, BundleDigest], servers: Collection[str] = ()
-) -> dict[str, str]:
+def live(items: Iterable[PairStatus], held: Mapping[str, BundleDigest], servers: Since | None = None) -> dict[str, str]:
     """Return a digest of what is on disk, by the keys of hooks: the names of certificates and bundles.
 
     Of a bundle it is that of the files that the hooks' components read; `held` has those of the bundles by
-    key. `servers` are those that kubeconfigs name.
+    key, and `servers` that of the servers which kubeconfigs name.
     """
     found = {}
     for item in items:
         stored = item.stored.get(pair_files(item.want.stem)[0])
         if stored is not None and stored.data is not None:
             found[item.want.name] = sha256(stored.data).hexdigest()[:32]
-    found |= {KUBECONFIG_SERVERS: digest_of(servers)[:32]} if servers else {}
+    found |= {KUBECONFIG_SERVERS: servers.sha256[0][:32]} if servers is not None else {}
     return found | {key: each.read for key, each in held.items()}
-
-
-def digest_of(servers: Collection[str]) -> str:
-    """Return a digest of the servers that kubeconfigs name."""
-    return sha256("\n".join(sorted(servers)).encode()).hexdigest()
 
 
 def waiting(context: Context, wanted: Assignment) -> tuple[str, ...]:
@@ -196,6 +189,8 @@ def _unusable(context: Context, servers: Mapping[str, str]) -> str:
     """
     if context.runner is not None and KUBECONFIG_SERVERS in context.runner.busy:
         return ""
+    if not servers:
+        return "the hooks of kubeconfigs wait until one can be read"
     from vaultpki.host import component_health
 
     for server, ca_file in servers.items():

@@ -61,14 +61,19 @@ def note_installed(
     held |= {ROOT: roots} if roots else {}
     held |= {SERVICE_ACCOUNT: frozenset(keys.fingerprints)} if keys is not None and keys.fingerprints else {}
     leaves = {} if keys is None else {_KEYS_CA: keys.issuing}
-    leaves |= {KUBECONFIG_SERVERS: (hook_schedule.digest_of(servers),)} if servers else {}
+    before = state.leaves.get(KUBECONFIG_SERVERS)
+    if servers:
+        leaves[KUBECONFIG_SERVERS] = (sha256("\n".join(sorted(servers)).encode()).hexdigest(),)
+    elif before is not None:
+        # None can be read now, and what changed before stays a change.
+        leaves[KUBECONFIG_SERVERS] = before.sha256
     leaves |= {
         item.want.name: (item.leaf.fingerprint, *(facts.fingerprint for facts in item.served))
         for item in items
         if item.leaf is not None
     }
     installed = _since(state.leaves, leaves, context.clock)
-    if KUBECONFIG_SERVERS in installed and KUBECONFIG_SERVERS not in state.leaves:
+    if KUBECONFIG_SERVERS in installed and before is None:
         # Nobody knows since when, and so which component has read another one.
         installed[KUBECONFIG_SERVERS] = replace(installed[KUBECONFIG_SERVERS], moment=None)
     context.state.value = replace(

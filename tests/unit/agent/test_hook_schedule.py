@@ -17,7 +17,7 @@ from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.rotations import Rotations
 from vaultpki.model import Hook, NodeRole
 from vaultpki.node.assignment import Assignment
-from vaultpki.node.state import AgentState, StateFile
+from vaultpki.node.state import AgentState, Since, StateFile
 from vaultpki.places import PKI
 from vaultpki.readers import KUBECONFIG_SERVERS
 
@@ -43,7 +43,7 @@ def test_a_resident_agent_restarts_nothing_for_a_server_that_does_not_answer(tmp
     """It tries again by itself, later each time; what has no kubeconfig before this pass runs not yet."""
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.crt")
     servers = {"https://127.0.0.1:1": str(tmp_path / "ca.crt")}
-    live = hook_schedule.live((), {}, servers)
+    live = hook_schedule.live((), {}, Since(0.0, ("4f" * 32,)))
     config = agent_config(hooks={KUBECONFIG_SERVERS: (Hook("command", argv=("/usr/bin/touch", f"{tmp_path}/ran")),)})
     state, runner = StateFile(str(tmp_path / "state")), Runner()
     with Folders.open({PKI: str(tmp_path / "pki")}) as folders:
