@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import unified_diff
 from hashlib import sha256
 from typing import Any, Final
 
@@ -112,6 +113,13 @@ def _texts(label: str, old: str, new: str) -> list[str]:
         if lines:
             return lines
     return [f"{label} {digest(old)} -> {digest(new)}"]
+
+
+def line_changes(old: str, new: str) -> list[str]:
+    """Return the lines that a text loses and gains, as `diff` shows them."""
+    # The first two are the headers; a line of the text may begin as they do.
+    compared = list(unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm=""))[2:]
+    return [f"{line[0]} {escaped(line[1:])}" for line in compared if not line.startswith("@@")]
 
 
 def digest(text: str) -> str:

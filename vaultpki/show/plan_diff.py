@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import unified_diff
+from types import MappingProxyType
 from typing import Any, Final
 
-from vaultpki.provision.differences import CERTIFICATE_LABELS, as_text, differences, digest
+from vaultpki.provision.differences import CERTIFICATE_LABELS, as_text, differences, digest, line_changes
 from vaultpki.provision.plan import Change
 from vaultpki.redact import escaped
 
 _PEM: Final = "-----BEGIN"
+_NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 _Leaves = dict[str, tuple[str, Any]]
 """Values by their paths, each with the name of its field."""
 
@@ -37,19 +38,22 @@ def every_field(change: Change) -> Iterator[str]:
         yield from found or [f"{escaped(name)} in another order"]
 
 
-def _leaves(path: str, value: Any, field: str, labels: Mapping[str, str] = {}) -> _Leaves:
-    """Return what is in a value by its path: entries of a list by their names, if each has one of its own."""
-    named = value if isinstance(value, list) and all(isinstance(each, Mapping) for each in value) else []
-    names = [str(each.get("name", "")) for each in named]
-    if names and all(names) and len({*names}) == len(names):
-        inside, labels, of_entries = dict(zip(names, named, strict=True)), {}, CERTIFICATE_LABELS
-    elif isinstance(value, Mapping) and value:
-        inside, of_entries = {str(name): each for name, each in value.items()}, {}
+def _leaves(path: str, value: Any, field: str, labels: Mapping[str, str] = _NO_LABELS) -> _Leaves:
+    """Return what is in a value by its path: entries of a list by their names, if each has one of its own.
+
+    `labels` are other words for the names in a mapping.
+    """
+    below = _NO_LABELS
+    if isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
+        inside, labels, below = {str(each.get("name", "")): each for each in value}, _NO_LABELS, CERTIFICATE_LABELS
+        inside = inside if len(inside) == len(value) and all(inside) else {}
     else:
+        inside = {str(name): each for name, each in value.items()} if isinstance(value, Mapping) else {}
+    if not inside:
         return {path: (field, value)}
     found: _Leaves = {}
     for name, each in inside.items():
-        found |= _leaves(f"{path}.{labels.get(name, escaped(name))}", each, name, of_entries)
+        found |= _leaves(f"{path}.{labels.get(name, escaped(name))}", each, name, below)
     return found
 
 
@@ -57,12 +61,9 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and "\n" in value
 
 
-def _text(path: str, old: str, new: str) -> Iterator[str]:
+def _text(path: str, old: str, new: str) -> list[str]:
     if old == new:
-        return
+        return []
     if _PEM in old + new:
-        yield f"{path} {digest(old)} -> {digest(new)}"
-        return
-    yield path
-    compared = unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")
-    yield from (f"  {line[0]} {escaped(line[1:])}" for line in compared if not line.startswith(("---", "+++", "@@")))
+        return [f"{path} {digest(old)} -> {digest(new)}"]
+    return [path, *(f"  {line}" for line in line_changes(old, new))]

@@ -276,6 +276,13 @@ def test_templates_say_which_file_is_rendered_to_what_and_where(tmp_path: Path) 
         *["    + d"] * 8,
         "    and 12 lines more (--verbose shows all)",
     ]
+    # Of YAML a line may begin as the headers of `diff` do.
+    (tmp_path / "audit.tmpl").write_text("a\n--- old\n")
+    found = objects(load(tmp_path, spec := (tmp_path / "cluster.yaml").read_text()))
+    (tmp_path / "audit.tmpl").write_text("a\n+++ new\n---\n")
+    after = load(tmp_path, spec)
+    assert "- --- old; + +++ new; + ---" in text(told(after, planned(after, found)))
+    assert "- --- old + +++ new + ---" in text(told(after, planned(after, found), verbose=True))
     # Others may have written anything there.
     found = objects(one)
     by_hand(found, ("config", "vaultpki/prod/config/cluster"), templates={"audit": EVIL, EVIL: {EVIL: EVIL}})
