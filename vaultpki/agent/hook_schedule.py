@@ -129,7 +129,8 @@ def run_hooks(
         done |= {key: digest for key, digest in live.items() if runner.ran.get(key) == digest}
     frozen = _frozen(context, live)
     done = hooks.settled(live, done, config.hooks)
-    for key in [key for key, digest in done.items() if digest != live[key] and read_at_start(context, wanted, key)]:
+    at_start = (key for key in done if key == KUBECONFIG_SERVERS or read_at_start(context, wanted, key))
+    for key in [key for key in at_start if done[key] != live[key]]:
         # A bundle that becomes what its hooks have run for again was another one in between, and a component that
         # started meanwhile has read that one.
         del done[key]
@@ -255,8 +256,7 @@ def _enough(context: Context, wanted: Assignment, key: str) -> bool:
     """Return whether what the readers of a changed bundle hold is enough, so that nothing is to be restarted now."""
     return (
         (key in context.state.value.by_hand and _started_with_all(context, wanted, key))
-        # A component that has no kubeconfig yet does not run.
-        or (key == KUBECONFIG_SERVERS and key not in context.state.value.hooked)
+        or (key == KUBECONFIG_SERVERS and (_first_servers(context) or readers_seen.hold_servers(context, wanted)))
         or (key == SERVICE_ACCOUNT_KEYS and (_started_with_all(context, wanted, key) or _starts_later(context)))
         or _holds_more(context, wanted, key)
         or _only_renewed(context, wanted, key)
@@ -274,6 +274,11 @@ def _started_with_all(context: Context, wanted: Assignment, key: str) -> bool:
         seen is not None and bundle is not None and seen.running and set(seen.sha256) == set(bundle.sha256)
         for seen, bundle in pairs
     )
+
+
+def _first_servers(context: Context) -> bool:
+    """Return whether the first kubeconfigs have come: a component that has none does not run."""
+    return KUBECONFIG_SERVERS not in {**context.state.value.hooked, **context.state.value.owed}
 
 
 def _starts_later(context: Context) -> bool:

@@ -82,7 +82,7 @@ def note(context: Context, wanted: Assignment) -> None:
             before = _started(context, process)
         runs = replace(before, running=True, problem=problem, stopped=0.0)
         found[name] = replace(runs, sha256=_cas_in_memory(context, ca, runs))
-    found |= _with_another_server(context, wanted, running)
+    found |= _held_servers(context, wanted, running)
     process = seen[_API_SERVER][0] if wanted.token_key is not None else None
     flags = None
     if process is not None:
@@ -95,17 +95,25 @@ def note(context: Context, wanted: Assignment) -> None:
     context.state.value = replace(state, readers=found, token_life=life, token_issuer=issuer)
 
 
-def _with_another_server(
+def _held_servers(
     context: Context, wanted: Assignment, running: Mapping[str, tuple[Process, ...]]
 ) -> dict[str, ReaderSeen]:
-    """Return the components that run since before the server in their kubeconfigs changed."""
-    named, found = context.state.value.leaves.get(KUBECONFIG_SERVERS), dict[str, ReaderSeen]()
+    """Return the components that use kubeconfigs, each with the digest of the servers that it was started with.
+
+    One that was there when the agent first looked counts as started with those of then.
+    """
+    state, found = context.state.value, dict[str, ReaderSeen]()
+    named = state.leaves.get(KUBECONFIG_SERVERS)
     for component in readers.server_readers(wanted.roles, context.config.layout):
-        for process in running.get(component, ()):
-            if named is None or named.moment is None or process.started.later_than(named.moment):
-                continue
-            problem = readers.not_started_again(component, KUBECONFIG_SERVERS)
-            found[f"{KUBECONFIG_SERVERS}/{component}"] = replace(_started(context, process), problem=problem)
+        name, process = f"{KUBECONFIG_SERVERS}/{component}", next(iter(running.get(component, ())), None)
+        if named is None or process is None:
+            continue
+        seen = state.readers.get(name)
+        if seen is None or seen.moment != process.started:
+            read = named.moment is None or process.started.later_than(named.moment)
+            seen = replace(_started(context, process), sha256=named.sha256 if read else ())
+        old = seen.sha256 != named.sha256
+        found[name] = replace(seen, problem=readers.not_started_again(component, KUBECONFIG_SERVERS) if old else "")
     return found
 
 
@@ -179,6 +187,13 @@ def started_with(seen: ReaderSeen | None, bundle: Since | None) -> bool:
     if seen is None or bundle is None or not seen.running or seen.moment is None or bundle.moment is None:
         return False
     return seen.moment.later_than(bundle.moment)
+
+
+def hold_servers(context: Context, wanted: Assignment) -> bool:
+    """Return whether every component that uses kubeconfigs is seen, and was started with the servers of now."""
+    names = readers.server_readers(wanted.roles, context.config.layout)
+    seen = [context.state.value.readers.get(f"{KUBECONFIG_SERVERS}/{component}") for component in names]
+    return bool(seen) and all(one is not None and one.running and not one.problem for one in seen)
 
 
 def installed(state: AgentState, keys: Iterable[str]) -> dict[str, Moment]:

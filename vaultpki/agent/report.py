@@ -127,7 +127,7 @@ def build(
         readers={
             name: _reader(seen, state.bundles.get(name.partition("/")[0]), when)
             for name, seen in state.readers.items()
-            if name != readers_seen.OF_TOKEN_KEYS
+            if name != readers_seen.OF_TOKEN_KEYS and (seen.problem or not name.startswith(f"{KUBECONFIG_SERVERS}/"))
         },
         owed=tuple(sorted(state.owed)),
         failed=tuple(sorted(key for key, each in state.owed.items() if each.attempts)),

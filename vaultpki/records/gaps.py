@@ -72,6 +72,7 @@ def readers_behind(report: NodeReport) -> Iterator[tuple[str, str]]:
         if not one.running:
             continue
         if ca == readers.KUBECONFIG_SERVERS:
+            # Agents report only what was not started again.
             yield name, readers.not_started_again(component, ca)
             continue
         early = bundle is not None and (one.started is None or one.started < bundle.installed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from vaultpki.agent.bundles import BundleDigest
 from vaultpki.agent.context import Context, PassOptions
 from vaultpki.disk.folders import Folders
 from vaultpki.host.hook_runner import Runner
+from vaultpki.host.hooks import Owed
 from vaultpki.issue.issuers import Issuers
 from vaultpki.issue.rotations import Rotations
 from vaultpki.model import Hook, NodeRole
 from vaultpki.node.assignment import Assignment
-from vaultpki.node.state import AgentState, Since, StateFile
+from vaultpki.node.state import AgentState, ReaderSeen, Since, StateFile
 from vaultpki.places import PKI
 from vaultpki.readers import KUBECONFIG_SERVERS
 
@@ -55,6 +57,22 @@ def test_a_resident_agent_restarts_nothing_for_a_server_that_does_not_answer(tmp
             assert (owed.attempts if owed else 0) == attempts and not runner.busy and not (tmp_path / "ran").exists()
             assert bool(context.found.retry_at) is bool(attempts)
     assert owed is not None and owed.error.endswith("127.0.0.1:1 can be used: nothing answers at 127.0.0.1:1")
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_nothing_restarts_that_runs_with_the_server_of_now(tmp_path: Path, held: bool) -> None:
+    """An endpoint that was wrong, and is as before again; or somebody has restarted all of them by hand."""
+    names = [f"{KUBECONFIG_SERVERS}/{each}" for each in ("kubelet", "kube-proxy")]
+    seen = {name: ReaderSeen(running=True, problem="" if held else "old") for name in names}
+    live = hook_schedule.live((), {}, Since(0.0, ("4f" * 32,)))
+    config = agent_config(hooks={KUBECONFIG_SERVERS: (Hook("command", argv=("/usr/bin/touch", f"{tmp_path}/ran")),)})
+    state = StateFile(str(tmp_path / "state"))
+    state.value = AgentState(readers=seen, owed={KUBECONFIG_SERVERS: Owed(0.0, 1)})
+    wanted = replace(WANTED, roles=frozenset({NodeRole.WORKER}))
+    with Folders.open({PKI: str(tmp_path / "pki")}) as folders:
+        context = Context(config, PassOptions(()), folders, 1e9, state, None)
+        hook_schedule.run_hooks(context, live, wanted)
+    assert bool(state.value.owed) is not held and (state.value.hooked == live) is held
 
 
 def _waits(folder: Path, share: float, runner: Runner | None) -> tuple[str, ...]:
