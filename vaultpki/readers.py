@@ -48,6 +48,13 @@ class Reader:
         return bool(self.follows) and minor is None
 
 
+KUBECONFIG_SERVERS: Final = "kubeconfigs"
+"""The key of hooks for another `server:` in the kubeconfigs of a node's components.
+
+client-go reads it when a component starts, in every version (tools/clientcmd; ran with kubelet, kube-proxy,
+kube-scheduler and kube-controller-manager of 1.37). Of the files that are named beside it the table says more.
+"""
+
 _UNKNOWN: Final[Mapping[str, int]] = MappingProxyType({})
 _CONTROL_PLANE, _ETCD, _WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WORKER
 _KUBECONFIG, _CLIENT_CA = "certificate-authority in its kubeconfig", "authentication.x509.clientCAFile"
@@ -70,6 +77,12 @@ READERS: Final[tuple[Reader, ...]] = (
     Reader("etcd", "kube-apiserver", _CONTROL_PLANE, "--etcd-cafile", None),
     Reader("front-proxy", "kube-apiserver", _CONTROL_PLANE, "--requestheader-client-ca-file", 0),
 )
+
+
+def server_readers(roles: Collection[NodeRole], layout: Layout = Layout.DOCUMENT) -> tuple[str, ...]:
+    """Return the components on a node of these roles that read the server in a kubeconfig only when they start."""
+    held = (row for row in laid_out(layout) if row.kubeconfig and row.node_roles & {*roles})
+    return tuple(dict.fromkeys(row.source for row in held))
 
 
 def reads_roots(key: str) -> bool:
@@ -123,6 +136,8 @@ def not_started_again(component: str, ca: str, minor: int | None = None) -> str:
 
     `minor` is its version of Kubernetes 1, which is named where it is the reason.
     """
+    if ca == KUBECONFIG_SERVERS:
+        return f"{component} was not started again since the server in its kubeconfig changed: restart it on this node"
     if ca == SERVICE_ACCOUNT:
         return f"{component} was not started again since {SERVICE_ACCOUNT_FILES}.key or .pub changed"
     always = any(each.follows is None for each in READERS if (each.ca, each.component) == (ca, component))

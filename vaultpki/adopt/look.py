@@ -30,6 +30,7 @@ from vaultpki.pki import chains, foreign_cas, trust
 from vaultpki.pki.facts import Facts
 from vaultpki.procedure.phases import Side
 from vaultpki.provision.refused_changes import refuse_missing_cas
+from vaultpki.readers import KUBECONFIG_SERVERS
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, common
 from vaultpki.records.node_report import NodeReport
@@ -317,6 +318,8 @@ def joined_later(
     components = {"kubelet": ComponentReport(report.time, common(trusted.values()), Held.NEW, healthy=True)}
     for name, reader in report.readers.items():
         ca, _, component = name.partition("/")
+        if ca == KUBECONFIG_SERVERS:
+            continue
         bundle = report.bundles.get(ca)
         new = reader.started is not None and bundle is not None and reader.started >= bundle.installed
         held = trusted.get(ca, Held.NEW) if new else Held.UNKNOWN

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from vaultpki.agent import (
@@ -48,7 +48,8 @@ class Done:
     """What was wanted, with the surplus pairs that stay, and how the pairs are now; `signed` is what was renewed.
 
     `held` is what the installed bundles hold. `untrusted` are sentences about CAs that Vault shows or offers and this
-    node does not take. `mended` are the files that somebody else had changed, as in Outcome.
+    node does not take. `mended` are the files that somebody else had changed, as in Outcome. `servers` are those that
+    the installed kubeconfigs name, each with its CA file.
     """
 
     wanted: Wanted
@@ -58,6 +59,7 @@ class Done:
     held: Mapping[str, BundleDigest]
     untrusted: tuple[str, ...]
     mended: tuple[str, ...] = ()
+    servers: Mapping[str, str] = field(default_factory=dict)
 
 
 def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:
@@ -90,14 +92,18 @@ def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:
         _remove_old_files(context, assigned)
     found.events.extend(Event("rewritten", text, "warning") for text in context.folders.rewritten)
     mended = _tell_mended(context, left, before, _files(context, items), keys)
-    report.note_installed(context, assigned, items, keys.keys)
+    # What cannot be read cannot be put right either.
+    servers = dict[str, str]()
+    with contextlib.suppress(StoreError):
+        servers = kubeconfigs.servers(context, items)
+    report.note_installed(context, assigned, items, keys.keys, servers)
     readers_seen.note(context, assigned)
     token_keys.note_admission(context, keys.keys, readers_seen.OF_TOKEN_KEYS)
     held = bundles.digests(context.folders, config.layout, {ca: known.foreign for ca, known in trust.items()})
     hook_schedule.note_trust(context, held)
     if contact.usable is not None:
         _roll_credential(context, contact.usable)
-    return Done(wanted, items, signed, keys, held, (*untrusted, *keys.refused), mended)
+    return Done(wanted, items, signed, keys, held, (*untrusted, *keys.refused), mended, servers)
 
 
 def _files(context: Context, items: Collection[PairStatus]) -> dict[str, str]:

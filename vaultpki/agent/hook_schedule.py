@@ -21,25 +21,30 @@ from vaultpki.host import hooks
 from vaultpki.host.log import Event, Value
 from vaultpki.issue.rotations import Rotations
 from vaultpki.node.assignment import Assignment
-from vaultpki.node.state import AgentState
+from vaultpki.node.state import AgentState, Since
+from vaultpki.readers import KUBECONFIG_SERVERS
 from vaultpki.records.rotation import Method, State
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 
 # The states of an issuing CA that goes along with the root in which its bundle has both certificates of its key.
 _BOTH_CERTIFICATES: Final = frozenset({State.SWITCHED, State.RETRUSTING, State.RETURNING})
 
+# Seconds for a server of kubeconfigs to make a handshake: a pass has one or two.
+_SERVER_TIMEOUT: Final = 3.0
 
-def live(items: Iterable[PairStatus], held: Mapping[str, BundleDigest]) -> dict[str, str]:
+
+def live(items: Iterable[PairStatus], held: Mapping[str, BundleDigest], servers: Since | None = None) -> dict[str, str]:
     """Return a digest of what is on disk, by the keys of hooks: the names of certificates and bundles.
 
     Of a bundle it is that of the files that the hooks' components read; `held` has those of the bundles by
-    key.
+    key, and `servers` that of the servers which kubeconfigs name.
     """
     found = {}
     for item in items:
         stored = item.stored.get(pair_files(item.want.stem)[0])
         if stored is not None and stored.data is not None:
             found[item.want.name] = sha256(stored.data).hexdigest()[:32]
+    found |= {KUBECONFIG_SERVERS: servers.sha256[0][:32]} if servers is not None else {}
     return found | {key: each.read for key, each in held.items()}
 
 
@@ -106,11 +111,13 @@ def run_hooks(
     live: Mapping[str, str],
     wanted: Assignment,
     held: Mapping[str, BundleDigest] = MappingProxyType({}),
+    servers: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Run the hooks of what changed, and record in the state what ran and what is owed.
 
-    `live` are the digests of the function of that name, and `held` those of the bundles by key. With a runner hooks run
-    in the background, and the next pass takes their results; without one they have run when this returns.
+    `live` are the digests of the function of that name, `held` those of the bundles by key, and `servers` those that
+    kubeconfigs name, with their CA files. With a runner hooks run in the background, and the next pass takes their
+    results; without one they have run when this returns.
     """
     state, runner, now, config = context.state.value, context.runner, context.clock, context.config
     enough = {key: digest for key, digest in live.items() if _enough(context, wanted, key)}
@@ -122,7 +129,8 @@ def run_hooks(
         done |= {key: digest for key, digest in live.items() if runner.ran.get(key) == digest}
     frozen = _frozen(context, live)
     done = hooks.settled(live, done, config.hooks)
-    for key in [key for key, digest in done.items() if digest != live[key] and read_at_start(context, wanted, key)]:
+    at_start = (key for key in done if key == KUBECONFIG_SERVERS or read_at_start(context, wanted, key))
+    for key in [key for key in at_start if done[key] != live[key]]:
         # A bundle that becomes what its hooks have run for again was another one in between, and a component that
         # started meanwhile has read that one.
         del done[key]
@@ -144,6 +152,11 @@ def run_hooks(
         context.found.events.append(Event("turn", text, fields={"hook": key}))
     # A person who mended a hook and runs the agent once need not wait for the pause between two tries of the daemon.
     keys = [key for key in (owed if runner is None else hooks.ready(owed, now)) if key not in waits]
+    if KUBECONFIG_SERVERS in keys and (error := _unusable(context, servers)):
+        keys.remove(KUBECONFIG_SERVERS)
+        attempts = owed[KUBECONFIG_SERVERS].attempts + 1
+        result = hooks.Result(KUBECONFIG_SERVERS, live[KUBECONFIG_SERVERS], False, error, attempts)
+        _take(context, [result], done, owed)
     jobs = hooks.jobs(config, keys, live, owed, readers_seen.installed(state, keys))
     if runner is None:
         if jobs:
@@ -167,6 +180,24 @@ def run_hooks(
     )
     if runner is None and jobs:
         readers_seen.note(context, wanted)
+
+
+def _unusable(context: Context, servers: Mapping[str, str]) -> str:
+    """Return why no component may start with these servers now, as a sentence; "" if it may.
+
+    No record gives turns for this. A wrong address, or a name that kube-apiserver's certificate does not have yet,
+    would take every component of the cluster down that restarts.
+    """
+    if context.runner is not None and KUBECONFIG_SERVERS in context.runner.busy:
+        return ""
+    if not servers:
+        return "the hooks of kubeconfigs wait until one can be read"
+    from vaultpki.host import component_health
+
+    for server, ca_file in servers.items():
+        if problem := component_health.why_unusable(server, ca_file, _SERVER_TIMEOUT):
+            return f"the hooks of kubeconfigs wait until {server} can be used: {problem}"
+    return ""
 
 
 def _by_hand(
@@ -225,6 +256,7 @@ def _enough(context: Context, wanted: Assignment, key: str) -> bool:
     """Return whether what the readers of a changed bundle hold is enough, so that nothing is to be restarted now."""
     return (
         (key in context.state.value.by_hand and _started_with_all(context, wanted, key))
+        or (key == KUBECONFIG_SERVERS and (_first_servers(context) or readers_seen.hold_servers(context, wanted)))
         or (key == SERVICE_ACCOUNT_KEYS and (_started_with_all(context, wanted, key) or _starts_later(context)))
         or _holds_more(context, wanted, key)
         or _only_renewed(context, wanted, key)
@@ -242,6 +274,11 @@ def _started_with_all(context: Context, wanted: Assignment, key: str) -> bool:
         seen is not None and bundle is not None and seen.running and set(seen.sha256) == set(bundle.sha256)
         for seen, bundle in pairs
     )
+
+
+def _first_servers(context: Context) -> bool:
+    """Return whether the first kubeconfigs have come: a component that has none does not run."""
+    return KUBECONFIG_SERVERS not in {**context.state.value.hooked, **context.state.value.owed}
 
 
 def _starts_later(context: Context) -> bool:
@@ -341,6 +378,7 @@ def _advice(context: Context, live: Mapping[str, str], wanted: Assignment, done:
                 yield Event("config", f"{problem}; this hook will not be run", "warning", {"hook": key})
     names = {want.name for want in wanted.certificates}
     own = {SERVICE_ACCOUNT_KEYS} if wanted.token_key is not None else set[str]()
+    own |= {KUBECONFIG_SERVERS} if readers.server_readers(wanted.roles, config.layout) else set()
     for key in hooks.unknown(config, names.union(readers.CA_OF_BUNDLE, own)):
         text = f"{config.file}: hooks: {key} is not a certificate or bundle of this node; its hooks never run"
         yield Event("config", text, "warning", {"hook": key})

@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterable, Iterator
 from vaultpki.agent.bundles import site_of
 from vaultpki.agent.context import Context
 from vaultpki.agent.pairs import PairStatus
-from vaultpki.certificates import file_set, laid_out
+from vaultpki.certificates import BUNDLES, file_set, laid_out
 from vaultpki.disk.generations import File, StoredFile
 from vaultpki.disk.plain_files import PlainFolder
 from vaultpki.errors import StoreError
 from vaultpki.host.log import Event
-from vaultpki.issue.bundles_and_kubeconfigs import Site, kubeconfig, names_pair
+from vaultpki.issue.bundles_and_kubeconfigs import Site, kubeconfig, named_server, names_pair
 from vaultpki.model import Certificate
-from vaultpki.places import KubeconfigFile, Layout
+from vaultpki.places import PKI, KubeconfigFile, Layout
 
 
 def install(context: Context, server: str, items: Iterable[PairStatus]) -> None:
@@ -71,6 +71,23 @@ def problems(site: Site, folder: PlainFolder | None, certificates: Iterable[Cert
             stored = folder.read(str(certificate.kubeconfig))
             if problem := _problem(site, certificate, stored, kubeconfig(site, certificate)):
                 yield certificate.name, f"kubeconfig-{problem}"
+
+
+def servers(context: Context, items: Iterable[PairStatus]) -> dict[str, str]:
+    """Return the servers that the installed kubeconfigs of Kubernetes' components name, each with its CA file.
+
+    Only files that name our pairs count. Raises StoreError.
+    """
+    found, folders, paths = dict[str, str](), context.folders, context.config.paths
+    own = {row.name for row in laid_out(context.config.layout)}
+    for want in (item.want for item in items if item.want.name in own and item.want.kubeconfig):
+        name = str(want.kubeconfig)
+        plain = folders.kubeconfigs if is_plain(want) else None
+        stored = plain.read(name) if plain is not None else folders.read(PKI, BUNDLES, [name])[name]
+        if stored.data is not None and names_pair(stored.data, paths[want.folder], want.stem):
+            server = named_server(stored.data)
+            found |= {server[0]: server[1]} if server is not None else {}
+    return found
 
 
 def is_plain(certificate: Certificate) -> bool:

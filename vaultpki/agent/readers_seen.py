@@ -21,6 +21,7 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import state as node_state
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState, ReaderSeen, Since, VersionSeen
+from vaultpki.readers import KUBECONFIG_SERVERS
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import printable
 
@@ -68,7 +69,6 @@ def note(context: Context, wanted: Assignment) -> None:
     names = _names(context, wanted)
     seen = {component: _judged(component, running) for component in {component for _, component in names}}
     ended = {component for component, (process, _) in seen.items() if process is None and _stopped(component, wanted)}
-    now = boot_time.now()
     found = {}
     for ca, component in names:
         name, (process, problem) = f"{ca}/{component}", seen[component]
@@ -79,10 +79,10 @@ def note(context: Context, wanted: Assignment) -> None:
             found[name] = replace(last, running=False, problem=problem, stopped=since)
             continue
         if before is None or before.moment != process.started:
-            since = context.clock - max(now.uptime - process.started.uptime, 0.0)
-            before = ReaderSeen(since=max(since, 0.0), moment=process.started)
+            before = _started(context, process)
         runs = replace(before, running=True, problem=problem, stopped=0.0)
         found[name] = replace(runs, sha256=_cas_in_memory(context, ca, runs))
+    found |= _held_servers(context, wanted, running)
     process = seen[_API_SERVER][0] if wanted.token_key is not None else None
     flags = None
     if process is not None:
@@ -93,6 +93,33 @@ def note(context: Context, wanted: Assignment) -> None:
     named = {"issuer": flags.issuer, "jwks_uri": flags.jwks_uri} if flags is not None else {}
     issuer = {flag: each for flag, each in named.items() if each}
     context.state.value = replace(state, readers=found, token_life=life, token_issuer=issuer)
+
+
+def _held_servers(
+    context: Context, wanted: Assignment, running: Mapping[str, tuple[Process, ...]]
+) -> dict[str, ReaderSeen]:
+    """Return the components that use kubeconfigs, each with the digest of the servers that it was started with.
+
+    One that was there when the agent first looked counts as started with those of then.
+    """
+    state, found = context.state.value, dict[str, ReaderSeen]()
+    named = state.leaves.get(KUBECONFIG_SERVERS)
+    for component in readers.server_readers(wanted.roles, context.config.layout):
+        name, process = f"{KUBECONFIG_SERVERS}/{component}", next(iter(running.get(component, ())), None)
+        if named is None or process is None:
+            continue
+        seen = state.readers.get(name)
+        if seen is None or seen.moment != process.started:
+            read = named.moment is None or process.started.later_than(named.moment)
+            seen = replace(_started(context, process), sha256=named.sha256 if read else ())
+        old = seen.sha256 != named.sha256
+        found[name] = replace(seen, problem=readers.not_started_again(component, KUBECONFIG_SERVERS) if old else "")
+    return found
+
+
+def _started(context: Context, process: Process) -> ReaderSeen:
+    since = context.clock - max(boot_time.now().uptime - process.started.uptime, 0.0)
+    return ReaderSeen(since=max(since, 0.0), moment=process.started, running=True)
 
 
 def _note_versions(context: Context, wanted: Assignment, running: Mapping[str, tuple[Process, ...]]) -> None:
@@ -164,6 +191,13 @@ def started_with(seen: ReaderSeen | None, bundle: Since | None) -> bool:
     return seen.moment.later_than(bundle.moment)
 
 
+def hold_servers(context: Context, wanted: Assignment) -> bool:
+    """Return whether every component that uses kubeconfigs is seen, and was started with the servers of now."""
+    names = readers.server_readers(wanted.roles, context.config.layout)
+    seen = [context.state.value.readers.get(f"{KUBECONFIG_SERVERS}/{component}") for component in names]
+    return bool(seen) and all(one is not None and one.running and not one.problem for one in seen)
+
+
 def installed(state: AgentState, keys: Iterable[str]) -> dict[str, Moment]:
     """Return a moment after the newest file of each of these keys of hooks was installed, where it is known."""
     boot, found = boot_time.boot(), {}
@@ -190,8 +224,8 @@ def behind(state: AgentState) -> dict[str, str]:
 def _wrong(state: AgentState, name: str) -> str:
     ca, _, component = name.partition("/")
     seen, bundle = state.readers[name], state.bundles.get(ca)
-    if not seen.running:
-        return ""
+    if not seen.running or ca == KUBECONFIG_SERVERS:
+        return seen.problem if seen.running else ""
     # What a process holds is not known if it was there before this agent, or if the agent's state was lost.
     held = set(seen.sha256)
     if bundle is not None and held and held != set(bundle.sha256) and not started_with(seen, bundle):

@@ -24,6 +24,7 @@ from vaultpki.node.assignment import Assignment
 from vaultpki.node.secret_id import SecretIdFiles
 from vaultpki.node.state import AgentState, ReaderSeen, Since
 from vaultpki.pki.facts import Facts, Trust
+from vaultpki.readers import KUBECONFIG_SERVERS
 from vaultpki.records import node_report, report_paths
 from vaultpki.records.node_report import (
     SURPLUS,
@@ -42,11 +43,15 @@ _KEYS_CA: Final = f"{SERVICE_ACCOUNT} CA"
 
 
 def note_installed(
-    context: Context, wanted: Assignment, items: Collection[PairStatus], keys: KeysOnDisk | None = None
+    context: Context,
+    wanted: Assignment,
+    items: Collection[PairStatus],
+    keys: KeysOnDisk | None = None,
+    servers: Collection[str] = (),
 ) -> None:
     """Record in the state which CAs each installed bundle has, which leaf each pair has, and since when.
 
-    So it does with the two files that kube-apiserver reads of `keys`.
+    So it does with the two files that kube-apiserver reads of `keys`, and with the `servers` in kubeconfigs.
     """
     state = context.state.value
     needed = bundles.needed(context.config, wanted)
@@ -56,15 +61,25 @@ def note_installed(
     held |= {ROOT: roots} if roots else {}
     held |= {SERVICE_ACCOUNT: frozenset(keys.fingerprints)} if keys is not None and keys.fingerprints else {}
     leaves = {} if keys is None else {_KEYS_CA: keys.issuing}
+    before = state.leaves.get(KUBECONFIG_SERVERS)
+    if servers:
+        leaves[KUBECONFIG_SERVERS] = (sha256("\n".join(sorted(servers)).encode()).hexdigest(),)
+    elif before is not None:
+        # None can be read now, and what changed before stays a change.
+        leaves[KUBECONFIG_SERVERS] = before.sha256
     leaves |= {
         item.want.name: (item.leaf.fingerprint, *(facts.fingerprint for facts in item.served))
         for item in items
         if item.leaf is not None
     }
+    installed = _since(state.leaves, leaves, context.clock)
+    if KUBECONFIG_SERVERS in installed and before is None:
+        # Nobody knows since when, and so which component has read another one.
+        installed[KUBECONFIG_SERVERS] = replace(installed[KUBECONFIG_SERVERS], moment=None)
     context.state.value = replace(
         state,
         bundles=_since(state.bundles, {ca: tuple(sorted(found)) for ca, found in held.items()}, context.clock),
-        leaves=_since(state.leaves, leaves, context.clock),
+        leaves=installed,
     )
 
 
@@ -112,7 +127,7 @@ def build(
         readers={
             name: _reader(seen, state.bundles.get(name.partition("/")[0]), when)
             for name, seen in state.readers.items()
-            if name != readers_seen.OF_TOKEN_KEYS
+            if name != readers_seen.OF_TOKEN_KEYS and (seen.problem or not name.startswith(f"{KUBECONFIG_SERVERS}/"))
         },
         owed=tuple(sorted(state.owed)),
         failed=tuple(sorted(key for key, each in state.owed.items() if each.attempts)),

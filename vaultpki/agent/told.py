@@ -15,20 +15,22 @@ from vaultpki.node import state as agent_state
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.at_rest import AtRest
 from vaultpki.node.state import AgentState
+from vaultpki.readers import KUBECONFIG_SERVERS
 
 
 def tell(context: Context, contact: Contact, done: Done) -> Outcome:
     """Send the report, run hooks, and return the outcome, whose state is in `context` and not yet on the disk."""
     found, config, items = context.found, context.config, done.items
     assigned, trust, keys = done.wanted.assigned, done.wanted.trust, done.keys
-    live = hook_schedule.live(items, done.held) | (keys.keys.live if keys.keys is not None else {})
+    named = context.state.value.leaves.get(KUBECONFIG_SERVERS)
+    live = hook_schedule.live(items, done.held, named) | (keys.keys.live if keys.keys is not None else {})
     vault = contact.usable
     before = None
     if vault is not None and context.runner is None:
         # A hook may take long, and may end this process.
         before = report.build(context, assigned, items, done.untrusted, trust, keys.keys)
         report.send(context, vault, before)
-    hook_schedule.run_hooks(context, live, assigned, done.held)
+    hook_schedule.run_hooks(context, live, assigned, done.held, done.servers)
     last = report.build(context, assigned, items, done.untrusted, trust, keys.keys)
     if vault is None:
         report.send_if_awaited(context, contact, assigned, last)

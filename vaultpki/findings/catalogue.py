@@ -234,7 +234,7 @@ CATALOGUE: Final = (
     _warning(
         "reader-behind",
         NodeState.FAILING,
-        "A component was not started again since the bundle of its CA changed, or it is not healthy.",
+        "A component runs with an older bundle, or an older server of its kubeconfig, or it is not healthy.",
         _CA_STATUS,
         "operator",
         own=True,

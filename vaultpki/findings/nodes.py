@@ -19,7 +19,7 @@ from vaultpki.findings.catalogue import ORDER, NodeState, Severity
 from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, named_command, of_ends, some
 from vaultpki.findings.finding import to_json as finding_json
 from vaultpki.pki import renewal
-from vaultpki.readers import CA_OF_BUNDLE
+from vaultpki.readers import CA_OF_BUNDLE, KUBECONFIG_SERVERS
 from vaultpki.records import gaps
 from vaultpki.records.gaps import left_over_sentence
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
@@ -366,8 +366,9 @@ def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Fi
 
 
 def _cas_of(keys: Iterable[str]) -> set[str]:
-    """Return the CAs whose files the hooks of these keys are for; a key of no CA is left out."""
-    return {ca for key in keys if (ca := SERVICE_ACCOUNT if key == SERVICE_ACCOUNT_KEYS else CA_OF_BUNDLE.get(key))}
+    """Return the CAs whose files the hooks of these keys are for, and `kubeconfigs`; another key is left out."""
+    named = {**CA_OF_BUNDLE, SERVICE_ACCOUNT_KEYS: SERVICE_ACCOUNT, KUBECONFIG_SERVERS: KUBECONFIG_SERVERS}
+    return {named[key] for key in keys if key in named}
 
 
 def _foreign(said: Iterable[foreign_cas.Said], finds: _Finder) -> Iterator[Finding]:

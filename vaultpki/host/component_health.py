@@ -68,20 +68,46 @@ def why_unhealthy(process: Process, timeout: float) -> str:
         return str(error)
     except ValueError:
         return _NO_ADDRESS
+    return _told(endpoint.at, timeout, lambda: _probe(endpoint, deadline))
+
+
+def why_unusable(server: str, ca_file: str, timeout: float) -> str:
+    """Return why a client with this CA file cannot use the API server at a URL, as a part of a sentence; "" if it can.
+
+    It makes a handshake and asks nothing; `timeout` is for all of it, in seconds. Never raises for what is answered.
+    """
     try:
-        return _probe(endpoint, deadline)
+        tls = _context((ca_file,), None)
+    except _CannotAsk:
+        return f"{ca_file} has no certificate that can be used"
+    # As client-go does, which a name that is missing in the certificate keeps away.
+    tls.check_hostname = True
+    parts = urlsplit(server)
+    origin = f"{parts.scheme}://{hosts.in_url(parts.hostname or '')}:{parts.port or 443}"
+
+    def handshake() -> str:
+        connect(origin, tls, None, time.monotonic() + timeout).close()
+        return ""
+
+    return _told(parts.netloc, timeout, handshake)
+
+
+def _told(at: str, timeout: float, ask: Callable[[], str]) -> str:
+    """Return what `ask` returns, or in words why it could not."""
+    try:
+        return ask()
     except TimeoutError:
-        return f"no whole answer from {endpoint.at} within {timeout:g} s"
+        return f"no whole answer from {at} within {timeout:g} s"
     except ssl.SSLCertVerificationError as error:
-        return f"the certificate at {endpoint.at} is not accepted ({_short(error.verify_message)})"
+        return f"the certificate at {at} is not accepted ({_short(error.verify_message)})"
     except ssl.SSLError as error:
-        return f"{endpoint.at} ends the TLS connection ({_short(error.reason or type(error).__name__)})"
+        return f"{at} ends the TLS connection ({_short(error.reason or type(error).__name__)})"
     except OSError:
-        return f"nothing answers at {endpoint.at}"
+        return f"nothing answers at {at}"
     except ValueError:
-        return f"the answer of {endpoint.at} is too large"
+        return f"the answer of {at} is too large"
     except http.client.HTTPException:
-        return f"the answer of {endpoint.at} is not HTTP"
+        return f"the answer of {at} is not HTTP"
 
 
 def _probe(endpoint: _HealthEndpoint, deadline: float) -> str:

@@ -15,7 +15,14 @@ from vaultpki.host.boot_time import Moment
 from vaultpki.kubernetes_versions import PAIR_OF_KUBELET, oldest
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
-from vaultpki.readers import CA_OF_BUNDLE, once_start_only, readers_of, start_only
+from vaultpki.readers import (
+    CA_OF_BUNDLE,
+    KUBECONFIG_SERVERS,
+    once_start_only,
+    readers_of,
+    server_readers,
+    start_only,
+)
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 
 _OLD_PAIR = (
@@ -149,6 +156,9 @@ def advice(
     """
     if key == SERVICE_ACCOUNT_KEYS:
         return _KEYS_CHANGED
+    if key == KUBECONFIG_SERVERS:
+        named = _listed([*server_readers(roles, layout)])
+        return f"the server in kubeconfigs changed: restart {named} on this node, which read it only at start"
     ca = CA_OF_BUNDLE.get(key)
     if ca is None:
         keeps = key == "kubelet" and versions.get("kubelet", PAIR_OF_KUBELET) < PAIR_OF_KUBELET

@@ -101,6 +101,16 @@ def names_pair(data: bytes, folder: str, stem: str) -> bool:
     )
 
 
+def named_server(data: bytes) -> tuple[str, str] | None:
+    """Return the server and the path of its CA file in the bytes of a kubeconfig with lines as we write them."""
+    lines = (line.strip().partition(": ") for line in data.decode(errors="replace").splitlines())
+    fields = {name: value for name, _, value in lines}
+    try:
+        return str(json.loads(fields["server"])), str(json.loads(fields["certificate-authority"]))
+    except (KeyError, ValueError):
+        return None
+
+
 def embedded_kubeconfig(site: Site, certificate: Certificate, trust: Trust, contents: Mapping[str, bytes]) -> File:
     """Return the kubeconfig of a certificate that holds the pair itself; `contents` are the pair's files by name.
 

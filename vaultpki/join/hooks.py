@@ -9,7 +9,7 @@ from typing import Final
 from vaultpki.host.log import Event
 from vaultpki.model import AgentConfig, Hook, NodeRole
 from vaultpki.places import Layout
-from vaultpki.readers import CA_OF_BUNDLE, start_only
+from vaultpki.readers import CA_OF_BUNDLE, KUBECONFIG_SERVERS, server_readers, start_only
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.values.durations import format_duration
 
@@ -32,7 +32,7 @@ class Added:
 def static_pods(
     roles: Collection[NodeRole], layout: Layout, *, token_keys: bool = False
 ) -> dict[str, tuple[Hook, ...]]:
-    """Return the hooks of a node of these roles whose components are static pods, by the keys of bundles.
+    """Return the hooks of a node of these roles whose components are static pods, by the keys of hooks.
 
     With `token_keys` the node has service-account keys of its own, which are read at the start too.
     """
@@ -41,6 +41,9 @@ def static_pods(
         components = dict.fromkeys(reader.component for reader in start_only(ca, roles, layout))
         if components:
             found[key] = tuple(Hook("static_pod", name=component) for component in components)
+    # The kubelet runs static pods, and is none.
+    if clients := server_readers({NodeRole.CONTROL_PLANE}.intersection(roles), layout):
+        found[KUBECONFIG_SERVERS] = tuple(Hook("static_pod", name=each) for each in clients)
     if token_keys:
         # The controller manager signs the Secrets with tokens, and reads sa.key only when it starts too.
         signers = ("kube-apiserver", "kube-controller-manager")
@@ -66,9 +69,10 @@ def events(added: Added) -> Iterator[Event]:
         if len(hooks) > 1:
             done = f"hooks restart the static pods {pods} and wait up to {timeout} for each"
         fields = {"hook": key, "static_pods": ",".join(hook.name for hook in hooks)}
-        yield Event("hook-added", f"when {key} changes, {done}", fields=fields)
+        what = "the server in kubeconfigs" if key == KUBECONFIG_SERVERS else key
+        yield Event("hook-added", f"when {what} changes, {done}", fields=fields)
     for key in added.kept:
         yield Event("hook-kept", f"agent.yaml has hooks of {key} already; they stay", fields={"hook": key})
     if not added.hooks and not added.kept:
-        text = "this node needs no hooks: none of its components reads a CA only when it starts"
+        text = "this node gets no hooks: it has no static pod that reads a CA or a server only when it starts"
         yield Event("hook-none", text)

@@ -9,7 +9,7 @@ the same time is never hidden.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from vaultpki.certificates import file_set
@@ -31,7 +31,7 @@ class RecordChange:
     """A change of the record of one node or pool.
 
     `folder` is `nodes` or `pools`. `certificates` are by name, each before and after, with None if it is missing.
-    `node_names` is what the pool had before, empty if the record does not say.
+    `node_names` is what the pool had before, empty if the record does not say. `others` are its other fields.
     """
 
     folder: str
@@ -39,6 +39,7 @@ class RecordChange:
     action: Action
     certificates: Mapping[str, tuple[Entry | None, Entry | None]]
     node_names: str = ""
+    others: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
     def holder(self) -> str:
@@ -78,7 +79,8 @@ def record_changes(cluster: Cluster, changes: Sequence[Change]) -> list[RecordCh
                 before, after = (by_name(side) for side in change.fields.get("certificates", (None, None)))
                 pairs = {each: (before.get(each), after.get(each)) for each in dict.fromkeys((*before, *after))}
                 node_names = str(change.fields.get("node_names", ("", ""))[0] or "")
-                found.append(RecordChange(folder, name, change.action, pairs, node_names))
+                others = {each: sides for each, sides in change.fields.items() if each != "certificates"}
+                found.append(RecordChange(folder, name, change.action, pairs, node_names, others))
     return found
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import unified_diff
 from hashlib import sha256
 from typing import Any, Final
 
@@ -16,8 +17,13 @@ from vaultpki.values.durations import format_duration
 _SECONDS: Final = re.compile(r"(?:[a-z_]+_)?(?:ttl|period|duration|buffer)|reload")
 # Lists that a policy has as one text.
 _JOINED: Final = frozenset({"alt_names", "ip_sans"})
-# The fields of a certificate in a record for which people have another word.
-_LABELS: Final = {"dns": "names", "ips": "addresses", "common_name": "common name", "organization": "organizations"}
+CERTIFICATE_LABELS: Final = {
+    "dns": "names",
+    "ips": "addresses",
+    "common_name": "common name",
+    "organization": "organizations",
+}
+"""The fields of a certificate in a record for which people have another word."""
 
 NOTHING: Final = "nothing"
 
@@ -28,6 +34,10 @@ def differences(label: str, old: Any, new: Any, *, field: str = "") -> list[str]
     Lists are compared as sets. `label` is what a person calls the field, `field` its own name if that is another.
     """
     field = field or label
+    if isinstance(old, Mapping) and new is None:
+        new = {}
+    elif old is None and isinstance(new, Mapping):
+        old = {}
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = dict.fromkeys((*old, *new))
         labels = {name: f"{label}.{escaped(str(name))}" for name in names}
@@ -51,7 +61,9 @@ def certificate_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> l
     return [
         difference
         for name in dict.fromkeys((*old, *new))
-        for difference in differences(_LABELS.get(name, escaped(str(name))), old.get(name), new.get(name), field=name)
+        for difference in differences(
+            CERTIFICATE_LABELS.get(name, escaped(str(name))), old.get(name), new.get(name), field=name
+        )
     ]
 
 
@@ -66,7 +78,7 @@ def as_text(field: str, value: Any) -> str:
         return format_duration(int(value))
     if isinstance(value, str) and value and " " not in value:
         return escaped(value)
-    if isinstance(value, list) and value and all(isinstance(item, str) and " " not in item for item in value):
+    if isinstance(value, list) and value and all(isinstance(item, str) and item and " " not in item for item in value):
         return ", ".join(map(escaped, value))
     # Sorted: a server returns the keys of an object in another order than it was sent.
     return json.dumps(_shortened(value), default=str, sort_keys=True)
@@ -100,8 +112,16 @@ def _texts(label: str, old: str, new: str) -> list[str]:
         lines = _items(label, old.splitlines(), new.splitlines(), "")
         if lines:
             return lines
-    return [f"{label} {_digest(old)} -> {_digest(new)}"]
+    return [f"{label} {digest(old)} -> {digest(new)}"]
 
 
-def _digest(text: str) -> str:
+def line_changes(old: str, new: str) -> list[str]:
+    """Return the lines that a text loses and gains, as `diff` shows them."""
+    # The first two are the headers; a line of the text may begin as they do.
+    compared = list(unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm=""))[2:]
+    return [f"{line[0]} {escaped(line[1:])}" for line in compared if not line.startswith("@@")]
+
+
+def digest(text: str) -> str:
+    """Return what is shown in place of a text that nobody reads."""
     return f"(text with SHA-256 {sha256(text.encode()).hexdigest()})" if text else NOTHING

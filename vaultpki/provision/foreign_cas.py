@@ -62,43 +62,39 @@ def changes_of(cluster: Cluster, change: Change) -> Iterator[ForeignChange]:
         )
 
 
-def sentences(cluster: Cluster, change: ForeignChange) -> Iterator[tuple[bool, str]]:
+def sentences(change: ForeignChange) -> Iterator[tuple[bool, str]]:
     """Yield what a change means on each node, and whether it takes trust away."""
-    restarts = _restarts(cluster, change.ca)
     if change.added:
-        what = f"takes {_named(change.added)} into the bundles of {change.ca}: {_MEANS[change.ca]}"
-        without = "a node without it goes on without that CA, and `vaultpki nodes` names it"
-        yield False, f"each whose agent.yaml has its SHA-256 {what}; {without}{restarts}"
+        what = f"takes {_named(change.added)} into the bundles of {change.ca}"
+        yield False, f"each whose agent.yaml has its SHA-256 {what}; `vaultpki nodes` names the others"
+        yield False, f"there {_MEANS[change.ca]}"
     if change.removed:
         what = f"takes {_named(change.removed)} out of the bundles of {change.ca}"
-        yield True, f"each {what}, and whoever has a certificate of it is refused{restarts}"
+        yield True, f"each {what}, and whoever has a certificate of it is refused"
+
+
+def restarts(cluster: Cluster, ca: str) -> Iterator[tuple[NodeRole, str]]:
+    """Yield which nodes have components that read the bundle of a CA only when they start, and who restarts them."""
+    for role in NodeRole:
+        names = [each.component for each in readers.start_only(ca, {role}, cluster.layout)]
+        if names:
+            what = f"needs a restart of {', '.join(names)}"
+            yield role, f"{what}; hooks wait until you run `vaultpki agent --once` on one node after the other"
 
 
 # What a CA in the bundles of a domain is good for (facts about components, as in `readers`).
 _MEANS: Final[Mapping[str, str]] = {
-    "kubernetes": "who has a client certificate of it is the user, and has the groups, that it names, and a server "
+    "kubernetes": "whoever has a client certificate of it gets the user and groups that it names, and a server "
     "certificate of it passes for kube-apiserver",
     "kubelet": "a server certificate of it passes for a kubelet",
-    "etcd": "who has a client certificate of it may read and write all of etcd, and a server certificate of it passes "
-    "for etcd",
-    "front-proxy": "who has a client certificate of it may act as any user at kube-apiserver",
+    "etcd": "whoever has a client certificate of it may read and write all of etcd, and a server certificate of it "
+    "passes for etcd",
+    "front-proxy": "whoever has a client certificate of it may act as any user at kube-apiserver",
 }
 
 
-def _restarts(cluster: Cluster, ca: str) -> str:
-    """Return which components read the bundle only when they start, as the end of a sentence; "" if none does."""
-    names = [each.component for each in readers.start_only(ca, frozenset(NodeRole), cluster.layout)]
-    if not names:
-        return ""
-    verb = "reads its bundle only when it starts" if len(names) == 1 else "read their bundles only when they start"
-    return (
-        f"; {' and '.join(names)} {verb}, and hooks do not restart it by themselves for this: run "
-        "`vaultpki agent --once` on one node after the other"
-    )
-
-
 def _named(cas: tuple[Facts, ...]) -> str:
-    return ", ".join(f"{escaped(facts.subject_text)} (SHA-256 {facts.fingerprint})" for facts in cas)
+    return ", ".join(escaped(facts.subject_text) for facts in cas)
 
 
 def _own(cluster: Cluster, seen: Observation) -> Iterator[Facts]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vaultpki import readers
 from vaultpki.certificates import ROOT, rows, stored
 from vaultpki.identity.access import approle_pools, fits_pattern, node_certificates, takes, unmatched
 from vaultpki.layout import own_server
@@ -15,9 +16,10 @@ from vaultpki.provision.causes import AwaitedPath, RecordChange, record_changes,
 from vaultpki.provision.differences import certificate_differences
 from vaultpki.provision.plan import Change, Colour, Impact, Live
 from vaultpki.provision.quorum import NO_CONTROL_PLANE, NO_ETCD, SMALLER_QUORUM
-from vaultpki.readers import READERS
+from vaultpki.records import published
 from vaultpki.records.node_report import PRUNE
 from vaultpki.records.server_facts import Key
+from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import escaped, named
 from vaultpki.values.durations import format_duration
 
@@ -29,13 +31,19 @@ NOT_RENEWED: Final = "not-renewed"
 LOSES_ACCESS: Final = "loses-access"
 REJOINS: Final = "rejoins"
 NOT_STORED: Final = "not-stored"
+RESTARTS: Final = "restarts"
+BY_HAND: Final = "by-hand"
+TOKEN_KEYS: Final = "token-keys"  # noqa: S105 -- a word for programs
+TOKEN_KEYS_STAY: Final = "token-keys-stay"  # noqa: S105
 TRUSTS: Final = "trusts"
 DISTRUSTS: Final = "distrusts"
 
 # Fields of a certificate in a record that are not in the certificate itself: a change needs no new certificate.
 _BESIDE: Final = frozenset({"file", "kubeconfig", "reload", "role"})
-GRAVE: Final = frozenset({LOSES_ACCESS, DISTRUSTS, SMALLER_QUORUM, NO_ETCD, NO_CONTROL_PLANE})
-_WHEN: Final = "within its agent's `poll` (5m by default) or in its next window"
+GRAVE: Final = frozenset({LOSES_ACCESS, DISTRUSTS, TOKEN_KEYS_STAY, SMALLER_QUORUM, NO_ETCD, NO_CONTROL_PLANE})
+_POLL: Final = "within its agent's `poll` (5m by default)"
+_WHEN: Final = f"{_POLL} or in its next window"
+_ROTATE_KEYS: Final = f"`vaultpki ca rotate {SERVICE_ACCOUNT_KEYS}`"
 # What one node does, and what several do.
 _VERBS: Final[Mapping[str, tuple[str, str]]] = {
     REISSUES: ("issues {} anew", "issue {} anew, each"),
@@ -139,6 +147,8 @@ def _node(context: _PlanScope, record: RecordChange) -> Iterator[Impact]:
     if record.action == "update":
         for effect, certificate, detail in _certificates(record):
             yield Impact(effect, f"{name} {detail}", node=record.name, certificate=certificate)
+        for effect, detail in _beside_certificates(context.cluster, record):
+            yield Impact(effect, f"{name} {detail}", node=record.name)
     elif record.action == "delete":
         detail = (
             f"{name} loses its identity at once and can renew nothing; its certificates stay valid "
@@ -197,6 +207,28 @@ def _certificates(record: RecordChange) -> Iterator[tuple[str, str, str]]:
             new = certificate_differences(*({field: side.get(field) for field in inside} for side in (before, after)))
             effect, verb = (REISSUES, "issues") if new else (REWRITES, "writes")
             yield effect, name, f"{verb} {shown} anew ({', '.join(differing)}) {_WHEN}"
+
+
+def _beside_certificates(cluster: Cluster, record: RecordChange) -> Iterator[tuple[str, str]]:
+    """Return the effect and a description of what changes in a node's record beside its certificates."""
+    # No node follows another layout.
+    if "server" in record.others and "layout" not in record.others:
+        kept = "; `vaultpki status` there names those that static pods mount, which stay"
+        yield REWRITES, f"writes its kubeconfigs anew {_POLL}{kept}"
+        roles = next((node.roles for node in cluster.nodes if node.name == record.name), frozenset[NodeRole]())
+        yield RESTARTS, _restarts(readers.server_readers(roles, cluster.layout))
+    if published.KEY_FIELD in record.others:
+        old, new = (side if isinstance(side, Mapping) else {} for side in record.others[published.KEY_FIELD])
+        if not old:
+            yield TOKEN_KEYS, f"keeps an sa.key that is there until {_ROTATE_KEYS} replaces it"
+            first = "may start there only after `vaultpki ca continue`"
+            yield TOKEN_KEYS, f"makes a service-account key if there is no sa.key, and kube-apiserver {first}"
+        elif not new:
+            kept = "keeps sa.key and sa.pub as they are"
+            yield TOKEN_KEYS_STAY, f"{kept}, and nobody rotates them or takes a stolen key out"
+        elif old.get("key") != new.get("key"):
+            kind = escaped(str(new.get("key")))
+            yield TOKEN_KEYS, f"keeps the type of the key that it uses until {_ROTATE_KEYS} makes one of {kind}"
 
 
 def _waits(wait: AwaitedPath, waiting: Iterable[AwaitedPath]) -> str:
@@ -263,15 +295,23 @@ def _everybody(context: _PlanScope) -> Iterator[Impact]:
     if "endpoint" in fields:
         holding = _roles_of(row for row in rows(cluster) if row.kubeconfig)
         there = [(who, count) for who, count in _taking_part(context) if not _own_kubeconfigs(cluster, who)]
-        yield from _concerned(there, holding, REWRITES, f"each writes its kubeconfigs anew {_WHEN}")
+        yield from _concerned(there, holding, REWRITES, f"each writes its kubeconfigs anew {_POLL}")
+        for role in NodeRole:
+            if components := readers.server_readers({role}, cluster.layout):
+                yield from _concerned(there, {role}, RESTARTS, f"each {_restarts(components)}")
+        old = escaped(str(fields["endpoint"][0]))
+        text = f"kubeconfigs of people go on naming {old}: write them anew with `vaultpki issue`"
+        yield from [Impact(BY_HAND, text, nodes=0)] if _taking_part(context) else []
     if "templates" in fields:
         names, roles = _changed_templates(*fields["templates"])
         what = f"each writes or removes its file of the {_templates_named(names)} {_WHEN}"
         yield from _concerned(_taking_part(context), roles, REWRITES, what)
     for foreign in foreign_cas.changes_of(cluster, record) if record and fields else ():
-        concerned = frozenset(each.role for each in READERS if each.ca == foreign.ca)
-        for takes_away, what in foreign_cas.sentences(cluster, foreign):
+        concerned = frozenset(each.role for each in readers.READERS if each.ca == foreign.ca)
+        for takes_away, what in foreign_cas.sentences(foreign):
             yield from _concerned(_taking_part(context), concerned, DISTRUSTS if takes_away else TRUSTS, what)
+        for role, what in foreign_cas.restarts(cluster, foreign.ca):
+            yield from _concerned(_taking_part(context), {role}, RESTARTS, f"each {what}")
     for (kind, name), change in context.changes.items():
         if kind == "issuer" and change.action == "create":
             ca = name.rpartition("/")[2]
@@ -281,6 +321,11 @@ def _everybody(context: _PlanScope) -> Iterator[Impact]:
                 "the previous CA refuse them"
             )
             yield from _concerned(_taking_part(context), holding, REISSUES, what)
+
+
+def _restarts(components: Sequence[str]) -> str:
+    """Return who restarts what for another server in its kubeconfigs."""
+    return f"needs a restart of {', '.join(components)}: by hooks of kubeconfigs, or by you, one node at a time"
 
 
 def _taking_part(context: _PlanScope) -> list[tuple[Node | Pool, int]]:

@@ -71,6 +71,10 @@ def readers_behind(report: NodeReport) -> Iterator[tuple[str, str]]:
         bundle = report.bundles.get(ca)
         if not one.running:
             continue
+        if ca == readers.KUBECONFIG_SERVERS:
+            # Agents report only what was not started again.
+            yield name, readers.not_started_again(component, ca)
+            continue
         early = bundle is not None and (one.started is None or one.started < bundle.installed)
         if bundle is not None and one.sha256 and one.sha256 != bundle.sha256 and early:
             yield name, readers.not_started_again(component, ca, versions.get(component))

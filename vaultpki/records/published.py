@@ -54,7 +54,8 @@ MOST_CERTIFICATES: Final = 40
 _ROLE: Final = JsonText(re.compile(rf"{names.LABEL_PATTERN}(?:-{names.LABEL_PATTERN})?").fullmatch)
 _MOST_SECONDS = 100 * 365 * 86400 - 1
 _WORDS: Final = "usage or key"
-_KEY_FIELD: Final = "service_account"
+KEY_FIELD: Final = "service_account"
+"""The field of a node's record that says that it has service-account keys of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def node_record(
     return {
         **_head(layout),
         **({"server": server} if server else {}),
-        **({_KEY_FIELD: {"ttl": token_key.ttl, "key": token_key.key.value}} if token_key else {}),
+        **({KEY_FIELD: {"ttl": token_key.ttl, "key": token_key.key.value}} if token_key else {}),
         "node": node.name,
         "roles": sorted(role.value for role in node.roles),
         "role_id": role_id,
@@ -223,15 +224,15 @@ def read_token_key(record: Mapping[str, Any], *, node: str, prefix: str, where: 
     The record says only how long it lives, and the type of the key. Raises SpecError as `read_cluster`.
     """
     read = _read(record, where)
-    if _KEY_FIELD not in read.value:
+    if KEY_FIELD not in read.value:
         return None
     row = row_rules.OF_TABLE[SERVICE_ACCOUNT]
-    entry = _entry(read.value[_KEY_FIELD], f"{where}: {_KEY_FIELD}")
+    entry = _entry(read.value[KEY_FIELD], f"{where}: {KEY_FIELD}")
     key = next((key for key in KeyType if key.signs_tokens and key.value == entry.value.get("key")), None)
     if key is None:
         raise entry.wrong("key")
     if "node" not in read.value or not row.node_roles & _roles(read):
-        raise read.wrong(_KEY_FIELD)
+        raise read.wrong(KEY_FIELD)
     ttl = entry.get("ttl", Integer(row_rules.SHORTEST_LEAF, _MOST_SECONDS))
     return Certificate(
         name=row.name,

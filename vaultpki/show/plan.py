@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from vaultpki.provision.plan import SECRET_ID, Change, Colour, Plan, Rotation, w
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.redact import escaped, first_few, named, stamp
 from vaultpki.show.line import SIGN_COLOURS, WIDTH, Entry, Line, wrapped
+from vaultpki.show.plan_diff import every_field
 from vaultpki.show.plan_entries import ACTION_SIGNS, entries, fields, title
 from vaultpki.values.durations import format_duration
 
@@ -48,7 +48,7 @@ def lines(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> list[Line]:
     shown: list[Line] = []
     if verbose:
         for change in plan.changes:
-            shown += _every_field(change)
+            shown += _in_full(change)
     else:
         for entry in entries(cluster, plan.changes):
             shown += entry.lines()
@@ -149,10 +149,7 @@ def _ca_word(name: str, value: Any) -> str:
     return f'"{escaped(value)}"' if name == "common_name" else escaped(str(value))
 
 
-def _every_field(change: Change) -> Iterator[Line]:
+def _in_full(change: Change) -> Iterator[Line]:
     sign = ACTION_SIGNS[change.action]
     yield Line(f"{sign} {title(change)}", SIGN_COLOURS[sign])
-    for name, (old, new) in change.fields.items():
-        sides = {"create": [new], "update": [old, new], "delete": [old]}[change.action]
-        # JSON in ASCII escapes all that could steer a terminal.
-        yield Line(f"    {escaped(name)}: {' -> '.join(json.dumps(side, default=str) for side in sides)}")
+    yield from (Line(f"    {text}") for text in every_field(change))

@@ -14,6 +14,7 @@ from vaultpki.places import Layout
 from vaultpki.provision import causes
 from vaultpki.provision.causes import Entry as CertificateEntry
 from vaultpki.provision.causes import RecordChange
+from vaultpki.provision.desired import ENGINE_CONFIG
 from vaultpki.provision.differences import as_text, certificate_differences, differences
 from vaultpki.provision.plan import Action, Change, is_notice, without_notice
 from vaultpki.records.changes import PARTS
@@ -56,6 +57,7 @@ def entries(cluster: Cluster, changes: Sequence[Change]) -> list[Entry]:
     new_holders = [*_new_holders(cluster, left)]
     updated, unexplained = causes.folded(cluster, tuple(left.values()))
     removed = [*_removed(cluster, left), *_ended_identities(cluster, left), *_left_chain(cluster, left)]
+    removed += _removed_cas(left)
     left = {change.key: change for change in unexplained if change.key in left}
     certificates = [*_new_certificates(cluster, left), *_changed_certificates(cluster, updated)]
     notice = [_notice(change) for change in changes if is_notice(change)]
@@ -108,6 +110,9 @@ def _new_cas(cluster: Cluster, left: _Left) -> Iterator[Entry]:
         yield Entry("+", f"key of the CA {change.name.rpartition('/')[2]}", (about,))
     for change in _take(left, "create", [("issuer", cluster.mount(ca)) for ca in all_cas(cluster)]):
         ca = change.name.rpartition("/")[2]
+        # Of a new mount the CA says enough.
+        beside = [("config", f"{change.name}/config/{each}") for each in ENGINE_CONFIG]
+        _take(left, "create", [("mount", change.name), *beside])
         if ca == ROOT and outside is not None:
             between = f" and {len(outside.others)} further CAs" if len(outside.others) > 1 else ""
             between = " and 1 further CA" if len(outside.others) == 1 else between
@@ -203,6 +208,16 @@ def _left_chain(cluster: Cluster, left: _Left) -> Iterator[Entry]:
         yield Entry("-", f"CA {escaped(str(subject))}", (why,))
 
 
+def _removed_cas(left: _Left) -> Iterator[Entry]:
+    """CAs that are removed with their mounts and all that is on them."""
+    gone = [name for (kind, name), change in left.items() if kind == "mount" and change.action == "delete"]
+    for name in gone:
+        inside = [key for key in left if key[1] == name or key[1].startswith(f"{name}/")]
+        if ("issuer", name) in inside:
+            _take(left, "delete", inside)
+            yield Entry("-", f"CA {escaped(name.rpartition('/')[2])}", ("its key, its mount and what is on it",))
+
+
 def _new_certificates(cluster: Cluster, left: _Left) -> Iterator[Entry]:
     known = {f"{cluster.mount(row.ca)}/{row.name}": row for row in all_rows(cluster)}
     for change in _take(left, "create", [(kind, name) for kind, name in left if kind == "role" and name in known]):
@@ -227,7 +242,7 @@ def _subject(cluster: Cluster, row: Row) -> tuple[str, ...]:
 
 
 def _changed_certificates(cluster: Cluster, records: Iterable[RecordChange]) -> Iterator[Entry]:
-    """The certificates that change in records; the same change on many nodes is one entry."""
+    """The certificates that change in records; the same change on many nodes, or of many on the same, is one entry."""
     together: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     for record in records:
         holder = record.name if record.folder == "nodes" else f"pool {record.name}"
@@ -240,8 +255,11 @@ def _changed_certificates(cluster: Cluster, records: Iterable[RecordChange]) -> 
                 parts = [f"ttl {as_text('ttl', after.get('ttl'))}", *_alternative_names(cluster, record, after)]
             if parts or sign == "-":
                 together.setdefault((sign, name, tuple(parts)), []).append(holder)
+    alike: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for (sign, name, words), holders in together.items():
-        yield Entry(sign, f"{named(holders)}: {escaped(name)}", words)
+        alike.setdefault((sign, tuple(holders), words), []).append(name)
+    for (sign, of, words), names in alike.items():
+        yield Entry(sign, f"{named(of)}: {', '.join(map(escaped, names))}", words)
 
 
 def _alternative_names(cluster: Cluster, record: RecordChange, entry: CertificateEntry) -> list[str]:
@@ -289,8 +307,11 @@ def _note(cluster: Cluster, change: Change) -> tuple[str, ...]:
 def _usual_name(cluster: Cluster, change: Change) -> str:
     """Return what a person calls an object: a role by its certificate, a record by its node or pool."""
     store, (mount, _, last) = cluster.mount("config"), change.name.rpartition("/")
-    if change.kind == "role" and any(change.name == f"{cluster.mount(row.ca)}/{row.name}" for row in all_rows(cluster)):
-        return f"certificate {last}"
+    known = any(change.name == f"{cluster.mount(row.ca)}/{row.name}" for row in all_rows(cluster))
+    # What an earlier apply made there was a row too.
+    known = known or (change.action == "delete" and mount in map(cluster.mount, all_cas(cluster)))
+    if change.kind == "role" and known:
+        return f"certificate {escaped(last)}"
     if change.key == ("config", f"{store}/cluster"):
         return f"cluster {cluster.name}"
     if change.kind == "config" and mount in (f"{store}/nodes", f"{store}/pools"):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import replace
-from difflib import unified_diff
 from typing import Final
 
 from vaultpki.model import Cluster
 from vaultpki.pki.facts import Facts
 from vaultpki.provision import foreign_cas
-from vaultpki.provision.differences import differences
+from vaultpki.provision.differences import differences, line_changes
 from vaultpki.provision.plan import Change
 from vaultpki.records.foreign_cas import FIELD
 from vaultpki.records.server_facts import Key
@@ -98,9 +97,8 @@ def _are_templates(side: object) -> bool:
 
 def _changed_lines(old: str, new: str) -> list[str]:
     """Return the first few lines that a template loses and gains, as `diff` shows them."""
-    compared = unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")
-    lines = [line for line in compared if not line.startswith(("---", "+++", "@@"))]
-    shown = [f"{line[0]} {escaped(line[1:])}" for line in lines[:_SHOWN_LINES]]
+    lines = line_changes(old, new)
+    shown = lines[:_SHOWN_LINES]
     more = len(lines) - len(shown)
     return shown + ([f"and {_lines_count(more)} more (--verbose shows all)"] if more else [])
 

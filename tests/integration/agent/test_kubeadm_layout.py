@@ -148,6 +148,7 @@ def test_kubeconfigs_name_files_that_their_readers_see(cluster: AppliedCluster, 
 
 STATIC_PODS = ("--hooks", "static-pods")
 MANAGER = [{"static_pod": "kube-controller-manager"}]
+CLIENTS = [{"static_pod": "kube-scheduler"}, *MANAGER]
 
 
 def test_a_join_writes_the_layout_and_its_folders(cluster: AppliedCluster, applier: Enroller, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_a_join_writes_the_layout_and_its_folders(cluster: AppliedCluster, appli
     assert folders(node)["kubelet"] == KUBELET and "hooks" not in written
     # Repeated, it writes the hooks too.
     join(node, file, *STATIC_PODS)
-    expected = {"kubernetes-ca": MANAGER, "etcd-ca": [{"static_pod": "kube-apiserver"}]}
+    expected = {"kubernetes-ca": MANAGER, "etcd-ca": [{"static_pod": "kube-apiserver"}], "kubeconfigs": CLIENTS}
     assert yaml.safe_load(node.config.read_text())["hooks"] == expected
 
 
@@ -180,7 +181,8 @@ def test_a_join_writes_the_hooks_of_static_pods(cluster: AppliedCluster, applier
     assert ran.stderr == ""
     both = [{"static_pod": "etcd"}, {"static_pod": "kube-apiserver"}]
     written = yaml.safe_load(node.config.read_text())
-    assert (written["hooks"], written["hook_timeout"]) == ({"kubernetes-ca": MANAGER, "etcd-ca": both}, "4m")
+    expected = {"kubernetes-ca": MANAGER, "etcd-ca": both, "kubeconfigs": CLIENTS}
+    assert (written["hooks"], written["hook_timeout"]) == (expected, "4m")
     own = 'etcd-ca:\n  - ["true"]\n'
     node.config.write_text(re.sub(r"etcd-ca:\n(  - .*\n)*", own, node.config.read_text()))
     own_hooks = yaml.safe_load(node.config.read_text())["hooks"]
@@ -194,7 +196,9 @@ def test_a_worker_needs_no_hooks(cluster: AppliedCluster, applier: Enroller, tmp
     enrolled_nodes.vacate(cluster, "w-7")
     node = NodeFolder("w-7", tmp_path / "node")
     ran = join(node, applier.join_file("w-7", tmp_path / "join.json", pool="autoscaled"), *STATIC_PODS)
-    assert "this node needs no hooks: none of its components reads a CA only when it starts\n" in ran.stdout
+    assert (
+        "this node gets no hooks: it has no static pod that reads a CA or a server only when it starts\n" in ran.stdout
+    )
     written = yaml.safe_load(node.config.read_text())
     assert "hooks" not in written and written["hook_timeout"] == "1m"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,18 @@ from vaultpki.agent.context import Context, PassOptions
 from vaultpki.disk.folders import Folders
 from vaultpki.host import boot_time
 from vaultpki.host.boot_time import Moment
+from vaultpki.host.processes import Process
+from vaultpki.issue.issuers import Issuers
+from vaultpki.issue.rotations import Rotations
+from vaultpki.model import NodeRole
+from vaultpki.node.assignment import Assignment
 from vaultpki.node.state import AgentState, ReaderSeen, Since, StateFile
 from vaultpki.places import PKI
+from vaultpki.readers import KUBECONFIG_SERVERS
 
 BOOT = boot_time.boot()
 OLD, BOTH = ("4f" * 32,), ("4f" * 32, "9a" * 32)
+WANTED = Assignment(0.0, "", "", frozenset({NodeRole.WORKER}), (), (), Issuers({}, ()), {}, Rotations())
 BUNDLE = Since(5000.0, BOTH, moment=Moment(BOOT, 100.0))
 
 
@@ -80,6 +88,30 @@ def test_what_is_said_of_a_component() -> None:
     assert said(ill) == {"etcd/etcd": "etcd is not healthy: /readyz answers 500"}
     # Nobody knows whether it should run: the machine may be about to get it, or the agent may not see it.
     assert said(process(99.0, running=False, problem="no process of etcd was seen")) == {}
+
+
+def test_a_component_runs_with_the_server_of_its_start_until_it_starts_again(tmp_path: Path) -> None:
+    """A server that came and went, as a wrong endpoint does, asks for no restart of what has never read it."""
+    state, new = StateFile(str(tmp_path / "state")), ("9a" * 32,)
+    text = "kube-proxy was not started again since the server in its kubeconfig changed: restart it on this node"
+    with Folders.open({PKI: str(tmp_path / "pki")}) as folders:
+        context = Context(agent_config(), PassOptions(()), folders, 1e9, state, None)
+
+        def said(servers: tuple[str, ...], changed: float | None, started: float) -> list[str]:
+            moment = None if changed is None else Moment(BOOT, changed)
+            known = replace(state.value, leaves={KUBECONFIG_SERVERS: Since(0.0, servers, moment=moment)})
+            state.value = known
+            runs = Process("kube-proxy", 1, Moment(BOOT, started), ())
+            found = readers_seen._held_servers(context, WANTED, {"kube-proxy": (runs,), "kube-scheduler": (runs,)})
+            state.value = replace(known, readers=found)
+            return list(readers_seen.behind(state.value).values())
+
+        assert said(OLD, None, 50.0) == []
+        assert said(new, 60.0, 50.0) == [text]
+        assert said(OLD, 70.0, 50.0) == []
+        assert said(new, 80.0, 50.0) == [text] and said(new, 80.0, 90.0) == []
+        # It was started with the other one, or nobody knows with which.
+        assert said(OLD, 95.0, 90.0) == [text] and said(OLD, 95.0, 94.0) == [text]
 
 
 def test_the_moment_of_a_key_is_that_of_its_newest_file() -> None:

@@ -127,6 +127,14 @@ def test_every_bundle_has_its_readers_and_no_row_its_name() -> None:
         ("kubelet-ca", {CONTROL_PLANE}, "kubelet-ca changed: on Kubernetes before 1.36, restart kube-apiserver"),
         ("front-proxy-ca", {CONTROL_PLANE, ETCD, WORKER}, None),
         ("kubelet", {WORKER}, None),
+        (
+            readers.KUBECONFIG_SERVERS,
+            {WORKER},
+            (
+                "the server in kubeconfigs changed: restart kube-proxy and kubelet on this node, which read it only at "
+                "start"
+            ),
+        ),
         ("of-the-users-own", {WORKER}, None),
     ],
 )

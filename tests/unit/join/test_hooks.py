@@ -18,12 +18,14 @@ CONTROL_PLANE, ETCD, WORKER = NodeRole.CONTROL_PLANE, NodeRole.ETCD, NodeRole.WO
 CONFIG = agent_config(directory="/etc/kubernetes/pki", state="/var/lib/vaultpki", layout=Layout.KUBEADM)
 MANAGER, BOTH = [{"static_pod": "kube-controller-manager"}], [{"static_pod": "etcd"}, {"static_pod": "kube-apiserver"}]
 
+CLIENTS = [{"static_pod": "kube-scheduler"}, *MANAGER]
+
 
 @pytest.mark.parametrize(
     ("roles", "expected"),
     [
-        ((CONTROL_PLANE, ETCD, WORKER), {"kubernetes-ca": MANAGER, "etcd-ca": BOTH}),
-        ((CONTROL_PLANE, WORKER), {"kubernetes-ca": MANAGER, "etcd-ca": BOTH[1:]}),
+        ((CONTROL_PLANE, ETCD, WORKER), {"kubernetes-ca": MANAGER, "etcd-ca": BOTH, "kubeconfigs": CLIENTS}),
+        ((CONTROL_PLANE, WORKER), {"kubernetes-ca": MANAGER, "etcd-ca": BOTH[1:], "kubeconfigs": CLIENTS}),
         ((ETCD,), {"etcd-ca": BOTH[:1]}),
         ((WORKER,), {}),
     ],
@@ -35,6 +37,7 @@ def test_the_hooks_of_each_role(roles: Collection[NodeRole], layout: Layout, exp
 
 def test_every_reader_of_the_table_has_a_hook_and_can_be_a_static_pod() -> None:
     found = hooks.static_pods(tuple(NodeRole), Layout.KUBEADM)
+    assert plain_hooks({"": found.pop("kubeconfigs")}) == {"": CLIENTS}
     written = {(CA_OF_BUNDLE[key], hook.name) for key, each in found.items() for hook in each}
     assert written == {(reader.ca, reader.component) for reader in READERS if reader.follows is None}
     # The kubelet runs static pods, and is none; kubeadm runs kube-proxy by a DaemonSet.
@@ -47,26 +50,33 @@ def told(added: hooks.Added) -> list[str]:
 
 def test_what_is_written_is_told() -> None:
     config, added = hooks.add(CONFIG, (CONTROL_PLANE, ETCD))
-    assert plain_hooks(config.hooks) == {"kubernetes-ca": MANAGER, "etcd-ca": BOTH}
+    assert plain_hooks(config.hooks) == {"kubernetes-ca": MANAGER, "etcd-ca": BOTH, "kubeconfigs": CLIENTS}
     assert config.hook_timeout == 240
     assert told(added) == [
         "when kubernetes-ca changes, a hook restarts the static pod kube-controller-manager and waits up to 4m for it",
         "when etcd-ca changes, hooks restart the static pods etcd and kube-apiserver and wait up to 4m for each",
+        (
+            "when the server in kubeconfigs changes, hooks restart the static pods kube-scheduler and "
+            "kube-controller-manager and wait up to 4m for each"
+        ),
     ]
 
 
 def test_a_node_that_needs_none_is_told_so() -> None:
     config, added = hooks.add(CONFIG, (WORKER,))
     assert config == CONFIG
-    assert told(added) == ["this node needs no hooks: none of its components reads a CA only when it starts"]
+    assert told(added) == [
+        "this node gets no hooks: it has no static pod that reads a CA or a server only when it starts"
+    ]
 
 
 def test_hooks_of_the_owner_stay() -> None:
     own = {"etcd-ca": (Hook("systemd", name="etcd"),), "kubelet": (Hook("systemd", name="kubelet"),)}
     config, added = hooks.add(replace(CONFIG, hooks=own, hook_timeout=600), (CONTROL_PLANE, ETCD))
-    assert config.hooks == {**own, "kubernetes-ca": (Hook("static_pod", name="kube-controller-manager"),)}
+    clients = [Hook("static_pod", name=each) for each in ("kube-scheduler", "kube-controller-manager")]
+    assert config.hooks == {**own, "kubernetes-ca": (clients[1],), "kubeconfigs": tuple(clients)}
     assert config.hook_timeout == 600
-    assert told(added)[1:] == ["agent.yaml has hooks of etcd-ca already; they stay"]
+    assert told(added)[2:] == ["agent.yaml has hooks of etcd-ca already; they stay"]
     again, added = hooks.add(replace(config, hook_timeout=30), (CONTROL_PLANE, ETCD))
     assert again == replace(config, hook_timeout=30) and not added.hooks
 

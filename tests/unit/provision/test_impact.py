@@ -11,7 +11,7 @@ import pytest
 from helpers.example_cluster import WITH_POOL, load
 from vaultpki.model import Cluster
 from vaultpki.provision.desired import desired
-from vaultpki.provision.impact import concerns_nodes, impact_of, of_storage, sentences
+from vaultpki.provision.impact import GRAVE, concerns_nodes, impact_of, of_storage, sentences
 from vaultpki.provision.plan import Impact, Live, Observed, Plan, plan
 from vaultpki.records.server_facts import Fields, Key, ServerFacts
 from vaultpki.redact import named
@@ -227,11 +227,93 @@ def test_a_ca_made_anew_and_another_endpoint_concern_everybody(tmp_path: Path) -
     del found["issuer", "vaultpki/prod/etcd"]
     found["config", "vaultpki/prod/config/cluster"]["endpoint"] = "https://other:6443"
     made = plan(desired(cluster, KNOWN), Observed(found, frozenset(found)))
-    assert effects(cluster, made) == [("rewrites", None, None, 5), ("reissues", None, None, 2)]
+    assert effects(cluster, made) == [
+        ("rewrites", None, None, 5),
+        ("restarts", None, None, 2),
+        ("restarts", None, None, 3),
+        ("by-hand", None, None, 0),
+        ("reissues", None, None, 2),
+    ]
     said = [impact.detail for impact in impact_of(cluster, made.changes, LIVE)]
-    assert said[0].startswith("5 nodes with the role control-plane or worker: each writes its kubeconfigs anew ")
-    assert said[1].startswith("2 nodes with the role control-plane or etcd: the etcd CA is made anew, ")
+    how = "by hooks of kubeconfigs, or by you, one node at a time"
+    assert said[:4] == [
+        (
+            "5 nodes with the role control-plane or worker: each writes its kubeconfigs anew within its agent's `poll` "
+            "(5m by default)"
+        ),
+        f"2 nodes with the role control-plane: each needs a restart of kube-scheduler, kube-controller-manager: {how}",
+        f"3 nodes with the role worker: each needs a restart of kube-proxy, kubelet: {how}",
+        "kubeconfigs of people go on naming https://other:6443: write them anew with `vaultpki issue`",
+    ]
+    # As long as no node takes part nobody has any.
+    assert effects(cluster, made, Live()) == []
+    assert said[4].startswith("2 nodes with the role control-plane or etcd: the etcd CA is made anew, ")
     assert not [sentence for sentence in said if "if it has any" in sentence]
+
+
+def test_in_kubeadms_layout_control_planes_use_their_own_api_server(tmp_path: Path) -> None:
+    spec = WITH_POOL.replace("etcd]", "etcd, worker]").replace("{names:", "{endpoint: https://api.example.com, names:")
+    before = load(tmp_path, f"{spec}layout: kubeadm\n")
+    after = load(tmp_path, f"{spec.replace('example.com,', 'example.com:443,')}layout: kubeadm\n")
+    said = [impact.detail for impact in impact_of(after, planned(before, after).changes, LIVE)]
+    # kubeadm's kube-proxy has a kubeconfig of its own.
+    assert [each for each in said if "restart" in each] == [
+        (
+            "3 nodes with the role worker: each needs a restart of kubelet: by hooks of kubeconfigs, or by you, one "
+            "node at a time"
+        )
+    ]
+    after = load(tmp_path, f"{spec.replace('10.0.0.11', '10.0.0.12')}layout: kubeadm\n")
+    of_node = [each for each in impact_of(after, planned(before, after).changes, LIVE) if each.certificate is None]
+    assert [(each.effect, each.node) for each in of_node] == [("rewrites", "cp-1"), ("restarts", "cp-1")]
+    assert "cp-1 needs a restart of kube-scheduler, kube-controller-manager, kubelet: by" in of_node[1].detail
+
+
+KEYS = "service_account_keys: true\n"
+ROTATES = "`vaultpki ca rotate service-account-keys`"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "effect", "said"),
+    [
+        (
+            "",
+            KEYS,
+            "token-keys",
+            [
+                f"keeps an sa.key that is there until {ROTATES} replaces it",
+                (
+                    "makes a service-account key if there is no sa.key, and kube-apiserver may start there only after "
+                    "`vaultpki ca continue`"
+                ),
+            ],
+        ),
+        (
+            KEYS,
+            "",
+            "token-keys-stay",
+            ["keeps sa.key and sa.pub as they are, and nobody rotates them or takes a stolen key out"],
+        ),
+        (
+            KEYS,
+            KEYS + "certificates: {service-account: {key: rsa-2048}}\n",
+            "token-keys",
+            [f"keeps the type of the key that it uses until {ROTATES} makes one of rsa-2048"],
+        ),
+        # A certificate of such a key counts until the record removes it, whatever its end.
+        (KEYS, KEYS + "certificates: {service-account: {ttl: 7d}}\n", "token-keys", []),
+    ],
+    ids=["on", "off", "type", "ttl"],
+)
+def test_service_account_keys_concern_control_planes(
+    tmp_path: Path, before: str, after: str, effect: str, said: list[str]
+) -> None:
+    was, cluster = load(tmp_path, WITH_POOL + before), load(tmp_path, WITH_POOL + after)
+    found = [each for each in impact_of(cluster, planned(was, cluster).changes, LIVE) if each.effect == effect]
+    assert [each.detail for each in found] == [f"{node} {text}" for node in ("cp-1", "cp-2") for text in said]
+    merged = [text for _, text in sentences(found, merged=True)]
+    assert merged == [f"cp-1, cp-2: each {text}" for text in said]
+    assert {colour for colour, _ in sentences(found, merged=True)} <= {"red" if effect in GRAVE else "yellow"}
 
 
 def test_a_template_concerns_the_roles_that_have_or_had_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers.example_cluster import BASE, load
 from helpers.foreign_ca import ForeignCa
 from vaultpki.certificates import ROOT
-from vaultpki.model import OutsideRoot
+from vaultpki.model import NodeRole, OutsideRoot
 from vaultpki.provision import foreign_cas, observe, plan
 from vaultpki.provision.ca_facts import CaFacts, rotations_needed
 from vaultpki.provision.foreign_cas import ForeignChange
@@ -42,12 +42,21 @@ def test_each_thing_that_no_apply_changes_asks_for_a_person() -> None:
     assert replace(made, waiting=("etcd",)).attention
 
 
-def test_only_a_foreign_ca_that_goes_takes_trust_away(tmp_path: Path) -> None:
+def test_only_a_foreign_ca_that_goes_takes_trust_away() -> None:
     """A plan that says so of a new one would have a person refuse it, or get used to the warning."""
-    cluster, facts = load(tmp_path, BASE), ForeignCa("another CA").facts
+    facts = ForeignCa("another CA").facts
     for added, removed in (((facts,), ()), ((), (facts,)), ((facts,), (facts,))):
-        told = list(foreign_cas.sentences(cluster, ForeignChange("etcd", added, removed)))
-        assert [takes for takes, _ in told] == [False] * len(added) + [True] * len(removed)
+        told = list(foreign_cas.sentences(ForeignChange("etcd", added, removed)))
+        assert [takes for takes, _ in told] == [False] * 2 * len(added) + [True] * len(removed)
+
+
+def test_a_foreign_ca_is_told_with_who_restarts_for_it(tmp_path: Path) -> None:
+    cluster, how = load(tmp_path, BASE), "hooks wait until you run `vaultpki agent --once` on one node after the other"
+    assert list(foreign_cas.restarts(cluster, "etcd")) == [
+        (NodeRole.CONTROL_PLANE, f"needs a restart of kube-apiserver; {how}"),
+        (NodeRole.ETCD, f"needs a restart of etcd; {how}"),
+    ]
+    assert list(foreign_cas.restarts(cluster, "front-proxy")) == []
 
 
 def test_the_lives_that_a_mount_allows_are_compared() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,16 @@ def replaced(*pairs: tuple[str, str]) -> str:
     return text
 
 
+KEYS = "service_account_keys: true\n"
+OWN = "{audit: {kind: client, common_name: audit, ca: kubernetes, roles: [control-plane]}}"
 HEAD = replaced(("{names:", "{endpoint: https://api.example.com:6443, names:"))
 # What cluster.yaml said and says, and the first lines of the plan, or all of them.
 CHANGES: dict[str, tuple[str, str, list[str]]] = {
-    "one address is one entry for each certificate": (
+    "one address is one entry for all certificates of a node": (
         WITH_POOL,
         replaced(("10.0.0.11", "10.0.0.12")),
         [
-            "~ cp-1: kube-apiserver: addresses + 10.0.0.12 - 10.0.0.11",
-            "~ cp-1: etcd-server: addresses + 10.0.0.12 - 10.0.0.11",
-            "~ cp-1: etcd-peer: addresses + 10.0.0.12 - 10.0.0.11",
+            "~ cp-1: kube-apiserver, etcd-server, etcd-peer: addresses + 10.0.0.12 - 10.0.0.11",
             "~ cluster prod: endpoint https://10.0.0.11:6443 -> https://10.0.0.12:6443",
             "Plan: 0 to create, 3 to update, 0 to delete.",
         ],
@@ -106,21 +107,48 @@ CHANGES: dict[str, tuple[str, str, list[str]]] = {
         HEAD,
         HEAD.replace("control-plane, etcd", "control-plane"),
         [
-            *(f"- cp-1, cp-2: {name}" for name in ("etcd-server", "etcd-peer", "etcd-healthcheck-client")),
+            "- cp-1, cp-2: etcd-server, etcd-peer, etcd-healthcheck-client",
             "~ 2 nodes cp-1, cp-2: roles - etcd",
             "Plan: 0 to create, 4 to update, 0 to delete.",
+        ],
+    ),
+    "a certificate of a user's own that goes is told by its name": (
+        WITH_POOL + f"certificates: {OWN}\n",
+        WITH_POOL,
+        ["- cp-1, cp-2: audit", "- certificate audit", "Plan: 0 to create, 4 to update, 1 to delete."],
+    ),
+    "service-account keys that come are told with their CA": (
+        WITH_POOL,
+        WITH_POOL + KEYS,
+        [
+            '+ CA service-account: "prod service-account CA", life 5y, key ec-p256, signed by the root',
+            "+ certificate service-account: signing, ttl 30d, key ec-p256, CA service-account; CN sa:NODE:1",
+            "~ policy vaultpki/prod/node/NODE (cp-1, cp-2): + vaultpki/prod/service-account/sign/service-account",
+            "    (update, with limits)",
+            "~ 2 nodes cp-1, cp-2: service_account.ttl nothing -> 30d; service_account.key nothing -> ec-p256",
+            "Plan: 7 to create, 4 to update, 0 to delete.",
+        ],
+    ),
+    "service-account keys that go take their CA along": (
+        WITH_POOL + KEYS,
+        WITH_POOL,
+        [
+            "~ policy vaultpki/prod/node/NODE (cp-1, cp-2): - vaultpki/prod/service-account/sign/service-account",
+            "    (update, with limits)",
+            "~ 2 nodes cp-1, cp-2: service_account.ttl 30d -> nothing; service_account.key ec-p256 -> nothing",
+            "- CA service-account: its key, its mount and what is on it",
+            "Plan: 0 to create, 4 to update, 7 to delete.",
         ],
     ),
     "a certificate that a node gets is told with its names": (
         WITH_POOL,
         replaced(("[worker], addresses: [10", "[worker, etcd], addresses: [10")),
         [
-            "+ worker-1: etcd-server:",
+            "+ worker-1: etcd-server, etcd-peer:",
             "    ttl 30d",
             "    names the node's name, localhost",
             "    addresses the node's addresses, 127.0.0.1, ::1",
-            "+ worker-1: etcd-peer:",
-            "    ttl 30d",
+            "+ worker-1: etcd-healthcheck-client: ttl 30d",
         ],
     ),
 }
@@ -257,6 +285,13 @@ def test_templates_say_which_file_is_rendered_to_what_and_where(tmp_path: Path) 
         *["    + d"] * 8,
         "    and 12 lines more (--verbose shows all)",
     ]
+    # Of YAML a line may begin as the headers of `diff` do.
+    (tmp_path / "audit.tmpl").write_text("a\n--- old\n")
+    found = objects(load(tmp_path, spec := (tmp_path / "cluster.yaml").read_text()))
+    (tmp_path / "audit.tmpl").write_text("a\n+++ new\n---\n")
+    after = load(tmp_path, spec)
+    assert "- --- old; + +++ new; + ---" in text(told(after, planned(after, found)))
+    assert "- --- old + +++ new + ---" in text(told(after, planned(after, found), verbose=True))
     # Others may have written anything there.
     found = objects(one)
     by_hand(found, ("config", "vaultpki/prod/config/cluster"), templates={"audit": EVIL, EVIL: {EVIL: EVIL}})
@@ -304,17 +339,61 @@ def test_verbose_shows_every_object_and_field_uncut(tmp_path: Path) -> None:
     after = load(tmp_path, WITH_POOL.replace("10.0.0.11", "10.0.0.12"))
     made = planned(after, before)
     shown = told(after, made, verbose=True)
+    record, items = "vaultpki/prod/config", "+ 10.0.0.12 - 10.0.0.11"
+    assert shown == [
+        "~ policy vaultpki/prod/node/cp-1",
+        f"    vaultpki/prod/etcd/sign/etcd-peer.allowed_parameters.ip_sans {items}",
+        f"    vaultpki/prod/etcd/sign/etcd-server.allowed_parameters.ip_sans {items}",
+        f"    vaultpki/prod/kubernetes/sign/kube-apiserver.allowed_parameters.ip_sans {items}",
+        f"~ config {record}/cluster",
+        "    endpoint https://10.0.0.11:6443 -> https://10.0.0.12:6443",
+        f"~ config {record}/nodes/cp-1",
+        *(f"    certificates.{name}.addresses {items}" for name in ("etcd-peer", "etcd-server", "kube-apiserver")),
+        "Plan: 0 to create, 3 to update, 0 to delete.",
+    ]
+    made = plan(desired(after, KNOWN), Observed())
+    created = told(after, made, verbose=True)
     for change in made.changes:
-        place = shown.index(f"~ {change.kind} {change.name}")
-        assert [line.split(":")[0].strip() for line in shown[place + 1 : place + 1 + len(change.fields)]] == [
-            name.split(":")[0] for name in change.fields
-        ]
-    (certificates,) = (line for line in shown if line.startswith("    certificates: "))
-    old, _, new = certificates.removeprefix("    certificates: ").partition(" -> ")
-    assert "10.0.0.11" in old and "10.0.0.12" in new and len(old) == len(new) > 1000
-    assert shown[-1] == "Plan: 0 to create, 3 to update, 0 to delete."
-    created = told(after, plan(desired(after, KNOWN), Observed()), verbose=True)
-    assert "+ role vaultpki/prod/etcd/etcd-peer" in created and '    organization: ["system:nodes"]' in created
+        place = created.index(f"+ {change.kind} {change.name}")
+        for field in change.fields:
+            assert any(line.startswith(f"    {field}") for line in created[place + 1 :])
+    assert "    organization system:nodes" in created and "    certificates.kubelet.ttl 30d" in created
+
+
+def test_verbose_is_a_diff_by_paths_whatever_order_a_server_gives_keys_in(tmp_path: Path) -> None:
+    (tmp_path / "audit.tmpl").write_text("a\nb\n")
+    spec = WITH_POOL + "templates: {audit: {file: a.yaml, template: audit.tmpl, roles: [worker]}}\n"
+    found = objects(load(tmp_path, spec))
+    record = found["config", "vaultpki/prod/config/nodes/cp-1"]
+    entries = [dict(sorted(entry.items(), reverse=True)) for entry in reversed(record["certificates"])]
+    by_hand(found, ("config", "vaultpki/prod/config/nodes/cp-1"), certificates=entries)
+    by_hand(found, ("policy", "vaultpki/prod/node/cp-2"), **{"sys/*": {"capabilities": ["sudo", "read"]}})
+    del found["policy", "vaultpki/prod/node/cp-2"]["vaultpki/prod/config/data/changes"]
+    pem = f"-----BEGIN CERTIFICATE-----\n{'A' * 64}\n-----END CERTIFICATE-----\n"
+    by_hand(found, ("config", "vaultpki/prod/config/cluster"), vault={"addresses": [], "ca_pem": pem})
+    (tmp_path / "audit.tmpl").write_text("a\nc\n" + "d\n" * 20)
+    after = load(tmp_path, spec + "certificates: {etcd-peer: {ttl: 7d}}\n")
+    shown = told(after, planned(after, found), verbose=True)
+    of_cluster, of_node, of_policy = (
+        shown.index(f"~ {name}")
+        for name in (
+            "config vaultpki/prod/config/cluster",
+            "config vaultpki/prod/config/nodes/cp-1",
+            "policy vaultpki/prod/node/cp-2",
+        )
+    )
+    assert shown[of_cluster + 1 : of_cluster + 4] == ["    templates.audit.text", "      - b", "      + c"]
+    assert shown[of_cluster + 4 : of_cluster + 24] == ["      + d"] * 20
+    assert shown[of_cluster + 24 : of_cluster + 26] == [
+        "    vault.addresses + https://vault.example.com:8200",
+        f"    vault.ca_pem (text with SHA-256 {sha256(pem.encode()).hexdigest()}) -> nothing",
+    ]
+    # The entries of the record stand in another order, and have their keys in another one.
+    assert shown[of_node + 1] == "    certificates.etcd-peer.ttl 30d -> 7d" and shown[of_node + 2].startswith("~ ")
+    assert shown[of_policy + 1 : of_policy + 3] == [
+        "    - sys/*.capabilities sudo, read",
+        "    + vaultpki/prod/config/data/changes.capabilities read",
+    ]
 
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\nPlan: 0 to create, 0 to update, 0 to delete.\r\u202e\x9b1m\u2028"
