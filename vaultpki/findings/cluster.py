@@ -74,10 +74,13 @@ def judge(read: ClusterFacts, procedures: ProceduresInCluster) -> Judgement:
     ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
     # Not by name: an identity that does not belong to a node may have the name of one.
     foreign = foreign_cas.read(cluster)
-    pairs: list[tuple[NodeRow, str]] = [
-        (nodes.of_member(each, ttls, now, read.revoked, read.revisions, file=file, foreign=foreign), each.stored)
-        for each in read.nodes.members
-    ]
+    recover = {ca.domain: ca.recover for ca in read.cas if ca.recover} if read.cas else None
+    pairs: list[tuple[NodeRow, str]] = []
+    for each in read.nodes.members:
+        row = nodes.of_member(
+            each, ttls, now, read.revoked, read.revisions, file=file, foreign=foreign, recover=recover
+        )
+        pairs.append((row, each.stored))
     pairs += [(nodes.of_unfit(each, file=file), "") for each in read.nodes.unfit]
     pairs.sort(key=lambda pair: nodes.order(pair[0]))
     return Judgement(

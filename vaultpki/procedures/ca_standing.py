@@ -18,9 +18,12 @@ from vaultpki.redact import stamp
 
 
 def findings(read: ClusterFacts) -> Iterator[Finding]:
-    """Yield where a rotation stands: it goes on by itself, or it waits for a person."""
+    """Yield where a rotation stands: it goes on by itself, or it waits for a person.
+
+    Nothing while a CA is to be recovered: that is a finding, and no step is taken before.
+    """
     ca = under_way(read.cas) or next((ca for ca in read.cas if ca.gate is not None), None)
-    if ca is None or ca.record is None or ca.gate is None:
+    if ca is None or ca.record is None or ca.gate is None or any(each.recover for each in read.cas):
         return
     record, file = ca.record, read.cluster.file
     # At the end of a rollback, processes may hold the CA that it deleted; `ca abort` goes on until they do not.
@@ -35,7 +38,8 @@ def lines(read: ClusterFacts) -> Iterator[str]:
     active, now, file = under_way(read.cas), read.now, read.cluster.file
     if active is not None and active.record is not None:
         pin = root_pin.advice(read.cluster, active.record)
-        yield from ca_text.record_lines(active.record, active.gate, now, file, pin=pin)
+        recover = any(each.recover for each in read.cas)
+        yield from ca_text.record_lines(active.record, active.gate, now, file, pin=pin, stands=recover)
         return
     for ca in read.cas:
         # After a rollback, processes may still hold the CA that it deleted.
