@@ -13,10 +13,16 @@ import pytest
 
 from helpers.node import passes
 from helpers.node.passes import passed, report
+from helpers.node.resident_agent import figure
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.handmade_rotation import ETCD, STEMS, Rotation, delete, make_default, successor
+from helpers.vault.servers import free_ports
+from vaultpki.agent.context import Outcome
 from vaultpki.certificates import MOST_ISSUERS
+from vaultpki.config.agent import load_agent
+from vaultpki.daemon import metrics
 from vaultpki.pki import x509
+from vaultpki.procedures import ON_NODES
 from vaultpki.records.node_report import Seen
 from vaultpki.records.rotation import CaRef, Method, State
 
@@ -186,6 +192,7 @@ def test_a_server_set_back_takes_nothing_away(
     assert bundle(node) == {rotation.old.sha256, rotation.new.sha256} and serials(node) == before
     told = report(cluster, node)
     assert told.seen["etcd"].behind and told.seen["etcd"].highest == revision
+    assert measured(node, done) == (1, 1)
     passed(node, "*")
     assert serials(node) == before
     # Vault's answer is used again as long as it is fresh, and says the same.
@@ -196,7 +203,23 @@ def test_a_server_set_back_takes_nothing_away(
     while rotation.record.revision <= revision:
         rotation.write(rotation.record.changed())
     make_default(cluster, "etcd", rotation.new)
-    assert not passed(node).failures and not report(cluster, node).seen["etcd"].behind
+    done = passed(node)
+    assert not done.failures and not report(cluster, node).seen["etcd"].behind
+    assert measured(node, done) == (0, 0)
+
+
+def measured(node: NodeFolder, outcome: Outcome) -> tuple[float | None, float | None]:
+    """What the metrics of an agent say of the record of etcd after this pass: `server-behind`, and the CA's own."""
+    (port,) = free_ports(1)
+    config = replace(load_agent(node.config), metrics=f"127.0.0.1:{port}")
+    shown = metrics.DaemonMetrics(lambda: config, ON_NODES, lambda event: None, longest_pass=60)
+    shown.record(config, outcome)
+    shown.serve()
+    try:
+        return figure(port, "finding", finding="server-behind"), figure(port, "ca_rotation_behind", ca="etcd")
+    finally:
+        config = replace(config, metrics=None)
+        shown.serve()
 
 
 @ON_NODE
