@@ -55,4 +55,5 @@ def banner(read: ClusterFacts) -> Banner | None:
     record = active.record
     what = f"{'The ' if record.domain == ROOT else ''}{ca_title(record.domain, read.cluster.name)} is"
     title = f"{what} being rotated: {record.state.value}"
-    return banner_of(title, record.since, ca_text.state_sentence(record), active.gate, read.now, read.cluster.file)
+    gate = None if any(each.recover for each in read.cas) else active.gate
+    return banner_of(title, record.since, ca_text.state_sentence(record), gate, read.now, read.cluster.file)

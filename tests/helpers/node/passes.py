@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
+import click
 from click.testing import CliRunner
 
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
@@ -107,6 +108,8 @@ def command_here(*words: str | Path, expect: int | AbstractSet[int] = 0) -> Ran:
     code, error = ran.exit_code or int(ran.return_value or 0), ran.stderr
     if isinstance(ran.exception, VaultpkiError):
         code, error = ran.exception.exit_code, f"{error}vaultpki: {ran.exception}\n"
+    elif isinstance(ran.exception, click.ClickException):
+        code, error = ran.exception.exit_code, f"{error}{ran.exception.format_message()}\n"
     elif ran.exception is not None and not isinstance(ran.exception, SystemExit):
         raise ran.exception
     assert code in ({expect} if isinstance(expect, int) else expect), f"{words}: exit {code}\n{ran.stdout}\n{error}"

@@ -355,6 +355,31 @@ def test_a_node_and_a_foreign_ca(further: dict[str, Any], state: str, said: str)
     assert {finding.name for finding in found.findings} <= {"foreign-ca"}
 
 
+@pytest.mark.parametrize(
+    ("recover", "text", "command"),
+    [
+        # Nobody knows, or the server's record is behind by what others say too.
+        (None, BEHIND, "vaultpki ca recover etcd -f cluster.yaml"),
+        ({"etcd": "etcd"}, BEHIND, "vaultpki ca recover etcd -f cluster.yaml"),
+        # The root takes it along.
+        ({"etcd": "root"}, BEHIND.partition(" until ")[0], "vaultpki ca recover root -f cluster.yaml"),
+        # It alone says so, and its word does not count.
+        (
+            {"kubelet": "kubelet"},
+            BEHIND.partition(" until ")[0],
+            "vaultpki enroll cp-1 -f cluster.yaml --replace -o cp-1.json",
+        ),
+    ],
+)
+def test_a_node_that_has_read_more_is_answered_by_what_helps(
+    recover: Mapping[str, str] | None, text: str, command: str
+) -> None:
+    value = node_report.read(node_report.to_json(report(seen={"etcd": Seen(3, 4)})))
+    member = Member("cp-1", "listed", NODE, 1, value, "x")
+    (finding,) = of_member(member, {"kubelet": 30 * 86400}, NOW, NOTHING_REVOKED, recover=recover).findings
+    assert (finding.name, finding.text, finding.command) == ("server-behind", text, command)
+
+
 def test_a_report_without_foreign_cas_is_that_of_before() -> None:
     assert not {"foreign_cas", "foreign_cas_ignored", "by_hand"} & node_report.to_json(report()).keys()
 
