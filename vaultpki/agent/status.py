@@ -72,7 +72,8 @@ class Status:
     about where the machine stands in a procedure, "" for one in which it takes no part. `not_admitted` is a sentence
     that kube-apiserver must not run yet, "" if it may. `keys` are its service-account keys, None where it has none of
     its own, and `token_keys` are sentences about files of those that are not as they should be. `surplus` are the pairs
-    that the node's record does not name, by the paths of their certificates.
+    that the node's record does not name, by the paths of their certificates. `jwt` says that it logs in by an issuer's
+    token, so that no join file is for it.
     """
 
     node: str | None
@@ -102,6 +103,7 @@ class Status:
     keys: TokenKeysStatus | None = None
     token_keys: tuple[str, ...] = ()
     surplus: Mapping[str, SurplusPair] = field(default_factory=dict)
+    jwt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ def of_node(
         by_hand=known.by_hand,
         standings=tuple(each.standing(config) for each in procedures),
         not_admitted=known.not_admitted,
+        jwt=config.auth.method == "jwt",
     )
     try:
         spec = assignment.read_copy(config, records_of(procedures))

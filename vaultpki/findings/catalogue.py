@@ -88,6 +88,9 @@ _ENROLL: Final = "vaultpki enroll {node} -f {file}{pool} -o {node}.json"
 ENROLL_AGAIN: Final = "vaultpki enroll {node} -f {file}{pool} --replace -o {node}.json"
 """The command for a new join file, in place of what a node has."""
 
+LOCK: Final = "vaultpki lock {node} -f {file}"
+"""The command that ends every credential of a node."""
+
 AGENT_ONCE: Final = "vaultpki agent --once"
 """The command for a pass that asks Vault now."""
 
@@ -106,7 +109,7 @@ CATALOGUE: Final = (
         "many-credentials",
         NodeState.CLONE,
         "The node has more live credentials than it needs: somebody may have copied it, or its join file.",
-        "vaultpki lock {node} -f {file}",
+        LOCK,
         "operator",
         vault=True,
     ),

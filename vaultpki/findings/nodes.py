@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vaultpki import readers
 from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.findings import foreign_cas, pairs
-from vaultpki.findings.catalogue import ENROLL_AGAIN, ORDER, NodeState, Severity
+from vaultpki.findings.catalogue import AGENT_ONCE, ENROLL_AGAIN, LOCK, ORDER, NodeState, Severity
 from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, named_command, of_ends, some
 from vaultpki.findings.finding import to_json as finding_json
 from vaultpki.pki import renewal
@@ -162,7 +162,7 @@ def of_member(
     and `foreign` are the foreign CAs in it, by domain. `recover` has what `ca recover` puts right, by the CAs that need
     it; None if nobody knows. What a node says of another CA is its word alone, which joining anew ends.
     """
-    report, finds = member.report, _Finder(member.name, member.pool, file)
+    report, finds = member.report, _Finder(member.name, member.pool, file, jwt=member.kind == "jwt")
     if report is None:
         findings = [*_credentials(member, finds, joined=bool(member.stored)), *_without_report(member, finds)]
         return NodeRow(member.name, member.pool, member.roles, tuple(findings), credentials=member.credentials)
@@ -230,6 +230,7 @@ class _Finder:
     node: str
     pool: str | None
     file: str
+    jwt: bool = False
 
     def __call__(
         self,
@@ -250,8 +251,8 @@ class _Finder:
         ca = gap.domain if recover is None else recover.get(gap.domain, "")
         if ca:
             return self(name, gap.text if ca == gap.domain else gap.what, ca=ca)
-        # It alone says so, and nobody else can follow it.
-        return self(name, gap.what, template=ENROLL_AGAIN)
+        # It alone says so, and its word does not count. A join file is nothing for one that logs in by a token.
+        return self(name, gap.what, template=LOCK if self.jwt else ENROLL_AGAIN)
 
 
 def _without_report(member: Member, finds: _Finder) -> Iterator[Finding]:
@@ -350,7 +351,9 @@ def _cas_of(keys: Iterable[str]) -> set[str]:
 def _foreign(said: Iterable[foreign_cas.Said], finds: _Finder) -> Iterator[Finding]:
     for text, needs, template in said:
         state, severity = (None, None) if needs else (NodeState.OK, Severity.INFO)
-        yield finds("foreign-ca", text, state=state, severity=severity, template=template)
+        # By the line that its owner has written into agent.yaml.
+        own = template or (AGENT_ONCE if finds.jwt else "")
+        yield finds("foreign-ca", text, state=state, severity=severity, template=own)
 
 
 def _hooks(failed: Collection[str], owed: Collection[str], finds: _Finder) -> Iterator[Finding]:
@@ -378,7 +381,7 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
         node=status.node or name,
         pool=status.pool,
         roles=status.roles,
-        findings=tuple(_of_files(status, states, _Finder(status.node or name, status.pool, ""))),
+        findings=tuple(_of_files(status, states, _Finder(status.node or name, status.pool, "", status.jwt))),
         first_expiry=first[1] if first else None,
         life_left=life_left(*first, now) if first else None,
         trust=status.trust,
