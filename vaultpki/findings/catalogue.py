@@ -355,6 +355,7 @@ CATALOGUE: Final = (
         "Nodes trust a CA that the server does not have, such as after `vaultpki ca recover`.",
         _CA_STATUS,
         "operator",
+        own=True,
         vault=True,
     ),
     _info(

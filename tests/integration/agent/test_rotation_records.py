@@ -13,16 +13,12 @@ import pytest
 
 from helpers.node import passes
 from helpers.node.passes import passed, report
-from helpers.node.resident_agent import figure
+from helpers.node.resident_agent import figure, metrics_of
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.handmade_rotation import ETCD, STEMS, Rotation, delete, make_default, successor
-from helpers.vault.servers import free_ports
 from vaultpki.agent.context import Outcome
 from vaultpki.certificates import MOST_ISSUERS
-from vaultpki.config.agent import load_agent
-from vaultpki.daemon import metrics
 from vaultpki.pki import x509
-from vaultpki.procedures import ON_NODES
 from vaultpki.records.node_report import Seen
 from vaultpki.records.rotation import CaRef, Method, State
 
@@ -210,16 +206,8 @@ def test_a_server_set_back_takes_nothing_away(
 
 def measured(node: NodeFolder, outcome: Outcome) -> tuple[float | None, float | None]:
     """What the metrics of an agent say of the record of etcd after this pass: `server-behind`, and the CA's own."""
-    (port,) = free_ports(1)
-    config = replace(load_agent(node.config), metrics=f"127.0.0.1:{port}")
-    shown = metrics.DaemonMetrics(lambda: config, ON_NODES, lambda event: None, longest_pass=60)
-    shown.record(config, outcome)
-    shown.serve()
-    try:
+    with metrics_of(node, outcome) as port:
         return figure(port, "finding", finding="server-behind"), figure(port, "ca_rotation_behind", ca="etcd")
-    finally:
-        config = replace(config, metrics=None)
-        shown.serve()
 
 
 @ON_NODE
