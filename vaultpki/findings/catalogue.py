@@ -88,7 +88,7 @@ _ENROLL: Final = "vaultpki enroll {node} -f {file}{pool} -o {node}.json"
 ENROLL_AGAIN: Final = "vaultpki enroll {node} -f {file}{pool} --replace -o {node}.json"
 """The command for a new join file, in place of what a node has."""
 
-LOCK: Final = "vaultpki lock {node} -f {file}"
+LOCK_NODE: Final = "vaultpki lock {node} -f {file}"
 """The command that ends every credential of a node."""
 
 AGENT_ONCE: Final = "vaultpki agent --once"
@@ -109,7 +109,7 @@ CATALOGUE: Final = (
         "many-credentials",
         NodeState.CLONE,
         "The node has more live credentials than it needs: somebody may have copied it, or its join file.",
-        LOCK,
+        LOCK_NODE,
         "operator",
         vault=True,
     ),

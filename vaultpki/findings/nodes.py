@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vaultpki import readers
 from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.findings import foreign_cas, pairs
-from vaultpki.findings.catalogue import AGENT_ONCE, ENROLL_AGAIN, LOCK, ORDER, NodeState, Severity
+from vaultpki.findings.catalogue import AGENT_ONCE, ENROLL_AGAIN, LOCK_NODE, ORDER, NodeState, Severity
 from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, named_command, of_ends, some
 from vaultpki.findings.finding import to_json as finding_json
 from vaultpki.pki import renewal
@@ -252,7 +252,7 @@ class _Finder:
         if ca:
             return self(name, gap.text if ca == gap.domain else gap.what, ca=ca)
         # It alone says so, and its word does not count. A join file is nothing for one that logs in by a token.
-        return self(name, gap.what, template=LOCK if self.jwt else ENROLL_AGAIN)
+        return self(name, gap.what, template=LOCK_NODE if self.jwt else ENROLL_AGAIN)
 
 
 def _without_report(member: Member, finds: _Finder) -> Iterator[Finding]:
