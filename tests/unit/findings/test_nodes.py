@@ -18,9 +18,9 @@ from vaultpki.findings.catalogue import NodeState
 from vaultpki.findings.finding import found as finding
 from vaultpki.findings.nodes import NodeRow, bar, of_member, of_status, order, time_left, to_json
 from vaultpki.host.hooks import Owed
-from vaultpki.identity.nodes import Member
+from vaultpki.identity.nodes import Member, NodeKind
 from vaultpki.identity.revoked_list import Revoked
-from vaultpki.model import Node, NodeRole
+from vaultpki.model import Node, NodeRole, Pool
 from vaultpki.pki.ca_life import CaExpiry, Level
 from vaultpki.pki.renewal import PairState
 from vaultpki.records import node_report
@@ -378,6 +378,21 @@ def test_a_node_that_has_read_more_is_answered_by_what_helps(
     member = Member("cp-1", "listed", NODE, 1, value, "x")
     (finding,) = of_member(member, {"kubelet": 30 * 86400}, NOW, NOTHING_REVOKED, recover=recover).findings
     assert (finding.name, finding.text, finding.command) == ("server-behind", text, command)
+
+
+@pytest.mark.parametrize(
+    ("kind", "commands"),
+    [
+        ("pooled", ["vaultpki enroll w-1 -f cluster.yaml --pool autoscaled --replace -o w-1.json"] * 2),
+        ("jwt", ["vaultpki lock w-1 -f cluster.yaml", "vaultpki agent --once"]),
+    ],
+)
+def test_no_join_file_is_named_for_a_node_that_logs_in_by_a_token(kind: NodeKind, commands: list[str]) -> None:
+    told = report(seen={"etcd": Seen(3, 4)}, bundles=HELD, foreign_ignored={"etcd": (OLD.sha256,)})
+    pool = Pool("autoscaled", NODE.roles, "w-*")
+    member = Member("w-1", kind, pool, None, node_report.read(node_report.to_json(told)), "x")
+    found = of_member(member, {"kubelet": 30 * 86400}, NOW, NOTHING_REVOKED, foreign=NAMED, recover={})
+    assert [finding.command for finding in found.findings] == commands
 
 
 def test_a_report_without_foreign_cas_is_that_of_before() -> None:
