@@ -7,6 +7,7 @@ from typing import Final
 
 from prometheus_client import generate_latest
 
+from vaultpki.agent.ca_trust import CaOnNode
 from vaultpki.daemon import metric_families, view
 from vaultpki.findings import cluster as whole
 from vaultpki.identity.nodes import Member, NodeList
@@ -37,7 +38,7 @@ _VIEW: Final = view.View(
     last_pass=1.0,
     stale_after=1.0,
     ends=(_CA,),
-    cas=(view.CaView("etcd", "none", False),),
+    cas=(CaOnNode("etcd", None, 0, False, ()),),
 )
 _COUNTS: Final = view.Counts("prod", "cp-1", 1, {"kubelet": 1})
 

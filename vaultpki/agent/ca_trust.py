@@ -209,7 +209,7 @@ def statuses(wanted: Assignment, trust: Mapping[str, Trust], state: AgentState) 
     apart = {gap.domain: gap for gap in gaps(seen, rotations.not_followed)}
     found = []
     for domain in EVERY_DOMAIN:
-        if domain not in (ROOT, *trust):
+        if domain not in (ROOT, *wanted.issuers.issuing):
             # Of a node without service-account keys.
             continue
         record = rotations.records.get(domain)

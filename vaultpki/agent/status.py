@@ -72,7 +72,8 @@ class Status:
     about where the machine stands in a procedure, "" for one in which it takes no part. `not_admitted` is a sentence
     that kube-apiserver must not run yet, "" if it may. `keys` are its service-account keys, None where it has none of
     its own, and `token_keys` are sentences about files of those that are not as they should be. `surplus` are the pairs
-    that the node's record does not name, by the paths of their certificates. `next_within` is as in NodeReport.
+    that the node's record does not name, by the paths of their certificates. `next_within` is as in NodeReport. `jwt`
+    says that it logs in by an issuer's token, so that no join file is for it.
     """
 
     node: str | None
@@ -103,6 +104,7 @@ class Status:
     token_keys: tuple[str, ...] = ()
     surplus: Mapping[str, SurplusPair] = field(default_factory=dict)
     next_within: int = 0
+    jwt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ def of_node(
         by_hand=known.by_hand,
         not_admitted=known.not_admitted,
         next_within=known.next_within,
+        jwt=config.auth.method == "jwt",
     )
     spec: assignment.Assignment | None = None
     try:

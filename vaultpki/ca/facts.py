@@ -195,6 +195,7 @@ def _participant(who: Member, cluster: Cluster, domain: str, share: _Share) -> P
     return Participant(
         name=who.name,
         kind="listed" if who.kind == "listed" else "pooled",
+        pool=who.pool or "" if who.kind == "pooled" else "",
         certificates=share.certificates,
         bundle=share.bundle,
         readers=tuple(f"{domain}/{component}" for component in at_start),

@@ -27,8 +27,9 @@ def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
     record, cluster, kind = scene.records[domain].record, scene.cluster, kind_of(domain)
     mount = scene.mount(domain)
     behind = set_back.why(scene, domain, record.excused if record is not None else ())
+    recover = set_back.with_root(scene, domain) if behind else ""
     if behind:
-        behind += f"; {set_back.what_to_do(cluster, set_back.with_root(scene, domain))}"
+        behind += f"; {set_back.what_to_do(cluster, recover)}"
     issuer = _first(scene, domain, mount) if record is None else kind.signer(cluster, record, mount)
     facts = issuer.facts if issuer is not None else None
     found = CaStatus(
@@ -42,6 +43,7 @@ def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
         apart=_apart(scene, domain),
         left_over=left_over.left_over(record, mount, scene.nodes(domain)) if domain != ROOT else (),
         behind=() if record is not None and record.active else _behind(scene, domain),
+        recover=recover,
     )
     if record is None:
         if issuer is not None:

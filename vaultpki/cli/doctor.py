@@ -89,9 +89,7 @@ def _of_status(config: AgentConfig, now: datetime, *, allow_http: bool) -> Itera
     seen = status.of_node(config, now, ON_NODES, allow_http=allow_http)
     found = [one for one in nodes.of_status(seen, now, name=config.node).pressing if one.name != "vault-away"]
     for finding in found:
-        # Whoever reads this has run it.
-        text = finding.text if finding.command == "vaultpki doctor" else finding.advice()
-        yield DoctorCheck(f"status, {finding.name}", "failed" if finding.attention else "warning", text)
+        yield DoctorCheck(f"status, {finding.name}", "failed" if finding.attention else "warning", finding.advice())
     if not found:
         yield DoctorCheck("status", "ok", "")
 

@@ -109,7 +109,7 @@ def _of_view(view: View, now: float) -> Iterator[Metric]:
     begins = [({"ca": one.ca, "level": level.value}, one.begins(level)) for one in own for level in _LEVELS]
     yield _metric("ca_level_timestamp_seconds", about, [(labels, when.timestamp()) for labels, when in begins])
     about = "1 for the state of the CA's rotation; none if it was never rotated."
-    rotations = [({"ca": one.domain, "state": one.state}, 1) for one in view.cas]
+    rotations = [({"ca": one.domain, "state": one.state or "none"}, 1) for one in view.cas]
     yield _metric("ca_rotation_state", about, rotations)
     about = (
         "1 while the rotation's record is older than before, as after a restored backup, cannot be read, or is not "

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from typing import Final
 
 from vaultpki.agent import ca_trust, readers_seen, status
+from vaultpki.agent.ca_trust import CaOnNode
 from vaultpki.agent.context import Outcome
 from vaultpki.agent.pairs import PairStatus
 from vaultpki.agent.status import FilesSeen
 from vaultpki.daemon import metrics_server
-from vaultpki.daemon.view import CaView, CertificateView, Counts, LeafView, View
+from vaultpki.daemon.view import CertificateView, Counts, LeafView, View
 from vaultpki.disk.folders import Folders
 from vaultpki.errors import (
     Busy,
@@ -30,6 +31,8 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import assignment, state
 from vaultpki.node.procedures import Procedures, records_of
 from vaultpki.pki.renewal import Reason
+
+_Found = tuple[AgentConfig, FilesSeen, tuple[CaOnNode, ...]]
 
 PAUSE: Final = 1.0
 """Seconds from the start of one inspection to the next; a caller in between gets the result of the last one."""
@@ -160,7 +163,7 @@ class PairWatch:
         self._began = -PAUSE
         self._thread: threading.Thread | None = None
         # What the last inspection found; a text says why nothing could be read, None that nothing is wanted yet.
-        self._found: tuple[AgentConfig, FilesSeen] | str | None = None
+        self._found: _Found | str | None = None
         self._made: tuple[View, object, View] | None = None
 
     def view(self) -> View | None:
@@ -190,7 +193,7 @@ class PairWatch:
         except Exception as error:  # noqa: BLE001 - shown to the caller; the next inspection is made all the same
             self._found = fault(error)
 
-    def _inspect(self, config: AgentConfig) -> tuple[AgentConfig, FilesSeen] | None:
+    def _inspect(self, config: AgentConfig) -> _Found | None:
         now = datetime.now(UTC)
         # If somebody removed the copy, what was wanted before still is.
         copy = assignment.copy(config, records_of(self._procedures))
@@ -200,7 +203,8 @@ class PairWatch:
         known = state.load(config.state)
         trust = ca_trust.trust_of(config, wanted, known, now, self._procedures)
         with Folders.open(config.paths, create=False, write=False) as folders:
-            return config, status.look_at_files(config, folders, wanted, trust, known, now)
+            files = status.look_at_files(config, folders, wanted, trust, known, now)
+        return config, files, ca_trust.statuses(wanted, trust, known)
 
 
 def _wanted(config: AgentConfig) -> dict[str, int]:
@@ -209,13 +213,10 @@ def _wanted(config: AgentConfig) -> dict[str, int]:
     return {} if copy is None else dict.fromkeys((want.name for want in copy.certificates), 0)
 
 
-def _cas(config: AgentConfig, known: state.AgentState) -> tuple[CaView, ...]:
-    """The rotations by the copy of Vault's last answer; none before the first."""
+def _cas(config: AgentConfig, known: state.AgentState) -> tuple[CaOnNode, ...]:
+    """The CAs by the copy of Vault's last answer; none before the first. Files show which ones are trusted."""
     copy = assignment.copy(config)
-    if copy is None:
-        return ()
-    found = ca_trust.statuses(copy, {}, known)
-    return tuple(CaView(one.domain, one.state or "none", one.behind, one.gap) for one in found)
+    return () if copy is None else ca_trust.statuses(copy, {}, known)
 
 
 def certificate(item: PairStatus, config: AgentConfig, known: state.AgentState) -> CertificateView:
@@ -249,14 +250,14 @@ def _leaf(item: PairStatus, config: AgentConfig) -> LeafView | None:
     )
 
 
-def _with(view: View, found: tuple[AgentConfig, FilesSeen] | str | None) -> View:
+def _with(view: View, found: _Found | str | None) -> View:
     if found is None:
         return view
     if isinstance(found, str):
         return replace(view, unread=found)
     before = {one.name: one for one in view.certificates}
     certificates = []
-    config, files = found
+    config, files, cas = found
     for item in files.items:
         fresh = certificate(item, config, state.AgentState())
         old = before.get(fresh.name, fresh)
@@ -269,6 +270,7 @@ def _with(view: View, found: tuple[AgentConfig, FilesSeen] | str | None) -> View
         outage_left=_seconds_left(certificates),
         bundles=files.bundles,
         token_keys=files.token_keys,
+        cas=cas,
     )
 
 

@@ -49,7 +49,6 @@ def _state(each: CertificateView, now: float) -> str:
 def _status(view: View, now: float) -> Status:
     """Return the view as `status` has it, as far as findings depend on it."""
     # Loaded late: they bring along what reads certificates.
-    from vaultpki.agent.ca_trust import CaOnNode
     from vaultpki.agent.status import Status
     from vaultpki.host.hooks import Owed
     from vaultpki.pki.ca_life import expiry
@@ -64,7 +63,7 @@ def _status(view: View, now: float) -> Status:
         owed={key: Owed(since, attempts) for key, (attempts, since) in view.hooks.items()},
         reachable=view.vault_reachable,
         error=None,
-        cas=tuple(CaOnNode(ca.domain, ca.state, 0, ca.behind, (), gap=ca.gap) for ca in view.cas),
+        cas=view.cas,
         ends=tuple(expiry(one, moment) for one in view.ends),
         readers={name: name for name in view.readers},
         foreign=view.foreign,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from vaultpki.pki.ca_life import CaLife
-from vaultpki.records.gaps import Gap
 
 if TYPE_CHECKING:
+    from vaultpki.agent.ca_trust import CaOnNode
     from vaultpki.node.assignment import SurplusPair
 
 AgentState = Literal["ok", "backing-off", "needs-join"]
@@ -52,19 +52,6 @@ class CertificateView:
 
 
 @dataclass(frozen=True, slots=True)
-class CaView:
-    """The rotation of one CA: its state, "none" without a record, and whether the record is older than before.
-
-    `gap` says that the node and the server do not have the same record.
-    """
-
-    domain: str
-    state: str
-    behind: bool
-    gap: Gap | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Counts:
     """What an agent has counted since it was started, and of which node; it is there before the first pass ends.
 
@@ -86,14 +73,15 @@ class View:
     `hooks` are those still owed: the attempts so far, and since when. `vault_reachable` is None until the first request
     to Vault. `outage_left` is the seconds until the first certificate expires. The agent counts as stuck `stale_after`
     seconds after `last_pass`. `unseen` says why the last pass was cut short, so that `certificates` are older than it,
-    and `unread` why the files could not be read just now; both are usually "". `ends` are the lives of the root and
-    of the CAs that sign this node's certificates. `readers` are the components by `CA/COMPONENT` that were not started
-    again since their bundle changed, or are not healthy; `components` are all that run here. `hook_keys` are those
-    of all hooks in agent.yaml. `faults` are what failed, as sentences by what it is, and `poll` is how many seconds
-    pass between two passes. `foreign` are sentences about foreign CAs that are offered and not taken, and `by_hand`
-    the keys of hooks that wait for a person. `not_admitted` is a sentence that kube-apiserver must not run yet.
-    `surplus` are the pairs that the node's record does not name. `bundles` and `token_keys` are sentences about trust
-    bundles and files of service-account keys that are not as they should be. `next_within` is as in NodeReport.
+    and `unread` why the files could not be read just now; both are usually "". `cas` are the node's CAs, and `ends` the
+    lives of the root and of the CAs that sign this node's certificates. `readers` are the components by
+    `CA/COMPONENT` that were not started again since their bundle changed, or are not healthy; `components` are all that
+    run here. `hook_keys` are those of all hooks in agent.yaml. `faults` are what failed, as sentences by what it is,
+    and `poll` is how many seconds pass between two passes. `foreign` are sentences about foreign CAs that are offered
+    and not taken, and `by_hand` the keys of hooks that wait for a person. `not_admitted` is a sentence that
+    kube-apiserver must not run yet. `surplus` are the pairs that the node's record does not name. `bundles` and
+    `token_keys` are sentences about trust bundles and files of service-account keys that are not as they should be.
+    `next_within` is as in NodeReport.
     """
 
     node: str
@@ -110,7 +98,7 @@ class View:
     stale_after: float
     unseen: str = ""
     unread: str = ""
-    cas: tuple[CaView, ...] = ()
+    cas: tuple[CaOnNode, ...] = ()
     ends: tuple[CaLife, ...] = ()
     readers: tuple[str, ...] = ()
     faults: Mapping[str, str] = field(default_factory=dict)

@@ -84,8 +84,19 @@ def _info(name: str, state: NodeState | None, means: str, command: str, where: W
 
 
 _RENEW: Final = "vaultpki renew {names}"
-_ENROLL: Final = "vaultpki enroll {node} -f {file}{pool} -o {node}.json"
-_ENROLL_AGAIN: Final = "vaultpki enroll {node} -f {file}{pool} --replace -o {node}.json"
+ENROLL: Final = "vaultpki enroll {node} -f {file}{pool} -o {node}.json"
+ENROLL_AGAIN: Final = "vaultpki enroll {node} -f {file}{pool} --replace -o {node}.json"
+"""The command for a new join file, in place of what a node has."""
+
+LOCK_NODE: Final = "vaultpki lock {node} -f {file}"
+"""The command that ends every credential of a node."""
+
+AGENT_ONCE: Final = "vaultpki agent --once"
+"""The command for a pass that asks Vault now."""
+
+APPLY: Final = "vaultpki apply -f {file}"
+"""The command that makes the server what cluster.yaml says."""
+
 _AGENT: Final = "systemctl status vaultpki-agent"
 _CA_STATUS: Final = "vaultpki ca status -f {file}"
 _CONTINUE: Final = "vaultpki ca continue -f {file} --wait"
@@ -98,7 +109,7 @@ CATALOGUE: Final = (
         "many-credentials",
         NodeState.CLONE,
         "The node has more live credentials than it needs: somebody may have copied it, or its join file.",
-        "vaultpki lock {node} -f {file}",
+        LOCK_NODE,
         "operator",
         vault=True,
     ),
@@ -116,7 +127,7 @@ CATALOGUE: Final = (
         "bundle",
         NodeState.BROKEN,
         "A trust bundle is missing, or does not hold the CAs that the node trusts, and only those.",
-        "vaultpki agent --once",
+        AGENT_ONCE,
         "node",
         own=True,
     ),
@@ -124,7 +135,7 @@ CATALOGUE: Final = (
         "token-keys",
         NodeState.BROKEN,
         "`sa.key` or `sa.pub` is missing, holds a key that does not belong there, or others can read the key.",
-        "vaultpki agent --once",
+        AGENT_ONCE,
         "node",
         own=True,
     ),
@@ -132,7 +143,7 @@ CATALOGUE: Final = (
         "empty",
         NodeState.BROKEN,
         "There is no certificate where the node's certificates belong.",
-        "vaultpki agent --once",
+        AGENT_ONCE,
         "node",
         own=True,
         vault=True,
@@ -166,7 +177,7 @@ CATALOGUE: Final = (
         "needs-join",
         NodeState.NEEDS_JOIN,
         "Vault does not accept the credential of the node.",
-        _ENROLL_AGAIN,
+        ENROLL,
         "operator",
         own=True,
     ),
@@ -174,7 +185,7 @@ CATALOGUE: Final = (
         "no-credential",
         NodeState.NEEDS_JOIN,
         "The node has no live credential: it was locked, or its credential has expired.",
-        _ENROLL,
+        ENROLL,
         "operator",
         vault=True,
     ),
@@ -217,7 +228,7 @@ CATALOGUE: Final = (
         "failed",
         NodeState.FAILING,
         "The agent failed at something, or it waits before it tries again.",
-        "vaultpki doctor",
+        AGENT_ONCE,
         "node",
         own=True,
         vault=True,
@@ -226,7 +237,7 @@ CATALOGUE: Final = (
         "hook-failed",
         NodeState.FAILING,
         "A hook failed: the new files are in place, and a component was not told.",
-        "vaultpki agent --once",
+        AGENT_ONCE,
         "node",
         own=True,
         vault=True,
@@ -255,8 +266,8 @@ CATALOGUE: Final = (
         NodeState.FAILING,
         "The node does not take a CA of `ca.also_trust` into its bundles, or a component that reads them only at its "
         "start waits for a person.",
-        "vaultpki agent --once",
-        "node",
+        ENROLL_AGAIN,
+        "operator",
         own=True,
         vault=True,
     ),
@@ -307,11 +318,11 @@ CATALOGUE: Final = (
         "report-unreadable",
         NodeState.FAILING,
         "The node's report cannot be read.",
-        "vaultpki agent --once",
+        AGENT_ONCE,
         "node",
         vault=True,
     ),
-    _info("not-enrolled", NodeState.NEW, "The node was never enrolled.", _ENROLL, "operator", vault=True),
+    _info("not-enrolled", NodeState.NEW, "The node was never enrolled.", ENROLL, "operator", vault=True),
     _info(
         "join-file-unused",
         NodeState.NEW,
@@ -361,6 +372,7 @@ CATALOGUE: Final = (
         "Nodes trust a CA that the server does not have, such as after `vaultpki ca recover`.",
         _CA_STATUS,
         "operator",
+        own=True,
         vault=True,
     ),
     _info(

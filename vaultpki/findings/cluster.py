@@ -80,10 +80,13 @@ def judge(read: ClusterFacts, procedures: ProceduresInCluster) -> Judgement:
     ttls = {row.name: row.ttl or cluster.ttl for row in rows(cluster)}
     # Not by name: an identity that does not belong to a node may have the name of one.
     foreign = foreign_cas.read(cluster)
+    recover = {ca.domain: ca.recover for ca in read.cas if ca.recover} if read.cas else None
 
     def row(each: Member) -> NodeRow:
         revoked, lock = read.revoked, read.locks.get(each.name)
-        return nodes.of_member(each, ttls, now, revoked, read.revisions, file=file, foreign=foreign, lock=lock)
+        return nodes.of_member(
+            each, ttls, now, revoked, read.revisions, file=file, foreign=foreign, lock=lock, recover=recover
+        )
 
     pairs: list[tuple[NodeRow, str]] = [(row(each), each.stored) for each in read.nodes.members]
     pairs += [(nodes.of_unfit(each, file=file), "") for each in read.nodes.unfit]

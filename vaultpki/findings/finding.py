@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from vaultpki.findings.catalogue import KINDS, FindingKind, NodeState, Severity
+from vaultpki.findings.catalogue import KINDS, FindingKind, NodeState, Severity, Where
 from vaultpki.pki.ca_life import CaExpiry, Level
 from vaultpki.redact import first_few, printable
 
@@ -27,11 +27,11 @@ _SEVERITIES: Final[Mapping[Level, Severity]] = {
     Level.CRITICAL: Severity.CRITICAL,
     Level.EXPIRED: Severity.CRITICAL,
 }
-# A server's own, and those of a node.
-_WITHOUT_FILE: Final = (
-    "bao ",
-    *(f"vaultpki {each}" for each in ("adopt inventory", "adopt node", "agent", "doctor", "pull", "renew", "status")),
+_ON_NODES: Final = (
+    "systemctl ",
+    *(f"vaultpki {each}" for each in ("adopt node", "agent", "doctor", "pull", "renew", "status")),
 )
+_WITHOUT_FILE: Final = ("bao ", "vaultpki adopt inventory", *_ON_NODES)
 _COMMAND: Final = re.compile(r"`((?:vaultpki|bao) [^`]+)`")
 
 
@@ -58,6 +58,11 @@ class Finding:
         """Whether a person must act."""
         return self.severity.attention
 
+    @property
+    def where(self) -> Where:
+        """Who runs the command: a person on the node, or an operator."""
+        return "node" if self.command.startswith(_ON_NODES) else "operator"
+
     def advice(self, node: str = "") -> str:
         """Return the text with the command, as one sentence without a full stop.
 
@@ -66,11 +71,13 @@ class Finding:
         if self.command.partition(" -f ")[0] in self.text:
             return self.text
         there = ""
-        if self.kind.where == "node":
+        if self.where == "node":
             there = f" on {node}" if node else ""
         elif not node and self.kind.own:
             there = " where the cluster is administered"
-        return f"{self.text}: run `{self.command}`{there}"
+        # What the text names comes first, and mends the cause.
+        run = "; after that run" if _COMMAND.search(self.text) else ": run"
+        return f"{self.text}{run} `{self.command}`{there}"
 
 
 def found(
@@ -80,20 +87,20 @@ def found(
     state: NodeState | None = None,
     severity: Severity | None = None,
     file: str = "",
+    template: str = "",
     command: str = "",
-    like: str = "",
     **places: str,
 ) -> Finding:
     """Return a finding of the kind `name`; what is not given is the kind's.
 
     `places` are what the kind's command names: `node`, `pool`, `names` and `ca`. `file` is the cluster.yaml as the
-    operator named it. A `command` takes the place of the kind's, and so does that of the kind `like`.
+    operator named it. A `template` takes the place of the kind's command, and has the same places; a `command` is one
+    without places.
     """
     kind, pool = KINDS[name], places.pop("pool", "")
     values = {"node": "NODE", "names": "", "ca": "", **places, "file": file or DEFAULT_FILE}
-    made = command or KINDS[like or name].command.format(
-        pool=f" --pool {pool}" if pool not in ("", "-") else "", **values
-    )
+    values["pool"] = f" --pool {pool}" if pool not in ("", "-") else ""
+    made = command or (template or kind.command).format(**values)
     return Finding(kind, text, printable(made), state or kind.state or NodeState.OK, severity or kind.severity)
 
 
@@ -131,7 +138,7 @@ def to_json(finding: Finding) -> dict[str, Any]:
         "severity": finding.severity.value,
         "message": printable(finding.text),
         "command": finding.command or None,
-        "run": finding.kind.where,
+        "run": finding.where,
     }
 
 

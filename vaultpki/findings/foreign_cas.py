@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from vaultpki.findings.catalogue import AGENT_ONCE, APPLY
 from vaultpki.pki import foreign_cas
 from vaultpki.pki.facts import Facts, UntrustedCa
 from vaultpki.readers import CA_OF_BUNDLE
@@ -16,15 +17,17 @@ if TYPE_CHECKING:
     from vaultpki.agent.status import Status
     from vaultpki.records.node_report import NodeReport
 
-Said = tuple[str, bool]
-"""A sentence, and whether a person must act."""
+Said = tuple[str, bool, str]
+"""A sentence, whether a person must act, and the next command with its places; "" for the kind's, a new join file."""
 
 
 def of_status(status: Status) -> Iterator[Said]:
     """Yield what a node's own files say."""
-    yield from ((text, True) for text in status.foreign)
+    for text in status.foreign:
+        # What is no foreign CA leaves cluster.yaml, and no node takes it before.
+        yield text, True, "" if foreign_cas.NOT_PINNED in text else APPLY
     yield from _restarts(status.by_hand)
-    yield from ((text, False) for text in status.unused)
+    yield from ((text, False, AGENT_ONCE) for text in status.unused)
 
 
 def of_report(report: NodeReport, named: Mapping[str, Collection[Facts]]) -> Iterator[Said]:
@@ -38,11 +41,11 @@ def of_report(report: NodeReport, named: Mapping[str, Collection[Facts]]) -> Ite
                 continue
             if facts.fingerprint in report.foreign_ignored.get(ca, ()):
                 unpinned = UntrustedCa(facts.subject_text, facts.fingerprint, foreign_cas.NOT_PINNED)
-                yield foreign_cas.ignored_sentence(ca, unpinned), True
+                yield foreign_cas.ignored_sentence(ca, unpinned), True, ""
             else:
                 what = f"{facts.subject_text} (SHA-256 {facts.fingerprint})"
                 text = f"it has not reported yet whether it takes {what} into the bundles of {ca}"
-                yield f"{text}: its agent has not read the record yet, or is older than foreign CAs", False
+                yield f"{text}: its agent has not read the record yet, or is older than foreign CAs", False, AGENT_ONCE
     yield from _restarts(report.by_hand)
 
 
@@ -50,4 +53,4 @@ def _restarts(keys: Collection[str]) -> Iterator[Said]:
     names = [CA_OF_BUNDLE[key] for key in keys if key in CA_OF_BUNDLE]
     if names:
         what = f"the foreign CAs of {' and '.join(names)} changed, and components read them only when they start"
-        yield f"{what}: run `vaultpki agent --once` on one node after the other", True
+        yield f"{what}: run `{AGENT_ONCE}` on one node after the other", True, AGENT_ONCE

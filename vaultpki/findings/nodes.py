@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vaultpki import readers
 from vaultpki.certificates import SERVICE_ACCOUNT
-from vaultpki.findings import foreign_cas, late
-from vaultpki.findings.catalogue import ORDER, NodeState, Severity
+from vaultpki.findings import foreign_cas, late, pairs
+from vaultpki.findings.catalogue import AGENT_ONCE, ENROLL, ENROLL_AGAIN, LOCK_NODE, ORDER, NodeState, Severity
 from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, named_command, of_ends, some
 from vaultpki.findings.finding import to_json as finding_json
 from vaultpki.pki import renewal
@@ -43,8 +43,6 @@ LATE: Final = 1 - 2 / 3 - 1 / 10
 
 _LATE_SECONDS: Final = 900
 _LONGEST: Final = 100
-# More names in one command than a person would want to run at once.
-_MOST_NAMES: Final = 20
 # The first build whose agent keeps what its record does not name.
 _KEEPS: Final = release_order.key("0.3.0.dev0")
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
@@ -154,14 +152,17 @@ def of_member(
     file: str = "",
     foreign: Mapping[str, Collection[Facts]] = MappingProxyType({}),
     lock: LockRecord | None = None,
+    recover: Mapping[str, str] | None = None,
 ) -> NodeRow:
     """Return the row of a node by what Vault has of it; `ttls` are seconds by certificate, where it lacks a begin.
 
     `revoked` is what the mounts of the CAs show as revoked: a node's own word is not enough. `revisions` are those of
     the rotation records by domain, None if nobody has read them. `file` is the cluster.yaml that commands name,
     and `foreign` are the foreign CAs in it, by domain. `lock` is the record that somebody has locked the node.
+    `recover` has what `ca recover` puts right, by the CAs that need it; None if nobody knows. What a node says of
+    another CA is its word alone, which joining anew ends.
     """
-    report, finds = member.report, _Finder(member.name, member.pool, file)
+    report, finds = member.report, _Finder(member.name, member.pool, file, jwt=member.kind == "jwt")
     if report is None:
         findings = [*_credentials(member, lock, finds)]
         if lock is None or member.stored:
@@ -174,10 +175,10 @@ def of_member(
     findings = [
         *_credentials(member, lock, finds, copied=late.copied(member.secret_ids, report, now)),
         *([] if report.certificates else [finds("empty", "it reports no certificate")]),
-        *_by_state(states, finds),
+        *pairs.of_node(states),
         *_surplus({place: one.not_after for place, one in report.surplus.items()}, finds),
         *_agent(report, now, [gap.domain for gap in apart], finds),
-        *(finds.gap(gap) for gap in apart),
+        *(finds.gap(gap, recover) for gap in apart),
         *_foreign(foreign_cas.of_report(report, foreign), finds),
     ]
     return NodeRow(
@@ -231,28 +232,29 @@ class _Finder:
     node: str
     pool: str | None
     file: str
+    jwt: bool = False
 
     def __call__(
         self,
         name: str,
         text: str,
-        names: Collection[str] = (),
         *,
         state: NodeState | None = None,
         severity: Severity | None = None,
         ca: str = "",
-        like: str = "",
+        template: str = "",
     ) -> Finding:
-        """Return a finding; `like` is the kind of which it has the command, if not its own."""
-        some_names = " ".join(list(names)[:_MOST_NAMES])
-        pool = self.pool or ""
-        places = {"node": self.node, "pool": pool, "names": some_names, "ca": ca}
-        return found(name, text, state=state, severity=severity, file=self.file, like=like, **places)
+        places = {"node": self.node, "pool": self.pool or "", "ca": ca}
+        return found(name, text, state=state, severity=severity, file=self.file, template=template, **places)
 
-    def gap(self, gap: gaps.Gap) -> Finding:
-        """Return that node and server do not have the same record."""
+    def gap(self, gap: gaps.Gap, recover: Mapping[str, str] | None = None) -> Finding:
+        """Return that node and server do not have the same record; `recover` as in `of_member`."""
         name = "record-not-followed" if gap.name == gaps.NOT_FOLLOWED else "server-behind"
-        return self(name, gap.text, ca=gap.domain)
+        ca = gap.domain if recover is None else recover.get(gap.domain, "")
+        if ca:
+            return self(name, gap.text if ca == gap.domain else gap.what, ca=ca)
+        # It alone says so, and its word does not count. A join file is nothing for one that logs in by a token.
+        return self(name, gap.what, template=LOCK_NODE if self.jwt else ENROLL_AGAIN)
 
 
 def _without_report(member: Member, finds: _Finder) -> Iterator[Finding]:
@@ -275,7 +277,7 @@ def _credentials(member: Member, lock: LockRecord | None, finds: _Finder, *, cop
         lives = f"has {count} live {'credential' if count == 1 else 'credentials'}" if count else "can log in"
         yield finds("locked-and-live", f"was {lock.sentence}, and {lives}")
     elif lock is not None:
-        yield finds("locked", lock.sentence, like="no-credential")
+        yield finds("locked", lock.sentence, template=ENROLL)
     elif count == 0 and joined:
         yield finds("no-credential", "no live credential, so it needs a new join file")
     elif joined and member.join_until is not None:
@@ -331,21 +333,6 @@ def _late(renew_after: datetime | None, span: tuple[datetime, datetime], poll: i
     return (now - renew_after).total_seconds() > max(2 * poll, _LATE_SECONDS)
 
 
-PAIR_FINDINGS: Final = ("expired", "missing", "broken", "revoked", "overdue")
-"""The findings about pairs, the worst first."""
-
-
-def of_pairs(states: Mapping[str, str], node: str, pool: str | None = None) -> tuple[Finding, ...]:
-    """Return the findings of a node's pairs; `states` has the names of their findings by the pairs that have one."""
-    return tuple(_by_state(states, _Finder(node, pool, "")))
-
-
-def _by_state(states: Mapping[str, str], finds: _Finder) -> Iterator[Finding]:
-    for name in PAIR_FINDINGS:
-        if held := [certificate for certificate, state in states.items() if state == name]:
-            yield finds(name, f"{name}: {some(held)}", held)
-
-
 def _agent(report: NodeReport, now: datetime, apart: Collection[str], finds: _Finder) -> Iterator[Finding]:
     if late.silent(now - report.time, report.next_within):
         yield finds("silent", f"last report {ago(now - report.time)}")
@@ -372,9 +359,11 @@ def _cas_of(keys: Iterable[str]) -> set[str]:
 
 
 def _foreign(said: Iterable[foreign_cas.Said], finds: _Finder) -> Iterator[Finding]:
-    for text, needs in said:
+    for text, needs, template in said:
         state, severity = (None, None) if needs else (NodeState.OK, Severity.INFO)
-        yield finds("foreign-ca", text, state=state, severity=severity)
+        # By the line that its owner has written into agent.yaml.
+        own = template or (AGENT_ONCE if finds.jwt else "")
+        yield finds("foreign-ca", text, state=state, severity=severity, template=own)
 
 
 def _hooks(failed: Collection[str], owed: Collection[str], finds: _Finder) -> Iterator[Finding]:
@@ -402,7 +391,7 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
         node=status.node or name,
         pool=status.pool,
         roles=status.roles,
-        findings=tuple(_of_files(status, states, now, _Finder(status.node or name, status.pool, ""))),
+        findings=tuple(_of_files(status, states, now, _Finder(status.node or name, status.pool, "", status.jwt))),
         first_expiry=first[1] if first else None,
         life_left=life_left(*first, now) if first else None,
         trust=status.trust,
@@ -414,7 +403,11 @@ def of_status(status: Status, now: datetime, *, name: str) -> NodeRow:
 
 
 def _of_files(status: Status, states: Mapping[str, str], now: datetime, finds: _Finder) -> Iterator[Finding]:
-    yield from _by_state(states, finds)
+    # No agent renews what an operator has, and a folder by itself does not say whose it is.
+    own = {each.name: each.path for each in status.seen if status.node is None and each.name in pairs.OPERATORS}
+    yield from pairs.of_node({name: state for name, state in states.items() if name not in own})
+    for name in own.keys() & states.keys():
+        yield from pairs.of_operator({name: states[name]}, own[name].rpartition("/")[0])
     left = {pair.place: pair.leaf.not_after if pair.leaf else None for pair in status.surplus.values()}
     yield from _surplus(left, finds)
     if status.bundles:

@@ -22,9 +22,12 @@ def view(read: ClusterFacts) -> ProcedureView:
 
 
 def _findings(read: ClusterFacts) -> Iterator[Finding]:
-    """Yield where a rotation stands: it goes on by itself, or it waits for a person."""
+    """Yield where a rotation stands: it goes on by itself, or it waits for a person.
+
+    Nothing while a CA is to be recovered: that is a finding, and no step is taken before.
+    """
     ca = under_way(read.cas) or next((ca for ca in read.cas if ca.gate is not None), None)
-    if ca is None or ca.record is None or ca.gate is None:
+    if ca is None or ca.record is None or ca.gate is None or any(each.recover for each in read.cas):
         return
     record, file = ca.record, read.cluster.file
     # At the end of a rollback, processes may hold the CA that it deleted; `ca abort` goes on until they do not.
@@ -39,7 +42,8 @@ def _lines(read: ClusterFacts) -> Iterator[str]:
     active, now, file = under_way(read.cas), read.now, read.cluster.file
     if active is not None and active.record is not None:
         pin = root_pin.advice(read.cluster, active.record)
-        yield from ca_text.record_lines(active.record, active.gate, now, file, pin=pin)
+        recover = any(each.recover for each in read.cas)
+        yield from ca_text.record_lines(active.record, active.gate, now, file, pin=pin, stands=recover)
         return
     for ca in read.cas:
         # After a rollback, processes may still hold the CA that it deleted.
@@ -55,4 +59,5 @@ def _banner(read: ClusterFacts) -> Banner | None:
     record = active.record
     what = f"{'The ' if record.domain == ROOT else ''}{ca_title(record.domain, read.cluster.name)} is"
     title = f"{what} being rotated: {record.state.value}"
-    return banner(title, record.since, ca_text.state_sentence(record), active.gate, read.now, read.cluster.file)
+    gate = None if any(each.recover for each in read.cas) else active.gate
+    return banner(title, record.since, ca_text.state_sentence(record), gate, read.now, read.cluster.file)

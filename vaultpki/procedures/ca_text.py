@@ -127,15 +127,17 @@ def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str) 
         yield f"No CA is being rotated. `vaultpki ca rotate DOMAIN -f {file}` begins."
         return
     yield ""
-    yield from record_lines(active.record, active.gate, now, file, pin=pin)
+    stands = any(each.recover for each in cas)
+    yield from record_lines(active.record, active.gate, now, file, pin=pin, stands=stands)
 
 
 def record_lines(
-    record: RotationRecord, gate: Gate | None, now: datetime, file: str, *, pin: str = ""
+    record: RotationRecord, gate: Gate | None, now: datetime, file: str, *, pin: str = "", stands: bool = False
 ) -> Iterator[str]:
     """Yield where a rotation stands: what holds, what it waits for, what comes next, and the rollback.
 
-    `pin` says what to do with `ca.root_sha256` in cluster.yaml; see `root_pin.advice`.
+    `pin` says what to do with `ca.root_sha256` in cluster.yaml; see `root_pin.advice`. `stands` says that a CA must be
+    recovered before any step.
     """
     if record.state.resting:
         yield f"{record.domain} is {record.state.value}: {_filled(record, record.state, _IS, _IS_SAME_KEY)}."
@@ -152,7 +154,8 @@ def record_lines(
     if record.state in _BUNDLES_CHANGE:
         yield from _older_lines(record.domain, gate)
     to, back = next_state(record), next_state(record, back=True)
-    yield from ways(gate, now, file, to, back, functools.partial(_step_to, record))
+    if not stands:
+        yield from ways(gate, now, file, to, back, functools.partial(_step_to, record))
     if pin:
         yield printable(f"{pin}.")
 

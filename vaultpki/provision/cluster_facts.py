@@ -27,7 +27,8 @@ class CaStatus:
     cannot sign, in one sentence. `apart` are the nodes that have not the record that the server has, and cannot follow
     it. `behind` are those with a component that reads this CA and holds another bundle, or is not healthy, while no
     gate waits for it. `advice` is a sentence on what a person does now that the rotation is at rest. `left_over` are
-    CAs that nodes trust and the server does not have.
+    CAs that nodes trust and the server does not have. `recover` is the CA that `ca recover` must put right before any
+    step, the root if that takes this one along; "" if the record is the newest.
     """
 
     domain: str
@@ -42,6 +43,7 @@ class CaStatus:
     behind: tuple[Waiting, ...] = ()
     advice: str = ""
     left_over: tuple[LeftOver, ...] = ()
+    recover: str = ""
 
 
 def under_way(cas: Iterable[CaStatus]) -> CaStatus | None:

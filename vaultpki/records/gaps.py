@@ -23,11 +23,15 @@ NOT_FOLLOWED = "record-not-followed"
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """One gap: the CA's domain, its name for programs, and the rest of a sentence whose subject is the node."""
+    """One gap: the CA's domain, its name for programs, and the rest of a sentence whose subject is the node.
+
+    `what` is that sentence without the command that puts it right.
+    """
 
     domain: str
     name: str
     text: str
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,12 @@ def gaps(
             now = revisions.get(domain, 0)
         ahead = not_followed.get(domain, 0) if revisions is None else now
         if ahead > highest + MOST_AHEAD:
-            yield Gap(domain, NOT_FOLLOWED, _not_followed(domain, highest, ahead))
+            what = _not_followed(domain, highest, ahead)
+            how = f"find out who wrote that record, and run `vaultpki ca recover {domain}`, which writes a right one"
+            yield Gap(domain, NOT_FOLLOWED, f"{what}; {how}", what)
         elif now < highest:
-            yield Gap(domain, SERVER_BEHIND, _behind(domain, highest, now))
+            what = _behind(domain, highest, now)
+            yield Gap(domain, SERVER_BEHIND, f"{what} until `vaultpki ca recover {domain}` has corrected it", what)
 
 
 def readers_behind(report: NodeReport) -> Iterator[tuple[str, str]]:
@@ -94,16 +101,14 @@ def _behind(domain: str, highest: int, now: int) -> str:
     shown = f"has revision {now}" if now else "has none"
     return (
         f"has read revision {highest} of the record of {domain}, and Vault {shown}: it was restored from a snapshot, "
-        f"or somebody changed the record; nothing of {domain} is dropped or replaced there until "
-        f"`vaultpki ca recover {domain}` has corrected it"
+        f"or somebody changed the record; nothing of {domain} is dropped or replaced there"
     )
 
 
 def _not_followed(domain: str, highest: int, ahead: int) -> str:
     return (
         f"has read revision {highest} of the record of {domain}, and does not follow revision {ahead}: no rotation "
-        f"comes so far ahead, so no vaultpki wrote it; nothing of {domain} is dropped or replaced there; find out who "
-        f"wrote that record, and run `vaultpki ca recover {domain}`, which writes a right one"
+        f"comes so far ahead, so no vaultpki wrote it; nothing of {domain} is dropped or replaced there"
     )
 
 

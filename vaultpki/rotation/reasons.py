@@ -41,13 +41,14 @@ LEAF_STEPS: Final = frozenset(CA_TABLE.by_use)
 class Participant:
     """A node that a gate may wait for.
 
-    `kind` is "listed" or "pooled". `certificates` are its rows of the record's CA, `bundle` whether it has that CA's
-    bundle, and `readers` the components (`etcd/etcd`) that read it only when they start, by the versions that the node
-    reports. `member` says that it is a member of etcd, and `signs` that it signs tokens with a key of its own, whatever
-    the CA. `unversioned` are those of which the version would decide that, and is not known. `credentials` is how many
-    live secret ids it has; None if unknown, and for a node that needs none. `report` is None if it never reported, and
-    for a node that is `locked`: nobody can log in as it. `last_expiry` is when the last certificate expires that a
-    locked node reported. `join_until` is until when its join file can be used, of a node that has nothing else.
+    `kind` is "listed" or "pooled", and `pool` the pool of one that joins by a join file. `certificates` are its rows of
+    the record's CA, `bundle` whether it has that CA's bundle, and `readers` the components (`etcd/etcd`) that read it
+    only when they start, by the versions that the node reports. `member` says that it is a member of etcd, and `signs`
+    that it signs tokens with a key of its own, whatever the CA. `unversioned` are those of which the version would
+    decide that, and is not known. `credentials` is how many live secret ids it has; None if unknown, and for a node
+    that needs none. `report` is None if it never reported, and for a node that is `locked`: nobody can log in as it.
+    `last_expiry` is when the last certificate expires that a locked node reported. `join_until` is until when its join
+    file can be used, of a node that has nothing else.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Participant:
     unversioned: tuple[str, ...] = ()
     member: bool = False
     signs: bool = False
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +226,11 @@ def _behind(step: Transition, node: Participant, report: NodeReport) -> str:
     if seen is None or seen.highest <= revision:
         return ""
     what = f"says that it has read revision {seen.highest} of this rotation, and the server has {revision}"
-    anew = f"join it anew (`vaultpki enroll {node.name} --replace`)"
     if node.kind == "listed":
-        return f"{what}: run `vaultpki ca recover {step.record.domain}`, or {anew}"
+        return f"{what}: run `vaultpki ca recover {step.record.domain}`"
+    anew = f"lock it (`vaultpki lock {node.name}`), and make its machine anew"
+    if node.pool:
+        anew = f"join it anew (`vaultpki enroll {node.name} --pool {node.pool} --replace -o {node.name}.json`)"
     return f"{what}: {anew}{_or_without(step, node)}"
 
 

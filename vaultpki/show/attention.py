@@ -89,7 +89,7 @@ def _together(found: Sequence[Finding], names: Sequence[str]) -> str:
     command = commands.pop() if len(commands) == 1 else found[0].command
     if command.partition(" -f ")[0] in text:
         return text
-    there = " on each of them" if found[0].kind.where == "node" else " for each of them" if "NODE" in command else ""
+    there = " on each of them" if found[0].where == "node" else " for each of them" if "NODE" in command else ""
     return f"{text}: run `{command}`{there}"
 
 

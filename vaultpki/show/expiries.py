@@ -14,7 +14,7 @@ from vaultpki.agent.node_folders import NodeFolder
 from vaultpki.agent.status import Status
 from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject, rows
 from vaultpki.errors import StoreError
-from vaultpki.findings import nodes
+from vaultpki.findings import nodes, pairs
 from vaultpki.findings.catalogue import Severity
 from vaultpki.findings.finding import Finding, of_ends
 from vaultpki.findings.nodes import NodeRow
@@ -115,7 +115,7 @@ def _look(cluster: Cluster, folder: Folder, looked: Status, table: Mapping[str, 
 
 
 def _worst(*states: str | None) -> str | None:
-    return next((name for name in nodes.PAIR_FINDINGS if name in states), None)
+    return next((name for name in pairs.PAIR_FINDINGS if name in states), None)
 
 
 def _unread(found: Iterable[Folder], again: str) -> Iterator[Notice]:
@@ -163,9 +163,10 @@ def _row(cluster: Cluster, folder: Folder, looked: Status, states: Mapping[str, 
     who = holder_of(cluster, folder.name)
     row = nodes.of_status(looked, now, name=folder.name)
     # The CAs of all folders are judged once. Files beside each other are not seen by `status`.
-    left_out = {*nodes.PAIR_FINDINGS, "ca-expires", "empty"}
+    left_out = {*pairs.PAIR_FINDINGS, "ca-expires", "empty"}
     kept = [each for each in row.findings if each.name not in left_out]
-    findings = [_for(who, each, cluster, folder) for each in (*nodes.of_pairs(states, folder.name), *kept)]
+    own = pairs.of_node(states) if who else pairs.of_operator(states, str(folder.folder), cluster.file)
+    findings = [*own, *(_for(who, each, cluster, folder) for each in kept)]
     return replace(
         row, node=folder.name, roles=_roles(who), pool=_pool(who) or None, findings=tuple(findings), wrong=states
     )
@@ -175,8 +176,7 @@ def _for(who: Node | Pool | None, finding: Finding, cluster: Cluster, folder: Fo
     """Return a finding with the command of the holder: no agent renews what an operator has."""
     if who is not None or finding.kind.where != "node":
         return finding
-    wanted = " ".join(each.name for each in folder.certificates)
-    return replace(finding, command=f"vaultpki issue {wanted} -f {cluster.file} --dir {folder.folder}")
+    return replace(finding, command=pairs.issuing(folder.certificates[0].name, str(folder.folder), cluster.file))
 
 
 def _fault(leaf: Facts | None, checks: Iterable[Check], now: datetime, apart: str | None) -> str | None:

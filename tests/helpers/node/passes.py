@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
+import click
 from click.testing import CliRunner
 
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
@@ -100,13 +101,16 @@ def row(cluster: AppliedCluster, node: str, *, expect: int | AbstractSet[int] = 
     return next(each for each in rows if each["node"] == node)
 
 
-def command_here(*words: str | Path, expect: int = 0) -> Ran:
+def command_here(*words: str | Path, expect: int | AbstractSet[int] = 0) -> Ran:
     """A command in the test's process, where a test can put something in the place of what it looks at."""
-    ran = CliRunner().invoke(cli.vaultpki, list(map(str, words)))
-    code, error = ran.exit_code, ran.stderr
+    # As the product's own `main` does: what a command returns is its exit code.
+    ran = CliRunner().invoke(cli.vaultpki, list(map(str, words)), standalone_mode=False)
+    code, error = ran.exit_code or int(ran.return_value or 0), ran.stderr
     if isinstance(ran.exception, VaultpkiError):
         code, error = ran.exception.exit_code, f"{error}vaultpki: {ran.exception}\n"
+    elif isinstance(ran.exception, click.ClickException):
+        code, error = ran.exception.exit_code, f"{error}{ran.exception.format_message()}\n"
     elif ran.exception is not None and not isinstance(ran.exception, SystemExit):
         raise ran.exception
-    assert code == expect, f"{words}: exit {code}\n{ran.stdout}\n{error}"
+    assert code in ({expect} if isinstance(expect, int) else expect), f"{words}: exit {code}\n{ran.stdout}\n{error}"
     return Ran(words, code, ran.stdout, error)

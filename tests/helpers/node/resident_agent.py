@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,12 +25,16 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
-from helpers.vault.servers import Server, wait_for
+from helpers.vault.servers import Server, free_ports, wait_for
+from vaultpki.agent.context import Outcome
 from vaultpki.certificates import pair_files
+from vaultpki.config.agent import load_agent
+from vaultpki.daemon import metrics
 from vaultpki.disk.store import OLD_FILES_GRACE
 from vaultpki.errors import CertificateUnreadable
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
+from vaultpki.procedures import ON_NODES
 
 WORKER = ("kubelet", "kubelet-client", "kube-proxy")
 """What a worker holds; the names of its files are the same."""
@@ -182,6 +186,19 @@ def figure(port: int, name: str, /, **labels: str) -> float | None:
             if sample.name == f"vaultpki_{name}" and its == labels:
                 return sample.value
     return None
+
+
+@contextlib.contextmanager
+def metrics_of(node: NodeFolder, outcome: Outcome) -> Iterator[int]:
+    """The port of the metrics of an agent whose last pass had this outcome, and that makes none while it is asked."""
+    (port,) = free_ports(1)
+    config = replace(load_agent(node.config), metrics=f"127.0.0.1:{port}")
+    shown = metrics.DaemonMetrics(lambda: config, ON_NODES, lambda event: None, longest_pass=60)
+    shown.record(config, outcome)
+    shown.serve()
+    yield port
+    config = replace(config, metrics=None)
+    shown.serve()
 
 
 def command(node: NodeFolder) -> list[str]:

@@ -13,8 +13,10 @@ import pytest
 
 from helpers.node import passes
 from helpers.node.passes import passed, report
+from helpers.node.resident_agent import figure, metrics_of
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.handmade_rotation import ETCD, STEMS, Rotation, delete, make_default, successor
+from vaultpki.agent.context import Outcome
 from vaultpki.certificates import MOST_ISSUERS
 from vaultpki.pki import x509
 from vaultpki.records.node_report import Seen
@@ -186,6 +188,7 @@ def test_a_server_set_back_takes_nothing_away(
     assert bundle(node) == {rotation.old.sha256, rotation.new.sha256} and serials(node) == before
     told = report(cluster, node)
     assert told.seen["etcd"].behind and told.seen["etcd"].highest == revision
+    assert measured(node, done) == (1, 1)
     passed(node, "*")
     assert serials(node) == before
     # Vault's answer is used again as long as it is fresh, and says the same.
@@ -196,7 +199,15 @@ def test_a_server_set_back_takes_nothing_away(
     while rotation.record.revision <= revision:
         rotation.write(rotation.record.changed())
     make_default(cluster, "etcd", rotation.new)
-    assert not passed(node).failures and not report(cluster, node).seen["etcd"].behind
+    done = passed(node)
+    assert not done.failures and not report(cluster, node).seen["etcd"].behind
+    assert measured(node, done) == (0, 0)
+
+
+def measured(node: NodeFolder, outcome: Outcome) -> tuple[float | None, float | None]:
+    """What the metrics of an agent say of the record of etcd after this pass: `server-behind`, and the CA's own."""
+    with metrics_of(node, outcome) as port:
+        return figure(port, "finding", finding="server-behind"), figure(port, "ca_rotation_behind", ca="etcd")
 
 
 @ON_NODE

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from helpers.foreign_ca import ForeignCa
 from helpers.node.passes import command_here, passed_well, said
-from helpers.node.resident_agent import figure, get
+from helpers.node.resident_agent import figure, get, metrics_of
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, vaultpki
 from helpers.vault.handmade_keys import HandmadeKeys
-from helpers.vault.servers import free_ports
-from vaultpki.config.agent import load_agent
 from vaultpki.daemon import metrics
 from vaultpki.host import processes
 from vaultpki.model import KeyType
 from vaultpki.pki import keys
-from vaultpki.procedures import ON_NODES
 
 # What a node's own files say, whatever server there is.
 pytestmark = pytest.mark.on_node
@@ -76,14 +72,8 @@ def port(node: NodeFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(metrics, "PAUSE", 0.0)
     # A component of another test is none of this node's.
     monkeypatch.setattr(processes, "running", dict)
-    (port,) = free_ports(1)
-    config = replace(load_agent(node.config), metrics=f"127.0.0.1:{port}")
-    shown = metrics.DaemonMetrics(lambda: config, ON_NODES, lambda event: None, longest_pass=60)
-    shown.record(config, passed_well(node))
-    shown.serve()
-    yield port
-    config = replace(config, metrics=None)
-    shown.serve()
+    with metrics_of(node, passed_well(node)) as port:
+        yield port
 
 
 def views(node: NodeFolder, port: int, *, well: bool) -> Iterator[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.node.passes import passed
+from helpers.node.resident_agent import figure, metrics_of
 from helpers.vault.applied_cluster import second_issuer, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.rotations import Rotation, rotation_of
@@ -75,7 +77,8 @@ def test_the_node_itself_says_the_same(clusters: ClusterFactory, tmp_path: Path)
     cluster = clusters.applied()
     node = cluster.equip("worker-1", folder=tmp_path / "node")
     second_issuer(cluster)
-    node.run()
+    with metrics_of(node, passed(node)) as port:
+        assert figure(port, "finding", finding="ca-left-over") == 0
     lost = {each.fingerprint for each in x509.read_certificates((node.pki / "kubernetes-ca.crt").read_bytes())}
     issuers = cluster.server.api("LIST", f"{cluster.prefix}/kubernetes/issuers").data["key_info"]
     (id_,) = (id_ for id_, each in issuers.items() if each["issuer_name"] != "kubernetes-1")
@@ -89,6 +92,8 @@ def test_the_node_itself_says_the_same(clusters: ClusterFactory, tmp_path: Path)
     assert said in {one["message"] for one in json.loads(ran.stdout)["findings"]}
     shown = json.loads(vaultpki("status", "-c", node.config, "--json", expect=3).stdout)
     assert said in {one["message"] for one in shown["summary"]["findings"]}
+    with metrics_of(node, passed(node)) as port:
+        assert figure(port, "finding", finding="ca-left-over") == 1
 
 
 @pytest.mark.parametrize("recovered", [True, False])

@@ -148,7 +148,7 @@ def test_from_new_to_well_to_urgent(fleet: Fleet) -> None:
         "expired: kubelet: run `vaultpki renew kubelet` on worker-2",
         f"3 live credentials (a clone?): run `vaultpki lock worker-1 -f {fleet.cluster.file}`",
         "last report 2h ago: run `systemctl status vaultpki-agent` on cp-1",
-        "failed: kubelet: run `vaultpki doctor` on cp-1",
+        "failed: kubelet: run `vaultpki agent --once` on cp-1",
     ]
     assert "3 nodes: 1 expired, 1 clone, 1 silent" in lines
     assert "ago" in lines[1] and " 0%" in lines[1] and "#" not in ran.stdout and "\x1b" not in ran.stdout

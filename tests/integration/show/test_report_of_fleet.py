@@ -116,7 +116,7 @@ def test_a_node_that_says_nothing_or_failed_is_named(steady: Rotation) -> None:
     steady.nodes[0].write(failed)
     text, said = page(steady)
     assert never in said.splitlines()
-    assert "cp-1: failed: <b>Vault is sealed</b>?[31m: run `vaultpki doctor` on cp-1" in said.splitlines()
+    assert "cp-1: failed: <b>Vault is sealed</b>?[31m: run `vaultpki agent --once` on cp-1" in said.splitlines()
     assert said.splitlines()[-1].startswith("vaultpki: 1 thing needs attention; see above")
     raw = (cluster.file.parent / "report.html").read_text()
     assert "failed: &lt;b&gt;Vault is sealed&lt;/b&gt;?[31m" in raw

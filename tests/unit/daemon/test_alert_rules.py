@@ -13,7 +13,7 @@ import yaml
 import example_metrics
 from helpers import dashboard, example_cluster
 from helpers.dashboard import Query
-from vaultpki.findings.catalogue import CATALOGUE, Severity
+from vaultpki.findings.catalogue import CATALOGUE, KINDS, Severity
 from vaultpki.host.systemd import DOCS, recipe
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -88,3 +88,13 @@ def test_a_finding_alerts_wherever_it_is_seen(kind: str) -> None:
     assert named >= {each.name for each in CATALOGUE if getattr(each, kind) and each.severity.attention} - (
         {"expired", "ca-expires"} if kind == "own" else set()
     )
+
+
+@each_alert
+def test_an_alert_names_the_next_command_of_its_finding_or_a_view_that_does(rule: dict[str, Any]) -> None:
+    said = rule["annotations"]["description"]
+    views = any(f"`vaultpki {view}`" in said for view in ("status", "nodes"))
+    for kind in (KINDS[name] for name in rule["annotations"].get("finding", "").split(", ") if name):
+        command = re.split(r" -f | \{", kind.command)[0]
+        assert command in said or views, (kind.name, said)
+        assert "vaultpki doctor" not in said or command == "vaultpki doctor"

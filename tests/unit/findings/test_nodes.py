@@ -19,7 +19,7 @@ from vaultpki.findings.finding import found as finding
 from vaultpki.findings.nodes import NodeRow, bar, of_member, of_status, order, time_left, to_json
 from vaultpki.host.hooks import Owed
 from vaultpki.identity.ending import LockRecord
-from vaultpki.identity.nodes import Member
+from vaultpki.identity.nodes import Member, NodeKind
 from vaultpki.identity.revoked_list import Revoked
 from vaultpki.model import Node, NodeRole, Pool
 from vaultpki.pki.ca_life import CaExpiry, Level
@@ -437,6 +437,46 @@ def test_a_node_and_a_foreign_ca(further: dict[str, Any], state: str, said: str)
     texts = [finding.text for finding in found.findings]
     assert any(said in text for text in texts) if said else texts == []
     assert {finding.name for finding in found.findings} <= {"foreign-ca"}
+
+
+@pytest.mark.parametrize(
+    ("recover", "text", "command"),
+    [
+        # Nobody knows, or the server's record is behind by what others say too.
+        (None, BEHIND, "vaultpki ca recover etcd -f cluster.yaml"),
+        ({"etcd": "etcd"}, BEHIND, "vaultpki ca recover etcd -f cluster.yaml"),
+        # The root takes it along.
+        ({"etcd": "root"}, BEHIND.partition(" until ")[0], "vaultpki ca recover root -f cluster.yaml"),
+        # It alone says so, and its word does not count.
+        (
+            {"kubelet": "kubelet"},
+            BEHIND.partition(" until ")[0],
+            "vaultpki enroll cp-1 -f cluster.yaml --replace -o cp-1.json",
+        ),
+    ],
+)
+def test_a_node_that_has_read_more_is_answered_by_what_helps(
+    recover: Mapping[str, str] | None, text: str, command: str
+) -> None:
+    value = node_report.read(node_report.to_json(report(seen={"etcd": Seen(3, 4)})))
+    member = Member("cp-1", "listed", NODE, 1, value, "x")
+    (finding,) = of_member(member, {"kubelet": 30 * 86400}, NOW, NOTHING_REVOKED, recover=recover).findings
+    assert (finding.name, finding.text, finding.command) == ("server-behind", text, command)
+
+
+@pytest.mark.parametrize(
+    ("kind", "commands"),
+    [
+        ("pooled", ["vaultpki enroll w-1 -f cluster.yaml --pool autoscaled --replace -o w-1.json"] * 2),
+        ("jwt", ["vaultpki lock w-1 -f cluster.yaml", "vaultpki agent --once"]),
+    ],
+)
+def test_no_join_file_is_named_for_a_node_that_logs_in_by_a_token(kind: NodeKind, commands: list[str]) -> None:
+    told = report(seen={"etcd": Seen(3, 4)}, bundles=HELD, foreign_ignored={"etcd": (OLD.sha256,)})
+    pool = Pool("autoscaled", NODE.roles, "w-*")
+    member = Member("w-1", kind, pool, None, node_report.read(node_report.to_json(told)), "x")
+    found = of_member(member, {"kubelet": 30 * 86400}, NOW, NOTHING_REVOKED, foreign=NAMED, recover={})
+    assert [finding.command for finding in found.findings] == commands
 
 
 def test_a_report_without_foreign_cas_is_that_of_before() -> None:

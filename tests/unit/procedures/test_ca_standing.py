@@ -57,6 +57,21 @@ def test_it_says_what_the_next_step_waits_for(tmp_path: Path, gate: Gate | None,
         assert expected in said
 
 
+def test_nobody_is_sent_to_a_step_while_a_ca_is_to_be_recovered(tmp_path: Path) -> None:
+    """No step is taken then, also of another CA."""
+    cluster = replace(example_cluster.load(tmp_path, example_cluster.WITH_POOL), file="cluster.yaml")
+    made = record()
+    cas = (CaStatus("kubelet", "kubelet-1", "", None), CaStatus("etcd", "etcd-1", "", None, made, Gate(opens=NOW)))
+    for well in (True, False):
+        cas = (replace(cas[0], recover="" if well else "kubelet"), cas[1])
+        read = ClusterFacts(cluster, NOW, NodeList((), ()), Revoked(), {}, (), cas, ())
+        shown = ca_standing.view(read)
+        said = [*shown.lines, *(each.command for each in shown.findings)]
+        said += shown.banner.waits if shown.banner is not None else ()
+        assert any("ca continue" in each for each in said) is well, said
+        assert any(each.startswith("etcd is published") for each in said)
+
+
 def test_nodes_that_wait_for_the_same_are_one_sentence(tmp_path: Path) -> None:
     reasons = tuple(Waiting(f"cp-{number}", f"reason {number}") for number in range(6))
     made = banner(tmp_path, record("root"), Gate((*reasons, *MINE)))

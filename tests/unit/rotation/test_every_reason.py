@@ -165,7 +165,10 @@ def done(step: Transition, who: Participant, name: str, options: Mapping[str, An
             assert without_refused(step.record, who, step.now) == "" and left_out == who.name
         said = Confirmations(options["without"], options["restarted"])
         return replace(step, record=said.noted(step.record)), who
-    if name in ("lock", "unenroll"):
+    if name == "lock":
+        ends = NOW + timedelta(days=1) if who.report is not None else None
+        return step, replace(who, credentials=0, join_until=None, report=None, locked=True, last_expiry=ends)
+    if name == "unenroll":
         return step, replace(who, credentials=0, join_until=None)
     if name == "ca recover":
         assert who.report is not None

@@ -252,6 +252,14 @@ def test_a_node_that_has_seen_a_newer_record_says_that_the_server_is_behind(to: 
     assert "and the server has 7: run `vaultpki ca recover etcd`" in reason(
         between(State.RETRUSTING, to, member(ahead))
     )
+    # What a pooled node says does not count, so nothing is recovered for it.
+    pooled = replace(member(ahead, "w-1"), kind="pooled", member=False, pool="autoscaled")
+    for node, command in (
+        (pooled, "vaultpki enroll w-1 --pool autoscaled --replace -o w-1.json"),
+        (replace(pooled, pool=""), "vaultpki lock w-1"),
+    ):
+        said = reason(between(State.RETRUSTING, to, node))
+        assert f"`{command}`" in said and "ca recover" not in said
 
 
 def test_agents_that_are_too_old_or_cannot_read_are_named() -> None:
