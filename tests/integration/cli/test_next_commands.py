@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from helpers.foreign_ca import ForeignCa
 from helpers.node import enrolled_nodes, vouched_nodes
-from helpers.node.passes import command_here, passed, shown
+from helpers.node.passes import command_here, passed, passed_well, shown
 from helpers.node.reporting_nodes import all_pass
 from helpers.node.vouched_nodes import Vouched
 from helpers.vault import applied_cluster, handmade_keys, handmade_rotation, rotations
@@ -57,7 +57,7 @@ pools:
 ON_NODES: Final = ("agent", "doctor", "renew", "status")
 # Who runs a command, by its first word: whoever has the policy that is printed for it.
 WHO: Final[dict[str, Who]] = {"issue": "operator", "lock": "locker"}
-ASK: Final = ("apply", "ca recover")
+ASK: Final = ("apply", "ca recover", "enroll")
 
 
 @dataclass
@@ -127,7 +127,7 @@ class Stand:
     def mended(self) -> None:
         """The node is as it should be, whatever an earlier row has done to it."""
         if not self.whole:
-            passed(self.node)
+            passed_well(self.node, share=1.0)
         self.whole = True
 
     def of_node(self, **further: Any) -> Case:
@@ -188,7 +188,7 @@ def revoked(stand: Stand) -> Case:
     serial = certs.load_pem_x509_certificate((stand.node.pki / "kubelet.crt").read_bytes()).serial_number
     text = f"{serial:x}".zfill(len(f"{serial:x}") + len(f"{serial:x}") % 2)
     api(stand.cluster, "POST", "kubelet/revoke", {"serial_number": ":".join(re.findall("..", text))})
-    return stand.of_node(reported=True)
+    return stand.of_node()
 
 
 def empty(stand: Stand) -> Case:
@@ -240,14 +240,54 @@ def failed(stand: Stand) -> Case:
     return case
 
 
-def locked_out(stand: Stand, name: str) -> Case:
-    case = stand.pooled(name)
-    case.after = lambda said: case.run(f"vaultpki agent --join {name}.json")
+def lock(cluster: AuditedCluster, name: str) -> None:
+    enrol.lock(cluster.model, cluster.client("locker"), name, wait=0)
+
+
+def credential(cluster: AuditedCluster, name: str) -> None:
+    """Somebody makes one more, of a node of a pool."""
+    path = f"auth/{cluster.prefix}/pooled/role/{name}/secret-id"
+    assert cluster.server.api("POST", path).status == 200
+
+
+def needs_join(stand: Stand) -> Case:
+    case = stand.pooled("w-needs-join")
+    case.after = lambda said: case.run("vaultpki agent --join w-needs-join.json")
     case.passed()
-    enrol.lock(stand.cluster.model, stand.cluster.client("locker"), name, wait=0)
+    lock(case.cluster, case.name)
+    case.passed()
+    # One fault, whoever looks.
+    assert case.commands("needs-join") == case.commands("locked") != []
+    return case
+
+
+def no_credential(stand: Stand) -> Case:
+    """It has expired, and nobody has locked the node."""
+    case = stand.pooled("w-no-credential")
+    case.after = lambda said: case.run("vaultpki agent --join w-no-credential.json")
+    case.passed()
+    path = f"auth/{stand.cluster.prefix}/pooled/role/w-no-credential/secret-id"
+    (accessor,) = stand.cluster.server.api("LIST", path).data["keys"]
+    assert stand.cluster.server.api("POST", f"{path}-accessor/destroy", {"secret_id_accessor": accessor}).status == 204
     case.passed()
     # One fault, whoever looks.
     assert case.commands("needs-join") == case.commands("no-credential") != []
+    return case
+
+
+def locked_and_live(stand: Stand) -> Case:
+    case = stand.pooled("w-live")
+    case.passed()
+    lock(case.cluster, case.name)
+    credential(case.cluster, case.name)
+    return case
+
+
+def not_joined_again(stand: Stand) -> Case:
+    case = stand.pooled("w-again")
+    case.passed()
+    lock(case.cluster, case.name)
+    case.run("vaultpki enroll w-again -f cluster.yaml --pool autoscaled -o w-again.json")
     return case
 
 
@@ -255,8 +295,7 @@ def many_credentials(stand: Stand) -> Case:
     case = stand.pooled("w-clone")
     case.passed()
     for _ in range(2):
-        answer = stand.cluster.server.api("POST", f"auth/{stand.cluster.prefix}/pooled/role/w-clone/secret-id")
-        assert answer.status == 200
+        credential(case.cluster, case.name)
     return case
 
 
@@ -282,7 +321,7 @@ def locked(stand: Stand) -> Case:
     cluster.apply()
     stand.stack.callback(cluster.destroy)
     passed(cluster.image("c-1"))
-    enrol.lock(cluster.model, cluster.client("locker"), "c-1", wait=0)
+    lock(cluster, "c-1")
     return Case(cluster, "c-1")
 
 
@@ -299,7 +338,7 @@ def foreign_ca(stand: Stand) -> Case:
 def no_live_credential(stand: Stand) -> Case:
     cluster = stand.clusters.applied()
     passed(cluster.equip("worker-1"))
-    enrol.lock(cluster.model, cluster.client("locker"), "worker-1", wait=0)
+    lock(cluster, "worker-1")
     return Case(cluster)
 
 
@@ -404,8 +443,10 @@ SITUATIONS: Final[dict[str, Callable[[Stand], Case]]] = {
     "empty": empty,
     "revoked": revoked,
     "locked": locked,
-    "needs-join": lambda stand: locked_out(stand, "w-needs-join"),
-    "no-credential": lambda stand: locked_out(stand, "w-no-credential"),
+    "locked-and-live": locked_and_live,
+    "needs-join": needs_join,
+    "no-credential": no_credential,
+    "not-joined-again": not_joined_again,
     "fits-no-pool": fits_no_pool,
     # A year ago the agent should have renewed it.
     "overdue": lambda stand: reports(stand.of_node(reported=True), state="due", renew_after="2020-01-01T00:00:00Z"),
