@@ -131,6 +131,7 @@ def test_doctor_says_whose_token_it_is(cluster: Vouched) -> None:
         in (checks["login"]["detail"])
     )
     put(node, cluster.issuer.token("c-there"))
+    node.run()
     ran = vaultpki("doctor", "-c", node.config, "--json", env={}, behind=ALONE)
     assert {"check": "login", "verdict": "ok", "detail": ""} in json.loads(ran.stdout)["checks"]
 
