@@ -91,7 +91,7 @@ def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:
     if all(item.ready for item in items):
         _remove_old_files(context, assigned)
     found.events.extend(Event("rewritten", text, "warning") for text in context.folders.rewritten)
-    mended = _tell_mended(context, left, before, _files(context, items), keys)
+    mended = _tell_mended(context, assigned, left, before, _files(context, items), keys)
     # What cannot be read cannot be put right either.
     servers = dict[str, str]()
     with contextlib.suppress(StoreError):
@@ -130,19 +130,28 @@ def _line(stored: StoredFile) -> str:
 
 
 def _tell_mended(
-    context: Context, left: Mapping[str, str], before: Mapping[str, str], after: Mapping[str, str], keys: KeysResult
+    context: Context,
+    assigned: Assignment,
+    left: Mapping[str, str],
+    before: Mapping[str, str],
+    after: Mapping[str, str],
+    keys: KeysResult,
 ) -> tuple[str, ...]:
     """Return and tell which files were not as the last pass `left` them and are now; keep how they are.
 
     What a pass that was killed has left is right already.
     """
-    name = token_keys.KEY_FILE
+    name, why = token_keys.KEY_FILE, ""
     if keys.before is not None and keys.keys is not None:
         before, after = {**before, name: keys.before.left}, {**after, name: keys.keys.left}
     mended = tuple(place for place, line in left.items() if before.get(place) not in (line, after.get(place)))
+    if name in mended and keys.before is not None:
+        from vaultpki.agent import token_key_faults
+
+        why = "; ".join(token_key_faults.problems(context.config, context.folders, assigned, keys.before))
     for place in mended:
-        why = "; ".join(keys.wrong) if place == name and keys.wrong else f"{place}: it is not as this agent has left it"
-        text = f"{why}; this agent puts it right: find out who has changed it"
+        said = why if place == name and why else f"{place}: it is not as this agent has left it"
+        text = f"{said}; this agent puts it right: find out who has changed it"
         context.found.events.append(Event("tampered", text, "error", {"file": place}))
     context.state.value = replace(context.state.value, left=dict(sorted(after.items())))
     return mended

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
@@ -37,7 +37,6 @@ from vaultpki.pki.renewal import Reason
 from vaultpki.pki.service_account import KeyName, key_name
 from vaultpki.places import PKI
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
-from vaultpki.redact import first_few
 
 if TYPE_CHECKING:
     from vaultpki.pki.keys import PrivateKey
@@ -49,8 +48,6 @@ TOKEN_FILES: Final = (UNION_FILE, KEY_FILE)
 kube-apiserver that starts in between accepts the tokens that it signs."""
 
 _OF_ANOTHER_CA: Final = frozenset({Reason.ISSUER_OUTGOING, Reason.ISSUER_CHANGED})
-_UNREAD: Final = {"missing": "it is missing", "foreign": "another file is in its place"}
-_AFTERWARDS: Final = "if kube-apiserver was started with it, restart it once the file is mended"
 _NUMBERED: Final = re.compile(rf"{SERVICE_ACCOUNT_FILES}-([1-9][0-9]{{0,7}})")
 
 
@@ -150,7 +147,7 @@ def look(
     shared = _sha256(stray) if foreign is not None and stray is not None and not ours else ""
     left = state.bundles.get(SERVICE_ACCOUNT)
     left_here = frozenset(left.sha256 if left is not None else ())
-    held = KeysHeld(own, signing_number, _certificates(union), state.lowest, stray is not None, left_here)
+    held = KeysHeld(own, signing_number, certificates_in(union), state.lowest, stray is not None, left_here)
     known = trust[SERVICE_ACCOUNT]
     behind = frozen(wanted, state)
     made = plan(wanted.keys.record, config.node, held, known.issuing, known.roots, frozen=behind, between=known.between)
@@ -233,7 +230,8 @@ def _owner(key: bytes | None, own: Mapping[int, Facts]) -> tuple[int | None, Pri
     return number, read if number is None else None
 
 
-def _certificates(union: bytes | None) -> tuple[Facts, ...]:
+def certificates_in(union: bytes | None) -> tuple[Facts, ...]:
+    """Return the certificates of a union; none if it cannot be read."""
     with contextlib.suppress(CertificateUnreadable):
         return x509.read_certificates(union) if union else ()
     return ()
@@ -243,14 +241,13 @@ def _certificates(union: bytes | None) -> tuple[Facts, ...]:
 class KeysResult:
     """How a pass left the keys, and which certificates it had signed. `refused` are sentences about the record.
 
-    `before` is how it found them, and `wrong` are sentences about the files that were not as they should be.
+    `before` is how it found them.
     """
 
     keys: KeysOnDisk | None = None
     signed: sign_due.Renewed = field(default_factory=sign_due.Renewed)
     refused: tuple[str, ...] = ()
     before: KeysOnDisk | None = None
-    wrong: tuple[str, ...] = ()
 
     @property
     def names(self) -> frozenset[str]:
@@ -284,7 +281,6 @@ def _follow(
         return found
 
     before = seen()
-    wrong = tuple(problems(config, folders, wanted, before))
     _remember(context, before.plan)
     signed = sign_due.Renewed()
     if before.plan.make:
@@ -304,7 +300,7 @@ def _follow(
         folders.remove(PKI, stem)
         text = f"deleted service-account key {number} of this node, which the record has ended"
         context.found.events.append(Event("removed", text))
-    return KeysResult(seen(), signed, tuple(_refused(context, after.plan)), before, wrong)
+    return KeysResult(seen(), signed, tuple(_refused(context, after.plan)), before)
 
 
 def _certified_anew(
@@ -372,7 +368,7 @@ def _tell_exposed(context: Context, keys: KeysOnDisk) -> None:
             context.found.events.append(Event("exposed", text, "warning", {"certificate": item.want.name}))
 
 
-def _files(config: AgentConfig, token_key: Certificate, keys: KeysOnDisk) -> dict[str, File]:
+def wanted_files(config: AgentConfig, token_key: Certificate, keys: KeysOnDisk) -> dict[str, File]:
     """Return the two files as they should be; none as long as they are not to be written."""
     if keys.plan.signing is None:
         return {}
@@ -386,94 +382,8 @@ def _files(config: AgentConfig, token_key: Certificate, keys: KeysOnDisk) -> dic
     }
 
 
-def problems(config: AgentConfig, folders: Folders, wanted: Assignment, keys: KeysOnDisk) -> Iterator[str]:
-    """Yield a sentence for each file of these keys that is not as a pass leaves it. Raises StoreError.
-
-    A key that nodes share is not of this agent, and nobody knows here what it should be.
-    """
-    for number, item in sorted(keys.pairs.items()):
-        if item.leaf is not None and Reason.KEY_EXPOSED in item.verdict.reasons:
-            yield f"{folders.paths[PKI]}/{item.want.stem}.key: {_exposed(number)}"
-    if wanted.token_key is None or keys.shared:
-        return
-    files = _files(config, wanted.token_key, keys)
-    if keys.ours and not files:
-        text = "no service-account key of this node is there any more with its certificate"
-        yield f"{folders.paths[PKI]}/{KEY_FILE}: {text}"
-    for name, file in files.items():
-        if why := (_wrong_key if name == KEY_FILE else _wrong_union)(keys, keys.stored[name], file):
-            yield f"{folders.paths[PKI]}/{name}: {why}"
-
-
-def problems_alone(folders: Folders) -> Iterator[str]:
-    """Yield what is wrong with the two files by themselves, where nobody knows the record. Raises StoreError."""
-    stored, path = folders.read(PKI, SERVICE_ACCOUNT_FILES, TOKEN_FILES), folders.paths[PKI]
-    if all(each.problem for each in stored.values()):
-        # Not written yet, or of somebody else.
-        return
-    for name, each in stored.items():
-        if each.problem:
-            yield f"{path}/{name}: {_UNREAD.get(each.problem, f'it cannot be read ({each.problem})')}"
-    key, union = stored[KEY_FILE], _certificates(stored[UNION_FILE].data)
-    strange = [facts.subject_text for facts in union if key_name(facts.subject.common_name) is None]
-    if strange or (not union and stored[UNION_FILE].data is not None):
-        held = f" ({first_few(strange)})" if strange else ""
-        yield f"{path}/{UNION_FILE}: it holds something else than certificates of service-account keys{held}"
-    elif key.data is not None and not any(_signs(key.data, facts) for facts in union):
-        yield f"{path}/{KEY_FILE}: {UNION_FILE} beside it has no certificate of it"
-    if key.data is not None and key.mode & 0o004:
-        yield f"{path}/{KEY_FILE}: others can read it"
-
-
-def _signs(key: bytes, facts: Facts) -> bool:
-    with contextlib.suppress(CertificateUnreadable):
-        return x509.matches(key, facts)
-    return False
-
-
-def _wrong_key(keys: KeysOnDisk, stored: StoredFile, wanted: File) -> str:
-    if stored.data is None:
-        return _UNREAD.get(stored.problem, f"it cannot be read ({stored.problem})")
-    if stored.data != wanted.data:
-        if keys.held.signing is not None:
-            return f"it is service-account key {keys.held.signing} of this node in place of key {keys.plan.signing}"
-        return (
-            f"it is no service-account key of this node, so other nodes refuse the tokens that it signs; {_AFTERWARDS}"
-        )
-    return _exposed(keys.plan.signing) if stored.shown_to_others(wanted) else _access(stored, wanted)
-
-
-def _wrong_union(keys: KeysOnDisk, stored: StoredFile, wanted: File) -> str:
-    if stored.data is None:
-        return _UNREAD.get(stored.problem, f"it cannot be read ({stored.problem})")
-    if stored.data == wanted.data:
-        return _access(stored, wanted)
-    if not stored.data.strip():
-        return f"it is empty, so kube-apiserver accepts no token once it starts; {_AFTERWARDS}"
-    strange = [facts for facts in keys.held.union if facts not in keys.plan.union]
-    if strange or not keys.held.union:
-        named = [f"{facts.subject_text}, SHA-256 {facts.fingerprint[:16]}" for facts in strange]
-        who = f" ({first_few(named)})" if named else ""
-        text = f"it has a key that the record does not have{who}: whoever holds that one can forge the token of any"
-        return f"{text} ServiceAccount; {_AFTERWARDS}"
-    lacking = [facts.subject.common_name for facts in keys.plan.union if facts not in keys.held.union]
-    if not lacking:
-        return "it does not hold the certificates of the keys that this node accepts, and nothing else"
-    return f"it lacks {first_few(lacking)}, whose tokens kube-apiserver refuses once it starts"
-
-
-def _exposed(number: int | None) -> str:
-    text = f"others can read service-account key {number} of this node; if somebody may have, replace it: "
-    return f"{text}`vaultpki ca rotate {SERVICE_ACCOUNT_KEYS}`"
-
-
-def _access(stored: StoredFile, wanted: File) -> str:
-    same = stored.mode == wanted.mode and stored.same_owner(wanted)
-    return "" if same else f"it has mode {stored.mode:04o} or its owner is another one; {wanted.mode:04o} is right"
-
-
 def _install(context: Context, token_key: Certificate, keys: KeysOnDisk) -> None:
-    files = _files(context.config, token_key, keys)
+    files = wanted_files(context.config, token_key, keys)
     if not files:
         return
     taking = TOKEN_FILES if keys.ours or (keys.foreign and not keys.shared) else ()

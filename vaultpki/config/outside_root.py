@@ -16,7 +16,7 @@ from vaultpki.config import kinds
 from vaultpki.config.fields import Field, FieldValue, Kind, ListOf, Record, Schema
 from vaultpki.errors import SpecError
 from vaultpki.model import Cluster, OutsideRoot
-from vaultpki.values import certificate_forms, der, names, pem, yaml_tree
+from vaultpki.values import der, names, pem, yaml_tree
 from vaultpki.values.yaml_tree import Place
 
 EXTERNAL: Final = "external"
@@ -139,6 +139,8 @@ def check(cluster: Cluster, found: FieldValue) -> None:
 
 def _certificates(path: Path) -> tuple[bytes, ...]:
     """Return the DER of each certificate in a file; SpecError with all that is wrong with it."""
+    from vaultpki.values import certificate_forms
+
     content = certificate_forms.read(yaml_tree.read_bytes(path, certificate_forms.MOST_FILE_BYTES))
     if content.problems:
         raise SpecError(f"the file {' and '.join(problem for _, problem in content.problems)}: {_CA_FILE}")

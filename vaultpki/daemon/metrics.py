@@ -9,11 +9,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-from vaultpki.agent import ca_trust, readers_seen, status
+from vaultpki.agent import ca_trust, readers_seen
 from vaultpki.agent.ca_trust import CaOnNode
 from vaultpki.agent.context import Outcome
+from vaultpki.agent.files_seen import FilesSeen, look_at_files
 from vaultpki.agent.pairs import PairStatus
-from vaultpki.agent.status import FilesSeen
 from vaultpki.daemon import metrics_server
 from vaultpki.daemon.view import CertificateView, Counts, LeafView, View
 from vaultpki.disk.folders import Folders
@@ -203,7 +203,7 @@ class PairWatch:
         known = state.load(config.state)
         trust = ca_trust.trust_of(config, wanted, known, now, self._procedures)
         with Folders.open(config.paths, create=False, write=False) as folders:
-            files = status.look_at_files(config, folders, wanted, trust, known, now)
+            files = look_at_files(config, folders, wanted, trust, known, now)
         return config, files, ca_trust.statuses(wanted, trust, known)
 
 

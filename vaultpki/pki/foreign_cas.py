@@ -16,7 +16,6 @@ from vaultpki.certificates import ISSUING_CAS
 from vaultpki.errors import CertificateUnreadable, SpecError
 from vaultpki.model import Cluster, ForeignCa
 from vaultpki.pki.facts import Facts, Trust, UntrustedCa
-from vaultpki.pki.go_parser import unread_by_go
 
 _KEY_USAGE: Final = "2.5.29.15"
 
@@ -83,6 +82,8 @@ def not_a_ca(facts: Facts) -> str | None:
         return "it is not a CA"
     if _KEY_USAGE in facts.extensions and "key_cert_sign" not in facts.key_usage:
         return "its key usage does not allow it to sign certificates"
+    from vaultpki.pki.go_parser import unread_by_go
+
     odd = unread_by_go(facts)
     return f"it has {odd}" if odd else None
 

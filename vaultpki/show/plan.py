@@ -13,7 +13,6 @@ from vaultpki.provision.plan import SECRET_ID, Change, Colour, Plan, Rotation, w
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.redact import escaped, first_few, named, stamp
 from vaultpki.show.line import SIGN_COLOURS, WIDTH, Entry, Line, wrapped
-from vaultpki.show.plan_diff import every_field
 from vaultpki.show.plan_entries import ACTION_SIGNS, entries, fields, title
 from vaultpki.values.durations import format_duration
 
@@ -152,4 +151,6 @@ def _ca_word(name: str, value: Any) -> str:
 def _in_full(change: Change) -> Iterator[Line]:
     sign = ACTION_SIGNS[change.action]
     yield Line(f"{sign} {title(change)}", SIGN_COLOURS[sign])
+    from vaultpki.show.plan_diff import every_field
+
     yield from (Line(f"    {text}") for text in every_field(change))
