@@ -107,19 +107,22 @@ def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:
 
 
 def _files(context: Context, items: Collection[PairStatus]) -> dict[str, str]:
-    """Return in one line what each bundle, kubeconfig and pair holds, and its mode; made from no private key."""
+    """Return in one line what each bundle, kubeconfig and pair holds, and its mode; made from no private key.
+
+    What cannot be read is left out: it cannot be put right either.
+    """
     folders, found = context.folders, dict[str, str]()
     for item in items:
         whole = item.leaf.fingerprint if item.leaf is not None and not item.broken else "broken"
         modes = (f"{stored.mode:o}" for stored in item.stored.values())
         found[shown(item.want.folder, f"{item.want.stem}.crt")] = " ".join([*modes, whole])
         if folders.kubeconfigs is not None and kubeconfigs.is_plain(item.want):
-            found[str(item.want.kubeconfig)] = _line(folders.kubeconfigs.read(str(item.want.kubeconfig)))
-    # What cannot be read cannot be put right either.
+            name = str(item.want.kubeconfig)
+            with contextlib.suppress(StoreError):
+                found[name] = _line(folders.kubeconfigs.read(name))
     with contextlib.suppress(StoreError):
-        for folder, names in [
-            (folder, names) for (folder, name), names in folders.file_sets().items() if name == BUNDLES
-        ]:
+        sets = [(folder, names) for (folder, name), names in folders.file_sets().items() if name == BUNDLES]
+        for folder, names in sets:
             read = folders.read(folder, BUNDLES, names)
             found |= {shown(folder, each): _line(stored) for each, stored in read.items()}
     return found

@@ -295,9 +295,10 @@ def unenroll(
         last()
     entities = {entity.id: name} if entity is not None else {}
     reports.remove(cluster, vault, pooled=[name], entities=entities)
-    remove_note(cluster, vault, name)
     if entity is None:
         remove_locks(cluster, vault, [name])
+    # Last: a run that was cut goes on by it.
+    remove_note(cluster, vault, name)
     return _kinds(approle=bool(ids), jwt=entity is not None)
 
 

@@ -293,9 +293,10 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
     deleted = [change.name for change in run.todo.changes if change.action == "delete"]
     pools = [name.removeprefix(head) for name in deleted if name.startswith(head)]
     reports.remove(cluster, vault, listed=gone, pooled=noted.keys(), entities=entities, pools=pools)
-    vault.map(lambda name: remove_note(cluster, vault, name), noted)
     if gone:
         remove_locks(cluster, vault, sorted(gone.intersection(locked_names(cluster, vault))))
+    # Last: a run that was cut goes on by them.
+    vault.map(lambda name: remove_note(cluster, vault, name), noted)
 
 
 def _removed_by_token(run: _Run) -> list[TokenIdentity]:

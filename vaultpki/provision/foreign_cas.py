@@ -65,11 +65,11 @@ def changes_of(cluster: Cluster, change: Change) -> Iterator[ForeignChange]:
 def sentences(change: ForeignChange) -> Iterator[tuple[bool, str]]:
     """Yield what a change means on each node, and whether it takes trust away."""
     if change.added:
-        what = f"takes {_named(change.added)} into the bundles of {change.ca}"
+        what = f"takes {_named(change, change.added)} into the bundles of {change.ca}"
         yield False, f"each whose agent.yaml has its SHA-256 {what}; `vaultpki nodes` names the others"
         yield False, f"there {_MEANS[change.ca]}"
     if change.removed:
-        what = f"takes {_named(change.removed)} out of the bundles of {change.ca}"
+        what = f"takes {_named(change, change.removed)} out of the bundles of {change.ca}"
         yield True, f"each {what}, and whoever has a certificate of it is refused"
 
 
@@ -93,8 +93,10 @@ _MEANS: Final[Mapping[str, str]] = {
 }
 
 
-def _named(cas: tuple[Facts, ...]) -> str:
-    return ", ".join(escaped(facts.subject_text) for facts in cas)
+def _named(change: ForeignChange, cas: tuple[Facts, ...]) -> str:
+    # The entry of the plan has it, unless it shows the record field by field.
+    sha256 = {facts: f" (SHA-256 {facts.fingerprint})" if change.unreadable else "" for facts in cas}
+    return ", ".join(f"{escaped(facts.subject_text)}{sha256[facts]}" for facts in cas)
 
 
 def _own(cluster: Cluster, seen: Observation) -> Iterator[Facts]:

@@ -208,11 +208,11 @@ def test_the_second_look_ends_what_came_after_the_first(cluster: AppliedCluster)
 @pytest.mark.parametrize("number", [6, pytest.param(28, id="each", marks=pytest.mark.exhaustive)])
 def test_cut_anywhere_it_goes_on(cluster: AppliedCluster, drawn: Drawn, number: int) -> None:
     # Right before and right after each of its requests; with the last point it is through.
-    for at in (*drawn.some(range(2 * 14), number), 2 * 14):
+    for at in (*drawn.some(range(2 * 15), number), 2 * 15):
         node = identity(cluster, f"w-cut-{at}")
         # The second look comes at once here; in full it is looked at above.
         work = lambda: enrol.unenroll(cluster.model, cluster.client(), node.node, wait=0.01)  # noqa: B023, E731
-        assert died(work, at, methods=("GET", "POST", "DELETE")) is (at < 2 * 14)
+        assert died(work, at, methods=("GET", "POST", "DELETE")) is (at < 2 * 15)
         assert enrol.unenroll(cluster.model, cluster.client(), node.node, wait=0) or node.has_ended()
         assert node.has_ended(), at
         node.leaves_nothing()
