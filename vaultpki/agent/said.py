@@ -74,8 +74,9 @@ def _followed(before: Assignment, now: Assignment, highest: Mapping[str, int]) -
         by = now.applied if now.applied != before.applied else Written()
         text = f"follows the changed records of this node ({CHANGES}: {by.sentence})"
         yield Event("followed", text, fields={"record": CHANGES, **_fields(by)})
+    records = _records(before)
     for name, read in _records(now).items():
-        known, record = _records(before).get(name, RecordRead()).record, read.record
+        known, record = records.get(name, RecordRead()).record, read.record
         if record is None or read.frozen(highest.get(name, 0)):
             continue
         if known is not None and record.revision <= known.revision:

@@ -5,20 +5,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from vaultpki.ca import status
 from vaultpki.ca.scene import read_scene
 from vaultpki.errors import BadAnswer, Denied, ForeignObject, Refused, SpecError, StateConflict
 from vaultpki.identity import change_notice, ending, revoked_list
-from vaultpki.identity.adoption_record import shown_adoption
+from vaultpki.identity.adoption_record import FollowedAdoption, shown_adoption
 from vaultpki.identity.nodes import read_nodes
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision import ca_ends, rotation_records
 from vaultpki.provision.cluster_facts import CaStatus, ClusterFacts
 from vaultpki.records.adoption import RECORD
+from vaultpki.records.rotation import RotationRecord
+from vaultpki.records.written import Written
 from vaultpki.vault import Vault
+from vaultpki.vault.kv import Stored
 
 
 def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: KubeTrust | None = None) -> ClusterFacts:
@@ -45,8 +49,6 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
             "needs"
         )
     adopted, records = shown_adoption(cluster, vault), rotation_records.shown_records(cluster, vault)
-    written = change_notice.shown_writer(cluster, vault) | rotation_records.writers(records or {})
-    written |= {RECORD: adopted.written} if adopted.record is not None else {}
     problems += [adopted.problem] if adopted.problem else []
     return ClusterFacts(
         cluster,
@@ -59,5 +61,13 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
         tuple(problems),
         adopted.record,
         locks=locks,
-        written=written,
+        written=written_by(cluster, vault, records or {}, adopted),
     )
+
+
+def written_by(
+    cluster: Cluster, vault: Vault, records: Mapping[str, Stored[RotationRecord]], adopted: FollowedAdoption
+) -> dict[str, Written]:
+    """Return who wrote the records that nodes follow, by their paths, but that of service-account keys; for views."""
+    found = change_notice.shown_writer(cluster, vault) | rotation_records.writers(records)
+    return found | ({RECORD: adopted.written} if adopted.record is not None else {})

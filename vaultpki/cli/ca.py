@@ -153,18 +153,16 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     """
     from datetime import UTC
 
-    from vaultpki.ca import commands, status
+    from vaultpki.ca import commands, fleet, status
     from vaultpki.ca.scene import read_scene
     from vaultpki.findings.cluster import of_cas, of_problems
     from vaultpki.findings.finding import to_json
-    from vaultpki.identity import change_notice, root_pin
+    from vaultpki.identity import root_pin
     from vaultpki.identity.adoption_record import shown_adoption
     from vaultpki.procedures import ca_text, key_text
     from vaultpki.procedures.adoption_standing import of_adoption
     from vaultpki.provision import ca_ends
     from vaultpki.provision.cluster_facts import under_way
-    from vaultpki.provision.rotation_records import writers
-    from vaultpki.records.adoption import RECORD
     from vaultpki.records.service_account import KEYS_RECORD
     from vaultpki.show import node_table, record_writers
 
@@ -177,8 +175,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
             adopted = shown_adoption(cluster, counted)
             adoption = of_adoption(adopted.record, scene.members, now, cluster.file)
             keys = _keys_of(cluster, counted, now, kubeconfig, found)
-            written = change_notice.shown_writer(cluster, counted) | writers(scene.records)
-        written |= {RECORD: adopted.written} if adopted.record is not None else {}
+            written = fleet.written_by(cluster, counted, scene.records, adopted)
         written |= {KEYS_RECORD: keys.written} if keys is not None and keys.record is not None else {}
         findings = tuple(of_cas(ca_ends.read(cluster, vault, datetime.now(UTC)), cas, cluster.file))
         findings += (adoption,) if adoption is not None else ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -28,6 +28,7 @@ from vaultpki.identity.ending import (
 )
 from vaultpki.identity.token_rights import missing_right
 from vaultpki.model import Cluster
+from vaultpki.records.node_report import NodeReport
 from vaultpki.records.paths import LEAVING
 from vaultpki.vault import Request, Vault
 from vaultpki.vault.answers import BODY_LIMIT, server_time
@@ -109,45 +110,57 @@ class HeldCredentials:
 
     `count` is as that function has it, and `used` the same without join files that have expired. `join_until` is until
     when the last of its join files can be used, if it has nothing else; None otherwise, and where that is not known.
+    `secret_ids` are those of a node that has more than it needs at rest, where the token may look each of them up.
     """
 
     count: int | None
     used: int | None
     join_until: datetime | None = None
+    secret_ids: tuple[SecretId, ...] = ()
 
 
 def held_credentials(
-    cluster: Cluster, vault: Vault, identity: Identity, reported: Collection[str] = ()
+    cluster: Cluster, vault: Vault, identity: Identity, report: NodeReport | None = None
 ) -> HeldCredentials:
-    """Return what a node holds; `reported` are the accessors of which it says that they are its own.
+    """Return what a node holds; `report` is its own, None if it never reported.
 
     Whoever joins replaces the secret id of the join file at once, before its first certificate. So nothing more is
-    asked about a node of which a reported one is live.
+    asked about a node at rest of which a reported one is live.
     """
     live = _listed(cluster, vault, identity)
     if not isinstance(live, tuple):
         return HeldCredentials(live, live)
     number = len(live)
+    own_one = report is not None and not set(live).isdisjoint(report.in_use)
+    joins = 0 < number <= _MOST_JOINS and not own_one
+    many = report is not None and 1 + report.lost < number <= _MOST_JOINS + 1
+    found = _looked_up(cluster, vault, identity, live) if joins or many else None
+    if found is None:
+        return HeldCredentials(number, number)
+    known = tuple(each for each in found if each is not None)
+    secret_ids = known if many and len(known) == number else ()
+    if not joins:
+        return HeldCredentials(number, number, secret_ids=secret_ids)
     now = datetime.now(UTC) + timedelta(seconds=vault.clock_offset or 0.0)
-    if not live or number > _MOST_JOINS or set(live).intersection(reported):
-        return HeldCredentials(number, number)
+    ends = [end for each in known if (end := _join_end(each)) is not None]
+    there = [end for end in ends if end > now]
+    own = number - len(ends)
+    return HeldCredentials(number, own + len(there), max(there) if there and not own else None, secret_ids)
+
+
+def _looked_up(
+    cluster: Cluster, vault: Vault, identity: Identity, accessors: Sequence[str]
+) -> list[SecretId | None] | None:
+    """Return what the server knows of each; None if the token may not look, or if one has expired in this moment."""
     try:
-        ends = [_join_ends(cluster, vault, identity, each) for each in live]
+        return [look_up(cluster, vault, identity, each) for each in accessors]
     except (Denied, Refused, Unavailable, BadAnswer):
-        # The token may not look, or one has expired in this moment.
-        return HeldCredentials(number, number)
-    joins = [end for end in ends if end is not None]
-    there = [end for end in joins if end > now]
-    own = number - len(joins)
-    return HeldCredentials(number, own + len(there), max(there) if there and not own else None)
-
-
-def _join_ends(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -> datetime | None:
-    """Return when the join file of a secret id ends; None for a secret id that the node has minted, or an older one."""
-    found = look_up(cluster, vault, identity, accessor)
-    if found is None or not 0 < found.ttl <= LONGEST_JOIN:
         return None
-    return found.created + timedelta(seconds=found.ttl - JOINING)
+
+
+def _join_end(found: SecretId) -> datetime | None:
+    """Return when the join file of a secret id ends; None for a secret id that the node has minted, or an older one."""
+    return found.created + timedelta(seconds=found.ttl - JOINING) if 0 < found.ttl <= LONGEST_JOIN else None
 
 
 def look_up(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -> SecretId | None:
@@ -159,17 +172,6 @@ def look_up(cluster: Cluster, vault: Vault, identity: Identity, accessor: str) -
     found = approle.read_secret_id_accessor(identity.name, accessor, mount_point=identity.mount(cluster)).data
     ttl, born = found.get("secret_id_ttl"), server_time(found.get("creation_time"))
     return SecretId(accessor, born, ttl) if type(ttl) is int and born is not None else None
-
-
-def look_up_few(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[SecretId, ...]:
-    """Return the node's secret ids; none if there are many, or if the token may not look each of them up."""
-    try:
-        accessors = secret_ids(cluster, vault, identity)
-        found = [look_up(cluster, vault, identity, each) for each in accessors[: _MOST_JOINS + 1]]
-    except (Denied, Refused, Unavailable, BadAnswer):
-        return ()
-    known = tuple(each for each in found if each is not None)
-    return known if len(known) == len(accessors) else ()
 
 
 def secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from vaultpki.identity import reports
 from vaultpki.identity.access import APPROLE, fits_pattern, holder_of, takes
 from vaultpki.identity.applied import APPLIED, AppliedRecord
-from vaultpki.identity.credentials import Identity, SecretId, count, held_credentials, look_up_few
+from vaultpki.identity.credentials import Identity, SecretId, count, held_credentials
 from vaultpki.identity.ending import find_entity, read_accessors
 from vaultpki.identity.reports import TokenIdentity
 from vaultpki.model import Cluster, Node, NodeRole, Pool
@@ -197,14 +197,13 @@ def _with_approle(
 ) -> Member:
     name = identity.name
     found = reports.read(cluster, vault, place, held)
-    report = found.report
-    own = held_credentials(cluster, vault, identity, report.in_use if report is not None else ())
+    own = held_credentials(cluster, vault, identity, found.report)
     # Gates leave a node without any out, and an expired join file lets in for some minutes more.
     credentials = own.count if found.text else own.used
-    many = report is not None and (credentials or 0) > 1 + report.lost
-    few = look_up_few(cluster, vault, identity) if many else ()
     return Member(
-        name, identity.kind, holder, credentials, report, found.text, join_until=own.join_until, secret_ids=few
+        *(name, identity.kind, holder, credentials, found.report, found.text),
+        join_until=own.join_until,
+        secret_ids=own.secret_ids,
     )
 
 
