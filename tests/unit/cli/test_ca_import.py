@@ -13,15 +13,15 @@ from helpers.outside_signers import csr, key
 from vaultpki.certificates import ca_subject
 from vaultpki.cli import vaultpki
 
-NOW = datetime.now(UTC).replace(microsecond=0)
 SPEC = f"{BASE}ca: {{root: external, root_file: root.pem}}\n"
 CAS = ("kubernetes", "kubelet", "etcd", "front-proxy")
 
 
 def test_all_faults_are_told_at_once_and_each_once(tmp_path: Path) -> None:
     """The CA above has expired and is not in root_file, and ours begin now without path length."""
-    root = Ca("Corp Root", begins=NOW - timedelta(days=900), ends=NOW + timedelta(days=9000))
-    above = Ca("Corp Policy CA", root, begins=NOW - timedelta(days=800), ends=NOW - timedelta(days=1))
+    now = datetime.now(UTC).replace(microsecond=0)
+    root = Ca("Corp Root", begins=now - timedelta(days=900), ends=now + timedelta(days=9000))
+    above = Ca("Corp Policy CA", root, begins=now - timedelta(days=800), ends=now - timedelta(days=1))
     (tmp_path / "cluster.yaml").write_text(SPEC)
     (tmp_path / "root.pem").write_text(root.pem)
     (tmp_path / "above.pem").write_text(above.pem)
@@ -30,7 +30,7 @@ def test_all_faults_are_told_at_once_and_each_once(tmp_path: Path) -> None:
         subject = name(ca_subject("prod", ca))
         request = csr(subject, key(f"import {ca}"))
         (tmp_path / "requests" / f"prod-{ca}-1.csr").write_text(request)
-        made = above.sign(request, path_length=None, begins=NOW, ends=NOW + timedelta(days=1800))
+        made = above.sign(request, path_length=None, begins=now, ends=now + timedelta(days=1800))
         (tmp_path / f"{ca}.crt").write_text(made)
     files = [str(tmp_path / f"{ca}.crt") for ca in CAS]
     words = ["ca", "import", "-f", str(tmp_path / "cluster.yaml"), "--dry-run", "--csr", str(tmp_path / "requests")]
