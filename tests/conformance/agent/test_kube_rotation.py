@@ -41,7 +41,7 @@ pytestmark = pytest.mark.conformance
 
 # Half of it is the earliest that a renewal is ever due, and leaves clients of kube-apiserver more than they take.
 # cluster.yaml has to be told that this is meant: with another machine's clock it could be too short.
-TTL = 2 * (LOOK_SECONDS + 150)
+TTL = 2 * (LOOK_SECONDS + 210)
 SPEC = f"defaults: {{ttl: {TTL}s, allow_short_ttl: true}}\n{kube_cluster.ONE}"
 POD = "load"
 # kube-controller-manager's and kube-scheduler's.
@@ -315,13 +315,15 @@ def faults(outcome: Outcome, since: float | None = None) -> dict[str, str]:
 def test_control_a_torn_pair_is_told(outcome: Outcome) -> None:
     kubernetes = outcome.loaded.kubernetes
     node = only_node(kubernetes)
-    (node.pki / "kubelet.key").write_bytes((outcome.older / "kubelet.key").read_bytes())
+    key = node.pki / "kubelet.key"
+    right = key.read_bytes()
+    key.write_bytes((outcome.older / "kubelet.key").read_bytes())
     try:
         found = faults(outcome)
         wait_for(lambda: bool(complaints(outcome)), 10, lambda: "the kubelet says nothing of its key", pause=0.2)
     finally:
-        # Which is also what the agent is there for.
-        kubernetes.agent(node.name)
+        # Not by the agent: on a slow machine it would renew all that is due by now, which clients see only later.
+        key.write_bytes(right)
     assert set(found) == {"kubelet"} and found["kubelet"].startswith("torn"), found
     assert all(line.startswith("kubelet: ") for line in complaints(outcome))
     wait_for(lambda: faults(outcome) == {}, SECONDS_FOR_SERVERS, lambda: str(faults(outcome)), pause=0.5)
