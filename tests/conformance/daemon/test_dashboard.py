@@ -177,6 +177,7 @@ ALERTS = (
     "VaultUnreachable",
     "AgentStuck",
     "RotationRecordBehind",
+    "Tampered",
     "AgentFails",
 )
 

@@ -328,7 +328,7 @@ def test_a_replacement_cut_anywhere_goes_on(cluster: AppliedCluster, tmp_path: P
             def work() -> None:
                 # In the process that dies, which need not wait for logins in flight.
                 credentials.time.sleep = lambda seconds: None  # type: ignore[attr-defined]
-                command("enroll", "-f", cluster.file, "worker-1", "--replace", "-o", file)()  # noqa: B023
+                command("enroll", "-f", cluster.file, "worker-1", "--replace", "--yes", "-o", file)()  # noqa: B023
 
             cut = died(work, at, files=r"\.json$", methods=("POST", "DELETE"))
             cluster.left_to_apply()
