@@ -51,7 +51,7 @@ _MAILBOX: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@")
 
 
 # A bundle of many nodes has the same CAs.
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def unread_by_go(facts: Facts) -> str:
     """Return all that a certificate has and Go refuses, as what follows `it has`; empty if Go parses it."""
     found = " and ".join(dict.fromkeys(_oddities(facts)))

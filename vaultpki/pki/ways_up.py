@@ -82,7 +82,7 @@ def self_signed(facts: Facts) -> bool:
 
 def key_signed(facts: Facts, signer: Facts) -> bool:
     """Return whether the key of `signer` made this signature, whatever its hash; names do not count."""
-    return _key_signed(facts.der, signer.der)
+    return _remembered(facts.der, signer.der)
 
 
 @lru_cache(maxsize=64)
@@ -190,9 +190,9 @@ def _rsa(key: rsa.RSAPublicKey) -> CaKey:
     return CaKey(name)
 
 
-# `verify_directly_issued_by` refuses SHA-1, which is harmless where a root signed itself.
-@lru_cache(maxsize=_REMEMBERED)
-def _key_signed(data: bytes, signer: bytes) -> bool:
+def verifies(data: bytes, signer: bytes) -> bool:
+    """Return as `key_signed`, of certificates in DER, and remember nothing."""
+    # `verify_directly_issued_by` refuses SHA-1, which is harmless where a root signed itself.
     inner, outer = der.certificate_parts(data).algorithms
     if inner != outer:
         return False
@@ -215,3 +215,6 @@ def _key_signed(data: bytes, signer: bytes) -> bool:
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
+
+
+_remembered = lru_cache(maxsize=_REMEMBERED)(verifies)

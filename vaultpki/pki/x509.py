@@ -209,7 +209,11 @@ def _signature_name(certificate: x509.Certificate) -> str:
 def signed_by(facts: Facts, issuer: Facts) -> bool:
     """Return whether the key of `issuer` signed it, not with SHA-1 or MD5, and it names `issuer` as its issuer."""
     names = der.certificate_parts(facts.der).issuer == der.certificate_parts(issuer.der).subject
-    return names and facts.signature not in _FORGEABLE and ways_up.key_signed(facts, issuer)
+    return names and facts.signature not in _FORGEABLE and _verified(facts.der, issuer.der)
+
+
+# Not as many as `ways_up` remembers of CAs: an agent that stays would keep thousands of leaves that are gone.
+_verified = lru_cache(maxsize=_REMEMBERED)(ways_up.verifies)
 
 
 def subject_values(ca: Facts) -> dict[str, tuple[str, ...]]:
