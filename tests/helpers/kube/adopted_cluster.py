@@ -269,15 +269,25 @@ class AdoptedCluster:
     def end(self, name: str) -> None:
         """End a machine's agent, as `unenroll` does."""
         self.machines[name].agent = False
-        role = f"auth/{self.cluster.prefix}/listed/role/{name}"
-        for accessor in self.cluster.server.api("LIST", f"{role}/secret-id").data["keys"]:
+        for accessor in self.accessors(name):
             body = {"secret_id_accessor": accessor}
-            assert self.cluster.server.api("POST", f"{role}/secret-id-accessor/destroy", body).status in (200, 204)
+            assert self.cluster.server.api("POST", f"{self.role(name)}/secret-id-accessor/destroy", body).status in (
+                200,
+                204,
+            )
         path = self.cluster.report_path(name, data="metadata")
         assert self.cluster.server.api("DELETE", path).status == 204
 
+    def role(self, name: str) -> str:
+        return f"auth/{self.cluster.prefix}/listed/role/{name}"
+
+    def accessors(self, name: str) -> tuple[str, ...]:
+        """Those of the node's secret ids."""
+        return tuple(self.cluster.server.api("LIST", f"{self.role(name)}/secret-id").data["keys"])
+
     def write(self, name: str, adoption: AdoptionReport | None) -> None:
-        report = NodeReport(time=self.now, agent="0.3.0", adoption=adoption)
+        # Of a node that does not say which are its own, each command looks every one up.
+        report = NodeReport(time=self.now, agent="0.3.0", in_use=self.accessors(name), adoption=adoption)
         path = self.cluster.report_path(name)
         assert self.cluster.server.api("POST", path, {"data": node_report.to_json(report)}).status == 200
 

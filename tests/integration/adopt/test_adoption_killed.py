@@ -134,7 +134,7 @@ def ended(one: AdoptedCluster) -> None:
 
 
 # An event before and one after each write; what is between two writes is one moment.
-EVENTS = {"on": 170, "back": 94, "abort": 126}
+EVENTS = {"on": 94, "back": 94, "abort": 66}
 PART = 24
 
 
