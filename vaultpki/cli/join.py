@@ -125,7 +125,7 @@ def join_command(
       vaultpki join join.json --hooks static-pods
       vaultpki join --unit
     """
-    from vaultpki.cli.agent import Once, make_pass
+    from vaultpki.cli.one_pass import Once, make_pass
     from vaultpki.config.agent import load_agent
 
     code = 0
