@@ -54,7 +54,7 @@ nodes:
 pools:
 - {name: autoscaled, roles: [worker], node_names: "w-*"}
 """
-ON_NODES: Final = ("agent", "doctor", "renew", "status")
+ON_NODES: Final = ("agent", "doctor", "join", "renew", "status")
 # Who runs a command, by its first word: whoever has the policy that is printed for it.
 WHO: Final[dict[str, Who]] = {"issue": "operator", "lock": "locker"}
 ASK: Final = ("apply", "ca recover", "enroll")
