@@ -56,13 +56,13 @@ ELSEWHERE = {
     "ln -s /opt/vaultpki/bin/vaultpki /usr/local/bin/vaultpki": "the same",
     "/opt/vaultpki/bin/pip install '.[embedded]'": "the same",
     "ln -s /opt/vaultpki/bin/bao /usr/local/bin/bao": "the same",
-    "vaultpki agent --install-unit": "it writes into /etc/systemd; test_units.py runs it",
+    "vaultpki join --unit": "it writes into /etc/systemd; test_units.py runs it",
     "systemctl daemon-reload": "there need be no systemd here",
     "systemctl enable --now vaultpki-agent": "the same",
     **dict.fromkeys(
         (
-            "vaultpki agent --print-unit vaultpki-metrics.service > /etc/systemd/system/vaultpki-metrics.service",
-            "vaultpki agent --print-unit vaultpki-metrics.timer > /etc/systemd/system/vaultpki-metrics.timer",
+            "vaultpki template vaultpki-metrics.service > /etc/systemd/system/vaultpki-metrics.service",
+            "vaultpki template vaultpki-metrics.timer > /etc/systemd/system/vaultpki-metrics.timer",
             "systemctl enable --now vaultpki-metrics.timer",
         ),
         "it writes into /etc/systemd; tests/conformance/daemon/test_scrape.py does what the service does",

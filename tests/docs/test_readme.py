@@ -28,7 +28,7 @@ INSTEAD: dict[str, str | None] = {
     "ln -s /opt/vaultpki/bin/vaultpki /usr/local/bin/vaultpki": None,
     # Operator and node are one machine here.
     "scp cp-1.json cluster.yaml root@cp-1:": None,
-    "vaultpki agent --install-unit": None,
+    "vaultpki join --unit": None,
     "systemctl enable --now vaultpki-agent": None,
 }
 

@@ -23,7 +23,7 @@ from helpers.vault.servers import Server
 ADDRESSES = ("https://vault.example.com:8200", "https://127.0.0.1:8200")
 # What a node has at these places is below a folder of its own here.
 OF_NODES = ("/etc/kubernetes/pki", "/etc/vaultpki")
-_ON_NODES = ("agent", "doctor", "show", "status", "renew", "pull")
+_ON_NODES = ("agent", "join", "doctor", "show", "status", "renew", "pull")
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,12 @@ def _with_defaults(text: str) -> str:
     """The command of a node with its default paths written out, so that these can be replaced."""
 
     def more(match: re.Match[str]) -> str:
-        said = "" if re.search(r"status .*--dir|--print-unit", text) else " -c /etc/vaultpki/agent.yaml"
-        said += " --dir /etc/kubernetes/pki" if "--join" in text and "--dir" not in text else ""
+        said = "" if re.search(r"status .*--dir|join --unit", text) else " -c /etc/vaultpki/agent.yaml"
+        said += (
+            " --dir /etc/kubernetes/pki"
+            if re.search(r"--join|vaultpki join (?!--unit)", text) and "--dir" not in text
+            else ""
+        )
         return match[0] + said
 
     return text if " -c " in text else re.sub(rf"\bvaultpki (?:{'|'.join(_ON_NODES)})\b", more, text)

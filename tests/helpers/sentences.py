@@ -25,6 +25,7 @@ from vaultpki.cli.apply import apply_command
 from vaultpki.cli.ca import ca_command
 from vaultpki.cli.enroll import enroll_command, lock_command, unenroll_command
 from vaultpki.cli.issue import issue_command
+from vaultpki.cli.join import join_command
 from vaultpki.cli.status import renew_command
 from vaultpki.procedure.gate import GateCheck
 
@@ -35,6 +36,7 @@ COMMANDS = {
     "ca": ca_command,
     "enroll": enroll_command,
     "issue": issue_command,
+    "join": join_command,
     "lock": lock_command,
     "renew": renew_command,
     "unenroll": unenroll_command,

@@ -281,6 +281,8 @@ def test_help_loads_nothing_heavy() -> None:
         "ca",
         "adopt",
         "agent",
+        "join",
+        "template",
         "verify",
         "issue",
         "enroll",

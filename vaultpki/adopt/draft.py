@@ -392,7 +392,7 @@ def _head(found: ClusterInventory) -> str:
         "Each cluster needs a name of its own in Vault: CAs are called by it, and they lie at vaultpki/NAME.",
     ]
     if found.directory != DIRECTORY:
-        lines.append(f"Certificates are in {found.directory}: pass --dir {found.directory} to `vaultpki agent --join`.")
+        lines.append(f"Certificates are in {found.directory}: pass --dir {found.directory} to `vaultpki join`.")
     lines.append("vault: {addresses: [https://vault.example.com:8200], ca_file: vault-ca.crt}")
     return "".join(f"# {printable(line)}\n" for line in lines)
 

@@ -38,6 +38,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "adopt_command",
         "Take over a live kubeadm cluster step by step, with a way back.",
     ),
+    "join": ("join", "join_command", "On a node: join the cluster by a join file."),
     "agent": ("agent", "agent_command", "On a node: issue, install and renew its certificates."),
     "pull": ("pull", "pull_command", "On a node: make the agent that stays ask Vault now."),
     "doctor": ("doctor", "doctor_command", "On a node: find what is wrong, and what to do; changes nothing."),
@@ -47,6 +48,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "verify": ("verify", "verify_command", "Check files and make live handshakes, allowed and forbidden."),
     "graph": ("graph", "graph_command", "Draw the cluster: who logs in to whom, with which certificate."),
     "report": ("report", "report_command", "Write one page about all certificates: expiries, CAs, checks."),
+    "template": ("template", "template_command", "Print a unit, a recipe, the alerts or the dashboard."),
     "completion": ("completion", "completion_command", "Print the completion script of a shell."),
 }
 

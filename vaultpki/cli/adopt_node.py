@@ -59,7 +59,7 @@ def node_command(file: Path, dry_run: bool, leave: bool, finish: bool, allow_htt
       vaultpki adopt node
       vaultpki adopt node --finish
     """
-    from vaultpki.cli.agent import tell_outcome
+    from vaultpki.cli.one_pass import tell_outcome
     from vaultpki.config.agent import load_agent
     from vaultpki.errors import Attention, StateConflict
     from vaultpki.redact import printable
@@ -109,7 +109,7 @@ def _known(config: AgentConfig, *, only_looks: bool, allow_http: bool) -> tuple[
     """
     from dataclasses import replace
 
-    from vaultpki.cli.agent import tell_outcome
+    from vaultpki.cli.one_pass import tell_outcome
     from vaultpki.config.taken_over import located
     from vaultpki.errors import Busy, StateConflict
     from vaultpki.node import assignment

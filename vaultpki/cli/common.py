@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from vaultpki.errors import VaultpkiError
 from vaultpki.places import AGENT_FILE
 
 if TYPE_CHECKING:
@@ -50,6 +51,29 @@ allow_http_option = click.option(
     is_flag=True,
     help="Use plain http to a Vault that is not on this machine. Everybody on the way can read tokens.",
 )
+
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How events are written.",
+)
+
+
+class TellingCommand(click.Command):
+    """A command that tells an error that ends it in the form that `--log-format` asks for."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except VaultpkiError as error:
+            if ctx.params["log_format"] == "text":
+                raise
+            from vaultpki.host.log import Event, writer
+
+            writer("json", sys.stderr)(Event("failed", str(error), "error"))
+            return error.exit_code
 
 
 def path_option(*names: str, **settings: Any) -> Callable[[_F], _F]:

@@ -59,7 +59,7 @@ def doctor_command(file: Path, join_file: Path | None, directory: Path | None, a
 def _findings(
     file: Path, join_file: Path | None, directory: Path | None, now: datetime, *, allow_http: bool
 ) -> Iterator[DoctorCheck]:
-    from vaultpki.cli.agent import JoinFolders, join_plan
+    from vaultpki.cli.join import JoinFolders, join_plan
     from vaultpki.config.agent import load_agent
     from vaultpki.errors import VaultpkiError
     from vaultpki.join import doctor

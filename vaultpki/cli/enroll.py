@@ -76,7 +76,7 @@ def enroll_command(
     former_root: str | None,
     output: Path | None,
 ) -> None:
-    """Give a node its identity: a single-use join file for `vaultpki agent --join` on the node.
+    """Give a node its identity: a single-use join file for `vaultpki join` on the node.
 
     NODE is a listed node, or with --pool a new one whose name fits the pool. `-` reads many names, one a line.
     A node that has a live credential is enrolled with --replace only. Asks before it gives a new join file to a node
@@ -113,7 +113,7 @@ def enroll_command(
                 _warn_of_drift(cluster, vault, [(node, who)])
                 put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=may.replace))
             ending.remove_locks(cluster, vault, locks or {})
-            there = f"run `vaultpki agent --join {target.name}` there"
+            there = f"run `vaultpki join {target.name}` there"
             click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and {there}")
             _tell_unknown(locks)
             return

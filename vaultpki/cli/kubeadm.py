@@ -42,7 +42,7 @@ def kubeadm_command() -> None:
     "pki",
     default="/etc/kubernetes/pki",
     show_default=True,
-    help="The node's folder for certificates, as in `agent --join --dir`.",
+    help="The node's folder for certificates, as in `join --dir`.",
 )
 @click.option(
     "--kubelet-dir",

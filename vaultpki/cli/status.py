@@ -141,7 +141,7 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
       vaultpki renew --force
     """
     from vaultpki.agent import pairs, run
-    from vaultpki.cli.agent import tell_outcome
+    from vaultpki.cli.one_pass import tell_outcome
     from vaultpki.config.agent import load_agent
     from vaultpki.errors import ArgumentError
     from vaultpki.node import assignment

@@ -217,7 +217,7 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
     file = yaml_tree.shown(path)
     _refuse_unjoined(path, file)
     text = yaml_tree.read_text(path)
-    start = "remove it, and join with a join file (`vaultpki agent --join`), which writes it"
+    start = "remove it, and join with a join file (`vaultpki join`), which writes it"
     spec = AGENT.read(yaml_tree.parse(text, file, start=start), Place(file, 1, ""))
     if not allow_http:
         for item in spec["vault"].items("addresses"):
@@ -289,8 +289,8 @@ def _refuse_unjoined(path: Path, file: str) -> None:
         option = "" if str(path) == AGENT_FILE else f" -c {file}"
         raise SpecError(
             "there is no such file, so this machine has not joined a cluster: make a join file where the cluster is "
-            "applied (`vaultpki enroll -f cluster.yaml NODE -o join.json`), bring it here, and run `vaultpki agent"
-            f"{option} --join join.json`; if it has joined, name its agent.yaml with -c",
+            "applied (`vaultpki enroll -f cluster.yaml NODE -o join.json`), bring it here, and run `vaultpki join"
+            f"{option} join.json`; if it has joined, name its agent.yaml with -c",
             file=file,
         ) from None
     except OSError:

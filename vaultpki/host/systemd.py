@@ -15,7 +15,8 @@ from typing import Final
 
 from vaultpki.assets import render, text
 from vaultpki.disk.files import storage_errors, write_private
-from vaultpki.errors import StoreError, ToolMissing, VaultpkiError
+from vaultpki.errors import StateConflict, StoreError, ToolMissing, VaultpkiError
+from vaultpki.host.hook_files import PATH
 from vaultpki.host.static_pod import manifest
 from vaultpki.model import AgentConfig, Auth
 from vaultpki.places import AGENT_FILE, KUBELET
@@ -38,6 +39,8 @@ RECIPES: Final = (
 
 DOCS: Final = "https://vaultpki.example.com/"
 """Where the alerts lead if nobody says where these pages are; also in pyproject.toml."""
+
+_BOOTED: Final = Path("/run/systemd/system")
 
 UNIT_FOLDER: Final = Path("/etc/systemd/system")
 
@@ -142,6 +145,25 @@ def install_units(
         write_private(str(path), content.encode(), 0o644)
         changed.append(path)
     return changed
+
+
+def start_agent() -> bool:
+    """Have systemd read its units again, enable and start the agent's; return False where there is no systemd.
+
+    StateConflict if systemctl fails.
+    """
+    import subprocess
+
+    program = shutil.which("systemctl", path=PATH)
+    # sd_booted(3).
+    if program is None or not _BOOTED.is_dir():
+        return False
+    for words in (("daemon-reload",), ("enable", "--now", "vaultpki-agent")):
+        ran = subprocess.run([program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if ran.returncode != 0:
+            said = " ".join(ran.stderr.split())[:_LONGEST_STATUS]
+            raise StateConflict(f"`systemctl {' '.join(words)}` failed: {said}")
+    return True
 
 
 def recipe(

@@ -99,7 +99,7 @@ def enrolling(who: AgentConfig | Join, *, replace: bool = False) -> str:
 def joining(config: AgentConfig, *, lost: bool = False) -> str:
     """Return what repairs a node whose credential Vault rejects; or one that has `lost` it, while Vault accepts it."""
     enrolled = enrolling(config, replace=lost)
-    return f"join with a new join file ({enrolled}, then `vaultpki agent -c {config.file} --join join.json` here)"
+    return f"join with a new join file ({enrolled}, then `vaultpki join -c {config.file} join.json` here)"
 
 
 def lost_folder(config: AgentConfig) -> str:

@@ -97,7 +97,7 @@ def _no_agent(machine: AdoptedMachine) -> str:
         return (
             "its agent reports nothing of the adoption: it is older than this vaultpki, or it did not join where "
             f"kubeadm's files lie, so its agent.yaml lacks `adopt`; upgrade it, and {AGENT_DOES}, or enrol it again "
-            f"(`{_enroll(machine)}`) and join it with the folder of kubeadm's certificates (`vaultpki agent --join "
+            f"(`{_enroll(machine)}`) and join it with the folder of kubeadm's certificates (`vaultpki join "
             "FILE --dir DIR`)"
         )
     if machine.enrolled:

@@ -53,7 +53,7 @@ def cluster(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Ite
         run(f"kubeadm init phase certs sa --cert-dir {PKI}", "cp-1")
         for name in made.nodes:
             run(f"vaultpki enroll -f cluster.yaml {name} -o {name}.json && scp -p {name}.json root@{name}:")
-            run(f"vaultpki agent --join {name}.json --dir {PKI} --once", name)
+            run(f"vaultpki join {name}.json --dir {PKI}", name)
         start_etcd(made)
         run("vaultpki issue -f cluster.yaml super-admin --dir operator")
         run("vaultpki issue -f cluster.yaml admin --dir operator")

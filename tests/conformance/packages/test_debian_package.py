@@ -71,7 +71,7 @@ def test_a_node_lives_on_it_and_keeps_its_identity(
     machine.shell("vaultpki apply -f cluster.yaml --yes", env=env, network=True)
     machine.shell("vaultpki enroll -f cluster.yaml worker-1 -o join.json", env=env, network=True)
     machine.shell("vaultpki doctor --join join.json", network=True)
-    machine.shell("vaultpki agent --join join.json --once", network=True)
+    machine.shell("vaultpki join join.json", network=True)
     machine.shell("vaultpki doctor", network=True)
     status = json.loads(machine.shell("vaultpki status --json", network=True))
     assert status["ok"] and {each["state"] for each in status["certificates"]} == {"ok"}
@@ -94,7 +94,7 @@ def test_units_and_completions(machine: CleanRoot) -> None:
     machine.run("dpkg", "--install", "/root/vaultpki.deb")
     for unit in ("vaultpki-agent.service", "vaultpki-agent-once.service"):
         shown = machine.shell(f"cat /usr/lib/systemd/system/{unit}")
-        assert shown == machine.shell(f"vaultpki agent --print-unit {unit}")
+        assert shown == machine.shell(f"vaultpki template {unit}")
         assert "ExecStart=/usr/bin/vaultpki agent -c /etc/vaultpki/agent.yaml" in shown
     check = ["systemd-analyze", f"--root={machine.folder}", "verify", "vaultpki-agent.service"]
     ran = subprocess.run(check, capture_output=True, text=True, check=False, timeout=60)

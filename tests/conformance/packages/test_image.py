@@ -134,7 +134,7 @@ def _own_etc(machine: Machine) -> None:
 def _join(machine: Machine, file: Path) -> None:
     """The node's join with the default paths: its files and its network are the machine's."""
     inside = ["nsenter", "--target", str(machine.holder.pid), "--net", "--mount", "--wdns=/"]
-    command = [sys.executable, "-m", "vaultpki", "agent", "--join", str(file), "--once"]
+    command = [sys.executable, "-m", "vaultpki", "join", str(file)]
     ran = subprocess.run(
         [*inside, *command], env=environment(), capture_output=True, text=True, check=False, timeout=60
     )

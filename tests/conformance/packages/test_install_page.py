@@ -64,7 +64,7 @@ ELSEWHERE = {
     "apt-get remove --yes vaultpki": "the same",
     "apt-get purge --yes vaultpki": "the same",
     "ctr --namespace k8s.io images import vaultpki-*-image.tar": "test_image.py runs it, with a socket of its own",
-    "vaultpki agent --print-unit Containerfile > Containerfile": "packages/image takes the same file",
+    "vaultpki template Containerfile > Containerfile": "packages/image takes the same file",
     'docker build --tag vaultpki:local --build-arg VAULTPKI="--require-hashes --requirement /src/requirements.txt" '
     "--file Containerfile .": "packages/image runs it, on another base and without an index",
 }

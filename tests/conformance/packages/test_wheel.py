@@ -97,7 +97,7 @@ def test_it_is_the_installed_package_that_ran(vaultpki: Path, tmp_path: Path) ->
 
 
 def test_the_unit_runs_the_program_by_its_link(vaultpki: Path, tmp_path: Path) -> None:
-    unit = call(vaultpki, "agent", "--print-unit", "vaultpki-agent.service", folder=tmp_path)
+    unit = call(vaultpki, "template", "vaultpki-agent.service", folder=tmp_path)
     assert f"\nExecStart={vaultpki} agent -c /etc/vaultpki/agent.yaml\n" in unit
 
 

@@ -230,7 +230,7 @@ class Adoption:
         """The machine's agent joins beside kubeadm's files, and stays; `after_join` is called before it is started."""
         self.vaultpki("enroll", name, "-o", self.folder / f"{name}.json", who="applier")
         self.cluster.run(f"scp -p {name}.json root@{name}:")
-        self.cluster.run(f"vaultpki agent --join {name}.json --once", name)
+        self.cluster.run(f"vaultpki join {name}.json", name)
         after_join()
         node = self.nodes[name]
         kubeadm_planes.configure(node, "poll: 5m", "poll: 10s")

@@ -204,7 +204,7 @@ class Given:
     def enrol(self, name: str, *words: str) -> str:
         """Give a machine its agent, which makes one pass."""
         self.made.run(f"vaultpki enroll -f cluster.yaml {name} -o {name}.json && scp -p {name}.json root@{name}:")
-        return self.made.run(f"vaultpki agent --join {name}.json --once {' '.join(words)}", name)
+        return self.made.run(f"vaultpki join {name}.json {' '.join(words)}", name)
 
     # A machine
 

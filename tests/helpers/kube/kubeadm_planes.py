@@ -166,7 +166,7 @@ def _make(made: KubeadmCluster, poll: str) -> None:
     made.one_key()
     for name, node in made.nodes.items():
         run(f"vaultpki enroll -f cluster.yaml {name} -o {name}.json && scp -p {name}.json root@{name}:")
-        run(f"vaultpki agent --join {name}.json --hooks static-pods --once", name)
+        run(f"vaultpki join {name}.json --hooks static-pods", name)
         configure(node, "poll: 5m", f"poll: {poll}")
     for person in ("super-admin", "admin"):
         run(f"vaultpki issue -f cluster.yaml {person} --dir operator")

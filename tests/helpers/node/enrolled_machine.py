@@ -81,7 +81,7 @@ class EnrolledMachine:
     def join(self, *, expect: int = 0) -> Ran:
         where = self.machine.where
         places = ("--dir", where.directory, "--kubelet-dir", where.kubelet, "--kubeconfig-dir", where.kubeconfigs)
-        return vaultpki("agent", "-c", self.file, "--join", self.join_file, *places, "--once", expect=expect)
+        return vaultpki("join", "-c", self.file, self.join_file, *places, expect=expect)
 
     def record(self, state: S | None) -> None:
         """Somebody leads the adoption of the cluster to a state; None is the end of the way back."""

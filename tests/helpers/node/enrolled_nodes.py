@@ -100,12 +100,12 @@ class Enroller:
 
 
 def join(node: NodeFolder, file: Path, *, expect: int = 0, umask: int = 0o022) -> Ran:
-    """`vaultpki agent --join` and one pass, on a node that knows nothing of Vault but the file."""
+    """`vaultpki join` and one pass, on a node that knows nothing of Vault but the file."""
     return vaultpki(*joining(node, file), expect=expect, umask=umask)
 
 
 def joining(node: NodeFolder, file: Path) -> list[str | Path]:
-    return ["agent", "-c", node.config, "--join", file, "--dir", node.pki, "--once"]
+    return ["join", "-c", node.config, file, "--dir", node.pki]
 
 
 def vacate(cluster: AppliedCluster, node: str) -> None:

@@ -279,7 +279,7 @@ def test_a_lost_state_folder(cluster: AppliedCluster, tmp_path: Path) -> None:
     # The cure works.
     file = node.folder / "join.json"
     vaultpki(*("enroll", "-f", cluster.file, "worker-1", "--replace", "-o", file), env=cluster.environment())
-    vaultpki("agent", "-c", node.config, "--join", file, "--once")
+    vaultpki("join", "-c", node.config, file)
     assert failed(examined("-c", node.config, expect=0)) == {}
 
 
@@ -290,7 +290,7 @@ def test_a_machine_that_has_not_joined(tmp_path: Path) -> None:
         said = ran.stdout + ran.stderr
         assert "this machine has not joined a cluster" in said and "check the path" not in said, ran
         assert "`vaultpki enroll -f cluster.yaml NODE -o join.json`" in said
-        assert f"`vaultpki agent -c {config} --join join.json`" in said
+        assert f"`vaultpki join -c {config} join.json`" in said
 
 
 def test_a_sealed_vault(own_server: Server, tmp_path: Path) -> None:

@@ -159,8 +159,8 @@ def test_hooks_for_static_pods_where_there_are_none(cluster: AppliedCluster, nod
     )
     assert "sys/wrapping/unwrap" not in [path for _, path in cluster.server.requests(mark)]
     enrolled_nodes.join(node, file)
-    said = vaultpki("agent", "-c", node.config, "--hooks", "static-pods", expect=2).stderr
-    assert "--hooks goes with --join; afterwards `hooks` in agent.yaml says what is run" in said
+    said = vaultpki("join", "-c", node.config, "--unit", "--hooks", "static-pods", expect=2).stderr
+    assert "--hooks goes with a join file; afterwards agent.yaml says it" in said
 
 
 # What is not as `vaultpki enroll` writes it is refused by tests/unit/records.

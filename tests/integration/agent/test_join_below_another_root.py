@@ -87,6 +87,6 @@ def test_nobody_goes_over_by_another_cluster_s_mark(clusters: ClusterFactory, tm
     Enroller(two, two.token()).enroll(NODE, "--former-root", one.root_sha256, "-o", into)
     other = NodeFolder(NODE, tmp_path / "other")
     kept = node.snapshot(memory=False)
-    said = vaultpki("agent", "-c", other.config, "--join", into, "--dir", node.pki, "--once", expect=1).stderr
+    said = vaultpki("join", "-c", other.config, into, "--dir", node.pki, expect=1).stderr
     assert f"node {NODE} of cluster {one.name}" in said and said.endswith("; choose another directory\n")
     assert node.snapshot(memory=False) == kept

@@ -102,7 +102,7 @@ def test_folders_lie_apart(cluster: AppliedCluster, node: NodeFolder, file: Path
         (node.state / "pki", f"{node.state}/pki would lie in the agent's own folder {node.state}, which nobody else"),
         (node.folder / "x/../state", f"{node.folder}/x/../state"),
     ):
-        ran = vaultpki("agent", "-c", node.config, "--join", file, "--dir", directory, "--once", expect=1)
+        ran = vaultpki("join", "-c", node.config, file, "--dir", directory, expect=1)
         assert said in ran.stderr and not node.folder.exists(), ran
     enrolled_nodes.join(node, file)
 
@@ -151,7 +151,7 @@ def test_no_room_and_no_writing(cluster: AppliedCluster, tmp_path: Path, where: 
     if where == "state":
         # The state folder lies beside agent.yaml, which stands on the same small disk then.
         node_config = disk_folder / "agent.yaml"
-    arguments = ["agent", "-c", str(node_config), "--join", str(file), "--dir", str(places["pki"]), "--once"]
+    arguments = ["join", "-c", str(node_config), str(file), "--dir", str(places["pki"])]
     with private_disk(disk_folder, "size=2m,mode=0755") as disk:
         command = [sys.executable, "-m", "vaultpki", *arguments]
         since = cluster.server.audit_position()

@@ -54,7 +54,7 @@ nodes:
 pools:
 - {name: autoscaled, roles: [worker], node_names: "w-*"}
 """
-ON_NODES: Final = ("agent", "doctor", "renew", "status")
+ON_NODES: Final = ("agent", "doctor", "join", "renew", "status")
 # Who runs a command, by its first word: whoever has the policy that is printed for it.
 WHO: Final[dict[str, Who]] = {"issue": "operator", "lock": "locker"}
 ASK: Final = ("apply", "ca recover", "enroll")
@@ -103,7 +103,7 @@ class Case:
         assert program == "vaultpki", command
         if words[0] in ON_NODES:
             assert self.node is not None
-            joins = ("--dir", self.node.pki, "--once") if "--join" in words else ()
+            joins = ("--dir", self.node.pki) if words[0] == "join" else ()
             ran = command_here(*words, "-c", self.node.config, *joins, expect=expect)
             return ran.stdout + ran.stderr
         pooled = words[0] == "enroll" and "--pool" in words and "--replace" not in words
@@ -252,7 +252,7 @@ def credential(cluster: AuditedCluster, name: str) -> None:
 
 def needs_join(stand: Stand) -> Case:
     case = stand.pooled("w-needs-join")
-    case.after = lambda said: case.run("vaultpki agent --join w-needs-join.json")
+    case.after = lambda said: case.run("vaultpki join w-needs-join.json")
     case.passed()
     lock(case.cluster, case.name)
     case.passed()
@@ -264,7 +264,7 @@ def needs_join(stand: Stand) -> Case:
 def no_credential(stand: Stand) -> Case:
     """It has expired, and nobody has locked the node."""
     case = stand.pooled("w-no-credential")
-    case.after = lambda said: case.run("vaultpki agent --join w-no-credential.json")
+    case.after = lambda said: case.run("vaultpki join w-no-credential.json")
     case.passed()
     path = f"auth/{stand.cluster.prefix}/pooled/role/w-no-credential/secret-id"
     (accessor,) = stand.cluster.server.api("LIST", path).data["keys"]
@@ -330,7 +330,7 @@ def foreign_ca(stand: Stand) -> Case:
     cluster = stand.clusters.written(spec, {"old.crt": ForeignCa().pem})
     cluster.apply()
     case = Case(cluster, "worker-1", cluster.equip("worker-1"))
-    case.after = lambda said: case.run("vaultpki agent --join worker-1.json")
+    case.after = lambda said: case.run("vaultpki join worker-1.json")
     case.passed()
     return case
 

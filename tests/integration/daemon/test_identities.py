@@ -115,7 +115,7 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
         vaultpki("lock", "-f", cluster.file, "worker-1", env=cluster.environment("locker"))
         told = agent.await_said("rejects this node's credential", 2 * POLL)
         new = "`vaultpki enroll -f cluster.yaml worker-1`"
-        assert f"({new}, then `vaultpki agent -c {node.config} --join join.json` here)" in told[0]["message"], told
+        assert f"({new}, then `vaultpki join -c {node.config} join.json` here)" in told[0]["message"], told
         state = agent.status(expect=3)
         assert state["agent"]["state"] == "needs-join" and state["vault"]["reachable"], state
         wait_for(lambda: figure(port, "agent_state", state="needs-join") == 1, 5, str)
@@ -129,7 +129,7 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
             env=cluster.environment(),
         )
         assert enrol.returncode == 0
-        vaultpki("agent", "-c", node.config, "--join", tmp_path / "join.json", "--once")
+        vaultpki("join", "-c", node.config, tmp_path / "join.json")
         wait_for(lambda: agent.said("well again") != [], POLL, agent.log.read_text)
         with Watcher(node).watching():
             time.sleep(20)
@@ -149,7 +149,7 @@ def test_a_join_between_two_passes_is_noticed(clusters: ClusterFactory, tmp_path
         agent.await_issued()
         for words in (("unenroll",), ("enroll", "--pool", "autoscaled", "-o", join_file)):
             vaultpki(*words, "-f", cluster.file, "w-1", env=cluster.environment())
-        vaultpki("agent", "-c", node.config, "--join", join_file, "--once")
+        vaultpki("join", "-c", node.config, join_file)
         # It asks for nothing until the first certificate is due.
         assert not agent.said("rejects this node's credential"), agent.log.read_text()
         agent.await_said("renewed kube-proxy", 90)

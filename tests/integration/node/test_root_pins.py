@@ -66,7 +66,7 @@ def test_an_image_with_the_old_pin_joins_until_the_old_root_is_gone(rotation: Ro
     vaultpki("enroll", "-f", cluster.file, "w-8", "--pool", "autoscaled", "-o", file, env=cluster.environment())
     assert json.loads(file.read_text())["root_sha256"] == rotation.certificates()["root-2"].fingerprint
     node = NodeFolder("w-8", tmp_path / "w-8")
-    vaultpki("agent", "-c", node.config, "--join", file, "--dir", node.pki, "--once")
+    vaultpki("join", "-c", node.config, file, "--dir", node.pki)
     assert rotation.roots(node) == {rotation.certificates()["root-2"].fingerprint}
 
 

@@ -344,7 +344,7 @@ def test_where_nodes_find_vault_is_what_the_environment_says(ambient: AuditedClu
     assert urls["ocsp_servers"] == [f"{address}/v1/{cluster.prefix}/etcd/ocsp"]
     join, node = tmp_path / "join.json", tmp_path / "node"
     vaultpki("enroll", "-f", cluster.file, "worker-1", "-o", join, env=env)
-    vaultpki("agent", "-c", node / "agent.yaml", "--join", join, "--dir", node / "pki", "--once")
+    vaultpki("join", "-c", node / "agent.yaml", join, "--dir", node / "pki")
     vaultpki("agent", "-c", node / "agent.yaml", "--once")
     cluster.apply()
     # With `vault` in cluster.yaml, all appliers have the same.

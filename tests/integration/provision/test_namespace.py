@@ -118,7 +118,7 @@ def test_an_applier_of_a_namespace_is_root_there_and_nowhere_else(own_server: Se
     assert json.loads(join.read_text())["namespace"] == NAMESPACE
     # What the node's own environment says has no say.
     elsewhere = {"VAULT_NAMESPACE": "elsewhere", "BAO_NAMESPACE": "elsewhere"}
-    vaultpki("agent", "-c", node / "agent.yaml", "--join", join, "--dir", node / "pki", "--once", env=elsewhere)
+    vaultpki("join", "-c", node / "agent.yaml", join, "--dir", node / "pki", env=elsewhere)
     check_node_urls(own_server, node / "pki", f"{NAMESPACE}/{cluster.prefix}")
 
     fails(vaultpki("apply", "-f", cluster.file, "--yes", env=applier, expect=1), "token")
@@ -199,7 +199,7 @@ def test_a_nested_namespace_from_apply_to_destroy(
         join = tmp_path / f"{name}.json"
         run("enroll", name, *pool, "-o", join)
         assert json.loads(join.read_text())["namespace"] == NESTED
-        vaultpki("agent", "-c", node_folder.config, "--join", join, "--dir", node_folder.pki, "--once")
+        vaultpki("join", "-c", node_folder.config, join, "--dir", node_folder.pki)
         assert f"namespace: {NESTED}" in node_folder.config.read_text()
         check_node_urls(cluster.server, node_folder.pki, f"{NESTED}/{cluster.prefix}")
         if not pool:
@@ -243,9 +243,9 @@ def stays_in_place(node: NodeFolder) -> None:
         agent.end()
         assert not [event for event in agent.events() if event["level"] != "info"], agent.log.read_text()
     for name in ("vaultpki-agent.service", "vaultpki-agent-once.service", "daemonset.yaml", "static-pod.yaml"):
-        text = vaultpki("agent", "-c", node.config, "--print-unit", name).stdout
+        text = vaultpki("template", "-c", node.config, name).stdout
         assert "NAMESPACE" not in text and "Environment" not in text and "env:" not in text
-    unit = vaultpki("agent", "-c", node.config, "--print-unit", "vaultpki-agent-once.service").stdout
+    unit = vaultpki("template", "-c", node.config, "vaultpki-agent-once.service").stdout
     (start,) = [line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart=")]
     node.age()
     ran = subprocess.run(["env", "-i", *start.split()], capture_output=True, text=True, check=False, timeout=60)

@@ -120,7 +120,7 @@ def test_another_folder_is_told_to_whoever_joins_nodes() -> None:
     found = taken(KubeadmObjects(SHAPES["elsewhere"]))
     made, _ = judged(found)
     assert found.directory == "/srv/certificates"
-    assert "--dir /srv/certificates to `vaultpki agent --join`" in made.text
+    assert "--dir /srv/certificates to `vaultpki join`" in made.text
     assert "--dir" not in judged(taken(KubeadmObjects(Shape())))[0].text
 
 

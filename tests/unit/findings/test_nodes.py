@@ -251,7 +251,7 @@ LOCKED: dict[str, Judged] = {
         replace(MEMBER, join_until=UNUSED),
         None,
         "needs-join",
-        [("not-joined-again", "vaultpki agent --join w-1.json")],
+        [("not-joined-again", "vaultpki join w-1.json")],
         "can log in only with a join file that nobody has used, until 2026-11-26T12:30:00Z",
     ),
     "a node by token": (

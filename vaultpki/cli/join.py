@@ -1,0 +1,219 @@
+"""`vaultpki join`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from vaultpki.cli.common import (
+    DEFAULT_AGENT,
+    TellingCommand,
+    allow_http_option,
+    config_option,
+    log_format_option,
+    path_option,
+)
+
+if TYPE_CHECKING:
+    from vaultpki.join.checks import JoinPlan
+    from vaultpki.join.enter import Joined
+    from vaultpki.model import AgentConfig
+    from vaultpki.places import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class JoinFolders:
+    """Where a join puts files, as the options say; None is the default."""
+
+    directory: Path | None
+    kubeconfigs: Path | None
+    kubelet: Path | None
+
+    @property
+    def given(self) -> str:
+        """The first option that was given; empty without any."""
+        named = (("--dir", self.directory), ("--kubeconfig-dir", self.kubeconfigs), ("--kubelet-dir", self.kubelet))
+        return next((name for name, path in named if path is not None), "")
+
+    def folders(self, layout: Layout, directory: str, old: AgentConfig | None) -> dict[str, str]:
+        """Return the further folders of the layout; those of an earlier join stay if no option says otherwise."""
+        from vaultpki.config.taken_over import final
+        from vaultpki.layout import node_folders
+        from vaultpki.places import KUBECONFIGS, KUBELET, Layout
+
+        kubeconfigs, kubelet = (path and str(path.absolute()) for path in (self.kubeconfigs, self.kubelet))
+        if layout is Layout.DOCUMENT:
+            if kubeconfigs or kubelet:
+                raise click.UsageError("--kubeconfig-dir and --kubelet-dir are for the layout kubeadm; leave them out")
+            return {}
+        before = final(old).folders if old is not None and self.directory is None else {}
+        return node_folders(directory, kubeconfigs or before.get(KUBECONFIGS), kubelet or before.get(KUBELET))
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """A join as the options ask for it: by which file, None for no join; where files go; and whether hooks are written.
+
+    `static_pods` asks for the hooks that restart this node's static pods.
+    """
+
+    file: Path | None
+    places: JoinFolders
+    static_pods: bool = False
+
+
+def _join_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Add the join file and the options that say how a node joins, and pass them on as one value, `joining`."""
+
+    @click.argument("join_file", metavar="[FILE]", required=False, type=click.Path(path_type=Path, readable=False))
+    @path_option("--dir", "directory", help="Where the certificates go.  [default: /etc/kubernetes/pki]")
+    @path_option(
+        "--kubeconfig-dir",
+        help="With kubeadm: where kubeconfigs go.  [default: above --dir, /etc/kubernetes]",
+    )
+    @path_option(
+        "--kubelet-dir",
+        help="With kubeadm: where the kubelet's certificates go.  [default: /var/lib/kubelet/pki]",
+    )
+    @click.option(
+        "--hooks",
+        type=click.Choice(["static-pods"]),
+        help="Where etcd and the control plane are static pods: write into agent.yaml the hooks that "
+        "restart those of this node that read a CA only when they start. Hooks that are there stay.",
+    )
+    @functools.wraps(function)
+    def with_joining(
+        *,
+        join_file: Path | None,
+        directory: Path | None,
+        kubeconfig_dir: Path | None,
+        kubelet_dir: Path | None,
+        hooks: Literal["static-pods"] | None,
+        **options: Any,
+    ) -> int:
+        places = JoinFolders(directory, kubeconfig_dir, kubelet_dir)
+        return function(joining=Joining(join_file, places, static_pods=hooks is not None), **options)
+
+    return with_joining
+
+
+@click.command("join", cls=TellingCommand)
+@config_option
+@_join_options
+@click.option(
+    "--unit", is_flag=True, help="Write the systemd units for this agent.yaml too, and start the agent that stays."
+)
+@log_format_option
+@allow_http_option
+def join_command(
+    file: Path, joining: Joining, unit: bool, log_format: Literal["text", "json"], allow_http: bool
+) -> int:
+    """Take part in the cluster by a join file, and issue the certificates of this node.
+
+    It writes agent.yaml where -c points. Without FILE, --unit is for a node that has joined already.
+
+    \b
+    Example:
+      vaultpki join join.json
+      vaultpki join join.json --unit
+      vaultpki join join.json --hooks static-pods
+      vaultpki join --unit
+    """
+    from vaultpki.cli.one_pass import Once, make_pass
+    from vaultpki.config.agent import load_agent
+
+    code = 0
+    if joining.file is not None:
+        config = enter_cluster(file, joining.file, joining, log_format, allow_http=allow_http)
+        code = make_pass(config, Once(given=True), log_format, allow_http=allow_http)
+    elif not unit:
+        raise click.UsageError("name the join file that `vaultpki enroll` wrote for this node")
+    elif option := joining.places.given or ("--hooks" if joining.static_pods else ""):
+        raise click.UsageError(f"{option} goes with a join file; afterwards agent.yaml says it")
+    else:
+        config = load_agent(file, allow_http=allow_http)
+    if unit:
+        write_units(config, allow_http=allow_http)
+        _start_unit()
+    return code
+
+
+def write_units(config: AgentConfig, *, allow_http: bool) -> None:
+    """Write the systemd units for this agent.yaml where they are missing or different, and say which."""
+    from vaultpki.host import systemd
+
+    for path in systemd.install_units(config, allow_http=allow_http):
+        click.echo(f"wrote {path}")
+
+
+def say_unit_commands() -> None:
+    """Say with which commands a person starts the units."""
+    click.echo("next: systemctl daemon-reload && systemctl enable --now vaultpki-agent")
+    click.echo("and, for a node that shall boot with fresh files: systemctl enable vaultpki-agent-once")
+
+
+def _start_unit() -> None:
+    from vaultpki.host import systemd
+
+    if systemd.start_agent():
+        click.echo("vaultpki-agent.service is enabled and runs")
+    else:
+        say_unit_commands()
+
+
+def enter_cluster(
+    file: Path, join_file: Path, joining: Joining, log_format: Literal["text", "json"], *, allow_http: bool
+) -> AgentConfig:
+    """Join by the file that is asked for, tell it, and return the node's configuration; agent.yaml is `file`."""
+    from datetime import UTC, datetime
+
+    from vaultpki.join import checks, enter
+
+    plan = join_plan(file, join_file, joining.places, allow_http=allow_http, static_pods=joining.static_pods)
+    # What can be refused is refused before the wrapping token is used up.
+    checks.refuse(plan)
+    joined = enter.join(plan, datetime.now(UTC), allow_http=allow_http)
+    _tell_joined(joined, file, log_format)
+    return joined.config
+
+
+def join_plan(
+    file: Path, join_file: Path, places: JoinFolders, *, allow_http: bool, static_pods: bool = False
+) -> JoinPlan:
+    """Return the join that these files and folders ask for; nothing is checked but the files themselves."""
+    from vaultpki.config.agent import load_agent
+    from vaultpki.disk import files
+    from vaultpki.join.checks import JoinPlan
+    from vaultpki.layout import DIRECTORY
+    from vaultpki.records.join_file import load_join
+
+    found = load_join(join_file)
+    file = file.absolute()
+    target = str(places.directory.absolute()) if places.directory is not None else DIRECTORY
+    # Beside agent.yaml where that lies elsewhere, so that a test or a second cluster needs no root.
+    state = "/var/lib/vaultpki" if file == DEFAULT_AGENT else str(file.parent / "state")
+    old = load_agent(file, allow_http=allow_http) if files.exists(str(file)) else None
+    if old is not None:
+        before = old.taken_over.directory if old.taken_over is not None else old.directory
+        target, state = (target if places.directory is not None else before), old.state
+    folders = places.folders(found.layout, target, old)
+    return JoinPlan(found, old, str(file), target, state, folders, static_pods=static_pods)
+
+
+def _tell_joined(joined: Joined, file: Path, log_format: Literal["text", "json"]) -> None:
+    from vaultpki.host.log import Event, writer
+    from vaultpki.join import hooks
+
+    config, tell = joined.config, writer(log_format, sys.stdout)
+    text = f"{config.node} has joined {config.cluster}; its configuration is {file}"
+    text += f"; {joined.note}" if joined.note else ""
+    tell(Event("joined", text, fields={"node": config.node, "cluster": config.cluster}))
+    if joined.hooks is not None:
+        for event in hooks.events(joined.hooks):
+            tell(event)
