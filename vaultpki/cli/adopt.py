@@ -24,7 +24,7 @@ def adopt_command() -> None:
     """
 
 
-@adopt_command.command("inventory")
+@adopt_command.command("inventory", short_help="Show what a kubeadm cluster has, draft its cluster.yaml.")
 @path_option("--kubeconfig", required=True, metavar="FILE", help="How to reach the cluster, such as admin.conf.")
 @path_option("-o", "--output", metavar="FILE", help="Write the drafted cluster.yaml here, if its check passes.")
 @click.option("--force", is_flag=True, help="With -o: overwrite an existing file.")

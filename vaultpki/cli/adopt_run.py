@@ -50,7 +50,7 @@ def _step_options(function: _F) -> _F:
     return function
 
 
-@click.command("start")
+@click.command("start", short_help="Begin to take over a kubeadm cluster.")
 @spec_option
 @kubeconfig_option
 @yes_option
@@ -73,7 +73,7 @@ def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_
     return _tell(made, kubeconfig, as_json=as_json)
 
 
-@click.command("status")
+@click.command("status", short_help="Show where the adoption stands, what comes next.")
 @spec_option
 @kubeconfig_option
 @json_option
@@ -101,7 +101,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path, as_json: bool
     _tell(outcome, kubeconfig, as_json=as_json)
 
 
-@click.command("continue")
+@click.command("continue", short_help="Take the next step of the adoption.")
 @_step_options
 @click.option(
     "--keep-keys",

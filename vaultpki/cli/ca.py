@@ -137,7 +137,7 @@ def ca_command() -> None:
     """
 
 
-@ca_command.command("status")
+@ca_command.command("status", short_help="Show each CA, where its rotation stands, who it waits for.")
 @spec_option
 @kubeconfig_option
 @json_option
@@ -216,7 +216,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
             raise Attention(f"{what}; see above")
 
 
-@ca_command.command("rotate")
+@ca_command.command("rotate", short_help="Begin to replace a CA.")
 @click.argument("domain")
 @spec_option
 @_method_options
@@ -308,7 +308,7 @@ def rotate_command(
         return _tell(cluster, step, server_now(vault), as_json=as_json)
 
 
-@ca_command.command("continue")
+@ca_command.command("continue", short_help="Take the next step of a rotation.")
 @_step_options
 def continue_command(file: Path, allow_http: bool, options: StepOptions, wait: bool, as_json: bool) -> int:
     """Take the next step of a rotation if every node is ready for it. Exit 3 if it waits for something.

@@ -20,7 +20,7 @@ _MOST_LINES: Final = 200
 """How many nodes are shown; JSON has all of them."""
 
 
-@click.command("recover")
+@click.command("recover", short_help="Go on after the server was restored from a snapshot.")
 @click.argument("domain")
 @spec_option
 @click.option(

@@ -30,7 +30,7 @@ def kubeadm_command() -> None:
     """
 
 
-@kubeadm_command.command("config")
+@kubeadm_command.command("config", short_help="Write the configuration and patches for kubeadm.")
 @click.argument("node", required=False)
 @spec_option
 @click.option("--pool", metavar="NAME", help="Instead of NODE: one configuration for every node of the pool.")
