@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from vaultpki.cli.common import json_option, opened, path_option, print_json, screen, server_now, spec_option, terminal
+from vaultpki.cli.common import (
+    json_option,
+    kubeconfig_option,
+    opened,
+    print_json,
+    screen,
+    server_now,
+    spec_option,
+    terminal,
+)
 from vaultpki.cli.wait import REREAD, Ahead, Wait
 from vaultpki.errors import VaultpkiError
 from vaultpki.redact import printable
@@ -23,9 +32,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 # Seconds between two looks; each reads every report and the whole cluster.
 _LOOK: Final = 20.0
 
-kubeconfig_option = path_option(
-    "--kubeconfig", required=True, metavar="FILE", help="How to reach the cluster, such as admin.conf."
-)
 yes_option = click.option("--yes", is_flag=True, help="Agree to what is named before it is done; do not ask.")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from vaultpki.cli import offered
 from vaultpki.cli.common import DEFAULT_AGENT, allow_http_option, config_option, path_option
 from vaultpki.errors import VaultpkiError
 
@@ -162,6 +163,7 @@ class _Telling(click.Command):
 @click.option(
     "--print-unit",
     metavar="NAME",
+    shell_complete=offered.templates,
     help="Print a unit or recipe and end: vaultpki-agent.service, vaultpki-agent-once.service, Containerfile, "
     "daemonset.yaml, kustomization.yaml, static-pod.yaml, kube-rbac-proxy.yaml, podmonitor.yaml, prometheus-rule.yaml, "
     "vaultpki-metrics.service, vaultpki-metrics.timer, alerts.yaml, grafana-dashboard.json.",

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from vaultpki.cli import offered
 from vaultpki.cli.common import opened, path_option, spec_option
 from vaultpki.redact import printable
 
 
 @click.command("issue")
-@click.argument("name", metavar="admin|super-admin")
+@click.argument("name", metavar="admin|super-admin", shell_complete=offered.operators)
 @spec_option
 @path_option("--dir", "directory", required=True, help="The operator's own folder.")
 def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> None:

@@ -73,8 +73,8 @@ def _sentence(error: click.UsageError) -> str:
         return _no_command(found["word"], error.ctx)
     if found := _TOO_MANY.fullmatch(said):
         return f"this is too much: {found['words']}; {help_}"
-    # Our own begin with a small letter, and say what to write.
-    return f"{said[0].lower()}{said[1:]}; {help_}" if said[:1].isupper() else error.message
+    # Our own end with no full stop, and say what to write.
+    return f"{said[0].lower()}{said[1:]}; {help_}" if said != error.message else said
 
 
 def _no_option(error: click.NoSuchOption) -> str:
@@ -113,6 +113,5 @@ def _shown(error: click.BadParameter) -> str:
         return max(error.param.opts, key=len)
     if error.param is None:
         return "a value"
-    return (
-        error.param.metavar.strip("[].").replace("|", " or ") if error.param.metavar else str(error.param.name).upper()
-    )
+    name = error.param.metavar or str(error.param.name).upper()
+    return name.strip("[].").replace("|", " or ")
