@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultpki.cli.common import allow_http_option, config_option, json_option, path_option, screen, watch_options
+from vaultpki.cli.common import (
+    allow_http_option,
+    config_option,
+    json_option,
+    path_option,
+    print_json,
+    screen,
+    watch_options,
+)
 from vaultpki.cli.progress import progress
 from vaultpki.redact import printable, stamp
 
 if TYPE_CHECKING:
+    from vaultpki.agent.context import Outcome
     from vaultpki.agent.status import Status
     from vaultpki.cli.shown import Shown
     from vaultpki.findings.nodes import NodeRow
@@ -129,8 +139,9 @@ def _to_json(seen: Status, row: NodeRow) -> dict[str, Any]:
 @config_option
 @click.option("--force", is_flag=True, help="Without a name: renew every certificate.")
 @allow_http_option
+@json_option
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, ...]) -> int:
+def renew_command(file: Path, force: bool, allow_http: bool, as_json: bool, names: tuple[str, ...]) -> int:
     """Renew the named certificates now, even if they are not due; with --force and no name, all of this node.
 
     Exit 3 if a hook has not succeeded.
@@ -157,7 +168,32 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
             raise ArgumentError(f"{config.node} holds no certificate {name}; it holds {', '.join(held)}")
     every = frozenset(names or (pairs.EVERY,))
     options = run.PassOptions(ON_NODES, allow_http=allow_http, force=every, wait=_LOCK_WAIT)
-    return tell_outcome(run.run(config, options))
+    outcome = run.run(config, options)
+    if as_json:
+        print_json({"node": config.node, "cluster": config.cluster, **_renewed(outcome)})
+        # People read what failed, on standard error.
+        events = tuple(event for event in outcome.events if event.level != "info")
+        return tell_outcome(replace(outcome, events=events, due=None))
+    return tell_outcome(outcome)
+
+
+def _renewed(outcome: Outcome) -> dict[str, Any]:
+    """Return what a renewal did as programs read it."""
+    leaves = {one.want.name: one.leaf for one in outcome.items if one.leaf is not None}
+    return {
+        "renewed": [
+            {
+                "name": name,
+                # A service-account key has no certificate that a server presents.
+                "serial": f"{leaves[name].serial:x}" if name in leaves else None,
+                "not_after": stamp(leaves[name].not_after) if name in leaves else None,
+            }
+            for name in outcome.renewed
+        ],
+        "failed": [{"name": name, "message": printable(str(error))} for name, error in outcome.failures.items()],
+        "hooks_owed": sorted(outcome.state.owed),
+        "ok": not outcome.failures and not outcome.state.owed,
+    }
 
 
 def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
