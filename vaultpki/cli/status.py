@@ -137,19 +137,23 @@ def _to_json(seen: Status, row: NodeRow) -> dict[str, Any]:
 
 @click.command("renew")
 @config_option
-@click.option("--force", is_flag=True, help="Without a name: renew every certificate.")
+@click.option("--all", "everything", is_flag=True, help="Without a name: renew every certificate of this node.")
+# Its name until 0.4; elsewhere --force overwrites a file.
+@click.option("--force", is_flag=True, hidden=True)
 @allow_http_option
 @json_option
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-def renew_command(file: Path, force: bool, allow_http: bool, as_json: bool, names: tuple[str, ...]) -> int:
-    """Renew the named certificates now, even if they are not due; with --force and no name, all of this node.
+def renew_command(
+    file: Path, everything: bool, force: bool, allow_http: bool, as_json: bool, names: tuple[str, ...]
+) -> int:
+    """Renew the named certificates now, even if they are not due; with --all and no name, all of this node.
 
     Exit 3 if a hook has not succeeded.
 
     \b
     Example:
       vaultpki renew kubelet kubelet-client
-      vaultpki renew --force
+      vaultpki renew --all
     """
     from vaultpki.agent import pairs, run
     from vaultpki.cli.agent import tell_outcome
@@ -158,8 +162,8 @@ def renew_command(file: Path, force: bool, allow_http: bool, as_json: bool, name
     from vaultpki.node import assignment
     from vaultpki.procedures import ON_NODES
 
-    if not names and not force:
-        raise click.UsageError("name the certificates to renew, or pass --force to renew all of this node")
+    if not names and not (everything or force):
+        raise click.UsageError("name the certificates to renew, or pass --all to renew all of this node")
     config = load_agent(file, allow_http=allow_http)
     spec = assignment.copy(config)
     held = [] if spec is None else [want.name for want in spec.certificates]

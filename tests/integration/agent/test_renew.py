@@ -51,7 +51,7 @@ def test_a_name_or_all_beside_a_resident_agent(shared: AppliedCluster, node: Nod
         assert changed(before, node) == {"kubelet", "kube-proxy"}
         now: dict[str, object] = {**leaves(node)}
         # Every one of them, and none of them twice.
-        assert sorted(renew(node, "--force").stdout.splitlines()) == [f"renewed {name}" for name in sorted(WORKER)]
+        assert sorted(renew(node, "--all").stdout.splitlines()) == [f"renewed {name}" for name in sorted(WORKER)]
         assert changed(now, node) == set(WORKER)
         time.sleep(POLL + 1)
         assert agent.status(expect=0)["ok"]
@@ -62,7 +62,7 @@ def test_a_name_or_all_beside_a_resident_agent(shared: AppliedCluster, node: Nod
 
 def test_what_is_not_done(shared: AppliedCluster, node: NodeFolder) -> None:
     before, since = node.snapshot(), shared.server.audit_position()
-    assert "name the certificates to renew, or pass --force to renew all of this node" in renew(node, expect=2).stderr
+    assert "name the certificates to renew, or pass --all to renew all of this node" in renew(node, expect=2).stderr
     said = renew(node, "kubelet", "apiserver", expect=1).stderr.splitlines()
     assert said == [
         "vaultpki: worker-1 holds no certificate apiserver; it holds kube-proxy, kubelet-client, kubelet"

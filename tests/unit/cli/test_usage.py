@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import click
 import pytest
@@ -94,7 +95,7 @@ def test_commands_that_hints_name_exist(hint: str) -> None:
         (("ca", "rotate"), "DOMAIN is missing; `vaultpki ca status` lists the CAs"),
         (("ca", "rotat"), "there is no command 'rotat'; did you mean rotate?"),
         (("ca", "xyzzy"), "there is no command 'xyzzy'; `vaultpki ca --help` lists them"),
-        (("renew",), "name the certificates to renew, or pass --force to renew all of this node"),
+        (("renew",), "name the certificates to renew, or pass --all to renew all of this node"),
         (("\x1b[31m",), "there is no command '\\x1b[31m'; `vaultpki --help` lists them"),
         (("plan", "--\x1b[31m"), "there is no option '--\\x1b[31m'; `vaultpki plan --help` lists the options"),
     ],
@@ -107,3 +108,10 @@ def test_a_token_that_was_pasted_as_a_word_is_not_shown() -> None:
     token = "hvs." + "A" * 24
     for words in ((token,), ("plan", token, "x"), ("plan", f"--{token}"), ("completion", token)):
         assert token not in said(*words)
+
+
+def test_the_old_name_of_all_certificates_still_works(tmp_path: Path) -> None:
+    for word in ("--all", "--force"):
+        ran = CliRunner().invoke(program, ["renew", word, "-c", str(tmp_path / "agent.yaml")], standalone_mode=False)
+        assert ran.exception is not None and "agent.yaml" in str(ran.exception)
+    assert "--force" not in CliRunner().invoke(program, ["renew", "--help"]).output
