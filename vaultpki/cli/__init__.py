@@ -15,42 +15,52 @@ import click
 
 from vaultpki.errors import VaultpkiError, fault
 
-# name -> (module, attribute, text of `vaultpki --help`), so that --help imports no command.
-_COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
-    "demo": ("demo", "demo_command", "Run an example: an embedded OpenBao, a cluster, every certificate."),
-    "init": ("spec", "init_command", "Write a commented starter cluster.yaml."),
-    "schema": ("spec", "schema_command", "Print the JSON Schema of cluster.yaml, for editors."),
-    "plan": ("apply", "plan_command", "Show what apply would change in Vault; writes nothing."),
-    "apply": ("apply", "apply_command", "Make Vault the certificate authority of the cluster."),
-    "destroy": ("apply", "destroy_command", "Remove from Vault what apply made."),
-    "policy": ("policy", "policy_command", "Print the Vault policy for those who run these commands."),
-    "enroll": ("enroll", "enroll_command", "Give a node its identity: a single-use join file."),
-    "lock": ("enroll", "lock_command", "End every credential of a node at once; the node stays."),
-    "unlock": ("enroll", "unlock_command", "Let a locked node that joins by token log in again."),
-    "unenroll": ("enroll", "unenroll_command", "Take a node's identity away."),
-    "revoke": ("revoke", "revoke_command", "Put a node's certificates on the CRLs of their CAs."),
-    "nodes": ("nodes", "nodes_command", "Show the state of every node, what needs attention first."),
-    "ca": ("ca", "ca_command", "Show and rotate the CAs of the cluster, step by step."),
-    "issue": ("issue", "issue_command", "Issue an operator's certificate, kubeconfig and manifests."),
-    "kubeadm": ("kubeadm", "kubeadm_command", "Prepare nodes for kubeadm, with Vault as the CA."),
-    "adopt": (
-        "adopt",
-        "adopt_command",
-        "Take over a live kubeadm cluster step by step, with a way back.",
-    ),
-    "join": ("join", "join_command", "On a node: join the cluster by a join file."),
-    "agent": ("agent", "agent_command", "On a node: issue, install and renew its certificates."),
-    "pull": ("pull", "pull_command", "On a node: make the agent that stays ask Vault now."),
-    "doctor": ("doctor", "doctor_command", "On a node: find what is wrong, and what to do; changes nothing."),
-    "status": ("status", "status_command", "On a node: show its certificates, when they expire, what is wrong."),
-    "show": ("show", "show_command", "Show one certificate: names, dates, key, and where it is used."),
-    "renew": ("status", "renew_command", "On a node: renew certificates now, even if not due."),
-    "verify": ("verify", "verify_command", "Check files and make live handshakes, allowed and forbidden."),
-    "graph": ("graph", "graph_command", "Draw the cluster: who logs in to whom, with which certificate."),
-    "report": ("report", "report_command", "Write one page about all certificates: expiries, CAs, checks."),
-    "template": ("template", "template_command", "Print a unit, a recipe, the alerts or the dashboard."),
-    "completion": ("completion", "completion_command", "Print the completion script of a shell."),
+# Heading of `vaultpki --help` -> name -> (module, attribute, text beside the name), so that --help imports no command.
+_GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
+    "Try": {
+        "demo": ("demo", "demo_command", "Run an example: an OpenBao, a cluster, every certificate."),
+        "version": ("version", "version_command", "Print the version."),
+        "completion": ("completion", "completion_command", "Print the completion script of a shell."),
+    },
+    "Describe and apply": {
+        "init": ("spec", "init_command", "Write a commented starter cluster.yaml."),
+        "schema": ("spec", "schema_command", "Print the JSON Schema of cluster.yaml, for editors."),
+        "plan": ("apply", "plan_command", "Show what apply would change in Vault; writes nothing."),
+        "apply": ("apply", "apply_command", "Make Vault the certificate authority of the cluster."),
+        "destroy": ("apply", "destroy_command", "Remove from Vault what apply made."),
+        "policy": ("policy", "policy_command", "Print the Vault policy for those who run these commands."),
+        "template": ("template", "template_command", "Print a unit, a recipe, the alerts or the dashboard."),
+    },
+    "Nodes": {
+        "enroll": ("enroll", "enroll_command", "Give a node its identity: a single-use join file."),
+        "lock": ("enroll", "lock_command", "End every credential of a node at once; the node stays."),
+        "unlock": ("enroll", "unlock_command", "Let a locked node that joins by token log in again."),
+        "unenroll": ("enroll", "unenroll_command", "Take a node's identity away."),
+        "revoke": ("revoke", "revoke_command", "Put a node's certificates on the CRLs of their CAs."),
+        "nodes": ("nodes", "nodes_command", "Show the state of every node, what needs attention first."),
+    },
+    "CAs": {
+        "ca": ("ca", "ca_command", "Show and rotate the CAs of the cluster, step by step."),
+        "issue": ("issue", "issue_command", "Issue an operator's certificate, kubeconfig and manifests."),
+        "kubeadm": ("kubeadm", "kubeadm_command", "Prepare nodes for kubeadm, with Vault as the CA."),
+        "adopt": ("adopt", "adopt_command", "Take over a live kubeadm cluster step by step, reversibly."),
+    },
+    "On a node": {
+        "join": ("join", "join_command", "Join the cluster by a join file."),
+        "agent": ("agent", "agent_command", "Issue, install and renew the node's certificates."),
+        "pull": ("pull", "pull_command", "Make the agent that stays ask Vault now."),
+        "doctor": ("doctor", "doctor_command", "Find what is wrong, and what to do; changes nothing."),
+        "status": ("status", "status_command", "Show certificates, when they expire, what is wrong."),
+        "renew": ("status", "renew_command", "Renew certificates now, even if not due."),
+    },
+    "See and check": {
+        "show": ("show", "show_command", "Show one certificate: names, dates, key, where it is used."),
+        "verify": ("verify", "verify_command", "Check files, and make handshakes, allowed and forbidden."),
+        "graph": ("graph", "graph_command", "Draw who logs in to whom, with which certificate."),
+        "report": ("report", "report_command", "Write one page about all certificates, CAs and checks."),
+    },
 }
+_COMMANDS: Final = {name: command for group in _GROUPS.values() for name, command in group.items()}
 
 
 # What a command that changes something says after Ctrl-C; all of them can be killed at any point.
@@ -62,13 +72,6 @@ _RUN_AGAIN: Final = {
     "ca": "what was done stays done; `vaultpki ca status` says where the CA stands, and what comes next",
     "enroll": f"{_GOES_ON}; a node that has a live credential by now needs --replace",
 }
-
-
-class _NoCommand(click.UsageError):
-    """A command that does not exist, reported in one sentence."""
-
-    def show(self, file: object = None) -> None:
-        click.echo(f"vaultpki: {self.message}", err=True)
 
 
 class _Commands(click.Group):
@@ -84,20 +87,12 @@ class _Commands(click.Group):
         command: click.Command = getattr(import_module(f"vaultpki.cli.{module}"), attribute)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            from vaultpki.values import names
-
-            near = names.close(args[0], _COMMANDS)
-            hint = f"did you mean {near}?" if near else "`vaultpki --help` lists them"
-            raise _NoCommand(f"there is no command {names.quoted(args[0])}; {hint}")
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+        # Each section would have a column of its own.
+        width = max(map(len, _COMMANDS))
+        for heading, commands in _GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), text) for name, (_, _, text) in commands.items()])
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -123,9 +118,9 @@ def vaultpki() -> None:
 
 def _print_version(context: click.Context) -> None:
     if not context.resilient_parsing:
-        from vaultpki import __version__
+        from vaultpki.cli.version import text
 
-        click.echo(f"vaultpki, version {__version__}")
+        click.echo(text())
         context.exit()
 
 
@@ -164,6 +159,11 @@ def _run() -> int:
         code = vaultpki.main(prog_name="vaultpki", standalone_mode=False, color=color)
     except click.exceptions.Abort:
         return _interrupted()
+    except click.UsageError as error:
+        from vaultpki.cli import usage
+
+        click.echo(usage.sentence(error), err=True)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code

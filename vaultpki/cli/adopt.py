@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vaultpki.cli import adopt_node, adopt_run, new_file
-from vaultpki.cli.common import json_option, path_option, print_json, screen
+from vaultpki.cli.common import json_option, kubeconfig_option, path_option, print_json, screen
 
 
 @click.group("adopt")
@@ -24,8 +24,8 @@ def adopt_command() -> None:
     """
 
 
-@adopt_command.command("inventory")
-@path_option("--kubeconfig", required=True, metavar="FILE", help="How to reach the cluster, such as admin.conf.")
+@adopt_command.command("inventory", short_help="Show what a kubeadm cluster has, draft its cluster.yaml.")
+@kubeconfig_option
 @path_option("-o", "--output", metavar="FILE", help="Write the drafted cluster.yaml here, if its check passes.")
 @click.option("--force", is_flag=True, help="With -o: overwrite an existing file.")
 @click.option("--cluster", "name", metavar="NAME", help="The cluster's name in the draft; default: kubeadm's name.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LOCK_WAIT = 60.0
 
 
-@click.command("node")
+@click.command("node", short_help="Bring this machine to where the adoption stands.")
 @config_option
 @click.option("--dry-run", is_flag=True, help="Show every file, flag and restart in its order, and change nothing.")
 @click.option(

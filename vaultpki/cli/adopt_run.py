@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from vaultpki.cli.common import json_option, opened, path_option, print_json, screen, server_now, spec_option, terminal
+from vaultpki.cli.common import (
+    json_option,
+    kubeconfig_option,
+    opened,
+    print_json,
+    screen,
+    server_now,
+    spec_option,
+    terminal,
+)
 from vaultpki.cli.wait import REREAD, Ahead, Wait
 from vaultpki.errors import VaultpkiError
 from vaultpki.redact import printable
@@ -23,9 +32,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 # Seconds between two looks; each reads every report and the whole cluster.
 _LOOK: Final = 20.0
 
-kubeconfig_option = path_option(
-    "--kubeconfig", required=True, metavar="FILE", help="How to reach the cluster, such as admin.conf."
-)
 yes_option = click.option("--yes", is_flag=True, help="Agree to what is named before it is done; do not ask.")
 
 
@@ -50,7 +56,7 @@ def _step_options(function: _F) -> _F:
     return function
 
 
-@click.command("start")
+@click.command("start", short_help="Begin to take over a kubeadm cluster.")
 @spec_option
 @kubeconfig_option
 @yes_option
@@ -73,7 +79,7 @@ def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_
     return _tell(made, kubeconfig, as_json=as_json)
 
 
-@click.command("status")
+@click.command("status", short_help="Show where the adoption stands, what comes next.")
 @spec_option
 @kubeconfig_option
 @json_option
@@ -101,7 +107,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path, as_json: bool
     _tell(outcome, kubeconfig, as_json=as_json)
 
 
-@click.command("continue")
+@click.command("continue", short_help="Take the next step of the adoption.")
 @_step_options
 @click.option(
     "--keep-keys",

@@ -6,16 +6,13 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
 from vaultpki.cli.common import TellingCommand, allow_http_option, config_option, log_format_option
 from vaultpki.cli.old_spellings import OldSpellings, obey, old_options
 from vaultpki.cli.one_pass import Once, make_pass
-
-if TYPE_CHECKING:
-    pass
 
 
 def _once_options(function: Callable[..., int]) -> Callable[..., int]:

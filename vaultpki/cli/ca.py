@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vaultpki.cli import offered
 from vaultpki.cli.ca_keys import RotateOptions, StepOptions, jwks_command
 from vaultpki.cli.ca_outside import csr_command, import_command
 from vaultpki.cli.ca_recover import ask_name, recover_command
@@ -35,6 +36,7 @@ without_option = click.option(
     "--without",
     multiple=True,
     metavar="NODE",
+    shell_complete=offered.nodes,
     help="Do not wait for this node, or for certificates of this name (admin). Can be repeated.",
 )
 restarted_option = click.option(
@@ -60,6 +62,7 @@ replaced_option = click.option(
     "--replaced",
     multiple=True,
     metavar="NODE",
+    shell_complete=offered.nodes,
     help="You have installed this control-plane node anew, or others take its service-account key for retired: take a "
     "new one in. Can be repeated.",
 )
@@ -107,6 +110,7 @@ def _method_options(function: Callable[..., int]) -> Callable[..., int]:
         "--stolen",
         multiple=True,
         metavar="NODE",
+        shell_complete=offered.nodes,
         help="With --emergency, of service-account-keys: only the key of this node, which is locked. Can be repeated.",
     )
     @click.option("--yes", is_flag=True, help="With --emergency: do not ask.")
@@ -137,7 +141,7 @@ def ca_command() -> None:
     """
 
 
-@ca_command.command("status")
+@ca_command.command("status", short_help="Show each CA, where its rotation stands, who it waits for.")
 @spec_option
 @kubeconfig_option
 @json_option
@@ -216,8 +220,8 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
             raise Attention(f"{what}; see above")
 
 
-@ca_command.command("rotate")
-@click.argument("domain")
+@ca_command.command("rotate", short_help="Begin to replace a CA.")
+@click.argument("domain", shell_complete=offered.cas)
 @spec_option
 @_method_options
 @click.option("--spread", default="1h", show_default=True, help="How long nodes take to replace their certificates.")
@@ -308,7 +312,7 @@ def rotate_command(
         return _tell(cluster, step, server_now(vault), as_json=as_json)
 
 
-@ca_command.command("continue")
+@ca_command.command("continue", short_help="Take the next step of a rotation.")
 @_step_options
 def continue_command(file: Path, allow_http: bool, options: StepOptions, wait: bool, as_json: bool) -> int:
     """Take the next step of a rotation if every node is ready for it. Exit 3 if it waits for something.

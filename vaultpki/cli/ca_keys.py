@@ -219,7 +219,7 @@ def _ask(lines: Iterable[str], word: str, what: str, *, as_json: bool) -> None:
         raise VaultpkiError(f"that is not {word}; nothing was changed")
 
 
-@click.command("jwks")
+@click.command("jwks", short_help="Write the public keys of all tokens that count now.")
 @spec_option
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write it here and not to standard output."

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vaultpki.vault import Vault
 
 
-@click.command("csr")
+@click.command("csr", short_help="Write the requests of CAs that wait for an outside signer.")
 @spec_option
 @path_option("-o", "--output", required=True, help="The folder for the requests; it is made if it is missing.")
 @json_option
@@ -61,7 +61,7 @@ def csr_command(file: Path, allow_http: bool, output: Path, as_json: bool) -> No
         click.echo("No issuing CA waits for a signer.")
 
 
-@click.command("import")
+@click.command("import", short_help="Check and install what an outside signer sent back.")
 @spec_option
 @click.argument("files", metavar="FILE...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Only check the files; nothing is changed.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from vaultpki.cli import offered
 from vaultpki.cli.common import json_option, opened, print_json, print_lines, server_now, spec_option, terminal
 from vaultpki.errors import VaultpkiError
 from vaultpki.redact import printable, stamped
@@ -20,13 +21,14 @@ _MOST_LINES: Final = 200
 """How many nodes are shown; JSON has all of them."""
 
 
-@click.command("recover")
-@click.argument("domain")
+@click.command("recover", short_help="Go on after the server was restored from a snapshot.")
+@click.argument("domain", shell_complete=offered.cas)
 @spec_option
 @click.option(
     "--without",
     multiple=True,
     metavar="NODE",
+    shell_complete=offered.nodes,
     help="Do not believe this node: its report or its state is false. Can be repeated.",
 )
 @click.option(

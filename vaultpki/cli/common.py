@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
@@ -38,6 +39,7 @@ _POLICY_OF: Final = {
     "adopt abort": "adopter",
     "lock": "locker",
 }
+_KUBECONFIG: Final = "KUBECONFIG"
 # Cells of a terminal.
 _NARROWEST: Final = 40
 
@@ -96,8 +98,34 @@ def watch_options(function: _F) -> _F:
 
 def spec_option(function: _F) -> _F:
     """Add `-f cluster.yaml` and `--allow-http`."""
-    file = path_option("-f", "--file", default="cluster.yaml", show_default=True, help="The cluster's spec.")
-    return file(allow_http_option(function))
+    return spec_file_option("The cluster's spec.")(allow_http_option(function))
+
+
+def spec_file_option(text: str, *names: str) -> Callable[[_F], _F]:
+    """Return `-f cluster.yaml`, which `VAULTPKI_FILE` can name too; `names` is the parameter's own, if it has one."""
+    settings = {"envvar": "VAULTPKI_FILE", "show_envvar": True, "show_default": True}
+    return path_option("-f", "--file", *names, default="cluster.yaml", help=text, **settings)
+
+
+def environment_kubeconfig() -> Path | None:
+    """Return the file that `KUBECONFIG` names; raises UsageError for several, of which kubectl makes one."""
+    named = os.environ.get(_KUBECONFIG)
+    if named and ":" in named:
+        raise click.UsageError(f"{_KUBECONFIG} names several files; pass one of them by --kubeconfig FILE")
+    return Path(named) if named else None
+
+
+# `default` would be asked for its help too, which must not fail.
+kubeconfig_option = path_option(
+    "--kubeconfig",
+    metavar="FILE",
+    callback=lambda _context, option, given: given or environment_kubeconfig() or _missing(option),
+    help=f"How to reach the cluster, such as admin.conf.  [env var: {_KUBECONFIG}; required]",
+)
+
+
+def _missing(option: click.Parameter) -> NoReturn:
+    raise click.MissingParameter(param=option)
 
 
 def load_spec(file: Path, *, allow_http: bool) -> Cluster:

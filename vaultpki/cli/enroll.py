@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from vaultpki.cli import offered
 from vaultpki.cli.common import opened, path_option, spec_option, terminal
 from vaultpki.cli.progress import progress
 from vaultpki.errors import ArgumentError, Attention, Denied, VaultpkiError
@@ -51,9 +52,9 @@ def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("enroll")
-@click.argument("node", required=False)
+@click.argument("node", required=False, shell_complete=offered.nodes)
 @spec_option
-@click.option("--pool", metavar="NAME", help="The pool that a new node belongs to.")
+@click.option("--pool", metavar="NAME", shell_complete=offered.pools, help="The pool that a new node belongs to.")
 @click.option("--wrap-ttl", default="30m", show_default=True, help="How long the join file can be used.")
 @click.option("--all", "everyone", is_flag=True, help="All listed nodes; -o names a folder then.")
 @_ending_options
@@ -156,7 +157,7 @@ def enroll_command(
 
 
 @click.command("lock")
-@click.argument("node")
+@click.argument("node", shell_complete=offered.nodes)
 @spec_option
 def lock_command(node: str, file: Path, allow_http: bool) -> None:
     """End every credential of a node at once: secret ids, tokens, open join files, also stolen ones.
@@ -185,7 +186,7 @@ def lock_command(node: str, file: Path, allow_http: bool) -> None:
 
 
 @click.command("unlock")
-@click.argument("node")
+@click.argument("node", shell_complete=offered.nodes)
 @spec_option
 def unlock_command(node: str, file: Path, allow_http: bool) -> None:
     """Let a locked node log in again that proves who it is by a token of an issuer.
@@ -210,7 +211,7 @@ def unlock_command(node: str, file: Path, allow_http: bool) -> None:
 
 
 @click.command("unenroll")
-@click.argument("node")
+@click.argument("node", shell_complete=offered.nodes)
 @spec_option
 @click.option("--revoke", "revoking", is_flag=True, help="Revoke its certificates too: `vaultpki revoke --help`.")
 @click.option("--gone", is_flag=True, help="During an adoption: the node itself is gone, its Node object is deleted.")

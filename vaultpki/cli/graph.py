@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from vaultpki.cli.common import load_spec, opened, path_option, server_now, spec_option
+from vaultpki.cli.common import json_option, load_spec, opened, path_option, print_json, server_now, spec_option
 from vaultpki.cli.progress import reading
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _ENDINGS: Final = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".do
     help="The format; without it the ending of -o decides: .svg, .mmd, .mermaid, .dot or .gv.",
 )
 @path_option("-o", "--output", help="The file to write; without it, print.")
+@json_option
 def graph_command(
     file: Path,
     allow_http: bool,
@@ -46,6 +47,7 @@ def graph_command(
     from_vault: bool,
     form: str | None,
     output: Path | None,
+    as_json: bool,
 ) -> None:
     """Draw the cluster: who logs in to whom with which pair, and which CA signed it.
 
@@ -67,6 +69,8 @@ def graph_command(
 
     if directory is not None and from_vault:
         raise click.UsageError("choose one of --dir and --from-vault")
+    if as_json and output is None:
+        raise click.UsageError("--json says what was written; name the picture with -o FILE")
     form = form or _form_of(output)
     now = datetime.now(UTC)
     if directory is None and not from_vault:
@@ -85,12 +89,16 @@ def graph_command(
             notices=[line for notice in found.notices if notice.attention for line in notice.lines],
         )
     text = {"svg": svg.svg, "mermaid": graph_text.mermaid, "dot": graph_text.dot}[form](graph)
+    told = tuple(found.notices) if found is not None else ()
     if output is None:
         click.echo(text, nl=False)
     else:
         own_file.replace_own(output, text, marks=_marks(), what="picture")
-        click.echo(f"wrote {output}")
-    notices.tell(found.notices if found is not None else (), f", and {output}" if output else "")
+        if as_json:
+            print_json({"output": str(output), "format": form, **notices.to_json(told)})
+        else:
+            click.echo(f"wrote {output}")
+    notices.tell(told, f", and {output}" if output else "")
 
 
 def _read(

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import click
 
-from vaultpki.cli.common import opened, path_option, spec_option
-from vaultpki.redact import printable
+from vaultpki.cli import offered
+from vaultpki.cli.common import json_option, opened, path_option, print_json, spec_option
+from vaultpki.redact import printable, stamp
 
 
 @click.command("issue")
-@click.argument("name", metavar="admin|super-admin")
+@click.argument("name", metavar="admin|super-admin", shell_complete=offered.operators)
 @spec_option
 @path_option("--dir", "directory", required=True, help="The operator's own folder.")
-def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> None:
+@json_option
+def issue_command(name: str, file: Path, allow_http: bool, directory: Path, as_json: bool) -> None:
     """Issue an operator's certificate, with its kubeconfig and the cluster-wide manifests, into a folder.
 
     super-admin bypasses RBAC and expires after eight hours: use it to apply the manifests to a new cluster, and in an
@@ -23,6 +25,7 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
     \b
     Example:
       vaultpki issue -f cluster.yaml admin --dir ~/prod
+      vaultpki issue -f cluster.yaml admin --dir ~/prod --json
     """
     from datetime import UTC, datetime
 
@@ -33,10 +36,25 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path) -> N
         issued = operator.issue(cluster, vault, name, str(directory), datetime.now(UTC))
     if issued.drift:
         click.echo(anchor.drift_sentence(cluster, issued.drift), err=True)
-    click.echo(f"{issued.facts.subject_text} until {issued.facts.not_after:%Y-%m-%dT%H:%M:%SZ}")
-    if issued.kubeconfig:
-        click.echo(f"kubeconfig: {issued.kubeconfig}")
-    for path in issued.manifests:
-        click.echo(f"manifest: {path}")
+    facts = issued.facts
+    if as_json:
+        print_json(
+            {
+                "cluster": cluster.name,
+                "name": name,
+                "subject": facts.subject_text,
+                "serial": f"{facts.serial:x}",
+                "not_after": stamp(facts.not_after),
+                "directory": str(directory.absolute()),
+                "kubeconfig": issued.kubeconfig,
+                "manifests": list(issued.manifests),
+            }
+        )
+    else:
+        click.echo(f"{facts.subject_text} until {stamp(facts.not_after)}")
+        if issued.kubeconfig:
+            click.echo(f"kubeconfig: {issued.kubeconfig}")
+        for path in issued.manifests:
+            click.echo(f"manifest: {path}")
     for text in issued.untrusted:
         click.secho(f"! {printable(text)}; find out who put it there", fg="red", err=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vaultpki.cli import offered
 from vaultpki.cli.common import load_spec, path_option, spec_option
 
 
@@ -30,10 +31,15 @@ def kubeadm_command() -> None:
     """
 
 
-@kubeadm_command.command("config")
-@click.argument("node", required=False)
+@kubeadm_command.command("config", short_help="Write the configuration and patches for kubeadm.")
+@click.argument("node", required=False, shell_complete=offered.nodes)
 @spec_option
-@click.option("--pool", metavar="NAME", help="Instead of NODE: one configuration for every node of the pool.")
+@click.option(
+    "--pool",
+    metavar="NAME",
+    shell_complete=offered.pools,
+    help="Instead of NODE: one configuration for every node of the pool.",
+)
 @click.option("--init", "mode", flag_value="init", help="For `kubeadm init` on the first control-plane node.")
 @click.option("--join", "mode", flag_value="join", help="For `kubeadm join` on every other node.")
 @click.option("--upgrade", "mode", flag_value="upgrade", help="For `kubeadm upgrade` on any node.")

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import click
 
 from vaultpki.errors import Attention
 from vaultpki.redact import printable
 from vaultpki.show.attention import Notice
+
+
+def to_json(notices: Sequence[Notice], more: int = 0) -> dict[str, Any]:
+    """Return the notices as programs read them; `more` as for `tell`."""
+    shown = [
+        {"who": each.who or None, "severity": each.severity.value, "message": printable(sentence)}
+        for each in notices
+        for sentence in each.sentences
+    ]
+    return {"ok": not more and not any(each.attention for each in notices), "notices": shown}
 
 
 def tell(notices: Iterable[Notice], where: str = "", *, more: int = 0) -> None:

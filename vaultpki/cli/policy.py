@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vaultpki.cli.common import load_spec, print_json, spec_option
+from vaultpki.cli.common import json_option, load_spec, print_json, spec_option
 
 
 @click.command("policy")
@@ -16,7 +16,8 @@ from vaultpki.cli.common import load_spec, print_json, spec_option
 )
 @click.option("--imported", is_flag=True, help="For the adopter where old CAs were imported with their keys.")
 @spec_option
-def policy_command(who: str, file: Path, allow_http: bool, imported: bool) -> None:
+@json_option
+def policy_command(who: str, file: Path, allow_http: bool, imported: bool, as_json: bool) -> None:
     """Print the Vault policy that WHO needs for the cluster.
 
     \b
@@ -28,14 +29,19 @@ def policy_command(who: str, file: Path, allow_http: bool, imported: bool) -> No
     adopter   adopt start, status, continue and abort
     importer  ca import with --key or --remove; it cannot have the imported CA sign
 
+    A policy is JSON, too. With --json it is the text in a document, as Vault's API takes it.
+
     \b
     Example:
       vaultpki policy -f cluster.yaml applier | bao policy write prod-applier -
     """
+    import json
+
     from vaultpki.identity import access
     from vaultpki.records.adoption import OLD_CAS
 
     if imported and who != "adopter":
         raise click.UsageError("--imported is for the adopter")
-    rules = access.policy_of(load_spec(file, allow_http=allow_http), who, OLD_CAS if imported else ())
-    print_json({"path": rules})
+    cluster = load_spec(file, allow_http=allow_http)
+    policy = {"path": access.policy_of(cluster, who, OLD_CAS if imported else ())}
+    print_json({"cluster": cluster.name, "who": who, "policy": json.dumps(policy)} if as_json else policy)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import load_spec, opened, path_option, server_now, spec_option
+from vaultpki.cli.common import json_option, load_spec, opened, path_option, print_json, server_now, spec_option
 from vaultpki.cli.progress import reading
 
 if TYPE_CHECKING:
@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 )
 @path_option("--kubeconfig", metavar="FILE", help="Also check the copies of CAs in the running cluster; only reads.")
 @path_option("-o", "--output", required=True, help="The page to write.")
+@json_option
 def report_command(
-    file: Path, allow_http: bool, directory: Path | None, from_vault: bool, kubeconfig: Path | None, output: Path
+    file: Path,
+    allow_http: bool,
+    directory: Path | None,
+    from_vault: bool,
+    kubeconfig: Path | None,
+    output: Path,
+    as_json: bool,
 ) -> None:
     """Write one page about all certificates: what needs attention, the picture, the CAs, expiries, checks, rotations.
 
@@ -49,8 +56,12 @@ def report_command(
     else:
         found = _of_fleet(file, kubeconfig, allow_http=allow_http)
     own_file.replace_own(output, report_page.html(found), marks={report_page.REPORT_MARK}, what="report")
-    click.echo(f"wrote {output}")
-    notices.tell((*found.notices, *found.known), f", and {output}", more=found.more)
+    told = (*found.notices, *found.known)
+    if as_json:
+        print_json({"output": str(output), **notices.to_json(told, found.more)})
+    else:
+        click.echo(f"wrote {output}")
+    notices.tell(told, f", and {output}", more=found.more)
 
 
 def _of_folder(file: Path, directory: Path, kubeconfig: Path | None) -> Report:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from vaultpki.cli import offered
 from vaultpki.cli.common import json_option, opened, path_option, print_json, screen, spec_option, terminal
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
@@ -21,7 +22,7 @@ _NO_TERMINAL: Final = "revoke cannot be undone and there is no terminal to ask o
 
 
 @click.command("revoke")
-@click.argument("node", required=False)
+@click.argument("node", required=False, shell_complete=offered.nodes)
 @spec_option
 @json_option
 @click.option("--serial", metavar="HEX", help="Revoke one certificate only: that with this serial number.")

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from vaultpki.cli.common import allow_http_option, config_option, json_option, opened, path_option, print_json, screen
+from vaultpki.cli.common import (
+    allow_http_option,
+    config_option,
+    json_option,
+    opened,
+    path_option,
+    print_json,
+    screen,
+    spec_file_option,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,7 +39,7 @@ def _complete(_context: click.Context, _parameter: click.Parameter, begun: str) 
 @config_option
 @path_option("--dir", "directory", help="Look in this folder: a node's files, a node's folder, or a folder of nodes.")
 @click.option("--serial", metavar="HEX", help="Ask Vault for the certificate with this serial number.")
-@path_option("-f", "--file", "spec", default="cluster.yaml", show_default=True, help="With --serial: the spec.")
+@spec_file_option("With --serial: the spec.", "spec")
 @allow_http_option
 @json_option
 def show_command(

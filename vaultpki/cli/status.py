@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaultpki.cli.common import allow_http_option, config_option, json_option, path_option, screen, watch_options
+from vaultpki.cli.common import (
+    allow_http_option,
+    config_option,
+    json_option,
+    path_option,
+    print_json,
+    screen,
+    watch_options,
+)
 from vaultpki.cli.progress import progress
 from vaultpki.redact import printable, stamp
 
 if TYPE_CHECKING:
+    from vaultpki.agent.context import Outcome
     from vaultpki.agent.status import Status
     from vaultpki.cli.shown import Shown
     from vaultpki.findings.nodes import NodeRow
@@ -127,18 +137,23 @@ def _to_json(seen: Status, row: NodeRow) -> dict[str, Any]:
 
 @click.command("renew")
 @config_option
-@click.option("--force", is_flag=True, help="Without a name: renew every certificate.")
+@click.option("--all", "everything", is_flag=True, help="Without a name: renew every certificate of this node.")
+# Its name until 0.4; elsewhere --force overwrites a file.
+@click.option("--force", is_flag=True, hidden=True)
 @allow_http_option
+@json_option
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, ...]) -> int:
-    """Renew the named certificates now, even if they are not due; with --force and no name, all of this node.
+def renew_command(
+    file: Path, everything: bool, force: bool, allow_http: bool, as_json: bool, names: tuple[str, ...]
+) -> int:
+    """Renew the named certificates now, even if they are not due; with --all and no name, all of this node.
 
     Exit 3 if a hook has not succeeded.
 
     \b
     Example:
       vaultpki renew kubelet kubelet-client
-      vaultpki renew --force
+      vaultpki renew --all
     """
     from vaultpki.agent import pairs, run
     from vaultpki.cli.one_pass import tell_outcome
@@ -147,8 +162,8 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
     from vaultpki.node import assignment
     from vaultpki.procedures import ON_NODES
 
-    if not names and not force:
-        raise click.UsageError("name the certificates to renew, or pass --force to renew all of this node")
+    if not names and not (everything or force):
+        raise click.UsageError("name the certificates to renew, or pass --all to renew all of this node")
     config = load_agent(file, allow_http=allow_http)
     spec = assignment.copy(config)
     held = [] if spec is None else [want.name for want in spec.certificates]
@@ -157,7 +172,32 @@ def renew_command(file: Path, force: bool, allow_http: bool, names: tuple[str, .
             raise ArgumentError(f"{config.node} holds no certificate {name}; it holds {', '.join(held)}")
     every = frozenset(names or (pairs.EVERY,))
     options = run.PassOptions(ON_NODES, allow_http=allow_http, force=every, wait=_LOCK_WAIT)
-    return tell_outcome(run.run(config, options))
+    outcome = run.run(config, options)
+    if as_json:
+        print_json({"node": config.node, "cluster": config.cluster, **_renewed(outcome)})
+        # People read what failed, on standard error.
+        events = tuple(event for event in outcome.events if event.level != "info")
+        return tell_outcome(replace(outcome, events=events, due=None))
+    return tell_outcome(outcome)
+
+
+def _renewed(outcome: Outcome) -> dict[str, Any]:
+    """Return what a renewal did as programs read it."""
+    leaves = {one.want.name: one.leaf for one in outcome.items if one.leaf is not None}
+    return {
+        "renewed": [
+            {
+                "name": name,
+                # A service-account key has no certificate that a server presents.
+                "serial": f"{leaves[name].serial:x}" if name in leaves else None,
+                "not_after": stamp(leaves[name].not_after) if name in leaves else None,
+            }
+            for name in outcome.renewed
+        ],
+        "failed": [{"name": name, "message": printable(str(error))} for name, error in outcome.failures.items()],
+        "hooks_owed": sorted(outcome.state.owed),
+        "ok": not outcome.failures and not outcome.state.owed,
+    }
 
 
 def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:

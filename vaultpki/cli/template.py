@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from vaultpki.cli import offered
 from vaultpki.cli.common import allow_http_option, config_option
 
 
 @click.command("template")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=offered.templates)
 @config_option
 @click.option("--docs", metavar="URL", help="The address of these pages, to which the alerts lead.")
 @allow_http_option

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, load_spec, needed_policy, open_vault, path_option, spec_option
+from vaultpki.cli.common import (
+    environment_kubeconfig,
+    json_option,
+    load_spec,
+    needed_policy,
+    open_vault,
+    path_option,
+    spec_option,
+)
 from vaultpki.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -28,7 +36,11 @@ _PATIENCE = 5.0
     "--vault", "ask_vault", is_flag=True, help="Ask Vault, as a temporary node, for all that nodes must not have."
 )
 @click.option("--live", "running", is_flag=True, help="Check the running cluster, read-only; needs --kubeconfig.")
-@path_option("--kubeconfig", metavar="FILE", help="With --live: how to reach the cluster, such as admin.conf.")
+@path_option(
+    "--kubeconfig",
+    metavar="FILE",
+    help="With --live: how to reach the cluster, such as admin.conf.  [env var: KUBECONFIG]",
+)
 @json_option
 def verify_command(
     file: Path,
@@ -68,6 +80,9 @@ def verify_command(
             "choose what to verify: --dir DIR for files, --vault for the server, --live for the running cluster, or "
             "several of them"
         )
+    if running and kubeconfig is None:
+        # Without --live the variable, which kubectl is for, is no reason to ask the cluster.
+        kubeconfig = environment_kubeconfig()
     if running != (kubeconfig is not None):
         raise click.UsageError("--live and --kubeconfig FILE belong together")
     cluster = load_spec(file, allow_http=allow_http or not ask_vault)

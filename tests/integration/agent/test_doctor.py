@@ -271,7 +271,7 @@ def test_a_lost_state_folder(cluster: AppliedCluster, tmp_path: Path) -> None:
     shutil.rmtree(node.state)
     enroll = "`vaultpki enroll -f cluster.yaml worker-1 --replace`"
     lost = f"{node.state} is missing, and with it this node's credential"
-    for ran in (node.run(expect=1), vaultpki("renew", "--force", "-c", node.config, expect=1)):
+    for ran in (node.run(expect=1), vaultpki("renew", "--all", "-c", node.config, expect=1)):
         assert lost in ran.stderr and enroll in ran.stderr, ran
     for command in ("status", "doctor"):
         ran = vaultpki(command, "-c", node.config, expect=3)
@@ -285,7 +285,7 @@ def test_a_lost_state_folder(cluster: AppliedCluster, tmp_path: Path) -> None:
 
 def test_a_machine_that_has_not_joined(tmp_path: Path) -> None:
     config = tmp_path / "agent.yaml"
-    for command in (("agent", "--once"), ("status",), ("renew", "--force"), ("pull",), ("doctor",)):
+    for command in (("agent", "--once"), ("status",), ("renew", "--all"), ("pull",), ("doctor",)):
         ran = vaultpki(*command, "-c", config, expect={1, 3})
         said = ran.stdout + ran.stderr
         assert "this machine has not joined a cluster" in said and "check the path" not in said, ran

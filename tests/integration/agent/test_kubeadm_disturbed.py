@@ -271,7 +271,7 @@ def test_a_folder_that_others_may_write_to_holds_no_other_back(cluster: AppliedC
     passed_well(node)
     before = found(node)
     (node.pki / "etcd").chmod(0o777)
-    ran = vaultpki("renew", "-c", node.config, "--force", expect=1)
+    ran = vaultpki("renew", "-c", node.config, "--all", expect=1)
     (said,) = (line for line in ran.stderr.splitlines() if f"{node.pki}/etcd: " in line)
     assert "kube-apiserver-etcd, etcd-server" in said and "choose another place" in said
     renewed = {key for key, files in found(node).pairs.items() if files != before.pairs[key]}
@@ -281,7 +281,7 @@ def test_a_folder_that_others_may_write_to_holds_no_other_back(cluster: AppliedC
         "pki/apiserver-etcd-client",
     }
     (node.pki / "etcd").chmod(0o755)
-    vaultpki("renew", "-c", node.config, "--force")
+    vaultpki("renew", "-c", node.config, "--all")
     assert all(files != before.pairs[key] for key, files in found(node).pairs.items())
 
 
@@ -315,7 +315,7 @@ def test_readers_find_whole_files_in_every_folder_at_every_moment(cluster: Appli
         cluster.apply()
         for _ in range(2):
             node.age(100_000)
-            vaultpki("renew", "-c", node.config, "--force")
+            vaultpki("renew", "-c", node.config, "--all")
     finally:
         ended.set()
         reader.join()

@@ -340,7 +340,7 @@ def test_the_signer_of_the_leaves_is_first(plain: AppliedCluster, tmp_path: Path
     assert cas() == [[old, new], [old, new], [old], [old]]
     count = (tmp_path / "ran").read_text().count("ran")
     assert count == 2
-    vaultpki("renew", "-c", node.config, "--force")
+    vaultpki("renew", "-c", node.config, "--all")
     assert cas() == [[new, old], [new, old], [new], [new]]
     assert (tmp_path / "ran").read_text().count("ran") == count
     ran = vaultpki("verify", "-f", cluster.file, "--dir", node.pki, "--json")

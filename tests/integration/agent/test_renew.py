@@ -17,6 +17,8 @@ from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vault
 from helpers.vault.servers import wait_for
 from vaultpki.disk.store import OLD_FILES_GRACE
 from vaultpki.node import state
+from vaultpki.pki import x509
+from vaultpki.redact import stamp
 
 pytestmark = pytest.mark.on_node
 
@@ -49,7 +51,7 @@ def test_a_name_or_all_beside_a_resident_agent(shared: AppliedCluster, node: Nod
         assert changed(before, node) == {"kubelet", "kube-proxy"}
         now: dict[str, object] = {**leaves(node)}
         # Every one of them, and none of them twice.
-        assert sorted(renew(node, "--force").stdout.splitlines()) == [f"renewed {name}" for name in sorted(WORKER)]
+        assert sorted(renew(node, "--all").stdout.splitlines()) == [f"renewed {name}" for name in sorted(WORKER)]
         assert changed(now, node) == set(WORKER)
         time.sleep(POLL + 1)
         assert agent.status(expect=0)["ok"]
@@ -60,12 +62,26 @@ def test_a_name_or_all_beside_a_resident_agent(shared: AppliedCluster, node: Nod
 
 def test_what_is_not_done(shared: AppliedCluster, node: NodeFolder) -> None:
     before, since = node.snapshot(), shared.server.audit_position()
-    assert "name the certificates to renew, or pass --force to renew all of this node" in renew(node, expect=2).stderr
+    assert "name the certificates to renew, or pass --all to renew all of this node" in renew(node, expect=2).stderr
     said = renew(node, "kubelet", "apiserver", expect=1).stderr.splitlines()
     assert said == [
         "vaultpki: worker-1 holds no certificate apiserver; it holds kube-proxy, kubelet-client, kubelet"
     ], said
     assert node.snapshot() == before and signs(shared.server, shared.prefix, since) == []
+
+
+def test_what_a_program_reads(node: NodeFolder) -> None:
+    ran = renew(node, "kubelet", "--json")
+    leaf = x509.read_certificates((node.pki / "kubelet.crt").read_bytes())[0]
+    renewed = [{"name": "kubelet", "serial": f"{leaf.serial:x}", "not_after": stamp(leaf.not_after)}]
+    assert ran.stderr == "" and json.loads(ran.stdout)["renewed"] == renewed, ran
+    with node.config.open("a") as file:
+        file.write("hooks: {kubelet: [['false']]}\n")
+    passed(node, asks=False)
+    ran = renew(node, "kubelet", "--json", expect=3)
+    document = json.loads(ran.stdout)
+    assert (document["node"], document["ok"], document["hooks_owed"]) == ("worker-1", False, ["kubelet"]), ran
+    assert "are still owed" in ran.stderr and "PRIVATE KEY" not in ran.stdout
 
 
 @pytest.mark.parametrize("how", ["renew", "once"])

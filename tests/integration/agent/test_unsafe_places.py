@@ -139,7 +139,7 @@ def test_nobody_is_asked_and_nothing_is_run(place: str, spoil: str, cluster: App
     if not place.startswith("the CA file"):
         SPOIL[spoil](path)
         position = cluster.server.audit_position()
-        commands = [("agent", "--once"), ("renew", "--force"), ("agent",)]
+        commands = [("agent", "--once"), ("renew", "--all"), ("agent",)]
         for command in commands if spoil == "writable" else commands[:1]:
             assert sentence(vaultpki(command[0], "-c", node.config, *command[1:], expect=1), path) == told
         assert cluster.server.requests(position) == [] and ran_hooks(node) == 1

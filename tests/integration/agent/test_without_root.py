@@ -60,7 +60,7 @@ def test_a_user_who_is_not_root(
             folder.chmod(0o755)
     join = node.folder / "join.json"
     join.touch(mode=0o600)
-    commands = (["agent", "--once"], ["status"], ["renew", "--force"], ["pull"], ["doctor"], ["join", join])
+    commands = (["agent", "--once"], ["status"], ["renew", "--all"], ["pull"], ["doctor"], ["join", join])
     words = json.dumps([[*map(str, command), "-c", str(node.config)] for command in commands])
     for mode in (0o644, 0o600):
         node.config.chmod(mode)

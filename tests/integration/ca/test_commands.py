@@ -174,7 +174,7 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
         (("rotate", "etdc"), "there is no CA 'etdc'; write one of root, kubernetes, kubelet, etcd, front-proxy"),
         (("rotate", "etcd", "--same-key", "--emergency"), "does not help against a stolen one"),
         (("rotate", "etcd", "--spread", "31d"), "--spread is at most 30d"),
-        (("rotate",), "Missing argument 'DOMAIN'"),
+        (("rotate",), "DOMAIN is missing"),
     ],
 )
 def test_usage(tmp_path: Path, words: tuple[str, ...], said: str) -> None:

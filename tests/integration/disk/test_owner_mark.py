@@ -57,7 +57,7 @@ def test_another_agent(other: str, two_clusters: tuple[AppliedCluster, AppliedCl
     second = equipped(cluster, node, tmp_path / "second", pki)
     before, position = files(pki), cluster.server.audit_position()
     owners = (f"node worker-1 of cluster {one.name}", f"node {node} of cluster {cluster.name}")
-    for command in (["agent", "--once"], ["renew", "--force"]):
+    for command in (["agent", "--once"], ["renew", "--all"]):
         ran = vaultpki(command[0], "-c", second.config, *command[1:], expect=1)
         refused(ran, str(pki), *owners, "choose another directory")
     assert cluster.server.requests(position) == [] and files(pki) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers.vault.applied_cluster import AppliedCluster
+from helpers.vault.applied_cluster import AppliedCluster, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.certificates import pair_files
 from vaultpki.pki import x509
+from vaultpki.redact import stamp
 
 SPEC = """\
 nodes:
@@ -85,6 +87,23 @@ def test_one_alone(cluster: AppliedCluster, tmp_path: Path, name: str, umask: in
         f"manifest: {folder}/manifests/kubelet-api-admin.yaml",
         f"manifest: {folder}/manifests/kubelet-serving-ca.yaml",
     ]
+
+
+def test_what_a_program_reads(cluster: AppliedCluster, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    words = ("issue", "-f", cluster.file, "admin", "--dir", folder, "--json")
+    ran = vaultpki(*words, env=cluster.environment("operator"))
+    leaf = x509.read_certificates((folder / "admin.crt").read_bytes())[0]
+    assert ran.stderr == "" and json.loads(ran.stdout) == {
+        "cluster": cluster.name,
+        "name": "admin",
+        "subject": leaf.subject_text,
+        "serial": f"{leaf.serial:x}",
+        "not_after": stamp(leaf.not_after),
+        "directory": str(folder),
+        "kubeconfig": f"{folder}/admin.conf",
+        "manifests": sorted(str(path) for path in (folder / "manifests").iterdir()),
+    }
 
 
 def test_both_in_one_folder_and_again(cluster: AppliedCluster, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from datetime import timedelta
@@ -141,6 +142,20 @@ def test_its_own_page_is_replaced_in_one_step_and_no_other_file(files: HandmadeF
         (files.folder / "nowhere/a.html", "cannot be written"),
     ):
         assert why in ran(files, *words, "-o", path, expect=1).stderr
+
+
+def test_what_a_program_reads(files: HandmadeFiles) -> None:
+    page = str(page_of(files))
+    assert json.loads(ran(files, "--json").stdout) == {"output": page, "ok": True, "notices": []}
+    (files.pki("w-7") / "kubelet.crt").unlink()
+    wrong = ran(files, "--json", expect=3)
+    document = json.loads(wrong.stdout)
+    assert (document["output"], document["ok"]) == (page, False)
+    assert "w-7" in {each["who"] for each in document["notices"]} and "w-7" in wrong.stderr
+    picture = files.folder / "a.dot"
+    words = ("graph", "-f", files.file, "--dir", files.folder, "-o", picture, "--json")
+    drawn = json.loads(vaultpki(*words, expect=3).stdout)
+    assert (drawn["output"], drawn["format"], drawn["ok"]) == (str(picture), "dot", False)
 
 
 def test_what_to_read_must_be_chosen(files: HandmadeFiles) -> None:

@@ -26,7 +26,11 @@ def commands(command: click.Command, words: str = "vaultpki") -> Iterator[tuple[
 # Nobody is sent to these: they are for who begins.
 @pytest.mark.parametrize(
     ("words", "command"),
-    [each for each in commands(vaultpki) if each[0].split()[1] not in ("completion", "demo", "init", "schema")],
+    [
+        each
+        for each in commands(vaultpki)
+        if each[0].split()[1] not in ("completion", "demo", "init", "schema", "version")
+    ],
     ids=str,
 )
 def test_a_command_gets_a_cluster_yaml_if_it_takes_one(words: str, command: click.Command) -> None:
