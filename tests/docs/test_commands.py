@@ -56,6 +56,7 @@ ELSEWHERE = {
     "ln -s /opt/vaultpki/bin/vaultpki /usr/local/bin/vaultpki": "the same",
     "/opt/vaultpki/bin/pip install '.[embedded]'": "the same",
     "ln -s /opt/vaultpki/bin/bao /usr/local/bin/bao": "the same",
+    "vaultpki join cp-1.json --unit": "it writes into /etc/systemd, and the file is used up",
     "vaultpki agent --install-unit": "it writes into /etc/systemd; test_units.py runs it",
     "systemctl daemon-reload": "there need be no systemd here",
     "systemctl enable --now vaultpki-agent": "the same",

@@ -18,7 +18,7 @@ from vaultpki.errors import VaultpkiError, fault
 # name -> (module, attribute, text of `vaultpki --help`), so that --help imports no command.
 _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "demo": ("demo", "demo_command", "Run an example: an embedded OpenBao, a cluster, every certificate."),
-    "init": ("spec", "init_command", "Write a commented starter cluster.yaml."),
+    "init": ("init", "init_command", "Write a commented cluster.yaml for a new cluster."),
     "schema": ("spec", "schema_command", "Print the JSON Schema of cluster.yaml, for editors."),
     "plan": ("apply", "plan_command", "Show what apply would change in Vault; writes nothing."),
     "apply": ("apply", "apply_command", "Make Vault the certificate authority of the cluster."),
