@@ -65,8 +65,7 @@ def init_command(
     \b
     Example:
       vaultpki init
-      vaultpki init --layout kubeadm --cluster prod --api api.example.com \\
-        --node cp-1=10.0.0.11:control-plane,etcd --node worker-1=10.0.0.21
+      vaultpki init --layout kubeadm --cluster prod --node cp-1=10.0.0.11
     """
     from dataclasses import replace
 
