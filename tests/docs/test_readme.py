@@ -27,9 +27,9 @@ INSTEAD: dict[str, str | None] = {
     "/opt/vaultpki/bin/pip install .": None,
     "ln -s /opt/vaultpki/bin/vaultpki /usr/local/bin/vaultpki": None,
     # Operator and node are one machine here.
-    "scp cp-1.json cluster.yaml root@cp-1:": None,
-    "vaultpki join --unit": None,
-    "systemctl enable --now vaultpki-agent": None,
+    "scp cp-1.json root@cp-1:": None,
+    # There need be no systemd here.
+    "vaultpki join cp-1.json --unit": "vaultpki join cp-1.json",
 }
 
 

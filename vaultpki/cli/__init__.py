@@ -23,7 +23,7 @@ _GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "completion": ("completion", "completion_command", "Print the completion script of a shell."),
     },
     "Describe and apply": {
-        "init": ("spec", "init_command", "Write a commented starter cluster.yaml."),
+        "init": ("init", "init_command", "Write a commented cluster.yaml for a new cluster."),
         "schema": ("spec", "schema_command", "Print the JSON Schema of cluster.yaml, for editors."),
         "plan": ("apply", "plan_command", "Show what apply would change in Vault; writes nothing."),
         "apply": ("apply", "apply_command", "Make Vault the certificate authority of the cluster."),

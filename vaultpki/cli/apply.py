@@ -85,8 +85,9 @@ def plan_command(
 @spec_option
 @json_option
 @click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@click.option("--pin", is_flag=True, help="Then write the root's SHA-256 into cluster.yaml (ca.root_sha256).")
 @click.argument("plan_file", metavar="[PLAN]", required=False, type=click.Path(path_type=Path))
-def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_file: Path | None) -> None:
+def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, pin: bool, plan_file: Path | None) -> None:
     """Make Vault the certificate authority of the cluster. Run twice, the second changes nothing.
 
     PLAN is a file of `vaultpki plan -o`. The plan is computed again, from the cluster.yaml that the file names or that
@@ -94,7 +95,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_f
 
     \b
     Example:
-      vaultpki apply -f cluster.yaml --yes
+      vaultpki apply --yes --pin
       vaultpki apply plan.json
     """
     from vaultpki.identity import asked_server
@@ -133,6 +134,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_f
         with progress("Applying") as counter:
             done = carry_out(cluster, vault, where, counter, first=first, saved=saved is not None, silent=as_json)
         asked = asked_server.read(cluster, vault) if as_json else None
+    written = pin and _pin(cluster, done)
     if as_json:
         _print_json(done, asked, vault)
     else:
@@ -143,8 +145,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, plan_f
             click.echo(
                 f"For agent.yaml of nodes that join by a token: root_sha256: {done.root_sha256}{within}{laid_out}"
             )
-        if cluster.authority.root_sha256 is None:
-            click.echo(f"Root CA SHA-256: {done.root_sha256}; write it into {cluster.file} as ca.root_sha256")
+        _tell_root(cluster, done, pin=pin, written=written)
         if yes:
             # With --yes the plan was not shown.
             _show(plan_text.attention_lines(cluster, done))
@@ -211,6 +212,36 @@ def carry_out(
     log = StageLog(cluster, counter, lambda: _head(cluster, vault), first)
     with log.until_it_stops(saved=saved):
         return run(progress=log.stage_made, step=log.step, begin=log.begin)
+
+
+def _tell_root(cluster: Cluster, done: Plan, *, pin: bool, written: bool) -> None:
+    """Say which root was pinned; once, when it was made, how to pin it."""
+    if written:
+        click.echo(f"Wrote the SHA-256 of the root CA into {cluster.file} (ca.root_sha256): {done.root_sha256}")
+    elif not pin and cluster.authority.root_sha256 is None and _made_root(cluster, done):
+        click.echo(f"Root CA SHA-256: {done.root_sha256}")
+        click.echo("To have every command refuse another root, write it into cluster.yaml:")
+        click.echo(f"  vaultpki apply{_named(cluster)} --pin")
+
+
+def _made_root(cluster: Cluster, done: Plan) -> bool:
+    from vaultpki.certificates import ROOT
+
+    return any(change.key == ("issuer", cluster.mount(ROOT)) for change in done.changes)
+
+
+def _named(cluster: Cluster) -> str:
+    return "" if cluster.file == "cluster.yaml" else f" -f {escaped(cluster.file)}"
+
+
+def _pin(cluster: Cluster, done: Plan) -> bool:
+    """Write the pin, and return whether cluster.yaml changed."""
+    from vaultpki.cli import pin
+    from vaultpki.records.server_facts import UNKNOWN
+
+    if done.root_sha256 in ("", UNKNOWN):
+        raise VaultpkiError("there is no root CA yet whose SHA-256 could be written; run this again when it is there")
+    return pin.write(cluster.file, done.root_sha256)
 
 
 def _head(cluster: Cluster, vault: Vault) -> list[Line]:

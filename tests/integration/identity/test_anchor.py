@@ -141,10 +141,13 @@ def pinned(cluster: AuditedCluster, pin: str) -> None:
 
 
 @pytest.mark.on_node
-def test_apply_tells_the_root_until_cluster_yaml_names_it(cluster: AuditedCluster, tmp_path: Path) -> None:
+def test_apply_writes_the_root_into_cluster_yaml(cluster: AuditedCluster, tmp_path: Path) -> None:
     pin = cluster.root_sha256
-    line = f"Root CA SHA-256: {pin}; write it into {cluster.file} as ca.root_sha256"
-    assert line in run(cluster, "apply", "--yes").stdout.splitlines()
+    assert "Root CA SHA-256" not in run(cluster, "apply", "--yes").stdout
+    before = cluster.file.read_text()
+    line = f"Wrote the SHA-256 of the root CA into {cluster.file} (ca.root_sha256): {pin}"
+    assert line in run(cluster, "apply", "--yes", "--pin").stdout.splitlines()
+    assert cluster.file.read_text().startswith(before) and pin in cluster.file.read_text()
     assert json.loads(run(cluster, "apply", "--yes", "--json").stdout)["root_sha256"] == pin
     pinned(cluster, ":".join(pin[at : at + 2] for at in range(0, 64, 2)).upper())
     assert "Root CA SHA-256" not in run(cluster, "apply", "--yes").stdout

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from helpers import published_schema
 from vaultpki.assets import starter
 from vaultpki.certificates import NODE_ADDRESSES, TABLE
-from vaultpki.cli.spec import init_command, schema_command
+from vaultpki.cli.init import init_command
+from vaultpki.cli.spec import schema_command
 from vaultpki.config.cluster import load_cluster
 from vaultpki.config.cluster_schema import CLUSTER, schema
 from vaultpki.config.fields import Kind, ListOf, MapOf, Record

@@ -41,7 +41,7 @@ def said(tmp_path: Path) -> Json:
     file = tmp_path / "cluster.yaml"
     file.write_text(starter())
     cluster = load_cluster(file)
-    node = next(node for node in cluster.nodes if NodeRole.WORKER in node.roles)
+    node = next(node for node in cluster.nodes if node.roles == {NodeRole.WORKER})
     return {
         "version": 1,
         "fetched": NOW,
