@@ -31,6 +31,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "revoke": ("revoke", "revoke_command", "Put a node's certificates on the CRLs of their CAs."),
     "nodes": ("nodes", "nodes_command", "Show the state of every node, what needs attention first."),
     "ca": ("ca", "ca_command", "Show and rotate the CAs of the cluster, step by step."),
+    "admit": ("admit", "admit_command", "Let control planes with new keys start."),
     "issue": ("issue", "issue_command", "Issue an operator's certificate, kubeconfig and manifests."),
     "kubeadm": ("kubeadm", "kubeadm_command", "Prepare nodes for kubeadm, with Vault as the CA."),
     "adopt": (
@@ -54,7 +55,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
 # What a command that changes something says after Ctrl-C; all of them can be killed at any point.
 _GOES_ON: Final = "what was done stays done; run the same command again, and it does the rest"
 _RUN_AGAIN: Final = {
-    **dict.fromkeys(("apply", "destroy", "lock", "unlock", "unenroll", "revoke", "issue"), _GOES_ON),
+    **dict.fromkeys(("apply", "destroy", "lock", "unlock", "unenroll", "revoke", "issue", "admit"), _GOES_ON),
     "apply": f"{_GOES_ON}; of a saved plan save a new one, which has the rest",
     # A second `ca rotate` would be refused.
     "ca": "what was done stays done; `vaultpki ca status` says where the CA stands, and what comes next",
