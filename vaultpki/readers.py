@@ -156,7 +156,7 @@ def not_admitted(running: bool, *, first: bool = False) -> str:
             "Run on the operator's machine: `vaultpki admit --wait`"
         )
     order = (
-        "In a new cluster let all control planes join before that. Start their API servers after it, one by one. "
+        "In a new cluster let all control planes join, run the command once, then start API servers one by one. "
         if first
         else ""
     )

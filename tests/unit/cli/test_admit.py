@@ -122,7 +122,7 @@ def test_a_node_says_what_to_run_and_in_which_order_a_new_cluster_starts() -> No
     run_it = "First run on the operator's machine: `vaultpki admit --wait`"
     assert readers.not_admitted(False) == f"Do not start kube-apiserver here yet. {run_it}"
     assert readers.not_admitted(False, first=True) == (
-        "Do not start kube-apiserver here yet. In a new cluster let all control planes join before that. Start their "
-        f"API servers after it, one by one. {run_it}"
+        "Do not start kube-apiserver here yet. In a new cluster let all control planes join, run the command once, "
+        f"then start API servers one by one. {run_it}"
     )
     assert readers.not_admitted(True).endswith("Run on the operator's machine: `vaultpki admit --wait`")
