@@ -112,7 +112,8 @@ def _live_credentials(cluster: Cluster, vault: Vault, nodes: Iterable[str]) -> d
         if len(accessors) > 1:
             raise StateConflict(
                 f"{name} has {len(accessors)} live credentials, so its key may be that of a copy. Nothing was "
-                "admitted. An agent that has just renewed its credential ends the old one within minutes: then run it again. "
+                "admitted. An agent that has just renewed its credential ends the old one within minutes: then run it "
+                "again. "
                 f"Else run `vaultpki lock {name} -f {cluster.file}`, and enroll it again"
             )
         found[name] = None
