@@ -145,17 +145,22 @@ def not_started_again(component: str, ca: str, minor: int | None = None) -> str:
     return f"{component}{of} was not started again since the bundle of the CA of {ca} changed"
 
 
-def not_admitted(running: bool) -> str:
-    """Return what is wrong where the record does not admit the key of a node, whose kube-apiserver runs or does not."""
+def not_admitted(running: bool, *, first: bool = False) -> str:
+    """Return what to do where the record does not admit the key of a node, whose kube-apiserver runs or does not.
+
+    `first` says that the record admits no node yet, so that no API server runs with a key of its own.
+    """
     if running:
         return (
-            "kube-apiserver runs, and the record of service-account keys does not admit its key yet: other API servers "
-            "may refuse its tokens"
+            "kube-apiserver runs here, and other API servers may refuse its tokens. "
+            "Run on the operator's machine: `vaultpki admit --wait`"
         )
-    return (
-        "kube-apiserver must not be started yet: the record of service-account keys does not admit the key of this "
-        "node, so other API servers would refuse its tokens"
+    order = (
+        "In a new cluster let all control planes join, run the command once, then start API servers one by one. "
+        if first
+        else ""
     )
+    return f"Do not start kube-apiserver here yet. {order}First run on the operator's machine: `vaultpki admit --wait`"
 
 
 def not_healthy(component: str, problem: str) -> str:

@@ -165,6 +165,7 @@ def alike(text: str, folder: Path) -> list[str]:
     text = re.sub(rf"{re.escape(str(folder))}/[a-z0-9-]+/etc", "/etc", text)
     text = text.replace(str(folder), "FOLDER").replace("/home/you/vaultpki", "FOLDER").replace("/home/you", "FOLDER")
     text = re.sub(r"\b[0-9a-f]{64}\b", "SHA256", text)
+    text = re.sub(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "UUID", text)
     text = re.sub(r"\bw-verify-[0-9a-f]+\b", "w-verify-N", text)
     text = re.sub(r"\d+\.\d s\b", "N s", text)
     # Of the tables of nodes: an age, with the blanks before it, the version, and the word for the CAs.

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import click
 
 from vaultpki.cli import main as _main  # noqa: F401 - the commands are there once this is imported
+from vaultpki.cli.admit import admit_command
 from vaultpki.cli.adopt import adopt_command
 from vaultpki.cli.agent import agent_command
 from vaultpki.cli.apply import apply_command
@@ -30,6 +31,7 @@ from vaultpki.cli.status import renew_command
 from vaultpki.procedure.gate import GateCheck
 
 COMMANDS = {
+    "admit": admit_command,
     "adopt": adopt_command,
     "agent": agent_command,
     "apply": apply_command,

@@ -98,7 +98,9 @@ def carry_out(context: Context, contact: Contact, wanted: Wanted) -> Done:
         servers = kubeconfigs.servers(context, items)
     report.note_installed(context, assigned, items, keys.keys, servers)
     readers_seen.note(context, assigned)
-    token_keys.note_admission(context, keys.keys, readers_seen.OF_TOKEN_KEYS)
+    stored = assigned.keys.record
+    nobody = stored is None or not any(each.admitted for each in stored.nodes.values())
+    token_keys.note_admission(context, keys.keys, readers_seen.OF_TOKEN_KEYS, first=nobody)
     held = bundles.digests(context.folders, config.layout, {ca: known.foreign for ca, known in trust.items()})
     hook_schedule.note_trust(context, held)
     if contact.usable is not None:

@@ -335,17 +335,17 @@ def _certified_anew(
     return sign_due.Renewed(signed.renewed + again.renewed, signed.requested + again.requested)
 
 
-def note_admission(context: Context, keys: KeysOnDisk | None, reader: str) -> None:
+def note_admission(context: Context, keys: KeysOnDisk | None, reader: str, *, first: bool = False) -> None:
     """Record in the state whether kube-apiserver must not run yet, and say so when that begins.
 
-    `reader` is the name under which it was seen. Where nodes share a key that no agent has made, it runs as before.
+    `reader` is the name under which it was seen, and `first` is as in `readers.not_admitted`. Where nodes share a key
+    that no agent has made, it runs as before.
     """
     seen = context.state.value.readers.get(reader)
     waits = keys is not None and not keys.shared and not keys.plan.admitted
-    text = readers.not_admitted(seen is not None and seen.running) if waits else ""
+    text = readers.not_admitted(seen is not None and seen.running, first=first) if waits else ""
     if text and not context.state.value.not_admitted:
-        told = f"{text}; `vaultpki ca continue` takes it in, where the cluster is administered"
-        context.found.events.append(Event(SERVICE_ACCOUNT_KEYS, told))
+        context.found.events.append(Event(SERVICE_ACCOUNT_KEYS, text))
     context.state.value = replace(context.state.value, not_admitted=text)
 
 

@@ -33,6 +33,7 @@ _GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
     },
     "Nodes": {
         "enroll": ("enroll", "enroll_command", "Give a node its identity: a single-use join file."),
+        "admit": ("admit", "admit_command", "Let control planes with new service-account keys start."),
         "lock": ("enroll", "lock_command", "End every credential of a node at once; the node stays."),
         "unlock": ("enroll", "unlock_command", "Let a locked node that joins by token log in again."),
         "unenroll": ("enroll", "unenroll_command", "Take a node's identity away."),
@@ -66,7 +67,7 @@ _COMMANDS: Final = {name: command for group in _GROUPS.values() for name, comman
 # What a command that changes something says after Ctrl-C; all of them can be killed at any point.
 _GOES_ON: Final = "what was done stays done; run the same command again, and it does the rest"
 _RUN_AGAIN: Final = {
-    **dict.fromkeys(("apply", "destroy", "lock", "unlock", "unenroll", "revoke", "issue"), _GOES_ON),
+    **dict.fromkeys(("apply", "destroy", "lock", "unlock", "unenroll", "revoke", "issue", "admit"), _GOES_ON),
     "apply": f"{_GOES_ON}; of a saved plan save a new one, which has the rest",
     # A second `ca rotate` would be refused.
     "ca": "what was done stays done; `vaultpki ca status` says where the CA stands, and what comes next",

@@ -100,6 +100,7 @@ APPLY: Final = "vaultpki apply -f {file}"
 _AGENT: Final = "systemctl status vaultpki-agent"
 _CA_STATUS: Final = "vaultpki ca status -f {file}"
 _CONTINUE: Final = "vaultpki ca continue -f {file} --wait"
+_ADMIT: Final = "vaultpki admit -f {file} --wait"
 _ADOPT_STATUS: Final = "vaultpki adopt status -f {file} --kubeconfig admin.conf"
 _RECOVER: Final = "vaultpki ca recover {ca} -f {file}"
 
@@ -256,7 +257,7 @@ CATALOGUE: Final = (
         NodeState.FAILING,
         "kube-apiserver of the node must not be started yet, or runs although it must not: not every API server "
         "accepts the tokens of its service-account key.",
-        _CONTINUE,
+        _ADMIT,
         "operator",
         own=True,
         vault=True,

@@ -47,7 +47,7 @@ def status(
 ) -> KeyStepDone:
     """Return where service-account keys stand; writes nothing."""
     seen = read_keys(cluster, vault, now, strict=False, found=found, tokens=tokens)
-    told = _told(seen, KeysSaid(tokens=tokens), notes=key_course.taken_in(seen.record, seen.facts).notes)
+    told = standing(seen, KeysSaid(tokens=tokens), notes=key_course.taken_in(seen.record, seen.facts).notes)
     return replace(told, written=seen.stored.written)
 
 
@@ -73,9 +73,9 @@ def rotate(
             if stolen:
                 shared = [beginning.counts_elsewhere(seen.record, name) for name in sorted(set(stolen)) if seen.record]
                 notes = tuple(filter(None, shared))
-                return _told(_take_out(seen, stolen), KeysSaid(tokens=tokens), changed=True, notes=notes)
+                return standing(_take_out(seen, stolen), KeysSaid(tokens=tokens), changed=True, notes=notes)
             method = KeyMethod.EMERGENCY if emergency else KeyMethod.ROTATION
-            return _told(_begin(seen, method), KeysSaid(tokens=tokens), moved=True)
+            return standing(_begin(seen, method), KeysSaid(tokens=tokens), moved=True)
 
     for _ in range(EMERGENCY_TRIES - 1 if emergency else 0):
         with contextlib.suppress(ChangedMeanwhile):
@@ -93,7 +93,7 @@ def advance(
 ) -> KeyStepDone:
     """Take in what nodes report, then take the next step of a rotation, or of its rollback, if its gate is open."""
     with announced(cluster, vault) as own:
-        return _advance(read_keys(cluster, vault, now, notice=own, tokens=said.tokens), said, back=back)
+        return go_on(read_keys(cluster, vault, now, notice=own, tokens=said.tokens), said, back=back)
 
 
 def _begin(seen: KeysOnServer, method: KeyMethod) -> KeysOnServer:
@@ -153,20 +153,21 @@ def _take_out(seen: KeysOnServer, names: Collection[str]) -> KeysOnServer:
     return seen.writing(record).reconciled()
 
 
-def _advance(seen: KeysOnServer, said: KeysSaid, *, back: bool) -> KeyStepDone:
+def go_on(seen: KeysOnServer, said: KeysSaid, *, back: bool = False, steps: bool = True) -> KeyStepDone:
+    """Do what `advance` does with what was read; without `steps` no step of a rotation is taken."""
     if not _hasty(seen.record):
         # What a node says does not stop an emergency.
         _refuse_set_back(seen)
     seen = seen.reconciled()
-    holds = any(each.record is not None and each.record.active for each in seen.rotations.values())
+    holds = not steps or any(each.record is not None and each.record.active for each in seen.rotations.values())
     found = key_steps.next_record(seen.record, seen.facts, said, back=back, holds=holds)
     if found.record is None or found.record is seen.record:
-        return _told(seen, said, notes=found.notes, back=back)
+        return standing(seen, said, notes=found.notes, back=back)
     seen = seen.writing(found.record).reconciled()
-    return _told(seen, said, moved=found.moved, changed=True, notes=found.notes, back=back and not found.moved)
+    return standing(seen, said, moved=found.moved, changed=True, notes=found.notes, back=back and not found.moved)
 
 
-def _told(
+def standing(
     seen: KeysOnServer,
     said: KeysSaid,
     *,
@@ -228,7 +229,7 @@ def _offers(seen: KeysOnServer, name: str) -> bool:
 
 
 def _to_take_in(seen: KeysOnServer) -> str:
-    return f"waits to start: `vaultpki ca continue -f {seen.cluster.file}` takes its key in, and lets it start"
+    return f"waits to start: run `vaultpki admit -f {seen.cluster.file} --wait`"
 
 
 def _hasty(record: KeyRecord | None) -> bool:

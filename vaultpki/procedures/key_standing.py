@@ -36,6 +36,9 @@ def _findings(read: ClusterFacts) -> Iterator[Finding]:
     elif left:
         text = printable(f"{said}: {left[0].node}{and_more(left)} {left[0].reason}")
         itself = all(each.itself for each in left)
+        # Only a node that joins waits for this.
+        if not keys.counting and keys.joining:
+            command = f"vaultpki admit -f {file} --wait"
         yield found("rotation-waits" if itself else "rotation-blocked", text, command=command)
 
 

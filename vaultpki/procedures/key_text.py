@@ -54,6 +54,15 @@ def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
     else:
         yield "No service-account key is in use yet."
     yield from _each("These nodes join:", done.joining)
+    yield from start_lines(done)
+    yield from _each("These keys were stolen:", done.counting)
+    yield from _each("These nodes do not accept every key of the record:", done.differing)
+    yield from _each("Files of these keys have changed:", done.restarts)
+    yield from note_lines(done)
+
+
+def start_lines(done: KeyStepDone) -> Iterator[str]:
+    """Yield which nodes may start for the first time."""
     if done.to_read:
         yield (
             "The agent writes sa.key at its next pass, and then kube-apiserver may start, on: "
@@ -61,9 +70,10 @@ def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
         )
     if done.may_start:
         yield f"kube-apiserver may start, and has not been seen yet, on: {', '.join(done.may_start)}."
-    yield from _each("These keys were stolen:", done.counting)
-    yield from _each("These nodes do not accept every key of the record:", done.differing)
-    yield from _each("Files of these keys have changed:", done.restarts)
+
+
+def note_lines(done: KeyStepDone) -> Iterator[str]:
+    """Yield what is unusual."""
     for note in done.notes:
         yield printable(f"{note[0].upper()}{note[1:]}.")
 

@@ -221,7 +221,7 @@ def _beside_certificates(cluster: Cluster, record: RecordChange) -> Iterator[tup
         old, new = (side if isinstance(side, Mapping) else {} for side in record.others[published.KEY_FIELD])
         if not old:
             yield TOKEN_KEYS, f"keeps an sa.key that is there until {_ROTATE_KEYS} replaces it"
-            first = "may start there only after `vaultpki ca continue`"
+            first = "may start there only after `vaultpki admit`"
             yield TOKEN_KEYS, f"makes a service-account key if there is no sa.key, and kube-apiserver {first}"
         elif not new:
             kept = "keeps sa.key and sa.pub as they are"

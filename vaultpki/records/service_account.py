@@ -52,7 +52,7 @@ MOST_DEPARTED: Final = 128
 MOST_IN_UNION: Final = 2 * MOST_KEY_NODES + MOST_DEPARTED
 """The largest number of certificates that a union has by a record."""
 
-NO_KEYS_YET: Final = "no control-plane node has a service-account key yet; `vaultpki ca continue` takes them in"
+NO_KEYS_YET: Final = "no control-plane node has a service-account key yet; `vaultpki admit` takes them in"
 """Why nothing can be done with a record that has no keys, or is not there."""
 
 _MOST_KNOWN: Final = 1024

@@ -153,11 +153,15 @@ def _signing_step(record: KeyRecord) -> KeyState | None:
     return next((to for state, to in STEPS_BY_SIGNING if state is record.state), None)
 
 
+def first_number(record: KeyRecord | None, name: str, scene: KeyScene) -> int:
+    """Return the number of the key with which a node that is not in the record joins."""
+    return max(record.numbers(name)[0] if record is not None else 1, scene.highest_given(name))
+
+
 def _joined(record: KeyRecord | None, holder: KeyHolder, scene: KeyScene) -> tuple[KeyRecord | None, str]:
     """Take in the key of a node that is not in the record: it waits to start until everybody accepts its tokens."""
-    keys = holder.keys
-    number = max(record.numbers(holder.name)[0] if record is not None else 1, scene.highest_given(holder.name))
-    pem = keys.own.get(number, "") if keys is not None else ""
+    number = first_number(record, holder.name, scene)
+    pem = holder.keys.own.get(number, "") if holder.keys is not None else ""
     if not pem:
         return record, ""
     why = _refused(pem, holder.name, number, scene, record)

@@ -207,7 +207,7 @@ def _behind(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> s
 def _joins(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if entry is not None:
         return ""
-    return "joins, and its key is in no union yet: `vaultpki ca continue` takes it in"
+    return "joins, and its key is in no union yet: run `vaultpki admit --wait`"
 
 
 def _echo(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -219,7 +219,7 @@ def _echo(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str
 def _waits(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if entry is None or entry.admitted:
         return ""
-    return why_waits(step.record, holder.name, step.holders) or "may start: `vaultpki ca continue` lets it"
+    return why_waits(step.record, holder.name, step.holders) or "may start: `vaultpki admit` lets it"
 
 
 def _made(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:

@@ -68,7 +68,7 @@ def why_waits(record: KeyRecord, name: str, holders: Holders) -> str:
     said = f"waits to start until every kube-apiserver has loaded its key; not yet: {first_few(lacking)}"
     idle = [each for each in lacking if each in holders and never_ran(holders[each])]
     if not idle:
-        return f"{said} (`vaultpki ca continue --wait` has them restart one by one)"
+        return f"{said} (`vaultpki admit --wait` has them restart one by one)"
     word = f"`vaultpki ca continue --restarted {idle[0]}/kube-apiserver`"
     return f"{said} (start kube-apiserver of {first_few(idle)} first, or if only the agent cannot see it, run {word})"
 

@@ -90,7 +90,7 @@ def _read(holder: Holder) -> tuple[_KeysOfNode, tuple[Check, ...]]:
             key_problems.append(f"it is the key of {signing.subject.common_name}")
     if key is None and data is None and newest_pair(holder) is not None:
         # Both are written once the node is admitted.
-        key_problems.append("the agent writes it once the record admits this node (`vaultpki ca continue`)")
+        key_problems.append("the agent writes it once the record admits this node (`vaultpki admit --wait`)")
     owned = held_files.odd_owners([holder.folder / KEY_FILE, holder.folder / UNION_FILE])
     checks = []
     for file, problems in ((KEY_FILE, key_problems), (UNION_FILE, union_problems)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from helpers import pages
@@ -31,11 +31,15 @@ def test_each_command_prints_what_the_page_shows(clusters: ClusterFactory) -> No
                 made.join("cp-2")
                 continue
             if not made.planes:
+                # Five minutes later an agent ends the credential of before.
+                made.now = datetime.now(UTC) + timedelta(seconds=400)
                 made.equip("cp-1")
             elif "rotate" in each.text and "--emergency" not in each.text:
                 made.start(made.planes["cp-1"])
             # Nobody is asked here, and no agent passes while a command waits.
-            text = each.text.removesuffix(" --wait") + (" --yes" if "--emergency" in each.text else "")
+            text = each.text.removesuffix(" --wait") + (
+                " --yes" if "--emergency" in each.text or "admit" in each.text else ""
+            )
             words = [str(folder / word) if word.endswith((".yaml", ".json")) else word for word in text.split()[1:]]
             ran = vaultpki(*words, env=env, expect={0, 3})
             missing = found_in_order(list(alike("\n".join(each.shown), folder)), _printed(ran.stdout, folder))

@@ -57,7 +57,7 @@ pools:
 ON_NODES: Final = ("agent", "doctor", "join", "renew", "status")
 # Who runs a command, by its first word: whoever has the policy that is printed for it.
 WHO: Final[dict[str, Who]] = {"issue": "operator", "lock": "locker"}
-ASK: Final = ("apply", "ca recover", "enroll")
+ASK: Final = ("admit", "apply", "ca recover", "enroll")
 
 
 @dataclass
@@ -411,7 +411,8 @@ def keys(stand: Stand) -> Case:
     cluster = stand.clusters.applied(handmade_keys.SPEC)
     nodes = [cluster.equip(name) for name in ("cp-1", "cp-2")]
     for node in nodes:
-        passed(node)
+        # Five minutes later an agent ends the credential of before.
+        passed(node, clock=time.time() + 400)
     return Case(cluster, "cp-1", nodes[0], after=lambda said: [passed(node) for node in nodes])
 
 

@@ -284,7 +284,7 @@ ROTATES = "`vaultpki ca rotate service-account-keys`"
                 f"keeps an sa.key that is there until {ROTATES} replaces it",
                 (
                     "makes a service-account key if there is no sa.key, and kube-apiserver may start there only after "
-                    "`vaultpki ca continue`"
+                    "`vaultpki admit`"
                 ),
             ],
         ),

@@ -149,7 +149,7 @@ def _ended(
                 assert restart_refused(step.record, step.holders[who], word) == ""
                 step = replace(step, record=replace(step.record, restarted=(*step.record.restarted, who)))
             else:
-                assert name in ("agent", "enroll", "lock", "apply", "ca continue", "ca abort"), name
+                assert name in ("admit", "agent", "enroll", "lock", "apply", "ca continue", "ca abort"), name
                 step = replace(step, record=whole[0], holders=whole[1])
         return step
 
