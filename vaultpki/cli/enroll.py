@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from vaultpki.cli.common import opened, path_option, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, path_option, print_json, spec_option, terminal
 from vaultpki.cli.progress import progress
 from vaultpki.errors import ArgumentError, Attention, Denied, VaultpkiError
 from vaultpki.redact import first_few
@@ -28,14 +28,18 @@ _MOST_SHOWN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class EnrolOptions:
-    """What of a node may end for a new join file: its live credentials, and without asking the lock of it."""
+    """What of a node may end for a new join file: its live credentials, and without asking the lock of it.
+
+    `as_json` says that what was done is printed for programs.
+    """
 
     replace: bool
     yes: bool
+    as_json: bool
 
 
 def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say what may end, and pass them on as one value, `may`."""
+    """Add the options that say what may end, and --json, and pass them on as one value, `may`."""
 
     @click.option(
         "--replace",
@@ -43,9 +47,10 @@ def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
         help="End every credential that the node has first: of its agent, join files, clones.",
     )
     @click.option("--yes", is_flag=True, help="Of a locked node: do not ask; needed where there is no terminal.")
+    @json_option
     @functools.wraps(function)
-    def with_ending(*, replace: bool, yes: bool, **options: Any) -> None:
-        function(may=EnrolOptions(replace, yes), **options)
+    def with_ending(*, replace: bool, yes: bool, as_json: bool, **options: Any) -> None:
+        function(may=EnrolOptions(replace, yes, as_json), **options)
 
     return with_ending
 
@@ -111,10 +116,13 @@ def enroll_command(
             with join_files.reserved(cluster, target, node) as put:
                 place = _place(cluster, vault, former)
                 _warn_of_drift(cluster, vault, [(node, who)])
-                put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=may.replace))
+                put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=may.replace, say=_say))
             ending.remove_locks(cluster, vault, locks or {})
-            there = f"run `vaultpki agent --join {target.name}` there"
-            click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and {there}")
+            if may.as_json:
+                print_json({"node": node, "file": str(target), "seconds": seconds})
+            else:
+                there = f"run `vaultpki agent --join {target.name}` there"
+                click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and {there}")
             _tell_unknown(locks)
             return
         if output is None:
@@ -139,10 +147,15 @@ def enroll_command(
                 wrap_ttl=seconds,
                 done=lambda: counter.step(len(wanted)),
                 replace=may.replace,
+                say=counter.tell,
             )
         ending.remove_locks(cluster, vault, (locks or {}).keys() - kept.keys() - set(made.left))
-    more = f", {made.kept} from an earlier run are still good" if made.kept else ""
-    click.echo(f"wrote {made.written} join files to {output}{more}")
+    if may.as_json:
+        skipped = {"left_out": sorted({*kept, *made.left}), "seconds": seconds}
+        print_json({"folder": str(output), "written": made.written, "kept": made.kept, **skipped})
+    else:
+        more = f", {made.kept} from an earlier run are still good" if made.kept else ""
+        click.echo(f"wrote {made.written} join files to {output}{more}")
     _tell_unknown(locks)
     if kept and made.left:
         click.echo(_no_join_file(kept), err=True)
@@ -158,7 +171,8 @@ def enroll_command(
 @click.command("lock")
 @click.argument("node")
 @spec_option
-def lock_command(node: str, file: Path, allow_http: bool) -> None:
+@json_option
+def lock_command(node: str, file: Path, allow_http: bool, as_json: bool) -> None:
     """End every credential of a node at once: secret ids, tokens, open join files, also stolen ones.
 
     The node itself stays. The agent of a listed or pooled node waits for a new join file (`vaultpki enroll`). Of a node
@@ -172,6 +186,9 @@ def lock_command(node: str, file: Path, allow_http: bool) -> None:
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         ended = enrol.lock(cluster, vault, node, say=_say)
+    if as_json:
+        print_json({"node": node, "locked": sorted(ended)})
+        return
     if "approle" in ended:
         click.echo(
             f"{node} is locked: all its credentials have ended; `vaultpki enroll` gives it a new one. Its certificates "
@@ -187,7 +204,8 @@ def lock_command(node: str, file: Path, allow_http: bool) -> None:
 @click.command("unlock")
 @click.argument("node")
 @spec_option
-def unlock_command(node: str, file: Path, allow_http: bool) -> None:
+@json_option
+def unlock_command(node: str, file: Path, allow_http: bool, as_json: bool) -> None:
     """Let a locked node log in again that proves who it is by a token of an issuer.
 
     Any other node gets a new join file instead (`vaultpki enroll`). One that has a live credential though it was locked
@@ -201,6 +219,9 @@ def unlock_command(node: str, file: Path, allow_http: bool) -> None:
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         how = enrol.unlock(cluster, vault, node)
+    if as_json:
+        print_json({"node": node, "unlocked": how})
+        return
     said = {
         "jwt": "is unlocked: it logs in with its issuer's token again",
         "approle": "is unlocked: it keeps the credential that it has",
@@ -212,9 +233,10 @@ def unlock_command(node: str, file: Path, allow_http: bool) -> None:
 @click.command("unenroll")
 @click.argument("node")
 @spec_option
+@json_option
 @click.option("--revoke", "revoking", is_flag=True, help="Revoke its certificates too: `vaultpki revoke --help`.")
 @click.option("--gone", is_flag=True, help="During an adoption: the node itself is gone, its Node object is deleted.")
-def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, gone: bool) -> None:
+def unenroll_command(node: str, file: Path, allow_http: bool, as_json: bool, revoking: bool, gone: bool) -> None:
     """End a pooled node's identity: its AppRole is deleted, and its tokens end at once.
 
     The identity of a node that logs in by a token of an issuer is kept and disabled, so that the token opens nothing. A
@@ -227,7 +249,8 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, go
     """
     from datetime import UTC, datetime
 
-    from vaultpki.identity import adoption_record, enrol, revoke
+    from vaultpki.cli.revoke import decide
+    from vaultpki.identity import adoption_record, enrol, revocation, revoke
     from vaultpki.identity.revocation import Chosen
 
     done: Chosen | None = None
@@ -249,13 +272,19 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, go
             f"{node} has no identity in this Vault, so there is nothing to end; `vaultpki nodes -f {file}` lists the "
             "names that do"
         )
+    if as_json:
+        revoked = {"revoked": revocation.to_json(node, done)} if done is not None else {}
+        print_json({"node": node, "ended": sorted(ended), **revoked})
+        if done is not None:
+            decide(done)
+        return
     what = "has no identity any more"
     if "jwt" in ended:
         what = "has a disabled identity and no report any more: no token of its issuer opens anything"
     if done is None:
         click.echo(f"{node} {what}; its certificates end by themselves, at their not_after")
         return
-    from vaultpki.cli.revoke import decide, show, tell
+    from vaultpki.cli.revoke import show, tell
 
     click.echo(f"{node} {what}")
     show(done)
