@@ -30,16 +30,17 @@ _MOST_SHOWN: Final = 10
 class EnrolOptions:
     """What of a node may end for a new join file: its live credentials, and without asking the lock of it.
 
-    `as_json` says that what was done is printed for programs.
+    `as_json` says that what was done is printed for programs, `with_spec` that cluster.yaml is put beside it.
     """
 
     replace: bool
     yes: bool
     as_json: bool
+    with_spec: bool
 
 
 def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say what may end, and --json, and pass them on as one value, `may`."""
+    """Add the options that say what may end, and --json and --with-spec, and pass them on as one value, `may`."""
 
     @click.option(
         "--replace",
@@ -48,9 +49,12 @@ def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
     )
     @click.option("--yes", is_flag=True, help="Of a locked node: do not ask; needed where there is no terminal.")
     @json_option
+    @click.option(
+        "--with-spec", is_flag=True, help="Copy cluster.yaml and its files beside the join file, for `vaultpki verify`."
+    )
     @functools.wraps(function)
-    def with_ending(*, replace: bool, yes: bool, as_json: bool, **options: Any) -> None:
-        function(may=EnrolOptions(replace, yes, as_json), **options)
+    def with_ending(*, replace: bool, yes: bool, as_json: bool, with_spec: bool, **options: Any) -> None:
+        function(may=EnrolOptions(replace, yes, as_json, with_spec), **options)
 
     return with_ending
 
@@ -92,9 +96,10 @@ def enroll_command(
       vaultpki enroll -f cluster.yaml cp-1 -o join.json
       vaultpki enroll -f cluster.yaml w-17 --pool autoscaled -o join.json
       vaultpki enroll -f cluster.yaml cp-1 --replace -o join.json
-      vaultpki enroll -f cluster.yaml --all -o joins/
+      vaultpki enroll -f cluster.yaml --all -o joins/ --with-spec
       vaultpki enroll -f cluster.yaml --all --former-root 4f1c... -o joins/
     """
+    from vaultpki.cli import spec_copy
     from vaultpki.disk.files import storage_errors
     from vaultpki.identity import ending, enrol, join_files
     from vaultpki.values import names
@@ -113,6 +118,8 @@ def enroll_command(
             locks = _locks(cluster, vault, [node])
             if locks and not _agreed(locks, yes=may.yes):
                 raise VaultpkiError(_no_join_file(locks))
+            if may.with_spec:
+                spec_copy.write_spec(file, target.absolute().parent)
             with join_files.reserved(cluster, target, node) as put:
                 place = _place(cluster, vault, former)
                 _warn_of_drift(cluster, vault, [(node, who)])
@@ -137,6 +144,8 @@ def enroll_command(
             if not output.exists():
                 output.mkdir(parents=True)
                 output.chmod(0o700)
+        if may.with_spec:
+            spec_copy.write_spec(file, output.absolute())
         with progress("Enrolling") as counter:
             made = enrol.enroll_many(
                 cluster,
