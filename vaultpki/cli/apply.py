@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, opened, path_option, server_now, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, path_option, print_json, server_now, spec_option, terminal
 from vaultpki.cli.progress import progress, reading
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import escaped
@@ -112,12 +112,15 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, pin: b
         _warn_of_templates(cluster)
         if saved is not None and plan_file is not None:
             first = saved_plan.computed_again(plan_file, saved, cluster, vault, where)
-            if not as_json:
-                _show([*_head(cluster, vault), *plan_text.lines(cluster, first)])
-                if not first.changes:
-                    click.echo(f"All that {plan_file} says is applied already.")
+            if not as_json and not first.changes:
+                click.echo(f"All that {plan_file} says is applied already.")
+            elif not as_json:
+                # Whoever approved it has seen it.
+                until = f"{saved.until:%Y-%m-%d %H:%M}Z"
+                click.echo(f"Applying {plan_file} to {vault.address}: {plan_text.counts(first)} (valid until {until}).")
         elif not yes:
-            seen, first = apply.observe_and_plan(cluster, vault, where)
+            with reading(vault) as counted:
+                seen, first = apply.observe_and_plan(cluster, counted, where)
             if first.changes and (as_json or not terminal()):
                 raise VaultpkiError(
                     f"apply would make {len(first.changes)} changes at {vault.address} and there is no terminal to ask "
@@ -156,38 +159,52 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, pin: b
 
 @click.command("destroy")
 @spec_option
+@json_option
 @click.option("--confirm", metavar="NAME", help="The cluster's name; asked for where it is not given.")
-def destroy_command(file: Path, allow_http: bool, confirm: str | None) -> None:
+def destroy_command(file: Path, allow_http: bool, as_json: bool, confirm: str | None) -> None:
     """Remove from Vault what apply made, also the CAs. Certificates that were issued stay valid until they expire.
+
+    Shows first what it removes, and how many nodes live from it. --json needs --confirm.
 
     \b
     Example:
       vaultpki destroy -f cluster.yaml --confirm prod
     """
-    from vaultpki.provision.destroy import destroy
+    from vaultpki.provision import destroy
+    from vaultpki.show import removal
 
     with opened(file, allow_http=allow_http) as (cluster, vault, where):
+        if confirm is None and (as_json or not terminal()):
+            raise VaultpkiError(f"destroy removes the CAs of {cluster.name} for good; pass --confirm {cluster.name}")
+        if confirm not in (None, cluster.name):
+            raise _other_name(cluster)
+        with reading(vault) as counted:
+            found = destroy.find(cluster, counted, where)
+            living = destroy.count_living(cluster, counted)
+        if not as_json:
+            _show(removal.lines(cluster, vault.address, found, living))
         if confirm is None:
-            if not terminal():
-                raise VaultpkiError(
-                    f"destroy removes the CAs of {cluster.name} for good; pass --confirm {cluster.name}"
-                )
-            what = f"the root CA, the issuing CAs and all else below {cluster.prefix} at {vault.address}"
-            click.echo(f"This removes {what}.")
             confirm = click.prompt("Type the cluster's name to go on", default="", show_default=False)
         if confirm != cluster.name:
-            raise VaultpkiError(f"that is not the cluster's name ({cluster.name}); nothing was removed")
+            raise _other_name(cluster)
         with progress("Removing") as counter:
-            kept = destroy(
+            kept = destroy.destroy(
                 cluster,
                 vault,
                 where,
-                progress=lambda path: counter.say(f"- {escaped(path)}", "red"),
+                progress=lambda path: None if as_json else counter.say(f"- {escaped(path)}", "red"),
                 step=counter.step,
             )
+    if as_json:
+        print_json(removal.to_json(cluster, vault.address, found, living, kept))
+        return
     for name in kept:
         click.echo(f"The policy {name} stays: nothing shows that vaultpki made it. Delete it if nobody uses it.")
     click.echo(f"Done: nothing of {cluster.name} is left at {vault.address}.")
+
+
+def _other_name(cluster: Cluster) -> VaultpkiError:
+    return VaultpkiError(f"that is not the cluster's name ({cluster.name}); nothing was removed")
 
 
 def carry_out(
@@ -206,7 +223,7 @@ def carry_out(
     from vaultpki.cli.stage_log import StageLog
     from vaultpki.provision import apply
 
-    run = partial(apply.apply, cluster, vault, where, first=first, strict=saved)
+    run = partial(apply.apply, cluster, vault, where, first=first, strict=saved, say=counter.tell)
     if silent:
         return run(progress=lambda change: None, step=lambda change, total: counter.step(total))
     log = StageLog(cluster, counter, lambda: _head(cluster, vault), first)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from vaultpki.cli import offered
-from vaultpki.cli.common import opened, path_option, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, path_option, print_json, spec_option, terminal
 from vaultpki.cli.progress import progress
 from vaultpki.errors import ArgumentError, Attention, Denied, VaultpkiError
 from vaultpki.redact import first_few
@@ -29,14 +29,19 @@ _MOST_SHOWN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class EnrolOptions:
-    """What of a node may end for a new join file: its live credentials, and without asking the lock of it."""
+    """What of a node may end for a new join file: its live credentials, and without asking the lock of it.
+
+    `as_json` says that what was done is printed for programs, `with_spec` that cluster.yaml is put beside it.
+    """
 
     replace: bool
     yes: bool
+    as_json: bool
+    with_spec: bool
 
 
 def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say what may end, and pass them on as one value, `may`."""
+    """Add the options that say what may end, and --json and --with-spec, and pass them on as one value, `may`."""
 
     @click.option(
         "--replace",
@@ -44,9 +49,13 @@ def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
         help="End every credential that the node has first: of its agent, join files, clones.",
     )
     @click.option("--yes", is_flag=True, help="Of a locked node: do not ask; needed where there is no terminal.")
+    @json_option
+    @click.option(
+        "--with-spec", is_flag=True, help="Copy cluster.yaml and its files beside the join file, for `vaultpki verify`."
+    )
     @functools.wraps(function)
-    def with_ending(*, replace: bool, yes: bool, **options: Any) -> None:
-        function(may=EnrolOptions(replace, yes), **options)
+    def with_ending(*, replace: bool, yes: bool, as_json: bool, with_spec: bool, **options: Any) -> None:
+        function(may=EnrolOptions(replace, yes, as_json, with_spec), **options)
 
     return with_ending
 
@@ -88,9 +97,10 @@ def enroll_command(
       vaultpki enroll -f cluster.yaml cp-1 -o join.json
       vaultpki enroll -f cluster.yaml w-17 --pool autoscaled -o join.json
       vaultpki enroll -f cluster.yaml cp-1 --replace -o join.json
-      vaultpki enroll -f cluster.yaml --all -o joins/
+      vaultpki enroll -f cluster.yaml --all -o joins/ --with-spec
       vaultpki enroll -f cluster.yaml --all --former-root 4f1c... -o joins/
     """
+    from vaultpki.cli import spec_copy
     from vaultpki.disk.files import storage_errors
     from vaultpki.identity import ending, enrol, join_files
     from vaultpki.values import names
@@ -109,13 +119,18 @@ def enroll_command(
             locks = _locks(cluster, vault, [node])
             if locks and not _agreed(locks, yes=may.yes):
                 raise VaultpkiError(_no_join_file(locks))
+            if may.with_spec:
+                spec_copy.write_spec(file, target.absolute().parent)
             with join_files.reserved(cluster, target, node) as put:
                 place = _place(cluster, vault, former)
                 _warn_of_drift(cluster, vault, [(node, who)])
-                put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=may.replace))
+                put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=may.replace, say=_say))
             ending.remove_locks(cluster, vault, locks or {})
-            there = f"run `vaultpki join {target.name}` there"
-            click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and {there}")
+            if may.as_json:
+                print_json({"node": node, "file": str(target), "seconds": seconds})
+            else:
+                there = f"run `vaultpki join {target.name}` there"
+                click.echo(f"wrote {target}: take it to {node} within {wrap_ttl} and {there}")
             _tell_unknown(locks)
             return
         if output is None:
@@ -130,6 +145,8 @@ def enroll_command(
             if not output.exists():
                 output.mkdir(parents=True)
                 output.chmod(0o700)
+        if may.with_spec:
+            spec_copy.write_spec(file, output.absolute())
         with progress("Enrolling") as counter:
             made = enrol.enroll_many(
                 cluster,
@@ -140,10 +157,15 @@ def enroll_command(
                 wrap_ttl=seconds,
                 done=lambda: counter.step(len(wanted)),
                 replace=may.replace,
+                say=counter.tell,
             )
         ending.remove_locks(cluster, vault, (locks or {}).keys() - kept.keys() - set(made.left))
-    more = f", {made.kept} from an earlier run are still good" if made.kept else ""
-    click.echo(f"wrote {made.written} join files to {output}{more}")
+    if may.as_json:
+        skipped = {"left_out": sorted({*kept, *made.left}), "seconds": seconds}
+        print_json({"folder": str(output), "written": made.written, "kept": made.kept, **skipped})
+    else:
+        more = f", {made.kept} from an earlier run are still good" if made.kept else ""
+        click.echo(f"wrote {made.written} join files to {output}{more}")
     _tell_unknown(locks)
     if kept and made.left:
         click.echo(_no_join_file(kept), err=True)
@@ -159,7 +181,8 @@ def enroll_command(
 @click.command("lock")
 @click.argument("node", shell_complete=offered.nodes)
 @spec_option
-def lock_command(node: str, file: Path, allow_http: bool) -> None:
+@json_option
+def lock_command(node: str, file: Path, allow_http: bool, as_json: bool) -> None:
     """End every credential of a node at once: secret ids, tokens, open join files, also stolen ones.
 
     The node itself stays. The agent of a listed or pooled node waits for a new join file (`vaultpki enroll`). Of a node
@@ -173,6 +196,9 @@ def lock_command(node: str, file: Path, allow_http: bool) -> None:
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         ended = enrol.lock(cluster, vault, node, say=_say)
+    if as_json:
+        print_json({"node": node, "locked": sorted(ended)})
+        return
     if "approle" in ended:
         click.echo(
             f"{node} is locked: all its credentials have ended; `vaultpki enroll` gives it a new one. Its certificates "
@@ -188,7 +214,8 @@ def lock_command(node: str, file: Path, allow_http: bool) -> None:
 @click.command("unlock")
 @click.argument("node", shell_complete=offered.nodes)
 @spec_option
-def unlock_command(node: str, file: Path, allow_http: bool) -> None:
+@json_option
+def unlock_command(node: str, file: Path, allow_http: bool, as_json: bool) -> None:
     """Let a locked node log in again that proves who it is by a token of an issuer.
 
     Any other node gets a new join file instead (`vaultpki enroll`). One that has a live credential though it was locked
@@ -202,6 +229,9 @@ def unlock_command(node: str, file: Path, allow_http: bool) -> None:
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         how = enrol.unlock(cluster, vault, node)
+    if as_json:
+        print_json({"node": node, "unlocked": how})
+        return
     said = {
         "jwt": "is unlocked: it logs in with its issuer's token again",
         "approle": "is unlocked: it keeps the credential that it has",
@@ -213,9 +243,10 @@ def unlock_command(node: str, file: Path, allow_http: bool) -> None:
 @click.command("unenroll")
 @click.argument("node", shell_complete=offered.nodes)
 @spec_option
+@json_option
 @click.option("--revoke", "revoking", is_flag=True, help="Revoke its certificates too: `vaultpki revoke --help`.")
 @click.option("--gone", is_flag=True, help="During an adoption: the node itself is gone, its Node object is deleted.")
-def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, gone: bool) -> None:
+def unenroll_command(node: str, file: Path, allow_http: bool, as_json: bool, revoking: bool, gone: bool) -> None:
     """End a pooled node's identity: its AppRole is deleted, and its tokens end at once.
 
     The identity of a node that logs in by a token of an issuer is kept and disabled, so that the token opens nothing. A
@@ -228,7 +259,8 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, go
     """
     from datetime import UTC, datetime
 
-    from vaultpki.identity import adoption_record, enrol, revoke
+    from vaultpki.cli.revoke import decide
+    from vaultpki.identity import adoption_record, enrol, revocation, revoke
     from vaultpki.identity.revocation import Chosen
 
     done: Chosen | None = None
@@ -250,13 +282,19 @@ def unenroll_command(node: str, file: Path, allow_http: bool, revoking: bool, go
             f"{node} has no identity in this Vault, so there is nothing to end; `vaultpki nodes -f {file}` lists the "
             "names that do"
         )
+    if as_json:
+        revoked = {"revoked": revocation.to_json(node, done)} if done is not None else {}
+        print_json({"node": node, "ended": sorted(ended), **revoked})
+        if done is not None:
+            decide(done)
+        return
     what = "has no identity any more"
     if "jwt" in ended:
         what = "has a disabled identity and no report any more: no token of its issuer opens anything"
     if done is None:
         click.echo(f"{node} {what}; its certificates end by themselves, at their not_after")
         return
-    from vaultpki.cli.revoke import decide, show, tell
+    from vaultpki.cli.revoke import show, tell
 
     click.echo(f"{node} {what}")
     show(done)

@@ -51,6 +51,13 @@ class Progress:
                 click.echo(_CLEAR, err=True, nl=False)
             click.secho(text, fg=colour)
 
+    def tell(self, text: str) -> None:
+        """Print a line on standard error, such as what a wait is for; the next step draws the bar again."""
+        with self._lock:
+            if self._bar is not None:
+                click.echo(_CLEAR, err=True, nl=False)
+            click.echo(text, err=True)
+
 
 @contextmanager
 def progress(label: str) -> Iterator[Progress]:

@@ -31,8 +31,8 @@ _ON_NODES: Final = (
     "systemctl ",
     *(f"vaultpki {each}" for each in ("adopt node", "agent", "doctor", "pull", "renew", "status")),
 )
-_WITHOUT_FILE: Final = ("bao ", "vaultpki adopt inventory", *_ON_NODES)
-_COMMAND: Final = re.compile(r"`((?:vaultpki|bao) [^`]+)`")
+_WITHOUT_FILE: Final = ("bao ", "vault ", "vaultpki adopt inventory", *_ON_NODES)
+_COMMAND: Final = re.compile(r"`((?:vaultpki|vault|bao) [^`]+)`")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from vaultpki.vault.kv import Stored, changed_meanwhile, read_stored, write_once
 
 def read_adoption(cluster: Cluster, vault: Vault) -> Stored[AdoptionRecord]:
     """Return the record. Raises SpecError if no vaultpki wrote it."""
-    return read_stored(vault, cluster.mount("config"), RECORD, lambda found: _read(cluster, found))
+    return read_stored(vault, cluster.mount("config"), RECORD, lambda found: _read(cluster, vault, found))
 
 
-def _read(cluster: Cluster, found: object) -> AdoptionRecord:
+def _read(cluster: Cluster, vault: Vault, found: object) -> AdoptionRecord:
     where = f"{cluster.mount('config')}/{RECORD}"
     try:
         return adoption.read(found, where=where)
@@ -32,8 +32,8 @@ def _read(cluster: Cluster, found: object) -> AdoptionRecord:
             raise
         raise SpecError(
             f"is not a record that vaultpki wrote{f' ({error.field})' if error.field else ''}; the KV store keeps its "
-            f"earlier versions: write the last right one back (`bao kv rollback -mount={cluster.mount('config')} "
-            f"-version=N {RECORD}`)",
+            f"earlier versions: write the last right one back (`{vault.program()} kv rollback "
+            f"-mount={cluster.mount('config')} -version=N {RECORD}`)",
             file=where,
         ) from None
 
@@ -66,15 +66,15 @@ def follow_adoption(cluster: Cluster, vault: Vault) -> FollowedAdoption:
         return FollowedAdoption()
     applied = member(vault.stored(store, "cluster"), "data")
     if applied.get("layout") == Layout.KUBEADM.value and applied.get(foreign_cas.FIELD):
-        return FollowedAdoption(_read(cluster, found.record), written=found.written)
+        return FollowedAdoption(_read(cluster, vault, found.record), written=found.written)
     with contextlib.suppress(SpecError):
         record = adoption.read(found.record, where=f"{store}/{RECORD}")
         if not record.active:
             return FollowedAdoption(record, written=found.written)
     return FollowedAdoption(
         problem=f"there is a record of an adoption ({store}/{RECORD}), and {cluster.name} adopts nothing, since it "
-        "names no CA of kubeadm in ca.also_trust: the record is ignored; find out who wrote it, and remove it (`bao kv "
-        f"metadata delete -mount={store} {RECORD}`)"
+        "names no CA of kubeadm in ca.also_trust: the record is ignored; find out who wrote it, and remove it "
+        f"(`{vault.program()} kv metadata delete -mount={store} {RECORD}`)"
     )
 
 

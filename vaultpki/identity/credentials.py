@@ -282,8 +282,8 @@ def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> N
         except BadAnswer:
             raise StateConflict(
                 f"{identity.name} has more secret ids than can be listed, and none of them works with its new role id; "
-                f"`bao delete {identity.role(cluster)}` ends them all, and `vaultpki apply` or `enroll` makes the "
-                "AppRole again"
+                f"`{vault.program()} delete {identity.role(cluster)}` ends them all, and `vaultpki apply` or `enroll` "
+                "makes the AppRole again"
             ) from None
         if not left:
             return

@@ -105,15 +105,16 @@ def enroll(
     wrap_ttl: int,
     replace: bool = False,
     wait: float = LOGIN_IN_FLIGHT,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Join:
     """Make a join file for a node, and a pooled node's AppRole if it is missing.
 
     The join file can be used for `wrap_ttl` seconds. Raises StateConflict if the node has a live credential already;
-    with `replace` every credential of the node is ended first, and `wait` is as for `credentials.end`.
+    with `replace` every credential of the node is ended first; `wait` and `say` are as for `credentials.end`.
     """
     identity = _identity(name, who)
     if replace and role_id(cluster, vault, identity) is not None:
-        credentials.end(cluster, vault, [identity], wait=wait)
+        credentials.end(cluster, vault, [identity], wait=wait, say=say)
     elif why := _occupied(cluster, vault, identity, noted(cluster, vault)):
         raise StateConflict(f"{name} {why}")
     return _invite(cluster, vault, name, who, where, wrap_ttl=wrap_ttl)
@@ -191,13 +192,13 @@ def enroll_many(
     wrap_ttl: int,
     done: Callable[[], None],
     replace: bool = False,
-    wait: float = LOGIN_IN_FLIGHT,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Enrolled:
     """Write `folder`/NODE.json for each; a join file of an earlier run that is still good is kept.
 
     A node that has another live credential gets none. With `replace` every credential of all these nodes is ended
     first, and no file is kept. Raises StoreError, before anything is written to Vault, if one of the files cannot be
-    written. `done` is called after each node, from any thread.
+    written. `done` is called after each node, from any thread. `say` is as for `credentials.end`.
     """
     join_files.check_targets(cluster, folder, [name for name, _ in wanted])
     written, left = [], []
@@ -205,7 +206,7 @@ def enroll_many(
         identities = [_identity(name, who) for name, who in wanted]
         there = vault.map(lambda each: role_id(cluster, vault, each) is not None, identities)
         ending = [each for each, known in zip(identities, there, strict=True) if known]
-        credentials.end(cluster, vault, ending, wait=wait)
+        credentials.end(cluster, vault, ending, say=say)
     with_note = noted(cluster, vault)
 
     def one(entry: tuple[str, Node | Pool]) -> None:

@@ -156,16 +156,17 @@ def apply(
     progress: Progress,
     step: StepProgress = lambda change, total: None,
     begin: Callable[[Plan], None] = lambda plan: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Carry out what `observe_and_plan` shows until nothing is left to do; returns every change made.
 
     `first` is the plan that a person agreed to: nothing is written if the server has changed since. With `strict` it
     stops, too, if anything else is left to change once `first` was carried out: others write there. `begin` is called
     with the plan of each round before its first write, the first one with its impact; `progress` with each change once
-    its stage is made, `step` after each change at once. A server that goes away in the middle is waited for, and the
-    work continues from what is there then. The record that agents poll says `changing` before the first change that
-    nodes follow, and is settled when nothing else is left. At the end secret ids are ended whose answers were lost; no
-    plan shows them.
+    its stage is made, `step` after each change at once. `say` is as for `await_logins`. A server that goes away in the
+    middle is waited for, and the work continues from what is there then. The record that agents poll says `changing`
+    before the first change that nodes follow, and is settled when nothing else is left. At the end secret ids are ended
+    whose answers were lost; no plan shows them.
     """
     done: list[Change] = []
     begun: Stored[Changes] | None = None
@@ -203,7 +204,8 @@ def apply(
             total = len(done) + len(todo.changes)
             from vaultpki.provision.carry_out import carry_out
 
-            for change in carry_out(cluster, vault, seen, replace(todo, changes=rest), partial(_step, step, total)):
+            todo = replace(todo, changes=rest)
+            for change in carry_out(cluster, vault, seen, todo, partial(_step, step, total), say):
                 done.append(change)
                 progress(change)
             # The next observation takes as much memory.

@@ -60,11 +60,16 @@ class _Run:
 
 
 def carry_out(
-    cluster: Cluster, vault: Vault, seen: Observation, todo: Plan, counted: Callable[[Change], None]
+    cluster: Cluster,
+    vault: Vault,
+    seen: Observation,
+    todo: Plan,
+    counted: Callable[[Change], None],
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Change]:
     """Carry out a plan; yields the changes of a stage once all of them are made.
 
-    `counted` is called after each change, from any thread.
+    `counted` is called after each change, from any thread. `say` is as for `await_logins`.
     """
     role_ids = {node.name: seen.facts.role_ids.get(node.name) or str(uuid.uuid4()) for node in cluster.nodes}
     run = _Run(cluster, vault, seen, todo, replace(seen.facts, role_ids=role_ids), seen.wanted, seen.found.applied)
@@ -76,7 +81,7 @@ def carry_out(
         elif name == "removals":
             noted = _note_ends(run)
         elif name == "cleanup":
-            _end_tokens(run, noted)
+            _end_tokens(run, noted, say)
         made = vault.map(partial(_make_and_count, run, counted), changes)
         if any(made):
             run = replace(run, facts=replace(run.facts, root_sha256=made[0]))
@@ -262,7 +267,7 @@ def _note_ends(run: _Run) -> dict[str, frozenset[str]]:
     return dict(zip(names, run.vault.map(note, names), strict=True))
 
 
-def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
+def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]], say: Callable[[str], None]) -> None:
     """End the tokens of nodes whose AppRoles or pools were removed, and delete their reports and notes."""
     cluster, vault, seen = run.cluster, run.vault, run.seen
     listed = {node.name for node in cluster.nodes}
@@ -278,11 +283,14 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]]) -> None:
         "jwt": [each.name for each in removed],
     }
     accessors = seen.facts.accessors
+    # The mounts wait at the same time, and one of them says so.
+    sayer = next((mount for mount, ids in aliases.items() if any(ids) and accessors.get(mount)), "")
 
     def end(mount: str) -> None:
         # The pool may come back, and its locked nodes with it.
         kept = mount == "jwt"
-        waiting = partial(await_logins, partial(store_again, cluster, vault, APPLIED))
+        told = say if mount == sayer else lambda line: None
+        waiting = partial(await_logins, partial(store_again, cluster, vault, APPLIED), say=told)
         end_entities(vault, accessors.get(mount, ""), sorted(aliases[mount]), waiting=waiting, keep_disabled=kept)
 
     vault.map(end, aliases)

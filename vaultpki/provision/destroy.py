@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from vaultpki.certificates import ROOT
-from vaultpki.identity import anchor, reports
+from vaultpki.errors import VaultpkiError
+from vaultpki.identity import anchor, nodes, reports
 from vaultpki.identity.access import holder_of
 from vaultpki.identity.ending import end_entities, locked_names, noted, read_note, remove_locks
 from vaultpki.identity.token_rights import refuse_weak_token
@@ -16,6 +19,56 @@ from vaultpki.records.server_facts import Key, ServerFacts
 from vaultpki.vault import Vault
 
 
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What a destroy removes, and the policies of our names that it keeps, since nothing shows that apply made them."""
+
+    seen: Observation
+    doomed: tuple[Key, ...]
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Living:
+    """How many nodes can log in, how many have reported, and how many there are of either.
+
+    `problem` says why they could not be counted; "" if they were.
+    """
+
+    credentials: int = 0
+    reported: int = 0
+    nodes: int = 0
+    problem: str = ""
+
+
+def count_living(cluster: Cluster, vault: Vault) -> Living:
+    """Count the nodes that live from the cluster. Raises nothing: what cannot be read is removed all the same."""
+    try:
+        members = nodes.read_nodes(cluster, vault).members
+    except VaultpkiError as error:
+        return Living(problem=str(error))
+    open_ = [not each.locked for each in members]
+    told = [each.report is not None for each in members]
+    return Living(sum(open_), sum(told), sum(map(operator.or_, open_, told)))
+
+
+def find(cluster: Cluster, vault: Vault, where: ServerFacts) -> Removal:
+    """Return what `destroy` removes. Raises StateConflict if there is nothing of the cluster."""
+    seen = observe(cluster, vault, where)
+    if ("issuer", cluster.mount(ROOT)) in seen.observed.objects:
+        # A missing root is not a reason to keep the rest.
+        refuse_other_root(cluster, seen)
+    doomed = tuple(key for key in seen.observed.objects if _made_by_us(seen, key))
+    kept = tuple(
+        name
+        for kind, name in seen.wanted
+        if kind == "policy" and (kind, name) in seen.observed.objects and (kind, name) not in doomed
+    )
+    if not doomed and not kept:
+        raise anchor.missing(cluster, vault)
+    return Removal(seen, doomed, kept)
+
+
 def destroy(
     cluster: Cluster,
     vault: Vault,
@@ -23,25 +76,15 @@ def destroy(
     *,
     progress: Callable[[str], None],
     step: Callable[[int], None] = lambda total: None,
-) -> list[str]:
+) -> tuple[str, ...]:
     """Remove everything that apply made, and nothing else. A run that was interrupted continues when it is repeated.
 
     `where` is as for `apply`; `progress` is called with each path that was deleted, and `step` after each with how many
-    there are in all, for policies from any thread. Returns the policies that have a name of ours and were kept, because
-    nothing shows that apply made them. Raises StateConflict if there is nothing of the cluster.
+    there are in all, for policies from any thread. Returns the policies that were kept, as in `Removal`. Raises as
+    `find`.
     """
-    seen = observe(cluster, vault, where)
-    if ("issuer", cluster.mount(ROOT)) in seen.observed.objects:
-        # A missing root is not a reason to keep the rest.
-        refuse_other_root(cluster, seen)
-    doomed = [key for key in seen.observed.objects if _made_by_us(seen, key)]
-    kept = [
-        name
-        for kind, name in seen.wanted
-        if kind == "policy" and (kind, name) in seen.observed.objects and (kind, name) not in doomed
-    ]
-    if not doomed and not kept:
-        raise anchor.missing(cluster, vault)
+    found = find(cluster, vault, where)
+    seen, doomed = found.seen, found.doomed
     if doomed:
         refuse_weak_token(cluster, vault, {object_path(cluster, vault, key): "delete" for key in doomed})
     # Policies first: without the record, a pool's policy is known as ours by its rules, which name its auth mount.
@@ -65,7 +108,7 @@ def destroy(
         vault.call(delete_request(cluster, vault, ("mount", name)))
         progress(object_path(cluster, vault, ("mount", name)))
         step(len(doomed))
-    return kept
+    return found.kept
 
 
 def delete_auth_mount(cluster: Cluster, vault: Vault, seen: Observation, name: str) -> None:

@@ -27,7 +27,7 @@ from vaultpki.records.adoption import OLD_CAS, RECORD
 from vaultpki.records.paths import LEAVING, is_record
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
 from vaultpki.values import pem
-from vaultpki.vault import HEALTH, Capabilities, Json, Vault, member
+from vaultpki.vault import HEALTH, Capabilities, Json, Vault, member, own_program
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +311,7 @@ def _facts(
 
 def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
     """Raise ForeignObject if others made something in the place of ours."""
-    objects = seen.observed.objects
+    objects, program = seen.observed.objects, own_program(openbao=seen.facts.openbao)
     for other in sorted(seen.neighbours):
         above, below = sorted((cluster.prefix, other), key=len)
         for folder in ("node", "pool"):
@@ -325,13 +325,13 @@ def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
             path = f"auth/{cluster.prefix}/listed/role/{node.name}"
             raise ForeignObject(
                 f"{path} was not made by vaultpki, and whoever made it may hold a secret id of it; "
-                f"delete it (`bao delete {path}`) and apply again"
+                f"delete it (`{program} delete {path}`) and apply again"
             )
     for key, rules in seen.wanted.items():
         if key[0] == "policy" and key not in seen.found.applied.objects and objects.get(key, rules) != rules:
             raise ForeignObject(
                 f"the policy {key[1]} was not made by vaultpki, and somebody may hold it; "
-                f"delete it (`bao policy delete {key[1]}`) and apply again"
+                f"delete it (`{program} policy delete {key[1]}`) and apply again"
             )
     # Before the first write: an apply that has put it there could not go on.
     outside_signer.refuse_our_name(seen.target)

@@ -136,7 +136,8 @@ def refuse_missing_cas(cluster: Cluster, record: AdoptionRecord) -> None:
         raise StateConflict(
             f"the record of the adoption of {cluster.name} ({record.state.value}) names no old CA of "
             f"{first_few(lacking)}, which the cluster has; find out who wrote it, and write the "
-            f"last right one back (`bao kv rollback -mount={cluster.mount('config')} -version=N {RECORD}`)"
+            f"last right one back (`bao kv rollback -mount={cluster.mount('config')} -version=N {RECORD}`, or the same "
+            "with `vault`)"
             f"{new if lacking[0] in named else ''}"
         )
     for domain, hashes in record.old.items() if record.active else ():

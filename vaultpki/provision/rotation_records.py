@@ -61,7 +61,7 @@ def writers(records: Mapping[str, Stored[RotationRecord]]) -> dict[str, Written]
 def read_record(cluster: Cluster, vault: Vault, domain: str) -> Stored[RotationRecord]:
     """Return one domain's record. Raises SpecError if no vaultpki wrote it."""
     path = record_path(domain)
-    return read_stored(vault, cluster.mount("config"), path, lambda found: _read(cluster, found, domain))
+    return read_stored(vault, cluster.mount("config"), path, lambda found: _read(cluster, vault, found, domain))
 
 
 def read_key_record(cluster: Cluster, vault: Vault) -> Stored[KeyRecord]:
@@ -77,7 +77,8 @@ def write_key_record(cluster: Cluster, vault: Vault, record: KeyRecord, version:
     if record.revision >= rotation_record.BEYOND:
         raise SpecError(
             "the record of service-account keys has the highest revision that there is, which no vaultpki wrote: find "
-            f"out who did, and delete it (`bao kv metadata delete -mount={cluster.mount('config')} {KEYS_RECORD}`)"
+            f"out who did, and delete it (`{vault.program()} kv metadata delete -mount={cluster.mount('config')} "
+            f"{KEYS_RECORD}`)"
         )
     value = service_account.to_json(record)
     try:
@@ -92,7 +93,7 @@ def write_key_record(cluster: Cluster, vault: Vault, record: KeyRecord, version:
     return Stored(record, version + 1)
 
 
-def _read(cluster: Cluster, found: object, domain: str) -> RotationRecord:
+def _read(cluster: Cluster, vault: Vault, found: object, domain: str) -> RotationRecord:
     store, path = cluster.mount("config"), record_path(domain)
     try:
         return rotation_record.read(found, domain, where=f"{store}/{path}")
@@ -101,9 +102,9 @@ def _read(cluster: Cluster, found: object, domain: str) -> RotationRecord:
             # A newer vaultpki wrote it.
             raise
         raise SpecError(
-            f"is not a record that vaultpki wrote{f' ({error.field})' if error.field else ''}; delete it (`bao kv "
-            f"metadata delete -mount={store} {path}`), and `vaultpki ca recover {domain} -f {cluster.file}` writes it "
-            "again",
+            f"is not a record that vaultpki wrote{f' ({error.field})' if error.field else ''}; delete it "
+            f"(`{vault.program()} kv metadata delete -mount={store} {path}`), and "
+            f"`vaultpki ca recover {domain} -f {cluster.file}` writes it again",
             file=f"{store}/{path}",
         ) from None
 

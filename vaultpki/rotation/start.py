@@ -99,7 +99,7 @@ def why_missing(cluster: Cluster, domain: str, mount: RotationMount) -> str:
         lost = min(renamed, key=lambda each: (each.id != mount.default, each.id))
         return (
             f"{mount.path} has the CA {name} under the name {lost.name or lost.id}; give its name back: "
-            f"`bao write {mount.path}/issuer/{lost.id} issuer_name={domain}-1`"
+            f"`bao write {mount.path}/issuer/{lost.id} issuer_name={domain}-1`, or the same with `vault`"
         )
     for each in _by_name(domain, mount):
         why = mount.why_not(each.facts, name) if each.facts is not None else "its certificate cannot be read"

@@ -69,8 +69,12 @@ def lines(cluster: Cluster, plan: Plan, *, verbose: bool = False) -> list[Line]:
             shown += wrapped(f"  {text}", colour, width)
     if not plan.changes:
         return [*shown, Line("Nothing to change.")]
-    counts = (f"{sum(change.action == action for change in plan.changes)} to {action}" for action in ACTION_SIGNS)
-    return [*shown, Line(f"Plan: {', '.join(counts)}.")]
+    return [*shown, Line(f"Plan: {counts(plan)}.")]
+
+
+def counts(plan: Plan) -> str:
+    """Return how many objects a plan creates, updates and deletes."""
+    return ", ".join(f"{sum(each.action == action for each in plan.changes)} to {action}" for action in ACTION_SIGNS)
 
 
 def change_texts(cluster: Cluster, plan: Plan) -> list[str]:

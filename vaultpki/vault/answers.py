@@ -177,6 +177,11 @@ class Capabilities:
     openbao: bool
     namespaces: bool
 
+    @property
+    def program(self) -> str:
+        """The name of the server's own command line."""
+        return own_program(openbao=self.openbao)
+
     @classmethod
     def of(cls, health: Answer) -> Capabilities:
         """Return what the server that gave this answer to HEALTH offers."""
@@ -186,6 +191,11 @@ class Capabilities:
             openbao="enterprise" not in health.body,
             namespaces=health.body.get("enterprise", True) is True,
         )
+
+
+def own_program(*, openbao: bool) -> str:
+    """Return the name of the command line that comes with a server."""
+    return "bao" if openbao else "vault"
 
 
 def read_answer(origin: str, request: Request, raw: Raw, token: str, no_namespace: str = "") -> Answer:

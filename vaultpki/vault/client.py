@@ -13,7 +13,9 @@ from typing import Any, Final
 from vaultpki.errors import ArgumentError, BadAnswer, Denied, Refused, VaultError
 from vaultpki.redact import printable
 from vaultpki.vault.answers import (
+    HEALTH,
     Answer,
+    Capabilities,
     Json,
     Request,
     check_named,
@@ -21,6 +23,7 @@ from vaultpki.vault.answers import (
     login_entity,
     login_token,
     member,
+    own_program,
     wrapping_token,
 )
 from vaultpki.vault.route import LEADER, Route, StandbyReads
@@ -99,6 +102,8 @@ class Vault:
         self._pieces: _Pieces | None = None
         # Empty until the server was asked; shared by all that send with this token.
         self._owners: list[TokenOwner | None] = []
+        # As the owners, and of the server.
+        self._programs: list[str] = []
         self.entity = ""
 
     def __repr__(self) -> str:
@@ -158,6 +163,14 @@ class Vault:
                 found = token_owner(self.api.auth.token.lookup_self().data, self.settings.token)
             self._owners.append(found)
         return self._owners[0]
+
+    def program(self) -> str:
+        """Return the name of the server's own command line, asks the server once; raises nothing."""
+        if not self._programs:
+            with suppress(VaultError):
+                self._programs.append(Capabilities.of(self.call(HEALTH)).program)
+        # Messages have it: what they report must not be lost.
+        return self._programs[0] if self._programs else own_program(openbao=True)
 
     # Calls
 

@@ -114,8 +114,8 @@ class Route:
         while not self._pin(said, self.preferred):
             if time.monotonic() >= give_up:
                 raise Unavailable(
-                    f"the cluster at {self.preferred} has no leader; look at `bao operator raft list-peers`, "
-                    "and try again"
+                    f"the cluster at {self.preferred} has no leader; look at `bao operator raft list-peers` "
+                    "or `vault operator raft list-peers`, and try again"
                 )
             time.sleep(0.25)
             said = self.ask(LEADER, "").body

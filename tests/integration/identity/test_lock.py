@@ -208,7 +208,10 @@ def test_a_new_enrolment_ends_all_others(
         "--replace to end them and to enrol the node anew, as the applier may\n"
     )
     assert cluster.server.writes(mark) == [] and not (tmp_path / "new.json").exists()
-    applier.enroll(*arguments, "--replace")
+    ran = applier.enroll(*arguments, "--replace", "--json", "--with-spec")
+    assert ran.stderr.startswith("waiting 10 seconds until logins that are under way have ended;")
+    assert json.loads(ran.stdout) == {"node": node, "file": str(tmp_path / "new.json"), "seconds": 1800}
+    assert (tmp_path / cluster.file.name).read_bytes() == cluster.file.read_bytes()
     assert len(enrolled_nodes.accessors(cluster, node, stolen.kind)) == 1
     assert stolen.lets_in() == stolen.lets_in(role_id_of(stolen)) == []
     nothing_to_change(cluster)

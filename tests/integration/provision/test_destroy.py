@@ -76,6 +76,8 @@ def test_one_of_two_clusters_goes_and_everything_else_stays(own_server: Server, 
     ended = [log_in(cluster, "listed", "cp-1"), log_in(cluster, "pooled", "w-1")]
 
     ran = cluster.destroy()
+    assert f"This removes {cluster.name} at {server.address}, also its CAs. It cannot be undone." in ran.stdout
+    assert "2 auth mounts: " in ran.stdout and "2 nodes live from it: 2 can log in, 0 have reported." in ran.stdout
     assert ran.stdout.endswith(f"Done: nothing of {cluster.name} is left at {server.address}.\n")
     for entity in ended:
         assert server.api("GET", f"identity/entity/id/{entity}").status == 404
@@ -133,9 +135,12 @@ def test_destroy_asks_and_takes_what_is_the_clusters_alone(cluster: AuditedClust
     for node in ("cp-1", "worker-2"):
         assert cluster.server.api("POST", f"{policies}/{node}", THEIRS).status == 204
     cluster.write(SPEC.replace("worker-1", "worker-2"))
-    ran = cluster.destroy()
+    fails(vaultpki("destroy", "-f", cluster.file, "--json", env=env, expect=1), f"pass --confirm {cluster.name}")
+    ran = vaultpki("destroy", "-f", cluster.file, "--json", "--confirm", cluster.name, env=env)
     assert traces(cluster) == [f"{cluster.prefix}/node/worker-2"]
-    assert f"The policy {cluster.prefix}/node/worker-2 stays" in ran.stdout
+    said = json.loads(ran.stdout)
+    assert said["kept"] == [f"{cluster.prefix}/node/worker-2"] and said["nodes"]["total"] == 0
+    assert f"{cluster.prefix}/config" in said["removed"]["mount"]
     assert cluster.server.api("DELETE", f"{policies}/worker-2").status == 204
 
 

@@ -122,6 +122,7 @@ def test_what_nodes_do_in_between_does_not_matter(cluster: AuditedCluster, tmp_p
     # A lock gives the node another role id, which the plan only copies.
     enrolled_nodes.vacate(cluster, "cp-1")
     ran = applied(cluster, file)
+    assert f"Applying {file} to {cluster.server.address}: " in ran.stdout and "Plan: " not in ran.stdout
     assert "Done: " in ran.stdout and cluster.plan()["changes"] == []
     # The impact, which names who takes part, is for people.
     assert "worker-1" in "".join(json.loads(saved(cluster, SPEC).read_text())["impact"])

@@ -32,7 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[Change]) -> 
     """Runs an apply to which the server looks as these plans say, one in each round; the last one stays."""
     cluster, vault = load(tmp_path, BASE), Vault(Settings(("https://127.0.0.1:1",)))
 
-    def carry_out(cluster: Any, vault: Vault, seen: Any, todo: Plan, counted: Any) -> Iterator[Change]:
+    def carry_out(cluster: Any, vault: Vault, seen: Any, todo: Plan, counted: Any, say: Any) -> Iterator[Change]:
         made.extend(todo.changes)
         assert len(made) < MANY, "it never ends"
         yield from todo.changes

@@ -75,7 +75,7 @@ def test_a_pool_that_comes_back_has_its_locked_nodes_with_it(tmp_path: Path, mon
     monkeypatch.setattr(carry_out, "end_entities", end)
     monkeypatch.setattr(reports, "remove", lambda *given, **places: None)
     run = _run(tmp_path, {"listed": "l", "pooled": "p", "jwt": "j"})
-    carry_out._end_tokens(run, {})
+    carry_out._end_tokens(run, {}, lambda line: None)
     assert kept == {"l": False, "p": False, "j": True}
 
 
@@ -83,7 +83,7 @@ def test_a_node_keeps_the_role_id_that_it_has(tmp_path: Path, monkeypatch: pytes
     """Another one would lock it out, and open join files with it; a new node gets one of its own."""
     written = list[AppliedRecord]()
     monkeypatch.setattr(carry_out, "_write_applied", lambda run, applied: written.append(applied))
-    monkeypatch.setattr(carry_out, "_end_tokens", lambda run, noted: None)
+    monkeypatch.setattr(carry_out, "_end_tokens", lambda run, noted, say: None)
     run = _run(tmp_path, {"listed": "l", "pooled": "p"})
     run.seen.facts = replace(run.seen.facts, role_ids={"cp-1": "its own"})
     assert list(carry_out.carry_out(run.cluster, run.vault, run.seen, Plan(()), lambda change: None)) == []

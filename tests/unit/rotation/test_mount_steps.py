@@ -229,7 +229,8 @@ def test_only_a_ca_that_is_not_there_is_made_by_apply(tmp_path: Path) -> None:
     corporate = ca_certificates.ca("Corp Root", key="prod root CA", path_length=None)
     renamed = replace(STANDING, issuers=(replace(OLD, name="mine"),), keys={OLD.key: "mine"})
     stands = {
-        f"under the name mine; give its name back: `bao write p/etcd/issuer/{OLD.id} issuer_name=etcd-1`": renamed,
+        f"under the name mine; give its name back: `bao write p/etcd/issuer/{OLD.id} issuer_name=etcd-1`, "
+        "or the same with `vault`": renamed,
         "it was not signed by the cluster's root CA; `vaultpki plan": replace(STANDING, root=ca_certificates.root("x")),
         "put the certificate of CN=prod root CA that signed it back into ca.root_file": replace(
             STANDING, root=corporate, root_name="prod root CA"
