@@ -296,7 +296,7 @@ def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
                 yield Waiting(
                     REQUESTS,
                     f"{each.name} gave {each.node} a certificate of the old CA, and there is no such node yet. Let it "
-                    "join and enrol it. If nobody uses that certificate, delete the CSR (`kubectl delete csr "
+                    "join and enrol it. Or if nobody uses that certificate, delete the CSR (`kubectl delete csr "
                     f"{each.name}`)",
                 )
 

@@ -119,7 +119,7 @@ def _set_back(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionRepor
     if highest > step.record.revision:
         return (
             f"has read revision {highest} of the record, and Vault has {step.record.revision}. Vault was restored "
-            f"from a snapshot, or somebody changed the record. Restore a later snapshot, or {WRITE_BACK}. If the "
+            f"from a snapshot, or somebody changed the record. Restore a later snapshot, or {WRITE_BACK}. Or if the "
             f"machine is wrong about that, join it anew (`{_enroll(machine)}`)"
         )
     return ""

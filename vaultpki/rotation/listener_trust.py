@@ -185,7 +185,7 @@ def _silent(cluster: str, record: RotationRecord, to: State, said: Mapping[Liste
             return Waiting(
                 turn,
                 f"its {each.component} does not answer at port {each.port}, and that of {other} does. Wait until it "
-                f"is healthy. If only this machine cannot reach it, run `{command(to)} --restarted "
+                f"is healthy. Or if only this machine cannot reach it, run `{command(to)} --restarted "
                 f"{turn}/{each.component}`",
             )
     return None
