@@ -54,7 +54,7 @@ _W = TypeVar("_W")
 # Reasons that follow each other until a wait ends.
 _MOST = 8
 _QUOTED = re.compile(r"`([^`]+)`")
-_OR = re.compile(r"\bor\b(?=(?:[^`]*`[^`]*`)*[^`]*$)")
+_OR = re.compile(r"\b[Oo]r\b(?=(?:[^`]*`[^`]*`)*[^`]*$)")
 
 
 def _said(function: Callable[..., Any]) -> set[tuple[str, int, int]]:

@@ -14,7 +14,11 @@ import vaultpki
 PACKAGE = Path(vaultpki.__file__).parent
 MOST: Final = 25
 # Sentences that may be longer: how each begins, and why.
-LONGER: Final[dict[str, str]] = {}
+LONGER: Final[dict[str, str]] = {
+    "advertise-address allow-privileged": "a list of flags, which is never printed as a whole",
+    "Sign ◇.csr as a subordinate CA: ": "what a signer outside must grant, which a person sends on in one piece",
+    "◇ by ◇ itself, not by a CA below it: ": "the same for the cross certificate of a root",
+}
 # One word each: what is filled in, and a quoted command, path or value.
 _FILLED = "◇"
 _QUOTED = re.compile(r"`[^`]*`")

@@ -72,8 +72,8 @@ OBSTACLES: Final = (
     ),
     _critical(
         "unlabelled-control-plane",
-        "a node shows a static pod of the control plane without the label of one; any kubelet may show such a pod, so "
-        "it does not count",
+        "a node shows a static pod of the control plane without the label of one. Any kubelet may show such a pod, "
+        "so it does not count",
         "if it is a control plane, give it the label by `kubectl label node NAME "
         "node-role.kubernetes.io/control-plane=`; else find out who runs this there",
     ),
@@ -115,7 +115,7 @@ OBSTACLES: Final = (
     ),
     _warning(
         "two-etcd-members",
-        "two stacked members of etcd have no majority while one restarts, so the API of the whole cluster is away for "
+        "two stacked members of etcd have no majority while one restarts. The API of the whole cluster is away for "
         f"{TWO_MEMBERS_SECONDS[0]} to {TWO_MEMBERS_SECONDS[1]} seconds at each restart of a member",
         "join a third control plane first, or choose a time in which the API may be away once for each restart",
     ),
@@ -127,8 +127,8 @@ OBSTACLES: Final = (
     _warning(
         "external-etcd",
         "etcd is not run by kubeadm, so nobody restarts its members for it, and its CA may be another team's",
-        "run an agent with the role etcd on each of its machines, and restart the members one at a time by a hook; or "
-        "leave these nodes out of cluster.yaml, and etcd keeps its own CA",
+        "run an agent with the role etcd on each of its machines, and restart the members one at a time by a hook. "
+        "Or leave these nodes out of cluster.yaml: then etcd keeps its own CA",
     ),
     _warning(
         "etcd-without-tls",
@@ -139,12 +139,12 @@ OBSTACLES: Final = (
         "embedded-kubeconfig",
         "a kubeconfig holds its CA and its client certificate itself, so who reads it follows neither a new CA nor a "
         "renewal",
-        "have it name files (certificate-authority, client-certificate, client-key), and restart its reader; a pod "
+        "have it name files (certificate-authority, client-certificate, client-key), and restart its reader. A pod "
         "that mounts it as a single file gets the new one only when the pod is started again",
     ),
     _warning(
         "signer-of-the-bundle",
-        "the controller manager signs CSRs from the same ca.crt that is the trust bundle: with a second CA in it no "
+        "the controller manager signs CSRs from the same ca.crt that is the trust bundle. With a second CA in it no "
         "CSR is issued, and the controller manager ends when it becomes the leader",
         "before any CA is added there, copy ca.crt and ca.key to another folder on each control plane, and name the "
         "copies by --cluster-signing-cert-file and --cluster-signing-key-file",
@@ -171,23 +171,23 @@ OBSTACLES: Final = (
     ),
     _warning(
         "pods-mount-files",
-        "pods mount files of kubeadm's from their node, such as admin.conf: each goes on with the file of before until "
-        "it is started anew, and the take-over waits for that",
-        "static pods are restarted by turns (`vaultpki adopt node`, or the agent); restart the others when `vaultpki "
-        "adopt status` names them, and in switched write a kubeconfig of Vault's into a file by which a pod logs in",
+        "pods mount files of kubeadm's from their node, such as admin.conf. Each goes on with the old file until it "
+        "is started again, and the take-over waits for that",
+        "static pods are restarted by turns (`vaultpki adopt node`, or the agent). Restart the others when `vaultpki "
+        "adopt status` names them. In switched, write a kubeconfig of Vault's into each file by which a pod logs in",
     ),
     _warning(
         "pair-beside",
-        "a flag names a certificate beside the table that a CA of today has signed: nobody trusts it once the old CAs "
-        "have left, and the step to retired waits until another one lies there",
-        "where the draft has a row for it, check that row; else give the flag another pair, such as that of a row of "
+        "a flag names a certificate beside the table that a CA of today has signed. Nobody trusts it once the old "
+        "CAs have left. The step to retired waits until another one lies there",
+        "where the draft has a row for it, check that row. Else give the flag another pair, such as that of a row of "
         "your own, and restart what reads it",
     ),
     _warning(
         "rights-differ",
         "a certificate of today gives another user name or other groups than the one of cluster.yaml",
-        "apply the manifests that `vaultpki issue` writes beside an operator's certificate before the first such "
-        "certificate is used, and bind the groups that are lost to the user",
+        "bind the groups that are lost to the user. Apply the manifests that `vaultpki issue` writes beside an "
+        "operator's certificate, before the first such certificate is used",
     ),
     _warning(
         "untried-version",
@@ -196,7 +196,7 @@ OBSTACLES: Final = (
     ),
     _warning(
         "leader-elsewhere",
-        "the leader of a component has a host name that is no control plane's: another one may run outside, or a "
+        "the leader of a component has a host name that is no control plane's. Another one may run outside, or a "
         "machine has another host name than its node",
         "compare `hostname` on each control plane; if none has this name, find who runs the component, and end that",
     ),

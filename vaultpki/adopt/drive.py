@@ -96,8 +96,8 @@ def start(look: AdoptionLook, draft: ClusterDraft, ask: Ask) -> AdoptionOutcome:
         raise StateConflict(f"{cluster.file} has another layout; a kubeadm cluster is taken over in `layout: kubeadm`")
     if cluster.service_account_keys:
         raise StateConflict(
-            f"{cluster.file} asks for service_account_keys, and sa.key stays kubeadm's while a cluster is taken over; "
-            "take that line out, apply, and write it again once the adoption is done"
+            f"{cluster.file} asks for service_account_keys, and sa.key stays kubeadm's while a cluster is taken over. "
+            "Take that line out and apply. Write it again once the adoption is done"
         )
     for domain, record in existing(cluster, look.vault).items():
         if record.active:
@@ -201,8 +201,8 @@ def _refuse_other_cas(look: AdoptionLook) -> None:
         if further:
             raise StateConflict(
                 f"`ca.also_trust.{domain}` of {cluster.file} names {further[0].subject_text} too, which is no CA of "
-                "this cluster, and an adoption takes away every CA there: take that one out until the adoption is "
-                "done, and run `vaultpki apply`; who is let in by it is shut out meanwhile"
+                "this cluster. An adoption takes away every CA there. Take this one out until the adoption is done; "
+                "who is let in by it is shut out meanwhile. Then run `vaultpki apply`"
             )
 
 
@@ -302,8 +302,8 @@ def _refuse_early(record: AdoptionRecord, said: AdoptionWords) -> None:
     if record.state is not _S.DONE:
         if not said.onward:
             raise StateConflict(
-                f"--keep-keys belongs to the last step, and the adoption is {record.state.value}: leave it out now, "
-                "and pass it in retired, or with --wait, which goes on to that step"
+                f"--keep-keys belongs to the last step, and the adoption is {record.state.value}. Leave it out now. "
+                "Pass it in retired, or with --wait, which goes on to that step"
             )
     elif said.keep != record.kept:
         noted = f"are kept, as was said then: {record.kept}" if record.kept else "are deleted"
@@ -353,8 +353,8 @@ def _final(look: AdoptionLook) -> list[str]:
     keys = (
         f"keep the keys of the old CAs ({look.record.kept}): whoever has them can make certificates for the old trust"
         if look.record.kept
-        else f"delete the keys of the old CAs and the old pairs on {first_few(holders) or 'every machine'}: once root "
-        "there runs `vaultpki adopt node --finish`, or by its agent a day after it has seen retired"
+        else f"delete the keys of the old CAs and the old pairs on {first_few(holders) or 'every machine'}. The agent "
+        "there does it a day after it has seen retired, or root at once by `vaultpki adopt node --finish`"
     )
     former = first_few([*look.imported])
     return [
@@ -384,7 +384,7 @@ def _given_up(look: AdoptionLook) -> tuple[str, ...]:
     first = next((each.name for each in look.seen.machines if each.enrolled), "NODE")
     home = (
         "each machine now puts back kubeadm's own manifests and kubeconfigs: its agent does that, or `vaultpki adopt "
-        f"node` as root; after that stop the agent there, and end its credentials (`vaultpki lock {first}`)"
+        f"node` as root. After that stop the agent there, and end its credentials (`vaultpki lock {first}`)"
     )
     former = (
         f"the keys of {first_few([*look.imported])} are in Vault still, and sign nothing (`vaultpki ca import -f "

@@ -155,12 +155,12 @@ def refuse_hopeless(
     silent = [each.name for each in seen.planes if each.report is None]
     if silent:
         raise StateConflict(
-            f"the way back needs a key of the old CA, and no machine says that it has one; {first_few(silent)} "
-            f"did not report: {AGENT_DOES}, and try again"
+            f"the way back needs a key of the old CA, and no machine says that it has one. {first_few(silent)} did "
+            f"not report: {AGENT_DOES}, and try again"
         )
     raise StateConflict(
         "the way back cannot work: the key of the old CA is on no machine any more, so its certificates could not be "
-        f"renewed; put it back from a backup, import the keys of {first_few(lacking)} from there (`vaultpki ca import "
+        f"renewed. Put it back from a backup, import the keys of {first_few(lacking)} from there (`vaultpki ca import "
         f"--key FILE FILE`), or {forward}"
     )
 
@@ -175,9 +175,9 @@ def refuse_set_back(record: AdoptionRecord, seen: ClusterSeen) -> None:
     if later:
         raise StateConflict(
             f"{first_few(sorted(later))} read revision {max(later.values())} of the adoption's record, and Vault has "
-            f"revision {record.revision}: it was restored from a snapshot, or somebody changed the record; no step is "
-            f"taken by it; restore a later snapshot, or {WRITE_BACK}; a machine that is wrong about that is left out "
-            "once it is locked (`vaultpki lock NODE`)"
+            f"revision {record.revision}. Vault was restored from a snapshot, or somebody changed the record. No step "
+            f"is taken by it. Restore a later snapshot, or {WRITE_BACK}. A machine that is wrong about that is left "
+            "out once it is locked (`vaultpki lock NODE`)"
         )
 
 
@@ -196,10 +196,10 @@ def first_revision(seen: ClusterSeen, version: int) -> int:
     )
     if begun:
         raise StateConflict(
-            f"{first_few(begun)} stand in an adoption whose record is gone: the server was restored from a snapshot, "
-            "or somebody deleted the record; restore a later snapshot or the record, or lead each of these machines "
-            "home (`vaultpki adopt node --leave` as root) before another one begins; a machine that is wrong about "
-            "that is left out once it is locked (`vaultpki lock NODE`)"
+            f"{first_few(begun)} stand in an adoption whose record is gone. The server was restored from a snapshot, "
+            "or somebody deleted the record. Restore a later snapshot or the record. Or lead each of these machines "
+            "home (`vaultpki adopt node --leave` as root) before another adoption begins. A machine that is wrong "
+            "about that is left out once it is locked (`vaultpki lock NODE`)"
         )
     told = _told(seen).values()
     most = min(told, default=0) + MOST_AHEAD - _REVISIONS
@@ -238,7 +238,7 @@ def restart_refused(step: AdoptionStep, machine: AdoptedMachine | None, said: st
     if report is None or not reasons.answers(step, report) or report.reached is not step.record.state:
         return (
             f"{name} has not done the steps of {step.record.state.value} yet, so a restart may have read what was "
-            f"there before; wait for its report, restart it then, and pass `--restarted {said}` again"
+            f"there before. Wait for its report, restart it then, and pass `--restarted {said}` again"
         )
     unseen = {each for each, one in report.components.items() if Held.UNKNOWN in (one.trust, one.leaves)}
     if component in unseen:
@@ -295,8 +295,8 @@ def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
             if each.node and each.node not in known:
                 yield Waiting(
                     REQUESTS,
-                    f"{each.name} gave {each.node} a certificate of the old CA, and there is no such node yet: let it "
-                    f"join and enrol it, or if nobody uses that certificate, delete the CSR (`kubectl delete csr "
+                    f"{each.name} gave {each.node} a certificate of the old CA, and there is no such node yet. Let it "
+                    "join and enrol it. Or if nobody uses that certificate, delete the CSR (`kubectl delete csr "
                     f"{each.name}`)",
                 )
 
@@ -345,8 +345,8 @@ def _rights(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
         yield Waiting(
             RIGHTS,
             f"no ClusterRoleBinding names {first_few(seen.without_rights)}, as which the new certificates let "
-            "kube-apiserver in at kubelets, so logs, exec and metrics would be refused: `vaultpki issue admin --dir "
-            "operator` writes the manifests, and `kubectl apply -f operator/manifests` gives that user its rights",
+            "kube-apiserver in at kubelets. Logs, exec and metrics would be refused. `vaultpki issue admin --dir "
+            "operator` writes the manifests. Give that user its rights: `kubectl apply -f operator/manifests`",
         )
 
 
@@ -374,16 +374,16 @@ def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     for part in _unread_servers(seen):
         yield Waiting(
             part,
-            f"cannot be looked at ({seen.unread[part]}), and may name an old CA for another server: run "
-            f"`{step.command}` with a kubeconfig that may list them, or once you know that none does, say so: "
+            f"cannot be looked at ({seen.unread[part]}), and may name an old CA for another server. Run "
+            f"`{step.command}` with a kubeconfig that may list them. Or once you know that none does, say so: "
             f"`{step.command} --confirm {OTHER_SERVERS}`",
         )
     if seen.servers:
         yield Waiting(
             OTHER_SERVERS,
-            f"{first_few(sorted(seen.servers))} name an old CA for their own server: give that server another "
-            f"certificate and the object its CA, or once you know that they may stay, say so: "
-            f"`{step.command} --confirm {OTHER_SERVERS}`",
+            f"{first_few(sorted(seen.servers))} name an old CA for their own server. Give that server another "
+            f"certificate and the object its CA. Or once you know that they may stay, say so: `{step.command} "
+            f"--confirm {OTHER_SERVERS}`",
         )
 
 

@@ -66,6 +66,6 @@ def _remove(look: AdoptionLook) -> bool:
 
 def _uncovered(look: AdoptionLook, ca: str, error: Denied) -> StateConflict:
     return StateConflict(
-        f"the imported CA of {ca} cannot be changed with this token ({error}): run `vaultpki apply -f "
-        f"{look.cluster.file}`, which adds the grants to the adopter's policy, and then this again"
+        f"the imported CA of {ca} cannot be changed with this token ({error}). To add the grants to the adopter's "
+        f"policy, run `vaultpki apply -f {look.cluster.file}`, and then this again"
     )

@@ -109,7 +109,7 @@ def _imported(outcome: AdoptionOutcome) -> Iterator[str]:
     if alone:
         yield printable(
             f"No CSRs are signed by the controller manager of {first_few(alone)}, since the key of the old CA is not "
-            "there: put ca.key back before the certificates of kubelets end, which nobody renews after the way back."
+            "there. Put ca.key back before the certificates of kubelets end: after the way back nobody renews them."
         )
 
 

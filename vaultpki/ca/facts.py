@@ -305,12 +305,12 @@ def no_time_gained(cluster: Cluster, domain: str, root: Facts, old: Facts) -> st
     first = _first_above(cluster, root)
     if first.not_after > old.not_after + WITH:
         return ""
-    renew = "have whoever keeps that renew it with its key first, and put it into ca.root_file"
+    renew = "Have whoever keeps that renew it with its key first, and put it into ca.root_file"
     if cluster.authority.outside is None:
-        renew = "rotate the root first (`vaultpki ca rotate root`)"
+        renew = "Rotate the root first (`vaultpki ca rotate root`)"
     return (
-        f"{printable(first.subject_text)} above the CA {domain} ends on {first.not_after:%Y-%m-%d}, and a new CA would "
-        f"end with it, as the one in use does (on {old.not_after:%Y-%m-%d}): no time is gained; {renew}"
+        f"{printable(first.subject_text)} above the CA {domain} ends on {first.not_after:%Y-%m-%d}. A new CA would "
+        f"end with it, as the one in use does (on {old.not_after:%Y-%m-%d}): no time is gained. {renew}"
     )
 
 
@@ -320,8 +320,8 @@ def life(cluster: Cluster, domain: str, root: Facts, now: datetime) -> int:
     left = int((first.not_after - now).total_seconds()) - BEFORE_ROOT
     if left <= 2 * longest_ttl(cluster, domain) and cluster.authority.outside is not None:
         raise StateConflict(
-            f"{printable(first.subject_text)} ends at {stamp(first.not_after)}, too early for a new CA of {domain} and "
-            "its certificates; have whoever keeps it renew it with its key, and put that into ca.root_file"
+            f"{printable(first.subject_text)} ends at {stamp(first.not_after)}, too early for a new CA of {domain} "
+            "and its certificates. Have whoever keeps it renew it with its key, and put that into ca.root_file"
         )
     if left <= 2 * longest_ttl(cluster, domain):
         raise StateConflict(

@@ -124,8 +124,8 @@ def refuse_plain_http(vault: Vault) -> None:
             parse_origin(address, allow_http=False)
         except SpecError:
             raise ArgumentError(
-                f"the key of a CA is sent over TLS only, and {address} is plain http to another machine; --allow-http "
-                "does not change that: use an https address"
+                f"the key of a CA is sent over TLS only, and {address} is plain http to another machine. Use an https "
+                "address: --allow-http does not change that"
             ) from None
 
 
@@ -302,8 +302,8 @@ def remove(cluster: Cluster, vault: Vault, ca: str) -> bool:
     """
     if look(cluster, vault, ca).signs:
         raise StateConflict(
-            f"the imported CA of {ca} signs now, for nodes that go back to it; it can be removed when the adoption has "
-            "come to `prepared`, or is done; see `vaultpki adopt status`"
+            f"the imported CA of {ca} signs now, for nodes that go back to it. It can be removed when the adoption "
+            "has come to `prepared`, or is done. See `vaultpki adopt status`"
         )
     return _remove(cluster, vault, ca)
 

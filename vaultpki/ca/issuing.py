@@ -74,8 +74,8 @@ def _refuse_other_name(scene: Scene, domain: str) -> None:
     if has != wanted:
         raise StateConflict(
             f"the CA of {domain} has {printable(has) or 'nothing'} beside its CN, and ca.subject of "
-            f"{scene.cluster.file} asks for {printable(wanted) or 'nothing'}: a renewal with the same key keeps the "
-            "name; leave out `--same-key`, or write the old ca.subject until it is done"
+            f"{scene.cluster.file} asks for {printable(wanted) or 'nothing'}. A renewal with the same key keeps the "
+            "name. Leave out `--same-key`, or write the old ca.subject until it is done"
         )
 
 

@@ -79,8 +79,8 @@ def _make(scene: Scene, record: RotationRecord, mount: RotationMount, write: Wri
         outside = cluster.authority.outside
         if outside is not None and outside.by_people:
             raise StateConflict(
-                f"{ca.title} is gone from {path}, and only its signer outside can make it again; restore it from "
-                "a backup of Vault, or go back with `vaultpki ca abort`"
+                f"{ca.title} is gone from {path}, and only its signer outside can make it again. Restore it from a "
+                "backup of Vault, or go back with `vaultpki ca abort`"
             )
         subject = ca_subject(cluster.name, record.domain, number(ca.name))
         seconds = life(cluster, record.domain, mount.root, now)

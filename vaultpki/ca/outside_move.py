@@ -27,8 +27,8 @@ def refuse_other_root(scene: Scene) -> None:
     """Raise StateConflict for the rotation of an issuing CA while cluster.yaml asks for another root."""
     if scene.moves:
         raise StateConflict(
-            f"{scene.target.file} asks for another root than the one that signs, so nobody would sign the new CA: "
-            f"rotate the root first (`vaultpki ca rotate root -f {scene.target.file}`), or write `ca.root` as it was"
+            f"{scene.target.file} asks for another root than the one that signs, so nobody would sign the new CA. "
+            f"Write `ca.root` as it was, or rotate the root first: `vaultpki ca rotate root -f {scene.target.file}`"
         )
 
 
@@ -39,7 +39,7 @@ def refuse_beginning(scene: Scene) -> None:
         if ours:
             return
         raise StateConflict(
-            f"the root in force is from outside, and {target.file} names the same one: write the new root there "
+            f"the root in force is from outside, and {target.file} names the same one. Write the new root there "
             "(another `ca.root_file`, or no `ca.root` for a root that vaultpki makes), and run this again"
         )
     chain = chain_of(target)
@@ -109,8 +109,8 @@ def _unlisted(scene: Scene, record: RotationRecord, sha256: str) -> Iterator[Wai
         if _counts(node) and node.name not in record.excused and not _lists(node, sha256):
             yield Waiting(
                 node.name,
-                f"does not have {sha256} in root_sha256 of its agent.yaml: write it there, beside the other one, as a "
-                f"list, and {AGENT_DOES}, or go on without the node (`--without {node.name}`)",
+                f"does not have {sha256} in root_sha256 of its agent.yaml. Write it there, beside the other one, as a "
+                f"list, and {AGENT_DOES}. Or go on without the node (`--without {node.name}`)",
             )
 
 
@@ -138,8 +138,8 @@ def _refuse_unlisted(scene: Scene, new: Facts, problem: str) -> None:
     missing = [node.name for node in scene.nodes(ROOT) if _counts(node) and not _lists(node, new.fingerprint)]
     if missing or not scene.nodes(ROOT):
         raise StateConflict(
-            f"{problem}; use another root, or have the owner of every node write {new.fingerprint} into root_sha256 of "
-            "agent.yaml, beside the other one, as a list, and run this again"
+            f"{problem}. Use another root, or have the owner of every node write {new.fingerprint} into root_sha256 "
+            "of agent.yaml, beside the other one, as a list. Then run this again"
         )
 
 
@@ -148,7 +148,7 @@ def _refuse_short_path(scene: Scene, *, ours: bool) -> None:
     if not ours and length is not None and length < 2:
         raise StateConflict(
             f"the root {printable(scene.root.subject_text)} has path length {length}, so it can vouch for no root of "
-            "ours, below which the issuing CAs stand; make another cluster, or have a root without that made first"
+            "ours, below which the issuing CAs stand. Make another cluster, or have a root without that made first"
         )
 
 
@@ -165,6 +165,6 @@ def _refuse_other_names(scene: Scene) -> None:
         names = outside_signer.keeping_name(scene.target, found.facts).authority.subject
         if names != scene.target.authority.subject:
             raise StateConflict(
-                f"the CA {ca} is {printable(found.facts.subject_text)}, and keeps that name with its key: the policy "
-                "of the signer allows what ca.subject says, so write the same there until the rotation is done"
+                f"the CA {ca} is {printable(found.facts.subject_text)}, and keeps that name with its key. The policy "
+                "of the signer allows what ca.subject says: write the same there until the rotation is done"
             )

@@ -132,7 +132,7 @@ def of_anchor(sent: Sent, anchor: Facts) -> Iterator[Refusal]:
     for each in sent.certificates:
         if each.facts.public_key == anchor.public_key and each.facts != anchor:
             sentence = (
-                f"{each.file} has another certificate for the key of {printable(anchor.subject_text)}, and each node "
-                "is pinned to the certificate in ca.root_file, so another one is a new root"
+                f"{each.file} has another certificate for the key of {printable(anchor.subject_text)}. Each node is "
+                "pinned to the certificate in ca.root_file, so another one is a new root"
             )
             yield Refusal("", each.file, "anchor-renewed", sentence, _ANCHOR_ASK)

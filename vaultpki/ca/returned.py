@@ -136,9 +136,9 @@ def _remarked(accepted: AcceptedCa, there: OutsideCas) -> AcceptedCa:
     if not new:
         return accepted
     sentence = (
-        f"{first_few(new)} is not above the CA in use: once nodes have it in the chain bundle of {domain}, restart who "
-        "reads that only at a start (kube-controller-manager, pods), and renew copies elsewhere (webhooks, "
-        "APIServices, kubeconfigs), before you continue the rotation"
+        f"{first_few(new)} is not above the CA in use. Wait until nodes have it in the chain bundle of {domain}. Then "
+        "restart what reads that only at a start (kube-controller-manager, pods). Also renew copies elsewhere "
+        "(webhooks, APIServices, kubeconfigs). Continue the rotation only after that"
     )
     return replace(accepted, remarks=(*accepted.remarks, sentence))
 

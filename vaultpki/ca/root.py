@@ -39,8 +39,9 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
         )
     if method is Method.EMERGENCY:
         raise ArgumentError(
-            "nodes take a new root on the word of the old one alone, and a thief of its key can give that word too; "
-            "leave out `--emergency` if the key is safe, else make another cluster (`prefix`), and join every node anew"
+            "nodes take a new root on the word of the old one alone, and a thief of its key can give that word too. "
+            "If the key is safe, leave out `--emergency`. Else make another cluster (`prefix`), and join every node "
+            "anew"
         )
     outside_move.refuse_beginning(scene)
 

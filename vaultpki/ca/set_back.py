@@ -43,7 +43,7 @@ def told(domain: str, record: RotationRecord | None, nodes: Collection[Participa
         verb = "says that it has" if len(found) == 1 else "say that they have"
         return (
             f"{names} {verb} read a newer record of {domain} than the server has (revision {highest}, and the server "
-            f"has {has}): it was restored from a snapshot, or that is false"
+            f"has {has}). The server was restored from a snapshot, or that is false"
         )
     if recovery.out_of_reach(domain, record, nodes, aside) and record is not None:
         return f"no node takes revision {record.revision} of {domain}, so far is it above all that nodes have read"
@@ -63,7 +63,7 @@ def refuse(scene: Scene, aside: Collection[str] = ()) -> None:
     }
     for domain in all_cas(scene.cluster):
         if said := why(scene, domain, {*aside, *excused}):
-            raise Attention(f"{said}; no step is taken: {what_to_do(scene.cluster, with_root(scene, domain))}")
+            raise Attention(f"{said}. No step is taken: {what_to_do(scene.cluster, with_root(scene, domain))}")
 
 
 def what_to_do(cluster: Cluster, domain: str) -> str:

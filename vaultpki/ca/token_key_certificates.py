@@ -67,8 +67,8 @@ def refuse_other_types(scene: Scene) -> None:
         kind = min(other.values())
         raise StateConflict(
             f"the key of {first_few(sorted(other))} is {kind}, and {scene.cluster.file} asks for another type, so the "
-            f"new CA could not certify it: run `ca rotate {SERVICE_ACCOUNT_KEYS}` first, which makes new ones, "
-            f"or write `certificates: {{{SERVICE_ACCOUNT}: {{key: {kind}}}}}` and run `vaultpki apply`"
+            f"new CA could not certify it. Run `ca rotate {SERVICE_ACCOUNT_KEYS}` first, which makes new ones. Or "
+            f"write `certificates: {{{SERVICE_ACCOUNT}: {{key: {kind}}}}}` and run `vaultpki apply`"
         )
 
 

@@ -255,6 +255,6 @@ def _refuse_set_back(seen: KeysOnServer) -> None:
     if ahead:
         raise StateConflict(
             f"{first_few(ahead)} read a newer record of {SERVICE_ACCOUNT_KEYS} than the server has: it was restored "
-            "from a snapshot, or that is false; nodes go on with the keys that they have: restore a newer snapshot, or "
-            "join those nodes anew (`vaultpki lock`, then `enroll`)"
+            "from a snapshot, or that is false. Nodes go on with the keys that they have. Restore a newer snapshot, "
+            "or join those nodes anew (`vaultpki lock`, then `enroll`)"
         )

@@ -42,7 +42,7 @@ def too_early(said: str, files: str, others: str) -> str:
     """Return that the node has not reported the `files` of the step, so that a restart may have read the `others`."""
     name, _, component = said.partition("/")
     return (
-        f"{name} has not reported {files} of this step yet, so a restart may have read {others} before; wait for its "
+        f"{name} has not reported {files} of this step yet, so a restart may have read {others} before. Wait for its "
         f"report (`vaultpki ca status`), restart {component} then, and pass `--restarted {said}` again"
     )
 

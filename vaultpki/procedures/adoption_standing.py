@@ -66,8 +66,8 @@ def _lost(machines: Iterable[AdoptedMachine], file: str) -> Finding | None:
     if not begun:
         return None
     text = (
-        f"{first_few(sorted(begun))} stand in an adoption whose record is gone, and stay as they are: the server was "
-        "restored from a snapshot, or somebody deleted the record; restore a later snapshot or the record"
+        f"{first_few(sorted(begun))} stand in an adoption whose record is gone, and stay as they are. The server was "
+        "restored from a snapshot, or somebody deleted the record. Restore a later snapshot or the record"
     )
     return found("adoption-lost", printable(text), file=file)
 

@@ -58,9 +58,9 @@ def pairs(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -
     if step.path not in (LAST_STEP, _TO_THE_END) or not report.pairs:
         return ""
     return printable(
-        f"{first_few(report.pairs)}: a certificate of the old CA that no state replaces; put one of Vault's there, "
-        "such as by a row of your own in cluster.yaml whose file the flag names (`vaultpki apply`, and then `vaultpki "
-        "agent --once` there), and restart what reads it"
+        f"{first_few(report.pairs)}: a certificate of the old CA that no state replaces. Put one of Vault's there, "
+        "such as by a row of your own in cluster.yaml whose file the flag names. Run `vaultpki apply`, then "
+        "`vaultpki agent --once` there, and restart what reads it"
     )
 
 

@@ -96,9 +96,9 @@ def _no_agent(machine: AdoptedMachine) -> str:
     if machine.enrolled and machine.time is not None:
         return (
             "its agent reports nothing of the adoption: it is older than this vaultpki, or it did not join where "
-            f"kubeadm's files lie, so its agent.yaml lacks `adopt`; upgrade it, and {AGENT_DOES}, or enrol it again "
-            f"(`{_enroll(machine)}`) and join it with the folder of kubeadm's certificates (`vaultpki join "
-            "FILE --dir DIR`)"
+            f"kubeadm's files lie. In the second case its agent.yaml lacks `adopt`. Upgrade it, and {AGENT_DOES}. Or "
+            f"enrol it again (`{_enroll(machine)}`) and join it with the folder of kubeadm's certificates (`vaultpki "
+            "join FILE --dir DIR`)"
         )
     if machine.enrolled:
         return (
@@ -113,14 +113,14 @@ def _set_back(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionRepor
     highest = max(report.highest, report.revision)
     if report.not_followed:
         return (
-            f"has read revision {highest} of the record, and does not follow revision {report.not_followed}: no "
-            f"adoption comes so far ahead, so no vaultpki wrote it; find out who did, and {WRITE_BACK}"
+            f"has read revision {highest} of the record, and does not follow revision {report.not_followed}. No "
+            f"adoption comes so far ahead, so no vaultpki wrote it. Find out who did, and {WRITE_BACK}"
         )
     if highest > step.record.revision:
         return (
-            f"has read revision {highest} of the record, and Vault has {step.record.revision}: it was restored "
-            f"from a snapshot, or somebody changed it; restore a later snapshot, or {WRITE_BACK}, or if the machine "
-            f"is wrong about that, join it anew (`{_enroll(machine)}`)"
+            f"has read revision {highest} of the record, and Vault has {step.record.revision}. Vault was restored "
+            f"from a snapshot, or somebody changed the record. Restore a later snapshot, or {WRITE_BACK}. Or if the "
+            f"machine is wrong about that, join it anew (`{_enroll(machine)}`)"
         )
     return ""
 
@@ -229,14 +229,14 @@ def _leaves(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport)
     found = _wrong(step.leaves, report.leaves, "on its disk", "has certificates of", machine)
     if found and machine.later:
         return (
-            f"joined with certificates of the new CAs, and has none to go back to: {_taken_out(machine)}, reset it "
+            f"joined with certificates of the new CAs, and has none to go back to: {_taken_out(machine)}. Reset it "
             "(`kubeadm reset`), and join it again by kubeadm once the way back has ended"
         )
     kept = report.kept_until
     if found and step.leaves is Side.OLD and kept is not None and kept <= step.now:
         return (
-            f"its kept certificates of the old CA expired at {stamp(kept)}, and it goes on with those of the new one: "
-            "run `vaultpki adopt node` there as root, which signs them again with the old CA's key, or says where that "
+            f"its kept certificates of the old CA expired at {stamp(kept)}, and it goes on with those of the new one. "
+            "Run `vaultpki adopt node` there as root. It signs them again with the old CA's key, or says where that "
             "must lie"
         )
     return found

@@ -40,8 +40,8 @@ def why_stopped(course: Course, record: RotationRecord | None, file: str) -> str
         )
     if record.kept is not None and last.kept is None:
         return (
-            f"another operator has put the rotation of {last.domain} right by `vaultpki ca recover`; this command has "
-            "stopped: agree on the way from there, and let one of you go on"
+            f"another operator has put the rotation of {last.domain} right by `vaultpki ca recover`, and this command "
+            "has stopped. Agree on the way from there, and let one of you go on"
         )
     if _another(last, record) or _made_an_emergency(course, record):
         kind = "an emergency rotation" if record.method is Method.EMERGENCY else "another rotation"

@@ -136,8 +136,8 @@ def without_refused(record: RotationRecord, node: Participant, now: datetime) ->
     """Return why no gate may leave a node out, as a sentence; "" if it may."""
     if reasons.signs_tokens(record, node) and _live(node, now):
         return (
-            f"{node.name} signs tokens with a key that the old CA has certified, which nodes that join later would not "
-            "accept; repair it, or remove it from cluster.yaml and run `vaultpki apply`"
+            f"{node.name} signs tokens with a key that the old CA has certified, which nodes that join later would "
+            "not accept. Repair it, or remove it from cluster.yaml and run `vaultpki apply`"
         )
     if _live(node, now) and reasons.in_use(record, node, now):
         return (

@@ -73,8 +73,8 @@ def dropping(
     trust = before.trust if before is not None else also_trusted(cluster.name, domain, mount, nodes)
     if others := sorted(trust - {leaf.sha256, *dropped}):
         raise StateConflict(
-            f"nodes trust {first_few(others)} beside {leaf.name} too, which would leave with it: name it with --drop "
-            f"too, or if the server has it, `vaultpki ca rotate {domain}` takes all of them out"
+            f"nodes trust {first_few(others)} beside {leaf.name} too, which would leave with it. Name it with --drop "
+            f"too. Or if the server has it, take all of them out: `vaultpki ca rotate {domain}`"
         )
     first, *further = sorted(dropped)
     known = before.highest if before is not None else 1

@@ -135,9 +135,9 @@ def held(record: RotationRecord, to: State, gate: Gate, nodes: Collection[str]) 
     more = [
         Waiting(
             node,
-            f"its {component} was seen accepting certificates of the old CA, and not refusing them since: restart it "
-            f"there, and look at the file that it reads; if it cannot be reached from here, run `{command(to)} "
-            f"--restarted {node}/{component}` then",
+            f"its {component} was seen accepting certificates of the old CA, and not refusing them since. Restart it "
+            f"there, and look at the file that it reads. Then, if it cannot be reached from here, run `{command(to)} "
+            f"--restarted {node}/{component}`",
         )
         for node, _, component in seen
         if node in nodes and node not in record.excused
@@ -184,8 +184,8 @@ def _silent(cluster: str, record: RotationRecord, to: State, said: Mapping[Liste
         for other in (one.node for one in here if (one.component, one.port) == (each.component, each.port)):
             return Waiting(
                 turn,
-                f"its {each.component} does not answer at port {each.port}, and that of {other} does: wait until it is "
-                f"healthy, or if only this machine cannot reach it, run `{command(to)} --restarted "
+                f"its {each.component} does not answer at port {each.port}, and that of {other} does. Wait until it "
+                f"is healthy. Or if only this machine cannot reach it, run `{command(to)} --restarted "
                 f"{turn}/{each.component}`",
             )
     return None

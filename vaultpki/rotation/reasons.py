@@ -282,13 +282,13 @@ def _restarts(step: Transition, node: Participant, report: NodeReport) -> str:
         if reader.stopped is not None:
             return (
                 f"{component} is stopped there since {stamp(reader.stopped)}, and no other node restarts before it is "
-                f"healthy: start it, or if only its agent takes it so, restart it there, wait until it is healthy, and "
-                f"run {then}"
+                "healthy. Start it, or if only its agent takes it so, restart it there. Wait until it is healthy, "
+                f"and run {then}"
             )
         if not reader.running:
             return (
-                f"{component} was not seen running there ({reader.problem}): start it, or if only its agent cannot see "
-                f"it, restart it there, wait until it is healthy, and run {then}"
+                f"{component} was not seen running there ({reader.problem}). Start it, or if only its agent cannot "
+                f"see it, restart it there. Wait until it is healthy, and run {then}"
             )
         if name not in old:
             return (

@@ -98,8 +98,8 @@ def next_revision(
         far = sorted(name for name, highest in known.items() if highest > low + MOST_AHEAD - 1)
         names = ", ".join(far[:3]) or "the server"
         raise StateConflict(
-            f"{names} {'has' if len(far) == 1 else 'have'} read revision {top} of {domain}, others {low}: no number "
-            f"above both is taken by every node (at most {MOST_AHEAD} above what it has read); join {names} anew, or "
+            f"{names} {'has' if len(far) == 1 else 'have'} read revision {top} of {domain}, others {low}. No number "
+            f"above both is taken by every node (at most {MOST_AHEAD} above what it has read). Join {names} anew, or "
             f"leave out what is false (`--without {far[0] if far else 'NODE'}`)"
         )
     return min(top + _MARGIN, low + MOST_AHEAD)

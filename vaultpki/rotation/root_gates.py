@@ -265,9 +265,9 @@ def _outside(record: RotationRecord, to: State, *, crossed: bool) -> list[Waitin
     return [
         Waiting(
             OUTSIDE,
-            f"once every kubeconfig and program outside the cluster that holds a root of it holds the {which} one too "
-            f"(`vaultpki issue admin --dir DIR` writes an operator's again), say so: `{command(to)} --checked "
-            f"{OUTSIDE}`",
+            f"every kubeconfig and program outside the cluster that holds a root of it must hold the {which} one too. "
+            f"`vaultpki issue admin --dir DIR` writes an operator's again. Once all hold it, say so: `{command(to)} "
+            f"--checked {OUTSIDE}`",
         )
     ]
 

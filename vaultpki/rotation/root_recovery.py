@@ -43,7 +43,7 @@ def recovered(
     base = record if record is not None else _rebuilt(cluster, mount, now)
     if base is None or _lost(mount, ahead(ROOT, record, nodes, aside), base):
         raise StateConflict(
-            "the server was restored from a snapshot, and has lost the root that its nodes trust; restore a newer "
+            "the server was restored from a snapshot, and has lost the root that its nodes trust. Restore a newer "
             "snapshot, or make new join files for every node (`vaultpki enroll --all --replace`)"
         )
     state = base.state

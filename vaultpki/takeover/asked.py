@@ -80,10 +80,10 @@ def _without_record(known: Journal) -> AskedOfMachine:
         return AskedOfMachine(way_home(known)[0])
     return AskedOfMachine(
         None,
-        f"Vault has no record of the adoption any more, and this machine is {stands.value}: somebody deleted the "
-        "record, or the server was restored from a snapshot; the machine stays as it is; restore a later snapshot or "
-        "the record, or if no machine uses the new CAs any more, run `vaultpki adopt node --leave` here, which puts "
-        "kubeadm's files back",
+        f"Vault has no record of the adoption any more, and this machine is {stands.value}. Somebody deleted the "
+        "record, or the server was restored from a snapshot. The machine stays as it is. Restore a later snapshot or "
+        "the record. Or if no machine uses the new CAs any more, put kubeadm's files back here: `vaultpki adopt node "
+        "--leave`",
     )
 
 
@@ -134,26 +134,26 @@ _LATE: Final = _EARLY | {_S.SWITCHED, _S.CLOSED}
 
 def _jumped(state: AdoptionState, reached: AdoptionState | None) -> str:
     stands = f"has done the steps of {reached.value} last" if reached is not None else "is as kubeadm left it"
-    before = "and no adoption that waits for this machine leads from there to that state"
     return (
-        f"the record of the adoption says {state.value}, and this machine {stands}, {before}: the machine stays as it "
-        f"is, and nothing is deleted here; find out who wrote the record, and {WRITE_BACK}; a machine that was no part "
-        "of the cluster then is made anew (`kubeadm reset`), and joins again"
+        f"the record of the adoption says {state.value}, and this machine {stands}. No adoption that waits for this "
+        "machine leads from there to that state. The machine stays as it is, and nothing is deleted here. Find out "
+        f"who wrote the record, and {WRITE_BACK}. A machine that was no part of the cluster then is made anew "
+        "(`kubeadm reset`), and joins again"
     )
 
 
 def _behind(record: AdoptionRecord, highest: int) -> str:
     return (
         f"this machine has read revision {highest} of the adoption's record, and Vault has revision {record.revision} "
-        f"({record.state.value}): it was restored from a snapshot, or somebody changed the record; until it has a "
-        "later one this machine takes no trust away and exchanges no certificates; restore a later snapshot, or "
+        f"({record.state.value}). Vault was restored from a snapshot, or somebody changed the record. Until it has a "
+        "later one this machine takes no trust away and exchanges no certificates. Restore a later snapshot, or "
         f"{WRITE_BACK}"
     )
 
 
 def _ahead(revision: int, highest: int) -> str:
     return (
-        f"this machine has read revision {highest} of the adoption's record, and does not follow revision {revision}: "
-        "no adoption comes so far ahead, so no vaultpki wrote it; the machine stays as it is; find out who wrote that "
-        f"record, and {WRITE_BACK}"
+        f"this machine has read revision {highest} of the adoption's record, and does not follow revision {revision}. "
+        "No adoption comes so far ahead, so no vaultpki wrote it. The machine stays as it is. Find out who wrote "
+        f"that record, and {WRITE_BACK}"
     )

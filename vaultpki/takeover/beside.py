@@ -190,7 +190,7 @@ def lost_with_the_folder(run: TakeOver) -> Iterator[str]:
             if value.startswith(f"{run.where.kubelet}/"):
                 yield (
                     f"{path}: --{name} names {value}, which is put aside from switched on, so the kubelet would not "
-                    "start: take that flag out (its configuration gets the agent's pair), and run this again"
+                    "start. Take that flag out (its configuration gets the agent's pair), and run this again"
                 )
 
 

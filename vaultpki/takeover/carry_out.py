@@ -95,7 +95,7 @@ def _refuse_other_cas(config: AgentConfig, record: AdoptionRecord | None) -> Non
         if other:
             raise StateConflict(
                 f"the record of the adoption names the old CA {min(other)} of {ca}, and {config.file} does not have "
-                f"it in also_trust; find out who wrote the record, and {WRITE_BACK}, or if it is right, enrol this "
+                f"it in also_trust. Find out who wrote the record, and {WRITE_BACK}. Or if it is right, enrol this "
                 f"machine again (`vaultpki enroll {config.node} --replace`)"
             )
 

@@ -65,7 +65,7 @@ def copy(run: TakeOver) -> None:
     if source is None:
         raise StateConflict(
             f"the key of the old CA is not on this machine ({run.where.directory}/ca.key), and its controller manager "
-            "signs with it; copy it here from another control plane"
+            "signs with it. Copy it here from another control plane"
         )
     cert, key = folders.signer_files(run.where.aside)
     private_folder(run.where.aside)

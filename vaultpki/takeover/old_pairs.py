@@ -155,11 +155,11 @@ def _signed(run: TakeOver, ca: str, row: str, leaf: bytes, own_key: bytes) -> by
     place = f"{run.machine.folder(FolderKind.BOTH)}/{folders.KEY_FILES[ca]}"
     if refused:
         raise StateConflict(
-            f"an old pair of {ca} has ended, and Vault, which has the key of the old CA, does not sign it: {refused}; "
-            f"cure that, or copy the key to {place}"
+            f"an old pair of {ca} has ended, and Vault, which has the key of the old CA, does not sign it: {refused}. "
+            f"Cure that, or copy the key to {place}"
         )
     raise StateConflict(
-        f"an old pair of {ca} has ended, and the key of the old CA is not on this machine; copy it to {place} from "
+        f"an old pair of {ca} has ended, and the key of the old CA is not on this machine. Copy it to {place} from "
         "another control plane, or bring a new pair"
     )
 
@@ -198,9 +198,9 @@ def renew_kubelet(run: TakeOver) -> None:
             if "kubernetes" in run.imported:
                 raise error from refused
             raise StateConflict(
-                f"{path} ended on {leaf[0].not_after:%Y-%m-%d}, the key of the old CA is not on this machine, and "
-                f"the cluster did not sign it again: {refused}; run this again, or have a CSR for system:node signed "
-                "by the cluster, and put certificate and key in that file"
+                f"{path} ended on {leaf[0].not_after:%Y-%m-%d}, and the key of the old CA is not on this machine. The "
+                f"cluster did not sign it again: {refused}. Run this again, or have the cluster sign a CSR for "
+                "system:node, and put certificate and key in that file"
             ) from error
     rest = found[0][found[0].index(_END) + len(_END) :].lstrip(b"\r\n")
     with files.closing(files.open_folder(folder, create=False)) as fd, files.storage_errors(path):

@@ -109,8 +109,8 @@ def _is_old(run: TakeOver, path: str, ca: str) -> bool:
 
 def _not_replaced(path: str, name: str, value: str, best: str) -> str:
     return (
-        f"{path}: --{name} names {value}, which no state changes, so its certificate of the old CA would be refused in "
-        f"the end: let it name {best}, restart what reads it, and run this again"
+        f"{path}: --{name} names {value}, which no state changes, so its certificate of the old CA would be refused "
+        f"in the end. Let it name {best}, restart what reads it, and run this again"
     )
 
 
@@ -123,7 +123,7 @@ def _not_there_later(run: TakeOver) -> Iterator[str]:
         if (path in keys or own) and os.path.isfile(path):
             yield (
                 f"a pod mounts {path}, which is put aside from switched on, so the pod's next start would make a "
-                "folder of that name: have it mount the folder above, or do without, and run this again"
+                "folder of that name. Have it mount the folder above, or do without, and run this again"
             )
 
 
@@ -145,6 +145,6 @@ def _other_file(run: TakeOver, path: str, name: str, ca: str, value: str) -> Ite
     if value not in {best, *also}:
         what = f"names {value}" if value else "has no value after `=`"
         yield (
-            f"{path}: {name} {what}, and a take-over changes only CAs at the places of kubeadm: let it name {best} "
+            f"{path}: {name} {what}, and a take-over changes only CAs at the places of kubeadm. Let it name {best} "
             "(with the same CA in it), restart what reads it, and run this again"
         )

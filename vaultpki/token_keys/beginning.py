@@ -80,7 +80,7 @@ def counts_elsewhere(record: KeyRecord, name: str) -> str:
     if not sharing:
         return ""
     return (
-        f"{first_few(sharing)} has the same key as {name}, so its tokens are accepted all the same: replace the keys "
+        f"{first_few(sharing)} has the same key as {name}, so its tokens are accepted all the same. Replace the keys "
         "of all nodes at once (`vaultpki ca rotate service-account-keys --emergency` without `--stolen`)"
     )
 
@@ -105,8 +105,8 @@ def _of_shared(scene: KeyScene) -> KeyRecord:
         raise StateConflict(NO_KEYS_YET)
     if len(found) > 1:
         raise StateConflict(
-            "the control-plane nodes have different sa.key of which Vault has certified none, so their tokens are not "
-            "accepted everywhere; give all of them the same one first"
+            "the control-plane nodes have different sa.key of which Vault has certified none, so their tokens are "
+            "not accepted everywhere. Give all of them the same one first"
         )
     if silent:
         raise StateConflict(f"{first_few(silent)} did not report the shared sa.key yet; start the agent there first")

@@ -124,6 +124,6 @@ def _unloaded(keys: KeyRecord, then: str, holder: KeyHolder, wanted: frozenset[s
 def _gone(each: DepartedKey) -> str:
     until = f"until {stamp(each.until)}" if each.until is not None else "for a time that nobody knows"
     return (
-        f"is gone, and its tokens live {until}: no node can have its key certified by the new CA; wait, or if none of "
+        f"is gone, and its tokens live {until}: no node can have its key certified by the new CA. Wait, or if none of "
         f"its tokens is used go on without it (`--without {each.node}`)"
     )

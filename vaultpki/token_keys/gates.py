@@ -157,8 +157,8 @@ def _home(step: KeyTransition) -> Iterator[Waiting]:
     for name in guests(record):
         yield Waiting(
             name,
-            "has joined with a key of its own and not with the shared one: go on with `vaultpki ca continue`, or "
-            "remove it from the cluster and from cluster.yaml and wait until its tokens have expired",
+            "has joined with a key of its own and not with the shared one. Go on with `vaultpki ca continue`. Or "
+            "remove it from the cluster and from cluster.yaml, and wait until its tokens have expired",
         )
     for each in record.departed:
         if each.pem and key_sha256(each.pem) != record.shared:
@@ -199,8 +199,8 @@ def _behind(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> s
         return ""
     return (
         f"says that it has read revision {keys.seen.highest} of the keys' record, and the server has "
-        f"{step.record.revision}: the server was restored from a snapshot, or that is false; join it anew "
-        f"(`vaultpki enroll {holder.name} --replace`)"
+        f"{step.record.revision}. The server was restored from a snapshot, or that is false. Join it anew (`vaultpki "
+        f"enroll {holder.name} --replace`)"
     )
 
 
@@ -343,9 +343,9 @@ def _legacy(step: KeyTransition) -> Iterator[Waiting]:
     if step.legacy is None:
         yield Waiting(
             LEGACY,
-            "have not been looked for: Secrets of type kubernetes.io/service-account-token never expire, and the next "
-            "step refuses those that an old key has signed; pass `--kubeconfig admin.conf`, or go on without them "
-            f"(`--without {LEGACY}`)",
+            "have not been looked for. Secrets of type kubernetes.io/service-account-token never expire, and the "
+            "next step refuses those that an old key has signed. Pass `--kubeconfig admin.conf`, or go on without "
+            f"them (`--without {LEGACY}`)",
         )
         return
     began = step.record.signing_since or _all_started(step)
@@ -355,8 +355,8 @@ def _legacy(step: KeyTransition) -> Iterator[Waiting]:
         yield Waiting(
             LEGACY,
             f"{count if older[1:] else 'a Secret has a token that never expires'} and may be of an old key "
-            f"({first_few(older, _NAMED)}): once every kube-controller-manager was restarted, delete each and make it "
-            f"again, or go on without them (`--without {LEGACY}`)",
+            f"({first_few(older, _NAMED)}). Once every kube-controller-manager was restarted, delete each and make it "
+            f"again. Or go on without them (`--without {LEGACY}`)",
         )
 
 

@@ -22,14 +22,14 @@ def to_start(holder: KeyHolder, command: str, turn: str) -> str:
     reader = holder.keys.reader if holder.keys is not None else None
     if reader is not None and reader.stopped is not None:
         return (
-            f"it is stopped since {stamp(reader.stopped)}, and no other one restarts before it is healthy; start it, "
-            f"or if only its agent takes it so, restart it there, wait until it is healthy, and run {word}"
+            f"it is stopped since {stamp(reader.stopped)}, and no other one restarts before it is healthy. Start it, "
+            f"or if only its agent takes it so, restart it there. Wait until it is healthy, and run {word}"
         )
     if reader is None or not reader.running:
         why = f" ({printable(reader.problem)})" if reader is not None and reader.problem else ""
         return (
-            f"it was not seen running there{why}; start it, or if only its agent cannot see it, restart it there, wait "
-            f"until it is healthy, and run {word}"
+            f"it was not seen running there{why}. Start it, or if only its agent cannot see it, restart it there. "
+            f"Wait until it is healthy, and run {word}"
         )
     if holder.keys is not None and holder.keys.holds_files:
         return (

@@ -71,7 +71,7 @@ def next_record(
     if stored is not None and stored.active and (left_out := sorted({*said.without} - {LEGACY})):
         raise ArgumentError(
             f"{first_few(left_out)} cannot be left out of a rotation of these keys, since its kube-apiserver may sign "
-            "tokens all the same: repair the node, or remove it from cluster.yaml and run `vaultpki apply`"
+            "tokens all the same. Repair the node, or remove it from cluster.yaml and run `vaultpki apply`"
         )
     taken = key_course.taken_in(stored, scene, _known(stored, said.replaced))
     record, notes = taken.record, taken.notes
@@ -84,8 +84,8 @@ def next_record(
         record = replace(record, restarted=(), checked=())
         if said.checked:
             raise StateConflict(
-                "nodes have reported keys that are not in the record yet: run `vaultpki ca continue` first, which "
-                "takes them in, and look at `vaultpki ca status` for what it waits for then"
+                "nodes have reported keys that are not in the record yet. Run `vaultpki ca continue` first, which "
+                "takes them in. Then look at what it waits for: `vaultpki ca status`"
             )
     to = key_course.next_key_state(record, back=back)
     record = key_course.timed(_confirmed(record, to, scene, said, lenient=holds), scene, said.token_life)

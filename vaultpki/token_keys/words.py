@@ -47,8 +47,8 @@ def check_refused(step: KeyTransition, word: str) -> str:
     ]
     if unmade:
         return (
-            f"the next key of {first_few(unmade)} is not in the record yet, so no key set can have it: publish it once "
-            f"`vaultpki ca status` waits for {JWKS} alone, and pass `--checked {JWKS}` then"
+            f"the next key of {first_few(unmade)} is not in the record yet, so no key set can have it. Publish it "
+            f"once `vaultpki ca status` waits for {JWKS} alone, and pass `--checked {JWKS}` then"
         )
     lacking = [each.sentence for each in step.published if each.lacking]
     return f"the key set is not whole: {lacking[0]}; {PUBLISH}, and pass `--checked {JWKS}` then" if lacking else ""

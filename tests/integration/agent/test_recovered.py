@@ -35,7 +35,7 @@ def refused(rotation: AgentsInRotation) -> None:
     start = cluster.server.audit_position()
     for command in ("continue", "abort"):
         ran = vaultpki("ca", command, "-f", cluster.file, env=cluster.environment(), expect=3)
-        assert f"vaultpki ca recover {CA}" in ran.stderr and "no step is taken" in ran.stderr, ran
+        assert f"vaultpki ca recover {CA}" in ran.stderr and "No step is taken" in ran.stderr, ran
     assert [write for write in cluster.server.writes(start) if write[1] != "sys/capabilities-self"] == []
     assert (rotation.record, rotation.default()) == (before, default)
 

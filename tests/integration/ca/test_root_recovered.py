@@ -87,7 +87,7 @@ def test_a_server_that_was_set_back_goes_on_with_both_roots(
     before, start = rotation.record, cluster.server.audit_position()
     for command in ("continue", "abort"):
         ran = vaultpki("ca", command, "-f", cluster.file, env=cluster.environment(), expect=3)
-        assert "vaultpki ca recover root" in ran.stderr and "no step is taken" in ran.stderr, ran
+        assert "vaultpki ca recover root" in ran.stderr and "No step is taken" in ran.stderr, ran
     assert [write for write in cluster.server.writes(start) if write[1] != "sys/capabilities-self"] == []
     assert rotation.record == before
     whole = kept is State.SWITCHED

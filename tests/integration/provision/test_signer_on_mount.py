@@ -181,7 +181,7 @@ def test_no_ca_is_rotated_in_vain_and_the_end_of_the_pinned_root_is_told(
     env, words = cluster.environment(), ("ca", "rotate", "etcd", "-f", cluster.file)
     ran = vaultpki(*words, "--same-key", env=env, expect=1)
     told = "CN=corp-short above the CA etcd ends on"
-    assert told in ran.stderr and "no time is gained; have whoever keeps that renew it" in ran.stderr
+    assert told in ran.stderr and "no time is gained. Have whoever keeps that renew it" in ran.stderr
     assert json.loads(cluster.ca("status", "--json").stdout)["rotation"] is None
     assert told in vaultpki(*words, env=env).stderr
     clock = {"LD_PRELOAD": faketime_library(), "FAKETIME": "+3000d"}

@@ -92,5 +92,5 @@ def test_a_pair_of_the_old_ca_beside_the_table_keeps_retired_closed(path: Step) 
     """Both ways in and out: nobody trusts it there, and after that nobody could sign another one."""
     left = ("/etc/own/x.crt (--tls-cert-file of kube-scheduler.yaml)",)
     said = waits(path, with_machine(path[0], "cp-1", report=report(path[0], pairs=left)))["cp-1"]
-    assert said.startswith(f"{left[0]}: a certificate of the old CA that no state replaces; put one of Vault's there")
+    assert said.startswith(f"{left[0]}: a certificate of the old CA that no state replaces. Put one of Vault's there")
     assert waits(SC, with_machine(SC[0], "cp-1", report=report(SC[0], pairs=left))) == {}

@@ -176,7 +176,7 @@ def test_the_number_is_above_what_nodes_remember_and_each_takes_it() -> None:
         assert next_revision("etcd", before, [node("n1", ONE, highest=14), node("n2", ONE, highest=far)], ("n2",)) > 14
     # All of them have read a forged record that no longer stands there, or none takes the one that does.
     assert next_revision("etcd", before, [node("n1", ONE, highest=10**9)]) > 10**9
-    with pytest.raises(StateConflict, match="join"):
+    with pytest.raises(StateConflict, match="Join"):
         next_revision("etcd", before, [node("n1", ONE, highest=(1 << 53) - 1)])
     forged = replace(before, revision=10**9)
     assert out_of_reach("etcd", forged, [node("n1", ONE, highest=14)])

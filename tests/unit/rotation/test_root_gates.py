@@ -166,7 +166,7 @@ def test_the_way_back_waits_for_the_old_root_where_it_had_left() -> None:
 def test_going_on_from_re_trusting_waits_for_the_old_root_outside_too() -> None:
     # From switched an abort waits for nobody: a kubeconfig that dropped the old root would then fail.
     found = gate(at(State.RETRUSTING, PODS), State.SWITCHED, OPEN, ALONE, None)
-    assert names(found) == [OUTSIDE] and "holds the old one too" in found.waiting[0].reason
+    assert names(found) == [OUTSIDE] and "hold the old one too" in found.waiting[0].reason
     assert "`vaultpki ca continue --checked outside`" in found.waiting[0].reason
     assert gate(at(State.RETRUSTING, PODS, OUTSIDE), State.SWITCHED, OPEN, ALONE, None).open(NOW)
 

@@ -71,7 +71,7 @@ def test_without_a_record_it_stays_and_says_what_to_do(machine: TakenOverMachine
             found = asked(nothing, known, REVISION, kind)
             assert found.target is None
             assert found.stays.startswith("Vault has no record of the adoption any more, and this machine is ")
-            assert "restore a later snapshot or the record" in found.stays and "adopt node --leave" in found.stays
+            assert "Restore a later snapshot or the record" in found.stays and "adopt node --leave" in found.stays
 
 
 def test_the_record_that_it_read_last_counts(machine: TakenOverMachine) -> None:
@@ -223,7 +223,7 @@ def test_no_record_leads_past_a_state_that_everybody_does(
         assert (found.target is None) is (to in refused), to
         if to in refused:
             assert f"says {to.value}, and this machine has done the steps of {reached.value} last" in found.stays
-            assert "find out who wrote the record" in found.stays
+            assert "Find out who wrote the record" in found.stays
         else:
             assert found == AskedOfMachine(arrangement(to))
 
@@ -263,7 +263,7 @@ def test_a_record_about_other_old_cas_than_those_of_agent_yaml_changes_nothing(m
     before = machine.snapshot()
     record = machine.record(S.PUBLISHED)
     other = replace(record, old={**record.old, "kubernetes": ("ab" * 32,)})
-    with pytest.raises(StateConflict, match=r"names the old CA abab.* also_trust; find out who"):
+    with pytest.raises(StateConflict, match=r"names the old CA abab.* also_trust\. Find out who"):
         carry_out.prepare(machine.config, machine.assignment(other), arrangement(S.PUBLISHED), machine.processes)
     assert machine.snapshot() == before
     for ca in ("etcd", "front-proxy"):

@@ -138,7 +138,7 @@ def test_without_an_import_a_lost_key_is_asked_for(tmp_path: Path) -> None:
     machine = TakenOverMachine(tmp_path)
     (Path(machine.where.directory) / "ca.key").unlink()
     machine.agent_pass(S.PREPARED)
-    with pytest.raises(StateConflict, match="copy it here from another control plane"):
+    with pytest.raises(StateConflict, match="Copy it here from another control plane"):
         carry_out.carry_out(machine.run(S.PREPARED))
 
 

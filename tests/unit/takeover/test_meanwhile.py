@@ -99,7 +99,7 @@ def test_a_worker_whose_old_certificate_has_ended_is_named(tmp_path: Path) -> No
     machine.go(S.SWITCHED)
     machine.agent_pass(S.RETURNING)
     with pytest.raises(
-        StateConflict, match=r"kubelet-client-2026-01-01\.pem ended on .* the cluster did not sign it again"
+        StateConflict, match=r"kubelet-client-2026-01-01\.pem ended on .* The cluster did not sign it again"
     ):
         carry_out.carry_out(machine.run(S.RETURNING, clock=time.time() + 40 * DAY))
     # It goes on with the new pair.

@@ -78,7 +78,7 @@ def test_a_file_with_cas_elsewhere_is_refused(machine: TakenOverMachine) -> None
     text = path.read_text()
     for value in ("/etc/ssl/clients.crt", f"{pki}/clients.crt"):
         path.write_text(text.replace(f"--client-ca-file={pki}/ca.crt", f"--client-ca-file={value}"))
-        refused(machine, rf"{path}: --client-ca-file names {value}, and a take-over .*: let it name {pki}/ca\.crt")
+        refused(machine, rf"{path}: --client-ca-file names {value}, and a take-over .*\. Let it name {pki}/ca\.crt")
     path.write_text(text)
     settings = Path(machine.where.kubelet).parent / "config.yaml"
     held = settings.read_text()
@@ -108,7 +108,7 @@ def test_a_pair_or_a_kubeconfig_elsewhere_is_refused(
     text = path.read_text()
     path.write_text(text.replace(f"--authorization-kubeconfig={config}", "--authorization-kubeconfig=/etc/other.conf"))
     assert path.read_text() != text
-    refused(machine, rf"--authorization-kubeconfig names /etc/other\.conf, .*: let it name {config}")
+    refused(machine, rf"--authorization-kubeconfig names /etc/other\.conf, .*\. Let it name {config}")
     path.write_text(text)
     carry_out.carry_out(machine.run(S.PREPARED))
 
