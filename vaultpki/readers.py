@@ -153,8 +153,8 @@ def not_admitted(running: bool) -> str:
             "may refuse its tokens"
         )
     return (
-        "kube-apiserver must not be started yet: the record of service-account keys does not admit the key of this "
-        "node, so other API servers would refuse its tokens"
+        "kube-apiserver must not be started yet: the record of service-account keys does not admit its key, so other "
+        "API servers would refuse its tokens"
     )
 
 

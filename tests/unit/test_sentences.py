@@ -14,7 +14,9 @@ import vaultpki
 PACKAGE = Path(vaultpki.__file__).parent
 MOST: Final = 25
 # Sentences that may be longer: how each begins, and why.
-LONGER: Final[dict[str, str]] = {}
+LONGER: Final[dict[str, str]] = {
+    "[ca] default_ca = own": "the configuration of openssl, which no person reads",
+}
 # One word each: what is filled in, and a quoted command, path or value.
 _FILLED = "◇"
 _QUOTED = re.compile(r"`[^`]*`")

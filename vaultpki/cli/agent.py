@@ -87,7 +87,7 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
     @click.option(
         "--hooks",
         type=click.Choice(["static-pods"]),
-        help="With --join, where etcd and the control plane are static pods: write into agent.yaml the hooks that "
+        help="With --join, for etcd and a control plane in static pods: write hooks into agent.yaml. They "
         "restart those of this node that read a CA only when they start. Hooks that are there stay.",
     )
     @functools.wraps(function)
