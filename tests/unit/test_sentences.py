@@ -18,6 +18,7 @@ LONGER: Final[dict[str, str]] = {
     "advertise-address allow-privileged": "a list of flags, which is never printed as a whole",
     "Sign ◇.csr as a subordinate CA: ": "what a signer outside must grant, which a person sends on in one piece",
     "◇ by ◇ itself, not by a CA below it: ": "the same for the cross certificate of a root",
+    "[ca] default_ca = own": "the configuration of openssl, which no person reads",
 }
 # One word each: what is filled in, and a quoted command, path or value.
 _FILLED = "◇"

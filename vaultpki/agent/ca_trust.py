@@ -161,16 +161,16 @@ def _refused(record: RotationRecord) -> VaultpkiError:
         # One from outside keeps its key.
         how = f"if it is right, write {new.sha256} into root_sha256 of agent.yaml, beside the other one, as a list"
     return VaultpkiError(
-        f"the record of the rotation of the root names a root CA that this node does not accept ({names}): it gave "
-        f"that one up before, or no root that it trusts vouches for it; run `vaultpki ca status`; {how}"
+        f"the record of the rotation of the root names a root CA that this node does not accept ({names}). The node "
+        f"gave it up before, or no root that it trusts vouches for it. Run `vaultpki ca status`; {how}"
     )
 
 
 def _unnamed_cas_kept(domain: str, kept: Collection[str]) -> VaultpkiError:
     what = "the CAs below it could not be used" if domain == ROOT else "no CA of it could be used"
     return VaultpkiError(
-        f"the record of the rotation of {domain} does not name {', '.join(sorted(kept))}, and without it {what}; this "
-        "node goes on trusting it; run `vaultpki ca status`, and find out who wrote that record"
+        f"the record of the rotation of {domain} does not name {', '.join(sorted(kept))}, and without it {what}. This "
+        "node goes on trusting it. Find out who wrote that record, and run `vaultpki ca status`"
     )
 
 

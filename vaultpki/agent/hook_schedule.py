@@ -238,7 +238,7 @@ def _requests(context: Context, wanted: Assignment, keys: Iterable[str]) -> Iter
         names = [component for _, component in read_at_start(context, wanted, key)]
         text = (
             f"the foreign CAs of {readers.CA_OF_BUNDLE[key]} changed, which {' and '.join(names)} reads only at its "
-            f"start: the hooks of {key} wait for a person; run `vaultpki agent --once` on one node after the other"
+            f"start. The hooks of {key} wait for a person. Run on one node after the other: `vaultpki agent --once`"
         )
         yield Event("by-hand", text, "warning", {"hook": key})
 

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 KEY_FILE: Final = f"{SERVICE_ACCOUNT_FILES}.key"
 UNION_FILE: Final = f"{SERVICE_ACCOUNT_FILES}.pub"
 TOKEN_FILES: Final = (UNION_FILE, KEY_FILE)
-"""The two files that kube-apiserver reads. Where they take the place of files that others made, the union goes first: a
-kube-apiserver that starts in between accepts the tokens that it signs."""
+"""The two files that kube-apiserver reads. The union goes first where they replace files of others: a kube-apiserver
+that starts in between then accepts the tokens that it signs."""
 
 _OF_ANOTHER_CA: Final = frozenset({Reason.ISSUER_OUTGOING, Reason.ISSUER_CHANGED})
 _NUMBERED: Final = re.compile(rf"{SERVICE_ACCOUNT_FILES}-([1-9][0-9]{{0,7}})")

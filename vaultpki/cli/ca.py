@@ -55,8 +55,8 @@ kubeconfig_option = click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Of the cluster: look at its kube-root-ca.crt and pods, for the CA kubelet at its kubelet-serving-ca, and for "
-    "service-account-keys at the flags of its API servers and at Secrets with tokens.",
+    help="Of the cluster: look at its kube-root-ca.crt and pods. For the CA kubelet look at its kubelet-serving-ca. "
+    "For service-account-keys look at the flags of its API servers and at Secrets with tokens.",
 )
 replaced_option = click.option(
     "--replaced",

@@ -173,8 +173,8 @@ def enroll_command(
         raise Attention(_no_join_file(kept))
     if made.left:
         raise Attention(
-            f"{first_few(made.left)} may have a live credential and no join file here that can be kept, and got none; "
-            "pass --replace to end their credentials and to enrol them again, and use no old join file of theirs"
+            f"{first_few(made.left)} may have a live credential and no join file here that can be kept, and got none. "
+            "Pass --replace to end their credentials and to enrol them again. Use no old join file of theirs"
         )
 
 

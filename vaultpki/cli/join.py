@@ -84,7 +84,7 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
     @click.option(
         "--hooks",
         type=click.Choice(["static-pods"]),
-        help="Where etcd and the control plane are static pods: write into agent.yaml the hooks that "
+        help="For etcd and a control plane in static pods: write hooks into agent.yaml. They "
         "restart those of this node that read a CA only when they start. Hooks that are there stay.",
     )
     @functools.wraps(function)

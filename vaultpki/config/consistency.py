@@ -326,7 +326,7 @@ def _of_holder(holder: Node | Pool, cluster: Cluster, spec: FieldValue, found: F
         widest = max(held, key=lambda certificate: len(certificate.subject.dns) + len(certificate.subject.ips)).name
         place = spec["certificates"].value.get(widest, spec["api_server"] if widest == "kube-apiserver" else found)
         raise place.refuse(
-            f"the certificates of {holder.name}, with all names and addresses, need {count} strings, and Vault accepts "
+            f"the certificates of {holder.name}, with all names and addresses, need {count} strings. Vault accepts "
             f"no more than {published.MOST_STRINGS} in one request: remove names, addresses or certificates"
         )
 
@@ -353,7 +353,7 @@ def _of_memory(cluster: Cluster, spec: FieldValue) -> None:
         key, what = ("nodes", f"{len(cluster.nodes)} nodes") if nodes > others else ("pools", "pools and certificates")
         raise spec[key].refuse(
             f"apply keeps a list of its objects in {published.MOST_APPLIED_BYTES // 1024} KiB, which is too small for "
-            f"{what}: split the cluster in two, or choose shorter names or a shorter prefix"
+            f"{what}. Split the cluster in two, or choose shorter names or a shorter prefix"
         )
 
 

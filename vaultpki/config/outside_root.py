@@ -156,7 +156,7 @@ def _in_order(
     """
     if len(certificates) > MOST_IN_CHAIN:
         raise named.refuse(
-            f"the file has {len(certificates)} certificates, and at most {MOST_IN_CHAIN} are possible: keep the root "
+            f"the file has {len(certificates)} certificates, and at most {MOST_IN_CHAIN} are possible. Keep the root "
             "and the CAs between it and the issuing CAs of this cluster"
         )
     chain = [_read(number, data, named) for number, data in enumerate(certificates, 1)]
@@ -168,7 +168,7 @@ def _in_order(
             many = f"{len(anchors)} certificates of {named.value} have {which} SHA-256: name one of them alone"
             none = (
                 f"no certificate of {named.value} has {which} SHA-256: write that of the root in it, or leave the key "
-                "out; while the root is rotated write those of both roots, as a list"
+                "out. While the root is rotated write those of both roots, as a list"
             )
             raise found["root_sha256"].refuse(many if anchors else none)
     elif len(own) == 1:
@@ -184,7 +184,7 @@ def _in_order(
     for number, each in enumerate(chain, 1):
         if each is not anchor and each not in below and each not in above:
             raise named.refuse(
-                f"certificate {number} of the file is neither below nor above the root, by its names: keep the root "
+                f"certificate {number} of the file is neither below nor above the root, by its names. Keep the root "
                 "and the CAs between it and the issuing CAs of this cluster"
             )
     return [each[:2] for each in (anchor, *(each for each in chain if each is not anchor))]

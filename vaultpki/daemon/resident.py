@@ -144,8 +144,9 @@ def _await(config: AgentConfig, process: int, pid: int, since: float, longest: f
 
 def _none(config: AgentConfig) -> VaultpkiError:
     return StoreError(
-        f"no resident agent of {config.file} runs here; run `vaultpki agent -c {config.file} --once`, or start the "
-        "agent (`systemctl start vaultpki-agent`); an agent in a container is reached from inside, or by SIGHUP"
+        f"no resident agent of {config.file} runs here. An agent in a container is reached from inside, or by SIGHUP. "
+        "Else start the agent (`systemctl start vaultpki-agent`), or run "
+        f"`vaultpki agent -c {config.file} --once`"
     )
 
 

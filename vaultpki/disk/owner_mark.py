@@ -84,8 +84,8 @@ def _refuse_other(directory: Generations, holder: DirectoryOwner) -> None:
     other = "choose another directory"
     if known is not None and same and holder.node is not None:
         other = (
-            f"if this node goes over to that root, join by a file that names the one of before (`vaultpki enroll "
-            f"{holder.node} -f cluster.yaml --former-root {known.root_sha256}`), so that all in use stays; else {other}"
+            f"if this node goes over to that root, join by a file that names the former one: all in use stays "
+            f"(`vaultpki enroll {holder.node} -f cluster.yaml --former-root {known.root_sha256}`). Else {other}"
         )
     raise StoreError(f"{directory.path}: this directory {whose}; {other}")
 

@@ -209,8 +209,8 @@ CATALOGUE: Final = (
     _warning(
         "silent",
         NodeState.SILENT,
-        "The node has not reported, or its agent has made no pass, for an hour, two polls and ten minutes; for two "
-        "days if its agent does not stay.",
+        "The node has not reported, or its agent has made no pass, for an hour, two polls and ten minutes. If its "
+        "agent does not stay, the time is two days.",
         _AGENT,
         "node",
         own=True,
@@ -255,7 +255,7 @@ CATALOGUE: Final = (
     _warning(
         "key-not-admitted",
         NodeState.FAILING,
-        "kube-apiserver of the node must not be started yet, or runs although it must not: not every API server "
+        "kube-apiserver of the node must not be started yet, or runs although it must not. Not every API server "
         "accepts the tokens of its service-account key.",
         _ADMIT,
         "operator",
@@ -265,7 +265,7 @@ CATALOGUE: Final = (
     _warning(
         "foreign-ca",
         NodeState.FAILING,
-        "The node does not take a CA of `ca.also_trust` into its bundles, or a component that reads them only at its "
+        "The node does not take a CA of `ca.also_trust` into its bundles. Or a component that reads them only at its "
         "start waits for a person.",
         ENROLL_AGAIN,
         "operator",

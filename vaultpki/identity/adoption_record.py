@@ -73,8 +73,8 @@ def follow_adoption(cluster: Cluster, vault: Vault) -> FollowedAdoption:
             return FollowedAdoption(record, written=found.written)
     return FollowedAdoption(
         problem=f"there is a record of an adoption ({store}/{RECORD}), and {cluster.name} adopts nothing, since it "
-        "names no CA of kubeadm in ca.also_trust: the record is ignored; find out who wrote it, and remove it "
-        f"(`{vault.program()} kv metadata delete -mount={store} {RECORD}`)"
+        "names no CA of kubeadm in ca.also_trust. The record is ignored. Find out who wrote it, and remove it: "
+        f"`{vault.program()} kv metadata delete -mount={store} {RECORD}`"
     )
 
 
@@ -122,6 +122,6 @@ def refuse_leaving(cluster: Cluster, vault: Vault, node: str) -> None:
     found = follow_adoption(cluster, vault).record
     if found is not None and found.active and found.state is not AdoptionState.PREPARED:
         raise StateConflict(
-            f"{cluster.name} is being taken over ({found.state.value}), and {node} needs its agent until that is over; "
-            f"if the node itself is gone, delete it (`kubectl delete node {node}`), and pass --gone"
+            f"{cluster.name} is being taken over ({found.state.value}), and {node} needs its agent until that is over. "
+            f"If the node itself is gone, pass --gone, and delete it first: `kubectl delete node {node}`"
         )

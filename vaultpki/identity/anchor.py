@@ -100,8 +100,8 @@ def missing(cluster: Cluster, vault: Vault) -> StateConflict:
     """Return the error for a server that has nothing of this cluster."""
     return StateConflict(
         f"cluster {cluster.name} is not in this Vault ({vault.address} has nothing below {cluster.prefix}): it was "
-        f"never applied here, or it was destroyed; `vaultpki apply -f {cluster.file}` makes it, and VAULT_ADDR, "
-        "VAULT_NAMESPACE and `prefix` say where it is looked for"
+        "never applied here, or it was destroyed. VAULT_ADDR, VAULT_NAMESPACE and `prefix` say where it is looked for. "
+        f"To make it, run `vaultpki apply -f {cluster.file}`"
     )
 
 
@@ -142,14 +142,14 @@ def refuse_other_root(
             return
         raise ForeignObject(
             f"the root CA at {mount} has the SHA-256 {shown}, and that of {cluster.file}, which is from outside, has "
-            f"{wanted}: this is another Vault, or somebody changed one of the two; if the one is to take the place of "
-            f"the other, write both below `ca`, `root_sha256: [{wanted}, {shown}]`, and rotate the root (`vaultpki ca "
-            "rotate root`)"
+            f"{wanted}. This is another Vault, or somebody changed one of the two. If the one is to take the place of "
+            f"the other, write both below `ca`, `root_sha256: [{wanted}, {shown}]`. Then rotate the root: `vaultpki ca "
+            "rotate root`"
         )
     if shown is None:
         raise ForeignObject(
             f"there is no root CA at {mount}, and a new one would be another root than ca.root_sha256 in "
-            f"{cluster.file} names; restore that one from a backup, or remove the key to make a new one"
+            f"{cluster.file} names. Restore that one from a backup, or remove the key to make a new one"
         )
     if root_pin.replaced_by(record, wanted) == shown:
         done = record is not None and record.state is State.DONE
@@ -159,8 +159,8 @@ def refuse_other_root(
             "below `ca`"
         )
     raise ForeignObject(
-        f"the root CA at {mount} has the SHA-256 {shown}, and {cluster.file} names {wanted} (ca.root_sha256): this is "
-        "another Vault, or somebody changed the root; find out which before anything is trusted"
+        f"the root CA at {mount} has the SHA-256 {shown}, and {cluster.file} names {wanted} (ca.root_sha256). This is "
+        "another Vault, or somebody changed the root. Find out which before anything is trusted"
     )
 
 
@@ -204,7 +204,7 @@ def refuse_no_namespaces(cluster: Cluster, capabilities: Capabilities) -> None:
     if cluster.vault.namespace not in (None, "root") and not capabilities.namespaces:
         raise SpecError(
             f"this server (Vault {capabilities.version}, community edition) has no namespaces, so the cluster would "
-            "be beside everything else; leave vault.namespace out, or use OpenBao or Vault Enterprise",
+            "be beside everything else. Leave vault.namespace out, or use OpenBao or Vault Enterprise",
             file=cluster.file,
             field="vault.namespace",
         )
@@ -238,7 +238,7 @@ def _root_sha256(cluster: Cluster, vault: Vault, listed: Answer, now: datetime) 
     if not roots:
         raise ForeignObject(
             f"{mount} shows no root CA of this cluster: none of its issuers is a self-signed CA named {subject} that "
-            f"is in date; run `vaultpki plan -f {cluster.file}`, and find out who changed it"
+            f"is in date. Find out who changed it, and run `vaultpki plan -f {cluster.file}`"
         )
     followed = frozenset[str]().union(*after.values())
     first = {id_: facts.fingerprint for id_, facts in roots.items() if facts.fingerprint not in followed}

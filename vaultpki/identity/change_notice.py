@@ -101,8 +101,8 @@ class ChangeNotice:
             return ""
         return (
             f"this token may not write {self._cluster.mount('config')}/{CHANGES}, so agents at rest notice the change "
-            f"within {format_duration(changes.LONGEST_LOOK)}, and not at their next poll; `vaultpki policy -f "
-            f"{self._cluster.file} applier` prints what is needed"
+            f"within {format_duration(changes.LONGEST_LOOK)}, and not at their next poll. What is needed is printed by "
+            f"`vaultpki policy -f {self._cluster.file} applier`"
         )
 
     def begin(self) -> None:

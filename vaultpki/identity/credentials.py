@@ -281,9 +281,9 @@ def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> N
             left = secret_ids(cluster, vault, identity)
         except BadAnswer:
             raise StateConflict(
-                f"{identity.name} has more secret ids than can be listed, and none of them works with its new role id; "
-                f"`{vault.program()} delete {identity.role(cluster)}` ends them all, and `vaultpki apply` or `enroll` "
-                "makes the AppRole again"
+                f"{identity.name} has more secret ids than can be listed, and none of them works with its new role id. "
+                "To end them all, delete the AppRole, and make it again with `vaultpki apply` or `enroll`: "
+                f"`{vault.program()} delete {identity.role(cluster)}`"
             ) from None
         if not left:
             return

@@ -167,7 +167,7 @@ def await_logins(
             return
     raise StateConflict(
         f"the server takes longer than {_AT_ONCE:.0f} s to store anything, so a login with a credential that was ended "
-        "may still be under way; run the command again when the server is faster"
+        "may still be under way. Run the command again when the server is faster"
     )
 
 

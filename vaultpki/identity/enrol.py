@@ -165,7 +165,7 @@ def _occupied(cluster: Cluster, vault: Vault, identity: Identity, with_note: fro
     if live:
         which = "1 live credential" if live == 1 else f"{live} live credentials"
         return (
-            f"has {which} (its agent's, an unused join file's or a stolen one); pass --replace to end "
+            f"has {which} (its agent's, an unused join file's or a stolen one). Pass --replace to end "
             f"{'it' if live == 1 else 'them'} and to enrol the node anew, as the applier may"
         )
     if identity.name in with_note and is_unfinished(cluster, vault, identity.name):
@@ -263,8 +263,8 @@ def unenroll(
     """
     if any(node.name == name for node in cluster.nodes):
         raise ArgumentError(
-            f"{name} is listed in {cluster.file}; `vaultpki lock -f {cluster.file} {name}` ends all that it can log in "
-            f"with, and to end the node itself take it off the list and run `vaultpki apply -f {cluster.file}`"
+            f"{name} is listed in {cluster.file}. To end the node itself take it off the list and run `vaultpki apply "
+            f"-f {cluster.file}`. To end only all that it can log in with, run `vaultpki lock -f {cluster.file} {name}`"
         )
     _check_node_name(name)
     # A standby may not know an entity yet whose tokens are to end.

@@ -74,9 +74,9 @@ def unlock(cluster: Cluster, vault: Vault, name: str) -> bool:
 def too_weak(cluster: Cluster, name: str) -> TokenTooWeak:
     """Return the error for a token that may not disable and enable the identity of this node."""
     return TokenTooWeak(
-        f"this token may not disable or enable the identity of {name}, and that was not changed; `vaultpki lock` "
-        f"needs the policy that `vaultpki policy -f {cluster.file} locker` prints, and `vaultpki unlock` and "
-        "`vaultpki unenroll` the applier's"
+        f"this token may not disable or enable the identity of {name}, and that was not changed. `vaultpki unlock` and "
+        "`vaultpki unenroll` need the policy of the applier. `vaultpki lock` needs that of the locker: "
+        f"`vaultpki policy -f {cluster.file} locker`"
     )
 
 
@@ -104,6 +104,6 @@ def _nothing_to_unlock(cluster: Cluster, name: str) -> StateConflict:
     if issuer is not None:
         return StateConflict(f"{name} is not locked: it has never logged in with a token of {issuer}")
     return StateConflict(
-        f"{name} does not log in by a token of an issuer, and only such a node is unlocked; a node with a join file "
+        f"{name} does not log in by a token of an issuer, and only such a node is unlocked. A node with a join file "
         f"gets a new one by `vaultpki enroll -f {cluster.file}`"
     )

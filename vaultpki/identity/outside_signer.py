@@ -297,7 +297,7 @@ def _signer(cluster: Cluster, vault: Vault, outside: OutsideRoot) -> tuple[Facts
     if signer not in (anchor, *others):
         raise ForeignObject(
             f"{outside.mount}/issuer/{outside.issuer} is {printable(signer.subject_text)} with the SHA-256 "
-            f"{signer.fingerprint}, which is not in the chain of the root that {cluster.file} names; add it to "
+            f"{signer.fingerprint}, which is not in the chain of the root that {cluster.file} names. Add it to "
             "ca.root_file if it is right"
         )
     return signer, anchor, tuple(facts for facts in others if facts != signer)

@@ -285,7 +285,7 @@ def sentences(node: str, chosen: Chosen, *, ended: bool = False) -> list[str]:
     if "etcd" in cas:
         last = max(each.certificate.facts.not_after for each in chosen.targets if each.certificate.ca == "etcd")
         said.append(
-            "etcd refuses them only if it runs with --client-crl-file, a CRL in DER that you keep up to date; without "
+            "etcd refuses them only if it runs with --client-crl-file, a CRL in DER that you keep up to date. Without "
             f"it etcd accepts them until {stamp(last)}"
         )
     for one in chosen.unattributed:
@@ -302,7 +302,7 @@ def sentences(node: str, chosen: Chosen, *, ended: bool = False) -> list[str]:
         other, sound = (names[0], "it is") if len(names) == 1 else ("one of them", "they are")
         said.append(
             f"{_verb(names, 'report')} {len(twice)} of the revoked certificates too, so {node} or {other} says what is "
-            f"not so: run `vaultpki renew` there if {sound} sound, or revoke there too"
+            f"not so. Run `vaultpki renew` there if {sound} sound, or revoke there too"
         )
     if not ended:
         said.append(

@@ -52,8 +52,8 @@ def _of_list(cluster: Cluster, record: RotationRecord) -> str:
         return ""
     if record.active:
         return (
-            f"{file} names {old.title} and {new.title} (ca.root_sha256): leave it so until the rotation is done, and "
-            f"then write `root_sha256: {new.sha256}` there; after `vaultpki ca abort` write `ca` as it was before"
+            f"{file} names {old.title} and {new.title} (ca.root_sha256). Leave it so until the rotation is done, and "
+            f"then write `root_sha256: {new.sha256}` there. After `vaultpki ca abort` write `ca` as it was before"
         )
     stays, gone = (new, old) if record.state is State.DONE else (old, new)
     return f"{file} still names {gone.title}, which is gone: write `root_sha256: {stays.sha256}` there, below `ca`"

@@ -87,7 +87,7 @@ def _same_node(plan: JoinPlan) -> None:
         )
     if old is not None and old.layout is not join.layout:
         raise ArgumentError(
-            f"the join file is for the layout {join.layout.value}, and {plan.file} is for {old.layout.value}; name "
+            f"the join file is for the layout {join.layout.value}, and {plan.file} is for {old.layout.value}. Name "
             "another agent.yaml with -c, and another --dir if files of the old layout are still in use"
         )
 
@@ -141,8 +141,8 @@ def _former_cas(plan: JoinPlan) -> None:
     if unknown:
         raise StoreError(
             f"{plan.directory}: its bundles hold CAs of the former root that the join file does not know, and "
-            f"certificates in use may be of them: {first_few(unknown, len(held))}; write each into `ca.also_trust` of "
-            "cluster.yaml, run `vaultpki apply`, and enrol the node again; take them out once all nodes have joined"
+            f"certificates in use may be of them: {first_few(unknown, len(held))}. Write each into `ca.also_trust` of "
+            "cluster.yaml, run `vaultpki apply`, and enrol the node again. Take them out once all nodes have joined"
         )
 
 
@@ -174,7 +174,7 @@ def _static_pods(plan: JoinPlan) -> None:
     if plan.static_pods and plan.join.layout is Layout.DOCUMENT and not os.path.isdir(static_pod.MANIFEST_FOLDER):
         raise ArgumentError(
             f"--hooks static-pods: there is no {static_pod.MANIFEST_FOLDER}, so no component runs as a static pod "
-            "here; leave the option out, and write hooks that restart this node's units into agent.yaml"
+            "here. Leave the option out, and write hooks that restart this node's units into agent.yaml"
         )
 
 

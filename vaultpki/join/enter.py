@@ -235,8 +235,8 @@ def _refuse_other_cluster(join: Join, above: Roots, below: Mapping[str, Trust]) 
     # A root from outside has a name of its owner's, and the CAs below it have the cluster's.
     if not named(root, ca_subject(join.cluster, ROOT)) and not any(trust.issuing for trust in below.values()):
         raise JoinRefused(
-            f"the join file is for cluster {join.cluster}, and what Vault has at {join.prefix} is {name!r}: the file "
-            f"was changed or mixed up; tell whoever enrolled {join.node}, and ask for a new one"
+            f"the join file is for cluster {join.cluster}, and what Vault has at {join.prefix} is {name!r}. The file "
+            f"was changed or mixed up. Tell whoever enrolled {join.node}, and ask for a new one"
         )
 
 
@@ -252,22 +252,22 @@ def refuse_other_token(join: Join, joined: JoinStep, vault: Vault, now: datetime
     except (Refused, Denied):
         if joined.stage == "opening":
             raise JoinRefused(
-                "a join on this node was interrupted while it took its credential out of the join file, "
-                "and what was in it is lost (or somebody else was faster: then run "
+                "a join on this node was interrupted while it took its credential out of the join file. "
+                "What was in it is lost (or somebody else was faster: then run "
                 f"{_locking(join)}); {new}"
             ) from None
         if now >= join.expires:
             raise JoinRefused(f"the join file ended at {join.expires:%Y-%m-%dT%H:%M:%SZ}; {new}") from None
         raise JoinRefused(
-            "the join file has been used already, and not by this node: somebody may have intercepted it; run "
+            "the join file has been used already, and not by this node: somebody may have intercepted it. Run "
             f"{_locking(join)}, find out who had the file, and {new}"
         ) from None
     kind = "pooled" if join.pool else "listed"
     expected = f"auth/{join.prefix}/{kind}/role/{join.node}/secret-id"
     if origin.get("creation_path") != expected:
         raise JoinRefused(
-            "the join file's token was not made for this node's secret id: the file was tampered with or mixed up; "
-            f"tell whoever enrolled the node, and {new}"
+            "the join file's token was not made for this node's secret id: the file was tampered with or mixed up. "
+            f"Tell whoever enrolled the node, and {new}"
         )
 
 
@@ -295,7 +295,7 @@ def _prove(config: AgentConfig, join: Join, vault: Vault, secret: str) -> Vault:
         return node
     except (Refused, Denied):
         raise JoinRefused(
-            f"Vault rejects the credential in the join file for {join.node}: the node was unenrolled since, the file's "
-            "role_id or pool was changed on its way, or, seldom, Vault lost the credential as it made it; tell whoever "
+            f"Vault rejects the credential in the join file for {join.node}. The node was unenrolled since, the file's "
+            "role_id or pool was changed on its way, or, seldom, Vault lost the credential as it made it. Tell whoever "
             f"enrolled it, and ask for a new one ({enrolling(join)})"
         ) from None

@@ -164,9 +164,9 @@ def _page(access: KubeAccess, tls: ssl.SSLContext, kind: str, target: str) -> di
     status, body = request(access, tls, target, LARGEST_PAGE)
     if status == http.HTTPStatus.FORBIDDEN:
         raise VaultpkiError(
-            f"the user of {access.file} may not list {kind} in all namespaces; name the kubeconfig of one who may list "
+            f"the user of {access.file} may not list {kind} in all namespaces. Name the kubeconfig of one who may list "
             # kube-apiserver refuses everybody until it has read its roles.
-            "namespaces, configmaps and pods, such as admin.conf; if the API server has just started, try again in a "
+            "namespaces, configmaps and pods, such as admin.conf. If the API server has just started, try again in a "
             "minute"
         )
     return _answered(access, kind, status, body)

@@ -132,7 +132,7 @@ def replaced_etcd_files(flags: Mapping[str, str], directory: str) -> Iterator[st
         if flags.get(name) == f"{directory}/{file}":
             yield (
                 f"--{name} names {flags[name]}, where the agent has a file of its own, and etcd keeps its own CA, "
-                "since no node has the role etcd: copy that file to another name below the same folder, such as "
+                "since no node has the role etcd. Copy that file to another name below the same folder, such as "
                 f"{directory}/external-etcd/{file.rpartition('/')[2]}, and name it by the flag and in kubeadm-config"
             )
 

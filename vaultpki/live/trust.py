@@ -160,7 +160,7 @@ def from_files(cluster: Cluster, holders: Sequence[Holder], now: datetime) -> Ex
     ((roots, _),) = by_roots.most_common(1)
     if pin is not None and all(facts.fingerprint != pin for facts in roots):
         raise StateConflict(
-            f"the files of --dir hold another root CA than ca.root_sha256 in {cluster.file}: name the files of this "
+            f"the files of --dir hold another root CA than ca.root_sha256 in {cluster.file}. Name the files of this "
             "cluster, reach its Vault if the root is being rotated, or find out who changed them"
         )
     over = tuple(

@@ -110,7 +110,7 @@ def lost_folder(config: AgentConfig) -> str:
     if config.auth.method != "approle" or exists(config.state):
         return ""
     return (
-        f"the agent's own folder {config.state} is missing, and with it this node's credential: if it lies on a disk "
+        f"the agent's own folder {config.state} is missing, and with it this node's credential. If it lies on a disk "
         f"of its own, mount that; else {joining(config, lost=True)}"
     )
 
@@ -155,8 +155,8 @@ def _login_by_jwt(config: AgentConfig, vault: Vault, jwt: str) -> Vault:
         _refuse_missing_mount(config, vault, f"{config.prefix}/jwt", error)
         # Both servers refuse the login of a disabled identity so.
         raise Denied(
-            f"Vault knows the token in {config.auth.path} and refuses this node all the same ({error}): it may be "
-            f"locked; `vaultpki unlock -f cluster.yaml {config.node}` on an operator's machine lets it in again"
+            f"Vault knows the token in {config.auth.path} and refuses this node all the same ({error}). It may be "
+            f"locked. To let it in again, run on an operator's machine: `vaultpki unlock -f cluster.yaml {config.node}`"
         ) from None
 
 
@@ -218,9 +218,9 @@ def _refuse_missing_mount(config: AgentConfig, vault: Vault, path: str, error: D
         vault.call(empty)
     except Denied:
         raise Denied(
-            f"Vault has no auth mount auth/{path}, so no node can log in there ({error}); run `vaultpki plan -f "
-            "cluster.yaml` where the cluster is applied, which shows what is missing, and `vaultpki apply -f "
-            "cluster.yaml`, which makes it"
+            f"Vault has no auth mount auth/{path}, so no node can log in there ({error}). Where the cluster is "
+            "applied, look at what is missing (`vaultpki plan -f cluster.yaml`). Then make it: "
+            "`vaultpki apply -f cluster.yaml`"
         ) from None
     except VaultError:
         return

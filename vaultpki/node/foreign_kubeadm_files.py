@@ -30,9 +30,9 @@ def refuse(layout: Layout, paths: Mapping[str, str]) -> None:
         return
     for path in _foreign(paths):
         raise StoreError(
-            f"{path}: it was made by kubeadm or a kubelet, and the join file does not know the CA of their cluster; "
-            "nothing was changed: to take the cluster over, write its CAs into `ca.also_trust` of cluster.yaml and "
-            "enrol the machine again; else use a machine without one, or run `kubeadm reset` if it may go"
+            f"{path}: it was made by kubeadm or a kubelet, and the join file does not know the CA of their cluster. "
+            "Nothing was changed. To take the cluster over, write its CAs into `ca.also_trust` of cluster.yaml and "
+            "enrol the machine again. Else use a machine without one, or run `kubeadm reset` if it may go"
         )
 
 
@@ -69,7 +69,7 @@ def refuse_other_cas(join: Join, paths: Mapping[str, str], below: Mapping[str, T
 def _unknown(path: str, facts: Facts) -> StoreError:
     return StoreError(
         f"{path}: its CA {facts.subject_text} (SHA-256 {facts.fingerprint}) is not in the join file, so this machine "
-        "is not of the cluster that is taken over; write that CA into `ca.also_trust` of cluster.yaml if it is, run "
+        "is not of the cluster that is taken over. If it is, write that CA into `ca.also_trust` of cluster.yaml, run "
         "`vaultpki apply`, and enrol the machine again"
     )
 

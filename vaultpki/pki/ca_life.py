@@ -167,7 +167,7 @@ def _sentence(life: CaLife, now: datetime, command: str) -> str:
     if life.foreign:
         when = f"expired on {end}" if life.not_after <= now else f"expires on {end}, in {_words(life.not_after - now)}"
         return (
-            f"{life.ca} also trusts {life.foreign}, which {when}, and its certificates are refused then; take it out "
+            f"{life.ca} also trusts {life.foreign}, which {when}, and its certificates are refused then. Take it out "
             "of `ca.also_trust` in cluster.yaml, or name its successor there, and run `vaultpki apply`"
         )
     if life.outside:

@@ -170,8 +170,8 @@ def unused(pins: Mapping[str, Sequence[str]], offered: Mapping[str, Sequence[str
         shown = {facts.fingerprint for pem in offered.get(ca, ()) if (facts := _one(pem)) is not None}
         if left := [pin for pin in pins.get(ca, ()) if pin not in shown]:
             yield (
-                f"`also_trust` of agent.yaml has {', '.join(left)} for {ca}, and the cluster does not offer that CA: "
-                "if it was removed, take it out there too, so that nobody can bring it back"
+                f"`also_trust` of agent.yaml has {', '.join(left)} for {ca}, and the cluster does not offer that CA. "
+                "If it was removed, take it out there too, so that nobody can bring it back"
             )
 
 

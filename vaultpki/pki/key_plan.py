@@ -125,9 +125,9 @@ def refused_nodes(record: KeyRecord, union: Collection[str]) -> tuple[str, ...]:
 def refuses(names: Sequence[str]) -> str:
     """Return what it means that a node's union lacks the keys of these nodes, as the rest of a sentence."""
     return (
-        f"its sa.pub has no certificate of {first_few(names)}, though the record has it: its agent takes that key for "
-        "retired, and its kube-apiserver refuses tokens of it from its next start: if nobody has stolen that key, "
-        f"`vaultpki ca continue --replaced {names[0]}` gives {names[0]} a new one, and the other nodes keep theirs"
+        f"its sa.pub has no certificate of {first_few(names)}, though the record has it. Its agent takes that key for "
+        "retired, and its kube-apiserver refuses tokens of it from its next start. If nobody has stolen that key, give "
+        f"{names[0]} a new one; the other nodes keep theirs: `vaultpki ca continue --replaced {names[0]}`"
     )
 
 

@@ -109,8 +109,8 @@ def request(key: PrivateKey, subject: Subject) -> str:
         signed = builder.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashed)
     except ValueError:
         raise SpecError(
-            f"{subject.common_name!r} or another name of this certificate is not allowed in a certificate: a common "
-            "name has 1 to 64 characters, a DNS name is ASCII; change the name"
+            f"{subject.common_name!r} or another name of this certificate is not allowed in a certificate. A common "
+            "name has 1 to 64 characters, a DNS name is ASCII: change the name"
         ) from None
     return signed.public_bytes(serialization.Encoding.PEM).decode()
 

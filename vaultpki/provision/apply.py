@@ -288,8 +288,8 @@ def _refuse_further(vault: Vault, first: Plan | None, todo: Plan, done: list[Cha
     further = [f"{each.kind} {each.name}" for each in without_notice(todo.changes) if each.key not in approved]
     if further:
         raise Refused(
-            f"somebody else has changed {named(further)} at {vault.address} meanwhile, which the plan does not change: "
-            f"{len(done)} changes were made and nothing more was written; look at a new plan",
+            f"somebody else has changed {named(further)} at {vault.address} meanwhile, which the plan does not change. "
+            f"{len(done)} changes were made and nothing more was written. Look at a new plan",
             status=409,
         )
 

@@ -333,7 +333,7 @@ def check_life(mount: str, data: Json, wanted: Fields) -> None:
     if left is None or abs(left - asked) > _CLOCK_SLACK:
         got = "an unknown time" if left is None else f"{int(left) // 86400} days"
         raise BadAnswer(
-            f"the CA of {mount} was asked for {asked // 86400} days and got {got}, and was not kept; look at the "
+            f"the CA of {mount} was asked for {asked // 86400} days and got {got}, and was not kept. Look at the "
             "mount's max_lease_ttl and at this machine's clock, and apply again"
         )
 

@@ -117,7 +117,7 @@ def _lower(cluster: Cluster, cas: Mapping[str, CaMount], anchor: Facts, now: dat
 def _was_renewed(cluster: Cluster, older: Facts, facts: Facts) -> str:
     return (
         f"{printable(facts.subject_text)} was renewed until {facts.not_after:%Y-%m-%d}, and {cluster.file} still names "
-        f"the certificate that ends on {older.not_after:%Y-%m-%d}: put the one with the SHA-256 {facts.fingerprint} in "
+        f"the certificate that ends on {older.not_after:%Y-%m-%d}. Put the one with the SHA-256 {facts.fingerprint} in "
         "its place there, and run `vaultpki apply`"
     )
 

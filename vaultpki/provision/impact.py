@@ -96,9 +96,9 @@ def of_storage(cluster: Cluster, changes: Sequence[Change]) -> Iterator[Impact]:
     if names:
         yield Impact(
             NOT_STORED,
-            f"Vault keeps no copy of certificates of {named(names)} that it signs from now on (no_store): "
-            "`revoke NODE`, `revoke --serial` and `show --serial` do not find them; `revoke --certificate FILE` "
-            "revokes one whose file you have; renewals and rotations go on as before",
+            f"Vault keeps no copy of certificates of {named(names)} that it signs from now on (no_store). "
+            "`revoke NODE`, `revoke --serial` and `show --serial` do not find them. `revoke --certificate FILE` "
+            "revokes one whose file you have. Renewals and rotations go on as before",
             nodes=0,
         )
 

@@ -216,8 +216,8 @@ def _refuse_other_kind_of_root(cluster: Cluster, seen: Observation) -> None:
     if ours and cluster.authority.outside is not None:
         raise StateConflict(
             f"the root CA at {mount} is ours by its name, and has no key, and {cluster.file} asks for one from outside "
-            "(ca.root): nobody can sign by it, and no rotation leads from it to another one; restore its key, or if no "
-            f"node has joined yet, `vaultpki destroy -f {cluster.file}` and apply again"
+            "(ca.root). Nobody can sign by it, and no rotation leads from it to another one. Restore its key. Or if no "
+            f"node has joined yet, apply again after `vaultpki destroy -f {cluster.file}`"
         )
 
 
@@ -258,7 +258,7 @@ def _lost(cluster: Cluster, found: ServerObjects, foreign: Collection[str]) -> d
         ours = [name for name in names if f"issuer {mount}/issuer/{name}" not in foreign]
         if record is None and ours:
             why = (
-                f"only a rotation makes this CA, and there is no record of one; nothing of {ca}'s CA is changed until "
+                f"only a rotation makes this CA, and there is no record of one. Nothing of {ca}'s CA is changed until "
                 f"`vaultpki ca recover {ca} -f {cluster.file}` has written the record again"
             )
             dangers[mount] = Danger(f"issuer {mount}/issuer/{max(ours)}", why)
@@ -340,8 +340,8 @@ def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
     pinned = objects.get(("config", f"{cluster.mount('config')}/cluster"), {}).get("root_sha256")
     if pinned and ("issuer", root) not in objects:
         raise ForeignObject(
-            f"the root CA of {root} is gone, or its issuer and key have other names than root-1, and every node of "
-            f"{cluster.name} is pinned to it; name it root-1 again, restore it from a backup, or give the cluster "
+            f"the root CA of {root} is gone, or its issuer and key have other names than root-1. Every node of "
+            f"{cluster.name} is pinned to it. Name it root-1 again, or restore it from a backup. Or give the cluster "
             "up with `vaultpki destroy` and apply again"
         )
     refuse_other_root(seen.target, seen)

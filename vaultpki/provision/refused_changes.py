@@ -39,9 +39,9 @@ def refuse_layout(cluster: Cluster, vault: Vault, seen: Observation) -> None:
     live += [f"the nodes of pool {pool}" for pool in found.lacking]
     if live:
         raise StateConflict(
-            f"{cluster.file}: layout: the nodes have the layout {applied}, and a node gets its layout when it joins: "
-            f"end the credentials of {named(sorted(live))} (`vaultpki lock`; take a pool with jwt out and apply), "
-            "apply again, and let each of them join anew with another agent.yaml"
+            f"{cluster.file}: layout: the nodes have the layout {applied}, and a node gets its layout when it joins. "
+            f"End the credentials of {named(sorted(live))} (`vaultpki lock`; take a pool with jwt out and apply). "
+            "Then apply again, and let each of them join anew with another agent.yaml"
         )
 
 
@@ -78,7 +78,7 @@ def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> Non
         field = "nodes" if working[0] in seen.found.role_ids else "pools"
         raise StateConflict(
             f"{cluster.file}: {field}: {cluster.name} is being taken over ({record.state.value}), and "
-            f"{first_few(working)} would lose the agent half-way: put it back until the adoption is done, or if the "
+            f"{first_few(working)} would lose the agent half-way. Put it back until the adoption is done. If the "
             f"machine itself is gone, delete its node (`kubectl delete node {working[0]}`), lock it (`vaultpki lock "
             f"{working[0]} -f {cluster.file}`) and run this again"
         )
@@ -135,9 +135,8 @@ def refuse_missing_cas(cluster: Cluster, record: AdoptionRecord) -> None:
         new = f", or if `ca.also_trust.{lacking[0]}` of {cluster.file} is new, take it out until the adoption is done"
         raise StateConflict(
             f"the record of the adoption of {cluster.name} ({record.state.value}) names no old CA of "
-            f"{first_few(lacking)}, which the cluster has; find out who wrote it, and write the "
-            f"last right one back (`bao kv rollback -mount={cluster.mount('config')} -version=N {RECORD}`, or the same "
-            "with `vault`)"
+            f"{first_few(lacking)}, which the cluster has. Find out who wrote it, and write the last right one back (`bao "
+            f"kv rollback -mount={cluster.mount('config')} -version=N {RECORD}`, or the same with `vault`)"
             f"{new if lacking[0] in named else ''}"
         )
     for domain, hashes in record.old.items() if record.active else ():
@@ -145,7 +144,7 @@ def refuse_missing_cas(cluster: Cluster, record: AdoptionRecord) -> None:
         if missing:
             raise SpecError(
                 f"{cluster.name} is being taken over ({record.state.value}), and the old CA of {domain} with the "
-                f"SHA-256 {min(missing)} is not there: put its file back until the adoption is done, or given up by "
+                f"SHA-256 {min(missing)} is not there. Put its file back until the adoption is done, or given up by "
                 "`vaultpki adopt abort`",
                 file=cluster.file,
                 field=f"ca.also_trust.{domain}",

@@ -100,15 +100,15 @@ def readers_behind(report: NodeReport) -> Iterator[tuple[str, str]]:
 def _behind(domain: str, highest: int, now: int) -> str:
     shown = f"has revision {now}" if now else "has none"
     return (
-        f"has read revision {highest} of the record of {domain}, and Vault {shown}: it was restored from a snapshot, "
-        f"or somebody changed the record; nothing of {domain} is dropped or replaced there"
+        f"has read revision {highest} of the record of {domain}, and Vault {shown}. It was restored from a snapshot, "
+        f"or somebody changed the record. Nothing of {domain} is dropped or replaced there"
     )
 
 
 def _not_followed(domain: str, highest: int, ahead: int) -> str:
     return (
-        f"has read revision {highest} of the record of {domain}, and does not follow revision {ahead}: no rotation "
-        f"comes so far ahead, so no vaultpki wrote it; nothing of {domain} is dropped or replaced there"
+        f"has read revision {highest} of the record of {domain}, and does not follow revision {ahead}. No rotation "
+        f"comes so far ahead, so no vaultpki wrote it. Nothing of {domain} is dropped or replaced there"
     )
 
 

@@ -91,7 +91,7 @@ def load_join(path: Path) -> Join:
     raw, about = read(path)
     if about.st_uid not in (0, os.geteuid()):
         raise SpecError(
-            f"belongs to the user {about.st_uid}, who may have changed it; if you trust it, give it to the user that "
+            f"belongs to the user {about.st_uid}, who may have changed it. If you trust it, give it to the user that "
             "joins (`chown`), else ask for a new one",
             file=str(path),
         )

@@ -251,7 +251,7 @@ def refuse_other_layout(found: Layout, wanted: Layout, *, where: str) -> None:
     """Raise SpecError if a record is for another layout than the one that this node joined with."""
     if found is not wanted:
         raise SpecError(
-            f"is for the layout {found.value}, and agent.yaml says {wanted.value}; a node gets its layout when it "
+            f"is for the layout {found.value}, and agent.yaml says {wanted.value}. A node gets its layout when it "
             "joins: put the layout back in cluster.yaml, or join this node anew with another agent.yaml",
             file=where,
             field="layout",

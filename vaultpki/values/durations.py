@@ -32,8 +32,8 @@ def parse_duration(text: str) -> int:
     match = _SHAPE.fullmatch(text)
     if match is None:
         raise SpecError(
-            f"{quoted(text)} is not a duration: write whole numbers with y, w, d, h, m or s, the largest unit first, "
-            "such as 30d, 12h or 1h30m"
+            f"{quoted(text)} is not a duration: write whole numbers with y, w, d, h, m or s. The largest unit comes "
+            "first, such as 30d, 12h or 1h30m"
         )
     seconds = sum(int(part[:-1]) * UNITS[part[-1]] for part in match.groups() if part)
     if seconds == 0:

@@ -87,8 +87,8 @@ def node_pattern(text: str) -> str:
         or len(start) > LONGEST_NODE
     ):
         raise SpecError(
-            f"{quoted(text)} is not a pattern of node names: write the beginning of the names in lower-case letters, "
-            "digits, hyphens and dots, then one * at the end, such as w-*"
+            f"{quoted(text)} is not a pattern of node names: write the beginning of the names, then one * at the end, "
+            "such as w-*. Names have lower-case letters, digits, hyphens and dots"
         )
     return text
 

@@ -206,7 +206,7 @@ def signer_mount(text: str) -> str:
     parts = inner.split("/")
     if not all(re.fullmatch(_NAMESPACE_PART, part) for part in parts) or len(inner) > LONGEST_PREFIX:
         raise SpecError(
-            f"{quoted(text)} is not the path of a mount: write names of letters, digits, hyphens, dots and underscores "
+            f"{quoted(text)} is not the path of a mount. Write names of letters, digits, hyphens, dots and underscores "
             f"with one slash between them, at most {LONGEST_PREFIX} characters, such as pki-corp"
         )
     if parts[0] in ("sys", "auth", "identity", "cubbyhole"):

@@ -77,7 +77,7 @@ def _distrust(origin: str, error: ssl.SSLCertVerificationError, settings: Settin
     if error.verify_code in _OTHER_NAME:
         name = settings.server_name or origin.partition("://")[2].rpartition(":")[0].strip("[]")
         return (
-            f"it has no subject alternative name {printable(name)} (a common name does not count): use an address that "
+            f"it has no subject alternative name {printable(name)} (a common name does not count). Use an address that "
             "it names, set VAULT_TLS_SERVER_NAME to a name in it, or give Vault a certificate with that name"
         )
     return settings.ca_hint

@@ -227,7 +227,7 @@ def test_hooks_of_what_reads_it_at_start_wait_for_a_person(plain: AuditedCluster
     said = ran.stdout + ran.stderr
     assert OLD_ETCD.sha256 in held(node, "etcd-ca.crt")
     # A member of etcd alone has no reader of kubernetes' bundle that would need a start.
-    assert log.read_text().split() == ["api"] and "run `vaultpki agent --once` on one node after the other" in said
+    assert log.read_text().split() == ["api"] and "Run on one node after the other: `vaultpki agent --once`" in said
     assert "foreign-ca" in findings(status(node, "--offline", expect=3)["summary"])
     assert row(cluster, "etcd-2")["reasons"] == ["foreign-ca"]
     node.age()

@@ -98,7 +98,7 @@ def test_used_twice(applier: Enroller, node: NodeFolder, file: Path, tmp_path: P
     assert "has joined" in enrolled_nodes.join(node, file).stdout
     said = refused(NodeFolder("w-1", tmp_path / "thief"), file)
     assert said == (
-        "the join file has been used already, and not by this node: somebody may have intercepted it; run "
+        "the join file has been used already, and not by this node: somebody may have intercepted it. Run "
         "`vaultpki lock -f cluster.yaml w-1`, find out who had the file, and ask for a new one "
         "(`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
     )
@@ -141,7 +141,7 @@ def test_the_pin_is_looked_at_before_the_token_is_spent(
     said = refused(node, renamed)
     assert said == (
         f"the join file is for cluster {other.name}, and what Vault has at {cluster.prefix} is "
-        f"'{cluster.name} root CA': the file was changed or mixed up; tell whoever enrolled w-1, and ask for a new one"
+        f"'{cluster.name} root CA'. The file was changed or mixed up. Tell whoever enrolled w-1, and ask for a new one"
     )
     assert "sys/wrapping/unwrap" not in [path for _, path in cluster.server.requests(mark)]
     assert not node.state.exists()
@@ -154,7 +154,7 @@ def test_hooks_for_static_pods_where_there_are_none(cluster: AppliedCluster, nod
     """In the layout document, where units run the components unless somebody has made manifests."""
     mark = cluster.server.audit_position()
     assert refused(node, file, "--hooks", "static-pods") == (
-        "--hooks static-pods: there is no /etc/kubernetes/manifests, so no component runs as a static pod here; leave "
+        "--hooks static-pods: there is no /etc/kubernetes/manifests, so no component runs as a static pod here. Leave "
         "the option out, and write hooks that restart this node's units into agent.yaml"
     )
     assert "sys/wrapping/unwrap" not in [path for _, path in cluster.server.requests(mark)]

@@ -88,7 +88,7 @@ def test_another_layout_is_refused_once_a_node_has_reported(own: Vouched) -> Non
     own.write(f"layout: kubeadm\n{document}")
     for command in (["plan"], ["apply", "--yes"]):
         ran = vaultpki(*command, "-f", own.file, env=own.environment(), expect=1)
-        assert "end the credentials of c-1 (`vaultpki lock`; take a pool with jwt out and apply)" in ran.stderr
+        assert "End the credentials of c-1 (`vaultpki lock`; take a pool with jwt out and apply)" in ran.stderr
     own.write(document.replace(CLOUD, ""))
     own.apply()
     own.write(f"layout: kubeadm\n{document}")
@@ -143,7 +143,7 @@ def test_an_auth_mount_that_is_gone_is_not_a_locked_node(own: Vouched) -> None:
         assert own.server.api("DELETE", f"sys/auth/{own.prefix}/{kind}").status == 204
         said = node.run(expect=1).stderr
         assert f"Vault has no auth mount auth/{own.prefix}/{kind}, so no node can log in there" in said, said
-        assert "`vaultpki apply -f cluster.yaml`, which makes it" in said and "unlock" not in said
+        assert "Then make it: `vaultpki apply -f cluster.yaml`" in said and "unlock" not in said
 
 
 # Who gets in

@@ -191,7 +191,11 @@ def test_a_locked_node_gets_nothing_with_its_token_until_it_is_unlocked(own: Vou
     assert not opens(own, "c-1", stolen) and opens(own, "c-2", other)
     assert entity_fields(own, "c-1") == {**before, "disabled": True}
     node.age()
-    goes_on(node.run(expect=1), "refuses this node all the same", "it may be locked; `vaultpki unlock")
+    goes_on(
+        node.run(expect=1),
+        "refuses this node all the same",
+        "It may be locked. To let it in again, run on an operator's machine: `vaultpki unlock",
+    )
     after = node.snapshot()
     assert {n: v for n, v in held.items() if n.startswith("pki/")} == {
         n: v for n, v in after.items() if n.startswith("pki/")

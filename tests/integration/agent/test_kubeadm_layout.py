@@ -363,7 +363,7 @@ def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: 
     for command in (["plan"], ["apply", "--yes"]):
         ran = vaultpki(*command, "-f", cluster.file, env=cluster.environment(), expect=1)
         assert "the nodes have the layout document, and a node gets its layout when it joins" in ran.stderr
-        assert "end the credentials of worker-1 (`vaultpki lock`" in ran.stderr
+        assert "End the credentials of worker-1 (`vaultpki lock`" in ran.stderr
     before = node.snapshot(memory=False)
     vaultpki("lock", "-f", cluster.file, "worker-1", env=cluster.environment("locker"))
     early = vaultpki(

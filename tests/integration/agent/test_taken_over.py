@@ -260,7 +260,7 @@ def test_no_apply_takes_away_what_an_adoption_needs(enrolled: EnrolledMachine) -
     cluster.file.write_text(without_node)
     vaultpki("plan", "-f", cluster.file, env=cluster.environment())
     enrolled.record(S.PUBLISHED)
-    refused(without_ca, "put its file back until the adoption is done")
+    refused(without_ca, "Put its file back until the adoption is done")
     refused(without_node, "is being taken over (published), and cp-1 would lose the agent half-way")
     # What the refusal names: the machine is gone, and its credentials are ended.
     cluster.file.write_text(whole)

@@ -120,7 +120,9 @@ def test_a_node_that_joins_says_that_it_waits(cluster: AppliedCluster, planes: t
     passed_well(one, two)
     assert "Do not start kube-apiserver" not in status(one)
     for said in (status(two), doctor(two)):
-        assert "Do not start kube-apiserver here yet. First run on the operator's machine: `vaultpki admit --wait`" in said
+        assert (
+            "Do not start kube-apiserver here yet. First run on the operator's machine: `vaultpki admit --wait`" in said
+        )
     assert "this node has made its key 1; sa.key and sa.pub are written once the record admits it" in status(two)
     assert not (two.pki / "sa.key").exists() and not (two.pki / "sa.pub").exists()
     ran = json.loads(vaultpki("status", "-c", two.config, "--json", expect=3).stdout)

@@ -49,7 +49,7 @@ def test_what_is_refused_before_anything_begins(ours: tuple[AuditedCluster, str,
         ran = vaultpki(*words, "-f", cluster.file, env=cluster.environment(), expect=1)
         assert sentence in ran.stderr.replace("\n", " "), (words, ran.stderr)
     asks(cluster, spec, outside(cluster, signer, "ab" * 32))
-    assert "this is another Vault" in cluster.ca("rotate", "root", expect=1).stderr
+    assert "This is another Vault" in cluster.ca("rotate", "root", expect=1).stderr
     asks(cluster, spec, outside(cluster, signer, first))
     plan = vaultpki("plan", "-f", cluster.file, env=cluster.environment(), expect=0).stdout
     assert "`vaultpki ca rotate root`" in plan and signer.root_sha256 in plan

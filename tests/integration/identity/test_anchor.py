@@ -167,7 +167,7 @@ def test_a_server_that_shows_another_root_is_refused(
     mark = cluster.server.audit_position()
     said = (
         f"the root CA at {cluster.prefix}/root has the SHA-256 {pin}, and {cluster.file} names "
-        f"{other} (ca.root_sha256): this is another Vault, or somebody changed the root; find out which before "
+        f"{other} (ca.root_sha256). This is another Vault, or somebody changed the root. Find out which before "
         "anything is trusted"
     )
     for arguments in (
@@ -189,7 +189,7 @@ def test_a_server_that_shows_another_root_is_refused(
         fails(
             run(empty, *arguments, expect=1),
             f"there is no root CA at {empty.prefix}/root, and a new one would be another root than ca.root_sha256 in "
-            f"{empty.file} names; restore that one from a backup, or remove the key to make a new one",
+            f"{empty.file} names. Restore that one from a backup, or remove the key to make a new one",
         )
     assert empty.server.writes(mark) == []
     assert empty.server.api("GET", f"sys/mounts/{empty.prefix}/root").status != 200

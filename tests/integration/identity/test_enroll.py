@@ -191,8 +191,8 @@ def test_a_node_that_has_used_its_join_file_is_left_alone(
     ran = applier.enroll("--all", "-o", tmp_path, expect=3)
     assert ran.stdout == f"wrote 0 join files to {tmp_path}, 1 from an earlier run are still good\n"
     assert ran.stderr == (
-        "vaultpki: worker-1 may have a live credential and no join file here that can be kept, and got none; pass "
-        "--replace to end their credentials and to enrol them again, and use no old join file of theirs\n"
+        "vaultpki: worker-1 may have a live credential and no join file here that can be kept, and got none. Pass "
+        "--replace to end their credentials and to enrol them again. Use no old join file of theirs\n"
     )
     assert files == [(tmp_path / f"{node}.json").read_bytes() for node in ("cp-1", "worker-1")]
     node_folder.age()

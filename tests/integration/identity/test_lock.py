@@ -204,7 +204,7 @@ def test_a_new_enrolment_ends_all_others(
     arguments: list[str | Path] = [node, *(["--pool", pool] if pool else []), "-o", tmp_path / "new.json"]
     said = applier.enroll(*arguments, expect=1).stderr
     assert said == (
-        f"vaultpki: {node} has {number} live credentials (its agent's, an unused join file's or a stolen one); pass "
+        f"vaultpki: {node} has {number} live credentials (its agent's, an unused join file's or a stolen one). Pass "
         "--replace to end them and to enrol the node anew, as the applier may\n"
     )
     assert cluster.server.writes(mark) == [] and not (tmp_path / "new.json").exists()

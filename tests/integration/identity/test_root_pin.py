@@ -77,8 +77,8 @@ def test_a_whole_rotation(clusters: ClusterFactory) -> None:
     pinned = Pinned.standing(clusters)
     operator, cluster = pinned.operator, pinned.operator.cluster
     pinned.reach(State.SWITCHED)
-    keep = f"{cluster.file} names key 1 of the CA root (ca.root_sha256): leave it so until the rotation is done, and "
-    keep += f"write `root_sha256: {pinned.sha256('root-2')}` there then"
+    keep = f"{cluster.file} names key 1 of the CA root (ca.root_sha256). Leave it so until the rotation is done, and "
+    keep += f"then write `root_sha256: {pinned.sha256('root-2')}` there"
     assert keep in pinned.ca("status").stdout
     plan = vaultpki("plan", "-f", cluster.file, env=cluster.environment("viewer")).stdout
     assert keep.replace(" ", "") in "".join(plan.split())
@@ -86,7 +86,7 @@ def test_a_whole_rotation(clusters: ClusterFactory) -> None:
     pinned.pin("root-2")
     pinned.passes()
     pinned.pin(STRANGER)
-    pinned.refused("this is another Vault, or somebody changed the root")
+    pinned.refused("This is another Vault, or somebody changed the root")
     pinned.pin("root-1")
     operator.step()
     operator.step()
@@ -134,6 +134,6 @@ def test_a_root_that_nobody_vouches_for(clusters: ClusterFactory) -> None:
     pinned.passes()
     mount = f"{cluster.prefix}/root"
     assert cluster.server.api("DELETE", f"{mount}/issuer/root-2-by-root-1").status in (200, 204)
-    pinned.refused("this is another Vault, or somebody changed the root")
-    fails(pinned.ca("continue", expect=1), "this is another Vault, or somebody changed the root")
+    pinned.refused("This is another Vault, or somebody changed the root")
+    fails(pinned.ca("continue", expect=1), "This is another Vault, or somebody changed the root")
     assert cluster.server.api("GET", f"{mount}/issuer/root-2-by-root-1").status >= 400

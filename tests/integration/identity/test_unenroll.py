@@ -89,8 +89,9 @@ def test_a_node_still_listed_is_refused(cluster: AppliedCluster, applier: Enroll
     mark = cluster.server.audit_position()
     said = applier.run("unenroll", "-f", cluster.file, "worker-1", expect=1).stderr
     assert said == (
-        f"vaultpki: worker-1 is listed in {cluster.file}; `vaultpki lock -f {cluster.file} worker-1` ends all that it "
-        f"can log in with, and to end the node itself take it off the list and run `vaultpki apply -f {cluster.file}`\n"
+        f"vaultpki: worker-1 is listed in {cluster.file}. To end the node itself take it off the list and run "
+        f"`vaultpki apply -f {cluster.file}`. To end only all that it can log in with, run "
+        f"`vaultpki lock -f {cluster.file} worker-1`\n"
     )
     assert cluster.server.writes(mark) == [] and enrolled_nodes.works(cluster, listed.token)
     for name in ("W-1", "w-1/secret-id", "../listed/role/worker-1", "x" * 300):

@@ -350,6 +350,6 @@ def test_a_server_without_namespaces_is_told_apart(tmp_path: Path) -> None:
             fails(
                 ran,
                 f"{file}: vault.namespace: this server (Vault 1.21.1, community edition) has no namespaces, so the "
-                "cluster would be beside everything else; leave vault.namespace out, or use OpenBao",
+                "cluster would be beside everything else. Leave vault.namespace out, or use OpenBao",
             )
     assert asked and all(line.startswith(("GET ", "LIST ")) for line in asked)

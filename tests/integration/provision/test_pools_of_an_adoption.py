@@ -62,8 +62,8 @@ def test_a_pool_stays_while_its_nodes_are_at_work(server: Server, tmp_path: Path
     # No node was ever in it.
     planned(EDGE)
     lost = f"pools: {own.name} is being taken over (published), and"
-    assert f"{lost} w-1 would lose the agent half-way: put it back" in planned(LISTED, expect=1)
-    assert f"{lost} c-1 would lose the agent half-way: put it back" in planned(CLOUD, expect=1)
+    assert f"{lost} w-1 would lose the agent half-way. Put it back" in planned(LISTED, expect=1)
+    assert f"{lost} c-1 would lose the agent half-way. Put it back" in planned(CLOUD, expect=1)
     assert f"{lost} w-1, c-1 would lose the agent" in planned(LISTED, CLOUD, expect=1)
     for name in ("w-1", "c-1"):
         vaultpki("lock", name, "-f", own.file, env=environment)

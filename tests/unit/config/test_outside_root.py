@@ -185,7 +185,7 @@ def test_a_list_names_the_root_that_leaves_too(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("pins", "why"),
     [
-        (f"[{'ab' * 32}]", "while the root is rotated write those of both roots, as a list"),
+        (f"[{'ab' * 32}]", "While the root is rotated write those of both roots, as a list"),
         (f"[{'ab' * 32}, {'cd' * 32}]", "no certificate of chain.pem has one of these SHA-256"),
         (f"[{ANCHOR.fingerprint}, {BETWEEN.fingerprint}]", "2 certificates of chain.pem have one of these SHA-256"),
     ],

@@ -43,7 +43,7 @@ def test_the_wait_begins_anew_after_a_server_that_was_slow(
 def test_a_server_that_stays_slow_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(2.0)
     monkeypatch.setattr(ending, "time", clock)
-    with pytest.raises(StateConflict, match="run the command again when the server is faster"):
+    with pytest.raises(StateConflict, match="Run the command again when the server is faster"):
         ending.await_logins(clock.store)
     assert clock.now < 200
     ending.await_logins(lambda: pytest.fail("nobody waits"), 0)

@@ -148,7 +148,7 @@ def test_a_node_that_lies_ends_no_certificate_that_it_may_not_hold(cluster: Clus
     result = choose(cluster, "cp-1", found, {**reported, "cp-1": others})
     twice = {target.name for target in result.targets if target.claimants == ("cp-2",)}
     assert twice == set(SHARED) and result.in_doubt
-    assert any("run `vaultpki renew` there" in line for line in sentences("cp-1", result))
+    assert any("Run `vaultpki renew` there" in line for line in sentences("cp-1", result))
     assert {(one.name, one.claimants) for one in result.unattributed} == {(name, ()) for name in SHARED}
 
 

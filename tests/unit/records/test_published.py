@@ -242,7 +242,7 @@ def test_a_join_file_of_another_user_is_refused(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         os.chown(path, 65534, 65534)
         with pytest.raises(
-            SpecError, match="belongs to the user 65534, who may have changed it; if you trust it, give"
+            SpecError, match=r"belongs to the user 65534, who may have changed it\. If you trust it, give"
         ):
             load_join(path)
         os.chown(path, 0, 0)
