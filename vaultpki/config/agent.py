@@ -289,8 +289,8 @@ def _refuse_unjoined(path: Path, file: str) -> None:
         option = "" if str(path) == AGENT_FILE else f" -c {file}"
         raise SpecError(
             "there is no such file, so this machine has not joined a cluster. If it has joined, name its agent.yaml "
-            "with -c. Else make a join file where the cluster is applied (`vaultpki enroll NODE -o join.json`) and bring "
-            f"it here. Then run `vaultpki join{option} join.json`",
+            "with -c. Else make a join file where the cluster is applied (`vaultpki enroll NODE -o join.json`) and "
+            f"bring it here. Then run `vaultpki join{option} join.json`",
             file=file,
         ) from None
     except OSError:

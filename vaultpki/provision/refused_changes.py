@@ -135,8 +135,8 @@ def refuse_missing_cas(cluster: Cluster, record: AdoptionRecord) -> None:
         new = f", or if `ca.also_trust.{lacking[0]}` of {cluster.file} is new, take it out until the adoption is done"
         raise StateConflict(
             f"the record of the adoption of {cluster.name} ({record.state.value}) names no old CA of "
-            f"{first_few(lacking)}, which the cluster has. Find out who wrote it, and write the last right one back (`bao "
-            f"kv rollback -mount={cluster.mount('config')} -version=N {RECORD}`, or the same with `vault`)"
+            f"{first_few(lacking)}, which the cluster has. Find out who wrote it, and write the last right one back "
+            f"(`bao kv rollback -mount={cluster.mount('config')} -version=N {RECORD}`, or the same with `vault`)"
             f"{new if lacking[0] in named else ''}"
         )
     for domain, hashes in record.old.items() if record.active else ():

@@ -44,7 +44,7 @@ def test_nodes_that_cannot_be_counted_stop_nothing(tmp_path: Path, monkeypatch: 
     def refuse(*_: object) -> None:
         raise Denied("may not list")
 
-    monkeypatch.setattr(destroy.nodes, "read_nodes", refuse)
+    monkeypatch.setattr("vaultpki.identity.nodes.read_nodes", refuse)
     nothing: Any = None
     living = destroy.count_living(cluster, nothing)
     assert removal.lines(cluster, ADDRESS, found(), living)[-1].text.endswith("is not known: may not list")
