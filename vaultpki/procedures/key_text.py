@@ -69,7 +69,7 @@ def start_lines(done: KeyStepDone) -> Iterator[str]:
             f"{', '.join(done.to_read)} (`vaultpki agent --once` there does it at once)."
         )
     if done.may_start:
-        yield f"kube-apiserver may start, and has not been seen yet, on: {', '.join(done.may_start)}."
+        yield f"kube-apiserver may run, and is not seen there now, on: {', '.join(done.may_start)}."
 
 
 def note_lines(done: KeyStepDone) -> Iterator[str]:

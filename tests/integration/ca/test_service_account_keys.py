@@ -155,7 +155,7 @@ def test_two_join_an_empty_cluster_at_once_and_a_third_waits_for_their_first_sta
         done = made.advance()
         assert done.may_start == ("cp-1", "cp-2") and not done.to_read
         text = vaultpki("ca", "status", "-f", made.cluster.file, env=made.cluster.environment("viewer")).stdout
-        assert "kube-apiserver may start, and has not been seen yet, on: cp-1, cp-2." in text
+        assert "kube-apiserver may run, and is not seen there now, on: cp-1, cp-2." in text
         assert re.search(r"\n  rotation/service-account-keys  version \d+, written \S+Z by token\n", text), text
         for name in ("cp-2", "cp-1"):
             made.start(planes[name])

@@ -66,7 +66,7 @@ def test_it_says_that_nothing_waits(given: dict[str, Any]) -> None:
     assert (ran.return_value, given["confirmed"]) == (0, [])
     assert ran.output.splitlines() == [
         "No control plane waits with a new key.",
-        "kube-apiserver may start, and has not been seen yet, on: cp-1.",
+        "kube-apiserver may run, and is not seen there now, on: cp-1.",
     ]
     assert json.loads(run("--json").output)["keys"] == []
 
