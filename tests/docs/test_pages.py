@@ -66,7 +66,7 @@ def called(words: list[str]) -> tuple[str, list[str]]:
 
 
 def options(name: str) -> set[str]:
-    found = [each for each in COMMANDS[name].params if isinstance(each, click.Option)]
+    found = [each for each in COMMANDS[name].params if isinstance(each, click.Option) and not each.hidden]
     return {word for option in found for word in option.opts} | {"--help"}
 
 
@@ -374,7 +374,13 @@ def test_files_named_on_pages_are_those_of_the_table() -> None:
     for row in certificates.TABLE:
         known |= {*certificates.pair_files(row.stem), row.kubeconfig or ""}
         known |= {*certificates.pair_files(row.kubeadm.stem)} if row.kubeadm else set()
-    known |= {each.file for each in layout.TRUST_BUNDLES[Layout.KUBEADM]} | {ETCD, SCHEDULER, "sa.key", "sa.pub"}
+    known |= {each.file for each in layout.TRUST_BUNDLES[Layout.KUBEADM]} | {
+        ETCD,
+        SCHEDULER,
+        "sa.key",
+        "sa.pub",
+        "sa-1.crt",
+    }
     # Keys of CAs that kubeadm makes, which a cluster that is taken over still has.
     known |= {"ca.key", "front-proxy-ca.key"}
     # A folder for files of an etcd that others run.

@@ -29,6 +29,7 @@ TIMES = {
 }
 VARIABLES = {
     "cli/__init__.py": {"NO_COLOR"},
+    "cli/common.py": {"KUBECONFIG"},
     "host/hook_runner.py": {"HOME", "LANG"},
     "host/log.py": {"JOURNAL_STREAM"},
     "host/openssl.py": {"PATH"},

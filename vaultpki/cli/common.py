@@ -109,7 +109,7 @@ def spec_file_option(text: str, *names: str) -> Callable[[_F], _F]:
 
 def environment_kubeconfig() -> Path | None:
     """Return the file that `KUBECONFIG` names; raises UsageError for several, of which kubectl makes one."""
-    named = os.environ.get(_KUBECONFIG)
+    named = os.environ.get("KUBECONFIG")
     if named and ":" in named:
         raise click.UsageError(f"{_KUBECONFIG} names several files; pass one of them by --kubeconfig FILE")
     return Path(named) if named else None

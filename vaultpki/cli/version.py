@@ -16,7 +16,7 @@ def text() -> str:
 @click.command("version")
 @json_option
 def version_command(as_json: bool) -> None:
-    """Print the version of vaultpki, as `vaultpki --version` does.
+    """Print the version of vaultpki, as `vaultpki -V` does.
 
     \b
     Example:
