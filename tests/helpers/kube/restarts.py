@@ -24,8 +24,9 @@ from vaultpki.certificates import bundle
 from vaultpki.model import NodeRole
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 
-HEALTHY_SECONDS = 60.0
-HOOK_SECONDS = 240
+# A machine that is busy with other tests takes a minute and more.
+HEALTHY_SECONDS = 180.0
+HOOK_SECONDS = 600
 PROXY_PORT = 10256
 API_SERVER = "kube-apiserver"
 # For so long a load balancer has told new clients of the other one.
