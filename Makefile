@@ -62,17 +62,17 @@ docs: $(VENV)/.dev
 	$(SITE)
 	@echo "The pages are in site/index.html."
 
-# The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. The integration suite runs on that Vault,
-# as far as a server can make a difference; the files of both servers go before independent checkers and under real
-# clusters, which only root can make.
-# Three rows of clusters at a time, since each cluster has time limits of its own. Each begins with one under load: CAs and
-# service-account keys, a cluster that is adopted, and leaves.
+# The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. What of the integration suite depends most
+# on its server runs on that Vault; the files of both servers go before independent checkers and under real clusters,
+# which only root can make.
+# Three rows of clusters at a time, since each cluster has time limits of its own: CAs and service-account keys under load,
+# leaves under load, and kubeadm's.
 ROTATIONS := tests/conformance/ca/test_kube_rotations.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
 # etcd's CA on kubeadm's three control planes under load, which is no part of `conformance`.
 KUBEADM_CA_ROTATION := tests/conformance/kubeadm/test_kubeadm_ca_rotation.py
-# A cluster of kubeadm's own CAs is adopted: one of three control planes under load, and the smallest one, which is no part of
-# `conformance`. The former goes as far as its first control plane there; `lifecycle` goes back, and to the end.
+# A cluster of kubeadm's own CAs is adopted, to the end and back: one of three control planes under load, and the smallest
+# one. They are no part of `conformance`.
 ADOPTION := tests/conformance/kubeadm/test_kubeadm_adoption.py
 SMALL_ADOPTION := tests/conformance/kubeadm/test_kubeadm_adoption_small.py
 # The life of a CA at its full length: the page's whole session, and a cut after every write.
@@ -86,6 +86,13 @@ KUBEADM_SHAPES := $(addprefix tests/conformance/kubeadm/test_,kubeadm_shapes.py 
 # All but what `test` has had whole: what needs no server, what is the node's own doing whatever server there is, and
 # samples of what is done in full here.
 ON_VAULT := conformance or not (serverless or on_node or sample or exhaustive)
+# Where the answer of a server decides: what is applied, identities and their ends, what is signed, each way to log in, and
+# a life of each CA. `exhaustive` has all other files on that Vault.
+INTEGRATION := $(wildcard tests/integration/test_*.py tests/integration/*/test_*.py)
+BY_SERVER := $(filter $(foreach room,identity issue node provision vault,tests/integration/$(room)/%),$(INTEGRATION)) \
+	$(addprefix tests/integration/,test_secrets.py adopt/test_adoption.py cli/test_operators_tokens.py cli/test_next_commands.py \
+	$(addprefix agent/test_,first_pass.py join.py jwt.py jwt_applied.py renew.py rotation.py token_keys.py) \
+	$(addprefix ca/test_,outside_import.py recover.py root_rotation.py rotation.py service_account_keys.py))
 # Files that ask the same clusters: one process starts each of them once.
 STANDING := $(addprefix tests/conformance/,live/test_live.py live/test_kube_root_copies.py verify/test_kube_allowed.py \
 	verify/test_kube_denied.py verify/test_kube_settings_in_files.py verify/test_kube_stolen_node.py)
@@ -94,11 +101,12 @@ PROMPT := $(addprefix tests/conformance/,provision/test_kube_growing.py packages
 # All others in one run, so that no worker waits for the end of a stage; the longest files first, so that none runs alone in
 # the end. Where a file needs no server, it has to stand before one that does, or pytest takes all that need it before.
 CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*.py)
-FIRST := $(addprefix tests/,models/test_fleet_year.py models/test_models.py \
+FLEET_YEAR := tests/models/test_fleet_year.py
+FIRST := $(addprefix tests/,models/test_models.py \
 	$(addprefix conformance/,packages/test_debian_upgrade.py pages/test_site_in_browser.py \
 	show/test_report_in_browser.py packages/test_install_page.py packages/test_wheel.py packages/test_bills.py \
-	graph/test_pictures.py) integration/verify/test_forbidden_paths.py integration/identity/test_least_privilege.py)
-OTHERS := $(wildcard tests/models/test_*.py tests/docs/test_*.py tests/integration/test_*.py tests/integration/*/test_*.py)
+	graph/test_pictures.py) integration/identity/test_least_privilege.py)
+OTHERS := $(filter-out $(FLEET_YEAR),$(wildcard tests/models/test_*.py)) $(wildcard tests/docs/test_*.py) $(BY_SERVER)
 OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(KUBEADM) $(KUBEADM_SHAPES) $(ROTATIONS) $(ROTATION) \
 	$(KUBEADM_CA_ROTATION) $(ADOPTION) $(SMALL_ADOPTION) $(CA_PAGE) $(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
 
@@ -121,13 +129,12 @@ conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && before=$$($(SETUP)/kubernetes before quick) && given="$$given --kubernetes-before $$before" && \
 	both="--server vault --also bao $$given" && \
-	$(SETUP)/beside "$(COUNTS_ON_QUICK) $(ROTATIONS) --standing \$$READY --timeout 3600 $$given $(PYTEST) && \
-		$(COUNTS_ON_QUICK) $(STANDING) --timeout 900 $$given $(PYTEST)" \
-		"$(COUNTS_ON_QUICK) $(ADOPTION) -m 'not exhaustive' --standing \$$READY --timeout 3600 $$given $(PYTEST) && \
-		$(COUNTS_ON_QUICK) $(PROMPT) $(KUBEADM_SHAPES) --timeout 900 $$both $(PYTEST)" \
-		"$(COUNTS_ON_QUICK) $(ROTATION) --standing \$$READY --timeout 1800 $$given $(PYTEST) && \
-		$(COUNTS_ON_QUICK) $(KUBEADM) --timeout 3600 $$both $(PYTEST)" \
-		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 900 -n 4 $(PARALLEL) $$both $(PYTEST)"
+	$(SETUP)/beside "$(COUNTS_ON_QUICK) $(ROTATIONS) --standing \$$READY --timeout 4500 $$given $(PYTEST) && \
+		$(COUNTS_ON_QUICK) $(STANDING) --timeout 1800 $$given $(PYTEST)" \
+		"$(COUNTS_ON_QUICK) $(ROTATION) --standing \$$READY --timeout 3600 $$given $(PYTEST) && \
+		$(COUNTS_ON_QUICK) $(PROMPT) $(KUBEADM_SHAPES) --timeout 1800 $$both $(PYTEST)" \
+		"touch \$$READY && $(COUNTS_ON_QUICK) $(KUBEADM) --timeout 4500 $$both $(PYTEST)" \
+		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 1800 -n 4 $(PARALLEL) $$both $(PYTEST)"
 
 # What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.
 # Through OpenBao alone: `conformance` has HashiCorp Vault. The figures go into tests/conformance/RESULTS.md.
@@ -138,7 +145,7 @@ kubernetes: $(VENV)/.dev
 		"$(BIN)/python -m pytest $(STANDING) --timeout 900 $$given $(PYTEST) && \
 		$(BIN)/python -m pytest $(KUBEADM) $(KUBEADM_SHAPES) --timeout 2700 -n 2 $(PARALLEL) $$given $(PYTEST)"
 
-# Five hours, with Kubernetes as it is: what `conformance` rotates, renews and adopts with quick clients; the life of CAs, etcd's
+# Five hours, with Kubernetes as it is: what `conformance` rotates and renews with quick clients; the life of CAs, etcd's
 # on kubeadm's three control planes, and adoptions of kubeadm's clusters there, back and to the end.
 lifecycle: $(VENV)/.dev
 	$(SETUP)/packages conformance
@@ -149,10 +156,12 @@ lifecycle: $(VENV)/.dev
 
 # An hour and more: what `test` and `conformance` take in part, above all agents that are killed, or whose calls fail, at
 # every single call by which a pass changes its node; what a server may do to it, on both servers. Last, properties with
-# some hundred examples each.
+# some hundred examples each, a fleet's year, and the files of the integration suite that `conformance` leaves to HashiCorp Vault.
 exhaustive: $(VENV)/.dev
 	$(SETUP)/packages
 	$(VAULT) && \
+	$(BIN)/python -m pytest $(filter-out $(BY_SERVER) $(CA_CUTS),$(INTEGRATION)) $(FLEET_YEAR) -m '$(ON_VAULT)' --timeout 3000 -n 4 \
+		--server vault --also bao --vault-binary $$vault/vault $(PYTEST) && \
 	$(BIN)/python -m pytest tests/integration -m exhaustive --timeout 3000 -n 4 --server bao --server vault \
 		--vault-binary $$vault/vault $(PYTEST)
 	$(BIN)/python -m pytest tests/property -m conformance --timeout 3000 -n 2 $(PYTEST)
