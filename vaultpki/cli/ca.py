@@ -17,6 +17,7 @@ from vaultpki.cli.ca_outside import csr_command, import_command
 from vaultpki.cli.ca_recover import ask_name, recover_command
 from vaultpki.cli.common import json_option, opened, print_json, print_lines, screen, server_now, spec_option
 from vaultpki.cli.progress import reading
+from vaultpki.cli.running_cluster import OWN_CLUSTER, RunningCluster
 from vaultpki.cli.wait import PATIENCE
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
@@ -56,7 +57,8 @@ kubeconfig_option = click.option(
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Of the cluster: look at its kube-root-ca.crt and pods. For the CA kubelet look at its kubelet-serving-ca. "
-    "For service-account-keys look at the flags of its API servers and at Secrets with tokens.",
+    "For service-account-keys look at the flags of its API servers and at Secrets with tokens.  "
+    f"{OWN_CLUSTER}",
 )
 replaced_option = click.option(
     "--replaced",
@@ -92,7 +94,8 @@ def _step_options(function: Callable[..., int]) -> Callable[..., int]:
         from vaultpki.values.durations import parse_duration
 
         life = None if token_life is None else parse_duration(token_life)
-        return function(options=StepOptions(restarted, checked, replaced, without, life, kubeconfig, yes), **others)
+        running = RunningCluster(kubeconfig)
+        return function(options=StepOptions(restarted, checked, replaced, without, life, running, yes), **others)
 
     made: Callable[..., int] = with_options
     said = (yes_option, token_life_option, replaced_option, kubeconfig_option, checked_option, restarted_option)
@@ -175,10 +178,11 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
         with reading(vault) as counted:
             found = commands.read_members(cluster, counted)
             scene = read_scene(cluster, counted, now, found=found)
-            cas = status.status(scene, _pods(kubeconfig))
+            running = RunningCluster(kubeconfig)
+            cas = status.status(scene, _pods(running, cluster, counted))
             adopted = shown_adoption(cluster, counted)
             adoption = of_adoption(adopted.record, scene.members, now, cluster.file)
-            keys = _keys_of(cluster, counted, now, kubeconfig, found)
+            keys = _keys_of(cluster, counted, now, running, found)
             written = fleet.written_by(cluster, counted, scene.records, adopted)
         written |= {KEYS_RECORD: keys.written} if keys is not None and keys.record is not None else {}
         findings = tuple(of_cas(ca_ends.read(cluster, vault, datetime.now(UTC)), cas, cluster.file))
@@ -351,7 +355,7 @@ ca_command.add_command(jwks_command)
 
 
 def _keys_of(
-    cluster: Cluster, vault: Vault, now: datetime, kubeconfig: Path | None, found: NodeList
+    cluster: Cluster, vault: Vault, now: datetime, running: RunningCluster, found: NodeList
 ) -> KeyStepDone | None:
     """Return where service-account keys stand; None if the cluster has none of its own."""
     from vaultpki.cli.ca_keys import read_tokens
@@ -359,17 +363,14 @@ def _keys_of(
 
     if not cluster.service_account_keys:
         return None
-    return keys.status(cluster, vault, now, read_tokens(kubeconfig), found=found)
+    return keys.status(cluster, vault, now, read_tokens(running, cluster, vault), found=found)
 
 
-def _pods(kubeconfig: Path | None) -> KubeTrust | None:
-    """Return what the cluster shows of the root; None without a kubeconfig."""
-    if kubeconfig is None:
-        return None
+def _pods(running: RunningCluster | None, cluster: Cluster, vault: Vault) -> KubeTrust | None:
+    """Return what the running cluster shows of the root; None without a kubeconfig."""
     from vaultpki.kube import api as kube_api
-    from vaultpki.kube import kubeconfig as document
 
-    return kube_api.read_trust(document.read(kubeconfig))
+    return None if running is None else running.look(cluster, vault, kube_api.read_trust)
 
 
 def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait: bool, as_json: bool) -> int:
@@ -408,10 +409,8 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
             said = replace(said, restarted=(), checked=())
             return done
 
-        if wait:
-            done = ca_wait.until_rest(vault, take, lambda: _pods(options.kubeconfig), course, back=back, quiet=as_json)
-        else:
-            done = take(None, _pods(options.kubeconfig))
+        look = functools.partial(_pods, options.running, cluster, vault)
+        done = ca_wait.until_rest(vault, take, look, course, back=back, quiet=as_json) if wait else take(None, look())
         return _tell(cluster, done, server_now(vault), as_json=as_json)
 
 
