@@ -296,7 +296,8 @@ def rotate_command(
         if emergency and not how.yes:
             why = f"an emergency rotation of {domain} is an outage and"
             ask_name(domain, why, ca_text.emergency_lines(domain), as_json=as_json)
-        begun = commands.rotate(cluster, vault, domain, method, seconds, server_now(vault), without)
+        with reading(vault) as counted:
+            begun = commands.rotate(cluster, counted, domain, method, seconds, server_now(vault), without)
         record = begun.record
         stays = ca_text.spread_sentence(record, seconds)
         for note in begun.notes:
@@ -419,7 +420,8 @@ def _gate_after(cluster: Cluster, vault: Vault, domain: str, *, strict: bool) ->
     from vaultpki.ca import commands
 
     try:
-        found = commands.status(cluster, vault, server_now(vault), strict=strict)
+        with reading(vault) as counted:
+            found = commands.status(cluster, counted, server_now(vault), strict=strict)
     except VaultpkiError as error:
         click.echo(printable(f"What it waits for is not known: {error}"), err=True)
         return None
