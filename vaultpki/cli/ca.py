@@ -15,7 +15,16 @@ from vaultpki.cli import offered
 from vaultpki.cli.ca_keys import RotateOptions, StepOptions, jwks_command
 from vaultpki.cli.ca_outside import csr_command, import_command
 from vaultpki.cli.ca_recover import ask_name, recover_command
-from vaultpki.cli.common import json_option, opened, print_json, print_lines, screen, server_now, spec_option
+from vaultpki.cli.common import (
+    json_option,
+    opened,
+    print_json,
+    print_lines,
+    screen,
+    server_now,
+    spec_option,
+    yes_option,
+)
 from vaultpki.cli.progress import reading
 from vaultpki.cli.running_cluster import OWN_CLUSTER, RunningCluster
 from vaultpki.cli.wait import PATIENCE
@@ -73,7 +82,6 @@ token_life_option = click.option(
     metavar="DURATION",
     help="For service-account-keys: tokens live no longer than this, whatever flags say. Asks.",
 )
-yes_option = click.option("--yes", is_flag=True, help="With --token-life: do not ask.")
 
 
 def _step_options(function: Callable[..., int]) -> Callable[..., int]:
@@ -98,8 +106,8 @@ def _step_options(function: Callable[..., int]) -> Callable[..., int]:
         return function(options=StepOptions(restarted, checked, replaced, without, life, running, yes), **others)
 
     made: Callable[..., int] = with_options
-    said = (yes_option, token_life_option, replaced_option, kubeconfig_option, checked_option, restarted_option)
-    for option in (json_option, wait_option, *said, without_option, spec_option):
+    said = (token_life_option, replaced_option, kubeconfig_option, checked_option, restarted_option)
+    for option in (json_option, wait_option, yes_option("With --token-life"), *said, without_option, spec_option):
         made = option(made)
     return made
 
@@ -116,7 +124,7 @@ def _method_options(function: Callable[..., int]) -> Callable[..., int]:
         shell_complete=offered.nodes,
         help="With --emergency, of service-account-keys: only the key of this node, which is locked. Can be repeated.",
     )
-    @click.option("--yes", is_flag=True, help="With --emergency: do not ask.")
+    @yes_option("With --emergency")
     @functools.wraps(function)
     def with_method(*, same_key: bool, emergency: bool, stolen: tuple[str, ...], yes: bool, **options: Any) -> int:
         from vaultpki.records.rotation import Method

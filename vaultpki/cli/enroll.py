@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from vaultpki.cli import offered
-from vaultpki.cli.common import json_option, opened, path_option, print_json, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, path_option, print_json, spec_option, terminal, yes_option
 from vaultpki.cli.progress import progress, reading, say
 from vaultpki.errors import ArgumentError, Attention, Denied, VaultpkiError
 from vaultpki.redact import first_few
@@ -48,7 +48,7 @@ def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
         is_flag=True,
         help="End every credential that the node has first: of its agent, join files, clones.",
     )
-    @click.option("--yes", is_flag=True, help="Of a locked node: do not ask; needed where there is no terminal.")
+    @yes_option("Of a locked node")
     @json_option
     @click.option(
         "--with-spec", is_flag=True, help="Copy cluster.yaml and its files beside the join file, for `vaultpki verify`."

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @click.command("report")
 @spec_option
-@path_option("--dir", "directory", help="Read and verify the files here: a folder as for `vaultpki verify --dir`.")
+@path_option(
+    "--dir", "directory", help="The folder of certificate files to read and verify, as for `vaultpki verify --dir`."
+)
 @click.option(
     "--from-vault",
     is_flag=True,

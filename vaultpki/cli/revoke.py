@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from vaultpki.cli import offered
-from vaultpki.cli.common import json_option, opened, path_option, print_json, screen, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, path_option, print_json, screen, spec_option, terminal, yes_option
 from vaultpki.cli.progress import reading, say
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
@@ -28,7 +28,7 @@ _NO_TERMINAL: Final = "revoke cannot be undone and there is no terminal to ask o
 @json_option
 @click.option("--serial", metavar="HEX", help="Revoke one certificate only: that with this serial number.")
 @path_option("--certificate", help="Revoke one certificate only: the first one in this file.")
-@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@yes_option()
 def revoke_command(
     node: str | None,
     file: Path,

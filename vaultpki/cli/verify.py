@@ -31,7 +31,9 @@ _PATIENCE = 5.0
 
 @click.command("verify")
 @spec_option
-@path_option("--dir", "directory", help="A node's or an operator's folder of files, or a folder of nodes.")
+@path_option(
+    "--dir", "directory", help="The folder of certificate files: a node's, an operator's, or a folder of nodes."
+)
 @click.option(
     "--vault", "ask_vault", is_flag=True, help="Ask Vault, as a temporary node, for all that nodes must not have."
 )
