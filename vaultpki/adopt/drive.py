@@ -282,7 +282,7 @@ def _confirmed(look: AdoptionLook, step: AdoptionStep, said: AdoptionWords) -> A
     """Note what a person says in the record; ArgumentError for what is no word, StateConflict if it does not count."""
     for word in said.confirmed:
         if word not in gates.CONFIRMABLE:
-            raise ArgumentError(f"--confirm {word}: write one of {', '.join(sorted(gates.CONFIRMABLE))}")
+            raise ArgumentError(f"--checked {word}: write one of {', '.join(sorted(gates.CONFIRMABLE))}")
         if why := gates.word_refused(step, word, look.seen):
             raise StateConflict(why)
     for name in said.restarted:

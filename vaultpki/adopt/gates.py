@@ -218,10 +218,10 @@ def _told(seen: ClusterSeen) -> dict[str, int]:
 def word_refused(step: AdoptionStep, word: str, seen: ClusterSeen) -> str:
     """Return why a person's word does not count now, as a sentence; "" if it does."""
     if word == OUTSIDE and not _outside(step):
-        return f"{step.record.state.value} waits for no kubeconfig outside; leave out `--confirm {OUTSIDE}`"
+        return f"{step.record.state.value} waits for no kubeconfig outside; leave out `--checked {OUTSIDE}`"
     if word == OTHER_SERVERS and not (step.path == (_S.RETIRED, _S.DONE) and (seen.servers or _unread_servers(seen))):
         return (
-            f"{step.record.state.value} waits for no CA bundle of another server; leave out `--confirm {OTHER_SERVERS}`"
+            f"{step.record.state.value} waits for no CA bundle of another server; leave out `--checked {OTHER_SERVERS}`"
         )
     return ""
 
@@ -366,7 +366,7 @@ def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     if what and OUTSIDE not in step.record.confirmed:
         yield Waiting(
             OUTSIDE,
-            f"once every kubeconfig and program outside the cluster has {what}, say so: `{step.command} --confirm "
+            f"once every kubeconfig and program outside the cluster has {what}, say so: `{step.command} --checked "
             f"{OUTSIDE}`",
         )
     if step.path != (_S.RETIRED, _S.DONE) or OTHER_SERVERS in step.record.confirmed:
@@ -376,14 +376,14 @@ def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
             part,
             f"cannot be looked at ({seen.unread[part]}), and may name an old CA for another server. Run "
             f"`{step.command}` with a kubeconfig that may list them. Or once you know that none does, say so: "
-            f"`{step.command} --confirm {OTHER_SERVERS}`",
+            f"`{step.command} --checked {OTHER_SERVERS}`",
         )
     if seen.servers:
         yield Waiting(
             OTHER_SERVERS,
             f"{first_few(sorted(seen.servers))} name an old CA for their own server. Give that server another "
             f"certificate and the object its CA. Or once you know that they may stay, say so: `{step.command} "
-            f"--confirm {OTHER_SERVERS}`",
+            f"--checked {OTHER_SERVERS}`",
         )
 
 

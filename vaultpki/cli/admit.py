@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from vaultpki.cli.common import json_option, opened, print_json, print_lines, server_now, spec_option, terminal
+from vaultpki.cli.common import (
+    json_option,
+    opened,
+    print_json,
+    print_lines,
+    server_now,
+    spec_option,
+    terminal,
+    yes_option,
+)
 from vaultpki.cli.wait import LOOK, PATIENCE, Ahead, Wait
 from vaultpki.errors import VaultpkiError
 from vaultpki.redact import stamp, stamped
@@ -27,7 +36,7 @@ _NOTHING: Final = "No control plane waits with a new key."
 @click.command("admit")
 @spec_option
 @click.option("--wait", is_flag=True, help="Go on until every running API server accepts these keys.")
-@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@yes_option()
 @json_option
 def admit_command(file: Path, allow_http: bool, wait: bool, yes: bool, as_json: bool) -> int:
     """Let control planes with new service-account keys start. Exit 3 if one of them has to wait.

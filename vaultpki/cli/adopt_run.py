@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,6 +19,8 @@ from vaultpki.cli.common import (
     server_now,
     spec_option,
     terminal,
+    told_new,
+    yes_option,
 )
 from vaultpki.cli.wait import REREAD, Ahead, Wait
 from vaultpki.errors import VaultpkiError
@@ -27,23 +30,27 @@ if TYPE_CHECKING:
     from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords, Ask
     from vaultpki.adopt.look import AdoptionLook
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
 # Seconds between two looks; each reads every report and the whole cluster.
 _LOOK: Final = 20.0
 
-yes_option = click.option("--yes", is_flag=True, help="Agree to what is named before it is done; do not ask.")
 
-
-def _step_options(function: _F) -> _F:
+def _step_options(function: Callable[..., int]) -> Callable[..., int]:
     """Add the options of the commands that take a step."""
-    confirm = click.option(
-        "--confirm",
-        "confirmed",
+
+    @functools.wraps(function)
+    def with_old(*, checked: tuple[str, ...], confirm: tuple[str, ...], **options: Any) -> int:
+        if confirm:
+            told_new("--confirm", f"--checked {confirm[0]}")
+        return function(confirmed=(*checked, *confirm), **options)
+
+    checked = click.option(
+        "--checked",
         multiple=True,
         metavar="WORD",
-        help="Your word for what nobody can see from here: outside, or webhooks. `adopt status` asks for it.",
+        help="You have seen to this yourself, as `adopt status` asks for it: outside, or webhooks. Can be repeated.",
     )
+    # Its name until 0.4; elsewhere --confirm is the cluster's name.
+    confirm = click.option("--confirm", multiple=True, hidden=True)
     restarted = click.option(
         "--restarted",
         multiple=True,
@@ -51,15 +58,16 @@ def _step_options(function: _F) -> _F:
         help="You have restarted this component, which no agent can see, after `adopt status` named it. Repeatable.",
     )
     wait = click.option("--wait", is_flag=True, help="Go on until the adoption is at rest; show what it waits for.")
-    for option in (json_option, wait, yes_option, restarted, confirm, kubeconfig_option, spec_option):
-        function = option(function)
-    return function
+    made: Callable[..., int] = with_old
+    for option in (json_option, wait, yes_option(), restarted, confirm, checked, kubeconfig_option, spec_option):
+        made = option(made)
+    return made
 
 
 @click.command("start", short_help="Begin to take over a kubeadm cluster.")
 @spec_option
 @kubeconfig_option
-@yes_option
+@yes_option()
 @json_option
 def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_json: bool) -> int:
     """Begin to take over a kubeadm cluster: from now on nodes can enrol, one by one.
@@ -135,7 +143,7 @@ def continue_command(
     \b
     Example:
       vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf
-      vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --confirm outside
+      vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --checked outside
       vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --wait --yes
     """
     from vaultpki.adopt.drive import AdoptionWords

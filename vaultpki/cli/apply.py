@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import json_option, opened, path_option, print_json, server_now, spec_option, terminal
+from vaultpki.cli.common import (
+    json_option,
+    opened,
+    path_option,
+    print_json,
+    server_now,
+    spec_option,
+    terminal,
+    yes_option,
+)
 from vaultpki.cli.progress import progress, reading
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import escaped
@@ -84,7 +93,7 @@ def plan_command(
 @click.command("apply")
 @spec_option
 @json_option
-@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@yes_option()
 @click.option("--pin", is_flag=True, help="Then write the root's SHA-256 into cluster.yaml (ca.root_sha256).")
 @click.argument("plan_file", metavar="[PLAN]", required=False, type=click.Path(path_type=Path))
 def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, pin: bool, plan_file: Path | None) -> None:

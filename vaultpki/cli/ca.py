@@ -15,8 +15,18 @@ from vaultpki.cli import offered
 from vaultpki.cli.ca_keys import RotateOptions, StepOptions, jwks_command
 from vaultpki.cli.ca_outside import csr_command, import_command
 from vaultpki.cli.ca_recover import ask_name, recover_command
-from vaultpki.cli.common import json_option, opened, print_json, print_lines, screen, server_now, spec_option
+from vaultpki.cli.common import (
+    json_option,
+    opened,
+    print_json,
+    print_lines,
+    screen,
+    server_now,
+    spec_option,
+    yes_option,
+)
 from vaultpki.cli.progress import reading
+from vaultpki.cli.running_cluster import OWN_CLUSTER, RunningCluster
 from vaultpki.cli.wait import PATIENCE
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
@@ -56,7 +66,8 @@ kubeconfig_option = click.option(
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Of the cluster: look at its kube-root-ca.crt and pods. For the CA kubelet look at its kubelet-serving-ca. "
-    "For service-account-keys look at the flags of its API servers and at Secrets with tokens.",
+    "For service-account-keys look at the flags of its API servers and at Secrets with tokens.  "
+    f"{OWN_CLUSTER}",
 )
 replaced_option = click.option(
     "--replaced",
@@ -71,7 +82,6 @@ token_life_option = click.option(
     metavar="DURATION",
     help="For service-account-keys: tokens live no longer than this, whatever flags say. Asks.",
 )
-yes_option = click.option("--yes", is_flag=True, help="With --token-life: do not ask.")
 
 
 def _step_options(function: Callable[..., int]) -> Callable[..., int]:
@@ -92,11 +102,12 @@ def _step_options(function: Callable[..., int]) -> Callable[..., int]:
         from vaultpki.values.durations import parse_duration
 
         life = None if token_life is None else parse_duration(token_life)
-        return function(options=StepOptions(restarted, checked, replaced, without, life, kubeconfig, yes), **others)
+        running = RunningCluster(kubeconfig)
+        return function(options=StepOptions(restarted, checked, replaced, without, life, running, yes), **others)
 
     made: Callable[..., int] = with_options
-    said = (yes_option, token_life_option, replaced_option, kubeconfig_option, checked_option, restarted_option)
-    for option in (json_option, wait_option, *said, without_option, spec_option):
+    said = (token_life_option, replaced_option, kubeconfig_option, checked_option, restarted_option)
+    for option in (json_option, wait_option, yes_option("With --token-life"), *said, without_option, spec_option):
         made = option(made)
     return made
 
@@ -113,7 +124,7 @@ def _method_options(function: Callable[..., int]) -> Callable[..., int]:
         shell_complete=offered.nodes,
         help="With --emergency, of service-account-keys: only the key of this node, which is locked. Can be repeated.",
     )
-    @click.option("--yes", is_flag=True, help="With --emergency: do not ask.")
+    @yes_option("With --emergency")
     @functools.wraps(function)
     def with_method(*, same_key: bool, emergency: bool, stolen: tuple[str, ...], yes: bool, **options: Any) -> int:
         from vaultpki.records.rotation import Method
@@ -175,10 +186,11 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
         with reading(vault) as counted:
             found = commands.read_members(cluster, counted)
             scene = read_scene(cluster, counted, now, found=found)
-            cas = status.status(scene, _pods(kubeconfig))
+            running = RunningCluster(kubeconfig)
+            cas = status.status(scene, _pods(running, cluster, counted))
             adopted = shown_adoption(cluster, counted)
             adoption = of_adoption(adopted.record, scene.members, now, cluster.file)
-            keys = _keys_of(cluster, counted, now, kubeconfig, found)
+            keys = _keys_of(cluster, counted, now, running, found)
             written = fleet.written_by(cluster, counted, scene.records, adopted)
         written |= {KEYS_RECORD: keys.written} if keys is not None and keys.record is not None else {}
         findings = tuple(of_cas(ca_ends.read(cluster, vault, datetime.now(UTC)), cas, cluster.file))
@@ -292,7 +304,8 @@ def rotate_command(
         if emergency and not how.yes:
             why = f"an emergency rotation of {domain} is an outage and"
             ask_name(domain, why, ca_text.emergency_lines(domain), as_json=as_json)
-        begun = commands.rotate(cluster, vault, domain, method, seconds, server_now(vault), without)
+        with reading(vault) as counted:
+            begun = commands.rotate(cluster, counted, domain, method, seconds, server_now(vault), without)
         record = begun.record
         stays = ca_text.spread_sentence(record, seconds)
         for note in begun.notes:
@@ -351,7 +364,7 @@ ca_command.add_command(jwks_command)
 
 
 def _keys_of(
-    cluster: Cluster, vault: Vault, now: datetime, kubeconfig: Path | None, found: NodeList
+    cluster: Cluster, vault: Vault, now: datetime, running: RunningCluster, found: NodeList
 ) -> KeyStepDone | None:
     """Return where service-account keys stand; None if the cluster has none of its own."""
     from vaultpki.cli.ca_keys import read_tokens
@@ -359,17 +372,14 @@ def _keys_of(
 
     if not cluster.service_account_keys:
         return None
-    return keys.status(cluster, vault, now, read_tokens(kubeconfig), found=found)
+    return keys.status(cluster, vault, now, read_tokens(running, cluster, vault), found=found)
 
 
-def _pods(kubeconfig: Path | None) -> KubeTrust | None:
-    """Return what the cluster shows of the root; None without a kubeconfig."""
-    if kubeconfig is None:
-        return None
+def _pods(running: RunningCluster | None, cluster: Cluster, vault: Vault) -> KubeTrust | None:
+    """Return what the running cluster shows of the root; None without a kubeconfig."""
     from vaultpki.kube import api as kube_api
-    from vaultpki.kube import kubeconfig as document
 
-    return kube_api.read_trust(document.read(kubeconfig))
+    return None if running is None else running.look(cluster, vault, kube_api.read_trust)
 
 
 def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait: bool, as_json: bool) -> int:
@@ -408,10 +418,8 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
             said = replace(said, restarted=(), checked=())
             return done
 
-        if wait:
-            done = ca_wait.until_rest(vault, take, lambda: _pods(options.kubeconfig), course, back=back, quiet=as_json)
-        else:
-            done = take(None, _pods(options.kubeconfig))
+        look = functools.partial(_pods, options.running, cluster, vault)
+        done = ca_wait.until_rest(vault, take, look, course, back=back, quiet=as_json) if wait else take(None, look())
         return _tell(cluster, done, server_now(vault), as_json=as_json)
 
 
@@ -420,7 +428,8 @@ def _gate_after(cluster: Cluster, vault: Vault, domain: str, *, strict: bool) ->
     from vaultpki.ca import commands
 
     try:
-        found = commands.status(cluster, vault, server_now(vault), strict=strict)
+        with reading(vault) as counted:
+            found = commands.status(cluster, counted, server_now(vault), strict=strict)
     except VaultpkiError as error:
         click.echo(printable(f"What it waits for is not known: {error}"), err=True)
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,7 @@ from vaultpki.errors import Refused, SpecError, StateConflict, VaultpkiError
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
+    from vaultpki.cli.running_cluster import RunningCluster
     from vaultpki.kube.token_flags import TokensInUse
     from vaultpki.model import Cluster
     from vaultpki.provision.cluster_facts import KeyStepDone
@@ -38,7 +40,7 @@ class RotateOptions:
 
 @dataclass(frozen=True, slots=True)
 class StepOptions:
-    """What a person says on the command line of a step; `kubeconfig` is looked at for each step.
+    """What a person says on the command line of a step; `running` is looked at for each step.
 
     `token_life` is in seconds. The other fields are as in `rotation.confirmations` and `token_keys.steps.KeysSaid`.
     """
@@ -48,25 +50,26 @@ class StepOptions:
     replaced: Collection[str] = ()
     without: Collection[str] = ()
     token_life: int | None = None
-    kubeconfig: Path | None = None
+    running: RunningCluster | None = None
     yes: bool = False
 
-    def said(self) -> KeysSaid:
-        """Return it with what the cluster shows now."""
+    def said(self, cluster: Cluster, vault: Vault) -> KeysSaid:
+        """Return it with what the running cluster shows now."""
         from vaultpki.token_keys.steps import KeysSaid
 
-        tokens = read_tokens(self.kubeconfig)
+        tokens = read_tokens(self.running, cluster, vault)
         return KeysSaid(self.restarted, self.replaced, self.without, self.token_life, tokens, self.checked)
 
 
-def read_tokens(kubeconfig: Path | None, *, metrics: bool = False) -> TokensInUse | None:
+def read_tokens(
+    running: RunningCluster | None, cluster: Cluster, vault: Vault, *, metrics: bool = False
+) -> TokensInUse | None:
     """Return what the running cluster shows of tokens; None without a kubeconfig."""
-    if kubeconfig is None:
+    if running is None:
         return None
-    from vaultpki.kube import kubeconfig as document
     from vaultpki.kube import tokens
 
-    return tokens.read_tokens(document.read(kubeconfig), metrics=metrics)
+    return running.look(cluster, vault, partial(tokens.read_tokens, metrics=metrics))
 
 
 def rotate(cluster: Cluster, vault: Vault, how: RotateOptions, *, wait: bool, as_json: bool) -> int:
@@ -107,7 +110,7 @@ def take_step(
         done = until_rest(cluster, vault, options, back=back, quiet=as_json)
         return tell(cluster, vault, done, as_json=as_json)
     with reading(vault) as counted:
-        done = keys.advance(cluster, counted, server_now(vault), options.said(), back=back)
+        done = keys.advance(cluster, counted, server_now(vault), options.said(cluster, vault), back=back)
     if wait and done.waits:
         options = replace(options, restarted=(), checked=(), replaced=())
         done = until_rest(cluster, vault, options, back=back, quiet=as_json)
@@ -156,7 +159,7 @@ def until_rest(cluster: Cluster, vault: Vault, options: StepOptions, *, back: bo
 
     def take() -> KeyStepDone:
         nonlocal options
-        done = keys.advance(cluster, vault, server_now(vault), options.said(), back=back)
+        done = keys.advance(cluster, vault, server_now(vault), options.said(cluster, vault), back=back)
         # What a person has said was restarted counts once: it is in the record now. The life of tokens is said for
         # each state that waits for it, which this command may reach.
         options = replace(options, restarted=(), checked=(), replaced=())
@@ -198,7 +201,7 @@ def _confirm_life(cluster: Cluster, vault: Vault, options: StepOptions, *, as_js
 
     if options.token_life is None:
         return
-    tokens = read_tokens(options.kubeconfig, metrics=True)
+    tokens = read_tokens(options.running, cluster, vault, metrics=True)
     known = read_keys(cluster, vault, server_now(vault), tokens=tokens).facts.life.seconds
     if known is not None and known <= options.token_life:
         return

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vaultpki.cli.ca_key import KeyOptions, import_key, key_options, remove_imported
-from vaultpki.cli.common import json_option, opened, path_option, print_json, server_now, spec_option, terminal
+from vaultpki.cli.common import (
+    json_option,
+    opened,
+    path_option,
+    print_json,
+    server_now,
+    spec_option,
+    terminal,
+    yes_option,
+)
 from vaultpki.cli.progress import progress
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
@@ -67,7 +76,7 @@ def csr_command(file: Path, allow_http: bool, output: Path, as_json: bool) -> No
 @click.option("--dry-run", is_flag=True, help="Only check the files; nothing is changed.")
 @path_option("--csr", "requests", help="With --dry-run: the folder of `ca csr`, so that no server is asked.")
 @key_options
-@click.option("--yes", is_flag=True, help="Do not ask, if cluster.yaml asks for further changes, or before --remove.")
+@yes_option("If cluster.yaml asks for further changes, or before --remove")
 @json_option
 def import_command(
     file: Path,

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from vaultpki.cli import offered
-from vaultpki.cli.common import json_option, opened, print_json, print_lines, server_now, spec_option, terminal
+from vaultpki.cli.common import (
+    json_option,
+    opened,
+    print_json,
+    print_lines,
+    server_now,
+    spec_option,
+    terminal,
+    yes_option,
+)
 from vaultpki.errors import VaultpkiError
 from vaultpki.redact import printable, stamped
 
@@ -37,7 +46,7 @@ _MOST_LINES: Final = 200
     metavar="SHA256",
     help="Take this CA out, which nodes trust and the server does not have; see `ca status`. Can be repeated.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option()
 @json_option
 def recover_command(
     domain: str,

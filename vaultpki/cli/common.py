@@ -96,6 +96,17 @@ def watch_options(function: _F) -> _F:
     return again(every(function))
 
 
+def yes_option(before: str = "") -> Callable[[_F], _F]:
+    """Return `--yes`, which has one meaning; `before` says when the command asks at all, if not always."""
+    text = f"{before}: do not ask" if before else "Do not ask"
+    return click.option("--yes", is_flag=True, help=f"{text}; needed where there is no terminal.")
+
+
+def told_new(old: str, new: str) -> None:
+    """Say on standard error that an option is an old spelling, and what to write instead."""
+    click.echo(f"`{old}` is an old spelling, which the next release no longer knows; use `{new}`", err=True)
+
+
 def spec_option(function: _F) -> _F:
     """Add `-f cluster.yaml` and `--allow-http`."""
     return spec_file_option("The cluster's spec.")(allow_http_option(function))

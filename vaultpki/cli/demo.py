@@ -30,7 +30,7 @@ _Entry = tuple[tuple[str, ...], tuple[str, ...]]
     "directory",
     default="vaultpki-demo",
     show_default=True,
-    help="The folder for everything: empty, or an earlier demo's.",
+    help="The folder of certificate files, and of all else: empty, or an earlier demo's.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The server's port; a free one by default.")
 @click.option("--serve", is_flag=True, help="Keep the server until Ctrl-C, and print how to reach it.")

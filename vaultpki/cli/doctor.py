@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import allow_http_option, config_option, json_option, path_option, print_json
+from vaultpki.cli.common import allow_http_option, config_option, json_option, path_option, print_json, told_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,12 +21,27 @@ _WORDS = {"ok": "ok", "warning": "WARNING", "failed": "FAILED", "unchecked": "no
 
 @click.command("doctor")
 @config_option
-@path_option("--join", "join_file", help="Examine this machine for a join by this file, which stays unused.")
-@path_option("--dir", "directory", help="With --join: where the certificates will go.  [default: /etc/kubernetes/pki]")
+@click.argument("join_file", metavar="[FILE]", required=False, type=click.Path(path_type=Path, readable=False))
+# Its name until 0.4; elsewhere --join is for `kubeadm join`.
+@path_option("--join", "old_join", hidden=True)
+@path_option(
+    "--dir",
+    "directory",
+    help="With FILE: the folder of certificate files, as in `join --dir`.  [default: /etc/kubernetes/pki]",
+)
 @json_option
 @allow_http_option
-def doctor_command(file: Path, join_file: Path | None, directory: Path | None, as_json: bool, allow_http: bool) -> None:
+def doctor_command(
+    file: Path,
+    join_file: Path | None,
+    old_join: Path | None,
+    directory: Path | None,
+    as_json: bool,
+    allow_http: bool,
+) -> None:
     """Find what is wrong on this machine, before a join or on a node, and say what to do. Changes nothing.
+
+    With a join FILE it examines the machine for that join; the file stays unused.
 
     On a node it begins with what `vaultpki status` finds there. It looks at the clock, every address of Vault and its
     TLS, the namespace and the cluster's root, the folders and whose they are, foreign files and permissions, hooks, and
@@ -34,7 +49,7 @@ def doctor_command(file: Path, join_file: Path | None, directory: Path | None, a
 
     \b
     Example:
-      vaultpki doctor --join join.json
+      vaultpki doctor join.json
       vaultpki doctor -c /etc/vaultpki/agent.yaml
     """
     from datetime import UTC, datetime
@@ -42,8 +57,11 @@ def doctor_command(file: Path, join_file: Path | None, directory: Path | None, a
     from vaultpki.errors import Attention
     from vaultpki.join import doctor
 
+    if old_join is not None:
+        told_new("doctor --join", f"vaultpki doctor {old_join}")
+        join_file = join_file or old_join
     if directory is not None and join_file is None:
-        raise click.UsageError("--dir goes with --join; on a node agent.yaml says where files are")
+        raise click.UsageError("--dir goes with a join FILE; on a node agent.yaml says where files are")
     findings = []
     for finding in _findings(file, join_file, directory, datetime.now(UTC), allow_http=allow_http):
         findings.append(finding)

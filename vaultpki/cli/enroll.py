@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from vaultpki.cli import offered
-from vaultpki.cli.common import json_option, opened, path_option, print_json, spec_option, terminal
-from vaultpki.cli.progress import progress
+from vaultpki.cli.common import json_option, opened, path_option, print_json, spec_option, terminal, yes_option
+from vaultpki.cli.progress import progress, reading, say
 from vaultpki.errors import ArgumentError, Attention, Denied, VaultpkiError
 from vaultpki.redact import first_few
 
@@ -48,7 +48,7 @@ def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
         is_flag=True,
         help="End every credential that the node has first: of its agent, join files, clones.",
     )
-    @click.option("--yes", is_flag=True, help="Of a locked node: do not ask; needed where there is no terminal.")
+    @yes_option("Of a locked node")
     @json_option
     @click.option(
         "--with-spec", is_flag=True, help="Copy cluster.yaml and its files beside the join file, for `vaultpki verify`."
@@ -124,7 +124,7 @@ def enroll_command(
             with join_files.reserved(cluster, target, node) as put:
                 place = _place(cluster, vault, former)
                 _warn_of_drift(cluster, vault, [(node, who)])
-                put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=may.replace, say=_say))
+                put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=may.replace, say=say))
             ending.remove_locks(cluster, vault, locks or {})
             if may.as_json:
                 print_json({"node": node, "file": str(target), "seconds": seconds})
@@ -195,7 +195,7 @@ def lock_command(node: str, file: Path, allow_http: bool, as_json: bool) -> None
     from vaultpki.identity import enrol
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
-        ended = enrol.lock(cluster, vault, node, say=_say)
+        ended = enrol.lock(cluster, vault, node, say=say)
     if as_json:
         print_json({"node": node, "locked": sorted(ended)})
         return
@@ -268,15 +268,18 @@ def unenroll_command(node: str, file: Path, allow_http: bool, as_json: bool, rev
     def revoke_all() -> None:
         nonlocal done
         # Found anew: until its tokens ended the node may have got more.
-        done = revoke.revoke(cluster, vault, revoke.certificates_of(cluster, vault, node, datetime.now(UTC)))
+        with reading(vault) as counted:
+            found = revoke.certificates_of(cluster, counted, node, datetime.now(UTC))
+        done = revoke.revoke(cluster, vault, found, say)
 
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         if not gone:
             adoption_record.refuse_leaving(cluster, vault, node)
         if revoking:
             # A token that may not read certificates is refused before anything is ended.
-            revoke.certificates_of(cluster, vault, node, datetime.now(UTC))
-        ended = enrol.unenroll(cluster, vault, node, say=_say, last=revoke_all if revoking else None)
+            with reading(vault) as counted:
+                revoke.certificates_of(cluster, counted, node, datetime.now(UTC))
+        ended = enrol.unenroll(cluster, vault, node, say=say, last=revoke_all if revoking else None)
     if not ended:
         raise VaultpkiError(
             f"{node} has no identity in this Vault, so there is nothing to end; `vaultpki nodes -f {file}` lists the "
@@ -302,10 +305,6 @@ def unenroll_command(node: str, file: Path, allow_http: bool, as_json: bool, rev
     decide(done)
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)
-
-
 def _locks(cluster: Cluster, vault: Vault, names: list[str]) -> dict[str, LockRecord] | None:
     """Return those of the nodes that somebody has locked, with the records; None if the token may not look."""
     from vaultpki.identity import ending
@@ -320,13 +319,13 @@ def _locks(cluster: Cluster, vault: Vault, names: list[str]) -> dict[str, LockRe
 
 def _tell_unknown(locks: Mapping[str, LockRecord] | None) -> None:
     if locks is None:
-        _say("this token may not see whether nodes were locked; `vaultpki apply` gives enrollers that right")
+        say("this token may not see whether nodes were locked; `vaultpki apply` gives enrollers that right")
 
 
 def _agreed(locks: Mapping[str, LockRecord], *, yes: bool) -> bool:
     """Show which nodes are locked, and return whether they may have new join files; False where nobody can be asked."""
     for name, lock in list(locks.items())[:_MOST_SHOWN] if yes or terminal() else ():
-        _say(f"{name} was {lock.sentence}")
+        say(f"{name} was {lock.sentence}")
     if yes or not terminal():
         return yes
     return click.confirm(f"End the lock of {first_few(sorted(locks))} by a new join file?")

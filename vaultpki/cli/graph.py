@@ -25,7 +25,7 @@ _ENDINGS: Final = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".do
 @path_option(
     "--dir",
     "directory",
-    help="Colour the picture by the state of the files here: a folder as for `vaultpki verify --dir`.",
+    help="The folder of certificate files whose state colours the picture, as for `vaultpki verify --dir`.",
 )
 @click.option(
     "--from-vault",

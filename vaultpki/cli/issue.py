@@ -14,7 +14,7 @@ from vaultpki.redact import printable, stamp
 @click.command("issue")
 @click.argument("name", metavar="admin|super-admin", shell_complete=offered.operators)
 @spec_option
-@path_option("--dir", "directory", required=True, help="The operator's own folder.")
+@path_option("--dir", "directory", required=True, help="The folder of certificate files: the operator's own.")
 @json_option
 def issue_command(name: str, file: Path, allow_http: bool, directory: Path, as_json: bool) -> None:
     """Issue an operator's certificate, with its kubeconfig and the cluster-wide manifests, into a folder.

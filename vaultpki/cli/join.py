@@ -72,7 +72,9 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
     """Add the join file and the options that say how a node joins, and pass them on as one value, `joining`."""
 
     @click.argument("join_file", metavar="[FILE]", required=False, type=click.Path(path_type=Path, readable=False))
-    @path_option("--dir", "directory", help="Where the certificates go.  [default: /etc/kubernetes/pki]")
+    @path_option(
+        "--dir", "directory", help="The folder of certificate files on this node.  [default: /etc/kubernetes/pki]"
+    )
     @path_option(
         "--kubeconfig-dir",
         help="With kubeadm: where kubeconfigs go.  [default: above --dir, /etc/kubernetes]",

@@ -48,7 +48,7 @@ def kubeadm_command() -> None:
     "pki",
     default="/etc/kubernetes/pki",
     show_default=True,
-    help="The node's folder for certificates, as in `join --dir`.",
+    help="The folder of certificate files on the node, as in `join --dir`.",
 )
 @click.option(
     "--kubelet-dir",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from vaultpki.redact import printable
+
 if TYPE_CHECKING:
     from vaultpki.vault import Vault
 
@@ -57,6 +59,11 @@ class Progress:
             if self._bar is not None:
                 click.echo(_CLEAR, err=True, nl=False)
             click.echo(text, err=True)
+
+
+def say(line: str) -> None:
+    """Print on standard error what is done or waited for, since programs read standard output."""
+    click.echo(printable(line), err=True)
 
 
 @contextmanager

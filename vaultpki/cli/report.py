@@ -9,20 +9,29 @@ import click
 
 from vaultpki.cli.common import json_option, load_spec, opened, path_option, print_json, server_now, spec_option
 from vaultpki.cli.progress import reading
+from vaultpki.cli.running_cluster import OWN_CLUSTER, RunningCluster
 
 if TYPE_CHECKING:
+    from vaultpki.kube.kubeconfig import KubeAccess
+    from vaultpki.show.check_summary import CheckSummary
     from vaultpki.show.report_model import Report
 
 
 @click.command("report")
 @spec_option
-@path_option("--dir", "directory", help="Read and verify the files here: a folder as for `vaultpki verify --dir`.")
+@path_option(
+    "--dir", "directory", help="The folder of certificate files to read and verify, as for `vaultpki verify --dir`."
+)
 @click.option(
     "--from-vault",
     is_flag=True,
     help="Read the last reports of all nodes, the CAs, and where rotations stand; asks Vault.",
 )
-@path_option("--kubeconfig", metavar="FILE", help="Also check the copies of CAs in the running cluster; only reads.")
+@path_option(
+    "--kubeconfig",
+    metavar="FILE",
+    help=f"Also check the copies of CAs in the running cluster; only reads.  With --from-vault: {OWN_CLUSTER}",
+)
 @path_option("-o", "--output", required=True, help="The page to write.")
 @json_option
 def report_command(
@@ -96,21 +105,21 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
     from vaultpki.findings.cluster import judge
     from vaultpki.key_rotation import fleet
     from vaultpki.kube import api as kube_api
-    from vaultpki.kube import kubeconfig as document
     from vaultpki.live import cluster as live
     from vaultpki.procedures.in_cluster import IN_CLUSTER
     from vaultpki.show import check_summary, record_writers, report_model
     from vaultpki.show import fleet as fleet_text
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _), reading(vault) as counted:
-        access = document.read(kubeconfig) if kubeconfig is not None else None
-        pods = kube_api.read_trust(access) if access is not None else None
+        running = RunningCluster(kubeconfig)
+        pods = running.look(cluster, counted, kube_api.read_trust)
         read = fleet.read(cluster, counted, server_now(vault), datetime.now(UTC), pods)
-        checks = None
-        if access is not None:
+
+        def check(access: KubeAccess) -> CheckSummary:
             made = live.verify_copies(cluster, access, (), counted, read.now)
-            again = f"vaultpki verify -f {file} --live --kubeconfig {kubeconfig}"
-            checks = check_summary.check_summary(made, (), again)
+            return check_summary.check_summary(made, (), f"vaultpki verify -f {file} --live --kubeconfig {access.file}")
+
+        checks = running.look(cluster, counted, check)
     judged = judge(read, IN_CLUSTER)
     found = fleet_text.inventory(read, judged)
     # What nodes hold is worth a page also where no CA can be read.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from vaultpki.cli import offered
-from vaultpki.cli.common import json_option, opened, path_option, print_json, screen, spec_option, terminal
+from vaultpki.cli.common import json_option, opened, path_option, print_json, screen, spec_option, terminal, yes_option
+from vaultpki.cli.progress import reading, say
 from vaultpki.errors import Attention, VaultpkiError
 from vaultpki.redact import printable
 
@@ -27,7 +28,7 @@ _NO_TERMINAL: Final = "revoke cannot be undone and there is no terminal to ask o
 @json_option
 @click.option("--serial", metavar="HEX", help="Revoke one certificate only: that with this serial number.")
 @path_option("--certificate", help="Revoke one certificate only: the first one in this file.")
-@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@yes_option()
 def revoke_command(
     node: str | None,
     file: Path,
@@ -84,7 +85,7 @@ def _revoke_one(cluster: Cluster, vault: Vault, one: ServerCertificate, *, as_js
             click.echo(line)
     if not yes and not click.confirm("Revoke this certificate?"):
         raise VaultpkiError("nothing was revoked")
-    done = revoke.revoke(cluster, vault, chosen)
+    done = revoke.revoke(cluster, vault, chosen, say)
     notes = by_serial.revocation_limits(found, done)
     if as_json:
         print_json({**revocation.to_json(found.owner, done), "node": found.owner or None, "notes": notes})
@@ -100,7 +101,8 @@ def _revoke_of_node(cluster: Cluster, vault: Vault, node: str, *, as_json: bool,
 
     from vaultpki.identity import revocation, revoke
 
-    found = revoke.certificates_of(cluster, vault, node, datetime.now(UTC))
+    with reading(vault) as counted:
+        found = revoke.certificates_of(cluster, counted, node, datetime.now(UTC))
     if not found.targets:
         for line in revocation.sentences(node, found, ended=True):
             click.echo(printable(line), err=True)
@@ -118,7 +120,7 @@ def _revoke_of_node(cluster: Cluster, vault: Vault, node: str, *, as_json: bool,
         show(found)
         if not click.confirm(f"Revoke these {len(found.targets)} certificates of {node}?"):
             raise VaultpkiError("nothing was revoked")
-    done = revoke.revoke(cluster, vault, found)
+    done = revoke.revoke(cluster, vault, found, say)
     if as_json:
         print_json(revocation.to_json(node, done))
     else:

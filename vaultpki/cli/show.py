@@ -37,7 +37,9 @@ def _complete(_context: click.Context, _parameter: click.Parameter, begun: str) 
 @click.command("show")
 @click.argument("name", required=False, metavar="[NAME|FILE]", shell_complete=_complete)
 @config_option
-@path_option("--dir", "directory", help="Look in this folder: a node's files, a node's folder, or a folder of nodes.")
+@path_option(
+    "--dir", "directory", help="The folder of certificate files to look in: a node's, a node's folder, or one of nodes."
+)
 @click.option("--serial", metavar="HEX", help="Ask Vault for the certificate with this serial number.")
 @spec_file_option("With --serial: the spec.", "spec")
 @allow_http_option

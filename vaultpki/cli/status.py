@@ -17,6 +17,7 @@ from vaultpki.cli.common import (
     path_option,
     print_json,
     screen,
+    told_new,
     watch_options,
 )
 from vaultpki.cli.progress import progress
@@ -39,7 +40,8 @@ _MANY = 50
 @path_option(
     "--dir",
     "directory",
-    help="A folder of files, checked without agent.yaml; or of nodes: NODE/agent.yaml or nodes/NODE/agent.yaml.",
+    help="A folder of certificate files, checked without agent.yaml; or of nodes: NODE/agent.yaml or "
+    "nodes/NODE/agent.yaml.",
 )
 @click.option("--offline", is_flag=True, help="Ask Vault neither whether it is reachable nor what was revoked.")
 @watch_options
@@ -162,6 +164,8 @@ def renew_command(
     from vaultpki.node import assignment
     from vaultpki.procedures import ON_NODES
 
+    if force:
+        told_new("renew --force", "vaultpki renew --all" if not names else "vaultpki renew NAME")
     if not names and not (everything or force):
         raise click.UsageError("name the certificates to renew, or pass --all to renew all of this node")
     config = load_agent(file, allow_http=allow_http)

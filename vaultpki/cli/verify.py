@@ -16,7 +16,7 @@ from vaultpki.cli.common import (
     path_option,
     spec_option,
 )
-from vaultpki.cli.progress import progress
+from vaultpki.cli.progress import progress, say
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,7 +31,9 @@ _PATIENCE = 5.0
 
 @click.command("verify")
 @spec_option
-@path_option("--dir", "directory", help="A node's or an operator's folder of files, or a folder of nodes.")
+@path_option(
+    "--dir", "directory", help="The folder of certificate files: a node's, an operator's, or a folder of nodes."
+)
 @click.option(
     "--vault", "ask_vault", is_flag=True, help="Ask Vault, as a temporary node, for all that nodes must not have."
 )
@@ -125,7 +127,9 @@ def _verify_live(
         # A cluster can be looked at while Vault is away, and then nobody wants to wait for it.
         return open_vault(cluster, allow_http=allow_http, patience=_PATIENCE)[0]
 
-    return live.verify(cluster, document.read(kubeconfig), holders, vault, now)
+    access = document.read(kubeconfig)
+    say(f"asking {access.server} and every server behind it, for at most {live.TOTAL / 60:.0f} minutes")
+    return live.verify(cluster, access, holders, vault, now)
 
 
 def _verify_vault(cluster: Cluster, now: datetime, *, allow_http: bool) -> tuple[Check, ...]:

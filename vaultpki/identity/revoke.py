@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -31,12 +31,12 @@ def certificates_of(cluster: Cluster, vault: Vault, node: str, now: datetime) ->
     return replace(chosen, not_kept=revocation.not_kept(cluster, node, stored, reports[node], now))
 
 
-def revoke(cluster: Cluster, vault: Vault, chosen: Chosen) -> Chosen:
+def revoke(cluster: Cluster, vault: Vault, chosen: Chosen, say: Callable[[str], None] = lambda line: None) -> Chosen:
     """Revoke what `certificates_of` found, write the CRLs anew, and return what is revoked now.
 
     Raises BadAnswer if a CRL does not list a certificate then. A run that was interrupted is repeated. Agents are told,
     since they ask for revoked certificates when something has changed; a token that may not tell them revokes all the
-    same, and they notice within the hour.
+    same, and they notice within the hour. `say` gets a line before the requests to each CA, which may take their time.
     """
     # A standby may not know yet what the record says now.
     vault.pin_to_leader()
@@ -44,6 +44,7 @@ def revoke(cluster: Cluster, vault: Vault, chosen: Chosen) -> Chosen:
         notice.begin()
         for ca in dict.fromkeys(target.certificate.ca for target in chosen.targets):
             mine = [target.certificate for target in chosen.targets if target.certificate.ca == ca]
+            say(f"certificates of {ca} to revoke: {sum(not one.revoked for one in mine)}; then its CRL is written")
             _revoke(cluster, vault, ca, mine)
     done = tuple(replace(target, certificate=replace(target.certificate, revoked=True)) for target in chosen.targets)
     return replace(chosen, targets=done)

@@ -68,7 +68,7 @@ class ClusterUnderLoad:
     def force(self) -> float:
         """Renews all that the node has, and the operators'; the moment after which all of the node's is new."""
         before = self.lookout.renewed()
-        self.kubernetes.vaultpki(only_node(self.kubernetes).name, "renew", "--force")
+        self.kubernetes.vaultpki(only_node(self.kubernetes).name, "renew", "--all")
         self.lookout.look()
         assert self.lookout.renewed() == before + 1
         done = time.time()

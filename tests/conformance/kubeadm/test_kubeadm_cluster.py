@@ -358,7 +358,7 @@ def renewal(cluster: KubeadmCluster) -> tuple[Load, kubeadm_use.Audit, float, di
     with load.running():
         time.sleep(5)
         for node in cluster.nodes.values():
-            node.vaultpki("renew", "--force")
+            node.vaultpki("renew", "--all")
         renewed = time.time()
         after = kubeadm_use.lying(cluster)
         assert not set(before.values()) & set(after.values())

@@ -134,7 +134,7 @@ def test_logs_go_on_after_all_pairs_were_renewed(cluster: KubeadmCluster) -> Non
 
     wait_for(logs, 120, lambda: "no logs of kube-proxy")
     for node in cluster.nodes.values():
-        node.vaultpki("renew", "--force")
+        node.vaultpki("renew", "--all")
         shown = json.loads(node.vaultpki("status", "--json").stdout)
         assert shown["ok"], shown
         assert held_on_disks.ca_keys(node) == []

@@ -70,7 +70,7 @@ def test_a_node_lives_on_it_and_keeps_its_identity(
     ).stdout.startswith(f"Server: {server.address}, namespace root\n")
     machine.shell("vaultpki apply -f cluster.yaml --yes", env=env, network=True)
     machine.shell("vaultpki enroll -f cluster.yaml worker-1 -o join.json", env=env, network=True)
-    machine.shell("vaultpki doctor --join join.json", network=True)
+    machine.shell("vaultpki doctor join.json", network=True)
     machine.shell("vaultpki join join.json", network=True)
     machine.shell("vaultpki doctor", network=True)
     status = json.loads(machine.shell("vaultpki status --json", network=True))

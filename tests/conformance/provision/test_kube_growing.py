@@ -113,7 +113,7 @@ def test_and_by_no_address(growing: Kubernetes, pod: str) -> None:
 def test_every_leaf_is_renewed_in_turn_and_nobody_is_turned_away(growing: Kubernetes, pod: str) -> None:
     since, before = growing.audit_position(), growing.running()
     for node in growing.nodes.values():
-        growing.vaultpki(node.name, "renew", "--force")
+        growing.vaultpki(node.name, "renew", "--all")
     wait_for(lambda: not behind(growing), 15, lambda: f"these show their old pairs: {behind(growing)}", pause=0.3)
     # kube-apiserver closes its connections to the kubelet for its own new pair, and may just have taken one of them.
     wait_for(lambda: logs(growing) == "hello\n", 20, lambda: logs(growing), pause=1)
@@ -127,7 +127,7 @@ def test_every_leaf_is_renewed_in_turn_and_nobody_is_turned_away(growing: Kubern
 def test_a_comer_that_is_unenrolled_works_on_and_gets_nothing_new(growing: Kubernetes, pod: str) -> None:
     worker = growing.worker
     vaultpki("unenroll", "-f", growing.cluster.file, worker.name, env=growing.cluster.environment())
-    ran = growing.vaultpki(worker.name, "renew", "--force", expect=1)
+    ran = growing.vaultpki(worker.name, "renew", "--all", expect=1)
     assert "Vault rejects this node's credential" in ran.stderr
     growing.await_node(worker.name)
     assert logs(growing) == "hello\n"

@@ -346,7 +346,7 @@ def test_its_own_work_goes_on(thief: Thief, two_nodes: TwoNodes) -> None:
     before = renewed()
     held = {row.name: (node.pki / pair_files(row.stem)[0]).read_bytes() for row in MINE}
     assert enrolled_nodes.login(robbed.cluster, "listed", thief.role_id, thief.secret_id)
-    assert robbed.vaultpki(OWN, "renew", "--force").returncode == 0
+    assert robbed.vaultpki(OWN, "renew", "--all").returncode == 0
     robbed.agent(OWN)
     for row in MINE:
         assert (node.pki / pair_files(row.stem)[0]).read_bytes() != held[row.name]
@@ -420,7 +420,7 @@ def test_unenrolled_its_agent_gets_nothing_and_says_so(thief: Thief, unenrolled:
     config = thief.loot / "agent.yaml"
     config.write_text(config.read_text().replace(str(thief.kubernetes.nodes[OWN].node.folder), str(thief.loot)))
     held = {row.name: thief.pair(row)[0].read_bytes() for row in MINE}
-    ran = applied_cluster.vaultpki("renew", "-c", config, "--force", expect=1)
+    ran = applied_cluster.vaultpki("renew", "-c", config, "--all", expect=1)
     assert "Vault rejects this node's credential; join with a new join file" in ran.stderr
     assert held == {row.name: thief.pair(row)[0].read_bytes() for row in MINE}
 
@@ -434,5 +434,5 @@ def test_unenrolled_a_join_file_of_before_opens_nothing(thief: Thief, unenrolled
 
 def test_unenrolled_the_other_worker_goes_on(thief: Thief, unenrolled: str) -> None:
     robbed = thief.kubernetes
-    assert robbed.vaultpki(OTHER, "renew", "--force").returncode == 0
+    assert robbed.vaultpki(OTHER, "renew", "--all").returncode == 0
     robbed.await_node(OTHER)

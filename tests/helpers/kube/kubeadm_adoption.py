@@ -276,7 +276,7 @@ class Adoption:
             time.sleep(KEPT_SECONDS + 5)
         elif state is AdoptionState.RETURNING:
             self.people_of_kubeadm()
-        return ("--confirm", "outside")
+        return ("--checked", "outside")
 
     def people_of_kubeadm(self) -> None:
         """Gives the people outside what kubeadm made for them, in files, beside the CAs that they trust already."""

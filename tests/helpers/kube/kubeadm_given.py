@@ -249,7 +249,7 @@ class Given:
             self.outside(to)
         if "pods" in waiting:
             self.restart_pods()
-        return ("--confirm", "outside") if "outside" in waiting else ()
+        return ("--checked", "outside") if "outside" in waiting else ()
 
     def restart_members(self, waiting: Mapping[str, str]) -> tuple[str, ...]:
         """Restart the members of external etcd that are waited for, as a person does; the words that say so."""

@@ -260,7 +260,7 @@ def test_what_a_person_does_not_agree_to_is_not_done(clusters: ClusterFactory, t
         shown = json.loads(one.command("continue", "--json", expect=3).stdout)
         assert len(shown["writes"]) == 3 and shown["state"] == "published" and not one.api.changed
         for wrong, said in (("nobody", "write one of outside, webhooks"), ("webhooks", "leave out")):
-            assert said in one.command("continue", "--yes", "--confirm", wrong, expect=1).stderr
+            assert said in one.command("continue", "--yes", "--checked", wrong, expect=1).stderr
         # Nothing else may be done to CAs and agents meanwhile.
         for words, said in (
             (("ca", "rotate", "etcd"), "is being taken over (published)"),

@@ -79,11 +79,11 @@ def failed(found: Found) -> dict[str, str]:
 
 def test_a_machine_that_is_fit_to_join(cluster: AppliedCluster, file: Path, tmp_path: Path) -> None:
     file.chmod(0o644)
-    found = failed(examined("-c", tmp_path / "agent.yaml", "--join", file, expect=3))
+    found = failed(examined("-c", tmp_path / "agent.yaml", file, expect=3))
     assert "others may read or write it" in found["join file"]
     file.chmod(0o600)
     node = NodeFolder("w-1", tmp_path / "fresh")
-    arguments = ("-c", node.config, "--join", file, "--dir", node.pki)
+    arguments = ("-c", node.config, file, "--dir", node.pki)
     for _ in range(2):
         ready = examined(*arguments, expect=0)
     assert ready["join file"][1].startswith("good until 20") and ready["cluster"] == ("ok", "")
@@ -93,7 +93,7 @@ def test_a_machine_that_is_fit_to_join(cluster: AppliedCluster, file: Path, tmp_
     assert examined(*arguments, expect=0)["join file"] == ("ok", "this node has used it already")
     # On another machine it is not.
     other = NodeFolder("w-1", tmp_path / "node")
-    found = failed(examined("-c", other.config, "--join", file, "--dir", other.pki, expect=3))
+    found = failed(examined("-c", other.config, file, "--dir", other.pki, expect=3))
     assert found.keys() == {"join file"} and "somebody may have intercepted it" in found["join file"]
 
 
@@ -199,7 +199,7 @@ def test_the_file_of_authorizers_is_read(node: NodeFolder, tmp_path: Path, monke
 
 def test_what_is_wrong_with_the_command_itself(tmp_path: Path) -> None:
     assert failed(examined("-c", tmp_path / "agent.yaml", expect=3)).keys() == {"agent.yaml"}
-    assert "--dir goes with --join" in doctor("--dir", tmp_path, expect=2).stderr
+    assert "--dir goes with a join FILE" in doctor("--dir", tmp_path, expect=2).stderr
 
 
 # On disks, in hooks, of what is lost

@@ -63,7 +63,7 @@ def refused(cluster: AppliedCluster, node: NodeFolder, file: Path, said: str) ->
     before = tree(node.folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "running", dict)
-        words = ("doctor", "-c", node.config, "--join", file, "--dir", node.pki, "--json")
+        words = ("doctor", "-c", node.config, file, "--dir", node.pki, "--json")
         examined = command_here(*words, expect=3)
     failed = [each["detail"] for each in json.loads(examined.stdout)["checks"] if each["verdict"] == "failed"]
     assert any(detail.startswith(said) for detail in failed), examined

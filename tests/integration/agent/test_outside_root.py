@@ -63,7 +63,7 @@ def test_the_files_of_a_node_have_the_chain(outside: OutsideRoot, tmp_path: Path
     renamed = enrolled_nodes.edited(file, tmp_path / "renamed.json", cluster="another")
     said = enrolled_nodes.join(node, renamed, expect=1).stderr
     assert "the join file is for cluster another" in said, said
-    vaultpki("doctor", "--join", file, expect={0, 3})
+    vaultpki("doctor", file, expect={0, 3})
     enrolled_nodes.join(node, file)
     vaultpki("status", "-c", node.config)
 

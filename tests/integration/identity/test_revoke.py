@@ -104,6 +104,7 @@ def test_all_of_a_nodes_certificates_and_no_others(cluster: AppliedCluster, tmp_
     ran = run(cluster, "revoke", "cp-1", "--yes", "--json", expect=3)
     document = json.loads(ran.stdout)
     assert "in doubt" in ran.stderr
+    assert f"certificates of etcd to revoke: {len(of(now)['etcd'])}; then its CRL is written" in ran.stderr
     assert time.monotonic() - began < QUICK
     wanted = of(now)
     # Its earlier serving certificate has its name. The scheduler's has not: it may be cp-2's.

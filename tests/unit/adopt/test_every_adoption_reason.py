@@ -223,13 +223,13 @@ def led(world: World, options: Mapping[str, Any]) -> World:
     """`adopt continue` or `adopt abort`."""
     step = world.step
     assert options["kubeconfig"]
-    for word in options["confirmed"]:
+    for word in options["checked"]:
         assert gates.word_refused(step, word, world.seen) == ""
     for word in options["restarted"]:
         assert gates.restart_refused(step, world.seen.machine(word.partition("/")[0]), word) == ""
-    if options["confirmed"] or options["restarted"]:
+    if options["checked"] or options["restarted"]:
         return replace(
-            world, record=replace(world.record, confirmed=options["confirmed"], restarted=options["restarted"])
+            world, record=replace(world.record, confirmed=options["checked"], restarted=options["restarted"])
         )
     found = replace(world.seen, unread={})
     for each in writes.due(world.record, found):

@@ -299,7 +299,7 @@ def test_words_of_a_person() -> None:
     ):
         assert what in waits(path, seen(path[0]), confirmed=())[gates.OUTSIDE]
     assert gates.OUTSIDE not in waits(SC, seen(_S.SWITCHED), confirmed=())
-    assert "leave out `--confirm outside`" in gates.word_refused(step(SC), gates.OUTSIDE, seen(_S.SWITCHED))
+    assert "leave out `--checked outside`" in gates.word_refused(step(SC), gates.OUTSIDE, seen(_S.SWITCHED))
     hooked = replace(seen(_S.RETIRED), servers=("ValidatingWebhookConfiguration x: webhook y",))
     assert gates.OTHER_SERVERS in waits(RD, hooked, confirmed=())
     assert not waits(RD, hooked, confirmed=(gates.OTHER_SERVERS,))

@@ -122,5 +122,5 @@ def test_where_old_keys_are_kept_is_not_said_after_the_last_step(kept: str, note
 def test_commands_in_reasons_name_the_files_of_this_one() -> None:
     found = drive.standing(look_at(record(AdoptionState.PUBLISHED, confirmed=()), ClusterSeen(info=Side.BOTH)))
     text = " ".join(" ".join(standing.standing_lines(found, "admin.conf")).split())
-    command = "`vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --confirm outside`"
+    command = "`vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --checked outside`"
     assert text.count(command) == 2 and "FILE" not in text

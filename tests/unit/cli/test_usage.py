@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -110,8 +110,49 @@ def test_a_token_that_was_pasted_as_a_word_is_not_shown() -> None:
         assert token not in said(*words)
 
 
-def test_the_old_name_of_all_certificates_still_works(tmp_path: Path) -> None:
-    for word in ("--all", "--force"):
-        ran = CliRunner().invoke(program, ["renew", word, "-c", str(tmp_path / "agent.yaml")], standalone_mode=False)
-        assert ran.exception is not None and "agent.yaml" in str(ran.exception)
-    assert "--force" not in CliRunner().invoke(program, ["renew", "--help"]).output
+# What each says in every command that has it, since it means the same there.
+MEANINGS = {
+    "--dir": "folder of certificate files",
+    "--yes": "do not ask; needed where there is no terminal.",
+    "--force": "overwrite an existing file.",
+    "--confirm": "The cluster's name",
+    "--join": "For `kubeadm join`",
+    "--checked": "You have seen to this yourself",
+}
+
+
+def every_command(command: click.Command, name: str = "") -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for word in command.list_commands(context):
+            below = command.get_command(context, word)
+            assert below is not None
+            yield from every_command(below, f"{name} {word}".strip())
+
+
+@pytest.mark.parametrize(("option", "meaning"), MEANINGS.items())
+def test_an_option_has_one_meaning(option: str, meaning: str) -> None:
+    helps = {
+        name: each.help or ""
+        for name, command in every_command(program)
+        for each in command.params
+        if isinstance(each, click.Option) and option in each.opts and not each.hidden
+    }
+    assert helps and {name: text for name, text in helps.items() if meaning.lower() not in text.lower()} == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "new"),
+    [
+        ("renew", ("--force", "-c", "gone.yaml"), "vaultpki renew --all"),
+        ("renew", ("--force", "kubelet", "-c", "gone.yaml"), "vaultpki renew NAME"),
+        ("doctor", ("--join", "gone.json", "-c", "gone.yaml"), "vaultpki doctor gone.json"),
+        ("adopt continue", ("--confirm", "outside", "--kubeconfig", "a", "-f", "gone.yaml"), "--checked outside"),
+    ],
+)
+def test_an_old_spelling_works_and_names_the_new_one(command: str, words: tuple[str, ...], new: str) -> None:
+    ran = CliRunner().invoke(program, [*command.split(), *words], standalone_mode=False)
+    assert not isinstance(ran.exception, click.UsageError)
+    assert "is an old spelling" in ran.output and f"use `{new}`" in ran.output
+    assert words[0] not in CliRunner().invoke(program, [*command.split(), "--help"]).output
