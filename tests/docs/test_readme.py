@@ -30,6 +30,8 @@ INSTEAD: dict[str, str | None] = {
     "scp cp-1.json root@cp-1:": None,
     # There need be no systemd here.
     "vaultpki join cp-1.json --unit": "vaultpki join cp-1.json",
+    # Nor a person who looks at the key.
+    "vaultpki admit --wait": "vaultpki admit --wait --yes",
 }
 
 

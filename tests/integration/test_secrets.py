@@ -24,7 +24,7 @@ from helpers.faults import trusted_proxy
 from helpers.faults.hostile_server import Guest
 from helpers.former_ca import PASSPHRASE, FormerCa
 from helpers.node import enrolled_nodes
-from helpers.vault.applied_cluster import ROOT, AppliedCluster, NodeFolder, environment
+from helpers.vault.applied_cluster import ROOT, AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import Server
 
@@ -358,7 +358,9 @@ def test_a_crash_leaves_no_core(cluster: AppliedCluster, tmp_path: Path) -> None
     enroller = enrolled_nodes.Enroller(cluster, cluster.token())
     file = enroller.join_file("w-1", tmp_path / "join.json", pool="autoscaled")
     node = NodeFolder("w-1", tmp_path / "node")
-    staying = ["-u", "-m", "vaultpki", *enrolled_nodes.joining(node, file)[:-1]]
+    vaultpki(*enrolled_nodes.joining(node, file))
+    (node.pki / "kubelet.crt").unlink()
+    staying = ["-u", "-m", "vaultpki", "agent", "-c", node.config]
     assert dumps(staying, tmp_path / "agent", "issued kubelet\n") == (False, [])
     # While a person's command holds their token: here it asks.
     asking = "import vaultpki.cli as c, time; c._leave_no_core(); print('ready', flush=True); time.sleep(60)"

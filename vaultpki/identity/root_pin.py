@@ -32,8 +32,8 @@ def advice(cluster: Cluster, record: RotationRecord | None) -> str:
     if pin == old.sha256:
         then = f"write `root_sha256: {new.sha256}` there" if new.sha256 else "write the new root there"
         return (
-            f"{file} names {old.title} (ca.root_sha256): leave it so until the rotation is done, and {then} then; "
-            "after `vaultpki ca abort` it stays"
+            f"{file} names {old.title} (ca.root_sha256). Leave it so until the rotation is done, and then {then}. "
+            "After `vaultpki ca abort` it stays"
         )
     if new.sha256 and pin == new.sha256:
         return (

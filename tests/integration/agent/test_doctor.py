@@ -289,7 +289,7 @@ def test_a_machine_that_has_not_joined(tmp_path: Path) -> None:
         ran = vaultpki(*command, "-c", config, expect={1, 3})
         said = ran.stdout + ran.stderr
         assert "this machine has not joined a cluster" in said and "check the path" not in said, ran
-        assert "`vaultpki enroll -f cluster.yaml NODE -o join.json`" in said
+        assert "`vaultpki enroll NODE -o join.json`" in said
         assert f"`vaultpki join -c {config} join.json`" in said
 
 

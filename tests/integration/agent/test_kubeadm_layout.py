@@ -381,7 +381,7 @@ def test_another_layout_needs_every_node_to_join_anew(server: Server, tmp_path: 
     (node.state / "secret-id").write_text(minted.data["secret_id"])
     node.age(100_000)
     ran = node.run(expect=1)
-    assert "is for the layout kubeadm, and agent.yaml says document; a node gets its layout when it joins" in ran.stderr
+    assert "is for the layout kubeadm, and agent.yaml says document. A node gets its layout when it joins" in ran.stderr
     after = node.snapshot(memory=False)
     assert {name: held for name, held in after.items() if name.startswith("pki")} == {
         name: held for name, held in before.items() if name.startswith("pki")

@@ -291,7 +291,7 @@ def test_what_fails_beside_the_certificates(shared: AppliedCluster, node: NodeFo
     (node.state / "secret-id").unlink()
     node.age()
     said = node.run(expect=1).stderr
-    assert "--join" in said and said.count("is missing") == 1
+    assert "vaultpki join" in said and said.count("is missing") == 1
     found = status(node, expect=3)
     assert found["agent"]["state"] == "needs-join" and states(found) == FINE
 

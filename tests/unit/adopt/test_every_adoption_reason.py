@@ -109,7 +109,7 @@ def whole(world: World, who: AdoptedMachine) -> AdoptedMachine:
 
 def passes(world: World, who: AdoptedMachine, options: Mapping[str, Any]) -> list[AdoptedMachine]:
     """A pass of the agent: it reports, and does the steps where it may. What joined later has only its files."""
-    assert options["once"] or options["join_file"]
+    assert options.get("once") or options["join_file"]
     made = whole(world, who)
     assert made.report is not None
     if who.later:
@@ -202,6 +202,7 @@ def _mounts(**changes: Any) -> Callable[[World, AdoptedMachine, Mapping[str, Any
 
 ON_MACHINE: Mapping[str, Callable[[World, AdoptedMachine, Mapping[str, Any]], list[AdoptedMachine]]] = {
     "agent": passes,
+    "join": passes,
     "adopt node": steps,
     "enroll": enrolled,
     "lock": locked,

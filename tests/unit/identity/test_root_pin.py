@@ -31,10 +31,10 @@ def advice(folder: Path, pin: str | None, about: RotationRecord | None) -> str:
 def test_the_line_stays_until_the_rotation_is_done(tmp_path: Path, state: State) -> None:
     said = advice(tmp_path, FIRST, record(state))
     assert said == (
-        "cluster.yaml names key 1 of the CA root (ca.root_sha256): leave it so until the rotation is done, and write "
-        f"`root_sha256: {SECOND}` there then; after `vaultpki ca abort` it stays"
+        "cluster.yaml names key 1 of the CA root (ca.root_sha256). Leave it so until the rotation is done, and then "
+        f"write `root_sha256: {SECOND}` there. After `vaultpki ca abort` it stays"
     )
-    assert "write the new root there then" in advice(tmp_path, FIRST, record(state, made=False))
+    assert "then write the new root there. After" in advice(tmp_path, FIRST, record(state, made=False))
 
 
 @pytest.mark.parametrize("state", UNDER_WAY)
