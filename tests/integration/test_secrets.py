@@ -285,7 +285,7 @@ def test_of_the_demo_and_the_programs_it_starts(tmp_path: Path) -> None:
     told = traced(tmp_path, ["demo", "--dir", tmp_path / "demo"], calls="execve,execveat")
     assert told.code == 0, told.output
     canaries = Canaries()
-    for node in ("cp-1", "worker-1", "worker-2"):
+    for node in ("cp-1", "cp-2", "worker-1"):
         folder = tmp_path / "demo" / "nodes" / node
         canaries.add_node(NodeFolder(node, folder))
     canaries.add(key_of(tmp_path / "demo" / "operator" / "admin.key"), "admin's key", f"{tmp_path}/demo/operator/")

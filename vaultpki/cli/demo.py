@@ -168,23 +168,25 @@ def _show_needs(shown: DemoResult) -> None:
 
 
 def _show(shown: DemoResult, seconds: float) -> int:
-    from vaultpki.certificates import pair_files, rows
+    from vaultpki.certificates import SERVICE_ACCOUNT, pair_files, rows
     from vaultpki.pki.x509 import read_certificates
     from vaultpki.verify.folders import find_holders
 
     every = rows(shown.example.cluster)
-    clients, servers = [], []
+    found: dict[tuple[str, ...], list[Path]] = {}
     for holder in find_holders(shown.example.cluster, shown.example.directory):
         for certificate in holder.certificates:
             row = next(row for row in every if row.name == certificate.name)
             crt = holder.at(certificate.folder) / pair_files(certificate.stem)[0]
             leaf = read_certificates(crt.read_bytes())[0]
-            ends = f"{leaf.not_after:%Y-%m-%d %H:%M}"
-            where = str(crt.relative_to(shown.example.directory))
-            if row.target == "-":
-                servers.append(((row.source, leaf.subject_text), (ends, where)))
-            else:
-                clients.append(((row.source, row.target, leaf.subject_text), ("", ends, where)))
+            alike = (row.name, row.source, row.target, leaf.subject_text, f"{leaf.not_after:%Y-%m-%d %H:%M}")
+            found.setdefault(alike, []).append(crt.relative_to(shown.example.directory))
+    clients, servers = [], []
+    for (_, source, target, subject, ends), files in found.items():
+        if target == "-":
+            servers.append(((source, subject), (ends, _at_nodes(files))))
+        else:
+            clients.append(((source, target, subject), ("", ends, _at_nodes(files))))
     click.secho("Client certificates for clients", bold=True)
     _table((("From", "To", "Subject"), ("", "Until (UTC)", "Certificate")), clients)
     click.secho("\nServer certificates for servers", bold=True)
@@ -193,15 +195,29 @@ def _show(shown: DemoResult, seconds: float) -> int:
     bad = [check for check in shown.checks if not check.ok]
     for check in bad:
         click.secho(f"wrong: {check.kind} {check.name}: {check.detail}", fg="red")
+    keys = ""
+    if all(check.ok for check in shown.checks if check.name == SERVICE_ACCOUNT):
+        names = ", ".join(shown.admitted)
+        all_accept = " Each accepts the tokens of all." if shown.admitted[1:] else ""
+        keys = f"Control planes with their own service-account key: {names}.{all_accept}\n"
     accepted = sum(check.got == check.expect == "accept" for check in shown.checks)
     refused = sum(check.got == check.expect == "refuse" for check in shown.checks)
     click.echo(
         f"\n{shown.example.changes} objects made in OpenBao, {shown.renewed} certificates issued.\n"
+        f"{keys}"
         f"{len(shown.checks)} checks: {accepted} let in and {refused} kept out as they should be, {len(bad)} wrong "
         f"({seconds:.1f} s)."
     )
     click.echo(f"Everything is in {shown.example.directory}:\ncluster.yaml, nodes/NODE/pki, operator/admin.conf.")
     return len(bad)
+
+
+def _at_nodes(files: Sequence[Path]) -> str:
+    """Return the paths of one file at each of its nodes, in one word as a shell reads it."""
+    folder, node, *rest = files[0].parts
+    if files[1:]:
+        node = f"{{{','.join(each.parts[1] for each in files)}}}"
+    return "/".join((folder, node, *rest))
 
 
 def _table(head: _Entry, entries: Sequence[_Entry]) -> None:

@@ -36,7 +36,7 @@ _EXAMPLE: Final = (
     DEMO_HEAD
     + """\
 nodes:
-  - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
+  - {{name: cp-1, roles: [control-plane, etcd, worker], addresses: [10.0.0.11]}}
   - {{name: worker-1, roles: [worker], addresses: [10.0.0.21]}}
 ca:
   root: external

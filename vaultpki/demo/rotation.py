@@ -39,9 +39,9 @@ _EXAMPLE: Final = (
     DEMO_HEAD
     + """\
 nodes:
-  - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
-  - {{name: cp-2, roles: [control-plane, etcd], addresses: [10.0.0.12]}}
-  - {{name: cp-3, roles: [control-plane, etcd], addresses: [10.0.0.13]}}
+  - {{name: cp-1, roles: [control-plane, etcd, worker], addresses: [10.0.0.11]}}
+  - {{name: cp-2, roles: [control-plane, etcd, worker], addresses: [10.0.0.12]}}
+  - {{name: cp-3, roles: [control-plane, etcd, worker], addresses: [10.0.0.13]}}
 """
 )
 
@@ -147,6 +147,8 @@ class CaRotation:
 
     def states(self) -> Iterator[ShownState]:
         """Rotate the CA, and yield each moment that is worth a look."""
+        self._passes(*self._nodes)
+        run.admit_all(self.example, self._now)
         self._passes(*self._nodes)
         for node in self._nodes.values():
             node.start(knows_old=True)

@@ -1,6 +1,6 @@
 """Runs an embedded OpenBao, applies an example cluster, runs every node's pass and issues the operator's certificates.
 
-It calls the functions of `apply`, `agent --once`, `issue` and `verify`.
+It calls the functions of `apply`, `agent --once`, `admit`, `issue` and `verify`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from vaultpki.config.agent import dump_agent, load_agent
 from vaultpki.config.cluster import load_cluster
 from vaultpki.demo import openbao
 from vaultpki.disk.files import open_folder, private_folder, remove_tree, storage_errors, swap, write_private
-from vaultpki.errors import StoreError
+from vaultpki.errors import StateConflict, StoreError
 from vaultpki.issue import operator
-from vaultpki.model import AgentConfig, Auth, Cluster, Node
+from vaultpki.key_rotation import admission
+from vaultpki.model import AgentConfig, Auth, Cluster, Node, NodeRole
 from vaultpki.node.secret_id import SECRET_ID
 from vaultpki.procedures import ON_NODES
 from vaultpki.provision import apply
@@ -40,20 +41,21 @@ _OURS: Final = ("cluster.yaml", "vault-ca.crt", "nodes", "operator", "server", "
 DEMO_HEAD: Final = """\
 cluster: demo
 vault: {{addresses: ["{address}"], ca_file: vault-ca.crt}}
+service_account_keys: true
 api_server:
   endpoint: https://10.0.0.10:6443
   names: [api.demo.example]
   addresses: [10.0.0.10]
 """
-"""How every example begins; `{address}` stands for that of the server."""
+"""How every example begins, as `init` writes it; `{address}` stands for that of the server."""
 
 _EXAMPLE: Final = (
     DEMO_HEAD
     + """\
 nodes:
-  - {{name: cp-1, roles: [control-plane, etcd], addresses: [10.0.0.11]}}
+  - {{name: cp-1, roles: [control-plane, etcd, worker], addresses: [10.0.0.11]}}
+  - {{name: cp-2, roles: [control-plane, worker], addresses: [10.0.0.12]}}
   - {{name: worker-1, roles: [worker], addresses: [10.0.0.21]}}
-  - {{name: worker-2, roles: [worker], addresses: [10.0.0.22]}}
 """
 )
 
@@ -73,11 +75,15 @@ class AppliedExample:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What a demo made: its applied example, how many certificates, and every check."""
+    """What a demo made: its applied example, how many certificates, and every check.
+
+    `admitted` are the control planes that may start with service-account keys of their own.
+    """
 
     example: AppliedExample
     checks: Sequence[Check]
     renewed: int
+    admitted: Sequence[str]
 
 
 @contextmanager
@@ -135,15 +141,17 @@ def issue_and_verify(example: AppliedExample, step: Callable[[int], None]) -> De
     """Run the pass of every node, issue the operators' certificates, and verify all of it; `step` is as in `demo`."""
     cluster, directory = example.cluster, example.directory
     operators = [row for row in rows(cluster) if row.operator]
-    total = len(cluster.nodes) + len(operators) + 2
+    planes = [node for node in cluster.nodes if NodeRole.CONTROL_PLANE in node.roles]
+    total = len(cluster.nodes) + len(planes) + len(operators) + 2
     step(total)
-    renewed = 0
+    renewed, files = 0, {}
     for node in cluster.nodes:
-        file = equip(directory / "nodes" / node.name, cluster, node, example.vault, example.root_sha256)
-        outcome = run.run(load_agent(file), run.PassOptions(ON_NODES, settle=False))
-        for failure in outcome.failures.values():
-            raise failure
-        renewed += len(outcome.renewed)
+        files[node] = equip(directory / "nodes" / node.name, cluster, node, example.vault, example.root_sha256)
+        renewed += _pass(files[node])
+        step(total)
+    admitted = admit_all(example, datetime.now(UTC))
+    for node in planes:
+        renewed += _pass(files[node])
         step(total)
     for row in operators:
         operator.issue(cluster, example.vault, row.name, str(directory / "operator"), datetime.now(UTC), grace=0.0)
@@ -151,7 +159,26 @@ def issue_and_verify(example: AppliedExample, step: Callable[[int], None]) -> De
         step(total)
     checks = verify(find_holders(cluster, directory), now=datetime.now(UTC), rows=rows(cluster))
     step(total)
-    return DemoResult(example, checks, renewed)
+    return DemoResult(example, checks, renewed, admitted)
+
+
+def _pass(file: Path) -> int:
+    """Make a pass of the agent with this agent.yaml; return how many certificates it had issued."""
+    # Without `share` a second pass, with nothing due, would not ask whether the node was admitted.
+    outcome = run.run(load_agent(file), run.PassOptions(ON_NODES, settle=False, share=0.0))
+    for failure in outcome.failures.values():
+        raise failure
+    return len(outcome.renewed)
+
+
+def admit_all(example: AppliedExample, now: datetime) -> tuple[str, ...]:
+    """Let the control planes start that wait with new keys, as `admit --yes`; return them. Raises StateConflict."""
+    ahead = admission.waiting_keys(example.cluster, example.vault, now)
+    confirmed = {each.node: each.public_key for each in ahead.keys}
+    done = admission.admit(example.cluster, example.vault, now, confirmed)
+    if left := admission.not_admitted(done, confirmed):
+        raise StateConflict(f"the demo's control planes may not start ({', '.join(left)}); please report it")
+    return tuple(confirmed)
 
 
 def equip(folder: Path, cluster: Cluster, node: Node, vault: Vault, pin: str) -> Path:

@@ -21,15 +21,18 @@ from helpers.faults.drawn import Drawn
 from helpers.vault.applied_cluster import Ran, environment, vaultpki
 from helpers.vault.server_calls import call
 from helpers.vault.servers import wait_for
-from vaultpki.certificates import pair_files
-from vaultpki.config.cluster import load_cluster
+from vaultpki.certificates import pair_files, rows
+from vaultpki.config import starter
+from vaultpki.config.cluster import load_cluster, read_cluster
+from vaultpki.model import NodeRole
 from vaultpki.pki import x509
 from vaultpki.verify.folders import find_holders
 
 CONTROL_PLANE = (
     *("kube-apiserver", "kube-scheduler", "controller-manager", "kube-apiserver-etcd", "kube-apiserver-kubelet"),
-    *("front-proxy-client", "etcdserver", "etcd-peer", "etcd-healthcheck-client"),
+    "front-proxy-client",
 )
+ETCD = ("etcdserver", "etcd-peer", "etcd-healthcheck-client")
 WORKER = ("kubelet", "kubelet-client", "kube-proxy")
 
 
@@ -63,7 +66,8 @@ def test_files_lie_where_the_design_says(shown: tuple[Ran, Path]) -> None:
     _, folder = shown
     for name in ("admin.crt", "admin.key", "admin.conf", "super-admin.conf", "manifests/cluster-admins.yaml"):
         assert (folder / "operator" / name).is_file()
-    for node, stems in (("cp-1", CONTROL_PLANE), ("worker-1", WORKER), ("worker-2", WORKER)):
+    stems_of = {"cp-1": CONTROL_PLANE + ETCD + WORKER, "cp-2": CONTROL_PLANE + WORKER, "worker-1": WORKER}
+    for node, stems in stems_of.items():
         assert (folder / "nodes" / node / "agent.yaml").is_file()
         for stem in stems:
             crt, key, pem = ((folder / "nodes" / node / "pki" / name).read_bytes() for name in pair_files(stem))
@@ -86,13 +90,14 @@ def test_the_tables_show_every_certificate(shown: tuple[Ran, Path]) -> None:
             mine = [
                 second
                 for first, second in pairwise(lines)
-                if first.endswith(f"  {leaf.subject_text}") and second.endswith(f"  {shown_path(crt, folder)}")
+                if first.endswith(f"  {leaf.subject_text}") and shown_path(crt, folder) in expanded(second)
             ]
             assert len(mine) == 1, (crt, text)
             assert f"{leaf.not_after:%Y-%m-%d %H:%M}" in mine[0]
             count += 1
-    assert count == len(CONTROL_PLANE) + 2 * len(WORKER) + 2
-    assert f"{count} certificates issued" in text and ", 0 wrong" in text
+    assert count == 2 * len(CONTROL_PLANE) + len(ETCD) + 3 * len(WORKER) + 2
+    # One of a service-account key for each control plane.
+    assert f"{count + 2} certificates issued" in text and ", 0 wrong" in text
     assert "Client certificates for clients" in text and "Server certificates for servers" in text
     assert str(folder) in text
     assert max(len(line) for line in lines if str(folder) not in line) <= 100
@@ -100,6 +105,34 @@ def test_the_tables_show_every_certificate(shown: tuple[Ran, Path]) -> None:
 
 def shown_path(crt: Path, folder: Path) -> str:
     return str(crt.relative_to(folder))
+
+
+def expanded(line: str) -> list[str]:
+    """The paths at the end of a line, of which a shell makes more than one where nodes are in braces."""
+    path = line.rpartition(" ")[2]
+    nodes = re.search(r"\{(.*)\}", path)
+    return [path.replace(nodes[0], name) for name in nodes[1].split(",")] if nodes else [path]
+
+
+def test_its_cluster_is_as_init_writes_one(shown: tuple[Ran, Path]) -> None:
+    _, folder = shown
+    made = load_cluster(folder / "cluster.yaml")
+    written = read_cluster(starter.filled(starter.StarterAnswers()), folder / "cluster.yaml")
+    assert made.service_account_keys and rows(made) == rows(written)
+    for cluster in (made, written):
+        assert all(NodeRole.WORKER in each.roles for each in cluster.nodes)
+
+
+def test_each_control_plane_has_its_own_key_and_accepts_all(shown: tuple[Ran, Path]) -> None:
+    ran, folder = shown
+    one, other = (folder / "nodes" / name / "pki" for name in ("cp-1", "cp-2"))
+    accepted = x509.read_certificates((one / "sa.pub").read_bytes())
+    assert set(accepted) == set(x509.read_certificates((other / "sa.pub").read_bytes())) and len(accepted) == 2
+    for pki in (one, other):
+        assert sum(x509.matches((pki / "sa.key").read_bytes(), each) for each in accepted) == 1
+    assert (one / "sa.key").read_bytes() != (other / "sa.key").read_bytes()
+    assert not (folder / "nodes/worker-1/pki/sa.key").exists()
+    assert "own service-account key: cp-1, cp-2. Each accepts the tokens of all." in ran.stdout
 
 
 def refused(ran: Ran, *words: str) -> None:

@@ -41,7 +41,7 @@ def test_every_certificate_chains_to_the_corporate_root(shown: tuple[Ran, Path])
     root.write_text(x509.read_certificates((folder / "corp-ca.crt").read_bytes())[0].pem)
     pairs = [path for path in folder.glob("nodes/*/pki/*.crt") if not path.stem.endswith(("-ca", "-ca-chain"))]
     pairs += [folder / "operator" / f"{name}.crt" for name in ("admin", "super-admin")]
-    assert len(pairs) == 14
+    assert len(pairs) == 18
     for pair in pairs:
         words = ("openssl", "verify", "-x509_strict", "-CAfile", root, "-untrusted", folder / "corp-ca.crt")
         done = subprocess.run([*words, "-untrusted", pair, pair], capture_output=True, text=True, check=False)
