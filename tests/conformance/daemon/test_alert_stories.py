@@ -266,8 +266,7 @@ def test_a_summary_names_cluster_and_node(tmp_path: Path) -> None:
     left = {
         "finding": "expired",
         "summary": "prod w-1: the certificate kubelet has expired",
-        "description": "`vaultpki status` on the node says why it was not renewed; "
-        "`vaultpki renew kubelet` tries now.",
+        "description": "`vaultpki status` on the node says why it was not renewed; `vaultpki renew kubelet` tries now.",
         "runbook_url": f"{page}vaultpkicertificateexpired",
     }
     told(tmp_path, samples, 0.5, ("VaultpkiNoCertificate", agent.labels(finding="empty")), empty)

@@ -309,7 +309,9 @@ def test_a_change_of_others_during_the_writes_is_not_undone(cluster: AuditedClus
         assert cluster.server.api("POST", own, {**cluster.read(own), "ttl": 60}).status in (200, 204)
         assert cluster.server.api("DELETE", other).status == 204
 
-    with pytest.raises(Refused, match=f"has changed role {other.replace('roles/', '')} at .* meanwhile.* 6 changes were made and"):
+    with pytest.raises(
+        Refused, match=f"has changed role {other.replace('roles/', '')} at .* meanwhile.* 6 changes were made and"
+    ):
         apply.apply(cluster.model, vault, where, first=plan, strict=True, progress=drift)
     assert cluster.server.api("GET", other).status == 404
     assert cluster.server.api("POST", other, written).status in (200, 204)
