@@ -360,7 +360,7 @@ def test_a_crash_leaves_no_core(cluster: AppliedCluster, tmp_path: Path) -> None
     node = NodeFolder("w-1", tmp_path / "node")
     vaultpki(*enrolled_nodes.joining(node, file))
     (node.pki / "kubelet.crt").unlink()
-    staying = ["-u", "-m", "vaultpki", "agent", "-c", node.config]
+    staying: list[str | Path] = ["-u", "-m", "vaultpki", "agent", "-c", node.config]
     assert dumps(staying, tmp_path / "agent", "issued kubelet\n") == (False, [])
     # While a person's command holds their token: here it asks.
     asking = "import vaultpki.cli as c, time; c._leave_no_core(); print('ready', flush=True); time.sleep(60)"
