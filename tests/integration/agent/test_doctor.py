@@ -269,7 +269,7 @@ def test_a_lost_state_folder(cluster: AppliedCluster, tmp_path: Path) -> None:
     node = cluster.equip("worker-1", folder=tmp_path / "worker-1")
     passed_well(node)
     shutil.rmtree(node.state)
-    enroll = "`vaultpki enroll -f cluster.yaml worker-1 --replace`"
+    enroll = "`vaultpki enroll worker-1 --replace`"
     lost = f"{node.state} is missing, and with it this node's credential"
     for ran in (node.run(expect=1), vaultpki("renew", "--all", "-c", node.config, expect=1)):
         assert lost in ran.stderr and enroll in ran.stderr, ran
@@ -289,7 +289,7 @@ def test_a_machine_that_has_not_joined(tmp_path: Path) -> None:
         ran = vaultpki(*command, "-c", config, expect={1, 3})
         said = ran.stdout + ran.stderr
         assert "this machine has not joined a cluster" in said and "check the path" not in said, ran
-        assert "`vaultpki enroll -f cluster.yaml NODE -o join.json`" in said
+        assert "`vaultpki enroll NODE -o join.json`" in said
         assert f"`vaultpki join -c {config} join.json`" in said
 
 
