@@ -88,10 +88,10 @@ _ROTATION: Final = (
     "etcd is switched since 2026-11-26T09:12:00Z: key 2 of the CA etcd signs; nodes replace those of key 1 within 1h.",
     "It waits for:",
     "  cp-2  its etcd-server is still of key 1",
-    "Next: once nothing is waited for, `vaultpki ca continue -f cluster.yaml` ends the trust in key 1 of the CA etcd.",
-    "Back: `vaultpki ca abort -f cluster.yaml` makes key 1 of the CA etcd the CA that signs again.",
+    "Next: once nothing is waited for, `vaultpki ca continue` ends the trust in key 1 of the CA etcd.",
+    "Back: `vaultpki ca abort` makes key 1 of the CA etcd the CA that signs again.",
 )
-_AGAIN: Final = "vaultpki verify -f cluster.yaml --dir nodes"
+_AGAIN: Final = "vaultpki verify --dir nodes"
 
 _BANNER: Final = Banner(
     title="CA etcd is being rotated: switched",

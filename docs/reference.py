@@ -252,7 +252,7 @@ def _obstacles() -> str:
 
 
 def _shown_command(kind: FindingKind) -> str:
-    return kind.command.format(node="NODE", names="NAME...", ca="CA", file="cluster.yaml", pool="")
+    return kind.command.format(node="NODE", names="NAME...", ca="CA", file="", pool="")
 
 
 def _place(kind: FindingKind) -> str:

@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vaultpki.places import KUBECONFIGS, PKI, TAKEOVER_FOLDER, KubeadmPlace, KubeconfigFile, Layout, inner_folders
+from vaultpki.places import (
+    CLUSTER_FILE,
+    KUBECONFIGS,
+    PKI,
+    TAKEOVER_FOLDER,
+    KubeadmPlace,
+    KubeconfigFile,
+    Layout,
+    file_option,
+    inner_folders,
+)
 
 VERSION = 1
 """The version of cluster.yaml, agent.yaml, join.json and the config store's records that this program supports."""
@@ -347,7 +357,12 @@ class Cluster:
     layout: Layout = Layout.DOCUMENT
     no_store: bool = False
     service_account_keys: bool = False
-    file: str = "cluster.yaml"
+    file: str = CLUSTER_FILE
+
+    @property
+    def file_option(self) -> str:
+        """The option that names its file in a command, with a space before it; empty if commands read it anyway."""
+        return file_option(self.file)
 
     def mount(self, ca: str) -> str:
         return f"{self.prefix}/{ca}"

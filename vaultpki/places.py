@@ -1,4 +1,4 @@
-"""Defines the values that say where a file lies on a node: layouts, folders and places; without input and output."""
+"""Defines the values that say where a file lies: layouts, folders and places; without input and output."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Final
 
 AGENT_FILE: Final = "/etc/vaultpki/agent.yaml"
 """Where a node's agent.yaml is, unless -c says otherwise."""
+
+CLUSTER_FILE: Final = "cluster.yaml"
+"""Where an operator's cluster.yaml is, unless -f says otherwise."""
 
 PKI, ETCD, SCHEDULER, KUBELET, KUBECONFIGS = "pki", "etcd", "scheduler", "kubelet", "kubeconfigs"
 """The folders of a node's files, by name. The layout document has PKI only."""
@@ -52,6 +55,11 @@ class KubeadmPlace:
     folder: str
     stem: str
     kubeconfig: KubeconfigFile = KubeconfigFile.LINKED
+
+
+def file_option(file: str) -> str:
+    """Return ` -f FILE` for a command that operators run, and nothing for the default; `file` may be empty for that."""
+    return "" if file in ("", CLUSTER_FILE) else f" -f {file}"
 
 
 def inner_folders(directory: str) -> dict[str, str]:

@@ -46,7 +46,7 @@ INSTEAD: dict[str, str | None] = {
 """Commands that run here in another form, each with its reason."""
 
 ELSEWHERE = {
-    "vaultpki report -f cluster.yaml --from-vault --kubeconfig operator/admin.conf -o fleet.html || test $? -eq 3": (
+    "vaultpki report --from-vault --kubeconfig operator/admin.conf -o fleet.html || test $? -eq 3": (
         "there is no API server here; tests/conformance/live/test_live.py runs it"
     ),
     "vaultpki demo --rotate": "tests/integration/demo/test_rotation.py runs it, and compares what it prints",

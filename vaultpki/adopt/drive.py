@@ -90,7 +90,7 @@ def start(look: AdoptionLook, draft: ClusterDraft, ask: Ask) -> AdoptionOutcome:
     if stored.record is not None:
         raise StateConflict(
             f"the adoption of {cluster.name} has begun before and is {stored.record.state.value}; look at `vaultpki "
-            f"adopt status -f {cluster.file}`"
+            f"adopt status{cluster.file_option}`"
         )
     if cluster.layout is not Layout.KUBEADM:
         raise StateConflict(f"{cluster.file} has another layout; a kubeadm cluster is taken over in `layout: kubeadm`")
@@ -133,8 +133,8 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
     _refuse_early(look.record, said)
     if back and look.record.state is _S.DONE:
         raise StateConflict(
-            f"the adoption of {look.cluster.name} is done, and there is no way back; `vaultpki adopt status -f "
-            f"{look.cluster.file}` says what is left to do"
+            f"the adoption of {look.cluster.name} is done, and there is no way back; `vaultpki adopt status"
+            f"{look.cluster.file_option}` says what is left to do"
         )
     look, refused = _settle(look, look_again, ask)
     if refused:
@@ -165,8 +165,8 @@ def standing(look: AdoptionLook, *, back: bool = False) -> AdoptionOutcome:
 
 def _with_record(look: AdoptionLook) -> AdoptionLook:
     if look.stored.record is None:
-        file = look.cluster.file
-        raise StateConflict(f"{look.cluster.name} is not being taken over; `vaultpki adopt start -f {file}` begins")
+        command = f"vaultpki adopt start{look.cluster.file_option}"
+        raise StateConflict(f"{look.cluster.name} is not being taken over; `{command}` begins")
     return look
 
 
@@ -387,8 +387,8 @@ def _given_up(look: AdoptionLook) -> tuple[str, ...]:
         f"node` as root. After that stop the agent there, and end its credentials (`vaultpki lock {first}`)"
     )
     former = (
-        f"the keys of {first_few([*look.imported])} are in Vault still, and sign nothing (`vaultpki ca import -f "
-        f"{look.cluster.file} --remove DOMAIN` deletes one)"
+        f"the keys of {first_few([*look.imported])} are in Vault still, and sign nothing (`vaultpki ca import"
+        f"{look.cluster.file_option} --remove DOMAIN` deletes one)"
     )
     return (
         "the adoption is given up: its record is deleted",

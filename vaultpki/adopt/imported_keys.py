@@ -67,5 +67,5 @@ def _remove(look: AdoptionLook) -> bool:
 def _uncovered(look: AdoptionLook, ca: str, error: Denied) -> StateConflict:
     return StateConflict(
         f"the imported CA of {ca} cannot be changed with this token ({error}). To add the grants to the adopter's "
-        f"policy, run `vaultpki apply -f {look.cluster.file}`, and then this again"
+        f"policy, run `vaultpki apply{look.cluster.file_option}`, and then this again"
     )

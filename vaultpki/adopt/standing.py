@@ -156,7 +156,7 @@ def _below(outcome: AdoptionOutcome, kubeconfig: str, *, back: bool) -> Iterator
         yield "Not done yet in the cluster's API server:"
         for each in due:
             yield printable(f"  {each.text}")
-    command = f"-f {look.cluster.file} --kubeconfig {kubeconfig}"
+    command = f"{look.cluster.file_option} --kubeconfig {kubeconfig}".lstrip()
     lines = gate_lines(outcome.gate, now, f"vaultpki adopt status {command} --json")
     yield from (printable(line.replace(WITH_KUBECONFIG, command)) for line in lines)
     for note in outcome.notes:
@@ -177,7 +177,7 @@ def _next(outcome: AdoptionOutcome, command: str, *, back: bool) -> str:
         if look.record.state is _S.PREPARED:
             return f"`vaultpki adopt abort {command}` gives the adoption up, and each machine becomes kubeadm's again"
         if look.cluster.authority.also_trust:
-            return f"take `ca.also_trust` out of {look.cluster.file}, and `vaultpki apply -f {look.cluster.file}`"
+            return f"take `ca.also_trust` out of {look.cluster.file}, and `vaultpki apply{look.cluster.file_option}`"
         return "nothing; the adoption is done"
     coming = [] if back else _coming_home(look)
     if coming:

@@ -65,7 +65,7 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> WantedCross | None:
     made = root_steps.new_issuer(cluster.name, record, mount)
     new = made.facts if made is not None else next(iter(chain), None)
     if new is None or new.fingerprint != record.new.sha256:
-        raise StateConflict(f"the new root was not made yet; run `vaultpki ca continue -f {cluster.file}` first")
+        raise StateConflict(f"the new root was not made yet; run `vaultpki ca continue{cluster.file_option}` first")
     csr = ""
     if record.new.key:
         name = ca_subject(cluster.name, ROOT, number(record.new.name))

@@ -108,7 +108,7 @@ def read_root(cluster: Cluster, vault: Vault, now: datetime, *, known: Facts | N
     listed = pki.list_issuers(mount_point=mount)
     answer = pki.read_issuer("default", mount_point=mount) if listed.keys else None
     if answer is None or not answer.found:
-        raise ForeignObject(f"there is no root CA at {mount}; run `vaultpki apply -f {cluster.file}` first")
+        raise ForeignObject(f"there is no root CA at {mount}; run `vaultpki apply{cluster.file_option}` first")
     root = x509.read_certificates(text(answer.data, "certificate").encode())[0]
     if known is None or root != known:
         refuse_unvouched_root(cluster, vault, root, listed, now)

@@ -45,8 +45,8 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
         locks = ending.all_locks(cluster, vault)
     except (Denied, Refused, BadAnswer) as error:
         problems.append(
-            f"who locked which node is not known: {error}; `vaultpki policy -f {cluster.file} viewer` prints what that "
-            "needs"
+            f"who locked which node is not known: {error}; `vaultpki policy{cluster.file_option} viewer` prints what "
+            "that needs"
         )
     adopted, records = shown_adoption(cluster, vault), rotation_records.shown_records(cluster, vault)
     problems += [adopted.problem] if adopted.problem else []

@@ -209,7 +209,7 @@ def bring(cluster: Cluster, vault: Vault, ca: str, existing: ExistingCa) -> bool
     if found.ca is not None and found.ca.sha256 != sha256:
         raise StateConflict(
             f"{mount} has another CA already (SHA-256 {found.ca.sha256}): remove it first with "
-            f"`vaultpki ca import -f {cluster.file} --remove {ca}`"
+            f"`vaultpki ca import{cluster.file_option} --remove {ca}`"
         )
     half = next((each for each in found.issuers if each.sha256 == sha256 and each.key), None)
     kept = found.ca or half
@@ -261,7 +261,7 @@ def _undone(cluster: Cluster, vault: Vault, ca: str, key: str) -> Iterator[None]
             _remove(cluster, vault, ca)
         except VaultError:
             # The first error says what happened; whatever it was, the key may be on the server.
-            remedy = f"run this again, or `vaultpki ca import -f {cluster.file} --remove {ca}`"
+            remedy = f"run this again, or `vaultpki ca import{cluster.file_option} --remove {ca}`"
             error.args = (f"{said}; the key may be on {mount}: {remedy}, which removes it",)
         else:
             error.args = (f"{said}; nothing of it was kept on the server",)
@@ -285,7 +285,7 @@ def let_sign(cluster: Cluster, vault: Vault, ca: str, *, on: bool) -> bool:
     mount = imported.mount(cluster, ca)
     found = OldCaMount(True, _issuers(vault, mount))
     if found.ca is None:
-        raise StateConflict(f"no CA was imported for {ca}; `vaultpki ca import -f {cluster.file} --key` imports it")
+        raise StateConflict(f"no CA was imported for {ca}; `vaultpki ca import{cluster.file_option} --key` imports it")
     if found.signs is on:
         return False
     usage = imported.MAY_SIGN if on else imported.AT_REST

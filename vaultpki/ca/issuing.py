@@ -185,8 +185,8 @@ def for_signer(cluster: Cluster, record: RotationRecord) -> Waiting:
     """Return that a signer outside has not signed the new CA of a record yet."""
     name = record.new.title if record.new is not None else record.domain
     reason = (
-        f"has not signed {name} yet: `vaultpki ca csr -f {cluster.file} -o DIR` writes the request, and `vaultpki ca "
-        f"import -f {cluster.file} FILE...` takes what comes back"
+        f"has not signed {name} yet: `vaultpki ca csr{cluster.file_option} -o DIR` writes the request, and `vaultpki "
+        f"ca import{cluster.file_option} FILE...` takes what comes back"
     )
     return Waiting(SIGNER_OUTSIDE, reason)
 
@@ -234,7 +234,7 @@ def _refuse_unknown(scene: Scene, record: RotationRecord, said: Confirmations, n
         if name not in nodes and not (name in certificates | aside | words and name in said.without):
             raise ArgumentError(
                 f"{printable(name)} takes no part in the rotation of {record.domain}; "
-                f"`vaultpki ca status -f {scene.cluster.file}` names those that it waits for"
+                f"`vaultpki ca status{scene.cluster.file_option}` names those that it waits for"
             )
 
 

@@ -28,7 +28,7 @@ def refuse_other_root(scene: Scene) -> None:
     if scene.moves:
         raise StateConflict(
             f"{scene.target.file} asks for another root than the one that signs, so nobody would sign the new CA. "
-            f"Write `ca.root` as it was, or rotate the root first: `vaultpki ca rotate root -f {scene.target.file}`"
+            f"Write `ca.root` as it was, or rotate the root first: `vaultpki ca rotate root{scene.target.file_option}`"
         )
 
 
@@ -95,11 +95,11 @@ def _signs(mount: RotationMount) -> bool:
 
 
 def _for_old(scene: Scene, record: RotationRecord, new: CaRef) -> Waiting:
-    file = scene.target.file
+    option = scene.target.file_option
     return Waiting(
         SIGNER_OUTSIDE,
-        f"has not vouched for {new.title} yet: `vaultpki ca csr -f {file} -o DIR` writes what {record.old.title} must "
-        f"sign, and `vaultpki ca import -f {file} FILE` takes it; or without that, as follows",
+        f"has not vouched for {new.title} yet: `vaultpki ca csr{option} -o DIR` writes what {record.old.title} must "
+        f"sign, and `vaultpki ca import{option} FILE` takes it; or without that, as follows",
     )
 
 

@@ -79,7 +79,8 @@ def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str],
     whole = set_back.with_root(scene, domain)
     if whole != domain:
         raise StateConflict(
-            f"the root is being rotated and takes {domain} along; run `vaultpki ca recover {whole} -f {cluster.file}`"
+            f"the root is being rotated and takes {domain} along; run `vaultpki ca recover {whole}"
+            f"{cluster.file_option}`"
         )
     # What a gate leaves out has still read what it has read; only a person's word now sets it aside.
     claims = _claims(scene, domain, without)
@@ -97,7 +98,7 @@ def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str],
         if made.active and any(each is not None and each.active for each in others):
             raise StateConflict(
                 f"{domain} would go on as {made.state.value}, and another CA is being rotated: end that one first "
-                f"(`vaultpki ca abort -f {cluster.file} {' '.join(f'--without {name}' for name in _named(claims))}`)"
+                f"(`vaultpki ca abort{cluster.file_option} {' '.join(f'--without {name}' for name in _named(claims))}`)"
             )
         records = {domain: made}
     return Proposal(scene, domain, why, claims, record, records)

@@ -84,7 +84,7 @@ def read(cluster: Cluster, folder: Path) -> tuple[WaitingRequest, ...]:
     if not found:
         raise ArgumentError(
             f"{folder} has no signing request of an issuing CA of {cluster.name}; name the folder that "
-            f"`vaultpki ca csr -f {cluster.file} -o DIR` wrote"
+            f"`vaultpki ca csr{cluster.file_option} -o DIR` wrote"
         )
     return tuple(found)
 

@@ -66,7 +66,7 @@ def step_to(scene: Scene, record: RotationRecord, mount: RotationMount, *, back:
         which = f" ({', '.join(done)})" if done else ""
         raise StateConflict(
             f"the certificates under the old root are being deleted{which}, from which there is no rollback; go on "
-            f"with `vaultpki ca continue -f {scene.cluster.file}`"
+            f"with `vaultpki ca continue{scene.cluster.file_option}`"
         )
     to = next_state(record, back=back)
     if to is not None and not back and record.state is not State.RETURNING:
@@ -186,7 +186,7 @@ def correct_pin(scene: Scene) -> bool:
     scene.notice.begin()
     # Without its writer: every plan compares the whole of it. The root's own record has the same operator's name.
     if not write_over(scene.vault.sending(once=True), store, "cluster", corrected, found.version):
-        raise changed_meanwhile(f"the record of the cluster {cluster.name}", f"vaultpki plan -f {cluster.file}")
+        raise changed_meanwhile(f"the record of the cluster {cluster.name}", f"vaultpki plan{cluster.file_option}")
     return True
 
 

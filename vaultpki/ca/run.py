@@ -170,9 +170,9 @@ def _nothing_under_way(scene: Scene, *, back: bool) -> str:
     if cluster.service_account_keys and read_key_record(cluster, scene.vault).record is None:
         return (
             f"{said}, and no control-plane node has joined whose service-account key could be taken in; enrol one "
-            f"first (`vaultpki enroll -f {cluster.file} NODE`)"
+            f"first (`vaultpki enroll{cluster.file_option} NODE`)"
         )
-    return f"{said}; `vaultpki ca rotate DOMAIN -f {cluster.file}` begins"
+    return f"{said}; `vaultpki ca rotate DOMAIN{cluster.file_option}` begins"
 
 
 def finish_rotation(scene: Scene, domain: str) -> Step:

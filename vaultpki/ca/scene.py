@@ -167,7 +167,7 @@ def keys_under_way(cluster: Cluster, record: KeyRecord) -> str:
     """Return why nothing else may begin while service-account keys are being rotated, as a sentence."""
     return (
         f"{SERVICE_ACCOUNT_KEYS} are being rotated ({record.state.value}), and one rotation goes on at a time; go on "
-        f"with `vaultpki ca continue -f {cluster.file}`, or back with `vaultpki ca abort`"
+        f"with `vaultpki ca continue{cluster.file_option}`, or back with `vaultpki ca abort`"
     )
 
 
@@ -177,5 +177,5 @@ def refuse_active(cluster: Cluster, records: Mapping[str, Stored[RotationRecord]
         if each.record is not None and each.record.active:
             raise StateConflict(
                 f"the CA {domain} is being rotated ({each.record.state.value}), and one is rotated at a time; go on "
-                f"with `vaultpki ca continue -f {cluster.file}`, or back with `vaultpki ca abort`"
+                f"with `vaultpki ca continue{cluster.file_option}`, or back with `vaultpki ca abort`"
             )

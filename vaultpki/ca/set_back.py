@@ -68,7 +68,7 @@ def refuse(scene: Scene, aside: Collection[str] = ()) -> None:
 
 def what_to_do(cluster: Cluster, domain: str) -> str:
     """Return the command that recovers a CA, as the rest of a sentence."""
-    return f"run `vaultpki ca recover {domain} -f {cluster.file}`, which shows what each node says, and asks"
+    return f"run `vaultpki ca recover {domain}{cluster.file_option}`, which shows what each node says, and asks"
 
 
 def refuse_no_member(scene: Scene, without: Collection[str], further: Collection[str] = ()) -> None:
@@ -90,7 +90,7 @@ def beyond(scene: Scene, domain: str, record: RotationRecord) -> str:
     them = "it follows" if len(found) == 1 else "they follow"
     return (
         f"{has} read a newer record of {domain} than this one (revision {record.revision}), so {them} it only after "
-        f"`vaultpki ca recover {domain} -f {scene.cluster.file}`, or once joined anew"
+        f"`vaultpki ca recover {domain}{scene.cluster.file_option}`, or once joined anew"
     )
 
 

@@ -80,7 +80,7 @@ def outside_root(cluster: Cluster) -> OutsideRoot:
     if not outside.by_people:
         raise ArgumentError(
             f"{outside.mount}/issuer/{outside.issuer} signs the issuing CAs of {cluster.name} by itself; "
-            f"`vaultpki apply -f {cluster.file}` has them signed"
+            f"`vaultpki apply{cluster.file_option}` has them signed"
         )
     refuse_our_name(cluster)
     return outside
@@ -160,7 +160,7 @@ def _waiting(
             return None
         if key not in keys.keys:
             raise StateConflict(
-                f"the rotation of {ca} has not made its key yet; run `vaultpki ca continue -f {cluster.file}` first"
+                f"the rotation of {ca} has not made its key yet; run `vaultpki ca continue{cluster.file_option}` first"
             )
     else:
         name = f"{ca}-1"
@@ -169,8 +169,8 @@ def _waiting(
             return None
         if not named:
             raise StateConflict(
-                f"{cluster.mount(ca)} has no key that waits for a certificate; run `vaultpki apply -f {cluster.file}` "
-                "first"
+                f"{cluster.mount(ca)} has no key that waits for a certificate; run `vaultpki apply"
+                f"{cluster.file_option}` first"
             )
         key = min(named)
     if record is not None and record.method is Method.SAME_KEY and signing is not None:

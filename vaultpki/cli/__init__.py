@@ -112,8 +112,8 @@ def vaultpki() -> None:
     Example:
       vaultpki demo                     run an example on this machine
       vaultpki init                     write cluster.yaml
-      vaultpki plan -f cluster.yaml     show the changes in Vault
-      vaultpki apply -f cluster.yaml    make them
+      vaultpki plan                     show the changes in Vault
+      vaultpki apply                    make them
     """
 
 

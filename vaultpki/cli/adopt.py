@@ -17,9 +17,9 @@ def adopt_command() -> None:
     \b
     Example:
       vaultpki adopt inventory --kubeconfig admin.conf -o cluster.yaml
-      vaultpki adopt start -f cluster.yaml --kubeconfig admin.conf
-      vaultpki adopt status -f cluster.yaml --kubeconfig admin.conf
-      vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --wait
+      vaultpki adopt start --kubeconfig admin.conf
+      vaultpki adopt status --kubeconfig admin.conf
+      vaultpki adopt continue --kubeconfig admin.conf --wait
       vaultpki adopt node --dry-run
     """
 

@@ -24,6 +24,7 @@ from vaultpki.cli.common import (
 )
 from vaultpki.cli.wait import REREAD, Ahead, Wait
 from vaultpki.errors import VaultpkiError
+from vaultpki.places import file_option
 from vaultpki.redact import printable
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_
 
     \b
     Example:
-      vaultpki adopt start -f cluster.yaml --kubeconfig admin.conf
+      vaultpki adopt start --kubeconfig admin.conf
     """
     from vaultpki.adopt import drive
     from vaultpki.adopt.draft import draft
@@ -98,7 +99,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path, as_json: bool
 
     \b
     Example:
-      vaultpki adopt status -f cluster.yaml --kubeconfig admin.conf
+      vaultpki adopt status --kubeconfig admin.conf
     """
     from vaultpki.adopt import drive
     from vaultpki.procedure.gate import Gate
@@ -106,7 +107,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path, as_json: bool
     with _looking(file, kubeconfig, allow_http=allow_http, writes=False) as look_again:
         look = look_again()
     if look.stored.record is None:
-        note = f"`vaultpki adopt start -f {file} --kubeconfig {kubeconfig}` begins"
+        note = f"`vaultpki adopt start{file_option(str(file))} --kubeconfig {kubeconfig}` begins"
         outcome = drive.AdoptionOutcome(
             look, None, Gate(), notes=(f"{look.cluster.name} is not being taken over", note)
         )
@@ -142,9 +143,9 @@ def continue_command(
 
     \b
     Example:
-      vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf
-      vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --checked outside
-      vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --wait --yes
+      vaultpki adopt continue --kubeconfig admin.conf
+      vaultpki adopt continue --kubeconfig admin.conf --checked outside
+      vaultpki adopt continue --kubeconfig admin.conf --wait --yes
     """
     from vaultpki.adopt.drive import AdoptionWords
 
@@ -173,8 +174,8 @@ def abort_command(
 
     \b
     Example:
-      vaultpki adopt abort -f cluster.yaml --kubeconfig admin.conf
-      vaultpki adopt abort -f cluster.yaml --kubeconfig admin.conf --wait --yes
+      vaultpki adopt abort --kubeconfig admin.conf
+      vaultpki adopt abort --kubeconfig admin.conf --wait --yes
     """
     from vaultpki.adopt.drive import AdoptionWords
 

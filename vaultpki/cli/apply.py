@@ -57,8 +57,8 @@ def plan_command(
 
     \b
     Example:
-      vaultpki plan -f cluster.yaml --detailed-exitcode
-      vaultpki plan -f cluster.yaml -o plan.json
+      vaultpki plan --detailed-exitcode
+      vaultpki plan -o plan.json
     """
     from datetime import timedelta
 
@@ -133,7 +133,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, pin: b
             if first.changes and (as_json or not terminal()):
                 raise VaultpkiError(
                     f"apply would make {len(first.changes)} changes at {vault.address} and there is no terminal to ask "
-                    f"on; look at them with `vaultpki plan -f {escaped(cluster.file)}`, and pass --yes"
+                    f"on; look at them with `vaultpki plan{escaped(cluster.file_option)}`, and pass --yes"
                 )
             if not as_json:
                 shown = apply.with_impact(cluster, vault, seen, first)
@@ -177,7 +177,7 @@ def destroy_command(file: Path, allow_http: bool, as_json: bool, confirm: str | 
 
     \b
     Example:
-      vaultpki destroy -f cluster.yaml --confirm prod
+      vaultpki destroy --confirm prod
     """
     from vaultpki.provision import destroy
     from vaultpki.show import removal
@@ -247,17 +247,13 @@ def _tell_root(cluster: Cluster, done: Plan, *, pin: bool, written: bool) -> Non
     elif not pin and cluster.authority.root_sha256 is None and _made_root(cluster, done):
         click.echo(f"Root CA SHA-256: {done.root_sha256}")
         click.echo("To have every command refuse another root, write it into cluster.yaml:")
-        click.echo(f"  vaultpki apply{_named(cluster)} --pin")
+        click.echo(f"  vaultpki apply{escaped(cluster.file_option)} --pin")
 
 
 def _made_root(cluster: Cluster, done: Plan) -> bool:
     from vaultpki.certificates import ROOT
 
     return any(change.key == ("issuer", cluster.mount(ROOT)) for change in done.changes)
-
-
-def _named(cluster: Cluster) -> str:
-    return "" if cluster.file == "cluster.yaml" else f" -f {escaped(cluster.file)}"
 
 
 def _pin(cluster: Cluster, done: Plan) -> bool:

@@ -146,9 +146,9 @@ def ca_command() -> None:
 
     \b
     Example:
-      vaultpki ca status -f cluster.yaml
-      vaultpki ca rotate etcd -f cluster.yaml
-      vaultpki ca continue -f cluster.yaml --wait
+      vaultpki ca status
+      vaultpki ca rotate etcd
+      vaultpki ca continue --wait
     """
 
 
@@ -164,7 +164,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
 
     \b
     Example:
-      vaultpki ca status -f cluster.yaml
+      vaultpki ca status
     """
     from datetime import UTC
 
@@ -257,13 +257,13 @@ def rotate_command(
 
     \b
     Example:
-      vaultpki ca rotate etcd -f cluster.yaml
-      vaultpki ca rotate kubernetes -f cluster.yaml --spread 6h --wait
-      vaultpki ca rotate kubelet -f cluster.yaml --without w-17
-      vaultpki ca rotate etcd -f cluster.yaml --same-key
-      vaultpki ca rotate etcd -f cluster.yaml --emergency --yes
-      vaultpki ca rotate service-account-keys -f cluster.yaml
-      vaultpki ca rotate service-account-keys -f cluster.yaml --emergency --stolen cp-2
+      vaultpki ca rotate etcd
+      vaultpki ca rotate kubernetes --spread 6h --wait
+      vaultpki ca rotate kubelet --without w-17
+      vaultpki ca rotate etcd --same-key
+      vaultpki ca rotate etcd --emergency --yes
+      vaultpki ca rotate service-account-keys
+      vaultpki ca rotate service-account-keys --emergency --stolen cp-2
     """
     from vaultpki.ca import commands, listeners
     from vaultpki.ca.run import Step
@@ -334,12 +334,12 @@ def continue_command(file: Path, allow_http: bool, options: StepOptions, wait: b
 
     \b
     Example:
-      vaultpki ca continue -f cluster.yaml
-      vaultpki ca continue -f cluster.yaml --restarted cp-1/kube-apiserver
-      vaultpki ca continue -f cluster.yaml --checked outside
-      vaultpki ca continue -f cluster.yaml --without w-17 --wait
-      vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf
-      vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf --token-life 1d
+      vaultpki ca continue
+      vaultpki ca continue --restarted cp-1/kube-apiserver
+      vaultpki ca continue --checked outside
+      vaultpki ca continue --without w-17 --wait
+      vaultpki ca continue --kubeconfig admin.conf
+      vaultpki ca continue --kubeconfig admin.conf --token-life 1d
     """
     return _go(file, options, back=False, allow_http=allow_http, wait=wait, as_json=as_json)
 
@@ -351,8 +351,8 @@ def abort_command(file: Path, allow_http: bool, options: StepOptions, wait: bool
 
     \b
     Example:
-      vaultpki ca abort -f cluster.yaml
-      vaultpki ca abort -f cluster.yaml --wait
+      vaultpki ca abort
+      vaultpki ca abort --wait
     """
     return _go(file, options, back=True, allow_http=allow_http, wait=wait, as_json=as_json)
 

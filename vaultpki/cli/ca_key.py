@@ -118,7 +118,7 @@ def remove_imported(file: Path, domain: str, *, allow_http: bool, yes: bool, as_
 
 
 def _apply(cluster: Cluster) -> str:
-    return f"Run `vaultpki apply -f {cluster.file}` next."
+    return f"Run `vaultpki apply{cluster.file_option}` next."
 
 
 def _read_key(path: Path, passphrase: Path | None) -> PrivateKey:

@@ -235,7 +235,7 @@ def jwks_command(file: Path, allow_http: bool, output: Path | None) -> None:
 
     \b
     Example:
-      vaultpki ca jwks -f cluster.yaml -o jwks.json
+      vaultpki ca jwks -o jwks.json
     """
     from vaultpki.cli import own_file
     from vaultpki.key_rotation.scene import refuse_no_keys

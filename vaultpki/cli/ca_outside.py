@@ -44,7 +44,7 @@ def csr_command(file: Path, allow_http: bool, output: Path, as_json: bool) -> No
 
     \b
     Example:
-      vaultpki ca csr -f cluster.yaml -o requests
+      vaultpki ca csr -o requests
     """
     from dataclasses import asdict
 
@@ -65,7 +65,7 @@ def csr_command(file: Path, allow_http: bool, output: Path, as_json: bool) -> No
     for line in request_files.shown(made, output):
         click.echo(printable(line))
     if made:
-        click.echo(f"Send them to the signer; `vaultpki ca import -f {cluster.file} FILE...` takes what comes back.")
+        click.echo(f"Send them to the signer; `vaultpki ca import{cluster.file_option} FILE...` takes what comes back.")
     else:
         click.echo("No issuing CA waits for a signer.")
 
@@ -102,9 +102,9 @@ def import_command(
 
     \b
     Example:
-      vaultpki ca import -f cluster.yaml --dry-run --csr requests answer.p7b
-      vaultpki ca import -f cluster.yaml answer.p7b
-      vaultpki ca import -f cluster.yaml --key ca.key ca.crt
+      vaultpki ca import --dry-run --csr requests answer.p7b
+      vaultpki ca import answer.p7b
+      vaultpki ca import --key ca.key ca.crt
     """
     from vaultpki.ca import crossing, returned
     from vaultpki.ca import waiting as ca_waiting
@@ -201,7 +201,7 @@ def _lines(cluster: Cluster, found: ReturnedFiles) -> Iterator[str]:
         yield f"+ CA {facts.subject_text}, until {facts.not_after:%Y-%m-%d}, from {above.file}"
         yield f"    in place of the one that ends on {older.not_after:%Y-%m-%d}; certificates of nodes stay as they are"
         yield f"    ca.root_file of {cluster.file} still has that one: put the new one in its place there, and run"
-        yield f"    `vaultpki apply -f {cluster.file}`"
+        yield f"    `vaultpki apply{cluster.file_option}`"
     for accepted in found.verdict.accepted:
         domain, ends = accepted.request.domain, f"{accepted.certificate.not_after:%Y-%m-%d}"
         yield f"+ CA {domain}: {accepted.request.subject_text}, until {ends}, from {accepted.file}"
@@ -266,7 +266,7 @@ def _refuse_further_changes(cluster: Cluster, vault: Vault, where: ServerFacts, 
     if not ask:
         raise VaultpkiError(
             f"{cluster.file} asks for {len(further)} further changes at {vault.address}, and there is no terminal to "
-            f"ask on; run `vaultpki apply -f {cluster.file}` first, or pass --yes"
+            f"ask on; run `vaultpki apply{cluster.file_option}` first, or pass --yes"
         )
     for line in plan_text.lines(cluster, plan):
         click.secho(line.text, fg=line.colour)
@@ -294,8 +294,8 @@ def _go_on(
         one = len(found.held) == 1
         raise Attention(
             f"the CA{'' if one else 's'} {', '.join(found.held)} wait{'s' if one else ''}, since one CA is renewed at "
-            f"a time: once `vaultpki ca continue -f {cluster.file}` has ended the rotation of {found.behind}, run the "
-            "same `vaultpki ca import` again"
+            f"a time: once `vaultpki ca continue{cluster.file_option}` has ended the rotation of {found.behind}, run "
+            "the same `vaultpki ca import` again"
         )
     return 0
 

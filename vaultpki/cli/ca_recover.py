@@ -70,9 +70,9 @@ def recover_command(
 
     \b
     Example:
-      vaultpki ca recover etcd -f cluster.yaml
-      vaultpki ca recover etcd -f cluster.yaml --without cp-3 --yes
-      vaultpki ca recover etcd -f cluster.yaml --drop 9f3c0e1b...
+      vaultpki ca recover etcd
+      vaultpki ca recover etcd --without cp-3 --yes
+      vaultpki ca recover etcd --drop 9f3c0e1b...
     """
     from vaultpki.ca import recover
     from vaultpki.procedures import ca_text

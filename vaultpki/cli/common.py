@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import click
 
 from vaultpki.errors import VaultpkiError
-from vaultpki.places import AGENT_FILE
+from vaultpki.places import AGENT_FILE, CLUSTER_FILE
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -115,7 +115,7 @@ def spec_option(function: _F) -> _F:
 def spec_file_option(text: str, *names: str) -> Callable[[_F], _F]:
     """Return `-f cluster.yaml`, which `VAULTPKI_FILE` can name too; `names` is the parameter's own, if it has one."""
     settings = {"envvar": "VAULTPKI_FILE", "show_envvar": True, "show_default": True}
-    return path_option("-f", "--file", *names, default="cluster.yaml", help=text, **settings)
+    return path_option("-f", "--file", *names, default=CLUSTER_FILE, help=text, **settings)
 
 
 def environment_kubeconfig() -> Path | None:
@@ -188,7 +188,7 @@ def needed_policy(cluster: Cluster) -> str:
         who = "enroller"
     if command == "ca import" and (context.params.get("key") or context.params.get("remove")):
         who = "importer"
-    return f"`vaultpki {command}` needs the policy that `vaultpki policy -f {cluster.file} {who}` prints"
+    return f"`vaultpki {command}` needs the policy that `vaultpki policy{cluster.file_option} {who}` prints"
 
 
 def open_vault(cluster: Cluster, *, allow_http: bool, patience: float | None = None) -> tuple[Vault, ServerFacts]:

@@ -15,6 +15,7 @@ from vaultpki.cli import offered
 from vaultpki.cli.common import json_option, opened, path_option, print_json, spec_option, terminal, yes_option
 from vaultpki.cli.progress import progress, reading, say
 from vaultpki.errors import ArgumentError, Attention, Denied, VaultpkiError
+from vaultpki.places import file_option
 from vaultpki.redact import first_few
 
 if TYPE_CHECKING:
@@ -94,11 +95,11 @@ def enroll_command(
 
     \b
     Example:
-      vaultpki enroll -f cluster.yaml cp-1 -o join.json
-      vaultpki enroll -f cluster.yaml w-17 --pool autoscaled -o join.json
-      vaultpki enroll -f cluster.yaml cp-1 --replace -o join.json
-      vaultpki enroll -f cluster.yaml --all -o joins/ --with-spec
-      vaultpki enroll -f cluster.yaml --all --former-root 4f1c... -o joins/
+      vaultpki enroll cp-1 -o join.json
+      vaultpki enroll w-17 --pool autoscaled -o join.json
+      vaultpki enroll cp-1 --replace -o join.json
+      vaultpki enroll --all -o joins/ --with-spec
+      vaultpki enroll --all --former-root 4f1c... -o joins/
     """
     from vaultpki.cli import spec_copy
     from vaultpki.disk.files import storage_errors
@@ -190,7 +191,7 @@ def lock_command(node: str, file: Path, allow_http: bool, as_json: bool) -> None
 
     \b
     Example:
-      vaultpki lock -f cluster.yaml cp-1
+      vaultpki lock cp-1
     """
     from vaultpki.identity import enrol
 
@@ -223,7 +224,7 @@ def unlock_command(node: str, file: Path, allow_http: bool, as_json: bool) -> No
 
     \b
     Example:
-      vaultpki unlock -f cluster.yaml c-17
+      vaultpki unlock c-17
     """
     from vaultpki.identity import enrol
 
@@ -254,8 +255,8 @@ def unenroll_command(node: str, file: Path, allow_http: bool, as_json: bool, rev
 
     \b
     Example:
-      vaultpki unenroll -f cluster.yaml w-17
-      vaultpki unenroll -f cluster.yaml w-17 --revoke
+      vaultpki unenroll w-17
+      vaultpki unenroll w-17 --revoke
     """
     from datetime import UTC, datetime
 
@@ -282,8 +283,8 @@ def unenroll_command(node: str, file: Path, allow_http: bool, as_json: bool, rev
         ended = enrol.unenroll(cluster, vault, node, say=say, last=revoke_all if revoking else None)
     if not ended:
         raise VaultpkiError(
-            f"{node} has no identity in this Vault, so there is nothing to end; `vaultpki nodes -f {file}` lists the "
-            "names that do"
+            f"{node} has no identity in this Vault, so there is nothing to end; "
+            f"`vaultpki nodes{file_option(str(file))}` lists the names that do"
         )
     if as_json:
         revoked = {"revoked": revocation.to_json(node, done)} if done is not None else {}
@@ -356,8 +357,8 @@ def _warn_of_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node 
     names = [name for (name, _), drifted in zip(wanted, drifts, strict=True) if drifted]
     if names:
         click.echo(
-            f"Vault's records of {first_few(names)} differ from {cluster.file}; run `vaultpki apply -f {cluster.file}` "
-            "to update them",
+            f"Vault's records of {first_few(names)} differ from {cluster.file}; run `vaultpki apply"
+            f"{cluster.file_option}` to update them",
             err=True,
         )
 

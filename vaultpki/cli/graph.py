@@ -56,10 +56,10 @@ def graph_command(
 
     \b
     Example:
-      vaultpki graph -f cluster.yaml -o cluster.svg
-      vaultpki graph -f cluster.yaml --dir nodes -o cluster.svg
-      vaultpki graph -f cluster.yaml --from-vault -o cluster.svg
-      vaultpki graph -f cluster.yaml --format mermaid
+      vaultpki graph -o cluster.svg
+      vaultpki graph --dir nodes -o cluster.svg
+      vaultpki graph --from-vault -o cluster.svg
+      vaultpki graph --format mermaid
     """
     from datetime import UTC, datetime
 

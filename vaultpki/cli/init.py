@@ -10,6 +10,7 @@ import click
 
 from vaultpki.cli import new_file
 from vaultpki.cli.common import path_option, terminal
+from vaultpki.places import file_option
 
 if TYPE_CHECKING:
     from vaultpki.config.starter import NewNode, StarterAnswers
@@ -160,4 +161,4 @@ def _say_what_is_next(path: Path, answers: StarterAnswers) -> None:
     if answers.root == "external" and not (path.parent / answers.root_file).exists():
         click.echo(f"Put the certificate of your root, and of all CAs between, into {answers.root_file} beside it.")
     click.echo("Look at the file, then run:")
-    click.echo("  vaultpki plan" if str(path) == "cluster.yaml" else f"  vaultpki plan -f {path}")
+    click.echo(f"  vaultpki plan{file_option(str(path))}")

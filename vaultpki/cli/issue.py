@@ -24,8 +24,8 @@ def issue_command(name: str, file: Path, allow_http: bool, directory: Path, as_j
 
     \b
     Example:
-      vaultpki issue -f cluster.yaml admin --dir ~/prod
-      vaultpki issue -f cluster.yaml admin --dir ~/prod --json
+      vaultpki issue admin --dir ~/prod
+      vaultpki issue admin --dir ~/prod --json
     """
     from datetime import UTC, datetime
 

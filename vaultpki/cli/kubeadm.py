@@ -27,7 +27,7 @@ def kubeadm_command() -> None:
 
     \b
     Example:
-      vaultpki kubeadm config -f cluster.yaml cp-1 --init -o cp-1
+      vaultpki kubeadm config cp-1 --init -o cp-1
     """
 
 
@@ -82,9 +82,9 @@ def config_command(
 
     \b
     Example:
-      vaultpki kubeadm config -f cluster.yaml cp-1 --init -o cp-1
-      vaultpki kubeadm config -f cluster.yaml cp-2 --join -o cp-2
-      vaultpki kubeadm config -f cluster.yaml --pool autoscaled -o autoscaled
+      vaultpki kubeadm config cp-1 --init -o cp-1
+      vaultpki kubeadm config cp-2 --join -o cp-2
+      vaultpki kubeadm config --pool autoscaled -o autoscaled
     """
     from vaultpki.kubeadm import files
 

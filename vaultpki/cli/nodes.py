@@ -37,10 +37,10 @@ def nodes_command(
 
     \b
     Example:
-      vaultpki nodes -f cluster.yaml
-      vaultpki nodes -f cluster.yaml --watch --every 30s
-      vaultpki nodes -f cluster.yaml --json
-      vaultpki nodes -f cluster.yaml --metrics /var/lib/prometheus/node-exporter/vaultpki-prod.prom
+      vaultpki nodes
+      vaultpki nodes --watch --every 30s
+      vaultpki nodes --json
+      vaultpki nodes --metrics /var/lib/prometheus/node-exporter/vaultpki-prod.prom
     """
     from vaultpki.cli.shown import show
     from vaultpki.cli.watch import interval

@@ -33,7 +33,7 @@ def policy_command(who: str, file: Path, allow_http: bool, imported: bool, as_js
 
     \b
     Example:
-      vaultpki policy -f cluster.yaml applier | bao policy write prod-applier -
+      vaultpki policy applier | bao policy write prod-applier -
     """
     import json
 

@@ -10,6 +10,7 @@ import click
 from vaultpki.cli.common import json_option, load_spec, opened, path_option, print_json, server_now, spec_option
 from vaultpki.cli.progress import reading
 from vaultpki.cli.running_cluster import OWN_CLUSTER, RunningCluster
+from vaultpki.places import file_option
 
 if TYPE_CHECKING:
     from vaultpki.kube.kubeconfig import KubeAccess
@@ -51,9 +52,9 @@ def report_command(
 
     \b
     Example:
-      vaultpki report -f cluster.yaml --dir nodes -o report.html
-      vaultpki report -f cluster.yaml --from-vault -o report.html
-      vaultpki report -f cluster.yaml --from-vault --kubeconfig admin.conf -o report.html
+      vaultpki report --dir nodes -o report.html
+      vaultpki report --from-vault -o report.html
+      vaultpki report --from-vault --kubeconfig admin.conf -o report.html
     """
     from vaultpki.cli import notices, own_file
     from vaultpki.show import report_page
@@ -89,7 +90,7 @@ def _of_folder(file: Path, directory: Path, kubeconfig: Path | None) -> Report:
     held = folders.find_holders(cluster, directory)
     table = certificates.rows(cluster)
     checks = matrix.verify(held, now=now, rows=table)
-    again = f"vaultpki verify -f {file} --dir {directory}"
+    again = f"vaultpki verify{file_option(str(file))} --dir {directory}"
     if kubeconfig is not None:
         access = document.read(kubeconfig)
         checks += live.verify_copies(cluster, access, held, None, now)
@@ -117,7 +118,8 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
 
         def check(access: KubeAccess) -> CheckSummary:
             made = live.verify_copies(cluster, access, (), counted, read.now)
-            return check_summary.check_summary(made, (), f"vaultpki verify -f {file} --live --kubeconfig {access.file}")
+            again = f"vaultpki verify{file_option(str(file))} --live --kubeconfig {access.file}"
+            return check_summary.check_summary(made, (), again)
 
         checks = running.look(cluster, counted, check)
     judged = judge(read, IN_CLUSTER)

@@ -47,9 +47,9 @@ def revoke_command(
 
     \b
     Example:
-      vaultpki revoke -f cluster.yaml cp-1
-      vaultpki revoke -f cluster.yaml --serial 5f:3a:91:02
-      vaultpki revoke -f cluster.yaml --certificate w-17/kubelet.crt
+      vaultpki revoke cp-1
+      vaultpki revoke --serial 5f:3a:91:02
+      vaultpki revoke --certificate w-17/kubelet.crt
     """
     if [node, serial, certificate].count(None) != 2:
         raise click.UsageError("name what to revoke: a NODE, or one certificate by --serial HEX or --certificate FILE")
@@ -111,8 +111,8 @@ def _revoke_of_node(cluster: Cluster, vault: Vault, node: str, *, as_json: bool,
         if found.out_of_reach:
             raise Attention(f"nothing was revoked: Vault keeps no copy of {node}'s certificates; see above")
         raise VaultpkiError(
-            f"there is no certificate to revoke that is known to be {node}'s; `vaultpki nodes -f {cluster.file}` lists "
-            "the nodes"
+            f"there is no certificate to revoke that is known to be {node}'s; `vaultpki nodes{cluster.file_option}` "
+            "lists the nodes"
         )
     if not yes:
         if not terminal() or as_json:

@@ -88,7 +88,7 @@ def _saved(basis: Basis, cluster: Cluster, seen: Observation, plan: Plan, until:
 
 def _refuse(path: Path, cluster: Cluster, differences: list[str]) -> None:
     if differences:
-        again = f"`vaultpki plan -f {cluster.file} -o {path}`"
+        again = f"`vaultpki plan{cluster.file_option} -o {path}`"
         raise StateConflict(
             f"{path} is not applied, and nothing was written: {'; '.join(differences)}; save a new plan ({again}) and "
             "have it approved"

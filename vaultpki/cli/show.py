@@ -64,7 +64,7 @@ def show_command(
       vaultpki show kube-apiserver
       vaultpki show kubelet --dir vaultpki-demo/nodes/worker-1
       vaultpki show /etc/kubernetes/pki/etcd-ca.crt
-      vaultpki show -f cluster.yaml --serial 5f:3a:91:02
+      vaultpki show --serial 5f:3a:91:02
     """
     from datetime import UTC, datetime
 
@@ -74,7 +74,7 @@ def show_command(
     if (name is None) == (serial is None):
         raise click.UsageError(
             "name one certificate: `vaultpki show kube-apiserver` on a node, `vaultpki show FILE`, or "
-            "`vaultpki show -f cluster.yaml --serial HEX`"
+            "`vaultpki show --serial HEX`"
         )
     if serial is not None and directory is not None:
         raise click.UsageError("--serial asks Vault and --dir reads a folder: choose one of them")

@@ -64,10 +64,10 @@ def verify_command(
 
     \b
     Example:
-      vaultpki verify -f cluster.yaml --dir /etc/kubernetes/pki
-      vaultpki verify -f cluster.yaml --vault
-      vaultpki verify -f cluster.yaml --live --kubeconfig admin.conf
-      vaultpki verify -f cluster.yaml --live --kubeconfig admin.conf --dir nodes
+      vaultpki verify --dir /etc/kubernetes/pki
+      vaultpki verify --vault
+      vaultpki verify --live --kubeconfig admin.conf
+      vaultpki verify --live --kubeconfig admin.conf --dir nodes
     """
     import json
     from datetime import UTC, datetime

@@ -85,7 +85,7 @@ def _refuse_other(directory: Generations, holder: DirectoryOwner) -> None:
     if known is not None and same and holder.node is not None:
         other = (
             f"if this node goes over to that root, join by a file that names the former one: all in use stays "
-            f"(`vaultpki enroll {holder.node} -f cluster.yaml --former-root {known.root_sha256}`). Else {other}"
+            f"(`vaultpki enroll {holder.node} --former-root {known.root_sha256}`). Else {other}"
         )
     raise StoreError(f"{directory.path}: this directory {whose}; {other}")
 

@@ -57,8 +57,8 @@ class FindingKind:
     """One kind of finding. `name` is for programs, `means` for people, as one sentence.
 
     `state` is the state of the node that has it, None for a finding about the cluster. `command` is the next command,
-    with places for `node`, `names`, `ca`, `file` and `pool`; `where` says who runs it: a person on the node, or an
-    operator. `own` says that a node can find it about itself, `vault` that Vault shows it.
+    with places for `node`, `names` and `ca`, and for the options `file` and `pool`; `where` says who runs it: a person
+    on the node, or an operator. `own` says that a node can find it about itself, `vault` that Vault shows it.
     """
 
     name: str
@@ -84,25 +84,25 @@ def _info(name: str, state: NodeState | None, means: str, command: str, where: W
 
 
 _RENEW: Final = "vaultpki renew {names}"
-ENROLL: Final = "vaultpki enroll {node} -f {file}{pool} -o {node}.json"
-ENROLL_AGAIN: Final = "vaultpki enroll {node} -f {file}{pool} --replace -o {node}.json"
+ENROLL: Final = "vaultpki enroll {node}{file}{pool} -o {node}.json"
+ENROLL_AGAIN: Final = "vaultpki enroll {node}{file}{pool} --replace -o {node}.json"
 """The command for a new join file, in place of what a node has."""
 
-LOCK_NODE: Final = "vaultpki lock {node} -f {file}"
+LOCK_NODE: Final = "vaultpki lock {node}{file}"
 """The command that ends every credential of a node."""
 
 AGENT_ONCE: Final = "vaultpki agent --once"
 """The command for a pass that asks Vault now."""
 
-APPLY: Final = "vaultpki apply -f {file}"
+APPLY: Final = "vaultpki apply{file}"
 """The command that makes the server what cluster.yaml says."""
 
 _AGENT: Final = "systemctl status vaultpki-agent"
-_CA_STATUS: Final = "vaultpki ca status -f {file}"
-_CONTINUE: Final = "vaultpki ca continue -f {file} --wait"
-_ADMIT: Final = "vaultpki admit -f {file} --wait"
-_ADOPT_STATUS: Final = "vaultpki adopt status -f {file} --kubeconfig admin.conf"
-_RECOVER: Final = "vaultpki ca recover {ca} -f {file}"
+_CA_STATUS: Final = "vaultpki ca status{file}"
+_CONTINUE: Final = "vaultpki ca continue{file} --wait"
+_ADMIT: Final = "vaultpki admit{file} --wait"
+_ADOPT_STATUS: Final = "vaultpki adopt status{file} --kubeconfig admin.conf"
+_RECOVER: Final = "vaultpki ca recover {ca}{file}"
 
 CATALOGUE: Final = (
     _critical("expired", NodeState.EXPIRED, "A certificate has expired.", _RENEW, "node", own=True, vault=True),
@@ -162,7 +162,7 @@ CATALOGUE: Final = (
         "locked",
         NodeState.LOCKED,
         "Somebody has locked the node, and nobody can log in as it.",
-        "vaultpki unlock {node} -f {file}",
+        "vaultpki unlock {node}{file}",
         "operator",
         vault=True,
     ),
@@ -202,7 +202,7 @@ CATALOGUE: Final = (
         "fits-no-pool",
         NodeState.UNKNOWN,
         "An identity on a mount of nodes does not belong to a node of cluster.yaml.",
-        "vaultpki plan -f {file}",
+        "vaultpki plan{file}",
         "operator",
         vault=True,
     ),
@@ -354,7 +354,7 @@ CATALOGUE: Final = (
         "ca-expires",
         NodeState.FAILING,
         "A CA expires soon, and every certificate below it with it.",
-        "vaultpki ca rotate {ca} -f {file}",
+        "vaultpki ca rotate {ca}{file}",
         "operator",
         own=True,
         vault=True,
@@ -428,7 +428,7 @@ CATALOGUE: Final = (
         "no-live-credential",
         None,
         "No node of the cluster can log in: all were locked, or Vault was restored from an old backup.",
-        "vaultpki enroll --all -f {file} -o joins",
+        "vaultpki enroll --all{file} -o joins",
         "operator",
         vault=True,
     ),
@@ -436,7 +436,7 @@ CATALOGUE: Final = (
         "not-read",
         None,
         "Something of the cluster could not be read, so that nobody knows whether it is well.",
-        "vaultpki policy -f {file} viewer",
+        "vaultpki policy{file} viewer",
         "operator",
         vault=True,
     ),

@@ -13,10 +13,8 @@ from typing import Any, Final
 
 from vaultpki.findings.catalogue import KINDS, FindingKind, NodeState, Severity, Where
 from vaultpki.pki.ca_life import CaExpiry, Level
+from vaultpki.places import file_option
 from vaultpki.redact import first_few, printable
-
-DEFAULT_FILE: Final = "cluster.yaml"
-"""The file that a command names where a view has none."""
 
 STILL: Final = timedelta(days=1)
 """A step that agents take by themselves needs a person if it is not taken for longer. Longer than any `poll`."""
@@ -68,7 +66,7 @@ class Finding:
 
         `node` is the name of the node for a view that is not made there; without it a command for operators says so.
         """
-        if self.command.partition(" -f ")[0] in self.text:
+        if names_command(self.text, self.command):
             return self.text
         there = ""
         if self.where == "node":
@@ -98,22 +96,28 @@ def found(
     without places.
     """
     kind, pool = KINDS[name], places.pop("pool", "")
-    values = {"node": "NODE", "names": "", "ca": "", **places, "file": file or DEFAULT_FILE}
+    values = {"node": "NODE", "names": "", "ca": "", **places, "file": file_option(file)}
     values["pool"] = f" --pool {pool}" if pool not in ("", "-") else ""
     made = command or (template or kind.command).format(**values)
     return Finding(kind, text, printable(made), state or kind.state or NodeState.OK, severity or kind.severity)
 
 
-def named_command(text: str, file: str, default: str = "") -> str:
-    """Return the last command that a sentence names, with `-f FILE` if an operator runs it; `default` without one.
+def names_command(text: str, command: str) -> bool:
+    """Return whether a text names this command, perhaps with other options if an operator runs it."""
+    words = command if command.startswith(_ON_NODES) else command.partition(" -")[0]
+    return words in text
 
-    What rotations wait for is said with its command, by those who know it.
+
+def named_command(text: str, file: str, default: str = "") -> str:
+    """Return the last command that a sentence names, with the option for the file if an operator runs it.
+
+    What rotations wait for is said with its command, by those who know it. A text without one gives `default`.
     """
     commands = _COMMAND.findall(text)
     if not commands:
         return default
     last = str(commands[-1])
-    return last if " -f " in last or last.startswith(_WITHOUT_FILE) else f"{last} -f {file}"
+    return last if " -f " in last or last.startswith(_WITHOUT_FILE) else f"{last}{file_option(file)}"
 
 
 def of_ends(ends: Iterable[CaExpiry], file: str = "") -> Iterator[Finding]:
@@ -127,7 +131,7 @@ def of_ends(ends: Iterable[CaExpiry], file: str = "") -> Iterator[Finding]:
                 severity=_SEVERITIES[end.level],
                 ca=end.ca,
                 file=file,
-                command=named_command(end.sentence, file or DEFAULT_FILE),
+                command=named_command(end.sentence, file),
             )
 
 

@@ -16,7 +16,7 @@ from vaultpki import readers
 from vaultpki.certificates import SERVICE_ACCOUNT
 from vaultpki.findings import foreign_cas, late, pairs
 from vaultpki.findings.catalogue import AGENT_ONCE, ENROLL, ENROLL_AGAIN, LOCK_NODE, ORDER, NodeState, Severity
-from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, named_command, of_ends, some
+from vaultpki.findings.finding import Finding, found, named_command, of_ends, some
 from vaultpki.findings.finding import to_json as finding_json
 from vaultpki.pki import renewal
 from vaultpki.readers import CA_OF_BUNDLE, KUBECONFIG_SERVERS
@@ -220,7 +220,7 @@ def _keys(signing: int | None, accepted: int, shared: bool) -> str:
 
 def of_unfit(unfit: Unfit, *, file: str = "") -> NodeRow:
     """Return the row of an identity that does not belong to a node."""
-    ends = named_command(unfit.sentence, file or DEFAULT_FILE)
+    ends = named_command(unfit.sentence, file)
     finding = found("fits-no-pool", unfit.sentence, file=file, command=ends)
     return NodeRow(printable(unfit.name[:_LONGEST]), "-", (), (finding,), credentials=unfit.credentials)
 
@@ -436,7 +436,7 @@ def _of_files(status: Status, states: Mapping[str, str], now: datetime, finds: _
     for ca in status.cas:
         for facts in ca.left_over:
             text = left_over_sentence(ca.domain, facts.fingerprint, [status.node or "this node"])
-            yield found("ca-left-over", text, command=named_command(text, DEFAULT_FILE))
+            yield found("ca-left-over", text, command=named_command(text, ""))
     untried = _cas_of(key for key, owed in status.owed.items() if not owed.attempts)
     yield from _behind(status.readers.items(), untried, finds)
     if status.not_admitted:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from vaultpki.certificates import TABLE
-from vaultpki.findings.finding import DEFAULT_FILE, Finding, found, some
+from vaultpki.findings.finding import Finding, found, some
+from vaultpki.places import file_option
 
 PAIR_FINDINGS: Final = ("expired", "missing", "broken", "revoked", "overdue")
 """The findings about pairs, the worst first."""
@@ -34,4 +35,4 @@ def of_operator(states: Mapping[str, str], folder: str, file: str = "") -> Itera
 
 def issuing(name: str, folder: str, file: str = "") -> str:
     """Return the command that issues an operator's certificate into this folder again."""
-    return f"vaultpki issue {name} -f {file or DEFAULT_FILE} --dir {folder}"
+    return f"vaultpki issue {name}{file_option(file)} --dir {folder}"

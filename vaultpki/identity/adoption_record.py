@@ -97,7 +97,7 @@ def unread(cluster: Cluster, vault: Vault) -> str:
 
 def write_adoption(cluster: Cluster, vault: Vault, record: AdoptionRecord, version: int) -> Stored[AdoptionRecord]:
     """Write a record over the version of the KV store that was read; ChangedMeanwhile if somebody wrote meanwhile."""
-    lost = changed_meanwhile(f"the adoption of {cluster.name}", f"vaultpki adopt status -f {cluster.file}")
+    lost = changed_meanwhile(f"the adoption of {cluster.name}", f"vaultpki adopt status{cluster.file_option}")
     write_once(vault, cluster.mount("config"), RECORD, adoption.to_json(record), version, lost)
     return Stored(record, version + 1)
 
@@ -113,7 +113,7 @@ def refuse_adoption(cluster: Cluster, vault: Vault) -> None:
     if found is not None and found.active:
         raise StateConflict(
             f"{cluster.name} is being taken over ({found.state.value}), and no CA is rotated meanwhile; go on with "
-            f"`vaultpki adopt continue -f {cluster.file}`"
+            f"`vaultpki adopt continue{cluster.file_option}`"
         )
 
 

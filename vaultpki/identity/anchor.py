@@ -61,7 +61,7 @@ def find(cluster: Cluster, vault: Vault, now: datetime) -> Anchors:
     listed = vault.api.secrets.pki.list_issuers(mount_point=cluster.mount(ROOT)) if record is not None else None
     if record is None or listed is None or not listed.keys:
         raise StateConflict(
-            f"cluster {cluster.name} is not in this Vault; run `vaultpki apply -f {cluster.file}` first"
+            f"cluster {cluster.name} is not in this Vault; run `vaultpki apply{cluster.file_option}` first"
         )
     addresses, ca_pem = where(cluster, vault.addresses, vault.settings.ca_pem)
     pin = _root_sha256(cluster, vault, listed, now)
@@ -101,7 +101,7 @@ def missing(cluster: Cluster, vault: Vault) -> StateConflict:
     return StateConflict(
         f"cluster {cluster.name} is not in this Vault ({vault.address} has nothing below {cluster.prefix}): it was "
         "never applied here, or it was destroyed. VAULT_ADDR, VAULT_NAMESPACE and `prefix` say where it is looked for. "
-        f"To make it, run `vaultpki apply -f {cluster.file}`"
+        f"To make it, run `vaultpki apply{cluster.file_option}`"
     )
 
 
@@ -121,7 +121,8 @@ def drift_sentence(cluster: Cluster, drift: tuple[str, ...]) -> str:
     """Return the sentence that warns of a cluster record in Vault that differs from cluster.yaml."""
     return (
         f"the record {cluster.mount('config')}/cluster in Vault differs from {cluster.file} "
-        f"({', '.join(drift)}), and is not trusted; `vaultpki plan -f {cluster.file}` shows it, and `apply` corrects it"
+        f"({', '.join(drift)}), and is not trusted; `vaultpki plan{cluster.file_option}` shows it, and "
+        "`apply` corrects it"
     )
 
 
@@ -238,7 +239,7 @@ def _root_sha256(cluster: Cluster, vault: Vault, listed: Answer, now: datetime) 
     if not roots:
         raise ForeignObject(
             f"{mount} shows no root CA of this cluster: none of its issuers is a self-signed CA named {subject} that "
-            f"is in date. Find out who changed it, and run `vaultpki plan -f {cluster.file}`"
+            f"is in date. Find out who changed it, and run `vaultpki plan{cluster.file_option}`"
         )
     followed = frozenset[str]().union(*after.values())
     first = {id_: facts.fingerprint for id_, facts in roots.items() if facts.fingerprint not in followed}
@@ -289,8 +290,8 @@ def _outside(cluster: Cluster, found: Mapping[str, Facts], now: datetime) -> str
     shown = next((facts for facts in found.values() if facts.fingerprint == wanted), None)
     if shown is None:
         raise ForeignObject(
-            f"{mount} does not show the root CA that {cluster.file} names ({wanted}); run `vaultpki plan -f "
-            f"{cluster.file}`, and find out who changed it"
+            f"{mount} does not show the root CA that {cluster.file} names ({wanted}); run `vaultpki plan"
+            f"{cluster.file_option}`, and find out who changed it"
         )
     if why := unfit(shown, now, name=ca_subject(cluster.name, ROOT)):
         raise ForeignObject(f"{why}; its SHA-256, {wanted}, is in {cluster.file}")
@@ -314,7 +315,7 @@ def _certificates(cluster: Cluster, vault: Vault, ids: tuple[str, ...]) -> dict[
     if len(ids) > MOST_ISSUERS:
         raise BadAnswer(
             f"{mount} shows {len(ids)} issuers, and a CA has one to {MOST_ISSUERS}; "
-            f"run `vaultpki plan -f {cluster.file}`"
+            f"run `vaultpki plan{cluster.file_option}`"
         )
     answers = vault.many([shown_request(mount, id_) for id_ in ids])
     return {

@@ -172,7 +172,7 @@ def to_revoke(cluster: Cluster, found: ServerCertificate, now: datetime) -> Chos
     if facts.is_ca or found.ca == ROOT:
         raise ArgumentError(
             f"{shown} is the certificate of a CA, {facts.subject_text}, and is not revoked: if its key was stolen, run "
-            f"`vaultpki ca rotate {_domain(cluster, facts) or 'DOMAIN'} --emergency -f {cluster.file}`"
+            f"`vaultpki ca rotate {_domain(cluster, facts) or 'DOMAIN'} --emergency{cluster.file_option}`"
         )
     if facts.not_after <= now:
         raise ArgumentError(

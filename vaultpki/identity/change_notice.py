@@ -102,7 +102,7 @@ class ChangeNotice:
         return (
             f"this token may not write {self._cluster.mount('config')}/{CHANGES}, so agents at rest notice the change "
             f"within {format_duration(changes.LONGEST_LOOK)}, and not at their next poll. What is needed is printed by "
-            f"`vaultpki policy -f {self._cluster.file} applier`"
+            f"`vaultpki policy{self._cluster.file_option} applier`"
         )
 
     def begin(self) -> None:

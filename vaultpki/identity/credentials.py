@@ -303,5 +303,5 @@ def too_weak(cluster: Cluster, identities: Sequence[Identity]) -> TokenTooWeak:
     nodes = name if len(identities) == 1 else f"{name} and {len(identities) - 1} more"
     return TokenTooWeak(
         f"this token may not end the credentials of {nodes}, and none was ended; `vaultpki lock` needs the policy "
-        f"that `vaultpki policy -f {cluster.file} locker` prints, and `vaultpki enroll --replace` the applier's"
+        f"that `vaultpki policy{cluster.file_option} locker` prints, and `vaultpki enroll --replace` the applier's"
     )

@@ -56,12 +56,12 @@ def place(cluster: Cluster, vault: Vault, former_root: str | None = None) -> Anc
     if {"layout", "version"}.intersection(found.drift):
         raise StateConflict(
             f"{cluster.file}: layout: the record {cluster.mount('config')}/cluster in Vault is for another layout; run "
-            f"`vaultpki apply -f {cluster.file}` first"
+            f"`vaultpki apply{cluster.file_option}` first"
         )
     if former_root is not None and {foreign_cas.FIELD, "all of it"}.intersection(found.drift):
         raise StateConflict(
-            f"{cluster.file}: ca.also_trust: Vault does not offer these CAs to nodes yet; run `vaultpki apply -f "
-            f"{cluster.file}` first"
+            f"{cluster.file}: ca.also_trust: Vault does not offer these CAs to nodes yet; run `vaultpki apply"
+            f"{cluster.file_option}` first"
         )
     return dataclasses.replace(found, former_root_sha256=former_root)
 
@@ -131,7 +131,7 @@ def _invite(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: 
         vault.write(role, pooled_approle(cluster, who), once=True)
         known = role_id(cluster, vault, identity)
     if known is None:
-        raise StateConflict(f"{name} has no AppRole yet; run `vaultpki apply -f {cluster.file}` first")
+        raise StateConflict(f"{name} has no AppRole yet; run `vaultpki apply{cluster.file_option}` first")
     token = wrapping_token(_minted(cluster, vault, identity, wrap_ttl), f"{role}/secret-id")
     expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=wrap_ttl)
     return _join(cluster, name, who, where, known, token, expires)
@@ -263,8 +263,9 @@ def unenroll(
     """
     if any(node.name == name for node in cluster.nodes):
         raise ArgumentError(
-            f"{name} is listed in {cluster.file}. To end the node itself take it off the list and run `vaultpki apply "
-            f"-f {cluster.file}`. To end only all that it can log in with, run `vaultpki lock -f {cluster.file} {name}`"
+            f"{name} is listed in {cluster.file}. To end the node itself take it off the list and run `vaultpki apply"
+            f"{cluster.file_option}`. To end only all that it can log in with, run `vaultpki lock{cluster.file_option} "
+            f"{name}`"
         )
     _check_node_name(name)
     # A standby may not know an entity yet whose tokens are to end.
@@ -283,8 +284,8 @@ def unenroll(
         jwt_nodes.refuse_unknown(cluster, name)
         if role_id(cluster, vault, Identity("listed", name)) is not None:
             raise StateConflict(
-                f"{name} was a listed node and has its identity still; run `vaultpki apply -f {cluster.file}`, which "
-                "ends it"
+                f"{name} was a listed node and has its identity still; run `vaultpki apply{cluster.file_option}`, "
+                "which ends it"
             )
         return frozenset()
     if entity is not None:
@@ -329,11 +330,11 @@ def lock(
     if not found and entity is None:
         if any(node.name == name for node in cluster.nodes):
             raise StateConflict(
-                f"{name} has no AppRole yet, so there is nothing to lock; run `vaultpki apply -f {cluster.file}`"
+                f"{name} has no AppRole yet, so there is nothing to lock; run `vaultpki apply{cluster.file_option}`"
             )
         jwt_nodes.refuse_unknown(cluster, name)
         raise StateConflict(
-            f"{name} has no identity in this Vault, so there is nothing to lock; `vaultpki nodes -f {cluster.file}` "
+            f"{name} has no identity in this Vault, so there is nothing to lock; `vaultpki nodes{cluster.file_option}` "
             "lists the nodes that have one"
         )
     if entity is not None:

@@ -76,7 +76,7 @@ def too_weak(cluster: Cluster, name: str) -> TokenTooWeak:
     return TokenTooWeak(
         f"this token may not disable or enable the identity of {name}, and that was not changed. `vaultpki unlock` and "
         "`vaultpki unenroll` need the policy of the applier. `vaultpki lock` needs that of the locker: "
-        f"`vaultpki policy -f {cluster.file} locker`"
+        f"`vaultpki policy{cluster.file_option} locker`"
     )
 
 
@@ -105,5 +105,5 @@ def _nothing_to_unlock(cluster: Cluster, name: str) -> StateConflict:
         return StateConflict(f"{name} is not locked: it has never logged in with a token of {issuer}")
     return StateConflict(
         f"{name} does not log in by a token of an issuer, and only such a node is unlocked. A node with a join file "
-        f"gets a new one by `vaultpki enroll -f {cluster.file}`"
+        f"gets a new one by `vaultpki enroll{cluster.file_option}`"
     )

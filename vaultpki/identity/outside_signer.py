@@ -246,8 +246,8 @@ def problems(cluster: Cluster, vault: Vault, missing: Sequence[str]) -> Iterator
         )
     if lacking := missing_right(vault, {signing_path(outside): "update"}):
         yield (
-            f"the token may not update {lacking[0]}; `vaultpki policy -f {cluster.file} applier` has that path, which "
-            "whoever keeps that mount must grant"
+            f"the token may not update {lacking[0]}; `vaultpki policy{cluster.file_option} applier` has that path, "
+            "which whoever keeps that mount must grant"
         )
 
 

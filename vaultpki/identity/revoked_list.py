@@ -43,7 +43,7 @@ def read(cluster: Cluster, vault: Vault) -> Revoked:
     paths = ", ".join(f"{cluster.mount(ca)}/certs/revoked" for ca in unknown)
     problem = (
         f"what was revoked is not known: this token may not list {paths}, or the list cannot be read; "
-        f"`vaultpki policy -f {cluster.file} viewer` prints what that needs"
+        f"`vaultpki policy{cluster.file_option} viewer` prints what that needs"
     )
     # A row's CA, not the one that a node names: it would name another.
     return Revoked(

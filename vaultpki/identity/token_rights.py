@@ -45,5 +45,5 @@ def refuse_weak_token(cluster: Cluster, vault: Vault, needs: Mapping[str, str]) 
     """Raise Denied if the token lacks one of these capabilities, which are by path."""
     if lacking := missing_right(vault, needs):
         path, need = lacking
-        text = f"it may not {need} {path}; `vaultpki policy -f {cluster.file} applier` prints what it needs"
+        text = f"it may not {need} {path}; `vaultpki policy{cluster.file_option} applier` prints what it needs"
         raise Denied(text, weak=True)

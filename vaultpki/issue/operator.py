@@ -96,7 +96,7 @@ def issue(
         if signing_ca.signers and not default_signs(signing_ca, default, signing_ca.signers):
             raise StateConflict(
                 f"the server does not sign with the CA of {want.ca} that its nodes take leaves of now; run "
-                f"`vaultpki ca status -f {cluster.file}`"
+                f"`vaultpki ca status{cluster.file_option}`"
             )
         signed = signing.sign(vault, want, signing_ca, now)
         sets = {file_set for _, file_set in store.file_sets()}

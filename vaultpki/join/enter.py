@@ -201,7 +201,7 @@ def join_settings(join: Join, *, allow_http: bool) -> Settings:
 
 def _locking(who: AgentConfig | Join) -> str:
     """Return the command that ends every credential of a node, listed or of a pool."""
-    return f"`vaultpki lock -f cluster.yaml {who.node}`"
+    return f"`vaultpki lock {who.node}`"
 
 
 def _open(config: AgentConfig, join: Join, settings: Settings, now: datetime) -> tuple[str | None, Vault | None]:

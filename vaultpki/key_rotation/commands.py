@@ -205,7 +205,7 @@ def standing(
     restarts = []
     # A first start is nobody's turn: it may come in days.
     if turn and to is None and not never_ran(holders[turn]):
-        ready = f"may restart kube-apiserver: `vaultpki ca continue -f {seen.cluster.file}` gives it the turn"
+        ready = f"may restart kube-apiserver: `vaultpki ca continue{seen.cluster.file_option}` gives it the turn"
         has = f"has the turn to restart kube-apiserver: {to_start(holders[turn], 'vaultpki ca continue', turn)}"
         restarts.append(Waiting(turn, has if turn == record.turn else ready))
     return KeyStepDone(
@@ -229,7 +229,7 @@ def _offers(seen: KeysOnServer, name: str) -> bool:
 
 
 def _to_take_in(seen: KeysOnServer) -> str:
-    return f"waits to start: run `vaultpki admit -f {seen.cluster.file} --wait`"
+    return f"waits to start: run `vaultpki admit{seen.cluster.file_option} --wait`"
 
 
 def _hasty(record: KeyRecord | None) -> bool:

@@ -93,4 +93,4 @@ def _write_role(cluster: Cluster, vault: Vault, numbers: list[int], notice: Chan
 
 
 def _missing(cluster: Cluster, what: str) -> StateConflict:
-    return StateConflict(f"{what}; run `vaultpki apply -f {cluster.file}` first")
+    return StateConflict(f"{what}; run `vaultpki apply{cluster.file_option}` first")

@@ -93,7 +93,7 @@ def settings_of(who: AgentConfig | Join, ca_pem: str | None, *, allow_http: bool
 def enrolling(who: AgentConfig | Join, *, replace: bool = False) -> str:
     """Return the command that makes a new join file for a node; `replace` ends the credential that it has."""
     pool = f" --pool {who.pool}" if who.pool else ""
-    return f"`vaultpki enroll -f cluster.yaml {who.node}{pool}{' --replace' if replace else ''}`"
+    return f"`vaultpki enroll {who.node}{pool}{' --replace' if replace else ''}`"
 
 
 def joining(config: AgentConfig, *, lost: bool = False) -> str:
@@ -156,7 +156,7 @@ def _login_by_jwt(config: AgentConfig, vault: Vault, jwt: str) -> Vault:
         # Both servers refuse the login of a disabled identity so.
         raise Denied(
             f"Vault knows the token in {config.auth.path} and refuses this node all the same ({error}). It may be "
-            f"locked. To let it in again, run on an operator's machine: `vaultpki unlock -f cluster.yaml {config.node}`"
+            f"locked. To let it in again, run on an operator's machine: `vaultpki unlock {config.node}`"
         ) from None
 
 
@@ -219,8 +219,8 @@ def _refuse_missing_mount(config: AgentConfig, vault: Vault, path: str, error: D
     except Denied:
         raise Denied(
             f"Vault has no auth mount auth/{path}, so no node can log in there ({error}). Where the cluster is "
-            "applied, look at what is missing (`vaultpki plan -f cluster.yaml`). Then make it: "
-            "`vaultpki apply -f cluster.yaml`"
+            "applied, look at what is missing (`vaultpki plan`). Then make it: "
+            "`vaultpki apply`"
         ) from None
     except VaultError:
         return

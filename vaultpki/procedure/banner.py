@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from vaultpki.places import file_option
 from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.redact import first_few, stamp
 from vaultpki.values.durations import long_span
@@ -36,18 +37,18 @@ def banner(title: str, since: datetime, holds: str, gate: Gate | None, now: date
 
 def _waits(gate: Gate | None, now: datetime, file: str) -> Iterator[str]:
     if gate is None:
-        yield f"`vaultpki ca status -f {file}` shows what it waits for"
+        yield f"`vaultpki ca status{file_option(file)}` shows what it waits for"
     elif gate.waiting:
         found = by_reason(gate.waiting)
         for reason, names in found[:_REASONS]:
             yield f"It waits for {first_few(names, _NAMES)}: {reason}"
         if len(found) > _REASONS:
             more = sum(len(names) for _, names in found[_REASONS:])
-            yield f"It waits for {more:,} more: `vaultpki ca status -f {file}`"
+            yield f"It waits for {more:,} more: `vaultpki ca status{file_option(file)}`"
     elif gate.opens is not None and gate.opens > now:
         yield f"Every node is ready; it waits {long_span(gate.opens - now)} more, until {stamp(gate.opens)}"
     else:
-        yield f"It waits for nobody: run `vaultpki ca continue -f {file}`"
+        yield f"It waits for nobody: run `vaultpki ca continue{file_option(file)}`"
 
 
 def by_reason(waiting: Sequence[Waiting]) -> list[tuple[str, list[str]]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
+from vaultpki.places import file_option
 from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.redact import printable, stamp
 from vaultpki.values.durations import format_duration
@@ -51,9 +52,9 @@ def ways(
     """
     if onward is not None:
         when = "" if gate is None or gate.open(now) else "once nothing is waited for, "
-        yield f"Next: {when}`vaultpki ca continue -f {file}` {does(onward)}."
+        yield f"Next: {when}`vaultpki ca continue{file_option(file)}` {does(onward)}."
     if home is not None and home is not onward:
-        yield f"Back: `vaultpki ca abort -f {file}` {does(home)}."
+        yield f"Back: `vaultpki ca abort{file_option(file)}` {does(home)}."
 
 
 def listed(title: str, entries: Sequence[Waiting], whole: str = _WHOLE) -> Iterator[str]:

@@ -10,6 +10,7 @@ from vaultpki.findings.cluster import ProcedureView, of_gate
 from vaultpki.findings.finding import Finding
 from vaultpki.graph.content import ca_title
 from vaultpki.identity import root_pin
+from vaultpki.places import file_option
 from vaultpki.procedure.banner import Banner, banner
 from vaultpki.procedures import ca_text
 from vaultpki.provision.cluster_facts import ClusterFacts, under_way
@@ -32,7 +33,7 @@ def _findings(read: ClusterFacts) -> Iterator[Finding]:
     record, file = ca.record, read.cluster.file
     # At the end of a rollback, processes may hold the CA that it deleted; `ca abort` goes on until they do not.
     onward = "continue" if record.active else "abort"
-    command = f"vaultpki ca {onward} -f {file} --wait"
+    command = f"vaultpki ca {onward}{file_option(file)} --wait"
     said = f"rotation of {record.domain}, {record.state.value} since {stamp(record.since)}"
     yield of_gate(said, ca.gate, record.since + timedelta(seconds=record.spread), read.now, file, command)
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from vaultpki import readers
 from vaultpki.ca.run import Step
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT
+from vaultpki.places import file_option
 from vaultpki.procedure.gate import Gate
 from vaultpki.procedure.standing import gate_lines, listed, waiting_json, ways
 from vaultpki.provision.cluster_facts import CaStatus, under_way
@@ -124,7 +125,7 @@ def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str) 
                 yield ""
                 yield from record_lines(ca.record, ca.gate, now, file)
         yield ""
-        yield f"No CA is being rotated. `vaultpki ca rotate DOMAIN -f {file}` begins."
+        yield f"No CA is being rotated. `vaultpki ca rotate DOMAIN{file_option(file)}` begins."
         return
     yield ""
     stands = any(each.recover for each in cas)
@@ -166,7 +167,8 @@ def _lingering_lines(record: RotationRecord, gate: Gate, now: datetime, file: st
     yield f"What reads bundles only when it starts may still accept certificates of {deleted}, which is deleted."
     yield from gate_lines(gate, now)
     yield from _turn_lines(record, gate)
-    yield f"Next: `vaultpki ca abort -f {file} --wait` goes on until each was restarted; `ca rotate` may come before."
+    command = f"vaultpki ca abort{file_option(file)} --wait"
+    yield f"Next: `{command}` goes on until each was restarted; `ca rotate` may come before."
 
 
 def _turn_lines(record: RotationRecord, gate: Gate) -> Iterator[str]:

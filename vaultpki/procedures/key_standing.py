@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from vaultpki.findings.cluster import ProcedureView, of_gate
 from vaultpki.findings.finding import Finding, found, named_command
+from vaultpki.places import file_option
 from vaultpki.procedure.banner import Banner, banner
 from vaultpki.procedure.standing import and_more
 from vaultpki.procedures import key_text
@@ -24,7 +25,7 @@ def _findings(read: ClusterFacts) -> Iterator[Finding]:
     keys, file = read.keys, read.cluster.file
     if keys is None or keys.record is None:
         return
-    record, command = keys.record, f"vaultpki ca continue -f {file} --wait"
+    record, command = keys.record, f"vaultpki ca continue{file_option(file)} --wait"
     said = f"{SERVICE_ACCOUNT_KEYS}, {record.state.value} since {stamp(record.since)}"
     left = (*keys.counting, *keys.joining, *keys.restarts)
     if keys.differing:
@@ -38,7 +39,7 @@ def _findings(read: ClusterFacts) -> Iterator[Finding]:
         itself = all(each.itself for each in left)
         # Only a node that joins waits for this.
         if not keys.counting and keys.joining:
-            command = f"vaultpki admit -f {file} --wait"
+            command = f"vaultpki admit{file_option(file)} --wait"
         yield found("rotation-waits" if itself else "rotation-blocked", text, command=command)
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from vaultpki.kube.token_flags import TokensInUse
+from vaultpki.places import file_option
 from vaultpki.procedure import standing
 from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.provision.cluster_facts import KeyStepDone
@@ -49,7 +50,7 @@ def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
     elif done.sharing:
         yield (
             f"{', '.join(done.sharing)} have a sa.key that was not made here: `vaultpki ca rotate "
-            f"{SERVICE_ACCOUNT_KEYS} -f {file}` begins to give each node one of its own."
+            f"{SERVICE_ACCOUNT_KEYS}{file_option(file)}` begins to give each node one of its own."
         )
     else:
         yield "No service-account key is in use yet."

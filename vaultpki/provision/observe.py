@@ -217,7 +217,7 @@ def _refuse_other_kind_of_root(cluster: Cluster, seen: Observation) -> None:
         raise StateConflict(
             f"the root CA at {mount} is ours by its name, and has no key, and {cluster.file} asks for one from outside "
             "(ca.root). Nobody can sign by it, and no rotation leads from it to another one. Restore its key. Or if no "
-            f"node has joined yet, apply again after `vaultpki destroy -f {cluster.file}`"
+            f"node has joined yet, apply again after `vaultpki destroy{cluster.file_option}`"
         )
 
 
@@ -249,7 +249,7 @@ def _lost(cluster: Cluster, found: ServerObjects, foreign: Collection[str]) -> d
         there = found.cas.get(mount, CaMount())
         if record is not None and mount in found.cas and not there.issuer:
             why = (
-                f"is gone, and nodes get no certificates of {ca}; `vaultpki ca continue -f {cluster.file}` makes it "
+                f"is gone, and nodes get no certificates of {ca}; `vaultpki ca continue{cluster.file_option}` makes it "
                 "again if its key is there, or says what to do"
             )
             dangers[mount] = Danger(f"issuer {mount}/issuer/{record.leaf.name}", why)
@@ -259,7 +259,7 @@ def _lost(cluster: Cluster, found: ServerObjects, foreign: Collection[str]) -> d
         if record is None and ours:
             why = (
                 f"only a rotation makes this CA, and there is no record of one. Nothing of {ca}'s CA is changed until "
-                f"`vaultpki ca recover {ca} -f {cluster.file}` has written the record again"
+                f"`vaultpki ca recover {ca}{cluster.file_option}` has written the record again"
             )
             dangers[mount] = Danger(f"issuer {mount}/issuer/{max(ours)}", why)
     return dangers

@@ -80,7 +80,7 @@ def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> Non
             f"{cluster.file}: {field}: {cluster.name} is being taken over ({record.state.value}), and "
             f"{first_few(working)} would lose the agent half-way. Put it back until the adoption is done. If the "
             f"machine itself is gone, delete its node (`kubectl delete node {working[0]}`), lock it (`vaultpki lock "
-            f"{working[0]} -f {cluster.file}`) and run this again"
+            f"{working[0]}{cluster.file_option}`) and run this again"
         )
 
 

@@ -104,7 +104,7 @@ def _read(cluster: Cluster, vault: Vault, found: object, domain: str) -> Rotatio
         raise SpecError(
             f"is not a record that vaultpki wrote{f' ({error.field})' if error.field else ''}; delete it "
             f"(`{vault.program()} kv metadata delete -mount={store} {path}`), and "
-            f"`vaultpki ca recover {domain} -f {cluster.file}` writes it again",
+            f"`vaultpki ca recover {domain}{cluster.file_option}` writes it again",
             file=f"{store}/{path}",
         ) from None
 
@@ -114,7 +114,7 @@ def write_record(cluster: Cluster, vault: Vault, record: RotationRecord, version
     if record.revision >= rotation_record.BEYOND:
         raise SpecError(
             f"the record of {record.domain} has the highest revision that there is, which no vaultpki wrote: find out "
-            f"who did, and run `vaultpki ca recover {record.domain} -f {cluster.file}`"
+            f"who did, and run `vaultpki ca recover {record.domain}{cluster.file_option}`"
         )
     path, value = record_path(record.domain), rotation_record.to_json(record)
     write_once(vault, cluster.mount("config"), path, value, version, other_operator(cluster, record.domain))
@@ -123,4 +123,4 @@ def write_record(cluster: Cluster, vault: Vault, record: RotationRecord, version
 
 def other_operator(cluster: Cluster, domain: str) -> ChangedMeanwhile:
     """Return the error for a record that somebody else has changed."""
-    return changed_meanwhile(f"the rotation of {domain}", f"vaultpki ca status -f {cluster.file}")
+    return changed_meanwhile(f"the rotation of {domain}", f"vaultpki ca status{cluster.file_option}")

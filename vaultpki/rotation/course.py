@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from vaultpki.places import file_option
 from vaultpki.records.rotation import CA_TABLE, Method, RotationRecord, State
 
 
@@ -31,7 +32,7 @@ def why_stopped(course: Course, record: RotationRecord | None, file: str) -> str
 
     `record` is that of the same CA, as it is now, and `file` the path of cluster.yaml.
     """
-    last, look = course.last, f"look at `vaultpki ca status -f {file}`"
+    last, look = course.last, f"look at `vaultpki ca status{file_option(file)}`"
     if record is None or record.revision < last.revision:
         shows = "no record" if record is None else "an older record than this command has read"
         return (
@@ -52,7 +53,8 @@ def why_stopped(course: Course, record: RotationRecord | None, file: str) -> str
         what = f"goes on with the rotation of {last.domain} by `vaultpki ca continue`, which this command led back"
     elif record.state is State.STEADY:
         what = f"has taken the rotation of {last.domain} back by `vaultpki ca abort`"
-        return f"another operator {what}, and it is over; `vaultpki ca rotate {last.domain} -f {file}` begins again"
+        again = f"vaultpki ca rotate {last.domain}{file_option(file)}"
+        return f"another operator {what}, and it is over; `{again}` begins again"
     else:
         what = f"has turned the rotation of {last.domain} back by `vaultpki ca abort`"
     if record.state.resting:

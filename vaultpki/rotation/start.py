@@ -87,7 +87,7 @@ def why_missing(cluster: Cluster, domain: str, mount: RotationMount) -> str:
 
     `apply` makes another CA beside one that has lost its name, and cannot mend the chain of one that is there.
     """
-    name, file = ca_subject(cluster.name, domain), cluster.file
+    name = ca_subject(cluster.name, domain)
     renamed = [
         each
         for each in mount.issuers
@@ -107,10 +107,11 @@ def why_missing(cluster: Cluster, domain: str, mount: RotationMount) -> str:
         if mount.outside and each.facts is not None and domain != ROOT:
             return (
                 f"the CA {name} is at {mount.path}, and {why}; put the certificate of {signer} that signed it back "
-                f"into ca.root_file of {file}"
+                f"into ca.root_file of {cluster.file}"
             )
-        return f"{mount.path}/issuer/{each.id} is not the CA {name}: {why}; `vaultpki plan -f {file}` says what to do"
-    return f"{mount.path} has no CA {name}; run `vaultpki apply -f {file}`"
+        look = f"`vaultpki plan{cluster.file_option}` says what to do"
+        return f"{mount.path}/issuer/{each.id} is not the CA {name}: {why}; {look}"
+    return f"{mount.path} has no CA {name}; run `vaultpki apply{cluster.file_option}`"
 
 
 def also_trusted(cluster: str, domain: str, mount: RotationMount, nodes: Collection[Participant]) -> frozenset[str]:
@@ -143,8 +144,8 @@ def current(cluster: Cluster, domain: str, before: RotationRecord | None, mount:
         raise StateConflict(why_missing(cluster, domain, mount))
     if own.id != mount.default:
         raise StateConflict(
-            f"{mount.path} does not sign by its CA {ca_subject(cluster.name, domain)}; run `vaultpki apply -f "
-            f"{cluster.file}` first"
+            f"{mount.path} does not sign by its CA {ca_subject(cluster.name, domain)}; run `vaultpki apply"
+            f"{cluster.file_option}` first"
         )
     return CaRef(f"{domain}-1", own.id, own.key, own.sha256)
 

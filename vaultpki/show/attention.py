@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vaultpki.findings.catalogue import Severity
-from vaultpki.findings.finding import Finding
+from vaultpki.findings.finding import Finding, names_command
 from vaultpki.findings.nodes import NodeRow
 from vaultpki.redact import first_few
 
@@ -87,7 +87,7 @@ def _together(found: Sequence[Finding], names: Sequence[str]) -> str:
     text = found[0].text if len(texts) == 1 else f"{found[0].text}, the others alike"
     commands = {_for_any(each.command, name) for each, name in zip(found, names, strict=True)}
     command = commands.pop() if len(commands) == 1 else found[0].command
-    if command.partition(" -f ")[0] in text:
+    if names_command(text, command):
         return text
     there = " on each of them" if found[0].where == "node" else " for each of them" if "NODE" in command else ""
     return f"{text}: run `{command}`{there}"

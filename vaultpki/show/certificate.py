@@ -243,7 +243,7 @@ def _revoked_text(one: ShownCertificate) -> str:
     found = one.revocation
     if found is None:
         serial = f"{one.facts.serial:x}"
-        return f"not known from files; `vaultpki show -f cluster.yaml --serial {serial}` asks the server"
+        return f"not known from files; `vaultpki show --serial {serial}` asks the server"
     since = f" since {_time(found.at)}" if found.at else ""
     return f"{'yes' if found.revoked else 'no'}{since}, {found.source}"
 

@@ -54,7 +54,7 @@ def of_folders(
     held = [folder for folder in found if folder.certificates]
     looks = [_look(cluster, folder, _status(cluster, folder, now, procedures), table, now) for folder in held]
     cas = tuple(_cas(cluster, held, now))
-    again = f"run `vaultpki verify -f {cluster.file} --dir {directory}`"
+    again = f"run `vaultpki verify{cluster.file_option} --dir {directory}`"
     return Inventory(
         pairs=tuple(pair for look in looks for pair in look.pairs),
         holders=tuple(look.holder for look in looks),

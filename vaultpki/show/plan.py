@@ -9,6 +9,7 @@ from vaultpki.identity import root_pin
 from vaultpki.identity.asked_server import AskedServer
 from vaultpki.model import Cluster
 from vaultpki.pki.ca_life import Level
+from vaultpki.places import file_option
 from vaultpki.provision.plan import SECRET_ID, Change, Colour, Plan, Rotation, without_notice
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.redact import escaped, first_few, named, stamp
@@ -100,11 +101,11 @@ def attention_lines(cluster: Cluster, plan: Plan, *, width: int = WIDTH) -> list
 
 def waiting_sentence(file: str, waiting: Sequence[str]) -> str:
     """Return which issuing CAs a signer outside has not signed yet, and the two commands that come next."""
-    one, spec = len(waiting) == 1, escaped(file)
+    one, option = len(waiting) == 1, escaped(file_option(file))
     return (
         f"the issuing CA{'' if one else 's'} {named(waiting)} wait{'s' if one else ''} for a certificate of the signer "
-        f"outside: `vaultpki ca csr -f {spec} -o DIR` writes {'its request' if one else 'their requests'}, and "
-        f"`vaultpki ca import -f {spec} FILE...` takes what comes back"
+        f"outside: `vaultpki ca csr{option} -o DIR` writes {'its request' if one else 'their requests'}, and "
+        f"`vaultpki ca import{option} FILE...` takes what comes back"
     )
 
 

@@ -187,14 +187,12 @@ def test_kubeadm_upgrades_the_adopted_cluster(small: Small, programs: Programs) 
         containerd.load(node.machine, kubeadm_nodes.needed(node, archives))
         node.install(programs, "kubeadm")
     one.made.programs = programs
-    one.made.run(
-        f"vaultpki kubeadm config -f cluster.yaml cp-1 --upgrade --kubernetes-version {programs.version} -o upgrade"
-    )
+    one.made.run(f"vaultpki kubeadm config cp-1 --upgrade --kubernetes-version {programs.version} -o upgrade")
     kubeadm_cluster.adapt(one.folder / "upgrade", programs.version)
     one.made.run("scp -p operator/admin.conf root@cp-1:/etc/kubernetes/")
     for name, mode in (("cp-1", "--join"), ("w-1", "")):
         # kubeadm writes rotateCertificates: true whatever kubelet-config says, so each node gets the kubelet's patches.
-        one.made.run(f"vaultpki kubeadm config -f cluster.yaml {name} {mode} -o patches-{name}")
+        one.made.run(f"vaultpki kubeadm config {name} {mode} -o patches-{name}")
         one.made.run(f"scp -p patches-{name}/patches/*.yaml root@{name}:/etc/kubernetes/kubeadm/patches/")
     for name, command in (("cp-1", "apply"), ("w-1", "node")):
         one.made.run(f"scp -p upgrade/kubeadm.yaml root@{name}:/etc/kubernetes/kubeadm/upgrade.yaml")
@@ -224,7 +222,7 @@ def test_a_node_joins_the_adopted_cluster_by_the_page(small: Small, name: str) -
             f"scp -3p {keys} root@cp-2:/etc/kubernetes/pki/ && scp -p operator/admin.conf root@cp-2:/etc/kubernetes/"
         )
     mode = "--join" if name == "cp-2" else ""
-    one.made.run(f"vaultpki kubeadm config -f cluster.yaml {name} {mode} -o joins-{name}")
+    one.made.run(f"vaultpki kubeadm config {name} {mode} -o joins-{name}")
     kubeadm_cluster.adapt(one.folder / f"joins-{name}", one.made.programs.version)
     one.nodes[name].run("rm", "-rf", "/etc/kubernetes/kubeadm")
     one.made.run(f"scp -rp joins-{name} root@{name}:/etc/kubernetes/kubeadm")

@@ -363,7 +363,7 @@ def renewal(cluster: KubeadmCluster) -> tuple[Load, kubeadm_use.Audit, float, di
         after = kubeadm_use.lying(cluster)
         assert not set(before.values()) & set(after.values())
         for person in ("admin", "super-admin"):
-            cluster.run(f"vaultpki issue -f cluster.yaml {person} --dir operator")
+            cluster.run(f"vaultpki issue {person} --dir operator")
 
         def all_shown() -> bool:
             for holding, pair in kubeadm_use.shown(cluster).items():
@@ -447,7 +447,7 @@ def test_a_node_joins_again_after_a_reset(cluster: KubeadmCluster, name: str) ->
         for other in PLANES:
             if other != name:
                 cluster.nodes[other].resident()
-        cluster.run(f"vaultpki ca continue -f cluster.yaml --replaced {name} --wait")
+        cluster.run(f"vaultpki ca continue --replaced {name} --wait")
         node.vaultpki("agent", "--once")
         cluster.run(f"scp -p operator/admin.conf root@{name}:/etc/kubernetes/")
     cluster.run("kubeadm join --config /etc/kubernetes/kubeadm/kubeadm.yaml", name)

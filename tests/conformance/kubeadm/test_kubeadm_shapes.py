@@ -49,17 +49,17 @@ def cluster(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Ite
         ) as made,
     ):
         run = made.run
-        run("vaultpki apply -f cluster.yaml --yes")
+        run("vaultpki apply --yes")
         run(f"kubeadm init phase certs sa --cert-dir {PKI}", "cp-1")
         for name in made.nodes:
-            run(f"vaultpki enroll -f cluster.yaml {name} -o {name}.json && scp -p {name}.json root@{name}:")
+            run(f"vaultpki enroll {name} -o {name}.json && scp -p {name}.json root@{name}:")
             run(f"vaultpki join {name}.json --dir {PKI}", name)
         start_etcd(made)
-        run("vaultpki issue -f cluster.yaml super-admin --dir operator")
-        run("vaultpki issue -f cluster.yaml admin --dir operator")
+        run("vaultpki issue super-admin --dir operator")
+        run("vaultpki issue admin --dir operator")
         run("scp -p operator/admin.conf operator/super-admin.conf root@cp-1:/etc/kubernetes/")
         for name, mode, kubeadm in (("cp-1", "--init", "init"), ("worker-1", "--join", "join")):
-            run(f"vaultpki kubeadm config -f cluster.yaml {name} {mode} --dir {PKI} -o {name}")
+            run(f"vaultpki kubeadm config {name} {mode} --dir {PKI} -o {name}")
             kubeadm_cluster.adapt(made.folder / name, programs.version)
             run(f"scp -rp {name} root@{name}:/etc/kubernetes/kubeadm")
             run(f"kubeadm {kubeadm} --config /etc/kubernetes/kubeadm/kubeadm.yaml", name)

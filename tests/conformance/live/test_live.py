@@ -376,7 +376,7 @@ def test_the_page_shows_what_is_printed(live: LiveCluster) -> None:
     blocks = {block.language: block for block in pages.blocks(pages.text("verify-live"))}
     shown, fault = blocks["console"], blocks["text"]
     (command,) = shown.commands()
-    assert command.text == "vaultpki verify -f cluster.yaml --live --kubeconfig operator/admin.conf"
+    assert command.text == "vaultpki verify --live --kubeconfig operator/admin.conf"
     assert _without_numbers(live.printed()) == _without_numbers(command.shown)
     with kubelet(readOnlyPort=10255)(live):
         assert fault.text.strip() in live.printed()

@@ -68,14 +68,14 @@ def test_a_node_lives_on_it_and_keeps_its_identity(
     assert machine.run(
         *("vaultpki", "plan", "-f", "/root/cluster.yaml", "--detailed-exitcode"), env=env, network=True, expect=4
     ).stdout.startswith(f"Server: {server.address}, namespace root\n")
-    machine.shell("vaultpki apply -f cluster.yaml --yes", env=env, network=True)
-    machine.shell("vaultpki enroll -f cluster.yaml worker-1 -o join.json", env=env, network=True)
+    machine.shell("vaultpki apply --yes", env=env, network=True)
+    machine.shell("vaultpki enroll worker-1 -o join.json", env=env, network=True)
     machine.shell("vaultpki doctor join.json", network=True)
     machine.shell("vaultpki join join.json", network=True)
     machine.shell("vaultpki doctor", network=True)
     status = json.loads(machine.shell("vaultpki status --json", network=True))
     assert status["ok"] and {each["state"] for each in status["certificates"]} == {"ok"}
-    machine.shell("vaultpki verify -f cluster.yaml --dir /etc/kubernetes/pki")
+    machine.shell("vaultpki verify --dir /etc/kubernetes/pki")
 
     # What ran has written nothing beside the node's own files; a removal takes all but these.
     own = {path for path in machine.files() if path.startswith(_IDENTITY)}

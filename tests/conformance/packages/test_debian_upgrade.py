@@ -97,8 +97,8 @@ def newer(deb: Path, folder: Path) -> Path:
 def join(machine: CleanRoot, server: Server, cluster: str) -> None:
     """A worker joins a cluster of its own, by what is installed on it."""
     env = clean_root.as_operator(machine, server, cluster)
-    machine.shell("vaultpki apply -f cluster.yaml --yes", env=env, network=True)
-    machine.shell("vaultpki enroll -f cluster.yaml worker-1 -o join.json", env=env, network=True)
+    machine.shell("vaultpki apply --yes", env=env, network=True)
+    machine.shell("vaultpki enroll worker-1 -o join.json", env=env, network=True)
     machine.shell("vaultpki agent --join join.json --once", network=True)
 
 

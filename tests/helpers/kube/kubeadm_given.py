@@ -203,7 +203,7 @@ class Given:
 
     def enrol(self, name: str, *words: str) -> str:
         """Give a machine its agent, which makes one pass."""
-        self.made.run(f"vaultpki enroll -f cluster.yaml {name} -o {name}.json && scp -p {name}.json root@{name}:")
+        self.made.run(f"vaultpki enroll {name} -o {name}.json && scp -p {name}.json root@{name}:")
         return self.made.run(f"vaultpki join {name}.json {' '.join(words)}", name)
 
     # A machine
@@ -272,7 +272,7 @@ class Given:
 
     def issue(self) -> None:
         """The operator's own pair of the new CAs, and the manifests beside it."""
-        self.made.run("vaultpki issue -f cluster.yaml admin --dir operator")
+        self.made.run("vaultpki issue admin --dir operator")
 
     def outside(self, to: str) -> None:
         """Give people what the next state asks of kubeconfigs outside."""
@@ -315,7 +315,7 @@ class Given:
 
     def leave(self, name: str) -> None:
         """Take a machine's agent away, after the way back."""
-        self.made.run(f"vaultpki lock -f cluster.yaml {name}")
+        self.made.run(f"vaultpki lock {name}")
         self.nodes[name].run("rm", "-rf", "/etc/vaultpki", "/var/lib/vaultpki")
 
     def forget(self) -> None:
@@ -339,7 +339,7 @@ class Given:
         return self.folder / "cluster.yaml"
 
     def _apply(self) -> None:
-        self.made.run("vaultpki apply -f cluster.yaml --yes")
+        self.made.run("vaultpki apply --yes")
 
     def await_logs(self, name: str) -> None:
         """Wait until kube-proxy's logs on a node are shown: kube-apiserver calls the kubelet for them."""

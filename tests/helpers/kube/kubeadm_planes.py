@@ -162,17 +162,17 @@ def standing(server: Server, programs: Programs, folder: Path, poll: str = "10s"
 def _make(made: KubeadmCluster, poll: str) -> None:
     """docs/kubeadm.md for three control planes that share one service-account key."""
     run = made.run
-    run("vaultpki apply -f cluster.yaml --yes")
+    run("vaultpki apply --yes")
     made.one_key()
     for name, node in made.nodes.items():
-        run(f"vaultpki enroll -f cluster.yaml {name} -o {name}.json && scp -p {name}.json root@{name}:")
+        run(f"vaultpki enroll {name} -o {name}.json && scp -p {name}.json root@{name}:")
         run(f"vaultpki join {name}.json --hooks static-pods", name)
         configure(node, "poll: 5m", f"poll: {poll}")
     for person in ("super-admin", "admin"):
-        run(f"vaultpki issue -f cluster.yaml {person} --dir operator")
+        run(f"vaultpki issue {person} --dir operator")
     run("scp -p operator/super-admin.conf root@cp-1:/etc/kubernetes/")
     for name in made.nodes:
-        run(f"vaultpki kubeadm config -f cluster.yaml {name} {'--init' if name == 'cp-1' else '--join'} -o {name}")
+        run(f"vaultpki kubeadm config {name} {'--init' if name == 'cp-1' else '--join'} -o {name}")
         kubeadm_cluster.adapt(made.folder / name, made.programs.version)
         balanced(made.folder / name, [node.address for node in made.nodes.values()])
         if name == "cp-1":

@@ -269,7 +269,7 @@ def test_a_lost_state_folder(cluster: AppliedCluster, tmp_path: Path) -> None:
     node = cluster.equip("worker-1", folder=tmp_path / "worker-1")
     passed_well(node)
     shutil.rmtree(node.state)
-    enroll = "`vaultpki enroll -f cluster.yaml worker-1 --replace`"
+    enroll = "`vaultpki enroll worker-1 --replace`"
     lost = f"{node.state} is missing, and with it this node's credential"
     for ran in (node.run(expect=1), vaultpki("renew", "--all", "-c", node.config, expect=1)):
         assert lost in ran.stderr and enroll in ran.stderr, ran

@@ -99,8 +99,8 @@ def test_used_twice(applier: Enroller, node: NodeFolder, file: Path, tmp_path: P
     said = refused(NodeFolder("w-1", tmp_path / "thief"), file)
     assert said == (
         "the join file has been used already, and not by this node: somebody may have intercepted it. Run "
-        "`vaultpki lock -f cluster.yaml w-1`, find out who had the file, and ask for a new one "
-        "(`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
+        "`vaultpki lock w-1`, find out who had the file, and ask for a new one "
+        "(`vaultpki enroll w-1 --pool autoscaled`)"
     )
 
 
@@ -110,7 +110,7 @@ def test_late(applier: Enroller, node: NodeFolder, tmp_path: Path) -> None:
     time.sleep(2.5)
     ended = json.loads(file.read_text())["expires"]
     assert refused(node, file) == (
-        f"the join file ended at {ended}; ask for a new one (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
+        f"the join file ended at {ended}; ask for a new one (`vaultpki enroll w-1 --pool autoscaled`)"
     )
 
 
@@ -220,7 +220,7 @@ def test_another_ca_stands_at_the_address(node: NodeFolder, file: Path, tmp_path
     said = refused(node, enrolled_nodes.edited(file, tmp_path / "changed.json", ca_pem=ca_pem))
     assert said.endswith(
         "; the CA in the join file did not sign it: whoever enrolled w-1 must look at vault.ca_file in cluster.yaml, "
-        "and make a new join file (`vaultpki enroll -f cluster.yaml w-1 --pool autoscaled`)"
+        "and make a new join file (`vaultpki enroll w-1 --pool autoscaled`)"
     )
     assert "does not verify" in said and "VAULT_CACERT" not in said
     enrolled_nodes.join(node, file)

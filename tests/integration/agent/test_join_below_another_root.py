@@ -56,7 +56,7 @@ def test_a_node_goes_over_in_place(clusters: ClusterFactory, own_server: Server,
     assert (
         command is not None and old.root_sha256 in said and "remove" not in said and node.snapshot(memory=False) == kept
     )
-    words = command[1].replace("cluster.yaml", str(new.file)).split()
+    words = [*command[1].split(), "-f", str(new.file)]
     into = tmp_path / "join.json"
     enroller.run(*words, "--replace", "-o", into)
     said = vaultpki(*joining(node, into), expect=1).stderr

@@ -143,7 +143,7 @@ def test_an_auth_mount_that_is_gone_is_not_a_locked_node(own: Vouched) -> None:
         assert own.server.api("DELETE", f"sys/auth/{own.prefix}/{kind}").status == 204
         said = node.run(expect=1).stderr
         assert f"Vault has no auth mount auth/{own.prefix}/{kind}, so no node can log in there" in said, said
-        assert "Then make it: `vaultpki apply -f cluster.yaml`" in said and "unlock" not in said
+        assert "Then make it: `vaultpki apply`" in said and "unlock" not in said
 
 
 # Who gets in

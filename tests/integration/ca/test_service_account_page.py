@@ -12,7 +12,7 @@ from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.plan_commands import vaultpki
 
 PAGE = "service-account-keys"
-OF_KUBERNETES = "vaultpki ca continue -f cluster.yaml --kubeconfig admin.conf --wait"
+OF_KUBERNETES = "vaultpki ca continue --kubeconfig admin.conf --wait"
 """The one command of the page that needs a cluster: tests/conformance/ca/test_kube_rotations.py."""
 
 
@@ -40,12 +40,13 @@ def test_each_command_prints_what_the_page_shows(clusters: ClusterFactory) -> No
             text = each.text.removesuffix(" --wait") + (
                 " --yes" if "--emergency" in each.text or "admit" in each.text else ""
             )
-            words = [str(folder / word) if word.endswith((".yaml", ".json")) else word for word in text.split()[1:]]
-            ran = vaultpki(*words, env=env, expect={0, 3})
+            words = [str(folder / word) if word.endswith(".json") else word for word in text.split()[1:]]
+            ran = vaultpki(*words, "-f", cluster.file, env=env, expect={0, 3})
             missing = found_in_order(list(alike("\n".join(each.shown), folder)), _printed(ran.stdout, folder))
             assert not each.shown or missing is None, f"{each.text} does not print {missing}\n{ran.stdout}"
     assert (folder / "jwks.json").exists()
 
 
 def _printed(text: str, folder: Path) -> list[str]:
-    return alike(text.replace(f"{folder}/", ""), folder)
+    # A page runs its commands where cluster.yaml is.
+    return alike(text.replace(f" -f {folder}/cluster.yaml", "").replace(f"{folder}/", ""), folder)

@@ -39,6 +39,7 @@ from helpers.vault.rotations import Rotation, rotation_of
 from helpers.vault.servers import free_ports, wait_for
 from vaultpki.disk.folders import Folders
 from vaultpki.findings.catalogue import KINDS
+from vaultpki.findings.finding import names_command
 from vaultpki.host import processes
 from vaultpki.identity import ending, enrol
 from vaultpki.issue import operator
@@ -93,9 +94,9 @@ class Case:
             yield shown("status", "-c", self.node.config, expect={0, 3})["summary"]["findings"]
 
     def commands(self, name: str) -> list[str]:
-        """The next command of a finding in each view that has it, with the file as operators call it."""
+        """The next command of a finding in each view that has it, for who stands beside cluster.yaml."""
         said = [dict.fromkeys(one["command"] for one in found if one["name"] == name) for found in self.views()]
-        return [each.replace(str(self.cluster.file), "cluster.yaml") for view in said for each in view]
+        return [each.replace(f" -f {self.cluster.file}", "") for view in said for each in view]
 
     def run(self, command: str, *, expect: int | set[int] = 0) -> str:
         """Run a command as it is printed, on the node or with the policy that is printed for it."""
@@ -109,9 +110,8 @@ class Case:
         pooled = words[0] == "enroll" and "--pool" in words and "--replace" not in words
         who = "enroller" if pooled else WHO.get(words[0], "applier")
         asks = ["--yes"] if any(" ".join(words).startswith(each) for each in ASK) else []
-        with enrolled_nodes.variables(self.cluster.environment(who)):
-            places = [str(self.cluster.file) if each == "cluster.yaml" else each for each in words]
-            return command_here(*places, *asks, expect=expect).stdout
+        with enrolled_nodes.variables(self.cluster.environment(who) | {"VAULTPKI_FILE": str(self.cluster.file)}):
+            return command_here(*words, *asks, expect=expect).stdout
 
 
 @dataclass
@@ -287,7 +287,7 @@ def not_joined_again(stand: Stand) -> Case:
     case = stand.pooled("w-again")
     case.passed()
     lock(case.cluster, case.name)
-    case.run("vaultpki enroll w-again -f cluster.yaml --pool autoscaled -o w-again.json")
+    case.run("vaultpki enroll w-again --pool autoscaled -o w-again.json")
     return case
 
 
@@ -309,7 +309,7 @@ def join_file_unused(stand: Stand) -> Case:
     node = NodeFolder("worker-4", stand.cluster.folder / "nodes" / "worker-4")
     node.folder.mkdir(parents=True)
     case = Case(stand.cluster, "worker-4", node)
-    case.run("vaultpki enroll worker-4 -f cluster.yaml -o worker-4.json")
+    case.run("vaultpki enroll worker-4 -o worker-4.json")
     return case
 
 
@@ -514,8 +514,8 @@ def test_the_next_command_ends_the_finding(
     said, on_node = case.commands(name), kind.own and case.node is not None and not case.reported
     assert len(said) == kind.vault + on_node and len({*said}) == 1, said
     if case.node is not None and on_node and name != "vault-away":
-        # Sentences name the command of an operator without the file.
-        assert f"`{said[0].partition(' -f ')[0]}" in command_here("doctor", "-c", case.node.config, expect=3).stdout
+        # Sentences name the command of an operator with fewer options.
+        assert names_command(command_here("doctor", "-c", case.node.config, expect=3).stdout, said[0])
     case.mend()
     told = case.run(said[0], expect=case.code)
     assert case.says in told, told
@@ -543,7 +543,7 @@ def test_what_a_rotation_asks_of_a_person_leads_to_its_next_state(rotation: Rota
         assert command not in said
         said.append(command)
         case.run(command, expect={0, 3})
-    assert said[0] == "vaultpki ca continue --restarted cp-1/etcd -f cluster.yaml"
+    assert said[0] == "vaultpki ca continue --restarted cp-1/etcd"
     assert rotation.record.state is State.SWITCHED and case.commands("rotation-blocked") == []
 
 
@@ -551,7 +551,7 @@ def test_a_rotation_that_is_ready_goes_on_while_its_command_runs(rotation: Rotat
     all_pass(rotation.nodes, rotation.now)
     case = Case(rotation.cluster)
     (command,) = case.commands("rotation-ready")
-    words = [each.replace("cluster.yaml", str(rotation.cluster.file)) for each in shlex.split(command)[1:]]
+    words = [*shlex.split(command)[1:], "-f", str(rotation.cluster.file)]
     env = applied_cluster.environment(rotation.cluster.environment())
     with open(os.devnull, "r+") as nothing, Fork(words, env, [nothing.fileno()] * 3) as waits:
         # It goes on to wait for what agents do then.
@@ -569,7 +569,7 @@ def test_a_ca_that_ends_soon_is_replaced_by_what_its_finding_says(clusters: Clus
     for node in cluster.model.nodes:
         cluster.equip(node.name)
     case, rotation = Case(cluster), Rotation(cluster)
-    command = "vaultpki ca rotate etcd -f cluster.yaml"
+    command = "vaultpki ca rotate etcd"
     assert command in case.commands("ca-expires")
     case.run(command)
     rotation.reach_on(State.DONE)
@@ -585,7 +585,7 @@ def test_what_an_operator_holds_is_issued_one_by_one(
     monkeypatch.setattr(operator.issue, "__kwdefaults__", {"grace": 0.0})
     folder, case = tmp_path / "operator", Case(stand.cluster)
     names = ("admin", "super-admin")
-    issue = {f"vaultpki issue {name} -f cluster.yaml --dir {folder}" for name in names}
+    issue = {f"vaultpki issue {name} --dir {folder}" for name in names}
     for command in issue:
         case.run(command)
     for name in names:
@@ -597,7 +597,7 @@ def test_what_an_operator_holds_is_issued_one_by_one(
         found = shown("status", "--dir", folder, expect=code)["summary"]["findings"]
         by_report = {each for each in re.findall("`(.*?)`", told) if " verify " not in each}
         said = {one["command"] for one in found}
-        assert {each.replace(str(stand.cluster.file), "cluster.yaml") for each in by_report} == said
+        assert {each.replace(f" -f {stand.cluster.file}", "") for each in by_report} == said
         return said
 
     assert commands(3) == issue

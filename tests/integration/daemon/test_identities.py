@@ -114,7 +114,7 @@ def test_a_rejected_credential_needs_a_join(server: Server, tmp_path: Path, clus
         since = server.audit_position()
         vaultpki("lock", "-f", cluster.file, "worker-1", env=cluster.environment("locker"))
         told = agent.await_said("rejects this node's credential", 2 * POLL)
-        new = "`vaultpki enroll -f cluster.yaml worker-1`"
+        new = "`vaultpki enroll worker-1`"
         assert f"({new}, then `vaultpki join -c {node.config} join.json` here)" in told[0]["message"], told
         state = agent.status(expect=3)
         assert state["agent"]["state"] == "needs-join" and state["vault"]["reachable"], state

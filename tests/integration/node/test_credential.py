@@ -115,7 +115,7 @@ def test_the_ca_file_of_agent_yaml(node: NodeFolder, tmp_path: Path) -> None:
         f"; the CA in {file} (vault.ca_file in {node.config}) did not sign it: compare the two, or join with a new"
         in said
     )
-    assert f"(`vaultpki enroll -f cluster.yaml {node.name} --pool autoscaled`)" in said and "VAULT_CACERT" not in said
+    assert f"(`vaultpki enroll {node.name} --pool autoscaled`)" in said and "VAULT_CACERT" not in said
     node.configure(f"\n  ca_file: {file}", "")
     said = node.run(expect=1).stderr
     assert (
@@ -288,8 +288,8 @@ def test_a_join_cut_anywhere_goes_on(cluster: AppliedCluster, tmp_path: Path, st
             within.append(at)
             said = enrolled_nodes.join(node, file, expect=1).stderr
             assert "was interrupted while it took its credential out of the join file" in said
-            assert f"run `vaultpki lock -f cluster.yaml {node.name}`" in said
-            assert f"ask for a new one (`vaultpki enroll -f cluster.yaml {node.name} --pool autoscaled`)" in said
+            assert f"run `vaultpki lock {node.name}`" in said
+            assert f"ask for a new one (`vaultpki enroll {node.name} --pool autoscaled`)" in said
             unspent_file(cluster, node, file)
         # What a machine does by itself: just the agent. What a person does: the same join again.
         if at // step % 2 and node.config.exists() and (node.state / "secret-id").exists():

@@ -127,7 +127,7 @@ class Soaked(Given):
             self.person()
             return
         Given.outside(self, to)
-        self.made.run("vaultpki issue -f cluster.yaml super-admin --dir operator")
+        self.made.run("vaultpki issue super-admin --dir operator")
         for name in ("kubernetes-ca-chain.crt", *(f"{person}.pem" for person in OPERATORS)):
             self.put(name, (self.folder / "operator" / name).read_text())
         # A connection that began with an old pair counts too, see the page.
@@ -228,7 +228,7 @@ class Soaked(Given):
         """A worker joins with its agent first, with Vault's certificates, as on the page of kubeadm."""
         self.list(name)
         self.enrol(name)
-        self.made.run(f"rm -rf joins-{name} && vaultpki kubeadm config -f cluster.yaml {name} -o joins-{name}")
+        self.made.run(f"rm -rf joins-{name} && vaultpki kubeadm config {name} -o joins-{name}")
         kubeadm_cluster.adapt(self.folder / f"joins-{name}", self.made.programs.version)
         self.nodes[name].run("rm", "-rf", "/etc/kubernetes/kubeadm")
         self.made.run(f"scp -rp joins-{name} root@{name}:/etc/kubernetes/kubeadm")
@@ -239,7 +239,7 @@ class Soaked(Given):
         self.kubectl(f"delete node {name} --ignore-not-found")
         self.kubectl("delete csr --all")
         if self.nodes[name].seen("/etc/vaultpki/agent.yaml").exists():
-            self.made.run(f"vaultpki lock -f cluster.yaml {name}")
+            self.made.run(f"vaultpki lock {name}")
         self.clear(name)
 
     def clear(self, name: str) -> None:

@@ -30,6 +30,7 @@ def look_at(held: AdoptionRecord, seen: ClusterSeen) -> Any:
     cluster = SimpleNamespace(
         name="prod",
         file="cluster.yaml",
+        file_option="",
         authority=SimpleNamespace(also_trust={}),
         mount=lambda name: f"vaultpki/prod/{name}",
     )
@@ -67,11 +68,9 @@ def test_in_prepared_an_abort_gives_turns_to_machines_that_come_back(before: Ado
     ]
     found = drive.standing(look_at(record(prepared), ClusterSeen(machines=tuple(planes))))
     text = " ".join(" ".join(standing.standing_lines(found, "admin.conf")).split())
-    words = (
-        "Next: `vaultpki adopt abort -f cluster.yaml --kubeconfig admin.conf` gives cp-2 the turn to end the way back"
-    )
+    words = "Next: `vaultpki adopt abort --kubeconfig admin.conf` gives cp-2 the turn to end the way back"
     assert (words in text) is (before not in (None, prepared))
-    assert "`vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf`" in text
+    assert "`vaultpki adopt continue --kubeconfig admin.conf`" in text
 
 
 def noting(held: AdoptionRecord, asked: list[str], **said: Any) -> AdoptionRecord:
@@ -122,5 +121,5 @@ def test_where_old_keys_are_kept_is_not_said_after_the_last_step(kept: str, note
 def test_commands_in_reasons_name_the_files_of_this_one() -> None:
     found = drive.standing(look_at(record(AdoptionState.PUBLISHED, confirmed=()), ClusterSeen(info=Side.BOTH)))
     text = " ".join(" ".join(standing.standing_lines(found, "admin.conf")).split())
-    command = "`vaultpki adopt continue -f cluster.yaml --kubeconfig admin.conf --checked outside`"
+    command = "`vaultpki adopt continue --kubeconfig admin.conf --checked outside`"
     assert text.count(command) == 2 and "FILE" not in text

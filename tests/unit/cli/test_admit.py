@@ -26,7 +26,7 @@ NOW = datetime(2026, 12, 1, tzinfo=UTC)
 MADE = SecretId("8c1d0000-0000-4000-8000-000000000001", NOW, 86400)
 KEY = WaitingKey("cp-2", "ab" * 32, "cd" * 32, MADE, NOW)
 NOTHING = KeyStepDone(None)
-ALL: Any = SimpleNamespace(file="cluster.yaml")
+ALL: Any = SimpleNamespace(file="cluster.yaml", file_option="")
 VAULT: Any = SimpleNamespace(clock_offset=0.0)
 
 
@@ -113,8 +113,8 @@ def test_two_live_credentials_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
         admission._live_credentials(ALL, VAULT, ["cp-2"])
     assert str(refused.value) == (
         "cp-2 has 2 live credentials, so its key may be that of a copy. Nothing was admitted. An agent that has just "
-        "renewed its credential ends the old one within minutes: then run it again. Else run `vaultpki lock cp-2 -f "
-        "cluster.yaml`, and enroll it again"
+        "renewed its credential ends the old one within minutes: then run it again. Else run `vaultpki lock cp-2`, and "
+        "enroll it again"
     )
 
 

@@ -61,7 +61,7 @@ def test_anybody_else_is_refused_with_both_names(other: DirectoryOwner, first: b
     assert told == str(written.value) and mark.read_bytes() == before
     assert holder.text(comer) in told and comer.text(holder) in told and holder.text(comer) != comer.text(holder)
     assert "choose another directory" in told and "remove" not in told
-    command = f"`vaultpki enroll cp-1 -f cluster.yaml --former-root {holder.root_sha256}`"
+    command = f"`vaultpki enroll cp-1 --former-root {holder.root_sha256}`"
     assert (command in told) is (holder.root_sha256 != comer.root_sha256)
 
 

@@ -443,15 +443,15 @@ def test_a_node_and_a_foreign_ca(further: dict[str, Any], state: str, said: str)
     ("recover", "text", "command"),
     [
         # Nobody knows, or the server's record is behind by what others say too.
-        (None, BEHIND, "vaultpki ca recover etcd -f cluster.yaml"),
-        ({"etcd": "etcd"}, BEHIND, "vaultpki ca recover etcd -f cluster.yaml"),
+        (None, BEHIND, "vaultpki ca recover etcd"),
+        ({"etcd": "etcd"}, BEHIND, "vaultpki ca recover etcd"),
         # The root takes it along.
-        ({"etcd": "root"}, BEHIND.partition(" until ")[0], "vaultpki ca recover root -f cluster.yaml"),
+        ({"etcd": "root"}, BEHIND.partition(" until ")[0], "vaultpki ca recover root"),
         # It alone says so, and its word does not count.
         (
             {"kubelet": "kubelet"},
             BEHIND.partition(" until ")[0],
-            "vaultpki enroll cp-1 -f cluster.yaml --replace -o cp-1.json",
+            "vaultpki enroll cp-1 --replace -o cp-1.json",
         ),
     ],
 )
@@ -467,8 +467,8 @@ def test_a_node_that_has_read_more_is_answered_by_what_helps(
 @pytest.mark.parametrize(
     ("kind", "commands"),
     [
-        ("pooled", ["vaultpki enroll w-1 -f cluster.yaml --pool autoscaled --replace -o w-1.json"] * 2),
-        ("jwt", ["vaultpki lock w-1 -f cluster.yaml", "vaultpki agent --once"]),
+        ("pooled", ["vaultpki enroll w-1 --pool autoscaled --replace -o w-1.json"] * 2),
+        ("jwt", ["vaultpki lock w-1", "vaultpki agent --once"]),
     ],
 )
 def test_no_join_file_is_named_for_a_node_that_logs_in_by_a_token(kind: NodeKind, commands: list[str]) -> None:

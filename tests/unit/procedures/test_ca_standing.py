@@ -44,8 +44,8 @@ def banner(folder: Path, record: RotationRecord, gate: Gate | None) -> Banner:
             Gate(opens=NOW + timedelta(minutes=5)),
             ["Every node is ready; it waits 5 minutes more, until "],
         ),
-        (Gate(opens=NOW), ["It waits for nobody: run `vaultpki ca continue -f cluster.yaml`"]),
-        (None, ["`vaultpki ca status -f cluster.yaml` shows what it waits for"]),
+        (Gate(opens=NOW), ["It waits for nobody: run `vaultpki ca continue`"]),
+        (None, ["`vaultpki ca status` shows what it waits for"]),
     ],
 )
 def test_it_says_what_the_next_step_waits_for(tmp_path: Path, gate: Gate | None, waits: list[str]) -> None:
@@ -81,5 +81,5 @@ def test_nodes_that_wait_for_the_same_are_one_sentence(tmp_path: Path) -> None:
         "It waits for cp-0: reason 0",
         "It waits for cp-1: reason 1",
         "It waits for cp-2: reason 2",
-        "It waits for 3 more: `vaultpki ca status -f cluster.yaml`",
+        "It waits for 3 more: `vaultpki ca status`",
     )

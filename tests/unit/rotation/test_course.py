@@ -45,14 +45,12 @@ def test_it_says_what_the_other_operator_did() -> None:
     )
     assert said(record(B), record(Y, 5)) == (
         "another operator has taken the rotation of etcd back by `vaultpki ca abort`, and it is over; `vaultpki ca "
-        "rotate etcd -f cluster.yaml` begins again"
+        "rotate etcd` begins again"
     )
     assert said(record(T), record(S, 5), back=True).startswith(
         "another operator goes on with the rotation of etcd by `vaultpki ca continue`, which this command led back; "
     )
-    assert said(record(R), record(D, 5), back=True).endswith(
-        "this command has stopped, look at `vaultpki ca status -f cluster.yaml`"
-    )
+    assert said(record(R), record(D, 5), back=True).endswith("this command has stopped, look at `vaultpki ca status`")
 
 
 @pytest.mark.parametrize("back", [False, True])

@@ -95,7 +95,7 @@ def test_a_node_with_whole_certificates_can_need_attention(cluster: Cluster) -> 
     made = report(cluster, replace(found, holders=holders), NOW)
     block = made.holders[0]
     assert (block.name, block.word, block.health, block.open) == ("worker-2", "locked", Health.BROKEN, True)
-    assert block.faults == ("it is locked: run `vaultpki unlock worker-2 -f cluster.yaml`",)
+    assert block.faults == ("it is locked: run `vaultpki unlock worker-2`",)
     assert block.notes[-1] == "0 live credentials."
 
 
