@@ -29,7 +29,7 @@ _SEVERITIES: Final[Mapping[Level, Severity]] = {
 }
 _ON_NODES: Final = (
     "systemctl ",
-    *(f"vaultpki {each}" for each in ("adopt node", "agent", "doctor", "pull", "renew", "status")),
+    *(f"vaultpki {each}" for each in ("adopt node", "agent", "doctor", "renew", "status")),
 )
 _WITHOUT_FILE: Final = ("bao ", "vault ", "vaultpki adopt inventory", *_ON_NODES)
 _COMMAND: Final = re.compile(r"`((?:vaultpki|vault|bao) [^`]+)`")
