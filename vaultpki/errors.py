@@ -21,7 +21,8 @@ VaultpkiError
 ├── CertificateUnreadable  a certificate, key or chain cannot be parsed
 ├── StoreError           a file or folder could not be read or written safely
 │   ├── Unsafe           others could put their own files in place of ours
-│   └── Busy             another vaultpki process holds the directory
+│   ├── Busy             another vaultpki process holds the directory
+│   └── AgentNotReached  no resident agent can be asked: none runs here, or it has ended
 ├── TemplateError        a template contains an unknown placeholder or cannot be rendered
 ├── ToolMissing          a program that this command needs is not installed
 └── Attention            the command is done, and something needs attention: exit code 3
@@ -178,6 +179,10 @@ class Unsafe(StoreError):
 
 class Busy(StoreError):
     """Another vaultpki process holds the directory."""
+
+
+class AgentNotReached(StoreError):
+    """No resident agent of this node can be asked: none runs here, it ended meanwhile, or another user runs it."""
 
 
 class TemplateError(VaultpkiError):

@@ -36,10 +36,6 @@ INSTEAD: dict[str, str | None] = {
     ),
     # The demo's folder is another one here, see above.
     "vaultpki status --dir trial": "vaultpki status --dir served",
-    # It needs an agent that stays.
-    "vaultpki pull": (
-        "vaultpki agent 2>agent.log & until vaultpki pull 2>/dev/null; do kill -0 $!; sleep 0.2; done; kill $!; wait $!"
-    ),
     # It stays until it is ended; `timeout` tells that it did.
     "vaultpki agent": "timeout 2 vaultpki agent || test $? -eq 124",
 }

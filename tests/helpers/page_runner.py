@@ -23,7 +23,7 @@ from helpers.vault.servers import Server
 ADDRESSES = ("https://vault.example.com:8200", "https://127.0.0.1:8200")
 # What a node has at these places is below a folder of its own here.
 OF_NODES = ("/etc/kubernetes/pki", "/etc/vaultpki")
-_ON_NODES = ("agent", "join", "doctor", "show", "status", "renew", "pull")
+_ON_NODES = ("agent", "join", "doctor", "show", "status", "renew")
 
 
 @dataclass(frozen=True)

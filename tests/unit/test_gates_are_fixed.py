@@ -29,7 +29,7 @@ TIMES = {
 }
 VARIABLES = {
     "cli/__init__.py": {"NO_COLOR"},
-    "cli/common.py": {"KUBECONFIG"},
+    "cli/common.py": {"KUBECONFIG", "VAULTPKI_FILE"},
     "host/hook_runner.py": {"HOME", "LANG"},
     "host/log.py": {"JOURNAL_STREAM"},
     "host/openssl.py": {"PATH"},

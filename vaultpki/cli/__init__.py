@@ -49,7 +49,6 @@ _GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
     "On a node": {
         "join": ("join", "join_command", "Join the cluster by a join file."),
         "agent": ("agent", "agent_command", "Issue, install and renew the node's certificates."),
-        "pull": ("pull", "pull_command", "Make the agent that stays ask Vault now."),
         "doctor": ("doctor", "doctor_command", "Find what is wrong, and what to do; changes nothing."),
         "status": ("status", "status_command", "Show certificates, when they expire, what is wrong."),
         "renew": ("status", "renew_command", "Renew certificates now, even if not due."),
@@ -62,6 +61,8 @@ _GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
     },
 }
 _COMMANDS: Final = {name: command for group in _GROUPS.values() for name, command in group.items()}
+# They work for one release, and are shown and offered nowhere.
+_OLD: Final = {"pull": ("pull", "pull_command", "")}
 
 
 # What a command that changes something says after Ctrl-C; all of them can be killed at any point.
@@ -80,11 +81,12 @@ class _Commands(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        found = _COMMANDS.get(cmd_name) or _OLD.get(cmd_name)
+        if found is None:
             return None
         from importlib import import_module
 
-        module, attribute, _ = _COMMANDS[cmd_name]
+        module, attribute, _ = found
         command: click.Command = getattr(import_module(f"vaultpki.cli.{module}"), attribute)
         return command
 

@@ -40,6 +40,7 @@ _POLICY_OF: Final = {
     "lock": "locker",
 }
 _KUBECONFIG: Final = "KUBECONFIG"
+_FILE: Final = "VAULTPKI_FILE"
 # Cells of a terminal.
 _NARROWEST: Final = 40
 
@@ -114,8 +115,14 @@ def spec_option(function: _F) -> _F:
 
 def spec_file_option(text: str, *names: str) -> Callable[[_F], _F]:
     """Return `-f cluster.yaml`, which `VAULTPKI_FILE` can name too; `names` is the parameter's own, if it has one."""
-    settings = {"envvar": "VAULTPKI_FILE", "show_envvar": True, "show_default": True}
+    settings = {"envvar": _FILE, "show_envvar": True, "show_default": True, "callback": _named_whole}
     return path_option("-f", "--file", *names, default=CLUSTER_FILE, help=text, **settings)
+
+
+def _named_whole(_context: click.Context, _option: click.Parameter, given: Path) -> Path:
+    # Commands are printed without -f for the default, and whoever runs one would get the file of the variable.
+    other = os.environ.get("VAULTPKI_FILE") not in (None, "", CLUSTER_FILE)
+    return given.absolute() if other and str(given) == CLUSTER_FILE else given
 
 
 def environment_kubeconfig() -> Path | None:

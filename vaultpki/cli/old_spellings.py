@@ -56,7 +56,7 @@ def obey(old: OldSpellings, file: Path, log_format: Literal["text", "json"], *, 
     if old.hooks is not None and old.join is None:
         raise click.UsageError("--hooks goes with --join; afterwards `hooks` in agent.yaml says what is run")
     if old.print_unit is not None:
-        _tell_new("--print-unit", f"vaultpki template {old.print_unit}", log_format)
+        tell_new("agent --print-unit", f"vaultpki template {old.print_unit}", log_format)
         template.print_template(old.print_unit, file, old.docs, allow_http=allow_http)
         return True
     if old.docs is not None:
@@ -66,19 +66,20 @@ def obey(old: OldSpellings, file: Path, log_format: Literal["text", "json"], *, 
             f"{places.given} goes with --join; afterwards `directory` and `folders` in agent.yaml say where files go"
         )
     if old.join is not None:
-        _tell_new("--join", f"vaultpki join {old.join}", log_format)
+        tell_new("agent --join", f"vaultpki join {old.join}", log_format)
         joining = join.Joining(old.join, places, static_pods=old.hooks is not None)
         join.enter_cluster(file, old.join, joining, log_format, allow_http=allow_http)
     if old.install_unit:
         if old.join is None:
-            _tell_new("--install-unit", "vaultpki join --unit", log_format)
+            tell_new("agent --install-unit", "vaultpki join --unit", log_format)
         join.write_units(load_agent(file, allow_http=allow_http), allow_http=allow_http)
         join.say_unit_commands()
     return old.install_unit
 
 
-def _tell_new(option: str, command: str, log_format: Literal["text", "json"]) -> None:
+def tell_new(old: str, command: str, log_format: Literal["text", "json"]) -> None:
+    """Say that these words of the command line are an old spelling of a command."""
     from vaultpki.host.log import Event, writer
 
-    text = f"`agent {option}` is an old spelling, which the next release no longer knows; use `{command}`"
+    text = f"`{old}` is an old spelling, which the next release no longer knows; use `{command}`"
     writer(log_format, sys.stderr)(Event("old-spelling", text, "warning"))

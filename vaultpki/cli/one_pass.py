@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from vaultpki.agent.context import Outcome
+    from vaultpki.daemon.resident import Pull
     from vaultpki.host.log import Event
     from vaultpki.model import AgentConfig
 
@@ -27,13 +28,69 @@ class Once:
 
 def make_pass(config: AgentConfig, once: Once, log_format: Literal["text", "json"], *, allow_http: bool) -> int:
     """Make one pass, say what it did, and return the command's exit code as `tell_outcome`."""
+    return tell_outcome(_own_pass(config, once, allow_http=allow_http), log_format)
+
+
+def ask_or_make_pass(config: AgentConfig, once: Once, log_format: Literal["text", "json"], *, allow_http: bool) -> int:
+    """Have the resident agent make the pass if there is one, else make it; else as `make_pass`.
+
+    A timer's pass asks nobody if nothing is due, and only a person may prune, so these are made here.
+    """
+    asked = None if once.if_due or once.prune else _ask_resident(config, log_format)
+    if asked is not None and not asked.left:
+        tell_pull(asked, log_format)
+        return 1 if asked.pulled.failures else 3 if asked.after.owed else 0
+    # A person is the turn of the hooks that the agent has left, and does not wait for the end of their pauses.
+    outcome = _own_pass(config, once, allow_http=allow_http)
+    if asked is not None:
+        outcome = replace(outcome, events=(*_done_before(asked, outcome), *outcome.events))
+    return tell_outcome(outcome, log_format)
+
+
+def tell_pull(done: Pull, log_format: Literal["text", "json"] = "text") -> None:
+    """Say what the pass of the resident agent did, as `tell_outcome` says it of one's own."""
+    from vaultpki.host.log import Event, writer
+
+    well, wrong = writer(log_format, sys.stdout), writer(log_format, sys.stderr)
+    told = (*done.pulled.told, *_ran(done), *done.owed)
+    for event in told or (Event("nothing-to-do", "the agent asked Vault; nothing was to be done"),):
+        (well if event.level == "info" else wrong)(event)
+
+
+def _ask_resident(config: AgentConfig, log_format: Literal["text", "json"]) -> Pull | None:
+    """Return what the resident agent did; None if there is none, or it ended before it was done."""
+    from vaultpki.daemon import resident
+    from vaultpki.errors import AgentNotReached
+    from vaultpki.host.log import Event, writer
+
+    tell = writer(log_format, sys.stderr)
+    try:
+        return resident.pull(config, hooks=True, slow=lambda text: tell(Event("waiting", text)))
+    except AgentNotReached:
+        return None
+
+
+def _done_before(asked: Pull, outcome: Outcome) -> list[Event]:
+    """Return what the resident agent did before this process's own pass, which says again all that is as before."""
+    said = {event.text for event in outcome.events}
+    done = (*asked.pulled.told, *_ran(asked))
+    return [each for each in done if each.level == "info" and each.name != "turn" and each.text not in said]
+
+
+def _ran(done: Pull) -> list[Event]:
+    from vaultpki.host.log import Event
+
+    return [Event("hook", f"the hooks of {key} are done", fields={"hook": key}) for key in sorted(done.done)]
+
+
+def _own_pass(config: AgentConfig, once: Once, *, allow_http: bool) -> Outcome:
     from vaultpki.agent import run
     from vaultpki.procedures import ON_NODES
 
     # A person who runs this knows of something new.
     share = 1.0 if once.if_due else 0.0
     options = run.PassOptions(ON_NODES, allow_http=allow_http, wait=_LOCK_WAIT, share=share, prune=once.prune)
-    return tell_outcome(run.run(config, options), log_format)
+    return run.run(config, options)
 
 
 def tell_outcome(outcome: Outcome, log_format: Literal["text", "json"] = "text") -> int:

@@ -191,8 +191,10 @@ class _Daemon:
                 if self._metrics is not None:
                     self._metrics.record_fault(fault(error))
             failed = failed + 1 if outcome is None or outcome.failures else 0
+            pulled, hooks = None, self._runner.under_way
             if pulls:
-                self._note.pulled(config, Pulled(began, tuple(events), {**pulls[-1], **self._failures.failures}))
+                pulled = Pulled(began, tuple(events), {**pulls[-1], **self._failures.failures}, hooks)
+            self._note.passed(config, pulled, hooks)
             wait = pace.pause(config, outcome, failed, self._urgent, assignment.fetched(config.state), time.time())
             if failed and (end := self._failures.next_end(time.time())) is not None:
                 # It is said when it has expired.

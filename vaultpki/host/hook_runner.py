@@ -65,6 +65,12 @@ class Runner:
         with self._lock:
             return frozenset((*self._queued, *self._running))
 
+    @property
+    def under_way(self) -> frozenset[str]:
+        """The keys whose hooks are queued or run, or whose results are not taken."""
+        with self._lock:
+            return frozenset((*self._queued, *self._running, *(result.key for result in self._results)))
+
     def run_all(self, jobs: Iterable[Job]) -> tuple[Result, ...]:
         """Run the jobs and return their results; there is none for a job that `stop` interrupted."""
         return tuple(self._batch(tuple(jobs)))

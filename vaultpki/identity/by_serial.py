@@ -191,7 +191,7 @@ def revocation_limits(found: ServerCertificate, chosen: Chosen) -> list[str]:
     key = "if its key was stolen"
     lock = f"{key}, run `vaultpki lock {node}` first, which ends all that it can log in with"
     if node in found.holders:
-        again = "its agent replaces this one when it next asks Vault (`vaultpki pull` there does it at once)"
+        again = "its agent replaces this one when it next asks Vault (`vaultpki agent --once` there does it at once)"
         said.insert(-1, f"{node} can still get new certificates, and {again}; {lock}")
     elif node:
         said.insert(-1, f"{node} does not report it: it has another one by now, or has not reported yet; {lock}")

@@ -1,4 +1,4 @@
-"""Who asks Vault at once, and who only when something is due: `--once`, `--if-due`, SIGHUP and `pull`; and `status`."""
+"""Who asks Vault at once, and who only when something is due: `--once`, `--if-due` and SIGHUP; and `status`."""
 
 from __future__ import annotations
 
@@ -74,31 +74,50 @@ def test_status_says_when_vault_was_asked(cluster: AppliedCluster, node: NodeFol
     assert f"and last had an answer at {found['answered']}" in vaultpki(*command, expect=3).stdout
 
 
-def test_pull_and_sighup_make_a_resident_agent_ask_at_once(cluster: AppliedCluster, node: NodeFolder) -> None:
+def test_once_and_sighup_make_a_resident_agent_ask_at_once(cluster: AppliedCluster, node: NodeFolder) -> None:
+    once = ("agent", "-c", node.config, "--once")
     with resident(node) as agent:
         agent.await_issued()
         apply(cluster, "a.example.com")
-        assert "renewed kubelet" in vaultpki("pull", "-c", node.config).stdout
-        assert "a.example.com" in dns(node)
-        assert "asked Vault; nothing was to be done" in vaultpki("pull", "-c", node.config).stdout
-        found = json.loads(vaultpki("pull", "-c", node.config, "--json").stdout)
-        assert found == {"pid": agent.process.pid, "events": [], "failures": {}, "ok": True}
+        assert "renewed kubelet" in vaultpki(*once).stdout
+        # Who made it: the log is the agent's.
+        assert "a.example.com" in dns(node) and agent.said("renewed kubelet")
+        assert vaultpki(*once).stdout == "the agent asked Vault; nothing was to be done\n"
         apply(cluster, "b.example.com")
         agent.process.send_signal(signal.SIGHUP)
         wait_for(lambda: "b.example.com" in dns(node), 30, agent.log.read_text)
-        # What is wrong with agent.yaml is told, and the pass is made by what was read before.
-        text = node.config.read_text()
-        node.configure(QUIET, "pole: 24h\n")
-        refused = vaultpki("pull", "-c", node.config, expect=1).stderr
-        assert "pole" in refused
-        node.config.write_text(text + "hooks: {kubelet: [['false']]}\n")
+        # A timer's pass is its own, and asks nobody.
+        assert vaultpki(*once, "--if-due").stdout.startswith("nothing to do until ")
+        # The hook runs in the background there, and is waited for.
+        mended = node.folder / "mended"
+        with node.config.open("a") as file:
+            file.write(f"hooks: {{kubelet: [[sh, -c, 'sleep 0.5; test -e {mended}']]}}\n")
         apply(cluster, "c.example.com")
-        vaultpki("pull", "-c", node.config, expect={0, 3})
-        wait_for(lambda: any(each.attempts for each in state.load(str(node.state)).owed.values()), 20, str)
-        assert "hook 1 of kubelet (false) failed" in vaultpki("pull", "-c", node.config, expect=3).stderr
+        ran = vaultpki(*once, expect=3)
+        assert "renewed kubelet" in ran.stdout and "hook 1 of kubelet (sh) failed" in ran.stderr
+        # Nobody who has mended a hook waits for the pause of the agent that stays.
+        mended.touch()
+        assert "ran the hooks of kubelet" in vaultpki(*once).stdout
+        assert state.load(str(node.state)).owed == {}
+        apply(cluster, "d.example.com")
+        assert vaultpki(*once).stdout.splitlines()[-1] == "the hooks of kubelet are done"
+        agent.end()
+    apply(cluster, "e.example.com")
+    assert "renewed kubelet" in vaultpki(*once).stdout
+
+
+def test_the_former_name_still_works(cluster: AppliedCluster, node: NodeFolder) -> None:
+    with resident(node) as agent:
+        agent.await_issued()
+        found = json.loads(vaultpki("pull", "-c", node.config, "--json").stdout)
+        assert found == {"pid": agent.process.pid, "events": [], "failures": {}, "ok": True}
+        # What is wrong with agent.yaml is told.
+        node.configure(QUIET, "pole: 24h\n")
+        assert "pole" in vaultpki("pull", "-c", node.config, expect=1).stderr
+        node.configure("pole: 24h\n", QUIET)
         agent.end()
     said = vaultpki("pull", "-c", node.config, expect=1).stderr
-    assert "no resident agent of" in said and "--once" in said
+    assert "no resident agent of" in said and "use `vaultpki agent --once`" in said
 
 
 def test_a_loop_of_sighup_makes_few_looks(cluster: AppliedCluster, node: NodeFolder) -> None:
@@ -115,7 +134,7 @@ def test_a_loop_of_sighup_makes_few_looks(cluster: AppliedCluster, node: NodeFol
         agent.end()
 
 
-def test_pull_signals_no_other_process(node: NodeFolder) -> None:
+def test_no_other_process_is_signalled(node: NodeFolder) -> None:
     """Neither one that has the agent's number by now, nor one that a note names with a start of its own."""
     with resident(node) as agent:
         agent.await_issued()

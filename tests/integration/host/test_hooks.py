@@ -253,7 +253,7 @@ def test_nobody_waits_for_a_hook(script: Callable[..., Hook], tmp_path: Path) ->
     assert told.is_set()
     # Still not: its result was not taken yet, so whoever asks cannot know what the hooks have done.
     runner.submit([job("kubelet", slow, digest="2")])
-    assert runner.busy == frozenset()
+    assert runner.busy == frozenset() and runner.under_way == {"kubelet", "etcd-ca"}
     assert runner.results() == (Result("kubelet", "1", True, "", 1), Result("etcd-ca", "1", True, "", 1))
     assert runner.results() == ()
     assert lines(tmp_path / "ran") == ["kubelet ", "etcd-ca "]

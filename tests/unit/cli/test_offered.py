@@ -97,3 +97,13 @@ def test_files_are_verified_without_the_kubeconfig_of_the_environment(
     monkeypatch.setenv("KUBECONFIG", "one:two")
     ran = CliRunner().invoke(verify.verify_command, ["-f", "gone.yaml", "--dir", str(tmp_path)])
     assert "gone.yaml" in str(ran.exception)
+
+
+def test_a_command_that_is_printed_reads_the_same_file_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    monkeypatch.setenv("VAULTPKI_FILE", "prod.yaml")
+    with program.make_context("vaultpki", ["plan"], resilient_parsing=True) as context:
+        plan = program.get_command(context, "plan")
+    assert plan is not None
+    assert plan.make_context("plan", ["-f", "cluster.yaml"]).params["file"].is_absolute()
+    assert plan.make_context("plan", []).params["file"] == Path("prod.yaml")

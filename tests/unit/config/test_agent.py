@@ -45,7 +45,7 @@ def load(folder: Path, **keys: str) -> AgentConfig:
 
 def test_whoever_has_an_empty_one_is_told_to_join(tmp_path: Path) -> None:
     (tmp_path / "agent.yaml").write_text("# nothing\n")
-    with pytest.raises(SpecError, match=r"agent\.yaml:1: the file is empty: remove it, and join .*join") as told:
+    with pytest.raises(SpecError, match=r"agent\.yaml:1: the file is empty: remove it, and .*`vaultpki join`") as told:
         load_agent(tmp_path / "agent.yaml")
     assert "vaultpki init" not in str(told.value)
 
