@@ -55,7 +55,6 @@ ELSEWHERE = {
     "vaultpki join --unit": "it writes into /etc/systemd; test_units.py runs it",
     "vaultpki admit --wait": "it asks, in clusters with keys that wait; test_admit.py runs it",
     "systemctl daemon-reload": "there need be no systemd here",
-    "systemctl enable --now vaultpki-agent": "the same",
     **dict.fromkeys(
         (
             "vaultpki template vaultpki-metrics.service > /etc/systemd/system/vaultpki-metrics.service",
