@@ -140,7 +140,7 @@ def pull(
     """
     before = state.load(config.state)
     with _resident(config) as (process, pid):
-        wait = _Wait(config, process, pid, slow)
+        wait = _AgentWait(config, process, pid, slow)
         since = time.monotonic()
         try:
             signal.pidfd_send_signal(process, signal.SIGHUP)
@@ -180,7 +180,7 @@ def _resident(config: AgentConfig) -> Iterator[tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wait:
+class _AgentWait:
     """Waits for a resident agent, by its process and its note."""
 
     config: AgentConfig
