@@ -216,17 +216,20 @@ def test_the_page_shows_what_is_printed(clusters: ClusterFactory, tmp_path: Path
     every = [each for block in blocks for each in block.commands()]
     commands = [each for each in every if shlex.split(each.text)[2] not in ("inventory", "node")]
     assert [" ".join(shlex.split(each.text)[1:3]) for each in commands] == [
-        *("adopt start", "adopt continue", "adopt status", "issue -f", "adopt abort")
+        *("adopt start", "adopt continue", "adopt status", "issue admin", "adopt abort")
     ]
     with adopted(clusters, tmp_path) as one:
         replaced = {"admin.conf": str(one.config), "cluster.yaml": str(one.cluster.file)}
         replaced["operator"] = str(tmp_path / "operator")
         for command in commands:
             words = [replaced.get(word, word) for word in shlex.split(command.text)[1:]]
-            ran = vaultpki(*words, env=one.cluster.environment("operator" if words[0] == "issue" else "adopter"))
+            env = one.cluster.environment("operator" if words[0] == "issue" else "adopter")
+            ran = vaultpki(*words, env=env | {"VAULTPKI_FILE": str(one.cluster.file)})
             printed = ran.stdout.replace(one.cluster.name, "prod")
             for word, path in replaced.items():
                 printed = printed.replace(path.replace(one.cluster.name, "prod"), word)
+            # Whose name is the default is not named.
+            printed = printed.replace(" -f cluster.yaml", "")
             assert page_runner.found_in_order(list(command.shown), printed.splitlines()) is None, printed
 
 
