@@ -84,7 +84,7 @@ def joined(cluster: AppliedCluster, release: Release, folder: Path) -> NodeFolde
     node = NodeFolder(NODE, folder / "node")
     node.folder.mkdir()
     file = enrolled_nodes.Enroller(cluster, cluster.token()).join_file(NODE, folder / "join.json")
-    release.run(*enrolled_nodes.joining(node, file))
+    release.run("agent", "-c", node.config, "--join", file, "--dir", node.pki, "--once")
     return node
 
 
