@@ -307,7 +307,7 @@ def test_a_lock_cut_anywhere_goes_on(cluster: AppliedCluster, node: str, pool: s
             unfinished = unfinished or bool(enrolled_nodes.accessors(cluster, node, stolen.kind))
             who = enrol.holder(model, node, pool)
             if unfinished:
-                with pytest.raises(StateConflict, match="(?i)pass --replace"):
+                with pytest.raises(StateConflict, match=r"(?i)pass --replace"):
                     enrol.enroll(model, vault, node, who, enrol.place(model, vault), wrap_ttl=60)
         if cut:
             enrol.lock(model, vault, node, wait=0)
