@@ -19,9 +19,9 @@ from vaultpki.cli.common import (
     server_now,
     spec_option,
     terminal,
-    told_new,
     yes_option,
 )
+from vaultpki.cli.old_spellings import told_new
 from vaultpki.cli.wait import REREAD, Ahead, Wait
 from vaultpki.errors import VaultpkiError
 from vaultpki.places import file_option

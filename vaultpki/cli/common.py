@@ -39,8 +39,6 @@ _POLICY_OF: Final = {
     "adopt abort": "adopter",
     "lock": "locker",
 }
-_KUBECONFIG: Final = "KUBECONFIG"
-_FILE: Final = "VAULTPKI_FILE"
 # Cells of a terminal.
 _NARROWEST: Final = 40
 
@@ -103,11 +101,6 @@ def yes_option(before: str = "") -> Callable[[_F], _F]:
     return click.option("--yes", is_flag=True, help=f"{text}; needed where there is no terminal.")
 
 
-def told_new(old: str, new: str) -> None:
-    """Say on standard error that an option is an old spelling, and what to write instead."""
-    click.echo(f"`{old}` is an old spelling, which the next release no longer knows; use `{new}`", err=True)
-
-
 def spec_option(function: _F) -> _F:
     """Add `-f cluster.yaml` and `--allow-http`."""
     return spec_file_option("The cluster's spec.")(allow_http_option(function))
@@ -115,7 +108,7 @@ def spec_option(function: _F) -> _F:
 
 def spec_file_option(text: str, *names: str) -> Callable[[_F], _F]:
     """Return `-f cluster.yaml`, which `VAULTPKI_FILE` can name too; `names` is the parameter's own, if it has one."""
-    settings = {"envvar": _FILE, "show_envvar": True, "show_default": True, "callback": _named_whole}
+    settings = {"envvar": "VAULTPKI_FILE", "show_envvar": True, "show_default": True, "callback": _named_whole}
     return path_option("-f", "--file", *names, default=CLUSTER_FILE, help=text, **settings)
 
 
@@ -129,7 +122,7 @@ def environment_kubeconfig() -> Path | None:
     """Return the file that `KUBECONFIG` names; raises UsageError for several, of which kubectl makes one."""
     named = os.environ.get("KUBECONFIG")
     if named and ":" in named:
-        raise click.UsageError(f"{_KUBECONFIG} names several files; pass one of them by --kubeconfig FILE")
+        raise click.UsageError("KUBECONFIG names several files; pass one of them by --kubeconfig FILE")
     return Path(named) if named else None
 
 
@@ -138,7 +131,7 @@ kubeconfig_option = path_option(
     "--kubeconfig",
     metavar="FILE",
     callback=lambda _context, option, given: given or environment_kubeconfig() or _missing(option),
-    help=f"How to reach the cluster, such as admin.conf.  [env var: {_KUBECONFIG}; required]",
+    help="How to reach the cluster, such as admin.conf.  [env var: KUBECONFIG; required]",
 )
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaultpki.cli.common import allow_http_option, config_option, json_option, path_option, print_json, told_new
+from vaultpki.cli.common import allow_http_option, config_option, json_option, path_option, print_json
+from vaultpki.cli.old_spellings import told_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -30,8 +30,9 @@ _MOST_SHOWN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class EnrolOptions:
-    """What of a node may end for a new join file: its live credentials, and without asking the lock of it.
+    """How join files are made.
 
+    `replace` and `yes` say what of a node may end for one: its live credentials, and without asking the lock of it.
     `as_json` says that what was done is printed for programs, `with_spec` that cluster.yaml is put beside it.
     """
 
@@ -41,8 +42,8 @@ class EnrolOptions:
     with_spec: bool
 
 
-def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say what may end, and --json and --with-spec, and pass them on as one value, `may`."""
+def _enrol_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how join files are made, and pass them on as one value, `how`."""
 
     @click.option(
         "--replace",
@@ -55,10 +56,10 @@ def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
         "--with-spec", is_flag=True, help="Copy cluster.yaml and its files beside the join file, for `vaultpki verify`."
     )
     @functools.wraps(function)
-    def with_ending(*, replace: bool, yes: bool, as_json: bool, with_spec: bool, **options: Any) -> None:
-        function(may=EnrolOptions(replace, yes, as_json, with_spec), **options)
+    def with_how(*, replace: bool, yes: bool, as_json: bool, with_spec: bool, **options: Any) -> None:
+        function(how=EnrolOptions(replace, yes, as_json, with_spec), **options)
 
-    return with_ending
+    return with_how
 
 
 @click.command("enroll")
@@ -67,7 +68,7 @@ def _ending_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--pool", metavar="NAME", shell_complete=offered.pools, help="The pool that a new node belongs to.")
 @click.option("--wrap-ttl", default="30m", show_default=True, help="How long the join file can be used.")
 @click.option("--all", "everyone", is_flag=True, help="All listed nodes; -o names a folder then.")
-@_ending_options
+@_enrol_options
 @click.option(
     "--former-root",
     metavar="SHA256",
@@ -83,7 +84,7 @@ def enroll_command(
     pool: str | None,
     wrap_ttl: str,
     everyone: bool,
-    may: EnrolOptions,
+    how: EnrolOptions,
     former_root: str | None,
     output: Path | None,
 ) -> None:
@@ -118,16 +119,16 @@ def enroll_command(
             who = enrol.holder(cluster, node, pool)
             target = output or Path("join.json")
             locks = _locks(cluster, vault, [node])
-            if locks and not _agreed(locks, yes=may.yes):
+            if locks and not _agreed(locks, yes=how.yes):
                 raise VaultpkiError(_no_join_file(locks))
-            if may.with_spec:
+            if how.with_spec:
                 spec_copy.write_spec(file, target.absolute().parent)
             with join_files.reserved(cluster, target, node) as put:
                 place = _place(cluster, vault, former)
                 _warn_of_drift(cluster, vault, [(node, who)])
-                put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=may.replace, say=say))
+                put(enrol.enroll(cluster, vault, node, who, place, wrap_ttl=seconds, replace=how.replace, say=say))
             ending.remove_locks(cluster, vault, locks or {})
-            if may.as_json:
+            if how.as_json:
                 print_json({"node": node, "file": str(target), "seconds": seconds})
             else:
                 there = f"run `vaultpki join {target.name}` there"
@@ -138,7 +139,7 @@ def enroll_command(
             raise click.UsageError("several nodes need -o FOLDER")
         wanted = _nodes_to_enroll(cluster, pool, everyone=everyone)
         locks = _locks(cluster, vault, [name for name, _ in wanted])
-        kept = {} if not locks or _agreed(locks, yes=may.yes) else locks
+        kept = {} if not locks or _agreed(locks, yes=how.yes) else locks
         wanted = [(name, who) for name, who in wanted if name not in kept]
         place = _place(cluster, vault, former)
         _warn_of_drift(cluster, vault, wanted)
@@ -146,7 +147,7 @@ def enroll_command(
             if not output.exists():
                 output.mkdir(parents=True)
                 output.chmod(0o700)
-        if may.with_spec:
+        if how.with_spec:
             spec_copy.write_spec(file, output.absolute())
         with progress("Enrolling") as counter:
             made = enrol.enroll_many(
@@ -157,11 +158,11 @@ def enroll_command(
                 place,
                 wrap_ttl=seconds,
                 done=lambda: counter.step(len(wanted)),
-                replace=may.replace,
+                replace=how.replace,
                 say=counter.tell,
             )
         ending.remove_locks(cluster, vault, (locks or {}).keys() - kept.keys() - set(made.left))
-    if may.as_json:
+    if how.as_json:
         skipped = {"left_out": sorted({*kept, *made.left}), "seconds": seconds}
         print_json({"folder": str(output), "written": made.written, "kept": made.kept, **skipped})
     else:
@@ -260,7 +261,7 @@ def unenroll_command(node: str, file: Path, allow_http: bool, as_json: bool, rev
     """
     from datetime import UTC, datetime
 
-    from vaultpki.cli.revoke import decide
+    from vaultpki.cli.revoke import decide, show, tell
     from vaultpki.identity import adoption_record, enrol, revocation, revoke
     from vaultpki.identity.revocation import Chosen
 
@@ -298,8 +299,6 @@ def unenroll_command(node: str, file: Path, allow_http: bool, as_json: bool, rev
     if done is None:
         click.echo(f"{node} {what}; its certificates end by themselves, at their not_after")
         return
-    from vaultpki.cli.revoke import show, tell
-
     click.echo(f"{node} {what}")
     show(done)
     tell(node, done, ended=True)

@@ -58,20 +58,18 @@ class JoinFolders:
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """A join as the options ask for it: by which file, None for no join; where files go; and whether hooks are written.
+    """How a node joins, as the options ask for it: where files go, and whether hooks are written.
 
     `static_pods` asks for the hooks that restart this node's static pods.
     """
 
-    file: Path | None
     places: JoinFolders
     static_pods: bool = False
 
 
 def _join_options(function: Callable[..., int]) -> Callable[..., int]:
-    """Add the join file and the options that say how a node joins, and pass them on as one value, `joining`."""
+    """Add the options that say how a node joins, and pass them on as one value, `joining`."""
 
-    @click.argument("join_file", metavar="[FILE]", required=False, type=click.Path(path_type=Path, readable=False))
     @path_option(
         "--dir", "directory", help="The folder of certificate files on this node.  [default: /etc/kubernetes/pki]"
     )
@@ -92,7 +90,6 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(function)
     def with_joining(
         *,
-        join_file: Path | None,
         directory: Path | None,
         kubeconfig_dir: Path | None,
         kubelet_dir: Path | None,
@@ -100,13 +97,14 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
         **options: Any,
     ) -> int:
         places = JoinFolders(directory, kubeconfig_dir, kubelet_dir)
-        return function(joining=Joining(join_file, places, static_pods=hooks is not None), **options)
+        return function(joining=Joining(places, static_pods=hooks is not None), **options)
 
     return with_joining
 
 
 @click.command("join", cls=TellingCommand)
 @config_option
+@click.argument("join_file", metavar="[FILE]", required=False, type=click.Path(path_type=Path, readable=False))
 @_join_options
 @click.option(
     "--unit", is_flag=True, help="Write the systemd units for this agent.yaml too, and start the agent that stays."
@@ -114,7 +112,12 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
 @log_format_option
 @allow_http_option
 def join_command(
-    file: Path, joining: Joining, unit: bool, log_format: Literal["text", "json"], allow_http: bool
+    file: Path,
+    join_file: Path | None,
+    joining: Joining,
+    unit: bool,
+    log_format: Literal["text", "json"],
+    allow_http: bool,
 ) -> int:
     """Take part in the cluster by a join file, and issue the certificates of this node.
 
@@ -131,8 +134,8 @@ def join_command(
     from vaultpki.config.agent import load_agent
 
     code = 0
-    if joining.file is not None:
-        config = enter_cluster(file, joining.file, joining, log_format, allow_http=allow_http)
+    if join_file is not None:
+        config = enter_cluster(file, join_file, joining, log_format, allow_http=allow_http)
         code = make_pass(config, Once(given=True), log_format, allow_http=allow_http)
     elif not unit:
         raise click.UsageError("name the join file that `vaultpki enroll` wrote for this node")

@@ -53,4 +53,4 @@ def templates(_context: click.Context, _parameter: click.Parameter, begun: str) 
     """Complete the name of a unit or a recipe."""
     from vaultpki.host import systemd
 
-    return [name for name in (*systemd.SYSTEMD_UNITS, *systemd.RECIPES) if name.startswith(begun)]
+    return [name for name in systemd.TEMPLATES if name.startswith(begun)]

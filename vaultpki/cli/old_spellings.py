@@ -1,4 +1,4 @@
-"""Old options of `agent` that are commands of their own now; each works for one release and names the new one."""
+"""Old spellings, as of options of `agent` that are commands now; each works for one release and names the new one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def obey(old: OldSpellings, file: Path, log_format: Literal["text", "json"], *, 
         )
     if old.join is not None:
         tell_new("agent --join", f"vaultpki join {old.join}", log_format)
-        joining = join.Joining(old.join, places, static_pods=old.hooks is not None)
+        joining = join.Joining(places, static_pods=old.hooks is not None)
         join.enter_cluster(file, old.join, joining, log_format, allow_http=allow_http)
     if old.install_unit:
         if old.join is None:
@@ -81,5 +81,13 @@ def tell_new(old: str, command: str, log_format: Literal["text", "json"]) -> Non
     """Say that these words of the command line are an old spelling of a command."""
     from vaultpki.host.log import Event, writer
 
-    text = f"`{old}` is an old spelling, which the next release no longer knows; use `{command}`"
-    writer(log_format, sys.stderr)(Event("old-spelling", text, "warning"))
+    writer(log_format, sys.stderr)(Event("old-spelling", _sentence(old, command), "warning"))
+
+
+def told_new(old: str, new: str) -> None:
+    """Say on standard error that an option is an old spelling, and what to write instead."""
+    click.echo(_sentence(old, new), err=True)
+
+
+def _sentence(old: str, new: str) -> str:
+    return f"`{old}` is an old spelling, which the next release no longer knows; use `{new}`"

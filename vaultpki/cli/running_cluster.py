@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 
 from vaultpki.cli.common import environment_kubeconfig, server_now
+from vaultpki.cli.progress import say
 from vaultpki.errors import Unavailable, Untrusted, VaultpkiError
-from vaultpki.redact import printable
 
 if TYPE_CHECKING:
     from vaultpki.kube.kubeconfig import KubeAccess
@@ -76,5 +76,5 @@ class RunningCluster:
 
     def _say(self, line: str) -> None:
         if line not in self._said:
-            click.echo(printable(line), err=True)
+            say(line)
         self._said.add(line)

@@ -17,9 +17,9 @@ from vaultpki.cli.common import (
     path_option,
     print_json,
     screen,
-    told_new,
     watch_options,
 )
+from vaultpki.cli.old_spellings import told_new
 from vaultpki.cli.progress import progress
 from vaultpki.redact import printable, stamp
 

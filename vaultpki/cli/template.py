@@ -31,7 +31,7 @@ def template_command(name: str | None, file: Path, docs: str | None, allow_http:
     if name is None:
         if docs is not None:
             raise click.UsageError("--docs goes with the name of a template")
-        click.echo("\n".join((*systemd.SYSTEMD_UNITS, *systemd.RECIPES)))
+        click.echo("\n".join(systemd.TEMPLATES))
     else:
         print_template(name, file, docs, allow_http=allow_http)
     return 0

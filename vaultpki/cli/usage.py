@@ -38,7 +38,6 @@ HINTS: Final = {
 # A command without a word that it needs -> what it is for.
 BARE: Final = {
     "issue": "`vaultpki issue admin --dir DIR` is for people, and nodes get their certificates by the agent",
-    "join": "on a node write `vaultpki join FILE`, with the file that `vaultpki enroll NODE` has made",
     "ca rotate": "`vaultpki ca status` lists the CAs",
     "ca recover": "`vaultpki ca status` lists the CAs",
 }

@@ -37,6 +37,9 @@ RECIPES: Final = (
 )
 """What is printed for every node alike, except for the address of the agent's metrics."""
 
+TEMPLATES: Final = (*SYSTEMD_UNITS, *RECIPES)
+"""The names that `recipe` takes."""
+
 DOCS: Final = "https://vaultpki.example.com/"
 """Where the alerts lead if nobody says where these pages are; also in pyproject.toml."""
 
@@ -202,9 +205,7 @@ def recipe(
         tag = __version__.replace("+", "_")
         shown = text("templates", name).replace("vaultpki:VERSION", f"vaultpki:{tag}").replace("VERSION", __version__)
         return shown.replace(DOCS, _address(docs))
-    raise VaultpkiError(
-        f"there is no unit or recipe {name[:100]!a}; there are: {', '.join((*SYSTEMD_UNITS, *RECIPES))}"
-    )
+    raise VaultpkiError(f"there is no unit or recipe {name[:100]!a}; there are: {', '.join(TEMPLATES)}")
 
 
 def own_executable() -> Path:

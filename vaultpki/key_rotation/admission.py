@@ -113,8 +113,7 @@ def _live_credentials(cluster: Cluster, vault: Vault, nodes: Iterable[str]) -> d
             raise StateConflict(
                 f"{name} has {len(accessors)} live credentials, so its key may be that of a copy. Nothing was "
                 "admitted. An agent that has just renewed its credential ends the old one within minutes: then run it "
-                "again. "
-                f"Else run `vaultpki lock {name}{cluster.file_option}`, and enroll it again"
+                f"again. Else run `vaultpki lock {name}{cluster.file_option}`, and enroll it again"
             )
         found[name] = None
         for accessor in accessors:
