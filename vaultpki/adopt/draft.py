@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,7 +80,7 @@ class ClusterDraft:
 
     `left_out` are names that it does not carry. `shared` are names of one node that its row gives to every node.
     `nodes` are the drafted nodes, also where the check has found a problem. `base` are the names without
-    changes to rows, None with a problem.
+    changes to rows, None with a problem. `whole` is the text with `ca.also_trust`, whose files `old_cas` are by name.
     """
 
     text: str
@@ -90,6 +90,8 @@ class ClusterDraft:
     left_out: tuple[LeftOut, ...] = ()
     shared: tuple[LeftOut, ...] = ()
     base: GivenNames | None = None
+    whole: str = ""
+    old_cas: Mapping[str, str] = field(default_factory=dict)
 
     def added(self, row: str) -> tuple[str, ...]:
         """Return the names and addresses that the draft adds to a row."""
@@ -97,37 +99,55 @@ class ClusterDraft:
         return (*override.extra_names, *override.extra_addresses) if override is not None else ()
 
 
-def draft(found: ClusterInventory, path: Path, name: str | None = None) -> ClusterDraft:
-    """Return the draft for this inventory; `path` is where it will be written, `name` that of the cluster."""
-    parts = _Parts(found, name)
+def draft(found: ClusterInventory, path: Path, name: str | None = None, address: str = "") -> ClusterDraft:
+    """Return the draft for this inventory; `path` is where it will be written, `name` that of the cluster.
+
+    `address` is Vault's; empty leaves it to the person who applies.
+    """
+    parts = _Parts(found, name, address)
     document = parts.document()
-    head = _head(found)
+    head = _head(found, address)
     text = _text(head, document)
     try:
         base = read_cluster(text, path)
         given = GivenNames(base)
         extra, left_out, shared = _extra(found, base, given)
         document = _with_extra(found, document, extra)
-        text, cluster = _with_own_rows(found, head, document, path)
+        document, cluster = _with_own_rows(found, head, document, path)
+        text = _text(head, document)
     except SpecError as error:
         return ClusterDraft(text, tuple(document["nodes"]), None, str(error), parts.left_out)
     missing = tuple(_missing(found, cluster, {(each.node, each.row, each.name) for each in left_out}))
     every = (*parts.left_out, *left_out, *missing)
-    return ClusterDraft(text, tuple(document["nodes"]), cluster, "", every, shared, given)
+    cas = {ca: each for ca, each in found.cas.items() if ca != "etcd" or _has_etcd(cluster)}
+    trust = {"also_trust": {ca: [old_ca_file(ca)] for ca in cas}} if cas else {}
+    whole = _text(head, {**document, "ca": {**document.get("ca", {}), **trust}}) if trust else text
+    old_cas = {old_ca_file(ca): "".join(facts.pem for facts in each) for ca, each in cas.items()}
+    return ClusterDraft(text, tuple(document["nodes"]), cluster, "", every, shared, given, whole, old_cas)
 
 
-def _with_own_rows(found: ClusterInventory, head: str, document: Mapping[str, Any], path: Path) -> tuple[str, Cluster]:
-    """Return text and cluster of the draft, with rows for certificates beside the table if its check takes them.
+def old_ca_file(ca: str) -> str:
+    """Return the name of the file beside cluster.yaml with today's CAs of a domain."""
+    return f"old-{ca}-ca.crt"
+
+
+def _has_etcd(cluster: Cluster) -> bool:
+    return any(NodeRole.ETCD in node.roles for node in cluster.nodes)
+
+
+def _with_own_rows(
+    found: ClusterInventory, head: str, document: Mapping[str, Any], path: Path
+) -> tuple[Mapping[str, Any], Cluster]:
+    """Return document and cluster of the draft, with rows for certificates beside the table if its check takes them.
 
     Raises SpecError if it does not pass without them either.
     """
     own = own_rows.rows(found)
     if own:
-        text = _text(head, {**document, "certificates": {**document.get("certificates", {}), **own}})
+        more = {**document, "certificates": {**document.get("certificates", {}), **own}}
         with contextlib.suppress(SpecError):
-            return text, read_cluster(text, path)
-    text = _text(head, document)
-    return text, read_cluster(text, path)
+            return more, read_cluster(_text(head, more), path)
+    return document, read_cluster(_text(head, document), path)
 
 
 def counted(found: ClusterInventory, row: str) -> Iterator[InUse]:
@@ -150,14 +170,15 @@ def called_at(node: NodeObject, found: ClusterInventory) -> str:
 class _Parts:
     """Makes the parts of the document from what was found."""
 
-    def __init__(self, found: ClusterInventory, name: str | None) -> None:
-        self._found, self._name = found, name
+    def __init__(self, found: ClusterInventory, name: str | None, address: str) -> None:
+        self._found, self._name, self._address = found, name, address
         self.left_out: tuple[LeftOut, ...] = ()
 
     def document(self) -> dict[str, Any]:
         nodes = [*self._nodes(), *self._outside()]
         return {
             "version": 1,
+            **({"vault": {"addresses": [self._address]}} if self._address else {}),
             "cluster": self._cluster_name(),
             "layout": "kubeadm",
             "api_server": self._api_server(nodes),
@@ -385,7 +406,7 @@ def _overrides(extra: _Extra, keys: Mapping[str, KeyType], default: KeyType | No
     return {"certificates": found} if found else {}
 
 
-def _head(found: ClusterInventory) -> str:
+def _head(found: ClusterInventory, address: str) -> str:
     lines = [
         f"Drafted by `vaultpki adopt inventory` from {found.server}, {stamp(found.now)}. Check it before you apply it.",
         "Nodes write their addresses into their Node objects themselves: compare each with what you know.",
@@ -393,7 +414,8 @@ def _head(found: ClusterInventory) -> str:
     ]
     if found.directory != DIRECTORY:
         lines.append(f"Certificates are in {found.directory}: pass --dir {found.directory} to `vaultpki join`.")
-    lines.append("vault: {addresses: [https://vault.example.com:8200], ca_file: vault-ca.crt}")
+    if not address:
+        lines.append("vault: {addresses: [https://vault.example.com:8200], ca_file: vault-ca.crt}")
     return "".join(f"# {printable(line)}\n" for line in lines)
 
 

@@ -17,9 +17,12 @@ from helpers.vault.applied_cluster import Ran, vaultpki
 from vaultpki.config.cluster import load_cluster
 from vaultpki.places import Layout
 
+OLD_CAS = ("old-kubernetes-ca.crt", "old-front-proxy-ca.crt", "old-etcd-ca.crt")
+
 
 def inventory(config: Path, *words: str | Path, expect: int = 0) -> Ran:
-    return vaultpki("adopt", "inventory", "--kubeconfig", config, *words, expect=expect)
+    env = {"VAULT_ADDR": "https://vault.example.com:8200/"}
+    return vaultpki("adopt", "inventory", "--kubeconfig", config, *words, env=env, expect=expect)
 
 
 def test_a_control_plane_is_shown_whole_and_its_draft_loads(tmp_path: Path) -> None:
@@ -40,13 +43,17 @@ def test_a_control_plane_is_shown_whole_and_its_draft_loads(tmp_path: Path) -> N
         "cp-1                   yes    --cluster-signing-cert-file=/etc/kubernetes/pki/ca.crt  1 year",
         "1 CSR of kubernetes.io/kube-apiserver-client-kubelet issued",
         "warning one-control-plane: cp-1 runs the only kube-apiserver",
-        f"Wrote {written}: compare it with what you know, and add vault.addresses.",
+        f"Wrote {written}, and today's CAs beside it: {', '.join(OLD_CAS)}. Compare it with what you know.",
     ):
         assert line in ran.stdout, ran.stdout
     assert "abcdef" in ran.stdout
     cluster = load_cluster(written)
     assert cluster.name == "prod" and cluster.layout is Layout.KUBEADM
     # The API server's own certificate was seen at its address, and that of the node on its disk.
+    # What nobody has to copy by hand: today's CAs, and Vault's address.
+    held = {(each.ca, each.pem) for each in cluster.authority.also_trust}
+    assert held == {("kubernetes", objects.ca.pem), ("front-proxy", objects.front.pem), ("etcd", objects.etcd.pem)}
+    assert cluster.vault.addresses == ("https://vault.example.com:8200",)
     assert set(cluster.overrides["kube-apiserver"].extra_names) == {"api.internal", "api.example.com"}
     assert again.stderr == f"vaultpki: {str(written)!r} exists already: choose another name with -o, or pass --force\n"
     shown = json.loads(forced.stdout)
