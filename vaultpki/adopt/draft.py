@@ -99,14 +99,11 @@ class ClusterDraft:
         return (*override.extra_names, *override.extra_addresses) if override is not None else ()
 
 
-def draft(found: ClusterInventory, path: Path, name: str | None = None, address: str = "") -> ClusterDraft:
-    """Return the draft for this inventory; `path` is where it will be written, `name` that of the cluster.
-
-    `address` is Vault's; empty leaves it to the person who applies.
-    """
-    parts = _Parts(found, name, address)
+def draft(found: ClusterInventory, path: Path, name: str | None = None) -> ClusterDraft:
+    """Return the draft for this inventory; `path` is where it will be written, `name` that of the cluster."""
+    parts = _Parts(found, name)
     document = parts.document()
-    head = _head(found, address)
+    head = _head(found)
     text = _text(head, document)
     try:
         base = read_cluster(text, path)
@@ -170,15 +167,14 @@ def called_at(node: NodeObject, found: ClusterInventory) -> str:
 class _Parts:
     """Makes the parts of the document from what was found."""
 
-    def __init__(self, found: ClusterInventory, name: str | None, address: str) -> None:
-        self._found, self._name, self._address = found, name, address
+    def __init__(self, found: ClusterInventory, name: str | None) -> None:
+        self._found, self._name = found, name
         self.left_out: tuple[LeftOut, ...] = ()
 
     def document(self) -> dict[str, Any]:
         nodes = [*self._nodes(), *self._outside()]
         return {
             "version": 1,
-            **({"vault": {"addresses": [self._address]}} if self._address else {}),
             "cluster": self._cluster_name(),
             "layout": "kubeadm",
             "api_server": self._api_server(nodes),
@@ -406,7 +402,7 @@ def _overrides(extra: _Extra, keys: Mapping[str, KeyType], default: KeyType | No
     return {"certificates": found} if found else {}
 
 
-def _head(found: ClusterInventory, address: str) -> str:
+def _head(found: ClusterInventory) -> str:
     lines = [
         f"Drafted by `vaultpki adopt inventory` from {found.server}, {stamp(found.now)}. Check it before you apply it.",
         "Nodes write their addresses into their Node objects themselves: compare each with what you know.",
@@ -414,8 +410,7 @@ def _head(found: ClusterInventory, address: str) -> str:
     ]
     if found.directory != DIRECTORY:
         lines.append(f"Certificates are in {found.directory}: pass --dir {found.directory} to `vaultpki join`.")
-    if not address:
-        lines.append("vault: {addresses: [https://vault.example.com:8200], ca_file: vault-ca.crt}")
+    lines.append("vault: {addresses: [https://vault.example.com:8200], ca_file: vault-ca.crt}")
     return "".join(f"# {printable(line)}\n" for line in lines)
 
 

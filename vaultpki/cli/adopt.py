@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,8 +56,7 @@ def inventory_command(
     the machine on which it runs. Nothing is changed anywhere, and only GET requests are sent. Run it as root on each
     control plane: the CA of etcd and the kubeconfigs are only on their disks.
 
-    The draft has the address of VAULT_ADDR, if that is set. Exit 3 if something must be cured before a take-over can
-    begin.
+    Exit 3 if something must be cured before a take-over can begin.
 
     \b
     Example:
@@ -92,7 +90,7 @@ def inventory_command(
             )
     here = tuple(map(str, roots)) or (("/",) if machine.there() else ())
     found = inventory.take(document.read(kubeconfig), here, datetime.now(UTC))
-    made = draft(found, output or Path("cluster.yaml"), name, _vault_address())
+    made = draft(found, output or Path("cluster.yaml"), name)
     every = obstacles.obstacles(found, made)
     written = str(output) if output is not None and made.cluster is not None else None
     if output is not None and written is not None:
@@ -112,17 +110,6 @@ def inventory_command(
 for _command in adopt_run.COMMANDS:
     adopt_command.add_command(_command)
 adopt_command.add_command(adopt_node.node_command)
-
-
-def _vault_address() -> str:
-    """Return the address of VAULT_ADDR; "" if it names no Vault that nodes may use."""
-    from vaultpki.errors import SpecError
-    from vaultpki.values import hosts
-
-    try:
-        return hosts.parse_origin(os.environ.get("VAULT_ADDR", ""), allow_http=False)
-    except SpecError:
-        return ""
 
 
 def _next(written: str | None, made: ClusterDraft) -> str:

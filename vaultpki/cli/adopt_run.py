@@ -73,8 +73,9 @@ def _step_options(function: Callable[..., int]) -> Callable[..., int]:
 @spec_option
 @kubeconfig_option
 @yes_option()
+@click.option("--wait", is_flag=True, help="Then go on, as `adopt continue --wait` does; also if it has begun before.")
 @json_option
-def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_json: bool) -> int:
+def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, wait: bool, as_json: bool) -> int:
     """Begin to take over a kubeadm cluster: from now on nodes can enrol, one by one.
 
     Nothing changes in the cluster. cluster.yaml must be applied, with today's CAs below `ca.also_trust`.
@@ -82,13 +83,20 @@ def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_
     \b
     Example:
       vaultpki adopt start --kubeconfig admin.conf
+      vaultpki adopt start --kubeconfig admin.conf --wait
     """
     from vaultpki.adopt import drive
     from vaultpki.adopt.draft import draft
+    from vaultpki.adopt.drive import AdoptionWords
 
     with _looking(file, kubeconfig, allow_http=allow_http) as look_again:
         look = look_again()
-        made = drive.start(look, draft(look.found, file), _ask(yes=yes, as_json=as_json))
+        begun = wait and look.stored.record is not None
+        ask = _ask(yes=yes, as_json=as_json)
+        made = drive.standing(look) if begun else drive.start(look, draft(look.found, file), ask)
+    if begun or (wait and made.moved):
+        how = {"allow_http": allow_http, "yes": yes, "wait": wait, "as_json": as_json}
+        return _go(file, kubeconfig, AdoptionWords(onward=True), back=False, **how)
     return _tell(made, kubeconfig, as_json=as_json)
 
 
