@@ -45,7 +45,7 @@ def commands() -> list[pages.Command]:
 
 @dataclass(slots=True)
 class Walk:
-    """The operator's folder, the cluster, and its machines' disks. `one` stands for its machines once they have joined."""
+    """The operator's folder, the cluster, and its machines' disks; `adopted` stands for machines that have joined."""
 
     cluster: AppliedCluster
     objects: KubeadmObjects
