@@ -36,7 +36,7 @@ def adopt_command() -> None:
     metavar="FILE",
     help="Write the drafted cluster.yaml here, if its check passes, and beside it today's CAs as old-*-ca.crt.",
 )
-@click.option("--force", is_flag=True, help="With -o: overwrite existing files.")
+@click.option("--force", is_flag=True, help="With -o: overwrite an existing file.")
 @click.option("--cluster", "name", metavar="NAME", help="The cluster's name in the draft; default: kubeadm's name.")
 @path_option(
     "--machine",
