@@ -133,8 +133,8 @@ def _has_etcd(cluster: Cluster) -> bool:
 
 
 def _with_own_rows(
-    found: ClusterInventory, head: str, document: Mapping[str, Any], path: Path
-) -> tuple[Mapping[str, Any], Cluster]:
+    found: ClusterInventory, head: str, document: dict[str, Any], path: Path
+) -> tuple[dict[str, Any], Cluster]:
     """Return document and cluster of the draft, with rows for certificates beside the table if its check takes them.
 
     Raises SpecError if it does not pass without them either.
