@@ -71,7 +71,9 @@ ELSEWHERE = {
 
 CONFORMANCE = {
     "kubeadm": "tests/conformance/kubeadm runs it, as root and with the real kubeadm",
-    "adopt": "tests/integration/adopt runs it, against the answers of a cluster of kubeadm",
+    **dict.fromkeys(
+        ("adopt", "adopt-explained"), "tests/integration/adopt runs it, against the answers of a cluster of kubeadm"
+    ),
     "ca-root": "it takes an hour; test_ca.py runs its commands, and test_ca_root_page.py reads its output",
     "ca-rotation": "tests/conformance/ca/test_ca_page.py runs it, beside three agents and for some minutes",
     "verify-live": "tests/conformance/live/test_live.py runs it, on a real Kubernetes",

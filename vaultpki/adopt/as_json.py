@@ -103,7 +103,12 @@ def document(
             for each in every
         ],
         "unread": dict(found.whole.unread),
-        "draft": {"text": draft.text, "written": written, "problem": draft.problem or None},
+        "draft": {
+            "text": draft.whole or draft.text,
+            "old_cas": dict(draft.old_cas),
+            "written": written,
+            "problem": draft.problem or None,
+        },
         "ok": not obstacles.attention(tuple(every)),
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,7 +80,7 @@ class ClusterDraft:
 
     `left_out` are names that it does not carry. `shared` are names of one node that its row gives to every node.
     `nodes` are the drafted nodes, also where the check has found a problem. `base` are the names without
-    changes to rows, None with a problem.
+    changes to rows, None with a problem. `whole` is the text with `ca.also_trust`, whose files `old_cas` are by name.
     """
 
     text: str
@@ -90,6 +90,8 @@ class ClusterDraft:
     left_out: tuple[LeftOut, ...] = ()
     shared: tuple[LeftOut, ...] = ()
     base: GivenNames | None = None
+    whole: str = ""
+    old_cas: Mapping[str, str] = field(default_factory=dict)
 
     def added(self, row: str) -> tuple[str, ...]:
         """Return the names and addresses that the draft adds to a row."""
@@ -108,26 +110,41 @@ def draft(found: ClusterInventory, path: Path, name: str | None = None) -> Clust
         given = GivenNames(base)
         extra, left_out, shared = _extra(found, base, given)
         document = _with_extra(found, document, extra)
-        text, cluster = _with_own_rows(found, head, document, path)
+        document, cluster = _with_own_rows(found, head, document, path)
+        text = _text(head, document)
     except SpecError as error:
         return ClusterDraft(text, tuple(document["nodes"]), None, str(error), parts.left_out)
     missing = tuple(_missing(found, cluster, {(each.node, each.row, each.name) for each in left_out}))
     every = (*parts.left_out, *left_out, *missing)
-    return ClusterDraft(text, tuple(document["nodes"]), cluster, "", every, shared, given)
+    cas = {ca: each for ca, each in found.cas.items() if ca != "etcd" or _has_etcd(cluster)}
+    trust = {"also_trust": {ca: [old_ca_file(ca)] for ca in cas}} if cas else {}
+    whole = _text(head, {**document, "ca": {**document.get("ca", {}), **trust}}) if trust else text
+    old_cas = {old_ca_file(ca): "".join(facts.pem for facts in each) for ca, each in cas.items()}
+    return ClusterDraft(text, tuple(document["nodes"]), cluster, "", every, shared, given, whole, old_cas)
 
 
-def _with_own_rows(found: ClusterInventory, head: str, document: Mapping[str, Any], path: Path) -> tuple[str, Cluster]:
-    """Return text and cluster of the draft, with rows for certificates beside the table if its check takes them.
+def old_ca_file(ca: str) -> str:
+    """Return the name of the file beside cluster.yaml with today's CAs of a domain."""
+    return f"old-{ca}-ca.crt"
+
+
+def _has_etcd(cluster: Cluster) -> bool:
+    return any(NodeRole.ETCD in node.roles for node in cluster.nodes)
+
+
+def _with_own_rows(
+    found: ClusterInventory, head: str, document: dict[str, Any], path: Path
+) -> tuple[dict[str, Any], Cluster]:
+    """Return document and cluster of the draft, with rows for certificates beside the table if its check takes them.
 
     Raises SpecError if it does not pass without them either.
     """
     own = own_rows.rows(found)
     if own:
-        text = _text(head, {**document, "certificates": {**document.get("certificates", {}), **own}})
+        more = {**document, "certificates": {**document.get("certificates", {}), **own}}
         with contextlib.suppress(SpecError):
-            return text, read_cluster(text, path)
-    text = _text(head, document)
-    return text, read_cluster(text, path)
+            return more, read_cluster(_text(head, more), path)
+    return document, read_cluster(_text(head, document), path)
 
 
 def counted(found: ClusterInventory, row: str) -> Iterator[InUse]:

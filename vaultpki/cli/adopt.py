@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaultpki.cli import adopt_node, adopt_run, new_file
 from vaultpki.cli.common import json_option, kubeconfig_option, path_option, print_json, screen
+
+if TYPE_CHECKING:
+    from vaultpki.adopt.draft import ClusterDraft
 
 
 @click.group("adopt")
@@ -26,7 +30,12 @@ def adopt_command() -> None:
 
 @adopt_command.command("inventory", short_help="Show what a kubeadm cluster has, draft its cluster.yaml.")
 @kubeconfig_option
-@path_option("-o", "--output", metavar="FILE", help="Write the drafted cluster.yaml here, if its check passes.")
+@path_option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Write the drafted cluster.yaml here, if its check passes, and beside it today's CAs as old-*-ca.crt.",
+)
 @click.option("--force", is_flag=True, help="With -o: overwrite an existing file.")
 @click.option("--cluster", "name", metavar="NAME", help="The cluster's name in the draft; default: kubeadm's name.")
 @path_option(
@@ -59,10 +68,11 @@ def inventory_command(
 
     from vaultpki.adopt import as_json as document_of
     from vaultpki.adopt import inventory, machine, obstacles, text
-    from vaultpki.adopt.draft import draft
+    from vaultpki.adopt.draft import draft, old_ca_file
     from vaultpki.errors import ArgumentError, Attention, SpecError
     from vaultpki.host.static_pod import MANIFEST_FOLDER
     from vaultpki.kube import kubeconfig as document
+    from vaultpki.layout import OLD_CA_FILES
     from vaultpki.values import names
 
     if name is not None:
@@ -70,8 +80,8 @@ def inventory_command(
             names.cluster_name(name)
         except SpecError as error:
             raise ArgumentError(f"--cluster: {error.problem}") from None
-    if output is not None:
-        new_file.refuse_existing(str(output), force=force)
+    for each in (output, *(output.parent / old_ca_file(ca) for ca in OLD_CA_FILES)) if output is not None else ():
+        new_file.refuse_existing(str(each), force=force)
     for root in roots:
         if not machine.there(str(root)):
             raise ArgumentError(
@@ -83,14 +93,16 @@ def inventory_command(
     made = draft(found, output or Path("cluster.yaml"), name)
     every = obstacles.obstacles(found, made)
     written = str(output) if output is not None and made.cluster is not None else None
-    if written is not None:
-        new_file.write_new(written, made.text, force=force)
+    if output is not None and written is not None:
+        new_file.write_new(written, made.whole, force=force)
+        for file, text_of in made.old_cas.items():
+            new_file.write_new(str(output.parent / file), text_of, force=force)
     if as_json:
         print_json(document_of.document(found, made, every, written))
     else:
         for line in text.inventory_lines(found, made, every, screen().width):
             click.echo(line)
-        click.echo(_next(written, made.problem))
+        click.echo(_next(written, made))
     if obstacles.attention(every):
         raise Attention("something must be cured before this cluster can be taken over; see above")
 
@@ -100,10 +112,11 @@ for _command in adopt_run.COMMANDS:
 adopt_command.add_command(adopt_node.node_command)
 
 
-def _next(written: str | None, problem: str) -> str:
+def _next(written: str | None, made: ClusterDraft) -> str:
     """Return what was written, or why nothing was."""
     if written is not None:
-        return f"Wrote {written}: compare it with what you know, and add vault.addresses."
-    if problem:
+        beside = f", and today's CAs beside it: {', '.join(made.old_cas)}" if made.old_cas else ""
+        return f"Wrote {written}{beside}. Compare it with what you know."
+    if made.problem:
         return "The draft of cluster.yaml does not pass vaultpki's own check, so it is not written."
     return "The draft of cluster.yaml passes vaultpki's own check; -o cluster.yaml writes it."

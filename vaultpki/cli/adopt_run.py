@@ -58,7 +58,11 @@ def _step_options(function: Callable[..., int]) -> Callable[..., int]:
         metavar="NODE/COMPONENT",
         help="You have restarted this component, which no agent can see, after `adopt status` named it. Repeatable.",
     )
-    wait = click.option("--wait", is_flag=True, help="Go on until the adoption is at rest; show what it waits for.")
+    wait = click.option(
+        "--wait",
+        is_flag=True,
+        help="Go on until the adoption is at rest; show what it waits for, and ask for your words on the terminal.",
+    )
     made: Callable[..., int] = with_old
     for option in (json_option, wait, yes_option(), restarted, confirm, checked, kubeconfig_option, spec_option):
         made = option(made)
@@ -69,8 +73,9 @@ def _step_options(function: Callable[..., int]) -> Callable[..., int]:
 @spec_option
 @kubeconfig_option
 @yes_option()
+@click.option("--wait", is_flag=True, help="Then go on, as `adopt continue --wait` does; also if it has begun before.")
 @json_option
-def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_json: bool) -> int:
+def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, wait: bool, as_json: bool) -> int:
     """Begin to take over a kubeadm cluster: from now on nodes can enrol, one by one.
 
     Nothing changes in the cluster. cluster.yaml must be applied, with today's CAs below `ca.also_trust`.
@@ -78,13 +83,20 @@ def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_
     \b
     Example:
       vaultpki adopt start --kubeconfig admin.conf
+      vaultpki adopt start --kubeconfig admin.conf --wait
     """
     from vaultpki.adopt import drive
     from vaultpki.adopt.draft import draft
+    from vaultpki.adopt.drive import AdoptionWords
 
     with _looking(file, kubeconfig, allow_http=allow_http) as look_again:
         look = look_again()
-        made = drive.start(look, draft(look.found, file), _ask(yes=yes, as_json=as_json))
+        begun = wait and look.stored.record is not None
+        ask = _ask(yes=yes, as_json=as_json)
+        made = drive.standing(look) if begun else drive.start(look, draft(look.found, file), ask)
+    if begun or (wait and made.moved):
+        how = {"allow_http": allow_http, "yes": yes, "wait": wait, "as_json": as_json}
+        return _go(file, kubeconfig, AdoptionWords(onward=True), back=False, **how)
     return _tell(made, kubeconfig, as_json=as_json)
 
 
@@ -239,17 +251,23 @@ def _go(
 def _wait(
     once: Callable[[AdoptionWords], AdoptionOutcome], said: AdoptionWords, *, back: bool, quiet: bool
 ) -> AdoptionOutcome:
-    """Take steps until the adoption is at rest, a person refuses something, or another operator goes another way."""
+    """Take steps until the adoption is at rest, a person refuses something, or another operator goes another way.
+
+    Where only a person's words are left to wait for, it asks for them on the terminal.
+    """
     from dataclasses import replace
 
     from vaultpki.adopt import standing
     from vaultpki.records.adoption import ADOPTION_TABLE
 
+    asked: tuple[str, ...] = ()
+
     def take() -> AdoptionOutcome:
-        nonlocal said
-        done = once(said)
+        nonlocal said, asked
+        done = once(replace(said, confirmed=(*said.confirmed, *_spoken(asked))))
         # What a person has said counts once: it was about the state of then.
         said = replace(said, confirmed=(), restarted=())
+        asked = _words_left(done) if terminal() and not quiet else ()
         return done
 
     def ahead(before: AdoptionOutcome | None, done: AdoptionOutcome) -> Ahead:
@@ -261,11 +279,28 @@ def _wait(
             )
         if done.over or done.refused or record is None:
             return Ahead()
-        return Ahead(standing.progress(done), REREAD if done.moved else _LOOK)
+        # The question is asked at once; until it is answered nothing is looked at.
+        return Ahead(standing.progress(done), REREAD if done.moved else 0.0 if asked else _LOOK)
 
     # What a person has confirmed is about what he saw: the command ends if somebody was faster than its first step.
     own = Wait(take=take, ahead=ahead, ends=lambda _: True, look=_LOOK, again="trying again", tells_faster=True)
     return own.until_rest(quiet=quiet)
+
+
+def _words_left(done: AdoptionOutcome) -> tuple[str, ...]:
+    """Return the words that a person must say before the next step; none as long as it waits for something else too."""
+    from vaultpki.adopt.gates import CONFIRMABLE
+
+    waiting = tuple(each.node for each in done.gate.waiting)
+    return waiting if CONFIRMABLE.issuperset(waiting) else ()
+
+
+def _spoken(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Ask a person for these words, and return those that were written."""
+    if not words:
+        return ()
+    text = f"Write {' '.join(words)} once that is so, or nothing to look again"
+    return tuple(set(click.prompt(text, default="", show_default=False, err=True).split()).intersection(words))
 
 
 def _ask(*, yes: bool, as_json: bool) -> Ask:

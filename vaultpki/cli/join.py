@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,11 +60,19 @@ class JoinFolders:
 class Joining:
     """How a node joins, as the options ask for it: where files go, and whether hooks are written.
 
-    `static_pods` asks for the hooks that restart this node's static pods.
+    `static_pods` asks for the hooks that restart this node's static pods, and `adopt` has its agent take over a machine
+    of kubeadm's.
     """
 
     places: JoinFolders
     static_pods: bool = False
+    adopt: bool = False
+
+    @property
+    def given(self) -> str:
+        """The first option that was given; empty without any."""
+        hooks = "--hooks" if self.static_pods else ""
+        return self.places.given or ("--adopt" if self.adopt else hooks)
 
 
 def _join_options(function: Callable[..., int]) -> Callable[..., int]:
@@ -87,6 +95,12 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
         help="For etcd and a control plane in static pods: write hooks into agent.yaml. They "
         "restart those of this node that read a CA only when they start. Hooks that are there stay.",
     )
+    @click.option(
+        "--adopt",
+        is_flag=True,
+        help="On a machine of a kubeadm cluster that is taken over: its agent does each step of the adoption, and "
+        "agent.yaml gets the hooks that its static pods need afterwards.",
+    )
     @functools.wraps(function)
     def with_joining(
         *,
@@ -94,10 +108,11 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
         kubeconfig_dir: Path | None,
         kubelet_dir: Path | None,
         hooks: Literal["static-pods"] | None,
+        adopt: bool,
         **options: Any,
     ) -> int:
         places = JoinFolders(directory, kubeconfig_dir, kubelet_dir)
-        return function(joining=Joining(places, static_pods=hooks is not None), **options)
+        return function(joining=Joining(places, hooks is not None or adopt, adopt), **options)
 
     return with_joining
 
@@ -128,6 +143,7 @@ def join_command(
       vaultpki join join.json
       vaultpki join join.json --unit
       vaultpki join join.json --hooks static-pods
+      vaultpki join join.json --adopt --unit
       vaultpki join --unit
     """
     from vaultpki.cli.one_pass import Once, make_pass
@@ -139,7 +155,7 @@ def join_command(
         code = make_pass(config, Once(given=True), log_format, allow_http=allow_http)
     elif not unit:
         raise click.UsageError("name the join file that `vaultpki enroll` wrote for this node")
-    elif option := joining.places.given or ("--hooks" if joining.static_pods else ""):
+    elif option := joining.given:
         raise click.UsageError(f"{option} goes with a join file; afterwards agent.yaml says it")
     else:
         config = load_agent(file, allow_http=allow_http)
@@ -180,7 +196,8 @@ def enter_cluster(
 
     from vaultpki.join import checks, enter
 
-    plan = join_plan(file, join_file, joining.places, allow_http=allow_http, static_pods=joining.static_pods)
+    asked = join_plan(file, join_file, joining.places, allow_http=allow_http)
+    plan = replace(asked, static_pods=joining.static_pods, adopt=joining.adopt)
     # What can be refused is refused before the wrapping token is used up.
     checks.refuse(plan)
     joined = enter.join(plan, datetime.now(UTC), allow_http=allow_http)
@@ -188,9 +205,7 @@ def enter_cluster(
     return joined.config
 
 
-def join_plan(
-    file: Path, join_file: Path, places: JoinFolders, *, allow_http: bool, static_pods: bool = False
-) -> JoinPlan:
+def join_plan(file: Path, join_file: Path, places: JoinFolders, *, allow_http: bool) -> JoinPlan:
     """Return the join that these files and folders ask for; nothing is checked but the files themselves."""
     from vaultpki.config.agent import load_agent
     from vaultpki.disk import files
@@ -208,7 +223,7 @@ def join_plan(
         before = old.taken_over.directory if old.taken_over is not None else old.directory
         target, state = (target if places.directory is not None else before), old.state
     folders = places.folders(found.layout, target, old)
-    return JoinPlan(found, old, str(file), target, state, folders, static_pods=static_pods)
+    return JoinPlan(found, old, str(file), target, state, folders)
 
 
 def _tell_joined(joined: Joined, file: Path, log_format: Literal["text", "json"]) -> None:

@@ -39,7 +39,8 @@ class JoinPlan:
     """A join that is to be made: where its agent.yaml (`file`), directory and state folder will be, by absolute paths.
 
     `folders` are as in AgentConfig. `old` is the agent.yaml of an earlier join; what it says of owners stays. With
-    `static_pods` agent.yaml gets the hooks that restart this node's static pods.
+    `static_pods` agent.yaml gets the hooks that restart this node's static pods. With `adopt` the machine is taken
+    over, and its agent does each step.
     """
 
     join: Join
@@ -49,6 +50,7 @@ class JoinPlan:
     state: str
     folders: Mapping[str, str] = field(default_factory=dict)
     static_pods: bool = False
+    adopt: bool = False
 
     @property
     def paths(self) -> dict[str, str]:
@@ -59,7 +61,7 @@ class JoinPlan:
     @property
     def machine(self) -> TakenOver:
         """The machine of this plan as one that is taken over; only in the layout kubeadm."""
-        return TakenOver(False, self.directory, self.folders[KUBELET], self.folders[KUBECONFIGS])
+        return TakenOver(self.adopt, self.directory, self.folders[KUBELET], self.folders[KUBECONFIGS])
 
 
 def refuse(plan: JoinPlan) -> None:
@@ -157,6 +159,12 @@ def _kubeadms(plan: JoinPlan) -> None:
             exchange.exchangeable(machine.kubelet, f"{machine.kubelet_aside}/{ASIDE_FOLDER}")
         return
     foreign_kubeadm_files.refuse(plan.join.layout, plan.paths)
+    if plan.adopt:
+        raise ArgumentError(
+            "--adopt: there is nothing to take over, since this machine has no files of kubeadm's, or the join file "
+            "names no CA of theirs. Leave the option out on a new machine. Else write today's CAs into "
+            "`ca.also_trust` of cluster.yaml, run `vaultpki apply`, and enrol it again"
+        )
 
 
 def _directory(plan: JoinPlan) -> None:

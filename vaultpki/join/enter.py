@@ -7,7 +7,7 @@ interrupted afterwards goes on if it is repeated; only an interruption of the un
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -17,6 +17,7 @@ from vaultpki.config.agent import dump_agent
 from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
 from vaultpki.errors import BadAnswer, Denied, JoinRefused, Refused, VaultpkiError
+from vaultpki.host.static_pod import MANIFEST_FOLDER
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.join import hooks
 from vaultpki.join.checks import JoinPlan
@@ -71,7 +72,8 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     added = None
     if plan.static_pods:
         roles, keys = assignment.own_roles(config, node or login(config, allow_http=allow_http))
-        config, added = hooks.add(config, roles, token_keys=keys)
+        runs = _runs_here(config) if plan.adopt else None
+        config, added = hooks.add(config, roles, token_keys=keys, runs=runs)
     if join.ca_pem:
         write_private(f"{plan.state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
     os.close(open_folder(os.path.dirname(plan.file), create=True))
@@ -178,8 +180,14 @@ def _configuration(plan: JoinPlan) -> AgentConfig:
 def _taken_over(plan: JoinPlan) -> TakenOver | None:
     """Return the machine, if it is one of kubeadm's whose CAs the join file knows; what was decided before stays."""
     if plan.old is not None and plan.old.taken_over is not None:
-        return plan.old.taken_over
+        return replace(plan.old.taken_over, by_agent=plan.adopt or plan.old.taken_over.by_agent)
     return plan.machine if foreign_kubeadm_files.to_take_over(plan.join, plan.paths) else None
+
+
+def _runs_here(config: AgentConfig) -> Callable[[str], bool]:
+    """Return what tells whether a component is a static pod of a machine: kubeadm does not run every etcd."""
+    folder = f"{config.taken_over.kubeconfigs}/manifests" if config.taken_over is not None else MANIFEST_FOLDER
+    return lambda component: os.path.isfile(f"{folder}/{component}.yaml")
 
 
 def _pins(join: Join, old: AgentConfig) -> dict[str, tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -51,9 +51,20 @@ def static_pods(
     return found
 
 
-def add(config: AgentConfig, roles: Collection[NodeRole], *, token_keys: bool = False) -> tuple[AgentConfig, Added]:
-    """Return the configuration with the hooks of `static_pods` for keys that have none, and what was added."""
-    wanted = static_pods(roles, config.layout, token_keys=token_keys)
+def add(
+    config: AgentConfig,
+    roles: Collection[NodeRole],
+    *,
+    token_keys: bool = False,
+    runs: Callable[[str], bool] | None = None,
+) -> tuple[AgentConfig, Added]:
+    """Return the configuration with the hooks of `static_pods` for keys that have none, and what was added.
+
+    `runs` tells whether a component is a static pod of this machine; None if all will be.
+    """
+    every = static_pods(roles, config.layout, token_keys=token_keys)
+    there = {key: tuple(each for each in found if runs is None or runs(each.name)) for key, found in every.items()}
+    wanted = {key: found for key, found in there.items() if found}
     hooks = {key: each for key, each in wanted.items() if not config.hooks.get(key)}
     kept = tuple(key for key in wanted if key not in hooks)
     timeout = max(config.hook_timeout, HOOK_TIMEOUT) if hooks else config.hook_timeout

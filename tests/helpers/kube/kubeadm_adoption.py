@@ -203,23 +203,18 @@ class Adoption:
 
     def draft(self) -> str:
         """`adopt inventory` on the first control plane drafts cluster.yaml; returns what it printed."""
-        self.cluster.run("rm -f cluster.yaml", PLANES[0])
+        self.cluster.run("rm -f cluster.yaml old-*.crt", PLANES[0])
         said = self.cluster.run(
             f"vaultpki adopt inventory --kubeconfig /etc/kubernetes/admin.conf --cluster {NAME} -o cluster.yaml",
             PLANES[0],
         )
-        drafted = (self.nodes[PLANES[0]].home / "cluster.yaml").read_text()
-        for domain, name in own_cas.OLD_CAS.items():
-            pem = self.nodes[PLANES[0]].seen(f"{own_cas.PKI}/{name}").read_bytes()
-            (self.folder / f"old-{domain}-ca.crt").write_bytes(pem)
-        self.write_spec(drafted)
+        self.cluster.run(f"scp -p 'root@{PLANES[0]}:old-*.crt' .")
+        self.write_spec((self.nodes[PLANES[0]].home / "cluster.yaml").read_text())
         return said
 
     def write_spec(self, drafted: str) -> None:
-        """cluster.yaml as a person completes the draft: Vault's address, today's CAs, and more than one name."""
-        old = {domain: f"old-{domain}-ca.crt" for domain in own_cas.OLD_CAS}
-        address = self.cluster.cluster.server.address
-        self.cluster.cluster.file.write_text(own_cas.completed(drafted, address, old))
+        """cluster.yaml as a person completes the draft: with Vault's address."""
+        self.cluster.cluster.file.write_text(own_cas.completed(drafted, self.cluster.cluster.server.address))
 
     def add_node(self, name: str, roles: Sequence[str] = ("worker",)) -> None:
         """Lists a node in cluster.yaml, and applies it."""
@@ -230,15 +225,10 @@ class Adoption:
         """The machine's agent joins beside kubeadm's files, and stays; `after_join` is called before it is started."""
         self.vaultpki("enroll", name, "-o", self.folder / f"{name}.json", who="applier")
         self.cluster.run(f"scp -p {name}.json root@{name}:")
-        self.cluster.run(f"vaultpki join {name}.json", name)
+        self.cluster.run(f"vaultpki join {name}.json{'' if name in self.by_hand else ' --adopt'}", name)
         after_join()
         node = self.nodes[name]
         kubeadm_planes.configure(node, "poll: 5m", "poll: 10s")
-        if name not in self.by_hand:
-            config = node.seen(kubeadm_planes.AGENT)
-            text = config.read_text()
-            assert "by_agent: false" in text, text
-            config.write_text(text.replace("by_agent: false", "by_agent: true"))
         node.resident()
 
     def agent_said(self, name: str) -> str:

@@ -84,7 +84,7 @@ def place(word):
     name, colon, path = word.partition(":")
     return Path(roots[name.removeprefix("root@")][0 if path.startswith("/") else 1] + path) if colon else Path(word)
 *sources, target = map(place, words)
-for source in sources:
+for source in (found for each in sources for found in sorted(each.parent.glob(each.name)) or [each]):
     to = target / source.name if target.is_dir() else target
     shutil.copytree(source, to) if source.is_dir() else shutil.copy2(source, to)
 """

@@ -185,20 +185,17 @@ class Given:
         plane = self.planes[0]
         self.person()
         made = self.made
-        self.nodes[plane].run("rm", "-f", f"{self.nodes[plane].home}/cluster.yaml")
+        made.run("rm -f cluster.yaml old-*.crt", plane)
         command = (
             f"vaultpki adopt inventory --kubeconfig /etc/kubernetes/admin.conf --cluster {CLUSTER} -o cluster.yaml"
         )
         self.said.append(made.run(command, plane))
         drafted = yaml.safe_load((self.nodes[plane].home / "cluster.yaml").read_text())
         drafted["nodes"] = [each for each in drafted["nodes"] if each["name"] not in without]
-        has_etcd = any("etcd" in each["roles"] for each in drafted["nodes"])
-        places = {
-            ca: f"old-{file.replace('/', '-')}" for ca, file in own_cas.OLD_CAS.items() if ca != "etcd" or has_etcd
-        }
-        for domain, place in places.items():
-            made.run(f"scp -p root@{plane}:{own_cas.PKI}/{own_cas.OLD_CAS[domain]} {place}")
-        self._file.write_text(own_cas.completed(yaml.safe_dump(drafted), made.cluster.server.address, places))
+        if not any("etcd" in each["roles"] for each in drafted["nodes"]):
+            drafted["ca"]["also_trust"].pop("etcd", None)
+        made.run(f"scp -p 'root@{plane}:old-*.crt' .")
+        self._file.write_text(own_cas.completed(yaml.safe_dump(drafted), made.cluster.server.address))
         self._apply()
 
     def enrol(self, name: str, *words: str) -> str:

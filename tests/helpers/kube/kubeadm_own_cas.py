@@ -98,11 +98,10 @@ def spec(name: str, address: str, nodes: Mapping[str, tuple[str, str]]) -> str:
     return head + "".join(lines)
 
 
-def completed(drafted: str, address: str, old: Mapping[str, str]) -> str:
-    """cluster.yaml as a person completes the draft: Vault's address, and files with today's CAs by domain."""
+def completed(drafted: str, address: str) -> str:
+    """cluster.yaml as a person completes the draft: with Vault's address."""
     document = yaml.safe_load(drafted)
     document["vault"] = {"addresses": [address], "ca_file": "vault-ca.crt"}
-    document.setdefault("ca", {})["also_trust"] = {domain: [file] for domain, file in old.items()}
     return str(yaml.safe_dump(document, sort_keys=False))
 
 

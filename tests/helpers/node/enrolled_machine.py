@@ -78,10 +78,10 @@ class EnrolledMachine:
         self.join_file = Enroller(self.cluster, self.cluster.token()).join_file(self.name, folder / "join.json")
         monkeypatch.setattr("vaultpki.takeover.processes.RunningComponents", lambda **options: self.machine.processes)
 
-    def join(self, *, expect: int = 0) -> Ran:
+    def join(self, *words: str, expect: int = 0) -> Ran:
         where = self.machine.where
         places = ("--dir", where.directory, "--kubelet-dir", where.kubelet, "--kubeconfig-dir", where.kubeconfigs)
-        return vaultpki("join", "-c", self.file, self.join_file, *places, expect=expect)
+        return vaultpki("join", "-c", self.file, self.join_file, *places, *words, expect=expect)
 
     def record(self, state: S | None) -> None:
         """Somebody leads the adoption of the cluster to a state; None is the end of the way back."""

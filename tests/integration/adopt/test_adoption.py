@@ -138,7 +138,7 @@ def changed_kinds(one: AdoptedCluster) -> set[tuple[str, str, str]]:
 
 def granted_changes() -> set[tuple[str, str, str]]:
     """The same of what the roles of the page let somebody change."""
-    texts = [block.text for block in pages.blocks(pages.text("adopt")) if "kind: Role\n" in block.text]
+    texts = [block.text for block in pages.blocks(pages.text("adopt-explained")) if "kind: Role\n" in block.text]
     return {
         (role["metadata"]["namespace"], kind, verb)
         for role in map(yaml.safe_load, texts)
@@ -212,18 +212,17 @@ def back_from_prepared(one: AdoptedCluster) -> None:
 
 @pytest.mark.on_node
 def test_the_page_shows_what_is_printed(clusters: ClusterFactory, tmp_path: Path) -> None:
-    blocks = pages.blocks(pages.text("adopt"))
+    blocks = pages.blocks(pages.text("adopt-explained"))
     every = [each for block in blocks for each in block.commands()]
     commands = [each for each in every if shlex.split(each.text)[2] not in ("inventory", "node")]
     assert [" ".join(shlex.split(each.text)[1:3]) for each in commands] == [
-        *("adopt start", "adopt continue", "adopt status", "issue admin", "adopt abort")
+        *("adopt start", "adopt continue", "adopt status", "adopt abort")
     ]
     with adopted(clusters, tmp_path) as one:
         replaced = {"admin.conf": str(one.config), "cluster.yaml": str(one.cluster.file)}
-        replaced["operator"] = str(tmp_path / "operator")
         for command in commands:
             words = [replaced.get(word, word) for word in shlex.split(command.text)[1:]]
-            env = one.cluster.environment("operator" if words[0] == "issue" else "adopter")
+            env = one.cluster.environment("adopter")
             ran = vaultpki(*words, env=env | {"VAULTPKI_FILE": str(one.cluster.file)})
             printed = ran.stdout.replace(one.cluster.name, "prod")
             for word, path in replaced.items():

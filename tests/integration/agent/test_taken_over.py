@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from helpers.node.reporting_nodes import shown
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.certificates import ca_subject
+from vaultpki.config.agent import load_agent
+from vaultpki.config.hooks import plain_hooks
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.records.adoption import AdoptionState as S
@@ -63,6 +66,37 @@ def test_it_joins_beside_kubeadms_files_and_stands_for_weeks(enrolled: EnrolledM
         "no adoption is under way, so no step is to be taken on this machine\n"
     )
     assert kubeadms(enrolled.machine.snapshot()) == enrolled.fresh
+
+
+@pytest.mark.on_node
+def test_with_adopt_the_agent_does_each_step(enrolled: EnrolledMachine) -> None:
+    enrolled.join("--adopt")
+    config = load_agent(enrolled.file)
+    assert config.taken_over is not None and config.taken_over.by_agent
+    # What runs here as a static pod gets the hooks of kubeadm's clusters, which begin when the adoption has ended.
+    assert plain_hooks(config.hooks) == {
+        "kubernetes-ca": [{"static_pod": "kube-controller-manager"}],
+        "etcd-ca": [{"static_pod": "etcd"}, {"static_pod": "kube-apiserver"}],
+        "kubeconfigs": [{"static_pod": "kube-scheduler"}, {"static_pod": "kube-controller-manager"}],
+    }
+    enrolled.record(S.PREPARED)
+    # One step in each pass.
+    for _ in range(6):
+        enrolled.passes()
+    assert enrolled.report().reached is S.PREPARED and enrolled.report().by_agent
+
+
+@pytest.mark.on_node
+def test_with_adopt_a_new_machine_does_not_join(
+    clusters: ClusterFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrolled = EnrolledMachine(Ground.of(clusters), tmp_path, monkeypatch)
+    for folder in (enrolled.machine.where.directory, enrolled.machine.where.kubelet):
+        shutil.rmtree(folder)
+    for file in Path(enrolled.machine.where.kubeconfigs).glob("*.conf"):
+        file.unlink()
+    assert "there is nothing to take over" in enrolled.join("--adopt", expect=1).stderr
+    assert not enrolled.file.exists()
 
 
 @pytest.mark.on_node

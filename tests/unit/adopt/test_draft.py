@@ -206,6 +206,19 @@ def test_the_name_of_the_cluster() -> None:
     assert cluster_of(judged(taken(objects), "prod")[0]).name == "prod"
 
 
+@pytest.mark.parametrize("disk", [False, True])
+def test_todays_cas_are_named_with_their_files(disk: bool, tmp_path: Path) -> None:
+    objects = KubeadmObjects(SHAPES["elliptic"])
+    made, _ = judged(taken(objects, disks={"cp-1": tmp_path / "cp-1"} if disk else {}))
+    for file, pem in made.old_cas.items():
+        (tmp_path / file).write_text(pem)
+    cluster = read_cluster(made.whole, tmp_path / "cluster.yaml")
+    # The CA of etcd is known only from a disk.
+    known = {"kubernetes": objects.ca, "front-proxy": objects.front} | ({"etcd": objects.etcd} if disk else {})
+    assert {each.ca: each.pem for each in cluster.authority.also_trust} == {ca: each.pem for ca, each in known.items()}
+    assert "also_trust" not in made.text
+
+
 def test_a_cluster_that_the_check_refuses_is_no_draft() -> None:
     def change(values: Values) -> None:
         values["/api/v1/nodes"]["items"][1]["metadata"]["name"] = "localhost"

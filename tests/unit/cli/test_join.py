@@ -21,6 +21,7 @@ def ran(*words: str | Path) -> Result:
         (("join",), "name the join file that `vaultpki enroll` wrote for this node"),
         (("join", "--unit", "--dir", "x"), "--dir goes with a join file"),
         (("join", "--unit", "--hooks", "static-pods"), "--hooks goes with a join file"),
+        (("join", "--unit", "--adopt"), "--adopt goes with a join file"),
         (("template", "--docs", "https://docs.example.com/"), "--docs goes with the name of a template"),
         (("agent", "--hooks", "static-pods"), "--hooks goes with --join"),
         (("agent", "--dir", "x"), "--dir goes with --join"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -161,6 +162,26 @@ def test_an_adoption_says_each_failure_and_goes_on(capsys: pytest.CaptureFixture
         "it answers again",
         "the adoption is switched, waits for cp-1: has not read revision 4",
     ]
+
+
+def test_the_words_of_a_person_are_asked_for_on_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    """Only where nothing else is waited for; whoever writes no such word has it looked at again."""
+    answers = iter(["", "no outside thing", "webhooks"])
+    monkeypatch.setattr(adopt_run, "terminal", lambda: True)
+    monkeypatch.setattr("click.prompt", lambda *texts, **options: next(answers))
+    word, both = Gate((Waiting("outside", "once"),)), Gate((Waiting("outside", "once"), Waiting("cp-1", "owes")))
+    events = [
+        replace(adopted(AdoptionState.PUBLISHED), gate=both),
+        *[replace(adopted(AdoptionState.PUBLISHED), gate=word)] * 2,
+        adopted(AdoptionState.SWITCHED, moved=True),
+        replace(adopted(AdoptionState.RETIRED), gate=Gate((Waiting("webhooks", "once"),))),
+        adopted(AdoptionState.DONE, over=True),
+    ]
+    _, said = adoption_waited(events)
+    assert [each.confirmed for each in said] == [("outside",), (), (), ("outside",), (), ("webhooks",)]
+    assert pauses == [20.0, 1.0] and not list(answers)
 
 
 @pytest.mark.parametrize("error", [AWAY, FASTER])

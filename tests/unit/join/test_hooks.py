@@ -62,6 +62,13 @@ def test_what_is_written_is_told() -> None:
     ]
 
 
+def test_what_runs_elsewhere_gets_no_hook() -> None:
+    config, _ = hooks.add(CONFIG, (CONTROL_PLANE, ETCD), runs=lambda name: name != "etcd")
+    assert plain_hooks(config.hooks) == {"kubernetes-ca": MANAGER, "etcd-ca": BOTH[1:], "kubeconfigs": CLIENTS}
+    config, added = hooks.add(CONFIG, (ETCD,), runs=lambda name: False)
+    assert config == CONFIG and not added.hooks
+
+
 def test_a_node_that_needs_none_is_told_so() -> None:
     config, added = hooks.add(CONFIG, (WORKER,))
     assert config == CONFIG
