@@ -8,6 +8,8 @@ from typing import Final
 
 from vaultpki.findings.catalogue import Severity
 from vaultpki.kubernetes_versions import KUBEADM_FIRST, TRIED
+from vaultpki.records.adoption import ClusterShape
+from vaultpki.rotation.adoption_outages import outages
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,6 @@ def _warning(name: str, means: str, cure: str) -> ObstacleKind:
 def _info(name: str, means: str, cure: str) -> ObstacleKind:
     return ObstacleKind(name, Severity.INFO, means, cure)
 
-
-TWO_MEMBERS_SECONDS: Final = (35, 40)
-"""The outage of the API in seconds each time that one of two stacked members of etcd is restarted."""
 
 OBSTACLES: Final = (
     _critical(
@@ -115,13 +114,12 @@ OBSTACLES: Final = (
     ),
     _warning(
         "two-etcd-members",
-        "two stacked members of etcd have no majority while one restarts. The API of the whole cluster is away for "
-        f"{TWO_MEMBERS_SECONDS[0]} to {TWO_MEMBERS_SECONDS[1]} seconds at each restart of a member",
+        f"two stacked members of etcd have no majority while one restarts: {outages(ClusterShape.TWO_MEMBERS)}",
         "join a third control plane first, or choose a time in which the API may be away once for each restart",
     ),
     _warning(
         "one-control-plane",
-        "there is one control plane, so the API is away whenever its etcd or its kube-apiserver restarts",
+        f"there is one control plane, whose etcd and kube-apiserver restart: {outages(ClusterShape.ONE_PLANE)}",
         "choose a time in which the API may be away; pods go on running",
     ),
     _warning(

@@ -12,6 +12,7 @@ from vaultpki.adopt.found import EtcdMember
 from vaultpki.kube.details import NodeObject, StaticPod
 from vaultpki.layout import ETCD_PEER_PORT, ETCD_PORT
 from vaultpki.pki.facts import Facts
+from vaultpki.records.adoption import ClusterShape
 from vaultpki.values import hosts, names
 
 _CLIENTS = "advertise-client-urls"
@@ -79,6 +80,14 @@ def external(
         name = node or next((each for each in fitting if each not in taken), f"etcd-{number}")
         taken.add(name)
         yield EtcdMember(name, name, False, (host,), addresses, scheme != "http")
+
+
+def shape(static: Sequence[StaticPod], members: Sequence[EtcdMember]) -> ClusterShape:
+    """Return whose restarts take the API of the whole cluster away."""
+    if len(members) == 2 and all(each.stacked for each in members):
+        return ClusterShape.TWO_MEMBERS
+    planes = [pod for pod in static if pod.component == "kube-apiserver"]
+    return ClusterShape.ONE_PLANE if len(planes) == 1 else ClusterShape.OTHER
 
 
 def ports(pod: StaticPod) -> Iterator[tuple[str, str, int]]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from vaultpki.adopt import inventory
+from vaultpki.adopt import etcd, inventory
 from vaultpki.adopt.found import CONTROL_PLANE, ClusterInventory, EtcdMember
 from vaultpki.ca import imported
 from vaultpki.ca.facts import read_above, read_root
@@ -104,6 +104,7 @@ class AdoptionLook:
     def writing(self, record: AdoptionRecord) -> AdoptionLook:
         """Write a record over the one that was read, and return the look with it; ChangedMeanwhile if it changed."""
         self.notice.begin()
+        record = replace(record, shape=etcd.shape(self.found.static, self.found.members))
         return replace(self, stored=write_adoption(self.cluster, self.vault, record, self.stored.version))
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from vaultpki import certificates
-from vaultpki.adopt import kubelets, own_rows
+from vaultpki.adopt import etcd, kubelets, own_rows
 from vaultpki.adopt.catalogue import OBSTACLE_KINDS, OBSTACLES, Obstacle
 from vaultpki.adopt.draft import SERVERS, ClusterDraft, counted
 from vaultpki.adopt.found import CONTROL_PLANE, ROWS, ClusterInventory, InUse
@@ -18,7 +18,9 @@ from vaultpki.kube.flags import signing_files
 from vaultpki.kubernetes_versions import KUBEADM_FIRST, TRIED, minor, tagged
 from vaultpki.live.trust import readable_certificates
 from vaultpki.model import Node
+from vaultpki.records.adoption import ClusterShape
 from vaultpki.redact import first_few
+from vaultpki.rotation.adoption_outages import outages
 
 _Check = Callable[[ClusterInventory, ClusterDraft], Iterator[Obstacle]]
 
@@ -112,14 +114,15 @@ def _versions(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
 
 
 def _etcd(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
+    shape = etcd.shape(found.static, found.members)
     own = [member.node for member in found.members if member.stacked]
     outside = [member for member in found.members if not member.stacked]
-    if len(own) == 2 and not outside:
-        kind = OBSTACLE_KINDS["two-etcd-members"]
-        yield Obstacle(kind, tuple(own), f"{own[0]} and {own[1]} run the two members of etcd; {kind.means}")
+    if shape is ClusterShape.TWO_MEMBERS:
+        text = f"{own[0]} and {own[1]} run the two members of etcd, and one alone has no majority: {outages(shape)}"
+        yield _one("two-etcd-members", text, *own)
     planes = [pod.node for pod in found.static if pod.component == "kube-apiserver"]
-    if len(planes) == 1:
-        yield _one("one-control-plane", f"{planes[0]} runs the only kube-apiserver", planes[0])
+    if shape is ClusterShape.ONE_PLANE:
+        yield _one("one-control-plane", f"{planes[0]} runs the only kube-apiserver; {outages(shape)}", planes[0])
     if outside:
         names = [member.node for member in outside]
         more = "; two members have no majority while one restarts" if len(outside) == 2 else ""

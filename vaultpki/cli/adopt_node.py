@@ -42,8 +42,10 @@ def node_command(file: Path, dry_run: bool, leave: bool, finish: bool, allow_htt
 
     The agent's files lie beside kubeadm's. What is not in place yet is exchanged in one step, manifests keep the user's
     own flags and volumes, and each component is healthy before the next one is restarted: etcd, kube-apiserver,
-    kube-controller-manager, kube-scheduler, kubelet. A run that was killed goes on when it is run again, or goes back
-    if the adoption was turned round meanwhile. kubeadm's own files are kept until the adoption is done.
+    kube-controller-manager, kube-scheduler, kubelet. On the only control plane etcd and kube-apiserver restart at once,
+    so that the API is away for the shortest time; --dry-run says for how long. A run that was killed goes on when it is
+    run again, or goes back if the adoption was turned round meanwhile. kubeadm's own files are kept until the adoption
+    is done.
 
     The agent does the same by itself where agent.yaml says `adopt: {by_agent: true}`, but for the end: what cannot be
     undone happens only with --finish, or by such an agent a day after it has seen retired.

@@ -51,6 +51,14 @@ class AdoptionState(enum.Enum):
     RETURNING = "returning"
 
 
+class ClusterShape(enum.Enum):
+    """Whose restarts take the API of the whole cluster away: those of the only control plane, or of two members."""
+
+    ONE_PLANE = "one-control-plane"
+    TWO_MEMBERS = "two-etcd-members"
+    OTHER = "other"
+
+
 ADOPTION_TABLE: Final = ADOPTION_PHASES.of(AdoptionState)
 """What each state means for the CAs that bundles hold, and whose certificates nodes install."""
 
@@ -68,7 +76,8 @@ class AdoptionRecord(Envelope[AdoptionState]):
     further words of a person for it, such as `outside`. `joins_closed` is when the last bootstrap token of before
     was seen to be gone in this state, None if that was not seen yet. `kept` says where a person keeps the keys of
     the old CAs; nodes delete theirs in DONE if it is empty, and leave them where they are if not. `imported` are
-    the domains whose old CA is in Vault with its key: on the way back nodes get its certificates there.
+    the domains whose old CA is in Vault with its key: on the way back nodes get its certificates there. `shape` is
+    what the cluster looked like when the record was written.
     """
 
     FORGOTTEN: ClassVar = ("restarted", "confirmed", "joins_closed")
@@ -84,6 +93,7 @@ class AdoptionRecord(Envelope[AdoptionState]):
     joins_closed: datetime | None = None
     kept: str = ""
     imported: tuple[str, ...] = ()
+    shape: ClusterShape = ClusterShape.OTHER
 
     @property
     def active(self) -> bool:
@@ -129,6 +139,7 @@ _RECORD: Final = Object(
         "joins_closed": JsonMember(TIME, left_out=True, null=True),
         "kept": JsonMember(JsonText(lambda text: len(text) <= _LONGEST and text.isprintable()), left_out=True),
         "imported": JsonMember(Items(JsonText(OLD_CAS.__contains__), MOST_NODES), left_out=True, null=True),
+        "shape": JsonMember(OneOf(ClusterShape), left_out=True),
     },
     "a record of vaultpki",
     "run `vaultpki adopt status`",

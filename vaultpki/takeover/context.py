@@ -10,6 +10,7 @@ from typing import Final
 from vaultpki.model import AgentConfig, Certificate, TakenOver
 from vaultpki.node.assignment import Assignment
 from vaultpki.pki.facts import Facts
+from vaultpki.records.adoption import ClusterShape
 from vaultpki.takeover.arrangement import Arrangement
 from vaultpki.takeover.journal import JournalFile
 from vaultpki.takeover.machine import KubeadmMachine, OldAndNew
@@ -48,6 +49,12 @@ class TakeOver:
     kept_keys: str = ""
     sign: OldCaSigner | None = None
     finish: bool = False
+
+    @property
+    def shape(self) -> ClusterShape:
+        """What the cluster looked like when the record was written."""
+        record = self.assignment.adoption.record
+        return record.shape if record is not None else ClusterShape.OTHER
 
     @property
     def imported(self) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
@@ -155,11 +155,35 @@ def signer_is_ready(run: TakeOver) -> bool:
     return entry is None or (PodManifest(found[0], path).mark == entry.mark and is_new(run, component, entry))
 
 
+@dataclass(frozen=True, slots=True)
+class _NotedStart:
+    """A start that is written down: of which component, by which manifest, and what it is prepared to read."""
+
+    component: str
+    path: str
+    wanted: bytes
+    entry: Prepared
+
+
 def start_pod(run: TakeOver, component: str, *, signs_only: bool = False, marked: bool = False) -> None:
     """Have the kubelet start a static pod as the target has it, and wait until it is healthy. Raises StateConflict.
 
     With `marked` the manifest gets a mark even where the target's has none, since another restart follows.
     """
+    _start(run, [_noted(run, component, signs_only=signs_only, marked=marked)])
+
+
+def start_together(run: TakeOver, components: Sequence[str]) -> None:
+    """Have the kubelet start several static pods at once, and wait until each is healthy. Raises StateConflict.
+
+    Before it starts a changed etcd, the kubelet has kube-apiserver delete the old one's mirror pod. That waits for etcd
+    until its timeout of 34 s (pkg/kubelet/kubelet.go, tryReconcileMirrorPods), unless kube-apiserver ends meanwhile.
+    """
+    _start(run, [_noted(run, each) for each in components if not pod_is_ready(run, each)])
+
+
+def _noted(run: TakeOver, component: str, *, signs_only: bool = False, marked: bool = False) -> _NotedStart:
+    """Write down what a static pod is prepared to read, unless a run that was killed has done so."""
     path = run.machine.static_pods()[component]
     wanted, _ = plain_files.manifest(run, component, signs_only=signs_only)
     next_ = prepared(run, component, wanted)
@@ -171,17 +195,25 @@ def start_pod(run: TakeOver, component: str, *, signs_only: bool = False, marked
         if component == "etcd" and (problem := run.components.problem(component)):
             raise StateConflict(f"etcd is not healthy before its restart ({problem}), so it is not restarted")
         entry = _write_down(run, component, next_, marked=marked)
-    _write(run, component, path, wanted, entry)
-    if not _wait(run, component, entry):
-        # It was started between the two lines of a run that was killed there, or the kubelet missed the change.
-        entry = _write_down(run, component, next_, marked=bool(entry.mark))
-        _write(run, component, path, wanted, entry)
-        if not entry.mark or not _wait(run, component, entry):
-            raise StateConflict(
-                f"{component} was not started anew within {run.timeout:g} s for {path}: does the kubelet run? Look at "
-                "its log, and run this again"
-            )
-    _healthy(run, component)
+    return _NotedStart(component, path, wanted, entry)
+
+
+def _start(run: TakeOver, pods: Sequence[_NotedStart]) -> None:
+    """Write the manifests of all, and wait for one after the other."""
+    for each in pods:
+        _write(run, each.component, each.path, each.wanted, each.entry)
+    for each in pods:
+        component, entry = each.component, each.entry
+        if not _wait(run, component, entry):
+            # It was started between the two lines of a run that was killed there, or the kubelet missed the change.
+            entry = _write_down(run, component, entry, marked=bool(entry.mark))
+            _write(run, component, each.path, each.wanted, entry)
+            if not entry.mark or not _wait(run, component, entry):
+                raise StateConflict(
+                    f"{component} was not started anew within {run.timeout:g} s for {each.path}: does the kubelet run? "
+                    "Look at its log, and run this again"
+                )
+        _healthy(run, component)
 
 
 def _would_not_change(path: str, wanted: bytes) -> bool:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from vaultpki.errors import StateConflict
 from vaultpki.host.pod_manifest import PodManifest
-from vaultpki.records.adoption import AdoptionState
+from vaultpki.records.adoption import AdoptionState, ClusterShape
+from vaultpki.rotation.adoption_outages import outage_of
 from vaultpki.takeover import beside, csr_signer, exchanging, kubelet_files, old_pairs, plain_files, removal, starts
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
+
+_SERVING: Final = ("etcd", "kube-apiserver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +120,13 @@ def steps(run: TakeOver) -> Iterator[MachineStep]:
                 locked=True,
             )
         yield exchanged
-    for component in pods:
+    for together in _at_once(run, pods):
         yield MachineStep(
-            f"restart {component}",
-            lambda component=component: _pod_is_ready(run, component),  # type: ignore[misc]
-            lambda component=component: starts.start_pod(run, component),  # type: ignore[misc]
-            lambda component=component: _sentences(run, component),  # type: ignore[misc]
-            restarts=component,
+            f"restart {' and '.join(together)}",
+            lambda together=together: all(_pod_is_ready(run, each) for each in together),  # type: ignore[misc]
+            lambda together=together: starts.start_together(run, together),  # type: ignore[misc]
+            lambda together=together: _sentences(run, *together),  # type: ignore[misc]
+            restarts=" ".join(together),
             after=frozenset({exchanged.what}),
         )
     if machine.has_kubelet():
@@ -194,6 +198,17 @@ def _first(run: TakeOver, components: Iterable[str], what: str) -> Iterator[Mach
         )
 
 
+def _at_once(run: TakeOver, pods: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the static pods in their order, those together that restart at once.
+
+    Where the API is away anyway, it is away for the shortest time so; elsewhere each is healthy before the next.
+    """
+    both = run.shape is ClusterShape.ONE_PLANE and set(_SERVING) <= set(pods)
+    if both:
+        yield _SERVING
+    yield from ((each,) for each in pods if not both or each not in _SERVING)
+
+
 def _pod_is_ready(run: TakeOver, component: str) -> bool:
     """Return whether a static pod needs no restart of its own: it had it, or the one before is all that it needs."""
     if starts.pod_is_ready(run, component):
@@ -206,7 +221,7 @@ def _pod_is_ready(run: TakeOver, component: str) -> bool:
 
 def needs_turn(run: TakeOver) -> bool:
     """Return whether a step that is left restarts etcd, kube-apiserver, or a pod that mounts their files here."""
-    planes = [component for component in run.machine.static_pods() if component in ("etcd", "kube-apiserver")]
+    planes = [component for component in run.machine.static_pods() if component in _SERVING]
     if not planes:
         return False
     if run.machine.kind() is not run.target.folder or not all(starts.pod_is_ready(run, each) for each in planes):
@@ -241,16 +256,20 @@ def _keep(run: TakeOver) -> None:
 # -- manifests and kubeconfigs ---------------------------------------------------------------------------------------
 
 
-def _sentences(run: TakeOver, component: str, *, signs_only: bool = False) -> Iterator[str]:
-    path = run.machine.static_pods()[component]
-    wanted, edits = plain_files.manifest(run, component, signs_only=signs_only)
-    found = read(path)
-    held = PodManifest(found[0] if found else b"", path)
-    after = PodManifest(wanted, path).flags
-    gone = {name: None for name in held.flags if name not in after}
-    told = list(type(edits)({**after, **gone}, edits.folders).sentences(held))
-    yield from (f"{path}: {each}" for each in told)
-    yield f"{component} is restarted, and healthy before anything else is done"
+def _sentences(run: TakeOver, *components: str, signs_only: bool = False) -> Iterator[str]:
+    for component in components:
+        path = run.machine.static_pods()[component]
+        wanted, edits = plain_files.manifest(run, component, signs_only=signs_only)
+        found = read(path)
+        held = PodManifest(found[0] if found else b"", path)
+        after = PodManifest(wanted, path).flags
+        gone = {name: None for name in held.flags if name not in after}
+        told = list(type(edits)({**after, **gone}, edits.folders).sentences(held))
+        yield from (f"{path}: {each}" for each in told)
+    if outage := outage_of(components, run.shape):
+        yield outage
+    are = "are restarted at once" if len(components) > 1 else "is restarted"
+    yield f"{' and '.join(components)} {are}, and healthy before anything else is done"
 
 
 def _kubeconfigs_to_write(run: TakeOver) -> Iterator[str]:

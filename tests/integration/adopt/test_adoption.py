@@ -41,7 +41,7 @@ from vaultpki.errors import ChangedMeanwhile, StateConflict
 from vaultpki.identity import access
 from vaultpki.identity.imported import AT_REST
 from vaultpki.procedure.phases import Side
-from vaultpki.records.adoption import AdoptionState
+from vaultpki.records.adoption import AdoptionState, ClusterShape
 from vaultpki.records.adoption_report import ComponentReport, OldKeys
 from vaultpki.vault import Settings, Vault
 
@@ -167,6 +167,8 @@ def test_the_way_back(clusters: ClusterFactory, tmp_path: Path, states: Sequence
             record = one.record()
             # A later one begins with a higher revision.
             assert record is not None and record.imported == () and record.revision > revision
+            # Its machine reads there that etcd and kube-apiserver may restart at once.
+            assert record.shape is ClusterShape.ONE_PLANE
             assert "for kubernetes is not the old CA of this cluster" in one.command("status").stdout
             passed = []
             while one.state != "prepared":

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from vaultpki.errors import SpecError
 from vaultpki.records import adoption, join_file, node_report, rotation, service_account
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import AdoptionRecord, AdoptionState, ClusterShape
 from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, MountReport
 from vaultpki.records.join_file import Join, dump_join
 from vaultpki.records.node_report import (
@@ -57,6 +57,7 @@ ADOPTION = AdoptionRecord(
     NOW,
     "safe",
     ("etcd",),
+    ClusterShape.TWO_MEMBERS,
 )
 JOIN = Join(
     cluster="prod",

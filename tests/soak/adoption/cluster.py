@@ -27,7 +27,7 @@ POD = "load"
 POD_SECONDS = 240.0
 # Half as many requests as in a soak of hours: one phase follows the other, and each has restarts enough.
 PACE = 2
-# etcd and kube-apiserver of the only control plane are restarted one after the other.
+# Of one outage, while other tests run beside; on an idle machine it is what `adopt start` says.
 MOST_AWAY = 300.0
 
 FORWARD = ("prepared", "published", "switched", "closed", "retired", "done")

@@ -10,7 +10,7 @@ import pytest
 
 from vaultpki.errors import SpecError
 from vaultpki.records import adoption
-from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption import AdoptionRecord, AdoptionState, ClusterShape
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 OLD = {"kubernetes": ("a" * 64,), "etcd": ("b" * 64, "c" * 64), "front-proxy": ("d" * 64,)}
@@ -33,6 +33,7 @@ def test_what_is_written_is_read(state: AdoptionState) -> None:
         joins_closed=NOW + timedelta(minutes=1),
         kept="in the safe of the second floor",
         imported=("kubernetes", "front-proxy"),
+        shape=ClusterShape.ONE_PLANE,
     )
     assert read(adoption.to_json(said)) == said
 
@@ -78,6 +79,8 @@ def test_a_later_release_may_add_fields() -> None:
         ("joins_closed", 5),
         ("kept", ["here"]),
         ("imported", ["kubelet"]),
+        ("shape", "round"),
+        ("shape", None),
         ("imported", "etcd"),
         ("kept", "a\x1b[2J"),
         ("kept", "a" * 301),

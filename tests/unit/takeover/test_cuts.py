@@ -16,6 +16,7 @@ from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.disk import exchange
 from vaultpki.host import pod_manifest
 from vaultpki.records.adoption import AdoptionState as S
+from vaultpki.records.adoption import ClusterShape
 from vaultpki.takeover import carry_out
 
 KILLED = 77
@@ -97,8 +98,19 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize(("before", "state"), STEPS)
-def test_a_run_that_dies_goes_on_and_back(tmp_path: Path, before: tuple[S, ...], state: S | None) -> None:
+AT_ONCE = {(S.PUBLISHED,): S.SWITCHED, (S.PUBLISHED, S.SWITCHED, S.RETURNING): S.PREPARED}
+
+
+@pytest.mark.parametrize(
+    ("before", "state", "shape"),
+    [
+        *((*each, ClusterShape.OTHER) for each in STEPS),
+        *((before, state, ClusterShape.ONE_PLANE) for before, state in AT_ONCE.items()),
+    ],
+)
+def test_a_run_that_dies_goes_on_and_back(
+    tmp_path: Path, before: tuple[S, ...], state: S | None, shape: ClusterShape
+) -> None:
     root = tmp_path / "m"
     root.mkdir()
     machine = TakenOverMachine(root)
@@ -115,28 +127,28 @@ def test_a_run_that_dies_goes_on_and_back(tmp_path: Path, before: tuple[S, ...],
         _copy(saved, root)
         # Moments of the processes are those of before.
 
-    assert not run_until(lambda: carry_out.carry_out(machine.run(state)), 1 << 19)
+    assert not run_until(lambda: carry_out.carry_out(machine.run(state, shape=shape)), 1 << 19)
     wanted, manifests = machine.snapshot(), _manifests(machine)
     # Home is a short way, at whose end everything is removed that a manifest could still name.
     at, step = 0, 1 if EVERY else 5 if state is None else 17
     while True:
         restored()
-        if not run_until(lambda: carry_out.carry_out(machine.run(state)), at):
+        if not run_until(lambda: carry_out.carry_out(machine.run(state, shape=shape)), at):
             break
         works(machine)
         if state not in (None, S.DONE):
             between(machine, before[-1] if before else S.PREPARED, state)
         # On, from a machine that was booted anew.
-        machine.go(state)
-        assert carry_out.left(machine.run(state)) == [], at
+        machine.go(state, shape=shape)
+        assert carry_out.left(machine.run(state, shape=shape)) == [], at
         _same(machine.snapshot(), wanted, at)
         assert _manifests(machine) == manifests, at
         assert state is not None or machine.snapshot() == fresh, at
         if state is S.PUBLISHED and not before:
             # Back, in place of on.
             restored()
-            run_until(lambda: carry_out.carry_out(machine.run(state)), at)
-            machine.go(S.PREPARED)
+            run_until(lambda: carry_out.carry_out(machine.run(state, shape=shape)), at)
+            machine.go(S.PREPARED, shape=shape)
             machine.go(None)
             assert machine.snapshot() == fresh, at
         at += step
