@@ -53,7 +53,7 @@ class _Given(NamedTuple):
     name: str
     value: str | None
     key: str
-    index: int
+    at: int
     apart: tuple[str, int] | None
 
 
@@ -162,11 +162,11 @@ class PodManifest:
                 continue
             (flag,) = there
             if value is None:
-                for key, index in filter(None, ((flag.key, flag.index), flag.apart)):
+                for key, index in filter(None, ((flag.key, flag.at), flag.apart)):
                     yield self._document.removed(self._list(key), index)
                     held[key][index] = None
             elif flag.value != value:
-                (key, index), text = (flag.apart, value) if flag.apart else ((flag.key, flag.index), f"--{name}={value}")
+                (key, index), text = (flag.apart, value) if flag.apart else ((flag.key, flag.at), f"--{name}={value}")
                 yield self._document.replaced(self._list(key).value[index], text)
                 held[key][index] = text
         for key in ("command", "args"):

@@ -72,7 +72,9 @@ def two_items(text: str) -> str:
 
 def with_sidecar(text: str, *, first: bool) -> str:
     """A second container, which names the same flags and volumes."""
-    lines = "  - {name: logs, image: logs, args: [--root-ca-file, /a], volumeMounts: [{name: k8s-certs, mountPath: /a}]}\n"
+    lines = (
+        "  - {name: logs, image: logs, args: [--root-ca-file, /a], volumeMounts: [{name: k8s-certs, mountPath: /a}]}\n"
+    )
     place = "  containers:\n" if first else "  hostNetwork: true\n"
     assert text.count(place) == 1
     return text.replace(place, f"{place}{lines}" if first else f"{lines}{place}")
@@ -184,7 +186,9 @@ def test_which_container_is_the_components() -> None:
     assert component({"name": "kube-apiserver", "command": ["sh"]}, renamed) == "kube-scheduler"
     # Somebody proves another version beside it.
     assert component(renamed, own) == "kube-scheduler"
-    with pytest.raises(StoreError, match=r"^m: the pod has 2 containers, and several of them run a component\. Let one"):
+    with pytest.raises(
+        StoreError, match=r"^m: the pod has 2 containers, and several of them run a component\. Let one"
+    ):
         component(own, own)
     with pytest.raises(StoreError, match="and none of them runs a component"):
         component({"name": "a"}, {"name": "b"})
