@@ -70,6 +70,11 @@ OBSTACLES: Final = (
         "machine out of the cluster",
     ),
     _critical(
+        "unfit-machine",
+        "a machine has something that `vaultpki join` and `vaultpki adopt node` would refuse, so it could take no part",
+        "do on that machine what each sentence says",
+    ),
+    _critical(
         "unlabelled-control-plane",
         "a node shows a static pod of the control plane without the label of one. Any kubelet may show such a pod, "
         "so it does not count",

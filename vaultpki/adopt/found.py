@@ -53,7 +53,8 @@ class Machine:
 
     `leaves` are certificates with their row and path. `cas` are the CAs by domain, `ca_keys` the paths of CAs' keys,
     `static` what the manifests run, `kubelet` its configuration file. `unread` says by path what could not be read.
-    `keys_named` are the files of keys that flags of static pods name.
+    `keys_named` are the files of keys that flags of static pods name. `unfit` are sentences about what `join` and
+    `adopt node` would refuse.
     """
 
     root: str
@@ -67,6 +68,7 @@ class Machine:
     kubelet: Mapping[str, Any] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
     keys_named: frozenset[str] = frozenset()
+    unfit: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

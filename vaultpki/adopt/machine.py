@@ -19,14 +19,17 @@ from vaultpki.kube.flags import COMPONENTS
 from vaultpki.kube.pod_files import named_files, named_in
 from vaultpki.layout import CA_KEYS, DIRECTORY, OLD_CA_FILES
 from vaultpki.live.trust import readable_certificates
+from vaultpki.model import TakenOver
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.places import KUBECONFIGS, KUBELET, PKI, inner_folders
+from vaultpki.takeover import unfit
 from vaultpki.values import input_file, yaml_tree
 
 KUBERNETES: Final = "/etc/kubernetes"
 _KUBELET: Final = "/var/lib/kubelet"
 
+_NOT_ALLOWED: Final = "this user may not read it; run as root"
 _LARGEST: Final = 1024 * 1024
 _MOST_LINKS: Final = 40
 _MOST_FILES: Final = 200
@@ -77,8 +80,21 @@ def read(root: str, directory: str = "") -> Machine:
         static=static,
         kubelet=kubelet,
         unread=dict(disk.unread),
+        unfit=_unfit(disk, folder),
         keys_named=frozenset(path for _, pod in manifests for _, path in named_files(pod) if path.endswith(".key")),
     )
+
+
+def _unfit(disk: _Disk, folder: str) -> tuple[str, ...]:
+    """Return what a join would refuse there; nothing of a machine that has joined, or that this user may not read."""
+    # A flag that names another folder is what is looked for.
+    where = TakenOver(
+        False, DIRECTORY if disk.is_file(f"{DIRECTORY}/ca.crt") else folder, f"{_KUBELET}/pki", KUBERNETES
+    )
+    joined = disk.exists(where.aside) or disk.exists(where.kubelet_aside)
+    if joined or _NOT_ALLOWED in disk.unread.values():
+        return ()
+    return unfit.on_disk(where, None, disk.place)
 
 
 def _node(leaves: tuple[tuple[str, str, Facts], ...], static: tuple[StaticPod, ...]) -> str:
@@ -216,6 +232,13 @@ class _Disk:
             self.unread[path] = "no certificate in it can be read"
         return found
 
+    def place(self, path: str) -> str:
+        """Return where a path of the machine is, or where nothing can be read."""
+        try:
+            return self._place(path)
+        except OSError:
+            return f"{self._root}{path}"
+
     def _place(self, path: str) -> str:
         """Return where a path of the machine is, with all links followed inside its root folder."""
         if not self._root:
@@ -246,5 +269,5 @@ class _Disk:
 
 def _why(error: Exception) -> str:
     if isinstance(error, PermissionError):
-        return "this user may not read it; run as root"
+        return _NOT_ALLOWED
     return (error.strerror or type(error).__name__) if isinstance(error, OSError) else "it cannot be read"

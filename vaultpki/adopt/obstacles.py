@@ -329,6 +329,12 @@ def _nodes(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
         yield _one("kubelet-locked-out", f"the kubelet of {first_few(names, _NAMED)} {problem}", *names)
 
 
+def _unfit_machines(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
+    for machine in found.machines:
+        name = machine.node or machine.root
+        yield from (_one("unfit-machine", f"{name}: {each}", name) for each in machine.unfit)
+
+
 def _unread(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
     parts: dict[str, list[str]] = {}
     for part, why in found.whole.unread.items():
@@ -355,5 +361,6 @@ _CHECKS: Final[tuple[_Check, ...]] = (
     _names,
     _beside,
     _nodes,
+    _unfit_machines,
     _unread,
 )

@@ -199,10 +199,25 @@ def enter_cluster(
     asked = join_plan(file, join_file, joining.places, allow_http=allow_http)
     plan = replace(asked, static_pods=joining.static_pods, adopt=joining.adopt)
     # What can be refused is refused before the wrapping token is used up.
+    _refuse_unfit(plan)
     checks.refuse(plan)
     joined = enter.join(plan, datetime.now(UTC), allow_http=allow_http)
     _tell_joined(joined, file, log_format)
     return joined.config
+
+
+def _refuse_unfit(plan: JoinPlan) -> None:
+    """Refuse a machine of kubeadm's that is to be taken over, and that no step of an adoption could change."""
+    from vaultpki.node import foreign_kubeadm_files
+    from vaultpki.places import Layout
+    from vaultpki.takeover import unfit
+
+    old = plan.join.also_trust
+    if plan.join.layout is not Layout.KUBEADM or not old or (plan.old is not None and plan.old.taken_over is not None):
+        return
+    # Files behind a link are read by nobody else.
+    if unfit.has_links(plan.machine, old) or foreign_kubeadm_files.to_take_over(plan.join, plan.paths):
+        unfit.refuse_joining(plan.machine, old)
 
 
 def join_plan(file: Path, join_file: Path, places: JoinFolders, *, allow_http: bool) -> JoinPlan:

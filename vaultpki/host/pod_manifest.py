@@ -1,7 +1,7 @@
 """Changes flags, folders and one annotation in the manifest of a static pod, and keeps every other byte of it.
 
-Nothing is written here. A manifest has one container, as kubeadm's have; its flags stand in `command` or `args` as
-`--name=value` (cmd/kubeadm/app/util/arguments.go, ArgumentsToCommand).
+Nothing is written here. Only the container of the component is changed, others stay. Its flags stand in `command` or
+`args` as `--name=value` (cmd/kubeadm/app/util/arguments.go, ArgumentsToCommand), or as two items, which they stay.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from itertools import zip_longest
+from typing import Any, Final, NamedTuple
 
 from vaultpki.errors import StoreError
 from vaultpki.host.static_pod import ANNOTATION
+from vaultpki.kube.flags import COMPONENTS
 from vaultpki.values.yaml_edit import TextChange, UnsafePlace, YamlText
 
 TAKEN_OVER: Final = "vaultpki/taken-over"
@@ -45,6 +47,16 @@ class PodEdits:
                 yield f"mounts {path} read-only"
 
 
+class _Given(NamedTuple):
+    """A flag of a container: its list and place there; `apart` is where its value is if that is an item of its own."""
+
+    name: str
+    value: str | None
+    key: str
+    at: int
+    apart: tuple[str, int] | None
+
+
 class PodManifest:
     """The manifest of one pod. Raises StoreError, about `path`, if it is not one that can be changed in this way."""
 
@@ -56,27 +68,22 @@ class PodManifest:
             raise self._refused(error) from None
         value = self._document.value
         containers = value.get("spec", {}).get("containers") if _is_pod(value) else None
-        if not isinstance(containers, list) or len(containers) != 1 or not isinstance(containers[0], dict):
-            raise StoreError(f"{path}: this is not the manifest of a pod with one container, as kubeadm writes them")
+        if not isinstance(containers, list) or not all(isinstance(each, dict) for each in containers):
+            raise StoreError(f"{path}: this is not the manifest of a pod, as kubeadm writes them")
         if value["metadata"].get("uid"):
             raise StoreError(f"{path}: it sets metadata.uid, so the kubelet would not restart the pod; remove the uid")
-        self._container = containers[0]
+        self._index = _own_container(containers, path)
+        self._container = containers[self._index]
 
     @property
     def component(self) -> str:
         """The program that its container runs."""
-        command = self._container.get("command")
-        first = command[0] if isinstance(command, list) and command else ""
-        return os.path.basename(first) if isinstance(first, str) else ""
+        return _program(self._container)
 
     @property
     def flags(self) -> dict[str, str]:
         """Its flags and their values; of one that is there twice the last."""
-        found = {}
-        for _, _, word in self._words():
-            name, _, value = word.lstrip("-").partition("=")
-            found[name] = value
-        return found
+        return {each.name: each.value or "" for each in self._given()}
 
     @property
     def volumes(self) -> dict[str, str]:
@@ -121,40 +128,53 @@ class PodManifest:
 
     # -- flags -------------------------------------------------------------------------------------------------------
 
-    def _words(self) -> Iterator[tuple[str, int, str]]:
-        """Yield the flags: in which list, at which place, and as which word."""
-        for key in ("command", "args"):
-            words = self._container.get(key)
-            for index, word in enumerate(words if isinstance(words, list) else []):
-                if isinstance(word, str) and word.startswith("-"):
-                    yield key, index, word
+    def _given(self) -> Iterator[_Given]:
+        lists = [(key, self._container.get(key)) for key in ("command", "args")]
+        words = [(key, i, word) for key, held in lists if isinstance(held, list) for i, word in enumerate(held)]
+        for (key, index, word), after in zip_longest(words, words[1:]):
+            if not isinstance(word, str) or not word.startswith("-"):
+                continue
+            name, equals, value = word.lstrip("-").partition("=")
+            if equals:
+                yield _Given(name, value, key, index, None)
+            elif after is not None and isinstance(after[2], str) and not after[2].startswith("-"):
+                yield _Given(name, after[2], key, index, after[:2])
+            else:
+                yield _Given(name, None, key, index, None)
 
     def _flags(self, flags: Mapping[str, str | None], wanted: Any) -> Iterator[TextChange]:
-        held = wanted["spec"]["containers"][0]
+        held, given = wanted["spec"]["containers"][self._index], list(self._given())
         for name, value in flags.items():
-            places = [(key, index) for key, index, word in self._words() if word.lstrip("-").partition("=")[0] == name]
-            if len(places) > 1 or any("=" not in held[key][index] for key, index in places):
-                raise UnsafePlace(f"the flag --{name} is there twice, or its value is an item of its own")
-            if not places and value is None:
+            there = [each for each in given if each.name == name]
+            if len(there) > 1:
+                raise UnsafePlace(f"the flag --{name} is there twice; keep the line that holds")
+            if there and there[0].value is None:
+                raise UnsafePlace(f"the flag --{name} has no value; give it one, as `--{name}=VALUE`")
+            if not there and value is None:
                 continue
-            if not places:
-                key = "command" if len(held.get("command") or ()) > 1 or not held.get("args") else "args"
+            if not there:
+                # Never between a flag and its value.
+                split = any(each.apart and each.apart[0] != each.key for each in given)
+                in_command = len(held.get("command") or ()) > 1 and not split
+                key = "command" if in_command or not held.get("args") else "args"
                 yield self._document.appended(self._list(key), f"--{name}={value}")
                 held[key].append(f"--{name}={value}")
                 continue
-            key, index = places[0]
+            (flag,) = there
             if value is None:
-                yield self._document.removed(self._list(key), index)
-                held[key][index] = None
-            elif held[key][index].partition("=")[2] != value:
-                yield self._document.replaced(self._list(key).value[index], f"--{name}={value}")
-                held[key][index] = f"--{name}={value}"
+                for key, index in filter(None, ((flag.key, flag.at), flag.apart)):
+                    yield self._document.removed(self._list(key), index)
+                    held[key][index] = None
+            elif flag.value != value:
+                (key, index), text = (flag.apart, value) if flag.apart else ((flag.key, flag.at), f"--{name}={value}")
+                yield self._document.replaced(self._list(key).value[index], text)
+                held[key][index] = text
         for key in ("command", "args"):
             if isinstance(held.get(key), list):
                 held[key] = [word for word in held[key] if word is not None]
 
     def _list(self, key: str) -> Any:
-        found = self._document.at("spec", "containers", 0, key)
+        found = self._document.at("spec", "containers", self._index, key)
         if found is None or found.id != "sequence":
             raise UnsafePlace(f"its container has no {key}")
         return found
@@ -162,7 +182,7 @@ class PodManifest:
     # -- folders -----------------------------------------------------------------------------------------------------
 
     def _folders(self, folders: Mapping[str, str], wanted: Any) -> Iterator[TextChange]:
-        spec, container = wanted["spec"], wanted["spec"]["containers"][0]
+        spec, container = wanted["spec"], wanted["spec"]["containers"][self._index]
         there = self.volumes
         for number, (name, path) in enumerate((n, p) for n, p in folders.items() if there.get(n) != p):
             if name in there:
@@ -171,7 +191,7 @@ class PodManifest:
             mount = {"mountPath": path, "name": name, "readOnly": True}
             for keys, holder, item in (
                 (("spec",), spec, ("volumes", volume)),
-                (("spec", "containers", 0), container, ("volumeMounts", mount)),
+                (("spec", "containers", self._index), container, ("volumeMounts", mount)),
             ):
                 key, value = item
                 sequence = self._document.at(*keys, key)
@@ -182,11 +202,11 @@ class PodManifest:
                 holder[key].insert(number, value)
 
     def _without_folders(self, folders: Mapping[str, str], wanted: Any) -> Iterator[TextChange]:
-        spec, container = wanted["spec"], wanted["spec"]["containers"][0]
+        spec, container = wanted["spec"], wanted["spec"]["containers"][self._index]
         for name in folders:
             for keys, holder, key in (
                 (("spec",), spec, "volumes"),
-                (("spec", "containers", 0), container, "volumeMounts"),
+                (("spec", "containers", self._index), container, "volumeMounts"),
             ):
                 sequence = self._document.at(*keys, key)
                 names = [each.get("name") for each in self._at(keys).get(key) or []]
@@ -202,6 +222,32 @@ class PodManifest:
 
     def _refused(self, error: UnsafePlace) -> StoreError:
         return StoreError(f"{self.path}: {error}; write it as kubeadm does (`kubeadm init phase`), and run again")
+
+
+def _own_container(containers: list[dict[str, Any]], path: str) -> int:
+    """Return which container of a pod is the component's: the only one, else by its program, else by its name too.
+
+    kubeadm gives a container the name of its program (cmd/kubeadm/app/phases/controlplane/manifests.go).
+    """
+    if len(containers) == 1:
+        return 0
+    programs = {index: _program(each) for index, each in enumerate(containers)}
+    found = [index for index, program in programs.items() if program in COMPONENTS]
+    if len(found) > 1:
+        found = [index for index in found if containers[index].get("name") == programs[index]]
+    if len(found) != 1:
+        which = "several of them run a component" if found else "none of them runs a component"
+        raise StoreError(
+            f"{path}: the pod has {len(containers)} containers, and {which}. Let one run it by `command`, with the "
+            "name of its program, and move the others to manifests of their own"
+        )
+    return found[0]
+
+
+def _program(container: Mapping[str, Any]) -> str:
+    command = container.get("command")
+    first = command[0] if isinstance(command, list) and command else ""
+    return os.path.basename(first) if isinstance(first, str) else ""
 
 
 def _mark(document: YamlText, mark: str, wanted: Any) -> TextChange:

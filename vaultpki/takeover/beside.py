@@ -183,11 +183,11 @@ def named_pairs(run: TakeOver) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def lost_with_the_folder(run: TakeOver) -> Iterator[str]:
+def lost_with_the_folder(machine: KubeadmMachine) -> Iterator[str]:
     """Yield a sentence about each file of the kubelet's folder that its own flags name: the agent's has none of it."""
-    for path in _environments(run):
-        for name, value in named_in(_text(path)):
-            if value.startswith(f"{run.where.kubelet}/"):
+    for path in _environments(machine):
+        for name, value in named_in(machine.content(path).decode("utf-8", "replace")):
+            if value.startswith(f"{machine.where.kubelet}/"):
                 yield (
                     f"{path}: --{name} names {value}, which is put aside from switched on, so the kubelet would not "
                     "start. Take that flag out (its configuration gets the agent's pair), and run this again"
@@ -203,14 +203,14 @@ def _named(run: TakeOver) -> Iterator[tuple[str, str, str]]:
             continue
         yield from ((os.path.basename(path), name, found) for name, found in named_files(pod))
     if run.machine.has_kubelet():
-        for path in (run.machine.kubelet_settings, *_environments(run)):
+        for path in (run.machine.kubelet_settings, *_environments(run.machine)):
             yield from ((path, name, value) for name, value in named_in(_text(path)))
 
 
-def _environments(run: TakeOver) -> tuple[str, ...]:
+def _environments(machine: KubeadmMachine) -> tuple[str, ...]:
     """Return the files with flags of the kubelet: kubeadm's, and those of its unit (kubeadm's 10-kubeadm.conf)."""
-    top = os.path.dirname(run.where.kubeconfigs)
-    return run.machine.kubelet_flags, f"{top}/default/kubelet", f"{top}/sysconfig/kubelet"
+    top = os.path.dirname(machine.where.kubeconfigs)
+    return machine.kubelet_flags, f"{top}/default/kubelet", f"{top}/sysconfig/kubelet"
 
 
 def _changes(run: TakeOver, path: str) -> bool:

@@ -10,13 +10,14 @@ import binascii
 import contextlib
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from vaultpki.certificates import laid_out
 from vaultpki.errors import CertificateUnreadable, StateConflict, StoreError
+from vaultpki.host import setting_files
 from vaultpki.host.pod_manifest import PodManifest
 from vaultpki.kube.flags import FLAGS, Expect
 from vaultpki.model import NodeRole, TakenOver
@@ -80,14 +81,20 @@ class OldAndNew:
 
 
 class KubeadmMachine:
-    """The machine at the places of `where`; `old` are the SHA-256 of the old CAs by domain."""
+    """The machine at the places of `where`; `old` are the SHA-256 of the old CAs by domain.
 
-    def __init__(self, where: TakenOver, old: Mapping[str, Iterable[str]]) -> None:
-        self.where = where
+    `at` says where a path of its disk is found, for one that is only looked at: then links are followed, and what
+    cannot be read is empty.
+    """
+
+    def __init__(
+        self, where: TakenOver, old: Mapping[str, Iterable[str]], at: Callable[[str], str] | None = None
+    ) -> None:
+        self.where, self._at = where, at
         self.manifests = f"{where.kubeconfigs}/manifests"
         self.kubelet_settings = f"{where.kubelet.rpartition('/')[0]}/config.yaml"
         self.kubelet_flags = f"{where.kubelet.rpartition('/')[0]}/kubeadm-flags.env"
-        stated = settings.values_of(self._bytes(self.kubelet_settings)).get("staticPodPath")
+        stated = settings.values_of(self.content(self.kubelet_settings)).get("staticPodPath")
         if isinstance(stated, str) and stated.startswith("/"):
             self.manifests = stated
         self.old = {ca: frozenset(prints) for ca, prints in old.items()}
@@ -114,21 +121,30 @@ class KubeadmMachine:
                     told.append(str(error))
                 continue
             if component in RESTART_ORDER and component in found:
-                told.append(f"{path}: {component} has another manifest, {found[component]}; keep one of them there")
+                told.append(_one_too_many(path, found[component], component))
             found[component] = path
         return told
 
     def manifest_files(self) -> Iterator[tuple[str, bytes]]:
         """Yield the path and the content of each file that the kubelet runs a static pod from."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for name in sorted(os.listdir(self.manifests)):
+        absent = (FileNotFoundError, NotADirectoryError) if self._at is None else (OSError,)
+        with contextlib.suppress(*absent):
+            for name in sorted(os.listdir(self.place(self.manifests))):
                 # The kubelet runs each file whatever its name ends with (kubernetes pkg/kubelet/config/file.go).
-                if not name.startswith(".") and os.path.isfile(f"{self.manifests}/{name}"):
-                    yield f"{self.manifests}/{name}", self._bytes(f"{self.manifests}/{name}")
+                if not name.startswith(".") and self.is_file(f"{self.manifests}/{name}"):
+                    yield f"{self.manifests}/{name}", self.content(f"{self.manifests}/{name}")
+
+    def place(self, path: str) -> str:
+        """Return where a path of the machine is found."""
+        return self._at(path) if self._at is not None else path
+
+    def is_file(self, path: str) -> bool:
+        """Return whether a file lies there."""
+        return os.path.isfile(self.place(path))
 
     def has_kubelet(self) -> bool:
         """Return whether a kubelet of kubeadm's runs on this machine."""
-        return os.path.exists(self.kubelet_settings)
+        return os.path.exists(self.place(self.kubelet_settings))
 
     def has_other_member(self, roles: Collection[NodeRole]) -> bool:
         """Return whether a member of etcd runs here that is no static pod; `roles` are those of the node."""
@@ -252,7 +268,7 @@ class KubeadmMachine:
     def certificates(self, path: str) -> tuple[Facts, ...]:
         """Return the certificates in a file, whatever else is in it; empty if there is none."""
         try:
-            with open(path, "rb") as file:
+            with open(self.place(path), "rb") as file:
                 data = file.read(1 << 20)
         except OSError:
             return ()
@@ -260,13 +276,13 @@ class KubeadmMachine:
 
     def kubeconfig_cas(self, path: str) -> tuple[Facts, ...]:
         """Return the CAs that a kubeconfig holds or names."""
-        data = self._bytes(path)
+        data = self.content(path)
         held = settings.cas_of(data)
         return _certificates(held) if held else self.certificates(named_ca(data))
 
     def kubeconfig_leaf(self, path: str) -> tuple[Facts, ...]:
         """Return the client certificate that a kubeconfig holds or names."""
-        data = self._bytes(path)
+        data = self.content(path)
         with contextlib.suppress(binascii.Error, ValueError):
             held = base64.b64decode(_first(data, "users", "client-certificate-data"), validate=True)
             if held:
@@ -293,9 +309,21 @@ class KubeadmMachine:
         ends += [facts.not_after for facts in self.certificates(client)[:1]]
         return min(ends, default=None)
 
-    def _bytes(self, path: str) -> bytes:
+    def content(self, path: str) -> bytes:
+        """Return a file; empty if there is none. Raises StoreError."""
+        if self._at is not None:
+            return setting_files.content(self._at(path))
         found = read(path)
         return found[0] if found is not None else b""
+
+
+def _one_too_many(path: str, other: str, component: str) -> str:
+    folder = os.path.dirname(path)
+    spare = other if path == f"{folder}/{component}.yaml" else path
+    return (
+        f"{path}: {component} has another manifest, {other}, and the kubelet runs every file of that folder. Keep "
+        f"one of them there, such as by `mv {spare} {os.path.dirname(folder)}/`"
+    )
 
 
 def client_pem(folder: str) -> str:

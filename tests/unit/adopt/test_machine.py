@@ -64,6 +64,23 @@ def test_links_in_a_circle_and_odd_files_are_named(root: Path) -> None:
     }
 
 
+def test_what_a_join_would_refuse_is_said_of_a_mounted_disk(root: Path) -> None:
+    assert machine.read(str(root)).unfit == ()
+    kubernetes = root / "etc/kubernetes"
+    server = kubernetes / "manifests/kube-apiserver.yaml"
+    server.chmod(0o622)
+    (kubernetes / "manifests/mine.yaml").write_bytes((kubernetes / "manifests/etcd.yaml").read_bytes())
+    (kubernetes / "pki").rename(root / "etc/pki")
+    (kubernetes / "pki").symlink_to("/etc/pki")
+    link, writable, spare = machine.read(str(root)).unfit
+    assert link.startswith("/etc/kubernetes/pki is a symbolic link to /etc/pki, ")
+    assert writable.startswith(f"{server}: others may write to the file (mode 0622)")
+    assert spare.startswith("/etc/kubernetes/manifests/mine.yaml: etcd has another manifest, ")
+    # A machine that has joined is changed, and its agent says what is wrong.
+    (kubernetes / "vaultpki").mkdir()
+    assert machine.read(str(root)).unfit == ()
+
+
 def test_a_worker_has_its_name_from_its_kubelet(tmp_path: Path) -> None:
     root = KubeadmObjects(Shape(serving_by_csr=True)).disk(tmp_path, "w-1")
     found = machine.read(str(root))

@@ -25,6 +25,7 @@ from helpers.kube.kubeadm_objects import (
 )
 from vaultpki.adopt import kubelets, obstacles, starts, text
 from vaultpki.adopt.catalogue import OBSTACLES
+from vaultpki.adopt.found import Machine
 from vaultpki.findings.catalogue import Severity
 
 Change = Callable[[KubeadmObjects, Values], None]
@@ -320,6 +321,14 @@ def test_a_disk_shows_what_the_api_does_not(tmp_path: Any) -> None:
     rights = "kube-apiserver-kubelet of cp-1 is in the group kubeadm:cluster-admins today, and would not be"
     assert texts["rights-differ"] == [rights]
     assert "names-not-seen" not in texts
+
+
+def test_what_a_join_would_refuse_is_said_of_each_machine() -> None:
+    found = taken(one())
+    machine = Machine("/", "cp-1", "/etc/kubernetes/pki", unfit=("a.yaml: one", "b.yaml: two"))
+    _, every = judged(replace(found, machines=(machine,)))
+    assert named(every)["unfit-machine"] == ["cp-1: a.yaml: one", "cp-1: b.yaml: two"]
+    assert obstacles.attention(every)
 
 
 def test_a_disk_of_another_cluster_does_not_count(tmp_path: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
@@ -59,10 +60,34 @@ def back_of(before: bytes) -> PodEdits:
     return PodEdits({name: held.get(name) for name in EDITS.flags}, EDITS.folders)
 
 
+def two_items(text: str) -> str:
+    """Each flag and its value as two items."""
+
+    def apart(found: re.Match[str]) -> str:
+        dash, flag, value = found.groups()
+        return f"{dash}{flag}\n{dash}{value if value.startswith('/') else json.dumps(value)}"
+
+    return re.sub(r"(?m)^( *- )(--[a-z-]+)=(.*)$", apart, text)
+
+
+def with_sidecar(text: str, *, first: bool) -> str:
+    """A second container, which names the same flags and volumes."""
+    lines = (
+        "  - {name: logs, image: logs, args: [--root-ca-file, /a], volumeMounts: [{name: k8s-certs, mountPath: /a}]}\n"
+    )
+    place = "  containers:\n" if first else "  hostNetwork: true\n"
+    assert text.count(place) == 1
+    return text.replace(place, f"{place}{lines}" if first else f"{lines}{place}")
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
-@pytest.mark.parametrize("form", ["block", "json", "crlf", "hooked"])
+@pytest.mark.parametrize("form", ["block", "json", "crlf", "hooked", "two items", "sidecar first", "sidecar last"])
 def test_back_again_it_is_the_same_to_the_byte(component: str, form: str) -> None:
     text = manifest(component)
+    if form == "two items":
+        text = two_items(text)
+    if form.startswith("sidecar"):
+        text = with_sidecar(text, first=form.endswith("first"))
     if form == "json":
         text = json.dumps(yaml.safe_load(text))
     if form == "crlf":
@@ -107,7 +132,7 @@ def test_an_empty_flag_turns_a_signer_off() -> None:
     [
         (
             "    - --root-ca-file=/etc/kubernetes/pki/ca.crt\n",
-            "    - --root-ca-file\n    - /etc/kubernetes/pki/ca.crt\n",
+            "    - --root-ca-file\n",
         ),
         ("    - --leader-elect=true\n", "    - --root-ca-file=/etc/a.crt\n"),
         ("kind: Pod\n", "kind: Deployment\n"),
@@ -120,6 +145,53 @@ def test_an_uncertain_form_is_refused(change: tuple[str, str]) -> None:
     text = manifest("kube-controller-manager").replace(*change)
     with pytest.raises(StoreError, match=r"^m: "):
         PodManifest(text.encode(), "m").edited(EDITS)
+
+
+def test_a_flag_and_its_value_stay_two_items() -> None:
+    before = two_items(manifest("kube-controller-manager"))
+    held = PodManifest(before.encode(), "m")
+    assert held.flags == PodManifest(manifest("kube-controller-manager").encode(), "m").flags
+    after = held.edited(EDITS).decode()
+    assert "    - --root-ca-file\n    - /etc/kubernetes/pki/ca-chain.crt\n" in after
+    off = PodManifest(after.encode(), "m").edited(PodEdits({"root-ca-file": "", "cluster-signing-key-file": None}))
+    assert '    - --root-ca-file\n    - ""\n' in off.decode() and b"cluster-signing-key-file" not in off
+    assert f"{SIGNER}/ca.key" not in off.decode() and PodManifest(off, "m").flags["root-ca-file"] == ""
+
+
+def test_a_new_flag_comes_between_no_flag_and_its_value() -> None:
+    pod = yaml.safe_load(manifest("kube-scheduler"))
+    pod["spec"]["containers"][0] |= {"command": ["kube-scheduler", "--v"], "args": ["2"]}
+    after = PodManifest(json.dumps(pod).encode(), "m").edited(PodEdits({"root-ca-file": "/a"}))
+    assert PodManifest(after, "m").flags == {"v": "2", "root-ca-file": "/a"}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_other_containers_stay_as_they_are(first: bool) -> None:
+    text = with_sidecar(manifest("kube-controller-manager"), first=first)
+    after = PodManifest(text.encode(), "m").edited(EDITS)
+    before, now = (yaml.safe_load(each)["spec"]["containers"] for each in (text, after))
+    other = 0 if first else 1
+    assert now[other] == before[other] and now[1 - other] != before[1 - other]
+
+
+def test_which_container_is_the_components() -> None:
+    pod = yaml.safe_load(manifest("kube-scheduler"))
+    (own,) = pod["spec"]["containers"]
+
+    def component(*containers: dict[str, object]) -> str:
+        pod["spec"]["containers"] = list(containers)
+        return PodManifest(json.dumps(pod).encode(), "m").component
+
+    renamed = {**own, "name": "mine"}
+    assert component({"name": "kube-apiserver", "command": ["sh"]}, renamed) == "kube-scheduler"
+    # Somebody proves another version beside it.
+    assert component(renamed, own) == "kube-scheduler"
+    with pytest.raises(
+        StoreError, match=r"^m: the pod has 2 containers, and several of them run a component\. Let one"
+    ):
+        component(own, own)
+    with pytest.raises(StoreError, match="and none of them runs a component"):
+        component({"name": "a"}, {"name": "b"})
 
 
 def test_what_changes_is_said_before() -> None:

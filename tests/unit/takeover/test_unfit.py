@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from subprocess import run
 
 import pytest
 
 from helpers.kube.taken_over_machine import TakenOverMachine
 from vaultpki.errors import StateConflict, VaultpkiError
 from vaultpki.records.adoption import AdoptionState as S
-from vaultpki.takeover import carry_out
+from vaultpki.takeover import carry_out, unfit
 
 
 @pytest.fixture
@@ -111,6 +112,71 @@ def test_a_pair_or_a_kubeconfig_elsewhere_is_refused(
     refused(machine, rf"--authorization-kubeconfig names /etc/other\.conf, .*\. Let it name {config}")
     path.write_text(text)
     carry_out.carry_out(machine.run(S.PREPARED))
+
+
+def test_two_items_and_a_second_container_are_taken_over_and_led_back_to_the_byte(machine: TakenOverMachine) -> None:
+    path, pki = manifest(machine, "kube-controller-manager"), machine.where.directory
+    text = path.read_text()
+    root = f"    - --root-ca-file={pki}/ca.crt\n"
+    assert root in text
+    text = text.replace(root, f"    - --root-ca-file\n    - {pki}/ca.crt  # as we write it\n")
+    text = text.replace(
+        "  hostNetwork: true\n", "  - {name: logs, image: logs, args: [--root-ca-file, /a]}\n  hostNetwork: true\n"
+    )
+    path.write_text(text)
+    machine.processes.boot()
+    machine.go(S.PUBLISHED)
+    after = path.read_text()
+    assert f"    - {pki}/ca-chain.crt  # as we write it\n" in after and "args: [--root-ca-file, /a]" in after
+    machine.go(S.PREPARED)
+    machine.go(None)
+    assert path.read_text() == text
+
+
+def joining(machine: TakenOverMachine) -> tuple[str, ...]:
+    return unfit.on_disk(machine.where, machine.config.also_trust, str)
+
+
+def test_before_it_joins_all_that_is_in_the_way_is_said_at_once(tmp_path: Path) -> None:
+    machine = TakenOverMachine(tmp_path)
+    assert joining(machine) == () and not unfit.has_links(machine.where, machine.config.also_trust)
+    scheduler, pki = manifest(machine, "kube-scheduler"), Path(machine.where.directory)
+    spare = scheduler.with_name("kube-scheduler.yaml.old")
+    spare.write_text(scheduler.read_text())
+    server = manifest(machine, "kube-apiserver")
+    server.write_text(server.read_text().replace(f"--client-ca-file={pki}/ca.crt", "--client-ca-file=/etc/a.crt"))
+    server.chmod(0o666)
+    real = pki.rename(pki.with_name("real"))
+    pki.symlink_to(real)
+    said = joining(machine)
+    assert len(said) == 4
+    assert f"mv {real} {pki} && ln -s {pki} {real}" in said[0] and said[0].startswith(f"{pki} is a symbolic link to")
+    assert f"{server}: others may write to the file (mode 0666)" in said[1]
+    assert said[2].endswith(f"such as by `mv {spare} {machine.where.kubeconfigs}/`")
+    assert "--client-ca-file names /etc/a.crt" in said[3]
+    assert unfit.has_links(machine.where, machine.config.also_trust)
+    with pytest.raises(StateConflict, match=r"the join file is still good: \(1\) .*\. \(4\) "):
+        unfit.refuse_joining(machine.where, machine.config.also_trust)
+
+
+def test_links_are_cured_by_the_commands_that_are_said(tmp_path: Path) -> None:
+    machine = TakenOverMachine(tmp_path)
+    kubernetes, scheduler = Path(machine.where.kubeconfigs), manifest(machine, "kube-scheduler")
+    scheduler.rename(kubernetes / "own.yaml")
+    scheduler.symlink_to(kubernetes / "own.yaml")
+    (said,) = joining(machine)
+    run(["sh", "-c", said.split("`")[1]], check=True)
+    real = kubernetes.rename(tmp_path / "elsewhere")
+    kubernetes.symlink_to(real)
+    (said,) = joining(machine)
+    commands = said.split("`")[1].replace("systemctl stop kubelet", "true").replace("systemctl start kubelet", "true")
+    run(["sh", "-c", commands], check=True)
+    assert joining(machine) == () and not kubernetes.is_symlink() and real.is_symlink()
+    # Of a folder above all of kubeadm's no command is said that moves what is others'.
+    top = kubernetes.parent.rename(tmp_path / "top")
+    kubernetes.parent.symlink_to(top)
+    (said,) = joining(machine)
+    assert said.endswith(f"no link is followed there. Mount {top} at {kubernetes.parent} instead")
 
 
 def test_the_way_home_leaves_no_manifest_out(machine: TakenOverMachine) -> None:
