@@ -10,6 +10,7 @@ from typing import Any, Final
 from vaultpki.certificates import laid_out
 from vaultpki.kube.details import StaticPod
 from vaultpki.kube.kubeconfig import KubeconfigParts
+from vaultpki.kube.kubelet_flags import KubeletFlag
 from vaultpki.kube.whole import WholeCluster
 from vaultpki.model import Row
 from vaultpki.pki.facts import Facts
@@ -53,7 +54,8 @@ class Machine:
 
     `leaves` are certificates with their row and path. `cas` are the CAs by domain, `ca_keys` the paths of CAs' keys,
     `static` what the manifests run, `kubelet` its configuration file. `unread` says by path what could not be read.
-    `keys_named` are the files of keys that flags of static pods name.
+    `keys_named` are the files of keys that flags of static pods name. `kubelet_flags` are those that systemd gives the
+    kubelet.
     """
 
     root: str
@@ -67,6 +69,7 @@ class Machine:
     kubelet: Mapping[str, Any] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
     keys_named: frozenset[str] = frozenset()
+    kubelet_flags: tuple[KubeletFlag, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class ClusterInventory:
 
     `cas` are the cluster's CAs by domain; that of etcd is known only from a disk. `foreign` are machines whose files
     are of another cluster. `static` are the static pods by the API server, and by manifests where that shows none.
+    `server_name` is that of the kubeconfig that was used, if it is not the host's.
     """
 
     server: str
@@ -121,3 +125,4 @@ class ClusterInventory:
     members: tuple[EtcdMember, ...] = ()
     certificates: tuple[InUse, ...] = ()
     directory: str = ""
+    server_name: str = ""

@@ -9,12 +9,19 @@ from typing import Any, Final
 
 from vaultpki import certificates
 from vaultpki.adopt.draft import called_at
-from vaultpki.adopt.found import ClusterInventory, InUse
+from vaultpki.adopt.found import ClusterInventory, InUse, Machine
+from vaultpki.kube import kubelet_flags
 from vaultpki.kube.flags import signing_files
 from vaultpki.kube.objects import mapping
 from vaultpki.model import Cluster
 from vaultpki.values import hosts
 
+# Where kubeadm has what a take-over changes, by the kubelet's flag for it.
+_PLACES: Final = {
+    "kubeconfig": "/etc/kubernetes/kubelet.conf",
+    "config": "/var/lib/kubelet/config.yaml",
+    "cert-dir": "/var/lib/kubelet/pki",
+}
 _CLIENT_CA: Final = ("authentication", "x509", "clientCAFile")
 
 
@@ -77,12 +84,35 @@ def problems(found: ClusterInventory, draft: Cluster | None) -> Iterator[tuple[s
         for config in machine.kubeconfigs:
             if config.path.endswith("/kubelet.conf") and config.parts is not None and config.parts.certificate_pem:
                 yield machine.node, f"has its client certificate in {config.path} itself, so it never takes another"
+        yield from ((machine.node, problem) for problem in _beaten(machine, found))
     yield from _not_named(found, draft)
+
+
+def _beaten(machine: Machine, found: ClusterInventory) -> Iterator[str]:
+    """Yield the rest of a sentence about each flag of a kubelet that beats what a take-over sets, with its file."""
+    places = {**_PLACES, "client-ca-file": f"{found.directory}/ca.crt"}
+    yield from (f"cannot follow: {each}" for each in kubelet_flags.beating(machine.kubelet_flags, places))
+    folder = f"{_PLACES['cert-dir']}/"
+    for flag in machine.kubelet_flags:
+        if flag.name in ("tls-cert-file", "tls-private-key-file") and flag.value.startswith(folder):
+            yield (
+                f"cannot follow: {flag.file}: --{flag.name} names {flag.value}, which is put aside from switched on. "
+                "Take that flag out (its configuration gets the agent's pair), and restart the kubelet"
+            )
+
+
+def client_cure(name: str) -> str:
+    """Return how a kubelet with this user's name gets another client certificate (kubeadm's troubleshooting page)."""
+    node = name.removeprefix("system:node:")
+    return (
+        "make its kubelet.conf anew where ca.key is (`kubeadm kubeconfig user --org system:nodes --client-name "
+        f"system:node:{node}`), remove /var/lib/kubelet/pki/kubelet-client-* there, and `systemctl restart kubelet`"
+    )
 
 
 def _client_problems(client: InUse, node: str, found: ClusterInventory) -> Iterator[str]:
     if client.facts.not_after <= found.now:
-        yield f"has a client certificate that expired on {client.facts.not_after:%Y-%m-%d}"
+        yield f"has a client certificate that expired on {client.facts.not_after:%Y-%m-%d}: {client_cure(node)}"
     elif not client.ca:
         yield f"has a client certificate of {client.facts.issuer_text}, which is no CA of the cluster"
     name = client.facts.subject.common_name

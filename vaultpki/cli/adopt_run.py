@@ -65,12 +65,24 @@ def _step_options(function: Callable[..., int]) -> Callable[..., int]:
     return made
 
 
+without_wildcard_option = click.option(
+    "--without-wildcard",
+    "given_up",
+    multiple=True,
+    metavar="NAME",
+    help="A wildcard name of today's certificates that is given up, such as '*.example.com'. Can be repeated.",
+)
+
+
 @click.command("start", short_help="Begin to take over a kubeadm cluster.")
 @spec_option
 @kubeconfig_option
+@without_wildcard_option
 @yes_option()
 @json_option
-def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_json: bool) -> int:
+def start_command(
+    file: Path, allow_http: bool, kubeconfig: Path, given_up: tuple[str, ...], yes: bool, as_json: bool
+) -> int:
     """Begin to take over a kubeadm cluster: from now on nodes can enrol, one by one.
 
     Nothing changes in the cluster. cluster.yaml must be applied, with today's CAs below `ca.also_trust`.
@@ -84,7 +96,7 @@ def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, as_
 
     with _looking(file, kubeconfig, allow_http=allow_http) as look_again:
         look = look_again()
-        made = drive.start(look, draft(look.found, file), _ask(yes=yes, as_json=as_json))
+        made = drive.start(look, draft(look.found, file, given_up=given_up), _ask(yes=yes, as_json=as_json))
     return _tell(made, kubeconfig, as_json=as_json)
 
 

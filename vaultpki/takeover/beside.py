@@ -16,6 +16,7 @@ from typing import Any, Final
 from vaultpki.disk.generations import link_of
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.mounts import MountHolder, changed_since
+from vaultpki.kube import kubelet_flags
 from vaultpki.kube.objects import mapping
 from vaultpki.kube.pod_files import host_paths, named_files, named_in
 from vaultpki.pki.facts import Facts
@@ -185,13 +186,25 @@ def named_pairs(run: TakeOver) -> tuple[str, ...]:
 
 def lost_with_the_folder(run: TakeOver) -> Iterator[str]:
     """Yield a sentence about each file of the kubelet's folder that its own flags name: the agent's has none of it."""
-    for path in _environments(run):
-        for name, value in named_in(_text(path)):
+    for path, text in _environments(run).items():
+        for name, value in named_in(text):
             if value.startswith(f"{run.where.kubelet}/"):
                 yield (
                     f"{path}: --{name} names {value}, which is put aside from switched on, so the kubelet would not "
                     "start. Take that flag out (its configuration gets the agent's pair), and run this again"
                 )
+
+
+def beaten_by_flags(run: TakeOver) -> Iterator[str]:
+    """Yield a sentence about each flag of the kubelet that beats what a state writes for it."""
+    if run.machine.has_kubelet():
+        places = {
+            "kubeconfig": f"{run.where.kubeconfigs}/{KUBELET_CONF}",
+            "config": run.machine.kubelet_settings,
+            "cert-dir": run.where.kubelet,
+            "client-ca-file": f"{run.where.directory}/ca.crt",
+        }
+        yield from kubelet_flags.beating(kubelet_flags.flags_in(_environments(run)), places)
 
 
 def _named(run: TakeOver) -> Iterator[tuple[str, str, str]]:
@@ -203,14 +216,19 @@ def _named(run: TakeOver) -> Iterator[tuple[str, str, str]]:
             continue
         yield from ((os.path.basename(path), name, found) for name, found in named_files(pod))
     if run.machine.has_kubelet():
-        for path in (run.machine.kubelet_settings, *_environments(run)):
-            yield from ((path, name, value) for name, value in named_in(_text(path)))
+        texts = {run.machine.kubelet_settings: _text(run.machine.kubelet_settings), **_environments(run)}
+        yield from ((path, name, value) for path, text in texts.items() for name, value in named_in(text))
 
 
-def _environments(run: TakeOver) -> tuple[str, ...]:
-    """Return the files with flags of the kubelet: kubeadm's, and those of its unit (kubeadm's 10-kubeadm.conf)."""
-    top = os.path.dirname(run.where.kubeconfigs)
-    return run.machine.kubelet_flags, f"{top}/default/kubelet", f"{top}/sysconfig/kubelet"
+def _environments(run: TakeOver) -> dict[str, str]:
+    """Return the text of the files with flags of the kubelet: kubeadm's, and those of its unit."""
+    root = os.path.dirname(os.path.dirname(run.where.kubeconfigs)).rstrip("/")
+    flags = run.machine.kubelet_flags
+    return {flags: _text(flags), **kubelet_flags.flag_files(_names, _text, root)}
+
+
+def _names(folder: str) -> list[str]:
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
 def _changes(run: TakeOver, path: str) -> bool:

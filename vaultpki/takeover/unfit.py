@@ -80,6 +80,7 @@ def _problems(run: TakeOver) -> Iterator[str]:
     yield from beside.unreadable(run.machine)
     yield from _not_there_later(run)
     yield from beside.lost_with_the_folder(run)
+    yield from beside.beaten_by_flags(run)
     yield from _of_kubelet(run)
     for component, name in (*COMPONENT_KUBECONFIGS.items(), ("kubelet", "kubelet.conf")):
         path = f"{run.where.kubeconfigs}/{name}"
