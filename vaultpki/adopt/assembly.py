@@ -58,6 +58,7 @@ def assemble(
             replace(each, node=outside.get(_host(each), "")) if _of_etcd(each) else each for each in certificates
         ),
         directory=whole_cluster.directory(static, whole.settings) or next((each.directory for each in own), DIRECTORY),
+        server_name=access.server_name or "",
     )
 
 

@@ -113,6 +113,20 @@ OBSTACLES: Final = (
         "have its callers use another name, or give them one that cluster.yaml can have",
     ),
     _critical(
+        "wildcard-name",
+        "a certificate of today has a wildcard name, which no role allows. The draft has the names below it that were "
+        "seen in use",
+        "add each other name below it that callers use to `extra_names`, and give the wildcard up: pass "
+        "`--without-wildcard NAME` to `adopt inventory` and `adopt start`. Or make today's certificate anew without "
+        "it: the page has kubeadm's commands",
+    ),
+    _critical(
+        "pair-expired",
+        "a certificate of today has expired, so whoever calls with it, or is called by it, is refused",
+        "do what stands behind the certificate, as root on that machine, and run this again. `kubeadm certs renew` "
+        "needs the CA's key. A static pod restarts when its manifest leaves the folder for 20 seconds",
+    ),
+    _critical(
         "draft-refused",
         "vaultpki's own check refuses the drafted cluster.yaml, which is therefore not written",
         "correct in the cluster what the sentence names, and run this again; `--json` has the draft as it is",
@@ -217,6 +231,12 @@ OBSTACLES: Final = (
         "ca-expires",
         "a CA of today ends soon, and with it the way back",
         "take over well before that, or renew this CA first",
+    ),
+    _warning(
+        "pair-expires",
+        "a certificate of today expires within 30 days, perhaps before its machine has Vault's: nodes may enrol for "
+        "weeks, and keep the old pairs until switched",
+        "do what stands behind the certificate before `adopt start`, or reach switched before that day",
     ),
     _warning(
         "names-not-seen",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from vaultpki.kube.details import NodeObject
 from vaultpki.kubernetes_versions import KUBEADM_KEYS
 from vaultpki.layout import DIRECTORY
 from vaultpki.model import NODE, Cluster, KeyType, NodeRole
-from vaultpki.redact import printable, stamp
+from vaultpki.redact import first_few, printable, stamp
 from vaultpki.values import hosts, names, yaml_text
 
 SERVERS: Final = ("kube-apiserver", "etcd-server", "etcd-peer", "kubelet")
@@ -40,6 +40,8 @@ _KEYS: Final = {name: KeyType(key) for key, (name, _) in KUBEADM_KEYS.items()}
 _LEAST_CA: Final = KeyType.RSA_3072
 
 
+_WILDCARD: Final = "*."
+
 # Values by row and key.
 _Extra = Mapping[str, Mapping[str, list[str]]]
 
@@ -52,6 +54,11 @@ class LeftOut:
     row: str
     name: str
     why: str
+
+    @property
+    def wildcard(self) -> bool:
+        """Return whether it stands for other names, so that a person may give it up."""
+        return self.name.startswith(_WILDCARD)
 
 
 class GivenNames:
@@ -99,8 +106,11 @@ class ClusterDraft:
         return (*override.extra_names, *override.extra_addresses) if override is not None else ()
 
 
-def draft(found: ClusterInventory, path: Path, name: str | None = None) -> ClusterDraft:
-    """Return the draft for this inventory; `path` is where it will be written, `name` that of the cluster."""
+def draft(found: ClusterInventory, path: Path, name: str | None = None, given_up: Collection[str] = ()) -> ClusterDraft:
+    """Return the draft for this inventory; `path` is where it will be written, `name` that of the cluster.
+
+    `given_up` are wildcard names that a person does without.
+    """
     parts = _Parts(found, name)
     document = parts.document()
     head = _head(found)
@@ -115,7 +125,9 @@ def draft(found: ClusterInventory, path: Path, name: str | None = None) -> Clust
     except SpecError as error:
         return ClusterDraft(text, tuple(document["nodes"]), None, str(error), parts.left_out)
     missing = tuple(_missing(found, cluster, {(each.node, each.row, each.name) for each in left_out}))
-    every = (*parts.left_out, *left_out, *missing)
+    gone = {each.lower() for each in given_up}
+    kept = (each for each in left_out if not (each.wildcard and each.name.lower() in gone))
+    every = (*parts.left_out, *kept, *missing)
     cas = {ca: each for ca, each in found.cas.items() if ca != "etcd" or _has_etcd(cluster)}
     trust = {"also_trust": {ca: [old_ca_file(ca)] for ca in cas}} if cas else {}
     whole = _text(head, {**document, "ca": {**document.get("ca", {}), **trust}}) if trust else text
@@ -291,7 +303,14 @@ def _extra(
     reached = _reached(base)
     for row, each, name in every:
         problem = _unfit(name)
-        if problem:
+        if name.startswith(_WILDCARD):
+            below = [used for used in _called(found, row) if used.partition(".")[2] == name[2:].lower()]
+            for used in below:
+                if used not in given.names(row, each.node):
+                    add(row, "extra_names", used)
+            seen = f"in use below it: {first_few(below)}" if below else "no name below it was seen in use"
+            left_out.append(LeftOut(each.node, row, name, f"{name} ({each.place}); {seen}"))
+        elif problem:
             left_out.append(LeftOut(each.node, row, name, problem))
         elif hosts.is_address(name):
             if row != "kubelet" or hosts.is_loopback(name):
@@ -306,6 +325,19 @@ def _extra(
             if row == "kubelet" and not pattern:
                 shared.append(LeftOut(each.node, row, name, "each kubelet's certificate has it"))
     return extra, tuple(left_out), tuple(shared)
+
+
+def _called(found: ClusterInventory, row: str) -> tuple[str, ...]:
+    """Return the names by which clients call the servers of a row, as far as they were seen."""
+    configs = [config.parts for machine in found.machines for config in machine.kubeconfigs if config.parts is not None]
+    if row == "kube-apiserver":
+        seen = [found.server_name, hosts.url_host(found.server)]
+        seen += [name for each in configs for name in (each.server_name, hosts.url_host(each.server)) if name]
+    else:
+        seen = [host for member in found.members for host in member.hosts if row.startswith("etcd-")]
+    return tuple(
+        dict.fromkeys(name.lower() for name in seen if name and not _unfit(name) and not hosts.is_address(name))
+    )
 
 
 def further(each: InUse, draft: ClusterDraft) -> tuple[str, ...]:

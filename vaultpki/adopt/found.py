@@ -110,6 +110,7 @@ class ClusterInventory:
 
     `cas` are the cluster's CAs by domain; that of etcd is known only from a disk. `foreign` are machines whose files
     are of another cluster. `static` are the static pods by the API server, and by manifests where that shows none.
+    `server_name` is that of the kubeconfig that was used, if it is not the host's.
     """
 
     server: str
@@ -123,3 +124,4 @@ class ClusterInventory:
     members: tuple[EtcdMember, ...] = ()
     certificates: tuple[InUse, ...] = ()
     directory: str = ""
+    server_name: str = ""

@@ -15,6 +15,7 @@ from vaultpki.kube.objects import mapping
 from vaultpki.model import Cluster
 from vaultpki.values import hosts
 
+# Where kubeadm has what a take-over changes, by the kubelet's flag for it.
 _CLIENT_CA: Final = ("authentication", "x509", "clientCAFile")
 
 
@@ -80,9 +81,18 @@ def problems(found: ClusterInventory, draft: Cluster | None) -> Iterator[tuple[s
     yield from _not_named(found, draft)
 
 
+def client_cure(name: str) -> str:
+    """Return how a kubelet with this user's name gets another client certificate (kubeadm's troubleshooting page)."""
+    node = name.removeprefix("system:node:")
+    return (
+        "make its kubelet.conf anew where ca.key is (`kubeadm kubeconfig user --org system:nodes --client-name "
+        f"system:node:{node}`), remove /var/lib/kubelet/pki/kubelet-client-* there, and `systemctl restart kubelet`"
+    )
+
+
 def _client_problems(client: InUse, node: str, found: ClusterInventory) -> Iterator[str]:
     if client.facts.not_after <= found.now:
-        yield f"has a client certificate that expired on {client.facts.not_after:%Y-%m-%d}"
+        yield f"has a client certificate that expired on {client.facts.not_after:%Y-%m-%d}: {client_cure(node)}"
     elif not client.ca:
         yield f"has a client certificate of {client.facts.issuer_text}, which is no CA of the cluster"
     name = client.facts.subject.common_name

@@ -16,6 +16,7 @@ from vaultpki.host.static_pod import MANIFEST_FOLDER
 from vaultpki.kube import details, kubeconfig
 from vaultpki.kube.details import StaticPod
 from vaultpki.kube.flags import COMPONENTS
+from vaultpki.kube.kubelet_flags import flag_files
 from vaultpki.kube.pod_files import named_files, named_in
 from vaultpki.layout import CA_KEYS, DIRECTORY, OLD_CA_FILES
 from vaultpki.live.trust import readable_certificates
@@ -28,6 +29,7 @@ from vaultpki.values import input_file, yaml_tree
 
 KUBERNETES: Final = "/etc/kubernetes"
 _KUBELET: Final = "/var/lib/kubelet"
+_FLAGS_FILE: Final = f"{_KUBELET}/kubeadm-flags.env"
 
 _NOT_ALLOWED: Final = "this user may not read it; run as root"
 _LARGEST: Final = 1024 * 1024
@@ -68,7 +70,8 @@ def read(root: str, directory: str = "") -> Machine:
     folder = posixpath.dirname(flags.get("client-ca-file", "")) or directory or DIRECTORY
     kubeconfigs = tuple(_kubeconfigs(disk))
     table = tuple(_leaves(disk, folder, kubeconfigs))
-    leaves = (*table, *_beside(disk, manifests, {path for _, path, _ in table}))
+    flags_of_kubelet = {_FLAGS_FILE: disk.text(_FLAGS_FILE) or "", **flag_files(disk.names, disk.text)}
+    leaves = (*table, *_beside(disk, manifests, flags_of_kubelet, {path for _, path, _ in table}))
     return Machine(
         root=root,
         node=_node(leaves, static),
@@ -139,12 +142,11 @@ def _leaves(disk: _Disk, folder: str, kubeconfigs: tuple[MachineKubeconfig, ...]
 
 
 def _beside(
-    disk: _Disk, manifests: tuple[tuple[str, Mapping[str, Any]], ...], known: set[str]
+    disk: _Disk, manifests: tuple[tuple[str, Mapping[str, Any]], ...], environments: Mapping[str, str], known: set[str]
 ) -> Iterator[tuple[str, str, Facts]]:
     """Yield the certificates beside the table that flags of static pods and of the kubelet name: flag, path, facts."""
     named = [(f"--{flag} of {name}", path) for name, pod in manifests for flag, path in named_files(pod)]
-    for file in (f"{_KUBELET}/kubeadm-flags.env", "/etc/default/kubelet", "/etc/sysconfig/kubelet"):
-        named += [(f"--{flag} of {file}", path) for flag, path in named_in(disk.text(file) or "")]
+    named += [(f"--{flag} of {file}", path) for file, text in environments.items() for flag, path in named_in(text)]
     for who, path in named:
         if path in known or not disk.is_file(path):
             continue

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from vaultpki import certificates
-from vaultpki.adopt import etcd, kubelets, own_rows
+from vaultpki.adopt import endings, etcd, kubelets, own_rows
 from vaultpki.adopt.catalogue import OBSTACLE_KINDS, OBSTACLES, Obstacle
 from vaultpki.adopt.draft import SERVERS, ClusterDraft, counted
 from vaultpki.adopt.found import CONTROL_PLANE, ROWS, ClusterInventory, InUse
@@ -267,7 +267,8 @@ def _names(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
         for each in held:
             where = f"{each.row} of {each.node}" if each.node else each.row
             why = each.why if each.name in each.why else f"{each.name}: {each.why}"
-            yield _one(kind, f"{where}: {why}", *filter(None, (each.node,)))
+            what = "wildcard-name" if each.wildcard else kind
+            yield _one(what, f"{where}: {why}", *filter(None, (each.node,)))
     if draft.problem:
         yield _one("draft-refused", draft.problem)
     settings = found.whole.settings
@@ -318,6 +319,10 @@ def _beside(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
         yield _one("pair-beside", f"{first_few(nodes, _NAMED)}: {text}; afterwards {who} must sign it", *nodes)
 
 
+def _ending(found: ClusterInventory, _: ClusterDraft) -> Iterator[Obstacle]:
+    yield from (_one(kind, text, *filter(None, (node,))) for kind, node, text in endings.ending(found))
+
+
 def _nodes(found: ClusterInventory, draft: ClusterDraft) -> Iterator[Obstacle]:
     for node in found.whole.nodes:
         if node.ready in ("Unknown", ""):
@@ -360,6 +365,7 @@ _CHECKS: Final[tuple[_Check, ...]] = (
     _rights,
     _names,
     _beside,
+    _ending,
     _nodes,
     _unfit_machines,
     _unread,

@@ -46,9 +46,16 @@ def adopt_command() -> None:
     help="The root folder of a machine of the cluster, whose disk is read too. Can be repeated.  "
     "[default: / on a machine of the cluster]",
 )
+@adopt_run.without_wildcard_option
 @json_option
 def inventory_command(
-    kubeconfig: Path, output: Path | None, force: bool, name: str | None, roots: tuple[Path, ...], as_json: bool
+    kubeconfig: Path,
+    output: Path | None,
+    force: bool,
+    name: str | None,
+    roots: tuple[Path, ...],
+    given_up: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Show what a running kubeadm cluster has, what is in the way of taking it over, and draft its cluster.yaml.
 
@@ -90,7 +97,7 @@ def inventory_command(
             )
     here = tuple(map(str, roots)) or (("/",) if machine.there() else ())
     found = inventory.take(document.read(kubeconfig), here, datetime.now(UTC))
-    made = draft(found, output or Path("cluster.yaml"), name)
+    made = draft(found, output or Path("cluster.yaml"), name, given_up)
     every = obstacles.obstacles(found, made)
     written = str(output) if output is not None and made.cluster is not None else None
     if output is not None and written is not None:

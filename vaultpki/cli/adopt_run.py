@@ -69,13 +69,25 @@ def _step_options(function: Callable[..., int]) -> Callable[..., int]:
     return made
 
 
+without_wildcard_option = click.option(
+    "--without-wildcard",
+    "given_up",
+    multiple=True,
+    metavar="NAME",
+    help="A wildcard name of today's certificates that is given up, such as '*.example.com'. Can be repeated.",
+)
+
+
 @click.command("start", short_help="Begin to take over a kubeadm cluster.")
 @spec_option
 @kubeconfig_option
+@without_wildcard_option
 @yes_option()
 @click.option("--wait", is_flag=True, help="Then go on, as `adopt continue --wait` does; also if it has begun before.")
 @json_option
-def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, wait: bool, as_json: bool) -> int:
+def start_command(
+    file: Path, allow_http: bool, kubeconfig: Path, given_up: tuple[str, ...], yes: bool, wait: bool, as_json: bool
+) -> int:
     """Begin to take over a kubeadm cluster: from now on nodes can enrol, one by one.
 
     Nothing changes in the cluster. cluster.yaml must be applied, with today's CAs below `ca.also_trust`.
@@ -93,7 +105,7 @@ def start_command(file: Path, allow_http: bool, kubeconfig: Path, yes: bool, wai
         look = look_again()
         begun = wait and look.stored.record is not None
         ask = _ask(yes=yes, as_json=as_json)
-        made = drive.standing(look) if begun else drive.start(look, draft(look.found, file), ask)
+        made = drive.standing(look) if begun else drive.start(look, draft(look.found, file, given_up=given_up), ask)
     if begun or (wait and made.moved):
         how = {"allow_http": allow_http, "yes": yes, "wait": wait, "as_json": as_json}
         return _go(file, kubeconfig, AdoptionWords(onward=True), back=False, **how)

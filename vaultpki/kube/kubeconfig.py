@@ -79,6 +79,7 @@ class KubeconfigParts:
     """What a kubeconfig on a node says without its secrets: the server, its CA, and the client's certificate.
 
     `ca_pem` and `certificate_pem` are what the file itself holds, `ca_file` and `certificate_file` what it names.
+    `server_name` is the name in the server's certificate if it is not the host's.
     """
 
     server: str = ""
@@ -86,6 +87,7 @@ class KubeconfigParts:
     ca_file: str = ""
     certificate_pem: str = ""
     certificate_file: str = ""
+    server_name: str = ""
 
     @property
     def embedded(self) -> tuple[str, ...]:
@@ -112,6 +114,7 @@ def parts(text: str) -> KubeconfigParts | None:
         ca_file=_plain(cluster.get("certificate-authority")),
         certificate_pem=_pem(user.get("client-certificate-data")),
         certificate_file=_plain(user.get("client-certificate")),
+        server_name=_plain(cluster.get("tls-server-name")),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from vaultpki.disk.generations import link_of
 from vaultpki.host.boot_time import Moment
 from vaultpki.host.mounts import MountHolder, changed_since
+from vaultpki.kube import kubelet_flags
 from vaultpki.kube.objects import mapping
 from vaultpki.kube.pod_files import host_paths, named_files, named_in
 from vaultpki.pki.facts import Facts
@@ -185,13 +186,26 @@ def named_pairs(run: TakeOver) -> tuple[str, ...]:
 
 def lost_with_the_folder(machine: KubeadmMachine) -> Iterator[str]:
     """Yield a sentence about each file of the kubelet's folder that its own flags name: the agent's has none of it."""
-    for path in _environments(machine):
-        for name, value in named_in(machine.content(path).decode("utf-8", "replace")):
+    for path, text in _environments(machine).items():
+        for name, value in named_in(text):
             if value.startswith(f"{machine.where.kubelet}/"):
                 yield (
                     f"{path}: --{name} names {value}, which is put aside from switched on, so the kubelet would not "
                     "start. Take that flag out (its configuration gets the agent's pair), and run this again"
                 )
+
+
+def beaten_by_flags(machine: KubeadmMachine) -> Iterator[str]:
+    """Yield a sentence about each flag of the kubelet that beats what a state writes for it."""
+    if machine.has_kubelet():
+        where = machine.where
+        places = {
+            "kubeconfig": f"{where.kubeconfigs}/{KUBELET_CONF}",
+            "config": machine.kubelet_settings,
+            "cert-dir": where.kubelet,
+            "client-ca-file": f"{where.directory}/ca.crt",
+        }
+        yield from kubelet_flags.beating(kubelet_flags.flags_in(_environments(machine)), places)
 
 
 def _named(run: TakeOver) -> Iterator[tuple[str, str, str]]:
@@ -203,14 +217,24 @@ def _named(run: TakeOver) -> Iterator[tuple[str, str, str]]:
             continue
         yield from ((os.path.basename(path), name, found) for name, found in named_files(pod))
     if run.machine.has_kubelet():
-        for path in (run.machine.kubelet_settings, *_environments(run.machine)):
-            yield from ((path, name, value) for name, value in named_in(_text(path)))
+        machine = run.machine
+        texts = {machine.kubelet_settings: _text(machine.kubelet_settings), **_environments(machine)}
+        yield from ((path, name, value) for path, text in texts.items() for name, value in named_in(text))
 
 
-def _environments(machine: KubeadmMachine) -> tuple[str, ...]:
-    """Return the files with flags of the kubelet: kubeadm's, and those of its unit (kubeadm's 10-kubeadm.conf)."""
-    top = os.path.dirname(machine.where.kubeconfigs)
-    return machine.kubelet_flags, f"{top}/default/kubelet", f"{top}/sysconfig/kubelet"
+def _environments(machine: KubeadmMachine) -> dict[str, str]:
+    """Return the text of the files with flags of the kubelet: kubeadm's, and those of its unit."""
+    root = os.path.dirname(os.path.dirname(machine.where.kubeconfigs)).rstrip("/")
+    flags = machine.kubelet_flags
+
+    def names(folder: str) -> list[str]:
+        place = machine.place(folder)
+        return sorted(os.listdir(place)) if os.path.isdir(place) else []
+
+    def text(path: str) -> str:
+        return _text(machine.place(path))
+
+    return {flags: text(flags), **kubelet_flags.flag_files(names, text, root)}
 
 
 def _changes(run: TakeOver, path: str) -> bool:

@@ -142,6 +142,7 @@ def _problems(run: _Examined) -> Iterator[str]:
     yield from (each for each in beside.unreadable(machine) if each.partition(": ")[0] not in told)
     yield from _not_there_later(run)
     yield from beside.lost_with_the_folder(machine)
+    yield from beside.beaten_by_flags(machine)
     yield from _of_kubelet(run)
     for component, name in (*COMPONENT_KUBECONFIGS.items(), ("kubelet", "kubelet.conf")):
         path = f"{machine.where.kubeconfigs}/{name}"

@@ -11,8 +11,10 @@ import pytest
 from helpers.kube.kubeadm_inventory import Values, facts, judged, named, served, taken
 from helpers.kube.kubeadm_objects import KubeadmObjects, Shape, leaf
 from vaultpki import certificates
-from vaultpki.adopt.draft import SERVERS, ClusterDraft
+from vaultpki.adopt import machine
+from vaultpki.adopt.draft import SERVERS, ClusterDraft, draft
 from vaultpki.adopt.found import ListenerSeen
+from vaultpki.adopt.obstacles import obstacles
 from vaultpki.config.cluster import read_cluster
 from vaultpki.model import Cluster, KeyType, NodeRole
 from vaultpki.places import Layout
@@ -197,7 +199,25 @@ def test_a_kubelet_with_the_address_of_the_api_server_does_not_keep_it() -> None
 def test_a_name_that_cluster_yaml_cannot_have_is_said(name: str) -> None:
     made, every = judged(taken(KubeadmObjects(Shape(sans=(name,)))))
     assert made.cluster is not None
-    assert name in named(every)["name-left-out"][0]
+    assert name in named(every)["wildcard-name" if name.startswith("*") else "name-left-out"][0]
+
+
+def test_names_in_use_below_a_wildcard_are_drafted_and_a_person_gives_it_up(tmp_path: Path) -> None:
+    objects = KubeadmObjects(Shape(sans=("*.example.com",)))
+    root = objects.disk(tmp_path, "cp-1")
+    config = objects.kubeconfig("admin", "cp-1")
+    for number, host in enumerate(("k8s.example.com", "a.b.example.com", "other.test")):
+        (root / f"home/{number}/.kube").mkdir(parents=True)
+        (root / f"home/{number}/.kube/config").write_text(config.replace("198.51.100.11:6443", f"{host}:6443"))
+    found = replace(taken(objects), machines=(machine.read(str(root)),))
+    made, every = judged(found)
+    assert made.added("kube-apiserver") == ("k8s.example.com",)
+    assert any("in use below it: k8s.example.com" in each for each in named(every)["wildcard-name"])
+    given_up = draft(found, Path("cluster.yaml"), given_up=["*.Example.com"])
+    assert given_up.added("kube-apiserver") == ("k8s.example.com",)
+    assert not {"wildcard-name", "name-left-out"} & named(obstacles(found, given_up)).keys()
+    other = draft(found, Path("cluster.yaml"), given_up=["*.example.org"])
+    assert "wildcard-name" in named(obstacles(found, other))
 
 
 def test_the_name_of_the_cluster() -> None:

@@ -94,3 +94,63 @@ def test_without_a_certificate_of_its_kubelet_a_control_plane_has_its_name_from_
     (root / "var/lib/kubelet/pki/kubelet-client-current.pem").unlink()
     found = machine.read(str(root))
     assert "kubelet-client" not in {row for row, _, _ in found.leaves} and found.node == "cp-1"
+
+
+EXTRA = "etc/default/kubelet"
+DROP_IN = "etc/systemd/system/kubelet.service.d/20-own.conf"
+KUBEADMS = (
+    '[Service]\nEnvironment="KUBELET_KUBECONFIG_ARGS=--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf '
+    '--kubeconfig=/etc/kubernetes/kubelet.conf"\nEnvironment="KUBELET_CONFIG_ARGS=--config=/var/lib/kubelet/'
+    'config.yaml"\nEnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env\nEnvironmentFile=-/etc/default/kubelet\n'
+    "ExecStart=\nExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_EXTRA_ARGS\n"
+)
+
+
+def laid(root: Path, path: str, text: str) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+
+
+def beaten(root: Path) -> list[str]:
+    return [each for each in machine.read(str(root)).unfit if ": --" in each]
+
+
+def test_kubeadms_own_flags_of_the_kubelet_are_no_problem(root: Path) -> None:
+    laid(root, "usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf", KUBEADMS)
+    laid(root, "var/lib/kubelet/kubeadm-flags.env", 'KUBELET_KUBEADM_ARGS="--rotate-certificates=false --v=2"\n')
+    assert beaten(root) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "says"),
+    [
+        (EXTRA, "KUBELET_EXTRA_ARGS=--rotate-certificates\n", "--rotate-certificates has it ask for client"),
+        (EXTRA, "KUBELET_EXTRA_ARGS=--rotate-certificates $MORE\n", "--rotate-certificates has it ask for client"),
+        (EXTRA, 'KUBELET_EXTRA_ARGS="--client-ca-file /own/ca.crt"\n', "--client-ca-file names /own/ca.crt"),
+        (EXTRA, "KUBELET_EXTRA_ARGS=--cert-dir=/own\n", "and a take-over changes /var/lib/kubelet/pki alone"),
+        (EXTRA, "KUBELET_EXTRA_ARGS=--tls-cert-file=/var/lib/kubelet/pki/x.crt\n", "which is put aside from switched"),
+        (
+            DROP_IN,
+            '[Service]\n# --cert-dir=/none\nEnvironment="KUBELET_EXTRA_ARGS=--rotate-server-certificates=true"\n',
+            "--rotate-server-certificates has it ask for serving",
+        ),
+        (DROP_IN, "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --kubeconfig=/own.conf\n", "names /own.conf"),
+    ],
+)
+def test_a_flag_of_the_kubelet_that_beats_the_take_over_is_named_with_its_file(
+    root: Path, path: str, text: str, says: str
+) -> None:
+    laid(root, "usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf", KUBEADMS)
+    laid(root, path, text)
+    (problem,) = beaten(root)
+    assert problem.startswith(f"/{path}: --") and says in problem
+
+
+def test_a_drop_in_hides_the_one_of_its_name_and_names_further_files(root: Path) -> None:
+    laid(root, "usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf", "ExecStart=kubelet --cert-dir=/hidden\n")
+    laid(root, "etc/systemd/system/kubelet.service.d/10-kubeadm.conf", "EnvironmentFile=/etc/own.env\n")
+    laid(root, "etc/own.env", "ARGS=--cert-dir=/own\n")
+    # Nothing reads it there.
+    laid(root, EXTRA, "KUBELET_EXTRA_ARGS=--cert-dir=/other\n")
+    (problem,) = beaten(root)
+    assert problem.startswith("/etc/own.env: --cert-dir names /own")

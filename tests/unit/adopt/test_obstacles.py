@@ -410,3 +410,53 @@ def test_kubelets_are_shown_with_what_told_how_they_are_configured() -> None:
     lines = [line.split() for line in text.inventory_lines(found, made, every)]
     told = {words[0]: words[4] for words in lines if words[1:2] == ["yes"]}
     assert told == {"cp-1": "configz", "w-1": "kubelet-config"}
+
+
+def ending(row: str, days: int, node: str = "cp-1", **more: Any) -> dict[str, list[str]]:
+    """What is in the way if the pair of a row ends in so many days."""
+    found = taken(one(), **more)
+    made = facts(leaf("x", one().etcd if row.startswith("etcd") else one().ca, days=days))
+    held = [
+        replace(each, facts=made, ca="kubernetes") if (each.node, each.row) == (node, row) else each
+        for each in found.certificates
+    ]
+    return named(judged(replace(found, certificates=tuple(held)))[1])
+
+
+@pytest.mark.parametrize(
+    ("row", "how"),
+    [
+        ("kube-apiserver", "`kubeadm certs renew apiserver` there, then restart kube-apiserver"),
+        ("kube-apiserver-etcd", "`kubeadm certs renew apiserver-etcd-client` there, then restart kube-apiserver"),
+        ("etcd-peer", "`kubeadm certs renew etcd-peer` there, then restart etcd"),
+        ("kube-scheduler", "`kubeadm certs renew scheduler.conf` there, then restart kube-scheduler"),
+        ("admin", "`kubeadm certs renew admin.conf` there, and give its users the new one"),
+    ],
+)
+def test_a_pair_that_has_expired_or_will_is_named_with_its_date_and_its_command(
+    row: str, how: str, tmp_path: Any
+) -> None:
+    (text,) = ending(row, -1, disks={"cp-1": tmp_path / "a"})["pair-expired"]
+    assert text.startswith(f"{row} of cp-1 (/etc/kubernetes/") and text.endswith(
+        f"expired on {stamp(-86400)[:10]}: {how}"
+    )
+    texts = ending(row, 20, disks={"cp-1": tmp_path / "b"})
+    assert f"expires on {stamp(20 * 86400)[:10]}: {how}" in texts["pair-expires"][0] and "pair-expired" not in texts
+    assert not {"pair-expired", "pair-expires"} & ending(row, 40, disks={"cp-1": tmp_path / "c"}).keys()
+
+
+def test_a_server_that_shows_an_expired_pair_though_its_file_is_new_is_to_be_restarted(tmp_path: Any) -> None:
+    found = taken(one(), disks={"cp-1": tmp_path})
+    old = facts(leaf("x", one().ca, days=-1))
+    held = [replace(e, facts=old) if e.served and e.row == "kube-apiserver" else e for e in found.certificates]
+    texts = named(judged(replace(found, certificates=tuple(held)))[1])
+    assert all("/apiserver.crt has a newer one: restart kube-apiserver there" in each for each in texts["pair-expired"])
+
+
+def test_a_kubelet_that_renews_by_itself_or_has_signed_itself_is_no_matter(tmp_path: Any) -> None:
+    assert not {"pair-expires"} & ending("kubelet-client", 5, disks={"cp-1": tmp_path}).keys()
+    found = taken(one())
+    assert {each.ca for each in found.certificates if each.row == "kubelet"} == {""}
+    old = facts(leaf("x", None, days=-1))
+    held = [replace(each, facts=old) if each.row == "kubelet" else each for each in found.certificates]
+    assert "pair-expired" not in named(judged(replace(found, certificates=tuple(held)))[1])

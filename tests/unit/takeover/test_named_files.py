@@ -85,6 +85,20 @@ def test_the_kubelets_own_flags_count(machine: TakenOverMachine, tmp_path: Path)
         carry_out.carry_out(machine.run(S.PREPARED))
 
 
+def test_a_flag_that_beats_what_a_state_writes_is_refused_with_its_file(
+    machine: TakenOverMachine, tmp_path: Path
+) -> None:
+    """KUBELET_EXTRA_ARGS come last on the kubelet's command line."""
+    machine.agent_pass(S.PREPARED)
+    extra = tmp_path / "etc/default/kubelet"
+    extra.parent.mkdir()
+    extra.write_text("KUBELET_EXTRA_ARGS=--rotate-certificates=true\n")
+    with pytest.raises(StateConflict, match=f"{extra}: --rotate-certificates has it ask for client certificates"):
+        carry_out.carry_out(machine.run(S.PREPARED))
+    extra.write_text(f"KUBELET_EXTRA_ARGS=--kubeconfig={machine.where.kubeconfigs}/kubelet.conf\n")
+    carry_out.carry_out(machine.run(S.PREPARED))
+
+
 def test_a_kubeconfig_with_an_old_pair_counts_and_a_stranger_and_a_ca_do_not(
     machine: TakenOverMachine, tmp_path: Path
 ) -> None:
