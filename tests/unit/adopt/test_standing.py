@@ -117,7 +117,7 @@ def test_the_turn_that_a_command_gives_is_not_waited_for_any_more() -> None:
 
 def test_what_was_given_up_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """And no further abort gives it up."""
-    held = replace(Look(**vars(look_at(record(AdoptionState.PREPARED), ClusterSeen()))), vault=None)
+    held: Any = replace(Look(**vars(look_at(record(AdoptionState.PREPARED), ClusterSeen()))), vault=None)
     monkeypatch.setattr(drive, "delete_adoption", lambda cluster, vault: None)
     found = drive.advance(lambda: held, AdoptionWords(), lambda title, lines: True, back=True)
     lines = list(standing.standing_lines(found, "admin.conf", back=True))
@@ -139,12 +139,8 @@ def test_at_the_end_it_is_said_what_of_kubeadms_is_otherwise() -> None:
     done = AdoptionState.DONE
     conf = "/etc/kubernetes/admin.conf (trusts the old CA)"
     one = machine("cp-1", done, report=report(done, keys=OldKeys.NONE, pairs=(conf,)))
-    found = drive.advance(
-        lambda: Look(**vars(look_at(record(done), ClusterSeen(machines=(one,), info=Side.NEW)))),
-        AdoptionWords(),
-        lambda title, lines: True,
-        back=False,
-    )
+    held: Any = Look(**vars(look_at(record(done), ClusterSeen(machines=(one,), info=Side.NEW))))
+    found = drive.advance(lambda: held, AdoptionWords(), lambda title, lines: True, back=False)
     text = " ".join(" ".join(standing.standing_lines(found, "admin.conf")).split())
     assert found.over and f"cp-1 has {conf}: write what `vaultpki issue admin --dir DIR` makes into that file" in text
     assert "`kubeadm certs check-expiration` fails from now on" in text
