@@ -17,7 +17,7 @@ from soak.ca_run import CaRun
 from soak.phases import Phase
 from soak.printed import say
 
-# As docs/kubeadm.md has them for a node that has joined without: `vaultpki join` of an adoption writes none.
+# As docs/kubeadm.md has them for a node that has joined without.
 HOOKS = {
     "kubernetes-ca": [{"static_pod": "kube-controller-manager"}],
     "etcd-ca": [{"static_pod": "etcd"}, {"static_pod": "kube-apiserver"}],
