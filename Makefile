@@ -179,7 +179,7 @@ soak: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m soak
 
 # Two hours and more of adoptions of kubeadm's clusters under load: aborts from every state, joins in every state, other shapes,
-# three control planes to the end, and control runs that must fail. SOAK="abort-switched control-token" takes these
+# three control planes to the end, their first rotations, and control runs that must fail. SOAK="abort-switched control-token" takes these
 # alone, SOAK="--server vault whole" HashiCorp Vault.
 soak-adoption: $(VENV)/.dev
 	$(SETUP)/packages conformance

@@ -150,7 +150,7 @@ def advance(look_again: Callable[[], AdoptionLook], said: AdoptionWords, ask: As
     found = gates.gate(step, look.seen)
     if not found.open(look.now):
         look = _with_turn(look, found.turn)
-        return AdoptionOutcome(look, to, found)
+        return AdoptionOutcome(look, to, gates.gate(replace(step, record=look.record), look.seen))
     if ADOPTION_TABLE.phases[to].destroys and not ask("The last step: after it there is no way back", _final(look)):
         return AdoptionOutcome(look, to, found, refused=True)
     look.writing(replace(look.record, turn=found.turn).moved(to, look.now))
@@ -327,8 +327,8 @@ def _at_rest(look: AdoptionLook, said: AdoptionWords, *, back: bool) -> Adoption
     # Nothing but a restart is waited for here.
     words = AdoptionWords(restarted=said.restarted)
     look = _confirmed(look, AdoptionStep(look.record, look.record.state, look.now), words)
+    look = _with_turn(look, _rest_gate(look).turn)
     found = _rest_gate(look)
-    look = _with_turn(look, found.turn)
     if found.waiting or not back:
         return AdoptionOutcome(
             look, None, found, over=not found.waiting, notes=_last_words(look) if not found.waiting else ()
@@ -336,7 +336,8 @@ def _at_rest(look: AdoptionLook, said: AdoptionWords, *, back: bool) -> Adoption
     # A deletion is made by no check-and-set, and another operator may have gone on since this look.
     look = look.writing(look.record.changed())
     delete_adoption(look.cluster, look.vault)
-    return AdoptionOutcome(look, None, found, moved=True, over=True, notes=_given_up(look))
+    ended = replace(look, stored=replace(look.stored, record=None))
+    return AdoptionOutcome(ended, None, found, moved=True, over=True, notes=_given_up(look))
 
 
 def _rest_gate(look: AdoptionLook) -> Gate:
@@ -377,7 +378,7 @@ def _last_words(look: AdoptionLook) -> tuple[str, ...]:
         "delete copies and backups of the old keys; backups from before have them, of /etc/kubernetes and of a Vault "
         "into which they were imported"
     )
-    return tuple(notes)
+    return (*notes, *adopted.AFTERWARDS)
 
 
 def _given_up(look: AdoptionLook) -> tuple[str, ...]:

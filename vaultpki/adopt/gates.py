@@ -311,13 +311,16 @@ def _copies(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     wanted = step.trust
     if wanted is None:
         return
+    late = [each.name for each in seen.planes if not reasons.arrived(step.record, each)]
+    steps = f"once the steps of {step.record.state.value} are done on {first_few(late)}"
     wrong = sorted(space for space, side in seen.roots.items() if side is not wanted)
     if wrong:
-        yield Waiting(
-            ROOT_COPY,
-            f"does not hold {_WORDS[wanted]} in {first_few(wrong)}: {WRITTEN_ANEW}",
-        )
+        how = f"a controller manager writes it {steps}" if late else WRITTEN_ANEW
+        yield Waiting(ROOT_COPY, f"does not hold {_WORDS[wanted]} in {first_few(wrong)}: {how}", itself=bool(late))
     if any(side is not wanted for side in seen.clients.values()):
+        if late and wanted is not Side.NEW:
+            yield Waiting(AUTHENTICATION, f"does not hold {_WORDS[wanted]}: kube-apiserver writes it {steps}", True)
+            return
         # An API server that has not done its steps would write it as it was.
         how = (
             f"`{step.command}` deletes it once every control plane is ready, and kube-apiserver writes it anew"

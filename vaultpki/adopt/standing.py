@@ -15,7 +15,7 @@ from vaultpki.records.written import Written
 from vaultpki.redact import first_few, printable, stamp, stamped
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
-from vaultpki.rotation.adoption_states import WITH_KUBECONFIG
+from vaultpki.rotation.adoption_states import WITH_KUBECONFIG, AdoptionStep
 from vaultpki.show import table
 from vaultpki.show.record_writers import writer_lines, writers_json
 from vaultpki.show.table import Column, fitted
@@ -87,6 +87,7 @@ def _head(outcome: AdoptionOutcome) -> Iterator[str]:
         yield f"The keys of the old CAs were not deleted; they are kept: {printable(record.kept)}."
     yield from writer_lines(outcome.look.cluster, _written(outcome.look))
     yield from _imported(outcome)
+    yield from _still_trusting(outcome.look)
 
 
 def _written(look: AdoptionLook) -> dict[str, Written]:
@@ -113,8 +114,19 @@ def _imported(outcome: AdoptionOutcome) -> Iterator[str]:
         )
 
 
+def _still_trusting(look: AdoptionLook) -> Iterator[str]:
+    """Yield what machines have found at the end that does not belong there any more."""
+    for each in look.seen.machines if look.record.state is _S.DONE else ():
+        if each.report is not None and each.report.pairs:
+            yield printable(
+                f"{each.name} has {first_few(each.report.pairs)}: write what `vaultpki issue admin --dir DIR` makes "
+                "into that file, once `ca.also_trust` is out of cluster.yaml and applied."
+            )
+
+
 def _rows(outcome: AdoptionOutcome) -> Iterator[tuple[str, ...]]:
     record = outcome.look.record
+    step = AdoptionStep(record, record.state, outcome.look.now)
     for each in sorted(outcome.look.seen.machines, key=lambda one: (not one.plane, one.name)):
         report = each.report
         name = f"{each.name} (has the turn)" if each.name == record.turn else each.name
@@ -126,7 +138,7 @@ def _rows(outcome: AdoptionOutcome) -> Iterator[tuple[str, ...]]:
         yield (
             printable(name),
             _runs(each),
-            agent if reasons.fresh(record, report) else "has not read the record",
+            agent if reasons.answers(step, report) else "has not read the record",
             done,
             _held(report.trust, report.memory),
             _held(report.leaves, report.shown),

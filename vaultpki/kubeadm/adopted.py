@@ -19,6 +19,18 @@ SETTINGS = "ClusterConfiguration"
 KUBELET_DEFAULTS = "kubelet"
 """The key in `kubelet-config`."""
 
+AFTERWARDS = (
+    (
+        "an admin.conf that was issued while cluster.yaml had `ca.also_trust` trusts the old CAs still; after that "
+        "apply make it anew (`vaultpki issue admin --dir DIR`), also where it was copied to"
+    ),
+    (
+        "`kubeadm certs check-expiration` fails from now on, since kubeconfigs name their pair by its path; `vaultpki "
+        "status` on a machine says when each certificate ends"
+    ),
+)
+"""What a person must know of kubeadm's commands and files once a cluster is adopted, as sentences."""
+
 # kubeadm writes them empty where it finds no key of a CA (cmd/kubeadm/app/phases/controlplane/manifests.go).
 _SIGNING = ("cluster-signing-cert-file", "cluster-signing-key-file")
 

@@ -90,7 +90,7 @@ class AdoptionReport:
     never, or if that was before its last boot. `no_signer` is whether the controller manager of this node cannot sign
     CSRs, because the key of the old CA is on no disk there. `mounts` is what containers beside the components have
     mounted of kubeadm's files, None from an agent that does not look. `pairs` are certificates of the old CAs beside
-    the table that flags name: path and flag of each.
+    the table that flags name: path and flag of each; at the end also kubeconfigs of people's that trust an old CA.
     """
 
     revision: int

@@ -21,6 +21,7 @@ from vaultpki.kube.objects import mapping
 from vaultpki.kube.pod_files import host_paths, named_files, named_in
 from vaultpki.pki.facts import Facts
 from vaultpki.places import is_below
+from vaultpki.records.adoption import AdoptionState
 from vaultpki.records.adoption_report import RESTART_ORDER, STATIC_POD, Held, MountReport, common
 from vaultpki.takeover import folders
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
@@ -182,6 +183,15 @@ def named_pairs(run: TakeOver) -> tuple[str, ...]:
         if path not in found and not _changes(run, path) and _is_of_old_ca(run, path):
             found[path] = f"{path} (--{name} of {where})"
     return tuple(found.values())
+
+
+def still_trusting(run: TakeOver) -> Iterator[str]:
+    """Yield each kubeconfig of people's that trusts an old CA at the end: it was issued while the new side did too."""
+    old = run.machine.old.get("kubernetes", frozenset())
+    for name in PEOPLE if run.target.state is AdoptionState.DONE else ():
+        path = f"{run.where.kubeconfigs}/{name}"
+        if os.path.isfile(path) and any(facts.fingerprint in old for facts in run.machine.kubeconfig_cas(path)):
+            yield f"{path} (trusts the old CA)"
 
 
 def lost_with_the_folder(machine: KubeadmMachine) -> Iterator[str]:

@@ -89,7 +89,7 @@ def _report(run: TakeOver, revision: int, when: Callable[[float], datetime], owe
         mounts=beside.report(
             run, {pod.manifest: starts.mounting_pod_is_ready(run, pod) for pod in beside.pods(run.machine)}
         ),
-        pairs=beside.named_pairs(run),
+        pairs=(*beside.named_pairs(run), *beside.still_trusting(run)),
         no_signer=not run.target.signer and (run.target.home or run.target.state in SIGNER_ON),
     )
 

@@ -246,22 +246,15 @@ class Adoption:
     def _as_people(self, waiting: Collection[str], state: AdoptionState) -> tuple[str, ...]:
         """Does what is waited for; returns the word that says so."""
         if "pods" in waiting:
-            self.kubectl("-n", "kube-system", "rollout", "restart", "daemonset/kube-proxy")
-            self.kubectl("-n", "kube-system", "rollout", "status", "daemonset/kube-proxy", "--timeout=300s")
-            self.restarted()
+            self.restart_pods()
         if "outside" not in waiting:
             return ()
         if state in (AdoptionState.PUBLISHED, AdoptionState.RETRUSTING):
             both = self.kubectl("get", "cm", "kube-root-ca.crt", "-o", "jsonpath={.data.ca\\.crt}")
             put(self.kubernetes.operator / CHAIN, both.encode())
         elif state is AdoptionState.CLOSED:
-            # Into a folder of its own, since it overwrites nothing that vaultpki has not made.
-            issued = self.folder / "issued"
-            for person in PEOPLE:
-                self.vaultpki("issue", person, "--dir", issued, who="operator")
-                put(self.kubernetes.operator / f"{person}.pem", (issued / f"{person}.pem").read_bytes())
-            self.kubectl("apply", "-f", str(issued / "manifests"))
-            put(self.kubernetes.operator / CHAIN, (issued / CHAIN).read_bytes())
+            self.people_of_vault()
+            self.kubectl("apply", "-f", str(self.folder / "issued/manifests"))
             # Connections that were opened with an old pair count too.
             time.sleep(KEPT_SECONDS + 5)
         elif state is AdoptionState.RETURNING:
@@ -272,6 +265,21 @@ class Adoption:
         """Gives the people outside what kubeadm made for them, in files, beside the CAs that they trust already."""
         for person in PEOPLE:
             kubeconfig_in_files(self.folder / f"kubeadm-{person}.conf", self.kubernetes.operator, person)
+
+    def people_of_vault(self) -> None:
+        """Gives the people outside new pairs of Vault's, and the CAs that are due."""
+        # Into a folder of its own, since it overwrites nothing that vaultpki has not made.
+        issued = self.folder / "issued"
+        for person in PEOPLE:
+            self.vaultpki("issue", person, "--dir", issued, who="operator")
+            put(self.kubernetes.operator / f"{person}.pem", (issued / f"{person}.pem").read_bytes())
+        put(self.kubernetes.operator / CHAIN, (issued / CHAIN).read_bytes())
+
+    def restart_pods(self) -> None:
+        """Restarts kube-proxy's pods, and those of the test."""
+        self.kubectl("-n", "kube-system", "rollout", "restart", "daemonset/kube-proxy")
+        self.kubectl("-n", "kube-system", "rollout", "status", "daemonset/kube-proxy", "--timeout=300s")
+        self.restarted()
 
     def await_ready(self) -> None:
         """Waits until every API server says that it is ready, and every node is."""

@@ -50,7 +50,8 @@ NEW = Held.NEW
 _KINDS = {"kubernetes": "ca", "front-proxy": "front-proxy-ca", "etcd": "etcd/ca"}
 
 
-def _conf(server: str, ca: str, user: dict[str, str]) -> str:
+def conf(server: str, ca: str, user: dict[str, str]) -> str:
+    """A kubeconfig with this CA, and with the pair of its user."""
     document = {
         "apiVersion": "v1",
         "clusters": [{"cluster": {"certificate-authority-data": encoded(ca), "server": server}, "name": "kubernetes"}],
@@ -113,7 +114,7 @@ class TakenOverMachine:
         self._write(kubelet / "kubelet.crt", serving.pem)
         self._write(kubelet / "kubelet.key", serving.key_pem, 0o600)
         pair = {"client-certificate": str(current), "client-key": str(current)}
-        self._write(kubernetes / "kubelet.conf", _conf(server, self.objects.ca.pem, pair), 0o600)
+        self._write(kubernetes / "kubelet.conf", conf(server, self.objects.ca.pem, pair), 0o600)
         settings = f"""\
 apiVersion: kubelet.config.k8s.io/v1beta1
 authentication:
@@ -160,7 +161,7 @@ syncFrequency: 0s
         for name in ("admin", "super-admin", "scheduler", "controller-manager"):
             made = leaf(f"system:{name}", self.objects.ca, kind="ECDSA-P256", days=days)
             user = {"client-certificate-data": encoded(made.pem), "client-key-data": encoded(made.key_pem)}
-            self._write(kubernetes / f"{name}.conf", _conf(server, self.objects.ca.pem, user), 0o600)
+            self._write(kubernetes / f"{name}.conf", conf(server, self.objects.ca.pem, user), 0o600)
         for component in COMPONENTS:
             text = manifest(component, self.name, pki=str(pki)).replace("/etc/kubernetes/", f"{kubernetes}/")
             self._write(

@@ -1,4 +1,4 @@
-"""The phases on three control planes behind a balancer, with agents that do the steps: aborts, and the whole way."""
+"""The phases on three control planes behind a balancer, with agents that do the steps: there, back, and afterwards."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from helpers.kube.clients_in_pods import ClientsInPods
 from helpers.kube.components import Programs
 from helpers.kube.kubeadm_adoption import PLANES, WORKER, Adoption
 from helpers.vault import servers
+from soak.adoption import afterwards
 from soak.phases import Phase
 from soak.printed import say
 from vaultpki.records.adoption import AdoptionState
@@ -43,21 +44,8 @@ class Run:
                 yield
             except (AssertionError, subprocess.SubprocessError, OSError, KeyboardInterrupt) as error:
                 broken = error
-        say(seen.told())
-        failures = tuple(each for each in seen.failures if each not in seen.excused)
-        self.phases.append(
-            Phase(
-                server=self.server,
-                name=f"three control planes: {name}",
-                seconds=seen.seconds,
-                requests=seen.load.worked.total() + len(failures),
-                failures=failures,
-                unauthorized=tuple(seen.audit.unauthorized),
-                broken=f"{type(broken).__name__}: {broken}" if broken else "",
-            )
-        )
-        if seen.watch.most_down > 1:
-            self.phases.append(Phase.of_members(self.server, name, seen.watch.most_down, seen.watch.seconds(2)))
+        why = f"{type(broken).__name__}: {broken}" if broken else ""
+        self.phases += afterwards.phases_of(self.server, name, seen, why)
         if broken:
             raise broken
 
@@ -92,13 +80,22 @@ class Run:
             self.adoption.finish()
         self.adoption.forget_old()
 
+    def rotated(self, domain: str) -> None:
+        """Once the adoption is done."""
+        afterwards.rotated(self.server, self.adoption, self.clients, self.phases, domain)
+
 
 PHASES: Mapping[str, Callable[[Run], None]] = {
     "planes-abort-switched": functools.partial(Run.aborted, at=S.SWITCHED),
     "planes-abort-retired": functools.partial(Run.aborted, at=S.RETIRED),
     "planes-whole": Run.whole,
+    "planes-etcd": functools.partial(Run.rotated, domain="etcd"),
+    "planes-root": functools.partial(Run.rotated, domain="root"),
 }
-"""What a run consists of, in this order unless another one is asked for; after the last there is no way back."""
+"""What a run consists of, in this order unless another one is asked for.
+
+After `planes-whole` there is no way back; the rotations come after it, in the same run.
+"""
 
 
 def on(

@@ -466,6 +466,9 @@ def test_every_reason_of_a_machine_or_of_the_cluster_names_commands_each_of_whic
                         each.node for each in drive.standing(look_at(held, wrong.seen), back=back).gate.waiting
                     }:
                         met |= ended(wrong, node)
+            # What a restart of another machine writes anew is ended by what that one is told.
+            late = replace(world, seen=replace(world.seen, clients=dict.fromkeys(world.seen.clients, None)))
+            late.put("cp-1", _said(**OWES)(world.seen.machines[0])).waits(AUTHENTICATION)
     assert len(met) > 60
 
 

@@ -282,6 +282,19 @@ def test_copies_and_pods() -> None:
     assert "does not say when it changed in app" in waits(US, undated)[ROOT_COPY]
 
 
+def test_what_a_restart_writes_anew_is_waited_for_as_long_as_a_machine_has_its_turn_before_it() -> None:
+    """To delete it would change nothing, and no log says why it is as before."""
+    state = _S.PUBLISHED
+    lacks = with_machine(state, "cp-2", report=report(state, reached=_S.PREPARED, owed=("restart etcd",)))
+    lacks = replace(lacks, roots={"app": Side.OLD}, clients={"client-ca-file": Side.OLD})
+    found = {each.node: each for each in gates.gate(step(US), lacks).waiting}
+    done = "once the steps of published are done on cp-2"
+    assert found[ROOT_COPY].reason == f"does not hold both CAs in app: a controller manager writes it {done}"
+    assert found[AUTHENTICATION].reason == f"does not hold both CAs: kube-apiserver writes it {done}"
+    # Nobody has to do anything, so it is not what a person is told to do next.
+    assert found[ROOT_COPY].itself and found[AUTHENTICATION].itself
+
+
 def test_a_user_without_rights_keeps_nodes_on_their_old_certificates() -> None:
     """With kubeadm's certificates kube-apiserver is an administrator by its group; ours has a user's rights alone."""
     lacks = replace(seen(_S.PUBLISHED), without_rights=("kube-apiserver-kubelet-client",))

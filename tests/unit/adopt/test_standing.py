@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,27 @@ from vaultpki.errors import StateConflict
 from vaultpki.procedure.gate import Gate
 from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
+from vaultpki.records.adoption_report import OldKeys
 from vaultpki.records.written import Written
 from vaultpki.rotation.adoption_evidence import ClusterSeen
 from vaultpki.vault.kv import Stored
+
+
+@dataclass(frozen=True)
+class Look:
+    """What `look_at` shows, as the frozen value that commands have."""
+
+    record: AdoptionRecord
+    stored: Any
+    cluster: Any
+    seen: ClusterSeen
+    sides: Sides
+    imported: dict[str, Any]
+    now: Any
+    vault: Any = None
+
+    def writing(self, record: AdoptionRecord) -> Any:
+        return replace(self, record=record)
 
 
 def outcome(kept: str) -> AdoptionOutcome:
@@ -71,6 +90,61 @@ def test_in_prepared_an_abort_gives_turns_to_machines_that_come_back(before: Ado
     words = "Next: `vaultpki adopt abort --kubeconfig admin.conf` gives cp-2 the turn to end the way back"
     assert (words in text) is (before not in (None, prepared))
     assert "`vaultpki adopt continue --kubeconfig admin.conf`" in text
+
+
+def test_the_turn_that_a_command_gives_is_not_waited_for_any_more() -> None:
+    published = AdoptionState.PUBLISHED
+    owing = report(published, reached=AdoptionState.PREPARED, owed=("restart etcd",))
+    planes = tuple(machine(name, published, report=owing) for name in ("cp-1", "cp-2"))
+    now = record(published)
+
+    def look() -> Any:
+        found = look_at(now, ClusterSeen(machines=planes, info=Side.BOTH))
+        found.writing = write
+        return found
+
+    def write(after: AdoptionRecord) -> Any:
+        nonlocal now
+        now = after
+        return look()
+
+    found = drive.advance(look, AdoptionWords(), lambda title, lines: True, back=False)
+    said = {each.node: each.reason for each in found.gate.waiting}
+    assert now.turn == "cp-1"
+    assert said["cp-1"].startswith("has not done the steps of published: restart etcd; its agent")
+    assert said["cp-2"].startswith("waits for its turn after cp-1")
+
+
+def test_what_was_given_up_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no further abort gives it up."""
+    held: Any = replace(Look(**vars(look_at(record(AdoptionState.PREPARED), ClusterSeen()))), vault=None)
+    monkeypatch.setattr(drive, "delete_adoption", lambda cluster, vault: None)
+    found = drive.advance(lambda: held, AdoptionWords(), lambda title, lines: True, back=True)
+    lines = list(standing.standing_lines(found, "admin.conf", back=True))
+    assert found.over and lines[0] == "The adoption is given up: its record is deleted."
+    assert not any("Next:" in line or "prepared" in line for line in lines)
+    assert standing.document(found)["state"] is None
+
+
+def test_at_the_end_nobody_has_to_read_the_record() -> None:
+    """An agent whose agent.yaml names no old CA any more does not ask for it."""
+    done = AdoptionState.DONE
+    ended = replace(report(done), revision=0)
+    found = drive.standing(look_at(record(done), ClusterSeen(machines=(machine("cp-1", done, report=ended),))))
+    text = "\n".join(standing.standing_lines(found, "admin.conf"))
+    assert "has not read the record" not in text and "cp-1  control plane, etcd, kubelet  reports" in text
+
+
+def test_at_the_end_it_is_said_what_of_kubeadms_is_otherwise() -> None:
+    done = AdoptionState.DONE
+    conf = "/etc/kubernetes/admin.conf (trusts the old CA)"
+    one = machine("cp-1", done, report=report(done, keys=OldKeys.NONE, pairs=(conf,)))
+    held: Any = Look(**vars(look_at(record(done), ClusterSeen(machines=(one,), info=Side.NEW))))
+    found = drive.advance(lambda: held, AdoptionWords(), lambda title, lines: True, back=False)
+    text = " ".join(" ".join(standing.standing_lines(found, "admin.conf")).split())
+    assert found.over and f"cp-1 has {conf}: write what `vaultpki issue admin --dir DIR` makes into that file" in text
+    assert "`kubeadm certs check-expiration` fails from now on" in text
+    assert "An admin.conf that was issued while cluster.yaml had `ca.also_trust` trusts the old CAs still" in text
 
 
 def noting(held: AdoptionRecord, asked: list[str], **said: Any) -> AdoptionRecord:

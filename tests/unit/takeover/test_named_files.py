@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.kube.kubeadm_objects import leaf
-from helpers.kube.taken_over_machine import TakenOverMachine
+from helpers.kube.kubeadm_objects import encoded, leaf
+from helpers.kube.taken_over_machine import TakenOverMachine, conf
 from vaultpki.errors import StateConflict
 from vaultpki.records.adoption import AdoptionState as S
 from vaultpki.takeover import carry_out, exchanging
@@ -117,6 +117,22 @@ def test_a_kubeconfig_with_an_old_pair_counts_and_a_stranger_and_a_ca_do_not(
         f"  volumes: [{{name: v, hostPath: {{path: {folder}}}}}]\n"
     )
     assert named(machine) == (f"{config} (--kubeconfig of other.yaml)",)
+
+
+def test_at_the_end_an_admin_conf_that_trusts_the_old_ca_is_named(machine: TakenOverMachine) -> None:
+    """`vaultpki issue` wrote it while cluster.yaml named the old CA; kubeadm's own is gone then."""
+    for state in (S.PREPARED, S.PUBLISHED, S.SWITCHED, S.CLOSED, S.RETIRED):
+        machine.go(state)
+    admin = Path(machine.where.kubeconfigs, "admin.conf")
+    made = leaf("admin", machine.new["kubernetes"], kind="ECDSA-P256")
+    user = {"client-certificate-data": encoded(made.pem), "client-key-data": encoded(made.key_pem)}
+    new, old = machine.new["kubernetes"].pem, machine.old["kubernetes"].pem
+    admin.write_text(conf("https://api.example.com:6443", old + new, user))
+    assert machine.report(S.RETIRED).pairs == ()
+    machine.go(S.DONE)
+    assert machine.report(S.DONE).pairs == (f"{admin} (trusts the old CA)",)
+    admin.write_text(conf("https://api.example.com:6443", new, user))
+    assert machine.report(S.DONE).pairs == ()
 
 
 def test_a_row_of_the_users_own_at_the_same_place_takes_over(machine: TakenOverMachine) -> None:
