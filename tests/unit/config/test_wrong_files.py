@@ -73,6 +73,11 @@ def test_a_file_of_another_kind_is_told(
     assert caught.value.problem.startswith(f"this is {what}, and not ") and caught.value.line == line
 
 
+def test_a_cluster_yaml_that_is_missing_is_written_by_init(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"no such file: name yours with -f, or write a new one with `vaultpki init`"):
+        load_cluster(tmp_path / "cluster.yaml")
+
+
 NAMED = {
     "vault: {ca_file: file, addresses: [https://v]}\n": ("vault.ca_file", None),
     "pools: [{name: p, roles: [worker], node_names: 'p-*', jwt: {issuer: i, audiences: [a], node_claim: n, "

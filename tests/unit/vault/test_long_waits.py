@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -59,7 +60,7 @@ def test_requests_that_wait_together_are_told_as_one(told: list[str]) -> None:
 
 
 def test_agents_and_programs_are_told_nothing_and_have_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_waits.threading, "Thread", None)
+    monkeypatch.setattr(threading, "Thread", None)
     with LongWaits().answer_from(ORIGIN):
         pass
 
