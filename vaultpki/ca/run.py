@@ -166,7 +166,8 @@ def _nothing_under_way(scene: Scene, *, back: bool) -> str:
     cluster = scene.cluster
     said = f"no CA of {cluster.name} is being rotated"
     if back:
-        return f"{said}, so there is nothing to lead back"
+        keys = ", nor are service-account keys" if cluster.service_account_keys else ""
+        return f"{said}{keys}, so there is nothing to lead back"
     if cluster.service_account_keys and read_key_record(cluster, scene.vault).record is None:
         return (
             f"{said}, and no control-plane node has joined whose service-account key could be taken in; enrol one "

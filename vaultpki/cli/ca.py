@@ -394,7 +394,9 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
     patience, told = PATIENCE if wait else None, set[str]()
     with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
         course = commands.begun(cluster, vault, back=back)
-        if cluster.service_account_keys and course is None:
+        # A rollback without any rotation is that of a CA at rest, which some may still accept, or there is none.
+        at_rest = back and course is None and not ca_keys.under_way(cluster, vault)
+        if cluster.service_account_keys and course is None and not at_rest:
             code = ca_keys.take_step(cluster, vault, options, back=back, wait=wait, as_json=as_json)
             if code is not None:
                 return code
@@ -406,7 +408,7 @@ def _go(file: Path, options: StepOptions, *, back: bool, allow_http: bool, wait:
 
         def take(course: Course | None, pods: KubeTrust | None) -> Step:
             nonlocal said, replaced
-            if cluster.service_account_keys:
+            if cluster.service_account_keys and not at_rest:
                 ca_keys.admit_meanwhile(cluster, vault, told, replaced, said.restarted)
                 replaced = ()
             # One that waits reads again and again, and says in lines what it waits for.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
+from vaultpki.cli.progress import tell_waits
 from vaultpki.errors import VaultpkiError
 from vaultpki.places import AGENT_FILE, CLUSTER_FILE
 
@@ -200,6 +201,7 @@ def open_vault(cluster: Cluster, *, allow_http: bool, patience: float | None = N
     from vaultpki.vault import Vault
     from vaultpki.vault.settings import namespace_path
 
+    tell_waits()
     settings = _settings(cluster, allow_http=allow_http)
     vault = Vault(settings) if patience is None else Vault(settings, patience=patience)
     return vault, ServerFacts(settings.addresses, settings.ca_pem, namespace_path(settings.namespace))

@@ -9,6 +9,7 @@ import click
 
 from vaultpki.cli.common import allow_http_option, config_option, json_option, path_option, print_json
 from vaultpki.cli.old_spellings import told_new
+from vaultpki.cli.progress import tell_waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +64,7 @@ def doctor_command(
         join_file = join_file or old_join
     if directory is not None and join_file is None:
         raise click.UsageError("--dir goes with a join FILE; on a node agent.yaml says where files are")
+    tell_waits()
     findings = []
     for finding in _findings(file, join_file, directory, datetime.now(UTC), allow_http=allow_http):
         findings.append(finding)

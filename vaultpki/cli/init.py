@@ -115,6 +115,9 @@ def _asked(known: StarterAnswers, *, root_is_known: bool) -> StarterAnswers:
         known = replace(known, cluster=_prompt("Name of the cluster", "prod", names.cluster_name))
     if not known.nodes:
         click.echo(f"Nodes, the first control plane first: {starter.SYNTAX}, as cp-1=10.0.0.11:control-plane,etcd")
+        click.echo(
+            "With no ROLES at all the first is the control plane. Once one has ROLES, those without are workers."
+        )
         known = replace(known, nodes=_asked_nodes(starter.node))
     if known.api is None:
         at = starter.filled_endpoint(known)

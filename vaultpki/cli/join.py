@@ -19,6 +19,7 @@ from vaultpki.cli.common import (
     log_format_option,
     path_option,
 )
+from vaultpki.cli.progress import tell_waits
 
 if TYPE_CHECKING:
     from vaultpki.join.checks import JoinPlan
@@ -196,6 +197,7 @@ def enter_cluster(
 
     from vaultpki.join import checks, enter
 
+    tell_waits()
     asked = join_plan(file, join_file, joining.places, allow_http=allow_http)
     plan = replace(asked, static_pods=joining.static_pods, adopt=joining.adopt)
     # What can be refused is refused before the wrapping token is used up.

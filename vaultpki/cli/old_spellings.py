@@ -54,7 +54,9 @@ def obey(old: OldSpellings, file: Path, log_format: Literal["text", "json"], *, 
 
     places = join.JoinFolders(old.dir, old.kubeconfig_dir, old.kubelet_dir)
     if old.hooks is not None and old.join is None:
-        raise click.UsageError("--hooks goes with --join; afterwards `hooks` in agent.yaml says what is run")
+        raise click.UsageError(
+            "--hooks goes with `vaultpki join FILE`; afterwards `hooks` in agent.yaml says what is run"
+        )
     if old.print_unit is not None:
         tell_new("agent --print-unit", f"vaultpki template {old.print_unit}", log_format)
         template.print_template(old.print_unit, file, old.docs, allow_http=allow_http)
@@ -63,7 +65,8 @@ def obey(old: OldSpellings, file: Path, log_format: Literal["text", "json"], *, 
         raise click.UsageError("--docs goes with --print-unit")
     if old.join is None and places.given:
         raise click.UsageError(
-            f"{places.given} goes with --join; afterwards `directory` and `folders` in agent.yaml say where files go"
+            f"{places.given} goes with `vaultpki join FILE`; afterwards `directory` and `folders` in agent.yaml say "
+            "where files go"
         )
     if old.join is not None:
         tell_new("agent --join", f"vaultpki join {old.join}", log_format)

@@ -85,8 +85,10 @@ def _ran(done: Pull) -> list[Event]:
 
 def _own_pass(config: AgentConfig, once: Once, *, allow_http: bool) -> Outcome:
     from vaultpki.agent import run
+    from vaultpki.cli.progress import tell_waits
     from vaultpki.procedures import ON_NODES
 
+    tell_waits()
     # A person who runs this knows of something new.
     share = 1.0 if once.if_due else 0.0
     options = run.PassOptions(ON_NODES, allow_http=allow_http, wait=_LOCK_WAIT, share=share, prune=once.prune)

@@ -66,6 +66,15 @@ def say(line: str) -> None:
     click.echo(printable(line), err=True)
 
 
+def tell_waits() -> None:
+    """Have whoever waits for a server be told of it, where standard error is a terminal; agents wait untold."""
+    if sys.stderr.isatty():
+        from vaultpki.vault.long_waits import TELL_WAITS
+
+        # A bar may stand in the line.
+        TELL_WAITS.set(lambda line: click.echo(f"{_CLEAR}{printable(line)}", err=True))
+
+
 @contextmanager
 def progress(label: str) -> Iterator[Progress]:
     """Yield what counts the pieces of some work; there is no bar where standard error is not a terminal."""

@@ -20,7 +20,7 @@ from vaultpki.cli.common import (
     watch_options,
 )
 from vaultpki.cli.old_spellings import told_new
-from vaultpki.cli.progress import progress
+from vaultpki.cli.progress import progress, tell_waits
 from vaultpki.redact import printable, stamp
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ def renew_command(
     for name in names:
         if spec is not None and name not in held:
             raise ArgumentError(f"{config.node} holds no certificate {name}; it holds {', '.join(held)}")
+    tell_waits()
     every = frozenset(names or (pairs.EVERY,))
     options = run.PassOptions(ON_NODES, allow_http=allow_http, force=every, wait=_LOCK_WAIT)
     outcome = run.run(config, options)
@@ -231,7 +232,8 @@ def _text(status: Status, row: NodeRow, now: datetime) -> Iterator[str]:
     yield from node_table.key_lines(status)
     yield from map(printable, dict.fromkeys(status.readers.values()))
     yield from map(printable, (*status.bundles, *status.token_keys))
-    if status.reachable is not None:
+    # The last pass may have failed by just that.
+    if status.reachable or (status.reachable is False and status.error != status.faults.get("vault")):
         yield printable("vault: reachable" if status.reachable else f"vault: {status.error}")
     if status.asked is not None:
         last = f"the agent last asked Vault at {stamp(status.asked)}"

@@ -11,8 +11,8 @@ from vaultpki.redact import hide, printable
 
 # A command that people try -> what they look for.
 HINTS: Final = {
-    **dict.fromkeys(("abort", "back", "rollback", "undo"), "run `vaultpki ca abort CA`"),
-    **dict.fromkeys(("bootstrap", "init-node", "register"), "run `vaultpki enroll NODE`"),
+    **dict.fromkeys(("abort", "back", "rollback", "undo"), "run `vaultpki ca abort`"),
+    **dict.fromkeys(("add", "bootstrap", "init-node", "register"), "run `vaultpki enroll NODE`"),
     **dict.fromkeys(("cert", "certs", "certificates", "log", "logs"), "run `vaultpki status` on the node"),
     **dict.fromkeys(("check", "test", "validate"), "run `vaultpki verify`"),
     **dict.fromkeys(("cas", "rotation", "rotations"), "run `vaultpki ca status`"),
@@ -26,7 +26,7 @@ HINTS: Final = {
     "import": "run `vaultpki ca import FILE`",
     "inventory": "run `vaultpki adopt inventory`",
     "jwks": "run `vaultpki ca jwks`",
-    **dict.fromkeys(("list", "ls"), "run `vaultpki nodes`"),
+    **dict.fromkeys(("get", "list", "ls"), "run `vaultpki nodes`"),
     **dict.fromkeys(("migrate", "takeover"), "run `vaultpki adopt inventory`"),
     **dict.fromkeys(("recover", "restore"), "run `vaultpki ca recover CA`"),
     "rotate": "run `vaultpki ca rotate CA`",
@@ -41,6 +41,10 @@ BARE: Final = {
     "ca rotate": "`vaultpki ca status` lists the CAs",
     "ca recover": "`vaultpki ca status` lists the CAs",
 }
+# A command with a word that it does not take -> why.
+NO_WORD: Final = dict.fromkeys(
+    ("ca abort", "ca continue"), "only one is rotated at a time, so write no name; `vaultpki ca status` shows which"
+)
 _NO_COMMAND: Final = re.compile(r"No such command (?P<word>.*)\.", re.DOTALL)
 _TOO_MANY: Final = re.compile(r"Got unexpected extra arguments? \((?P<words>.*)\)", re.DOTALL)
 _NO_VALUE: Final = re.compile(r"Option .* requires .*")
@@ -71,9 +75,17 @@ def _sentence(error: click.UsageError) -> str:
     if found := _NO_COMMAND.fullmatch(error.message):
         return _no_command(found["word"], error.ctx)
     if found := _TOO_MANY.fullmatch(said):
-        return f"this is too much: {found['words']}; {help_}"
+        return f"this is too much: {found['words']}; {_not_taken(found['words'], error.ctx) or help_}"
     # Our own end with no full stop, and say what to write.
     return f"{said[0].lower()}{said[1:]}; {help_}" if said != error.message else said
+
+
+def _not_taken(words: str, context: click.Context | None) -> str:
+    """Return what to write instead of words that a command does not take; "" if that is not known."""
+    options = {name for param in context.command.params for name in param.opts} if context is not None else set[str]()
+    if words.endswith((".yaml", ".yml")) and " " not in words:
+        return next((f"write {name} {words}" for name in ("-f", "-c") if name in options), "")
+    return NO_WORD.get(_command(context), "")
 
 
 def _no_option(error: click.NoSuchOption) -> str:

@@ -205,7 +205,8 @@ AGENT: Final = Record(
             default=[],
         ),
         "metrics": Field(_Metrics(), "Address of the Prometheus metrics, and the hosts that may be asked for"),
-    }
+    },
+    strange={"nodes": "a cluster.yaml, and not the agent.yaml of a node"},
 )
 
 

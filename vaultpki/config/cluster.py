@@ -28,7 +28,8 @@ def load_cluster(path: Path, *, allow_http: bool = False) -> Cluster:
     `allow_http` allows plain http to other hosts than loopback in `vault.addresses`. Reads the CA files, key files and
     templates that the file names. Raises SpecError with file, line and field for the first problem.
     """
-    return read_cluster(yaml_tree.read_text(path, _MOST_BYTES), path, allow_http=allow_http)
+    missing = "name yours with -f, or write a new one with `vaultpki init`"
+    return read_cluster(yaml_tree.read_text(path, _MOST_BYTES, missing=missing), path, allow_http=allow_http)
 
 
 def read_cluster(text: str, path: Path, *, allow_http: bool = False) -> Cluster:

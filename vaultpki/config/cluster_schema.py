@@ -250,7 +250,11 @@ CLUSTER: Final = Record(
         "templates": Field(
             MapOf(kinds.LABEL, TEMPLATE, most=100), "Further files that nodes render into their directory", default={}
         ),
-    }
+    },
+    strange={
+        "auth": "the agent.yaml of a node, and not a cluster.yaml",
+        "wrap_token": "a join file, and not a cluster.yaml",
+    },
 )
 
 

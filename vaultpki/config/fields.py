@@ -220,15 +220,21 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Record(Kind):
-    """A mapping with known keys; `refused` has messages for keys that are valid elsewhere."""
+    """A mapping with known keys; `refused` has messages for keys that are valid elsewhere.
+
+    `strange` are keys that only another kind of file has, and what that file is.
+    """
 
     fields: Mapping[str, Field]
     refused: Mapping[str, str] = field(default_factory=dict)
+    strange: Mapping[str, str] = field(default_factory=dict)
     expected: str = "a mapping"
 
     def read(self, node: Node, place: Place) -> FieldValue:
         if not isinstance(node, yaml_tree.Mapping):
             raise place.refuse(f"keys and values are expected: allowed keys are {', '.join(self.fields)}")
+        for key in node.items.keys() & self.strange.keys():
+            raise Place(place.file, node.items[key][0].line, "").refuse(f"this is {self.strange[key]}: check the path")
         version = node.items.get("version")
         if version is not None and "version" in self.fields:
             # Checked first, because a newer file may have keys that this version does not know.

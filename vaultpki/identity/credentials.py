@@ -48,6 +48,8 @@ _MOST_JOINS: Final = 8
 _ROUNDS: Final = 6
 _GONE: Final = "invalid secret id accessor"
 _TIDYING: Final = 0.25
+# The waits of the rounds from this one on take 7 seconds, those before it less than one.
+_TIDYING_LONG: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ def end(
             await_logins(partial(store_again, cluster, vault, f"{LEAVING}/{first.name}"), wait, say)
 
     def finish(identity: Identity) -> None:
-        _destroy_secret_ids(cluster, vault, identity)
+        _destroy_secret_ids(cluster, vault, identity, say)
         # Read again: somebody else may have changed it meanwhile.
         current = role_id(cluster, vault, identity) if identity.kind == "listed" else None
         if current is None:
@@ -275,7 +277,7 @@ def destroy(cluster: Cluster, vault: Vault, identity: Identity, accessors: Seque
     vault.map(one, accessors)
 
 
-def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> None:
+def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity, say: Callable[[str], None]) -> None:
     for attempt in range(_ROUNDS):
         try:
             left = secret_ids(cluster, vault, identity)
@@ -292,6 +294,8 @@ def _destroy_secret_ids(cluster: Cluster, vault: Vault, identity: Identity) -> N
             # which runs in the background, removes those (path_tidy_user_id.go). hvac has no method for it.
             tidy = f"auth/{identity.mount(cluster)}/tidy/secret-id"
             vault.write(tidy, {}, warnings=("Tidy operation",))
+            if attempt == _TIDYING_LONG:
+                say(f"waiting until the server has tidied up the secret ids of {identity.name}")
             time.sleep(_TIDYING * 2 ** (attempt - 1))
         destroy(cluster, vault, identity, left)
     raise StateConflict(f"{identity.name} got new secret ids meanwhile; find out what creates them and run this again")

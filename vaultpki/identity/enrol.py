@@ -74,7 +74,9 @@ def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
                 return node
         fits = next((each for each in cluster.pools if takes(each, name)), None)
         _refuse_jwt_pool(fits)
-        hint = f"pass --pool {fits.name}" if fits else f"add it to `nodes` in {cluster.file} and apply"
+        near = names.close(name.lower(), [node.name for node in cluster.nodes])
+        hint = f"did you mean {near}? Else add it" if near else "add it"
+        hint = f"pass --pool {fits.name}" if fits else f"{hint} to `nodes` in {cluster.file} and apply"
         raise ArgumentError(f"{name!r} is not a listed node of {cluster.name}; {hint}")
     found = next((each for each in cluster.pools if each.name == pool), None)
     if found is None:

@@ -46,6 +46,8 @@ def read(path: Path) -> KubeAccess:
     document = _Document(path)
     whole = document.mapping(value, "")
     name = whole.get("current-context")
+    if not isinstance(name, str) or not name:
+        document.refuse("has no current-context, as every kubeconfig that can be used")
     context = document.named(whole, "contexts", "context", name)
     cluster = document.named(whole, "clusters", "cluster", context.get("cluster"))
     user = document.named(whole, "users", "user", context.get("user"))

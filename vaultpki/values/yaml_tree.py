@@ -23,10 +23,11 @@ MAX_VALUES: Final = 250_000
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _UNREADABLE: Final[dict[type[Exception], str]] = {
     IsADirectoryError: "this is a folder: name the file in it",
-    FileNotFoundError: "there is no such file: check the path",
     PermissionError: "this user may not read the file: run as root or as its owner",
     input_file.NotRegular: "this is a FIFO, a socket or a device: name a file",
 }
+_CLOSING = re.compile(r"did not find expected ',' or '[]}]'")
+_MISSING = "check the path"
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = "tag:yaml.org,2002:str"
 _READ_AS = {"int": "a number", "float": "a number", "bool": "yes or no", "null": "nothing", "timestamp": "a date"}
@@ -79,9 +80,9 @@ class Mapping:
 Node = Scalar | Sequence | Mapping
 
 
-def read_text(path: Path, limit: int = MAX_BYTES, *, below: Path | None = None) -> str:
-    """Return the text of a UTF-8 file of at most `limit` bytes; `below` and errors as in `read_bytes`."""
-    data = read_bytes(path, limit, below=below)
+def read_text(path: Path, limit: int = MAX_BYTES, *, below: Path | None = None, missing: str = _MISSING) -> str:
+    """Return the text of a UTF-8 file of at most `limit` bytes; `below`, `missing` and errors as in `read_bytes`."""
+    data = read_bytes(path, limit, below=below, missing=missing)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -89,8 +90,8 @@ def read_text(path: Path, limit: int = MAX_BYTES, *, below: Path | None = None) 
         raise SpecError("the file is not UTF-8 text: save it as UTF-8", file=shown(path), line=line) from None
 
 
-def read_bytes(path: Path, limit: int, *, below: Path | None = None) -> bytes:
-    """Return the content of a file of at most `limit` bytes.
+def read_bytes(path: Path, limit: int, *, below: Path | None = None, missing: str = _MISSING) -> bytes:
+    """Return the content of a file of at most `limit` bytes; `missing` is the remedy for one that is not there.
 
     Raises SpecError if it cannot be read, or if other users could change or replace it (`permissions`). With `below`,
     the file must be in that folder after all links are resolved.
@@ -111,6 +112,8 @@ def read_bytes(path: Path, limit: int, *, below: Path | None = None) -> bytes:
     except input_file.TooLarge:
         problem = f"the file is larger than {limit // 1024} KiB: check the path, or make it smaller"
         raise SpecError(problem, file=name) from None
+    except FileNotFoundError:
+        raise SpecError(f"there is no such file: {missing}", file=name) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "the path is not usable"
         unknown = f"the file cannot be read ({reason}): check the path"
@@ -152,14 +155,7 @@ def parse(text: str, file: str, *, start: str) -> Mapping:
         events = yaml.parse(text, Loader=loader)
         root = _Builder(file, yaml.SafeLoader.yaml_implicit_resolvers, events).document()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        # Without libyaml, PyYAML's own parser quotes the text that it found, which may be a secret.
-        said = "".join(c for c in error.problem or "bad syntax" if c.isprintable())
-        said = re.sub(r"(['\"]).{3,}\1", "something else", said)[:200]
-        line = mark.line + 1 if mark else 1
-        raise SpecError(
-            f"this is not YAML ({said}): check indentation, colons and quotes", file=file, line=line
-        ) from None
+        raise _not_yaml(error, text, file) from None
     except (yaml.YAMLError, ValueError, OverflowError):
         # PyYAML's own scanner raises the errors of chr() and int() for escapes and directives out of range.
         raise SpecError("this is not YAML: check escapes, quotes and directives", file=file, line=1) from None
@@ -170,6 +166,22 @@ def parse(text: str, file: str, *, start: str) -> Mapping:
             "the file does not contain keys and values: write `key: value` lines", file=file, line=root.line
         )
     return root
+
+
+def _not_yaml(error: Any, text: str, file: str) -> SpecError:
+    """Return what a MarkedYAMLError says of a text, and where what it concerns begins."""
+    mark = error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else 1
+    indentation = re.match(r"\s*", text.splitlines()[line - 1] if line <= len(text.splitlines()) else "")
+    if indentation is not None and "\t" in indentation[0]:
+        return SpecError("the line begins with a tab: indent it with spaces", file=file, line=line)
+    said = "".join(c for c in error.problem or "bad syntax" if c.isprintable())
+    if not _CLOSING.fullmatch(said):
+        # Without libyaml, PyYAML's own parser quotes the text that it found, which may be a secret.
+        said = re.sub(r"(['\"]).{3,}\1", "something else", said)[:200]
+    begun = error.context_mark.line + 1 if error.context_mark else line
+    since = f", in what begins in line {begun}" if begun < line else ""
+    return SpecError(f"this is not YAML ({said}{since}): check indentation, colons and quotes", file=file, line=line)
 
 
 def plain_mapping(text: str, file: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 from vaultpki.errors import BadAnswer, Denied, Refused, Sealed, SpecError, Unavailable, Untrusted, VaultError
 from vaultpki.values.hosts import parse_origin
 from vaultpki.vault.answers import HEALTH, Answer, Json, Raw, Request, quoted, read_answer
+from vaultpki.vault.long_waits import Awaited, LongWaits
 from vaultpki.vault.settings import Settings
 from vaultpki.vault.transport import Transport
 
@@ -52,9 +53,14 @@ class Route:
         self._settings = settings
         self._trusted = {*self.origins}
         self._patience, self._request_seconds, self._given_up = patience, request_seconds, given_up
+        self._waits = LongWaits()
 
     def ask(self, request: Request, token: str) -> Answer:
         """Send the request until it has an answer, or patience ends. Raises as `Vault.call`."""
+        with self._waits.answer_from(self.preferred) as awaited:
+            return self._ask(request, token, awaited)
+
+    def _ask(self, request: Request, token: str, awaited: Awaited) -> Answer:
         patience = self._patience if self.met else min(self._patience, FIRST_CONTACT_SECONDS)
         give_up = time.monotonic() + patience
         attempt = 0
@@ -66,6 +72,7 @@ class Route:
             except Unavailable as error:
                 wait = _pause(attempt, error)
                 attempt += 1
+                awaited.line = f"{error}; trying again"
                 if (request.once and error.sent) or time.monotonic() + wait >= give_up or self._given_up(wait):
                     raise
             if self.pinned:
@@ -111,14 +118,16 @@ class Route:
         Raises Unavailable if the cluster has no leader before patience ends.
         """
         give_up = time.monotonic() + self._patience
-        while not self._pin(said, self.preferred):
-            if time.monotonic() >= give_up:
-                raise Unavailable(
-                    f"the cluster at {self.preferred} has no leader; look at `bao operator raft list-peers` "
-                    "or `vault operator raft list-peers`, and try again"
-                )
-            time.sleep(0.25)
-            said = self.ask(LEADER, "").body
+        with self._waits.answer_from(self.preferred) as awaited:
+            awaited.line = f"waiting until the cluster at {self.preferred} has a leader"
+            while not self._pin(said, self.preferred):
+                if time.monotonic() >= give_up:
+                    raise Unavailable(
+                        f"the cluster at {self.preferred} has no leader; look at `bao operator raft list-peers` "
+                        "or `vault operator raft list-peers`, and try again"
+                    )
+                time.sleep(0.25)
+                said = self.ask(LEADER, "").body
 
     def prefer_active(self) -> bool:
         """Find the active node and its standbys among the addresses given. As `Vault.prefer_active`."""

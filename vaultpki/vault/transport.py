@@ -89,7 +89,9 @@ class Transport:
                 if kept is not None and not request.once:
                     kept = None
                     continue
-                raise Unavailable(f"{origin} closed the connection without an answer", sent=True) from None
+                raise Unavailable(
+                    f"{origin} closed the connection without an answer; check that Vault listens there", sent=True
+                ) from None
             except TimeoutError:
                 channel.close()
                 raise Unavailable(f"{origin} gave no whole answer in time", sent=True) from None

@@ -52,9 +52,10 @@ DPkg::Options { "--force-unsafe-io"; "--force-confnew"; "--path-exclude=/usr/sha
 """
 # What a running agent remembers of its last pass.
 _REMEMBERED = {"agent.json", "spec.json", "resident.json", "lock"}
-# `vaultpki pull` makes the agent ask Vault and waits for it. An agent that is just being started is not there yet.
+# `agent --once` has the agent that stays ask Vault, says so, and waits for it. While that one is only being started it
+# makes the pass itself, in other words.
 _AGENT_WORKS = """\
-until vaultpki pull; do sleep 1; done
+until vaultpki agent --once | grep -F "the agent asked Vault"; do sleep 1; done
 readlink "/proc/$(cat agent.pid)/exe"
 ! grep -F "(deleted)" "/proc/$(cat agent.pid)/maps"
 """

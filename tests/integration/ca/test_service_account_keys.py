@@ -400,7 +400,7 @@ def test_the_commands(clusters: ClusterFactory, tmp_path: Path) -> None:
         fails(ca("rotate", keys, "--emergency", expect=1), "pass --yes")
         fails(ca("rotate", keys, "--emergency", "--stolen", "cp-1", "--yes", expect=1), "vaultpki lock cp-1")
         fails(ca("continue", "--token-life", "10m", expect=1), "pass --yes")
-        fails(ca("abort", expect=1), "no service-account keys are being rotated")
+        fails(ca("abort", expect=1), "is being rotated, nor are service-account keys, so there is nothing to lead back")
 
         ran = ca("rotate", keys)
         assert "service-account-keys are published" in ran.stdout and "It waits for:" in ran.stdout

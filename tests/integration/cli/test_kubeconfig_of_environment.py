@@ -16,6 +16,7 @@ from helpers.kube import answering_api
 from helpers.kube.answering_api import Api, items
 from helpers.vault.applied_cluster import NodeFolder, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.operator_tokens import Who
 from helpers.vault.plan_commands import AuditedCluster
 
 SPEC = """\
@@ -48,8 +49,8 @@ class Shell:
             self.config.write_text(json.dumps(written))
             yield api
 
-    def run(self, *words: str | Path, kubeconfig: str | Path | None = None) -> str:
-        env = {**self.cluster.environment("viewer"), "KUBECONFIG": str(kubeconfig or self.config)}
+    def run(self, *words: str | Path, kubeconfig: str | Path | None = None, who: Who = "viewer") -> str:
+        env = {**self.cluster.environment(who), "KUBECONFIG": str(kubeconfig or self.config)}
         return vaultpki(*words, "-f", self.cluster.file, env=env, expect={0, 3}).stderr
 
     def said(self) -> list[str]:
@@ -73,6 +74,15 @@ def test_the_api_server_of_this_cluster_is_asked(shell: Shell) -> None:
             assert f"asking https://127.0.0.1:{api.server_address[1]} too, of KUBECONFIG" in said
             assert "is not used" not in said
         assert "/api/v1/namespaces?limit=500" in api.asked
+
+
+def test_a_step_looks_at_the_api_server_of_this_cluster_too(shell: Shell) -> None:
+    pair = shell.node.pki / "kube-apiserver.crt", shell.node.pki / "kube-apiserver.key"
+    with shell.serving(lambda tls: tls.load_cert_chain(*pair)) as api:
+        shell.run("ca", "rotate", "etcd", who="applier")
+        said = shell.run("ca", "continue", who="applier")
+        assert f"asking https://127.0.0.1:{api.server_address[1]} too, of KUBECONFIG" in said
+        assert api.asked
 
 
 def test_another_api_server_is_sent_nothing(shell: Shell) -> None:

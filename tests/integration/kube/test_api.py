@@ -312,6 +312,11 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, text: str) ->
     assert "\n" not in str(error.value)
 
 
+def test_a_file_of_another_kind_has_no_current_context(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"has no current-context"):
+        kubeconfig.read(written(tmp_path / "cluster.yaml", "cluster: prod"))
+
+
 @pytest.mark.parametrize("bad", [b"\n", b"no PEM"])
 def test_what_is_no_certificate_is_named(api: Paged, tmp_path: Path, bad: bytes) -> None:
     data = base64.b64encode(bad).decode()

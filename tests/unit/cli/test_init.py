@@ -37,6 +37,7 @@ def test_a_terminal_is_asked_and_a_wrong_answer_again(tmp_path: Path, monkeypatc
     answers = ["kubeadm", "Lab", "lab", "a=10.1.0.1:control-plane", "b=x", "b=10.1.0.2", "", "", "external", "r.pem"]
     ran = run(tmp_path / "cluster.yaml", said="".join(f"{each}\n" for each in answers))
     assert ran.exit_code == 0, ran.output
+    assert "Once one has ROLES, those without are workers." in ran.output
     text = (tmp_path / "cluster.yaml").read_text()
     assert "cluster: lab " in text and "endpoint: https://10.1.0.1:6443 " in text and "root_file: r.pem " in text
     assert "into r.pem beside it" in ran.output

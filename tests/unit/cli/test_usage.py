@@ -59,7 +59,7 @@ def test_each_hint_is_for_a_word_that_is_no_command_and_names_one(word: str) -> 
     assert said(word) == f"vaultpki: there is no command {word!r}; {usage.HINTS[word]}"
 
 
-@pytest.mark.parametrize("hint", sorted({*usage.HINTS.values(), *usage.BARE.values()}))
+@pytest.mark.parametrize("hint", sorted({*usage.HINTS.values(), *usage.BARE.values(), *usage.NO_WORD.values()}))
 def test_commands_that_hints_name_exist(hint: str) -> None:
     named = re.findall(r"`vaultpki ([^`]+)`", hint)
     assert named
@@ -78,6 +78,12 @@ def test_commands_that_hints_name_exist(hint: str) -> None:
         (("plan", "--fiel", "x"), "there is no option '--fiel'; did you mean --file?"),
         (("plan", "--zz"), "there is no option '--zz'; `vaultpki plan --help` lists the options"),
         (("plan", "a", "b"), "this is too much: a b; `vaultpki plan --help` has an example"),
+        (("plan", "prod.yaml"), "this is too much: prod.yaml; write -f prod.yaml"),
+        (("status", "agent.yaml"), "this is too much: agent.yaml; write -c agent.yaml"),
+        (
+            ("ca", "abort", "etcd"),
+            "this is too much: etcd; only one is rotated at a time, so write no name; `vaultpki ca status` shows which",
+        ),
         (("plan", "-f"), "-f needs a value; write -f VALUE"),
         (("demo", "--serve=1"), "--serve takes no value; write it alone"),
         (("demo", "--port", "x"), "--port: 'x' is not a valid integer range; `vaultpki demo --help` has an example"),

@@ -124,7 +124,7 @@ def test_dumped_and_read_back(change: dict[str, object], tmp_path: Path) -> None
     ("key", "value", "field", "hint"),
     [
         ("version", "2", "version", "newer vaultpki"),
-        ("nodes", "[]", "nodes", "did you mean node?"),
+        ("nodes", "[]", "", "this is a cluster.yaml"),
         ("cluster", "", "cluster", "missing"),
         ("cluster", "A", "cluster", "write a"),
         ("node", "W-1", "node", "write w-1"),

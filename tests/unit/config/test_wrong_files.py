@@ -54,6 +54,30 @@ def test_no_message_shows_it(what: str, load: Callable[[Path], object], tmp_path
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("load", "text", "line", "what"),
+    [
+        (load_cluster, "version: 1\ncluster: p\nnode: n\nauth: {}\n", 4, "the agent.yaml of a node"),
+        # The version of a join file is no version of cluster.yaml.
+        (load_cluster, '{"version": 9,\n"wrap_token": "x"}', 2, "a join file"),
+        (load_agent, "cluster: p\nservice_account_keys: true\nnodes: []\n", 3, "a cluster.yaml"),
+    ],
+)
+def test_a_file_of_another_kind_is_told(
+    load: Callable[[Path], object], text: str, line: int, what: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    assert caught.value.problem.startswith(f"this is {what}, and not ") and caught.value.line == line
+
+
+def test_a_cluster_yaml_that_is_missing_is_written_by_init(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"no such file: name yours with -f, or write a new one with `vaultpki init`"):
+        load_cluster(tmp_path / "cluster.yaml")
+
+
 NAMED = {
     "vault: {ca_file: file, addresses: [https://v]}\n": ("vault.ca_file", None),
     "pools: [{name: p, roles: [worker], node_names: 'p-*', jwt: {issuer: i, audiences: [a], node_claim: n, "
