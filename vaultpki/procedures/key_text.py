@@ -36,7 +36,7 @@ _DOES: Final = {
     KeyState.PUBLISHED: "has nodes make their next keys",
     KeyState.SWITCHED: "has nodes sign with their next keys",
     KeyState.RETIRED: "ends the trust in tokens of the old keys",
-    KeyState.DONE: "deletes the old keys; after that there is no rollback",
+    KeyState.DONE: "deletes the old keys. This cannot be undone",
     KeyState.RETRUSTING: "has API servers accept tokens of the old keys again",
     KeyState.RETURNING: "has nodes sign with their old keys again",
 }

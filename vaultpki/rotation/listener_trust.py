@@ -283,6 +283,5 @@ def _note(must: str, missed: int, all_: int) -> str:
     if not missed:
         return ""
     return (
-        f"{missed} of {all_} listeners that must {must} could not be asked from this machine; for them the nodes' "
-        "reports count"
+        f"Could not connect to {missed} of {all_} servers to test that they {must}; the nodes' reports are used"
     )

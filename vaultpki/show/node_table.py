@@ -137,7 +137,7 @@ def command_lines(row: NodeRow) -> Iterator[str]:
     """Yield the next command of each finding of one node, for a person on that node."""
     for finding in row.worst_first:
         if finding.attention:
-            where = "" if finding.where == "node" else ", where the cluster is administered"
+            where = "" if finding.where == "node" else " on the operator's machine"
             yield printable(f"{finding.name}: run `{finding.command}`{where}")
 
 
