@@ -157,7 +157,9 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
     assert etcd["days_left"] in (1824, 1825) and etcd["sha256"] and etcd["since"].endswith("Z")
     cas.pass_()
     said = cas.run("abort").stdout.splitlines()
-    assert said[0].startswith("Could not connect to 4 of 4 servers to test that they present a certificate of the old CA")
+    assert said[0].startswith(
+        "Could not connect to 4 of 4 servers to test that they present a certificate of the old CA"
+    )
     assert said[1] == "etcd is steady: key 1 of the CA etcd signs, and nodes trust it alone."
     assert said[2].endswith(f"may still accept certificates of {NEXT}, which is deleted.")
     assert cas.run("status").stdout.splitlines()[-1].startswith("No CA is being rotated.")

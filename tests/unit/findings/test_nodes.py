@@ -556,7 +556,7 @@ def test_colours_say_what_is_urgent() -> None:
     lives = [
         next(each for each in line.split() if "%" in each)
         for line in list(node_lines(rows, NOW, Screen(paint=paint)))[1:]
-        if line.startswith("cp-1")
+        if line.startswith("cp-1 ")
     ]
     assert lives == ["0%:red", "13%:red", "22%:yellow", "24%:green"]
     assert [node_table._colour(state) for state in NodeState].count("red") == 6
