@@ -136,7 +136,7 @@ def mend(context: Context, items: Collection[PairStatus]) -> None:
                 context.found.failures.setdefault(item.want.name, error)
             else:
                 if Reason.CHAIN_OLD in item.verdict.reasons:
-                    text = f"{item.want.name} is served with the certificate of its CA that is in force now"
+                    text = f"added the current CA certificate to the files of {item.want.name}"
                     context.found.events.append(Event("chain", text, fields={"certificate": item.want.name}))
 
 

@@ -39,7 +39,7 @@ def refuse_beginning(scene: Scene, domain: str, method: Method) -> None:
         )
     if method is Method.EMERGENCY:
         raise ArgumentError(
-            "nodes take a new root on the word of the old one alone, and a thief of its key can give that word too. "
+            "nodes trust a new root only because the old one signed it, and a thief of its key can sign one too. "
             "If the key is safe, leave out `--emergency`. Else make another cluster (`prefix`), and join every node "
             "anew"
         )
@@ -65,8 +65,8 @@ def step_to(scene: Scene, record: RotationRecord, mount: RotationMount, *, back:
     if back and record.state is State.RETIRED and (done or record.closing):
         which = f" ({', '.join(done)})" if done else ""
         raise StateConflict(
-            f"the certificates under the old root are being deleted{which}, from which there is no rollback; go on "
-            f"with `vaultpki ca continue{scene.cluster.file_option}`"
+            f"the certificates under the old root are being deleted{which}. This cannot be undone. Go on: "
+            f"`vaultpki ca continue{scene.cluster.file_option}`"
         )
     to = next_state(record, back=back)
     if to is not None and not back and record.state is not State.RETURNING:

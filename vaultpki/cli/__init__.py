@@ -66,13 +66,13 @@ _OLD: Final = {"pull": ("pull", "pull_command", "")}
 
 
 # What a command that changes something says after Ctrl-C; all of them can be killed at any point.
-_GOES_ON: Final = "what was done stays done; run the same command again, and it does the rest"
+_GOES_ON: Final = "Run the same command again to finish."
 _RUN_AGAIN: Final = {
     **dict.fromkeys(("apply", "destroy", "lock", "unlock", "unenroll", "revoke", "issue", "admit"), _GOES_ON),
-    "apply": f"{_GOES_ON}; of a saved plan save a new one, which has the rest",
+    "apply": f"{_GOES_ON} After `apply FILE` save a new plan first.",
     # A second `ca rotate` would be refused.
-    "ca": "what was done stays done; `vaultpki ca status` says where the CA stands, and what comes next",
-    "enroll": f"{_GOES_ON}; a node that has a live credential by now needs --replace",
+    "ca": "See what comes next: `vaultpki ca status`",
+    "enroll": f"{_GOES_ON} A node that has a live credential by now needs `--replace`.",
 }
 
 
@@ -193,7 +193,7 @@ def _interrupted() -> int:
     # The group itself has no option with a value.
     command, *rest = [word for word in sys.argv[1:] if not word.startswith("-")] or [""]
     more = _RUN_AGAIN.get(command) if (command, *rest[:1]) != ("ca", "status") else None
-    click.echo(f"vaultpki: interrupted{f'; {more}' if more else ''}", err=True)
+    click.echo(f"vaultpki: interrupted{f'. {more}' if more else ''}", err=True)
     return 130
 
 

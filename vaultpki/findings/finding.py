@@ -72,7 +72,7 @@ class Finding:
         if self.where == "node":
             there = f" on {node}" if node else ""
         elif not node and self.kind.own:
-            there = " where the cluster is administered"
+            there = " on the operator's machine"
         # What the text names comes first, and mends the cause.
         run = "; after that run" if _COMMAND.search(self.text) else ": run"
         return f"{self.text}{run} `{self.command}`{there}"

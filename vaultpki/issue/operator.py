@@ -95,7 +95,7 @@ def issue(
         default = issuers.defaults.get(want.ca)
         if signing_ca.signers and not default_signs(signing_ca, default, signing_ca.signers):
             raise StateConflict(
-                f"the server does not sign with the CA of {want.ca} that its nodes take leaves of now; run "
+                f"the server does not sign with the CA of {want.ca} that nodes use: run "
                 f"`vaultpki ca status{cluster.file_option}`"
             )
         signed = signing.sign(vault, want, signing_ca, now)

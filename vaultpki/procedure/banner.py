@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from vaultpki.places import file_option
-from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.procedure.gate import Gate
+from vaultpki.procedure.standing import alike
 from vaultpki.redact import first_few, stamp
 from vaultpki.values.durations import long_span
 
@@ -39,7 +40,7 @@ def _waits(gate: Gate | None, now: datetime, file: str) -> Iterator[str]:
     if gate is None:
         yield f"`vaultpki ca status{file_option(file)}` shows what it waits for"
     elif gate.waiting:
-        found = by_reason(gate.waiting)
+        found = sorted(alike(gate.waiting, many=2), key=lambda each: -len(each[1]))
         for reason, names in found[:_REASONS]:
             yield f"It waits for {first_few(names, _NAMES)}: {reason}"
         if len(found) > _REASONS:
@@ -49,11 +50,3 @@ def _waits(gate: Gate | None, now: datetime, file: str) -> Iterator[str]:
         yield f"Every node is ready; it waits {long_span(gate.opens - now)} more, until {stamp(gate.opens)}"
     else:
         yield f"It waits for nobody: run `vaultpki ca continue{file_option(file)}`"
-
-
-def by_reason(waiting: Sequence[Waiting]) -> list[tuple[str, list[str]]]:
-    """Return the names by what must happen there, what most of them wait for first."""
-    found: dict[str, list[str]] = {}
-    for each in waiting:
-        found.setdefault(each.reason, []).append(each.node)
-    return sorted(found.items(), key=lambda each: -len(each[1]))

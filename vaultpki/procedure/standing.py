@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
 from vaultpki.places import file_option
 from vaultpki.procedure.gate import Gate, Waiting
-from vaultpki.redact import printable, stamp
+from vaultpki.redact import first_few, printable, stamp
 from vaultpki.values.durations import format_duration
 
 _S = TypeVar("_S")
 
 MOST_LINES: Final = 20
-"""How many nodes that wait are shown; JSON has all of them."""
+"""How many lines on nodes that wait are shown; JSON has all nodes."""
+
+MANY: Final = 3
+"""From how many nodes on what all of them must do is told in one line."""
+
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 
 
 _WHOLE: Final = "vaultpki ca status --json"
@@ -62,11 +68,35 @@ def listed(title: str, entries: Sequence[Waiting], whole: str = _WHOLE) -> Itera
     if not entries:
         return
     yield title
-    width = min(max(len(each.node) for each in entries[:MOST_LINES]), 30)
-    for each in entries[:MOST_LINES]:
-        yield printable(f"  {each.node.ljust(width)}  {each.reason}")
-    if len(entries) > MOST_LINES:
-        yield f"  and {len(entries) - MOST_LINES} more; `{whole}` lists them"
+    found = alike(entries)
+    shown = [(first_few(names, MANY), reason) for reason, names in found[:MOST_LINES]]
+    width = min(max(len(who) for who, _ in shown), 30)
+    for who, reason in shown:
+        yield printable(f"  {who.ljust(width)}  {reason}")
+    if left := sum(len(names) for _, names in found[MOST_LINES:]):
+        yield f"  and {left} more; `{whole}` lists them"
+
+
+def alike(entries: Iterable[Waiting], many: int = MANY) -> list[tuple[str, list[str]]]:
+    """Return each sentence with the nodes that it is about: `many` or more that have the same, or one.
+
+    Of several nodes it says NODE for the name of each, and the first of their times.
+    """
+    found: dict[str, list[Waiting]] = {}
+    for each in entries:
+        found.setdefault(_TIME.sub("", for_any(each.reason, each.node)), []).append(each)
+    said: list[tuple[str, list[str]]] = []
+    for some in found.values():
+        if len(some) < many:
+            said += [(each.reason, [each.node]) for each in some]
+        else:
+            said.append((min(for_any(each.reason, each.node) for each in some), [each.node for each in some]))
+    return said
+
+
+def for_any(text: str, node: str) -> str:
+    """Return what is said of one node, or its command, as that of any."""
+    return re.sub(rf"(?<![\w.-]){re.escape(node)}(?![\w-])", "NODE", text)
 
 
 def waiting_json(entries: tuple[Waiting, ...]) -> list[dict[str, str]]:

@@ -60,24 +60,24 @@ _IS_KEPT: Final = (
 _IS_WITH_OTHERS: Final = "{old} signs, and nodes trust it, and what they hold of {also}"
 # And once that has left.
 _IS_DROPPED: Final = "{new} signs, and nodes trust it alone"
-_DOES_DROP: Final = "ends it; after that there is no rollback"
+_DOES_DROP: Final = "ends it. This cannot be undone"
 # What a step does, as the rest of a sentence.
 _DOES: Final = {
     State.STEADY: "deletes {new}, and nodes trust {old} alone",
     State.PUBLISHED: "has the root sign {new}, and nodes learn to trust it",
     State.SWITCHED: "makes {new} the CA that signs; nodes replace their certificates {spread}",
     State.RETIRED: "ends the trust in {old}",
-    State.DONE: "deletes {old}; after that there is no rollback",
+    State.DONE: "deletes {old}. This cannot be undone",
     State.RETRUSTING: "has nodes trust {old} again",
     State.RETURNING: "makes {old} the CA that signs again; nodes replace their certificates {spread}",
 }
 # From re-trusting, where the new CA signs already.
 _DOES_AGAIN: Final = "goes forward again: {new} signs already, and nodes replace what they have left of {old} {spread}"
-_DOES_AGAIN_ROOT: Final = "goes forward again: the issuing CAs are of {new} already, and nodes go on serving that"
+_DOES_AGAIN_ROOT: Final = "goes forward again: the issuing CAs are of {new} already, and nodes go on serving them"
 _DOES_AGAIN_SAME_KEY: Final = "goes forward again: {new} signs already, and nodes go on serving it"
 _DOES_SAME_KEY: Final = {
     State.SWITCHED: "makes {new} the CA that signs; nodes serve it behind their certificates",
-    State.DONE: "deletes {old}; after that there is no rollback",
+    State.DONE: "deletes {old}. This cannot be undone",
     State.RETURNING: "makes {old} the CA that signs again; nodes serve it behind their certificates",
 }
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from vaultpki.kube.token_flags import TokensInUse
 from vaultpki.places import file_option
 from vaultpki.procedure import standing
-from vaultpki.procedure.gate import Gate, Waiting
+from vaultpki.procedure.gate import Gate
 from vaultpki.provision.cluster_facts import KeyStepDone
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, Departure, KeyMethod, KeyRecord, KeyState
 from vaultpki.redact import printable, stamp, stamped
@@ -36,7 +36,7 @@ _DOES: Final = {
     KeyState.PUBLISHED: "has nodes make their next keys",
     KeyState.SWITCHED: "has nodes sign with their next keys",
     KeyState.RETIRED: "ends the trust in tokens of the old keys",
-    KeyState.DONE: "deletes the old keys; after that there is no rollback",
+    KeyState.DONE: "deletes the old keys. This cannot be undone",
     KeyState.RETRUSTING: "has API servers accept tokens of the old keys again",
     KeyState.RETURNING: "has nodes sign with their old keys again",
 }
@@ -54,11 +54,11 @@ def key_lines(done: KeyStepDone, now: datetime, file: str) -> Iterator[str]:
         )
     else:
         yield "No service-account key is in use yet."
-    yield from _each("These nodes join:", done.joining)
+    yield from standing.listed("These nodes join:", done.joining)
     yield from start_lines(done)
-    yield from _each("These keys were stolen:", done.counting)
-    yield from _each("These nodes do not accept every key of the record:", done.differing)
-    yield from _each("Files of these keys have changed:", done.restarts)
+    yield from standing.listed("These keys were stolen:", done.counting)
+    yield from standing.listed("These nodes do not accept every key of the record:", done.differing)
+    yield from standing.listed("Files of these keys have changed:", done.restarts)
     yield from note_lines(done)
 
 
@@ -116,13 +116,6 @@ def _departed_lines(record: KeyRecord) -> Iterator[str]:
         what = "was removed" if each.why is Departure.REMOVED else "was installed anew"
         until = f"until {stamp(each.until)}" if each.until is not None else "until it is known how long they live"
         yield f"{each.node} {what} at {stamp(each.since)}: tokens of its former key are accepted {until}."
-
-
-def _each(title: str, entries: tuple[Waiting, ...]) -> Iterator[str]:
-    if entries:
-        yield title
-    for each in entries[: standing.MOST_LINES]:
-        yield printable(f"  {each.node}  {each.reason}")
 
 
 def progress_line(done: KeyStepDone, now: datetime) -> str:

@@ -66,7 +66,7 @@ def sentences(change: ForeignChange) -> Iterator[tuple[bool, str]]:
     """Yield what a change means on each node, and whether it takes trust away."""
     if change.added:
         what = f"takes {_named(change, change.added)} into the bundles of {change.ca}"
-        yield False, f"each whose agent.yaml has its SHA-256 {what}; `vaultpki nodes` names the others"
+        yield False, f"each whose agent.yaml has its SHA-256 {what}; `vaultpki nodes` lists the others"
         yield False, f"there {_MEANS[change.ca]}"
     if change.removed:
         what = f"takes {_named(change, change.removed)} out of the bundles of {change.ca}"
@@ -79,7 +79,7 @@ def restarts(cluster: Cluster, ca: str) -> Iterator[tuple[NodeRole, str]]:
         names = [each.component for each in readers.start_only(ca, {role}, cluster.layout)]
         if names:
             what = f"needs a restart of {', '.join(names)}"
-            yield role, f"{what}; hooks wait until you run `vaultpki agent --once` on one node after the other"
+            yield role, f"{what}: run on one node after the other `vaultpki agent --once`"
 
 
 # What a CA in the bundles of a domain is good for (facts about components, as in `readers`).

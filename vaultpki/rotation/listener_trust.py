@@ -282,7 +282,4 @@ def _note(must: str, missed: int, all_: int) -> str:
     """Return how much was not looked at, as a sentence without a full stop; "" if nothing."""
     if not missed:
         return ""
-    return (
-        f"{missed} of {all_} listeners that must {must} could not be asked from this machine; for them the nodes' "
-        "reports count"
-    )
+    return f"Could not connect to {missed} of {all_} servers to test that they {must}; the nodes' reports are used"

@@ -10,25 +10,26 @@ from vaultpki.records.rotation import RotationRecord, State
 _HOLDS: Final = {
     State.PREPARED: "{new} has no certificate yet; nothing has changed for nodes",
     State.PUBLISHED: "nodes learn to trust {new}, for which {old} vouches; the issuing CAs are still of {old}",
-    State.SWITCHED: "the issuing CAs are of {new}, with their keys; nodes serve that, and the cross certificate",
+    State.SWITCHED: "the issuing CAs are of {new}, with their keys; nodes serve the new CA certificates and the "
+    "cross certificate ({new} signed by {old})",
     State.RETIRED: "nodes drop {old}, which signs no more, and trust {new} alone",
     State.DONE: "nodes trust {new} alone; {old} is deleted",
     State.RETRUSTING: "nodes learn to trust {old} again beside {new}; the issuing CAs are still of {new}",
-    State.RETURNING: "the issuing CAs are of {old} again; nodes trust both, and serve that",
+    State.RETURNING: "the issuing CAs are of {old} again; nodes trust both, and serve their old certificates",
 }
 _DOES: Final = {
     State.PUBLISHED: "makes {new}, for which {old} vouches, and nodes learn to trust it",
-    State.SWITCHED: "has {new} sign the issuing CAs, with their keys; nodes serve that behind their certificates",
+    State.SWITCHED: "has {new} sign the issuing CAs, with their keys; nodes serve the new CA certificates",
     State.RETURNING: "makes the issuing CAs of {old} those that sign again; nodes serve them behind their certificates",
 }
 _NEW_OUTSIDE: Final = {
     State.PREPARED: "{new} is from outside; nothing has changed for nodes",
-    State.SWITCHED: "the issuing CAs come below {new}, with their keys; nodes serve that, and the word "
-    "of {old} for {new}",
+    State.SWITCHED: "the issuing CAs come below {new}, with their keys; nodes serve the new CA "
+    "certificates and the cross certificate ({new} signed by {old})",
 }
 _DOES_NEW_OUTSIDE: Final = {
     State.PUBLISHED: "puts {new}, for which {old} vouches, beside {old}, and nodes learn to trust it",
-    State.SWITCHED: "has the issuing CAs signed below {new}, with their keys; nodes serve that",
+    State.SWITCHED: "has the issuing CAs signed below {new}, with their keys; nodes serve the new CA certificates",
     State.STEADY: "takes {new} away, and nodes trust {old} alone",
 }
 _OLD_OUTSIDE: Final = {
@@ -37,7 +38,7 @@ _OLD_OUTSIDE: Final = {
 }
 _DOES_OLD_OUTSIDE: Final = {
     State.PUBLISHED: "has nodes learn to trust {new}",
-    State.DONE: "deletes {old}; after that there is no rollback",
+    State.DONE: "deletes {old}. This cannot be undone",
 }
 
 

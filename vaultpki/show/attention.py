@@ -13,6 +13,7 @@ from typing import Final
 from vaultpki.findings.catalogue import Severity
 from vaultpki.findings.finding import Finding, names_command
 from vaultpki.findings.nodes import NodeRow
+from vaultpki.procedure.standing import for_any
 from vaultpki.redact import first_few
 
 _NAMED: Final = 4
@@ -85,7 +86,7 @@ def _together(found: Sequence[Finding], names: Sequence[str]) -> str:
     """Return the same finding of several nodes as one sentence, with a command for each of them."""
     texts = {each.text for each in found}
     text = found[0].text if len(texts) == 1 else f"{found[0].text}, the others alike"
-    commands = {_for_any(each.command, name) for each, name in zip(found, names, strict=True)}
+    commands = {for_any(each.command, name) for each, name in zip(found, names, strict=True)}
     command = commands.pop() if len(commands) == 1 else found[0].command
     if names_command(text, command):
         return text
@@ -95,8 +96,3 @@ def _together(found: Sequence[Finding], names: Sequence[str]) -> str:
 
 def _worst(found: Iterable[Sequence[Finding]]) -> Severity:
     return min((each.severity for some in found for each in some), key=_WEIGHT.index)
-
-
-def _for_any(command: str, node: str) -> str:
-    """Return the command of one node as that of any."""
-    return re.sub(rf"(?<![\w.-]){re.escape(node)}(?![\w-])", "NODE", command)

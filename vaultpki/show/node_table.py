@@ -10,10 +10,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from vaultpki.findings.catalogue import NodeState
-from vaultpki.findings.finding import Finding, some
+from vaultpki.findings.finding import Finding
 from vaultpki.findings.nodes import LATE, NodeRow, ago, bar, life, life_left, time_left, versions
 from vaultpki.pki.ca_life import CaExpiry, Level
-from vaultpki.redact import printable
+from vaultpki.procedure.gate import Waiting
+from vaultpki.procedure.standing import MANY, alike, for_any
+from vaultpki.redact import first_few, printable
 from vaultpki.show.table import Cell, Column, Paint, lines, plain, wrapped
 
 if TYPE_CHECKING:
@@ -79,8 +81,8 @@ class Screen:
 def node_lines(rows: Sequence[NodeRow], now: datetime, screen: Screen, *, files: bool = False) -> Iterator[str]:
     """Yield a line for each node, below it why it needs attention, and last how many are in which state.
 
-    Versions of agents are told where they differ. With `files` the rows come from files, which show no report and no
-    credential.
+    What many nodes have is told once, below all of them. Versions of agents are told where they differ. With `files`
+    the rows come from files, which show no report and no credential.
     """
     if not rows:
         yield "There is no node."
@@ -92,13 +94,21 @@ def node_lines(rows: Sequence[NodeRow], now: datetime, screen: Screen, *, files:
         paint=screen.paint,
     )
     yield next(made)
-    for row, line in zip(rows, made, strict=True):
+    said = [[Waiting(row.node, text) for text in _texts(row, files)] for row in rows]
+    often = Counter(for_any(each.reason, each.node) for some in said for each in some)
+    shared: list[Waiting] = []
+    for line, some in zip(made, said, strict=True):
         yield line
-        for finding in row.worst_first if files else row.pressing:
-            yield from _indented(finding.advice(row.node) if finding.attention else finding.text, screen)
+        for each in some:
+            if often[for_any(each.reason, each.node)] < MANY:
+                yield from _indented(each.reason, screen)
+            else:
+                shared.append(each)
+    for text, names in alike(shared):
+        yield from wrapped(f"{first_few(names, MANY)}: {text}", screen.width or sys.maxsize, _MOST_LINES)
     agents = versions(rows)
     if len(agents) > 1:
-        text = some([f"{count} of {version}" for version, count in agents], _MOST_VERSIONS)
+        text = first_few([f"{count} of {version}" for version, count in agents], _MOST_VERSIONS)
         yield from wrapped(f"Agents: {text}", screen.width or sys.maxsize, _MOST_LINES)
     count = Counter(row.state for row in rows)
     states = ", ".join(f"{count[state]} {state.value}" for state in NodeState if count[state])
@@ -137,7 +147,7 @@ def command_lines(row: NodeRow) -> Iterator[str]:
     """Yield the next command of each finding of one node, for a person on that node."""
     for finding in row.worst_first:
         if finding.attention:
-            where = "" if finding.where == "node" else ", where the cluster is administered"
+            where = "" if finding.where == "node" else " on the operator's machine"
             yield printable(f"{finding.name}: run `{finding.command}`{where}")
 
 
@@ -168,6 +178,11 @@ def _row(row: NodeRow, now: datetime, screen: Screen, files: bool) -> tuple[str 
         *last,
         "-" if row.credentials is None else str(row.credentials),
     )
+
+
+def _texts(row: NodeRow, files: bool) -> list[str]:
+    found = row.worst_first if files else row.pressing
+    return [each.advice(row.node) if each.attention else each.text for each in found]
 
 
 def _indented(text: str, screen: Screen) -> Iterator[str]:

@@ -300,7 +300,7 @@ def _single(cluster: Cluster, left: _Left) -> Iterator[Entry]:
 def _note(cluster: Cluster, change: Change) -> tuple[str, ...]:
     """Return what a person could misunderstand in a change."""
     if change.key == ("config", f"{cluster.mount('config')}/cluster") and "vault" in change.fields:
-        return ("for new join files: nodes that have joined keep what their agent.yaml says",)
+        return ("only for new join files; joined nodes keep their addresses",)
     return ()
 
 

@@ -135,5 +135,5 @@ def _known(record: KeyRecord | None, names: Collection[str]) -> Collection[str]:
 
 def _no_way_back(record: KeyRecord | None) -> str:
     if record is not None and record.active and record.method is KeyMethod.EMERGENCY:
-        return "the old keys were stolen, so there is no rollback to them; go on with `vaultpki ca continue`"
+        return "the old keys were stolen, so no rollback to them is possible; go on: `vaultpki ca continue`"
     return "no service-account keys are being rotated; `vaultpki ca rotate service-account-keys` begins"

@@ -129,7 +129,7 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
     cas.run("continue", "--restarted", "cp-1/kube-apiserver", expect=3)
     cas.pass_()
     said = cas.run("continue", "--restarted", "etcd-2/etcd").stdout.splitlines()
-    assert "listeners that must accept the new CA could not be asked" in said[0]
+    assert "servers to test that they accept the new CA" in said[0]
     assert f"{NEXT} signs; nodes trust both" in said[1] and cas.state == "switched"
     assert "within 1h" in said[1]
 
@@ -157,7 +157,9 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
     assert etcd["days_left"] in (1824, 1825) and etcd["sha256"] and etcd["since"].endswith("Z")
     cas.pass_()
     said = cas.run("abort").stdout.splitlines()
-    assert said[0].startswith("4 of 4 listeners that must present a certificate of the old CA could not be asked")
+    assert said[0].startswith(
+        "Could not connect to 4 of 4 servers to test that they present a certificate of the old CA"
+    )
     assert said[1] == "etcd is steady: key 1 of the CA etcd signs, and nodes trust it alone."
     assert said[2].endswith(f"may still accept certificates of {NEXT}, which is deleted.")
     assert cas.run("status").stdout.splitlines()[-1].startswith("No CA is being rotated.")
@@ -242,8 +244,7 @@ def test_wait_goes_on_to_the_end_and_tells_each_change(cas: Cas) -> None:
         said, lines = waiting.communicate(timeout=10)
     assert waiting.returncode == 0, lines
     assert said == (
-        "4 of 4 listeners that must refuse the old CA could not be asked from this machine; for them the nodes' "
-        "reports count.\n"
+        "Could not connect to 4 of 4 servers to test that they refuse the old CA; the nodes' reports are used.\n"
         "etcd is done: key 2 of the CA etcd signs, and nodes trust it alone; key 1 is deleted.\n"
     )
     shown = lines.splitlines()
@@ -264,10 +265,7 @@ def test_ctrl_c_ends_the_waiting_and_nothing_else(cas: Cas) -> None:
     assert (said, waiting.returncode) == ("", 130)
     assert lines.splitlines()[-2:] == [
         "stopped waiting; nothing is lost: the same command goes on",
-        (
-            "vaultpki: interrupted; what was done stays done; "
-            "`vaultpki ca status` says where the CA stands, and what comes next"
-        ),
+        "vaultpki: interrupted. See what comes next: `vaultpki ca status`",
     ]
     assert cas.state == "published"
 

@@ -114,7 +114,7 @@ def test_the_roots_way_back_ends_before_anything_of_the_old_root_is_deleted(
     operator.now += timedelta(minutes=7)
     with pytest.raises(Unavailable, match="killed"):
         commands.advance(cluster, operator.through, operator.now)
-    assert "from which there is no rollback" in said[0]
+    assert "This cannot be undone" in said[0]
     record = operator.record
     assert record.state is State.RETIRED and record.closing
     (status,) = [each for each in commands.status(cluster, operator.through, operator.now) if each.domain == "root"]

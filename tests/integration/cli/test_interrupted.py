@@ -55,8 +55,7 @@ def test_the_same_apply_goes_on_and_of_a_saved_plan_a_new_one(clusters: ClusterF
     fails(vaultpki("apply", file, env=cluster.environment(), expect=1), f"{file} is not applied, and nothing was")
     _, error = interrupted(cluster, "apply", "--yes", "-f", str(cluster.file), writes=1)
     assert error.strip() == (
-        "vaultpki: interrupted; what was done stays done; run the same command again, and it does the rest; of a "
-        "saved plan save a new one, which has the rest"
+        "vaultpki: interrupted. Run the same command again to finish. After `apply FILE` save a new plan first."
     )
     save()
     vaultpki("apply", file, env=cluster.environment())

@@ -382,7 +382,7 @@ FILES: dict[str, tuple[Status, str, str]] = {
     "an agent that does not stay": of_files("ok", "", asked=NOW - 1.9 * DAY),
     "one that nobody starts": of_files("silent", "its agent last asked Vault 3d ago", asked=NOW - 3 * DAY),
     "a clock that was ahead": of_files("ok", "", asked=NOW + 3 * DAY),
-    "away": of_files("failing", "Vault does not answer", reachable=False, error="x"),
+    "away": of_files("failing", "Vault cannot be reached", reachable=False, error="x"),
     "CA": of_files("failing", "...", ends=(CaExpiry("etcd", NOW, Level.CRITICAL, "..."),)),
     "foreign": of_files("failing", "CN=old is offered", foreign=("CN=old is offered",)),
     "unused pin": of_files("ok", "", unused=("it has a pin",)),
@@ -556,7 +556,7 @@ def test_colours_say_what_is_urgent() -> None:
     lives = [
         next(each for each in line.split() if "%" in each)
         for line in list(node_lines(rows, NOW, Screen(paint=paint)))[1:]
-        if line.startswith("cp-1")
+        if line.startswith("cp-1 ")
     ]
     assert lives == ["0%:red", "13%:red", "22%:yellow", "24%:green"]
     assert [node_table._colour(state) for state in NodeState].count("red") == 6

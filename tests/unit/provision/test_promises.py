@@ -51,10 +51,10 @@ def test_only_a_foreign_ca_that_goes_takes_trust_away() -> None:
 
 
 def test_a_foreign_ca_is_told_with_who_restarts_for_it(tmp_path: Path) -> None:
-    cluster, how = load(tmp_path, BASE), "hooks wait until you run `vaultpki agent --once` on one node after the other"
+    cluster, how = load(tmp_path, BASE), "run on one node after the other `vaultpki agent --once`"
     assert list(foreign_cas.restarts(cluster, "etcd")) == [
-        (NodeRole.CONTROL_PLANE, f"needs a restart of kube-apiserver; {how}"),
-        (NodeRole.ETCD, f"needs a restart of etcd; {how}"),
+        (NodeRole.CONTROL_PLANE, f"needs a restart of kube-apiserver: {how}"),
+        (NodeRole.ETCD, f"needs a restart of etcd: {how}"),
     ]
     assert list(foreign_cas.restarts(cluster, "front-proxy")) == []
 

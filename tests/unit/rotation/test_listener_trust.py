@@ -68,7 +68,9 @@ def test_listeners_must_accept_the_cas_that_the_step_waits_for(
 def test_what_is_no_component_of_the_cluster_or_is_away_is_counted_and_told(cluster: Cluster) -> None:
     for odd in (Said(("CN=proxy",)), Said(), Said(asked=False)):
         found = asked(cluster, record(State.PUBLISHED), State.SWITCHED, {"cp-2/etcd": odd})
-        assert found.gate.open(NOW) and found.note.startswith("2 of 4 listeners that must accept the new CA")
+        assert found.gate.open(NOW) and found.note.startswith(
+            "Could not connect to 2 of 4 servers to test that they accept the new CA"
+        )
     assert asked(cluster, record(State.PUBLISHED), State.SWITCHED, {}).note == ""
 
 
@@ -156,7 +158,9 @@ def test_only_listeners_of_the_ca_that_answer_with_its_leaves_count(cluster: Clu
     for odd in (Said(), Said(asked=False), Said(issuer="CN=proxy")):
         found = asked(cluster, now, to, {"cp-2/etcd": odd}, Said(issuer=NEW))
         assert found.gate == OPEN
-        assert found.note.startswith("2 of 4 listeners that must present a certificate of the new CA could not be")
+        assert found.note.startswith(
+            "Could not connect to 2 of 4 servers to test that they present a certificate of the new CA"
+        )
     kubelets = RotationRecord("kubelet", State.SWITCHED, 9, NOW, CaRef("kubelet-1"), CaRef("kubelet-2"))
     stale = asked(cluster, kubelets, to, {"worker-1/kubelet": Said(issuer="CN=prod kubelet CA")}, Said())
     (told,) = stale.gate.waiting

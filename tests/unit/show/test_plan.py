@@ -456,4 +456,4 @@ def test_what_a_person_could_misunderstand_is_said(tmp_path: Path) -> None:
     addressed = replace(KNOWN, addresses=("https://vault-2.example.com:8200",))
     shown = text(told(after, plan(desired(after, addressed), Observed(before, frozenset(before)))))
     assert "vault.addresses + https://vault-2.example.com:8200 - https://vault.example.com:8200" in shown
-    assert "for new join files: nodes that have joined keep what their agent.yaml says Plan: " in shown
+    assert "only for new join files; joined nodes keep their addresses Plan: " in shown
