@@ -234,7 +234,7 @@ OBSTACLES: Final = (
     ),
     _warning(
         "pair-expires",
-        "a certificate of today expires within 30 days, perhaps before its machine has Vault's: nodes may enrol for "
+        "a certificate of today expires within 30 days, perhaps before its machine has Vault's. Nodes may enrol for "
         "weeks, and keep the old pairs until switched",
         "do what stands behind the certificate before `adopt start`, or reach switched before that day",
     ),

@@ -21,8 +21,8 @@ KUBELET_DEFAULTS = "kubelet"
 
 AFTERWARDS = (
     (
-        "an admin.conf that was issued while cluster.yaml had `ca.also_trust` trusts the old CAs still; after that "
-        "apply make it anew (`vaultpki issue admin --dir DIR`), also where it was copied to"
+        "an admin.conf that was issued while cluster.yaml had `ca.also_trust` trusts the old CAs still. After that "
+        "apply make it and its copies anew: `vaultpki issue admin --dir DIR`"
     ),
     (
         "`kubeadm certs check-expiration` fails from now on, since kubeconfigs name their pair by its path; `vaultpki "
