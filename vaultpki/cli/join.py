@@ -100,7 +100,7 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
         "--adopt",
         is_flag=True,
         help="On a machine of kubeadm's that is taken over: its agent does each step of the adoption. "
-        "agent.yaml gets the hooks that its static pods need afterwards.",
+        "Its agent.yaml gets the hooks that its static pods need afterwards.",
     )
     @functools.wraps(function)
     def with_joining(
