@@ -109,6 +109,8 @@ class Walk:
         root = self.folder / name
         if not root.exists():
             self.objects.disk(root, name)
+        settings = root / "var/lib/kubelet/config.yaml"
+        settings.write_text(settings.read_text().replace("/etc/kubernetes/pki", f"{root}/etc/kubernetes/pki"))
         file = root / "etc/vaultpki/agent.yaml"
         file.parent.mkdir(parents=True, mode=0o700)
         places = [f"--dir={root}/etc/kubernetes/pki", f"--kubelet-dir={root}/var/lib/kubelet/pki"]
