@@ -199,8 +199,8 @@ class Given:
         self._apply()
 
     def enrol(self, name: str, *words: str) -> str:
-        """Give a machine its agent, which makes one pass."""
-        self.made.run(f"vaultpki enroll {name} -o {name}.json && scp -p {name}.json root@{name}:")
+        """Give a machine its agent, which makes one pass; one that has left is locked, which a person would be asked about."""
+        self.made.run(f"vaultpki enroll {name} --yes -o {name}.json && scp -p {name}.json root@{name}:")
         return self.made.run(f"vaultpki join {name}.json {' '.join(words)}", name)
 
     # A machine

@@ -193,7 +193,7 @@ def test_a_person_may_say_that_a_component_was_restarted_that_nobody_can_ask(
     assert not advance(rotation).moved
     step = advance(rotation, "etcd-2/etcd")
     # What does not say anything is told, and keeps nothing closed.
-    assert step.moved and step.note.startswith("4 of 4 listeners")
+    assert step.moved and step.note.startswith("Could not connect to 4 of 4 servers")
 
 
 def who_accepts_certificates_of_which_ca(cluster: Cluster) -> None:
