@@ -199,7 +199,7 @@ class Given:
         self._apply()
 
     def enrol(self, name: str, *words: str) -> str:
-        """Give a machine its agent, which makes one pass; one that has left is locked, which a person would be asked about."""
+        """Give a machine its agent, which makes one pass. One that has left is locked, so a person would be asked."""
         self.made.run(f"vaultpki enroll {name} --yes -o {name}.json && scp -p {name}.json root@{name}:")
         return self.made.run(f"vaultpki join {name}.json {' '.join(words)}", name)
 
