@@ -88,6 +88,6 @@ ADOPTION_KEPT_BY = {
     "pods": "adopt.gates:_pods",
     "pods-last": "adopt.gates:gate",
     "unenrol": "identity.adoption_record:refuse_leaving",
-    "outside": "adopt.gates:_outside",
+    "outside": "adopt.gates:held_outside",
 }
 """The same for the model of adoption."""

@@ -217,7 +217,7 @@ def _told(seen: ClusterSeen) -> dict[str, int]:
 
 def word_refused(step: AdoptionStep, word: str, seen: ClusterSeen) -> str:
     """Return why a person's word does not count now, as a sentence; "" if it does."""
-    if word == OUTSIDE and not _outside(step):
+    if word == OUTSIDE and not held_outside(step):
         return f"{step.record.state.value} waits for no kubeconfig outside; leave out `--checked {OUTSIDE}`"
     if word == OTHER_SERVERS and not (step.path == (_S.RETIRED, _S.DONE) and (seen.servers or _unread_servers(seen))):
         return (
@@ -353,7 +353,7 @@ def _rights(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
         )
 
 
-def _outside(step: AdoptionStep) -> str:
+def held_outside(step: AdoptionStep) -> str:
     """Return what kubeconfigs outside must have before a step; "" if they do not matter."""
     if STEPS_BY_TRUST.get(step.path) is Side.BOTH:
         return "the old CA and the new one"
@@ -365,7 +365,7 @@ def _unread_servers(seen: ClusterSeen) -> list[str]:
 
 
 def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
-    what = _outside(step)
+    what = held_outside(step)
     if what and OUTSIDE not in step.record.confirmed:
         yield Waiting(
             OUTSIDE,

@@ -171,10 +171,7 @@ def _manifests(disk: _Disk, folder: str) -> Iterator[tuple[str, Mapping[str, Any
 
 def _kubeconfigs(disk: _Disk) -> Iterator[MachineKubeconfig]:
     """Yield the kubeconfigs of kubeadm's folder, and those in home folders."""
-    paths = [f"{KUBERNETES}/{name}" for name in disk.names(KUBERNETES) if name.endswith(".conf")]
-    homes = ["/root", *(f"/home/{name}" for name in disk.names("/home"))]
-    paths += [f"{home}/.kube/config" for home in homes]
-    for path in paths:
+    for path in kubeconfig.places(KUBERNETES, disk.names):
         if disk.exists(path):
             text = disk.text(path)
             parts = kubeconfig.parts(text) if text else None

@@ -8,11 +8,12 @@ from typing import Any, Final
 from vaultpki.adopt import gates, imported_keys, writes
 from vaultpki.adopt.drive import AdoptionOutcome
 from vaultpki.adopt.look import AdoptionLook
-from vaultpki.procedure.standing import gate_lines, progress_line, waiting_json
+from vaultpki.procedure.standing import MOST_LINES, gate_lines, progress_line, waiting_json
 from vaultpki.records.adoption import RECORD, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.records.written import Written
 from vaultpki.redact import first_few, printable, stamp, stamped
+from vaultpki.rotation import adoption_files
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import AdoptedMachine
 from vaultpki.rotation.adoption_states import WITH_KUBECONFIG, AdoptionStep
@@ -171,12 +172,31 @@ def _below(outcome: AdoptionOutcome, kubeconfig: str, *, back: bool) -> Iterator
     command = f"{look.cluster.file_option} --kubeconfig {kubeconfig}".lstrip()
     lines = gate_lines(outcome.gate, now, f"vaultpki adopt status {command} --json")
     yield from (printable(line.replace(WITH_KUBECONFIG, command)) for line in lines)
+    yield from lacking_lines(outcome)
     for note in outcome.notes:
         yield printable(f"{note[0].upper()}{note[1:]}.")
     yield printable(f"Next: {_next(outcome, command, back=back)}.")
     home = gates.next_state(record.state, back=True)
     if home is not None and not back:
         yield printable(f"Back: `vaultpki adopt abort {command}` {_DOES[home]}.")
+
+
+def lacking_lines(outcome: AdoptionOutcome) -> Iterator[str]:
+    """Yield the kubeconfigs on machines that a person's word is about; nothing if nobody asks for it."""
+    found = _lacking(outcome)
+    if found and outcome.to is not None:
+        step = AdoptionStep(outcome.look.record, outcome.to, outcome.look.now)
+        yield f"Kubeconfigs without {gates.held_outside(step)}, as agents see them:"
+        yield from (f"  {each}" for each in found[:MOST_LINES])
+    if found[MOST_LINES:]:
+        yield f"  and {len(found) - MOST_LINES} more; `vaultpki adopt status --json` lists them"
+
+
+def _lacking(outcome: AdoptionOutcome) -> tuple[str, ...]:
+    if outcome.to is None or all(each.node != gates.OUTSIDE for each in outcome.gate.waiting):
+        return ()
+    look = outcome.look
+    return adoption_files.lacking(AdoptionStep(look.record, outcome.to, look.now), look.seen.machines)
 
 
 def _next(outcome: AdoptionOutcome, command: str, *, back: bool) -> str:
@@ -237,6 +257,7 @@ def document(outcome: AdoptionOutcome) -> dict[str, Any]:
         "over": outcome.over,
         "opens": stamped(outcome.gate.opens),
         "waiting_for": waiting_json(outcome.gate.waiting),
+        "kubeconfigs": list(_lacking(outcome)),
         "writes": [each.text for each in writes.due(record, look.seen)] if record is not None else [],
         "nodes": [_machine(each) for each in look.seen.machines],
         "imported": {

@@ -280,6 +280,8 @@ def _wait(
         # What a person has said counts once: it was about the state of then.
         said = replace(said, confirmed=(), restarted=())
         asked = _words_left(done) if terminal() and not quiet else ()
+        for line in standing.lacking_lines(done) if asked else ():
+            click.echo(line, err=True)
         return done
 
     def ahead(before: AdoptionOutcome | None, done: AdoptionOutcome) -> Ahead:

@@ -117,13 +117,14 @@ def unit_files(config: AgentConfig, *, executable: Path | None = None, allow_htt
     # `kubeadm reset` empties /var/lib/kubelet, and within the sandbox only a folder above can make one in it again.
     kubelets = config.folders.get(KUBELET, "")
     writable = [os.path.dirname(path) if path == kubelets and path.count("/") > 2 else path for path in folders]
+    # During a take-over the agent names copies of admin.conf in home folders.
     values = {
         "executable": _word(program),
         "config": _argument(file),
         "options": " --allow-http" if allow_http else "",
         "folders": " ".join(_argument(path) for path in folders),
         "writable": " ".join(_word(f"-{path}") for path in (*writable, *manifests)),
-        "protect_home": "read-only" if _below(read, _HOMES) else "yes",
+        "protect_home": "read-only" if config.taken_over is not None or _below(read, _HOMES) else "yes",
         "private_tmp": "no" if _below(read, _TEMPORARY) else "yes",
     }
     values["sandbox"] = render(text("templates", "sandbox.conf"), values, name="sandbox.conf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -118,6 +118,16 @@ def parts(text: str) -> KubeconfigParts | None:
         certificate_file=_plain(user.get("client-certificate")),
         server_name=_plain(cluster.get("tls-server-name")),
     )
+
+
+def places(folder: str, names: Callable[[str], Iterable[str]], root: str = "") -> Iterator[str]:
+    """Yield where kubeconfigs may lie on a machine: in kubeadm's folder, and in the home folders below `root`.
+
+    `names` returns the names in a folder, none if there is none. Nothing is read here.
+    """
+    yield from (f"{folder}/{name}" for name in names(folder) if name.endswith(".conf"))
+    homes = [f"{root}/root", *(f"{root}/home/{name}" for name in names(f"{root}/home"))]
+    yield from (f"{home}/.kube/config" for home in homes)
 
 
 _ENTRIES = (("contexts", "context"), ("clusters", "cluster"), ("users", "user"))

@@ -21,6 +21,9 @@ RESTART_ORDER: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "ku
 
 _MOST_OWED: Final = 16
 _MOST_MOUNTS: Final = 64
+MOST_KUBECONFIGS: Final = 64
+"""How many kubeconfigs a report names at the most."""
+
 _REVISION: Final = Integer(0, BEYOND - 1)
 
 
@@ -76,6 +79,15 @@ class MountReport:
 
 
 @dataclass(frozen=True, slots=True)
+class KubeconfigReport:
+    """A kubeconfig that no state changes: the CAs that it trusts, and whose certificate it logs in with."""
+
+    path: str
+    trust: Held = Held.UNKNOWN
+    leaves: Held = Held.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
 class AdoptionReport:
     """What a node says of the adoption of its machine.
 
@@ -91,6 +103,7 @@ class AdoptionReport:
     CSRs, because the key of the old CA is on no disk there. `mounts` is what containers beside the components have
     mounted of kubeadm's files, None from an agent that does not look. `pairs` are certificates of the old CAs beside
     the table that flags name: path and flag of each; at the end also kubeconfigs of people's that trust an old CA.
+    `kubeconfigs` are those of people, such as copies of admin.conf in home folders; empty while the machine is at rest.
     """
 
     revision: int
@@ -110,6 +123,7 @@ class AdoptionReport:
     no_signer: bool = False
     mounts: tuple[MountReport, ...] | None = None
     pairs: tuple[str, ...] = ()
+    kubeconfigs: tuple[KubeconfigReport, ...] = ()
 
     @property
     def memory(self) -> Held:
@@ -150,6 +164,7 @@ _COMPONENT: Final = ReportPart(
 _MOUNT: Final = ReportPart(
     MountReport, {"who": Or(_TEXT, ""), "path": Or(_TEXT, ""), "fresh": FLAG, "trust": _HELD, "leaves": _HELD}
 )
+_KUBECONFIG: Final = ReportPart(KubeconfigReport, {"path": _TEXT, "trust": _HELD, "leaves": _HELD})
 
 ADOPTION: Final = ReportPart(
     AdoptionReport,
@@ -172,6 +187,7 @@ ADOPTION: Final = ReportPart(
         "no_signer": JsonMember(FLAG, left_out=True),
         "mounts": JsonMember(Some(_MOUNT, _MOST_MOUNTS, cut=True), left_out=True),
         "pairs": JsonMember(Some(Or(_TEXT, ""), _MOST_MOUNTS, cut=True), left_out=True),
+        "kubeconfigs": JsonMember(Some(_KUBECONFIG, MOST_KUBECONFIGS, cut=True), left_out=True),
     },
     must=["reached"],
 )

@@ -1,14 +1,15 @@
-"""Finds files beside the table's that keep the gate of an adoption closed: containers have them mounted; pure."""
+"""Finds files beside the table's that an adoption waits for: those that containers have, and those of people; pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from vaultpki.kube.objects import ROOT_COPY
 from vaultpki.procedure.phases import Side
 from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.records.adoption_report import STATIC_POD, AdoptionReport, Held
+from vaultpki.records.adoption_report import STATIC_POD, AdoptionReport, Held, KubeconfigReport
 from vaultpki.redact import first_few, printable
 from vaultpki.rotation.adoption_evidence import HELD, AdoptedMachine
 from vaultpki.rotation.adoption_states import LAST_STEP, AdoptionStep
@@ -62,6 +63,26 @@ def pairs(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -
         "such as by a row of your own in cluster.yaml whose file the flag names. Run `vaultpki apply`, then "
         "`vaultpki agent --once` there, and restart what reads it"
     )
+
+
+def lacking(step: AdoptionStep, machines: Iterable[AdoptedMachine]) -> tuple[str, ...]:
+    """Return the kubeconfigs of people that machines see without what the step asks of them: machine and path of each.
+
+    They keep no gate closed: a person's word does.
+    """
+    return tuple(
+        printable(f"{each.name}: {config.path}")
+        for each in sorted(machines, key=lambda one: one.name)
+        for config in (each.report.kubeconfigs if each.report is not None else ())
+        if _lacks(step, config)
+    )
+
+
+def _lacks(step: AdoptionStep, config: KubeconfigReport) -> bool:
+    if step.trust is Side.BOTH:
+        return config.trust in (Held.OLD, Held.NEW)
+    wrong = Held.NEW if step.to is AdoptionState.PREPARED else Held.OLD
+    return config.leaves is wrong
 
 
 def _unseen(machine: AdoptedMachine) -> str:

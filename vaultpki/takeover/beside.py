@@ -1,4 +1,4 @@
-"""Finds files beside the table that matter on a machine: those that other containers mount, and those that flags name.
+"""Finds files beside the table that matter on a machine: of other containers, of people, and those that flags name.
 
 A mounted file or folder stays the one that it was when the container began, however often another one takes its place.
 A container that mounts a folder above all of them, such as `/`, is not looked at. A pair of an old CA that a flag of a
@@ -15,22 +15,35 @@ from typing import Any, Final
 
 from vaultpki.disk.generations import link_of
 from vaultpki.host.boot_time import Moment
-from vaultpki.host.mounts import MountHolder, changed_since
-from vaultpki.kube import kubelet_flags
+from vaultpki.host.mounts import MountHolder, changed_since, remote
+from vaultpki.kube import kubeconfig, kubelet_flags
 from vaultpki.kube.objects import mapping
 from vaultpki.kube.pod_files import host_paths, named_files, named_in
+from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.places import is_below
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.records.adoption_report import RESTART_ORDER, STATIC_POD, Held, MountReport, common
+from vaultpki.records.adoption_report import (
+    MOST_KUBECONFIGS,
+    RESTART_ORDER,
+    STATIC_POD,
+    Held,
+    KubeconfigReport,
+    MountReport,
+    common,
+)
 from vaultpki.takeover import folders
 from vaultpki.takeover.arrangement import SIGNER_FOLDER, FolderKind
 from vaultpki.takeover.context import TakeOver
 from vaultpki.takeover.journal import read
 from vaultpki.takeover.machine import COMPONENT_KUBECONFIGS, KUBELET_CONF, PEOPLE, KubeadmMachine
+from vaultpki.values import input_file
 from vaultpki.values.yaml_edit import UnsafePlace, YamlText
 
 _LARGEST: Final = 1 << 20
+# People write these, and each pass reads them all.
+_LARGEST_OF_PEOPLE: Final = 1 << 17
+_MOST_HOMES: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +186,54 @@ def _said(run: TakeOver, who: str, path: str, *, fresh: bool) -> MountReport:
     return MountReport(who, path, fresh, trust, common(leaves))
 
 
+# -- what people have -------------------------------------------------------------------------------------------------
+
+
+def kubeconfigs(run: TakeOver) -> tuple[KubeconfigReport, ...]:
+    """Return the kubeconfigs of this machine that are no component's and hold a CA or a pair of either side.
+
+    At rest nobody asks for them, and nothing is read.
+    """
+    if run.target.state in (None, AdoptionState.PREPARED, AdoptionState.DONE):
+        return ()
+    where, elsewhere, found = run.where, remote(), list[KubeconfigReport]()
+    components = {f"{where.kubeconfigs}/{name}" for name in (*COMPONENT_KUBECONFIGS.values(), KUBELET_CONF)}
+
+    def names(folder: str) -> list[str]:
+        return _names(folder) if not any(is_below(folder, point) for point in elsewhere) else []
+
+    for path in kubeconfig.places(where.kubeconfigs, names, _root(run.machine)):
+        if path in components or any(is_below(path, point) for point in elsewhere):
+            continue
+        parts = kubeconfig.parts(_text_of_people(path))
+        if parts is None:
+            continue
+        trust = run.cas.trusted(x509.readable(parts.ca_pem), "kubernetes")
+        leaves = common(run.cas.signer(leaf, "kubernetes") for leaf in x509.readable(parts.certificate_pem)[:1])
+        if {trust, leaves} != {Held.UNKNOWN}:
+            found.append(KubeconfigReport(path, trust, leaves))
+    return tuple(found[:MOST_KUBECONFIGS])
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))[:_MOST_HOMES]
+    except OSError:
+        return []
+
+
+def _text_of_people(path: str) -> str:
+    """Return a file; empty if it is none, is too large, or a link leads to it: whoever has the folder makes these."""
+    folder, name = os.path.split(path)
+    home = os.path.dirname(folder)
+    try:
+        if not is_below(os.path.realpath(folder), os.path.realpath(home)):
+            return ""
+        return input_file.read(f"{folder}/{name}", _LARGEST_OF_PEOPLE, follow=False)[0].decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return ""
+
+
 # -- what flags name --------------------------------------------------------------------------------------------------
 
 
@@ -234,7 +295,6 @@ def _named(run: TakeOver) -> Iterator[tuple[str, str, str]]:
 
 def _environments(machine: KubeadmMachine) -> dict[str, str]:
     """Return the text of the files with flags of the kubelet: kubeadm's, and those of its unit."""
-    root = os.path.dirname(os.path.dirname(machine.where.kubeconfigs)).rstrip("/")
     flags = machine.kubelet_flags
 
     def names(folder: str) -> list[str]:
@@ -244,7 +304,12 @@ def _environments(machine: KubeadmMachine) -> dict[str, str]:
     def text(path: str) -> str:
         return _text(machine.place(path))
 
-    return {flags: text(flags), **kubelet_flags.flag_files(names, text, root)}
+    return {flags: text(flags), **kubelet_flags.flag_files(names, text, _root(machine))}
+
+
+def _root(machine: KubeadmMachine) -> str:
+    """Return the root folder of the machine, "" for its own."""
+    return os.path.dirname(os.path.dirname(machine.where.kubeconfigs)).rstrip("/")
 
 
 def _changes(run: TakeOver, path: str) -> bool:

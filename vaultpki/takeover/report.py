@@ -90,6 +90,7 @@ def _report(run: TakeOver, revision: int, when: Callable[[float], datetime], owe
             run, {pod.manifest: starts.mounting_pod_is_ready(run, pod) for pod in beside.pods(run.machine)}
         ),
         pairs=(*beside.named_pairs(run), *beside.still_trusting(run)),
+        kubeconfigs=beside.kubeconfigs(run),
         no_signer=not run.target.signer and (run.target.home or run.target.state in SIGNER_ON),
     )
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from vaultpki.errors import SpecError
 from vaultpki.records import adoption, join_file, node_report, rotation, service_account
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState, ClusterShape
-from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, MountReport
+from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, KubeconfigReport, MountReport
 from vaultpki.records.join_file import Join, dump_join
 from vaultpki.records.node_report import (
     BundleReport,
@@ -91,6 +91,7 @@ REPORT = NodeReport(
         Held.BOTH,
         components={"etcd": ComponentReport(NOW)},
         mounts=(MountReport("a", "/b", True),),
+        kubeconfigs=(KubeconfigReport("/c", Held.OLD, Held.OLD),),
     ),
     token_keys=TokenKeysReport(Seen(1, 1), {1: "pem"}, frozenset({ONE}), ONE, NOW, reader=READER, admitted=False),
 )

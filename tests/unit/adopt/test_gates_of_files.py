@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from unit.adopt.test_gates import BP, RD, SC, TB, US, Step, machine, record, report, seen, waits, with_machine
+from unit.adopt.test_gates import BP, NOW, RD, SC, TB, US, Step, machine, record, report, seen, waits, with_machine
 from vaultpki.adopt import gates
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.records.adoption_report import Held, MountReport
+from vaultpki.records.adoption_report import Held, KubeconfigReport, MountReport
+from vaultpki.rotation import adoption_files
 from vaultpki.rotation import adoption_reasons as reasons
 from vaultpki.rotation.adoption_evidence import ClusterSeen
 from vaultpki.rotation.adoption_states import LAST_STEP, AdoptionStep
@@ -94,3 +95,30 @@ def test_a_pair_of_the_old_ca_beside_the_table_keeps_retired_closed(path: Step) 
     said = waits(path, with_machine(path[0], "cp-1", report=report(path[0], pairs=left)))["cp-1"]
     assert said.startswith(f"{left[0]}: a certificate of the old CA that no state replaces. Put one of Vault's there")
     assert waits(SC, with_machine(SC[0], "cp-1", report=report(SC[0], pairs=left))) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "trust", "leaves", "lacks"),
+    [
+        *(
+            (path, held, Held.OLD, held is not Held.BOTH)
+            for path in TRUSTING
+            for held in (Held.OLD, Held.BOTH, Held.NEW)
+        ),
+        (US, Held.UNKNOWN, Held.OLD, False),
+        (LAST_STEP, Held.BOTH, Held.OLD, True),
+        (LAST_STEP, Held.OLD, Held.NEW, False),
+        (LAST_STEP, Held.OLD, Held.UNKNOWN, False),
+        (BP, Held.BOTH, Held.NEW, True),
+        (BP, Held.BOTH, Held.OLD, False),
+    ],
+)
+def test_kubeconfigs_of_people_are_named_and_their_word_alone_keeps_the_gate(
+    path: Step, trust: Held, leaves: Held, lacks: bool
+) -> None:
+    found = with_machine(
+        path[0], "cp-1", report=report(path[0], kubeconfigs=(KubeconfigReport("/root/.kube/config", trust, leaves),))
+    )
+    said = adoption_files.lacking(AdoptionStep(record(path[0]), path[1], NOW), found.machines)
+    assert said == (("cp-1: /root/.kube/config",) if lacks else ())
+    assert waits(path, found) == {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unit.adopt.test_gates import NOW, machine, record, report
+from unit.adopt.test_gates import NOW, machine, record, report, with_machine
 from unit.adopt.test_look import ROOT
 from vaultpki.adopt import drive, standing
 from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords
@@ -18,7 +18,7 @@ from vaultpki.errors import StateConflict
 from vaultpki.procedure.gate import Gate
 from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
-from vaultpki.records.adoption_report import OldKeys
+from vaultpki.records.adoption_report import Held, KubeconfigReport, OldKeys
 from vaultpki.records.written import Written
 from vaultpki.rotation.adoption_evidence import ClusterSeen
 from vaultpki.vault.kv import Stored
@@ -197,3 +197,18 @@ def test_commands_in_reasons_name_the_files_of_this_one() -> None:
     text = " ".join(" ".join(standing.standing_lines(found, "admin.conf")).split())
     command = "`vaultpki adopt continue --kubeconfig admin.conf --checked outside`"
     assert text.count(command) == 2 and "FILE" not in text
+
+
+def test_kubeconfigs_on_machines_are_named_where_a_persons_word_is_missing() -> None:
+    closed = AdoptionState.CLOSED
+    many = tuple(KubeconfigReport(f"/home/u{number}/.kube/config", Held.BOTH, Held.OLD) for number in range(30))
+    shown = with_machine(closed, "cp-1", report=report(closed, kubeconfigs=many))
+    found = drive.standing(look_at(record(closed, confirmed=()), shown))
+    lines = list(standing.standing_lines(found, "admin.conf"))
+    begins = lines.index("Kubeconfigs without a pair of the new CA, as agents see them:")
+    assert lines[begins + 1] == "  cp-1: /home/u0/.kube/config"
+    assert lines[begins + 21] == "  and 10 more; `vaultpki adopt status --json` lists them"
+    assert standing.document(found)["kubeconfigs"] == [f"cp-1: {each.path}" for each in many]
+    # With the word there is nothing more to look at.
+    said = drive.standing(look_at(record(closed), shown))
+    assert not list(standing.lacking_lines(said)) and standing.document(said)["kubeconfigs"] == []

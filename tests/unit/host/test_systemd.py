@@ -24,7 +24,7 @@ from vaultpki import __version__
 from vaultpki.errors import StoreError, VaultpkiError
 from vaultpki.host.systemd import DOCS, RECIPES, SYSTEMD_UNITS, Notifier, install_units, recipe, unit_files
 from vaultpki.layout import node_folders
-from vaultpki.model import AgentConfig, Auth, Hook
+from vaultpki.model import AgentConfig, Auth, Hook, TakenOver
 from vaultpki.places import Layout
 
 AGENT, ONCE = SYSTEMD_UNITS
@@ -210,6 +210,7 @@ def test_every_folder_of_kubeadms_layout_may_be_written() -> None:
     [
         ({}, "yes", "yes"),
         ({"state": "/home/me/state"}, "read-only", "yes"),
+        ({"taken_over": TakenOver(True, "/a/pki", "/b/pki", "/a")}, "read-only", "yes"),
         ({"ca_file": "/root/ca.pem"}, "read-only", "yes"),
         ({"auth": Auth("jwt", path="/run/user/0/jwt")}, "read-only", "yes"),
         ({"directory": "/tmp/pki"}, "yes", "no"),  # noqa: S108 - a path to be told apart, not one in use

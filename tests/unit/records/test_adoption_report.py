@@ -11,7 +11,15 @@ import pytest
 
 from vaultpki.records import adoption_report, node_report
 from vaultpki.records.adoption import AdoptionState
-from vaultpki.records.adoption_report import AdoptionReport, ComponentReport, Held, MountReport, OldKeys, common
+from vaultpki.records.adoption_report import (
+    AdoptionReport,
+    ComponentReport,
+    Held,
+    KubeconfigReport,
+    MountReport,
+    OldKeys,
+    common,
+)
 from vaultpki.records.node_report import NodeReport
 
 NOW = datetime(2026, 11, 29, 4, 0, tzinfo=UTC)
@@ -36,6 +44,7 @@ REPORT = AdoptionReport(
     no_signer=True,
     mounts=(MountReport("the static pod kube-vip", "/etc/kubernetes/admin.conf", True, Held.BOTH, Held.OLD),),
     pairs=("/etc/kubernetes/own/x.crt (--tls-cert-file of kube-scheduler.yaml)",),
+    kubeconfigs=(KubeconfigReport("/root/.kube/config", Held.BOTH, Held.OLD),),
 )
 
 
@@ -71,6 +80,7 @@ def test_what_cannot_be_read_holds_a_gate_closed() -> None:
         "no_signer": "yes",
         "mounts": [{"who": 3, "path": "/a", "fresh": "yes", "trust": 1}, 7],
         "pairs": "all",
+        "kubeconfigs": [{"trust": "old"}, {"path": "/b\n", "trust": 1}, 7],
     }
     read = adoption_report.read({**adoption_report.to_json(REPORT), **odd})
     assert read == AdoptionReport(
@@ -81,9 +91,19 @@ def test_what_cannot_be_read_holds_a_gate_closed() -> None:
         owed=("a?b",),
         since=NOW,
         mounts=(MountReport("", "/a", fresh=False),),
+        kubeconfigs=(KubeconfigReport("/b?"),),
     )
     assert adoption_report.read({**adoption_report.to_json(REPORT), "mounts": {}}) == replace(REPORT, mounts=None)
     assert read.memory is Held.UNKNOWN
+
+
+def test_what_people_have_on_a_machine_is_bounded() -> None:
+    many = tuple(KubeconfigReport(f"/home/{'x' * 5000}{number}/.kube/config") for number in range(500))
+    written = adoption_report.to_json(replace(REPORT, kubeconfigs=many))["kubeconfigs"]
+    assert len(written) == 64 and len(json.dumps(written)) < 64 * 1024
+    assert adoption_report.read({**adoption_report.to_json(REPORT), "kubeconfigs": written * 9}) is not None
+    older = {key: value for key, value in adoption_report.to_json(REPORT).items() if key != "kubeconfigs"}
+    assert adoption_report.read(older) == replace(REPORT, kubeconfigs=())
 
 
 def test_components_that_differ_are_mixed() -> None:
