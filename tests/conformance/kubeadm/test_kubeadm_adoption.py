@@ -196,7 +196,7 @@ def judge(begun: Begun, seen: Seen) -> None:
 def test_machines_join_beside_kubeadms_files(begun: Begun) -> None:
     changed = {name: adopted_disks.changed(files, begun.joined[name]) for name, files in begun.before.items()}
     # By its consent the join does the machine's part in `prepared` too: its controller manager signs from a copy.
-    assert changed == {**dict.fromkeys(PLANES, [MANAGER]), WORKER: []}
+    assert changed == {**{plane: [MANAGER] for plane in PLANES}, WORKER: []}
 
 
 # Forward
