@@ -60,7 +60,9 @@ class TwoServers:
         """Nodes that have joined at the old server, with agent.yaml where the page has it."""
         nodes = {}
         for name in names:
-            node = nodes[name] = NodeFolder(name, self.folder / name / "etc/vaultpki")
+            node = nodes[name] = NodeFolder(name, self.folder / "nodes" / name)
+            (self.folder / name / "etc").mkdir(parents=True)
+            (self.folder / name / "etc/vaultpki").symlink_to(node.folder)
             file, pool = self.folder / f"{name}.json", "autoscaled" if name == "w-1" else None
             join(node, Enroller(self.before, self.before.token()).join_file(name, file, pool=pool))
         return nodes
@@ -141,10 +143,9 @@ def test_the_page_is_walked_and_every_node_renews(two: TwoServers) -> None:
     start = two.fresh.audit_position()
     two.run(SAVE, RESTORE, CHANGE, ON_NODE, nodes=nodes)
     assert two.old.api("GET", "sys/seal-status", token="").body["sealed"]
-    for name, node in nodes.items():
+    for node in nodes.values():
         renew(node, two.fresh)
         vaultpki("status", "-c", node.config)
-        shutil.copytree(node.pki, two.folder / "nodes" / name / "pki", symlinks=True)
     # Nobody has joined again: all log in with what they had, and ask for no other credential.
     asked = [path for _, path in two.fresh.writes(start) if path.startswith(("auth/vaultpki/", "sys/wrapping/"))]
     assert len(asked) >= len(nodes) and all(path.endswith("/login") for path in asked), asked
