@@ -82,6 +82,13 @@ CONFORMANCE = {
 }
 """Pages of which no command runs here, each with its reason."""
 
+PARTS = {
+    ("operations", "The same Vault at another address"): (
+        "it needs a second server; tests/integration/provision/test_another_address.py runs it"
+    )
+}
+"""Parts of pages of which no command runs here, each with its reason."""
+
 
 @dataclass
 class Sandbox:
@@ -107,7 +114,8 @@ def sandbox(server_kind: str, tmp_path_factory: pytest.TempPathFactory, vault_bi
 def test_every_command_runs_and_prints_what_is_shown(page: str, sandbox: Sandbox) -> None:
     assert not sandbox.failed, f"{sandbox.failed[0]} failed, and {page} continues it"
     sandbox.failed.append(page)
-    ran = page_runner.run(page, sandbox.server, sandbox.folder, sandbox.environment, INSTEAD | dict.fromkeys(ELSEWHERE))
+    instead = INSTEAD | dict.fromkeys(ELSEWHERE)
+    ran = page_runner.run(here(page), sandbox.server, sandbox.folder, sandbox.environment, instead)
     page_runner.refuse_other_output(ran, sandbox.folder)
     refuse_other_shapes(page, sandbox.folder)
     sandbox.failed.clear()
@@ -143,6 +151,14 @@ def test_json_of_another_shape_is_found() -> None:
     assert differences(shown, {"nodes": [{"node": "w-1", "pool": "w"}], "ok": False}) == []
     assert differences(shown, {"nodes": [], "ok": False}) == []
     assert differences(shown, {"nodes": [{"node": "cp-1"}], "ok": True, "more": 1}) == ["more", "nodes[].pool"]
+
+
+def here(page: str) -> str:
+    """The source of a page without the parts that run elsewhere."""
+    source = pages.text(page)
+    for _, heading in (part for part in PARTS if part[0] == page):
+        source = source.replace(pages.part(page, heading), "")
+    return source
 
 
 def commands() -> list[pages.Command]:

@@ -43,7 +43,7 @@ def test_every_command_runs_and_prints_what_is_shown(own_server: Server, tmp_pat
         # The cluster of the example has this name.
         "VAULT_TOKEN": operator_tokens.token(own_server, "vaultpki/prod", "applier"),
     }
-    ran = page_runner.run(pages.README, own_server, tmp_path, environment, INSTEAD)
+    ran = page_runner.run(pages.text(pages.README), own_server, tmp_path, environment, INSTEAD)
     page_runner.refuse_other_output(ran, tmp_path)
 
 

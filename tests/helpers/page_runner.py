@@ -60,7 +60,7 @@ def equip(folder: Path, server: Server, fork: Path | None = None) -> dict[str, s
 
 
 def run(
-    page: str,
+    source: str,
     server: Server,
     folder: Path,
     environment: Mapping[str, str],
@@ -69,14 +69,14 @@ def run(
     before: str = "",
     timeout: float = 600,
 ) -> list[Ran]:
-    """Run the commands of a page in order in one shell, so that an `export` holds for what follows.
+    """Run the commands of a page's source in order in one shell, so that an `export` holds for what follows.
 
     `instead` has, for some commands, what is run in their place; None where nothing is. `before` is a line that runs
     first. Fails at the first command that fails.
     """
     lines = ["set -euo pipefail", before]
     commands: list[Command] = []
-    for block in pages.blocks(pages.text(page)):
+    for block in pages.blocks(source):
         if block.file is not None:
             lines.append(f"cat >{block.file} <<'END'\n{_addressed(block.text, server)}END")
         for command in block.commands():

@@ -368,10 +368,18 @@ def configuration(
 
 
 @contextlib.contextmanager
-def running(kind: str, folder: Path, vault_binary: Path | None = None, *, in_memory: bool = False) -> Iterator[Server]:
+def running(
+    kind: str,
+    folder: Path,
+    vault_binary: Path | None = None,
+    *,
+    in_memory: bool = False,
+    audit_log: Path | None = None,
+) -> Iterator[Server]:
     """One server of this kind, with its files in `folder`, ended on the way out.
 
-    What is in memory is lost by `stop`; an apply takes such a server a third less CPU time.
+    What is in memory is lost by `stop`; an apply takes such a server a third less CPU time. `audit_log` is the file of
+    another server's audit log, which this one has as well: OpenBao takes no snapshot with another one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     product = product_of(kind)
@@ -382,7 +390,9 @@ def running(kind: str, folder: Path, vault_binary: Path | None = None, *, in_mem
     storage = f'storage "raft" {{\n  path = "{folder}/data"\n  node_id = "alone"\n  performance_multiplier = 1\n}}'
     if in_memory:
         storage = 'storage "inmem" {}'
-    text = configuration(product, folder, port, cluster_port, storage, audit=folder / "audit.log")
+    if audit_log is not None:
+        (folder / "audit.log").symlink_to(audit_log)
+    text = configuration(product, folder, port, cluster_port, storage, audit=audit_log or folder / "audit.log")
     (folder / "server.hcl").write_text(text)
     server = Server(kind, product, f"https://127.0.0.1:{port}", ca_file, folder, runner_of(kind, folder, vault_binary))
     try:
