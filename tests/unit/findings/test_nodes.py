@@ -382,7 +382,16 @@ FILES: dict[str, tuple[Status, str, str]] = {
     "an agent that does not stay": of_files("ok", "", asked=NOW - 1.9 * DAY),
     "one that nobody starts": of_files("silent", "its agent last asked Vault 3d ago", asked=NOW - 3 * DAY),
     "a clock that was ahead": of_files("ok", "", asked=NOW + 3 * DAY),
-    "away": of_files("failing", "Vault cannot be reached", reachable=False, error="x"),
+    "away": of_files("failing", "Vault cannot be reached", reachable=False),
+    **{
+        f"away, {cause}": of_files("failing", cause, reachable=False, error=f"{cause}; check it")
+        for cause in (
+            "https://v:8200 cannot be reached (Connection refused)",
+            "https://v:8200 does not answer",
+            "the Vault at https://v:8200 is sealed",
+            "the TLS certificate of https://v:8200 does not verify (certificate has expired)",
+        )
+    },
     "CA": of_files("failing", "...", ends=(CaExpiry("etcd", NOW, Level.CRITICAL, "..."),)),
     "foreign": of_files("failing", "CN=old is offered", foreign=("CN=old is offered",)),
     "unused pin": of_files("ok", "", unused=("it has a pin",)),
