@@ -89,7 +89,7 @@ def _unseen(machine: AdoptedMachine) -> str:
     if not machine.mounting:
         return ""
     return (
-        f"its agent is too old to say which files pods have mounted there, and {printable(machine.mounting[0])} mounts "
+        f"its agent is too old to say which files pods have mounted there. {printable(machine.mounting[0])} mounts "
         f"one of kubeadm's. Upgrade the agent. {AGENT_DOES}"
     )
 

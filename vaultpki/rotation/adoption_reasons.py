@@ -95,7 +95,7 @@ def _no_agent(machine: AdoptedMachine) -> str:
         )
     if machine.enrolled and machine.time is not None:
         return (
-            "its agent reports nothing of the adoption: it is older than this vaultpki, or it did not join where "
+            "its agent reports nothing of the adoption. It is older than this vaultpki, or it did not join where "
             f"kubeadm's files lie. In the second case its agent.yaml lacks `adopt`. Upgrade the agent. {AGENT_DOES}. "
             f"Or enrol it again: `{_enroll(machine)}`. Then join it with the folder of kubeadm's certificates: "
             "`vaultpki join FILE --dir DIR`"
@@ -148,7 +148,7 @@ def _steps(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
     whose = step.record.turn
     if step.record.state is AdoptionState.DONE:
         # Nothing is restarted for it, and no record makes a machine delete what the way back needs.
-        how = "Its agent does that. At once it is done by root there" if report.by_agent else "Run there as root"
+        how = "Its agent does that. To do it at once, run there as root" if report.by_agent else "Run there as root"
         return f"still owes: {printable(first)}. {how}: {_FINISH}"
     if machine.by_turn and whose and whose != machine.name:
         return (
@@ -159,7 +159,7 @@ def _steps(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
             f"waits for its turn, which it gets while no other control plane or member of etcd is away. It still "
             f"owes: {printable(first)}. Give it the turn: `{step.command}`"
         )
-    how = f"Its agent does them, or at once root there: {_NODE}" if report.by_agent else _MACHINE_DOES
+    how = f"Its agent does them. To do them at once, run there as root: {_NODE}" if report.by_agent else _MACHINE_DOES
     return f"has not done the steps of {step.record.state.value}: {printable(first)}. {how}"
 
 
@@ -232,7 +232,7 @@ def _leaves(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport)
     kept = report.kept_until
     if found and step.leaves is Side.OLD and kept is not None and kept <= step.now:
         return (
-            f"its kept certificates of the old CA expired at {stamp(kept)}, and it goes on with those of the new one. "
+            f"its kept certificates of the old CA expired at {stamp(kept)}. It goes on with those of the new one. "
             f"To sign them again with the old CA's key, run there as root: {_NODE}"
         )
     return found

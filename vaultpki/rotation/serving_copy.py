@@ -74,7 +74,7 @@ def advice(record: RotationRecord | None, found: KubeTrust | None, *, ended: boo
 def _unknown(record: RotationRecord, to: State) -> str:
     which = " and ".join(ca.title for ca in wanted_cas(record, to))
     return (
-        f"must hold {which} before kubelets have other certificates. {_apply()}. Then run `{command(to)} --checked "
+        f"must hold {which} before the next step. {_apply()}. Then run `{command(to)} --checked "
         f"{WORD}`. Or have the command look at it: `--kubeconfig FILE`. Or if nobody reads it: `--without {WORD}`"
     )
 

@@ -179,10 +179,8 @@ def _waits_for(step: KeyTransition, name: str) -> Waiting:
     if holder is None:
         return Waiting(name, "is not in cluster.yaml any more. Run `vaultpki apply`, then `vaultpki ca continue`")
     if holder.locked:
-        what, _, join = words.locked(name).partition(". ")
-        return Waiting(
-            name, f"{what}. Remove it from the cluster and from cluster.yaml. Or {join[:1].lower()}{join[1:]}"
-        )
+        gone = "Remove it from the cluster and from cluster.yaml"
+        return Waiting(name, f"{words.IS_LOCKED}. {gone}. Or enrol it and join it again: `vaultpki enroll {name}`")
     return first_found(name, KEY_GATE_CHECKS, step, holder, entry)
 
 

@@ -110,13 +110,13 @@ def test_a_component_that_is_behind_is_named_with_its_version_where_that_is_why(
 EXPIRED = {"kubelet": certificate(-1), "kube-proxy": certificate(3, state="expired")}
 BEHIND = (
     "has read revision 4 of the record of etcd, and Vault has revision 3. It was restored from a snapshot, or "
-    "somebody changed the record. Nothing of etcd is dropped or replaced there until `vaultpki ca recover etcd` "
-    "has corrected it"
+    "somebody changed the record. Nothing of etcd is dropped or replaced there. Correct it: `vaultpki ca "
+    "recover etcd`"
 )
 AHEAD = (
     "has read revision 4 of the record of etcd, and does not follow revision 1000000000. No rotation comes so far "
-    "ahead, so no vaultpki wrote it. Nothing of etcd is dropped or replaced there; find out who wrote that record, "
-    "and run `vaultpki ca recover etcd`, which writes a right one"
+    "ahead, so no vaultpki wrote it. Nothing of etcd is dropped or replaced there. Find out who wrote that record. "
+    "Then write a right one: `vaultpki ca recover etcd`"
 )
 Case = tuple[NodeReport | Mapping[str, Any], int | None, str, list[str], str]
 
