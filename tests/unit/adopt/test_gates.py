@@ -271,7 +271,7 @@ def test_copies_and_pods() -> None:
     clients = replace(seen(state), clients={"client-ca-file": Side.BOTH, "requestheader-client-ca-file": Side.OLD})
     assert "look at its log" in waits(US, clients)[AUTHENTICATION]
     kept = replace(seen(_S.RETIRED), clients={"client-ca-file": Side.BOTH})
-    assert "deletes it" in waits(RD, kept)[AUTHENTICATION]
+    assert "To delete it" in waits(RD, kept)[AUTHENTICATION]
     older = PodStart("app", "web", BEGUN - timedelta(minutes=9), BEGUN - timedelta(minutes=8))
     assert "app/web started before" in waits(US, replace(seen(state), pods=(older,)))[gates.PODS]
     # Pods are looked at only when every controller manager holds both.

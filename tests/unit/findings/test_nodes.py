@@ -455,11 +455,11 @@ def test_a_node_and_a_foreign_ca(further: dict[str, Any], state: str, said: str)
         (None, BEHIND, "vaultpki ca recover etcd"),
         ({"etcd": "etcd"}, BEHIND, "vaultpki ca recover etcd"),
         # The root takes it along.
-        ({"etcd": "root"}, BEHIND.partition(" until ")[0], "vaultpki ca recover root"),
+        ({"etcd": "root"}, BEHIND.partition(". Correct it")[0], "vaultpki ca recover root"),
         # It alone says so, and its word does not count.
         (
             {"kubelet": "kubelet"},
-            BEHIND.partition(" until ")[0],
+            BEHIND.partition(". Correct it")[0],
             "vaultpki enroll cp-1 --replace -o cp-1.json",
         ),
     ],

@@ -437,7 +437,7 @@ def test_excused_by_name_but_never_a_member_of_etcd_in_use() -> None:
     assert found.open(NOW)
     assert found.excused == (Waiting("cp-2", "is left out by `--without`"),)
     etcd = member(None)
-    assert "a member of etcd cannot be left out" in reason(onward(etcd, excused=("cp-1",)))
+    assert "A member of etcd cannot be left out" in reason(onward(etcd, excused=("cp-1",)))
     assert "which no gate leaves out" in without_refused(record(State.PUBLISHED), etcd, NOW)
     assert without_refused(record(State.PUBLISHED), reader, NOW) == ""
     said = report()
@@ -520,7 +520,7 @@ def test_a_hook_whose_components_were_restarted_by_somebody_else_waits_for_its_t
     step = onward(member(report(owed=("etcd-ca",), waiting=("etcd",))))
     assert reason(step) == "its hook for etcd-ca waits for its turn. Run `vaultpki ca continue`"
     step = onward(member(report(owed=("etcd-ca",))))
-    assert reason(step).startswith("its hook for etcd-ca has not succeeded: correct it in its agent.yaml, and run ")
+    assert reason(step).startswith("its hook for etcd-ca has not succeeded. Correct it in its agent.yaml. Run there: ")
 
 
 def seen(installed: bool = True, **changes: Any) -> NodeReport:
@@ -642,7 +642,9 @@ def locked(name: str = "cp-1", *, ends: datetime | None = NOW + timedelta(days=3
 def test_a_locked_listed_node_is_waited_for_until_it_is_enrolled_left_out_or_expired() -> None:
     said = reason(onward(locked(readers=())))
     assert (
-        said.startswith("is locked, or its credential has expired: `vaultpki enroll cp-1`") and "--without cp-1" in said
+        said
+        == "is locked, or its credential has expired. Enrol it and join it again: `vaultpki enroll cp-1`. Or go on "
+        "without it: `--without cp-1`"
     )
     left = onward(locked(readers=()), excused=("cp-1",))
     assert left.open(NOW + timedelta(days=1)) and [each.node for each in left.excused] == ["cp-1"]
@@ -650,7 +652,7 @@ def test_a_locked_listed_node_is_waited_for_until_it_is_enrolled_left_out_or_exp
     assert gone.open(NOW + timedelta(days=1)) and "no certificate that is in date" in gone.excused[0].reason
     # A member of etcd that may run still is never left out.
     kept = onward(locked(), excused=("cp-1",))
-    assert "a member of etcd cannot be left out" in reason(kept)
+    assert "A member of etcd cannot be left out" in reason(kept)
     assert without_refused(record(State.PUBLISHED), locked(), NOW) and not without_refused(
         record(State.PUBLISHED), locked(ends=NOW), NOW
     )

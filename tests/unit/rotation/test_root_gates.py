@@ -56,7 +56,7 @@ def test_published_waits_for_every_copy_and_for_older_pods() -> None:
     assert gate(*step, cluster(both)).open(NOW)
     (waits,) = gate(*step, cluster(R1.pem)).waiting
     assert waits.node == "kube-root-ca.crt"
-    assert waits.reason.startswith("does not hold the new root yet in namespaces default, kube-system: ")
+    assert waits.reason.startswith("does not hold the new root yet in namespaces default, kube-system. ")
     one_lacks = replace(cluster(both), namespaces=("default", "kube-system", "new"))
     assert "namespace new" in gate(*step, one_lacks).waiting[0].reason
     old = PodStart("default", "old", NOW - MINUTE, NOW - MINUTE)
@@ -147,7 +147,7 @@ def test_switched_waits_for_kubeconfigs_outside_and_every_issuing_ca() -> None:
     assert gate(said, State.RETIRED, OPEN, {"etcd": OPEN}, None).open(NOW)
     closed = Gate((Waiting("cp-1", "etcd-server is still served with the old CA certificate"),))
     found = gate(said, State.RETIRED, OPEN, {"etcd": closed, "kubelet": OPEN}, None)
-    assert names(found) == ["cp-1"] and "(etcd)" in found.waiting[0].reason and not found.open(NOW)
+    assert names(found) == ["cp-1"] and found.waiting[0].reason.startswith("etcd: ") and not found.open(NOW)
     later = Gate(opens=NOW + MINUTE)
     found = gate(said, State.RETIRED, OPEN, {"etcd": later}, None)
     assert not found.open(NOW) and found.open(NOW + MINUTE)

@@ -259,7 +259,7 @@ def test_one_that_was_stopped_in_its_turn_keeps_it(switched: ImaginedCluster) ->
     assert next_turn(switched.record, switched.scene.holders) == "cp-1"
     reasons = {each.node: each.reason for each in gate(switched).waiting}
     assert "It is stopped since" in reasons["cp-1"] and "--restarted cp-1/kube-apiserver`" in reasons["cp-1"]
-    assert reasons["cp-2"].endswith("it restarts after cp-1, whose turn it is")
+    assert reasons["cp-2"].endswith("It restarts after cp-1, whose turn it is")
     said = next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-1/kube-apiserver",))).record
     assert said is not None and said.turn == "cp-2"
 
