@@ -66,7 +66,7 @@ def test_published_waits_for_every_copy_and_for_older_pods() -> None:
     fresh = PodStart("default", "fresh", NOW, NOW)
     (waits,) = gate(*step, cluster(both, old, again, later, fresh)).waiting
     assert waits == Waiting(
-        PODS, f"pods default/again, default/old started before kube-root-ca.crt changed: {RESTARTED}"
+        PODS, f"pods default/again, default/old started before kube-root-ca.crt changed. {RESTARTED}"
     )
     assert names(gate(*step, cluster(both, changed=None))) == ["kube-root-ca.crt"]
 

@@ -94,7 +94,7 @@ def test_at_rest_it_is_applied_again_while_it_holds_another_ca() -> None:
     # Without a look only where the rotation has just ended.
     assert advice(done, None) == "" and f"may still hold {K1}, which has left" in advice(done, None, ended=True)
     steady = replace(RECORD, state=State.STEADY)
-    assert f"holds {K2}, which has left" in advice(steady, None, ended=True)
+    assert f"may still hold {K2}, which has left" in advice(steady, None, ended=True)
     assert advice(steady, shown(OLD.pem)) == ""
     never = replace(steady, new=CaRef("kubelet-2"))
     for record in (None, RECORD, never, replace(done, excused=(WORD,)), replace(done, domain="etcd")):
