@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import click
 
+from helpers.word_count import MOST, sentences, words
 from vaultpki.cli import main as _main  # noqa: F401 - the commands are there once this is imported
 from vaultpki.cli.admit import admit_command
 from vaultpki.cli.adopt import adopt_command
@@ -53,6 +54,9 @@ Way = Sequence[tuple[str, Mapping[str, Any]]]
 _W = TypeVar("_W")
 # Reasons that follow each other until a wait ends.
 _MOST = 8
+_ENDS_WITH_COMMAND = re.compile(r"`[)]?[.]?$")
+# What nobody does there: another node is first.
+_OF_OTHERS = re.compile(r"whose turn it is$|(kube-apiserver|controller manager) writes it once ")
 _QUOTED = re.compile(r"`([^`]+)`")
 _OR = re.compile(r"\b[Oo]r\b(?=(?:[^`]*`[^`]*`)*[^`]*$)")
 
@@ -120,13 +124,27 @@ def ways(reason: str) -> list[Way]:
     return [found for part in _OR.split(reason) if (found := commands(part))]
 
 
+def unreadable(reason: str) -> list[str]:
+    """Return the sentences of a reason, as `--wait` shows it, that are too long, or go on behind a command.
+
+    The reason ends with a command, too, unless it is another one's turn.
+    """
+    shown = sentences(f"etcd is published, waits for cp-1: {reason}")
+    odd = [each for each in shown if len(words(each)) > MOST]
+    odd += [each for each in shown if commands(each) and not _ENDS_WITH_COMMAND.search(each)]
+    if not commands(shown[-1]) and not _OF_OTHERS.search(reason):
+        odd.append(shown[-1])
+    return odd
+
+
 def walked(world: _W, waits: Callable[[_W], Sequence[str]], after: Callable[[_W, Way], _W]) -> set[str]:
     """Go each way that each reason names, and on until nothing is waited for; return the reasons that were met.
 
-    A reason is gone once its commands were run. It may lead to another one, and none comes back.
+    A reason is gone once its commands were run. It may lead to another one, and none comes back. Each is readable.
     """
     met = set[str]()
     for told in waits(world):
+        assert (odd := unreadable(told)) == [], odd
         assert ways(told), told
         for way in ways(told):
             then, before = after(world, way), [told]

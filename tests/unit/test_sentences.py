@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 import vaultpki
+from helpers.word_count import FILLED, MOST, sentences, words
 
 PACKAGE = Path(vaultpki.__file__).parent
-MOST: Final = 25
 # Sentences that may be longer: how each begins, and why.
 LONGER: Final[dict[str, str]] = {
     "advertise-address allow-privileged": "a list of flags, which is never printed as a whole",
@@ -20,11 +20,6 @@ LONGER: Final[dict[str, str]] = {
     "◇ by ◇ itself, not by a CA below it: ": "the same for the cross certificate of a root",
     "[ca] default_ca = own": "the configuration of openssl, which no person reads",
 }
-# One word each: what is filled in, and a quoted command, path or value.
-_FILLED = "◇"
-_QUOTED = re.compile(r"`[^`]*`")
-_ENDS = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z`◇(\"'])|(?<=:)\s+(?=[A-Z])|\n\s*\n|\n(?=\s*[-*#] )|\n {4,}")
-_WORD = re.compile(r"\S*[A-Za-z0-9◇]\S*")
 
 
 def test_no_sentence_of_the_program_is_longer_than_25_words() -> None:
@@ -72,22 +67,10 @@ def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
         if id(node) in unprinted or id(node) in inner:
             continue
         if isinstance(node, ast.JoinedStr):
-            parts = (str(p.value) if isinstance(p, ast.Constant) else _FILLED for p in node.values)
+            parts = (str(p.value) if isinstance(p, ast.Constant) else FILLED for p in node.values)
             yield node.lineno, "".join(parts)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of a text, each in one line; what stands in backquotes is never cut."""
-    kept = _QUOTED.sub(lambda quoted: quoted.group().replace(" ", "\0"), text)
-    cut = (" ".join(part.split()).replace("\0", " ") for part in _ENDS.split(kept))
-    return [sentence for sentence in cut if sentence]
-
-
-def words(sentence: str) -> list[str]:
-    """The words of a sentence, what stands in backquotes counting as one."""
-    return _WORD.findall(_QUOTED.sub(_FILLED, sentence))
 
 
 def _docstring(node: ast.AST) -> Iterator[ast.Constant]:

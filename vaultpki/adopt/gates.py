@@ -16,7 +16,6 @@ from vaultpki.kube.objects import CLUSTER_TRUST_BUNDLES, ROOT_COPY
 from vaultpki.kube.whole import BINDINGS
 from vaultpki.procedure.gate import Gate, InLine, Waiting, whose_turn
 from vaultpki.procedure.phases import Side
-from vaultpki.procedure.words import AGENT_DOES
 from vaultpki.records.adoption import OLD_CAS, WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import Held, OldKeys
 from vaultpki.records.rotation import MOST_AHEAD
@@ -156,12 +155,12 @@ def refuse_hopeless(
     if silent:
         raise StateConflict(
             f"the way back needs a key of the old CA, and no machine says that it has one. {first_few(silent)} did "
-            f"not report: {AGENT_DOES}, and try again"
+            f"not report. Try again after a pass there: `vaultpki agent --once`"
         )
     raise StateConflict(
         "the way back cannot work: the key of the old CA is on no machine any more, so its certificates could not be "
-        f"renewed. Put it back from a backup, import the keys of {first_few(lacking)} from there (`vaultpki ca import "
-        f"--key FILE FILE`), or {forward}"
+        f"renewed. Put it back from a backup. Or import the keys of {first_few(lacking)} from there: `vaultpki ca "
+        f"import --key FILE FILE`. Or {forward}"
     )
 
 
@@ -176,8 +175,8 @@ def refuse_set_back(record: AdoptionRecord, seen: ClusterSeen) -> None:
         raise StateConflict(
             f"{first_few(sorted(later))} read revision {max(later.values())} of the adoption's record, and Vault has "
             f"revision {record.revision}. Vault was restored from a snapshot, or somebody changed the record. No step "
-            f"is taken by it. Restore a later snapshot, or {WRITE_BACK}. A machine that is wrong about that is left "
-            "out once it is locked (`vaultpki lock NODE`)"
+            f"is taken by it. Restore a later snapshot, or {WRITE_BACK}. To leave a machine out that is wrong about "
+            "that, run `vaultpki lock NODE`"
         )
 
 
@@ -197,9 +196,9 @@ def first_revision(seen: ClusterSeen, version: int) -> int:
     if begun:
         raise StateConflict(
             f"{first_few(begun)} stand in an adoption whose record is gone. The server was restored from a snapshot, "
-            "or somebody deleted the record. Restore a later snapshot or the record. Or lead each of these machines "
-            "home (`vaultpki adopt node --leave` as root) before another adoption begins. A machine that is wrong "
-            "about that is left out once it is locked (`vaultpki lock NODE`)"
+            "or somebody deleted the record. Restore a later snapshot or the record. Or before another adoption begins "
+            "lead each of these machines home, there as root: `vaultpki adopt node --leave`. To leave a machine out "
+            "that is wrong about that, run `vaultpki lock NODE`"
         )
     told = _told(seen).values()
     most = min(told, default=0) + MOST_AHEAD - _REVISIONS
@@ -261,7 +260,7 @@ def unread(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
         if part in seen.unread:
             yield Waiting(
                 part,
-                f"cannot be looked at: {seen.unread[part]}; run `{step.command}` with a kubeconfig that may read it",
+                f"cannot be looked at: {seen.unread[part]}. With a kubeconfig that may read it, run `{step.command}`",
             )
 
 
@@ -279,14 +278,14 @@ def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     """Find what joining nodes could bring in, and certificates whose holder is not known."""
     state = step.record.state
     if seen.info not in (None, TRUSTED[state]):
-        yield Waiting(CLUSTER_INFO, f"does not hold {_WORDS[TRUSTED[state]]} yet: `{step.command}` writes it")
+        yield Waiting(CLUSTER_INFO, f"does not hold {_WORDS[TRUSTED[state]]} yet. To write it, run `{step.command}`")
     if joins_open(step.record):
-        yield Waiting(TOKENS, f"those from before may still be used: `{step.command}` deletes them")
+        yield Waiting(TOKENS, f"those from before may still be used. To delete them, run `{step.command}`")
     if seen.keys_secret and state not in _REOPENED:
         yield Waiting(
             KEYS_SECRET,
-            "is in kube-system and gives the keys of the old CAs to control planes that join: once no join is under "
-            f"way, delete it (`kubectl -n kube-system delete secret {KEYS_SECRET}`)",
+            "is in kube-system and gives the keys of the old CAs to control planes that join. Once no join is under "
+            f"way, delete it: `kubectl -n kube-system delete secret {KEYS_SECRET}`",
         )
     if step.path == LAST_STEP or state in _JOINS:
         known = {each.name for each in seen.machines}
@@ -296,8 +295,8 @@ def _cluster(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
                 yield Waiting(
                     REQUESTS,
                     f"{each.name} gave {each.node} a certificate of the old CA, and there is no such node yet. Let it "
-                    "join and enrol it. Or if nobody uses that certificate, delete the CSR (`kubectl delete csr "
-                    f"{each.name}`)",
+                    "join and enrol it. Or if nobody uses that certificate, delete the CSR: `kubectl delete csr "
+                    f"{each.name}`",
                 )
 
 
@@ -315,20 +314,21 @@ def _copies(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     steps = f"once the steps of {step.record.state.value} are done on {first_few(late)}"
     wrong = sorted(space for space, side in seen.roots.items() if side is not wanted)
     if wrong:
-        how = f"a controller manager writes it {steps}" if late else WRITTEN_ANEW
-        yield Waiting(ROOT_COPY, f"does not hold {_WORDS[wanted]} in {first_few(wrong)}: {how}", itself=bool(late))
+        how = f"A controller manager writes it {steps}" if late else WRITTEN_ANEW
+        yield Waiting(ROOT_COPY, f"does not hold {_WORDS[wanted]} in {first_few(wrong)}. {how}", itself=bool(late))
     if any(side is not wanted for side in seen.clients.values()):
         if late and wanted is not Side.NEW:
-            yield Waiting(AUTHENTICATION, f"does not hold {_WORDS[wanted]}: kube-apiserver writes it {steps}", True)
+            yield Waiting(AUTHENTICATION, f"does not hold {_WORDS[wanted]}. kube-apiserver writes it {steps}", True)
             return
         # An API server that has not done its steps would write it as it was.
         how = (
-            f"`{step.command}` deletes it once every control plane is ready, and kube-apiserver writes it anew"
+            "Once it is deleted, kube-apiserver writes it anew. To delete it once every control plane is ready, run "
+            f"`{step.command}`"
             if wanted is Side.NEW
-            else f"delete it (`kubectl -n kube-system delete configmap {AUTHENTICATION}`), and kube-apiserver writes "
-            "it anew; if it is as before then, look at its log"
+            else "Once it is deleted, kube-apiserver writes it anew. If it is as before then, look at its log. Delete "
+            f"it: `kubectl -n kube-system delete configmap {AUTHENTICATION}`"
         )
-        yield Waiting(AUTHENTICATION, f"does not hold {_WORDS[wanted]}: {how}")
+        yield Waiting(AUTHENTICATION, f"does not hold {_WORDS[wanted]}. {how}")
 
 
 def _pods(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
@@ -337,9 +337,9 @@ def _pods(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
         return
     undated = sorted(space for space, when in seen.changed.items() if when is None)
     if undated:
-        yield Waiting(ROOT_COPY, f"does not say when it changed in {first_few(undated)}: {WRITTEN_ANEW}")
+        yield Waiting(ROOT_COPY, f"does not say when it changed in {first_few(undated)}. {WRITTEN_ANEW}")
     if old := started_before(seen.pods, seen.changed):
-        yield Waiting(PODS, f"{first_few(old)} started before {ROOT_COPY} held both CAs: {RESTARTED}")
+        yield Waiting(PODS, f"{first_few(old)} started before {ROOT_COPY} held both CAs. {RESTARTED}")
 
 
 def _rights(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
@@ -348,8 +348,8 @@ def _rights(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
         yield Waiting(
             RIGHTS,
             f"no ClusterRoleBinding names {first_few(seen.without_rights)}, as which the new certificates let "
-            "kube-apiserver in at kubelets. Logs, exec and metrics would be refused. `vaultpki issue admin --dir "
-            "operator` writes the manifests. Give that user its rights: `kubectl apply -f operator/manifests`",
+            "kube-apiserver in at kubelets. Logs, exec and metrics would be refused. Write the manifests: `vaultpki "
+            "issue admin --dir operator`. Give that user its rights: `kubectl apply -f operator/manifests`",
         )
 
 
@@ -377,8 +377,8 @@ def _words(step: AdoptionStep, seen: ClusterSeen) -> Iterator[Waiting]:
     for part in _unread_servers(seen):
         yield Waiting(
             part,
-            f"cannot be looked at ({seen.unread[part]}), and may name an old CA for another server. Run "
-            f"`{step.command}` with a kubeconfig that may list them. Or once you know that none does, say so: "
+            f"cannot be looked at ({seen.unread[part]}), and may name an old CA for another server. With a kubeconfig "
+            f"that may list them, run `{step.command}`. Or once you know that none does, say so: "
             f"`{step.command} --checked {OTHER_SERVERS}`",
         )
     if seen.servers:

@@ -15,7 +15,7 @@ from vaultpki.identity import outside_signer, root_in_force
 from vaultpki.outside import root_vouching
 from vaultpki.pki.facts import Facts
 from vaultpki.procedure.gate import Gate, Waiting
-from vaultpki.procedure.words import AGENT_DOES
+from vaultpki.procedure.words import AGENT_DOES, WITHOUT
 from vaultpki.records.rotation import CaRef, RotationRecord
 from vaultpki.redact import printable
 from vaultpki.rotation import root_steps
@@ -98,8 +98,8 @@ def _for_old(scene: Scene, record: RotationRecord, new: CaRef) -> Waiting:
     option = scene.target.file_option
     return Waiting(
         SIGNER_OUTSIDE,
-        f"has not vouched for {new.title} yet: `vaultpki ca csr{option} -o DIR` writes what {record.old.title} must "
-        f"sign, and `vaultpki ca import{option} FILE` takes it; or without that, as follows",
+        f"has not vouched for {new.title} yet. Write what {record.old.title} must sign: `vaultpki ca csr{option} -o "
+        f"DIR`. Take what comes back: `vaultpki ca import{option} FILE`",
     )
 
 
@@ -110,7 +110,7 @@ def _unlisted(scene: Scene, record: RotationRecord, sha256: str) -> Iterator[Wai
             yield Waiting(
                 node.name,
                 f"does not have {sha256} in root_sha256 of its agent.yaml. Write it there, beside the other one, as a "
-                f"list, and {AGENT_DOES}. Or go on without the node (`--without {node.name}`)",
+                f"list. {AGENT_DOES}. {WITHOUT.format(node.name)}",
             )
 
 
@@ -120,8 +120,9 @@ def _unpinned(scene: Scene, new: CaRef) -> Iterator[Waiting]:
     if pins and new.sha256 not in pins:
         yield Waiting(
             "cluster.yaml",
-            f"write `root_sha256: [{', '.join([*pins, new.sha256])}]` below `ca` in {scene.target.file}, since no root "
-            "that it names vouches for the new one, and run `vaultpki ca continue` with it",
+            "names no root that vouches for the new one. Write "
+            f"`root_sha256: [{', '.join([*pins, new.sha256])}]` below `ca` in {scene.target.file}, and run `vaultpki "
+            "ca continue`",
         )
 
 

@@ -173,7 +173,7 @@ def apply_command(file: Path, allow_http: bool, as_json: bool, yes: bool, pin: b
 def destroy_command(file: Path, allow_http: bool, as_json: bool, confirm: str | None) -> None:
     """Remove from Vault what apply made, also the CAs. Certificates that were issued stay valid until they expire.
 
-    Shows first what it removes, and how many nodes live from it. --json needs --confirm.
+    Shows first what it removes, and how many nodes depend on it. --json needs --confirm.
 
     \b
     Example:

@@ -431,7 +431,8 @@ def _of_files(status: Status, states: Mapping[str, str], now: datetime, finds: _
     yield from _foreign(foreign_cas.of_status(status), finds)
     yield from of_ends(status.ends)
     if status.reachable is False:
-        yield finds("vault-away", "Vault cannot be reached")
+        # What an error says to do, `doctor` says of each address.
+        yield finds("vault-away", (status.error or "Vault cannot be reached").partition("; ")[0])
     yield from (finds.gap(gap) for gap in apart)
     for ca in status.cas:
         for facts in ca.left_over:

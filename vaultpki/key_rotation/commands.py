@@ -205,8 +205,8 @@ def standing(
     restarts = []
     # A first start is nobody's turn: it may come in days.
     if turn and to is None and not never_ran(holders[turn]):
-        ready = f"may restart kube-apiserver: `vaultpki ca continue{seen.cluster.file_option}` gives it the turn"
-        has = f"has the turn to restart kube-apiserver: {to_start(holders[turn], 'vaultpki ca continue', turn)}"
+        ready = f"may restart kube-apiserver. Give it the turn: `vaultpki ca continue{seen.cluster.file_option}`"
+        has = f"has the turn to restart kube-apiserver. {to_start(holders[turn], 'vaultpki ca continue', turn)}"
         restarts.append(Waiting(turn, has if turn == record.turn else ready))
     return KeyStepDone(
         record,

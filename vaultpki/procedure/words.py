@@ -1,4 +1,7 @@
-"""Says what gates of several procedures wait for, and why a person's word does not count: `--restarted cp-1/etcd`."""
+"""Says what gates of several procedures wait for, and why a person's word does not count: `--restarted cp-1/etcd`.
+
+What is waited for is said in short sentences, of which each ends with its command.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,14 @@ from typing import Final
 
 from vaultpki.redact import stamp
 
-AGENT_DOES: Final = "run `vaultpki agent --once` there, which does it or says why not"
-"""What ends the wait for something that an agent has not done yet."""
+OR_AGENT: Final = "or run there: `vaultpki agent --once`"
+"""What ends a wait for an agent at once."""
 
+AGENT_DOES: Final = "Run there: `vaultpki agent --once`"
+"""What ends the wait for something that an agent has not done yet: it does it, or says why not."""
+
+WITHOUT: Final = "Or go on without it: `--without {}`"
+"""The way on without a node, which a step need not wait for."""
 
 IS_LOCKED: Final = "is locked, or its credential has expired"
 """Why nobody can log in as a node."""
@@ -17,25 +25,21 @@ IS_LOCKED: Final = "is locked, or its credential has expired"
 
 def locked(node: str) -> str:
     """Return what is waited for on a node as which nobody can log in."""
-    return f"{IS_LOCKED}: `vaultpki enroll {node}` and join it again"
+    return f"{IS_LOCKED}. Enrol it and join it again: `vaultpki enroll {node}`"
 
 
 def never_reported(node: str, join_until: datetime | None, end: str = "lock") -> str:
     """Return what is waited for on a node that has never reported; `end` is the command that ends its join file."""
     if join_until is None:
-        return f"has never reported: start its agent, or {AGENT_DOES}"
-    return (
-        f"has a join file that nobody has used, until {stamp(join_until)}: join the node, or end the file "
-        f"(`vaultpki {end} {node}`)"
-    )
+        return f"has never reported. Start its agent, {OR_AGENT}"
+    unused = f"has a join file that nobody has used, until {stamp(join_until)}"
+    return f"{unused}. Join the node, or end the file: `vaultpki {end} {node}`"
 
 
 def not_read(reported: datetime) -> str:
     """Return what is waited for on a node whose last report, at that time, does not answer the record."""
-    return (
-        f"has not read the latest step, and last reported at {stamp(reported)}: wait for its agent's next pass, or "
-        f"{AGENT_DOES}"
-    )
+    late = f"has not read the latest step, and last reported at {stamp(reported)}"
+    return f"{late}. Wait for its agent's next pass, {OR_AGENT}"
 
 
 def too_early(said: str, files: str, others: str) -> str:
@@ -43,7 +47,7 @@ def too_early(said: str, files: str, others: str) -> str:
     name, _, component = said.partition("/")
     return (
         f"{name} has not reported {files} of this step yet, so a restart may have read {others} before. Wait for its "
-        f"report (`vaultpki ca status`), restart {component} then, and pass `--restarted {said}` again"
+        f"report: `vaultpki ca status`. Then restart {component}, and pass again `--restarted {said}`"
     )
 
 

@@ -62,15 +62,14 @@ def changes_of(cluster: Cluster, change: Change) -> Iterator[ForeignChange]:
         )
 
 
-def sentences(change: ForeignChange) -> Iterator[tuple[bool, str]]:
-    """Yield what a change means on each node, and whether it takes trust away."""
+def sentences(change: ForeignChange) -> Iterator[tuple[bool, str, tuple[str, ...]]]:
+    """Yield whether trust is taken away, what each node does, and sentences on what that means."""
     if change.added:
-        what = f"takes {_named(change, change.added)} into the bundles of {change.ca}"
-        yield False, f"each whose agent.yaml has its SHA-256 {what}; `vaultpki nodes` lists the others"
-        yield False, f"there {_MEANS[change.ca]}"
+        what = f"each whose agent.yaml has its SHA-256 takes {_named(change, change.added)} into the bundles of"
+        yield False, f"{what} {change.ca}", (*_MEANS[change.ca], "Other nodes ignore it: see `vaultpki nodes`")
     if change.removed:
-        what = f"takes {_named(change, change.removed)} out of the bundles of {change.ca}"
-        yield True, f"each {what}, and whoever has a certificate of it is refused"
+        what = f"each takes {_named(change, change.removed)} out of the bundles of {change.ca}"
+        yield True, what, ("Whoever has a certificate of it is refused",)
 
 
 def restarts(cluster: Cluster, ca: str) -> Iterator[tuple[NodeRole, str]]:
@@ -83,13 +82,17 @@ def restarts(cluster: Cluster, ca: str) -> Iterator[tuple[NodeRole, str]]:
 
 
 # What a CA in the bundles of a domain is good for (facts about components, as in `readers`).
-_MEANS: Final[Mapping[str, str]] = {
-    "kubernetes": "whoever has a client certificate of it gets the user and groups that it names, and a server "
-    "certificate of it passes for kube-apiserver",
-    "kubelet": "a server certificate of it passes for a kubelet",
-    "etcd": "whoever has a client certificate of it may read and write all of etcd, and a server certificate of it "
-    "passes for etcd",
-    "front-proxy": "whoever has a client certificate of it may act as any user at kube-apiserver",
+_MEANS: Final[Mapping[str, tuple[str, ...]]] = {
+    "kubernetes": (
+        "Whoever holds a client certificate of it gets the user and groups that it names",
+        "A server certificate of it passes for kube-apiserver",
+    ),
+    "kubelet": ("A server certificate of it passes for a kubelet",),
+    "etcd": (
+        "Whoever holds a client certificate of it may read and write all of etcd",
+        "A server certificate of it passes for etcd",
+    ),
+    "front-proxy": ("Whoever holds a client certificate of it may act as any user at kube-apiserver",),
 }
 
 

@@ -308,8 +308,11 @@ def _everybody(context: _PlanScope) -> Iterator[Impact]:
         yield from _concerned(_taking_part(context), roles, REWRITES, what)
     for foreign in foreign_cas.changes_of(cluster, record) if record and fields else ():
         concerned = frozenset(each.role for each in readers.READERS if each.ca == foreign.ca)
-        for takes_away, what in foreign_cas.sentences(foreign):
-            yield from _concerned(_taking_part(context), concerned, DISTRUSTS if takes_away else TRUSTS, what)
+        for takes_away, what, means in foreign_cas.sentences(foreign):
+            effect = DISTRUSTS if takes_away else TRUSTS
+            told = [*_concerned(_taking_part(context), concerned, effect, what)]
+            yield from told
+            yield from (Impact(effect, each, nodes=0) for each in means if told)
         for role, what in foreign_cas.restarts(cluster, foreign.ca):
             yield from _concerned(_taking_part(context), {role}, RESTARTS, f"each {what}")
     for (kind, name), change in context.changes.items():

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _APART: Final = frozenset({"name", "prefix", "file", "vault", "pools", "templates"})
 # A lock gives a listed node another role id, which a plan only copies into its record.
 _ROLE_ID: Final = "role_id"
+# Any file that is added to a checkout of vaultpki, also the saved plan itself (packages/version.py).
+_DIRTY: Final = ".dirty"
 
 
 def basis_of(cluster: Cluster, addresses: tuple[str, ...], namespace: str) -> Basis:
@@ -123,7 +125,7 @@ def _without_role_id(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def other_basis(saved: Basis, now: Basis, file: str) -> list[str]:
     """Return what differs before the server is asked; `file` is the path of cluster.yaml."""
-    if saved.release != now.release:
+    if saved.release.removesuffix(_DIRTY) != now.release.removesuffix(_DIRTY):
         # Another release may digest and plan differently, so nothing else is compared.
         return [f"it was saved by vaultpki {escaped(saved.release)}, and this is {now.release}"]
     words = (

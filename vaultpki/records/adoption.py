@@ -26,9 +26,7 @@ NAME: Final = "adoption"
 RECORD: Final = f"{ROTATION_FOLDER}/{NAME}"
 """The path of the record in the config store: every node's policy lets it read this folder."""
 
-WRITE_BACK: Final = (
-    f"write the right one back (`bao kv rollback -mount=MOUNT -version=N {RECORD}`, or the same with `vault`)"
-)
+WRITE_BACK: Final = f"write the right one back, by `bao` or `vault`: `bao kv rollback -mount=MOUNT -version=N {RECORD}`"
 """What a person does about a record that somebody changed: the config store keeps its earlier versions."""
 
 OLD_CAS: Final = ("kubernetes", "etcd", "front-proxy")

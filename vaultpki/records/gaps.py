@@ -63,11 +63,11 @@ def gaps(
         ahead = not_followed.get(domain, 0) if revisions is None else now
         if ahead > highest + MOST_AHEAD:
             what = _not_followed(domain, highest, ahead)
-            how = f"find out who wrote that record, and run `vaultpki ca recover {domain}`, which writes a right one"
-            yield Gap(domain, NOT_FOLLOWED, f"{what}; {how}", what)
+            how = f"Find out who wrote that record. Then write a right one: `vaultpki ca recover {domain}`"
+            yield Gap(domain, NOT_FOLLOWED, f"{what}. {how}", what)
         elif now < highest:
             what = _behind(domain, highest, now)
-            yield Gap(domain, SERVER_BEHIND, f"{what} until `vaultpki ca recover {domain}` has corrected it", what)
+            yield Gap(domain, SERVER_BEHIND, f"{what}. Correct it: `vaultpki ca recover {domain}`", what)
 
 
 def readers_behind(report: NodeReport) -> Iterator[tuple[str, str]]:
@@ -116,6 +116,6 @@ def left_over_sentence(domain: str, sha256: str, nodes: Collection[str]) -> str:
     """Return that nodes trust such a CA, with the command that takes it out, for every view."""
     who = f"{first_few(sorted(nodes), 3)} {'trusts' if len(nodes) == 1 else 'trust'}"
     return (
-        f"{domain} CA: {who} a CA that the server does not have (SHA-256 {sha256}): whoever has its key is let in; "
-        f"`vaultpki ca recover {domain} --drop {sha256}` takes it out"
+        f"{domain} CA: {who} a CA that the server does not have (SHA-256 {sha256}): whoever has its key is let in. "
+        f"Take it out: `vaultpki ca recover {domain} --drop {sha256}`"
     )

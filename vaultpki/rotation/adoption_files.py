@@ -17,10 +17,10 @@ from vaultpki.rotation.adoption_states import LAST_STEP, AdoptionStep
 _TO_THE_END: Final = (AdoptionState.RETIRED, AdoptionState.DONE)
 _WORDS: Final = {Side.OLD: "old", Side.NEW: "new"}
 _INSTEAD: Final = {
-    Side.OLD: "write the kubeconfig that `vaultpki issue admin --dir DIR` makes into that file",
+    Side.OLD: "Write an operator's kubeconfig into that file, as it is made by `vaultpki issue admin --dir DIR`",
     Side.NEW: (
-        "write one with a certificate of the old CA into that file, such as `kubeadm kubeconfig user --client-name "
-        "NAME` prints on a control plane"
+        "Write one with a certificate of the old CA into that file, as a control plane prints it: `kubeadm kubeconfig "
+        "user --client-name NAME`"
     ),
 }
 
@@ -37,19 +37,19 @@ def mounts(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
         if step.trust is Side.BOTH and each.trust in (Held.OLD, Held.NEW):
             lacks = "new" if each.trust is Held.OLD else "old"
             return printable(
-                f"{what}, lacks the {lacks} CA: write it into that file beside the other one (`kubectl config "
-                f"set-cluster NAME --kubeconfig {each.path} --embed-certs --certificate-authority FILE`, with what "
-                f"{ROOT_COPY} of any namespace holds)"
+                f"{what}, lacks the {lacks} CA. {ROOT_COPY} of any namespace has it. Write it into that file beside "
+                f"the other one: `kubectl config set-cluster NAME --kubeconfig {each.path} --embed-certs "
+                "--certificate-authority FILE`"
             )
         wrong = Side.NEW if home else Side.OLD
         if step.trust is not Side.BOTH and each.leaves is HELD[wrong]:
-            return printable(f"{what}, logs in with a certificate of the {_WORDS[wrong]} CA: {_INSTEAD[wrong]}")
+            return printable(f"{what}, logs in with a certificate of the {_WORDS[wrong]} CA. {_INSTEAD[wrong]}")
         if not each.fresh and step.path != _TO_THE_END:
             old = f"{each.who} has {each.path} mounted as it was before its last change"
             if each.who.startswith(STATIC_POD):
                 # To delete what the API server shows of it restarts nothing.
-                return printable(f"{old}: run `vaultpki adopt node` there as root, which restarts it or says why not")
-            return printable(f"{old}: restart it (`kubectl delete pod NAME -n NAMESPACE`){_named(machine)}")
+                return printable(f"{old}. To have it restarted, run there as root: `vaultpki adopt node`")
+            return printable(f"{old}{_named(machine)}. Restart it: `kubectl delete pod NAME -n NAMESPACE`")
     return ""
 
 
@@ -60,8 +60,8 @@ def pairs(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -
         return ""
     return printable(
         f"{first_few(report.pairs)}: a certificate of the old CA that no state replaces. Put one of Vault's there, "
-        "such as by a row of your own in cluster.yaml whose file the flag names. Run `vaultpki apply`, then "
-        "`vaultpki agent --once` there, and restart what reads it"
+        "such as by a row of your own in cluster.yaml whose file the flag names. Run `vaultpki apply`. Then have the "
+        "file written, and restart what reads it. For the file run there: `vaultpki agent --once`"
     )
 
 
@@ -89,11 +89,11 @@ def _unseen(machine: AdoptedMachine) -> str:
     if not machine.mounting:
         return ""
     return (
-        f"its agent is too old to say which files pods have mounted there, and {printable(machine.mounting[0])} mounts "
-        f"one of kubeadm's: upgrade the agent, and {AGENT_DOES}"
+        f"its agent is too old to say which files pods have mounted there. {printable(machine.mounting[0])} mounts "
+        f"one of kubeadm's. Upgrade the agent. {AGENT_DOES}"
     )
 
 
 def _named(machine: AdoptedMachine) -> str:
     """Return which pods the API server shows that mount such files there."""
-    return f"; on that machine these mount such files: {first_few(machine.mounting)}" if machine.mounting else ""
+    return f". There these mount such files: {first_few(machine.mounting)}" if machine.mounting else ""

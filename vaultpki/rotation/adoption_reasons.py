@@ -12,7 +12,7 @@ from typing import Final
 
 from vaultpki.procedure.gate import GateCheck, Waiting, first_found
 from vaultpki.procedure.phases import Side
-from vaultpki.procedure.words import AGENT_DOES
+from vaultpki.procedure.words import AGENT_DOES, OR_AGENT
 from vaultpki.records.adoption import WRITE_BACK, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import AdoptionReport, Held, OldKeys
 from vaultpki.redact import printable, stamp
@@ -91,22 +91,22 @@ def _no_agent(machine: AdoptedMachine) -> str:
     if machine.enrolled and machine.unknown:
         return (
             f"the configuration of its kubelet cannot be read ({printable(machine.unknown)}), so nobody knows whether "
-            f"it uses the agent's certificates: cure that, or {_gone(machine)}"
+            f"it uses the agent's certificates. Cure that. {_gone(machine)}"
         )
     if machine.enrolled and machine.time is not None:
         return (
-            "its agent reports nothing of the adoption: it is older than this vaultpki, or it did not join where "
-            f"kubeadm's files lie. In the second case its agent.yaml lacks `adopt`. Upgrade it, and {AGENT_DOES}. Or "
-            f"enrol it again (`{_enroll(machine)}`) and join it with the folder of kubeadm's certificates (`vaultpki "
-            "join FILE --dir DIR`)"
+            "its agent reports nothing of the adoption. It is older than this vaultpki, or it did not join where "
+            f"kubeadm's files lie. In the second case its agent.yaml lacks `adopt`. Upgrade the agent. {AGENT_DOES}. "
+            f"Or enrol it again: `{_enroll(machine)}`. Then join it with the folder of kubeadm's certificates: "
+            "`vaultpki join FILE --dir DIR`"
         )
     if machine.enrolled:
         return (
-            f"is enrolled and reports nothing of the adoption: start its agent, or {AGENT_DOES}, or if it never "
-            f"joined, end its credentials (`vaultpki lock {machine.name}`)"
+            f"is enrolled and reports nothing of the adoption. Start its agent, {OR_AGENT}. Or if it never joined, end "
+            f"its credentials: `vaultpki lock {machine.name}`"
         )
     what = "has no agent" if machine.kubelet else "is a member of etcd without an agent"
-    return f"{what}: enrol it (`{_enroll(machine)}`), or {_gone(machine)}"
+    return f"{what}. Enrol it: `{_enroll(machine)}`. {_gone(machine)}"
 
 
 def _set_back(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
@@ -120,7 +120,7 @@ def _set_back(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionRepor
         return (
             f"has read revision {highest} of the record, and Vault has {step.record.revision}. Vault was restored "
             f"from a snapshot, or somebody changed the record. Restore a later snapshot, or {WRITE_BACK}. Or if the "
-            f"machine is wrong about that, join it anew (`{_enroll(machine)}`)"
+            f"machine is wrong about that, join it anew: `{_enroll(machine)}`"
         )
     return ""
 
@@ -130,17 +130,15 @@ def _echo(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -
         return ""
     last = f", and last reported at {stamp(machine.time)}" if machine.time is not None else ""
     if machine.silent:
-        held = ", and until then no other one restarts etcd or kube-apiserver" if machine.by_turn else ""
+        held = " Until then no other one restarts etcd or kube-apiserver." if machine.by_turn else ""
         return (
-            f"has not read the record of {step.record.state.value} yet{last}, and its kubelet is silent: bring it "
-            f"back{held}; once it is back, {AGENT_DOES}, or {_gone(machine)}"
+            f"has not read the record of {step.record.state.value} yet{last}, and its kubelet is silent. Bring it "
+            f"back.{held} {AGENT_DOES}. {_gone(machine)}"
         )
     # Of one whose Node object was deleted nobody knows whether it is silent.
-    gone = "" if machine.kubelet else f", or {_gone(machine)}"
-    return (
-        f"has not read the record of {step.record.state.value} yet{last}: wait for its agent's next pass, or "
-        f"{AGENT_DOES}{gone}"
-    )
+    gone = "" if machine.kubelet else f". {_gone(machine)}"
+    late = f"has not read the record of {step.record.state.value} yet{last}"
+    return f"{late}. Wait for its agent's next pass, {OR_AGENT}{gone}"
 
 
 def _steps(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
@@ -150,37 +148,37 @@ def _steps(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
     whose = step.record.turn
     if step.record.state is AdoptionState.DONE:
         # Nothing is restarted for it, and no record makes a machine delete what the way back needs.
-        how = f"its agent does that, or root at once ({_FINISH})" if report.by_agent else f"run {_FINISH} there as root"
-        return f"still owes: {printable(first)}; {how}"
+        how = "Its agent does that. To do it at once, run there as root" if report.by_agent else "Run there as root"
+        return f"still owes: {printable(first)}. {how}: {_FINISH}"
     if machine.by_turn and whose and whose != machine.name:
         return (
-            f"waits for its turn after {whose}, and `{step.command}` passes that on; it still owes: {printable(first)}"
+            f"waits for its turn after {whose}. It still owes: {printable(first)}. Pass the turn on: `{step.command}`"
         )
     if machine.by_turn and not whose:
         return (
-            f"waits for its turn, which `{step.command}` gives it while no other control plane or member of etcd is "
-            f"away; it still owes: {printable(first)}"
+            f"waits for its turn, which it gets while no other control plane or member of etcd is away. It still "
+            f"owes: {printable(first)}. Give it the turn: `{step.command}`"
         )
-    how = "its agent does them, or root at once (`vaultpki adopt node`)" if report.by_agent else _MACHINE_DOES
-    return f"has not done the steps of {step.record.state.value}: {printable(first)}; {how}"
+    how = f"Its agent does them. To do them at once, run there as root: {_NODE}" if report.by_agent else _MACHINE_DOES
+    return f"has not done the steps of {step.record.state.value}: {printable(first)}. {how}"
 
 
 def _components(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     onward = not step.resting and LEAVES_OF[step.to] is Side.NEW
     if onward and machine.kubelet and "kubelet" not in report.components:
         return (
-            "its agent finds no kubelet there, which would be locked out: correct `folders.kubelet` in its agent.yaml "
-            f"(the kubelet's config.yaml lies beside that folder), and {AGENT_DOES}"
+            "its agent finds no kubelet there, which would be locked out. Correct `folders.kubelet` in its agent.yaml: "
+            f"the kubelet's config.yaml lies beside that folder. {AGENT_DOES}"
         )
     if machine.stopped:
         return (
-            f"{machine.stopped[0]} does not run there, as the API server shows: look at its log, cure that, and have "
-            f"its kubelet start it again ({_KUBELET_ANEW})"
+            f"{machine.stopped[0]} does not run there, as the API server shows. Look at its log, and cure that. Have "
+            f"its kubelet start it again: {_KUBELET_ANEW}"
         )
     for name, one in report.components.items():
         if not one.healthy:
             why = printable(one.problem) or "it does not say why"
-            return f"{name} is not healthy there ({why}): look at its log, cure that, and {AGENT_DOES}"
+            return f"{name} is not healthy there ({why}). Look at its log, and cure that. {AGENT_DOES}"
     return ""
 
 
@@ -191,16 +189,15 @@ def _starts(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport)
     for name, shown in machine.started.items() if not machine.later else ():
         told = report.components[name].started if name in report.components else None
         if told is None:
-            return f"does not say when {name} started there: {AGENT_DOES}"
+            return f"does not say when {name} started there. {AGENT_DOES}"
         if machine.time is not None and shown > machine.time + _CLOCKS:
             return (
-                f"{name} was started there at {stamp(shown)}, after its last report: wait for the next one, or "
-                f"{AGENT_DOES}"
+                f"{name} was started there at {stamp(shown)}, after its last report. Wait for the next one, {OR_AGENT}"
             )
         if told > shown + _CLOCKS:
             return (
-                f"reports that {name} started at {stamp(told)}, and the API server shows {stamp(shown)}: wait until "
-                f"its kubelet shows the new start, or restart that ({_KUBELET_ANEW})"
+                f"reports that {name} started at {stamp(told)}, and the API server shows {stamp(shown)}. Wait until "
+                f"its kubelet shows the new start, or restart that: {_KUBELET_ANEW}"
             )
     return ""
 
@@ -217,27 +214,26 @@ def _memory(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport)
             if f"{machine.name}/{name}" in step.record.restarted:
                 continue
             return (
-                f"it is not known what {name} holds there{_because(one.problem)}: restart it there, and run "
+                f"it is not known what {name} holds there{_because(one.problem)}. Restart it there, and run "
                 f"`{step.command} --restarted {machine.name}/{name}`"
             )
         if found := _wrong(step.trust, one.trust, f"in {name}", "trusts", machine):
             return found
-    return "" if report.components else f"reports no component: {AGENT_DOES}"
+    return "" if report.components else f"reports no component. {AGENT_DOES}"
 
 
 def _leaves(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     found = _wrong(step.leaves, report.leaves, "on its disk", "has certificates of", machine)
     if found and machine.later:
         return (
-            f"joined with certificates of the new CAs, and has none to go back to: {_taken_out(machine)}. Reset it "
-            "(`kubeadm reset`), and join it again by kubeadm once the way back has ended"
+            f"joined with certificates of the new CAs, and has none to go back to. It joins again by kubeadm once the "
+            f"way back has ended. Until then, {_taken_out(machine)}. Reset it: `kubeadm reset`"
         )
     kept = report.kept_until
     if found and step.leaves is Side.OLD and kept is not None and kept <= step.now:
         return (
-            f"its kept certificates of the old CA expired at {stamp(kept)}, and it goes on with those of the new one. "
-            "Run `vaultpki adopt node` there as root. It signs them again with the old CA's key, or says where that "
-            "must lie"
+            f"its kept certificates of the old CA expired at {stamp(kept)}. It goes on with those of the new one. "
+            f"To sign them again with the old CA's key, run there as root: {_NODE}"
         )
     return found
 
@@ -253,12 +249,12 @@ def _shown(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) 
             which = "that its kubelet has made itself"
         else:
             continue
-        how = _KUBELET_ANEW if each.row == "kubelet" else "`crictl stop ID`, and its kubelet starts it again"
-        return f"presents a certificate {which} at {each.place} ({each.row}): restart what listens there ({how})"
+        how = _KUBELET_ANEW if each.row == "kubelet" else "`crictl stop ID`"
+        return f"presents a certificate {which} at {each.place} ({each.row}). Restart what listens there: {how}"
     for name, one in report.components.items():
         if one.leaves is Held.UNKNOWN and f"{machine.name}/{name}" not in step.record.restarted:
             return (
-                f"it is not known which certificate {name} shows{_because(one.problem)}: restart it there, and run "
+                f"it is not known which certificate {name} shows{_because(one.problem)}. Restart it there, and run "
                 f"`{step.command} --restarted {machine.name}/{name}`"
             )
         if one.leaves is not Held.UNKNOWN and (
@@ -272,33 +268,33 @@ def _signer(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport)
     """Find a CSR signer that runs before the last step, or one that is off at the end of the way back."""
     off = {report.signer, machine.signs} == {False} if machine.plane else True not in (report.signer, machine.signs)
     if step.path == LAST_STEP and not off:
-        return f"its controller manager still signs CSRs with the old CA, or does not say: {_does(machine)}"
+        return f"its controller manager still signs CSRs with the old CA, or does not say. {_does(machine)}"
     # With the key in Vault alone nothing on this machine could sign; its kubelets get their certificates of Vault.
     if report.no_signer and "kubernetes" in step.record.imported:
         return ""
     if step.to is AdoptionState.PREPARED and machine.plane and (report.signer is not True or machine.signs is False):
         # It may not restart that before its turn.
         owes = _steps(step, machine, report)
-        return owes or f"its controller manager does not sign CSRs again yet: {_does(machine)}"
+        return owes or f"its controller manager does not sign CSRs again yet. {_does(machine)}"
     return ""
 
 
 def _kubelet(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     """Find a kubelet that asks for certificates of the old CA, or does not any more at the end of the way back."""
     if step.leaves is Side.NEW and True in (report.rotates, machine.rotates):
-        return f"its kubelet runs with rotateCertificates, and would ask the old CA for a certificate: {_ROTATES}"
+        return f"its kubelet runs with rotateCertificates, and would ask the old CA for a certificate. {_ROTATES}"
     if step.to is AdoptionState.PREPARED and machine.kubelet and False in (report.rotates, machine.rotates):
-        return f"its kubelet runs without rotateCertificates, and would not renew its certificate: {_ROTATES}"
+        return f"its kubelet runs without rotateCertificates, and would not renew its certificate. {_ROTATES}"
     return ""
 
 
 def _keys(step: AdoptionStep, machine: AdoptedMachine, report: AdoptionReport) -> str:
     if step.resting and step.to is AdoptionState.DONE and report.keys is not OldKeys.NONE and not step.record.kept:
-        return f"keys of the old CAs lie there still: run {_FINISH} there as root"
+        return f"keys of the old CAs lie there still. Run there as root: {_FINISH}"
     if step.leaves is Side.NEW and report.keys is OldKeys.IN_PLACE:
-        return f"the keys of the old CAs lie where kubeadm makes certificates with them: {_does(machine)}"
+        return f"the keys of the old CAs lie where kubeadm makes certificates with them. {_does(machine)}"
     if step.to is AdoptionState.PREPARED and report.keys is OldKeys.ASIDE:
-        return f"the keys of the old CAs do not lie where kubeadm looks for them yet: {_does(machine)}"
+        return f"the keys of the old CAs do not lie where kubeadm looks for them yet. {_does(machine)}"
     return ""
 
 
@@ -328,11 +324,12 @@ A test runs the command of each sentence.
 """
 
 _WORDS: Final = {Side.OLD: "old", Side.NEW: "new"}
-_MACHINE_DOES: Final = "run `vaultpki adopt node` there as root, which does it or says why not"
+_NODE: Final = "`vaultpki adopt node`"
+_MACHINE_DOES: Final = f"Run there as root: {_NODE}"
 _FINISH: Final = "`vaultpki adopt node --finish`"
-_KUBELET_ANEW: Final = "`systemctl restart kubelet` there"
+_KUBELET_ANEW: Final = "`systemctl restart kubelet`"
 _ROTATES: Final = (
-    f"restart it ({_KUBELET_ANEW}), and where a flag or a drop-in of its own sets that, take that out first"
+    f"Where a flag or a drop-in of its own sets that, take that out. Then restart the kubelet there: {_KUBELET_ANEW}"
 )
 
 
@@ -348,7 +345,7 @@ def _enroll(machine: AdoptedMachine) -> str:
 
 
 def _gone(machine: AdoptedMachine) -> str:
-    return f"if it is gone for good, {_taken_out(machine)}"
+    return f"Or if it is gone for good, {_taken_out(machine)}"
 
 
 def _taken_out(machine: AdoptedMachine) -> str:
@@ -356,7 +353,7 @@ def _taken_out(machine: AdoptedMachine) -> str:
     how = [f"`kubectl delete node {machine.name}`"] if machine.kubelet else []
     how += ["`etcdctl member remove ID`"] if machine.member else []
     how += [f"`vaultpki lock {machine.name}`"] if machine.by_turn and machine.enrolled else []
-    return f"take it out of the cluster ({', '.join(how)})"
+    return f"take it out of the cluster by {' and '.join(how)}"
 
 
 def _wrong(wanted: Side | None, held: Held, where: str, verb: str, machine: AdoptedMachine) -> str:
@@ -364,12 +361,12 @@ def _wrong(wanted: Side | None, held: Held, where: str, verb: str, machine: Adop
     if wanted is None or held is HELD[wanted]:
         return ""
     if held in (Held.MIXED, Held.UNKNOWN):
-        return f"does not have the same everywhere {where}, or does not say: {_does(machine)}"
+        return f"does not have the same everywhere {where}, or does not say. {_does(machine)}"
     if wanted is Side.BOTH:
         lacks = "new" if held is Held.OLD else "old"
-        return f"does not trust the {lacks} CA {where} yet: {_does(machine)}"
+        return f"does not trust the {lacks} CA {where} yet. {_does(machine)}"
     other = "old" if wanted is Side.NEW else "new"
-    return f"still {verb} the {other} CA {where}: {_does(machine)}"
+    return f"still {verb} the {other} CA {where}. {_does(machine)}"
 
 
 def _because(problem: str) -> str:

@@ -136,7 +136,7 @@ def held(record: RotationRecord, to: State, gate: Gate, nodes: Collection[str]) 
         Waiting(
             node,
             f"its {component} was seen accepting certificates of the old CA, and not refusing them since. Restart it "
-            f"there, and look at the file that it reads. Then, if it cannot be reached from here, run `{command(to)} "
+            f"there, and look at the file that it reads. If it cannot be reached from here, run then `{command(to)} "
             f"--restarted {node}/{component}`",
         )
         for node, _, component in seen
@@ -215,7 +215,7 @@ def _old_leaves(cluster: str, record: RotationRecord, to: State, said: Mapping[L
         of_new = record.new is not None and it.issuer == _subject(cluster, record.domain, record.new)
         if of_new if to is State.STEADY else _of_old(cluster, record, (it.issuer,)):
             what = f"its {each.component} at port {each.port} still presents a certificate of the {which} CA"
-            yield Waiting(each.node, f"{what}: restart it there, and run `{command(to)}`")
+            yield Waiting(each.node, f"{what}. Restart it there, and run `{command(to)}`")
 
 
 def _wrong(cluster: str, record: RotationRecord, to: State, said: Mapping[Listener, Said]) -> Iterator[Waiting]:
@@ -234,8 +234,8 @@ def _wrong(cluster: str, record: RotationRecord, to: State, said: Mapping[Listen
             lacks = [ca for ca in wanted_cas(record, to) if _subject(cluster, record.domain, ca) not in it.accepts]
             found += [f"does not accept certificates of the {'new' if ca is record.new else 'old'} CA" for ca in lacks]
         for what in found:
-            how = f"restart it there, look at the file that it reads, and run `{command(to)}`"
-            yield Waiting(each.node, f"its {each.component} at port {each.port} {what}: {how}")
+            how = f"Restart it there, look at the file that it reads, and run `{command(to)}`"
+            yield Waiting(each.node, f"its {each.component} at port {each.port} {what}. {how}")
 
 
 def _of_old(cluster: str, record: RotationRecord, subjects: Collection[str]) -> bool:

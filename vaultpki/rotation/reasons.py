@@ -17,7 +17,7 @@ from vaultpki.kubernetes_versions import minors, oldest
 from vaultpki.procedure import words
 from vaultpki.procedure.gate import GateCheck, Waiting, first_found
 from vaultpki.procedure.phases import Side
-from vaultpki.procedure.words import AGENT_DOES
+from vaultpki.procedure.words import AGENT_DOES, OR_AGENT, WITHOUT
 from vaultpki.readers import READERS
 from vaultpki.records import gaps
 from vaultpki.records.node_report import PRUNE, CertificateReport, NodeReport
@@ -122,9 +122,9 @@ def unreported(step: Transition, node: Participant) -> str:
     if step.outlived or not _concerned(step, node):
         return ""
     if node.locked:
-        return words.locked(node.name) + _or_without(step, node)
+        return _or_without(step, node, words.locked(node.name))
     end = "lock" if node.kind == "listed" else "unenroll"
-    return words.never_reported(node.name, node.join_until, end) + _or_without(step, node)
+    return _or_without(step, node, words.never_reported(node.name, node.join_until, end))
 
 
 def settled(step: Transition, node: Participant) -> datetime:
@@ -210,7 +210,7 @@ def ailing(step: Transition, node: Participant) -> bool:
 
 def _future(step: Transition, node: Participant, report: NodeReport) -> str:
     late = report.time > step.now + timedelta(seconds=SKEW)
-    return f"its report is from the future ({stamp(report.time)}): set its clock, and {AGENT_DOES}" if late else ""
+    return f"its report is from the future ({stamp(report.time)}). Set its clock. {AGENT_DOES}" if late else ""
 
 
 def _old_agent(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -218,7 +218,7 @@ def _old_agent(step: Transition, node: Participant, report: NodeReport) -> str:
     if report.seen or not _concerned(step, node) or (step.outlived and not alive(report, step.now)):
         return ""
     version = f" ({printable(report.agent)})" if report.agent else ""
-    return f"its agent is too old to take part{version}: upgrade it, and {AGENT_DOES}{_or_without(step, node)}"
+    return _or_without(step, node, f"its agent is too old to take part{version}. Upgrade it. {AGENT_DOES}")
 
 
 def _behind(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -227,11 +227,11 @@ def _behind(step: Transition, node: Participant, report: NodeReport) -> str:
         return ""
     what = f"says that it has read revision {seen.highest} of this rotation, and the server has {revision}"
     if node.kind == "listed":
-        return f"{what}: run `vaultpki ca recover {step.record.domain}`"
-    anew = f"lock it (`vaultpki lock {node.name}`), and make its machine anew"
+        return f"{what}. Run `vaultpki ca recover {step.record.domain}`"
+    anew = f"Make its machine anew, and lock it: `vaultpki lock {node.name}`"
     if node.pool:
-        anew = f"join it anew (`vaultpki enroll {node.name} --pool {node.pool} --replace -o {node.name}.json`)"
-    return f"{what}: {anew}{_or_without(step, node)}"
+        anew = f"Join it anew: `vaultpki enroll {node.name} --pool {node.pool} --replace -o {node.name}.json`"
+    return _or_without(step, node, f"{what}. {anew}")
 
 
 def _not_followed(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -244,20 +244,20 @@ def _echo(step: Transition, node: Participant, report: NodeReport) -> str:
     if fresh(step, report) or step.outlived or not _concerned(step, node):
         return ""
     if step.record.domain not in report.seen:
-        return f"cannot read the rotation's record: {AGENT_DOES}{_or_without(step, node)}"
-    return words.not_read(report.time) + _or_without(step, node)
+        return _or_without(step, node, f"cannot read the rotation's record. {AGENT_DOES}")
+    return _or_without(step, node, words.not_read(report.time))
 
 
 def _bundle(step: Transition, node: Participant, report: NodeReport) -> str:
     if not node.bundle or step.path not in TRUST_STEPS or holds_final(step, report):
         return ""
     if report.bundles.get(step.record.domain) is None:
-        return f"has no bundle of this CA: {AGENT_DOES}{_or_without(step, node)}"
+        return _or_without(step, node, f"has no bundle of this CA. {AGENT_DOES}")
     if step.to in (State.DONE, State.STEADY):
         which = "old" if step.to is State.DONE else "deleted"
-        return f"still trusts the {which} CA on its disk: {AGENT_DOES}{_or_without(step, node)}"
+        return _or_without(step, node, f"still trusts the {which} CA on its disk. {AGENT_DOES}")
     lacks = "old" if step.record.old.sha256 in _wanted(step) - report.bundles[step.record.domain].sha256 else "new"
-    return f"does not trust the {lacks} CA on its disk: {AGENT_DOES}{_or_without(step, node)}"
+    return _or_without(step, node, f"does not trust the {lacks} CA on its disk. {AGENT_DOES}")
 
 
 def _restarts(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -269,36 +269,34 @@ def _restarts(step: Transition, node: Participant, report: NodeReport) -> str:
     if old and step.turn not in ("", node.name):
         return f"restarts {_components(old)} after {step.turn}, whose turn it is"
     if old and step.key in report.owed:
-        return f"has the turn to restart {_components(old)}: wait for its hook, or {AGENT_DOES}"
+        return f"has the turn to restart {_components(old)}. Wait for its hook, {OR_AGENT}"
     for name in missing:
         reader, component = report.readers.get(name), _components([name])
         then = f"`{command(step.to)} --restarted {node.name}/{component}`"
         if reader is None or not (reader.sound or reader.problem):
             version = f" ({printable(report.agent)})" if report.agent else ""
             return (
-                f"its agent does not say whether {component} runs{version}: upgrade it, or restart {component} there, "
-                f"wait until it is healthy, and run {then}"
+                f"its agent does not say whether {component} runs{version}. Upgrade the agent. Or restart {component} "
+                f"there, wait until it is healthy, and run {then}"
             )
         if reader.stopped is not None:
             return (
-                f"{component} is stopped there since {stamp(reader.stopped)}, and no other node restarts before it is "
-                "healthy. Start it, or if only its agent takes it so, restart it there. Wait until it is healthy, "
+                f"{component} is stopped there since {stamp(reader.stopped)}. No other node restarts before it is "
+                "healthy. Start it there, or restart it if only its agent does not see it. Wait until it is healthy, "
                 f"and run {then}"
             )
         if not reader.running:
             return (
-                f"{component} was not seen running there ({reader.problem}). Start it, or if only its agent cannot "
-                f"see it, restart it there. Wait until it is healthy, and run {then}"
+                f"{component} was not seen running there ({reader.problem}). Start it there, or restart it if only its "
+                f"agent does not see it. Wait until it is healthy, and run {then}"
             )
         if name not in old:
             return (
-                f"{component} was restarted there and is not healthy ({reader.problem}): wait, or look at its log; if "
-                f"only its agent takes it so, run {then}"
+                f"{component} was restarted there and is not healthy ({reader.problem}). Wait, or look at its log. If "
+                f"it is healthy and only its agent does not see that, run {then}"
             )
-    return (
-        f"restart {_components(old)} there{_because(report, old)}, and wait until its agent has seen it healthy: "
-        f"`{command(step.to)}` goes on then"
-    )
+    restart = f"restart {_components(old)} there{_because(report, old)}"
+    return f"{restart}. Wait until its agent has seen it healthy, and run `{command(step.to)}`"
 
 
 def _because(report: NodeReport, names: Collection[str]) -> str:
@@ -319,10 +317,10 @@ def _hooks(step: Transition, node: Participant, report: NodeReport) -> str:
         owed = [step.key] if step.key in report.owed and not needs_no_restart(step, node) else []
         if owed and step.record.domain in report.waiting:
             # A person, or `kubeadm upgrade`, has restarted what it restarts: it then only looks at that.
-            return f"its hook for {owed[0]} waits for its turn: run `{command(step.to)}`"
+            return f"its hook for {owed[0]} waits for its turn. Run `{command(step.to)}`"
     else:
         owed = [name for name in report.owed if name in node.certificates]
-    return f"its hook for {owed[0]} has not succeeded: correct it in its agent.yaml, and {AGENT_DOES}" if owed else ""
+    return f"its hook for {owed[0]} has not succeeded. Correct it in its agent.yaml. {AGENT_DOES}" if owed else ""
 
 
 def _leaf(step: Transition, node: Participant, report: NodeReport) -> str:
@@ -333,15 +331,15 @@ def _leaf(step: Transition, node: Participant, report: NodeReport) -> str:
     for name, leaf in _leaves(node, report):
         if leaf is None or leaf.not_after is None:
             if must:
-                return f"has no {name} yet: {AGENT_DOES}{_or_without(step, node)}"
+                return _or_without(step, node, f"has no {name} yet. {AGENT_DOES}")
         elif leaf.not_after <= step.now and not must:
             continue
         elif step.record.method is Method.SAME_KEY:
             if step.record.new is not None and (step.record.new.sha256 in leaf.served) != (wanted == "new"):
-                return f"{name} is still served with the {other} CA certificate: {AGENT_DOES}"
+                return f"{name} is still served with the {other} CA certificate. {AGENT_DOES}"
         elif leaf.issuer_key_id != step.key_ids.get(wanted, ""):
-            within = f"its agent renews it within {_spread(step)}, or at once by `vaultpki renew {name}` there"
-            return f"{name} is not of the {wanted} CA yet: {within}"
+            within = f"Its agent renews it within {_spread(step)}, or at once if you run there: `vaultpki renew {name}`"
+            return f"{name} is not of the {wanted} CA yet. {within}"
     return ""
 
 
@@ -353,10 +351,8 @@ def _surplus(step: Transition, node: Participant, report: NodeReport) -> str:
     for place, leaf in sorted(surplus(report, step.record.domain).items()):
         ends = leaf.not_after
         if ends is not None and ends > step.now and leaf.issuer_key_id != step.key_ids.get(wanted, ""):
-            return (
-                f"{place} is surplus there, and of the {other} CA until {stamp(ends)}: if nobody needs it, run "
-                f"`{PRUNE}` there"
-            )
+            is_surplus = f"{place} is surplus there, and of the {other} CA until {stamp(ends)}"
+            return f"{is_surplus}. If nobody needs it, run there: `{PRUNE}`"
     return ""
 
 
@@ -447,12 +443,17 @@ def _leaves(node: Participant, report: NodeReport) -> list[tuple[str, Certificat
     return [(name, report.certificates.get(name)) for name in sorted(node.certificates)]
 
 
-def _or_without(step: Transition, node: Participant) -> str:
-    if in_use(step.record, node, step.now):
-        return "; a member of etcd cannot be left out"
-    if signs_tokens(step.record, node):
-        return "; a node that signs tokens cannot be left out"
-    return f", or go on without it (`--without {node.name}`)"
+def _or_without(step: Transition, node: Participant, said: str) -> str:
+    """Return what is waited for with the way on without the node, or before its command that there is none."""
+    stays = (
+        "A member of etcd"
+        if in_use(step.record, node, step.now)
+        else "A node that signs tokens"
+        if signs_tokens(step.record, node)
+        else ""
+    )
+    what, _, does = said.rpartition(". ")
+    return f"{what}. {stays} cannot be left out. {does}" if stays else f"{said}. {WITHOUT.format(node.name)}"
 
 
 def _spread(step: Transition) -> str:

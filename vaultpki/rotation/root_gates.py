@@ -36,12 +36,14 @@ CONTROLLER_MANAGER: Final = "kube-controller-manager"
 # A file in a pod that runs already changes with the kubelet's next look at it, which comes once a minute and a half.
 _KUBELET: Final = timedelta(seconds=120)
 
-_ANEW: Final = "and the controller manager that leads writes it anew; if it is as before then, look at its log"
+_ANEW: Final = (
+    "Once it is deleted, the controller manager that leads writes it anew. If it is as before then, look at its log"
+)
 
-WRITTEN_ANEW: Final = f"delete it there (`kubectl -n NAMESPACE delete configmap {ROOT_COPY}`), {_ANEW}"
+WRITTEN_ANEW: Final = f"{_ANEW}. Delete it there: `kubectl -n NAMESPACE delete configmap {ROOT_COPY}`"
 """What a person does where the copy of a namespace is not right, though every controller manager is."""
 
-RESTARTED: Final = "restart them, such as by `kubectl -n NAMESPACE delete pod NAME`"
+RESTARTED: Final = "Restart them, such as by `kubectl -n NAMESPACE delete pod NAME`"
 """What a person does with pods that hold what their copy was before."""
 
 _EDIT: Final = "`kubectl edit clustertrustbundle NAME`"
@@ -124,7 +126,7 @@ def _together(own: Gate, companions: Mapping[str, Gate]) -> list[Waiting]:
         for one in each.waiting:
             found.setdefault(one, []).append(ca)
     return [
-        replace(one, reason=f"{one.reason} ({', '.join(cas)})") for one, cas in found.items() if one not in own.waiting
+        replace(one, reason=f"{', '.join(cas)}: {one.reason}") for one, cas in found.items() if one not in own.waiting
     ]
 
 
@@ -137,8 +139,8 @@ def word_refused(record: RotationRecord, to: State, word: str, own: Gate, *, cro
     if word == PODS and own.waiting:
         first = own.waiting[0]
         return (
-            f"the pods get the root from the controller managers, and not every node is ready ({first.node}: "
-            f"{first.reason}); restart them afterwards, and pass `--checked {PODS}` then"
+            "the pods get the root from the controller managers, and not every node is ready. Restart them once every "
+            f"node is, and pass `--checked {PODS}` then. Before that, {first.node}: {first.reason}"
         )
     if word not in (OUTSIDE, PODS):
         return f"root is {record.state.value}, which does not wait for {word}; leave out `--checked {word}`"
@@ -174,10 +176,10 @@ def _pods(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None)
         return []
     which = "the old" if to is State.RETURNING else "the new"
     how = (
-        f"pass `--kubeconfig FILE`, which looks at every {ROOT_COPY}, {CLUSTER_TRUST_BUNDLE} and pod, or once every "
-        f"{ROOT_COPY} and {CLUSTER_TRUST_BUNDLE} holds {which} root and every pod was restarted, `--checked {PODS}`"
+        f"have the command look at them: `--kubeconfig FILE`. Or see that every {ROOT_COPY} and {CLUSTER_TRUST_BUNDLE} "
+        f"holds {which} root. Then restart every pod, and pass `--checked {PODS}`"
     )
-    later = f"restart them once every node is ready: `{command(to)}` says then how"
+    later = f"restart them once every node is ready. To see how, run then `{command(to)}`"
     return [Waiting(PODS, later if own.waiting else how)]
 
 
@@ -188,7 +190,7 @@ def _copies(found: KubeTrust, root: str, *, holds: bool, which: str) -> list[Wai
     )
     if not wrong:
         return []
-    return [Waiting(ROOT_COPY, f"{_fault(which, holds=holds)} in {_some(wrong, 'namespace')}: {WRITTEN_ANEW}")]
+    return [Waiting(ROOT_COPY, f"{_fault(which, holds=holds)} in {_some(wrong, 'namespace')}. {WRITTEN_ANEW}")]
 
 
 def _bundles(record: RotationRecord, to: State, found: KubeTrust) -> list[Waiting]:
@@ -200,7 +202,7 @@ def _bundles(record: RotationRecord, to: State, found: KubeTrust) -> list[Waitin
     if not root:
         return []
     if found.bundles_unread:
-        return [Waiting(CLUSTER_TRUST_BUNDLE, f"cannot be looked at: {found.bundles_unread}; allow it, {_blind(to)}")]
+        return [Waiting(CLUSTER_TRUST_BUNDLE, f"cannot be looked at: {found.bundles_unread}. Allow it. {_blind(to)}")]
     roots = {ca.sha256 for ca in (record.old, record.new) if ca is not None}
     fault = _fault("old" if root == record.old.sha256 else "new", holds=holds)
 
@@ -210,10 +212,10 @@ def _bundles(record: RotationRecord, to: State, found: KubeTrust) -> list[Waitin
 
     bad = [bundle for bundle in found.bundles if wrong(bundle)]
     return [
-        Waiting(CLUSTER_TRUST_BUNDLE, f"{fault} in {first_few(sorted(names))}: {what_to_do}")
+        Waiting(CLUSTER_TRUST_BUNDLE, f"{fault} in {first_few(sorted(names))}. {what_to_do}")
         for published, what_to_do in (
-            (True, f"delete it (`kubectl delete clustertrustbundle NAME`), {_ANEW}"),
-            (False, f"{f'add it, as every {ROOT_COPY} has it' if holds else 'take it out'} ({_EDIT})"),
+            (True, f"{_ANEW}. Delete it: `kubectl delete clustertrustbundle NAME`"),
+            (False, f"{f'Add it, as every {ROOT_COPY} has it' if holds else 'Take it out'}: {_EDIT}"),
         )
         if (names := [bundle.name for bundle in bad if bundle.published is published])
     ]
@@ -225,7 +227,7 @@ def _fault(which: str, *, holds: bool) -> str:
 
 def _blind(to: State) -> str:
     """Return the way on without a look at the cluster."""
-    return f"or run `{command(to)}` without a kubeconfig, which says what to look at yourself"
+    return f"Or be told what to look at yourself, without a kubeconfig: `{command(to)}`"
 
 
 def started_before(pods: Iterable[PodStart], changed: Mapping[str, datetime | None]) -> list[str]:
@@ -245,9 +247,9 @@ def _started_before(found: KubeTrust, to: State) -> list[Waiting]:
     undated = sorted(namespace for namespace, when in changed.items() if when is None)
     if undated:
         where = _some(undated, "namespace")
-        return [Waiting(ROOT_COPY, f"does not say when it changed in {where}: {WRITTEN_ANEW}, {_blind(to)}")]
+        return [Waiting(ROOT_COPY, f"does not say when it changed in {where}. {WRITTEN_ANEW}. {_blind(to)}")]
     old = started_before(found.pods, changed)
-    return [Waiting(PODS, f"{_some(old, 'pod')} started before {ROOT_COPY} changed: {RESTARTED}")] if old else []
+    return [Waiting(PODS, f"{_some(old, 'pod')} started before {ROOT_COPY} changed. {RESTARTED}")] if old else []
 
 
 def _needs_outside(record: RotationRecord, to: State, *, crossed: bool) -> bool:
@@ -265,8 +267,8 @@ def _outside(record: RotationRecord, to: State, *, crossed: bool) -> list[Waitin
     return [
         Waiting(
             OUTSIDE,
-            f"every kubeconfig and program outside the cluster that holds a root of it must hold the {which} one too. "
-            f"`vaultpki issue admin --dir DIR` writes an operator's again. Once all hold it, say so: `{command(to)} "
+            f"every kubeconfig and program there that holds a root of the cluster must hold the {which} one too. Write "
+            f"an operator's again: `vaultpki issue admin --dir DIR`. Once all hold it, say so: `{command(to)} "
             f"--checked {OUTSIDE}`",
         )
     ]

@@ -43,7 +43,7 @@ def gate(record: RotationRecord, to: State, own: Gate, found: KubeTrust | None) 
     else:
         lacks = [ca for ca in wanted_cas(record, to) if any(ca.sha256 not in held for held in _held(found))]
         which = " and ".join(ca.title for ca in lacks)
-        reason = f"does not hold {which} yet: {_apply()}" if lacks else ""
+        reason = f"does not hold {which} yet. {_apply()}" if lacks else ""
     return own.also([Waiting(WORD, reason)]) if reason else own
 
 
@@ -65,23 +65,23 @@ def advice(record: RotationRecord | None, found: KubeTrust | None, *, ended: boo
     if WORD in record.excused or not gone.sha256:
         return ""
     if found is None:
-        return f"if {WORD} in kube-system holds {gone.title}, which has left: {_apply()}" if ended else ""
+        return f"{WORD} in kube-system may still hold {gone.title}, which has left. {_apply()}" if ended else ""
     if all(record.leaf.sha256 in held and gone.sha256 not in held for held in _held(found)):
         return ""
-    return f"{WORD} in kube-system does not hold what nodes trust, which is {record.leaf.title} alone: {_apply()}"
+    return f"{WORD} in kube-system does not hold what nodes trust, which is {record.leaf.title} alone. {_apply()}"
 
 
 def _unknown(record: RotationRecord, to: State) -> str:
     which = " and ".join(ca.title for ca in wanted_cas(record, to))
     return (
-        f"must hold {which} before kubelets have other certificates: {_apply()}, and run `{command(to)} --checked "
-        f"{WORD}`; or pass `--kubeconfig FILE`, which looks at it, or `--without {WORD}` if nobody reads it"
+        f"must hold {which} before the next step. {_apply()}. Then run `{command(to)} --checked "
+        f"{WORD}`. Or have the command look at it: `--kubeconfig FILE`. Or if nobody reads it: `--without {WORD}`"
     )
 
 
 def _apply() -> str:
-    written = f"`vaultpki issue admin --dir DIR` writes {_FILE}"
-    return f"{written}; apply it (`kubectl apply -f DIR/{_FILE}`), and restart what reads it only at its start"
+    written = "Write it: `vaultpki issue admin --dir DIR`"
+    return f"{written}. Apply it, and restart what reads it only at its start: `kubectl apply -f DIR/{_FILE}`"
 
 
 def _held(found: KubeTrust) -> Iterator[frozenset[str]]:

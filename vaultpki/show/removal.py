@@ -1,4 +1,4 @@
-"""Shows what a destroy removes and how many nodes live from it; pure."""
+"""Shows what a destroy removes and how many nodes depend on it; pure."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def to_json(cluster: Cluster, address: str, found: Removal, living: Living, kept
 
 def _living_text(living: Living) -> str:
     if living.problem:
-        return f"How many nodes live from it is not known: {escaped(living.problem)}"
+        return f"It is not known how many nodes depend on it: {escaped(living.problem)}"
     if not living.nodes:
-        return "No node lives from it."
-    some = "1 node lives" if living.nodes == 1 else f"{living.nodes} nodes live"
+        return "No node depends on it."
+    some = "1 node depends" if living.nodes == 1 else f"{living.nodes} nodes depend"
     return (
-        f"{some} from it: {living.credentials} can log in, {living.reported} have reported. "
-        "Their certificates expire, and nothing renews them."
+        f"{some} on it: {living.credentials} can log in, {living.reported} have reported. "
+        "Nothing renews their certificates then."
     )
 
 

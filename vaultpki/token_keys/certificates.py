@@ -13,7 +13,7 @@ from types import MappingProxyType
 from vaultpki.pki import x509
 from vaultpki.pki.facts import Facts
 from vaultpki.procedure.gate import Gate, Waiting
-from vaultpki.procedure.words import AGENT_DOES
+from vaultpki.procedure.words import AGENT_DOES, OR_AGENT
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.records.service_account import DepartedKey, KeyRecord
 from vaultpki.redact import stamp
@@ -57,7 +57,7 @@ def _unread(record: RotationRecord, holder: KeyHolder) -> str:
         return ""
     seen, trusted = holder.report.seen.get(record.domain), holder.report.bundles.get(record.domain)
     if seen is None or seen.revision != record.revision or trusted is None or record.leaf.sha256 not in trusted.sha256:
-        return f"does not check keys by {record.leaf.title} yet: wait for its agent's next pass, or {AGENT_DOES}"
+        return f"does not check keys by {record.leaf.title} yet. Wait for its agent's next pass, {OR_AGENT}"
     return ""
 
 
@@ -72,7 +72,7 @@ def _certificates(
     if keys is None:
         return
     if signer is None:
-        yield Waiting(record.domain, f"{record.leaf.title} cannot be read on its mount: run `vaultpki ca status`")
+        yield Waiting(record.domain, f"{record.leaf.title} cannot be read on its mount. Run `vaultpki ca status`")
         return
     wanted = wanted_union(keys)
     for name, entry in sorted(keys.nodes.items()):
@@ -97,17 +97,16 @@ def _signed(pems: Collection[str], signer: Facts) -> bool:
 def _uncertified(record: RotationRecord, then: str, holder: KeyHolder | None, signer: Facts, other_type: str) -> str:
     own = list(holder.keys.own.values()) if holder is not None and holder.keys is not None else []
     if own and _signed(own, signer):
-        return f"has its key certified anew: `{then}` takes its certificate in"
+        return f"has its key certified anew. To take its certificate in, run `{then}`"
     if other_type:
         return (
-            f"its key is {other_type}, and Vault certifies another type: write `certificates: {{{record.domain}: "
-            f"{{key: {other_type}}}}}` into cluster.yaml and run `vaultpki apply`"
+            f"its key is {other_type}, and Vault certifies another type. Write `certificates: {{{record.domain}: "
+            f"{{key: {other_type}}}}}` into cluster.yaml, and run `vaultpki apply`"
         )
-    return f"its key is not certified by {record.leaf.title} yet: {AGENT_DOES}{_or_without(holder)}"
-
-
-def _or_without(holder: KeyHolder | None) -> str:
-    return "" if holder is not None and holder.report is not None else ", or remove the node from cluster.yaml"
+    said = f"its key is not certified by {record.leaf.title} yet"
+    if holder is not None and holder.report is not None:
+        return f"{said}. {AGENT_DOES}"
+    return f"{said}. Remove the node from cluster.yaml, {OR_AGENT}"
 
 
 def _unloaded(keys: KeyRecord, then: str, holder: KeyHolder, wanted: frozenset[str]) -> str:
@@ -115,15 +114,15 @@ def _unloaded(keys: KeyRecord, then: str, holder: KeyHolder, wanted: frozenset[s
     if reported is None:
         return ""
     if not fresh(keys, holder) or reported.union != wanted:
-        return f"its sa.pub does not have the certificates of the record yet: {AGENT_DOES}"
+        return f"its sa.pub does not have the certificates of the record yet. {AGENT_DOES}"
     if loaded(keys, holder).union != wanted:
-        return f"its kube-apiserver was not started with the sa.pub of now: {to_start(holder, then, keys.turn)}"
+        return f"its kube-apiserver was not started with the sa.pub of now. {to_start(holder, then, keys.turn)}"
     return ""
 
 
 def _gone(each: DepartedKey) -> str:
     until = f"until {stamp(each.until)}" if each.until is not None else "for a time that nobody knows"
     return (
-        f"is gone, and its tokens live {until}: no node can have its key certified by the new CA. Wait, or if none of "
-        f"its tokens is used go on without it (`--without {each.node}`)"
+        f"is gone, and its tokens live {until}. No node can have its key certified by the new CA. Wait. Or if none of "
+        f"its tokens is used, go on without it: `--without {each.node}`"
     )

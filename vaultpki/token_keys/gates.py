@@ -137,8 +137,8 @@ def _published(step: KeyTransition) -> Iterator[Waiting]:
     """Find key sets outside by which others check tokens, as long as nobody says that they have every key."""
     if step.path in STEPS_OF_KEY_SETS and step.published and JWKS not in step.record.checked:
         where = " and ".join(each.sentence for each in step.published)
-        then = f"wait for as long as others keep a copy, and run `{step.command} --checked {JWKS}`"
-        reason = f"tokens are checked by {where} too: once nothing else is waited for, {PUBLISH}, {then}"
+        then = f"Wait for as long as others keep a copy, and run `{step.command} --checked {JWKS}`"
+        reason = f"tokens are checked by {where} too. Once nothing else is waited for, {PUBLISH}. {then}"
         yield Waiting(JWKS, reason)
 
 
@@ -157,13 +157,13 @@ def _home(step: KeyTransition) -> Iterator[Waiting]:
     for name in guests(record):
         yield Waiting(
             name,
-            "has joined with a key of its own and not with the shared one. Go on with `vaultpki ca continue`. Or "
-            "remove it from the cluster and from cluster.yaml, and wait until its tokens have expired",
+            "has joined with a key of its own and not with the shared one. Remove it from the cluster and from "
+            "cluster.yaml, and wait until its tokens have expired. Or go on: `vaultpki ca continue`",
         )
     for each in record.departed:
         if each.pem and key_sha256(each.pem) != record.shared:
             until = f"until {stamp(each.until)}" if each.until is not None else "until their life is known"
-            reason = f"is gone, and its tokens live {until}: wait, or go on with `vaultpki ca continue`"
+            reason = f"is gone, and its tokens live {until}. Wait, or go on: `vaultpki ca continue`"
             yield Waiting(each.node, reason)
 
 
@@ -177,9 +177,10 @@ def _waits_for(step: KeyTransition, name: str) -> Waiting:
     """Return what a step waits for on a node; without a reason for nothing."""
     holder, entry = step.holders.get(name), step.record.nodes.get(name)
     if holder is None:
-        return Waiting(name, "is not in cluster.yaml any more: run `vaultpki apply`, then `vaultpki ca continue`")
+        return Waiting(name, "is not in cluster.yaml any more. Run `vaultpki apply`, then `vaultpki ca continue`")
     if holder.locked:
-        return Waiting(name, f"{words.locked(name)}, or remove it from the cluster and from cluster.yaml")
+        gone = "Remove it from the cluster and from cluster.yaml"
+        return Waiting(name, f"{words.IS_LOCKED}. {gone}. Or enrol it and join it again: `vaultpki enroll {name}`")
     return first_found(name, KEY_GATE_CHECKS, step, holder, entry)
 
 
@@ -190,7 +191,7 @@ def _unreported(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) 
 def _no_keys(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if holder.keys is not None:
         return ""
-    return f"reports no service-account keys: {AGENT_DOES}"
+    return f"reports no service-account keys. {AGENT_DOES}"
 
 
 def _behind(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -199,15 +200,15 @@ def _behind(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> s
         return ""
     return (
         f"says that it has read revision {keys.seen.highest} of the keys' record, and the server has "
-        f"{step.record.revision}. The server was restored from a snapshot, or that is false. Join it anew (`vaultpki "
-        f"enroll {holder.name} --replace`)"
+        f"{step.record.revision}. The server was restored from a snapshot, or that is false. Join it anew: `vaultpki "
+        f"enroll {holder.name} --replace`"
     )
 
 
 def _joins(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if entry is not None:
         return ""
-    return "joins, and its key is in no union yet: run `vaultpki admit --wait`"
+    return "joins, and its key is in no union yet. Run `vaultpki admit --wait`"
 
 
 def _echo(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -219,7 +220,7 @@ def _echo(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str
 def _waits(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
     if entry is None or entry.admitted:
         return ""
-    return why_waits(step.record, holder.name, step.holders) or "may start: `vaultpki admit` lets it"
+    return why_waits(step.record, holder.name, step.holders) or "may start. Let it: `vaultpki admit`"
 
 
 def _made(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -230,8 +231,8 @@ def _made(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str
     if not lacking:
         return ""
     if lacking[0] in keys.own:
-        return f"has made key {lacking[0]}: `vaultpki ca continue` takes its certificate in"
-    return f"has not made key {lacking[0]} yet: {AGENT_DOES}"
+        return f"has made key {lacking[0]}. To take its certificate in, run `vaultpki ca continue`"
+    return f"has not made key {lacking[0]} yet. {AGENT_DOES}"
 
 
 def _refused(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> str:
@@ -245,12 +246,12 @@ def _files(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> st
         return ""
     if step.path in STEPS_BY_UNION:
         if lacking := expected_union(step.record, holder) - keys.union:
-            return f"its sa.pub lacks the certificate of {_whose(step.record, lacking)}: {AGENT_DOES}"
+            return f"its sa.pub lacks the certificate of {_whose(step.record, lacking)}. {AGENT_DOES}"
         if step.path[1] is KeyState.DONE and _olds(step.record) & keys.union:
             whose = _whose(step.record, _olds(step.record) & keys.union)
-            return f"its sa.pub still has the old certificate of {whose}: {AGENT_DOES}"
+            return f"its sa.pub still has the old certificate of {whose}. {AGENT_DOES}"
     elif entry.old != entry.new and not final_on_disk(step.record, holder):
-        return f"its sa.key is not the key of this state yet: {AGENT_DOES}"
+        return f"its sa.key is not the key of this state yet. {AGENT_DOES}"
     return ""
 
 
@@ -270,7 +271,7 @@ def _started(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> 
         what = "does not sign with the key of this state yet"
     else:
         return ""
-    return f"its kube-apiserver {what}: {to_start(holder, step.command, step.turn)}"
+    return f"its kube-apiserver {what}. {to_start(holder, step.command, step.turn)}"
 
 
 def _in_turn(step: KeyTransition, holder: KeyHolder, entry: NodeKeys | None) -> bool:
@@ -331,8 +332,8 @@ def _life_unknown(step: KeyTransition) -> Iterator[Waiting]:
         of = f" of {first_few(step.life.unknown, _NAMED)}" if step.life.unknown else ""
         yield Waiting(
             LIFE,
-            f"is not known, since nobody has seen the flags of kube-apiserver{of}: pass `--kubeconfig admin.conf`, or "
-            "say how long tokens live at most (`--token-life 1y`)",
+            f"is not known, since nobody has seen the flags of kube-apiserver{of}. Pass `--kubeconfig admin.conf`. Or "
+            "say how long tokens live at most: `--token-life 1y`",
         )
 
 
@@ -344,8 +345,8 @@ def _legacy(step: KeyTransition) -> Iterator[Waiting]:
         yield Waiting(
             LEGACY,
             "have not been looked for. Secrets of type kubernetes.io/service-account-token never expire, and the "
-            "next step refuses those that an old key has signed. Pass `--kubeconfig admin.conf`, or go on without "
-            f"them (`--without {LEGACY}`)",
+            "next step refuses those that an old key has signed. Pass `--kubeconfig admin.conf`. Or go on without "
+            f"them: `--without {LEGACY}`",
         )
         return
     began = step.record.signing_since or _all_started(step)
@@ -356,7 +357,7 @@ def _legacy(step: KeyTransition) -> Iterator[Waiting]:
             LEGACY,
             f"{count if older[1:] else 'a Secret has a token that never expires'} and may be of an old key "
             f"({first_few(older, _NAMED)}). Once every kube-controller-manager was restarted, delete each and make it "
-            f"again. Or go on without them (`--without {LEGACY}`)",
+            f"again. Or go on without them: `--without {LEGACY}`",
         )
 
 

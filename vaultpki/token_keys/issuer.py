@@ -14,7 +14,7 @@ JWKS: Final = "jwks"
 """As `--checked jwks`: a person's word that the key set is published, and that those who check tokens have read it."""
 
 
-PUBLISH: Final = "publish it (`vaultpki ca jwks -o jwks.json` writes it)"
+PUBLISH: Final = "publish the key set that is written by `vaultpki ca jwks -o jwks.json`"
 """How a key set gets every key."""
 
 

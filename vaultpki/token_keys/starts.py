@@ -12,28 +12,28 @@ READS_KEYS: Final = "kube-apiserver"
 
 
 def to_start(holder: KeyHolder, command: str, turn: str) -> str:
-    """Return what to do so that kube-apiserver of a node counts, as the rest of a sentence; `command` goes on then.
+    """Return what to do so that kube-apiserver of a node counts, in sentences; `command` goes on then.
 
     `turn` is the node that restarts now, "" for none.
     """
     if turn not in ("", holder.name):
-        return f"it restarts after {turn}, whose turn it is"
+        return f"It restarts after {turn}, whose turn it is"
     word = f"`{command} --restarted {holder.name}/{READS_KEYS}`"
     reader = holder.keys.reader if holder.keys is not None else None
     if reader is not None and reader.stopped is not None:
         return (
-            f"it is stopped since {stamp(reader.stopped)}, and no other one restarts before it is healthy. Start it, "
-            f"or if only its agent takes it so, restart it there. Wait until it is healthy, and run {word}"
+            f"It is stopped since {stamp(reader.stopped)}, and no other one restarts before it is healthy. Start it "
+            f"there, or restart it if only its agent does not see it. Wait until it is healthy, and run {word}"
         )
     if reader is None or not reader.running:
         why = f" ({printable(reader.problem)})" if reader is not None and reader.problem else ""
         return (
-            f"it was not seen running there{why}. Start it, or if only its agent cannot see it, restart it there. "
+            f"It was not seen running there{why}. Start it there, or restart it if only its agent does not see it. "
             f"Wait until it is healthy, and run {word}"
         )
     if holder.keys is not None and holder.keys.holds_files:
         return (
-            f"it was restarted and is not healthy ({printable(reader.problem)}); wait, or look at its log, or if only "
-            f"its agent takes it so, run {word}"
+            f"It was restarted and is not healthy ({printable(reader.problem)}). Wait, or look at its log. If it is "
+            f"healthy and only its agent does not see that, run {word}"
         )
-    return f"wait for its hook, or restart it there, and wait until its agent has seen it healthy; `{command}` goes on"
+    return f"Wait for its hook, or restart it there. Once its agent has seen it healthy, run `{command}`"

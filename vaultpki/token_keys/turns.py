@@ -68,9 +68,9 @@ def why_waits(record: KeyRecord, name: str, holders: Holders) -> str:
     said = f"waits to start until every kube-apiserver has loaded its key; not yet: {first_few(lacking)}"
     idle = [each for each in lacking if each in holders and never_ran(holders[each])]
     if not idle:
-        return f"{said} (`vaultpki admit --wait` has them restart one by one)"
+        return f"{said}. Have them restart one by one: `vaultpki admit --wait`"
     word = f"`vaultpki ca continue --restarted {idle[0]}/kube-apiserver`"
-    return f"{said} (start kube-apiserver of {first_few(idle)} first, or if only the agent cannot see it, run {word})"
+    return f"{said}. Start kube-apiserver of {first_few(idle)} first. Or if only the agent does not see it, run {word}"
 
 
 def to_read(record: KeyRecord, holders: Holders) -> tuple[str, ...]:

@@ -51,4 +51,6 @@ def check_refused(step: KeyTransition, word: str) -> str:
             f"once `vaultpki ca status` waits for {JWKS} alone, and pass `--checked {JWKS}` then"
         )
     lacking = [each.sentence for each in step.published if each.lacking]
-    return f"the key set is not whole: {lacking[0]}; {PUBLISH}, and pass `--checked {JWKS}` then" if lacking else ""
+    if not lacking:
+        return ""
+    return f"the key set is not whole: {lacking[0]}. First {PUBLISH}. Then pass `--checked {JWKS}`"

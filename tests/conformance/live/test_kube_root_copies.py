@@ -90,7 +90,8 @@ def test_the_controller_manager_publishes_the_root_in_a_bundle_of_its_own(one_no
     assert bundle["pem"] == (one_node.control_plane.pki / "kubernetes-ca-chain.crt").read_text()
     # It has the root as it is, and no other.
     (reason,) = waits(one_node, found, State.PUBLISHED, State.SWITCHED)
-    assert reason.startswith(f"does not hold the new root yet in {bundle['name']}: delete it (`kubectl delete ")
+    assert reason.startswith(f"does not hold the new root yet in {bundle['name']}. Once it is deleted, ")
+    assert reason.endswith(" Delete it: `kubectl delete clustertrustbundle NAME`")
     assert waits(one_node, found, State.PUBLISHED, State.SWITCHED, left=True) == []
     assert waits(one_node, found, State.RETIRED, State.DONE, left=True) == []
 
@@ -103,10 +104,10 @@ def test_a_bundle_with_the_old_root_keeps_the_root_waiting(one_node: Kubernetes)
         one_node.apply(trust_bundle_of(own + chain.read_text()))
         found = read(one_node, one_node.admin)
         reasons = waits(one_node, found, State.PUBLISHED, State.SWITCHED)
-        how = "(`kubectl edit clustertrustbundle NAME`)"
-        assert f"does not hold the new root yet in {GROUP}: add it, as every kube-root-ca.crt has it {how}" in reasons
+        how = "`kubectl edit clustertrustbundle NAME`"
+        assert f"does not hold the new root yet in {GROUP}. Add it, as every kube-root-ca.crt has it: {how}" in reasons
         reasons = waits(one_node, found, State.RETIRED, State.DONE)
-        assert f"still holds the old root in {GROUP}: take it out {how}" in reasons
+        assert f"still holds the old root in {GROUP}. Take it out: {how}" in reasons
         one_node.apply(trust_bundle_of(own))
         found = read(one_node, one_node.admin)
         assert [each["name"] for each in found["bundles"]].count(GROUP) == 1
@@ -126,7 +127,7 @@ def test_the_role_of_the_page_is_enough_and_bundles_alone_may_be_missing(one_nod
     why = f"the user of {conf} may not list clustertrustbundles of certificates.k8s.io"
     assert found["bundles_unread"] == (why if served else "")
     reasons = waits(one_node, found, State.PUBLISHED, State.SWITCHED)
-    assert [each.partition(";")[0] for each in reasons] == ([f"cannot be looked at: {why}"] if served else [])
+    assert [each.partition(". Allow it")[0] for each in reasons] == ([f"cannot be looked at: {why}"] if served else [])
 
 
 def test_who_may_not_list_them_reads_one_sentence(one_node: Kubernetes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from helpers.node.components import HOST, Component
 from helpers.vault.applied_cluster import NodeFolder
+from helpers.vault.servers import free_ports
 from vaultpki.model import NodeRole
 from vaultpki.readers import READERS
 
@@ -104,6 +104,6 @@ def _flags(name: str, pki: str) -> list[str]:
 
 
 def free_port() -> int:
-    with socket.create_server((HOST, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """A port as `free_ports` finds them."""
+    (port,) = free_ports(1)
+    return port

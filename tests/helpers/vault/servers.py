@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -274,12 +275,23 @@ def wait_for(reached: Callable[[], bool], seconds: float, otherwise: Callable[[]
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of loopback that nobody listens on now."""
+    """Different ports of loopback that nobody has now, and that no connection gets by itself.
+
+    A connection of any program may get one of the kernel's own range (ip(7)) while its server is restarted, and keeps
+    it for a minute after its end, in which nobody can listen there.
+    """
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    # Those from 30000 on are node ports, where Kubernetes runs.
+    outside = [port for port in range(10000, 30000) if not first <= port <= last]
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+        # The seed of a property is that of each worker, and the ports of all would be the same.
+        while len(found) < count:
+            port, probe = secrets.choice(outside), stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def product_of(kind: str) -> Product:

@@ -62,8 +62,8 @@ def test_an_older_kubelet_is_waited_for_until_it_was_started_again(clusters: Clu
     rotation.reach(State.PUBLISHED)
     step = reported(rotation, without_restart="w-1")
     reason = (
-        "restart kubelet and kube-proxy there (Kubernetes 1.35 reads this CA only at start), and wait until its "
-        "agent has seen it healthy: `vaultpki ca continue` goes on then"
+        "restart kubelet and kube-proxy there (Kubernetes 1.35 reads this CA only at start). Wait until its "
+        "agent has seen it healthy, and run `vaultpki ca continue`"
     )
     assert not step.moved and waits(step) == [("w-1", reason)]
     # The node has the turn now.

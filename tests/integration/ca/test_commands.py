@@ -97,7 +97,7 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
     said = cas.run("continue").stdout.splitlines()
     assert f"nodes learn to trust {NEXT} beside key 1" in said[0] and said[1] == "It waits for:"
     assert [line.split()[0] for line in said[2:4]] == ["cp-1", "etcd-2"]
-    assert "has not read the latest step" in said[2] and "a member of etcd cannot be left out" in said[2]
+    assert "has not read the latest step" in said[2] and "A member of etcd cannot be left out" in said[2]
     assert said[4].startswith("Next: once nothing is waited for, `vaultpki ca continue")
 
     # It waits for a restart, which a person confirms.
@@ -106,7 +106,7 @@ def test_a_rotation_by_hand(cas: Cas) -> None:
     assert document["moved"] is False and document["rotation"]["state"] == "published"
     waiting = {each["node"]: each["reason"] for each in document["rotation"]["waiting_for"]}
     assert "restarts etcd after cp-1" in waiting["etcd-2"] and document["rotation"]["turn"] == "cp-1"
-    assert waiting["cp-1"].endswith("and wait until its agent has seen it healthy: `vaultpki ca continue` goes on then")
+    assert waiting["cp-1"].endswith("Wait until its agent has seen it healthy, and run `vaultpki ca continue`")
     # What its agent sees counts more than a word.
     cas.pass_(restarts=False)
     refused = cas.run("continue", "--restarted", "cp-1/etcd", expect=1).stderr

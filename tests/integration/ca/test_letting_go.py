@@ -29,7 +29,7 @@ def test_members_restart_by_turns_once_the_new_ca_is_deleted(rotation: Rotation)
         node.passed(rotation.now, restarts=False)
     step = rotation.abort()
     assert not step.moved and step.record.turn == "cp-1" and rotation.record.state is State.STEADY
-    assert waits(step)["cp-1"].endswith("`vaultpki ca abort` goes on then")
+    assert waits(step)["cp-1"].endswith("healthy, and run `vaultpki ca abort`")
     assert waits(step)["etcd-2"] == "restarts etcd after cp-1, whose turn it is"
     (shown,) = [each for each in rotation.status() if each.domain == "etcd"]
     assert shown.gate is not None and {each.node for each in shown.gate.waiting} == {"cp-1", "etcd-2"}

@@ -142,7 +142,7 @@ def test_each_step_waits_for_what_listeners_say(rotation: Rotation, tmp_path: Pa
         step = advance(rotation)
         assert step.gate is not None and step.gate.opens is None
         assert waits(step) == {
-            "etcd-2": "its etcd at port 2380 still presents a certificate of the old CA: restart it there, and run "
+            "etcd-2": "its etcd at port 2380 still presents a certificate of the old CA. Restart it there, and run "
             "`vaultpki ca continue`"
         }
         assert not advance(rotation).moved

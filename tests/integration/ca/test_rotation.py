@@ -216,7 +216,7 @@ def test_join_files_and_operators_certificates_hold_the_gate(clusters: ClusterFa
     assert not step.moved and step.gate is not None
     (waiting,) = step.gate.waiting
     assert waiting.node == "w-1" and "has a join file that nobody has used, until 20" in waiting.reason
-    assert "end the file (`vaultpki unenroll w-1`)" in waiting.reason and "--without w-1" in waiting.reason
+    assert "end the file: `vaultpki unenroll w-1`" in waiting.reason and "--without w-1" in waiting.reason
     (gate,) = [
         each.gate
         for each in commands.status(model, cluster.client("viewer"), rotation.now)

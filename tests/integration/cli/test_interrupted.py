@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 import time
+from tempfile import TemporaryFile
 
 import pytest
 
 from helpers.vault.applied_cluster import environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
+from helpers.vault.forked_command import Fork
 from helpers.vault.plan_commands import AuditedCluster, fails
 
 # Ctrl-C is the command's own; what a cut leaves on a server is in test_apply_killed.py, on both.
@@ -24,22 +25,23 @@ SPEC = "api_server: {names: [api.example.com], endpoint: 'https://api.example.co
 def interrupted(cluster: AuditedCluster, *words: str, writes: int) -> tuple[str, str]:
     """The command, with Ctrl-C once it has sent so many writes; what it printed."""
     start = cluster.server.audit_position()
-    running = subprocess.Popen(
-        [sys.executable, "-m", "vaultpki", *words],
-        env=environment(cluster.environment()),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    end = time.monotonic() + 60
-    while len([path for _, path in cluster.server.writes(start) if cluster.name in path]) < writes:
-        assert running.poll() is None and time.monotonic() < end, running.communicate()
-        time.sleep(0.002)
-    running.send_signal(signal.SIGINT)
-    said, error = running.communicate(timeout=60)
-    assert running.returncode == 130, (said, error)
-    return said, error
+    with open(os.devnull) as nothing, TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
+
+        def said() -> tuple[str, str]:
+            for stream in (output, errors):
+                stream.seek(0)
+            return output.read(), errors.read()
+
+        # As the command that saves the plan is one: forks keep their version while somebody commits to the checkout.
+        streams = [each.fileno() for each in (nothing, output, errors)]
+        with Fork(words, environment(cluster.environment()), streams) as running:
+            end = time.monotonic() + 60
+            while len([path for _, path in cluster.server.writes(start) if cluster.name in path]) < writes:
+                assert running.poll() is None and time.monotonic() < end, said()
+                time.sleep(0.002)
+            running.send_signal(signal.SIGINT)
+            assert running.wait(60) == 130, said()
+        return said()
 
 
 def test_the_same_apply_goes_on_and_of_a_saved_plan_a_new_one(clusters: ClusterFactory) -> None:

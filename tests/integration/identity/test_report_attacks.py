@@ -190,8 +190,8 @@ def test_what_a_locked_node_says_counts_nowhere(clusters: ClusterFactory) -> Non
     step = rotation.advance()
     assert step.moved and step.gate is not None
     assert {each.node: each.reason for each in step.gate.waiting}["cp-1"] == (
-        "is locked, or its credential has expired: `vaultpki enroll cp-1` and join it again, or go on without it "
-        "(`--without cp-1`)"
+        "is locked, or its credential has expired. Enrol it and join it again: `vaultpki enroll cp-1`. Or go on "
+        "without it: `--without cp-1`"
     )
     assert ("w-1", "is locked, or its credential has expired") in {(x.node, x.reason) for x in step.gate.excused}
     rotation.nodes[1].passed(rotation.now)

@@ -77,7 +77,7 @@ def test_one_of_two_clusters_goes_and_everything_else_stays(own_server: Server, 
 
     ran = cluster.destroy()
     assert f"This removes {cluster.name} at {server.address}, also its CAs. It cannot be undone." in ran.stdout
-    assert "2 auth mounts: " in ran.stdout and "2 nodes live from it: 2 can log in, 0 have reported." in ran.stdout
+    assert "2 auth mounts: " in ran.stdout and "2 nodes depend on it: 2 can log in, 0 have reported." in ran.stdout
     assert ran.stdout.endswith(f"Done: nothing of {cluster.name} is left at {server.address}.\n")
     for entity in ended:
         assert server.api("GET", f"identity/entity/id/{entity}").status == 404

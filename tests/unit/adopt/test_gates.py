@@ -191,7 +191,7 @@ def test_no_report_passes_that_the_model_refuses(path: Step, role: str) -> None:
 @pytest.mark.parametrize("path", STEPS)
 def test_who_has_no_agent_is_named(path: Step) -> None:
     found = with_machine(path[0], "w-1", enrolled=False, report=None, time=None)
-    assert "has no agent: enrol it (`vaultpki enroll w-1`)" in waits(path, found)["w-1"]
+    assert "has no agent. Enrol it: `vaultpki enroll w-1`" in waits(path, found)["w-1"]
     external = replace(
         seen(path[0]), machines=(*seen(path[0]).machines, AdoptedMachine("etcd-1", member=True, kubelet=False))
     )
@@ -208,7 +208,7 @@ def test_a_report_of_another_state_does_not_count(path: Step) -> None:
     assert "restored from a snapshot" in waits(path, ahead)["cp-1"]
     other = next(state for state in AdoptionState if state is not path[0])
     undone = with_machine(path[0], "w-1", report=report(path[0], plane=False, reached=other, owed=("exchange x.",)))
-    assert "exchange x; its agent does them" in waits(path, undone)["w-1"]
+    assert "exchange x. Its agent does them" in waits(path, undone)["w-1"]
 
 
 def test_what_the_cluster_shows_must_not_contradict_a_report() -> None:
@@ -271,7 +271,7 @@ def test_copies_and_pods() -> None:
     clients = replace(seen(state), clients={"client-ca-file": Side.BOTH, "requestheader-client-ca-file": Side.OLD})
     assert "look at its log" in waits(US, clients)[AUTHENTICATION]
     kept = replace(seen(_S.RETIRED), clients={"client-ca-file": Side.BOTH})
-    assert "deletes it" in waits(RD, kept)[AUTHENTICATION]
+    assert "To delete it" in waits(RD, kept)[AUTHENTICATION]
     older = PodStart("app", "web", BEGUN - timedelta(minutes=9), BEGUN - timedelta(minutes=8))
     assert "app/web started before" in waits(US, replace(seen(state), pods=(older,)))[gates.PODS]
     # Pods are looked at only when every controller manager holds both.
@@ -289,8 +289,8 @@ def test_what_a_restart_writes_anew_is_waited_for_as_long_as_a_machine_has_its_t
     lacks = replace(lacks, roots={"app": Side.OLD}, clients={"client-ca-file": Side.OLD})
     found = {each.node: each for each in gates.gate(step(US), lacks).waiting}
     done = "once the steps of published are done on cp-2"
-    assert found[ROOT_COPY].reason == f"does not hold both CAs in app: a controller manager writes it {done}"
-    assert found[AUTHENTICATION].reason == f"does not hold both CAs: kube-apiserver writes it {done}"
+    assert found[ROOT_COPY].reason == f"does not hold both CAs in app. A controller manager writes it {done}"
+    assert found[AUTHENTICATION].reason == f"does not hold both CAs. kube-apiserver writes it {done}"
     # Nobody has to do anything, so it is not what a person is told to do next.
     assert found[ROOT_COPY].itself and found[AUTHENTICATION].itself
 
@@ -393,7 +393,7 @@ def test_nobody_restarts_while_another_control_plane_is_away() -> None:
     # A worker that is away takes no majority.
     assert gates.turn(record(state), (one, machine("w-1", state, report=None, silent=True))) == "cp-1"
     found = waits(US, ClusterSeen(machines=(one, gone)))
-    assert "its kubelet is silent: bring it back, and until then no other one restarts etcd" in found["cp-3"]
+    assert "its kubelet is silent. Bring it back. Until then no other one restarts etcd" in found["cp-3"]
 
 
 def test_a_way_back_that_cannot_work_is_refused_with_the_way_forward() -> None:

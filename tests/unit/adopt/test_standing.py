@@ -111,7 +111,7 @@ def test_the_turn_that_a_command_gives_is_not_waited_for_any_more() -> None:
     found = drive.advance(look, AdoptionWords(), lambda title, lines: True, back=False)
     said = {each.node: each.reason for each in found.gate.waiting}
     assert now.turn == "cp-1"
-    assert said["cp-1"].startswith("has not done the steps of published: restart etcd; its agent")
+    assert said["cp-1"].startswith("has not done the steps of published: restart etcd. Its agent")
     assert said["cp-2"].startswith("waits for its turn after cp-1")
 
 

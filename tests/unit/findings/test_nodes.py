@@ -110,13 +110,13 @@ def test_a_component_that_is_behind_is_named_with_its_version_where_that_is_why(
 EXPIRED = {"kubelet": certificate(-1), "kube-proxy": certificate(3, state="expired")}
 BEHIND = (
     "has read revision 4 of the record of etcd, and Vault has revision 3. It was restored from a snapshot, or "
-    "somebody changed the record. Nothing of etcd is dropped or replaced there until `vaultpki ca recover etcd` "
-    "has corrected it"
+    "somebody changed the record. Nothing of etcd is dropped or replaced there. Correct it: `vaultpki ca "
+    "recover etcd`"
 )
 AHEAD = (
     "has read revision 4 of the record of etcd, and does not follow revision 1000000000. No rotation comes so far "
-    "ahead, so no vaultpki wrote it. Nothing of etcd is dropped or replaced there; find out who wrote that record, "
-    "and run `vaultpki ca recover etcd`, which writes a right one"
+    "ahead, so no vaultpki wrote it. Nothing of etcd is dropped or replaced there. Find out who wrote that record. "
+    "Then write a right one: `vaultpki ca recover etcd`"
 )
 Case = tuple[NodeReport | Mapping[str, Any], int | None, str, list[str], str]
 
@@ -382,7 +382,16 @@ FILES: dict[str, tuple[Status, str, str]] = {
     "an agent that does not stay": of_files("ok", "", asked=NOW - 1.9 * DAY),
     "one that nobody starts": of_files("silent", "its agent last asked Vault 3d ago", asked=NOW - 3 * DAY),
     "a clock that was ahead": of_files("ok", "", asked=NOW + 3 * DAY),
-    "away": of_files("failing", "Vault cannot be reached", reachable=False, error="x"),
+    "away": of_files("failing", "Vault cannot be reached", reachable=False),
+    **{
+        f"away, {cause}": of_files("failing", cause, reachable=False, error=f"{cause}; check it")
+        for cause in (
+            "https://v:8200 cannot be reached (Connection refused)",
+            "https://v:8200 does not answer",
+            "the Vault at https://v:8200 is sealed",
+            "the TLS certificate of https://v:8200 does not verify (certificate has expired)",
+        )
+    },
     "CA": of_files("failing", "...", ends=(CaExpiry("etcd", NOW, Level.CRITICAL, "..."),)),
     "foreign": of_files("failing", "CN=old is offered", foreign=("CN=old is offered",)),
     "unused pin": of_files("ok", "", unused=("it has a pin",)),
@@ -446,11 +455,11 @@ def test_a_node_and_a_foreign_ca(further: dict[str, Any], state: str, said: str)
         (None, BEHIND, "vaultpki ca recover etcd"),
         ({"etcd": "etcd"}, BEHIND, "vaultpki ca recover etcd"),
         # The root takes it along.
-        ({"etcd": "root"}, BEHIND.partition(" until ")[0], "vaultpki ca recover root"),
+        ({"etcd": "root"}, BEHIND.partition(". Correct it")[0], "vaultpki ca recover root"),
         # It alone says so, and its word does not count.
         (
             {"kubelet": "kubelet"},
-            BEHIND.partition(" until ")[0],
+            BEHIND.partition(". Correct it")[0],
             "vaultpki enroll cp-1 --replace -o cp-1.json",
         ),
     ],

@@ -83,7 +83,7 @@ def test_it_names_the_machine_and_the_reason() -> None:
     by_hand = member("cp-3", replace(owing, by_agent=False))
     found = judged(record(S.PUBLISHED, turn="cp-3"), ready, member("cp-2", owing), by_hand)
     assert found is not None and found.name == "adoption-blocked" and found.attention
-    assert "waits for cp-3 and 1 more: " in found.text and "run `vaultpki adopt node` there as root" in found.text
+    assert "waits for cp-3 and 1 more: " in found.text and "Run there as root: `vaultpki adopt node`" in found.text
     late = judged(record(S.PUBLISHED, turn="cp-2"), member("cp-2", owing), now=NOW + timedelta(days=2))
     assert late is not None and late.name == "adoption-blocked"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,8 +85,14 @@ def test_a_file_that_cluster_yaml_names_is_told_by_itself(tmp_path: Path) -> Non
 
 def test_of_another_release_nothing_else_is_told(tmp_path: Path) -> None:
     now = basis(tmp_path)
-    saved = Basis(
-        **{**{each.name: getattr(now, each.name) for each in fields(now)}, "release": "9.9.9", "spec": "0" * 64}
-    )
+    saved = replace(now, release="9.9.9", spec="0" * 64)
     (found,) = other_basis(saved, now, "cluster.yaml")
     assert found.startswith("it was saved by vaultpki 9.9.9, and this is ")
+
+
+def test_a_file_in_a_checkout_of_vaultpki_makes_no_other_release(tmp_path: Path) -> None:
+    """As the saved plan itself is one, or what somebody edits there."""
+    clean = replace(basis(tmp_path), release="0.2.0.dev120+gabcdef1")
+    dirty = replace(clean, release="0.2.0.dev120+gabcdef1.dirty")
+    assert other_basis(clean, dirty, "cluster.yaml") == other_basis(dirty, clean, "cluster.yaml") == []
+    assert other_basis(clean, replace(clean, release="0.2.0.dev121+gabcdef1.dirty"), "cluster.yaml")

@@ -6,9 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from helpers.example_cluster import BASE, load
 from helpers.foreign_ca import ForeignCa
-from vaultpki.certificates import ROOT
+from vaultpki.certificates import ISSUING_CAS, ROOT
 from vaultpki.model import NodeRole, OutsideRoot
 from vaultpki.provision import foreign_cas, observe, plan
 from vaultpki.provision.ca_facts import CaFacts, rotations_needed
@@ -47,7 +49,17 @@ def test_only_a_foreign_ca_that_goes_takes_trust_away() -> None:
     facts = ForeignCa("another CA").facts
     for added, removed in (((facts,), ()), ((), (facts,)), ((facts,), (facts,))):
         told = list(foreign_cas.sentences(ForeignChange("etcd", added, removed)))
-        assert [takes for takes, _ in told] == [False] * 2 * len(added) + [True] * len(removed)
+        assert [takes for takes, *_ in told] == [False] * len(added) + [True] * len(removed)
+
+
+@pytest.mark.parametrize("ca", ISSUING_CAS)
+def test_what_a_foreign_ca_means_is_told_in_short_lines(ca: str) -> None:
+    facts = ForeignCa("another CA").facts
+    told = list(foreign_cas.sentences(ForeignChange(ca, (facts,), (facts,))))
+    # Before each of them stands which nodes it is about.
+    lines = [f"3 nodes with the role control-plane or worker: {what}" for _, what, _ in told]
+    assert all(means for *_, means in told)
+    assert max(len(line.split()) for line in [*lines, *(each for *_, means in told for each in means)]) <= 25
 
 
 def test_a_foreign_ca_is_told_with_who_restarts_for_it(tmp_path: Path) -> None:

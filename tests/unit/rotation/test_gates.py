@@ -249,7 +249,7 @@ def test_echo_a_report_counts_only_if_its_pass_read_the_record_as_it_stands(revi
 @pytest.mark.parametrize("to", [State.SWITCHED, State.RETURNING])
 def test_a_node_that_has_seen_a_newer_record_says_that_the_server_is_behind(to: State) -> None:
     ahead = report(seen={"etcd": Seen(REVISION, REVISION + 3)})
-    assert "and the server has 7: run `vaultpki ca recover etcd`" in reason(
+    assert "and the server has 7. Run `vaultpki ca recover etcd`" in reason(
         between(State.RETRUSTING, to, member(ahead))
     )
     # What a pooled node says does not count, so nothing is recovered for it.
@@ -264,7 +264,7 @@ def test_a_node_that_has_seen_a_newer_record_says_that_the_server_is_behind(to: 
 
 def test_agents_that_are_too_old_or_cannot_read_are_named() -> None:
     old = report(seen={}, agent="0.1.0")
-    assert "too old to take part (0.1.0): upgrade it" in reason(onward(member(old)))
+    assert "too old to take part (0.1.0). Upgrade it" in reason(onward(member(old)))
     blind = report(seen={"kubelet": Seen(0, 0)})
     assert "cannot read the rotation's record" in reason(onward(member(blind)))
 
@@ -437,7 +437,7 @@ def test_excused_by_name_but_never_a_member_of_etcd_in_use() -> None:
     assert found.open(NOW)
     assert found.excused == (Waiting("cp-2", "is left out by `--without`"),)
     etcd = member(None)
-    assert "a member of etcd cannot be left out" in reason(onward(etcd, excused=("cp-1",)))
+    assert "A member of etcd cannot be left out" in reason(onward(etcd, excused=("cp-1",)))
     assert "which no gate leaves out" in without_refused(record(State.PUBLISHED), etcd, NOW)
     assert without_refused(record(State.PUBLISHED), reader, NOW) == ""
     said = report()
@@ -518,9 +518,9 @@ def test_a_report_of_one_that_has_read_a_newer_record_opens_nothing_and_gets_no_
 
 def test_a_hook_whose_components_were_restarted_by_somebody_else_waits_for_its_turn() -> None:
     step = onward(member(report(owed=("etcd-ca",), waiting=("etcd",))))
-    assert reason(step) == "its hook for etcd-ca waits for its turn: run `vaultpki ca continue`"
+    assert reason(step) == "its hook for etcd-ca waits for its turn. Run `vaultpki ca continue`"
     step = onward(member(report(owed=("etcd-ca",))))
-    assert reason(step).startswith("its hook for etcd-ca has not succeeded: correct it in its agent.yaml, and run ")
+    assert reason(step).startswith("its hook for etcd-ca has not succeeded. Correct it in its agent.yaml. Run there: ")
 
 
 def seen(installed: bool = True, **changes: Any) -> NodeReport:
@@ -537,11 +537,11 @@ HEALTHY: dict[str, Any] = {"running": True, "healthy": True}
     ("said", "says"),
     [
         # The hook has succeeded and nothing has restarted, as with a kubelet that is stopped.
-        (seen(installed=False, **HEALTHY), "restart etcd there, and wait until its agent has seen it healthy"),
+        (seen(installed=False, **HEALTHY), "restart etcd there. Wait until its agent has seen it healthy, and run"),
         (seen(running=True, problem="/readyz answers 503"), "etcd was restarted there and is not healthy (/readyz"),
         (seen(problem="no process of it was found"), "etcd was not seen running there (no process of it was found)"),
         # An agent of before says that the hook has run, and no more.
-        (seen(), "its agent does not say whether etcd runs (0.2.0): upgrade it, or restart etcd there"),
+        (seen(), "its agent does not say whether etcd runs (0.2.0). Upgrade the agent. Or restart etcd there"),
         (report(readers={}), "its agent does not say whether etcd runs"),
         (report(readers={"etcd/etcd": ReaderReport(None, frozenset(BOTH), **HEALTHY)}), "restart etcd there"),
         (report(readers={"etcd/etcd": ReaderReport(NOW, frozenset({OLD}), **HEALTHY)}), "restart etcd there"),
@@ -550,7 +550,7 @@ HEALTHY: dict[str, Any] = {"running": True, "healthy": True}
 def test_seen_a_restart_counts_once_the_component_runs_since_then_and_is_healthy(said: NodeReport, says: str) -> None:
     told = reason(onward(member(said)))
     word = "run `vaultpki ca continue --restarted cp-1/etcd`"
-    assert told.startswith(says) and told.endswith("goes on then" if says.startswith("restart") else word)
+    assert told.startswith(says) and told.endswith("run `vaultpki ca continue`" if says.startswith("restart") else word)
     # Nobody else restarts meanwhile, until a person says that all is well.
     others = (owing("cp-2"), owing("cp-3"))
     assert next_turn(member(said), *others, turn="cp-1") == "cp-1"
@@ -608,11 +608,11 @@ def test_reasons_name_the_node_whose_turn_it_is() -> None:
     found = onward(owing("cp-1"), owing("cp-2"))
     assert found.turn == "cp-1"
     assert [each.reason for each in found.waiting] == [
-        "restart etcd there, and wait until its agent has seen it healthy: `vaultpki ca continue` goes on then",
+        "restart etcd there. Wait until its agent has seen it healthy, and run `vaultpki ca continue`",
         "restarts etcd after cp-1, whose turn it is",
     ]
     hooked = owing("cp-1", owed=("etcd-ca",))
-    assert "has the turn to restart etcd: wait for its hook" in reason(onward(hooked, turn="cp-1"))
+    assert "has the turn to restart etcd. Wait for its hook" in reason(onward(hooked, turn="cp-1"))
 
 
 def test_a_false_report_keeps_only_its_own_gate_closed_and_cannot_speak_for_others() -> None:
@@ -631,7 +631,7 @@ def test_memory_a_start_before_the_bundle_came_says_nothing_of_later_ones() -> N
     node = member(replace(said, readers={"etcd/etcd": early}))
     told = reason(between(State.RETRUSTING, State.RETURNING, node))
     # From re-trusting `ca continue` leads forward.
-    assert told.startswith("restart etcd") and told.endswith("`vaultpki ca abort` goes on then")
+    assert told.startswith("restart etcd") and told.endswith("healthy, and run `vaultpki ca abort`")
 
 
 def locked(name: str = "cp-1", *, ends: datetime | None = NOW + timedelta(days=3), **changes: Any) -> Participant:
@@ -642,7 +642,9 @@ def locked(name: str = "cp-1", *, ends: datetime | None = NOW + timedelta(days=3
 def test_a_locked_listed_node_is_waited_for_until_it_is_enrolled_left_out_or_expired() -> None:
     said = reason(onward(locked(readers=())))
     assert (
-        said.startswith("is locked, or its credential has expired: `vaultpki enroll cp-1`") and "--without cp-1" in said
+        said
+        == "is locked, or its credential has expired. Enrol it and join it again: `vaultpki enroll cp-1`. Or go on "
+        "without it: `--without cp-1`"
     )
     left = onward(locked(readers=()), excused=("cp-1",))
     assert left.open(NOW + timedelta(days=1)) and [each.node for each in left.excused] == ["cp-1"]
@@ -650,7 +652,7 @@ def test_a_locked_listed_node_is_waited_for_until_it_is_enrolled_left_out_or_exp
     assert gone.open(NOW + timedelta(days=1)) and "no certificate that is in date" in gone.excused[0].reason
     # A member of etcd that may run still is never left out.
     kept = onward(locked(), excused=("cp-1",))
-    assert "a member of etcd cannot be left out" in reason(kept)
+    assert "A member of etcd cannot be left out" in reason(kept)
     assert without_refused(record(State.PUBLISHED), locked(), NOW) and not without_refused(
         record(State.PUBLISHED), locked(ends=NOW), NOW
     )
@@ -684,8 +686,8 @@ def test_a_component_of_an_older_version_is_waited_for_with_its_version() -> Non
     assert gate(step, [older("v1.35.4")]).open(NOW)
     (waiting,) = gate(step, [older("v1.35.4", started=[OLD])]).waiting
     assert waiting.reason == (
-        "restart kubelet there (Kubernetes 1.35 reads this CA only at start), and wait until its agent has seen it "
-        "healthy: `vaultpki ca continue` goes on then"
+        "restart kubelet there (Kubernetes 1.35 reads this CA only at start). Wait until its agent has seen it "
+        "healthy, and run `vaultpki ca continue`"
     )
     # Of what every version reads at its start, the version is no reason.
     silent = older("v1.35.4", started=[OLD], readers=("kubernetes/kube-controller-manager",))

@@ -164,7 +164,7 @@ def test_only_listeners_of_the_ca_that_answer_with_its_leaves_count(cluster: Clu
     kubelets = RotationRecord("kubelet", State.SWITCHED, 9, NOW, CaRef("kubelet-1"), CaRef("kubelet-2"))
     stale = asked(cluster, kubelets, to, {"worker-1/kubelet": Said(issuer="CN=prod kubelet CA")}, Said())
     (told,) = stale.gate.waiting
-    assert told.reason.startswith("its kubelet at port 10250 still presents a certificate of the old CA: restart it ")
+    assert told.reason.startswith("its kubelet at port 10250 still presents a certificate of the old CA. Restart it ")
     renewed = replace(kubelets, method=Method.SAME_KEY)
     assert asked(cluster, renewed, to, {"worker-1/kubelet": Said(issuer="CN=prod kubelet CA")}, Said()).gate == OPEN
 

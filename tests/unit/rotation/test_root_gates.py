@@ -56,7 +56,7 @@ def test_published_waits_for_every_copy_and_for_older_pods() -> None:
     assert gate(*step, cluster(both)).open(NOW)
     (waits,) = gate(*step, cluster(R1.pem)).waiting
     assert waits.node == "kube-root-ca.crt"
-    assert waits.reason.startswith("does not hold the new root yet in namespaces default, kube-system: ")
+    assert waits.reason.startswith("does not hold the new root yet in namespaces default, kube-system. ")
     one_lacks = replace(cluster(both), namespaces=("default", "kube-system", "new"))
     assert "namespace new" in gate(*step, one_lacks).waiting[0].reason
     old = PodStart("default", "old", NOW - MINUTE, NOW - MINUTE)
@@ -66,7 +66,7 @@ def test_published_waits_for_every_copy_and_for_older_pods() -> None:
     fresh = PodStart("default", "fresh", NOW, NOW)
     (waits,) = gate(*step, cluster(both, old, again, later, fresh)).waiting
     assert waits == Waiting(
-        PODS, f"pods default/again, default/old started before kube-root-ca.crt changed: {RESTARTED}"
+        PODS, f"pods default/again, default/old started before kube-root-ca.crt changed. {RESTARTED}"
     )
     assert names(gate(*step, cluster(both, changed=None))) == ["kube-root-ca.crt"]
 
@@ -85,8 +85,8 @@ def own(pem: str, name: str = "own") -> ClusterTrustBundle:
 
 
 def test_a_bundle_with_the_old_root_must_hold_the_new_one_before_the_old_one_leaves() -> None:
-    anew = "delete it (`kubectl delete clustertrustbundle NAME`), and the controller manager that leads writes it anew"
-    anew += "; if it is as before then, look at its log"
+    anew = "Once it is deleted, the controller manager that leads writes it anew. If it is as before then, look at its"
+    anew += " log. Delete it: `kubectl delete clustertrustbundle NAME`"
     for state, to in ((State.PUBLISHED, State.SWITCHED), (State.SWITCHED, State.RETIRED)):
         step = (at(state, OUTSIDE), to, OPEN, ALONE)
         foreign = ClusterTrustBundle("public", "", OWN.pem + OTHER.pem + DAMAGED)
@@ -94,10 +94,10 @@ def test_a_bundle_with_the_old_root_must_hold_the_new_one_before_the_old_one_lea
         assert gate(*step, bundles(published(BOTH), right, own(R2.pem), foreign, own("hello"), pem=BOTH)).open(NOW)
         found = gate(*step, bundles(published(R1.pem), right, own(OWN.pem + R1.pem + DAMAGED), foreign, pem=BOTH))
         assert [(each.node, each.reason) for each in found.waiting] == [
-            ("ClusterTrustBundle", f"does not hold the new root yet in kubernetes.io:kube-apiserver-serving:1: {anew}"),
+            ("ClusterTrustBundle", f"does not hold the new root yet in kubernetes.io:kube-apiserver-serving:1. {anew}"),
             (
                 "ClusterTrustBundle",
-                f"does not hold the new root yet in own: add it, as every kube-root-ca.crt has it ({EDIT})",
+                f"does not hold the new root yet in own. Add it, as every kube-root-ca.crt has it: {EDIT}",
             ),
         ]
     # The controller manager's is for the API server, whatever it holds.
@@ -108,21 +108,21 @@ def test_the_old_root_leaves_every_bundle_and_comes_back_into_every_bundle_that_
     step = (at(State.RETIRED), State.DONE, OPEN, ALONE)
     assert gate(*step, bundles(published(R2.pem), own(R2.pem), own(OWN.pem), pem=R2.pem)).open(NOW)
     (waits,) = gate(*step, bundles(*(own(BOTH, f"b-{number}") for number in range(9)), pem=R2.pem)).waiting
-    assert waits.reason == f"still holds the old root in b-0, b-1, b-2, b-3, b-4 and 4 more: take it out ({EDIT})"
+    assert waits.reason == f"still holds the old root in b-0, b-1, b-2, b-3, b-4 and 4 more. Take it out: {EDIT}"
     back = (at(State.RETRUSTING, OUTSIDE), State.RETURNING, OPEN, ALONE)
     assert gate(*back, bundles(own(BOTH), own(R1.pem), own(OWN.pem), pem=BOTH)).open(NOW)
     (waits,) = gate(*back, bundles(own(R2.pem), pem=BOTH)).waiting
-    assert waits.reason == f"does not hold the old root yet in own: add it, as every kube-root-ca.crt has it ({EDIT})"
+    assert waits.reason == f"does not hold the old root yet in own. Add it, as every kube-root-ca.crt has it: {EDIT}"
 
 
 def test_bundles_that_may_not_be_listed_are_one_sentence_beside_the_others() -> None:
     why = "the user of reader.conf may not list clustertrustbundles of certificates.k8s.io"
     found = gate(at(State.PUBLISHED), State.SWITCHED, OPEN, ALONE, bundles(pem=R1.pem, unread=why))
     assert names(found) == ["kube-root-ca.crt", "ClusterTrustBundle"]
-    blind = "allow it, or run `vaultpki ca continue` without a kubeconfig, which says what to look at yourself"
-    assert found.waiting[1].reason == f"cannot be looked at: {why}; {blind}"
+    blind = "Allow it. Or be told what to look at yourself, without a kubeconfig: `vaultpki ca continue`"
+    assert found.waiting[1].reason == f"cannot be looked at: {why}. {blind}"
     (waits,) = gate(at(State.RETIRED), State.DONE, OPEN, ALONE, bundles(pem=R2.pem, unread=why)).waiting
-    assert waits.reason == f"cannot be looked at: {why}; {blind}"
+    assert waits.reason == f"cannot be looked at: {why}. {blind}"
     # Where no bundle counts, nobody is told.
     assert gate(at(State.RETURNING), State.STEADY, OPEN, {"etcd": OPEN}, bundles(pem=BOTH, unread=why)).open(NOW)
 
@@ -147,7 +147,7 @@ def test_switched_waits_for_kubeconfigs_outside_and_every_issuing_ca() -> None:
     assert gate(said, State.RETIRED, OPEN, {"etcd": OPEN}, None).open(NOW)
     closed = Gate((Waiting("cp-1", "etcd-server is still served with the old CA certificate"),))
     found = gate(said, State.RETIRED, OPEN, {"etcd": closed, "kubelet": OPEN}, None)
-    assert names(found) == ["cp-1"] and "(etcd)" in found.waiting[0].reason and not found.open(NOW)
+    assert names(found) == ["cp-1"] and found.waiting[0].reason.startswith("etcd: ") and not found.open(NOW)
     later = Gate(opens=NOW + MINUTE)
     found = gate(said, State.RETIRED, OPEN, {"etcd": later}, None)
     assert not found.open(NOW) and found.open(NOW + MINUTE)

@@ -53,7 +53,8 @@ def test_every_file_must_hold_the_cas_that_the_step_waits_for(state: State, to: 
         found = gate(now, to, OPEN, shown(BOTH, pem))
         assert found.open(NOW) == (not names)
         assert all(
-            each.startswith(f"does not hold {names} yet: `vaultpki issue admin --dir DIR`") for each in reasons(found)
+            each.startswith(f"does not hold {names} yet. Write it: `vaultpki issue admin --dir DIR`")
+            for each in reasons(found)
         )
 
 
@@ -91,9 +92,9 @@ def test_at_rest_it_is_applied_again_while_it_holds_another_ca() -> None:
     for pem in (BOTH, OLD.pem, "odd"):
         assert advice(done, shown(NEW.pem, pem)).startswith(f"{WORD} in kube-system does not hold what nodes trust")
     # Without a look only where the rotation has just ended.
-    assert advice(done, None) == "" and f"holds {K1}, which has left" in advice(done, None, ended=True)
+    assert advice(done, None) == "" and f"may still hold {K1}, which has left" in advice(done, None, ended=True)
     steady = replace(RECORD, state=State.STEADY)
-    assert f"holds {K2}, which has left" in advice(steady, None, ended=True)
+    assert f"may still hold {K2}, which has left" in advice(steady, None, ended=True)
     assert advice(steady, shown(OLD.pem)) == ""
     never = replace(steady, new=CaRef("kubelet-2"))
     for record in (None, RECORD, never, replace(done, excused=(WORD,)), replace(done, domain="etcd")):

@@ -30,8 +30,7 @@ def test_what_is_removed_and_who_lives_from_it(tmp_path: Path) -> None:
         "  1 auth mount: p/listed",
         "  1 policy: p/operator",
         "  1 role: p/etcd/server",
-        "2 nodes live from it: 1 can log in, 2 have reported. Their certificates expire, and nothing renews",
-        "    them.",
+        "2 nodes depend on it: 1 can log in, 2 have reported. Nothing renews their certificates then.",
     ]
     document = removal.to_json(cluster, ADDRESS, found(), Living(1, 2, 2), ["p/node/other"])
     assert document["removed"]["role"] == ["p/etcd/server"] and document["kept"] == ["p/node/other"]
@@ -47,6 +46,9 @@ def test_nodes_that_cannot_be_counted_stop_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("vaultpki.identity.nodes.read_nodes", refuse)
     nothing: Any = None
     living = destroy.count_living(cluster, nothing)
-    assert removal.lines(cluster, ADDRESS, found(), living)[-1].text.endswith("is not known: may not list")
+    assert (
+        removal.lines(cluster, ADDRESS, found(), living)[-1].text
+        == "It is not known how many nodes depend on it: may not list"
+    )
     assert removal.to_json(cluster, ADDRESS, found(), living, ())["nodes"] == {"problem": "may not list"}
-    assert removal.lines(cluster, ADDRESS, found(), Living())[-1].text == "No node lives from it."
+    assert removal.lines(cluster, ADDRESS, found(), Living())[-1].text == "No node depends on it."

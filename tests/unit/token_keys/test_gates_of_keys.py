@@ -165,7 +165,7 @@ def test_who_is_waited_for_and_why(switched: ImaginedCluster) -> None:
     passes(switched)
     (waiting,) = gate(switched).waiting
     assert waiting.node == "cp-2" and "does not sign with the key of this state yet" in waiting.reason
-    assert waiting.reason.endswith("wait until its agent has seen it healthy; `vaultpki ca continue` goes on")
+    assert waiting.reason.endswith("Once its agent has seen it healthy, run `vaultpki ca continue`")
     # It has to be counted anew from its next start.
     switched.operate()
     assert switched.record.signing_since is None
@@ -185,7 +185,7 @@ def test_a_key_that_a_node_takes_for_retired_is_replaced_only_where_a_step_needs
             (replace(record, state=KeyState.RETRUSTING), KeyState.SWITCHED),
         )
     }
-    assert reasons[KeyState.RETIRED].startswith("its sa.key is not the key of this state yet: ")
+    assert reasons[KeyState.RETIRED].startswith("its sa.key is not the key of this state yet. ")
     assert "--replaced cp-1" in reasons[KeyState.SWITCHED]
 
 
@@ -258,8 +258,8 @@ def test_one_that_was_stopped_in_its_turn_keeps_it(switched: ImaginedCluster) ->
     passes(switched)
     assert next_turn(switched.record, switched.scene.holders) == "cp-1"
     reasons = {each.node: each.reason for each in gate(switched).waiting}
-    assert "it is stopped since" in reasons["cp-1"] and "--restarted cp-1/kube-apiserver`" in reasons["cp-1"]
-    assert reasons["cp-2"].endswith("it restarts after cp-1, whose turn it is")
+    assert "It is stopped since" in reasons["cp-1"] and "--restarted cp-1/kube-apiserver`" in reasons["cp-1"]
+    assert reasons["cp-2"].endswith("It restarts after cp-1, whose turn it is")
     said = next_record(switched.record, switched.scene, KeysSaid(restarted=("cp-1/kube-apiserver",))).record
     assert said is not None and said.turn == "cp-2"
 
