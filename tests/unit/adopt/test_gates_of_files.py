@@ -71,7 +71,7 @@ def test_an_abort_is_over_only_when_nobody_has_a_file_of_ours() -> None:
 
 def test_an_agent_that_does_not_look_is_too_old_where_the_api_server_shows_such_a_pod() -> None:
     found = with_machine(_S.PUBLISHED, "cp-1", mounting=(f"kube-system/kube-vip-cp-1 ({ADMIN})",))
-    assert "upgrade the agent" in waits(US, found)["cp-1"]
+    assert "Upgrade the agent" in waits(US, found)["cp-1"]
     # One of 0.2.0 where nobody mounts anything goes on working.
     assert gates.gate(AdoptionStep(record(_S.PUBLISHED), _S.SWITCHED, record(_S.PUBLISHED).since), seen(_S.PUBLISHED))
     assert waits(US, seen(_S.PUBLISHED)) == {}
@@ -85,7 +85,7 @@ def test_the_pods_that_the_api_server_shows_are_named_beside_the_process() -> No
         report=report(_S.PUBLISHED, mounts=(old,)),
         mounting=("app/exporter-x1 (/etc/kubernetes)",),
     )
-    assert waits(US, found)["cp-1"].endswith("these mount such files: app/exporter-x1 (/etc/kubernetes)")
+    assert "There these mount such files: app/exporter-x1 (/etc/kubernetes)" in waits(US, found)["cp-1"]
 
 
 @pytest.mark.parametrize("path", [LAST_STEP, RD])
