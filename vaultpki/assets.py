@@ -21,6 +21,18 @@ MAX_OUTPUT: Final = 256 * 1024
 
 KUBELET_SERVING_CA: Final = "kubelet-serving-ca.yaml"
 
+# The parts of signer.yaml that depend on cluster.yaml.
+_SIGNS_PEOPLE: Final = "  - kubernetes.io/kube-apiserver-client\n"
+_APPROVES: Final = """\
+- apiGroups: [certificates.k8s.io]
+  resources: [certificatesigningrequests/approval]
+  verbs: [update]
+- apiGroups: [certificates.k8s.io]
+  resources: [signers]
+  resourceNames: [kubernetes.io/kubelet-serving]
+  verbs: [approve]
+"""
+
 _MAX_NAME = 100
 
 # Half of NAME_MAX on Linux (255 bytes): the store writes under a longer, temporary name first.
@@ -144,9 +156,14 @@ def embedded_kubeconfig(
     return render(text("templates", "kubeconfig-embedded.conf"), values, name="kubeconfig-embedded.conf")
 
 
-def manifest(template: str, *, user: str, group: str) -> str:
-    """Return the Kubernetes manifest that `Row.manifest` names, for the row's CN and its (first) O."""
-    return render(text("templates", template), {"user": user, "group": group}, name=template)
+def manifest(template: str, *, user: str, group: str, people: bool = False, approves: bool = False) -> str:
+    """Return the Kubernetes manifest that `Row.manifest` names, for the row's CN and its (first) O.
+
+    Of a signer's, `people` and `approves` say that it answers requests of people, and approves those of kubelets.
+    """
+    parts = {"people": _SIGNS_PEOPLE if people else "", "approval": _APPROVES if approves else ""}
+    values = {"user": user, "group": group, **parts}
+    return render(text("templates", template), values, name=template)
 
 
 def kubelet_serving_ca(*, bundle: str, chain_bundle: str) -> str:

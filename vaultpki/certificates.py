@@ -28,6 +28,9 @@ SERVICE_ACCOUNT_FILES: Final = "sa"
 They are kubeadm's names in both layouts (kubernetes cmd/kubeadm/app/constants/constants.go).
 """
 
+CSR_SIGNER: Final = "signer"
+"""The row of the signer of certificate requests, which only a cluster with a signer has."""
+
 SERVICE_IPS: Final = "{service_ips}"
 NODE_ADDRESSES: Final = "{node_addresses}"
 API_NAMES: Final = "{api_names}"
@@ -261,6 +264,21 @@ TABLE: Final[tuple[Row, ...]] = (
         ttl=8 * _HOUR,
     ),
     Row(
+        name=CSR_SIGNER,
+        purpose="Lets the signer read certificate requests from kube-apiserver and write what Vault signs.",
+        usage=Usage.CLIENT,
+        source="vaultpki-signer",
+        target="kube-apiserver",
+        common_name="vaultpki:signer",
+        ca="kubernetes",
+        stem=CSR_SIGNER,
+        kubeadm=KubeadmPlace(PKI, CSR_SIGNER),
+        kubeconfig="signer.conf",
+        node_roles=_CONTROL_PLANE,
+        reload=CLIENT_LOOK,
+        manifest="signer.yaml",
+    ),
+    Row(
         name=SERVICE_ACCOUNT,
         purpose="Says whose the key is with which kube-apiserver signs tokens of ServiceAccounts; TLS peers reject it.",
         usage=Usage.SIGNING,
@@ -336,7 +354,8 @@ def all_cas(cluster: Cluster) -> tuple[str, ...]:
 
 def rows(cluster: Cluster) -> tuple[Row, ...]:
     """Return the table of this cluster for TLS: rows with overrides and the layout applied, then the user's own."""
-    return tuple(_overridden(row, cluster) for row in laid_out(cluster.layout) + cluster.rows)
+    table = laid_out(cluster.layout, signer=cluster.signer is not None)
+    return tuple(_overridden(row, cluster) for row in table + cluster.rows)
 
 
 def signing_rows(cluster: Cluster) -> tuple[Row, ...]:
@@ -358,9 +377,12 @@ def all_rows(cluster: Cluster) -> tuple[Row, ...]:
 
 
 @cache
-def laid_out(layout: Layout) -> tuple[Row, ...]:
-    """Return the rows for TLS with the file names of a layout, without the rows that it does not have."""
-    of_tls = tuple(row for row in TABLE if row.usage.tls)
+def laid_out(layout: Layout, *, signer: bool = False) -> tuple[Row, ...]:
+    """Return the rows for TLS with the file names of a layout, without the rows that it does not have.
+
+    The row of the signer is among them only with `signer`: it is of no component of Kubernetes.
+    """
+    of_tls = tuple(row for row in TABLE if row.usage.tls and (signer or row.name != CSR_SIGNER))
     if layout is Layout.DOCUMENT:
         return of_tls
     return tuple(replace(row, stem=row.kubeadm.stem) for row in of_tls if row.kubeadm is not None)

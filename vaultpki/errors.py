@@ -17,6 +17,7 @@ VaultpkiError
 │   │   └── ChangedMeanwhile  another operator has changed the record that was read: nothing was written
 │   └── BadAnswer        the response is not a Vault response, or is too large
 ├── CertificateRefused   the signed certificate differs from the request: it is not installed
+├── RequestRefused       a certificate request breaks a rule of the signer: it is not signed
 ├── SigningPaused        signing is delayed, so that a fault does not cause a loop of signings
 ├── CertificateUnreadable  a certificate, key or chain cannot be parsed
 ├── StoreError           a file or folder could not be read or written safely
@@ -150,6 +151,14 @@ class CertificateRefused(VaultpkiError):
 
     def __init__(self, message: str, *, reason: str) -> None:
         self.reason = reason
+        super().__init__(message)
+
+
+class RequestRefused(VaultpkiError):
+    """A certificate request breaks a rule of the signer, and is not signed; `rule` is the number of the first one."""
+
+    def __init__(self, message: str, *, rule: str) -> None:
+        self.rule = rule
         super().__init__(message)
 
 

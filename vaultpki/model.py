@@ -226,6 +226,42 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenPool:
+    """Nodes that join with a bootstrap token of Kubernetes: the signer alone serves them, and they run no agent.
+
+    `node_names` is a non-empty prefix followed by `*`. `networks` are those of the addresses in their certificates.
+    """
+
+    name: str
+    node_names: str
+    networks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """People whose certificate requests are signed: for `ttl` seconds, with a name that one of `names` matches.
+
+    A pattern of `names` has at most one `*`, at one of its ends. Each of `groups` is a whole set of O values.
+    """
+
+    ttl: int
+    names: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """What is signed of the cluster's CertificateSigningRequests; `ttl` is that of kubelets' certificates in seconds.
+
+    With `approve_serving` the signer approves requests for serving certificates that pass its rules.
+    """
+
+    ttl: int
+    approve_serving: bool = False
+    people: People | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ApiServer:
     """The endpoint, names and addresses of kube-apiserver, and the cluster's service ranges and DNS domain."""
 
@@ -339,7 +375,8 @@ class UserTemplate:
 class Cluster:
     """A checked cluster.yaml. `file` is its path, for later messages.
 
-    With `service_account_keys` each control-plane node has its own key for tokens, which Vault certifies.
+    With `service_account_keys` each control-plane node has its own key for tokens, which Vault certifies. `pools` are
+    those whose nodes run an agent. With a `signer` Vault signs the cluster's certificate requests.
     """
 
     name: str
@@ -357,6 +394,8 @@ class Cluster:
     layout: Layout = Layout.DOCUMENT
     no_store: bool = False
     service_account_keys: bool = False
+    signer: Signer | None = None
+    token_pools: tuple[TokenPool, ...] = ()
     file: str = CLUSTER_FILE
 
     @property
@@ -446,7 +485,7 @@ class AgentConfig:
     `further_roots` are the SHA-256 of roots that its owner names beside `root_sha256`: each counts once a rotation of
     the root names it.
     `taken_over` is set on a machine of a kubeadm cluster that is taken over: `directory` and `folders` are then where
-    the agent's files lie now.
+    the agent's files lie now. `signer` is whether this is the signer.yaml of the signer on this node.
     """
 
     cluster: str
@@ -473,6 +512,7 @@ class AgentConfig:
     further_roots: tuple[str, ...] = ()
     also_trust: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     taken_over: TakenOver | None = None
+    signer: bool = False
     file: str = "agent.yaml"
     source: str = field(default="", compare=False, repr=False)
 

@@ -9,6 +9,10 @@ from typing import Final
 AGENT_FILE: Final = "/etc/vaultpki/agent.yaml"
 """Where a node's agent.yaml is, unless -c says otherwise."""
 
+SIGNER_STATE: Final = "/var/lib/vaultpki-signer"
+SIGNER_FILE: Final = "signer.yaml"
+"""The folder of a signer's own files, and its configuration there, unless its node's agent.yaml lies elsewhere."""
+
 CLUSTER_FILE: Final = "cluster.yaml"
 """Where an operator's cluster.yaml is, unless -f says otherwise."""
 

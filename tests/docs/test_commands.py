@@ -77,6 +77,7 @@ CONFORMANCE = {
     "ca-root": "it takes an hour; test_ca.py runs its commands, and test_ca_root_page.py reads its output",
     "ca-rotation": "tests/conformance/ca/test_ca_page.py runs it, beside three agents and for some minutes",
     "verify-live": "tests/conformance/live/test_live.py runs it, on a real Kubernetes",
+    "signer": "tests/conformance/signer does what it says, on a real Kubernetes",
     "service-account-keys": "tests/integration/ca/test_service_account_page.py runs it, beside agents",
     "install": "tests/conformance/packages runs it, with packages that it makes",
 }

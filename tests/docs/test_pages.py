@@ -7,7 +7,7 @@ import configparser
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from vaultpki.findings.catalogue import CATALOGUE, NodeState
 from vaultpki.join import hooks
 from vaultpki.model import NodeRole
 from vaultpki.places import ETCD, SCHEDULER, Layout
+from vaultpki.signer import requests_api
 from vaultpki.values.durations import format_duration
 
 PAGES = (pages.README, *pages.names())
@@ -129,6 +130,7 @@ def test_options_named_alone_exist() -> None:
         "--client-crl-file",
         "--cluster-signing-key-file",
         "--config",
+        "--controllers",
         "--hostname-override",
         "--kubelet-insecure-tls",
         "--listen-client-http-urls",
@@ -144,6 +146,7 @@ def test_options_named_alone_exist() -> None:
         "--service-account-signing-key-file",
         "--tls-curve-preferences",
         "--tls-sni-cert-key",
+        "--ttl",
         "--upload-certs",
         "--use-service-account-credentials",
         "--version",
@@ -311,7 +314,8 @@ def test_parts_of_files_load(block: pages.Block, folder: Path) -> None:
     name = block.text.splitlines()[0].removeprefix("# in ")
     whole = yaml.safe_load((folder / name).read_text()) | yaml.safe_load(block.text)
     (folder / name).write_text(yaml.safe_dump(whole))
-    assert {"cluster.yaml": load_cluster, "agent.yaml": load_agent}[name](folder / name)
+    load: dict[str, Callable[[Path], object]] = {"cluster.yaml": load_cluster, "agent.yaml": load_agent}
+    assert load[name](folder / name)
 
 
 def test_the_hooks_to_copy_are_those_that_a_join_writes() -> None:
@@ -409,7 +413,8 @@ def test_metrics_and_alerts_that_pages_name_exist() -> None:
     # The name of the Debian package has a version there.
     assert set(re.findall(r"\bvaultpki_[a-z]\w*", EVERYTHING)) <= metrics
     alerts = set(re.findall(r"alert: (\w+)", assets.text("templates", "alerts.yaml")))
-    assert set(re.findall(r"\bVaultpki[A-Z]\w+", EVERYTHING)) == alerts
+    reasons = {requests_api.REFUSED}
+    assert set(re.findall(r"\bVaultpki[A-Z]\w+", EVERYTHING)) == alerts | reasons
     assert set(re.findall(r"^### (Vaultpki\w+)$", SOURCES["alerts"], re.MULTILINE)) == alerts
 
 

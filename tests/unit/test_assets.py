@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from vaultpki import assets
-from vaultpki.certificates import TABLE
+from vaultpki.certificates import CSR_SIGNER, TABLE
 from vaultpki.errors import TemplateError
 
 CONFIG = {
@@ -156,7 +156,7 @@ def test_kubeconfig_wants_absolute_paths(field: str) -> None:
 
 def test_every_manifest_of_the_table_renders_and_binds_the_rows_own_subject() -> None:
     bound = {}
-    for row in (row for row in TABLE if row.manifest):
+    for row in (row for row in TABLE if row.manifest and row.name != CSR_SIGNER):
         assert row.manifest is not None
         group = row.organization[0] if row.organization else ""
         binding = yaml.safe_load(assets.manifest(row.manifest, user=row.common_name, group=group))
@@ -180,6 +180,45 @@ def test_every_manifest_of_the_table_renders_and_binds_the_rows_own_subject() ->
             "system:kubelet-api-admin",
         ),
     }
+
+
+@pytest.mark.parametrize("people", [False, True])
+@pytest.mark.parametrize("approve", [False, True])
+def test_a_signer_may_answer_what_is_served_and_nothing_else(people: bool, approve: bool) -> None:
+    text = assets.manifest("signer.yaml", user="vaultpki:signer", group="", people=people, approves=approve)
+    objects = list(yaml.safe_load_all(text))
+    roles = {(each["kind"], each["metadata"].get("namespace")): each for each in objects}
+    kubelets = ["kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"]
+    served = [*kubelets, *(["kubernetes.io/kube-apiserver-client"] if people else [])]
+    may = [
+        (rule["resources"], rule.get("resourceNames"), rule["verbs"]) for rule in roles["ClusterRole", None]["rules"]
+    ]
+    approves = [
+        (["certificatesigningrequests/approval"], None, ["update"]),
+        (["signers"], ["kubernetes.io/kubelet-serving"], ["approve"]),
+    ]
+    assert may == [
+        (["certificatesigningrequests"], None, ["get", "list", "watch"]),
+        (["certificatesigningrequests/status"], None, ["update"]),
+        (["signers"], served, ["sign"]),
+        *(approves if approve else []),
+        (["nodes"], None, ["list"]),
+    ]
+    (lease,) = roles["Role", "kube-system"]["rules"]
+    assert (lease["resourceNames"], lease["verbs"]) == (["vaultpki-signer"], ["get", "update"])
+    (leases,) = roles["Role", "kube-node-lease"]["rules"]
+    assert (leases["resources"], leases["verbs"]) == (["leases"], ["get"])
+    assert roles["Lease", "kube-system"]["metadata"]["name"] == "vaultpki-signer"
+    bindings = [each for each in objects if each["kind"].endswith("Binding")]
+    assert [(each["kind"], each["metadata"].get("namespace")) for each in bindings] == [
+        ("ClusterRoleBinding", None),
+        ("RoleBinding", "kube-system"),
+        ("RoleBinding", "kube-node-lease"),
+    ]
+    for each in bindings:
+        assert each["subjects"] == [
+            {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "vaultpki:signer"}
+        ]
 
 
 @pytest.mark.parametrize("name", ["nothing.conf", "../pyproject.toml", "/etc/passwd", "", "."])

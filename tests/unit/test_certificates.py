@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from vaultpki import certificates
-from vaultpki.certificates import ISSUING_CAS, TABLE, bundle, chain_bundle, pair_files, resolve
+from vaultpki.certificates import CSR_SIGNER, ISSUING_CAS, TABLE, bundle, chain_bundle, pair_files, resolve
 from vaultpki.model import (
     ApiServer,
     Authority,
@@ -66,6 +66,7 @@ DESIGN: list[tuple[str, str, tuple[str, ...], str, str | None, Usage, set[NodeRo
         "super-admin", "kubernetes-super-admin", ("system:masters",), "kubernetes", "super-admin.conf", Usage.CLIENT,
         set(),
     ),
+    ("signer", "vaultpki:signer", (), "kubernetes", "signer.conf", Usage.CLIENT, {CP}),
     ("service-account", "sa:{node}:{number}", (), "service-account", None, Usage.SIGNING, {CP}),
 ]  # fmt: skip
 
@@ -109,7 +110,7 @@ def test_server_rows_are_the_documents_in_its_order() -> None:
 
 
 def test_the_documents_rows_come_first_and_are_ten() -> None:
-    assert [row.document for row in TABLE] == [True] * 10 + [False] * 5
+    assert [row.document for row in TABLE] == [True] * 10 + [False] * 6
 
 
 def test_rows_are_the_designs() -> None:
@@ -231,7 +232,7 @@ def test_overrides_make_new_rows_and_leave_the_table() -> None:
     assert found.subject.ips == ("10.0.0.11", "fd00::11", "192.0.2.1")
     assert certificates.rows(cluster)[-1] == own
     assert before == TABLE
-    assert certificates.rows(CLUSTER) == tuple(row for row in TABLE if row.usage.tls)
+    assert certificates.rows(CLUSTER) == tuple(row for row in TABLE if row.usage.tls and row.name != CSR_SIGNER)
 
 
 def test_shortest_ttl_leaves_a_third_for_the_consumer() -> None:

@@ -99,6 +99,12 @@ def start(look: AdoptionLook, draft: ClusterDraft, ask: Ask) -> AdoptionOutcome:
             f"{cluster.file} asks for service_account_keys, and sa.key stays kubeadm's while a cluster is taken over. "
             "Take that line out and apply. Write it again once the adoption is done"
         )
+    if cluster.token_pools:
+        raise StateConflict(
+            f"{cluster.file}: pools: nodes of {cluster.token_pools[0].name} join by token, and controller managers "
+            f"sign until the adoption is {_S.CLOSED.value}. Take such pools out and apply. Write them again once it is "
+            "done"
+        )
     for domain, record in existing(cluster, look.vault).items():
         if record.active:
             raise StateConflict(f"the CA {domain} is being rotated ({record.state.value}); end that first")
@@ -253,6 +259,9 @@ def _changed(look: AdoptionLook, path: str, found: dict[str, object]) -> dict[st
     sides = look.sides
     if path == writes.INFO_PATH:
         old, new = ([each.pem for each in cas.get("kubernetes", ())] for cas in (sides.old, sides.new))
+        if look.cluster.signer is not None:
+            # A node without an agent keeps what it reads there: with the issuing CA alone its rotation would strand it.
+            new.append(sides.root.pem)
         return writes.cluster_info(found, look.record.accepts, old, new)
     data, key = data_of(found), adopted.SETTINGS if path == writes.SETTINGS_PATH else adopted.KUBELET_DEFAULTS
     return {**found, "data": {**data, key: _right(look, path, data.get(key, ""))}}
@@ -263,7 +272,7 @@ def _right(look: AdoptionLook, path: str, text: str) -> str:
     places = KubeadmFolders(look.found.directory or DIRECTORY, _KUBELETS, _KUBEADM)
     if path == writes.SETTINGS_PATH:
         return adopted.settings(text, look.cluster, places)
-    return adopted.defaults(text, places)
+    return adopted.defaults(text, places, tokens=bool(look.cluster.token_pools))
 
 
 def with_settings(look: AdoptionLook) -> AdoptionLook:

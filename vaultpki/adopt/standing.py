@@ -84,6 +84,9 @@ def _head(outcome: AdoptionOutcome) -> Iterator[str]:
     record = outcome.look.record
     yield f"The adoption of {outcome.look.cluster.name} is {record.state.value} since {stamp(record.since)}:"
     yield f"{_IS[record.state]}."
+    if record.state in (_S.CLOSED, _S.RETIRED):
+        then = ", when the signer signs" if outcome.look.cluster.signer is not None else ""
+        yield f"Nobody signs requests of machines that join by token: they wait until the adoption is done{then}."
     if record.kept:
         yield f"The keys of the old CAs were not deleted; they are kept: {printable(record.kept)}."
     yield from writer_lines(outcome.look.cluster, _written(outcome.look))

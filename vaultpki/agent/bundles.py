@@ -47,7 +47,12 @@ _UNREAD: Final = {"missing": "it is missing", "foreign": "this file was not made
 
 def site_of(config: AgentConfig, endpoint: str) -> Site:
     """Return what this node's files name; raises StoreError if this machine lacks the owner of agent.yaml."""
-    return Site(config.cluster, endpoint, config.layout, config.paths, owner_of(config.owner))
+    owners = {}
+    for name, each in config.certificates.items():
+        # The pair itself says which owner is missing.
+        with contextlib.suppress(StoreError):
+            owners[name] = owner_of(each.owner or config.owner)
+    return Site(config.cluster, endpoint, config.layout, config.paths, owner_of(config.owner), owners)
 
 
 def needed(config: AgentConfig, spec: Assignment) -> tuple[TrustBundle, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 from weakref import WeakKeyDictionary
 
 from vaultpki.certificates import LEAF_BACKDATE, ROOT, SERVICE_ACCOUNT, all_rows, ca_subject, resolve, rows
+from vaultpki.csr_roles import NODE_PREFIX, NODES_GROUP, CsrRole, csr_roles, fits_pattern
 from vaultpki.errors import BadAnswer, CertificateUnreadable, ForeignObject, SpecError, StateConflict
 from vaultpki.identity.anchor import refuse_unvouched_root
 from vaultpki.identity.nodes import Member, NodeList
@@ -26,7 +27,7 @@ from vaultpki.readers import READERS, once_start_only, readers_of, start_only
 from vaultpki.records import above as above_names
 from vaultpki.records import node_report
 from vaultpki.redact import named, printable, stamp
-from vaultpki.rotation.gates import OperatorLeaf, Participant, unreplaced
+from vaultpki.rotation.gates import LeafHolder, OperatorLeaf, Participant, unreplaced
 from vaultpki.rotation.mount_steps import MountIssuer, RotationMount
 from vaultpki.vault import Answer, Request, Vault, text
 
@@ -210,8 +211,8 @@ def _participant(who: Member, cluster: Cluster, domain: str, share: _Share) -> P
     )
 
 
-# The certificates that are known not to be an operator's, or not to count any more, by the mounts that this command
-# reads: a certificate does not change but for its revocation, and a command that waits looks again and again.
+# The certificates that are not what is looked for, or do not count any more, by mount and purpose: a certificate does
+# not change but for its revocation, and a command that waits looks again and again.
 _SETTLED: WeakKeyDictionary[Vault, dict[str, set[str]]] = WeakKeyDictionary()
 
 
@@ -224,53 +225,102 @@ def read_operator_leaves(
     successor: Facts | None = None,
     since: datetime | None = None,
 ) -> tuple[OperatorLeaf, ...]:
-    """Return the live certificates of operators that `ca` has signed, and that none of the CA `successor` replaces.
+    """Return the live certificates that `ca` has signed and no agent reports, and that none of `successor` replaces.
 
-    One that was signed before `since` replaces none.
+    One that was signed before `since` replaces none. They are those of operators, and those that the signer had signed
+    for kubelets and people: of the latter one replaces all in its name.
 
-    They are known by the subjects of the operators' rows, on the mount itself: a node that reports the serial number of
-    one says what is not so. A revoked one does not count: who holds it has been told.
+    Operators' are known by the subjects of the operators' rows, on the mount itself: a node that reports the serial
+    number of one says what is not so. A revoked one does not count: who holds it has been told.
     """
-    from vaultpki.pki import x509
-
     operators = {
         (each.subject.common_name, each.subject.organization): each.name
         for row in rows(cluster)
         if row.operator and row.ca == domain
         for each in [resolve(row, cluster, None)]
     }
-    if not operators:
+    by_request = tuple(role for role in csr_roles(cluster) if role.ca == domain)
+    if not operators and not by_request:
         return ()
-    mount = cluster.mount(domain)
-    settled = _SETTLED.setdefault(vault, {}).setdefault(mount, set())
-    listed = vault.api.secrets.pki.list_certificates(mount_point=mount).keys
-    wanted = [_checked(serial) for serial in listed if serial not in settled]
-    pki = vault.api.secrets.pki
-
     successors: list[str] = []
+    replaced: set[tuple[LeafHolder, str]] = set()
 
-    def look(serial: str) -> OperatorLeaf | None:
+    def known(facts: Facts) -> OperatorLeaf | None:
+        name = operators.get((facts.subject.common_name, facts.subject.organization), "")
+        return OperatorLeaf(name, f"{facts.serial:x}", facts.not_after) if name else _by_request(facts, by_request)
+
+    leaves = []
+    for facts, leaf in _live_leaves(vault, cluster.mount(domain), now, "no agent", known):
+        if facts.authority_key_id == ca.subject_key_id:
+            leaves.append(leaf)
+        elif successor is not None and facts.authority_key_id == successor.subject_key_id:
+            if _signed(facts) < (since or _signed(facts)):
+                continue
+            if leaf.holder is LeafHolder.OPERATOR:
+                successors.append(leaf.name)
+            else:
+                replaced.add((leaf.holder, leaf.name))
+    own = [leaf for leaf in leaves if leaf.holder is LeafHolder.OPERATOR]
+    others = (leaf for leaf in leaves if leaf.holder is not LeafHolder.OPERATOR)
+    return (*unreplaced(own, successors), *(leaf for leaf in others if (leaf.holder, leaf.name) not in replaced))
+
+
+def read_joined(cluster: Cluster, vault: Vault, now: datetime) -> dict[str, datetime]:
+    """Return the nodes that joined by token and have a live certificate, with when the newest of it was signed."""
+    roles = [each for each in csr_roles(cluster) if each.ca == "kubernetes" and each.organization == (NODES_GROUP,)]
+    if not roles:
+        return {}
+    found: dict[str, datetime] = {}
+    mount = cluster.mount("kubernetes")
+    for facts, leaf in _live_leaves(vault, mount, now, "joined", lambda facts: _by_request(facts, roles)):
+        found[leaf.name] = max(_signed(facts), found.get(leaf.name, _signed(facts)))
+    return found
+
+
+def _signed(facts: Facts) -> datetime:
+    # Vault backdates what it signs.
+    return facts.not_before + timedelta(seconds=LEAF_BACKDATE)
+
+
+def _live_leaves(
+    vault: Vault, mount: str, now: datetime, purpose: str, known: Callable[[Facts], OperatorLeaf | None]
+) -> list[tuple[Facts, OperatorLeaf]]:
+    """Return the certificates on a mount that are in date, not revoked and `known`, as the latter has them."""
+    from vaultpki.pki import x509
+
+    settled = _SETTLED.setdefault(vault, {}).setdefault(f"{mount} {purpose}", set())
+    pki = vault.api.secrets.pki
+    wanted = [_checked(serial) for serial in pki.list_certificates(mount_point=mount).keys if serial not in settled]
+
+    def look(serial: str) -> tuple[Facts, OperatorLeaf] | None:
         answer = pki.read_certificate(serial, mount_point=mount)
         facts = None
         # Tidied meanwhile, or revoked.
         if answer.found and not answer.data.get("revocation_time"):
             with contextlib.suppress(CertificateUnreadable):
                 facts = x509.read_certificates(text(answer.data, "certificate").encode())[0]
-        name = operators.get((facts.subject.common_name, facts.subject.organization)) if facts is not None else None
-        if facts is None or not name or facts.is_ca or facts.not_after <= now:
+        leaf = known(facts) if facts is not None and not facts.is_ca and facts.not_after > now else None
+        if facts is None or leaf is None:
             settled.add(serial)
             return None
-        if facts.authority_key_id == ca.subject_key_id:
-            return OperatorLeaf(name, f"{facts.serial:x}", facts.not_after)
-        # Vault backdates what it signs.
-        signed = facts.not_before + timedelta(seconds=LEAF_BACKDATE)
-        if successor is not None and facts.authority_key_id == successor.subject_key_id and signed >= (since or signed):
-            successors.append(name)
-        return None
+        return facts, leaf
 
     # One at a time is kept: a mount has many certificates.
-    leaves = [leaf for leaf in vault.map(look, wanted) if leaf is not None]
-    return unreplaced(leaves, successors)
+    return [each for each in vault.map(look, wanted) if each is not None]
+
+
+def _by_request(facts: Facts, roles: Iterable[CsrRole]) -> OperatorLeaf | None:
+    """Return the leaf of a kubelet without an agent, or of a person; None if none of these roles signs such a one."""
+    subject = facts.subject
+    for role in roles:
+        if {*subject.organization} == {*role.organization} and any(
+            fits_pattern(subject.common_name, each) for each in role.common_names
+        ):
+            kubelet = role.organization == (NODES_GROUP,)
+            holder = LeafHolder.KUBELET if kubelet else LeafHolder.PERSON
+            name = subject.common_name.removeprefix(NODE_PREFIX) if kubelet else subject.common_name
+            return OperatorLeaf(name, f"{facts.serial:x}", facts.not_after, holder)
+    return None
 
 
 def _checked(serial: str) -> str:

@@ -9,6 +9,7 @@ from vaultpki.ca import outside_move, token_key_certificates
 from vaultpki.ca.facts import life, longest_ttl, no_time_gained, read_operator_leaves, reload
 from vaultpki.ca.scene import Scene
 from vaultpki.certificates import SERVICE_ACCOUNT, rows
+from vaultpki.csr_roles import csr_roles, fits_pattern
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity import outside_signer
 from vaultpki.kube.objects import KubeTrust
@@ -228,6 +229,9 @@ def _refuse_unknown(scene: Scene, record: RotationRecord, said: Confirmations, n
     aside = {each.name for each in scene.members if each.kind == "listed"}
     words = {serving_copy.WORD} if record.domain == serving_copy.DOMAIN else set()
     certificates = {row.name for row in rows(scene.cluster) if row.operator and row.ca == record.domain}
+    if any(role.ca == record.domain for role in csr_roles(scene.cluster)):
+        pools = scene.cluster.token_pools
+        words |= {name for name in said.without if any(fits_pattern(name, pool.node_names) for pool in pools)}
     if record.domain == SERVICE_ACCOUNT:
         aside |= token_key_certificates.departed(scene)
     for name in (*said.without, *(word.partition("/")[0] for word in said.restarted)):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from vaultpki.ca import issuing, outside_move, token_key_certificates
-from vaultpki.ca.facts import longest_ttl, read_root, reload
+from vaultpki.ca.facts import longest_ttl, read_joined, read_root, reload
 from vaultpki.ca.mount_writes import reconcile_mount
 from vaultpki.ca.scene import Scene, read_old_root
 from vaultpki.certificates import ROOT, SERVICE_ACCOUNT, issuing_cas
@@ -80,8 +80,13 @@ def confirmed(
     """Return the record with what a person says; raise StateConflict if that does not count."""
     nodes = {node.name: node for node in scene.nodes(ROOT)}
     own = _of_nodes(scene, record, to)
+    joined = read_joined(scene.cluster, scene.vault, scene.now) if said.restarted else {}
     for word in said.restarted:
         name = word.partition("/")[0]
+        if name in joined:
+            if why := root_gates.rejoin_refused(record, to, word, joined[name]):
+                raise StateConflict(why)
+            continue
         if name not in nodes:
             raise ArgumentError(f"{printable(name)} takes no part in the rotation of the root; look at its name")
         steps = [(Transition(record, to, scene.now), nodes[name]), *_along_with(scene, record, to, name)]
@@ -136,7 +141,10 @@ def gate(
             if ca == SERVICE_ACCOUNT:
                 companions[ca] = token_key_certificates.joined(scene, own, to, scene.mount(ca), companions[ca])
     nodes, crossed = _of_nodes(scene, record, to, keeps), _crossed(scene, record, mount)
-    return root_gates.gate(record, to, nodes, companions, pods, crossed=crossed)
+    # A mount may have very many certificates, and whoever waits asks again and again.
+    looks = root_gates.waits_for_joined(record, to) and (whole or not nodes.waiting)
+    joined = read_joined(scene.cluster, scene.vault, scene.now) if looks else {}
+    return root_gates.gate(record, to, nodes, companions, pods, crossed=crossed, joined=joined)
 
 
 def _crossed(scene: Scene, record: RotationRecord, mount: RotationMount) -> bool:

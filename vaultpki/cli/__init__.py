@@ -38,6 +38,7 @@ _GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "unlock": ("enroll", "unlock_command", "Let a locked node that joins by token log in again."),
         "unenroll": ("enroll", "unenroll_command", "Take a node's identity away."),
         "revoke": ("revoke", "revoke_command", "Put a node's certificates on the CRLs of their CAs."),
+        "csr": ("csr", "csr_command", "Say what the signer makes of a certificate request."),
         "nodes": ("nodes", "nodes_command", "Show the state of every node, what needs attention first."),
     },
     "CAs": {
@@ -49,6 +50,7 @@ _GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
     "On a node": {
         "join": ("join", "join_command", "Join the cluster by a join file."),
         "agent": ("agent", "agent_command", "Issue, install and renew the node's certificates."),
+        "signer": ("signer", "signer_command", "Have approved certificate requests signed by Vault."),
         "doctor": ("doctor", "doctor_command", "Find what is wrong, and what to do; changes nothing."),
         "status": ("status", "status_command", "Show certificates, when they expire, what is wrong."),
         "renew": ("status", "renew_command", "Renew certificates now, even if not due."),

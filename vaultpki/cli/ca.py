@@ -303,7 +303,8 @@ def rotate_command(
     with opened(file, allow_http=allow_http, applied=True, patience=patience) as (cluster, vault, _):
         if emergency and not how.yes:
             why = f"an emergency rotation of {domain} is an outage and"
-            ask_name(domain, why, ca_text.emergency_lines(domain), as_json=as_json)
+            lines = ca_text.emergency_lines(domain, joined=bool(cluster.token_pools))
+            ask_name(domain, why, lines, as_json=as_json)
         with reading(vault) as counted:
             begun = commands.rotate(cluster, counted, domain, method, seconds, server_now(vault), without)
         record = begun.record

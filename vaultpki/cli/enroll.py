@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +21,7 @@ from vaultpki.redact import first_few
 if TYPE_CHECKING:
     from vaultpki.identity.anchor import Anchors
     from vaultpki.identity.ending import LockRecord
+    from vaultpki.identity.enrol import Holder
     from vaultpki.model import Cluster, Node, Pool
     from vaultpki.vault import Vault
 
@@ -30,7 +31,7 @@ _MOST_SHOWN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class EnrolOptions:
-    """How join files are made.
+    """How join files are made, and whether one is for the `signer` on a node.
 
     `replace` and `yes` say what of a node may end for one: its live credentials, and without asking the lock of it.
     `as_json` says that what was done is printed for programs, `with_spec` that cluster.yaml is put beside it.
@@ -40,6 +41,7 @@ class EnrolOptions:
     yes: bool
     as_json: bool
     with_spec: bool
+    signer: bool
 
 
 def _enrol_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -55,9 +57,12 @@ def _enrol_options(function: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--with-spec", is_flag=True, help="Copy cluster.yaml and its files beside the join file, for `vaultpki verify`."
     )
+    @click.option("--signer", is_flag=True, help="For the signer of certificate requests on NODE, a control plane.")
     @functools.wraps(function)
-    def with_how(*, replace: bool, yes: bool, as_json: bool, with_spec: bool, **options: Any) -> None:
-        function(how=EnrolOptions(replace, yes, as_json, with_spec), **options)
+    def with_how(*, replace: bool, yes: bool, as_json: bool, with_spec: bool, signer: bool, **options: Any) -> None:
+        if signer and (options["pool"] is not None or options["former_root"] or options["node"] in (None, "-")):
+            raise click.UsageError("--signer is for one listed node; leave out --pool, --all and --former-root")
+        function(how=EnrolOptions(replace, yes, as_json, with_spec, signer), **options)
 
     return with_how
 
@@ -94,11 +99,15 @@ def enroll_command(
     A node that has a live credential is enrolled with --replace only. Asks before it gives a new join file to a node
     that somebody has locked. Exits with 3 if some of many nodes were left out.
 
+    With --signer the join file is for the signer of the cluster's certificate requests on NODE, which has a credential
+    of its own; --replace ends that one alone.
+
     \b
     Example:
       vaultpki enroll cp-1 -o join.json
       vaultpki enroll w-17 --pool autoscaled -o join.json
       vaultpki enroll cp-1 --replace -o join.json
+      vaultpki enroll --signer cp-1 -o signer-join.json
       vaultpki enroll --all -o joins/ --with-spec
       vaultpki enroll --all --former-root 4f1c... -o joins/
     """
@@ -116,9 +125,10 @@ def enroll_command(
         raise click.UsageError("--wrap-ttl is at most 24h: a join file is a secret until it expires")
     with opened(file, allow_http=allow_http) as (cluster, vault, _):
         if node is not None and node != "-":
-            who = enrol.holder(cluster, node, pool)
-            target = output or Path("join.json")
+            who = enrol.signer_on(cluster, node) if how.signer else enrol.holder(cluster, node, pool)
             locks = _locks(cluster, vault, [node])
+            _refuse_locked(cluster, node, locks, how)
+            target = output or Path("signer-join.json" if how.signer else "join.json")
             if locks and not _agreed(locks, yes=how.yes):
                 raise VaultpkiError(_no_join_file(locks))
             if how.with_spec:
@@ -339,6 +349,13 @@ def _no_join_file(locks: Mapping[str, LockRecord]) -> str:
     return f"{name} was {lock.sentence}, and got no join file; pass --yes to end the lock"
 
 
+def _refuse_locked(cluster: Cluster, node: str, locks: Mapping[str, LockRecord] | None, how: EnrolOptions) -> None:
+    """Raise VaultpkiError for the signer on a locked node: it waits for the node itself."""
+    if how.signer and locks:
+        again = f"`vaultpki enroll{cluster.file_option} {node}`"
+        raise VaultpkiError(f"{node} is locked, and the signer on it gets no join file; enrol the node first ({again})")
+
+
 def _place(cluster: Cluster, vault: Vault, former_root: str | None) -> Anchors:
     """Return what all join files have in common; warns where Vault's record differs."""
     from vaultpki.identity import anchor, enrol
@@ -349,7 +366,7 @@ def _place(cluster: Cluster, vault: Vault, former_root: str | None) -> Anchors:
     return place
 
 
-def _warn_of_drift(cluster: Cluster, vault: Vault, wanted: list[tuple[str, Node | Pool]]) -> None:
+def _warn_of_drift(cluster: Cluster, vault: Vault, wanted: Sequence[tuple[str, Holder]]) -> None:
     from vaultpki.identity import enrol
 
     drifts = vault.map(lambda entry: enrol.drift(cluster, vault, entry[1]), wanted)

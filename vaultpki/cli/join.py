@@ -20,6 +20,7 @@ from vaultpki.cli.common import (
     path_option,
 )
 from vaultpki.cli.progress import tell_waits
+from vaultpki.places import SIGNER_STATE
 
 if TYPE_CHECKING:
     from vaultpki.join.checks import JoinPlan
@@ -125,6 +126,13 @@ def _join_options(function: Callable[..., int]) -> Callable[..., int]:
 @click.option(
     "--unit", is_flag=True, help="Write the systemd units for this agent.yaml too, and start the agent that stays."
 )
+@click.option(
+    "--user",
+    default="vaultpki-signer",
+    show_default=True,
+    metavar="NAME",
+    help="With the join file of a signer: as whom it runs.",
+)
 @log_format_option
 @allow_http_option
 def join_command(
@@ -132,12 +140,15 @@ def join_command(
     join_file: Path | None,
     joining: Joining,
     unit: bool,
+    user: str,
     log_format: Literal["text", "json"],
     allow_http: bool,
 ) -> int:
     """Take part in the cluster by a join file, and issue the certificates of this node.
 
     It writes agent.yaml where -c points. Without FILE, --unit is for a node that has joined already.
+
+    The join file of a signer sets up a signer on a control plane that has joined before.
 
     \b
     Example:
@@ -149,7 +160,12 @@ def join_command(
     """
     from vaultpki.cli.one_pass import Once, make_pass
     from vaultpki.config.agent import load_agent
+    from vaultpki.records.join_file import load_join
 
+    if join_file is not None and load_join(join_file).signer:
+        if option := joining.given:
+            raise click.UsageError(f"{option} is for the join file of a node, and this one is of a signer")
+        return _set_up_signer(file, join_file, user, log_format, unit=unit, allow_http=allow_http)
     code = 0
     if join_file is not None:
         config = enter_cluster(file, join_file, joining, log_format, allow_http=allow_http)
@@ -166,6 +182,34 @@ def join_command(
     return code
 
 
+def _set_up_signer(
+    file: Path, join_file: Path, user: str, log_format: Literal["text", "json"], *, unit: bool, allow_http: bool
+) -> int:
+    """Join as the signer of the node of agent.yaml, `file`, whose agent then issues the signer's pair."""
+    from datetime import UTC, datetime
+
+    from vaultpki.cli.one_pass import Once, ask_or_make_pass
+    from vaultpki.config.agent import load_agent
+    from vaultpki.host.log import Event, writer
+    from vaultpki.join import signer
+    from vaultpki.records.join_file import load_join
+
+    tell_waits()
+    state = SIGNER_STATE if file.absolute() == DEFAULT_AGENT else str(file.absolute().parent / "signer")
+    agent, found = load_agent(file, allow_http=allow_http), load_join(join_file)
+    config = signer.join_signer(agent, found, state, user, datetime.now(UTC), allow_http=allow_http)
+    text = f"the signer on {config.node} has joined {config.cluster}; its configuration is {config.file}"
+    fields = {"node": config.node, "cluster": config.cluster}
+    writer(log_format, sys.stdout)(Event("joined", text, fields=fields))
+    code = ask_or_make_pass(
+        load_agent(file, allow_http=allow_http), Once(given=True), log_format, allow_http=allow_http
+    )
+    if unit:
+        write_units(config, allow_http=allow_http)
+        _start_unit("vaultpki-signer")
+    return code
+
+
 def write_units(config: AgentConfig, *, allow_http: bool) -> None:
     """Write the systemd units for this agent.yaml where they are missing or different, and say which."""
     from vaultpki.host import systemd
@@ -174,19 +218,20 @@ def write_units(config: AgentConfig, *, allow_http: bool) -> None:
         click.echo(f"wrote {path}")
 
 
-def say_unit_commands() -> None:
+def say_unit_commands(unit: str = "vaultpki-agent") -> None:
     """Say with which commands a person starts the units."""
-    click.echo("next: systemctl daemon-reload && systemctl enable --now vaultpki-agent")
-    click.echo("and, for a node that shall boot with fresh files: systemctl enable vaultpki-agent-once")
+    click.echo(f"next: systemctl daemon-reload && systemctl enable --now {unit}")
+    if unit == "vaultpki-agent":
+        click.echo("and, for a node that shall boot with fresh files: systemctl enable vaultpki-agent-once")
 
 
-def _start_unit() -> None:
+def _start_unit(unit: str = "vaultpki-agent") -> None:
     from vaultpki.host import systemd
 
-    if systemd.start_agent():
-        click.echo("vaultpki-agent.service is enabled and runs")
+    if systemd.start_unit(unit):
+        click.echo(f"{unit}.service is enabled and runs")
     else:
-        say_unit_commands()
+        say_unit_commands(unit)
 
 
 def enter_cluster(

@@ -42,5 +42,5 @@ def print_template(name: str, file: Path, docs: str | None, *, allow_http: bool)
     from vaultpki.config.agent import load_agent
     from vaultpki.host import systemd
 
-    known = load_agent(file, allow_http=allow_http) if file.exists() else None
+    known = load_agent(file, allow_http=allow_http, signer=None) if file.exists() else None
     click.echo(systemd.recipe(name, known, docs=docs), nl=False)

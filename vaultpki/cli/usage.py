@@ -17,7 +17,6 @@ HINTS: Final = {
     **dict.fromkeys(("check", "test", "validate"), "run `vaultpki verify`"),
     **dict.fromkeys(("cas", "rotation", "rotations"), "run `vaultpki ca status`"),
     "continue": "run `vaultpki ca continue`",
-    "csr": "run `vaultpki ca csr`",
     **dict.fromkeys(("daemon", "run", "start"), "run `vaultpki agent` on the node"),
     **dict.fromkeys(("delete", "remove"), "run `vaultpki unenroll NODE`, or `vaultpki destroy` for the whole cluster"),
     **dict.fromkeys(("describe", "inspect"), "run `vaultpki show NAME` on the node"),

@@ -205,21 +205,28 @@ AGENT: Final = Record(
             default=[],
         ),
         "metrics": Field(_Metrics(), "Address of the Prometheus metrics, and the hosts that may be asked for"),
+        "signer": Field(
+            Boolean(), "Set by the join in the signer.yaml of a signer, which no agent uses", default=False
+        ),
     },
     strange={"nodes": "a cluster.yaml, and not the agent.yaml of a node"},
 )
 
 
-def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
+def load_agent(path: Path, *, allow_http: bool = False, signer: bool | None = False) -> AgentConfig:
     """Return the agent's configuration; raise SpecError with file, line and field for the first problem.
 
-    `allow_http` allows plain http to other hosts than loopback in `vault.addresses`.
+    `allow_http` allows plain http to other hosts than loopback in `vault.addresses`. With `signer` it must be the
+    signer.yaml of a signer, without it that of an agent; None takes both.
     """
     file = yaml_tree.shown(path)
     _refuse_unjoined(path, file)
     text = yaml_tree.read_text(path)
     start = "remove it, and join with a join file (`vaultpki join`), which writes it"
     spec = AGENT.read(yaml_tree.parse(text, file, start=start), Place(file, 1, ""))
+    if signer is not None and spec.get("signer") != signer:
+        is_of = "the agent.yaml of a node, and no signer's" if signer else "the signer.yaml of a signer, and no agent's"
+        raise SpecError(f"this is {is_of}; name the other file with -c", file=file)
     if not allow_http:
         for item in spec["vault"].items("addresses"):
             item.checked(hosts.refuse_plain_http)
@@ -268,6 +275,7 @@ def load_agent(path: Path, *, allow_http: bool = False) -> AgentConfig:
         folders=folders,
         also_trust=foreign_cas.pins(spec["also_trust"]),
         taken_over=_taken_over(spec, folders),
+        signer=spec.get("signer"),
         file=str(path),
         source=sha256(text.encode()).hexdigest(),
     )
@@ -328,6 +336,7 @@ def dump_agent(config: AgentConfig) -> str:
         "layout": None if config.layout is Layout.DOCUMENT else config.layout.value,
         "folders": dict(config.folders),
         "state": config.state,
+        "signer": config.signer or None,
         "owner": config.owner,
         "also_trust": {ca: list(pins) for ca, pins in config.also_trust.items()},
         "adopt": None if config.taken_over is None else {"by_agent": config.taken_over.by_agent},

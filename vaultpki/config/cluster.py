@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vaultpki import certificates
-from vaultpki.config import consistency, foreign_cas, jwt, outside_root, templates
+from vaultpki.config import consistency, foreign_cas, jwt, outside_root, signer, templates
 from vaultpki.config.cluster_schema import CLUSTER
 from vaultpki.config.fields import FieldValue
 from vaultpki.model import ApiServer, Authority, Cluster, ForeignCa, Node, NodeRole, Override, Pool, Row, VaultAddress
@@ -38,7 +38,9 @@ def read_cluster(text: str, path: Path, *, allow_http: bool = False) -> Cluster:
     root = yaml_tree.parse(text, file, start="`vaultpki init` writes one to start from")
     spec = CLUSTER.read(root, Place(file, 1, ""))
     nodes = _nodes(spec)
-    pools = _pools(spec, nodes, path)
+    pools = _pools(spec, path)
+    token_pools = signer.read_pools(spec.items("pools"))
+    _pools_are_apart(spec, nodes)
     named = spec["certificates"].value
     cluster = Cluster(
         name=spec.get("cluster"),
@@ -56,6 +58,8 @@ def read_cluster(text: str, path: Path, *, allow_http: bool = False) -> Cluster:
         layout=spec.get("layout"),
         no_store=spec["defaults"].get("no_store"),
         service_account_keys=spec.get("service_account_keys"),
+        signer=signer.read(spec),
+        token_pools=token_pools,
         file=str(path),
     )
     templates.check(cluster, spec)
@@ -120,7 +124,8 @@ def _nodes(spec: FieldValue) -> tuple[Node, ...]:
     )
 
 
-def _pools(spec: FieldValue, nodes: Iterable[Node], path: Path) -> tuple[Pool, ...]:
+def _pools(spec: FieldValue, path: Path) -> tuple[Pool, ...]:
+    found = consistency.agent_pools(spec)
     pools = [
         Pool(
             each.get("name"),
@@ -128,25 +133,30 @@ def _pools(spec: FieldValue, nodes: Iterable[Node], path: Path) -> tuple[Pool, .
             each.get("node_names"),
             jwt.read(each["jwt"], lambda found, check: _file_content(found, path, check)) if each.has("jwt") else None,
         )
-        for each in spec.items("pools")
+        for each in found
     ]
-    jwt.refuse_second_issuer(zip(pools, spec.items("pools"), strict=True))
-    for index, (pool, found) in enumerate(zip(pools, spec.items("pools"), strict=True)):
+    jwt.refuse_second_issuer(zip(pools, found, strict=True))
+    return tuple(pools)
+
+
+def _pools_are_apart(spec: FieldValue, nodes: Iterable[Node]) -> None:
+    pools = spec.items("pools")
+    for index, found in enumerate(pools):
+        name, pattern = found.get("name"), found.get("node_names")
         for other in pools[:index]:
-            if other.name == pool.name:
-                raise found["name"].refuse(f"another pool is called {pool.name}: give every pool its own name")
-            start, earlier = pool.node_names[:-1], other.node_names[:-1]
+            if other.get("name") == name:
+                raise found["name"].refuse(f"another pool is called {name}: give every pool its own name")
+            start, earlier = pattern[:-1], other.get("node_names")[:-1]
             if start.startswith(earlier) or earlier.startswith(start):
                 raise found["node_names"].refuse(
-                    f"{pool.node_names} and {other.node_names} of pool {other.name} match the same names, and a node "
+                    f"{pattern} and {earlier}* of pool {other.get('name')} match the same names, and a node "
                     "belongs to one pool only: choose patterns that do not overlap"
                 )
         for node in nodes:
-            if node.name.startswith(pool.node_names[:-1]):
+            if node.name.startswith(pattern[:-1]):
                 raise found["node_names"].refuse(
-                    f"{pool.node_names} also matches the listed node {node.name}: rename the node or narrow the pattern"
+                    f"{pattern} also matches the listed node {node.name}: rename the node or narrow the pattern"
                 )
-    return tuple(pools)
 
 
 def _api_server(spec: FieldValue, nodes: Iterable[Node]) -> ApiServer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vaultpki.certificates import ISSUING_CAS, TABLE
-from vaultpki.config import foreign_cas, jwt, kinds, outside_root
+from vaultpki.config import foreign_cas, jwt, kinds, outside_root, signer
 from vaultpki.config.fields import Boolean, Choice, Field, ListOf, MapOf, Record, Schema, Version, duration
 from vaultpki.model import KeyType, NodeRole, Row, Usage
 from vaultpki.places import Layout
@@ -92,6 +92,7 @@ POOL: Final = Record(
         "roles": Field(ListOf(_POOL_ROLE, least=1), "The roles of the pool's nodes: [worker]", required=True),
         "node_names": Field(kinds.NODE_PATTERN, "The beginning of its nodes' names, followed by a *", required=True),
         "jwt": Field(jwt.JWT, "Its nodes log in with a token of this issuer; default: with a join file"),
+        **signer.POOL_KEYS,
     }
 )
 
@@ -237,6 +238,7 @@ CLUSTER: Final = Record(
             ListOf(LISTED_NODE, most=MOST_NODES), "Listed nodes: names and addresses are fixed here", default=[]
         ),
         "pools": Field(ListOf(POOL, most=200), "Nodes that come and go, without addresses in certificates", default=[]),
+        "signer": Field(signer.SIGNER_KEYS, "Vault signs the cluster's certificate requests; default: nobody does"),
         "ca": Field(CA, "The certificate authorities", default={}),
         "defaults": Field(DEFAULTS, "Defaults for all certificates", default={}),
         "allow_short_ttl": _SHORT,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from vaultpki import certificates
-from vaultpki.config import outside_root
+from vaultpki.config import outside_root, signer
 from vaultpki.config.fields import FieldValue
 from vaultpki.errors import SpecError
 from vaultpki.layout import own_server
@@ -29,6 +29,7 @@ def check(cluster: Cluster, spec: FieldValue) -> None:
     """
     _layout(cluster, spec)
     _service_account_keys(cluster, spec)
+    signer.check(cluster, spec)
     _node_names(cluster, spec)
     _endpoint(cluster, spec)
     _authority(cluster, spec)
@@ -49,7 +50,7 @@ def _layout(cluster: Cluster, spec: FieldValue) -> None:
             raise found["roles"].refuse(
                 f"kubeadm runs a kubelet on every control-plane node: add worker to the roles of {node.name}"
             )
-    rows = {row.name for row in certificates.laid_out(cluster.layout)}
+    rows = {row.name for row in certificates.laid_out(cluster.layout, signer=True)}
     for name, found in spec["certificates"].value.items():
         if name in row_rules.OF_TABLE and name not in rows and row_rules.OF_TABLE[name].usage.tls:
             raise found.refuse(
@@ -229,7 +230,7 @@ def _row_names(cluster: Cluster, spec: FieldValue) -> None:
             if role == row.name or role not in every:
                 continue
             own = spec["certificates"].value.get(role)
-            place = own if own is not None and not every[role].built_in else spec.items("pools")[index]["name"]
+            place = own if own is not None and not every[role].built_in else agent_pools(spec)[index]["name"]
             raise place.refuse(f"{role} is also the role of {row.name} for pool {pool.name}: rename one of the two")
 
 
@@ -269,8 +270,13 @@ def holders(cluster: Cluster, spec: FieldValue) -> Iterator[tuple[Node | Pool, F
     """Yield the listed nodes and the pools, each with the place of its name or pattern."""
     for node, found in zip(cluster.nodes, spec.items("nodes"), strict=True):
         yield node, found["name"]
-    for pool, found in zip(cluster.pools, spec.items("pools"), strict=True):
+    for pool, found in zip(cluster.pools, agent_pools(spec), strict=True):
         yield pool, found["node_names"]
+
+
+def agent_pools(spec: FieldValue) -> list[FieldValue]:
+    """Return the pools of cluster.yaml whose nodes run an agent."""
+    return [each for each in spec.items("pools") if not each.has("join")]
 
 
 def _files(cluster: Cluster, spec: FieldValue) -> None:

@@ -23,6 +23,7 @@ ADDRESS: Final = Text(hosts.address, "an IP address", _IP, _IP_EXAMPLES)
 NODE_ADDRESS: Final = Text(hosts.node_address, "an IP address", _IP, _IP_EXAMPLES)
 SAN_ADDRESS: Final = Text(hosts.san_address, "an IP address", r"^([0-9a-fA-F:.]+|\{node_addresses\})$")
 SERVICE_CIDR: Final = Text(hosts.service_cidr, "a network", r"^[0-9a-fA-F:.]+/\d+$", ("10.96.0.0/12",))
+NETWORK: Final = Text(hosts.network, "a network", r"^[0-9a-fA-F:.]+/\d+$", ("10.0.0.0/16",))
 NODE_PATTERN: Final = Text(hosts.node_pattern, "a pattern such as w-*", r"^[a-z0-9][a-z0-9.-]*\*$", ("w-*",))
 ENDPOINT: Final = Text(hosts.endpoint, "https://HOST:PORT", "^https://[^/?#@]+$", ("https://api.example.com:6443",))
 VAULT_ADDRESSES: Final = ListOf(

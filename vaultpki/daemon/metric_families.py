@@ -71,22 +71,22 @@ class Collector(registry.Collector):
 def _of_counts(counts: Counts) -> Iterator[Metric]:
     from vaultpki import __version__
 
-    yield _metric("build_info", "The version that runs.", [({"version": __version__}, 1)])
-    yield _metric("node_info", "The node of this agent.", [({}, 1)])
+    yield family("build_info", "The version that runs.", [({"version": __version__}, 1)])
+    yield family("node_info", "The node of this agent.", [({}, 1)])
     renewals = [({"name": name}, count) for name, count in counts.renewals.items()]
-    yield _metric("renewals_total", "Certificates installed.", renewals)
+    yield family("renewals_total", "Certificates installed.", renewals)
     about = "Files of this node that the agent put right, since somebody else had changed them."
-    yield _metric("tampered_total", about, [({}, counts.tampered)])
-    yield _metric("signs_total", "Certificates that Vault was asked to sign.", [({}, counts.signs)])
+    yield family("tampered_total", about, [({}, counts.tampered)])
+    yield family("signs_total", "Certificates that Vault was asked to sign.", [({}, counts.signs)])
 
 
 def _of_view(view: View, now: float) -> Iterator[Metric]:
-    yield _metric("agent_state", "1 for the state: ok, backing-off or needs-join.", [({"state": view.state}, 1)])
+    yield family("agent_state", "1 for the state: ok, backing-off or needs-join.", [({"state": view.state}, 1)])
     about = "1 while the node has this finding, as `vaultpki status` shows it; 0 for each other one."
     found = own_findings.states(view, now)
-    yield _metric("finding", about, [({"finding": name}, value) for name, value in found.items()])
+    yield family("finding", about, [({"finding": name}, value) for name, value in found.items()])
     generation = {"generation": view.trust_generation}
-    yield _metric("trust_generation_info", "Which issuing CAs the bundles hold.", [(generation, 1)])
+    yield family("trust_generation_info", "Which issuing CAs the bundles hold.", [(generation, 1)])
     for name, about, value in (
         ("last_pass_timestamp_seconds", "When the last pass ended.", view.last_pass),
         ("trust_changed_timestamp_seconds", "When the bundles last changed.", view.trust_changed),
@@ -94,42 +94,42 @@ def _of_view(view: View, now: float) -> Iterator[Metric]:
         ("vault_last_contact_timestamp_seconds", "When Vault last answered.", view.vault_last_ok),
         ("outage_left_seconds", "Seconds until the first certificate expires.", view.outage_left),
     ):
-        yield _metric(name, about, [({}, value)])
+        yield family(name, about, [({}, value)])
     for name, about, read in _CERTIFICATE_METRICS:
-        yield _metric(f"certificate_{name}", about, [({"name": one.name}, read(one)) for one in view.certificates])
+        yield family(f"certificate_{name}", about, [({"name": one.name}, read(one)) for one in view.certificates])
     unknown = "unknown" if view.unseen or view.unread else ""
     about = "1 for the state: ok, due, revoked, expired, missing or broken; unknown if the files could not be read."
     states = [({"name": one.name, "state": unknown or one.state}, 1) for one in view.certificates]
-    yield _metric("certificate_state", about, states)
+    yield family("certificate_state", about, states)
     # A foreign CA has the domain of another one; its end is a finding.
     own = [one for one in view.ends if not one.foreign]
     ends = [({"ca": one.ca}, one.not_after.timestamp()) for one in own]
-    yield _metric("ca_not_after_timestamp_seconds", "When the CA expires.", ends)
+    yield family("ca_not_after_timestamp_seconds", "When the CA expires.", ends)
     about = "When the end of the CA reaches a level: notice, warning or critical."
     begins = [({"ca": one.ca, "level": level.value}, one.begins(level)) for one in own for level in _LEVELS]
-    yield _metric("ca_level_timestamp_seconds", about, [(labels, when.timestamp()) for labels, when in begins])
+    yield family("ca_level_timestamp_seconds", about, [(labels, when.timestamp()) for labels, when in begins])
     about = "1 for the state of the CA's rotation; none if it was never rotated."
     rotations = [({"ca": one.domain, "state": one.state or "none"}, 1) for one in view.cas]
-    yield _metric("ca_rotation_state", about, rotations)
+    yield family("ca_rotation_state", about, rotations)
     about = (
         "1 while the rotation's record is older than before, as after a restored backup, cannot be read, or is not "
         "followed."
     )
-    yield _metric("ca_rotation_behind", about, [({"ca": one.domain}, int(one.behind)) for one in view.cas])
+    yield family("ca_rotation_behind", about, [({"ca": one.domain}, int(one.behind)) for one in view.cas])
     keys = dict.fromkeys((*view.hook_keys, *view.hooks))
     about = "1 while a change waits for this hook to succeed; 0 for each other one."
-    yield _metric("hook_owed", about, [({"hook": key}, int(key in view.hooks)) for key in keys])
+    yield family("hook_owed", about, [({"hook": key}, int(key in view.hooks)) for key in keys])
     owed = view.hooks.items()
     since = [({"hook": key}, began) for key, (_, began) in owed]
-    yield _metric("hook_owed_since_timestamp_seconds", "Since when it is owed.", since)
+    yield family("hook_owed_since_timestamp_seconds", "Since when it is owed.", since)
     attempts = [({"hook": key}, count) for key, (count, _) in owed]
-    yield _metric("hook_attempts", "Attempts for this change.", attempts)
+    yield family("hook_attempts", "Attempts for this change.", attempts)
     about = "1 while a component was not started again since the bundle of this CA changed, or is not healthy; else 0."
     behind = [
         (dict(zip(("ca", "component"), name.split("/", 1), strict=True)), int(name in view.readers))
         for name in dict.fromkeys((*view.components, *view.readers))
     ]
-    yield _metric("reader_behind", about, behind)
+    yield family("reader_behind", about, behind)
 
 
 _LEVELS: Final = (Level.NOTICE, Level.WARNING, Level.CRITICAL)
@@ -143,7 +143,8 @@ _CERTIFICATE_METRICS: Final[tuple[tuple[str, str, Callable[[CertificateView], fl
 )
 
 
-def _metric(name: str, about: str, samples: Iterable[tuple[dict[str, str], float | None]]) -> Metric:
+def family(name: str, about: str, samples: Iterable[tuple[dict[str, str], float | None]]) -> Metric:
+    """Return a metric of vaultpki with its samples, labels and value each; one whose value is None is left out."""
     full = f"vaultpki_{name}"
     metric = Metric(full.removesuffix("_total"), about, "counter" if full.endswith("_total") else "gauge")
     for labels, value in samples:

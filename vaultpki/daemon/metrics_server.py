@@ -20,14 +20,15 @@ import socketserver
 import struct
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
 from prometheus_client import MetricsHandler
-from prometheus_client.registry import CollectorRegistry
+from prometheus_client.registry import Collector, CollectorRegistry
 
-from vaultpki.daemon.metric_families import Collector, X509Collector, certificate_problems
+from vaultpki.daemon.metric_families import Collector as AgentCollector
+from vaultpki.daemon.metric_families import X509Collector, certificate_problems
 from vaultpki.daemon.view import Counts, View
 from vaultpki.errors import VaultpkiError
 from vaultpki.values import hosts
@@ -65,14 +66,12 @@ def is_listed(header: str, listed: Collection[str]) -> bool:
     return match[2] in ("localhost", *listed) or hosts.is_loopback(match[2])
 
 
-class Server(socketserver.ThreadingTCPServer):
+class LoopbackServer(socketserver.ThreadingTCPServer):
     """Listen on `address`, an IP address and port; VaultpkiError if that cannot be used.
 
-    `listed` has the names and addresses, beside those of loopback and its own, under which it may be asked.
-    `view` returns the state after the last pass, or None before the first one has ended; `counts` are there before.
-    `look` returns the view with the certificates as they are on disk now; it bounds its own time, and one thread at a
-    time calls it, for all paths but `/livez`. Before there is a view the agent counts as stuck after `stale_after`
-    seconds.
+    `collectors` are those of each path. `problems` returns what is wrong, as sentences: for `/healthz` all of it, and
+    for `/livez`, which asks with False, only whether the program is stuck. `listed` has the names and addresses, beside
+    those of loopback and its own, under which it may be asked. `file` is where the address is configured.
     """
 
     # Not http.server's class: that one asks the resolver for the name of the address.
@@ -82,20 +81,16 @@ class Server(socketserver.ThreadingTCPServer):
     def __init__(
         self,
         address: str,
-        view: Callable[[], View | None],
-        counts: Callable[[], Counts],
+        collectors: Mapping[str, Collector],
+        problems: Callable[[bool], list[str]],
         *,
         listed: Collection[str] = (),
-        look: Callable[[], View | None] | None = None,
-        stale_after: float = 900.0,
-        clock: Callable[[], float] = time.time,
+        file: str = "agent.yaml",
     ) -> None:
-        self._view, self._look_now, self._stale_after, self._clock = view, look or view, stale_after, clock
-        self._looking = threading.Lock()
-        self.registries = {"/metrics": CollectorRegistry(), "/metrics/x509": CollectorRegistry()}
-        self.registries["/metrics"].register(Collector(self._look, counts, clock))
-        self.registries["/metrics/x509"].register(X509Collector(self._look))
-        self._started = clock()
+        self.problems = problems
+        self.registries = {path: CollectorRegistry() for path in collectors}
+        for path, collector in collectors.items():
+            self.registries[path].register(collector)
         self._ends: dict[socket.socket, float] = {}
         self._thread = threading.Thread(target=self.serve_forever, name="vaultpki-metrics", daemon=True)
         host, _, port = address.rpartition(":")
@@ -106,20 +101,9 @@ class Server(socketserver.ThreadingTCPServer):
         except OSError as error:
             raise VaultpkiError(
                 f"metrics: cannot listen on {address}: {os.strerror(error.errno or errno.EIO)}; write another loopback "
-                "address and port under `metrics` in agent.yaml, such as 127.0.0.1:9910"
+                f"address and port under `metrics` in {file}, such as 127.0.0.1:9910"
             ) from None
         self.address = f"{host}:{self.server_address[1]}"
-
-    def _look(self) -> View | None:
-        with self._looking:
-            return self._look_now()
-
-    def problems(self, *, certificates: bool) -> list[str]:
-        """Return what is wrong with the agent, and with its `certificates` if asked for, as sentences."""
-        view, now = self._look() if certificates else self._view(), self._clock()
-        since, most = (self._started, self._stale_after) if view is None else (view.last_pass, view.stale_after)
-        stuck = [f"the agent has ended no pass for {now - since:.0f} s"] if now - since > most else []
-        return [*stuck, *certificate_problems(view, now)] if certificates else stuck
 
     # Connections
 
@@ -164,6 +148,44 @@ class Server(socketserver.ThreadingTCPServer):
         """Log nothing: the caller has gone, or was reset."""
 
 
+class Server(LoopbackServer):
+    """The server of an agent.
+
+    `view` returns the state after the last pass, or None before the first one has ended; `counts` are there before.
+    `look` returns the view with the certificates as they are on disk now; it bounds its own time, and one thread at a
+    time calls it, for all paths but `/livez`. Before there is a view the agent counts as stuck after `stale_after`
+    seconds.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        view: Callable[[], View | None],
+        counts: Callable[[], Counts],
+        *,
+        listed: Collection[str] = (),
+        look: Callable[[], View | None] | None = None,
+        stale_after: float = 900.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._view, self._look_now, self._stale_after, self._clock = view, look or view, stale_after, clock
+        self._looking = threading.Lock()
+        self._started = clock()
+        own, x509 = AgentCollector(self._look, counts, clock), X509Collector(self._look)
+        super().__init__(address, {"/metrics": own, "/metrics/x509": x509}, self._problems, listed=listed)
+
+    def _look(self) -> View | None:
+        with self._looking:
+            return self._look_now()
+
+    def _problems(self, certificates: bool) -> list[str]:
+        """Return what is wrong with the agent, and with its `certificates` if asked for, as sentences."""
+        view, now = self._look() if certificates else self._view(), self._clock()
+        since, most = (self._started, self._stale_after) if view is None else (view.last_pass, view.stale_after)
+        stuck = [f"the agent has ended no pass for {now - since:.0f} s"] if now - since > most else []
+        return [*stuck, *certificate_problems(view, now)] if certificates else stuck
+
+
 def _reset(connection: socket.socket) -> None:
     """Wake the connection's thread, which closes it."""
     with contextlib.suppress(OSError):
@@ -175,7 +197,7 @@ def _reset(connection: socket.socket) -> None:
 class _Handler(MetricsHandler):
     """Answer one request on a connection, which the server resets if it lasts too long."""
 
-    server: Server
+    server: LoopbackServer
     default_request_version = "HTTP/1.0"
 
     def handle(self) -> None:
@@ -202,7 +224,7 @@ class _Handler(MetricsHandler):
                 self.registry = self.server.registries[path]
                 super().do_GET()
             elif path in ("/healthz", "/livez"):
-                problems = self.server.problems(certificates=path == "/healthz")
+                problems = self.server.problems(path == "/healthz")
                 self._say(HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK, *problems)
             else:
                 self._say(HTTPStatus.NOT_FOUND)

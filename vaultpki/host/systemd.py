@@ -19,9 +19,11 @@ from vaultpki.errors import StateConflict, StoreError, ToolMissing, VaultpkiErro
 from vaultpki.host.hook_files import PATH
 from vaultpki.host.static_pod import manifest
 from vaultpki.model import AgentConfig, Auth
-from vaultpki.places import AGENT_FILE, KUBELET
+from vaultpki.places import AGENT_FILE, KUBELET, SIGNER_FILE, SIGNER_STATE
 
 SYSTEMD_UNITS: Final = ("vaultpki-agent.service", "vaultpki-agent-once.service")
+SIGNER_UNIT: Final = "vaultpki-signer.service"
+SIGNER_USER: Final = "vaultpki-signer"
 RECIPES: Final = (
     "Containerfile",
     "daemonset.yaml",
@@ -37,7 +39,7 @@ RECIPES: Final = (
 )
 """What is printed for every node alike, except for the address of the agent's metrics."""
 
-TEMPLATES: Final = (*SYSTEMD_UNITS, *RECIPES)
+TEMPLATES: Final = (*SYSTEMD_UNITS, SIGNER_UNIT, *RECIPES)
 """The names that `recipe` takes."""
 
 DOCS: Final = "https://vaultpki.example.com/"
@@ -101,7 +103,7 @@ class Notifier:
 
 
 def unit_files(config: AgentConfig, *, executable: Path | None = None, allow_http: bool = False) -> dict[str, str]:
-    """Return the text of each unit for this node, by name.
+    """Return the text of each unit for this node, by name; of a signer.yaml that of the signer.
 
     `executable` is the program to run (default: the one that runs now). VaultpkiError if a unit cannot hold a path.
     """
@@ -112,6 +114,8 @@ def unit_files(config: AgentConfig, *, executable: Path | None = None, allow_htt
     read = [file, program, *folders, *(path for path in (config.ca_file, config.auth.path) if path is not None)]
     # A program in a virtual environment needs that, and the Python that it was made from.
     read += [os.path.realpath(program), sys.prefix, sys.base_prefix] if executable is None else []
+    if config.signer:
+        folders = (config.state,)
     pods = [hook.name for each in config.hooks.values() for hook in each if hook.kind == "static_pod"]
     manifests = sorted({os.path.dirname(manifest(pod)) for pod in pods})
     # `kubeadm reset` empties /var/lib/kubelet, and within the sandbox only a folder above can make one in it again.
@@ -126,7 +130,10 @@ def unit_files(config: AgentConfig, *, executable: Path | None = None, allow_htt
         "writable": " ".join(_word(f"-{path}") for path in (*writable, *manifests)),
         "protect_home": "read-only" if config.taken_over is not None or _below(read, _HOMES) else "yes",
         "private_tmp": "no" if _below(read, _TEMPORARY) else "yes",
+        "user": _owner(config.state),
     }
+    if config.signer:
+        return {SIGNER_UNIT: render(text("templates", SIGNER_UNIT), values, name=SIGNER_UNIT)}
     values["sandbox"] = render(text("templates", "sandbox.conf"), values, name="sandbox.conf")
     return {name: render(text("templates", name), values, name=name) for name in SYSTEMD_UNITS}
 
@@ -151,8 +158,8 @@ def install_units(
     return changed
 
 
-def start_agent() -> bool:
-    """Have systemd read its units again, enable and start the agent's; return False where there is no systemd.
+def start_unit(unit: str = "vaultpki-agent") -> bool:
+    """Have systemd read its units again, enable and start one; return False where there is no systemd.
 
     StateConflict if systemctl fails.
     """
@@ -162,7 +169,7 @@ def start_agent() -> bool:
     # sd_booted(3).
     if program is None or not _BOOTED.is_dir():
         return False
-    for words in (("daemon-reload",), ("enable", "--now", "vaultpki-agent")):
+    for words in (("daemon-reload",), ("enable", "--now", unit)):
         ran = subprocess.run([program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if ran.returncode != 0:
             said = " ".join(ran.stderr.split())[:_LONGEST_STATUS]
@@ -178,7 +185,8 @@ def recipe(
     For `executable` see `unit_files`. `docs` is the address of the built pages, for alerts. VaultpkiError if there is
     no such name, or if `docs` is no address.
     """
-    if name in SYSTEMD_UNITS:
+    if name in (*SYSTEMD_UNITS, SIGNER_UNIT):
+        signer = name == SIGNER_UNIT
         usual = AgentConfig(
             cluster="",
             prefix="",
@@ -189,10 +197,12 @@ def recipe(
             root_sha256="",
             auth=Auth("approle"),
             directory="/etc/kubernetes/pki",
-            state="/var/lib/vaultpki",
-            file=AGENT_FILE,
+            state=SIGNER_STATE if signer else "/var/lib/vaultpki",
+            signer=signer,
+            file=f"{SIGNER_STATE}/{SIGNER_FILE}" if signer else AGENT_FILE,
         )
-        return unit_files(config or usual, executable=executable)[name]
+        known = config if config is not None and config.signer == signer else usual
+        return unit_files(known, executable=executable)[name]
     if name == "prometheus-rule.yaml":
         return text("templates", name) + "spec:\n" + _indented(recipe("alerts.yaml", docs=docs))
     if name == "vaultpki-metrics.service":
@@ -216,6 +226,15 @@ def own_executable() -> Path:
         if each.name == "vaultpki" and each.is_file() and os.access(each, os.X_OK):
             return each.absolute()
     raise ToolMissing("the program `vaultpki` was not found; install the package, and run it by that name")
+
+
+def _owner(folder: str) -> str:
+    """Return the user to whom a folder belongs; the signer's own where there is no such folder yet."""
+    import pwd
+
+    with contextlib.suppress(OSError, KeyError):
+        return pwd.getpwuid(os.stat(folder).st_uid).pw_name
+    return SIGNER_USER
 
 
 def _indented(document: str) -> str:

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from vaultpki import assets
 from vaultpki.certificates import node_rows, resolve, rows, signing_rows
+from vaultpki.csr_roles import NODE_PREFIX, NODES_GROUP, RESERVED, CsrRole, SignerFacts, csr_roles, signer_facts
 from vaultpki.identity import imported, outside_signer
-from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, Pool
+from vaultpki.model import NODE, Certificate, Cluster, Jwt, Node, NodeRole, Pool
 from vaultpki.places import Layout
 from vaultpki.records.adoption import OLD_CAS
 from vaultpki.records.paths import LOCKED
@@ -31,6 +32,11 @@ POLICIES: Final = ("applier", *WRITTEN, "importer")
 So is that of the importer, who is needed once or never.
 """
 
+SIGNER_LOGINS: Final = "signer"
+"""The last part of the auth mount of signers, and of the name of their policy."""
+SIGNER_TOKEN_TTL: Final = 20 * 60
+"""In seconds. A batch token survives its AppRole, and ends before that only with its entity."""
+
 _DAY = 86400
 TOKEN_TTL: Final = 2 * 3600
 """In seconds. An agent keeps its token between whole looks, which come hourly, and a look may fail.
@@ -49,7 +55,8 @@ _JWT_SKEW: Final = 10
 def auth_mounts(cluster: Cluster) -> dict[str, str]:
     """Return the type of each auth mount that the cluster needs, by the last part of its path."""
     jwt = {"jwt": "jwt"} if any(pool.jwt for pool in cluster.pools) else {}
-    return {"listed": "approle", "pooled": "approle", **jwt}
+    signer = {SIGNER_LOGINS: "approle"} if cluster.signer is not None else {}
+    return {"listed": "approle", "pooled": "approle", **signer, **jwt}
 
 
 def approle_pools(cluster: Cluster) -> tuple[Pool, ...]:
@@ -297,9 +304,17 @@ def jwt_role(cluster: Cluster, pool: Pool, jwt: Jwt, facts: ServerFacts) -> Fiel
     }
 
 
-def approle(cluster: Cluster, node: Node, certificates: tuple[Certificate, ...], facts: ServerFacts) -> Fields:
+def approle(
+    cluster: Cluster,
+    node: Node,
+    certificates: tuple[Certificate, ...],
+    facts: ServerFacts,
+    policy_name: str = "",
+    life: int = TOKEN_TTL,
+) -> Fields:
+    """Return the AppRole of a listed node; with another policy and life of its tokens (seconds), that of a signer."""
     return {
-        **_token(f"{cluster.prefix}/node/{node.name}", facts),
+        **_token(policy_name or f"{cluster.prefix}/node/{node.name}", facts, life),
         "bind_secret_id": True,
         "secret_id_num_uses": 0,
         "secret_id_ttl": secret_id_ttl(certificates),
@@ -307,14 +322,14 @@ def approle(cluster: Cluster, node: Node, certificates: tuple[Certificate, ...],
     }
 
 
-def _token(policy_name: str, facts: ServerFacts) -> Fields:
+def _token(policy_name: str, facts: ServerFacts, life: int = TOKEN_TTL) -> Fields:
     """Return the fields of a node's token, which are the same for AppRole and jwt."""
     fields: Fields = {
         "token_policies": [policy_name],
         "token_no_default_policy": True,
         "token_type": "batch",
-        "token_ttl": TOKEN_TTL,
-        "token_max_ttl": TOKEN_TTL,
+        "token_ttl": life,
+        "token_max_ttl": life,
         "token_explicit_max_ttl": 0,
         # A batch token has neither: if somebody sets one by hand, the server refuses every write that has batch tokens
         # and does not reset it.
@@ -325,3 +340,56 @@ def _token(policy_name: str, facts: ServerFacts) -> Fields:
     if facts.openbao:
         fields["token_strictly_bind_ip"] = False
     return fields
+
+
+def signer_nodes(cluster: Cluster) -> tuple[Node, ...]:
+    """Return the nodes on which a signer may run: the control planes, none without `signer` in cluster.yaml."""
+    planes = (node for node in cluster.nodes if NodeRole.CONTROL_PLANE in node.roles)
+    return tuple(planes) if cluster.signer is not None else ()
+
+
+def signer_policies(cluster: Cluster, facts: ServerFacts) -> dict[str, Fields]:
+    """Return the policy of the signer by its name; none without `signer` in cluster.yaml."""
+    known = signer_facts(cluster)
+    if known is None:
+        return {}
+    rules = policy("signer.json", {"prefix": cluster.prefix, "accessor": facts.accessor(SIGNER_LOGINS)})
+    for role in csr_roles(cluster):
+        rules[f"{cluster.mount(role.ca)}/sign/{role.name}"] = _csr_rule(role, known, openbao=facts.openbao)
+    return {f"{cluster.prefix}/{SIGNER_LOGINS}": rules}
+
+
+def _csr_rule(role: CsrRole, known: SignerFacts, *, openbao: bool) -> Fields:
+    """Return the parameters and values that the signer may send to `sign`; all are texts but a list of addresses."""
+    parameters: dict[str, list[Any]] = {
+        "csr": [],
+        "format": ["pem"],
+        "exclude_cn_from_sans": ["true"],
+        "common_name": [*role.common_names],
+        "ttl": [],
+    }
+    # Vault takes an empty text for a value of every list.
+    denied: dict[str, list[Any]] = {"exclude_cn_from_sans": [""]}
+    # A glob crosses dots, and no name of such a node has one behind what its pattern begins with.
+    dots = [] if any("." in each for each in role.common_names) else ["*.*"]
+    if role.organization == (NODES_GROUP,):
+        listed = [f"{NODE_PREFIX}{node}" for node in known.nodes]
+        denied["common_name"] = ["", *_NO_NODE_NAMES, "*,*", *dots, *listed]
+    else:
+        taken = dict.fromkeys((*(f"{each}*" for each in RESERVED), *known.nodes, *known.common_names))
+        denied["common_name"] = ["", *_NO_NODE_NAMES[1:], "*,*", *taken]
+    if role.usage.server:
+        parameters["alt_names"] = [*role.dns]
+        denied["alt_names"] = [*_NO_NODE_NAMES, "*:*", "*,*", *dots, *known.nodes]
+        # OpenBao compares a list as one value, and its role binds the addresses. Vault has no such role, and compares
+        # each address of a list.
+        parameters["ip_sans"] = (
+            [] if openbao else [text for net in role.networks for text in hosts.address_patterns(net)]
+        )
+        denied["ip_sans"] = ["*,*"]
+    return {
+        "capabilities": ["update"],
+        "allowed_parameters": parameters,
+        "denied_parameters": denied,
+        "required_parameters": ["common_name", "csr", "exclude_cn_from_sans", "ttl"],
+    }

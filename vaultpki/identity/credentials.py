@@ -54,10 +54,15 @@ _TIDYING_LONG: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A node's AppRole: the kind of its mount, and its name."""
+    """A node's AppRole, or that of a signer on it: the kind of its mount, and the node's name."""
 
-    kind: Literal["listed", "pooled"]
+    kind: Literal["listed", "pooled", "signer"]
     name: str
+
+    @property
+    def note(self) -> str:
+        """The name of the note about its end; a signer's is none that a node can have."""
+        return f"signer:{self.name}" if self.kind == "signer" else self.name
 
     def mount(self, cluster: Cluster) -> str:
         """Return the path of the auth mount, below `auth`."""
@@ -208,7 +213,7 @@ def end(
     vault.pin_to_leader()
     first = identities[0]
     needs = {
-        f"{cluster.mount('config')}/data/{LEAVING}/{first.name}": "update",
+        f"{cluster.mount('config')}/data/{LEAVING}/{first.note}": "update",
         f"{first.role(cluster)}/role-id": "update",
         f"{first.role(cluster)}/secret-id": "list",
         f"{first.role(cluster)}/secret-id-accessor/destroy": "update",
@@ -227,7 +232,7 @@ def end(
                 f"{identity.name} has no AppRole any more: somebody deleted it while its credentials ended"
             )
         fresh = str(uuid.uuid4())
-        noted[identity] = write_note(cluster, vault, identity.name, {current, fresh})
+        noted[identity] = write_note(cluster, vault, identity.note, {current, fresh})
         vault.api.auth.approle.update_role_id(identity.name, fresh, mount_point=identity.mount(cluster))
 
     try:
@@ -241,18 +246,18 @@ def end(
     vault.map(begin, identities[1:])
     accessors = read_accessors(cluster, vault)
     for last in (False, True):
-        for kind in ("listed", "pooled"):
+        for kind in ("listed", "pooled", "signer"):
             ids = sorted(id_ for identity, some in noted.items() if identity.kind == kind for id_ in some)
             end_entities(vault, accessors.get(kind, ""), ids)
         if not last:
-            await_logins(partial(store_again, cluster, vault, f"{LEAVING}/{first.name}"), wait, say)
+            await_logins(partial(store_again, cluster, vault, f"{LEAVING}/{first.note}"), wait, say)
 
     def finish(identity: Identity) -> None:
         _destroy_secret_ids(cluster, vault, identity, say)
         # Read again: somebody else may have changed it meanwhile.
         current = role_id(cluster, vault, identity) if identity.kind == "listed" else None
         if current is None:
-            remove_note(cluster, vault, identity.name)
+            remove_note(cluster, vault, identity.note)
         else:
             note_ended(cluster, vault, identity.name, current)
 

@@ -220,7 +220,7 @@ def read_accessors(cluster: Cluster, vault: Vault) -> dict[str, str]:
     # Every server and every namespace has it. Without it, no token would be found, and none would end.
     if "token/" not in found:
         raise BadAnswer("the answer to sys/auth does not list token/; check the address and any proxy in between")
-    kinds = ("listed", "pooled", "jwt")
+    kinds = ("listed", "pooled", "signer", "jwt")
     mounts = {kind: member(found, f"{cluster.prefix}/{kind}/") for kind in kinds}
     return {kind: str(mount["accessor"]) for kind, mount in mounts.items() if mount.get("accessor")}
 

@@ -17,7 +17,7 @@ from typing import Literal
 from vaultpki.certificates import SKEW
 from vaultpki.errors import ArgumentError, Denied, Refused, SpecError, StateConflict
 from vaultpki.identity import anchor, credentials, join_files, jwt_nodes, reports
-from vaultpki.identity.access import node_certificates, pooled_approle, signing_certificates, takes
+from vaultpki.identity.access import fits_pattern, node_certificates, pooled_approle, signing_certificates, takes
 from vaultpki.identity.anchor import Anchors
 from vaultpki.identity.credentials import JOINING, Identity, role_id
 from vaultpki.identity.ending import (
@@ -36,7 +36,7 @@ from vaultpki.identity.ending import (
     write_note,
 )
 from vaultpki.layout import own_server
-from vaultpki.model import Cluster, Node, Pool
+from vaultpki.model import Cluster, Node, NodeRole, Pool
 from vaultpki.records import foreign_cas, published
 from vaultpki.records.join_file import Join
 from vaultpki.records.paths import LEAVING
@@ -72,6 +72,7 @@ def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
         for node in cluster.nodes:
             if node.name == name:
                 return node
+        _refuse_token_pool(cluster, name)
         fits = next((each for each in cluster.pools if takes(each, name)), None)
         _refuse_jwt_pool(fits)
         near = names.close(name.lower(), [node.name for node in cluster.nodes])
@@ -97,11 +98,31 @@ def holder(cluster: Cluster, name: str, pool: str | None) -> Node | Pool:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class SignerOn:
+    """The signer of certificate requests on a control plane, which has a credential of its own."""
+
+    node: Node
+
+
+Holder = Node | Pool | SignerOn
+
+
+def signer_on(cluster: Cluster, name: str) -> SignerOn:
+    """Return the signer on the node `name`; ArgumentError says why it may not be enrolled."""
+    who = holder(cluster, name, None)
+    if cluster.signer is None:
+        raise ArgumentError(f"{cluster.file} has no `signer`, so nothing signs certificate requests of the cluster")
+    if isinstance(who, Pool) or NodeRole.CONTROL_PLANE not in who.roles:
+        raise ArgumentError(f"{name} is no control plane, and signers run only there")
+    return SignerOn(who)
+
+
 def enroll(
     cluster: Cluster,
     vault: Vault,
     name: str,
-    who: Node | Pool,
+    who: Holder,
     where: Anchors,
     *,
     wrap_ttl: int,
@@ -112,17 +133,25 @@ def enroll(
     """Make a join file for a node, and a pooled node's AppRole if it is missing.
 
     The join file can be used for `wrap_ttl` seconds. Raises StateConflict if the node has a live credential already;
-    with `replace` every credential of the node is ended first; `wait` and `say` are as for `credentials.end`.
+    with `replace` every credential of the node is ended first, with that of a signer on it; `wait` and `say` are as for
+    `credentials.end`. Of a signer only its own credentials are meant.
     """
     identity = _identity(name, who)
     if replace and role_id(cluster, vault, identity) is not None:
-        credentials.end(cluster, vault, [identity], wait=wait, say=say)
+        credentials.end(cluster, vault, _with_signers(cluster, vault, [identity]), wait=wait, say=say)
     elif why := _occupied(cluster, vault, identity, noted(cluster, vault)):
-        raise StateConflict(f"{name} {why}")
+        raise StateConflict(f"{'the signer on ' if identity.kind == 'signer' else ''}{name} {why}")
     return _invite(cluster, vault, name, who, where, wrap_ttl=wrap_ttl)
 
 
-def _invite(cluster: Cluster, vault: Vault, name: str, who: Node | Pool, where: Anchors, *, wrap_ttl: int) -> Join:
+def _with_signers(cluster: Cluster, vault: Vault, identities: Sequence[Identity]) -> list[Identity]:
+    """Return the identities of nodes with those of the signers on them."""
+    listed = [Identity("signer", each.name) for each in identities if each.kind == "listed" and cluster.signer]
+    there = vault.map(lambda each: role_id(cluster, vault, each) is not None, listed)
+    return [*identities, *(each for each, known in zip(listed, there, strict=True) if known)]
+
+
+def _invite(cluster: Cluster, vault: Vault, name: str, who: Holder, where: Anchors, *, wrap_ttl: int) -> Join:
     """Make a join file with a new secret id, whatever other credentials the node has."""
     identity = _identity(name, who)
     role = identity.role(cluster)
@@ -147,7 +176,9 @@ def _minted(cluster: Cluster, vault: Vault, identity: Identity, wrap_ttl: int) -
     return vault.call(dataclasses.replace(plain, once=True, body={"ttl": f"{wrap_ttl + JOINING}s"}))
 
 
-def _identity(name: str, who: Node | Pool) -> Identity:
+def _identity(name: str, who: Holder) -> Identity:
+    if isinstance(who, SignerOn):
+        return Identity("signer", name)
     return Identity("pooled" if isinstance(who, Pool) else "listed", name)
 
 
@@ -164,13 +195,15 @@ def _occupied(cluster: Cluster, vault: Vault, identity: Identity, with_note: fro
             "may have a live credential, and this token may not look; `vaultpki apply` gives enrollers that right, or "
             "take an applier's token"
         )
+    whose = "its own" if identity.kind == "signer" else "its agent's"
     if live:
         which = "1 live credential" if live == 1 else f"{live} live credentials"
         return (
-            f"has {which} (its agent's, an unused join file's or a stolen one). Pass --replace to end "
+            f"has {which} ({whose}, an unused join file's or a stolen one). Pass --replace to end "
             f"{'it' if live == 1 else 'them'} and to enrol the node anew, as the applier may"
         )
-    if identity.name in with_note and is_unfinished(cluster, vault, identity.name):
+    unfinished = identity.name in with_note and is_unfinished(cluster, vault, identity.name)
+    if unfinished or (identity.kind == "signer" and read_note(cluster, vault, identity.note)):
         return "has credentials whose end was interrupted; pass --replace to complete it and to enrol the node anew"
     return ""
 
@@ -208,7 +241,7 @@ def enroll_many(
         identities = [_identity(name, who) for name, who in wanted]
         there = vault.map(lambda each: role_id(cluster, vault, each) is not None, identities)
         ending = [each for each, known in zip(identities, there, strict=True) if known]
-        credentials.end(cluster, vault, ending, say=say)
+        credentials.end(cluster, vault, _with_signers(cluster, vault, ending), say=say)
     with_note = noted(cluster, vault)
 
     def one(entry: tuple[str, Node | Pool]) -> None:
@@ -227,9 +260,9 @@ def enroll_many(
     return Enrolled(len(written), len(wanted) - len(written) - len(left), tuple(sorted(left)))
 
 
-def drift(cluster: Cluster, vault: Vault, node: Node | Pool) -> bool:
+def drift(cluster: Cluster, vault: Vault, node: Holder) -> bool:
     """Return whether Vault's record of a listed node differs from cluster.yaml; apply corrects it."""
-    if isinstance(node, Pool):
+    if not isinstance(node, Node):
         return False
     found = vault.stored(cluster.mount("config"), f"nodes/{node.name}").get("data")
     # A cluster that was not applied has its own error.
@@ -324,7 +357,7 @@ def lock(
     vault.pin_to_leader()
     both = [Identity("listed", name), Identity("pooled", name)]
     try:
-        found = [each for each in both if role_id(cluster, vault, each) is not None]
+        found = [each for each in (*both, Identity("signer", name)) if role_id(cluster, vault, each) is not None]
         accessor = jwt_nodes.accessor_of(cluster, vault)
         entity = jwt_nodes.find_identity(vault, accessor, name)
     except Denied:
@@ -385,13 +418,23 @@ def _refuse_jwt_pool(pool: Pool | None) -> None:
         )
 
 
+def _refuse_token_pool(cluster: Cluster, name: str) -> None:
+    found = next((each for each in cluster.token_pools if fits_pattern(each.node_names, name)), None)
+    if found is not None:
+        raise ArgumentError(
+            f"nodes of pool {found.name} join by `kubeadm join` with a bootstrap token, have no agent and need no join "
+            "file"
+        )
+
+
 def _join(
-    cluster: Cluster, name: str, who: Node | Pool, where: Anchors, role_id: str, wrap_token: str, expires: datetime
+    cluster: Cluster, name: str, who: Holder, where: Anchors, role_id: str, wrap_token: str, expires: datetime
 ) -> Join:
     return Join(
         cluster=cluster.name,
         prefix=cluster.prefix,
         node=name,
+        signer=isinstance(who, SignerOn),
         pool=who.name if isinstance(who, Pool) else None,
         addresses=where.addresses,
         ca_pem=where.ca_pem,

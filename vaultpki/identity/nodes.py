@@ -201,7 +201,7 @@ def _with_approle(
     # Gates leave a node without any out, and an expired join file lets in for some minutes more.
     credentials = own.count if found.text else own.used
     return Member(
-        *(name, identity.kind, holder, credentials, found.report, found.text),
+        *(name, "listed" if identity.kind == "listed" else "pooled", holder, credentials, found.report, found.text),
         join_until=own.join_until,
         secret_ids=own.secret_ids,
     )

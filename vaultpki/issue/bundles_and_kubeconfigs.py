@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vaultpki import assets
 from vaultpki.certificates import BUNDLES, pair_files
@@ -20,13 +20,17 @@ from vaultpki.places import PKI, Layout
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the files of a node or an operator name. `paths` are the paths of the folders by name."""
+    """What the files of a node or an operator name. `paths` are the paths of the folders by name.
+
+    `owners` are those of certificates, by name, whose files have another owner than all others.
+    """
 
     cluster: str
     endpoint: str
     layout: Layout
     paths: Mapping[str, str]
     owner: FileOwner
+    owners: Mapping[str, FileOwner] = field(default_factory=dict)
 
 
 def bundle_files(site: Site, bundles: Iterable[TrustBundle], trust: Mapping[str, Trust]) -> dict[str, dict[str, File]]:
@@ -88,7 +92,8 @@ def kubeconfig(site: Site, certificate: Certificate, *, chain: bool = False) -> 
         certificate=f"{folder}/{crt}",
         key=f"{folder}/{key}",
     )
-    return File(text.encode(), KEY_MODE, site.owner.uid, site.owner.gid)
+    owner = site.owners.get(certificate.name, site.owner)
+    return File(text.encode(), KEY_MODE, owner.uid, owner.gid)
 
 
 def names_pair(data: bytes, folder: str, stem: str) -> bool:

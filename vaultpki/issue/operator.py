@@ -153,7 +153,11 @@ def _write_manifests(cluster: Cluster, kubelets: Trust, directory: str) -> list[
     os.close(open_folder(folder, create=True))
     texts = {
         row.manifest: assets.manifest(
-            row.manifest, user=row.common_name, group=row.organization[0] if row.organization else ""
+            row.manifest,
+            user=row.common_name,
+            group=row.organization[0] if row.organization else "",
+            people=cluster.signer is not None and cluster.signer.people is not None,
+            approves=cluster.signer is not None and cluster.signer.approve_serving,
         )
         for row in rows(cluster)
         if row.manifest

@@ -16,7 +16,7 @@ from vaultpki.certificates import ISSUING_CAS, ROOT, ca_subject
 from vaultpki.config.agent import dump_agent
 from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
-from vaultpki.errors import BadAnswer, Denied, JoinRefused, Refused, VaultpkiError
+from vaultpki.errors import ArgumentError, BadAnswer, Denied, JoinRefused, Refused, VaultpkiError
 from vaultpki.host.static_pod import MANIFEST_FOLDER
 from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
 from vaultpki.join import hooks
@@ -29,6 +29,7 @@ from vaultpki.node.secret_id import Asked, JoinStep, SecretIdFiles, digest
 from vaultpki.pki.facts import Trust
 from vaultpki.pki.roots import Roots
 from vaultpki.pki.trust import named
+from vaultpki.places import SIGNER_FILE
 from vaultpki.records.foreign_cas import MOST_PINS
 from vaultpki.records.join_file import Join
 from vaultpki.values import names
@@ -59,11 +60,7 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     join = plan.join
     config = _configuration(plan)
     settings = join_settings(join, allow_http=allow_http)
-    issuers = fetch_issuers(Vault(settings), join.prefix)
-    # Of the root's rotation a node learns from its record, which it may read once it has joined.
-    above = roots_below(issuers, join.root_sha256, None, now, cluster=join.cluster)
-    below = trusts(issuers, above, now, cluster=join.cluster)
-    _refuse_other_cluster(join, above, below)
+    below = _trusts_of_cluster(join, settings, now)
     if plan.old is None and config.taken_over is not None:
         foreign_kubeadm_files.refuse_other_cas(join, plan.paths, below)
     secret, node = _open(config, join, settings, now)
@@ -79,16 +76,68 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     os.close(open_folder(os.path.dirname(plan.file), create=True))
     if secret is not None:
         _forget(plan.state, join)
-    write_private(plan.file, dump_agent(config).encode(), 0o644)
+    _keep(config, join, secret, node, now)
+    return Joined(config, added, before.end() if before is not None else "")
+
+
+def enter_signer(agent: AgentConfig, join: Join, state: str, now: datetime, *, allow_http: bool) -> AgentConfig:
+    """Join as the signer on the node of agent.yaml, and return the configuration, which is written to `state`.
+
+    It runs as the user to whom these files shall belong, and the folder must exist. Raises as `join`, and ArgumentError
+    for a join file of another node.
+    """
+    if (agent.cluster, agent.prefix, agent.node) != (join.cluster, join.prefix, join.node):
+        raise ArgumentError(
+            f"the join file is for the signer on {join.node} of {join.cluster}, and {agent.file} is of {agent.node} of "
+            f"{agent.cluster}; name that node's agent.yaml with -c"
+        )
+    config = AgentConfig(
+        cluster=join.cluster,
+        prefix=join.prefix,
+        node=join.node,
+        pool=None,
+        addresses=join.addresses,
+        ca_file=f"{state}/{CA_FILE}" if join.ca_pem else None,
+        root_sha256=join.root_sha256,
+        auth=Auth("approle", role_id=join.role_id),
+        directory=agent.directory,
+        state=state,
+        namespace=join.namespace,
+        layout=agent.layout,
+        folders=agent.folders,
+        signer=True,
+        file=f"{state}/{SIGNER_FILE}",
+    )
+    settings = join_settings(join, allow_http=allow_http)
+    _trusts_of_cluster(join, settings, now)
+    secret, node = _open(config, join, settings, now)
+    if join.ca_pem:
+        write_private(f"{state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
+    _keep(config, join, secret, node, now)
+    return config
+
+
+def _trusts_of_cluster(join: Join, settings: Settings, now: datetime) -> dict[str, Trust]:
+    """Return the trust in each CA that Vault shows; JoinRefused if it is of another cluster than the join file's."""
+    issuers = fetch_issuers(Vault(settings), join.prefix)
+    # Of the root's rotation a node learns from its record, which it may read once it has joined.
+    above = roots_below(issuers, join.root_sha256, None, now, cluster=join.cluster)
+    below = trusts(issuers, above, now, cluster=join.cluster)
+    _refuse_other_cluster(join, above, below)
+    return below
+
+
+def _keep(config: AgentConfig, join: Join, secret: str | None, node: Vault | None, now: datetime) -> None:
+    """Write the configuration and, if the join file was just opened, its secret id, by which `node` is logged in."""
+    write_private(config.file, dump_agent(config).encode(), 0o644)
     if secret is not None:
-        files = SecretIdFiles(plan.state)
+        files = SecretIdFiles(config.state)
         files.replace(secret)
         # Nobody is enrolled beside live credentials, so what was lost before has ended.
         files.write_asked(Asked())
         files.write_join_step(JoinStep(digest(join.wrap_token), "done"))
     if node is not None:
         roll(config, node, now.timestamp())
-    return Joined(config, added, before.end() if before is not None else "")
 
 
 def _forget(folder: str, join: Join) -> None:
@@ -270,7 +319,7 @@ def refuse_other_token(join: Join, joined: JoinStep, vault: Vault, now: datetime
             "the join file has been used already, and not by this node: somebody may have intercepted it. Run "
             f"{_locking(join)}, find out who had the file, and {new}"
         ) from None
-    kind = "pooled" if join.pool else "listed"
+    kind = "signer" if join.signer else "pooled" if join.pool else "listed"
     expected = f"auth/{join.prefix}/{kind}/role/{join.node}/secret-id"
     if origin.get("creation_path") != expected:
         raise JoinRefused(

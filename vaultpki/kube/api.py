@@ -10,6 +10,7 @@ import http.client
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -27,7 +28,7 @@ from vaultpki.kube.objects import (
     mapping,
 )
 from vaultpki.values import hosts, json_object
-from vaultpki.vault.sockets import connect
+from vaultpki.vault.sockets import Channel, connect
 
 JSON: Final = "application/json"
 METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -203,6 +204,38 @@ def exchange(
 ) -> tuple[int, bytes]:
     """Send one request with a JSON `body` unless that is empty; otherwise as `request`."""
     deadline = time.monotonic() + _SECONDS
+    with _channel(access, tls, deadline) as channel:
+        extra = _headers(access, accept) | ({"Content-Type": JSON} if body else {})
+        netloc, where = _target(access, target)
+        return http_exchange.send(channel, method, netloc, where, extra, body, deadline, largest)
+
+
+@contextmanager
+def watching(
+    access: KubeAccess, tls: ssl.SSLContext, target: str, seconds: float, largest: int
+) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Send one GET whose answer goes on for up to `seconds`; yield the status, and its lines as they arrive.
+
+    Raises as `request`, also while the lines are read.
+    """
+    deadline = time.monotonic() + seconds + _SECONDS
+    with _channel(access, tls, deadline) as channel:
+        netloc, where = _target(access, target)
+        yield http_exchange.stream(channel, netloc, where, _headers(access, JSON), deadline, largest)
+
+
+def _headers(access: KubeAccess, accept: str) -> dict[str, str]:
+    return {"Accept": accept, **({"Authorization": f"Bearer {access.token}"} if access.token else {})}
+
+
+def _target(access: KubeAccess, target: str) -> tuple[str, str]:
+    url = urlsplit(access.server)
+    return url.netloc, f"{url.path.rstrip('/')}{target}"
+
+
+@contextmanager
+def _channel(access: KubeAccess, tls: ssl.SSLContext, deadline: float) -> Iterator[Channel]:
+    """Yield a connection to the API server, whose errors are told by the name of the kubeconfig."""
     url = urlsplit(access.server)
     origin = f"https://{url.hostname and hosts.in_url(url.hostname)}:{url.port or _HTTPS}"
     try:
@@ -215,10 +248,7 @@ def exchange(
         why = "it does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
         raise Unavailable(f"{access.server} cannot be reached ({why}); check the address in {access.file}") from None
     try:
-        extra = {"Accept": accept, **({"Authorization": f"Bearer {access.token}"} if access.token else {})}
-        extra |= {"Content-Type": JSON} if body else {}
-        where = f"{url.path.rstrip('/')}{target}"
-        return http_exchange.send(channel, method, url.netloc, where, extra, body, deadline, largest)
+        yield channel
     except (OSError, ValueError, http.client.HTTPException):
         raise Unavailable(f"{access.server} gave no whole answer in time; try again") from None
     finally:

@@ -9,7 +9,7 @@ import http.client
 import io
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vaultpki.vault.sockets import Channel
@@ -37,13 +37,38 @@ def send(
     largest: int,
 ) -> tuple[int, bytes]:
     """Return the same of a request with another method, and with a body unless that is empty."""
+    answer = _answer(channel, method, host, target, headers, body, deadline, largest)
+    return answer.status, answer.read()
+
+
+def stream(
+    channel: Channel, host: str, target: str, headers: Mapping[str, str], deadline: float, largest: int
+) -> tuple[int, Iterator[bytes]]:
+    """Return the status of a GET, and its answer line by line as they arrive; raises as `get`, also in between.
+
+    `largest` is of the whole answer, and so of each line.
+    """
+    answer = _answer(channel, "GET", host, target, headers, b"", deadline, largest)
+    return answer.status, iter(answer.readline, b"")
+
+
+def _answer(
+    channel: Channel,
+    method: str,
+    host: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    deadline: float,
+    largest: int,
+) -> http.client.HTTPResponse:
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Accept-Encoding: identity", "Connection: close"]
     lines += [f"Content-Length: {len(body)}"] if body else []
     lines += [f"{name}: {value}" for name, value in headers.items()]
     channel.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body, deadline)
     answer = http.client.HTTPResponse(_Socket(_Incoming(channel, deadline, largest)))  # type: ignore[arg-type]
     answer.begin()
-    return answer.status, answer.read()
+    return answer
 
 
 def load_pair(tls: ssl.SSLContext, certificate_pem: bytes, key_pem: bytes) -> None:

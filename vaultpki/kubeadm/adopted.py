@@ -31,6 +31,8 @@ AFTERWARDS = (
 )
 """What a person must know of kubeadm's commands and files once a cluster is adopted, as sentences."""
 
+_PAIR = ("tlsCertFile", "tlsPrivateKeyFile")
+
 # kubeadm writes them empty where it finds no key of a CA (cmd/kubeadm/app/phases/controlplane/manifests.go).
 _SIGNING = ("cluster-signing-cert-file", "cluster-signing-key-file")
 
@@ -47,11 +49,17 @@ def settings(text: str, cluster: Cluster, places: KubeadmFolders) -> str:
     return text if made == found else yaml_text.dump(made)
 
 
-def defaults(text: str, places: KubeadmFolders) -> str:
-    """Return the configuration of kubelets that join with ours; otherwise as `settings`."""
-    found = yaml_tree.typed_mapping(text, "kubelet-config")
+def defaults(text: str, places: KubeadmFolders, *, tokens: bool = False) -> str:
+    """Return the configuration of kubelets that join with ours; otherwise as `settings`.
+
+    With `tokens` nodes join by it that have no agent, and so no pair of its own; the others have patches.
+    """
+    found = kept = yaml_tree.typed_mapping(text, "kubelet-config")
     (ours,) = configuration.patches(places).values()
-    made = _merged(found, ours)
+    if tokens:
+        kept = {key: value for key, value in found.items() if key not in _PAIR or value != ours[key]}
+        ours = {key: value for key, value in ours.items() if key not in _PAIR} | configuration.BY_REQUESTS
+    made = _merged(kept, ours)
     return text if made == found else yaml_text.dump(made)
 
 

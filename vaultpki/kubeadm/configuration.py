@@ -31,8 +31,12 @@ _ROWS: Final = {row.name: row for row in laid_out(Layout.KUBEADM)}
 
 # The bootstrap-token phase makes a token that reads the cluster's configuration, shows the cluster's CA to anonymous
 # clients, and approves CSRs that nobody signs here. Nodes join with their own certificate instead. The other phase
-# prints a command with that token.
+# prints a command with that token. Where nodes join with a token the signer answers them, and need the first phase: it
+# copies the CAs of admin.conf, root and issuing CA, into cluster-info.
 _SKIPPED: Final = ("bootstrap-token", "show-join-command")
+_SKIPPED_WITH_TOKENS: Final = ("show-join-command",)
+BY_REQUESTS: Final = {"rotateCertificates": True, "serverTLSBootstrap": True}
+"""What the ConfigMap kubelet-config gives to nodes that join with a token; those with an agent have patches."""
 
 # Semantic versioning (semver.org), to which kubeadm holds what it has read.
 _NUMBER: Final = "(?:0|[1-9][0-9]{0,8})"
@@ -105,6 +109,8 @@ def refuse_etcd_only(cluster: Cluster, node: Node) -> None:
 def init(cluster: Cluster, node: Node, places: KubeadmFolders, *, version: str | None = None) -> tuple[Document, ...]:
     """Return InitConfiguration and ClusterConfiguration for the first control-plane node.
 
+    Where nodes join with a token there is a KubeletConfiguration too, which kubeadm keeps for them.
+
     `version` is the Kubernetes version; without it kubeadm decides. Raises ArgumentError if the node is not a
     control-plane node, and SpecError if no node of the cluster has the role etcd.
     """
@@ -112,15 +118,18 @@ def init(cluster: Cluster, node: Node, places: KubeadmFolders, *, version: str |
         raise ArgumentError(
             f"{cluster.file}: {node.name} is not a control-plane node, and `kubeadm init` makes one: pass --join"
         )
+    tokens = bool(cluster.token_pools)
+    kubelets = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", **BY_REQUESTS}
     return (
         _document(
             "InitConfiguration",
             nodeRegistration=_registration(cluster, node, ()),
             localAPIEndpoint=_local_endpoint(cluster, node),
-            skipPhases=list(_SKIPPED),
+            skipPhases=list(_SKIPPED_WITH_TOKENS if tokens else _SKIPPED),
             patches={"directory": places.patches},
         ),
         _document("ClusterConfiguration", **_cluster(cluster, places, version), **_version(version)),
+        *((kubelets,) if tokens else ()),
     )
 
 

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from vaultpki.certificates import laid_out, pair_files
+from vaultpki.csr_roles import token_pool_of
 from vaultpki.kube import flags
 from vaultpki.kube.cluster import LiveCluster
+from vaultpki.kubeadm.configuration import BY_REQUESTS
 from vaultpki.layout import DIRECTORY, TRUST_BUNDLES, node_folders
 from vaultpki.live.checks import found, not_checked
 from vaultpki.model import Cluster, NodeRole
@@ -21,6 +23,11 @@ from vaultpki.verify.on_disk import Check
 FLAGS_CHECK: Final = "flags"
 
 _LONGEST: Final = 400
+# Controllers by their names, and those of before 1.28, which work too (cmd/kube-controller-manager/names).
+_NEEDED: Final = {
+    "certificatesigningrequest-approving-controller": "csrapproving",
+    "certificatesigningrequest-cleaner-controller": "csrcleaner",
+}
 _OF_ROLE: Final = {
     NodeRole.CONTROL_PLANE: ("kube-apiserver", "kube-controller-manager", "kube-scheduler"),
     NodeRole.ETCD: ("etcd",),
@@ -52,9 +59,8 @@ def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, M
         folders = paths(pod.node, pod.arguments)
         own = cluster.service_account_keys
         findings = flags.findings(pod.component, pod.arguments, cluster.layout, folders, token_keys=own)
-        yield found(
-            FLAGS_CHECK, f"{pod.node}/{pod.component}", "docs/components.md", refusal="; ".join(map(_words, findings))
-        )
+        wrong = [*map(_words, findings), *(_controllers(pod.arguments) if _approves(cluster, pod.component) else ())]
+        yield found(FLAGS_CHECK, f"{pod.node}/{pod.component}", "docs/components.md", refusal="; ".join(wrong))
         if pod.component == "kube-apiserver" and flags.flags_of(pod.arguments).get(flags.AUTHORIZATION_FILE):
             where = f"the file of its --{flags.AUTHORIZATION_FILE}"
             yield not_checked(FLAGS_CHECK, f"{pod.node}/{pod.component}", where, _IN_A_FILE)
@@ -65,6 +71,11 @@ def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, M
                     why = live.unread.get("static pods", _ELSEWHERE)
                     yield not_checked(FLAGS_CHECK, f"{node.name}/{component}", "docs/components.md", why)
     for name, configuration in live.kubelets.items():
+        if token_pool_of(name, cluster.token_pools) is not None:
+            missing = [key for key, value in BY_REQUESTS.items() if configuration.get(key) is not value]
+            refusal = f"{' and '.join(missing)} must be true, or its certificates expire; set it in kubelet-config"
+            yield found(FLAGS_CHECK, f"{name}/kubelet", "docs/signer.md", refusal=refusal if missing else "")
+            continue
         folders = paths(name, kubelets[name])
         findings = flags.kubelet_findings(configuration, cluster.layout, folders)
         yield found(FLAGS_CHECK, f"{name}/kubelet", "docs/components.md", refusal="; ".join(map(_words, findings)))
@@ -72,6 +83,18 @@ def flag_checks(cluster: Cluster, live: LiveCluster, directories: Mapping[str, M
         name = part.removeprefix("kubelet of ")
         if name != part:
             yield not_checked(FLAGS_CHECK, f"{name}/kubelet", "docs/components.md", why)
+
+
+def _approves(cluster: Cluster, component: str) -> bool:
+    return cluster.signer is not None and component == "kube-controller-manager"
+
+
+def _controllers(arguments: tuple[str, ...]) -> Iterator[str]:
+    """Yield a sentence for each controller that a signer needs and that is off."""
+    value = {*flags.flags_of(arguments).get("controllers", "*").split(",")}
+    for name, old in _NEEDED.items():
+        if {f"-{name}", f"-{old}"} & value or not {"*", name, old} & value:
+            yield f"--controllers switches {old} off, which the signer needs; take that out of the flag"
 
 
 def _words(finding: flags.FlagProblem) -> str:

@@ -55,8 +55,8 @@ _JWT = re.compile(r"[A-Za-z0-9_-]{1,16384}\.[A-Za-z0-9_-]{1,16384}\.[A-Za-z0-9_-
 
 
 def mount(config: AgentConfig) -> str:
-    """Return the AppRole mount of this node's kind, as a path below `auth`."""
-    return f"{config.prefix}/{'pooled' if config.pool else 'listed'}"
+    """Return the AppRole mount of this node's kind, or of its signer's, as a path below `auth`."""
+    return f"{config.prefix}/{'signer' if config.signer else 'pooled' if config.pool else 'listed'}"
 
 
 def server(config: AgentConfig, *, allow_http: bool = False, patience: float = _PATIENCE) -> Vault:
@@ -93,13 +93,14 @@ def settings_of(who: AgentConfig | Join, ca_pem: str | None, *, allow_http: bool
 def enrolling(who: AgentConfig | Join, *, replace: bool = False) -> str:
     """Return the command that makes a new join file for a node; `replace` ends the credential that it has."""
     pool = f" --pool {who.pool}" if who.pool else ""
+    pool = " --signer" if who.signer else pool
     return f"`vaultpki enroll {who.node}{pool}{' --replace' if replace else ''}`"
 
 
 def joining(config: AgentConfig, *, lost: bool = False) -> str:
     """Return what repairs a node whose credential Vault rejects; or one that has `lost` it, while Vault accepts it."""
-    enrolled = enrolling(config, replace=lost)
-    return f"join with a new join file ({enrolled}, then `vaultpki join -c {config.file} join.json` here)"
+    enrolled, agent = enrolling(config, replace=lost), "" if config.signer else f" -c {config.file}"
+    return f"join with a new join file ({enrolled}, then `vaultpki join{agent} join.json` here)"
 
 
 def lost_folder(config: AgentConfig) -> str:
@@ -233,7 +234,9 @@ def approle_login(config: AgentConfig, vault: Vault, role_id: str | None, secret
 
 
 def own_record(config: AgentConfig) -> str:
-    """Return the record of the config store that says what this node holds, as a path below the store's `data`."""
+    """Return the record of the config store that says what this node holds, or its signer knows: a path in `data`."""
+    if config.signer:
+        return "signer"
     return f"pools/{config.pool}" if config.pool else f"nodes/{config.node}"
 
 

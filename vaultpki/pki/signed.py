@@ -65,6 +65,25 @@ def check_of_old_ca(pem: bytes, key: PrivateKey, want: Certificate, ca: Facts, n
     return leaf
 
 
+def check_for_request(
+    pem: bytes, public_key: bytes, want: Certificate, issuers: Sequence[Facts], now: datetime
+) -> tuple[Facts, Facts]:
+    """Return the first certificate of `pem`, which was signed for somebody else's request, and the CA that signed it.
+
+    `public_key` is that of the request, as in Facts. `issuers` are the issuing CAs of this node's own bundle, which its
+    agent trusts. Raises as `check_signed`.
+    """
+    leaf = x509.read_certificates(pem)[0]
+    for reason, problem in _problems(leaf, public_key, want, now, timedelta(seconds=SKEW), stale=False):
+        raise _refused(want, reason, problem)
+    issuer = x509.issuer_of(leaf, issuers)
+    if issuer is None or not trust.in_date(issuer, now):
+        raise _refused(want, "not-our-ca", f"was not signed by a CA of {want.ca} that this node trusts")
+    if leaf.not_after > issuer.not_after:
+        raise _refused(want, "outlives-issuer", "expires later than the CA that signed it")
+    return leaf, issuer
+
+
 def _refused(want: Certificate, reason: str, problem: str) -> CertificateRefused:
     return CertificateRefused(
         f"{want.name}: the certificate Vault signed {problem}; it was not installed", reason=reason

@@ -219,8 +219,11 @@ def _older_lines(domain: str, gate: Gate | None) -> Iterator[str]:
         )
 
 
-def emergency_lines(domain: str) -> Iterator[str]:
-    """Yield what an emergency rotation does to a cluster, for a person to confirm."""
+def emergency_lines(domain: str, *, joined: bool = False) -> Iterator[str]:
+    """Yield what an emergency rotation does to a cluster, for a person to confirm.
+
+    `joined` is whether nodes join by token and have no agent.
+    """
     yield f"An emergency rotation of {domain} is for a stolen key. It does not wait for any node:"
     if domain == SERVICE_ACCOUNT:
         yield "- At once nodes take no key in that this CA certifies, and it signs no more."
@@ -229,6 +232,11 @@ def emergency_lines(domain: str) -> Iterator[str]:
     yield f"- At once nodes stop trusting the CA that {domain} has now, and it signs no more."
     yield "- Every component refuses its peers until both have certificates of the new CA. This outage ends once every"
     yield "  agent has passed, and what reads the CA only at its start was restarted."
+    if joined and domain == "kubernetes":
+        yield "- Nodes that joined by token lose the API at once: let them join anew with a token. Until the root is"
+        yield "  rotated they go on trusting the stolen CA."
+    elif joined and domain == "kubelet":
+        yield "- Logs and exec fail on nodes that joined by token until their kubelets renew, or join anew."
     yield "- Operators' certificates of this CA end too: issue them again with `vaultpki issue`."
     yield "- Whoever trusts the root alone (pods, kubeconfigs outside) goes on trusting the stolen CA until it expires."
     yield "  Only a rotation of the root ends that, too."

@@ -134,9 +134,10 @@ def impact_for(cluster: Cluster, todo: Plan, live: Live) -> tuple[Impact, ...]:
     What it means for etcd's quorum and for revocation stands first, and does not depend on reports.
     """
     from vaultpki.provision import quorum
-    from vaultpki.provision.impact import concerns_nodes, impact_of, of_storage
+    from vaultpki.provision.impact import concerns_nodes, impact_of, of_signer, of_storage
 
     first = (*quorum.impact_of(cluster, todo.changes), *of_storage(cluster, todo.changes))
+    first += (*of_signer(cluster, todo.changes),)
     return (*first, *impact_of(cluster, todo.changes, live)) if concerns_nodes(cluster, todo.changes) else first
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from vaultpki.certificates import ROOT
 from vaultpki.errors import BadAnswer, Refused
 from vaultpki.identity import reports
-from vaultpki.identity.access import auth_mounts, unmatched
+from vaultpki.identity.access import SIGNER_LOGINS, auth_mounts, unmatched
 from vaultpki.identity.applied import APPLIED, AppliedRecord, of_cluster
 from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.identity.ending import (
@@ -212,7 +212,7 @@ def _write(run: _Run, change: Change, wanted: Fields) -> None:
 def _body(run: _Run, change: Change, wanted: Fields) -> Json:
     if change.kind == "mount":
         return {field: wanted[field] for field in change.fields}
-    if change.kind == "approle" and change.action == "create":
+    if change.action == "create" and change.name.startswith(f"{run.cluster.prefix}/listed/"):
         return {**wanted, "role_id": run.facts.role_ids[change.name.rpartition("/")[2]]}
     return {"data": wanted} if is_record(run.cluster, change.key) else wanted
 
@@ -249,21 +249,23 @@ def write_mount(cluster: Cluster, vault: Vault, key: Key, wanted: Fields, *, cre
 
 
 def _note_ends(run: _Run) -> dict[str, frozenset[str]]:
-    """Note the role ids of pooled nodes before their AppRoles are deleted.
+    """Note the role ids of pooled nodes, and of signers, before their AppRoles are deleted.
 
     Returns the noted role ids by node, also of nodes whose end an earlier apply did not finish.
     """
-    head = f"{run.cluster.prefix}/pooled/"
+    cluster, vault = run.cluster, run.vault
     deleted = [change.name for change in run.todo.changes if change.action == "delete" and change.kind == "approle"]
-    going = {name.removeprefix(head) for name in deleted if name.startswith(head)}
+    going: dict[str, list[Identity]] = {}
+    for path in deleted:
+        name = path.rpartition("/")[2]
+        both = (Identity("pooled", name), Identity("signer", name))
+        going.setdefault(name, []).extend(each for each in both if path == f"{each.mount(cluster)}/{name}")
 
     def note(name: str) -> frozenset[str]:
-        current = role_id(run.cluster, run.vault, Identity("pooled", name)) if name in going else None
-        if current is None:
-            return read_note(run.cluster, run.vault, name)
-        return write_note(run.cluster, run.vault, name, {current})
+        ids = {id_ for each in going.get(name, ()) if (id_ := role_id(cluster, vault, each)) is not None}
+        return write_note(cluster, vault, name, ids) if ids else read_note(cluster, vault, name)
 
-    names = sorted(going.union(run.seen.ending))
+    names = sorted({*(name for name, some in going.items() if some), *run.seen.ending})
     return dict(zip(names, run.vault.map(note, names), strict=True))
 
 
@@ -280,6 +282,7 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]], say: Callable[[s
             ids.get(name, "") for ids in (seen.facts.role_ids, run.applied.role_ids) for name in unlisted
         ),
         "pooled": noted_ids,
+        SIGNER_LOGINS: noted_ids,
         "jwt": [each.name for each in removed],
     }
     accessors = seen.facts.accessors
@@ -293,7 +296,7 @@ def _end_tokens(run: _Run, noted: Mapping[str, frozenset[str]], say: Callable[[s
         waiting = partial(await_logins, partial(store_again, cluster, vault, APPLIED), say=told)
         end_entities(vault, accessors.get(mount, ""), sorted(aliases[mount]), waiting=waiting, keep_disabled=kept)
 
-    vault.map(end, aliases)
+    vault.map(end, [mount for mount in aliases if accessors.get(mount)])
     # A note does not say whose it is here either.
     gone = {*unlisted, *noted} - listed
     entities = {each.entity: each.name for each in removed}

@@ -20,13 +20,15 @@ from vaultpki.certificates import (
     resolve,
     stored,
 )
+from vaultpki.csr_roles import NODES_GROUP, CsrRole, csr_roles, signer_facts
 from vaultpki.identity import access, imported
-from vaultpki.identity.access import CertificatesByHolder, auth_mounts, jwt_roles, node_certificates
+from vaultpki.identity.access import SIGNER_LOGINS, CertificatesByHolder, auth_mounts, jwt_roles, node_certificates
 from vaultpki.layout import own_server
-from vaultpki.model import NODE, Certificate, Cluster, Node, Pool, Row
+from vaultpki.model import NODE, Certificate, Cluster, KeyType, Node, Pool, Row, Subject
 from vaultpki.pki.facts import EKU
-from vaultpki.records import above, published
+from vaultpki.records import above, published, signer
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
+from vaultpki.records.signer import SIGNER_RECORD
 from vaultpki.vault.issuer import CUT_SHORT, FULL, READ_ONLY, number
 
 _DAY = 86400
@@ -74,11 +76,16 @@ def desired(cluster: Cluster, facts: ServerFacts) -> dict[Key, Fields]:
             wanted["config", f"{cluster.mount(ca)}/config/{name}"] = fields
     for role, fields in _roles(cluster, facts).items():
         wanted["role", role] = fields
-    for policy, rules in access.policies(cluster, facts, certificates).items():
+    own_policies = access.policies(cluster, facts, certificates) | access.signer_policies(cluster, facts)
+    for policy, rules in own_policies.items():
         wanted["policy", policy] = rules
     for node in cluster.nodes:
         wanted["approle", f"{cluster.prefix}/listed/{node.name}"] = access.approle(
             cluster, node, certificates[node], facts
+        )
+    for node in access.signer_nodes(cluster):
+        wanted["approle", f"{cluster.prefix}/{SIGNER_LOGINS}/{node.name}"] = access.approle(
+            cluster, node, certificates[node], facts, f"{cluster.prefix}/{SIGNER_LOGINS}", access.SIGNER_TOKEN_TTL
         )
     for pool in cluster.pools:
         if pool.jwt:
@@ -198,6 +205,8 @@ def _roles(cluster: Cluster, facts: ServerFacts) -> dict[str, Fields]:
             # with the usage that it has at rest: until then these roles sign nothing.
             former = imported.mount(cluster, row.ca)
             made |= {f"{former}/{name}": fields | imported.OLD_CA_ROLE for name, fields in own.items()}
+    for each in csr_roles(cluster):
+        made[f"{cluster.mount(each.ca)}/{each.name}"] = _csr_role(each, facts)
     return made
 
 
@@ -211,14 +220,43 @@ def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], fact
     names = dict.fromkeys((*common_names, *sample.subject.dns))
     own = [f"{{{{identity.entity.aliases.{facts.accessor(mount)}.{_ALIAS_OF[mount]}}}}}" for mount in mounts]
     domains = [name.replace(NODE, who) for name in names for who in (own if NODE in name else [""])]
+    return _full_role(sample, facts) | {
+        "allowed_domains": domains,
+        "allowed_domains_template": any(NODE in name for name in names),
+        # A listed node's policy binds its addresses; a network here would refuse nodes outside it.
+        "allow_ip_sans": row.addressed and pool is None,
+        "no_store": not stored(row, cluster),
+    }
+
+
+def _csr_role(role: CsrRole, facts: ServerFacts) -> Fields:
+    """Return the role by which the signer has requests signed; its policy binds what is in a request."""
+    whose = Subject("", role.organization)
+    sample = Certificate(
+        role.name, role.usage, whose, role.ca, role.ca, role.name, role.ttl, KeyType.EC_P256, role.name
+    )
+    fields = _full_role(sample, facts) | {
+        "key_type": "any",
+        "key_bits": 0,
+        "allowed_domains": [*role.common_names, *role.dns],
+        "allow_glob_domains": True,
+        # A person's name may be a mail address.
+        "cn_validations": ["hostname"] if role.organization == (NODES_GROUP,) else ["hostname", "email"],
+        "allow_ip_sans": role.usage.server,
+    }
+    return fields | ({"allowed_ip_sans_cidr": [*role.networks]} if facts.openbao else {})
+
+
+def _full_role(sample: Certificate, facts: ServerFacts) -> Fields:
+    """Return every field of a role that signs no name yet."""
     fields: Fields = {
         **role_fields(sample),
         "code_signing_flag": False,
         "email_protection_flag": False,
         "ext_key_usage": [],
-        "ext_key_usage_oids": [] if row.usage.tls else sorted(EKU[row.usage]),
-        "allowed_domains": domains,
-        "allowed_domains_template": any(NODE in name for name in names),
+        "ext_key_usage_oids": [] if sample.usage.tls else sorted(EKU[sample.usage]),
+        "allowed_domains": [],
+        "allowed_domains_template": False,
         "allow_bare_domains": True,
         "allow_subdomains": False,
         "allow_glob_domains": False,
@@ -229,7 +267,7 @@ def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], fact
         "cn_validations": ["hostname"],
         "enforce_hostnames": False,
         "require_cn": True,
-        "allow_ip_sans": row.addressed and pool is None,
+        "allow_ip_sans": False,
         "allowed_uri_sans": [],
         "allowed_uri_sans_template": False,
         "allowed_other_sans": [],
@@ -245,12 +283,11 @@ def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], fact
         "not_after": "",
         "use_pss": False,
         "generate_lease": False,
-        "no_store": not stored(row, cluster),
+        "no_store": False,
         "issuer_ref": "default",
     }
     if facts.openbao:
         fields |= {"not_before": "", "not_before_bound": "forbid", "not_after_bound": "forbid"}
-        # A listed node's policy binds its addresses; a network here would refuse nodes outside it.
         fields["allowed_ip_sans_cidr"] = []
     return fields
 
@@ -273,6 +310,8 @@ def role_fields(certificate: Certificate) -> Fields:
 
 def _records(cluster: Cluster, facts: ServerFacts, certificates: CertificatesByHolder) -> dict[str, Fields]:
     made = {"cluster": published.cluster_record(cluster, facts.addresses, facts.ca_pem, facts.root_sha256)}
+    if (known := signer_facts(cluster)) is not None:
+        made[SIGNER_RECORD] = signer.to_json(known)
     for pool in cluster.pools:
         made[f"pools/{pool.name}"] = published.pool_record(pool, certificates[pool], cluster.layout)
     for node in cluster.nodes:

@@ -20,6 +20,7 @@ from vaultpki.records import published
 from vaultpki.records.node_report import PRUNE
 from vaultpki.records.server_facts import Key
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
+from vaultpki.records.signer import SIGNER_RECORD
 from vaultpki.redact import escaped, named
 from vaultpki.values.durations import format_duration
 
@@ -86,6 +87,28 @@ def impact_of(cluster: Cluster, changes: Sequence[Change], live: Live) -> tuple[
     for record in records:
         impact += _node(context, record) if record.folder == "nodes" else _pool(context, record)
     return (*impact, *_ended(context), *_rejoining(context), *_everybody(context))
+
+
+def of_signer(cluster: Cluster, changes: Sequence[Change]) -> Iterator[Impact]:
+    """Return what it means that the cluster has no signer any more, or that a pool's nodes join by token no more."""
+    record = next((each for each in changes if each.name == f"{cluster.mount('config')}/{SIGNER_RECORD}"), None)
+    if record is None or record.action == "create":
+        return
+    valid = "what it has signed stays valid until it expires, or its CA is rotated"
+    if record.action == "delete":
+        yield Impact(LOSES_ACCESS, f"every signer of certificate requests loses access at once; {valid}", nodes=0)
+    elif "token_pools" in record.fields:
+        before, after = ({*_pool_names(side)} for side in record.fields["token_pools"])
+        for name in sorted(before - after):
+            shown = escaped(name)
+            detail = f"nodes of {shown} that joined by token get no further certificate from the signer; {valid}"
+            yield Impact(NOT_RENEWED, detail, pool=shown, nodes=0)
+
+
+def _pool_names(pools: object) -> list[str]:
+    """Return the names and patterns of token pools, as a record has them."""
+    found = pools if isinstance(pools, list) else []
+    return [f"{each.get('name')} ({each.get('node_names')})" for each in found if isinstance(each, Mapping)]
 
 
 def of_storage(cluster: Cluster, changes: Sequence[Change]) -> Iterator[Impact]:

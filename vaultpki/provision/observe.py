@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from vaultpki.certificates import ROOT, all_cas, ca_subject, issuing_cas
 from vaultpki.errors import BadAnswer, ForeignObject, StateConflict
 from vaultpki.identity import anchor, imported, outside_signer, root_in_force
-from vaultpki.identity.access import APPROLE, WRITTEN, auth_mounts
+from vaultpki.identity.access import APPROLE, SIGNER_LOGINS, WRITTEN, auth_mounts
 from vaultpki.model import Cluster
 from vaultpki.pki.key_numbers import key_numbers
 from vaultpki.provision import dangers as found_dangers
@@ -79,7 +79,7 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
     own_mounts = _mounts(cluster, mounts.entries)
     own_auths, accessors = _auths(cluster, auths.entries)
     # Below our prefix may be the prefix of another cluster.
-    ours = re.compile(rf"{re.escape(cluster.prefix)}/({'|'.join(WRITTEN)}|(node|pool)/[^/]+)")
+    ours = re.compile(rf"{re.escape(cluster.prefix)}/({'|'.join(WRITTEN)}|{SIGNER_LOGINS}|(node|pool)/[^/]+)")
     present = [name for _, name in own_mounts]
     found = read_back(cluster, vault, present, accessors, [name for name in policies.keys if ours.fullmatch(name)])
     target, cluster = cluster, _in_force(cluster, found)
@@ -320,13 +320,24 @@ def refuse_foreign(cluster: Cluster, seen: Observation) -> None:
                     f"the clusters at {above} and {below} cannot live in one Vault, since both would have policies "
                     f"below {above}/{folder}; choose another `prefix` in {cluster.file}"
                 )
-    for node in cluster.nodes:
-        if node.name in seen.found.role_ids and not _is_our_approle(cluster, seen.found, node.name):
-            path = f"auth/{cluster.prefix}/listed/role/{node.name}"
-            raise ForeignObject(
-                f"{path} was not made by vaultpki, and whoever made it may hold a secret id of it; "
-                f"delete it (`{program} delete {path}`) and apply again"
-            )
+    strange = [
+        f"listed/role/{node.name}"
+        for node in cluster.nodes
+        if node.name in seen.found.role_ids and not _is_our_approle(cluster, seen.found, node.name)
+    ]
+    signers = {
+        key for key in seen.wanted if key[0] == "approle" and key[1].startswith(f"{cluster.prefix}/{SIGNER_LOGINS}/")
+    }
+    strange += [
+        f"{SIGNER_LOGINS}/role/{name.rpartition('/')[2]}"
+        for _, name in signers & objects.keys() - seen.found.applied.objects
+    ]
+    for each in sorted(strange):
+        path = f"auth/{cluster.prefix}/{each}"
+        raise ForeignObject(
+            f"{path} was not made by vaultpki, and whoever made it may hold a secret id of it; "
+            f"delete it (`{program} delete {path}`) and apply again"
+        )
     for key, rules in seen.wanted.items():
         if key[0] == "policy" and key not in seen.found.applied.objects and objects.get(key, rules) != rules:
             raise ForeignObject(
@@ -403,10 +414,10 @@ def _mounts(cluster: Cluster, found: Json) -> dict[Key, Fields]:
 def _auths(cluster: Cluster, found: Json) -> tuple[dict[Key, Fields], dict[str, str]]:
     """Return the cluster's auth mounts, and their accessors by the last part of their paths."""
     ours = {f"{cluster.prefix}/{mount}": kind for mount, kind in auth_mounts(cluster).items()}
-    jwt = f"{cluster.prefix}/jwt"
-    if (found.get(f"{jwt}/") or {}).get("description") == marker(cluster):
-        # Made when a pool had `jwt`.
-        ours[jwt] = "jwt"
+    for last, kind in (("jwt", "jwt"), (SIGNER_LOGINS, "approle")):
+        if (found.get(f"{cluster.prefix}/{last}/") or {}).get("description") == marker(cluster):
+            # Made when a pool had `jwt`, or cluster.yaml had `signer`.
+            ours[f"{cluster.prefix}/{last}"] = kind
     mounts: dict[Key, Fields] = {}
     accessors = {}
     for path, entry in _own_mounts(cluster, found, ours, "auth/").items():

@@ -163,7 +163,7 @@ def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
     surplus = [key for key in observed.objects if key not in desired]
     # An auth mount is deleted with everything on it.
     going = tuple(f"auth/{name}/" for kind, name in surplus if kind == "auth")
-    surplus = [(kind, name) for kind, name in surplus if not (going and name.startswith(going))]
+    surplus = [(kind, name) for kind, name in surplus if not (going and _auth_path(kind, name).startswith(going))]
     changes += [
         Change("delete", *key, {name: (value, None) for name, value in observed.objects[key].items()})
         for key in surplus
@@ -172,6 +172,10 @@ def plan(desired: Mapping[Key, Fields], observed: Observed) -> Plan:
     changes.sort(key=lambda change: STAGES.index(stage(change)))
     unmanaged = tuple(sorted(key for key in surplus if key not in observed.applied))
     return Plan(tuple(changes), unmanaged, observed.dangers)
+
+
+def _auth_path(kind: str, name: str) -> str:
+    return f"auth/{name}" if kind == "approle" else name
 
 
 def stage(change: Change) -> str:

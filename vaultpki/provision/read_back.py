@@ -10,7 +10,7 @@ from typing import Final
 
 from vaultpki.certificates import MOST_ISSUERS, ROOT, all_cas
 from vaultpki.identity import change_notice, imported
-from vaultpki.identity.access import APPROLE, approle_pools, jwt_roles, takes
+from vaultpki.identity.access import APPROLE, SIGNER_LOGINS, approle_pools, jwt_roles, takes
 from vaultpki.identity.adoption_record import FollowedAdoption, follow_adoption
 from vaultpki.identity.applied import APPLIED, AppliedRecord
 from vaultpki.identity.credentials import Identity, role_id
@@ -25,6 +25,7 @@ from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.records.server_facts import Fields, Key
 from vaultpki.records.service_account import KeyRecord
+from vaultpki.records.signer import SIGNER_RECORD
 from vaultpki.vault import Answer, Json, Request, Vault, check_named, text
 from vaultpki.vault.kv import Stored
 
@@ -35,6 +36,7 @@ _NOT_PLANNED: Final = frozenset(
         APPLIED,
         CHANGES,
         "cluster",
+        SIGNER_RECORD,
         "reports/",
         f"{LEAVING}/",
         f"{LOCKED}/",
@@ -117,7 +119,10 @@ def read_back(
         keys.append(("config", f"{store}/cluster"))
     for folder in _FOLDERS:
         keys += [("config", f"{store}/{folder}/{name}") for name in names(f"{store}/metadata/{folder}")]
+    if SIGNER_RECORD in names(f"{store}/metadata"):
+        keys.append(("config", f"{store}/{SIGNER_RECORD}"))
     keys += [("approle", f"{prefix}/listed/{name}") for name in listed]
+    keys += [("approle", f"{prefix}/{SIGNER_LOGINS}/{name}") for name in names(f"auth/{prefix}/{SIGNER_LOGINS}/role")]
     if "jwt" in auths:
         keys.append(("config", f"auth/{prefix}/jwt/config"))
     keys += [("config", f"{jwt_roles(cluster)}/{name}") for name in names(jwt_roles(cluster))]

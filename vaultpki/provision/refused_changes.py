@@ -48,7 +48,8 @@ def refuse_layout(cluster: Cluster, vault: Vault, seen: Observation) -> None:
 def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> None:
     """Raise SpecError if cluster.yaml lacks an old CA of an adoption, StateConflict if it lacks a node that takes part.
 
-    Or if it asks for service-account keys: the agents of machines would put theirs in the place of kubeadm's.
+    Or if it asks for service-account keys: the agents of machines would put theirs in the place of kubeadm's. Or if it
+    has pools that join by token: the controller managers sign, or nobody does.
 
     A node is lacking too whose pool is, or whose name fits it no more. In prepared nodes may leave, since nothing that
     a component reads has changed there. A locked one is gone for good.
@@ -60,6 +61,11 @@ def refuse_by_adoption(cluster: Cluster, vault: Vault, seen: Observation) -> Non
         raise StateConflict(
             f"{cluster.file}: service_account_keys: {cluster.name} is being taken over ({record.state.value}), and "
             "sa.key stays kubeadm's until that is done: take this line out, and write it again then"
+        )
+    if cluster.token_pools:
+        raise StateConflict(
+            f"{cluster.file}: pools: {cluster.name} is being taken over ({record.state.value}), and nodes of "
+            f"{cluster.token_pools[0].name} join by token. Take such pools out, and write them again once that is done"
         )
     refuse_missing_cas(cluster, record)
     if record.state is AdoptionState.PREPARED:

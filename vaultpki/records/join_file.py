@@ -16,7 +16,7 @@ from vaultpki.errors import SpecError
 from vaultpki.places import Layout
 from vaultpki.records import foreign_cas
 from vaultpki.values import hosts, input_file, json_object, names, pem
-from vaultpki.values.json_object import DIGEST, TIME, ByName, Items, JsonMember, JsonObject, Object, OneOf, word
+from vaultpki.values.json_object import DIGEST, FLAG, TIME, ByName, Items, JsonMember, JsonObject, Object, OneOf, word
 
 _LARGEST: Final = 1 << 19
 # The same limit as in agent.yaml.
@@ -28,6 +28,8 @@ _NOT_A_JOIN_FILE: Final = "is not a join file; ask the person who enrolled this 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
     """A join file. `pool` is None for a listed node, `ca_pem` if the system's CAs verify Vault.
+
+    That of a `signer` names the node on which it runs.
 
     `namespace` is the Vault namespace of the cluster; None is the root namespace. `layout` is that of the node's files.
     `also_trust` are the SHA-256 of the foreign CAs that the node accepts, by domain. `former_root_sha256` is a root
@@ -48,6 +50,7 @@ class Join:
     layout: Layout = Layout.DOCUMENT
     also_trust: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     former_root_sha256: str | None = None
+    signer: bool = False
 
 
 _JOIN: Final = Object(
@@ -70,6 +73,8 @@ _JOIN: Final = Object(
         ),
         # Nor does one take folders over that does not know this.
         "former_root_sha256": JsonMember(DIGEST, left_out=True, null=True),
+        # Nor one that knows no signer: it would make an agent of it.
+        "signer": JsonMember(FLAG, left_out=True),
         # A vaultpki without layouts reads the file for the layout document, which does not name it.
         "layout": JsonMember(OneOf(Layout), left_out=True),
     },

@@ -6,6 +6,7 @@ with every component are not possible from an operator's machine; `vaultpki veri
 
 from __future__ import annotations
 
+import enum
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -30,13 +31,25 @@ __all__ = [
 ]
 
 
+class LeafHolder(enum.Enum):
+    """Who has a leaf that no agent reports: an operator, a kubelet without an agent, or a person by a request."""
+
+    OPERATOR = "operator"
+    KUBELET = "kubelet"
+    PERSON = "person"
+
+
 @dataclass(frozen=True, slots=True)
 class OperatorLeaf:
-    """An operator's certificate in date, of the CA that is to leave: of a row such as `admin`."""
+    """A certificate in date that no agent reports, of the CA that is to leave: of a row such as `admin`.
+
+    That of a kubelet which joined by token has the name of its node, and a person's its common name.
+    """
 
     name: str
     serial: str
     not_after: datetime
+    holder: LeafHolder = LeafHolder.OPERATOR
 
 
 def unreplaced(leaving: Iterable[OperatorLeaf], successors: Iterable[str]) -> tuple[OperatorLeaf, ...]:
@@ -185,17 +198,31 @@ def _signer(step: Transition) -> Gate:
     return Gate((Waiting("root", reason),), turn=record.turn)
 
 
+# The gate opens by itself at these times.
+_BY_REQUEST: Final = {
+    LeafHolder.KUBELET: (
+        "has no certificate of the other CA yet. Its kubelet renews before {last}, when the one it has ends. Sooner: "
+        "let it join anew. Or if the node is gone, go on without it: `--without {name}`"
+    ),
+    LeafHolder.PERSON: "has a certificate of this CA until {last}: a new request in that name replaces it",
+}
+
+
 def _operators(
     record: RotationRecord, operators: Iterable[OperatorLeaf], now: datetime
 ) -> tuple[list[Waiting], list[Waiting]]:
-    by_name: dict[str, list[datetime]] = {}
+    by_name: dict[tuple[LeafHolder, str], list[datetime]] = {}
     for leaf in operators:
         if leaf.not_after > now:
-            by_name.setdefault(leaf.name, []).append(leaf.not_after)
+            by_name.setdefault((leaf.holder, leaf.name), []).append(leaf.not_after)
     held, excused = [], []
-    for name, ends in sorted(by_name.items()):
-        if name in record.excused:
+    for (holder, name), ends in sorted(by_name.items(), key=lambda one: (one[0][0].value, one[0][1])):
+        if name in record.excused and holder is not LeafHolder.PERSON:
             excused.append(Waiting(name, "is left out by `--without`"))
+            continue
+        if holder in _BY_REQUEST:
+            reason = _BY_REQUEST[holder].format(last=stamp(max(ends)), name=name)
+            held.append(Waiting(name, reason, itself=True))
             continue
         verb, last = "expires" if len(ends) == 1 else f"has {len(ends)} certificates, which expire", stamp(max(ends))
         held.append(

@@ -8,7 +8,7 @@ outside of it. A ClusterTrustBundle with a root of the cluster counts as `kube-r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,7 +17,7 @@ from vaultpki.errors import CertificateUnreadable
 from vaultpki.kube.objects import ROOT_COPY, ClusterTrustBundle, KubeTrust, PodStart
 from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.rotation import RotationRecord, State
-from vaultpki.redact import first_few
+from vaultpki.redact import first_few, stamp
 from vaultpki.rotation.gates import Participant
 from vaultpki.rotation.reasons import LEAF_STEPS, command
 from vaultpki.values import pem
@@ -35,6 +35,8 @@ CONTROLLER_MANAGER: Final = "kube-controller-manager"
 
 # A file in a pod that runs already changes with the kubelet's next look at it, which comes once a minute and a half.
 _KUBELET: Final = timedelta(seconds=120)
+
+_KUBELET_NAME: Final = "kubelet"
 
 _ANEW: Final = (
     "Once it is deleted, the controller manager that leads writes it anew. If it is as before then, look at its log"
@@ -100,16 +102,19 @@ def gate(
     pods: KubeTrust | None,
     *,
     crossed: bool = True,
+    joined: Collection[str] = (),
 ) -> Gate:
     """Return the whole gate of the root: its own, those of the issuing CAs that go along, pods and kubeconfigs outside.
 
     `own` is the gate of the nodes, `companions` those of the issuing CAs by their names. `pods` is what the cluster
-    shows, None without `--kubeconfig`. `crossed` is whether there is a cross certificate, which is served.
+    shows, None without `--kubeconfig`. `crossed` is whether there is a cross certificate, which is served. `joined` are
+    the nodes without an agent.
     """
     gates = (own, *companions.values())
     waiting = [*own.waiting, *_together(own, companions)]
     waiting += _pods(record, to, own, pods)
     waiting += _outside(record, to, crossed=crossed)
+    waiting += _rejoining(record, to, joined)
     opens = [each.opens for each in gates if each.opens is not None]
     return Gate(
         waiting=tuple(dict.fromkeys(waiting)),
@@ -128,6 +133,40 @@ def _together(own: Gate, companions: Mapping[str, Gate]) -> list[Waiting]:
     return [
         replace(one, reason=f"{', '.join(cas)}: {one.reason}") for one, cas in found.items() if one not in own.waiting
     ]
+
+
+def waits_for_joined(record: RotationRecord, to: State) -> bool:
+    """Return whether nodes without an agent must join anew before a step: they hold the root that they joined with."""
+    return _roots_of_pods(record, to)[1]
+
+
+def rejoin_refused(record: RotationRecord, to: State, word: str, signed: datetime) -> str:
+    """Return why a person's word that a node without an agent has joined anew does not count, as a sentence.
+
+    "" if it does. `word` is as in `--restarted j-1/kubelet`; `signed` is when the newest certificate of that kubelet
+    was signed.
+    """
+    name, _, component = word.partition("/")
+    if component != _KUBELET_NAME or not waits_for_joined(record, to):
+        return f"root is {record.state.value}, which does not wait for {word}; leave out `--restarted {word}`"
+    if signed < record.since:
+        return (
+            f"{name} got its newest certificate at {stamp(signed)}, before root was {record.state.value}, so it has "
+            f"not joined anew. Let it join, and pass `--restarted {word}` then"
+        )
+    return ""
+
+
+def _rejoining(record: RotationRecord, to: State, joined: Collection[str]) -> Iterator[Waiting]:
+    """Yield the nodes without an agent of which nobody has said that they joined anew in this state."""
+    for name in sorted(joined) if waits_for_joined(record, to) else ():
+        word = f"{name}/{_KUBELET_NAME}"
+        if word not in record.restarted and name not in record.excused:
+            yield Waiting(
+                name,
+                "has no agent, and trusts the root that it joined with. Once cluster-info has both roots, let it join "
+                f"anew, and say so: `{command(to)} --restarted {word}`. If it is gone: `--without {name}`",
+            )
 
 
 def word_refused(record: RotationRecord, to: State, word: str, own: Gate, *, crossed: bool = True) -> str:

@@ -128,7 +128,7 @@ _STEMS: Final = {row.stem for row in TABLE if row.usage.tls}
 def _of_table(layout: Layout) -> Mapping[str, list[FileUse]]:
     """Return the file names that the table's rows use, by their keys."""
     found: dict[str, list[FileUse]] = {}
-    for claim in (claim for row in laid_out(layout) for claim in of_row(row)):
+    for claim in (claim for row in laid_out(layout, signer=True) for claim in of_row(row)):
         found.setdefault(_key(claim), []).append(claim)
     return found
 

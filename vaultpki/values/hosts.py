@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from vaultpki.errors import SpecError
@@ -147,27 +147,32 @@ def node_address(text: str) -> str:
     return found
 
 
-def service_cidr(text: str) -> str:
-    """Return a service range whose first address can be the API server's."""
+def network(text: str, example: str = "10.0.0.0/16") -> str:
+    """Return a network of addresses that certificates may contain: ADDRESS/BITS, without bits behind its prefix."""
     try:
-        network = ipaddress.ip_network(text, strict=False)
+        found = ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise SpecError(f"{quoted(text)} is not a network: write one such as 10.96.0.0/12") from None
-    bits = text.partition("/")[2]
+        raise SpecError(f"{quoted(text)} is not a network: write one such as {example}") from None
     if "%" in text:
         raise SpecError(f"{quoted(text)} has a zone, which a certificate cannot contain: remove the part from %")
-    if "." in bits:
-        raise SpecError(f"{quoted(text)} has a mask instead of a prefix length: write {network}")
-    if ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
-        raise SpecError(f"{quoted(text)} has bits set behind its prefix length: write {network}")
-    if not bits or network.num_addresses < 4:
-        raise SpecError(f"{quoted(text)} is too small for services: write a range such as 10.96.0.0/12 or fd00:1::/112")
-    first = network.network_address + 1
-    if network.network_address.is_unspecified or first.is_multicast or first.is_loopback:
-        raise SpecError(f"{quoted(text)} cannot be used for services: write a private range such as 10.96.0.0/12")
-    if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped is not None:
+    if "." in text.partition("/")[2]:
+        raise SpecError(f"{quoted(text)} has a mask instead of a prefix length: write {found}")
+    if ipaddress.ip_address(text.partition("/")[0]) != found.network_address:
+        raise SpecError(f"{quoted(text)} has bits set behind its prefix length: write {found}")
+    if isinstance(found, ipaddress.IPv6Network) and (found[0].ipv4_mapped or found[-1].ipv4_mapped):
         raise SpecError(f"{quoted(text)} is an IPv4-mapped IPv6 range: write the IPv4 range")
-    return str(network)
+    return str(found)
+
+
+def service_cidr(text: str) -> str:
+    """Return a service range whose first address can be the API server's."""
+    found = ipaddress.ip_network(network(text, "10.96.0.0/12"))
+    if "/" not in text or found.num_addresses < 4:
+        raise SpecError(f"{quoted(text)} is too small for services: write a range such as 10.96.0.0/12 or fd00:1::/112")
+    first = found.network_address + 1
+    if found.network_address.is_unspecified or first.is_multicast or first.is_loopback:
+        raise SpecError(f"{quoted(text)} cannot be used for services: write a private range such as 10.96.0.0/12")
+    return str(found)
 
 
 def host(text: str, *, underscores: bool = False) -> str:
@@ -256,3 +261,23 @@ def san_address(text: str) -> str:
     if "{" in text and text != _NODE_ADDRESSES:
         raise SpecError(f"{quoted(text)} has an unknown placeholder: only {_NODE_ADDRESSES} is known here")
     return text if text == _NODE_ADDRESSES else address(text)
+
+
+def address_patterns(network: str) -> Iterator[str]:
+    """Yield what the texts of all addresses of a network begin with, and of no others: patterns with `*` at the end.
+
+    An IPv6 address is written in full (`ipaddress.IPv6Address.exploded`): a shortened text does not say where it ends.
+    """
+    net = ipaddress.ip_network(network)
+    step, sign = (8, ".") if net.version == 4 else (16, ":")
+    whole, rest = divmod(net.prefixlen, step)
+    parts = net.network_address.exploded.split(sign)
+    head = "".join(f"{part}{sign}" for part in parts[:whole])
+    if not rest:
+        yield f"{head}*" if whole < len(parts) else head[:-1]
+        return
+    end = "" if whole + 1 == len(parts) else f"{sign}*"
+    base = 10 if net.version == 4 else 16
+    first = int(parts[whole], base)
+    for value in range(first, first + (1 << (step - rest))):
+        yield f"{head}{value}{end}" if net.version == 4 else f"{head}{value:04x}{end}"

@@ -173,7 +173,7 @@ def _misplaced(certificate: Certificate, layout: Layout) -> str | None:
     """Return the field that kubeadm's layout does not allow for a certificate of the table; cluster.yaml cannot."""
     if layout is Layout.DOCUMENT:
         return None
-    stems = {row.name: row.stem for row in laid_out(layout)}
+    stems = {row.name: row.stem for row in laid_out(layout, signer=True)}
     if certificate.name not in stems:
         return "name"
     return None if certificate.stem == stems[certificate.name] else "file"

@@ -25,13 +25,14 @@ from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.machines import Machine, Process
 from helpers.kube.recording_servers import register_api
 from helpers.vault.servers import wait_for
-from vaultpki.certificates import TABLE, bundle, chain_bundle, pair_files, resolve, row_named
+from vaultpki.certificates import TABLE, bundle, chain_bundle, laid_out, pair_files, resolve, row_named
 from vaultpki.model import NodeRole, Row
 from vaultpki.pki import x509
+from vaultpki.places import Layout
 
 pytestmark = pytest.mark.conformance
 
-KUBECONFIGS = [row for row in TABLE if row.kubeconfig]
+KUBECONFIGS = [row for row in laid_out(Layout.DOCUMENT) if row.kubeconfig]
 SERVER_ROWS = [row for row in TABLE if row.usage.server]
 POD = "hello"
 POD_PORT = 7777

@@ -45,6 +45,8 @@ from vaultpki.records.adoption import AdoptionState, ClusterShape
 from vaultpki.records.adoption_report import ComponentReport, OldKeys
 from vaultpki.vault import Settings, Vault
 
+JOINED = 'pools:\n- {name: joined, roles: [worker], node_names: "j-*", join: token, networks: [10.9.0.0/16]}\n'
+
 
 def test_a_whole_adoption(clusters: ClusterFactory, tmp_path: Path) -> None:
     with adopted(clusters, tmp_path, Shape(planes=2)) as one:
@@ -247,6 +249,7 @@ def test_what_a_person_does_not_agree_to_is_not_done(clusters: ClusterFactory, t
         whole, old, other = one.cluster.file.read_text(), one.objects.ca.pem, authority("kubernetes", number=7).pem
         for text, ca, said in (
             (f"service_account_keys: true\n{whole}", old, "sa.key stays kubeadm's"),
+            (f"signer: {{}}\n{whole}{JOINED}", old, "nodes of joined join by token"),
             (whole, other, "names another one; correct that"),
             # One more than the cluster has: its clients would be shut out with the old CA.
             (whole, old + other, "which is no CA of this cluster"),

@@ -20,6 +20,7 @@ from vaultpki.records.changes import CHANGES
 from vaultpki.records.paths import LEAVING, LOCKED
 from vaultpki.records.report_paths import REPORT_FOLDER
 from vaultpki.records.rotation import ROTATION_FOLDER
+from vaultpki.records.signer import SIGNER_RECORD
 
 TABLE: Final = pages.rows(pages.part("security", "Who may write which record"))
 EXAMPLES: Final = {"NODE": "worker-1", "POOL": "autoscaled", "DOMAIN": "etcd", "ENTITY": "x"}
@@ -39,7 +40,18 @@ WAYS: Final = (
 def test_each_policy_writes_the_records_of_its_rows_and_no_other(clusters: ClusterFactory) -> None:
     cluster = clusters.applied(SPEC)
     api, store = cluster.server.api, f"{cluster.prefix}/config"
-    heads = {CHANGES, APPLIED, LEAVING, LOCKED, REPORT_FOLDER, ROTATION_FOLDER, "cluster", "nodes", "pools"}
+    heads = {
+        CHANGES,
+        APPLIED,
+        LEAVING,
+        LOCKED,
+        REPORT_FOLDER,
+        ROTATION_FOLDER,
+        SIGNER_RECORD,
+        "cluster",
+        "nodes",
+        "pools",
+    }
     assert {row[0].strip("`").partition("/")[0] for row in TABLE} == heads
     for who in access.POLICIES:
         rules = access.policy_of(cluster.model, who, OLD_CAS if who == "adopter" else ())

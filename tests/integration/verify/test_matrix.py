@@ -16,10 +16,11 @@ from click.testing import CliRunner
 from helpers.node.handmade_files import LIFE, NOW, HandmadeFiles, made, put
 from helpers.vault.applied_cluster import vaultpki
 from vaultpki import certificates
-from vaultpki.certificates import ISSUING_CAS, TABLE, bundle
+from vaultpki.certificates import ISSUING_CAS, TABLE, bundle, laid_out
 from vaultpki.cli.verify import verify_command
 from vaultpki.errors import ArgumentError, Attention, SpecError, ToolMissing
 from vaultpki.model import Usage
+from vaultpki.places import Layout
 from vaultpki.verify import folders, handshake
 from vaultpki.verify.matrix import Check, to_json, verify
 
@@ -77,7 +78,7 @@ def test_the_matrix_is_the_tables(good: tuple[Check, ...]) -> None:
             client, server = check.name.split(" to ")
             seen.setdefault((client, server), set()).add(check.got)
     # Certificates of service-account keys: test_token_key_files.py.
-    everyone = {row.name for row in TABLE if row.usage.tls}
+    everyone = {row.name for row in laid_out(Layout.DOCUMENT)}
     assert set(seen) == {(client, server) for client in everyone for server in trusts}
     assert seen == {
         (client, server): {"accept" if client in clients_of[ca] else "refuse"}

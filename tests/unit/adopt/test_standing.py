@@ -15,6 +15,7 @@ from vaultpki.adopt import drive, standing
 from vaultpki.adopt.drive import AdoptionOutcome, AdoptionWords
 from vaultpki.adopt.look import Sides
 from vaultpki.errors import StateConflict
+from vaultpki.model import Signer
 from vaultpki.procedure.gate import Gate
 from vaultpki.procedure.phases import Side
 from vaultpki.records.adoption import AdoptionRecord, AdoptionState
@@ -51,6 +52,7 @@ def look_at(held: AdoptionRecord, seen: ClusterSeen) -> Any:
         file="cluster.yaml",
         file_option="",
         authority=SimpleNamespace(also_trust={}),
+        signer=None,
         mount=lambda name: f"vaultpki/prod/{name}",
     )
     return SimpleNamespace(
@@ -212,3 +214,16 @@ def test_kubeconfigs_on_machines_are_named_where_a_persons_word_is_missing() -> 
     # With the word there is nothing more to look at.
     said = drive.standing(look_at(record(closed), shown))
     assert not list(standing.lacking_lines(said)) and standing.document(said)["kubeconfigs"] == []
+
+
+@pytest.mark.parametrize("state", AdoptionState)
+@pytest.mark.parametrize("signer", [None, Signer(600)])
+def test_from_closed_to_done_machines_that_join_wait_and_are_told_so(
+    state: AdoptionState, signer: Signer | None
+) -> None:
+    look = look_at(record(state), ClusterSeen())
+    look.cluster.signer = signer
+    text = " ".join(" ".join(standing.standing_lines(AdoptionOutcome(look, None, Gate()), "admin.conf")).split())
+    waits = state in (AdoptionState.CLOSED, AdoptionState.RETIRED)
+    assert ("machines that join by token: they wait until the adoption is done" in text) is waits
+    assert ("when the signer signs" in text) is (waits and signer is not None)

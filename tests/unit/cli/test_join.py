@@ -37,7 +37,7 @@ def test_options_that_need_another(words: tuple[str, ...], said: str) -> None:
 
 def test_templates_are_listed_and_each_is_printed() -> None:
     names = ran("template").stdout.splitlines()
-    assert names == [*systemd.SYSTEMD_UNITS, *systemd.RECIPES]
+    assert names == [*systemd.SYSTEMD_UNITS, systemd.SIGNER_UNIT, *systemd.RECIPES]
     for name in systemd.RECIPES:
         assert ran("template", name).stdout == systemd.recipe(name)
 
@@ -64,6 +64,6 @@ def test_old_options_are_not_shown() -> None:
 def test_the_service_is_started_where_there_is_systemd(
     there: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(systemd, "start_agent", lambda: there)
+    monkeypatch.setattr(systemd, "start_unit", lambda unit: there)
     join._start_unit()
     assert ("systemctl enable --now vaultpki-agent" in capsys.readouterr().out) is not there

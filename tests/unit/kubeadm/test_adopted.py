@@ -115,6 +115,17 @@ def test_kubelets_that_join_ask_no_signer(cluster: Cluster) -> None:
     assert adopted.defaults(made, PLACES) == made
 
 
+def test_kubelets_that_join_with_a_token_ask_the_signer(cluster: Cluster) -> None:
+    before = adopted.defaults(KUBELET, PLACES)
+    made = adopted.defaults(before, PLACES, tokens=True)
+    now = yaml.safe_load(made)
+    assert now["rotateCertificates"] is now["serverTLSBootstrap"] is True and now["maxPods"] == 250
+    # They have no agent, and so no such pair.
+    assert "tlsCertFile" not in now and "tlsPrivateKeyFile" not in now
+    assert now["authentication"]["x509"] == {"clientCAFile": "/etc/kubernetes/pki/ca.crt"}
+    assert adopted.defaults(made, PLACES, tokens=True) == made
+
+
 def test_what_is_no_yaml_is_refused(cluster: Cluster) -> None:
     with pytest.raises(SpecError):
         adopted.settings("a: [", cluster, PLACES)

@@ -67,6 +67,23 @@ def test_init_of_stacked_etcd(tmp_path: Path) -> None:
     assert volume["hostPath"] == volume["mountPath"] == "/etc/kubernetes/pki/scheduler" and volume["readOnly"]
 
 
+def test_where_nodes_join_with_a_token_the_first_node_makes_what_they_need(tmp_path: Path) -> None:
+    joined = '- {name: joined, roles: [worker], node_names: "w-*", join: token, networks: [10.1.0.0/16]}'
+    cluster = read(tmp_path, f"{STACKED}signer: {{}}\npools:\n{joined}\n")
+    node, _, kubelets = configuration.init(cluster, cluster.nodes[0], PLACES)
+    # cluster-info and the rights of tokens are the work of this phase.
+    assert node["skipPhases"] == ["show-join-command"]
+    assert kubelets == {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "rotateCertificates": True,
+        "serverTLSBootstrap": True,
+    }
+    # A node with an agent has its own pair all the same.
+    (patch,) = configuration.patches(PLACES).values()
+    assert not patch["rotateCertificates"] and not patch["serverTLSBootstrap"]
+
+
 def test_external_etcd_and_two_families(tmp_path: Path) -> None:
     node, cluster = init(tmp_path, EXTERNAL)
     # The family of the first range comes first, and each family has one address.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from vaultpki.kube import cluster as kube_cluster
 from vaultpki.kube.cluster import LiveCluster
 from vaultpki.kube.flags import COMPONENTS
 from vaultpki.live.flags import flag_checks
-from vaultpki.model import Cluster
+from vaultpki.model import Cluster, Signer, TokenPool
 from vaultpki.verify.on_disk import Check
 
 STATIC = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler")
@@ -46,6 +47,38 @@ def wrong(cluster: Cluster, found: LiveCluster) -> list[Check]:
 @pytest.mark.parametrize("pki", ["/etc/kubernetes/pki", "/opt/pki"])
 def test_the_flags_of_the_page_are_right_in_any_folder(cluster: Cluster, pki: str) -> None:
     assert wrong(cluster, live(pki)) == []
+
+
+@pytest.fixture
+def signing(cluster: Cluster) -> Cluster:
+    """The same with a signer, and nodes that join with a token."""
+    return replace(cluster, signer=Signer(7 * 86400), token_pools=(TokenPool("joined", "j-*", ("10.0.0.0/16",)),))
+
+
+@pytest.mark.parametrize(
+    ("controllers", "off"),
+    [
+        ("*,bootstrapsigner,tokencleaner", []),
+        ("*,-csrapproving", ["csrapproving"]),
+        ("*,-certificatesigningrequest-cleaner-controller", ["csrcleaner"]),
+        ("csrapproving,csrcleaner", []),
+        ("namespace", ["csrapproving", "csrcleaner"]),
+    ],
+)
+def test_a_signer_needs_two_controllers(cluster: Cluster, signing: Cluster, controllers: str, off: list[str]) -> None:
+    pki = "/etc/kubernetes/pki"
+    flags = [*pages.flags("kube-controller-manager", pki), f"--controllers={controllers}"]
+    found = live(pki, {"kube-controller-manager": flags})
+    assert wrong(cluster, found) == []
+    said = [check.detail for check in wrong(signing, found)]
+    assert [name for name in ("csrapproving", "csrcleaner") if f"switches {name} off" in "".join(said)] == off
+
+
+def test_a_kubelet_that_joined_with_a_token_asks_by_itself(signing: Cluster) -> None:
+    asks = {"rotateCertificates": True, "serverTLSBootstrap": True}
+    assert wrong(signing, LiveCluster(pods=live("/etc/kubernetes/pki").pods, kubelets={"j-1": asks})) == []
+    (check,) = wrong(signing, LiveCluster(pods=live("/etc/kubernetes/pki").pods, kubelets={"j-1": {}}))
+    assert (check.source, check.target) == ("j-1/kubelet", "docs/signer.md")
 
 
 def test_a_file_of_authorizers_is_not_shown(cluster: Cluster) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import ipaddress
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from vaultpki.model import Certificate, KeyType, Subject, Usage
 from vaultpki.pki import keys, roots, x509
 from vaultpki.pki.chains import trust_below
 from vaultpki.pki.facts import Facts, Trust
-from vaultpki.pki.signed import check_signed
+from vaultpki.pki.signed import check_for_request, check_signed
 from vaultpki.values import der
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -233,6 +233,39 @@ def test_what_differs_is_refused_by_name(reason: str, name: str) -> None:
         judged(ISSUING.sign(KEY.public_key(), **BAD[reason][name]))
     assert error.value.reason == reason
     assert str(error.value).startswith("kubelet: the certificate Vault signed") and "\n" not in str(error.value)
+
+
+# A stranger's certificate may be as old as it likes: nobody renews it here.
+OF_STRANGERS = {reason: names for reason, names in BAD.items() if reason != "stale"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "name"), [(reason, name) for reason, names in OF_STRANGERS.items() for name in names]
+)
+def test_what_is_signed_for_a_strangers_request_is_held_to_the_same(reason: str, name: str) -> None:
+    with pytest.raises(CertificateRefused) as error:
+        for_request(ISSUING.sign(KEY.public_key(), **BAD[reason][name]))
+    assert error.value.reason == reason
+
+
+def test_a_strangers_certificate_is_for_the_key_of_the_request_and_of_a_ca_that_the_node_trusts() -> None:
+    leaf, issuer = for_request(ISSUING.sign(KEY.public_key()) + ROOT.pem)
+    assert (leaf.subject, issuer) == (SUBJECT, ISSUING.facts)
+    ended = Authority("issuing", ROOT, not_after=NOW - timedelta(seconds=1))
+    short = Authority("issuing", ROOT, not_after=NOW + DAY)
+    cases: dict[str, tuple[bytes, list[Facts]]] = {
+        "key-mismatch": (ISSUING.sign(keys.generate_key(KeyType.EC_P256).public_key()), [ISSUING.facts]),
+        "not-our-ca": (ended.sign(KEY.public_key(), not_after=NOW + DAY), [ended.facts]),
+        "outlives-issuer": (short.sign(KEY.public_key()), [short.facts]),
+    }
+    for reason, (pem, issuers) in cases.items():
+        with pytest.raises(CertificateRefused) as error:
+            for_request(pem, issuers)
+        assert error.value.reason == reason
+
+
+def for_request(pem: bytes, issuers: Sequence[Facts] = (ISSUING.facts,)) -> tuple[Facts, Facts]:
+    return check_for_request(pem, keys.public_der(KEY), WANT, issuers, NOW)
 
 
 def test_another_key_is_refused() -> None:

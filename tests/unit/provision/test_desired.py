@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from helpers.example_cluster import load
-from vaultpki.certificates import ISSUING_CAS, ROOT, TABLE, rows
+from vaultpki.certificates import ISSUING_CAS, ROOT, laid_out, rows
 from vaultpki.model import Cluster
+from vaultpki.places import Layout
 from vaultpki.provision.desired import desired
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
 
@@ -71,7 +73,7 @@ def test_the_mounts(wanted: dict[Key, Fields]) -> None:
 
 
 def test_each_row_has_one_role_on_its_cas_mount_and_the_root_none(wanted: dict[Key, Fields]) -> None:
-    expected = {f"{P}/{row.ca}/{row.name}" for row in TABLE if row.usage.tls}
+    expected = {f"{P}/{row.ca}/{row.name}" for row in laid_out(Layout.DOCUMENT)}
     # Pools carry no addresses, so what is addressed needs a role without.
     expected |= {f"{P}/kubelet/kubelet-autoscaled", f"{P}/kubelet/kubelet-spot"}
     assert of_kind(wanted, "role").keys() == expected
@@ -237,3 +239,39 @@ def test_roles_of_nodes_store_nothing_where_cluster_yaml_says_so_and_those_of_op
         assert roles[f"{P}/etcd/etcd-server"] is False
         assert roles[f"{P}/kubernetes/admin"] is roles[f"{P}/kubernetes/super-admin"] is False
         assert roles[f"{P}/etcd/etcd-peer"] is roles[f"{P}/kubernetes/kube-proxy"] is among
+
+
+def test_a_cluster_without_a_signer_has_nothing_of_it(wanted: dict[Key, Fields]) -> None:
+    assert not [key for key in wanted if "signer" in key[1] or "csr-" in key[1]]
+
+
+@pytest.mark.parametrize("openbao", [True, False])
+def test_a_signers_roles_and_policy(tmp_path: Path, openbao: bool) -> None:
+    """Where a role holds no addresses, the policy does."""
+    pool = '- {name: joined, roles: [worker], node_names: "j-*", join: token, networks: [10.1.0.0/16, "fd00::/64"]}'
+    more = f"{pool}\nsigner: {{people: {{names: ['*@example.com'], groups: [[], [dev]]}}}}\n"
+    wanted = desired(load(tmp_path, SPEC + more), replace(KNOWN, openbao=openbao))
+    roles = {name: fields for name, fields in of_kind(wanted, "role").items() if "/csr-" in name}
+    assert {name.removeprefix(f"{P}/"): fields["organization"] for name, fields in roles.items()} == {
+        "kubernetes/csr-kubelet-client": ["system:nodes"],
+        "kubelet/csr-kubelet-serving": ["system:nodes"],
+        "kubernetes/csr-person": [],
+        "kubernetes/csr-person-1": ["dev"],
+    }
+    for name, fields in roles.items():
+        serving = "serving" in name
+        assert (fields["server_flag"], fields["client_flag"], fields["no_store"]) == (serving, not serving, False)
+        assert not (fields["allow_any_name"] or fields["use_csr_common_name"] or fields["use_csr_sans"])
+        assert fields["max_ttl"] == fields["ttl"] == (DAY if "person" in name else 7 * DAY)
+        assert fields.get("allowed_ip_sans_cidr", []) == (["10.1.0.0/16", "fd00::/64"] if serving and openbao else [])
+    rules = of_kind(wanted, "policy")[f"{P}/signer"]
+    addresses = rules[f"{P}/kubelet/sign/csr-kubelet-serving"]["allowed_parameters"]["ip_sans"]
+    assert addresses == ([] if openbao else ["10.1.*", "fd00:0000:0000:0000:*"])
+    for name in roles:
+        rule = rules[name.replace("/csr-", "/sign/csr-")]
+        assert "" in rule["denied_parameters"]["common_name"] and rule["allowed_parameters"]["common_name"]
+        assert set(rule["required_parameters"]) == {"csr", "common_name", "ttl", "exclude_cn_from_sans"}
+    approles = [name for name in of_kind(wanted, "approle") if "/signer/" in name]
+    assert approles == [f"{P}/signer/cp-1"]
+    assert wanted["approle", approles[0]]["token_ttl"] == 1200
+    assert wanted["auth", f"{P}/signer"]["lockout"] is False

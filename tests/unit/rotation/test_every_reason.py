@@ -353,6 +353,22 @@ def clusters(shown: KubeTrust) -> Iterator[KubeTrust]:
     yield replace(shown, pods=(PodStart("default", "web", THEN, THEN),))
 
 
+def joined_anew(now: RotationRecord, to: State) -> set[str]:
+    """The reasons of a node without an agent, each way out of which ends them."""
+
+    def waits(record: RotationRecord) -> list[str]:
+        found = root_gates.gate(record, to, Gate(opens=NOW), {}, None, joined=["j-1"]).waiting
+        return [each.reason for each in found if each.node == "j-1"]
+
+    for reason in waits(now):
+        for name, options in commands(reason):
+            for word in options["restarted"]:
+                assert f"vaultpki {name}" == reasons.command(to) and not root_gates.rejoin_refused(now, to, word, NOW)
+            said = Confirmations(options["without"], options["restarted"]).noted(now)
+            assert said != now and not waits(said), name
+    return {*waits(now)}
+
+
 def test_every_reason_of_the_root_in_the_cluster_names_commands_each_of_which_ends_it() -> None:
     """Copies of the root, ClusterTrustBundles, pods and `kubelet-serving-ca`, whether nodes are ready or not."""
     met = set[str]()
@@ -365,4 +381,5 @@ def test_every_reason_of_the_root_in_the_cluster_names_commands_each_of_which_en
                     first = Cluster(now, to, own, None, {"etcd": OTHER} if own is CLOSED else {})
                     for found in (None, first.right(), *clusters(first.right())):
                         met |= walked(replace(first, found=found), Cluster.waits, Cluster.after)
+            met |= joined_anew(record(ROOT, state, old=refs[0], new=refs[1]), to)
     assert len(met) > 20

@@ -17,6 +17,7 @@ from vaultpki.rotation.root_gates import (
     RESTARTED,
     gate,
     next_companion,
+    rejoin_refused,
     without_leaves,
     word_refused,
 )
@@ -176,6 +177,29 @@ def test_done_waits_until_no_copy_holds_the_old_root() -> None:
     assert names(gate(*step, cluster(R1.pem + R2.pem))) == ["kube-root-ca.crt"]
     old = PodStart("default", "old", NOW - MINUTE, NOW - MINUTE)
     assert gate(*step, cluster(R2.pem, old)).open(NOW) and gate(*step, None).open(NOW)
+
+
+def test_nodes_without_an_agent_are_named_until_each_has_joined_anew() -> None:
+    for state, to in (
+        (State.PUBLISHED, State.SWITCHED),
+        (State.RETRUSTING, State.SWITCHED),
+        (State.RETRUSTING, State.RETURNING),
+    ):
+        record = at(state, PODS, OUTSIDE)
+        waiting = gate(record, to, OPEN, ALONE, None, joined=["j-2", "j-1"]).waiting
+        assert [each.node for each in waiting] == ["j-1", "j-2"]
+        assert "let it join anew" in waiting[0].reason and "--restarted j-1/kubelet" in waiting[0].reason
+        said = replace(record, restarted=("j-1/kubelet",), excused=("j-2",))
+        assert gate(said, to, OPEN, ALONE, None, joined=["j-1", "j-2"]).open(NOW)
+        # It has a new certificate if it joined since, and nobody sees whether a renewal was more than that.
+        assert rejoin_refused(record, to, "j-1/kubelet", NOW) == ""
+        assert "has not joined anew" in rejoin_refused(record, to, "j-1/kubelet", NOW - MINUTE)
+        assert "leave out" in rejoin_refused(record, to, "j-1/kube-proxy", NOW)
+    # Nothing is taken from them later: who joined anew holds both.
+    for state, to in ((State.SWITCHED, State.RETIRED), (State.RETIRED, State.DONE)):
+        record = at(state, PODS, OUTSIDE)
+        assert gate(record, to, OPEN, ALONE, None, joined=["j-1"]).open(NOW)
+        assert "leave out" in rejoin_refused(record, to, "j-1/kubelet", NOW)
 
 
 def test_one_node_at_a_time_has_the_turn_over_all_cas() -> None:

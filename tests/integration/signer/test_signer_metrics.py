@@ -1,0 +1,77 @@
+"""What a signer shows on its loopback port: metrics by signer and rule, and what is wrong in sentences."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from typing import Final
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from helpers.example_agent import agent_config
+from helpers.vault.servers import free_ports
+from vaultpki.daemon import signer_metrics
+from vaultpki.errors import VaultpkiError
+from vaultpki.signer.process import WAITS_LONG, SignerView
+
+pytestmark = [pytest.mark.serverless, pytest.mark.on_node]
+
+VIEW: Final = SignerView(
+    cluster="prod",
+    node="cp-1",
+    leads=True,
+    silent="",
+    waiting=3,
+    braked=1,
+    oldest=7.5,
+    signed={"kubernetes.io/kubelet-serving": 4},
+    refused={("kubernetes.io/kube-apiserver-client", "30a"): 2},
+    troubles={},
+)
+
+
+def asked(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_metrics_and_problems_are_those_of_the_signer() -> None:
+    (port,) = free_ports(1)
+    views = [VIEW]
+    signer_metrics.serve(agent_config(metrics=f"127.0.0.1:{port}"), lambda: views[-1])
+    status, text = asked(port, "/metrics")
+    found = {
+        (sample.name, sample.labels.get("rule", "")): (sample.value, sample.labels["cluster"], sample.labels["node"])
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert status == 200
+    assert {name: value for name, (value, *_) in found.items()} == {
+        ("vaultpki_signer_signed_total", ""): 4,
+        ("vaultpki_signer_refused_total", "30a"): 2,
+        ("vaultpki_signer_waiting", ""): 3,
+        ("vaultpki_signer_braked", ""): 1,
+        ("vaultpki_signer_oldest_seconds", ""): 7.5,
+        ("vaultpki_signer_leads", ""): 1,
+        ("vaultpki_signer_silent", ""): 0,
+        ("vaultpki_signer_troubles", ""): 0,
+    }
+    assert {about[1:] for about in found.values()} == {("prod", "cp-1")}
+    assert asked(port, "/healthz") == (200, "ok\n")
+    views.append(replace(VIEW, oldest=WAITS_LONG + 1))
+    assert asked(port, "/healthz") == (503, "an approved request has waited for 121 s\n")
+    # The brakes hold all of them, or another signer leads: this one is well.
+    views.append(replace(VIEW, oldest=WAITS_LONG + 1, braked=3))
+    assert asked(port, "/healthz")[0] == 200
+    views.append(replace(VIEW, oldest=WAITS_LONG + 1, leads=False))
+    assert asked(port, "/healthz")[0] == 200
+    views.append(replace(VIEW, troubles={"vault": "Vault cannot be reached"}))
+    assert asked(port, "/healthz") == (503, "Vault cannot be reached\n")
+    assert asked(port, "/livez")[0] == 200
+    with pytest.raises(VaultpkiError, match=r"under `metrics` in signer\.yaml"):
+        signer_metrics.serve(agent_config(metrics=f"127.0.0.1:{port}", file="signer.yaml"), lambda: VIEW)
