@@ -114,7 +114,7 @@ def a_late_node_is_named(one: AdoptedCluster) -> None:
     nodes.append(late)
     one.now += timedelta(hours=1)
     found = one.advance()
-    assert {each.node: each.reason for each in found.gate.waiting}["w-9"].startswith("has no agent: enrol it")
+    assert {each.node: each.reason for each in found.gate.waiting}["w-9"].startswith("has no agent. Enrol it")
     assert one.state == "switched"
     nodes.remove(late)
 

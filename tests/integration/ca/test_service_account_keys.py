@@ -148,7 +148,7 @@ def test_two_join_an_empty_cluster_at_once_and_a_third_waits_for_their_first_sta
             assert made.admitted() == {"cp-1", "cp-2"} and [each.node for each in done.joining] == ["cp-3"]
             made.passes()
             made.later(61)
-        assert "(start kube-apiserver of cp-1, cp-2 first, or if" in done.joining[0].reason and not done.restarts
+        assert "Start kube-apiserver of cp-1, cp-2 first. Or if" in done.joining[0].reason and not done.restarts
         assert not (planes["cp-3"].node.pki / "sa.key").exists()
         # Those who may start take the key of the one who waits.
         assert {len(planes[name].union()) for name in ("cp-1", "cp-2")} == {3}
