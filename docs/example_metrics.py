@@ -9,6 +9,7 @@ from prometheus_client import generate_latest
 
 from vaultpki.agent.ca_trust import CaOnNode
 from vaultpki.daemon import metric_families, view
+from vaultpki.daemon.signer_metrics import SignerCollector
 from vaultpki.findings import cluster as whole
 from vaultpki.identity.nodes import Member, NodeList
 from vaultpki.identity.revoked_list import Revoked
@@ -19,6 +20,7 @@ from vaultpki.provision.cluster_facts import CaStatus, ClusterFacts
 from vaultpki.records.node_report import CertificateReport, NodeReport
 from vaultpki.records.rotation import CaRef, RotationRecord, State
 from vaultpki.show import fleet_metrics
+from vaultpki.signer.process import SignerView
 
 _BEGIN: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _END: Final = datetime(2031, 1, 1, tzinfo=UTC)
@@ -46,6 +48,13 @@ _COUNTS: Final = view.Counts("prod", "cp-1", 1, {"kubelet": 1})
 def agent() -> str:
     """Returns what the agent shows."""
     return generate_latest(metric_families.Collector(lambda: _VIEW, lambda: _COUNTS)).decode()
+
+
+def signer() -> str:
+    """Returns what a signer of certificate requests shows."""
+    name = "kubernetes.io/kubelet-serving"
+    shown = SignerView("prod", "cp-1", True, "", 1, 1, 1.0, {name: 1}, {(name, "12"): 1}, {})
+    return generate_latest(SignerCollector(lambda: shown)).decode()
 
 
 def fleet(cluster: Cluster) -> str:

@@ -301,6 +301,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "obstacles": _obstacles,
     "limits": _limits,
     "metrics": lambda: _families(example_metrics.agent()),
+    "signer-metrics": lambda: _families(example_metrics.signer()),
     "fleet-metrics": _fleet_metrics,
     "alerts": _alerts,
     "dashboard": _dashboard,

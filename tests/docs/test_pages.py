@@ -408,7 +408,9 @@ def test_components_are_pointed_at_every_pair_and_kubeconfig() -> None:
 
 
 def test_metrics_and_alerts_that_pages_name_exist() -> None:
-    parts = (pages.part("monitoring", name) for name in ("Metrics", "What Vault knows of every node"))
+    parts = (
+        pages.part("monitoring", name) for name in ("Metrics", "The signer's metrics", "What Vault knows of every node")
+    )
     metrics = {row[0].strip("`") for part in parts for row in pages.rows(part)}
     # The name of the Debian package has a version there.
     assert set(re.findall(r"\bvaultpki_[a-z]\w*", EVERYTHING)) <= metrics

@@ -267,13 +267,18 @@ def read_operator_leaves(
 
 def read_joined(cluster: Cluster, vault: Vault, now: datetime) -> dict[str, datetime]:
     """Return the nodes that joined by token and have a live certificate, with when the newest of it was signed."""
+    return {name: signed for name, (signed, _) in joined_lives(cluster, vault, now).items()}
+
+
+def joined_lives(cluster: Cluster, vault: Vault, now: datetime) -> dict[str, tuple[datetime, datetime]]:
+    """Return the same, with when that certificate was signed and when it ends."""
     roles = [each for each in csr_roles(cluster) if each.ca == "kubernetes" and each.organization == (NODES_GROUP,)]
     if not roles:
         return {}
-    found: dict[str, datetime] = {}
+    found: dict[str, tuple[datetime, datetime]] = {}
     mount = cluster.mount("kubernetes")
     for facts, leaf in _live_leaves(vault, mount, now, "joined", lambda facts: _by_request(facts, roles)):
-        found[leaf.name] = max(_signed(facts), found.get(leaf.name, _signed(facts)))
+        found[leaf.name] = max((_signed(facts), leaf.not_after), found.get(leaf.name, (_signed(facts), leaf.not_after)))
     return found
 
 

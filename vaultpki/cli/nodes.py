@@ -9,10 +9,17 @@ import click
 
 from vaultpki.cli.common import json_option, opened, path_option, screen, server_now, spec_option, watch_options
 from vaultpki.cli.progress import reading
+from vaultpki.cli.running_cluster import OWN_CLUSTER, RunningCluster
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from vaultpki.cli.shown import Shown
+    from vaultpki.findings.cluster import Judgement
+    from vaultpki.findings.signer import SignerSeen
+    from vaultpki.kube.kubeconfig import KubeAccess
     from vaultpki.model import Cluster
+    from vaultpki.provision.cluster_facts import ClusterFacts
     from vaultpki.vault import Vault
 
 
@@ -21,13 +28,24 @@ if TYPE_CHECKING:
 @watch_options
 @json_option
 @path_option(
+    "--kubeconfig",
+    help="Also show the signer of this cluster, and the nodes that joined with a token. Without a signer nothing is "
+    f"asked. {OWN_CLUSTER}",
+)
+@path_option(
     "--metrics",
     metavar="FILE",
     help="Write the table as metrics into a file for node_exporter's textfile collector, with the time, and print "
     "nothing; - prints them.",
 )
 def nodes_command(
-    file: Path, allow_http: bool, watching: bool, every: str | None, as_json: bool, metrics: Path | None
+    file: Path,
+    allow_http: bool,
+    watching: bool,
+    every: str | None,
+    as_json: bool,
+    kubeconfig: Path | None,
+    metrics: Path | None,
 ) -> None:
     """Show the state of each node, listed and pooled, what needs attention first, and the CAs that expire soon.
 
@@ -40,6 +58,7 @@ def nodes_command(
       vaultpki nodes
       vaultpki nodes --watch --every 30s
       vaultpki nodes --json
+      vaultpki nodes --kubeconfig admin.conf
       vaultpki nodes --metrics /var/lib/prometheus/node-exporter/vaultpki-prod.prom
     """
     from vaultpki.cli.shown import show
@@ -48,26 +67,26 @@ def nodes_command(
     seconds = interval(every, watching=watching, as_json=as_json)
     if metrics is not None and (watching or as_json):
         raise click.UsageError("--metrics writes the table once, as metrics; leave out --watch and --json")
+    running = RunningCluster(kubeconfig)
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _):
         if metrics is not None:
-            _write_metrics(cluster, vault, metrics)
+            _write_metrics(cluster, vault, running, metrics)
             return
-        show(lambda: _read_nodes(cluster, vault, bar=not watching), seconds, watching=watching, as_json=as_json)
+        show(
+            lambda: _read_nodes(cluster, vault, running, bar=not watching), seconds, watching=watching, as_json=as_json
+        )
 
 
-def _write_metrics(cluster: Cluster, vault: Vault, path: Path) -> None:
+def _write_metrics(cluster: Cluster, vault: Vault, running: RunningCluster, path: Path) -> None:
     from datetime import UTC, datetime
 
     from vaultpki.cli import own_file
-    from vaultpki.findings import cluster as whole
-    from vaultpki.key_rotation import fleet
-    from vaultpki.procedures.in_cluster import IN_CLUSTER
     from vaultpki.show import fleet_metrics
 
     today = datetime.now(UTC)
     with reading(vault) as counted:
-        read = fleet.read(cluster, counted, server_now(vault), today)
-    text = fleet_metrics.text(read, whole.judge(read, IN_CLUSTER), today)
+        read, judged = _judged(cluster, counted, running, today)
+    text = fleet_metrics.text(read, judged, today)
     if str(path) == "-":
         click.echo(text, nl=False)
         return
@@ -76,22 +95,40 @@ def _write_metrics(cluster: Cluster, vault: Vault, path: Path) -> None:
     own_file.replace_own(path, text, marks=marks, what="file of metrics", option="--metrics", for_all=True)
 
 
-def _read_nodes(cluster: Cluster, vault: Vault, *, bar: bool) -> Shown:
+def _judged(cluster: Cluster, vault: Vault, running: RunningCluster, today: datetime) -> tuple[ClusterFacts, Judgement]:
+    from vaultpki.findings import cluster as whole
+    from vaultpki.key_rotation import fleet
+    from vaultpki.procedures.in_cluster import IN_CLUSTER
+
+    read = fleet.read(cluster, vault, server_now(vault), today)
+    judged = whole.judge(read, IN_CLUSTER)
+    if cluster.signer is None:
+        return read, judged
+    from vaultpki.ca.facts import joined_lives
+    from vaultpki.findings import signer
+    from vaultpki.live import signer as live_signer
+
+    def look(access: KubeAccess) -> SignerSeen | None:
+        joined = joined_lives(cluster, vault, read.now)
+        return live_signer.read(access, cluster, vault, read.now, joined)
+
+    seen = running.look(cluster, vault, look)
+    return read, signer.with_signer(judged, seen, cluster.file)
+
+
+def _read_nodes(cluster: Cluster, vault: Vault, running: RunningCluster, *, bar: bool) -> Shown:
     from datetime import UTC, datetime
 
     from vaultpki.cli.shown import Shown
     from vaultpki.findings import cluster as whole
     from vaultpki.findings import nodes as node_rows
     from vaultpki.identity import nodes
-    from vaultpki.key_rotation import fleet
     from vaultpki.pki import ca_life
-    from vaultpki.procedures.in_cluster import IN_CLUSTER
     from vaultpki.show import node_table, record_writers
     from vaultpki.show.table import fitted
 
     with reading(vault, bar=bar) as counted:
-        read = fleet.read(cluster, counted, server_now(vault), datetime.now(UTC))
-    judged = whole.judge(read, IN_CLUSTER)
+        read, judged = _judged(cluster, counted, running, datetime.now(UTC))
     stored = zip(judged.nodes, judged.stored, strict=True)
     return Shown(
         judged.ok,

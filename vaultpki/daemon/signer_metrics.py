@@ -39,6 +39,11 @@ def _families(view: SignerView) -> Iterator[Metric]:
     yield family("signer_leads", "1 if this signer holds the Lease.", [({}, int(view.leads))])
     yield family("signer_silent", "1 while the cluster's records allow no signature.", [({}, int(bool(view.silent)))])
     yield family("signer_troubles", "How many parts of the signer fail.", [({}, len(view.troubles))])
+    yield family(
+        "signer_ends",
+        "How many of its own certificate and secret id end and were not replaced.",
+        [({}, len(view.ends))],
+    )
 
 
 def serve(config: AgentConfig, look: Callable[[], SignerView]) -> None:

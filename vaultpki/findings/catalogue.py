@@ -40,12 +40,13 @@ class NodeState(enum.Enum):
     FAILING = "failing"
     SURPLUS = "surplus"
     NEW = "new"
+    JOINED = "joined"
     OK = "ok"
 
     @property
     def attention(self) -> bool:
         """Return whether a person must act: exit codes tell it."""
-        return self not in (NodeState.NEW, NodeState.OK)
+        return self not in (NodeState.NEW, NodeState.JOINED, NodeState.OK)
 
 
 ORDER: Final = {state: number for number, state in enumerate(NodeState)}
@@ -101,6 +102,7 @@ _AGENT: Final = "systemctl status vaultpki-agent"
 _CA_STATUS: Final = "vaultpki ca status{file}"
 _CONTINUE: Final = "vaultpki ca continue{file} --wait"
 _ADMIT: Final = "vaultpki admit{file} --wait"
+_SIGNER: Final = "systemctl status vaultpki-signer"
 _ADOPT_STATUS: Final = "vaultpki adopt status{file} --kubeconfig admin.conf"
 _RECOVER: Final = "vaultpki ca recover {ca}{file}"
 
@@ -423,6 +425,68 @@ CATALOGUE: Final = (
         _ADOPT_STATUS,
         "operator",
         vault=True,
+    ),
+    _info(
+        "joined",
+        NodeState.JOINED,
+        "The node joined with a bootstrap token: it has no agent, and its kubelet renews by requests.",
+        "kubectl get csr",
+        "operator",
+        vault=True,
+    ),
+    _warning(
+        "signer-silent",
+        None,
+        "No signer holds its Lease, or an approved request has waited for two minutes.",
+        _SIGNER,
+        "node",
+        vault=True,
+    ),
+    _warning(
+        "signer-refuses",
+        None,
+        "The signer has refused requests within the last hour.",
+        "kubectl describe csr",
+        "operator",
+        vault=True,
+    ),
+    _warning(
+        "signer-flood",
+        None,
+        "Requests wait because of the limits on how many are signed: somebody asks very often.",
+        "kubectl get csr",
+        "operator",
+    ),
+    _warning(
+        "serving-unapproved",
+        None,
+        "Kubelets that joined with a token wait for the certificates of their servers.",
+        "kubectl certificate approve",
+        "operator",
+        vault=True,
+    ),
+    _critical(
+        "signer-stranger",
+        None,
+        "A request that the signer serves was answered with a certificate of another CA.",
+        "kubectl get csr",
+        "operator",
+        vault=True,
+    ),
+    _warning(
+        "token-open",
+        None,
+        "A bootstrap token is older than a day: who has it can join a machine.",
+        "kubeadm token delete",
+        "operator",
+        vault=True,
+    ),
+    _warning(
+        "signer-ends",
+        None,
+        "The certificate or the secret id of a signer ends soon, and nothing has replaced it.",
+        _SIGNER,
+        "node",
     ),
     _critical(
         "no-live-credential",

@@ -27,7 +27,10 @@ _SEVERITIES: Final[Mapping[Level, Severity]] = {
 }
 _ON_NODES: Final = (
     "systemctl ",
-    *(f"vaultpki {each}" for each in ("adopt node", "agent", "doctor", "join", "renew", "status", "template")),
+    *(
+        f"vaultpki {each}"
+        for each in ("adopt node", "agent", "doctor", "join", "renew", "signer", "status", "template")
+    ),
 )
 _WITHOUT_FILE: Final = ("bao ", "vault ", "vaultpki adopt inventory", *_ON_NODES)
 _COMMAND: Final = re.compile(r"`((?:vaultpki|vault|bao) [^`]+)`")

@@ -34,6 +34,9 @@ JSON: Final = "application/json"
 METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """The form of an answer without an object's content (kubernetes apimachinery, meta/v1, PartialObjectMetadata)."""
 
+METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""The same, of a list."""
+
 _SECONDS: Final = 30.0
 LARGEST_PAGE: Final = 64 * 1024 * 1024
 OBJECTS_A_PAGE: Final = 500

@@ -92,7 +92,8 @@ class StaticPod:
 class SigningRequest:
     """A CertificateSigningRequest: who asked which signer when, how it ended, and the PEM that was issued.
 
-    `state` is pending, approved (and not yet issued), issued, denied or failed.
+    `state` is pending, approved (and not yet issued), issued, denied or failed. `message` is that of the condition
+    Failed.
     """
 
     name: str
@@ -101,6 +102,7 @@ class SigningRequest:
     made: datetime | None
     state: str
     pem: str
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,8 @@ def signing_requests(items: Iterable[object]) -> Iterator[SigningRequest]:
     """Yield what is in a list of CertificateSigningRequest objects."""
     for item in items:
         spec, status = mapping(mapping(item).get("spec")), mapping(mapping(item).get("status"))
-        kinds = {mapping(one).get("type") for one in entries(status.get("conditions"))[:_MOST]}
+        conditions = [mapping(one) for one in entries(status.get("conditions"))[:_MOST]]
+        kinds = {one.get("type") for one in conditions}
         pem = _decoded(status.get("certificate"))
         state = "pending"
         for kind, word in (("Approved", "approved"), ("Denied", "denied"), ("Failed", "failed")):
@@ -222,6 +225,7 @@ def signing_requests(items: Iterable[object]) -> Iterator[SigningRequest]:
             made=moment(metadata(item).get("creationTimestamp")),
             state="issued" if pem else state,
             pem=pem,
+            message=next((text(one.get("message")) for one in conditions if one.get("type") == "Failed"), ""),
         )
 
 
@@ -232,6 +236,15 @@ def bootstrap_tokens(items: Iterable[object]) -> Iterator[BootstrapToken]:
         if found and mapping(item).get("type") == _TOKEN_TYPE:
             ends = _decoded(mapping(mapping(item).get("data")).get("expiration"))
             yield BootstrapToken(found[1], moment(ends))
+
+
+def token_starts(items: Iterable[object]) -> Iterator[tuple[str, datetime]]:
+    """Yield the id of each bootstrap token, and when it was made, in a list of Secret objects or of their metadata."""
+    for item in items:
+        found = _TOKEN_NAME.fullmatch(text(metadata(item).get("name")))
+        made = moment(metadata(item).get("creationTimestamp"))
+        if found and made is not None:
+            yield found[1], made
 
 
 def bound_users(items: Iterable[object]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from vaultpki.errors import Unavailable, Untrusted
 from vaultpki.kube import cluster as kube_cluster
-from vaultpki.kube.api import context, request
+from vaultpki.kube.api import METADATA_LIST, context, request
 from vaultpki.kube.kubeconfig import KubeAccess
 from vaultpki.kube.reader import SYSTEM, ClusterReader
 from vaultpki.kube.token_flags import TokensInUse, legacy_tokens, stale_tokens, token_flags
@@ -22,8 +22,6 @@ _API_SERVER: Final = "kube-apiserver"
 _PORT: Final = "6443"
 # In every certificate of an API server, also one that has no address of its node in it.
 _SERVER_NAME: Final = "kubernetes"
-# As kube.api.METADATA, of a list.
-_METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _LEGACY: Final = "fieldSelector=type%3Dkubernetes.io%2Fservice-account-token"
 
 
@@ -39,9 +37,7 @@ def read_tokens(access: KubeAccess, *, metrics: bool = False) -> TokensInUse:
     )
     pods = {pod.node: pod.arguments for pod in found or ()}
     flags = {node: one for node, arguments in pods.items() if (one := token_flags(arguments)) is not None}
-    legacy = reader.part(
-        "Secrets", lambda: tuple(legacy_tokens(reader.list("secrets", _LEGACY, accept=_METADATA_LIST)))
-    )
+    legacy = reader.part("Secrets", lambda: tuple(legacy_tokens(reader.list("secrets", _LEGACY, accept=METADATA_LIST))))
     stale = dict(_stale(access, reader, pods)) if metrics else None
     unread = [f"{name} of the cluster could not be read: {why}" for name, why in sorted(reader.unread.items())]
     unread += [f"the flags of kube-apiserver of {node} cannot be understood" for node in sorted(pods.keys() - flags)]

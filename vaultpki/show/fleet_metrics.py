@@ -55,7 +55,7 @@ def _of_cluster(judged: Judgement) -> Iterator[Metric]:
     known = [
         (kind.name, severity)
         for kind in CATALOGUE
-        if kind.state is None or kind.name == "ca-expires"
+        if (kind.state is None and kind.vault) or kind.name == "ca-expires"
         for severity in (Severity if kind.name == "ca-expires" else (kind.severity,))
     ]
     samples = [
@@ -86,7 +86,9 @@ def _of_nodes(judged: Judgement) -> Iterator[Metric]:
     rows = [({"node": row.node, "pool": row.pool or ""}, row) for row in judged.nodes]
     rows.sort(key=lambda each: (each[0]["node"], each[0]["pool"]))
     # Queries join by cluster and node, and the name of an identity that belongs to no node may be that of one.
-    known = [(its, row) for its, row in rows if all(each.name != "fits-no-pool" for each in row.findings)]
+    # What joined with a token has no agent that anybody could watch.
+    without = ("fits-no-pool", "joined")
+    known = [(its, row) for its, row in rows if all(each.name not in without for each in row.findings)]
     about = "1 for each node that Vault knows: the version of its agent, and which issuing CAs its bundles hold."
     info = [({**its, "version": row.version, "generation": row.trust}, 1) for its, row in known]
     yield _metric("node_info", about, info)

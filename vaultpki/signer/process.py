@@ -51,6 +51,7 @@ class SignerView:
     """What a signer shows of itself: times are seconds, and `troubles` are sentences by the part that fails.
 
     `oldest` is for how long the oldest approved request waits; None without one. `braked` counts what brakes hold.
+    `ends` are sentences on what of its own ends, its certificate or its secret id.
     """
 
     cluster: str
@@ -63,11 +64,12 @@ class SignerView:
     signed: dict[str, int]
     refused: dict[tuple[str, str], int]
     troubles: dict[str, str]
+    ends: tuple[str, ...] = ()
 
     @property
     def problems(self) -> list[str]:
         """What is wrong, as sentences."""
-        found = [*self.troubles.values()]
+        found = [*self.troubles.values(), *self.ends]
         if self.leads and not self.silent and self.waiting > self.braked and (self.oldest or 0.0) > WAITS_LONG:
             found.append(f"an approved request has waited for {self.oldest:.0f} s")
         return found
@@ -115,7 +117,17 @@ class SignerProcess:
         config, silent = self._session.config, self._orders.silent
         leads = self._leadership.leads
         return SignerView(
-            config.cluster, config.node, leads, silent, len(waiting), braked, oldest, signed, refused, troubles
+            config.cluster,
+            config.node,
+            leads,
+            silent,
+            len(waiting),
+            braked,
+            oldest,
+            signed,
+            refused,
+            troubles,
+            self._session.ending(now),
         )
 
     def stay(self) -> None:

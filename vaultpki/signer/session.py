@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from vaultpki.csr_roles import SignerFacts
-from vaultpki.errors import Denied
+from vaultpki.errors import CertificateUnreadable, Denied, StoreError
 from vaultpki.model import AgentConfig
 from vaultpki.node import credential
+from vaultpki.node.secret_id import SecretIdFiles
+from vaultpki.pki import x509
+from vaultpki.redact import stamp
 from vaultpki.signer import permission
 from vaultpki.vault import Vault
 
@@ -21,6 +27,11 @@ NO_FACTS: Final = "the cluster has no record for its signer; write `signer` into
 
 # A token lives for 20 minutes; a login costs Vault less than a signature.
 _TOKEN_SECONDS: Final = 600.0
+# A secret id is replaced after 42 % of its life at the latest, the pair by the agent after two thirds.
+_LATE_SHARE: Final = 0.5
+_LATE_SHARE_OF_LEAF: Final = 0.8
+_LEAF: Final = "signer.crt"
+_LARGEST_LEAF: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,21 @@ class VaultSession:
         except Denied:
             # The token may have ended early.
             return self._look(self.vault(than=vault))
+
+    def ending(self, now: datetime) -> tuple[str, ...]:
+        """Return what of its own ends although it should have been replaced by now, as sentences."""
+        found, files = list[str](), SecretIdFiles(self.config.state)
+        with contextlib.suppress(StoreError):
+            secret = files.current()
+            minted = files.minted(secret) if secret is not None else None
+            if minted is not None and now.timestamp() > minted[0] + minted[1] * _LATE_SHARE:
+                ends = datetime.fromtimestamp(sum(minted), UTC)
+                found.append(f"the secret id of this signer ends at {stamp(ends)}, and was not replaced")
+        with contextlib.suppress(OSError, CertificateUnreadable):
+            leaf = x509.read_certificates(Path(self.config.directory, _LEAF).read_bytes()[:_LARGEST_LEAF])[0]
+            if now > leaf.not_before + (leaf.not_after - leaf.not_before) * _LATE_SHARE_OF_LEAF:
+                found.append(f"the certificate of this signer ends at {stamp(leaf.not_after)}, and was not renewed")
+        return tuple(found)
 
     def _look(self, vault: Vault) -> Orders:
         with self._lock:

@@ -160,6 +160,12 @@ ELSEWHERE: Final = {
     "adoption-waits": "agent/test_taken_over.py",
     "adoption-blocked": "agent/test_taken_over.py",
     "adoption-lost": "agent/test_taken_over.py",
+    **dict.fromkeys(
+        ("signer-silent", "signer-refuses", "signer-stranger", "serving-unapproved", "token-open", "joined"),
+        "signer/test_signer_seen.py",
+    ),
+    "signer-flood": "signer/test_signer_metrics.py",
+    "signer-ends": "signer/test_signer_metrics.py",
 }
 
 

@@ -482,6 +482,14 @@ INFORMS: Final[dict[str, str]] = {
     "rotation-waits": "Nothing is wrong: the command goes on as soon as agents are ready.",
     "adoption-waits": "Nothing is wrong: the command shows which machine is next.",
     "adoption-blocked": "The command shows what a person does on which machine, each with its own command.",
+    "joined": "Nothing is wrong: the command shows what its kubelet asks.",
+    "signer-silent": "`systemctl` on each control plane tells whether a signer runs, and its log what it waits for.",
+    "signer-refuses": "The command shows the rule; Kubernetes removes the request after an hour.",
+    "signer-flood": "The command shows who asks so often; a person stops that, and the limits let the rest through.",
+    "signer-stranger": "Only a person finds out which other signer answers; the command shows the certificate.",
+    "signer-ends": "`systemctl` and the log say why neither the agent nor the signer has replaced it.",
+    "serving-unapproved": "kubectl approves in a real cluster, see the conformance tests of the signer.",
+    "token-open": "kubeadm deletes the token on a real control plane.",
     "adoption-lost": "The command shows how to write the right record back; only a backup has it.",
 }
 """Why a command only shows what a person does, by finding."""

@@ -21,10 +21,10 @@ RULES = [rule for group in yaml.safe_load(recipe("alerts.yaml"))["groups"] for r
 ALERTS: list[dict[str, Any]] = [rule for rule in RULES if "alert" in rule]
 each_alert = pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
 EXPORTED = dashboard.exported(example_metrics.agent())
-KNOWN = EXPORTED | dashboard.FLEET | dashboard.recorded(EXPORTED)
+KNOWN = EXPORTED | dashboard.exported(example_metrics.signer()) | dashboard.FLEET | dashboard.recorded(EXPORTED)
 # What agents of one node cannot say: these are about a CA, a rotation or a cluster.
 CLUSTERS = re.compile(
-    "VaultpkiCa[A-Z](?!ertificate)|VaultpkiRotation(?!Record)|VaultpkiAdoption|VaultpkiVaultData|VaultpkiNo(LiveC|tR)"
+    "VaultpkiCa[A-Z](?!ertificate)|VaultpkiRotation(?!Record)|VaultpkiAdoption|VaultpkiVaultData|VaultpkiNo(LiveC|tR)|VaultpkiSigner(?!Ends)"
 )
 
 

@@ -338,7 +338,7 @@ def test_the_order() -> None:
     shuffled = made[:]
     random.Random(7).shuffle(shuffled)  # noqa: S311 -- no secret
     assert sorted(shuffled, key=order) == made
-    assert [state.value for state in NodeState if not state.attention] == ["new", "ok"]
+    assert [state.value for state in NodeState if not state.attention] == ["new", "joined", "ok"]
 
 
 def seen(name: str, state: PairState, days: float, *, wrong: bool) -> CertificateStatus:
