@@ -6,6 +6,7 @@ prints, and another one that has the token tries to be it, and to be the control
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from helpers.kube import kubeadm_cluster
 from helpers.kube.components import Programs
@@ -67,12 +70,12 @@ def cluster(
         run("kubeadm init --config /etc/kubernetes/kubeadm/kubeadm.yaml", "cp-1")
         run("kubectl --kubeconfig operator/super-admin.conf apply -f operator/manifests")
         run("vaultpki enroll --signer cp-1 -o signer-join.json && scp -p signer-join.json root@cp-1:")
+        # A tmpfs here, in which anybody may write.
+        run("chmod 755 /var/lib", "cp-1")
         # Another user could not read the tester's Python.
         run("vaultpki join signer-join.json --user root", "cp-1")
         plane = made.nodes["cp-1"]
-        plane.machine.start(
-            "signer", plane.tools / "vaultpki", "signer", "-c", "/var/lib/vaultpki-signer/signer.yaml"
-        )
+        plane.machine.start("signer", plane.tools / "vaultpki", "signer", "-c", "/var/lib/vaultpki-signer/signer.yaml")
         yield made
 
 
@@ -114,15 +117,18 @@ def join(cluster: KubeadmCluster, name: str, pins: list[str], command: str) -> s
 
 
 def root_pin(cluster: KubeadmCluster) -> str:
-    """The pin of the cluster's root, as kubeadm's documentation has people calculate it."""
-    words = "openssl x509 -pubkey -noout -in operator/root-ca.crt | openssl pkey -pubin -outform der"
-    return "sha256:" + cluster.run(f"{words} | sha256sum").split()[0]
+    """The pin of the root alone, which no rotation of an issuing CA changes."""
+    chain = cluster.nodes["cp-1"].seen("/etc/kubernetes/pki/ca-chain.crt").read_bytes()
+    (root,) = [each for each in x509.load_pem_x509_certificates(chain) if each.issuer == each.subject]
+    key = root.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"sha256:{hashlib.sha256(key).hexdigest()}"
 
 
 def test_a_machine_joins_by_a_token_and_the_pin_of_the_root(cluster: KubeadmCluster) -> None:
     command, pins = new_token(cluster)
-    assert len(pins) == 2, pins
-    said = join(cluster, JOINED, pins[-1:], command)
+    pin = root_pin(cluster)
+    assert len(pins) == 2 and pin in pins, pins
+    said = join(cluster, JOINED, [pin], command)
     assert "This node has joined the cluster" in said
     wait_for(lambda: ready(cluster, JOINED), SECONDS, lambda: said_by_signer(cluster), pause=1)
 
@@ -158,9 +164,7 @@ def test_another_machine_with_the_token_becomes_no_node_that_is_there(
     position = len(log.said())
     own.run("systemctl", "start", "kubelet")
     try:
-        wait_for(
-            lambda: "VaultpkiRefused" in log.said()[position:], SECONDS, lambda: f"{log.last_words()}", pause=1
-        )
+        wait_for(lambda: "VaultpkiRefused" in log.said()[position:], SECONDS, lambda: f"{log.last_words()}", pause=1)
     finally:
         own.run("systemctl", "stop", "kubelet")
     (line, *_) = [each for each in log.said()[position:].splitlines() if "VaultpkiRefused" in each]
