@@ -1,7 +1,7 @@
 """The real `kubeadm join` with a token, where the signer has the cluster's certificate requests signed by Vault.
 
 One cluster for the whole module, and the tests continue each other: a machine joins by what `kubeadm token create`
-prints, and another one that has the token tries to be it, and to be the control plane.
+prints, another one that has the token tries to be it, and to be the control plane, and a CA is rotated.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from helpers.kube import kubeadm_cluster
+from helpers.kube import kubeadm_cluster, kubeadm_planes, kubeadm_use
+from helpers.kube.ca_operator import Operator
+from helpers.kube.client_load import OPERATORS
 from helpers.kube.components import Programs
 from helpers.kube.kubeadm_cluster import IGNORED, KubeadmCluster
 from helpers.vault import servers
 from helpers.vault.servers import wait_for
+from vaultpki.records.rotation import State
 from vaultpki.signer.requests import CLIENT_KUBELET, SERVING
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(2400)]
@@ -172,3 +175,33 @@ def test_another_machine_with_the_token_becomes_no_node_that_is_there(
     user = f"system:bootstrap:{token.partition('.')[0]}"
     found = requests(cluster, CLIENT_KUBELET, user)
     assert found and not any(each["status"].get("certificate") for each in found)
+
+
+def test_a_rotation_waits_for_the_joined_node_and_nobody_is_refused(cluster: KubeadmCluster) -> None:
+    """It joins anew by a token, as docs/signer.md has it, instead of waiting for nine tenths of its TTL."""
+    kubernetes, plane = cluster.kubernetes, cluster.nodes["cp-1"]
+    kubeadm_planes.configure(plane, "poll: 5m", "poll: 10s")
+    plane.resident()
+    audit = kubeadm_use.Audit(cluster)
+    operator = Operator(kubernetes)
+    operator.rotate("kubernetes", spread=10)
+    operator.advance("kubernetes", State.SWITCHED)
+    operator.issue()
+    without = [f"--without={person}" for person in OPERATORS]
+
+    def waits() -> dict[str, str]:
+        return operator.waiting("continue", *without)
+
+    wait_for(lambda: [*waits()] == [JOINED], SECONDS, lambda: str(waits()), pause=2)
+    assert ready(cluster, JOINED)
+    command, _ = new_token(cluster)
+    kubeadm_planes.reset(cluster, JOINED)
+    kubernetes.kubectl(kubernetes.admin, "delete", "node", JOINED)
+    kubernetes.kubectl(kubernetes.admin, "delete", "csr", "--all")
+    assert "This node has joined the cluster" in join(cluster, JOINED, [root_pin(cluster)], command)
+    wait_for(lambda: ready(cluster, JOINED), SECONDS, lambda: said_by_signer(cluster), pause=1)
+    operator.rest("kubernetes", *without)
+    assert [state for _, state in operator.steps][-3:] == [State.SWITCHED, State.RETIRED, State.DONE]
+    assert ready(cluster, JOINED)
+    audit.read()
+    assert audit.unauthorized == []
