@@ -213,10 +213,15 @@ def _kube_node(node: KubeadmNode) -> KubeNode:
     return KubeNode(node.name, node.roles, NodeFolder(node.name, node.home), node.machine)
 
 
+def patch_kubelet(patches: Path, node: str) -> None:
+    """Add to the folder of a node's patches what a kubelet needs on this machine."""
+    own = {**_KUBELET, "cgroupRoot": f"/vaultpki-kubeadm-{os.getpid()}-{node}"}
+    (patches / "kubeletconfiguration1+merge.yaml").write_text(yaml.safe_dump(own))
+
+
 def adapt(folder: Path, version: str) -> None:
     """Add to a written configuration what this machine needs, as people add what theirs do, and the version."""
-    own = {**_KUBELET, "cgroupRoot": f"/vaultpki-kubeadm-{os.getpid()}-{folder.name}"}
-    (folder / "patches" / "kubeletconfiguration1+merge.yaml").write_text(yaml.safe_dump(own))
+    patch_kubelet(folder / "patches", folder.name)
     file = folder / "kubeadm.yaml"
     documents = list(yaml.safe_load_all(file.read_text()))
     for document in documents:
