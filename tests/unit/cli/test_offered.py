@@ -56,7 +56,7 @@ def test_without_a_spec_that_can_be_read_nothing_is_offered(file: Path) -> None:
 
 
 def test_templates_are_offered() -> None:
-    assert offered("template") == [*systemd.SYSTEMD_UNITS, *systemd.RECIPES]
+    assert offered("template") == [*systemd.TEMPLATES]
 
 
 def test_the_spec_is_named_by_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
