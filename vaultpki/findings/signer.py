@@ -19,7 +19,7 @@ from vaultpki.findings.finding import Finding, found, some
 from vaultpki.findings.nodes import NodeRow, ago, life_left
 from vaultpki.kube.details import NodeObject, SigningRequest
 from vaultpki.redact import printable
-from vaultpki.signer.requests import CLIENT, SERVING
+from vaultpki.signer.requests import CLIENT, SAID, SERVING
 from vaultpki.signer.rules import served
 
 _STALE: Final = timedelta(minutes=1)
@@ -28,7 +28,6 @@ _WAITS: Final = timedelta(minutes=2)
 # A kubelet has stopped waiting, and asks anew.
 _LATE: Final = timedelta(minutes=15)
 _OPEN: Final = timedelta(days=1)
-_OURS: Final = "vaultpki signer: "
 # Of the life: a kubelet renews at nine tenths at the latest.
 _LEAST_LIFE: Final = 0.08
 _LONGEST: Final = 100
@@ -125,9 +124,9 @@ def _silent(seen: SignerSeen, mine: Iterable[SigningRequest], now: datetime) -> 
 
 def _refusals(mine: Iterable[SigningRequest]) -> Iterator[Finding]:
     """Yield one finding for each reason and requester: Kubernetes removes a refused request after an hour."""
-    refused = [each for each in mine if each.state == "failed" and each.message.startswith(_OURS)]
-    counted = Counter((each.user[:_LONGEST], each.message.removeprefix(_OURS)) for each in refused)
-    last = {(each.user[:_LONGEST], each.message.removeprefix(_OURS)): each.name for each in refused}
+    refused = [each for each in mine if each.state == "failed" and each.message.startswith(SAID)]
+    counted = Counter((each.user[:_LONGEST], each.message.removeprefix(SAID)) for each in refused)
+    last = {(each.user[:_LONGEST], each.message.removeprefix(SAID)): each.name for each in refused}
     for (user, why), count in sorted(counted.items()):
         often = f"{count} requests" if count > 1 else "a request"
         command = f"kubectl describe csr {last[user, why]}"

@@ -32,6 +32,7 @@ CONTROL_PLANE_LABEL: Final = "node-role.kubernetes.io/control-plane"
 # cluster-bootstrap/token/api/types.go.
 _TOKEN_TYPE: Final = "bootstrap.kubernetes.io/token"  # noqa: S105 - the type of a Secret
 _TOKEN_NAME: Final = re.compile(r"bootstrap-token-([a-z0-9]{6})")
+_FRACTION: Final = re.compile(r"\.[0-9]{1,9}(?=Z\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,11 @@ def signing_requests(items: Iterable[object]) -> Iterator[SigningRequest]:
             pem=pem,
             message=next((text(one.get("message")) for one in conditions if one.get("type") == "Failed"), ""),
         )
+
+
+def micro_moment(value: object) -> datetime | None:
+    """Return the time of a MicroTime (kubernetes apimachinery, meta/v1), as Leases have; None for anything else."""
+    return moment(_FRACTION.sub("", value)) if isinstance(value, str) else None
 
 
 def bootstrap_tokens(items: Iterable[object]) -> Iterator[BootstrapToken]:

@@ -20,7 +20,6 @@ from vaultpki.live import trust
 from vaultpki.live.trust import Expected
 from vaultpki.model import Cluster
 from vaultpki.pki import x509
-from vaultpki.redact import moment
 from vaultpki.signer import permission
 from vaultpki.signer.lease import LEASE
 from vaultpki.signer.requests import SERVING
@@ -72,9 +71,7 @@ def _lease(found: object) -> tuple[str, datetime | None] | None:
     if found is None:
         return None
     spec = mapping(mapping(found).get("spec"))
-    # Kubernetes writes microseconds.
-    renewed = text(spec.get("renewTime")).partition(".")[0].rstrip("Z")
-    return text(spec.get("holderIdentity")), moment(f"{renewed}Z")
+    return text(spec.get("holderIdentity")), details.micro_moment(spec.get("renewTime"))
 
 
 def _strangers(issued: Iterable[SigningRequest], expected: Expected) -> Iterator[str]:

@@ -51,11 +51,6 @@ class Brakes:
             if (times := self._passed.get(key)) and now in times:
                 times.remove(now)
 
-    def full(self, now: float) -> list[Key]:
-        """Return the keys that let nothing more through now."""
-        found = [self._kept(key, now) for key in list(self._passed)]
-        return [key for key, times in found if len(times) >= _MOST[key[0]]]
-
     def _kept(self, key: Key, now: float) -> tuple[Key, collections.deque[float]]:
         times = self._passed.get(key, collections.deque())
         while times and times[0] <= now - HOUR:

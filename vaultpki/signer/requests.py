@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from vaultpki.csr_roles import NODE_PREFIX, NODES_GROUP
 from vaultpki.errors import RequestRefused
+from vaultpki.kube.objects import mapping
 from vaultpki.pki import csr
 from vaultpki.redact import moment
 
@@ -18,6 +19,9 @@ CLIENT_KUBELET: Final = "kubernetes.io/kube-apiserver-client-kubelet"
 SERVING: Final = "kubernetes.io/kubelet-serving"
 CLIENT: Final = "kubernetes.io/kube-apiserver-client"
 """The signer names that are served; that of people only with people in cluster.yaml."""
+
+SAID: Final = "vaultpki signer: "
+"""The beginning of each message of a condition that a signer writes."""
 
 # kubernetes staging/src/k8s.io/cluster-bootstrap/token/api/types.go.
 BOOTSTRAP_USER: Final = "system:bootstrap:"
@@ -60,12 +64,12 @@ class CsrObject:
 
 def csr_object(value: object) -> CsrObject | None:
     """Return the request in an object of the API; None if it is anything else."""
-    whole = _mapping(value)
-    about, spec, status = (_mapping(whole.get(key)) for key in ("metadata", "spec", "status"))
+    whole = mapping(value)
+    about, spec, status = (mapping(whole.get(key)) for key in ("metadata", "spec", "status"))
     try:
         request = base64.b64decode(spec["request"], validate=True)
         expiration = spec.get("expirationSeconds")
-        conditions = {str(_mapping(each).get("type")) for each in status.get("conditions") or ()}
+        conditions = {str(mapping(each).get("type")) for each in status.get("conditions") or ()}
         return CsrObject(
             name=_text(about["name"]),
             signer=_text(spec["signerName"]),
@@ -109,10 +113,6 @@ def issued_to_tokens(requests: Iterable[CsrObject]) -> dict[str, str]:
             except RequestRefused:
                 continue
     return found
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _text(value: object) -> str:

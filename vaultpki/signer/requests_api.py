@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,8 @@ from vaultpki.kube.details import NodeObject
 from vaultpki.kube.kubeconfig import KubeAccess
 from vaultpki.kube.objects import entries, mapping, metadata
 from vaultpki.kube.writer import ClusterWriter
-from vaultpki.redact import moment, stamp
+from vaultpki.redact import stamp
+from vaultpki.signer.requests import SAID
 from vaultpki.values import json_object
 
 REFUSED: Final = "VaultpkiRefused"
@@ -30,7 +30,6 @@ _KIND: Final = "certificatesigningrequests"
 _LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 # The kubelets' pair and the CAs may have been renewed.
 _FRESH: Final = 30.0
-_FRACTION: Final = re.compile(r"\.[0-9]{1,9}(?=Z\Z)")
 _WATCH_SECONDS: Final = 240
 _LARGEST_WATCH: Final = 1 << 30
 
@@ -114,9 +113,7 @@ class RequestsApi:
 
     def approve(self, found: Item) -> None:
         """Approve a request of a kubelet, over the version that was read."""
-        self._replace(
-            found, "approval", _with(found, "Approved", "VaultpkiApproved", "vaultpki signer: every rule is met")
-        )
+        self._replace(found, "approval", _with(found, "Approved", "VaultpkiApproved", f"{SAID}every rule is met"))
 
     def nodes(self) -> tuple[NodeObject, ...]:
         """Return every Node with its addresses."""
@@ -127,9 +124,7 @@ class RequestsApi:
         found = self.writer.read(f"{_LEASES}/{quote(node, safe='')}")
         if found is None:
             return None
-        # With microseconds (kubernetes apimachinery, meta/v1, MicroTime).
-        told = _FRACTION.sub("", str(mapping(found.get("spec")).get("renewTime")))
-        if (when := moment(told)) is None:
+        if (when := details.micro_moment(mapping(found.get("spec")).get("renewTime"))) is None:
             raise Unavailable(f"the Lease of {node} in kube-node-lease has no time; look at it")
         return when
 

@@ -28,7 +28,7 @@ from vaultpki.errors import RequestRefused
 from vaultpki.model import Subject, TokenPool
 from vaultpki.pki.csr import CsrContent, read_request
 from vaultpki.redact import printable
-from vaultpki.signer.requests import CLIENT, CLIENT_KUBELET, SERVING, CsrObject
+from vaultpki.signer.requests import CLIENT, CLIENT_KUBELET, SAID, SERVING, CsrObject
 from vaultpki.values import hosts, names
 
 ALIVE: Final = timedelta(minutes=5)
@@ -75,7 +75,7 @@ class BrokenRule:
     @property
     def message(self) -> str:
         """The message of the condition that refuses the request; a kubelet logs it word for word."""
-        return f"vaultpki signer: {self.problem}"
+        return f"{SAID}{self.problem}"
 
 
 @dataclass(frozen=True, slots=True)
