@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from helpers.kube.access_matrix import SERVERS, holders
+from helpers.kube.certificates_in_use import CLIENTS
 from helpers.kube.kube_cluster import KubeNode, Kubernetes
 from helpers.vault.applied_cluster import vaultpki
 from helpers.vault.servers import wait_for
-from vaultpki.certificates import TABLE, bundle, pair_files, row_named
+from vaultpki.certificates import bundle, pair_files, row_named
 from vaultpki.pki import x509
 
 pytestmark = pytest.mark.conformance
@@ -74,8 +75,8 @@ def serial(pem: bytes) -> str:
 
 
 def test_each_kubeconfig_is_who_the_table_says_at_either_control_plane(growing: Kubernetes, at: KubeNode) -> None:
-    for row in TABLE:
-        for node, folder in holders(growing, row) if row.kubeconfig else ():
+    for row in CLIENTS:
+        for node, folder in holders(growing, row):
             said = growing.kubectl(folder / str(row.kubeconfig), "auth", "whoami", "-o", "json").stdout
             user = json.loads(said)["status"]["userInfo"]
             assert user["username"] == row.common_name.format(node=node.name if node else "")
