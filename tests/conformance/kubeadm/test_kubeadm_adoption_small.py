@@ -38,6 +38,15 @@ MANAGER = "/etc/kubernetes/manifests/kube-controller-manager.yaml"
 OBJECTS = ("-n kube-public get cm cluster-info", "-n kube-system get cm kubeadm-config kubelet-config")
 # What is said before anything begins, see vaultpki/rotation/adoption_outages.py. One after the other they take 75 s.
 MOST_AWAY_SECONDS = 45
+# By docs/signer.md: nodes of this name join by a token alone, without an agent.
+BY_TOKEN, SIGNER = (
+    "w-3",
+    """\
+signer: {ttl: 7d}
+pools:
+- {name: joined, roles: [worker], node_names: "w-3*", join: token, networks: [198.51.100.0/24]}
+""",
+)
 CHECKS = f"--ignore-preflight-errors={','.join(IGNORED_IN_UPGRADE)}"
 
 
@@ -88,6 +97,7 @@ def small(before: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "w-1": kubeadm_given.WORKER,
         "w-2": kubeadm_given.WORKER,
         "cp-2": kubeadm_given.PLANE,
+        BY_TOKEN: kubeadm_given.WORKER,
     }
     with (
         servers.running("bao", folder / "server", None) as server,
@@ -241,3 +251,22 @@ def test_a_node_joins_the_adopted_cluster_by_the_page(small: Small, name: str) -
     one.await_ready(*NODES, name)
     one.await_logs(name)
     assert held_on_disks.ca_keys(one.nodes[name]) == []
+
+
+def test_a_machine_joins_the_adopted_cluster_by_a_token(small: Small) -> None:
+    """The controller manager signs no more, and a signer has Vault sign what the new kubelet asks for."""
+    one, plane = small.given, small.given.nodes["cp-1"]
+    with (one.folder / "cluster.yaml").open("a") as file:
+        file.write(SIGNER)
+    one.made.run("vaultpki apply --yes")
+    one.issue()
+    one.kubectl("apply -f operator/manifests")
+    one.made.run("vaultpki enroll --signer cp-1 -o signer.json && scp -p signer.json root@cp-1:")
+    # A tmpfs here, in which anybody may write; and another user could not read the tester's Python.
+    one.made.run("chmod 755 /var/lib && vaultpki join signer.json --user root", "cp-1")
+    plane.machine.start("signer", plane.tools / "vaultpki", "signer", "-c", "/var/lib/vaultpki-signer/signer.yaml")
+    one.nodes[BY_TOKEN].install(one.made.programs, "kubelet", "kubectl")
+    token = one.made.run("kubeadm token create --ttl 1h", "cp-1").split()[-1]
+    assert "This node has joined the cluster" in one.join(BY_TOKEN, token)
+    one.await_ready(*NODES, BY_TOKEN)
+    assert not one.nodes[BY_TOKEN].seen("/etc/vaultpki/agent.yaml").exists()
