@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +57,11 @@ def unexplained(restarts: Iterable[Restart], failures: Iterable[Failure]) -> lis
     """Those of the failures that neither a restart explains, which ends connections, nor a machine that is late."""
     away = [(restart.begin - 1, restart.end + 5) for restart in restarts]
     return [each for each in failures if not each.late and not any(begin < each.at < end for begin, end in away)]
+
+
+def bearable(restarts: Collection[Restart], worked: int) -> int:
+    """How many requests may fail in all: one in a hundred, or three for each restart, where a slow machine made few."""
+    return max(worked // 100, 3 * len(restarts))
 
 
 @dataclass(slots=True)
