@@ -19,14 +19,10 @@ from vaultpki.findings.finding import Finding, found, some
 from vaultpki.findings.nodes import NodeRow, ago, life_left
 from vaultpki.kube.details import NodeObject, SigningRequest
 from vaultpki.redact import printable
-from vaultpki.signer.requests import CLIENT, SAID, SERVING
+from vaultpki.signer.requests import CLIENT, GIVEN_UP, SAID, SERVING, WAITS_LONG
 from vaultpki.signer.rules import served
 
 _STALE: Final = timedelta(minutes=1)
-# As long as a signer takes to say so itself.
-_WAITS: Final = timedelta(minutes=2)
-# A kubelet has stopped waiting, and asks anew.
-_LATE: Final = timedelta(minutes=15)
 _OPEN: Final = timedelta(days=1)
 # Of the life: a kubelet renews at nine tenths at the latest.
 _LEAST_LIFE: Final = 0.08
@@ -150,4 +146,4 @@ def _unapproved(asked: Iterable[SigningRequest], *, approves: bool) -> Finding:
 def _waits(each: SigningRequest, now: datetime) -> bool:
     """Return whether a request has waited for too long, and its owner still waits."""
     age = now - each.made if each.made is not None else timedelta()
-    return age > _WAITS and (each.signer == CLIENT or age < _LATE)
+    return age > WAITS_LONG and (each.signer == CLIENT or age < GIVEN_UP)
