@@ -25,6 +25,7 @@ from vaultpki.signer.session import VaultSession
 
 pytestmark = [pytest.mark.serverless, pytest.mark.on_node]
 
+LATE = WAITS_LONG.total_seconds() + 1
 VIEW: Final = SignerView(
     cluster="prod",
     node="cp-1",
