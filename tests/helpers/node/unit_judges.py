@@ -52,7 +52,7 @@ def refused(trace: Iterable[str], *without: str) -> list[str]:
     """
     calls, sets = list(trace), syscall_sets()
     taken = set().union(*(allowed(each, sets) for each in without))
-    names = {found[1] for call in calls if (found := re.match(r"(?:\d+ +)?(\w+)\(", call))}
+    names = {match[1] for call in calls if (match := re.match(r"(?:\d+ +)?(\w+)\(", call))}
     assert {"openat", "mmap", "connect"} <= names, names
     found = sorted(names - (allowed("@system-service", sets) - taken))
     # MemoryDenyWriteExecute= (systemd.exec(5)): no memory that is written and then run.
