@@ -187,7 +187,8 @@ class Rotations(Operator):
         kubernetes, run = self.kubernetes, self.cluster.run
         self.judge_kubelet()
         self.issue()
-        run("scp -p operator/admin.conf root@cp-1:/etc/kubernetes/")
+        # kubeadm looks at both where it has no CA key.
+        run("scp -p operator/admin.conf operator/super-admin.conf root@cp-1:/etc/kubernetes/")
         run(f"kubeadm init phase bootstrap-token --config {kubeadm_planes.CONFIGURATION} --skip-token-print", PLANE)
         self.live_for(LIFE_WITH_ROOT)
         kubeadm_planes.reset(self.cluster, JOINED)
@@ -236,6 +237,8 @@ def outcome(
             run.keep("root")
             await_renewal(run)
         run.judge_kubelet()
+        steps = ", ".join(f"{domain} {state.value}" for domain, state in run.steps)
+        print(f"\n{steps}; {dict(run.renewed)} signed; {dict(run.worked)}, {len(run.audit.unauthorized)} times 401")
         yield run
 
 
