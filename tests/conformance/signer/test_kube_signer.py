@@ -255,7 +255,7 @@ def test_one_signer_signs_and_another_takes_over(stand: SignerStand) -> None:
 
 def test_a_leader_that_is_killed_at_work_leaves_no_request_and_none_is_signed_again(stand: SignerStand) -> None:
     """But for those that it had in hand: what was signed and not written is signed once more."""
-    names = [f"work-{number}" for number in range(60)]
+    names = [f"work-{number}" for number in range(120)]
     items = [kubelet_client(name, f"w-w{number}") for number, name in enumerate(names)]
     first = holder(stand)
     asking = threading.Thread(target=stand.ask_by_token, args=items)
@@ -309,8 +309,9 @@ def test_no_request_of_a_storm_is_lost(stand: SignerStand) -> None:
     stand.wait(*(f"storm-{number}" for number in range(STORM)), seconds=STORM_SECONDS)
     memory = max(resident_bytes(process) for process in stand.signers.values()) / 1024 / 1024
     took = time.monotonic() - began
-    # Two signers are there, and one of them signs.
-    assert {*stand.signed("w-s").values()} == {1} and len(stand.signed("w-s")) == STORM
+    # Two signers are there, and one of them signs; what it could not write in time it signs again.
+    signed = stand.signed("w-s")
+    assert len(signed) == STORM and signed.total() <= STORM + WORKERS, signed
     print(f"\n{STORM} requests, asked in {asked:.0f} s, were signed after {took:.0f} s, {memory:.0f} MiB")
 
 
