@@ -112,14 +112,18 @@ def _read(
 
         cluster = load_spec(file, allow_http=True)
         return cluster, expiries.of_folder(cluster, directory, today, ON_NODES), today
+    from vaultpki.cli.running_cluster import joined_by_mounts
     from vaultpki.findings.cluster import judge
+    from vaultpki.findings.signer import joined_rows, with_signer
     from vaultpki.key_rotation import fleet
     from vaultpki.procedures.in_cluster import IN_CLUSTER
     from vaultpki.show import fleet as fleet_text
 
     with opened(file, allow_http=allow_http, applied=True) as (cluster, vault, _), reading(vault) as counted:
         read = fleet.read(cluster, counted, server_now(vault), today)
-    return cluster, fleet_text.inventory(read, judge(read, IN_CLUSTER)), read.now
+        seen = joined_by_mounts(cluster, counted, read.now)
+    judged = with_signer(judge(read, IN_CLUSTER), seen, cluster.file)
+    return cluster, fleet_text.inventory(read, judged, [*joined_rows(seen, read.now)]), read.now
 
 
 def _form_of(output: Path | None) -> str:

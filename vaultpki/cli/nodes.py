@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from vaultpki.cli.shown import Shown
     from vaultpki.findings.cluster import Judgement
-    from vaultpki.findings.signer import SignerSeen
-    from vaultpki.kube.kubeconfig import KubeAccess
     from vaultpki.model import Cluster
     from vaultpki.provision.cluster_facts import ClusterFacts
     from vaultpki.vault import Vault
@@ -97,22 +95,13 @@ def _write_metrics(cluster: Cluster, vault: Vault, running: RunningCluster, path
 
 def _judged(cluster: Cluster, vault: Vault, running: RunningCluster, today: datetime) -> tuple[ClusterFacts, Judgement]:
     from vaultpki.findings import cluster as whole
+    from vaultpki.findings import signer
     from vaultpki.key_rotation import fleet
     from vaultpki.procedures.in_cluster import IN_CLUSTER
 
     read = fleet.read(cluster, vault, server_now(vault), today)
     judged = whole.judge(read, IN_CLUSTER)
-    if cluster.signer is None:
-        return read, judged
-    from vaultpki.ca.facts import joined_lives
-    from vaultpki.findings import signer
-    from vaultpki.live import signer as live_signer
-
-    def look(access: KubeAccess) -> SignerSeen | None:
-        joined = joined_lives(cluster, vault, read.now)
-        return live_signer.read(access, cluster, vault, read.now, joined)
-
-    seen = running.look(cluster, vault, look)
+    seen = running.look_at_signer(cluster, vault, read.now)
     return read, signer.with_signer(judged, seen, cluster.file)
 
 

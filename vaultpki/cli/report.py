@@ -9,7 +9,7 @@ import click
 
 from vaultpki.cli.common import json_option, load_spec, opened, path_option, print_json, server_now, spec_option
 from vaultpki.cli.progress import reading
-from vaultpki.cli.running_cluster import OWN_CLUSTER, RunningCluster
+from vaultpki.cli.running_cluster import OWN_CLUSTER, RunningCluster, joined_by_mounts
 from vaultpki.places import file_option
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
     from datetime import UTC, datetime
 
     from vaultpki.findings.cluster import judge
+    from vaultpki.findings.signer import joined_rows, with_signer
     from vaultpki.key_rotation import fleet
     from vaultpki.kube import api as kube_api
     from vaultpki.live import cluster as live
@@ -122,8 +123,9 @@ def _of_fleet(file: Path, kubeconfig: Path | None, *, allow_http: bool) -> Repor
             return check_summary.check_summary(made, (), again)
 
         checks = running.look(cluster, counted, check)
-    judged = judge(read, IN_CLUSTER)
-    found = fleet_text.inventory(read, judged)
+        seen = running.look_at_signer(cluster, counted, read.now) or joined_by_mounts(cluster, counted, read.now)
+    judged = with_signer(judge(read, IN_CLUSTER), seen, cluster.file)
+    found = fleet_text.inventory(read, judged, [*joined_rows(seen, read.now)])
     # What nodes hold is worth a page also where no CA can be read.
     lines = [line for each in judged.views for line in each.lines] if read.cas else read.problems
     banner = next((each.banner for each in judged.views if each.banner is not None), None) if read.cas else None

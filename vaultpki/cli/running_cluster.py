@@ -13,6 +13,9 @@ from vaultpki.cli.progress import say
 from vaultpki.errors import Unavailable, Untrusted, VaultpkiError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from vaultpki.findings.signer import SignerSeen
     from vaultpki.kube.kubeconfig import KubeAccess
     from vaultpki.model import Cluster
     from vaultpki.vault import Vault
@@ -60,6 +63,17 @@ class RunningCluster:
             self._say(f"KUBECONFIG is not used: {said}")
             return None
 
+    def look_at_signer(self, cluster: Cluster, vault: Vault, now: datetime) -> SignerSeen | None:
+        """Return what the cluster shows of its signer; None without a signer, and as `look`, whose errors it raises."""
+        from vaultpki.ca.facts import joined_lives
+        from vaultpki.live import signer
+
+        if cluster.signer is None:
+            return None
+        return self.look(
+            cluster, vault, lambda access: signer.read(access, cluster, vault, now, joined_lives(cluster, vault, now))
+        )
+
     def _read_own(self, access: KubeAccess, cluster: Cluster, vault: Vault, read: Callable[[KubeAccess], _T]) -> _T:
         from vaultpki.live import own_server
 
@@ -78,3 +92,13 @@ class RunningCluster:
         if line not in self._said:
             say(line)
         self._said.add(line)
+
+
+def joined_by_mounts(cluster: Cluster, vault: Vault, now: datetime) -> SignerSeen | None:
+    """Return the nodes that joined by token as the mounts alone show them; None without a signer."""
+    from vaultpki.ca.facts import joined_lives
+    from vaultpki.csr_roles import signer_facts
+    from vaultpki.findings.signer import SignerSeen
+
+    facts = signer_facts(cluster)
+    return SignerSeen(facts, nodes=None, joined=joined_lives(cluster, vault, now)) if facts is not None else None

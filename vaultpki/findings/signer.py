@@ -19,14 +19,10 @@ from vaultpki.findings.finding import Finding, found, some
 from vaultpki.findings.nodes import NodeRow, ago, life_left
 from vaultpki.kube.details import NodeObject, SigningRequest
 from vaultpki.redact import printable
-from vaultpki.signer.requests import CLIENT, SAID, SERVING
+from vaultpki.signer.requests import CLIENT, GIVEN_UP, SAID, SERVING, WAITS_LONG
 from vaultpki.signer.rules import served
 
 _STALE: Final = timedelta(minutes=1)
-# As long as a signer takes to say so itself.
-_WAITS: Final = timedelta(minutes=2)
-# A kubelet has stopped waiting, and asks anew.
-_LATE: Final = timedelta(minutes=15)
 _OPEN: Final = timedelta(days=1)
 # Of the life: a kubelet renews at nine tenths at the latest.
 _LEAST_LIFE: Final = 0.08
@@ -40,7 +36,8 @@ class SignerSeen:
     `silent` is why nothing is signed now, "" if the signer may sign. `lease` is who holds its Lease, and when that was
     renewed; None without a Lease. `strangers` are the names of issued requests whose certificates no CA of the cluster
     has signed. `tokens` are ids of bootstrap tokens, with when they were made. `joined` says when the newest
-    certificate of each node was signed that joined with a token, and when it ends. `unread` are sentences.
+    certificate of each node was signed that joined with a token, and when it ends. `nodes` is None where nobody asked
+    the cluster itself. `unread` are sentences.
     """
 
     facts: SignerFacts
@@ -49,7 +46,7 @@ class SignerSeen:
     requests: tuple[SigningRequest, ...] = ()
     strangers: tuple[str, ...] = ()
     tokens: tuple[tuple[str, datetime], ...] = ()
-    nodes: tuple[NodeObject, ...] = ()
+    nodes: tuple[NodeObject, ...] | None = ()
     joined: Mapping[str, tuple[datetime, datetime]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 
@@ -60,7 +57,7 @@ def with_signer(judged: Judgement, seen: SignerSeen | None, file: str) -> Judgem
         return judged
     rows = [*zip(judged.nodes, judged.stored, strict=True), *((row, "") for row in joined_rows(seen, judged.now))]
     rows.sort(key=lambda pair: nodes.order(pair[0]))
-    further = (*of_cluster(seen, judged.now), *of_problems(seen.unread, file))
+    further = (*of_cluster(seen, judged.now), *of_problems(seen.unread, file)) if seen.nodes is not None else ()
     return replace(
         judged,
         nodes=tuple(row for row, _ in rows),
@@ -69,16 +66,18 @@ def with_signer(judged: Judgement, seen: SignerSeen | None, file: str) -> Judgem
     )
 
 
-def joined_rows(seen: SignerSeen, now: datetime) -> Iterator[NodeRow]:
+def joined_rows(seen: SignerSeen | None, now: datetime) -> Iterator[NodeRow]:
     """Yield a row for each node that joined with a token: it has a live certificate, or a Node."""
-    there = {each.name for each in seen.nodes}
+    if seen is None:
+        return
+    there = {each.name for each in seen.nodes or ()}
     for name in sorted({*seen.joined, *there}):
         pool = token_pool_of(name, seen.facts.token_pools)
         if pool is None or name in seen.facts.nodes:
             continue
         signed, ends = seen.joined.get(name, (None, None))
         left = life_left(signed, ends, now) if signed is not None and ends is not None else None
-        finding = _of_joined(left, there=name in there)
+        finding = _of_joined(left, there=seen.nodes is None or name in there)
         yield NodeRow(printable(name), pool.name, ("worker",), (finding,), first_expiry=ends, life_left=left)
 
 
@@ -147,4 +146,4 @@ def _unapproved(asked: Iterable[SigningRequest], *, approves: bool) -> Finding:
 def _waits(each: SigningRequest, now: datetime) -> bool:
     """Return whether a request has waited for too long, and its owner still waits."""
     age = now - each.made if each.made is not None else timedelta()
-    return age > _WAITS and (each.signer == CLIENT or age < _LATE)
+    return age > WAITS_LONG and (each.signer == CLIENT or age < GIVEN_UP)

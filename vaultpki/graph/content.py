@@ -19,6 +19,7 @@ HUB: Final = "kube-apiserver"
 
 _FEW: Final = 3
 _NO_TARGET: Final = "-"
+_KUBELET: Final = "kubelet"
 
 
 class Health(enum.Enum):
@@ -280,6 +281,8 @@ def _where(cluster: Cluster, own: tuple[Row, ...]) -> tuple[str, bool]:
         return ("operator" if own else ""), False
     nodes = [node.name for node in cluster.nodes if node.roles & roles]
     pools = [pool.name for pool in cluster.pools if pool.roles & roles]
+    # On nodes that join by token nothing else has a pair of this cluster's CAs.
+    pools += [pool.name for pool in cluster.token_pools if any(row.source == _KUBELET for row in own)]
     said = []
     if nodes:
         said.append(", ".join(nodes) if len(nodes) <= _FEW and len(", ".join(nodes)) <= 30 else f"{len(nodes)} nodes")
@@ -295,7 +298,8 @@ def _domain(name: str, held: tuple[PictureRow, ...], arrows: tuple[Arrow, ...]) 
 
 
 def _about(cluster: Cluster, now: datetime, source: str) -> str:
-    parts = [count(len(cluster.nodes), "node"), *([count(len(cluster.pools), "pool")] if cluster.pools else [])]
+    pools = len(cluster.pools) + len(cluster.token_pools)
+    parts = [count(len(cluster.nodes), "node"), *([count(pools, "pool")] if pools else [])]
     parts.append(f"layout {cluster.layout.value}")
     if source:
         parts.append(f"{source} read on {now:%Y-%m-%d at %H:%M} UTC")

@@ -90,9 +90,16 @@ def impact_of(cluster: Cluster, changes: Sequence[Change], live: Live) -> tuple[
 
 
 def of_signer(cluster: Cluster, changes: Sequence[Change]) -> Iterator[Impact]:
-    """Return what it means that the cluster has no signer any more, or that a pool's nodes join by token no more."""
+    """Return what it means that the cluster gets a signer or has none any more, or that a token pool is gone."""
     record = next((each for each in changes if each.name == f"{cluster.mount('config')}/{SIGNER_RECORD}"), None)
-    if record is None or record.action == "create":
+    if record is None:
+        return
+    if record.action == "create":
+        kept = (
+            "the signer needs the controllers csrapproving and csrcleaner of kube-controller-manager; "
+            "`vaultpki verify --live` says if one is off"
+        )
+        yield Impact(BY_HAND, kept, nodes=0)
         return
     valid = "what it has signed stays valid until it expires, or its CA is rotated"
     if record.action == "delete":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import Final
 
 from vaultpki.certificates import node_rows
 from vaultpki.findings.cluster import Judgement
@@ -18,11 +19,15 @@ from vaultpki.show import attention
 from vaultpki.show.attention import Notice
 from vaultpki.show.inventory import FAULTS, CaFound, HolderPair, HolderSummary, Inventory
 
+# The row that a kubelet which joined by token has by a request instead.
+_OF_KUBELET: Final = "kubelet-client"
 
-def inventory(read: ClusterFacts, judged: Judgement) -> Inventory:
+
+def inventory(read: ClusterFacts, judged: Judgement, joined: Collection[NodeRow] = ()) -> Inventory:
     """Return the certificates that nodes report, the CAs and their rotations.
 
-    What a node reports is its own word; what was revoked is told by the mounts of the CAs too.
+    What a node reports is its own word; what was revoked is told by the mounts of the CAs too. `joined` are the nodes
+    that joined by token: of them Vault knows the certificate with which the kubelet logs in.
     """
     rows = {(row.node, row.pool): row for row in judged.nodes}
     pairs: list[HolderPair] = []
@@ -33,11 +38,16 @@ def inventory(read: ClusterFacts, judged: Judgement) -> Inventory:
         holders.append(HolderSummary(member.name, member.roles, pool, row, silent=member.report is None))
         pairs += _pairs(read.cluster, member, row)
     reported = sum(not holder.silent for holder in holders)
+    for row in joined:
+        holders.append(HolderSummary(row.node, row.roles, row.pool or "", row))
+        fault = next((FAULTS[each.name] for each in row.findings if each.name in FAULTS), None)
+        pairs.append(HolderPair(row.node, _OF_KUBELET, "kubernetes", row.first_expiry, fault))
     return Inventory(
         pairs=tuple(pairs),
         holders=tuple(holders),
         ends={end.ca: ExpirySummary(end.not_after, due=end.level.attention) for end in own(read.ends)},
-        source=f"reports of {count(reported, 'node')}",
+        source=f"reports of {count(reported, 'node')}"
+        + (f" and {count(len(joined), 'node')} that joined with a token" if joined else ""),
         cas=tuple(_cas(read)),
         notices=attention.worst_first(_notices(judged)),
         rotations={ca.domain: ca.record.state.value for ca in read.cas if ca.record is not None and ca.record.active},

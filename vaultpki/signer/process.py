@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ from vaultpki.signer import lease
 from vaultpki.signer.brakes import Key
 from vaultpki.signer.known import KnownRequest, KnownRequests
 from vaultpki.signer.lease import Leadership
+from vaultpki.signer.requests import WAITS_LONG
 from vaultpki.signer.requests_api import RequestsApi, Stale
 from vaultpki.signer.rules import BrokenRule
 from vaultpki.signer.seen import LiveLook, NodesSeen
@@ -39,9 +40,6 @@ _KUBECONFIG: Final = "signer.conf"
 WORKERS: Final = 4
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 60.0
-WAITS_LONG: Final = 120.0
-"""Seconds after which an approved request that waits is a finding."""
-
 _TICK: Final = 1.0
 _MOST_DOUBLINGS: Final = 7
 
@@ -70,7 +68,8 @@ class SignerView:
     def problems(self) -> list[str]:
         """What is wrong, as sentences."""
         found = [*self.troubles.values(), *self.ends]
-        if self.leads and not self.silent and self.waiting > self.braked and (self.oldest or 0.0) > WAITS_LONG:
+        late = timedelta(seconds=self.oldest or 0.0) > WAITS_LONG
+        if self.leads and not self.silent and self.waiting > self.braked and late:
             found.append(f"an approved request has waited for {self.oldest:.0f} s")
         return found
 

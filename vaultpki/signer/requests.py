@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from vaultpki.csr_roles import NODE_PREFIX, NODES_GROUP
@@ -22,6 +22,12 @@ CLIENT: Final = "kubernetes.io/kube-apiserver-client"
 
 SAID: Final = "vaultpki signer: "
 """The beginning of each message of a condition that a signer writes."""
+
+WAITS_LONG: Final = timedelta(minutes=2)
+"""An approved request that has waited for longer is a finding."""
+
+GIVEN_UP: Final = timedelta(minutes=15)
+"""No kubelet waits longer for its request (kubernetes pkg/kubelet/certificate, certificateWaitTimeout)."""
 
 # kubernetes staging/src/k8s.io/cluster-bootstrap/token/api/types.go.
 BOOTSTRAP_USER: Final = "system:bootstrap:"
@@ -43,8 +49,6 @@ class CsrObject:
     usages: tuple[str, ...]
     request: bytes
     expiration: int | None = None
-    uid: str = ""
-    resource_version: str = ""
     created: datetime | None = None
     approved: bool = False
     denied: bool = False
@@ -78,8 +82,6 @@ def csr_object(value: object) -> CsrObject | None:
             usages=tuple(map(_text, spec.get("usages") or ())),
             request=request,
             expiration=expiration if type(expiration) is int else None,
-            uid=str(about.get("uid", "")),
-            resource_version=str(about.get("resourceVersion", "")),
             created=moment(about.get("creationTimestamp")),
             approved="Approved" in conditions,
             denied="Denied" in conditions,

@@ -26,7 +26,7 @@ from vaultpki.pki import signed, x509
 from vaultpki.redact import printable
 from vaultpki.signer.brakes import Brakes, Key
 from vaultpki.signer.known import is_open
-from vaultpki.signer.requests import CLIENT, SERVING, CsrObject, csr_object
+from vaultpki.signer.requests import CLIENT, GIVEN_UP, SERVING, CsrObject, csr_object
 from vaultpki.signer.requests_api import Item, RequestsApi
 from vaultpki.signer.rules import BrokenRule, ClusterLook, SigningOrder, served, verdict
 from vaultpki.signer.session import VaultSession
@@ -36,8 +36,6 @@ from vaultpki.vault import Vault
 BY_VAULT: Final = "31"
 """The number of the rule that is Vault's own."""
 
-# Seconds after which no kubelet waits for its request (kubernetes pkg/kubelet/certificate, certificateWaitTimeout).
-_LATE: Final = 15 * 60
 _UNAPPROVED: Final = 20.0
 # What rule 28 lets pass: CA:FALSE, which no certificate gets (both servers, builtin/logical/pki, cert_util.go).
 _DROPPED: Final = ("contained a Basic Constraints extension that was ignored",)
@@ -203,7 +201,7 @@ def _of_vault(error: Exception) -> BrokenRule | None:
 
 def is_late(request: CsrObject, now: datetime) -> bool:
     """Return whether the kubelet that made the request has stopped waiting for it."""
-    return request.signer != CLIENT and request.created is not None and (now - request.created).total_seconds() > _LATE
+    return request.signer != CLIENT and request.created is not None and now - request.created > GIVEN_UP
 
 
 def keys_of(request: CsrObject, order: SigningOrder) -> tuple[Key, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.signer_stand import SignerStand, kubelet_client, kubelet_serving, person, resident_bytes
 from helpers.vault import applied_cluster, servers
 from helpers.vault.servers import wait_for
+from vaultpki.signer.brakes import ALL_PEOPLE
 from vaultpki.signer.lease import LEASE_SECONDS
+from vaultpki.signer.process import WORKERS
 from vaultpki.signer.requests import CLIENT, CLIENT_KUBELET, SERVING
 from vaultpki.signer.session import LOOK_SECONDS
 
@@ -250,6 +253,31 @@ def test_one_signer_signs_and_another_takes_over(stand: SignerStand) -> None:
     stand.signers[other].start()
 
 
+def test_a_leader_that_is_killed_at_work_leaves_no_request_and_none_is_signed_again(stand: SignerStand) -> None:
+    """But for those that it had in hand: what was signed and not written is signed once more."""
+    names = [f"work-{number}" for number in range(120)]
+    items = [kubelet_client(name, f"w-w{number}") for number, name in enumerate(names)]
+    first = holder(stand)
+    asking = threading.Thread(target=stand.ask_by_token, args=items)
+    asking.start()
+    wait_for(lambda: issued(stand) >= 5, signer_stand.SIGNED_SECONDS, stand.said, pause=0.1)
+    stand.signers[first].kill()
+    before = issued(stand)
+    asking.join()
+    assert before < len(names)
+    print(f"\n{before} were signed, and the others {stand.wait(*names, seconds=4 * LEASE_SECONDS):.1f} s later")
+    assert holder(stand) != first
+    signed = stand.signed("w-w")
+    assert len(signed) == len(names)
+    twice = [name for name, count in signed.items() if count > 1]
+    assert len(twice) <= WORKERS and max(signed.values()) <= 2, signed
+    stand.signers[first].start()
+
+
+def issued(stand: SignerStand) -> int:
+    return sum(state == "Issued" for state, _ in stand.states().values())
+
+
 def test_a_signer_that_is_killed_before_it_writes_leaves_nothing_to_repair(stand: SignerStand) -> None:
     for process in stand.signers.values():
         process.stop()
@@ -281,6 +309,9 @@ def test_no_request_of_a_storm_is_lost(stand: SignerStand) -> None:
     stand.wait(*(f"storm-{number}" for number in range(STORM)), seconds=STORM_SECONDS)
     memory = max(resident_bytes(process) for process in stand.signers.values()) / 1024 / 1024
     took = time.monotonic() - began
+    # Two signers are there, and one of them signs; what it could not write in time it signs again.
+    signed = stand.signed("w-s")
+    assert len(signed) == STORM and signed.total() <= STORM + WORKERS, signed
     print(f"\n{STORM} requests, asked in {asked:.0f} s, were signed after {took:.0f} s, {memory:.0f} MiB")
 
 
@@ -295,6 +326,27 @@ def test_a_node_that_asks_too_often_waits(stand: SignerStand) -> None:
     )
     time.sleep(5)
     assert sorted(state for state, _ in stand.states().values()) == ["Approved"] * 2 + ["Issued"] * 10
+
+
+def test_a_flood_of_people_waits_and_is_shown(stand: SignerStand) -> None:
+    # They have counted others before.
+    for process in stand.signers.values():
+        process.restart()
+    names = [f"flood-{number}" for number in range(ALL_PEOPLE + 5)]
+    stand.ask(*(person(name, f"{name}@example.com") for name in names))
+    stand.approve(*names)
+    wait_for(lambda: issued(stand) == ALL_PEOPLE, STORM_SECONDS, lambda: f"{issued(stand)}\n{stand.said()}", pause=1)
+    leader = holder(stand)
+    wait_for(lambda: stand.metrics(leader)["vaultpki_signer_braked"] == 5, 2 * LEASE_SECONDS, stand.said, pause=1)
+    # Kubelets are not held up by them.
+    stand.ask_by_token(kubelet_client("beside", "w-80"))
+    stand.wait("beside")
+    assert issued(stand) == ALL_PEOPLE + 1
+    # The alert signer-flood asks for this; nothing is late that brakes hold.
+    found = stand.metrics(leader)
+    assert found["vaultpki_signer_braked"] == found["vaultpki_signer_waiting"] == 5
+    for process in stand.signers.values():
+        process.restart()
 
 
 def test_what_cluster_yaml_says_is_followed(stand: SignerStand) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import http.client
 import ipaddress
 import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from prometheus_client.parser import text_string_to_metric_families
 
 from helpers.kube.kube_cluster import Kubernetes
 from helpers.kube.machines import Process, Ran
@@ -25,6 +29,7 @@ from helpers.vault.servers import wait_for
 from vaultpki.signer.requests import CLIENT, CLIENT_KUBELET, SERVING
 
 SIGNED_SECONDS = 20.0
+METRICS_PORT = 9911
 TOKEN = "abcdef"
 TOKEN_USER = f"system:bootstrap:{TOKEN}"
 TOKEN_GROUPS = ("system:bootstrappers", "system:bootstrappers:kubeadm:default-node-token", "system:authenticated")
@@ -82,7 +87,10 @@ class SignerStand:
         file.unlink(missing_ok=True)
         words: list[str | Path] = ["enroll", "-f", cluster.file, "--signer", node, "--replace", "-o", file]
         applied_cluster.vaultpki(*words, env=cluster.environment("applier"))
-        return self.kubernetes.vaultpki(node, "join", file, "--user", "root", *more)
+        ran = self.kubernetes.vaultpki(node, "join", file, "--user", "root", *more)
+        with self.config(node).open("a") as written:
+            written.write(f"metrics: 127.0.0.1:{METRICS_PORT}\n")
+        return ran
 
     def config(self, node: str) -> Path:
         return self.kubernetes.nodes[node].node.config.parent / "signer" / "signer.yaml"
@@ -157,6 +165,31 @@ class SignerStand:
         """The chain that was written into a request."""
         found = self.kubernetes.get("csr", name, conf=self.kubernetes.super_admin)
         return x509.load_pem_x509_certificates(base64.b64decode(found["status"]["certificate"]))
+
+    def signed(self, prefix: str) -> Counter[str]:
+        """How many certificates Vault has signed for each node whose name begins so, by its name."""
+        cluster = self.kubernetes.cluster
+        mount, found = f"{cluster.prefix}/kubernetes", Counter[str]()
+        for serial in cluster.server.api("LIST", f"{mount}/certs").data["keys"]:
+            leaf = x509.load_pem_x509_certificate(cluster.read(f"{mount}/cert/{serial}")["certificate"].encode())
+            name = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+            if isinstance(name, str) and name.startswith(f"system:node:{prefix}"):
+                found[name.removeprefix("system:node:")] += 1
+        return found
+
+    def metrics(self, node: str) -> dict[str, float]:
+        """What the signer of a node shows to Prometheus, without labels; several samples of one name are summed."""
+        opened = self.kubernetes.nodes[node].machine.connect("127.0.0.1", METRICS_PORT)
+        one = http.client.HTTPConnection("127.0.0.1", METRICS_PORT)
+        one.sock = opened
+        with contextlib.closing(one):
+            one.request("GET", "/metrics")
+            text = one.getresponse().read().decode()
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
 
     def forget(self, *names: str) -> None:
         """Deletes requests; without names all of them."""

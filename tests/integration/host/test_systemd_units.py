@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
 import signal
 import socket
 import subprocess
@@ -19,6 +17,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from helpers.node.unit_judges import exposure, judged, refused
 from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from helpers.vault.servers import free_ports, wait_for
@@ -65,19 +64,6 @@ def node(cluster: AppliedCluster) -> NodeFolder:
     return cluster.equip(name, further=f"metrics: 127.0.0.1:{free_ports(1)[0]}\n")
 
 
-def judged(*arguments: str | Path) -> str:
-    ran = subprocess.run(
-        ["systemd-analyze", *map(str, arguments)],
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert ran.returncode == 0, f"{arguments}: exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
-    return ran.stdout + ran.stderr
-
-
 def test_systemd_takes_the_units_and_finds_little_to_say(node: NodeFolder, tmp_path: Path) -> None:
     folder = tmp_path / "system"
     folder.mkdir()
@@ -90,9 +76,7 @@ def test_systemd_takes_the_units_and_finds_little_to_say(node: NodeFolder, tmp_p
     usual, program = replace(usual, file="/etc/vaultpki/agent.yaml"), Path("/usr/local/bin/vaultpki")
     for name, text in unit_files(usual, executable=program).items():
         (folder / name).write_text(text)
-        said = judged("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE * 10:.0f}", folder / name)
-        found = re.search(r"Overall exposure level for \S+: (\d+\.\d)", said)
-        assert found is not None and float(found[1]) <= EXPOSURE, said
+        assert exposure(folder / name) <= EXPOSURE
 
 
 def test_systemd_takes_the_units_of_the_textfile_collector(tmp_path: Path) -> None:
@@ -102,21 +86,6 @@ def test_systemd_takes_the_units_of_the_textfile_collector(tmp_path: Path) -> No
     assert judged("verify", "--man=no", *(tmp_path / name for name in names)) == ""
     said = judged("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE * 10:.0f}", tmp_path / names[0])
     assert "OK" in said
-
-
-def allowed(name: str, sets: dict[str, set[str]]) -> set[str]:
-    return {call for each in sets[name] for call in (allowed(each, sets) if each.startswith("@") else {each})}
-
-
-def syscall_sets() -> dict[str, set[str]]:
-    sets: dict[str, set[str]] = {}
-    current: set[str] = set()
-    for line in judged("--no-pager", "syscall-filter").splitlines():
-        if line.startswith("@"):
-            current = sets.setdefault(line.strip(), set())
-        elif line.startswith("    ") and not line.strip().startswith("#"):
-            current.add(line.strip())
-    return sets
 
 
 def test_a_first_and_a_later_pass_need_no_more_than_the_unit_allows(node: NodeFolder, tmp_path: Path) -> None:
@@ -139,14 +108,8 @@ def test_a_first_and_a_later_pass_need_no_more_than_the_unit_allows(node: NodeFo
         calls += (trace / "trace").read_text().splitlines()
     assert (node.pki / "kubelet.crt").exists()
 
-    names = {found[1] for call in calls if (found := re.match(r"\d+ +(\w+)\(", call))}
-    assert {"openat", "mmap", "renameat", "fchmod", "connect", "prctl"} <= names
-    assert names - allowed("@system-service", syscall_sets()) == set()
-    # MemoryDenyWriteExecute= (systemd.exec(5)): no memory that is written and then run.
-    assert [call for call in calls if re.search(r" mmap\(.*PROT_WRITE\|PROT_EXEC", call)] == []
-    assert [call for call in calls if re.search(r" (pkey_)?mprotect\(.*PROT_EXEC", call)] == []
-    families = {found[1] for call in calls if (found := re.search(r" socket\((\w+)", call))}
-    assert families and families <= {"AF_UNIX", "AF_INET", "AF_INET6"}
+    assert refused(calls) == []
+    assert all(any(f" {name}(" in call for call in calls) for name in ("renameat", "fchmod", "prctl"))
 
 
 @contextlib.contextmanager

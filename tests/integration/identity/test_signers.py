@@ -183,6 +183,9 @@ def test_without_signer_nothing_is_left(clusters: ClusterFactory) -> None:
     ):
         assert api("GET", f"{prefix}/{role}").status == 404
     assert not cluster.left_to_apply()
+    cluster.write(SPEC)
+    planned = vaultpki("plan", "-f", cluster.file, env=cluster.environment()).stdout
+    assert "needs the controllers csrapproving and csrcleaner" in planned
 
 
 def test_a_stranger_on_the_mount_is_refused(clusters: ClusterFactory) -> None:

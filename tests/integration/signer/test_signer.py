@@ -10,6 +10,8 @@ import json
 import os
 import pwd
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ from cryptography import x509
 from helpers.kube import answering_api, signer_stand
 from helpers.kube.answering_api import Api
 from helpers.node.enrolled_nodes import Enroller
-from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, vaultpki
+from helpers.node.unit_judges import exposure, judged, refused
+from helpers.vault.applied_cluster import AppliedCluster, NodeFolder, Ran, environment, vaultpki
 from helpers.vault.cluster_factory import ClusterFactory
 from vaultpki.host.systemd import SIGNER_UNIT, recipe
 from vaultpki.node.secret_id import SecretIdFiles
@@ -40,6 +43,19 @@ pools:
 REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 USER = "nobody"
 AS_USER = ("setpriv", f"--reuid={USER}", "--regid=65534", "--clear-groups", "--")
+# What `systemd-analyze security` finds at most; 10 is a service without any protection.
+EXPOSURE = 1.3
+# The file systems and capabilities of its unit, without systemd.
+SANDBOX = f"""\
+set -e
+folder=$1 trace=$2; shift 2
+for each in "$folder" "$trace"; do mount --bind "$each" "$each"; done
+mount -o remount,bind,ro /
+mount --bind "${{folder%/*}}" "${{folder%/*}}" && mount -o remount,bind,ro "${{folder%/*}}"
+mount --bind "$folder" "$folder"
+if touch "${{folder%/*}}/agent.yaml" 2>/dev/null; then echo "the sandbox is open" >&2; exit 99; fi
+exec strace -f -o "$trace/trace" {" ".join(AS_USER[:-1])} --no-new-privs --inh-caps -all --bounding-set -all "$@"
+"""
 
 
 @dataclass(frozen=True)
@@ -241,3 +257,50 @@ def test_its_unit_runs_it_as_its_user_with_no_right_of_root(joined: NodeFolder) 
     words = ("template", SIGNER_UNIT, "-c", joined.folder / "signer" / "signer.yaml")
     own = vaultpki(*words, behind=AS_USER).stdout
     assert f"User={USER}\n" in own and f"ReadWritePaths=-{joined.folder}/signer\n" in own
+
+
+def test_systemd_finds_little_to_say_of_its_unit(joined: NodeFolder, tmp_path: Path) -> None:
+    own = tmp_path / SIGNER_UNIT
+    words = ("template", SIGNER_UNIT, "-c", joined.folder / "signer" / "signer.yaml")
+    # systemd advises against nobody, who is only a test's.
+    own.write_text(vaultpki(*words, behind=AS_USER).stdout.replace(f"User={USER}\n", "User=daemon\n"))
+    said = judged("verify", "--man=no", own)
+    assert not [line for line in said.splitlines() if "vaultpki" in line], said
+    own.write_text(recipe(SIGNER_UNIT, executable=Path("/usr/bin/vaultpki")))
+    assert exposure(own) <= EXPOSURE
+
+
+def test_it_needs_no_more_than_its_unit_allows(stand: Stand, tmp_path: Path) -> None:
+    """Nothing but its own folder can be written, it has no capability, and makes only calls that the unit lets pass."""
+    stand.show(
+        by_token(signer_stand.kubelet_client("good", "w-9")),
+        by_token(signer_stand.kubelet_client("bad", "cp-1")),
+    )
+    words = (sys.executable, "-m", "vaultpki", "signer", "-c", stand.file, "--once")
+    ran = subprocess.run(
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            SANDBOX,
+            "sh",
+            stand.file.parent,
+            tmp_path,
+            *words,
+        ],
+        env=environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ran.returncode == 0 and "signed good" in ran.stderr and "refused bad" in ran.stderr, ran.stdout + ran.stderr
+    # What comes before is setpriv's.
+    _, _, calls = (tmp_path / "trace").read_text().partition(f'execve("{sys.executable}"')
+    unit = recipe(SIGNER_UNIT)
+    assert "SystemCallFilter=@system-service\nSystemCallFilter=~@privileged @resources\n" in unit
+    assert refused(calls.splitlines(), "@privileged", "@resources") == []

@@ -19,11 +19,13 @@ from vaultpki.daemon import signer_metrics
 from vaultpki.errors import VaultpkiError
 from vaultpki.host.systemd import recipe
 from vaultpki.node.secret_id import SecretIdFiles
-from vaultpki.signer.process import WAITS_LONG, SignerView
+from vaultpki.signer.process import SignerView
+from vaultpki.signer.requests import WAITS_LONG
 from vaultpki.signer.session import VaultSession
 
 pytestmark = [pytest.mark.serverless, pytest.mark.on_node]
 
+LATE = WAITS_LONG.total_seconds() + 1
 VIEW: Final = SignerView(
     cluster="prod",
     node="cp-1",
@@ -70,12 +72,12 @@ def test_metrics_and_problems_are_those_of_the_signer() -> None:
     }
     assert {about[1:] for about in found.values()} == {("prod", "cp-1")}
     assert asked(port, "/healthz") == (200, "ok\n")
-    views.append(replace(VIEW, oldest=WAITS_LONG + 1))
+    views.append(replace(VIEW, oldest=LATE))
     assert asked(port, "/healthz") == (503, "an approved request has waited for 121 s\n")
     # The brakes hold all of them, or another signer leads: this one is well.
-    views.append(replace(VIEW, oldest=WAITS_LONG + 1, braked=3))
+    views.append(replace(VIEW, oldest=LATE, braked=3))
     assert asked(port, "/healthz")[0] == 200
-    views.append(replace(VIEW, oldest=WAITS_LONG + 1, leads=False))
+    views.append(replace(VIEW, oldest=LATE, leads=False))
     assert asked(port, "/healthz")[0] == 200
     views.append(replace(VIEW, troubles={"vault": "Vault cannot be reached"}))
     assert asked(port, "/healthz") == (503, "Vault cannot be reached\n")

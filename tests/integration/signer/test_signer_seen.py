@@ -97,6 +97,27 @@ def test_a_signer_that_is_well(cluster: AppliedCluster, api: Api, tmp_path: Path
     assert not [line for line in metrics.splitlines() if line.startswith("vaultpki_fleet_node_info") and "w-1" in line]
 
 
+def test_report_and_picture_know_a_node_that_joined(cluster: AppliedCluster, api: Api, tmp_path: Path) -> None:
+    def made(command: str, name: str, *more: str | Path, expect: int = 0) -> str:
+        words = (command, "-f", cluster.file, "--from-vault", "-o", tmp_path / name, *more)
+        vaultpki(*words, env=cluster.environment("viewer"), expect=expect)
+        return (tmp_path / name).read_text()
+
+    assert "that joined with a token" not in made("report", "report.html")
+    signed(cluster, "system:node:w-1")
+    for page in (made("report", "report.html"), made("graph", "graph.svg")):
+        assert "reports of 0 nodes and 1 node that joined with a token" in page
+    assert "worker, pool by-token" in (tmp_path / "report.html").read_text()
+    # The row of kubelets has its certificate, and the component its pool.
+    drawn = made("graph", "graph.mmd")
+    assert '"kubelet<br/>pool by-token<br/>' in drawn and "kubelet-client.crt .key<br/>until 20" in drawn
+    # Who is asked too shows the findings of the signer.
+    api.values[REQUESTS] = {"items": [request("csr-3", conditions=[{"type": "Approved"}])]}
+    api.answers = lambda path, known: api.values.get(path.partition("?")[0], answering_api.items())
+    page = made("report", "report.html", "--kubeconfig", tmp_path / "admin.conf", expect=3)
+    assert "approved and not signed, though cp-1 leads" in page and "has no Node now" in page
+
+
 def test_what_the_objects_show(cluster: AppliedCluster, api: Api, tmp_path: Path) -> None:
     other = trustme.CA().issue_cert("w-1").cert_chain_pems[0].bytes().decode()
     why = "vaultpki signer: cp-1 is a node of cluster.yaml: its agent has its certificates"

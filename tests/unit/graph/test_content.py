@@ -96,6 +96,14 @@ def test_like_nodes_are_drawn_once_with_their_number(
     assert ("etcd" in many) == (control_plane != "cp-1")
 
 
+def test_of_nodes_that_join_by_token_the_kubelet_alone_is_drawn(tmp_path: Path) -> None:
+    pool = '- {name: joined, roles: [worker], node_names: "j-*", join: token, networks: [10.9.0.0/16]}'
+    found = graph(load(tmp_path, f"{listed(1, 1)}signer: {{}}\npools:\n{pool}\n"), NOW)
+    assert (where(found, "kubelet"), where(found, "kube-proxy")) == ("w-1 and pool joined", "w-1")
+    assert found.about.startswith("2 nodes, 1 pool, ")
+    assert [each.name for each in found.components if each.many] == ["kubelet"]
+
+
 def test_rows_of_the_users_own_are_shown(tmp_path: Path) -> None:
     found = graph(load(tmp_path, NODES + OWN_ROWS), NOW)
     arrows = {arrow.pair.name: (arrow.source, arrow.target, arrow.pair.ca) for arrow in found.arrows}

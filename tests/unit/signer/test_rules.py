@@ -531,7 +531,7 @@ def test_only_what_the_cluster_is_configured_for_is_served() -> None:
 
 def test_the_object_is_read_as_the_api_server_lists_it() -> None:
     request = joins()
-    assert (request.name, request.uid, request.resource_version) == ("csr-1", "u", "7")
+    assert request.name == "csr-1"
     assert request.created is not None and request.waits and request.by_token
 
 
