@@ -8,7 +8,7 @@ an operator goes to and fro.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from models.move_tables import ALL, BOTH, LEAF, NEW, OLD, TRUST
 
@@ -29,6 +29,7 @@ class Report(NamedTuple):
     leaf: int
     b: bool  # has a credential at B
     reached: str  # which servers it reached; told only where a server may be called lost
+    heeds: bool = False  # that a server is lost: it ignores that one, or has no credential there
 
 
 class Node(NamedTuple):
@@ -46,7 +47,10 @@ class Node(NamedTuple):
 
 
 class Operator(NamedTuple):
-    """A command between two writes: `base` is what it must find on the first server, None for a copy; `todo` is where."""
+    """A command between two writes.
+
+    `base` is what it must find on the first server, None for a copy, and `todo` are the servers that are left.
+    """
 
     base: Record | None
     new: Record
@@ -73,6 +77,7 @@ class Settings(NamedTuple):
     joins: bool = False
     mistaken: bool = False  # an operator who cannot reach a server may call it lost
     writer: str = ""  # on which server somebody else writes records, and calls the other one lost
+    forges: bool = False  # which raises revisions too, and so ends trust too early: of that nothing is promised
     brief: bool = False  # a server comes back before a node has passed three times without it
     rules: frozenset[str] = ALL
 
@@ -101,8 +106,17 @@ def other(server: str) -> str:
     return "B" if server == "A" else "A"
 
 
+def gone(w: World, server: str, s: Settings) -> bool:
+    """Return whether a person may call a server lost: that it is, or takes it for lost."""
+    return standing(w, server) == "x" or (s.mistaken and standing(w, server) == "d")
+
+
 def reaches(w: World, n: Node, server: str) -> bool:
-    return up(w, server) and (n.a if server == "A" else n.b)
+    return up(w, server) and _credential(n, server)
+
+
+def _credential(n: Node, server: str) -> bool:
+    return n.a if server == "A" else n.b
 
 
 def higher(records: list[Record]) -> Record:
@@ -140,7 +154,8 @@ def passed(w: World, n: Node, s: Settings) -> Node | None:
     seen = r.revision if "memory" not in s.rules else max(r.revision, n.revision)
     node = n._replace(disk=disk, leaf=leaf, a=n.a and not fenced, revision=seen, up=bool(leaf))
     node = node._replace(ignores=ignores, missed=0 if ignores else missed)
-    said = Report(seen if behind else r.revision, disk, leaf, n.b, at if s.mistaken or s.lost else "")
+    heeds = bool(r.lost) and (ignores == r.lost or not _credential(n, r.lost))
+    said = Report(seen if behind else r.revision, disk, leaf, n.b, at if s.mistaken or s.lost else "", heeds)
     return node._replace(said_a=said if "A" in at else n.said_a, said_b=said if "B" in at else n.said_b)
 
 
@@ -159,7 +174,7 @@ def _heeded(w: World, n: Node, r: Record, s: Settings) -> tuple[int, str]:
     """Return how many passes have failed to reach the server that the record calls lost, and which one is ignored."""
     if not r.lost or r.lost == n.ignores or "tried" not in s.rules:
         return 0, r.lost
-    if reaches(w, n, r.lost):
+    if reaches(w, n, r.lost) or not _credential(n, r.lost):
         return 0, ""
     missed = n.missed + 1
     return missed, r.lost if missed == (PASSES if "three" in s.rules else 1) else ""

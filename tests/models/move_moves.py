@@ -12,7 +12,7 @@ from models.move import (
     Report,
     Settings,
     World,
-    higher,
+    gone,
     joined_at_b,
     other,
     passed,
@@ -46,6 +46,8 @@ def gate(w: World, r: Record, to: str, of: str, s: Settings) -> bool:
 
 def _reported(said: Report | None, r: Record, step: str, s: Settings) -> bool:
     if said is None or ("echo" in s.rules and said.revision != r.revision):
+        return False
+    if r.lost and "heeded" in s.rules and not said.heeds:
         return False
     trust, leaf = TRUST_STEPS.get(step, 0), LEAF_STEPS.get(step, 0)
     if said.disk & trust != trust or (step in ALONE and said.disk != trust):
@@ -102,6 +104,8 @@ def _begins(w: World, s: Settings) -> Iterator[tuple[str, World, Operator | None
     lost = max(there, default=Record(0, "")).lost
     of = "".join(x for x in SERVERS if x not in (lost, w.declared))
     yield from _lost_and_found(w, lost, of, s)
+    if lost and "asked" in s.rules and not gone(w, lost, s):
+        return
     if any(not up(w, x) for x in of):
         of = "" if "level" in s.rules else "".join(x for x in of if up(w, x))
     if not of:
@@ -143,11 +147,10 @@ def _lost_and_found(w: World, lost: str, of: str, s: Settings) -> Iterator[tuple
         new = Record(highest + 1, "K" if "met" in s.rules else now.phase)
         yield f"says that {lost} is found", w, Operator(now, new, of)
     for x in SERVERS if of == SERVERS else "":
-        gone = standing(w, x) == "x" or (s.mistaken and standing(w, x) == "d")
         at, now = other(x), record(w, other(x))
         said = [each for n in w.nodes if (each := newest(n, at))]
         reached = "witness" in s.rules and any(x in each.reached for each in said)
-        if not gone or not up(w, at) or now.phase in "PD" or reached:
+        if not gone(w, x, s) or not up(w, at) or now.phase in "PD" or reached:
             continue
         ahead = max((each.revision for each in said), default=0)
         top = max(highest if "jump" in s.rules else now.revision, ahead)
@@ -189,9 +192,10 @@ def accidents(w: World, s: Settings) -> Iterator[Move]:
         if x in s.restore and now == "u" and not w.emptied and not any(w.operators):
             yield from _set_back(w, x)
         if x in s.writer and now == "u" and not w.emptied and not record(w, x).lost:
-            r = record(w, x)
-            for forged in (r._replace(lost=other(x)), r._replace(lost=other(x), revision=r.revision + 1)):
-                yield f"somebody writes to {x} that {other(x)} is lost", with_record(w, x, forged)
+            r = record(w, x)._replace(lost=other(x))
+            for higher in (0, 1) if s.forges else (0,):
+                forged = with_record(w, x, r._replace(revision=r.revision + higher))
+                yield f"somebody writes to {x} that {other(x)} is lost{', by a higher revision' * higher}", forged
 
 
 def _set_back(w: World, x: str) -> Iterator[Move]:

@@ -20,8 +20,8 @@ STATES = {
     "B": "returning",
     "K": "re-trusting",
 }
-"""The words of the code. P is rest too, since nodes see the same in both. In K, after a recovery and after a lost server
-was found, each node keeps the leaf that it holds."""
+"""The words of the code. P is rest too, since nodes see the same in both. In K, after a recovery and after a lost
+server was found, each node keeps the leaf that it holds."""
 
 _LETTERS = {word: letter for letter, word in STATES.items() if letter != "K"} | {"steady": "P", "K": "K"}
 # After a recovery nothing is sure, and nobody takes anything.
@@ -44,7 +44,7 @@ RULES = {
     "known": "published waits until every node has its own credential at B and has read the record there",
     "counted": "gates count every live credential of either server, not only nodes that have reported",
     "echo": "a report counts only if its pass read the newest revision of the record",
-    "memory": "a node that has seen a higher revision than it now reads adds trust only; it drops and re-issues nothing",
+    "memory": "a node that has seen a higher revision than it reads now adds trust only; it drops and re-issues nothing",
     "leafword": "a node installs a leaf of N only once the record says so, though B could sign one since prepared",
     "seat": "a revision is written on A first, by check-and-set, and then copied to B; if A is lost, on B alone",
     "level": "a command first copies the higher record to the server that is behind, and needs both servers",
@@ -59,6 +59,9 @@ RULES = {
     "jump": "after a server was called lost the next revision is above whatever that server may hold",
     "met": "a server that was called lost and is found leads to re-trusting: both records may have been followed",
     "told": "that a server is lost is first written on the other one alone, as a revision without a step",
+    "asked": "a command leaves a server out only if a person says so to it and that server does not answer; while a "
+    "server that a record calls lost answers, nothing goes on but that it is found",
+    "heeded": "a step without a lost server counts only nodes that have reported that they ignore it",
     "tried": "a node ignores a server that is called lost only after passes of its own have failed to reach it",
     "three": "they must be three in a row: a writer of records waits for a short absence",
 }
