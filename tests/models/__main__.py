@@ -21,7 +21,7 @@ def main() -> int:
     words = [each for each in sys.argv[1:] if not each.isdigit()]
     limit = limits[-1] if limits else LIMIT
     code = 0
-    # Those of three machines, or of two servers that fail in several ways, take minutes: made only if a word asks for them.
+    # Those of three machines, or of servers that fail in several ways, take minutes: made only if a word asks for them.
     further = tuple(one for each in SETTINGS for one in each.large()) if words else ()
     usual = (one for each in SETTINGS for one in each.tries())
     for one in (*tries(), *usual, *turns.tries(), *further):

@@ -44,7 +44,7 @@ RULES = {
     "known": "published waits until every node has its own credential at B and has read the record there",
     "counted": "gates count every live credential of either server, not only nodes that have reported",
     "echo": "a report counts only if its pass read the newest revision of the record",
-    "memory": "a node that has seen a higher revision than it reads now adds trust only; it drops and re-issues nothing",
+    "memory": "a node that has seen a higher revision than it reads adds trust only; it drops and re-issues nothing",
     "leafword": "a node installs a leaf of N only once the record says so, though B could sign one since prepared",
     "seat": "a revision is written on A first, by check-and-set, and then copied to B; if A is lost, on B alone",
     "level": "a command first copies the higher record to the server that is behind, and needs both servers",
@@ -69,6 +69,7 @@ RULES = {
 ALL = frozenset(RULES)
 IDLE = {
     "witness": "a courtesy: that a mistake does no harm follows from `told`",
+    "asked": "a courtesy too: `heeded` keeps closed what a forged record would open",
     "carry": "`level` does it for this record; it counts for those of rotations, of which nodes remember revisions",
 }
 """The rules without which nothing was found to break, and why they stand."""
