@@ -123,7 +123,7 @@ BUILD = $(VAULT) && \
 	kubernetes=$$($(SETUP)/kubernetes $(QUICK)) && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --kube-vip $$vip/kube-vip --etcd $$etcd --kubernetes $$kubernetes"
 COUNTS_ON_QUICK := PYTHONPATH=$(CURDIR)/tests/helpers/kube/quick $(BIN)/python -m pytest
-# The models of rotations and of a move are among the others, as far as `test` has not explored them: some three minutes of one core.
+# The models of rotations and of a move are among the others, what `test` leaves of them: some three minutes of one core.
 conformance: QUICK := quick
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
