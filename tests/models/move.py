@@ -8,6 +8,7 @@ an operator goes to and fro.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from models.move_tables import ALL, BOTH, LEAF, NEW, OLD, TRUST
@@ -41,7 +42,7 @@ class Node(NamedTuple):
     said_a: Report | None  # its report on A
     said_b: Report | None
     ignores: str = ""  # the server that it heeds to be lost
-    missed: int = 0  # passes in a row that did not reach the server that the record calls lost
+    missed: int = 0  # with `brief`, passes in a row that did not reach the server that the record calls lost
     snap: bool = False  # whether the snapshot that was taken has its credential
     up: bool = True
 
@@ -138,25 +139,23 @@ def handed_over(w: World, n: Node) -> bool:
     return reaches(w, n, "A") and w.record_a.phase != "P" and up(w, "B") and not n.b and not n.ignores
 
 
-def passed(w: World, n: Node, s: Settings) -> Node | None:
-    """Return what a pass of an agent leaves behind; None if it reads no record."""
+def passed(w: World, n: Node, s: Settings) -> Iterator[Node]:
+    """Yield what a pass of an agent may leave behind; nothing if it reads no record."""
     n = n._replace(b=True) if handed_over(w, n) else n
     r, behind = followed(w, n, s)
     if r is None:
-        return None
+        return
     disk = (n.disk | TRUST[r.phase]) if behind else TRUST[r.phase]
     leaf = _leaf(w, n, r, behind, s)
-    missed, ignores = (n.missed, n.ignores) if behind else _heeded(w, n, r, s)
-    if s.brief and missed == PASSES:
-        return None
     fenced = r.phase == "D" and not behind and "parked" not in s.rules
     at = "".join(x for x in SERVERS if reaches(w, n, x))
     seen = r.revision if "memory" not in s.rules else max(r.revision, n.revision)
     node = n._replace(disk=disk, leaf=leaf, a=n.a and not fenced, revision=seen, up=bool(leaf))
-    node = node._replace(ignores=ignores, missed=0 if ignores else missed)
-    heeds = bool(r.lost) and (ignores == r.lost or not _credential(n, r.lost))
-    said = Report(seen if behind else r.revision, disk, leaf, n.b, at if s.mistaken or s.lost else "", heeds)
-    return node._replace(said_a=said if "A" in at else n.said_a, said_b=said if "B" in at else n.said_b)
+    for missed, ignores in [(n.missed, n.ignores)] if behind else _heeded(w, n, r, s):
+        heeds = bool(r.lost) and (ignores == r.lost or not _credential(n, r.lost))
+        said = Report(seen if behind else r.revision, disk, leaf, n.b, at if s.mistaken or s.lost else "", heeds)
+        after = node._replace(ignores=ignores, missed=missed)
+        yield after._replace(said_a=said if "A" in at else n.said_a, said_b=said if "B" in at else n.said_b)
 
 
 def _leaf(w: World, n: Node, r: Record, behind: bool, s: Settings) -> int:
@@ -170,14 +169,17 @@ def _leaf(w: World, n: Node, r: Record, behind: bool, s: Settings) -> int:
     return NEW if wanted == NEW and reaches(w, n, "B") else n.leaf
 
 
-def _heeded(w: World, n: Node, r: Record, s: Settings) -> tuple[int, str]:
-    """Return how many passes have failed to reach the server that the record calls lost, and which one is ignored."""
+def _heeded(w: World, n: Node, r: Record, s: Settings) -> list[tuple[int, str]]:
+    """Return how many passes may have failed to reach the server that is called lost, and which one is ignored."""
     if not r.lost or r.lost == n.ignores or "tried" not in s.rules:
-        return 0, r.lost
+        return [(0, r.lost)]
     if reaches(w, n, r.lost) or not _credential(n, r.lost):
-        return 0, ""
-    missed = n.missed + 1
-    return missed, r.lost if missed == (PASSES if "three" in s.rules else 1) else ""
+        return [(0, "")]
+    if not s.brief:  # any pass may be the last of those that must fail
+        return [(0, ""), (0, r.lost)]
+    if "three" not in s.rules:
+        return [(0, r.lost)]
+    return [(n.missed + 1, "")] if n.missed + 1 < PASSES else []
 
 
 def joined_at_b(n: Node) -> Node:

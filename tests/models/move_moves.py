@@ -167,11 +167,11 @@ def agents(w: World, s: Settings) -> Iterator[Move]:
         who = f"node {i + 1}"
         if "A" in (w.declared, w.record_b.lost) and not n.b and up(w, "B") and w.record_b.phase != "P":
             yield f"{who}: a person brings a join file of B", _with_node(w, i, joined_at_b(n))
-        node = passed(w, n, s)
-        if node and node != n:
+        for node in passed(w, n, s):
             ignored = f", ignores {node.ignores}" if node.ignores else ""
             what = f"{who} passes, bundle {NAMES[node.disk]}, leaf {NAMES[node.leaf]}{ignored}"
-            yield what, _with_node(w, i, node)
+            if node != n:
+                yield what, _with_node(w, i, node)
 
 
 def _with_node(w: World, i: int, node: Node) -> World:
