@@ -126,7 +126,7 @@ BUILD = $(VAULT) && \
 	kubernetes=$$($(SETUP)/kubernetes $(QUICK)) && \
 	given="--vault-binary $$vault/vault --zlint $$zlint/zlint --kube-vip $$vip/kube-vip --etcd $$etcd --kubernetes $$kubernetes"
 COUNTS_ON_QUICK := PYTHONPATH=$(CURDIR)/tests/helpers/kube/quick $(BIN)/python -m pytest
-# The models of rotations are among the others, as far as `test` has not explored them: a good minute of one core.
+# The models of rotations and of a move are among the others, what `test` leaves of them: some three minutes of one core.
 conformance: QUICK := quick
 conformance: $(VENV)/.dev
 	$(SETUP)/packages conformance
@@ -160,7 +160,8 @@ lifecycle: $(VENV)/.dev
 
 # An hour and more: what `test` and `conformance` take in part, above all agents that are killed, or whose calls fail, at
 # every single call by which a pass changes its node; what a server may do to it, on both servers. Last, properties with
-# some hundred examples each, a fleet's year, and the files of the integration suite that `conformance` leaves to HashiCorp Vault.
+# some hundred examples each, the models of a move that take minutes, a fleet's year, and the files of the integration suite
+# that `conformance` leaves to HashiCorp Vault.
 exhaustive: $(VENV)/.dev
 	$(SETUP)/packages
 	$(VAULT) && \
@@ -169,6 +170,7 @@ exhaustive: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/integration -m exhaustive --timeout 3000 -n 4 --server bao --server vault \
 		--vault-binary $$vault/vault $(PYTEST)
 	$(BIN)/python -m pytest tests/property -m conformance --timeout 3000 -n 2 $(PYTEST)
+	$(BIN)/python -m pytest tests/models -m exhaustive --timeout 3000 -n 2 $(PYTEST)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)

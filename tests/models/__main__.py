@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 import time
 
-from models import adoption_settings, service_account_settings, turns
+from models import adoption_settings, move_settings, service_account_settings, turns
 from models.explore import LIMIT, Found
 from models.settings import tries
+
+SETTINGS = (adoption_settings, service_account_settings, move_settings)
 
 
 def main() -> int:
@@ -19,9 +21,10 @@ def main() -> int:
     words = [each for each in sys.argv[1:] if not each.isdigit()]
     limit = limits[-1] if limits else LIMIT
     code = 0
-    # Those of three machines take minutes, and are made only if a word asks for them.
-    further = (*adoption_settings.large(), *service_account_settings.large()) if words else ()
-    for one in (*tries(), *adoption_settings.tries(), *service_account_settings.tries(), *turns.tries(), *further):
+    # Those of three machines, or of servers that fail in several ways, take minutes: made only if a word asks for them.
+    further = tuple(one for each in SETTINGS for one in each.large()) if words else ()
+    usual = (one for each in SETTINGS for one in each.tries())
+    for one in (*tries(), *usual, *turns.tries(), *further):
         if words and not any(word in one.title for word in words):
             continue
         began = time.monotonic()

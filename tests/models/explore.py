@@ -27,11 +27,12 @@ class Found(NamedTuple):
 
 
 class Try(NamedTuple):
-    """One exploration, and whether all must hold in it."""
+    """One exploration, and whether all must hold in it; `breaks` is which promise must be the one that is broken."""
 
     title: str
     holds: bool
     run: Callable[[int], Found]
+    breaks: str = ""
 
 
 Goal = tuple[str, Callable[[Any], bool], Callable[[Any], bool]]
