@@ -65,8 +65,8 @@ docs: $(VENV)/.dev
 # The real HashiCorp Vault, etcd and Kubernetes, built from the Go module proxy. What of the integration suite depends most
 # on its server runs on that Vault; the files of both servers go before independent checkers and under real clusters,
 # which only root can make.
-# Four rows of clusters at a time, since each cluster has time limits of its own: CAs and service-account keys under load,
-# leaves under load, kubeadm's, and one that machines join by a token.
+# Three rows of clusters at a time, since each cluster has time limits of its own: CAs and service-account keys under load,
+# leaves under load, and kubeadm's.
 ROTATIONS := tests/conformance/ca/test_kube_rotations.py
 ROTATION := tests/conformance/agent/test_kube_rotation.py
 # etcd's CA on kubeadm's three control planes under load, which is no part of `conformance`.
@@ -98,9 +98,8 @@ STANDING := $(addprefix tests/conformance/,live/test_live.py live/test_kube_root
 	verify/test_kube_denied.py verify/test_kube_settings_in_files.py verify/test_kube_stolen_node.py)
 # A cluster that grows, one with the image, and servers with faults: they too have time limits, so they run beside clusters' files.
 PROMPT := $(addprefix tests/conformance/,provision/test_kube_growing.py packages/test_image.py vault/test_polls_under_faults.py)
-# Machines that join by a token, while CAs are rotated: gates wait for clients, and the certificates of a joined node live for
-# minutes. A cluster of two or three machines that mostly wait.
-JOINS := $(addprefix tests/conformance/signer/,test_kube_joined_rotations.py test_kubeadm_join.py)
+# A node that joined by a token lives through rotations of three CAs, the root's too, which is no part of `conformance`.
+JOINED_ROTATIONS := tests/conformance/signer/test_kube_joined_rotations.py
 # All others in one run, so that no worker waits for the end of a stage; the longest files first, so that none runs alone in
 # the end. Where a file needs no server, it has to stand before one that does, or pytest takes all that need it before.
 CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*.py)
@@ -110,7 +109,7 @@ FIRST := $(addprefix tests/,models/test_models.py \
 	show/test_report_in_browser.py packages/test_install_page.py packages/test_wheel.py packages/test_bills.py \
 	graph/test_pictures.py) integration/identity/test_least_privilege.py)
 OTHERS := $(filter-out $(FLEET_YEAR),$(wildcard tests/models/test_*.py)) $(wildcard tests/docs/test_*.py) $(BY_SERVER)
-OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(JOINS) $(KUBEADM) $(KUBEADM_SHAPES) $(ROTATIONS) \
+OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(JOINED_ROTATIONS) $(KUBEADM) $(KUBEADM_SHAPES) $(ROTATIONS) \
 	$(ROTATION) $(KUBEADM_CA_ROTATION) $(ADOPTION) $(SMALL_ADOPTION) $(CA_PAGE) $(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
 
 # Builds the programs, and names them in the variable `given` of the same shell.
@@ -137,7 +136,6 @@ conformance: $(VENV)/.dev
 		"$(COUNTS_ON_QUICK) $(ROTATION) --standing \$$READY --timeout 3600 $$given $(PYTEST) && \
 		$(COUNTS_ON_QUICK) $(PROMPT) $(KUBEADM_SHAPES) --timeout 1800 $$both $(PYTEST)" \
 		"touch \$$READY && $(COUNTS_ON_QUICK) $(KUBEADM) --timeout 4500 $$both $(PYTEST)" \
-		"touch \$$READY && $(COUNTS_ON_QUICK) $(JOINS) --timeout 3000 $$both $(PYTEST)" \
 		"$(SETUP)/yielding $(BIN)/python -m pytest $(OTHERS) -m '$(ON_VAULT)' --timeout 1800 -n 4 $(PARALLEL) $$both $(PYTEST)"
 
 # What docs/versions.md tells of one version of Kubernetes, half an hour once it is built: `make kubernetes VERSION=1.35`.
@@ -154,7 +152,7 @@ kubernetes: $(VENV)/.dev
 lifecycle: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
-	$(BIN)/python -m pytest $(ROTATIONS) $(ROTATION) $(KUBEADM_CA_ROTATION) $(SMALL_ADOPTION) $(ADOPTION) --timeout 7200 \
+	$(BIN)/python -m pytest $(ROTATIONS) $(ROTATION) $(KUBEADM_CA_ROTATION) $(JOINED_ROTATIONS) $(SMALL_ADOPTION) $(ADOPTION) --timeout 7200 \
 		$$given $(PYTEST) && \
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
 
