@@ -34,7 +34,6 @@ from vaultpki.model import AgentConfig
 from vaultpki.node import backoff
 from vaultpki.node.secret_id import SECRET_ID, Asked, JoinStep, SecretIdFiles
 from vaultpki.pki import renewal
-from vaultpki.records.signer import SIGNER_RECORD
 from vaultpki.values import names, pem, yaml_tree
 from vaultpki.vault import Request, Settings, Vault, from_environment
 
@@ -237,7 +236,8 @@ def approle_login(config: AgentConfig, vault: Vault, role_id: str | None, secret
 def own_record(config: AgentConfig) -> str:
     """Return the record of the config store that says what this node holds, or its signer knows: a path in `data`."""
     if config.signer:
-        return SIGNER_RECORD
+        # As `records.signer.SIGNER_RECORD`, which an agent does not load.
+        return "signer"
     return f"pools/{config.pool}" if config.pool else f"nodes/{config.node}"
 
 
