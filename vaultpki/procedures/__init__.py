@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.procedures import adoption, move
+from vaultpki.procedures import adoption
 
 if TYPE_CHECKING:
     from vaultpki.node.procedures import Procedures
 
-ON_NODES: Final[Procedures] = (adoption, move)
+ON_NODES: Final[Procedures] = (adoption,)
 """What `PassOptions` and each look at a node get."""

@@ -20,11 +20,10 @@ Step = tuple[str, Callable[[], object]]
 
 
 def grants(rules: Rules) -> Iterator[tuple[str, str]]:
-    """Every path of a policy with every capability on it; a refusal is none."""
+    """Every path of a policy with every capability on it."""
     for path, rule in rules.items():
         for capability in rule["capabilities"]:
-            if capability != "deny":
-                yield path, capability
+            yield path, capability
 
 
 def without(rules: Rules, path: str, capability: str) -> Rules:
