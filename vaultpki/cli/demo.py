@@ -15,6 +15,8 @@ from vaultpki.show import table
 from vaultpki.show.table import Column
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from vaultpki.demo.outside import OutsideDemo
     from vaultpki.demo.rotation import Attempt, CaRotation
     from vaultpki.demo.run import AppliedExample, DemoResult
@@ -173,20 +175,21 @@ def _show(shown: DemoResult, seconds: float) -> int:
     from vaultpki.verify.folders import find_holders
 
     every = rows(shown.example.cluster)
-    found: dict[tuple[str, ...], list[Path]] = {}
+    found: list[tuple[tuple[str, ...], datetime, Path]] = []
     for holder in find_holders(shown.example.cluster, shown.example.directory):
         for certificate in holder.certificates:
             row = next(row for row in every if row.name == certificate.name)
             crt = holder.at(certificate.folder) / pair_files(certificate.stem)[0]
             leaf = read_certificates(crt.read_bytes())[0]
-            alike = (row.name, row.source, row.target, leaf.subject_text, f"{leaf.not_after:%Y-%m-%d %H:%M}")
-            found.setdefault(alike, []).append(crt.relative_to(shown.example.directory))
+            alike = (row.name, row.source, row.target, leaf.subject_text)
+            found.append((alike, leaf.not_after, crt.relative_to(shown.example.directory)))
     clients, servers = [], []
-    for (_, source, target, subject, ends), files in found.items():
+    for (_, source, target, subject), first_end, path in one_line_each(found):
+        ends = f"{first_end:%Y-%m-%d %H:%M}"
         if target == "-":
-            servers.append(((source, subject), (ends, _at_nodes(files))))
+            servers.append(((source, subject), (ends, path)))
         else:
-            clients.append(((source, target, subject), ("", ends, _at_nodes(files))))
+            clients.append(((source, target, subject), ("", ends, path)))
     click.secho("Client certificates for clients", bold=True)
     _table((("From", "To", "Subject"), ("", "Until (UTC)", "Certificate")), clients)
     click.secho("\nServer certificates for servers", bold=True)
@@ -210,6 +213,16 @@ def _show(shown: DemoResult, seconds: float) -> int:
     )
     click.echo(f"Everything is in {shown.example.directory}:\ncluster.yaml, nodes/NODE/pki, operator/admin.conf.")
     return len(bad)
+
+
+def one_line_each(
+    found: Sequence[tuple[tuple[str, ...], datetime, Path]],
+) -> list[tuple[tuple[str, ...], datetime, str]]:
+    """Return certificates that differ only in node and end once: with the first end, and one path for all nodes."""
+    alike: dict[tuple[str, ...], list[tuple[datetime, Path]]] = {}
+    for key, end, file in found:
+        alike.setdefault(key, []).append((end, file))
+    return [(key, min(end for end, _ in each), _at_nodes([file for _, file in each])) for key, each in alike.items()]
 
 
 def _at_nodes(files: Sequence[Path]) -> str:
