@@ -90,7 +90,7 @@ ON_VAULT := conformance or not (serverless or on_node or sample or exhaustive)
 # a life of each CA. `exhaustive` has all other files on that Vault.
 INTEGRATION := $(wildcard tests/integration/test_*.py tests/integration/*/test_*.py)
 BY_SERVER := $(filter $(foreach room,identity issue node provision vault,tests/integration/$(room)/%),$(INTEGRATION)) \
-	$(addprefix tests/integration/,test_secrets.py adopt/test_adoption.py cli/test_operators_tokens.py cli/test_next_commands.py \
+	$(addprefix tests/integration/,test_secrets.py move/test_move_kinds.py adopt/test_adoption.py cli/test_operators_tokens.py cli/test_next_commands.py \
 	$(addprefix agent/test_,first_pass.py join.py jwt.py jwt_applied.py renew.py rotation.py token_keys.py) \
 	$(addprefix ca/test_,outside_import.py recover.py root_rotation.py rotation.py service_account_keys.py))
 # Files that ask the same clusters: one process starts each of them once.

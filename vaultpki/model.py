@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from vaultpki.errors import SpecError
 from vaultpki.places import (
     CLUSTER_FILE,
     KUBECONFIGS,
@@ -285,6 +286,19 @@ class VaultAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveTarget:
+    """The server for which the cluster leaves the one that it has; values as in `VaultAddress`.
+
+    Its `namespace` is None for the root namespace: no environment says it.
+    """
+
+    addresses: tuple[str, ...]
+    prefix: str
+    ca_pem: str | None = None
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignCa:
     """A CA that is not the cluster's and that the bundles of the domain `ca` hold too: one certificate.
 
@@ -376,7 +390,8 @@ class Cluster:
     """A checked cluster.yaml. `file` is its path, for later messages.
 
     With `service_account_keys` each control-plane node has its own key for tokens, which Vault certifies. `pools` are
-    those whose nodes run an agent. With a `signer` Vault signs the cluster's certificate requests.
+    those whose nodes run an agent. With a `signer` Vault signs the cluster's certificate requests. `move` is the server
+    to which the cluster moves, None if it stays.
     """
 
     name: str
@@ -396,6 +411,7 @@ class Cluster:
     service_account_keys: bool = False
     signer: Signer | None = None
     token_pools: tuple[TokenPool, ...] = ()
+    move: MoveTarget | None = None
     file: str = CLUSTER_FILE
 
     @property
@@ -405,6 +421,15 @@ class Cluster:
 
     def mount(self, ca: str) -> str:
         return f"{self.prefix}/{ca}"
+
+
+def at_new(cluster: Cluster) -> Cluster:
+    """Return the cluster as it is on the server to which it moves. Raises SpecError if cluster.yaml names none."""
+    target = cluster.move
+    if target is None:
+        raise SpecError("cluster.yaml names no new server: write its addresses", file=cluster.file, field="move")
+    vault = VaultAddress(target.addresses, target.ca_pem, target.namespace or "root")
+    return replace(cluster, vault=vault, prefix=target.prefix, move=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,6 +511,7 @@ class AgentConfig:
     the root names it.
     `taken_over` is set on a machine of a kubeadm cluster that is taken over: `directory` and `folders` are then where
     the agent's files lie now. `signer` is whether this is the signer.yaml of the signer on this node.
+    `credential_folder` is where its credential lies if not in `state`: that of the server to which its cluster moves.
     """
 
     cluster: str
@@ -513,8 +539,14 @@ class AgentConfig:
     also_trust: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     taken_over: TakenOver | None = None
     signer: bool = False
+    credential_folder: str = ""
     file: str = "agent.yaml"
     source: str = field(default="", compare=False, repr=False)
+
+    @property
+    def credentials(self) -> str:
+        """The folder of the node's own credential."""
+        return self.credential_folder or self.state
 
     @property
     def paths(self) -> dict[str, str]:

@@ -292,7 +292,7 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """cluster.yaml and agent.yaml as the pages show them, and the files that they name."""
-    for name in ("vault-ca.crt", "old-ca.crt", "old-etcd-ca.crt", "corp-root.pem"):
+    for name in ("vault-ca.crt", "new-ca.crt", "old-ca.crt", "old-etcd-ca.crt", "corp-root.pem"):
         trustme.CA().cert_pem.write_to_path(tmp_path / name)
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     (tmp_path / "issuer-keys.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))

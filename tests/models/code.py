@@ -17,7 +17,7 @@ CHECKS: dict[str, str | tuple[str, ...]] = {
 """The checks of a report before a step, in their order, each with rules of the model, or why it has none."""
 
 KEPT_BY = {
-    "counted": "rotation.gates:_counts",
+    "counted": "rotation.gates:counts",
     "echo": "rotation.reasons:fresh",
     "settle": "rotation.reasons:settled",
     "word": "pki.succession:_bundle",

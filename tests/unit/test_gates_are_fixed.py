@@ -30,6 +30,7 @@ TIMES = {
 VARIABLES = {
     "cli/__init__.py": {"NO_COLOR"},
     "cli/common.py": {"KUBECONFIG", "VAULTPKI_FILE"},
+    "cli/move.py": {"VAULTPKI_MOVE_TOKEN"},
     "host/hook_runner.py": {"HOME", "LANG"},
     "host/log.py": {"JOURNAL_STREAM"},
     "host/openssl.py": {"PATH"},

@@ -61,6 +61,7 @@ ORDER: Final = (
     "graph",
     "show",
     "adopt",
+    "move",
     "procedures",
     "demo",
     "cli",
@@ -68,7 +69,9 @@ ORDER: Final = (
 )
 
 # What is replaced in steps, beside the main job, which does without it.
-PROCEDURES: Final = frozenset({"rotation", "token_keys", "ca", "key_rotation", "takeover", "procedures", "adopt"})
+PROCEDURES: Final = frozenset(
+    {"rotation", "token_keys", "ca", "key_rotation", "takeover", "procedures", "adopt", "move"}
+)
 MAIN_JOB: Final = frozenset(
     {
         "records",
@@ -329,7 +332,7 @@ def test_a_pass_on_a_machine_that_takes_no_part_loads_no_procedure() -> None:
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from helpers.example_agent import agent_config
-from vaultpki.node.procedures import Followed, MachineStanding
+from vaultpki.node.procedures import Followed, MachineStanding, PassMade
 from vaultpki.procedures import ON_NODES
 for each in ON_NODES:
     config = agent_config()
@@ -337,8 +340,9 @@ for each in ON_NODES:
         assert here is config
     assert each.standing(config, None, None) == MachineStanding()
     assert each.report("as it is", config, None, None, 0.0) == "as it is"
-    assert each.follow(config, 0.0, allow_http=False, alive=print) == Followed()
+    assert each.follow(config, 0.0, PassMade(), allow_http=False, alive=print) == Followed()
 """
     names = loaded(program)
     assert "vaultpki.procedures.adoption" in names
     assert {name for name in names if name.startswith("vaultpki.takeover")} == set()
+    assert {"vaultpki.node.servers", "vaultpki.records.move"} & names == set()

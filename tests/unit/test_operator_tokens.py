@@ -70,9 +70,18 @@ def test_a_command_with_a_root_token_is_refused(name: str) -> None:
 def test_the_roles_are_those_of_the_code() -> None:
     (who,) = [each for each in policy_command.params if isinstance(each, click.Argument)]
     assert isinstance(who.type, click.Choice)
-    assert tuple(who.type.choices) == ("applier", "enroller", "operator", "viewer", "locker", "adopter", "importer")
-    assert {*who.type.choices} == {*access.POLICIES}
-    assert {f"{name}.json" for name in access.POLICIES} <= {
+    assert tuple(who.type.choices) == (
+        "applier",
+        "enroller",
+        "operator",
+        "viewer",
+        "locker",
+        "adopter",
+        "importer",
+        "mover",
+    )
+    assert {*who.type.choices} == {*access.POLICIES, access.MOVER}
+    assert {f"{name}.json" for name in (*access.POLICIES, access.MOVER)} <= {
         path.name for path in (TESTS.parent / "policies").glob("*.json")
     }
-    assert {*get_args(operator_tokens.Who)} == {*access.POLICIES}
+    assert {*get_args(operator_tokens.Who)} == {*access.POLICIES, access.MOVER}

@@ -26,7 +26,7 @@ from vaultpki.model import NodeRole
 from vaultpki.places import Layout
 from vaultpki.procedure.gate import Gate
 from vaultpki.provision.refused_changes import adopted_domains
-from vaultpki.provision.rotation_records import existing
+from vaultpki.provision.rotation_records import existing, refuse_move
 from vaultpki.records.adoption import ADOPTION_TABLE, AdoptionRecord, AdoptionState
 from vaultpki.records.adoption_report import OldKeys
 from vaultpki.redact import first_few
@@ -105,6 +105,7 @@ def start(look: AdoptionLook, draft: ClusterDraft, ask: Ask) -> AdoptionOutcome:
             f"sign until the adoption is {_S.CLOSED.value}. Take such pools out and apply. Write them again once it is "
             "done"
         )
+    refuse_move(cluster, look.vault)
     for domain, record in existing(cluster, look.vault).items():
         if record.active:
             raise StateConflict(f"the CA {domain} is being rotated ({record.state.value}); end that first")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vaultpki.errors import Denied, Refused, VaultpkiError
 from vaultpki.host import boot_time
 from vaultpki.host.boot_time import Moment
+from vaultpki.node.procedures import PassMade
 from vaultpki.node.state import AgentState, ReaderSeen, StateFile
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Outcome:
     of this node's certificates. `awaited` are the components by `CA/COMPONENT` that a rotation still waits for here.
     `rest` is what the next pass of a resident agent gets. `foreign` are sentences about foreign CAs that the cluster's
     record offers and this node does not take. `surplus` are the pairs that its own record does not name. `mended` are
-    the files that were not as the last pass left them, and that this one has put right.
+    the files that were not as the last pass left them, and that this one has put right. `made` is for what follows.
     """
 
     renewed: tuple[str, ...] = ()
@@ -156,3 +157,4 @@ class Outcome:
     foreign: tuple[str, ...] = ()
     surplus: tuple[SurplusPair, ...] = ()
     mended: tuple[str, ...] = ()
+    made: PassMade = field(default_factory=PassMade)

@@ -108,7 +108,7 @@ def build(
     """
     from vaultpki import __version__
 
-    state, files, when = context.state.value, SecretIdFiles(context.config.state), context.state.value.by_vault
+    state, files, when = context.state.value, SecretIdFiles(context.config.credentials), context.state.value.by_vault
     installed = {name: when(each.since) for name, each in state.leaves.items()}
     foreign = {ca: frozenset(facts.fingerprint for facts in known.foreign) for ca, known in trust.items()}
     held = {ca: foreign[ca].intersection(one.sha256) for ca, one in state.bundles.items() if ca in foreign}
@@ -194,7 +194,7 @@ def _token_keys(
 
 def send(context: Context, vault: Vault, report: NodeReport) -> None:
     """Write the report, and note in the state that it was written."""
-    value, place = node_report.to_json(report), _place(context.config, vault)
+    value, place = node_report.to_json(report), place_of(context.config, vault)
     if place is None:
         return
     try:
@@ -203,11 +203,11 @@ def send(context: Context, vault: Vault, report: NodeReport) -> None:
     except VaultpkiError:
         # The next pass that asks Vault writes it; until then a gate waits, and nothing else depends on it.
         return
-    context.state.value = replace(context.state.value, reported=_digest(value))
+    context.state.value = replace(context.state.value, reported=digest(value))
 
 
-def _place(config: AgentConfig, vault: Vault) -> str | None:
-    """Return where this node's report belongs; None if Vault has not said which entity it is."""
+def place_of(config: AgentConfig, vault: Vault) -> str | None:
+    """Return where this node's report belongs in the config store; None if Vault has not said which entity it is."""
     if config.pool is None:
         return report_paths.listed(config.node)
     if config.auth.method != "jwt":
@@ -217,7 +217,7 @@ def _place(config: AgentConfig, vault: Vault) -> str | None:
 
 def is_news(context: Context, report: NodeReport) -> bool:
     """Return whether a report says something else than the last one that Vault has taken; its time does not count."""
-    return _digest(node_report.to_json(report)) != context.state.value.reported
+    return digest(node_report.to_json(report)) != context.state.value.reported
 
 
 def send_if_awaited(context: Context, contact: Contact, wanted: Assignment, report: NodeReport) -> None:
@@ -271,6 +271,7 @@ def _held(ca: str, state: str, leaf: Facts | None, served: Iterable[Facts]) -> C
     )
 
 
-def _digest(value: Mapping[str, Any]) -> str:
+def digest(value: Mapping[str, Any]) -> str:
+    """Return a digest of a report without its time."""
     content = {name: entry for name, entry in value.items() if name != "time"}
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

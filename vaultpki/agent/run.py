@@ -47,7 +47,7 @@ def run(
             here = stack.enter_context(each.entered(here, options.wait))
         outcome = _pass(here, options, now, runner)
     for each in options.procedures:
-        done = each.follow(config, now, allow_http=options.allow_http, alive=options.alive)
+        done = each.follow(config, now, outcome.made, allow_http=options.allow_http, alive=options.alive)
         outcome = replace(
             outcome,
             failures={**outcome.failures, **done.failures},

@@ -148,7 +148,7 @@ def _before(context: Context, copy: Assignment | None) -> HeldBefore:
 def _tighten(context: Context) -> None:
     config = context.config
     if credential.tighten(config):
-        text = f"others could read {config.state}/{SECRET_ID}; it is replaced now"
+        text = f"others could read {config.credentials}/{SECRET_ID}; it is replaced now"
         context.found.events.append(Event("credential", text, "warning"))
 
 

@@ -18,7 +18,7 @@ from vaultpki.disk.folders import Folders
 from vaultpki.errors import CertificateRefused, CertificateUnreadable, StoreError, VaultpkiError
 from vaultpki.host.hooks import Owed
 from vaultpki.model import AgentConfig, Certificate
-from vaultpki.node import assignment, credential
+from vaultpki.node import assignment, credential, servers
 from vaultpki.node import state as memory
 from vaultpki.node.assignment import SurplusPair
 from vaultpki.node.procedures import Procedures, records_of
@@ -144,7 +144,7 @@ def of_node(
     known = memory.load(config.state)
     faults = {what: fault.text for what, fault in known.faults.items()}
     found: dict[str, str] = {}
-    vault, why = _reach_vault(config, allow_http=allow_http) if ask else (None, None)
+    vault, why = _reach_vault(servers.at_home(config), allow_http=allow_http) if ask else (None, None)
     status = Status(
         config.node,
         known.state,

@@ -14,6 +14,7 @@ from vaultpki.node import at_rest
 from vaultpki.node import state as agent_state
 from vaultpki.node.assignment import Assignment
 from vaultpki.node.at_rest import AtRest
+from vaultpki.node.procedures import PassMade
 from vaultpki.node.state import AgentState
 from vaultpki.readers import KUBECONFIG_SERVERS
 
@@ -65,6 +66,7 @@ def tell(context: Context, contact: Contact, done: Done) -> Outcome:
         rest=_at_rest(context, contact, assigned),
         surplus=assigned.surplus,
         mended=done.mended,
+        made=PassMade(assigned, last, contact.reached),
     )
 
 

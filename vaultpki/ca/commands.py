@@ -29,7 +29,7 @@ from vaultpki.identity.nodes import NodeList, read_nodes
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.provision.cluster_facts import CaStatus
-from vaultpki.provision.rotation_records import read_records
+from vaultpki.provision.rotation_records import read_records, refuse_move
 from vaultpki.records.rotation import Method, RotationRecord
 from vaultpki.rotation import course as rotation_course
 from vaultpki.rotation import serving_copy
@@ -144,6 +144,7 @@ def _advance(scene: Scene, said: Confirmations, course: Course | None, *, back: 
         if scene.record(course.last.domain).state is not course.last.state:
             # What a person said was about the state of before.
             said = replace(said, restarted=(), checked=())
+    refuse_move(scene.cluster, scene.vault)
     try:
         set_back.refuse(scene, said.without)
         return run.step(scene, said, back=back)

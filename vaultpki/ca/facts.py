@@ -228,29 +228,13 @@ def read_operator_leaves(
     """Return the live certificates that `ca` has signed and no agent reports, and that none of `successor` replaces.
 
     One that was signed before `since` replaces none. They are those of operators, and those that the signer had signed
-    for kubelets and people: of the latter one replaces all in its name.
-
-    Operators' are known by the subjects of the operators' rows, on the mount itself: a node that reports the serial
-    number of one says what is not so. A revoked one does not count: who holds it has been told.
+    for kubelets and people: of the latter one replaces all in its name. Operators' are known by their rows' subjects on
+    the mount itself: a node that reports the serial number of one says what is not so. A revoked one does not count.
     """
-    operators = {
-        (each.subject.common_name, each.subject.organization): each.name
-        for row in rows(cluster)
-        if row.operator and row.ca == domain
-        for each in [resolve(row, cluster, None)]
-    }
-    by_request = tuple(role for role in csr_roles(cluster) if role.ca == domain)
-    if not operators and not by_request:
-        return ()
     successors: list[str] = []
     replaced: set[tuple[LeafHolder, str]] = set()
-
-    def known(facts: Facts) -> OperatorLeaf | None:
-        name = operators.get((facts.subject.common_name, facts.subject.organization), "")
-        return OperatorLeaf(name, f"{facts.serial:x}", facts.not_after) if name else _by_request(facts, by_request)
-
     leaves = []
-    for facts, leaf in _live_leaves(vault, cluster.mount(domain), now, "no agent", known):
+    for facts, leaf in _of_no_agent(cluster, vault, domain, now):
         if facts.authority_key_id == ca.subject_key_id:
             leaves.append(leaf)
         elif successor is not None and facts.authority_key_id == successor.subject_key_id:
@@ -263,6 +247,36 @@ def read_operator_leaves(
     own = [leaf for leaf in leaves if leaf.holder is LeafHolder.OPERATOR]
     others = (leaf for leaf in leaves if leaf.holder is not LeafHolder.OPERATOR)
     return (*unreplaced(own, successors), *(leaf for leaf in others if (leaf.holder, leaf.name) not in replaced))
+
+
+def signed_for_operators(
+    cluster: Cluster, vault: Vault, ca: Facts, domain: str, now: datetime, since: datetime | None = None
+) -> tuple[OperatorLeaf, ...]:
+    """Return the live certificates that `ca` has signed, since then if that is given, and that no agent reports."""
+    return tuple(
+        leaf
+        for facts, leaf in _of_no_agent(cluster, vault, domain, now)
+        if facts.authority_key_id == ca.subject_key_id and (since is None or _signed(facts) >= since)
+    )
+
+
+def _of_no_agent(cluster: Cluster, vault: Vault, domain: str, now: datetime) -> list[tuple[Facts, OperatorLeaf]]:
+    """Return the live certificates on a CA's mount of operators, and those that the signer had signed for others."""
+    operators = {
+        (each.subject.common_name, each.subject.organization): each.name
+        for row in rows(cluster)
+        if row.operator and row.ca == domain
+        for each in [resolve(row, cluster, None)]
+    }
+    by_request = tuple(role for role in csr_roles(cluster) if role.ca == domain)
+    if not operators and not by_request:
+        return []
+
+    def known(facts: Facts) -> OperatorLeaf | None:
+        name = operators.get((facts.subject.common_name, facts.subject.organization), "")
+        return OperatorLeaf(name, f"{facts.serial:x}", facts.not_after) if name else _by_request(facts, by_request)
+
+    return _live_leaves(vault, cluster.mount(domain), now, "no agent", known)
 
 
 def read_joined(cluster: Cluster, vault: Vault, now: datetime) -> dict[str, datetime]:

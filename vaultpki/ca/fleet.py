@@ -33,11 +33,11 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
     """
     nodes = read_nodes(cluster, vault)
     revoked = revoked_list.read(cluster, vault)
-    problems, cas = [*revoked.problems], tuple[CaStatus, ...]()
+    problems, cas, move = [*revoked.problems], tuple[CaStatus, ...](), None
     try:
         scene = read_scene(cluster, vault, now, strict=False, found=nodes)
         problems += [scene.unknown] if scene.unknown else []
-        cas = status.status(scene, pods)
+        cas, move = status.status(scene, pods), scene.move
     except (SpecError, StateConflict, ForeignObject, Denied, Refused, BadAnswer) as error:
         problems.append(f"where the CAs stand is not known: {error}")
     locks = dict[str, ending.LockRecord]()
@@ -61,6 +61,7 @@ def read(cluster: Cluster, vault: Vault, now: datetime, today: datetime, pods: K
         tuple(problems),
         adopted.record,
         locks=locks,
+        move=move,
         written=written_by(cluster, vault, records or {}, adopted),
     )
 

@@ -19,6 +19,7 @@ from vaultpki.certificates import ROOT, all_cas, issuing_cas
 from vaultpki.errors import ArgumentError, StateConflict
 from vaultpki.identity.adoption_record import refuse_adoption
 from vaultpki.model import Cluster
+from vaultpki.provision.rotation_records import refuse_move
 from vaultpki.records.rotation import RotationRecord, State
 from vaultpki.redact import first_few
 from vaultpki.rotation import left_over, recovery, root_recovery
@@ -73,6 +74,7 @@ def propose(cluster: Cluster, vault: Vault, domain: str, without: Sequence[str],
     """
     if domain not in all_cas(cluster):
         raise ArgumentError(f"there is no CA {domain}; write one of {', '.join(all_cas(cluster))}")
+    refuse_move(cluster, vault)
     scene = read_scene(cluster, vault, now)
     set_back.refuse_no_member(scene, without)
     record = scene.records[domain].record
@@ -121,6 +123,7 @@ def propose_drop(cluster: Cluster, vault: Vault, domain: str, dropped: Sequence[
     scene = read_scene(cluster, vault, now)
     set_back.refuse(scene)
     refuse_adoption(cluster, vault)
+    refuse_move(cluster, vault)
     refuse_active(cluster, scene.records)
     if why := keys_in_the_way(cluster, vault):
         raise StateConflict(why)

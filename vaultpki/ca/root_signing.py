@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vaultpki.certificates import ROOT, ROOT_BACKDATE, ca_subject
 from vaultpki.errors import BadAnswer, StateConflict
@@ -14,6 +14,9 @@ from vaultpki.rotation.mount_steps import RotationMount
 from vaultpki.values import der
 from vaultpki.vault import Request, Vault, member, text
 from vaultpki.vault.issuer import number
+
+if TYPE_CHECKING:
+    from vaultpki.pki.facts import Facts
 
 # Seconds: a cross certificate that would outlive its signer is cut by Vault with a warning, and OpenBao warns too.
 _BEFORE_OLD: Final = 60
@@ -55,24 +58,42 @@ def sign_root(cluster: Cluster, vault: Vault, path: str, ca: CaRef) -> None:
 
 def sign_cross(cluster: Cluster, vault: Vault, mount: RotationMount, ca: CaRef, old: str, now: datetime) -> None:
     """Have the old root sign the new root's name and key, and install that certificate beside both."""
-    from vaultpki.pki import x509
-
     path, name = mount.path, ca_subject(cluster.name, ROOT, number(ca.name))
     signer = mount.issuer(old)
     if signer is None or signer.facts is None:
         raise BadAnswer(f"{path} does not show the certificate of {old}; check any proxy in between")
-    ttl = int((signer.facts.not_after - now).total_seconds()) - _BEFORE_OLD
+    csr = authorities.cross_request(vault, path, name, ca.key)
+    install_cross(vault, path, signed_cross(vault, path, old, signer.facts, name, csr, now), ca.key)
+
+
+def install_cross(vault: Vault, path: str, pem: str, key: str) -> None:
+    """Install a cross certificate on the mount that has its key, by the id of that; BadAnswer if it is for another."""
+    request = Request("POST", f"{path}/issuers/import/cert", {"pem_bundle": pem}, once=True, warnings=_NO_AIA)
+    imported = vault.call(request).data
+    ids = [*(imported.get("imported_issuers") or ()), *(imported.get("existing_issuers") or ())]
+    if len(ids) != 1 or member(imported, "mapping").get(str(ids[0])) != key:
+        for id_ in ids:
+            authorities.delete_issuer(vault, path, str(id_))
+        raise BadAnswer(f"{path} has no key for the cross certificate; check any proxy in between, and run this again")
+
+
+def signed_cross(vault: Vault, path: str, old: str, signer: Facts, name: str, csr: str, now: datetime) -> str:
+    """Have the issuer `old` on the mount `path` sign another root's name and key, and return that certificate as PEM.
+
+    `signer` is the certificate of `old`. Returns the one that it has signed already, if that is not on this mount.
+    """
+    from vaultpki.pki import x509
+
+    ttl = int((signer.not_after - now).total_seconds()) - _BEFORE_OLD
     if ttl <= 0:
         raise StateConflict(
-            f"the root CA ends at {signer.facts.not_after:%Y-%m-%d %H:%M}Z and can vouch for no new one; "
+            f"the root CA ends at {signer.not_after:%Y-%m-%d %H:%M}Z and can vouch for no new one; "
             "make new join files for every node once there is one"
         )
-    own = {"exclude_cn_from_sans": True, "format": "pem"}
-    body = {"key_ref": ca.key, "common_name": name, **own}
-    asked = vault.call(Request("POST", f"{path}/intermediate/cross-sign", body, once=True, warnings=_NO_AIA)).data
     parameters = {
-        **own,
-        "csr": text(asked, "csr"),
+        "exclude_cn_from_sans": True,
+        "format": "pem",
+        "csr": csr,
         "common_name": name,
         "ttl": ttl,
         # The issuing CAs stand below it.
@@ -81,22 +102,14 @@ def sign_cross(cluster: Cluster, vault: Vault, mount: RotationMount, ca: CaRef, 
         "use_csr_values": False,
     }
     ends = now + timedelta(seconds=ttl)
-    pem = authorities.signed_before(
-        vault, path, signer.facts, text(asked, "csr"), name, ends, authorities.fingerprints(vault, path)
-    )
+    pem = authorities.signed_before(vault, path, signer, csr, name, ends, authorities.fingerprints(vault, path))
     if pem is None:
         request = Request("POST", f"{path}/issuer/{old}/sign-intermediate", parameters, once=True, warnings=_NO_AIA)
         pem = text(vault.call(request).data, "certificate")
     facts = x509.read_certificates(pem.encode())[0]
-    if not x509.signed_by(facts, signer.facts) or facts.path_length != 1 or facts.subject.common_name != name:
+    if not x509.signed_by(facts, signer) or facts.path_length != 1 or facts.subject.common_name != name:
         raise BadAnswer(f"{path} signed another certificate than was asked for; check any proxy in between")
-    request = Request("POST", f"{path}/issuers/import/cert", {"pem_bundle": pem}, once=True, warnings=_NO_AIA)
-    imported = vault.call(request).data
-    ids = [*(imported.get("imported_issuers") or ()), *(imported.get("existing_issuers") or ())]
-    if len(ids) != 1 or member(imported, "mapping").get(str(ids[0])) != ca.key:
-        for id_ in ids:
-            authorities.delete_issuer(vault, path, str(id_))
-        raise BadAnswer(f"{path} has no key for the cross certificate; check any proxy in between, and run this again")
+    return pem
 
 
 def import_root(vault: Vault, mount: RotationMount, sha256: str) -> None:

@@ -20,7 +20,7 @@ from vaultpki.identity.adoption_record import refuse_adoption
 from vaultpki.kube.objects import KubeTrust
 from vaultpki.model import Cluster
 from vaultpki.procedure.gate import Gate
-from vaultpki.provision.rotation_records import read_key_record, read_records
+from vaultpki.provision.rotation_records import move_in_the_way, read_key_record, read_records, refuse_move
 from vaultpki.records.rotation import Method, RotationRecord, State
 from vaultpki.rotation import listener_trust, recovery, serving_copy, start
 from vaultpki.rotation.confirmations import NOTHING_CONFIRMED, Confirmations
@@ -104,6 +104,7 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     cluster, vault = scene.cluster, scene.vault
     if domain not in all_cas(cluster):
         raise ArgumentError(f"there is no CA {domain}; write one of {', '.join(all_cas(cluster))}")
+    refuse_move(cluster, vault)
     stored = scene.records[domain]
     if _just_begun(stored.record, method):
         return _pass_emergency_gates(reconcile_mount(scene, domain)[0], domain).record(domain)
@@ -128,7 +129,7 @@ def rotate(scene: Scene, domain: str, method: Method, spread: int, without: Sequ
     scene = scene.writing(begun)
     needed = domain if hasty else ""
     others = {name: each for name, each in read_records(cluster, vault, needed).items() if name != domain}
-    why = "" if hasty else keys_in_the_way(cluster, vault)
+    why = move_in_the_way(cluster, vault) or ("" if hasty else keys_in_the_way(cluster, vault))
     if why or any(each.record is not None and each.record.active for each in others.values()):
         # Two operators began one each: both are withdrawn, or the later one.
         scene.writing(start.withdrawn(begun, known, scene.now))

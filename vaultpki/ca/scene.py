@@ -17,10 +17,12 @@ from vaultpki.pki.facts import Facts
 from vaultpki.provision.rotation_records import (
     other_operator,
     read_key_record,
+    read_move_record,
     read_record,
     read_records,
     write_record,
 )
+from vaultpki.records.move import MoveRecord
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS, KeyRecord
 from vaultpki.rotation import root_gates
@@ -38,7 +40,8 @@ class Scene:
     chains of roots from outside on the root's mount, if these differ or the root is rotated.
     `counted` are by domain those that its gates count, made once: a fleet is large. `now` is the server's time.
     `notice` is begun before each write, since nodes follow all of them. `unknown` says who can log in and is not in
-    cluster.yaml, where that stops nothing.
+    cluster.yaml, where that stops nothing. `move` is the record of a move to another server, which replaces all issuing
+    CAs while it is under way.
     """
 
     cluster: Cluster
@@ -52,6 +55,7 @@ class Scene:
     unknown: str = ""
     target: Cluster = field(kw_only=True)
     above: tuple[Facts, ...] = ()
+    move: MoveRecord | None = None
 
     def nodes(self, domain: str) -> tuple[Participant, ...]:
         """Return those that the gates of a domain count."""
@@ -116,6 +120,7 @@ def read_scene(
     # As records have it.
     now = now.replace(microsecond=0)
     root, records, unknown = read_root(cluster, vault, now), read_records(cluster, vault, needed), ""
+    move = read_move_record(cluster, vault).record
     if found is None:
         found = read_nodes(cluster, vault)
     try:
@@ -133,7 +138,10 @@ def read_scene(
     above = read_above(cluster, vault) if rotated or outside else ()
     forced = root_in_force.in_force(cluster, root, [facts.pem for facts in above])
     return Scene(
-        forced, vault, root, records, found.members, counted, now, notice, unknown, target=cluster, above=above
+        *(forced, vault, root, records, found.members, counted, now, notice, unknown),
+        target=cluster,
+        above=above,
+        move=move,
     )
 
 

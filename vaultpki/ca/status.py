@@ -24,6 +24,8 @@ def status(scene: Scene, pods: KubeTrust | None = None) -> tuple[CaStatus, ...]:
 
 
 def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
+    if scene.move is not None and scene.move.active and domain in scene.move.cas:
+        return _in_move(scene, domain)
     record, cluster, kind = scene.records[domain].record, scene.cluster, kind_of(domain)
     mount = scene.mount(domain)
     behind = set_back.why(scene, domain, record.excused if record is not None else ())
@@ -58,6 +60,17 @@ def _status(scene: Scene, domain: str, pods: KubeTrust | None) -> CaStatus:
         problem=behind or kind.problem(cluster, record, mount),
         advice=serving_copy.advice(record, pods),
     )
+
+
+def _in_move(scene: Scene, domain: str) -> CaStatus:
+    """Return the CA that the server signs by; where it stands is told by `move status`, which looks at both servers."""
+    mount = scene.mount(domain)
+    issuer = mount.issuer(mount.default)
+    facts = issuer.facts if issuer is not None else None
+    if issuer is None or facts is None:
+        return CaStatus(domain, f"{domain}-1", "", None)
+    key = facts.key.value if facts.key is not None else ""
+    return CaStatus(domain, issuer.name, facts.fingerprint, facts.not_after, key=key)
 
 
 def _gate(scene: Scene, record: RotationRecord, to: State, mount: RotationMount, pods: KubeTrust | None) -> Gate:

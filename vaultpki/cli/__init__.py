@@ -45,6 +45,7 @@ _GROUPS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "ca": ("ca", "ca_command", "Show and rotate the CAs of the cluster, step by step."),
         "issue": ("issue", "issue_command", "Issue an operator's certificate, kubeconfig and manifests."),
         "kubeadm": ("kubeadm", "kubeadm_command", "Prepare nodes for kubeadm, with Vault as the CA."),
+        "move": ("move", "move_command", "Move the cluster to another server, without an outage."),
         "adopt": ("adopt", "adopt_command", "Take over a live kubeadm cluster step by step, reversibly."),
     },
     "On a node": {
@@ -74,6 +75,7 @@ _RUN_AGAIN: Final = {
     "apply": f"{_GOES_ON} After `apply FILE` save a new plan first.",
     # A second `ca rotate` would be refused.
     "ca": "See what comes next: `vaultpki ca status`",
+    "move": _GOES_ON,
     "enroll": f"{_GOES_ON} A node that has a live credential by now needs `--replace`.",
 }
 

@@ -178,6 +178,7 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
     from vaultpki.procedures.adoption_standing import of_adoption
     from vaultpki.provision import ca_ends
     from vaultpki.provision.cluster_facts import under_way
+    from vaultpki.provision.rotation_records import move_sentence
     from vaultpki.records.service_account import KEYS_RECORD
     from vaultpki.show import node_table, record_writers
 
@@ -209,7 +210,9 @@ def status_command(file: Path, allow_http: bool, kubeconfig: Path | None, as_jso
         active = under_way(cas)
         pin = root_pin.advice(cluster, active.record if active is not None else None)
         who = tuple(record_writers.writer_lines(cluster, written))
-        for line in ca_text.status_lines(cas, now, str(file), pin=pin, width=screen().width, writers=who):
+        moves = move_sentence(cluster, scene.move) if scene.move is not None and scene.move.active else ""
+        lines = ca_text.status_lines(cas, now, str(file), pin=pin, width=screen().width, writers=who, moves=moves)
+        for line in lines:
             click.echo(line)
         if keys is not None:
             click.echo("")

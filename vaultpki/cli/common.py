@@ -38,6 +38,10 @@ _POLICY_OF: Final = {
     "adopt status": "adopter",
     "adopt continue": "adopter",
     "adopt abort": "adopter",
+    "move start": "mover",
+    "move status": "mover",
+    "move continue": "mover",
+    "move abort": "mover",
     "lock": "locker",
 }
 # Cells of a terminal.

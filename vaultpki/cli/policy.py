@@ -12,7 +12,7 @@ from vaultpki.cli.common import json_option, load_spec, print_json, spec_option
 @click.command("policy")
 @click.argument(
     "who",
-    type=click.Choice(["applier", "enroller", "operator", "viewer", "locker", "adopter", "importer"]),
+    type=click.Choice(["applier", "enroller", "operator", "viewer", "locker", "adopter", "importer", "mover"]),
 )
 @click.option("--imported", is_flag=True, help="For the adopter where old CAs were imported with their keys.")
 @spec_option
@@ -28,6 +28,7 @@ def policy_command(who: str, file: Path, allow_http: bool, imported: bool, as_js
     locker    lock
     adopter   adopt start, status, continue and abort
     importer  ca import with --key or --remove; it cannot have the imported CA sign
+    mover     move, at the new server; at the old one the applier's policy is enough
 
     A policy is JSON, too. With --json it is the text in a document, as Vault's API takes it.
 
@@ -38,10 +39,13 @@ def policy_command(who: str, file: Path, allow_http: bool, imported: bool, as_js
     import json
 
     from vaultpki.identity import access
+    from vaultpki.model import at_new
     from vaultpki.records.adoption import OLD_CAS
 
     if imported and who != "adopter":
         raise click.UsageError("--imported is for the adopter")
     cluster = load_spec(file, allow_http=allow_http)
+    if who == access.MOVER:
+        cluster = at_new(cluster)
     policy = {"path": access.policy_of(cluster, who, OLD_CAS if imported else ())}
     print_json({"cluster": cluster.name, "who": who, "policy": json.dumps(policy)} if as_json else policy)

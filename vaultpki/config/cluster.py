@@ -11,7 +11,19 @@ from vaultpki import certificates
 from vaultpki.config import consistency, foreign_cas, jwt, outside_root, signer, templates
 from vaultpki.config.cluster_schema import CLUSTER
 from vaultpki.config.fields import FieldValue
-from vaultpki.model import ApiServer, Authority, Cluster, ForeignCa, Node, NodeRole, Override, Pool, Row, VaultAddress
+from vaultpki.model import (
+    ApiServer,
+    Authority,
+    Cluster,
+    ForeignCa,
+    MoveTarget,
+    Node,
+    NodeRole,
+    Override,
+    Pool,
+    Row,
+    VaultAddress,
+)
 from vaultpki.values import hosts, pem, row_rules, yaml_tree
 from vaultpki.values.yaml_tree import Place
 
@@ -60,6 +72,7 @@ def read_cluster(text: str, path: Path, *, allow_http: bool = False) -> Cluster:
         service_account_keys=spec.get("service_account_keys"),
         signer=signer.read(spec),
         token_pools=token_pools,
+        move=_move(spec, path, allow_http),
         file=str(path),
     )
     templates.check(cluster, spec)
@@ -80,12 +93,33 @@ def _authority(found: FieldValue, path: Path) -> Authority:
 def _vault(spec: FieldValue, path: Path, allow_http: bool) -> VaultAddress:
     if not spec.has("vault"):
         return VaultAddress()
-    found = spec["vault"]
+    return VaultAddress(*_reached(spec["vault"], path, allow_http))
+
+
+def _reached(found: FieldValue, path: Path, allow_http: bool) -> tuple[tuple[str, ...], str | None, str | None]:
+    """Return the addresses of a server, its TLS CA as PEM, and the namespace."""
     if not allow_http:
         for item in found.items("addresses"):
             item.checked(hosts.refuse_plain_http)
     ca_pem = _file_content(found["ca_file"], path, pem.pem_certificates) if found.has("ca_file") else None
-    return VaultAddress(found.get("addresses") or (), ca_pem, found.get("namespace"))
+    return found.get("addresses") or (), ca_pem, found.get("namespace")
+
+
+def _move(spec: FieldValue, path: Path, allow_http: bool) -> MoveTarget | None:
+    if not spec.has("move"):
+        return None
+    found = spec["move"]
+    addresses, ca_pem, namespace = _reached(found, path, allow_http)
+    here = spec["vault"] if spec.has("vault") else None
+    prefix = spec.get("prefix") or f"vaultpki/{spec.get('cluster')}"
+    target = MoveTarget(addresses, found.get("prefix") or prefix, ca_pem, None if namespace == "root" else namespace)
+    if here is not None and {*addresses}.intersection(here.get("addresses") or ()):
+        own = here.get("namespace")
+        if (target.namespace, target.prefix) == (None if own == "root" else own, prefix):
+            raise found["addresses"].refuse(
+                "this is the server that the cluster has: name another one, or another namespace or prefix of it"
+            )
+    return target
 
 
 def _file_content(found: FieldValue, path: Path, check: Callable[[str], _T]) -> _T:

@@ -57,6 +57,17 @@ VAULT: Final = Record(
     }
 )
 
+NEW_SERVER: Final = Record(
+    {
+        "addresses": Field(kinds.VAULT_ADDRESSES, "The new server's addresses for the nodes", required=True),
+        "ca_file": Field(
+            kinds.FILE_PATH, "PEM file with the CA of its own TLS certificate, relative to this file's folder"
+        ),
+        "namespace": Field(kinds.NAMESPACE, "The Vault namespace of the cluster there; default: none"),
+        "prefix": Field(kinds.PREFIX, "The cluster's path there; default: prefix"),
+    }
+)
+
 API_SERVER: Final = Record(
     {
         "endpoint": Field(
@@ -223,6 +234,7 @@ CLUSTER: Final = Record(
         ),
         "prefix": Field(kinds.PREFIX, "The cluster's path in Vault; default: vaultpki/CLUSTER"),
         "vault": Field(VAULT, "How the cluster's nodes reach Vault"),
+        "move": Field(NEW_SERVER, "The server to which the cluster moves (`vaultpki move`); default: it stays"),
         "layout": Field(
             Choice(tuple(layout.value for layout in Layout), "layout", Layout),
             "Names and folders of the nodes' files: document, or kubeadm for nodes that kubeadm sets up",

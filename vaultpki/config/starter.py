@@ -82,7 +82,7 @@ def filled(answers: StarterAnswers) -> str:
     text = assets.starter()
     if answers.cluster is not None:
         text = _put(text, "cluster: prod       ", f"cluster: {written(answers.cluster)}       ")
-        text = _put(text, "vaultpki/prod       ", f"vaultpki/{answers.cluster}       ")
+        text = _put(text, "#:prefix: vaultpki/prod ", f"#:prefix: vaultpki/{answers.cluster} ")
     if answers.layout is not None:
         text = _put(text, "#:layout: document", f"layout: {answers.layout.value}")
     if answers.layout is Layout.KUBEADM:

@@ -104,6 +104,7 @@ _CONTINUE: Final = "vaultpki ca continue{file} --wait"
 _ADMIT: Final = "vaultpki admit{file} --wait"
 _SIGNER: Final = "systemctl status vaultpki-signer"
 _ADOPT_STATUS: Final = "vaultpki adopt status{file} --kubeconfig admin.conf"
+_MOVE_STATUS: Final = "vaultpki move status{file}"
 _RECOVER: Final = "vaultpki ca recover {ca}{file}"
 
 CATALOGUE: Final = (
@@ -399,6 +400,14 @@ CATALOGUE: Final = (
         None,
         "A rotation waits for a person, or has stood still for a day.",
         _CONTINUE,
+        "operator",
+        vault=True,
+    ),
+    _info(
+        "move-waiting",
+        None,
+        "The cluster moves to another server, and the move is not at its end.",
+        _MOVE_STATUS,
         "operator",
         vault=True,
     ),

@@ -31,6 +31,8 @@ POLICIES: Final = ("applier", *WRITTEN, "importer")
 
 So is that of the importer, who is needed once or never.
 """
+MOVER: Final = "mover"
+"""Whoever moves a cluster, at the server to which it moves; at the old one the applier's policy is enough."""
 
 SIGNER_LOGINS: Final = "signer"
 """The last part of the auth mount of signers, and of the name of their policy."""
@@ -140,12 +142,16 @@ def may_be_taken_over(cluster: Cluster) -> bool:
 
 
 def policy_of(cluster: Cluster, who: str, former: Collection[str] = ()) -> Fields:
-    """Return the rules for one of `POLICIES`: whoever runs commands with an operator's token.
+    """Return the rules for one of `POLICIES` or the MOVER: whoever runs commands with an operator's token.
 
     `former` are the domains whose old CA was imported with its key.
     """
     if who == "importer":
         return _of_mounts(cluster, who, OLD_CAS)
+    if who == MOVER:
+        named = {"entity": cluster.prefix.replace("/", "-")}
+        locks = any(pool.jwt for pool in cluster.pools)
+        return policy_of(cluster, "applier") | (policy("mover.json", named) if locks else {})
     rules = policy(f"{who}.json", {"prefix": cluster.prefix})
     if who == _ADOPTER:
         rules |= _of_mounts(cluster, who, sorted(former))

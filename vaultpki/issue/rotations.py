@@ -14,7 +14,7 @@ from vaultpki.procedure.envelope import Envelope
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records import service_account, written
 from vaultpki.records.node_report import Seen
-from vaultpki.records.rotation import EVERY_DOMAIN, MOST_AHEAD, ROTATION_FOLDER, Method, RotationRecord
+from vaultpki.records.rotation import EVERY_DOMAIN, MOST_AHEAD, ROTATION_FOLDER, Method, RotationRecord, State
 from vaultpki.records.service_account import KEYS_RECORD, KeyRecord
 from vaultpki.records.written import Written
 from vaultpki.vault import Vault
@@ -91,10 +91,12 @@ class Rotations:
     def leading(self, ca: str, highest: Mapping[str, int]) -> str:
         """Return the domain whose record gives an issuing CA's turns.
 
-        The rotation of the root takes the issuing CAs along, and gives the turns of all of them.
+        The rotation of the root takes the issuing CAs along, and gives the turns of all of them. In a move to another
+        server it is prepared there while these are still under way.
         """
-        root = self.records.get(ROOT)
-        return ROOT if self.frozen(ROOT, highest) or (root is not None and root.active) else ca
+        root, own = self.records.get(ROOT), self.records.get(ca)
+        moves = root is not None and root.state is State.PREPARED and own is not None and own.active
+        return ROOT if self.frozen(ROOT, highest) or (root is not None and root.active and not moves) else ca
 
     def _of(self, domain: str) -> RecordRead[RotationRecord]:
         return self.read.get(domain) or RecordRead()

@@ -29,7 +29,7 @@ from vaultpki.join.enter import join_settings, refuse_other_token
 from vaultpki.kube import flags
 from vaultpki.layout import shown, trust_bundles
 from vaultpki.model import AgentConfig, Hook
-from vaultpki.node import assignment, credential, jwt_claims, pins, state
+from vaultpki.node import assignment, credential, jwt_claims, pins, servers, state
 from vaultpki.node.secret_id import JoinStep, SecretIdFiles, digest
 from vaultpki.places import HIDDEN_FOLDER, KUBECONFIGS, PKI, Layout
 from vaultpki.records.join_file import Join
@@ -84,16 +84,17 @@ def of_node(config: AgentConfig, now: datetime, *, allow_http: bool) -> Iterator
     yield from _token_keys(config)
     yield from _mounts(config.paths)
     yield from _hooks(config)
+    here = servers.at_home(config)
     try:
-        settings = credential.server_settings(config, allow_http=allow_http)
+        settings = credential.server_settings(here, allow_http=allow_http)
     except VaultpkiError as error:
         yield DoctorCheck("Vault's CA", "failed", str(error))
         return
     away = yield from _addresses(settings)
     if not away:
         vault = Vault(settings)
-        yield from _tried("cluster", lambda: _cluster(vault, config, config.state, now))
-        yield from _tried("login", lambda: _login(config, allow_http=allow_http))
+        yield from _tried("cluster", lambda: _cluster(vault, here, config.state, now))
+        yield from _tried("login", lambda: _login(here, allow_http=allow_http))
     else:
         yield DoctorCheck("cluster", "unchecked", away)
         yield DoctorCheck("login", "unchecked", away)
@@ -185,7 +186,7 @@ def _state(config: AgentConfig) -> str:
     if lost := credential.lost_folder(config):
         raise StoreError(lost)
     room.prove(config.state, checks.STATE_BYTES, checks.STATE_ENTRIES)
-    if config.auth.method == "approle" and SecretIdFiles(config.state).current() is None:
+    if config.auth.method == "approle" and SecretIdFiles(config.credentials).current() is None:
         raise StoreError(f"{config.state} holds no credential of this node; {credential.joining(config, lost=True)}")
     return "" if files.exists(config.state) else "it is not there yet"
 
@@ -309,7 +310,7 @@ def _login(config: AgentConfig, *, allow_http: bool) -> str:
     vault: Vault | None
     if config.auth.method == "approle":
         # Not `login`: it takes up an older secret id again if Vault refuses the current one, which changes files.
-        secret = SecretIdFiles(config.state).current() or ""
+        secret = SecretIdFiles(config.credentials).current() or ""
         vault = credential.present(config, credential.server(config, allow_http=allow_http), secret)
         if vault is None:
             raise NeedsJoin(f"Vault rejects this node's credential; {credential.joining(config)}")

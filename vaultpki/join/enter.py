@@ -18,12 +18,12 @@ from vaultpki.disk.files import open_folder, private_folder, write_private
 from vaultpki.disk.undo import Undo
 from vaultpki.errors import ArgumentError, BadAnswer, Denied, JoinRefused, Refused, VaultpkiError
 from vaultpki.host.static_pod import MANIFEST_FOLDER
-from vaultpki.issue.issuers import fetch_issuers, roots_below, trusts
+from vaultpki.issue.issuers import Issuers, fetch_issuers, roots_below, trusts
 from vaultpki.join import hooks
 from vaultpki.join.checks import JoinPlan
 from vaultpki.join.hooks import Added
 from vaultpki.model import AgentConfig, Auth, TakenOver
-from vaultpki.node import assignment, foreign_kubeadm_files, pins, state
+from vaultpki.node import assignment, foreign_kubeadm_files, pins, servers, state
 from vaultpki.node.credential import approle_login, enrolling, leave, login, own_record, roll, settings_of
 from vaultpki.node.secret_id import Asked, JoinStep, SecretIdFiles, digest
 from vaultpki.pki.facts import Trust
@@ -60,10 +60,10 @@ def join(plan: JoinPlan, now: datetime, *, allow_http: bool) -> Joined:
     join = plan.join
     config = _configuration(plan)
     settings = join_settings(join, allow_http=allow_http)
-    below = _trusts_of_cluster(join, settings, now)
+    _, below = cluster_shown(join, settings, now)
     if plan.old is None and config.taken_over is not None:
         foreign_kubeadm_files.refuse_other_cas(join, plan.paths, below)
-    secret, node = _open(config, join, settings, now)
+    secret, node = open_credential(config, join, settings, now)
     # As long as the files are there by which that server is reached.
     before = _before(plan, allow_http=allow_http) if secret is not None else None
     added = None
@@ -109,35 +109,43 @@ def enter_signer(agent: AgentConfig, join: Join, state: str, now: datetime, *, a
         file=f"{state}/{SIGNER_FILE}",
     )
     settings = join_settings(join, allow_http=allow_http)
-    _trusts_of_cluster(join, settings, now)
-    secret, node = _open(config, join, settings, now)
+    cluster_shown(join, settings, now)
+    secret, node = open_credential(config, join, settings, now)
     if join.ca_pem:
         write_private(f"{state}/{CA_FILE}", join.ca_pem.encode(), 0o644)
     _keep(config, join, secret, node, now)
     return config
 
 
-def _trusts_of_cluster(join: Join, settings: Settings, now: datetime) -> dict[str, Trust]:
-    """Return the trust in each CA that Vault shows; JoinRefused if it is of another cluster than the join file's."""
+def cluster_shown(join: Join, settings: Settings, now: datetime) -> tuple[Issuers, dict[str, Trust]]:
+    """Return what the CA mounts show, and the trust in each CA; JoinRefused for another cluster than the join file's.
+
+    Raises CertificateRefused if they show no root that the join file names.
+    """
     issuers = fetch_issuers(Vault(settings), join.prefix)
     # Of the root's rotation a node learns from its record, which it may read once it has joined.
     above = roots_below(issuers, join.root_sha256, None, now, cluster=join.cluster)
     below = trusts(issuers, above, now, cluster=join.cluster)
     _refuse_other_cluster(join, above, below)
-    return below
+    return issuers, below
 
 
 def _keep(config: AgentConfig, join: Join, secret: str | None, node: Vault | None, now: datetime) -> None:
     """Write the configuration and, if the join file was just opened, its secret id, by which `node` is logged in."""
     write_private(config.file, dump_agent(config).encode(), 0o644)
     if secret is not None:
-        files = SecretIdFiles(config.state)
-        files.replace(secret)
-        # Nobody is enrolled beside live credentials, so what was lost before has ended.
-        files.write_asked(Asked())
-        files.write_join_step(JoinStep(digest(join.wrap_token), "done"))
+        keep_secret(config, join, secret)
     if node is not None:
         roll(config, node, now.timestamp())
+
+
+def keep_secret(config: AgentConfig, join: Join, secret: str) -> None:
+    """Write the secret id that was in the join file. Raises StoreError."""
+    files = SecretIdFiles(config.credentials)
+    files.replace(secret)
+    # Nobody is enrolled beside live credentials, so what was lost before has ended.
+    files.write_asked(Asked())
+    files.write_join_step(JoinStep(digest(join.wrap_token), "done"))
 
 
 def _forget(folder: str, join: Join) -> None:
@@ -147,6 +155,7 @@ def _forget(folder: str, join: Join) -> None:
     """
     former = join.former_root_sha256
     assignment.remove_copy(folder)
+    servers.forget(folder)
     pins.forget(folder, (join.root_sha256, former) if former else ())
     state.forget_records(folder, keys=former is not None)
 
@@ -261,10 +270,15 @@ def _locking(who: AgentConfig | Join) -> str:
     return f"`vaultpki lock {who.node}`"
 
 
-def _open(config: AgentConfig, join: Join, settings: Settings, now: datetime) -> tuple[str | None, Vault | None]:
-    """Return the secret id of the join file and Vault logged in with it; None for both if that was done before."""
-    files, token = SecretIdFiles(config.state), digest(join.wrap_token)
-    undo = Undo(config.state, [os.path.dirname(config.file)], files.join_note)
+def open_credential(
+    config: AgentConfig, join: Join, settings: Settings, now: datetime
+) -> tuple[str | None, Vault | None]:
+    """Return the secret id of the join file and Vault logged in with it; None for both if that was done before.
+
+    Raises JoinRefused if it is spent, expired, or of another node.
+    """
+    files, token = SecretIdFiles(config.credentials), digest(join.wrap_token)
+    undo = Undo(config.credentials, [os.path.dirname(config.file)], files.join_note)
     joined = files.join_step()
     if joined is None or joined.token != token:
         joined = JoinStep(token, "new")
@@ -273,7 +287,7 @@ def _open(config: AgentConfig, join: Join, settings: Settings, now: datetime) ->
         if joined.stage in ("new", "opening"):
             vault = Vault(replace(settings, token=join.wrap_token))
             refuse_other_token(join, joined, vault, now)
-            private_folder(config.state)
+            private_folder(config.credentials)
             files.write_join_step(JoinStep(token, "opening"))
             used = True
             secret = _unwrap(join, vault)

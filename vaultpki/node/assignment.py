@@ -168,6 +168,14 @@ def confirm(config: AgentConfig, known: Assignment, now: float) -> Assignment:
     return replace(known, fetched=now)
 
 
+def outdate(config: AgentConfig) -> None:
+    """Make the copy so old that the next pass asks for all; if no server answers it still counts. Raises StoreError."""
+    path = f"{config.state}/{COPY}"
+    value, when = json_object.parse(read_private(path) or b""), fetched(config.state)
+    if value is not None and when is not None:
+        write_private(path, json.dumps({**value, "fetched": when - config.poll}).encode())
+
+
 def fetch(
     config: AgentConfig,
     vault: Vault,

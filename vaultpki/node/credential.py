@@ -162,11 +162,12 @@ def _login_by_jwt(config: AgentConfig, vault: Vault, jwt: str) -> Vault:
 
 
 def _login_by_approle(config: AgentConfig, vault: Vault, *, only_looks: bool) -> Vault:
-    files = SecretIdFiles(config.state)
+    files = SecretIdFiles(config.credentials)
     secret = files.current()
     if secret is None:
         raise NeedsJoin(
-            f"{config.state}/{SECRET_ID} is missing, so this node cannot prove who it is; {joining(config, lost=True)}"
+            f"{config.credentials}/{SECRET_ID} is missing, so this node cannot prove who it is; "
+            f"{joining(config, lost=True)}"
         )
     node = present(config, vault, secret)
     old = files.previous() if node is None else None
@@ -184,12 +185,12 @@ def _login_by_approle(config: AgentConfig, vault: Vault, *, only_looks: bool) ->
 
 def in_place(config: AgentConfig) -> bool:
     """Return whether the file is there by which this node proves who it is."""
-    return exists(f"{config.state}/{SECRET_ID}" if config.auth.method == "approle" else config.auth.path or "")
+    return exists(f"{config.credentials}/{SECRET_ID}" if config.auth.method == "approle" else config.auth.path or "")
 
 
 def tighten(config: AgentConfig) -> bool:
     """Take this node's secret id from others who may read its file; return whether they could, so that it must go."""
-    return config.auth.method == "approle" and SecretIdFiles(config.state).tighten(_UNKNOWN_TTL)
+    return config.auth.method == "approle" and SecretIdFiles(config.credentials).tighten(_UNKNOWN_TTL)
 
 
 def present(config: AgentConfig, vault: Vault, secret: str) -> Vault | None:
@@ -254,7 +255,7 @@ def roll(config: AgentConfig, vault: Vault, now: float, *, force: bool = False) 
     try waits, unless `force`: each may leave a secret id that lives for weeks. SigningPaused says so once half of the
     life is over.
     """
-    files = SecretIdFiles(config.state)
+    files = SecretIdFiles(config.credentials)
     current = files.current() if config.auth.method == "approle" else None
     if current is None:
         return False
@@ -270,7 +271,7 @@ def roll(config: AgentConfig, vault: Vault, now: float, *, force: bool = False) 
     if not seen and 0 <= now - minted < ttl * _share(config.node, minted):
         return False
     # One that cannot be kept would be minted again by the next pass, and live for days beside the others.
-    probe_folder(config.state)
+    probe_folder(config.credentials)
     asked = files.asked()
     left = max(minted + ttl - now, 0.0)
     at = backoff.next_mint(asked.pending, now, left)

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class PassMade:
+    """What a pass has made of Vault's answers, for what follows it.
+
+    `assigned` is the newest answer, and `report` the last report; None where the pass came to none. `reached` is as in
+    Outcome.
+    """
+
+    assigned: Assignment | None = None
+    report: NodeReport | None = None
+    reached: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Followed:
     """What a machine did for a procedure: failures by what failed, and events for the log.
 
@@ -66,8 +79,13 @@ class ProcedureOnNode(Protocol):
     ) -> NodeReport:
         """Return the report with what this machine says of the procedure."""
 
-    def follow(self, config: AgentConfig, clock: float, *, allow_http: bool, alive: Callable[[], None]) -> Followed:
-        """Do after a pass what a record asks of this machine. `alive` is called again and again while it waits."""
+    def follow(
+        self, config: AgentConfig, clock: float, made: PassMade, *, allow_http: bool, alive: Callable[[], None]
+    ) -> Followed:
+        """Do after a pass what a record asks of this machine. `alive` is called again and again while it waits.
+
+        `config` is that of agent.yaml.
+        """
 
 
 Procedures = tuple[ProcedureOnNode, ...]

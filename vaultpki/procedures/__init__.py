@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from vaultpki.procedures import adoption
+from vaultpki.procedures import adoption, move
 
 if TYPE_CHECKING:
     from vaultpki.node.procedures import Procedures
 
-ON_NODES: Final[Procedures] = (adoption,)
+ON_NODES: Final[Procedures] = (adoption, move)
 """What `PassOptions` and each look at a node get."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from vaultpki.config.taken_over import in_place, located
 from vaultpki.errors import StateConflict, VaultpkiError
 from vaultpki.host.log import Event
-from vaultpki.node.procedures import Followed, MachineStanding
+from vaultpki.node.procedures import Followed, MachineStanding, PassMade
 from vaultpki.procedure.envelope import ProcedureRecord
 from vaultpki.records import adoption
 from vaultpki.records.adoption import NAME
@@ -142,7 +142,9 @@ def unread(known: Assignment, error: VaultpkiError) -> str:
     )
 
 
-def follow(config: AgentConfig, clock: float, *, allow_http: bool, alive: Callable[[], None]) -> Followed:
+def follow(
+    config: AgentConfig, clock: float, made: PassMade, *, allow_http: bool, alive: Callable[[], None]
+) -> Followed:
     """Do the next step that the record asks for, if agent.yaml lets the agent do it.
 
     A record that is not followed is a failure.

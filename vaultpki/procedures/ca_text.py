@@ -90,18 +90,19 @@ def status_lines(
     pin: str = "",
     width: int | None = None,
     writers: tuple[str, ...] = (),
+    moves: str = "",
 ) -> Iterator[str]:
     """Yield what `ca status` prints: every CA, and for a rotation that is under way what to do next.
 
     `pin` is as for `record_lines`, `width` is how wide a line may be; None for any width. `writers` are lines on who
-    wrote the records.
+    wrote the records, and `moves` says that the cluster moves to another server.
     """
     yield from table.lines(_COLUMNS, (_row(ca, now) for ca in cas), width=width)
     yield from table.fitted(("", *writers) if writers else (), width)
-    yield from table.fitted(_below_table(cas, now, file, pin), width)
+    yield from table.fitted(_below_table(cas, now, file, pin, moves), width)
 
 
-def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str) -> Iterator[str]:
+def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str, moves: str) -> Iterator[str]:
     for ca in cas:
         if ca.problem:
             yield ""
@@ -125,6 +126,9 @@ def _below_table(cas: tuple[CaStatus, ...], now: datetime, file: str, pin: str) 
                 yield ""
                 yield from record_lines(ca.record, ca.gate, now, file)
         yield ""
+        if moves:
+            yield f"{moves}."
+            return
         yield f"No CA is being rotated. `vaultpki ca rotate DOMAIN{file_option(file)}` begins."
         return
     yield ""

@@ -8,7 +8,12 @@ from __future__ import annotations
 from typing import Final
 
 from vaultpki.findings.cluster import ProceduresInCluster
-from vaultpki.procedures import adoption_standing, ca_standing, key_standing
+from vaultpki.procedures import adoption_standing, ca_standing, key_standing, move_standing
 
-IN_CLUSTER: Final[ProceduresInCluster] = (ca_standing.view, key_standing.view, adoption_standing.view)
+IN_CLUSTER: Final[ProceduresInCluster] = (
+    ca_standing.view,
+    key_standing.view,
+    adoption_standing.view,
+    move_standing.view,
+)
 """What `findings.cluster.judge` gets."""

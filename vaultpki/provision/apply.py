@@ -58,13 +58,16 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
     now = datetime.now(UTC)
     seen = observe(cluster, vault, where)
     cluster = seen.cluster
+    refused_changes.refuse_moved(cluster, seen)
     refuse_foreign(cluster, seen)
     foreign_cas.refuse_unfit(cluster, seen, now)
     refused_changes.refuse_layout(cluster, vault, seen)
     refused_changes.refuse_by_adoption(cluster, vault, seen)
     refused_changes.refuse_key_type(cluster, seen)
     records = seen.found.rotations
-    active = tuple(record for record in records.values() if record.active)
+    moving = seen.found.move is not None and seen.found.move.active
+    # Those of a move are led by its own commands.
+    active = tuple(record for record in records.values() if record.active and not moving)
     waiting = tuple(ca for ca in issuing_cas(cluster) if ca in seen.facts.waiting)
     todo = replace(plan(seen.wanted, seen.observed), waiting=waiting)
     there = ("mount", cluster.mount("config")) in seen.observed.objects
@@ -74,11 +77,18 @@ def observe_and_plan(cluster: Cluster, vault: Vault, where: ServerFacts) -> tupl
         dangers=(
             *todo.dangers,
             *_of_signer(cluster, vault, todo),
-            *(dangers.nodes_apart(cluster, vault, records) if there else ()),
+            # In a move nodes have read records of both servers.
+            *(dangers.nodes_apart(cluster, vault, records) if there and not moving else ()),
         ),
         rotations=rotations_needed(cluster, seen.cas, records, moves=seen.moves),
         active=active,
-        expires=ca_ends.of(cluster, seen.cas, now, {record.domain for record in active}, _lives_above(cluster, seen)),
+        expires=ca_ends.of(
+            cluster,
+            seen.cas,
+            now,
+            {record.domain for record in records.values() if record.active},
+            _lives_above(cluster, seen),
+        ),
     )
 
 
@@ -117,7 +127,7 @@ def _digests(cluster: Cluster, seen: Observation) -> dict[str, str]:
     issuers = {ca: mount.issuers for ca, mount in mounts.items()}
     # What others put beside our records is followed by nobody.
     own = {key: fields for key, fields in seen.observed.objects.items() if key in seen.wanted}
-    return digests(cluster, own, seen.found.rotations, issuers, seen.found.adopted.record, seen.found.keys)
+    return digests(cluster, own, seen.found.as_stored, issuers, seen.found.adopted.record, seen.found.keys)
 
 
 def with_impact(cluster: Cluster, vault: Vault, seen: Observation, todo: Plan) -> Plan:

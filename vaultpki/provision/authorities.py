@@ -194,25 +194,40 @@ def _install(cluster: Cluster, vault: Vault, mount: str, new: NewCa) -> str:
     if cluster.authority.outside is None:
         own = {"exclude_cn_from_sans": True}
         request = pki.generate_intermediate(new.way, new.subject, {**new.key, **own}, mount_point=mount).data
-        certificate = _signed_by_root(cluster, vault, mount, new, text(request, "csr"))
+        held = fingerprints(vault, mount) if new.way == "existing" else None
+        certificate = signed_by_root(cluster, vault, mount, new, text(request, "csr"), held)
     else:
         request = _request(cluster, vault, mount, new)
         domain, csr = mount.rpartition("/")[2], text(request, "csr")
         certificate = outside_signer.sign(cluster, vault, domain, csr, new.subject, new.ttl)
+    return install_signed(vault, mount, certificate, str(request.get("key_id") or new.key.get("key_ref")))
+
+
+def install_signed(vault: Vault, mount: str, certificate: str, key: str) -> str:
+    """Install a CA that was signed for the key with this id; returns the id of its issuer, which has no name yet.
+
+    Raises BadAnswer, and leaves nothing behind, if it is for another key.
+    """
+    pki = vault.sending(once=True, warnings=_NO_AIA).api.secrets.pki
     # The CA alone: a chain would add the root as a second issuer of this mount.
     imported = pki.set_signed_intermediate(certificate, mount_point=mount).data
     issuers = imported.get("imported_issuers") or imported.get("existing_issuers")
     if not isinstance(issuers, list) or not issuers:
         raise BadAnswer(f"{mount} imported its signed CA, but names no issuer; run this again")
     # Both servers also import a CA of another key, which they do not have (set-signed's `mapping` is empty then).
-    if member(imported, "mapping").get(str(issuers[0])) != (request.get("key_id") or new.key.get("key_ref")):
+    if member(imported, "mapping").get(str(issuers[0])) != key:
         delete_issuer(vault, mount, str(issuers[0]))
         raise BadAnswer(f"the root signed another key than that of {mount}; check any proxy in between, apply again")
     return str(issuers[0])
 
 
-def _signed_by_root(cluster: Cluster, vault: Vault, mount: str, new: NewCa, csr: str) -> str:
-    """Have the cluster's own root sign a CA, or find the one that it has signed; check it, and return it as PEM."""
+def signed_by_root(
+    cluster: Cluster, vault: Vault, mount: str, new: NewCa, csr: str, held: Collection[str] | None
+) -> str:
+    """Have the cluster's own root sign a CA, or find the one that it has signed; check it, and return it as PEM.
+
+    `held` are the SHA-256 of the CAs that the mount has; None if the root cannot have signed this one before.
+    """
     own = {"exclude_cn_from_sans": True}
     parameters = {
         **own,
@@ -225,10 +240,10 @@ def _signed_by_root(cluster: Cluster, vault: Vault, mount: str, new: NewCa, csr:
     }
     root = vault.sending(once=True, warnings=_PATHLEN + _CUT_SHORT).api.secrets.pki
     certificate = None
-    if new.way == "existing":
+    if held is not None:
         # An earlier run may have had it signed, and never got the answer.
         ends = datetime.now(UTC) + timedelta(seconds=new.ttl)
-        held, signer = fingerprints(vault, mount), _default(vault, cluster.mount(ROOT))
+        signer = _default(vault, cluster.mount(ROOT))
         certificate = signed_before(vault, cluster.mount(ROOT), signer, csr, new.subject, ends, held)
     if certificate is None:
         signed = root.sign_intermediate(csr, new.subject, parameters, mount_point=cluster.mount(ROOT)).data

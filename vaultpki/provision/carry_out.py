@@ -183,7 +183,7 @@ def _refuse_rotated(run: _Run, mount: str) -> None:
     """Raise Refused if a rotation of this CA has begun or gone on since the plan was made."""
     ca = mount.rpartition("/")[2]
     now = read_record(run.cluster, run.vault, ca).record
-    if now != run.seen.found.rotations.get(ca):
+    if now != run.seen.found.as_stored.get(ca):
         raise Refused(
             f"the rotation of {ca} has gone on since the plan was made, and its CA was not changed; apply again",
             status=409,

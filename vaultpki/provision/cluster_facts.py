@@ -14,6 +14,7 @@ from vaultpki.pki.ca_life import CaExpiry
 from vaultpki.procedure.gate import Gate, Waiting
 from vaultpki.records.adoption import AdoptionRecord
 from vaultpki.records.gaps import LeftOver
+from vaultpki.records.move import MoveRecord
 from vaultpki.records.rotation import RotationRecord
 from vaultpki.records.service_account import KeyRecord
 from vaultpki.records.written import Written
@@ -90,9 +91,10 @@ class ClusterFacts:
 
     `revisions` are those of the rotation records by domain, None if they cannot be read. `ends` are the ends of the
     CAs, and `cas` where each stands, empty if that cannot be read. `adopted` is the record of an adoption, None if
-    there is none. `keys` says where the rotation of service-account keys stands, None if none does. `problems` are
-    sentences on what could not be read. `locks` are the records of locks by node, which views alone read. `written`
-    says who wrote the records that nodes follow, by their paths in the config store.
+    there is none, and `move` that of a move to another server. `keys` says where the rotation of service-account keys
+    stands, None if none does. `problems` are sentences on what could not be read. `locks` are the records of locks by
+    node, which views alone read. `written` says who wrote the records that nodes follow, by their paths in the config
+    store.
     """
 
     cluster: Cluster
@@ -105,5 +107,6 @@ class ClusterFacts:
     problems: tuple[str, ...]
     adopted: AdoptionRecord | None = None
     keys: KeyStepDone | None = None
+    move: MoveRecord | None = None
     locks: Mapping[str, LockRecord] = field(default_factory=dict)
     written: Mapping[str, Written] = field(default_factory=dict)

@@ -29,7 +29,7 @@ from vaultpki.pki.facts import EKU
 from vaultpki.records import above, published, signer
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts
 from vaultpki.records.signer import SIGNER_RECORD
-from vaultpki.vault.issuer import CUT_SHORT, FULL, READ_ONLY, number
+from vaultpki.vault.issuer import CUT_SHORT, FULL, NO_SIGNING, READ_ONLY, number
 
 _DAY = 86400
 _HOUR = 3600
@@ -131,13 +131,16 @@ def _issuer(cluster: Cluster, ca: str, facts: ServerFacts) -> Fields:
             # What agents and commands take for the root.
             "default": True,
         }
+    if ca == ROOT and rotation is not None and not rotation.leaf.key:
+        # Its key is on the server from which the cluster moves.
+        return {"issuer_name": name, "usage": READ_ONLY, "default": True}
     return {
         "common_name": ca_subject(cluster.name, ca, number(name)),
         "key": cluster.authority.key.value,
         "ttl": cluster.authority.root_ttl if ca == ROOT else cluster.authority.issuing_ttl,
         "issuer_name": name,
         "leaf_not_after_behavior": "err" if ca == ROOT else CUT_SHORT,
-        "usage": FULL,
+        "usage": NO_SIGNING if ca in facts.mute else FULL,
         # An issuer's own URLs would override the mount's.
         "issuing_certificates": [],
         "crl_distribution_points": [],
@@ -220,7 +223,7 @@ def _role(cluster: Cluster, row: Row, pool: Pool | None, mounts: list[str], fact
     names = dict.fromkeys((*common_names, *sample.subject.dns))
     own = [f"{{{{identity.entity.aliases.{facts.accessor(mount)}.{_ALIAS_OF[mount]}}}}}" for mount in mounts]
     domains = [name.replace(NODE, who) for name in names for who in (own if NODE in name else [""])]
-    return _full_role(sample, facts) | {
+    return full_role(sample, facts) | {
         "allowed_domains": domains,
         "allowed_domains_template": any(NODE in name for name in names),
         # A listed node's policy binds its addresses; a network here would refuse nodes outside it.
@@ -235,7 +238,7 @@ def _csr_role(role: CsrRole, facts: ServerFacts) -> Fields:
     sample = Certificate(
         role.name, role.usage, whose, role.ca, role.ca, role.name, role.ttl, KeyType.EC_P256, role.name
     )
-    fields = _full_role(sample, facts) | {
+    fields = full_role(sample, facts) | {
         "key_type": "any",
         "key_bits": 0,
         "allowed_domains": [*role.common_names, *role.dns],
@@ -247,7 +250,7 @@ def _csr_role(role: CsrRole, facts: ServerFacts) -> Fields:
     return fields | ({"allowed_ip_sans_cidr": [*role.networks]} if facts.openbao else {})
 
 
-def _full_role(sample: Certificate, facts: ServerFacts) -> Fields:
+def full_role(sample: Certificate, facts: ServerFacts) -> Fields:
     """Return every field of a role that signs no name yet."""
     fields: Fields = {
         **role_fields(sample),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from vaultpki.certificates import ROOT
@@ -76,15 +76,16 @@ def destroy(
     *,
     progress: Callable[[str], None],
     step: Callable[[int], None] = lambda total: None,
+    keeps: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Remove everything that apply made, and nothing else. A run that was interrupted continues when it is repeated.
 
     `where` is as for `apply`; `progress` is called with each path that was deleted, and `step` after each with how many
-    there are in all, for policies from any thread. Returns the policies that were kept, as in `Removal`. Raises as
-    `find`.
+    there are in all, for policies from any thread. The mounts in `keeps` stay. Returns the policies that were kept, as
+    in `Removal`. Raises as `find`.
     """
     found = find(cluster, vault, where)
-    seen, doomed = found.seen, found.doomed
+    seen, doomed = found.seen, tuple(key for key in found.doomed if key[1] not in keeps)
     if doomed:
         refuse_weak_token(cluster, vault, {object_path(cluster, vault, key): "delete" for key in doomed})
     # Policies first: without the record, a pool's policy is known as ours by its rules, which name its auth mount.

@@ -16,6 +16,7 @@ from vaultpki.identity import anchor, imported, outside_signer, root_in_force
 from vaultpki.identity.access import APPROLE, SIGNER_LOGINS, WRITTEN, auth_mounts
 from vaultpki.model import Cluster
 from vaultpki.pki.key_numbers import key_numbers
+from vaultpki.procedure.phases import Side
 from vaultpki.provision import dangers as found_dangers
 from vaultpki.provision.ca_facts import CaFacts, lives, read_ca
 from vaultpki.provision.dangers import CasAbove
@@ -24,7 +25,9 @@ from vaultpki.provision.plan import Danger, Observed
 from vaultpki.provision.read_back import CaMount, ServerObjects, read_back
 from vaultpki.records import above
 from vaultpki.records.adoption import OLD_CAS, RECORD
+from vaultpki.records.move import HAND_OVER_ROLE, is_old
 from vaultpki.records.paths import LEAVING, is_record
+from vaultpki.records.rotation import CA_TABLE
 from vaultpki.records.server_facts import UNKNOWN, Fields, Key, ServerFacts, shared
 from vaultpki.values import pem
 from vaultpki.vault import HEALTH, Capabilities, Json, Vault, member, own_program
@@ -106,9 +109,13 @@ def observe(cluster: Cluster, vault: Vault, where: ServerFacts) -> Observation:
         ca_lives=made,
         waiting=_waiting(cluster, found),
         left_out=chain.left_out,
+        mute=_mute(found),
         imported=frozenset(ca for ca in OLD_CAS if ("mount", imported.mount(cluster, ca)) in own_mounts),
     )
     _add_outside(cluster, found, facts, objects)
+    if found.move is not None and found.move.active:
+        # Made by the move, and taken away with its end.
+        objects.pop(("role", f"{cluster.mount('kubernetes')}/{HAND_OVER_ROLE}"), None)
     going = _add_leaving(cluster, chain, objects)
     wanted = desired(cluster, facts)
     dangers = tuple(found_dangers.issuers(cluster, found.cas))
@@ -144,6 +151,14 @@ def _ignored(cluster: Cluster, found: ServerObjects) -> tuple[Danger, ...]:
     """Return the record of an adoption that nobody follows."""
     problem = found.adopted.problem
     return (Danger(f"config {cluster.mount('config')}/{RECORD}", problem),) if problem else ()
+
+
+def _mute(found: ServerObjects) -> frozenset[str]:
+    """Return the CAs that sign no more on the old server of a move: nodes trust only those of the new one."""
+    record = found.move
+    if record is None or CA_TABLE.phases[record.state].accepts != Side.NEW:
+        return frozenset()
+    return frozenset(ca for ca, own in found.as_stored.items() if is_old(own, record))
 
 
 def _in_force(cluster: Cluster, found: ServerObjects) -> Cluster:

@@ -17,10 +17,11 @@ from vaultpki.identity.credentials import Identity, role_id
 from vaultpki.model import Cluster
 from vaultpki.provision.api_calls import read_request
 from vaultpki.provision.desired import ENGINE_CONFIG
-from vaultpki.provision.rotation_records import existing, read_key_record
+from vaultpki.provision.rotation_records import existing, read_key_record, read_move_record
 from vaultpki.records import above
 from vaultpki.records.adoption import OLD_CAS
 from vaultpki.records.changes import CHANGES, Changes
+from vaultpki.records.move import CREDENTIALS, MoveRecord, seen_locally
 from vaultpki.records.paths import LEAVING, LOCKED, is_record
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.records.server_facts import Fields, Key
@@ -41,6 +42,7 @@ _NOT_PLANNED: Final = frozenset(
         f"{LEAVING}/",
         f"{LOCKED}/",
         f"{ROTATION_FOLDER}/",
+        f"{CREDENTIALS}/",
         *(f"{name}/" for name in _FOLDERS),
     }
 )
@@ -77,7 +79,8 @@ class ServerObjects:
     by name. `pooled` are the AppRoles of the pooled mount, `orphans` those among them that belong to no pool. `leaving`
     are the nodes with an unfinished end. `rotations` are the records of CAs by domain, of those that have one. `notice`
     is the record that agents poll. `adopted` is the record of an adoption, and `keys` that of service-account keys,
-    None if there is none.
+    None if there is none. `move` is the record of a move, and `rotations` have each CA as this server has it then;
+    `as_stored` are the same records as they are stored.
     """
 
     objects: dict[Key, Fields]
@@ -92,6 +95,8 @@ class ServerObjects:
     notice: Stored[Changes] = field(default_factory=Stored)
     adopted: FollowedAdoption = field(default_factory=FollowedAdoption)
     keys: KeyRecord | None = None
+    move: MoveRecord | None = None
+    as_stored: Mapping[str, RotationRecord] = field(default_factory=dict)
 
 
 def read_back(
@@ -132,7 +137,9 @@ def read_back(
     objects.update((key, {}) for key in other)
     # A cluster whose CAs were never rotated has no such folder.
     rotated = f"{ROTATION_FOLDER}/" in names(f"{store}/metadata")
-    rotations = existing(cluster, vault) if rotated else {}
+    stored = existing(cluster, vault) if rotated else {}
+    move = read_move_record(cluster, vault).record if rotated else None
+    rotations = {domain: seen_locally(record, move) for domain, record in stored.items()}
     adopted = follow_adoption(cluster, vault) if rotated else FollowedAdoption()
     keys_record = read_key_record(cluster, vault).record if rotated and cluster.service_account_keys else None
     own = {mount: rotations.get(mount.rpartition("/")[2]) for mount in cas}
@@ -156,6 +163,8 @@ def read_back(
         change_notice.stored(answers[notice].data if notice in answers else {}),
         adopted,
         keys_record,
+        move,
+        stored,
     )
 
 

@@ -12,10 +12,24 @@ from vaultpki.pki import foreign_cas, key_numbers
 from vaultpki.places import Layout
 from vaultpki.provision.observe import Observation
 from vaultpki.records.adoption import OLD_CAS, RECORD, AdoptionRecord, AdoptionState
-from vaultpki.records.rotation import Method
+from vaultpki.records.move import is_old
+from vaultpki.records.rotation import Method, State
 from vaultpki.records.service_account import SERVICE_ACCOUNT_KEYS
 from vaultpki.redact import first_few, named, printable
 from vaultpki.vault import Vault
+
+
+def refuse_moved(cluster: Cluster, seen: Observation) -> None:
+    """Raise StateConflict if the cluster has moved from this server to another one, where all its nodes are."""
+    record = seen.found.move
+    if record is None or record.state is not State.DONE:
+        return
+    if any(is_old(each, record) for each in seen.found.as_stored.values()):
+        there = first_few(record.new.addresses)
+        raise StateConflict(
+            f"{cluster.name} has moved from this server to {there}, at {record.new.prefix}; write that as `vault` and "
+            f"`prefix` into {cluster.file}, and take `move` out"
+        )
 
 
 def refuse_layout(cluster: Cluster, vault: Vault, seen: Observation) -> None:

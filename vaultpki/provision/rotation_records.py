@@ -1,4 +1,4 @@
-"""Reads and writes the records of rotations in the config store, by check-and-set."""
+"""Reads and writes the records of rotations, and that of a move, in the config store, by check-and-set."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from vaultpki.errors import ChangedMeanwhile, Denied, SpecError, StateConflict
 from vaultpki.model import VERSION, Cluster
 from vaultpki.records import rotation as rotation_record
 from vaultpki.records import service_account
+from vaultpki.records.move import MOVE_RECORD, MoveRecord, move_json, read_move
 from vaultpki.records.rotation import ROTATION_FOLDER, RotationRecord
 from vaultpki.records.service_account import KEYS_RECORD, SERVICE_ACCOUNT_KEYS, KeyRecord
 from vaultpki.records.written import Written
+from vaultpki.redact import stamp
 from vaultpki.vault import Vault
 from vaultpki.vault.kv import Stored, changed_meanwhile, read_stored, write_once
 
@@ -124,3 +126,60 @@ def write_record(cluster: Cluster, vault: Vault, record: RotationRecord, version
 def other_operator(cluster: Cluster, domain: str) -> ChangedMeanwhile:
     """Return the error for a record that somebody else has changed."""
     return changed_meanwhile(f"the rotation of {domain}", f"vaultpki ca status{cluster.file_option}")
+
+
+def read_move_record(cluster: Cluster, vault: Vault) -> Stored[MoveRecord]:
+    """Return the record; an empty one if there is none, or no config store. SpecError if no vaultpki wrote it."""
+    return read_stored(vault, cluster.mount("config"), MOVE_RECORD, lambda found: _read_move(cluster, vault, found))
+
+
+def _read_move(cluster: Cluster, vault: Vault, found: object) -> MoveRecord:
+    store = cluster.mount("config")
+    where = f"{store}/{MOVE_RECORD}"
+    try:
+        return read_move(found, where=where)
+    except SpecError as error:
+        if isinstance(found, Mapping) and found.get("version") != VERSION:
+            # A newer vaultpki wrote it.
+            raise
+        raise SpecError(
+            f"is not a record that vaultpki wrote{f' ({error.field})' if error.field else ''}; the KV store keeps its "
+            f"earlier versions: write the last right one back (`{vault.program()} kv rollback -mount={store} "
+            f"-version=N {MOVE_RECORD}`)",
+            file=where,
+        ) from None
+
+
+def write_move_record(cluster: Cluster, vault: Vault, record: MoveRecord, version: int) -> Stored[MoveRecord]:
+    """Write a record over the version of the KV store that was read; ChangedMeanwhile if somebody wrote meanwhile."""
+    if record.revision >= rotation_record.BEYOND:
+        raise SpecError(
+            "the record of the move has the highest revision that there is, which no vaultpki wrote: find out who did"
+        )
+    lost = changed_meanwhile(f"the move of {cluster.name}", f"vaultpki move status{cluster.file_option}")
+    write_once(vault, cluster.mount("config"), MOVE_RECORD, move_json(record), version, lost)
+    return Stored(record, version + 1)
+
+
+def refuse_move(cluster: Cluster, vault: Vault) -> None:
+    """Raise StateConflict while the cluster moves to another server: all its CAs change together then."""
+    if why := move_in_the_way(cluster, vault):
+        raise StateConflict(why)
+
+
+def move_sentence(cluster: Cluster, record: MoveRecord) -> str:
+    """Return that the cluster moves, where that stands, and the command that says more, as a sentence."""
+    since = f"{record.state.value} since {stamp(record.since)}"
+    where = f"from {record.old.addresses[0]} to {record.new.addresses[0]}"
+    return f"{cluster.name} moves {where}, {since}: look at `vaultpki move status{cluster.file_option}`"
+
+
+def move_in_the_way(cluster: Cluster, vault: Vault) -> str:
+    """Return why nothing else may be replaced while the cluster moves, as a sentence; "" if it does not move."""
+    found = read_move_record(cluster, vault).record
+    if found is None or not found.active:
+        return ""
+    return (
+        f"{cluster.name} is moving to another server ({found.state.value}), and nothing else is replaced meanwhile; go "
+        f"on with `vaultpki move continue{cluster.file_option}`, or back with `vaultpki move abort`"
+    )

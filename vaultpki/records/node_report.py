@@ -159,6 +159,23 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveReport:
+    """What a node says of the move of its cluster to another server.
+
+    `number` is of the hand-over that it has taken, 0 for none. `revision` is the highest of the move's record that it
+    has read on either server, `servers` are those at which it logged in during its last pass (`old`, `new`), and
+    `error` is what went wrong there, "" if nothing did. `ignores` is the server that it asks nothing any more, since a
+    person has called that one lost and the node does not reach it either; "" for none.
+    """
+
+    number: int
+    revision: int
+    servers: tuple[str, ...] = ()
+    error: str = ""
+    ignores: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport:
     """A node's report. Times are the server's.
 
@@ -176,7 +193,7 @@ class NodeReport:
     node does not take. `by_hand` are those of `owed` that wait for a person. `adoption` is what the node says of the
     adoption of its machine; None if the machine is not taken over. `token_keys` are the service-account keys of a
     control-plane node; None where a node has none of its own. `surplus` are the pairs on the node that its record does
-    not name, by their files.
+    not name, by their files. `move` is what it says of the move to another server, None without one.
     """
 
     time: datetime
@@ -205,6 +222,7 @@ class NodeReport:
     adoption: AdoptionReport | None = None
     token_keys: TokenKeysReport | None = None
     surplus: Mapping[str, CertificateReport] = field(default_factory=dict)
+    move: MoveReport | None = None
 
     @property
     def held(self) -> tuple[CertificateReport, ...]:
@@ -302,6 +320,16 @@ _TOKEN_KEYS: Final = _TokenKeysPart(
     },
     must=["reader"],
 )
+_MOVE: Final = ReportPart(
+    MoveReport,
+    {
+        "number": Integer(0, 999_999),
+        "revision": Integer(0, BEYOND - 1),
+        "servers": Some(JsonText(("old", "new").__contains__), 2),
+        "error": _CUT,
+        "ignores": JsonMember(JsonText(("", "old", "new").__contains__), left_out=True),
+    },
+)
 _REPORT: Final = ReportPart(
     NodeReport,
     {
@@ -334,6 +362,7 @@ _REPORT: Final = ReportPart(
         "adoption": JsonMember(ADOPTION, left_out=True),
         "token_keys": JsonMember(_TOKEN_KEYS, left_out=True),
         "surplus": JsonMember(_CERTIFICATES, left_out=True),
+        "move": JsonMember(_MOVE, left_out=True),
     },
     version=True,
 )

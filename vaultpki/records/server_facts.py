@@ -25,7 +25,8 @@ class ServerFacts:
     the records of CAs by domain, of those that have one. `waiting` are the issuing CAs for which the signer of a root
     from outside has sent nothing yet. `left_out` are the CAs of `ca.root_file` that have expired and are not wanted on
     the root's mount, by the names of their issuers. `imported` are the domains with a mount for an imported CA.
-    `key_numbers` are the numbers that a node's service-account keys may have, of each node that has another one than 1.
+    `mute` are the CAs that sign nothing any more, since the cluster moves to another server. `key_numbers` are the
+    numbers that a node's service-account keys may have, of each node that has another one than 1.
     """
 
     addresses: tuple[str, ...] = ()
@@ -40,6 +41,7 @@ class ServerFacts:
     waiting: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     imported: frozenset[str] = frozenset()
+    mute: frozenset[str] = frozenset()
     key_numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def numbers_of(self, node: str) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from vaultpki.rotation.reasons import ETCD_MEMBER, LEAF_STEPS, TRUST_STEPS, Part
 __all__ = [
     "OperatorLeaf",
     "Participant",
+    "counts",
     "gate",
     "restart_refused",
     "unreplaced",
@@ -86,8 +87,8 @@ def gate(step: Transition, nodes: Collection[Participant], operators: Iterable[O
     waiting, excused, opens = [], [], record.since
     unversioned = {}
     for node in sorted(nodes, key=lambda each: each.name):
-        counts, why_not = _counts(record, node, step.now)
-        if counts:
+        counted, why_not = counts(record, node, step.now)
+        if counted:
             if (found := reasons.waits_for(step, node)).reason:
                 waiting.append(found)
             opens = max(opens, reasons.settled(step, node))
@@ -160,7 +161,7 @@ def without_refused(record: RotationRecord, node: Participant, now: datetime) ->
     return ""
 
 
-def _counts(record: RotationRecord, node: Participant, now: datetime) -> tuple[bool, str]:
+def counts(record: RotationRecord, node: Participant, now: datetime) -> tuple[bool, str]:
     """Return whether a gate waits for a node, and if not, why not: "" for a node that has nothing of this CA."""
     surplus = node.report is not None and reasons.surplus(node.report, record.domain)
     if not (node.certificates or node.bundle or node.readers or surplus):
@@ -246,7 +247,7 @@ def _turn(step: Transition, nodes: Collection[Participant]) -> str:
             member=ETCD_MEMBER in node.readers,
         )
         for node in nodes
-        if _counts(step.record, node, step.now)[0]
+        if counts(step.record, node, step.now)[0]
     ]
     found = whose_turn(step.record.turn, line)
     # An emergency is an outage, and waits for nobody.

@@ -111,7 +111,7 @@ def gate(
     the nodes without an agent.
     """
     gates = (own, *companions.values())
-    waiting = [*own.waiting, *_together(own, companions)]
+    waiting = [*own.waiting, *together(own, companions)]
     waiting += _pods(record, to, own, pods)
     waiting += _outside(record, to, crossed=crossed)
     waiting += _rejoining(record, to, joined)
@@ -120,11 +120,11 @@ def gate(
         waiting=tuple(dict.fromkeys(waiting)),
         excused=tuple(dict.fromkeys(one for each in gates for one in each.excused)),
         opens=max(opens) if len(opens) == len(gates) else None,
-        turn=_turn(record, gates),
+        turn=one_turn(record.turn, gates),
     )
 
 
-def _together(own: Gate, companions: Mapping[str, Gate]) -> list[Waiting]:
+def together(own: Gate, companions: Mapping[str, Gate]) -> list[Waiting]:
     """Return what is waited for of the issuing CAs, each once with their names; without what the root waits for too."""
     found: dict[Waiting, list[str]] = {}
     for ca, each in companions.items():
@@ -186,10 +186,10 @@ def word_refused(record: RotationRecord, to: State, word: str, own: Gate, *, cro
     return ""
 
 
-def _turn(record: RotationRecord, gates: Collection[Gate]) -> str:
-    """Return whose turn it is: one node at a time over all CAs."""
+def one_turn(turn: str, gates: Collection[Gate]) -> str:
+    """Return whose turn it is: one node at a time over all CAs; the one that has the `turn` keeps it."""
     turns = [each.turn for each in gates if each.turn]
-    return record.turn if record.turn in turns else next(iter(turns), "")
+    return turn if turn in turns else next(iter(turns), "")
 
 
 def _roots_of_pods(record: RotationRecord, to: State) -> tuple[bool, bool, str]:

@@ -77,7 +77,8 @@ def problem(cluster: str, record: RotationRecord, mount: RotationMount) -> str:
     """Return why the root that the record names cannot sign, in one sentence that says what to do; else nothing."""
     ca, back = record.leaf, record.state in (State.SWITCHED, State.RETRUSTING, State.RETIRED)
     found = signer(cluster, record, mount)
-    if found is not None and not found.revoked and (found.key or not _is_ours(cluster, found)):
+    elsewhere = ca is record.old and not record.old.key
+    if found is not None and not found.revoked and (found.key or elsewhere or not _is_ours(cluster, found)):
         return ""
     how = f"`vaultpki ca abort` goes back to {record.old.title}" if back else "restore it from a backup of Vault"
     return f"{ca.title} can sign nothing any more ({mount.path}); {how}"
@@ -89,7 +90,7 @@ def _writes(cluster: str, record: RotationRecord, mount: RotationMount, now: dat
     if mount.follows:
         yield Write("default", target=mount.default)
     if record.new is not None and record.state is not State.STEADY:
-        outside, carried = new_is_outside(record), old is not None and not _is_ours(cluster, old)
+        outside, carried = new_is_outside(record), old is not None and _is_keyless(cluster, record, old)
         if not outside:
             yield from key_writes(record, mount, record.new)
         if outside and record.state not in _NO_CERTIFICATE:
@@ -100,11 +101,11 @@ def _writes(cluster: str, record: RotationRecord, mount: RotationMount, now: dat
                 yield Write("chain", target=new.id)
         yield from _cross(record, mount, record.new, old, new, cross)
     for each, signs in ((old, record.state in _OLD_SIGNS), (new, record.state is not State.PREPARED)):
-        wanted = FULL if each is not None and _is_ours(cluster, each) else READ_ONLY
+        wanted = READ_ONLY if each is not None and _is_keyless(cluster, record, each) else FULL
         if each is not None and signs and not each.revoked and not each.has(wanted):
             yield Write("usage", target=each.id, usage=wanted)
     leaf = new if record.leaf is record.new else old
-    yield from _default(cluster, mount, record.leaf, leaf)
+    yield from _default(cluster, record, mount, leaf)
     if old is not None and record.state is State.RETIRED and old.signs:
         yield Write("usage", target=old.id, usage=NO_SIGNING)
     if record.state is State.DONE:
@@ -186,15 +187,14 @@ def chain_of(root: Facts, shown: Sequence[Facts]) -> frozenset[Facts]:
     return frozenset((*chains.between(shown, (root,)), *chains.tops((root,), shown)))
 
 
-def _default(cluster: str, mount: RotationMount, ca: CaRef, issuer: MountIssuer | None) -> Iterator[Write]:
-    """Yield what makes a root the one that signs, or in whose name people sign outside."""
+def _default(cluster: str, record: RotationRecord, mount: RotationMount, issuer: MountIssuer | None) -> Iterator[Write]:
+    """Yield what makes a root the one that signs, or in whose name others sign elsewhere."""
     if issuer is None:
         return
-    outside = not _is_ours(cluster, issuer)
-    if (issuer.signs or outside) and mount.default != issuer.id:
-        yield Write("default", ca, issuer.id)
+    if (issuer.signs or _is_keyless(cluster, record, issuer)) and mount.default != issuer.id:
+        yield Write("default", record.leaf, issuer.id)
     if issuer.key and mount.default_key != issuer.key:
-        yield Write("default-key", ca, issuer.key)
+        yield Write("default-key", record.leaf, issuer.key)
 
 
 def _above_deleted(mount: RotationMount, root: MountIssuer | None) -> Iterator[Write]:
@@ -283,6 +283,12 @@ def _of_outside(record: RotationRecord, mount: RotationMount) -> list[MountIssue
 def _is_ours(cluster: str, issuer: MountIssuer) -> bool:
     """Return whether a root was made for this cluster; one that cannot be read is taken for one."""
     return issuer.facts is None or trust.named(issuer.facts, ca_subject(cluster, ROOT))
+
+
+def _is_keyless(cluster: str, record: RotationRecord, issuer: MountIssuer) -> bool:
+    """Return whether a root has its key elsewhere: one from outside, or the old one after a move from its server."""
+    moved = not record.old.key and not issuer.key and issuer.id == record.old.issuer
+    return moved or not _is_ours(cluster, issuer)
 
 
 def _is_self_signed(issuer: MountIssuer) -> bool:

@@ -20,10 +20,11 @@ Step = tuple[str, Callable[[], object]]
 
 
 def grants(rules: Rules) -> Iterator[tuple[str, str]]:
-    """Every path of a policy with every capability on it."""
+    """Every path of a policy with every capability on it; a refusal is none."""
     for path, rule in rules.items():
         for capability in rule["capabilities"]:
-            yield path, capability
+            if capability != "deny":
+                yield path, capability
 
 
 def without(rules: Rules, path: str, capability: str) -> Rules:

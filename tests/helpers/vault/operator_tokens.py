@@ -9,8 +9,9 @@ from typing import Any, Final, Literal
 from helpers.vault.servers import OF_TESTS, ROOT_TOKENS, Server
 from vaultpki.config.cluster import load_cluster
 from vaultpki.identity import access
+from vaultpki.model import at_new
 
-Who = Literal["applier", "enroller", "operator", "viewer", "locker", "adopter", "importer"]
+Who = Literal["applier", "enroller", "operator", "viewer", "locker", "adopter", "importer", "mover"]
 
 # The rest depends on the prefix alone.
 _OF_SPEC: Final = ("enroller", "operator", "importer")
@@ -27,6 +28,9 @@ def token(server: Server, prefix: str, who: Who, *, spec: Path | None = None, na
     if who == "applier" and spec is not None:
         # With a root from outside it has the path of a signer.
         rules = access.policy_of(load_cluster(spec), who) if "root:" in spec.read_text() else _of_prefix(who, prefix)
+    elif who == access.MOVER:
+        assert spec is not None
+        rules = access.policy_of(at_new(load_cluster(spec)), who)
     elif who in _OF_SPEC:
         assert spec is not None, f"the policy of the {who} depends on cluster.yaml"
         rules = access.policy_of(load_cluster(spec), who)

@@ -27,7 +27,7 @@ from vaultpki.issue.rotations import RecordRead
 from vaultpki.model import AgentConfig
 from vaultpki.node import assignment, state
 from vaultpki.node.assignment import Assignment
-from vaultpki.node.procedures import Followed, MachineStanding, Procedures
+from vaultpki.node.procedures import Followed, MachineStanding, PassMade, Procedures
 from vaultpki.node.state import AgentState
 from vaultpki.procedure.envelope import Envelope, ProcedureRecord
 from vaultpki.procedure.phases import NEW, OLD, Phase, Side, table
@@ -95,7 +95,9 @@ class Lamp:
         assert NAME in wanted.procedures
         return made
 
-    def follow(self, config: AgentConfig, clock: float, *, allow_http: bool, alive: Callable[[], None]) -> Followed:
+    def follow(
+        self, config: AgentConfig, clock: float, made: PassMade, *, allow_http: bool, alive: Callable[[], None]
+    ) -> Followed:
         try:
             wanted = assignment.copy(config, (self.OWN_RECORD,))
             read = wanted.procedures[NAME] if wanted is not None else RecordRead()
@@ -150,7 +152,7 @@ def test_a_further_procedure_needs_no_change_elsewhere(cluster: AppliedCluster, 
     assert lamp_events(passed(node)) == ["the lamp is lit"] and lamp_events(passed(node)) == []
     config = load_agent(node.config)
     seen = status.of_node(config, now, WITH_LAMP, ask=False)
-    assert seen.standings == ("", "The lamp is lit.") and not seen.faults
+    assert seen.standings[-1] == "The lamp is lit." and not seen.faults
     # An older record is not followed, and the main job goes on.
     write(cluster, LampRecord(LampState.DARK, 1, now))
     behind = passed(node)

@@ -157,6 +157,7 @@ ELSEWHERE: Final = {
     "ca-left-over": "ca/test_left_over.py",
     "key-not-admitted": "agent/test_token_keys_running.py",
     "token-keys": "agent/test_tampered_token_keys.py",
+    "move-waiting": "move/test_move.py",
     "adoption-waits": "agent/test_taken_over.py",
     "adoption-blocked": "agent/test_taken_over.py",
     "adoption-lost": "agent/test_taken_over.py",

@@ -480,6 +480,7 @@ INFORMS: Final[dict[str, str]] = {
     "hook-owed": "It runs at the next pass, or when the node has the turn, which `ca status` shows.",
     "files-alone": "It is about a copy: the command is for the node itself, which knows more.",
     "rotation-waits": "Nothing is wrong: the command goes on as soon as agents are ready.",
+    "move-waiting": "Nothing is wrong: the command shows whom the next step waits for, and asks both servers.",
     "adoption-waits": "Nothing is wrong: the command shows which machine is next.",
     "adoption-blocked": "The command shows what a person does on which machine, each with its own command.",
     "joined": "Nothing is wrong: the command shows what its kubelet asks.",

@@ -21,7 +21,20 @@ from vaultpki.config.cluster import load_cluster
 from vaultpki.config.cluster_schema import CLUSTER, schema
 from vaultpki.config.fields import Kind, ListOf, MapOf, Record
 from vaultpki.errors import SpecError, StoreError
-from vaultpki.model import ApiServer, Authority, Cluster, KeyType, Node, NodeRole, Override, Pool, Usage, VaultAddress
+from vaultpki.model import (
+    ApiServer,
+    Authority,
+    Cluster,
+    KeyType,
+    MoveTarget,
+    Node,
+    NodeRole,
+    Override,
+    Pool,
+    Usage,
+    VaultAddress,
+    at_new,
+)
 from vaultpki.values.durations import format_duration, parse_duration
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVqgAwIBAgIU\n-----END CERTIFICATE-----\n"
@@ -214,7 +227,7 @@ def test_schema_says_what_the_loader_reads() -> None:
         assert part["additionalProperties"] is False
         assert part.get("required", []) == [key for key, declared in record.fields.items() if declared.required]
         assert all(part["properties"][key]["description"] for key in record.fields)
-    assert seen == 13 + len(TABLE)
+    assert seen == 14 + len(TABLE)
     assert list(made["properties"]["certificates"]["properties"]) == [row.name for row in TABLE]
 
 
@@ -260,6 +273,46 @@ def test_a_namespace_in_its_normal_form(tmp_path: Path, written: str, namespace:
     assert (cluster.vault.namespace, cluster.vault.addresses, cluster.vault.ca_pem) == (namespace, (), None)
 
 
+def test_the_new_server_of_a_move(tmp_path: Path) -> None:
+    (tmp_path / "new-ca.crt").write_text(PEM)
+    vault = "vault: {addresses: ['https://old.example.com:8200'], namespace: team1}\n"
+    move = "move: {addresses: ['https://new.example.com:8200'], ca_file: new-ca.crt, namespace: root, prefix: pki/p}\n"
+    cluster = load(f"cluster: prod\n{vault}{move}{NODES}", tmp_path)
+    assert cluster.move == MoveTarget(("https://new.example.com:8200",), "pki/p", PEM, None)
+    there = at_new(cluster)
+    # The namespace of the operator's environment is the old server's.
+    assert there.vault == VaultAddress(("https://new.example.com:8200",), PEM, "root")
+    assert (there.prefix, there.move, there.nodes) == ("pki/p", None, cluster.nodes)
+    assert (cluster.vault.namespace, cluster.prefix) == ("team1", "vaultpki/prod")
+    near = load(f"cluster: prod\nmove: {{addresses: ['https://new.example.com:8200']}}\n{NODES}", tmp_path)
+    assert near.move == MoveTarget(("https://new.example.com:8200",), "vaultpki/prod")
+    with pytest.raises(SpecError, match="names no new server"):
+        at_new(load(f"cluster: prod\n{NODES}", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "apart"),
+    [
+        ("", "", False),
+        ("namespace: root", "", False),
+        ("", "prefix: vaultpki/prod", False),
+        ("", "prefix: vaultpki/other", True),
+        ("namespace: team1", "", True),
+        ("namespace: team1", "namespace: team1", False),
+        ("", "namespace: team1", True),
+    ],
+)
+def test_a_cluster_does_not_move_to_where_it_is(tmp_path: Path, here: str, there: str, apart: bool) -> None:
+    servers = "addresses: ['https://a.example.com:8200', 'https://b.example.com:8200']"
+    text = f"cluster: prod\nvault: {{{servers}, {here}}}\n"
+    text += f"move: {{addresses: ['https://b.example.com:8200'], {there}}}\n{NODES}"
+    if apart:
+        assert load(text, tmp_path).move is not None
+        return
+    with pytest.raises(SpecError, match="the server that the cluster has"):
+        load(text, tmp_path)
+
+
 @pytest.mark.parametrize("written", ["4f" * 32, "4F" * 32, ":".join(["4F"] * 32), ":".join(["4f"] * 32)])
 def test_the_roots_sha256_in_its_normal_form(tmp_path: Path, written: str) -> None:
     cluster = load(f"cluster: prod\nca: {{root_sha256: '{written}'}}\n{NODES}", tmp_path)
@@ -272,6 +325,7 @@ def test_starter_loads_and_uncommented_too(tmp_path: Path) -> None:
     # For a new cluster; one that exists does not get them by itself.
     assert cluster.service_account_keys and not load(f"cluster: prod\n{NODES}", tmp_path).service_account_keys
     (tmp_path / "vault-ca.crt").write_text(PEM)
+    (tmp_path / "new-ca.crt").write_text(PEM)
     (tmp_path / "issuer-ca.crt").write_text(PEM)
     (tmp_path / "old-ca.crt").write_text(PEM)
     (tmp_path / "audit.yaml.tmpl").write_text("x\n")
@@ -290,7 +344,7 @@ BLOCKS = re.findall(r"(?m)(?:^#:.*\n)+", starter())
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.sub(r"\W.*", "", block[2:].strip(), flags=re.DOTALL))
 def test_each_block_of_the_starter_can_be_uncommented(tmp_path: Path, block: str) -> None:
-    for name in ("vault-ca.crt", "issuer-ca.crt", "old-ca.crt"):
+    for name in ("vault-ca.crt", "new-ca.crt", "issuer-ca.crt", "old-ca.crt"):
         (tmp_path / name).write_text(PEM)
     (tmp_path / "audit.yaml.tmpl").write_text("x\n")
     assert "remove these two characters in all lines of a block" in starter() and starter().count(block) == 1

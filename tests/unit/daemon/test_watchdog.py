@@ -19,6 +19,7 @@ from vaultpki.daemon import loop
 from vaultpki.errors import StateConflict
 from vaultpki.host.boot_time import Moment
 from vaultpki.node import assignment
+from vaultpki.node.procedures import PassMade
 from vaultpki.procedures import adoption
 from vaultpki.records.adoption import AdoptionState
 from vaultpki.takeover import processes
@@ -91,7 +92,9 @@ def test_a_wait_for_a_component_shows_life(tmp_path: Path, monkeypatch: pytest.M
     wanted = machine.assignment(machine.record(AdoptionState.PREPARED))
     monkeypatch.setattr(assignment, "copy", lambda config, records: wanted)
     signs = list[float]()
-    done = adoption.follow(machine.config, time.time(), allow_http=False, alive=lambda: signs.append(time.monotonic()))
+    done = adoption.follow(
+        machine.config, time.time(), PassMade(), allow_http=False, alive=lambda: signs.append(time.monotonic())
+    )
     assert not done.failures
     assert "kube-controller-manager is healthy" in [each.text for each in done.events]
     assert len(signs) >= 3

@@ -47,5 +47,5 @@ def test_every_procedure_is_in_the_tuple(tmp_path: Path) -> None:
     read = facts(tmp_path, waits)
     (finding,) = judge(read, IN_CLUSTER).procedures
     assert finding.name == "rotation-blocked" and finding.attention
-    assert [each.banner is not None for each in judge(read, IN_CLUSTER).views] == [True, False, False]
+    assert [each.banner is not None for each in judge(read, IN_CLUSTER).views] == [True, False, False, False]
     assert not judge(read, ()).procedures

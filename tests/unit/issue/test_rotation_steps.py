@@ -40,7 +40,9 @@ def test_the_cas_whose_records_have_changed() -> None:
 def test_the_root_gives_the_turns_of_every_ca_while_it_is_rotated_and_while_nobody_knows() -> None:
     for state in State:
         found = read(ETCD, replace(ROOT_RECORD, state=state))
-        assert found.leading("etcd", {ROOT: 7}) == ("etcd" if state.resting else ROOT), state
+        # In a move to another server the root is prepared there while its CAs are still under way.
+        moves = state is State.PREPARED and ETCD.active
+        assert found.leading("etcd", {ROOT: 7}) == ("etcd" if state.resting or moves else ROOT), state
         assert found.leading("etcd", {ROOT: 8}) == ROOT
     assert read(ETCD, root=RecordRead(error=SpecError("is not a record"))).leading("etcd", {}) == ROOT
     assert read(ETCD, root=RecordRead(not_followed=2000)).leading("etcd", {}) == ROOT

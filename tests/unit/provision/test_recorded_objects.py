@@ -34,9 +34,9 @@ defaults: {{ttl: 20d, key: rsa-2048}}
 """
 
 RECORDED: Final = {
-    "two nodes": (BASE, "52d83a1a487600e61f74324e31cd264c37095413cc85e2f00f170ff995bc39bd"),
-    "a pool": (WITH_POOL, "ae431ca069a9e93b644c429aad03f4572fb39ffa6ad8df0977321278feed34bd"),
-    "its own values": (WITH_KEYS, "0ba47aaa66f0767d409288f0513434059a4fee2cb761b74d0def831099a2786f"),
+    "two nodes": (BASE, "2c0431369e87826f553cae2f32d64b516ecedd00e69d0a2ba94ccaa0cc2596a8"),
+    "a pool": (WITH_POOL, "4e60ab2f8dcbab6f2c87a05c4b6b33fb2b7a63847da36cc9372e848c10b1f900"),
+    "its own values": (WITH_KEYS, "9c99743d3286b17d7647446d8da63cdbd1455b3d64772e2e3fa2fe4c8fbdb852"),
 }
 
 

@@ -39,7 +39,7 @@ def test_the_issuer_of_a_ca_whose_rotation_has_gone_on_is_not_changed(
     now = replace(ETCD, state=State.PUBLISHED, revision=4, new=CaRef("etcd-2")) if gone_on else ETCD
     monkeypatch.setattr(carry_out, "read_record", lambda cluster, vault, ca: Stored(now, 4))
     monkeypatch.setattr(authorities, "update_issuer", lambda vault, mount, issuer, fields: changed.append(issuer))
-    found = SimpleNamespace(cas={MOUNT: CaMount(issuer="5f0c")}, rotations={"etcd": ETCD})
+    found = SimpleNamespace(cas={MOUNT: CaMount(issuer="5f0c")}, rotations={"etcd": ETCD}, as_stored={"etcd": ETCD})
     seen: Any = SimpleNamespace(found=found)
     run = carry_out._Run(load(tmp_path, BASE), VAULT, seen, Plan(()), ServerFacts(), {}, AppliedRecord())
     change = Change("update", "issuer", MOUNT, {"usage": ("crl-signing", "read-only")})

@@ -39,8 +39,8 @@ KNOWN = ServerFacts(
 ON = "service_account_keys: true\n"
 P = "vaultpki/prod"
 BEFORE = {
-    "document": "50be7953cf1167937fbdf894681c70533f0ff7b26fd63a63c5a9fc17aa6a213d",
-    "kubeadm": "556d7fc30ce11c63c8f5452a9651fa19180966f8c04be33dfbcbbbcc7c84a6b2",
+    "document": "e53bd7f076acc0928335d74f7305e088c4524b2d0f9714f5a1390576370e1b5d",
+    "kubeadm": "70892fb6d4d67145c0e2427b2ccebd7cff307b919014521669e180f523ed4724",
 }
 """The SHA-256 of all objects of a cluster without such keys."""
 
