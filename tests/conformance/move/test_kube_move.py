@@ -108,7 +108,9 @@ class Mover:
         while self.record().state is not to:
             # The API server whose name the kubeconfig has may be restarting, or a server have no time for an answer.
             ran = self.move(act, "--json", *said, expect={0, 1, 3})
-            failed = ran.returncode == 1 and not any(each in ran.stderr for each in ("cannot be reached", "in time"))
+            failed = ran.returncode == 1 and not any(
+                each in ran.stderr for each in ("cannot be reached", "has just started", "in time")
+            )
             assert not failed and time.monotonic() < deadline, ran.stdout + ran.stderr
             if ran.returncode == 1:
                 continue
