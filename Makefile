@@ -100,6 +100,8 @@ STANDING := $(addprefix tests/conformance/,live/test_live.py live/test_kube_root
 PROMPT := $(addprefix tests/conformance/,provision/test_kube_growing.py packages/test_image.py vault/test_polls_under_faults.py)
 # A node that joined by a token lives through rotations of three CAs, the root's too, which is no part of `conformance`.
 JOINED_ROTATIONS := tests/conformance/signer/test_kube_joined_rotations.py
+# A cluster that moves to another server, there and back and to the end.
+MOVE := tests/conformance/move/test_kube_move.py
 # All others in one run, so that no worker waits for the end of a stage; the longest files first, so that none runs alone in
 # the end. Where a file needs no server, it has to stand before one that does, or pytest takes all that need it before.
 CONFORMANCE := $(wildcard tests/conformance/test_*.py tests/conformance/*/test_*.py)
@@ -109,7 +111,7 @@ FIRST := $(addprefix tests/,models/test_models.py \
 	show/test_report_in_browser.py packages/test_install_page.py packages/test_wheel.py packages/test_bills.py \
 	graph/test_pictures.py) integration/identity/test_least_privilege.py)
 OTHERS := $(filter-out $(FLEET_YEAR),$(wildcard tests/models/test_*.py)) $(wildcard tests/docs/test_*.py) $(BY_SERVER)
-OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(JOINED_ROTATIONS) $(KUBEADM) $(KUBEADM_SHAPES) $(ROTATIONS) \
+OTHERS := $(FIRST) $(filter-out $(FIRST) $(STANDING) $(PROMPT) $(JOINED_ROTATIONS) $(MOVE) $(KUBEADM) $(KUBEADM_SHAPES) $(ROTATIONS) \
 	$(ROTATION) $(KUBEADM_CA_ROTATION) $(ADOPTION) $(SMALL_ADOPTION) $(CA_PAGE) $(CA_CUTS) $(ONE_ROTATION),$(CONFORMANCE) $(OTHERS))
 
 # Builds the programs, and names them in the variable `given` of the same shell.
@@ -152,7 +154,7 @@ kubernetes: $(VENV)/.dev
 lifecycle: $(VENV)/.dev
 	$(SETUP)/packages conformance
 	$(BUILD) && \
-	$(BIN)/python -m pytest $(ROTATIONS) $(ROTATION) $(KUBEADM_CA_ROTATION) $(JOINED_ROTATIONS) $(SMALL_ADOPTION) $(ADOPTION) --timeout 7200 \
+	$(BIN)/python -m pytest $(ROTATIONS) $(ROTATION) $(KUBEADM_CA_ROTATION) $(JOINED_ROTATIONS) $(MOVE) $(SMALL_ADOPTION) $(ADOPTION) --timeout 7200 \
 		$$given $(PYTEST) && \
 	$(BIN)/python -m pytest $(CA_PAGE) $(CA_CUTS) -m conformance --timeout 3000 -n 4 --server bao --server vault $$given $(PYTEST)
 
